@@ -1,0 +1,39 @@
+"""The config of a study: typed models, and loading from YAML."""
+
+from medhybrid.config.load import (
+    config_from_dict,
+    find_config,
+    load_config,
+    load_config_with_origins,
+    packaged_configs,
+    save_config,
+)
+from medhybrid.config.models import (
+    AugmentConfig,
+    ChannelConfig,
+    DataConfig,
+    InferenceConfig,
+    NetworkConfig,
+    PrepareConfig,
+    StudyConfig,
+    TrackingConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "ChannelConfig",
+    "DataConfig",
+    "InferenceConfig",
+    "NetworkConfig",
+    "PrepareConfig",
+    "StudyConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "config_from_dict",
+    "find_config",
+    "load_config",
+    "load_config_with_origins",
+    "packaged_configs",
+    "save_config",
+]

@@ -1,0 +1,193 @@
+"""From a YAML file and `key=value` overrides to a checked `StudyConfig`, with the origin of every value.
+
+A name is looked up as a file first, then among the packaged configs. All errors are reported at once, each with its
+file and key; an unknown key is answered with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from medhybrid.config.models import StudyConfig
+from medhybrid.errors import ConfigError
+
+MAX_CONFIG_BYTES = 1_000_000
+"""A larger YAML file is refused: configs are pages, not data."""
+
+
+def packaged_configs() -> dict[str, Path]:
+    """The configs that come with medhybrid, name to path."""
+    inside = Path(str(files("medhybrid.config"))) / "yaml"
+    beside = Path(__file__).parents[2] / "configs"  # a development checkout: the one home of the YAML files
+    folder = inside if inside.is_dir() else beside
+    return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(name: str | Path) -> Path:
+    """The YAML file meant by `name`: a file, else a packaged config of that name.
+
+    Raises
+    ------
+    ConfigError
+        If there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = packaged_configs()
+    for candidate in (str(name), f"{name}.yaml"):
+        if candidate in packaged:
+            return packaged[candidate]
+    raise ConfigError(
+        f"config {name} not found",
+        expected="a YAML file, or one of " + ", ".join(packaged),
+        remedy="give the path of a file, or start from a packaged one: medhybrid config brain.yaml > my.yaml",
+    )
+
+
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read, merge and check a config.
+
+    Parameters
+    ----------
+    name : str or Path
+        A YAML file or the name of a packaged config.
+    overrides : sequence of str
+        `key=value`, the key dotted, for example `training.max_minutes=10`.
+
+    Raises
+    ------
+    ConfigError
+        Naming every wrong key at once.
+    """
+    return load_config_with_origins(name, overrides)[0]
+
+
+def load_config_with_origins(name: str | Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, dict[str, str]]:
+    """As `load_config`, and where each value comes from (dotted key to file, override or default)."""
+    path = find_config(name)
+    values = _read_yaml(path)
+    origins = {key: path.name for key, _ in _leaves(values)}
+    changes = _parse_overrides(overrides)
+    origins |= {key: "command line" for key, _ in _leaves(changes)}
+    merged: Any = OmegaConf.merge(OmegaConf.create(values), OmegaConf.create(changes))
+    plain = OmegaConf.to_container(merged, resolve=True)
+    _replace_whole_length(plain, changes)
+    try:
+        config = StudyConfig.model_validate(plain)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path.name, origins)) from None
+    return config, {key: _origin(key, origins) for key, _ in _leaves(config.model_dump())}
+
+
+def config_from_dict(values: Mapping[str, Any], *, source: str) -> StudyConfig:
+    """Check a config that was saved with a run or model."""
+    try:
+        return StudyConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source, {})) from None
+
+
+def save_config(config: StudyConfig, path: Path) -> None:
+    """Write the resolved config as YAML."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} is too large for a config", expected=f"at most {MAX_CONFIG_BYTES} bytes")
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML", found=str(error).strip()) from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} is no config", expected="keys and values", found=type(loaded).__name__)
+    return {str(k): v for k, v in loaded.items()}
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    for item in overrides:
+        if "=" not in item or not item.split("=", 1)[0].strip():
+            raise ConfigError(f"override {item!r} cannot be used", expected="key=value, as training.max_minutes=10")
+    try:
+        container = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"overrides {' '.join(overrides)} cannot be used", found=str(error).strip()) from error
+    assert isinstance(container, dict)
+    return {str(k): v for k, v in container.items()}
+
+
+def _replace_whole_length(plain: Any, changes: dict[str, Any]) -> None:
+    """A length on the command line replaces the file's other kind of length: only one can hold."""
+    asked = changes.get("training")
+    if isinstance(asked, dict) and isinstance(plain.get("training"), dict):
+        if "max_minutes" in asked and "iterations" not in asked:
+            plain["training"].pop("iterations", None)
+        if "iterations" in asked and "max_minutes" not in asked:
+            plain["training"].pop("max_minutes", None)
+
+
+def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, Mapping) and values:
+        for key, value in values.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, values
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    while key:
+        if key in origins:
+            return origins[key]
+        key = key.rpartition(".")[0]
+    return "default"
+
+
+def _explain(error: ValidationError, source: str, origins: Mapping[str, str]) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        where = _origin(key, origins)
+        where = source if where == "default" else where
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(StudyConfig, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.4)
+            message = "unknown key" + (f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}")
+        elif item["type"] == "missing":
+            message = "is missing"
+        elif "input" in item and not isinstance(item["input"], (dict, BaseModel)):
+            message += f", found {item['input']!r}"
+        lines.append(f"{where}: {key or 'config'}: {message}")
+    count = f"{len(lines)} error{'s' if len(lines) > 1 else ''} in config"
+    return f"{count}:\n  " + "\n  ".join(lines)
+
+
+def _known_keys(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := _model_in(argument)) is not None:
+            return found
+    return None

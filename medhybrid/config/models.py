@@ -1,0 +1,207 @@
+"""The frozen models of a study: everything that can be set, each field with its meaning and default, once.
+
+One `StudyConfig` is read once, checked entirely, saved beside the results, and passed down explicitly. Nothing else
+(no environment variable, no module global) changes a result.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    """Base of our models: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChannelConfig(Frozen):
+    """One input channel of the network."""
+
+    name: str = Field(description="Name of the channel, as in tables and channel maps, for example `FLAIR`.")
+    modality: Literal["MR", "CT", "other"] = Field("MR", description="Decides the rule of intensity normalisation.")
+    optional: bool = Field(
+        False, description="A study may lack it: it is then blank (zero), which training shows the network too."
+    )
+
+
+class DataConfig(Frozen):
+    """Where scans and reference masks are, and what they mean."""
+
+    root: str | None = Field(None, description="Folder of the dataset. Relative paths start at the working directory.")
+    layout: Literal["auto", "decathlon", "nnunet", "csv", "studies"] = Field(
+        "auto",
+        description="`decathlon` (dataset.json with a list of cases), `nnunet` (imagesTr/<case>_0000...), `csv` (a table "
+        "with case, subject, mask and one column a channel), `studies` (a folder a study, files or DICOM series).",
+    )
+    channels: tuple[ChannelConfig, ...] = Field(description="Input channels, in the order the network sees them.")
+    labels: dict[str, int] = Field(
+        description="Label names and their values in the mask files. Values need not be consecutive; 0 is background."
+    )
+    channel_map: dict[str, str] = Field(
+        default_factory=dict,
+        description="For `studies`: channel name to a pattern (`fnmatch`) on file names, folders or series descriptions.",
+    )
+    mask_pattern: str = Field("*mask*", description="For `studies`: the pattern of a study's mask file or SEG series.")
+    subject_pattern: str | None = Field(
+        None, description="Regular expression whose first group is the subject in a case name; else each case is one."
+    )
+    splits: str | None = Field(
+        "splits.json", description="File of folds (a list of {train, validation}), relative to `root`; made if absent."
+    )
+    n_folds: int = Field(5, ge=2, description="Number of folds, where splits are made.")
+    split_seed: int = Field(0, description="Seed of the splits, where they are made.")
+
+    @model_validator(mode="after")
+    def _labels_are_usable(self) -> Self:
+        values = list(self.labels.values())
+        if not values:
+            raise ValueError("labels: at least one label besides background is needed")
+        if len(set(values)) != len(values):
+            raise ValueError(f"labels: two names share a value: {self.labels}")
+        if any(v <= 0 for v in values):
+            raise ValueError(f"labels: values must be positive (0 is background), found {self.labels}")
+        names = [c.name for c in self.channels]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"channels: at least one, and each name once, found {names}")
+        if all(c.optional for c in self.channels):
+            raise ValueError("channels: at least one must not be optional")
+        return self
+
+
+class PrepareConfig(Frozen):
+    """How scans become prepared cases. What is left null is decided by the plan's rules."""
+
+    folder: str = Field("prepared", description="Folder of prepared datasets; each study gets a folder of its name.")
+    spacing_mm: tuple[float, float, float] | None = Field(None, description="Voxel spacing of the network's grid.")
+    patch_size: tuple[int, int, int] | None = Field(None, description="Patch in voxels of that grid.")
+    batch_size: int | None = Field(None, ge=1, description="Patches in a training step.")
+    max_patch_voxels: int = Field(262_144, ge=4_096, description="Upper bound of the rule that chooses the patch.")
+    mirror_axes: tuple[int, ...] = Field(
+        (0,), description="Axes (0 left-right, 1 posterior-anterior, 2 inferior-superior) that may be mirrored."
+    )
+    keep_largest: tuple[str, ...] = Field((), description="Labels of which only the largest component is kept.")
+    min_component_ml: float = Field(0.0, ge=0, description="Components below this volume are removed from masks.")
+    max_affine_error_mm: float = Field(0.01, gt=0, description="Largest corner distance of image grid and mask grid.")
+    blank_copied_channels: bool = Field(
+        True, description="An optional channel that is a copy of another is treated as missing (blank)."
+    )
+    workers: int = Field(0, ge=0, description="Processes that prepare; 0 takes one a CPU core, as memory allows.")
+
+
+class NetworkConfig(Frozen):
+    """The network. Strides come from the plan unless given here."""
+
+    kind: Literal["hybrid", "resnet", "transformer"] = Field(
+        "hybrid", description="`hybrid`: convolutions and a Transformer at the bottleneck; the others are its two ends."
+    )
+    widths: tuple[int, ...] = Field((32, 64, 128), description="Channels of each residual stage.")
+    blocks: tuple[int, ...] = Field((1, 1, 2), description="Residual blocks of each stage.")
+    token_width: int = Field(192, ge=8, description="Embedding width of the Transformer.")
+    depth: int = Field(4, ge=0, description="Transformer blocks.")
+    heads: int = Field(6, ge=1, description="Attention heads.")
+    drop_path: float = Field(0.1, ge=0, lt=1, description="Rate of stochastic depth at the last Transformer block.")
+    head_width: int = Field(16, ge=4, description="Channels at full size.")
+    deep_supervision: bool = Field(True, description="Auxiliary logits at half size.")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"widths and blocks must have one entry a stage, found {self.widths} and {self.blocks}")
+        if len(self.widths) < 2:
+            raise ValueError("widths: at least two stages are needed")
+        if self.token_width % self.heads or (self.token_width // self.heads) % 2:
+            raise ValueError(f"token_width {self.token_width} must be an even multiple of heads {self.heads}")
+        return self
+
+
+class AugmentConfig(Frozen):
+    """Random changes of training patches. Probabilities are per patch."""
+
+    enabled: bool = Field(True, description="False trains on the patches as they are.")
+    affine_probability: float = Field(0.5, ge=0, le=1, description="Rotation, scaling and elastic deformation.")
+    rotation_degrees: float = Field(20.0, ge=0, description="Largest rotation in the plane (a third of it out of it).")
+    scale: float = Field(0.2, ge=0, lt=1, description="Largest relative change of size.")
+    elastic_mm: float = Field(2.0, ge=0, description="Standard deviation of smooth displacements.")
+    mirror_probability: float = Field(0.5, ge=0, le=1, description="For each axis that the plan allows.")
+    noise: float = Field(0.1, ge=0, description="Largest standard deviation of Gaussian noise.")
+    brightness: float = Field(0.2, ge=0, description="Largest shift, in units of the normalised intensities.")
+    contrast: float = Field(0.25, ge=0, lt=1, description="Largest relative change of contrast.")
+    gamma: float = Field(0.3, ge=0, lt=1, description="Largest deviation of the exponent from 1.")
+    low_resolution_probability: float = Field(0.15, ge=0, le=1, description="Down- and up-sampling of a patch.")
+    intensity_probability: float = Field(0.3, ge=0, le=1, description="For each kind of intensity change.")
+    drop_channel_probability: float = Field(0.25, ge=0, le=1, description="An optional channel is blanked.")
+
+
+class TrainingConfig(Frozen):
+    """The recipe and its length."""
+
+    max_minutes: float | None = Field(None, gt=0, description="Length in minutes, the final validation excepted.")
+    iterations: int | None = Field(None, ge=1, description="Length in optimiser steps.")
+    fold: int = Field(0, ge=0, description="Fold whose cases validate.")
+    seed: int = Field(0, description="Seed of initial weights, sampling and augmentation.")
+    peak_rate: float = Field(2e-3, gt=0, description="Learning rate after warm-up.")
+    warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
+    final_rate_share: float = Field(0.01, ge=0, le=1, description="Rate at the end of the cosine, as share of the peak.")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's decay rates of its moments.")
+    weight_decay: float = Field(0.02, ge=0, description="AdamW's decay; none on norms and biases.")
+    gradient_clip: float = Field(3.0, gt=0, description="Largest norm of the gradient.")
+    ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that is validated and kept.")
+    auxiliary_weight: float = Field(0.3, ge=0, description="Weight of the loss at half size.")
+    foreground_share: float = Field(1 / 3, ge=0, le=1, description="Share of patches that hold foreground for certain.")
+    keep: Literal["final", "best"] = Field(
+        "final",
+        description="Which weights become the model: those at the end of the schedule, or the best validated ones (then "
+        "the validation score is no longer independent). An interrupted run keeps the best it has.",
+    )
+    n_validations: int = Field(6, ge=1, description="Validations over the run, the last one on all cases.")
+    validation_cases: int = Field(12, ge=1, description="Cases of the validations before the last.")
+    checkpoint_minutes: float = Field(2.0, gt=0, description="Time between checkpoints.")
+    workers: int = Field(2, ge=0, description="Threads that read patches; the samples do not depend on it.")
+    precision: Literal["auto", "bf16", "float32"] = Field(
+        "auto", description="`auto` takes bf16 where the processor computes in it."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train.")
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        if (self.max_minutes is None) == (self.iterations is None):
+            raise ValueError("give exactly one of max_minutes and iterations")
+        return self
+
+
+class InferenceConfig(Frozen):
+    """How masks of whole scans are made; also used by validation."""
+
+    overlap: float = Field(0.5, ge=0, lt=1, description="Overlap of neighbouring windows, as fraction of the window.")
+    window_batch: int = Field(2, ge=1, description="Windows computed at once.")
+    mirror: bool = Field(True, description="Average over the mirrorings that the plan allows.")
+    skip_air: bool = Field(True, description="Leave out windows in which every channel is blank.")
+
+
+class TrackingConfig(Frozen):
+    """Where runs are recorded."""
+
+    kind: Literal["mlflow", "jsonl", "none"] = Field("mlflow", description="Besides the run's own `log.jsonl`.")
+    uri: str | None = Field(None, description="MLflow server or store; null takes `runs/mlflow.db` (sqlite).")
+    experiment: str | None = Field(None, description="MLflow experiment; null takes the study's name.")
+    register_model: bool = Field(True, description="Register the model in MLflow under the study's name.")
+    alias: str = Field("latest", description="Alias given to the registered version.")
+
+
+class StudyConfig(Frozen):
+    """One study: data, network, recipe, records."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the study, used for folders.")
+    data: DataConfig = Field(description="Scans, masks, channels and labels.")
+    prepare: PrepareConfig = Field(default_factory=PrepareConfig, description="From scans to prepared cases.")
+    network: NetworkConfig = Field(default_factory=NetworkConfig, description="The network.")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="Augmentation of training patches.")
+    training: TrainingConfig = Field(
+        default_factory=lambda: TrainingConfig(max_minutes=10), description="Recipe and length."
+    )
+    inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Windows over whole scans.")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Records of the runs.")
+    runs: str = Field("runs", description="Folder of runs.")

@@ -1,0 +1,1 @@
+"""Datasets: layouts, checks, fingerprint, plan, prepared store, sampling, augmentation."""

@@ -1,0 +1,200 @@
+"""Random changes of training patches, on whole batches, on the device that trains.
+
+What is random (`draw_parameters`) stands apart from its effect (`apply`), so that an augmentation can be recorded and
+tested. Axes: B batch, C channels, X Y Z space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medhybrid.config import AugmentConfig
+
+ELASTIC_POINTS = 5
+"""Control points of the smooth displacement along each axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchParameters:
+    """All random choices for one patch.
+
+    Attributes
+    ----------
+    matrix : (3, 3) ndarray or None
+        From output to input positions in mm; None leaves the patch where it is.
+    displacement : (3, P, P, P) ndarray or None
+        Smooth displacement at control points in mm.
+    flips : tuple of int
+        Mirrored axes.
+    gain, shift, gamma : (C,) ndarray
+        Contrast factor, brightness shift, exponent.
+    low_resolution : float
+        Factor of down-sampling; 1 leaves the patch as it is.
+    noise : float
+        Standard deviation.
+    present : (C,) ndarray
+        0 where a channel is blanked.
+    noise_seed : int
+        Of the noise's own generator.
+    """
+
+    matrix: np.ndarray | None
+    displacement: np.ndarray | None
+    flips: tuple[int, ...]
+    gain: np.ndarray
+    shift: np.ndarray
+    gamma: np.ndarray
+    low_resolution: float
+    noise: float
+    present: np.ndarray
+    noise_seed: int
+
+
+def draw_parameters(
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    *,
+    spacing_mm: tuple[float, float, float],
+    mirror_axes: tuple[int, ...],
+    optional: tuple[bool, ...],
+) -> PatchParameters:
+    """Draw the choices for one patch.
+
+    Parameters
+    ----------
+    optional : (C,) tuple of bool
+        Channels that may be blanked.
+    """
+    n_channels = len(optional)
+    matrix = displacement = None
+    if rng.random() < config.affine_probability:
+        matrix = _rotation(rng, config.rotation_degrees, spacing_mm) * (1 + config.scale * rng.uniform(-1, 1))
+        if config.elastic_mm:
+            displacement = rng.normal(0, config.elastic_mm, (3, *(ELASTIC_POINTS,) * 3))
+    flips = tuple(axis for axis in mirror_axes if rng.random() < config.mirror_probability)
+
+    def sometimes(value: np.ndarray, otherwise: float) -> np.ndarray:
+        chosen = rng.random(n_channels) < config.intensity_probability
+        return np.where(chosen, value, otherwise)
+
+    gain = sometimes(1 + config.contrast * rng.uniform(-1, 1, n_channels), 1.0)
+    shift = sometimes(config.brightness * rng.uniform(-1, 1, n_channels), 0.0)
+    gamma = sometimes(np.exp(config.gamma * rng.uniform(-1, 1, n_channels)), 1.0)
+    low = rng.uniform(0.5, 1.0) if rng.random() < config.low_resolution_probability else 1.0
+    noise = rng.uniform(0, config.noise) if rng.random() < config.intensity_probability else 0.0
+    dropped = (rng.random(n_channels) < config.drop_channel_probability) & np.array(optional)
+    return PatchParameters(
+        matrix, displacement, flips, gain, shift, gamma, float(low), float(noise), ~dropped, int(rng.integers(2**31))
+    )
+
+
+def _rotation(rng: np.random.Generator, degrees: float, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Rotation matrix: full range around the thickest axis, a third of it around the others (less where slices are thick)."""
+    thick = int(np.argmax(spacing_mm))
+    ratio = max(spacing_mm) / min(spacing_mm)
+    limits = np.full(3, degrees / (3 if ratio > 2 else 1.5))
+    limits[thick] = degrees
+    a, b, c = np.radians(limits * rng.uniform(-1, 1, 3))
+    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return np.asarray(rz @ ry @ rx)
+
+
+def centre_crop(x: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """The middle of the last three axes."""
+    begin = [(n - s) // 2 for n, s in zip(x.shape[-3:], size, strict=True)]
+    return x[..., begin[0] : begin[0] + size[0], begin[1] : begin[1] + size[1], begin[2] : begin[2] + size[2]]
+
+
+def apply(
+    image: Tensor,
+    labels: Tensor,
+    parameters: list[PatchParameters],
+    *,
+    patch_size: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+) -> tuple[Tensor, Tensor]:
+    """Apply the choices.
+
+    Parameters
+    ----------
+    image : (B, C, *read) Tensor
+        As read, larger than the patch.
+    labels : (B, *read) Tensor
+        Inside label values.
+
+    Returns
+    -------
+    image : (B, C, *patch) Tensor
+    labels : (B, *patch) Tensor of int64
+    """
+    images, targets = [], []
+    for i, p in enumerate(parameters):
+        x, y = _move(image[i], labels[i], p, patch_size, spacing_mm)
+        images.append(_change_intensities(x, p))
+        targets.append(y)
+    return torch.stack(images), torch.stack(targets)
+
+
+def _move(
+    x: Tensor, y: Tensor, p: PatchParameters, patch: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+) -> tuple[Tensor, Tensor]:
+    if p.matrix is None:
+        x, y = centre_crop(x, patch), centre_crop(y, patch)
+    else:
+        grid = _sampling_grid(p, patch, tuple(x.shape[-3:]), spacing_mm, x.device)  # (1, X, Y, Z, 3)
+        x = F.grid_sample(x[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0]
+        y = F.grid_sample(y[None, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=True)[0, 0]
+    if p.flips:
+        x, y = x.flip([a + 1 for a in p.flips]), y.flip(list(p.flips))
+    return x, y.long()
+
+
+def _sampling_grid(
+    p: PatchParameters,
+    patch: tuple[int, int, int],
+    read: tuple[int, ...],
+    spacing_mm: tuple[float, float, float],
+    device: torch.device,
+) -> Tensor:
+    assert p.matrix is not None
+    spacing = torch.tensor(spacing_mm, device=device)
+    axes = [(torch.arange(n, device=device) - (n - 1) / 2) * s for n, s in zip(patch, spacing_mm, strict=True)]
+    position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)  # (X, Y, Z, 3) in mm around the centre
+    position = position @ torch.tensor(p.matrix.T, dtype=torch.float32, device=device)
+    if p.displacement is not None:
+        control = torch.tensor(p.displacement, dtype=torch.float32, device=device)[None]
+        smooth = F.interpolate(control, size=patch, mode="trilinear", align_corners=True)  # (1, 3, X, Y, Z)
+        position = position + smooth[0].permute(1, 2, 3, 0)
+    half = torch.tensor([(n - 1) / 2 for n in read], device=device)
+    grid = position / spacing / half  # -1..1 over the box that was read
+    return grid.flip(-1)[None]  # grid_sample wants z, y, x
+
+
+def _change_intensities(x: Tensor, p: PatchParameters) -> Tensor:
+    def per_channel(values: np.ndarray) -> Tensor:
+        return torch.tensor(values, dtype=x.dtype, device=x.device)[:, None, None, None]
+
+    has_content = x.flatten(1).abs().amax(1) > 0  # a blank channel stays blank
+    if p.low_resolution < 1:
+        small = [max(2, round(n * p.low_resolution)) for n in x.shape[-3:]]
+        small[-1] = x.shape[-1] if x.shape[-1] < 24 else small[-1]  # few slices are coarse enough as they are
+        low = F.interpolate(x[None], size=small, mode="trilinear", align_corners=False)
+        x = F.interpolate(low, size=tuple(x.shape[-3:]), mode="trilinear", align_corners=False)[0]
+    if (p.gamma != 1).any():
+        top = x.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
+        x = (x.clamp_min(0) / top).pow(per_channel(p.gamma)) * top
+    if (p.gain != 1).any():
+        x = x * per_channel(p.gain)
+    if (p.shift != 0).any():
+        x = x + per_channel(p.shift) * (x > 0)  # air stays air
+    if p.noise:
+        generator = torch.Generator(x.device).manual_seed(p.noise_seed)
+        x = x + p.noise * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return x * (per_channel(p.present.astype(np.float32)) * has_content[:, None, None, None])

@@ -1,0 +1,157 @@
+"""Is this case fit to train on? Findings, not prints: errors leave the case out, warnings do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from medhybrid.errors import MedHybridError
+from medhybrid.geometry import Grid, corner_distance_mm
+
+Severity = Literal["error", "warning"]
+
+MIN_FOREGROUND_VOXELS = 1
+"""A reference mask with fewer voxels of every label counts as empty."""
+
+
+class Finding(BaseModel):
+    """One thing that is, or may be, wrong with a case."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    code: str
+    severity: Severity
+    where: str
+    message: str
+    expected: str = ""
+    found: str = ""
+    remedy: str = ""
+
+
+def from_error(case: str, error: MedHybridError, code: str = "unreadable") -> Finding:
+    """The finding for a file that could not be read."""
+    return Finding(
+        code=getattr(error, "code", code),
+        severity="error",
+        where=case,
+        message=error.what,
+        expected=error.expected,
+        found=error.found,
+        remedy=error.remedy,
+    )
+
+
+def check_image(case: str, image: NDArray[np.generic], channels: Sequence[str], notes: Sequence[str]) -> list[Finding]:
+    """Check values of an image (C, X, Y, Z): finite, not constant, no channel a copy of another."""
+    findings = [Finding(code="note", severity="warning", where=case, message=note) for note in notes]
+    if len(channels) != image.shape[0]:
+        return [
+            Finding(
+                code="channels",
+                severity="error",
+                where=case,
+                message="wrong number of channels",
+                expected=f"{len(channels)} ({', '.join(channels)})",
+                found=str(image.shape[0]),
+                remedy="set data.channels to what the files hold",
+            )
+        ]
+    for name, values in zip(channels, image, strict=True):
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            n_bad = int((~np.isfinite(values)).sum())
+            findings.append(
+                Finding(
+                    code="not_finite",
+                    severity="error",
+                    where=case,
+                    message=f"channel {name} holds values that are no numbers",
+                    expected="finite values",
+                    found=f"{n_bad} voxels",
+                    remedy="export the image again, or replace them",
+                )
+            )
+        elif values.min() == values.max() and f"channel {name} is missing" not in notes:
+            findings.append(
+                Finding(
+                    code="constant",
+                    severity="error",
+                    where=case,
+                    message=f"channel {name} is constant",
+                    found=f"{values.flat[0]} everywhere",
+                    remedy="give the real image, or leave the channel out where it is optional",
+                )
+            )
+    for a, b in copied_channels(image):
+        findings.append(
+            Finding(
+                code="copied_channel",
+                severity="warning",
+                where=case,
+                message=f"channels {channels[a]} and {channels[b]} are the same image",
+                remedy="if one is a stand-in for a missing sequence, mark it optional: it is then treated as missing",
+            )
+        )
+    return findings
+
+
+def copied_channels(image: NDArray[np.generic]) -> list[tuple[int, int]]:
+    """Pairs of channels with equal values that are not constant."""
+    return [
+        (a, b)
+        for a, b in combinations(range(len(image)), 2)
+        if np.array_equal(image[a], image[b]) and image[a].min() != image[a].max()
+    ]
+
+
+def check_mask(
+    case: str, image_grid: Grid, mask: NDArray[np.generic], mask_grid: Grid, labels: Mapping[str, int], max_mm: float
+) -> list[Finding]:
+    """Check a reference mask (X, Y, Z): same grid as its image, known labels, not empty."""
+    if mask.shape != image_grid.shape:
+        return [
+            Finding(
+                code="shape",
+                severity="error",
+                where=case,
+                message="mask and image differ in shape",
+                expected=str(image_grid.shape),
+                found=str(mask.shape),
+                remedy="resample the mask to the image first",
+            )
+        ]
+    gap = corner_distance_mm(image_grid, mask_grid)
+    findings = []
+    if gap > max_mm:
+        findings.append(
+            Finding(
+                code="affine",
+                severity="error",
+                where=case,
+                message="mask and image lie at different places",
+                expected=f"corners within {max_mm} mm",
+                found=f"{gap:.2f} mm apart",
+                remedy="find out which header is right; raise prepare.max_affine_error_mm only if the voxels match",
+            )
+        )
+    values = np.unique(mask)
+    unknown = [v.item() for v in values if v not in (0, *labels.values())]
+    if unknown:
+        findings.append(
+            Finding(
+                code="unknown_label",
+                severity="error",
+                where=case,
+                message="mask holds values that are no label",
+                expected=", ".join(f"{v} ({n})" for n, v in labels.items()),
+                found=", ".join(f"{v:g}" for v in unknown[:8]),
+                remedy="add them to data.labels or correct the mask",
+            )
+        )
+    if np.count_nonzero(mask) < MIN_FOREGROUND_VOXELS:
+        findings.append(Finding(code="empty_mask", severity="warning", where=case, message="mask is empty"))
+    return findings

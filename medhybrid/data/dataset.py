@@ -1,0 +1,237 @@
+"""A prepared dataset on disk: the folder that `preprocess` writes and `train` reads.
+
+    prepared/<study>/
+        plan.json           what was decided, and why
+        fingerprint.json    the numbers it was decided by
+        folds.json          which cases train and validate
+        problems.csv        findings, by case
+        checks/<case>.json  result of checking a case, kept until its files change
+        cases/<case>/       prepared arrays (see `store`)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medhybrid.config import StudyConfig
+from medhybrid.data.checks import Finding, check_image, check_mask, from_error
+from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case
+from medhybrid.data.layouts import Case
+from medhybrid.data.plan import Plan
+from medhybrid.data.prepare import PreparedImage, inside_labels, preparation_transforms
+from medhybrid.data.splits import Fold
+from medhybrid.data.store import CaseRecord, PreparedCase, hash_files, save_case, stamp_files
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.geometry import turn_to_ras
+
+
+class CaseCheck(BaseModel):
+    """What checking a case gave; valid as long as the stamps of its files hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    case: str
+    stamps: list[tuple[str, int, int]]
+    settings: str
+    sources_hash: str
+    findings: list[Finding]
+    fingerprint: CaseFingerprint | None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the case may be trained on."""
+        return self.fingerprint is not None and all(f.severity != "error" for f in self.findings)
+
+
+class CheckTask(BaseModel):
+    """One case to check, for a worker process."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    case: Case
+    config: StudyConfig
+
+    @property
+    def name(self) -> str:
+        """Case name."""
+        return self.case.name
+
+
+class PrepareTask(BaseModel):
+    """One case to prepare, for a worker process."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    case: Case
+    plan: Plan
+    sources_hash: str
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Case name."""
+        return self.case.name
+
+
+def check_settings(config: StudyConfig) -> str:
+    """Hash of the settings that a check depends on."""
+    values = [
+        [c.model_dump() for c in config.data.channels],
+        config.data.labels,
+        config.prepare.max_affine_error_mm,
+    ]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_case(task: CheckTask) -> CaseCheck:
+    """Read a case, check it and measure it; what is wrong becomes findings."""
+    from medhybrid.data.load import load_image, load_mask
+
+    case, config = task.case, task.config
+    channels = [c.name for c in config.data.channels]
+    labels = config.data.labels
+    stamps: list[tuple[str, int, int]] = []
+    sources_hash, findings, fingerprint = "", [], None
+    try:
+        stamps = stamp_files(case.files)
+        sources_hash = hash_files(case.files)
+        image = load_image(case, channels)
+        findings = check_image(case.name, image.array, channels, image.notes)
+        mask = load_mask(case, image, labels)
+        findings += check_mask(
+            case.name, image.grid, mask.array[0], mask.grid, labels, config.prepare.max_affine_error_mm
+        )
+        if all(f.severity != "error" for f in findings):
+            turn = turn_to_ras(image.affine)
+            fingerprint = fingerprint_case(
+                turn.apply(image.array),
+                turn.apply(inside_labels(mask.array[0], labels)),
+                turn.grid(image.grid).spacing_mm,
+                channels,
+                list(labels),
+            )
+    except MedHybridError as error:
+        findings.append(from_error(case.name, error))
+    except (OSError, MemoryError) as error:
+        findings.append(from_error(case.name, DataError("the case cannot be read", found=str(error))))
+    return CaseCheck(
+        case=case.name,
+        stamps=stamps,
+        settings=check_settings(config),
+        sources_hash=sources_hash,
+        findings=findings,
+        fingerprint=fingerprint,
+    )
+
+
+def prepare_case(task: PrepareTask) -> Finding | None:
+    """Prepare one case and write it; a finding if that failed."""
+    case, plan = task.case, task.plan
+    try:
+        data = preparation_transforms(plan)({"case": case})
+        prepared: PreparedImage = data["prepared"]
+        scan = data["scan"]
+        mask = inside_labels(np.asarray(data["label_source"]), plan.labels)
+        ml = float(np.prod(scan.grid.spacing_mm)) / 1000
+        record = CaseRecord(
+            case=case.name,
+            subject=case.subject,
+            sources_hash=task.sources_hash,
+            preparation_hash=plan.preparation_hash,
+            source_shape=scan.grid.shape,
+            source_affine=scan.affine.tolist(),
+            affine=prepared.grid.affine.tolist(),
+            axes=prepared.turn.axes,
+            flips=prepared.turn.flips,
+            reference_ml={n: float((mask == i).sum()) * ml for i, n in enumerate(plan.labels, start=1)},
+        )
+        save_case(
+            task.folder / case.name, record, data["image"], data["label"], source_mask=mask, n_labels=plan.n_labels
+        )
+    except MedHybridError as error:
+        return from_error(case.name, error)
+    except (OSError, MemoryError, RuntimeError) as error:
+        return from_error(case.name, DataError("the case cannot be prepared", found=str(error)))
+    return None
+
+
+def load_check(path: Path, case: Case, settings: str) -> CaseCheck | None:
+    """An earlier check that still holds, else None."""
+    try:
+        check = CaseCheck.model_validate_json(path.read_bytes())
+        is_current = check.stamps == stamp_files(case.files) and check.settings == settings
+    except (OSError, ValidationError, ValueError):
+        return None
+    return check if is_current else None
+
+
+def is_prepared(folder: Path, sources_hash: str, plan: Plan) -> bool:
+    """Whether a prepared case is there, of these sources and this plan."""
+    try:
+        record = CaseRecord.model_validate_json((folder / "case.json").read_bytes())
+    except (OSError, ValidationError, ValueError):
+        return False
+    return record.sources_hash == sources_hash and record.preparation_hash == plan.preparation_hash
+
+
+class PreparedDataset:
+    """The prepared folder of a study, opened for reading.
+
+    Raises
+    ------
+    DataError
+        If it is absent or incomplete.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / "plan.json").is_file():
+            raise DataError(f"{folder} holds no prepared dataset", remedy="run medhybrid preprocess first")
+        self.plan = Plan.load(folder / "plan.json")
+        try:
+            self.folds = [Fold.model_validate(f) for f in json.loads((folder / "folds.json").read_text())]
+        except (OSError, ValueError, ValidationError) as error:
+            raise DataError(f"{folder / 'folds.json'} cannot be used", found=str(error)[:200]) from error
+
+    def names(self) -> list[str]:
+        """Prepared cases of the current plan, sorted."""
+        return sorted(p.parent.name for p in (self.folder / "cases").glob("*/case.json") if p.parent.name[0] != ".")
+
+    def open(self, names: Sequence[str]) -> list[PreparedCase]:
+        """Open those of `names` that were prepared; the others were left out by name at preparation."""
+        present = set(self.names())
+        return [PreparedCase(self.folder / "cases" / n) for n in names if n in present]
+
+    def fold(self, k: int) -> Fold:
+        """Fold `k`."""
+        if not 0 <= k < len(self.folds):
+            raise DataError(f"fold {k} does not exist", expected=f"0 to {len(self.folds) - 1}")
+        return self.folds[k]
+
+    def data_hash(self) -> str:
+        """One hash over the sources of all prepared cases."""
+        digest = hashlib.sha256()
+        for case in self.open(self.names()):
+            digest.update(f"{case.name}:{case.record.sources_hash};".encode())
+        return digest.hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write text under a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pending = path.with_name(f".{os.getpid()}.{path.name}")
+    pending.write_text(text)
+    pending.replace(path)
+
+
+def free_memory() -> int:
+    """Bytes that are available now."""
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,226 @@
+"""Dataset layouts: which files belong to which case. The images themselves are not opened here.
+
+A layout turns a folder into a list of `Case`. To add one, write a function `(DataConfig, Path) -> list[Case]` and add it
+to `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medhybrid.config import DataConfig
+from medhybrid.errors import DataError
+from medhybrid.scans import ScanEntry, discover
+
+Paths = tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One scan and its reference mask, as files.
+
+    Attributes
+    ----------
+    images : tuple
+        One entry a channel, each the files of that channel or None where it is missing; or a single entry for a file that
+        holds all channels.
+    mask : tuple of Path or None
+        The files of the reference mask.
+    subject : str
+        Cases of one subject never stand on both sides of a split.
+    """
+
+    name: str
+    subject: str
+    images: tuple[Paths | None, ...]
+    mask: Paths | None
+
+    @property
+    def files(self) -> Paths:
+        """Every file of the case, in order."""
+        return tuple(p for paths in (*self.images, self.mask) if paths for p in paths)
+
+
+def list_cases(config: DataConfig) -> list[Case]:
+    """The cases of a dataset, sorted by name.
+
+    Raises
+    ------
+    DataError
+        If the folder does not have the layout, or holds no case.
+    """
+    if config.root is None:
+        raise DataError("data.root is not set", remedy="give the dataset's folder: data.root=/path/to/dataset")
+    root = Path(config.root)
+    if not root.is_dir():
+        raise DataError(f"dataset folder {root} does not exist", remedy="check data.root")
+    layout = _recognise(root) if config.layout == "auto" else config.layout
+    cases = sorted(LAYOUTS[layout](config, root), key=lambda c: c.name)
+    if not cases:
+        raise DataError(f"{root} holds no case in the {layout} layout", remedy="see docs/data.md for the layouts")
+    names = [c.name for c in cases]
+    if len(set(names)) != len(names):
+        doubled = sorted({n for n in names if names.count(n) > 1})
+        raise DataError("case names are not unique", found=", ".join(doubled[:5]))
+    return cases
+
+
+def _recognise(root: Path) -> str:
+    if (root / "dataset.json").is_file():
+        return "decathlon" if "training" in _read_json(root / "dataset.json") else "nnunet"
+    if next(root.glob("*.csv"), None):
+        return "csv"
+    if (root / "imagesTr").is_dir():
+        return "nnunet"
+    return "studies"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON", found=str(error)) from error
+
+
+def _subject(config: DataConfig, case: str) -> str:
+    if config.subject_pattern is None:
+        return case
+    match = re.search(config.subject_pattern, case)
+    if match is None:
+        raise DataError(f"case {case}: data.subject_pattern does not match", expected=config.subject_pattern)
+    return match.group(1) if match.groups() else match.group(0)
+
+
+def _strip(name: str) -> str:
+    return re.sub(r"\.(nii\.gz|nii|nrrd|mha|mhd)$", "", name)
+
+
+def _decathlon(config: DataConfig, root: Path) -> list[Case]:
+    listed = _read_json(root / "dataset.json").get("training")
+    if not isinstance(listed, list):
+        raise DataError(f"{root / 'dataset.json'} has no list of training cases")
+    cases = []
+    for entry in listed:
+        name = _strip(Path(entry["image"]).name)
+        images: tuple[Paths | None, ...] = ((_inside(root, entry["image"]),),)
+        cases.append(Case(name, _subject(config, name), images, (_inside(root, entry["label"]),)))
+    return cases
+
+
+def _inside(root: Path, relative: str) -> Path:
+    path = root / relative
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{relative} lies outside the dataset", expected=f"a path below {root}")
+    return path
+
+
+def _nnunet(config: DataConfig, root: Path) -> list[Case]:
+    n_channels = len(config.channels)
+    masks = {_strip(p.name): p for p in (root / "labelsTr").glob("*") if p.is_file() and not p.name.startswith(".")}
+    cases = []
+    for name, mask in masks.items():
+        found: list[Paths | None] = []
+        for i in range(n_channels):
+            match = [p for p in (root / "imagesTr").glob(f"{name}_{i:04d}.*") if _strip(p.name) == f"{name}_{i:04d}"]
+            found.append((match[0],) if match else None)
+        cases.append(Case(name, _subject(config, name), tuple(found), (mask,)))
+    return cases
+
+
+def _csv(config: DataConfig, root: Path) -> list[Case]:
+    tables = sorted(root.glob("*.csv"))
+    if len(tables) != 1:
+        raise DataError(f"{root} must hold one CSV table", expected="1", found=str(len(tables)))
+    with tables[0].open(newline="") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        needed = ["case", "mask", *(c.name for c in config.channels if not c.optional)]
+        if absent := [c for c in needed if c not in columns]:
+            raise DataError(f"{tables[0].name} lacks columns", expected=", ".join(needed), found=", ".join(columns))
+        del absent
+        rows = list(reader)
+    cases = []
+    for row in rows:
+        images = tuple(_csv_paths(root, row.get(c.name)) for c in config.channels)
+        subject = row.get("subject") or _subject(config, row["case"])
+        cases.append(Case(row["case"], subject, images, _csv_paths(root, row["mask"])))
+    return cases
+
+
+def _csv_paths(root: Path, cell: str | None) -> Paths | None:
+    """A cell names a file, or a folder with one DICOM series; relative paths start at the table."""
+    return (root / cell,) if cell else None
+
+
+def _studies(config: DataConfig, root: Path) -> list[Case]:
+    by_study: dict[str, list[ScanEntry]] = {}
+    for entry in discover(root).entries:
+        by_study.setdefault(_study_folder(entry, root), []).append(entry)
+    cases = []
+    for study, entries in by_study.items():
+        masks = [e for e in entries if matches(e, config.mask_pattern)]
+        images = [e for e in entries if e not in masks and not e.problem]
+        if not masks:
+            continue
+        if len(masks) > 1:
+            raise DataError(f"study {study}: several masks match {config.mask_pattern}", found=str(len(masks)))
+        channels = match_channels(images, config, case=study)
+        cases.append(Case(study, _subject(config, study), channels, masks[0].paths))
+    return cases
+
+
+def _study_folder(entry: ScanEntry, root: Path) -> str:
+    parts = entry.paths[0].relative_to(root).parts
+    return parts[0] if len(parts) > 1 else _strip(parts[0])
+
+
+def matches(entry: ScanEntry, pattern: str) -> bool:
+    """Whether a pattern names this entry: by its name or its series description, case ignored."""
+    wanted = pattern.lower()
+    last = entry.name.rsplit("__", 1)[-1]
+    return any(fnmatch.fnmatch(text.lower(), wanted) for text in (entry.name, last, entry.description) if text)
+
+
+def match_channels(entries: list[ScanEntry], config: DataConfig, *, case: str) -> tuple[Paths | None, ...]:
+    """The files of each channel among the entries of a study, by `data.channel_map`.
+
+    Raises
+    ------
+    DataError
+        If a channel matches several entries, or a channel that is not optional matches none.
+    """
+    files: list[Paths | None] = []
+    for channel in config.channels:
+        pattern = config.channel_map.get(channel.name, f"*{channel.name}*")
+        found = [e for e in entries if matches(e, pattern)]
+        if len(found) > 1:
+            raise DataError(
+                f"study {case}: channel {channel.name} is ambiguous",
+                expected=f"one match of {pattern}",
+                found=", ".join(e.name for e in found[:4]),
+                remedy="make data.channel_map more precise",
+            )
+        if not found and not channel.optional:
+            raise DataError(
+                f"study {case}: channel {channel.name} is missing",
+                expected=f"one match of {pattern}",
+                found=", ".join(e.name for e in entries[:6]) or "no image",
+                remedy="set data.channel_map",
+            )
+        files.append(found[0].paths if found else None)
+    return tuple(files)
+
+
+LAYOUTS: dict[str, Callable[[DataConfig, Path], list[Case]]] = {
+    "decathlon": _decathlon,
+    "nnunet": _nnunet,
+    "csv": _csv,
+    "studies": _studies,
+}

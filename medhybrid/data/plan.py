@@ -1,0 +1,242 @@
+"""What preparation decides, once, for training and prediction: `plan.json`.
+
+Each value stands with the rule that chose it and the reason, so that a person can disagree: any of them can be set in the
+config, and the rule then reads "config".
+
+Rules
+-----
+spacing : the median spacing of the cases along each axis; where one axis is at least `ANISOTROPY` times coarser than the
+    finest, its own median stays, so that thick slices are neither invented nor thrown away.
+patch : grown around the median shape, in proportion to it, until `prepare.max_patch_voxels`, each axis a multiple of its
+    total stride.
+strides : halve each axis at each level, but not an axis whose spacing is still more than `ANISOTROPY_AT_STRIDE` times the
+    finest at that level, nor one that would shrink below `MIN_TOKENS_PER_AXIS`.
+batch : as many patches as fit `BYTES_PER_PATCH_VOXEL` of the memory that is free, between 2 and 8.
+normalisation : MR by mean and standard deviation of the voxels above the background of each scan; CT by the percentiles
+    0.5 and 99.5 and mean and deviation of the foreground of all training cases, in Hounsfield units; other by the scan's
+    own mean and deviation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medhybrid.config import StudyConfig
+from medhybrid.data.fingerprint import Fingerprint
+from medhybrid.errors import DataError
+
+PLAN_VERSION = 1
+ANISOTROPY = 3.0
+ANISOTROPY_AT_STRIDE = 2.0
+MIN_TOKENS_PER_AXIS = 4
+BYTES_PER_PATCH_VOXEL = 2_500
+"""Peak memory of a training step per voxel of a patch, measured on the hybrid with 32-64-128 channels, rounded up."""
+
+
+class Normalisation(BaseModel):
+    """How one channel's intensities are brought to a common scale."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channel: str
+    rule: Literal["zscore_foreground", "zscore", "clip_and_scale"]
+    low: float = 0.0
+    high: float = 0.0
+    mean: float = 0.0
+    deviation: float = 1.0
+    optional: bool = False
+
+
+class Plan(BaseModel):
+    """Everything that `train` and `predict` need to know of the dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = PLAN_VERSION
+    study: str
+    spacing_mm: tuple[float, float, float]
+    patch_size: tuple[int, int, int]
+    strides: tuple[tuple[int, int, int], ...]
+    batch_size: int
+    normalisation: tuple[Normalisation, ...]
+    labels: dict[str, int]
+    mirror_axes: tuple[int, ...]
+    keep_largest: tuple[str, ...]
+    min_component_ml: float
+    blank_copied_channels: bool
+    orientation: Literal["RAS"] = "RAS"
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Channel names, in order."""
+        return tuple(n.channel for n in self.normalisation)
+
+    @property
+    def n_labels(self) -> int:
+        """Labels besides background; inside they are 1..n in the order of `labels`."""
+        return len(self.labels)
+
+    @property
+    def token_grid(self) -> tuple[int, int, int]:
+        """Tokens along each axis of a patch."""
+        total = np.prod(self.strides, axis=0)
+        x, y, z = (int(p // s) for p, s in zip(self.patch_size, total, strict=True))
+        return x, y, z
+
+    @property
+    def token_mm(self) -> tuple[float, float, float]:
+        """Distance of neighbouring tokens."""
+        x, y, z = (float(m * s) for m, s in zip(self.spacing_mm, np.prod(self.strides, axis=0), strict=True))
+        return x, y, z
+
+    @property
+    def preparation_hash(self) -> str:
+        """Hash of what changes prepared cases; other values of the plan may change without preparing again."""
+        keys = ("version", "spacing_mm", "normalisation", "labels", "blank_copied_channels")
+        text = self.model_dump_json(include=set(keys))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(self.model_dump_json(indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read from JSON; raises `DataError`."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError, ValueError) as error:
+            raise DataError(
+                f"{path} is no usable plan", found=str(error)[:300], remedy="run medhybrid preprocess"
+            ) from error
+
+
+def make_plan(config: StudyConfig, fingerprint: Fingerprint, *, free_memory: int) -> Plan:
+    """Apply the rules of this module.
+
+    Parameters
+    ----------
+    free_memory : int
+        Bytes that training may use.
+    """
+    reasons: dict[str, str] = {}
+    prepare = config.prepare
+    if prepare.spacing_mm is not None:
+        spacing = prepare.spacing_mm
+        reasons["spacing_mm"] = "config: prepare.spacing_mm"
+    else:
+        spacing, reasons["spacing_mm"] = _choose_spacing(fingerprint)
+    n_levels = len(config.network.widths)
+    shape = np.array(fingerprint.median_extent_mm) / np.array(spacing)
+    if prepare.patch_size is not None:
+        patch = prepare.patch_size
+        reasons["patch_size"] = "config: prepare.patch_size"
+        strides, reasons["strides"] = _choose_strides(spacing, patch, n_levels)
+        _check_patch(patch, strides)
+    else:
+        strides, reasons["strides"] = _choose_strides(spacing, _as_triple(shape), n_levels)
+        patch, reasons["patch_size"] = _choose_patch(shape, strides, prepare.max_patch_voxels)
+    if prepare.batch_size is not None:
+        batch = prepare.batch_size
+        reasons["batch_size"] = "config: prepare.batch_size"
+    else:
+        need = int(np.prod(patch)) * BYTES_PER_PATCH_VOXEL
+        batch = int(np.clip(free_memory // 2 // need, 2, 8))
+        reasons["batch_size"] = f"fits half of the {free_memory / 2**30:.0f} GiB free at {need / 2**30:.2f} GiB a patch"
+    normalisation = tuple(
+        _choose_normalisation(c.name, c.modality, c.optional, fingerprint) for c in config.data.channels
+    )
+    for item in normalisation:
+        reasons[f"normalisation.{item.channel}"] = {
+            "zscore_foreground": "MR: units differ between scans, so each scan is scaled by itself",
+            "clip_and_scale": "CT: Hounsfield units are comparable, so all scans are scaled alike",
+            "zscore": "no known units: each scan is scaled by itself",
+        }[item.rule]
+    return Plan(
+        study=config.name,
+        spacing_mm=spacing,
+        patch_size=patch,
+        strides=strides,
+        batch_size=batch,
+        normalisation=normalisation,
+        labels=dict(config.data.labels),
+        mirror_axes=prepare.mirror_axes,
+        keep_largest=prepare.keep_largest,
+        min_component_ml=prepare.min_component_ml,
+        blank_copied_channels=prepare.blank_copied_channels,
+        reasons=reasons,
+    )
+
+
+def _as_triple(values: np.ndarray) -> tuple[int, int, int]:
+    x, y, z = (max(1, round(float(v))) for v in values)
+    return x, y, z
+
+
+def _choose_spacing(fingerprint: Fingerprint) -> tuple[tuple[float, float, float], str]:
+    x, y, z = fingerprint.median_spacing_mm
+    ratio = max(x, y, z) / min(x, y, z)
+    kind = "one axis is thick and keeps its own median" if ratio >= ANISOTROPY else "no axis is thick"
+    return (round(x, 4), round(y, 4), round(z, 4)), f"median of the cases; {kind} (ratio {ratio:.1f})"
+
+
+def _choose_strides(
+    spacing: tuple[float, float, float], shape: tuple[int, int, int], n_levels: int
+) -> tuple[tuple[tuple[int, int, int], ...], str]:
+    current, size = np.array(spacing, float), np.array(shape, float)
+    strides = []
+    for _ in range(n_levels):
+        coarse = current > ANISOTROPY_AT_STRIDE * current.min()
+        small = size / 2 < MIN_TOKENS_PER_AXIS
+        stride = np.where(coarse | small, 1, 2)
+        strides.append((int(stride[0]), int(stride[1]), int(stride[2])))
+        current, size = current * stride, size / stride
+    reason = (
+        f"an axis is halved unless its spacing is above {ANISOTROPY_AT_STRIDE} times the finest or fewer than "
+        f"{MIN_TOKENS_PER_AXIS} tokens would be left"
+    )
+    return tuple(strides), reason
+
+
+def _choose_patch(
+    shape: np.ndarray, strides: tuple[tuple[int, int, int], ...], max_voxels: int
+) -> tuple[tuple[int, int, int], str]:
+    total = np.prod(strides, axis=0)
+    scale = min(1.0, (max_voxels / float(np.prod(shape))) ** (1 / 3))
+    steps = np.ceil(shape * scale / total) if scale == 1.0 else np.floor(shape * scale / total)
+    patch = np.maximum(steps, 1) * total
+    return _as_triple(patch), (
+        f"median shape {_as_triple(shape)} scaled by {scale:.2f} to at most {max_voxels} voxels, "
+        f"multiples of {tuple(int(t) for t in total)}"
+    )
+
+
+def _check_patch(patch: tuple[int, int, int], strides: tuple[tuple[int, int, int], ...]) -> None:
+    total = np.prod(strides, axis=0)
+    if any(p % t for p, t in zip(patch, total, strict=True)):
+        raise DataError(
+            "prepare.patch_size does not fit the strides",
+            expected=f"multiples of {tuple(int(t) for t in total)}",
+            found=str(patch),
+        )
+
+
+def _choose_normalisation(name: str, modality: str, optional: bool, fingerprint: Fingerprint) -> Normalisation:
+    if modality == "CT":
+        stats = fingerprint.intensities[name]
+        return Normalisation(
+            channel=name,
+            rule="clip_and_scale",
+            low=stats.low,
+            high=stats.high,
+            mean=stats.mean,
+            deviation=max(stats.deviation, 1e-6),
+            optional=optional,
+        )
+    return Normalisation(channel=name, rule="zscore_foreground" if modality == "MR" else "zscore", optional=optional)

@@ -1,0 +1,151 @@
+"""From a scan to the network's grid and intensity scale: the same code for training data and for new scans.
+
+`prepare_image` is the pure function; `preparation_transforms` is the MONAI chain that `medhybrid preprocess` runs, which
+loads image and mask and applies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.data.checks import copied_channels
+from medhybrid.data.plan import Normalisation, Plan
+from medhybrid.errors import DataError
+from medhybrid.geometry import Grid, Turn, resample_image, resample_labels, respace, turn_to_ras
+
+TISSUE_SHARE = 0.1
+"""Voxels above this share of the range from the minimum to the 99.5th percentile count as tissue, the rest as air."""
+
+MAX_SCALED = 12.0
+"""Scaled intensities are cut here: a few bright voxels (vessels, metal) must not squeeze the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """An image as the network sees it, and the way back.
+
+    Attributes
+    ----------
+    image : (C, X, Y, Z) float32 ndarray
+        On `grid`; 0 is air or blank, one unit is a standard deviation of tissue.
+    grid : Grid
+        The network's grid: RAS axes order, the plan's spacing.
+    turned : Grid
+        The scan's grid after turning to RAS.
+    turn : Turn
+        From the scan's axes to RAS.
+    """
+
+    image: NDArray[np.float32]
+    grid: Grid
+    turned: Grid
+    turn: Turn
+
+
+def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> PreparedImage:
+    """Turn to RAS, resample to the plan's spacing, scale intensities.
+
+    Parameters
+    ----------
+    array : (C, X, Y, Z) ndarray
+        Values of a scan.
+    grid : Grid
+        Where they are.
+
+    Raises
+    ------
+    DataError
+        If the number of channels is not the plan's.
+    """
+    if array.shape[0] != len(plan.channels):
+        raise DataError(
+            "scan has another number of channels than the model",
+            expected=f"{len(plan.channels)} ({', '.join(plan.channels)})",
+            found=str(array.shape[0]),
+            remedy="give the channels by data.channel_map, or another model",
+        )
+    turn = turn_to_ras(grid.affine)
+    turned = turn.grid(grid)
+    target = respace(turned, plan.spacing_mm)
+    blank = blank_channels(array, plan)
+    image = resample_image(turn.apply(array), turned, target)  # (C, X, Y, Z) -> (C, X', Y', Z')
+    for i, rule in enumerate(plan.normalisation):
+        image[i] = 0 if i in blank else normalise(image[i], rule)
+    return PreparedImage(image, target, turned, turn)
+
+
+def blank_channels(array: NDArray[np.generic], plan: Plan) -> set[int]:
+    """Optional channels without content of their own: constant, or a copy of another channel."""
+    optional = {i for i, n in enumerate(plan.normalisation) if n.optional}
+    blank = {i for i in optional if array[i].min() == array[i].max()}
+    if plan.blank_copied_channels and optional:
+        for a, b in copied_channels(array):
+            blank |= {b} & optional or {a} & optional
+    return blank
+
+
+def normalise(values: NDArray[np.float32], rule: Normalisation) -> NDArray[np.float32]:
+    """Scale one channel (X, Y, Z) so that 0 is its lowest value and 1 a standard deviation of tissue."""
+    if rule.rule == "clip_and_scale":
+        scaled = (np.clip(values, rule.low, rule.high) - rule.low) / rule.deviation
+        return scaled.astype(np.float32)
+    low = float(values.min())
+    tissue = values
+    if rule.rule == "zscore_foreground":
+        high = float(np.percentile(values, 99.5))
+        tissue = values[values > low + TISSUE_SHARE * (high - low)]
+    deviation = float(tissue.std()) if tissue.size else 0.0
+    scaled = (values - low) / (deviation or 1.0)
+    return np.minimum(scaled, MAX_SCALED).astype(np.float32)
+
+
+def inside_labels(mask: NDArray[np.generic], labels: Mapping[str, int]) -> NDArray[np.uint8]:
+    """File values to 1..n in the order of `labels`."""
+    out = np.zeros(mask.shape, np.uint8)
+    for inside, value in enumerate(labels.values(), start=1):
+        out[mask == value] = inside
+    return out
+
+
+def outside_labels(inside: NDArray[np.generic], labels: Mapping[str, int]) -> NDArray[np.generic]:
+    """1..n back to file values, in the smallest unsigned type that holds them."""
+    dtype = np.min_scalar_type(max(labels.values()))
+    table = np.array([0, *labels.values()], dtype)
+    return table[inside]
+
+
+def preparation_transforms(plan: Plan) -> Any:
+    """MONAI transforms from `{"image": paths, "label": paths}` to the prepared arrays.
+
+    The result holds `image` (C, X, Y, Z) float32 and `label` (X, Y, Z) uint8 on the plan's grid, `prepared`, the
+    `PreparedImage`, and `label_source`, the mask on the scan's own grid.
+    """
+    from monai.transforms import Compose, MapTransform, Transform
+
+    from medhybrid.data.load import LoadCased
+
+    class PrepareImaged(MapTransform):  # type: ignore[misc]
+        """`prepare_image` on the loaded scan."""
+
+        def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+            image = data["image"]
+            grid = Grid(tuple(image.shape[1:]), np.asarray(image.affine, np.float64))
+            prepared = prepare_image(np.asarray(image), grid, plan)
+            return {**data, "image": prepared.image, "prepared": prepared}
+
+    class PrepareLabeld(Transform):  # type: ignore[misc]
+        """The reference mask on the same grid, with inside values."""
+
+        def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+            prepared: PreparedImage = data["prepared"]
+            source = np.asarray(data["label"])[0]
+            inside = prepared.turn.apply(inside_labels(source, plan.labels))
+            label = resample_labels(inside, prepared.turned, prepared.grid, plan.n_labels)
+            return {**data, "label": label, "label_source": source}
+
+    return Compose([LoadCased(plan.labels, plan.channels), PrepareImaged(keys="image"), PrepareLabeld()])

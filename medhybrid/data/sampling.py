@@ -1,0 +1,104 @@
+"""Which patch a training step sees: a pure function of (seed, step, index), so that runs can be repeated and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.data.store import PreparedCase
+
+READ_MARGIN = 1.25
+"""A patch is read this much larger than it is used, so that rotation and scaling find real voxels at its edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Patches as read: image (B, C, *read_size) float32, labels (B, *read_size) uint8, and their cases."""
+
+    step: int
+    image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    cases: tuple[str, ...]
+
+
+class PatchSampler:
+    """Chooses and reads patches.
+
+    Parameters
+    ----------
+    foreground_share : float
+        Share of a batch, rounded over steps, whose centre is a foreground voxel of a random label.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        *,
+        patch_size: tuple[int, int, int],
+        batch_size: int,
+        foreground_share: float,
+        seed: int,
+    ) -> None:
+        self.cases = list(cases)
+        self.patch_size, self.batch_size = patch_size, batch_size
+        self.foreground_share, self.seed = foreground_share, seed
+        x, y, z = (int(2 * round(p * READ_MARGIN / 2)) for p in patch_size)
+        self.read_size = (x, y, z)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step; the same whenever and wherever it is asked for."""
+        images, labels, names = [], [], []
+        for index in range(self.batch_size):
+            rng = np.random.default_rng((self.seed, step, index))
+            case = self.cases[int(rng.integers(len(self.cases)))]
+            image, label = case.read_box(self._start(case, rng, step * self.batch_size + index), self.read_size)
+            images.append(image)
+            labels.append(label)
+            names.append(case.name)
+        return Batch(step, np.stack(images), np.stack(labels), tuple(names))
+
+    def _start(self, case: PreparedCase, rng: np.random.Generator, n: int) -> tuple[int, int, int]:
+        patch, shape = np.array(self.patch_size), np.array(case.shape)
+        share = self.foreground_share
+        wants_foreground = int((n + 1) * share) > int(n * share)  # exact share over consecutive samples
+        low = np.minimum(0, (shape - patch) // 2)
+        high = np.maximum(shape - patch, (shape - patch + 1) // 2)
+        if wants_foreground and len(case.foreground):
+            present = np.unique(case.foreground[:, 3])
+            label = present[int(rng.integers(len(present)))]
+            rows = np.flatnonzero(case.foreground[:, 3] == label)
+            voxel = case.foreground[rows[int(rng.integers(len(rows)))], :3]
+            jitter = rng.integers(-(patch // 4), patch // 4 + 1)
+            corner = np.clip(voxel - patch // 2 + jitter, low, high)
+        else:
+            corner = rng.integers(low, high + 1)
+        corner = corner - (np.array(self.read_size) - patch) // 2
+        return int(corner[0]), int(corner[1]), int(corner[2])
+
+
+class Prefetcher:
+    """Reads the batches of coming steps in threads; decompression runs outside the interpreter's lock."""
+
+    def __init__(self, sampler: PatchSampler, n_workers: int) -> None:
+        self.sampler = sampler
+        self.n_ahead = 2 * n_workers
+        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="patches") if n_workers else None
+        self._coming: dict[int, Future[Batch]] = {}
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`; those of the next steps are begun."""
+        if self._pool is None:
+            return self.sampler.batch(step)
+        for coming in range(step, step + self.n_ahead + 1):
+            if coming not in self._coming:
+                self._coming[coming] = self._pool.submit(self.sampler.batch, coming)
+        return self._coming.pop(step).result()
+
+    def close(self) -> None:
+        """Let running reads end and drop the rest."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)

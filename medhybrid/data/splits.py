@@ -1,0 +1,74 @@
+"""Folds: which cases train and which validate, never two scans of one subject on both sides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medhybrid.config import DataConfig
+from medhybrid.data.layouts import Case
+from medhybrid.errors import DataError
+
+
+class Fold(BaseModel):
+    """One fold, by case name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
+    """Folds of whole subjects, shuffled by seed, each subject validating once."""
+    subjects = sorted({c.subject for c in cases})
+    if len(subjects) < 2:
+        raise DataError("folds need at least two subjects", found=str(len(subjects)))
+    n_folds = min(n_folds, len(subjects))
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    fold_of = {subjects[i]: k % n_folds for k, i in enumerate(order)}
+    return [
+        Fold(
+            train=tuple(c.name for c in cases if fold_of[c.subject] != k),
+            validation=tuple(c.name for c in cases if fold_of[c.subject] == k),
+        )
+        for k in range(n_folds)
+    ]
+
+
+def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], str]:
+    """The folds of the dataset's own file, else made ones; and which of the two.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, or a subject stands on both sides of a fold.
+    """
+    path = Path(config.root or ".") / config.splits if config.splits else None
+    if path is None or not path.is_file():
+        return make_folds(cases, config.n_folds, config.split_seed), f"made with seed {config.split_seed}"
+    try:
+        listed = json.loads(path.read_text())
+        folds = [Fold(train=tuple(f["train"]), validation=tuple(f.get("validation", f.get("val", ())))) for f in listed]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise DataError(
+            f"{path} holds no folds", expected='[{"train": [...], "validation": [...]}, ...]', found=str(error)[:200]
+        ) from error
+    check_folds(folds, cases, str(path))
+    return folds, path.name
+
+
+def check_folds(folds: Sequence[Fold], cases: Sequence[Case], source: str) -> None:
+    """Raise `DataError` if a case or its subject is on both sides, or a fold has an empty side."""
+    subject = {c.name: c.subject for c in cases}
+    for k, fold in enumerate(folds):
+        if not fold.train or not fold.validation:
+            raise DataError(f"{source}: fold {k} has an empty side")
+        train = {subject.get(n, n) for n in fold.train}
+        both = sorted(train & {subject.get(n, n) for n in fold.validation})
+        if both:
+            raise DataError(f"{source}: fold {k} has subjects on both sides", found=", ".join(both[:5]))

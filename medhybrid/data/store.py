@@ -1,0 +1,192 @@
+"""Prepared cases on disk, read patch by patch.
+
+A case is a folder: `image.b2nd` (C, X, Y, Z) float16 and `labels.b2nd` (X, Y, Z) uint8, compressed in chunks;
+`mask.b2nd` (X, Y, Z) uint8, the reference on the scan's own grid (inside values), for validation where users will look;
+`foreground.npy` (N, 4) int32 with voxels x, y, z and their label; `case.json`, written last. A case is written under a
+temporary name and renamed, so that what has its final name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medhybrid.errors import DataError
+from medhybrid.geometry import Grid, Turn
+
+CHUNK_VOXELS = 64
+"""Edge of a compressed chunk; a patch touches few."""
+
+FOREGROUND_PER_LABEL = 4_000
+"""Voxels remembered of each label, evenly spread over all of them."""
+
+
+class CaseRecord(BaseModel):
+    """What `case.json` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    case: str
+    subject: str
+    sources_hash: str
+    preparation_hash: str
+    source_shape: tuple[int, int, int]
+    source_affine: list[list[float]]
+    affine: list[list[float]]
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    reference_ml: dict[str, float]
+
+
+class PreparedCase:
+    """A prepared case opened for reading; nothing is decompressed until asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        import blosc2
+
+        self.folder = folder
+        try:
+            self.record = CaseRecord.model_validate_json((folder / "case.json").read_bytes())
+            self._image: Any = blosc2.open(str(folder / "image.b2nd"), mode="r")
+            self._labels: Any = blosc2.open(str(folder / "labels.b2nd"), mode="r")
+            self.foreground: NDArray[np.int32] = np.load(folder / "foreground.npy", allow_pickle=False)
+        except (OSError, ValidationError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"prepared case {folder.name} is damaged", found=str(error)[:200], remedy="run medhybrid preprocess"
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """Case name."""
+        return self.record.case
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Spatial shape on the network's grid."""
+        _, x, y, z = self._image.shape
+        return int(x), int(y), int(z)
+
+    @property
+    def grid(self) -> Grid:
+        """The network's grid of this case."""
+        return Grid(self.shape, np.array(self.record.affine))
+
+    @property
+    def source_grid(self) -> Grid:
+        """The scan's own grid."""
+        return Grid(self.record.source_shape, np.array(self.record.source_affine))
+
+    @property
+    def turn(self) -> Turn:
+        """From the scan's axes to RAS."""
+        return Turn(self.record.axes, self.record.flips)
+
+    def image(self) -> NDArray[np.float32]:
+        """The whole image (C, X, Y, Z)."""
+        return np.asarray(self._image[:]).astype(np.float32)
+
+    def labels(self) -> NDArray[np.uint8]:
+        """The whole label map (X, Y, Z)."""
+        return np.asarray(self._labels[:])
+
+    def source_mask(self) -> NDArray[np.uint8]:
+        """The reference (X, Y, Z) on the scan's own grid, inside values."""
+        import blosc2
+
+        return np.asarray(blosc2.open(str(self.folder / "mask.b2nd"), mode="r")[:])
+
+    def read_box(
+        self, start: tuple[int, int, int], size: tuple[int, int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Image (C, *size) and labels (*size) of the box at `start`; zero outside the volume."""
+        image = np.zeros((self._image.shape[0], *size), np.float32)
+        labels = np.zeros(size, np.uint8)
+        source, target = [], []
+        for begin, length, full in zip(start, size, self.shape, strict=True):
+            low, high = max(begin, 0), min(begin + length, full)
+            if low >= high:
+                return image, labels
+            source.append(slice(low, high))
+            target.append(slice(low - begin, high - begin))
+        image[(slice(None), *target)] = self._image[(slice(None), *source)]
+        labels[tuple(target)] = self._labels[tuple(source)]
+        return image, labels
+
+
+def save_case(
+    folder: Path,
+    record: CaseRecord,
+    image: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    *,
+    source_mask: NDArray[np.uint8],
+    n_labels: int,
+) -> None:
+    """Write a prepared case; an older one of that name is replaced at the end."""
+    import blosc2
+
+    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        chunk = tuple(min(n, CHUNK_VOXELS) for n in labels.shape)
+        cparams = {"codec": blosc2.Codec.LZ4, "clevel": 5, "nthreads": 1}
+        blosc2.asarray(
+            np.ascontiguousarray(image.astype(np.float16)),
+            chunks=(1, *chunk),
+            urlpath=str(temporary / "image.b2nd"),
+            cparams=cparams,
+        )
+        for name, array in (("labels", labels), ("mask", source_mask)):
+            blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary / f"{name}.b2nd"), cparams=cparams)
+        np.save(temporary / "foreground.npy", foreground_index(labels, n_labels))
+        (temporary / "case.json").write_text(record.model_dump_json(indent=1))
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def foreground_index(labels: NDArray[np.uint8], n_labels: int) -> NDArray[np.int32]:
+    """Voxels (N, 4) as x, y, z, label; at most `FOREGROUND_PER_LABEL` of each label."""
+    rows = []
+    for value in range(1, n_labels + 1):
+        where = np.argwhere(labels == value)
+        step = max(1, -(-len(where) // FOREGROUND_PER_LABEL))
+        kept = where[::step]
+        rows.append(np.column_stack([kept, np.full(len(kept), value)]))
+    return np.concatenate(rows).astype(np.int32)
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over the contents of files in order; a folder stands for its files."""
+    digest = hashlib.sha256()
+    for path in _files(paths):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def stamp_files(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of each file: a cheap sign that nothing changed."""
+    stamps = []
+    for path in _files(paths):
+        status = path.stat()
+        stamps.append((str(path), status.st_size, status.st_mtime_ns))
+    return stamps
+
+
+def _files(paths: Iterable[Path]) -> Iterable[Path]:
+    for path in paths:
+        yield from sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]

@@ -1,0 +1,34 @@
+"""Affines, orientations and resampling: arrays in, arrays out."""
+
+from medhybrid.geometry.affine import (
+    LPS_FROM_RAS,
+    Affine,
+    Grid,
+    apply_affine,
+    check_affine,
+    corner_distance_mm,
+    is_sheared,
+    spacing_mm,
+)
+from medhybrid.geometry.orientation import Turn, orientation_code, turn_to_ras
+from medhybrid.geometry.resample import axis_weights, grid_weights, place_on_grid, resample_image, resample_labels, respace
+
+__all__ = [
+    "LPS_FROM_RAS",
+    "Affine",
+    "Grid",
+    "Turn",
+    "apply_affine",
+    "axis_weights",
+    "check_affine",
+    "corner_distance_mm",
+    "grid_weights",
+    "is_sheared",
+    "orientation_code",
+    "place_on_grid",
+    "resample_image",
+    "resample_labels",
+    "respace",
+    "spacing_mm",
+    "turn_to_ras",
+]

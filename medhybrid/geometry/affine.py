@@ -1,0 +1,95 @@
+"""Affines: 4x4 float64 matrices from voxel indices (i, j, k) to world coordinates in RAS millimetres.
+
+Voxel indices name voxel centres. The nibabel page on coordinate systems is the best introduction to the convention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.errors import GeometryError
+
+Affine = NDArray[np.float64]
+
+MIN_DETERMINANT_MM3 = 1e-9
+"""An affine with a smaller voxel volume is singular: voxels would collapse onto a plane."""
+
+MAX_SHEAR_COSINE = 1e-3
+"""Axes whose direction cosines have a larger inner product are not at right angles (0.06 degrees)."""
+
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""DICOM and ITK use LPS; the package uses RAS. The matrix is its own inverse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A voxel grid in the world: shape `(X, Y, Z)` and affine `(4, 4)` to RAS mm.
+
+    Raises
+    ------
+    GeometryError
+        If the affine is not finite, not 4x4, or singular.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+
+    def __post_init__(self) -> None:
+        check_affine(self.affine)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxel centres along each axis."""
+        return spacing_mm(self.affine)
+
+    @property
+    def corners_mm(self) -> NDArray[np.float64]:
+        """World positions `(8, 3)` of the corner voxels' centres."""
+        index = np.array(list(product(*((0, n - 1) for n in self.shape))), float)
+        return apply_affine(self.affine, index)
+
+
+def check_affine(affine: Affine) -> None:
+    """Raise `GeometryError` unless `affine` maps voxels to distinct, finite positions."""
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise GeometryError("affine cannot be used", expected="4x4 finite numbers", found=str(affine.tolist()))
+    if not np.allclose(affine[3], [0, 0, 0, 1]):
+        raise GeometryError("affine cannot be used", expected="last row (0, 0, 0, 1)", found=str(affine[3].tolist()))
+    if abs(np.linalg.det(affine[:3, :3])) < MIN_DETERMINANT_MM3:
+        raise GeometryError("affine is singular", found=str(affine.tolist()), remedy="repair the file's header")
+
+
+def spacing_mm(affine: Affine) -> tuple[float, float, float]:
+    """Voxel spacing along each axis of `affine` (4, 4)."""
+    x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    return float(x), float(y), float(z)
+
+
+def apply_affine(affine: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Map points `(..., 3)` through `affine` (4, 4)."""
+    result: NDArray[np.float64] = points @ affine[:3, :3].T + affine[:3, 3]
+    return result
+
+
+def is_sheared(affine: Affine) -> bool:
+    """Whether the axes are not at right angles, as with a tilted gantry."""
+    cosines = affine[:3, :3] / np.array(spacing_mm(affine))
+    gram = cosines.T @ cosines
+    return bool(np.abs(gram - np.eye(3)).max() > MAX_SHEAR_COSINE)
+
+
+def corner_distance_mm(a: Grid, b: Grid) -> float:
+    """Largest distance between corresponding corners of two grids of one shape.
+
+    Raises
+    ------
+    GeometryError
+        If the shapes differ.
+    """
+    if a.shape != b.shape:
+        raise GeometryError("grids differ in shape", expected=str(a.shape), found=str(b.shape))
+    return float(np.linalg.norm(a.corners_mm - b.corners_mm, axis=1).max())

@@ -1,0 +1,74 @@
+"""Turning arrays to the closest canonical orientation (RAS) by permuting and flipping axes, and back.
+
+No interpolation: every voxel keeps its value and its place in the world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from medhybrid.geometry.affine import Affine, Grid, spacing_mm
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A permutation and flips of the three spatial axes.
+
+    Attributes
+    ----------
+    axes : (3,) tuple of int
+        Source axis of each target axis.
+    flips : (3,) tuple of bool
+        Whether the target axis runs against its source axis.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    def apply(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Turn the last three axes of `array` (..., X, Y, Z); a view."""
+        lead = array.ndim - 3
+        turned = array.transpose(*range(lead), *(lead + a for a in self.axes))
+        return turned[(..., *(slice(None, None, -1) if f else slice(None) for f in self.flips))]
+
+    def undo(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The inverse of `apply`; a view."""
+        lead = array.ndim - 3
+        flipped = array[(..., *(slice(None, None, -1) if f else slice(None) for f in self.flips))]
+        inverse = np.argsort(self.axes)
+        return flipped.transpose(*range(lead), *(lead + int(a) for a in inverse))
+
+    def grid(self, source: Grid) -> Grid:
+        """The grid of the turned array."""
+        shape = tuple(source.shape[a] for a in self.axes)
+        to_source = np.zeros((4, 4))  # turned index -> source index
+        to_source[3, 3] = 1
+        for target, (axis, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            to_source[axis, target] = -1 if flip else 1
+            to_source[axis, 3] = source.shape[axis] - 1 if flip else 0
+        return Grid((shape[0], shape[1], shape[2]), source.affine @ to_source)
+
+
+def turn_to_ras(affine: Affine) -> Turn:
+    """The turn that brings an array with `affine` (4, 4) closest to RAS.
+
+    Each voxel axis is assigned to one world axis so that the sum of absolute direction cosines is largest.
+    """
+    cosines = affine[:3, :3] / np.array(spacing_mm(affine))  # (world, voxel)
+    world, voxel = linear_sum_assignment(-np.abs(cosines))
+    axes = voxel[np.argsort(world)]
+    flips = [bool(cosines[w, v] < 0) for w, v in enumerate(axes)]
+    return Turn((int(axes[0]), int(axes[1]), int(axes[2])), (flips[0], flips[1], flips[2]))
+
+
+def orientation_code(affine: Affine) -> str:
+    """Three letters naming where the axes point, for example `"LPS"`."""
+    turn = turn_to_ras(affine)
+    letters = [""] * 3
+    for world, (axis, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
+        letters[axis] = ("LPI" if flip else "RAS")[world]
+    return "".join(letters)

@@ -1,0 +1,133 @@
+"""Resampling between grids that share their axes: one small matrix per axis.
+
+A prepared grid has the directions of its scan's axes, so that resampling is separable: along each axis the values at the
+new positions are a weighted sum of the old ones. When an axis gets coarser the weights widen to a triangle over the new
+voxel (antialiasing); when it gets finer they are linear interpolation. Beyond the outermost centres the edge value holds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.errors import GeometryError
+from medhybrid.geometry.affine import Grid, apply_affine
+
+Float32Array = NDArray[np.float32]
+
+MAX_OFF_AXIS_VOXEL = 1e-3
+"""Largest cross-talk between axes, in voxels over the whole grid, at which two grids count as sharing their axes."""
+
+MAX_PLACEMENT_VOXEL = 0.05
+"""How far a mask's voxel may lie from the image's voxel it is copied to."""
+
+
+def respace(source: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
+    """The grid with another spacing that covers the same box (outer voxel edges, not centres).
+
+    The shape is rounded, so the last voxel may reach beyond the box by less than half a voxel; the centre is kept.
+    """
+    old = np.array(source.spacing_mm)
+    new = np.array(spacing_mm, float)
+    extent = np.array(source.shape) * old
+    shape = np.maximum(np.rint(extent / new), 1).astype(int)
+    scale = new / old
+    affine = source.affine.copy()
+    affine[:3, :3] *= scale
+    # the two boxes share their centre: index of the new first voxel in old voxels
+    first = (np.array(source.shape) - 1) / 2 - (shape - 1) / 2 * scale
+    affine[:3, 3] = apply_affine(source.affine, first)
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def axis_weights(n_source: int, positions: NDArray[np.float64], scale: float) -> Float32Array:
+    """Weights `(T, S)` that give values at `positions` (T,), in source voxels, from S source values.
+
+    Parameters
+    ----------
+    scale : float
+        Target spacing over source spacing; above 1 the triangle widens to it.
+    """
+    width = max(scale, 1.0)
+    clipped = np.clip(positions, 0, n_source - 1)
+    distance = np.abs(clipped[:, None] - np.arange(n_source)[None, :]) / width
+    weights = np.clip(1.0 - distance, 0.0, None)  # (T, S)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def grid_weights(source: Grid, target: Grid) -> tuple[Float32Array, Float32Array, Float32Array]:
+    """One matrix `(T, S)` per axis from `source` to `target`.
+
+    Raises
+    ------
+    GeometryError
+        If the axes of the grids do not share their directions.
+    """
+    to_source = np.linalg.inv(source.affine) @ target.affine
+    linear = to_source[:3, :3]
+    scale = np.diag(linear)
+    off_axis = np.abs(linear - np.diag(scale)) * np.array(target.shape)
+    if off_axis.max() > MAX_OFF_AXIS_VOXEL or (scale <= 0).any():
+        raise GeometryError(
+            "grids do not share their axes",
+            expected="target = source with other spacing and origin",
+            found=f"target to source voxels {np.round(linear, 4).tolist()}",
+        )
+    return (
+        axis_weights(source.shape[0], scale[0] * np.arange(target.shape[0]) + to_source[0, 3], float(scale[0])),
+        axis_weights(source.shape[1], scale[1] * np.arange(target.shape[1]) + to_source[1, 3], float(scale[1])),
+        axis_weights(source.shape[2], scale[2] * np.arange(target.shape[2]) + to_source[2, 3], float(scale[2])),
+    )
+
+
+def resample_image(array: NDArray[np.generic], source: Grid, target: Grid) -> Float32Array:
+    """Values of `array` (C, X, Y, Z) on `target`, (C, X', Y', Z') float32."""
+    result = array.astype(np.float32, copy=False)
+    for axis, weights in enumerate(grid_weights(source, target)):
+        if weights.shape[0] == weights.shape[1] and np.array_equal(weights, np.eye(len(weights), dtype=np.float32)):
+            continue
+        result = np.moveaxis(np.tensordot(weights, result, axes=(1, axis + 1)), 0, axis + 1)
+    return np.ascontiguousarray(result)
+
+
+def resample_labels(labels: NDArray[np.generic], source: Grid, target: Grid, n_labels: int) -> NDArray[np.uint8]:
+    """Label map (X, Y, Z) with values 0..n_labels on `target`: the label with the largest resampled share."""
+    if source.shape == target.shape and np.allclose(source.affine, target.affine):
+        return labels.astype(np.uint8)
+    best = np.zeros(target.shape, np.uint8)
+    best_share = np.full(target.shape, -1.0, np.float32)
+    for value in range(n_labels + 1):
+        share = resample_image((labels == value)[None], source, target)[0]
+        larger = share > best_share
+        best[larger], best_share[larger] = value, share[larger]
+    return best
+
+
+def place_on_grid(labels: NDArray[np.generic], source: Grid, target: Grid) -> NDArray[np.generic]:
+    """Copy `labels` (X, Y, Z) voxel by voxel onto `target`; zero where `source` does not reach.
+
+    For masks that cover a part of their image or run along its axes in another order, as DICOM SEG does.
+
+    Raises
+    ------
+    GeometryError
+        If a voxel of `source` would fall between or outside the voxels of `target`.
+    """
+    to_target = np.linalg.inv(target.affine) @ source.affine
+    rounded = np.rint(to_target)
+    is_permutation = (np.abs(rounded[:3, :3]).sum(axis=0) == 1).all() and (np.abs(rounded[:3, :3]).sum(axis=1) == 1).all()
+    corners = apply_affine(np.linalg.inv(target.affine), source.corners_mm)
+    off = float(np.abs(corners - np.rint(corners)).max())
+    last = np.array(target.shape) - 1
+    if not is_permutation or off > MAX_PLACEMENT_VOXEL or (corners < -0.5).any() or (corners > last + 0.5).any():
+        raise GeometryError(
+            "mask does not lie on the image's voxels",
+            expected="the same voxel positions, or a part of them",
+            found=f"{off:.3f} voxels off" if is_permutation else "another spacing or orientation",
+            remedy="resample the mask to the image first",
+        )
+    out = np.zeros(target.shape, labels.dtype)
+    index = np.argwhere(labels != 0)
+    where = np.rint(apply_affine(to_target, index.astype(float))).astype(int)
+    out[tuple(where.T)] = labels[tuple(index.T)]
+    return out

@@ -1,0 +1,51 @@
+"""Where to compute and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from medhybrid.errors import DeviceError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device meant by `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises
+    ------
+    DeviceError
+        If it is not there.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    absent = {"cuda": not torch.cuda.is_available(), "mps": not has_mps, "cpu": False}.get(name)
+    if absent is None:
+        raise DeviceError(f"unknown device {name!r}", expected="auto, cpu, cuda or mps")
+    if absent:
+        raise DeviceError(
+            f"device {name} is not available", found="cpu only", remedy="take --device auto, or install a matching torch"
+        )
+    return torch.device(name)
+
+
+def choose_precision(device: torch.device, wanted: str) -> torch.dtype:
+    """bfloat16 where asked for, or where the device computes in it and it is asked to choose; else float32."""
+    if wanted == "float32":
+        return torch.float32
+    if wanted == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        capable = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if capable else torch.float32
+    return torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """Autocast to `precision`; nothing for float32."""
+    if precision is torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, precision)

@@ -1,0 +1,208 @@
+"""A trained model: weights, and everything needed to use them, in a folder without pickle.
+
+`model.safetensors` holds the weights, `model.json` the network's config, the plan and the record of the training,
+`card.md` a page for people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from medhybrid.config import InferenceConfig, NetworkConfig
+from medhybrid.data.plan import Plan
+from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
+from medhybrid.errors import ModelError
+from medhybrid.geometry import Grid
+from medhybrid.inference.device import choose_device, choose_precision
+from medhybrid.inference.postprocess import apply_component_rules
+from medhybrid.inference.to_grid import labels_on_scan
+from medhybrid.inference.windows import predict_windows, to_tensor
+from medhybrid.networks import SegmentationNetwork, build_network
+from medhybrid.scans import Scan
+
+FORMAT_VERSION = 1
+
+
+class ModelRecord(BaseModel):
+    """What `model.json` holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    medhybrid_version: str
+    network: NetworkConfig
+    inference: InferenceConfig
+    channel_map: dict[str, str]
+    plan: Plan
+    fold: int
+    data_hash: str
+    weights_sha256: str
+    metrics: dict[str, float]
+
+
+class Model:
+    """A network with its plan, ready to make masks.
+
+    Parameters
+    ----------
+    network : SegmentationNetwork
+        In evaluation mode.
+    record : ModelRecord
+        Plan and origin.
+    """
+
+    def __init__(self, network: SegmentationNetwork, record: ModelRecord, device: torch.device) -> None:
+        self.record, self.device = record, device
+        self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+        self.precision = choose_precision(device, "auto")
+
+    @property
+    def plan(self) -> Plan:
+        """The plan the model was trained by."""
+        return self.record.plan
+
+    def predict(self, scan: Scan) -> NDArray[np.generic]:
+        """Label map (X, Y, Z) of a scan on the scan's own grid, with the label values of the training masks.
+
+        Raises
+        ------
+        DataError
+            If the scan has other channels than the model.
+        """
+        prepared = prepare_image(scan.array, scan.grid, self.plan)
+        inside = self.predict_prepared(prepared, scan.grid)
+        return outside_labels(inside, self.plan.labels)
+
+    def predict_prepared(self, prepared: PreparedImage, grid: Grid) -> NDArray[np.uint8]:
+        """Inside labels (X, Y, Z) on the scan's grid, of an image that is prepared already."""
+        logits = predict_logits(
+            self.network, to_tensor(prepared.image, self.device), self.plan, self.record.inference, self.precision
+        )
+        labels = labels_on_scan(logits, prepared.grid, prepared.turned, prepared.turn)
+        return apply_component_rules(
+            labels,
+            names=tuple(self.plan.labels),
+            keep_largest=self.plan.keep_largest,
+            min_component_ml=self.plan.min_component_ml,
+            spacing_mm=grid.spacing_mm,
+        )
+
+
+def predict_logits(
+    network: SegmentationNetwork, image: Tensor, plan: Plan, config: InferenceConfig, precision: torch.dtype
+) -> Tensor:
+    """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z); the one way for validation and prediction."""
+
+    def predictor(batch: Tensor) -> Tensor:
+        out: Tensor = network(batch).full
+        return out
+
+    return predict_windows(
+        image,
+        predictor,
+        window=plan.patch_size,
+        n_classes=plan.n_labels + 1,
+        overlap=config.overlap,
+        window_batch=config.window_batch,
+        mirror_axes=plan.mirror_axes if config.mirror else (),
+        skip_air=config.skip_air,
+        precision=precision,
+    )
+
+
+def network_for(config: NetworkConfig, plan: Plan) -> SegmentationNetwork:
+    """A new network that fits a plan."""
+    return build_network(
+        config,
+        n_channels=len(plan.channels),
+        n_labels=plan.n_labels,
+        strides=plan.strides,
+        token_mm=plan.token_mm,
+    )
+
+
+def save_model(folder: Path, state: dict[str, Tensor], record: ModelRecord, card: str) -> None:
+    """Write a model folder; `record.weights_sha256` is filled in."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".model.safetensors"
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
+    record = record.model_copy(update={"weights_sha256": _sha256(temporary)})
+    temporary.replace(folder / "model.safetensors")
+    (folder / "card.md").write_text(card)
+    pending = folder / ".model.json"
+    pending.write_text(record.model_dump_json(indent=1))
+    pending.replace(folder / "model.json")
+
+
+def load_model(path: str | Path, *, device: str = "auto") -> Model:
+    """Load a run folder or a model folder.
+
+    Raises
+    ------
+    ModelError
+        If it is neither, is damaged, or the weights are not those of the record.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(path)
+    folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
+    if not (folder / "model.json").is_file():
+        raise ModelError(
+            f"{path} holds no model", expected="a run folder, or a folder with model.json", remedy="check --model"
+        )
+    try:
+        record = ModelRecord.model_validate_json((folder / "model.json").read_bytes())
+    except (ValidationError, ValueError) as error:
+        raise ModelError(f"{folder / 'model.json'} cannot be used", found=str(error)[:300]) from error
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or _sha256(weights) != record.weights_sha256:
+        raise ModelError(
+            f"the weights in {folder} are not those of its record",
+            expected=f"sha256 {record.weights_sha256[:12]}...",
+            remedy="copy the model folder again, whole",
+        )
+    network = network_for(record.network, record.plan)
+    try:
+        network.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{weights} does not fit the network of model.json", found=str(error)[:300]) from error
+    return Model(network, record, choose_device(device))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def model_card(record: ModelRecord, title: str) -> str:
+    """A page for people: what the model is for, from what it was made, how good it is, what it is not for."""
+    plan = record.plan
+    rows: list[tuple[str, Any]] = [
+        ("labels", ", ".join(f"{n} ({v})" for n, v in plan.labels.items())),
+        ("channels", ", ".join(n.channel + (" (optional)" if n.optional else "") for n in plan.normalisation)),
+        ("voxel spacing of the network", " x ".join(f"{s:g}" for s in plan.spacing_mm) + " mm"),
+        ("network", f"{record.network.kind}, widths {record.network.widths}, {record.network.depth} Transformer blocks"),
+        ("validation fold", record.fold),
+        ("training data (SHA-256)", record.data_hash),
+        ("medhybrid", record.medhybrid_version),
+    ]
+    lines = [f"# {title}", "", "A research model. Not a medical device: not for clinical decisions.", ""]
+    lines += ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows), ""]
+    lines += ["## Validation", "", "| measure | value |", "| --- | --- |"]
+    lines += [f"| {k} | {v:.4f} |" for k, v in sorted(record.metrics.items())]
+    lines += ["", "Measured on the validation cases of the fold, which training did not see.", ""]
+    return "\n".join(lines)

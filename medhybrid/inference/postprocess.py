@@ -1,0 +1,42 @@
+"""Rules on components, only where the plan says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+CONNECTIVITY = np.ones((3, 3, 3), bool)
+
+
+def apply_component_rules(
+    labels: NDArray[np.uint8],
+    *,
+    names: Sequence[str],
+    keep_largest: Sequence[str],
+    min_component_ml: float,
+    spacing_mm: tuple[float, float, float],
+) -> NDArray[np.uint8]:
+    """Keep the largest component of some labels; remove components below a volume.
+
+    Parameters
+    ----------
+    labels : (X, Y, Z) uint8 ndarray
+        Inside values; `names[i]` has value i + 1.
+    """
+    if not keep_largest and min_component_ml <= 0:
+        return labels
+    out = labels.copy()
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    for value, name in enumerate(names, start=1):
+        components, n = ndimage.label(labels == value, CONNECTIVITY)
+        if n == 0:
+            continue
+        sizes = np.bincount(components.ravel())[1:]
+        keep = sizes * voxel_ml >= min_component_ml
+        if name in keep_largest:
+            keep &= np.arange(n) == sizes.argmax()
+        out[(components > 0) & ~np.concatenate([[False], keep])[components]] = 0
+    return out

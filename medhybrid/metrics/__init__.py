@@ -1,0 +1,22 @@
+"""Overlap, surface and lesion measures: pure functions on arrays."""
+
+from medhybrid.metrics.case import LabelScore, score_case, summarise
+from medhybrid.metrics.lesions import LesionCounts, component_volumes_ml, count_lesions
+from medhybrid.metrics.overlap import dice, volume_error_ml, volume_error_percent, volume_ml
+from medhybrid.metrics.surface import hd95_mm, surface_dice, surface_distances_mm
+
+__all__ = [
+    "LabelScore",
+    "LesionCounts",
+    "component_volumes_ml",
+    "count_lesions",
+    "dice",
+    "hd95_mm",
+    "score_case",
+    "summarise",
+    "surface_dice",
+    "surface_distances_mm",
+    "volume_error_ml",
+    "volume_error_percent",
+    "volume_ml",
+]

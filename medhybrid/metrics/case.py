@@ -1,0 +1,87 @@
+"""All measures of one case, by label, in one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.metrics.lesions import count_lesions
+from medhybrid.metrics.overlap import dice, volume_error_ml, volume_error_percent, volume_ml
+from medhybrid.metrics.surface import hd95_mm, surface_dice
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """Measures of one label in one case."""
+
+    case: str
+    label: str
+    dice: float
+    hd95_mm: float
+    surface_dice: float
+    reference_ml: float
+    predicted_ml: float
+    volume_error_ml: float
+    volume_error_percent: float
+    lesion_precision: float
+    lesion_recall: float
+    lesion_f1: float
+
+    def as_row(self) -> dict[str, str | float]:
+        """For a CSV table."""
+        return asdict(self)
+
+
+def score_case(
+    case: str,
+    prediction: NDArray[np.generic],
+    reference: NDArray[np.generic],
+    labels: Mapping[str, int],
+    spacing_mm: tuple[float, float, float],
+    *,
+    tolerance_mm: float = 1.0,
+) -> list[LabelScore]:
+    """Measure each label of a label map (X, Y, Z) against its reference on the same grid."""
+    scores = []
+    for name, value in labels.items():
+        p, r = prediction == value, reference == value
+        lesions = count_lesions(p, r)
+        scores.append(
+            LabelScore(
+                case=case,
+                label=name,
+                dice=dice(p, r),
+                hd95_mm=hd95_mm(p, r, spacing_mm),
+                surface_dice=surface_dice(p, r, spacing_mm, tolerance_mm),
+                reference_ml=volume_ml(r, spacing_mm),
+                predicted_ml=volume_ml(p, spacing_mm),
+                volume_error_ml=volume_error_ml(p, r, spacing_mm),
+                volume_error_percent=volume_error_percent(p, r),
+                lesion_precision=lesions.precision,
+                lesion_recall=lesions.recall,
+                lesion_f1=lesions.f1,
+            )
+        )
+    return scores
+
+
+def summarise(scores: list[LabelScore]) -> dict[str, float]:
+    """Means and medians over cases, and means by label; cases weigh alike, whatever labels they have."""
+    by_case: dict[str, list[float]] = {}
+    for s in scores:
+        by_case.setdefault(s.case, []).append(s.dice)
+    case_dice = np.array([np.mean(v) for v in by_case.values()])
+    summary = {
+        "n_cases": float(len(by_case)),
+        "dice": float(case_dice.mean()),
+        "dice_median": float(np.median(case_dice)),
+        "dice_min": float(case_dice.min()),
+    }
+    for measure in ("hd95_mm", "surface_dice", "lesion_f1", "lesion_precision", "lesion_recall", "volume_error_ml"):
+        summary[measure] = float(np.mean([getattr(s, measure) for s in scores]))
+    for label in dict.fromkeys(s.label for s in scores):
+        summary[f"dice.{label}"] = float(np.mean([s.dice for s in scores if s.label == label]))
+    return summary

@@ -1,0 +1,57 @@
+"""The convolutional decoder: back to full size, with the encoder's maps joined in where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medhybrid.networks.blocks import ConvNormAct, ResidualBlock, Stride
+
+
+class UpBlock(nn.Module):
+    """Transposed convolution, the encoder's map joined, a residual block."""
+
+    def __init__(self, channels: int, width: int, stride: Stride, *, has_skip: bool) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose3d(channels, width, stride, stride=stride)
+        self.block = ResidualBlock(2 * width if has_skip else width, width)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """(B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s)."""
+        x = self.up(x)
+        out: Tensor = self.block(x if skip is None else torch.cat((x, skip), dim=1))
+        return out
+
+
+class Decoder(nn.Module):
+    """From the coarsest map to logits at full size, and at the first level's size for deep supervision."""
+
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        strides: Sequence[Stride],
+        *,
+        n_classes: int,
+        head_width: int,
+        has_skips: bool,
+    ) -> None:
+        super().__init__()
+        levels = range(len(widths) - 2, -1, -1)
+        self.ups = nn.ModuleList(
+            UpBlock(widths[i + 1], widths[i], strides[i + 1], has_skip=has_skips) for i in levels
+        )
+        self.auxiliary = nn.Conv3d(widths[0], n_classes, 1)
+        self.up = nn.ConvTranspose3d(widths[0], head_width, strides[0], stride=strides[0])
+        self.detail = ConvNormAct(head_width + channels, head_width)
+        self.logits = nn.Conv3d(head_width, n_classes, 1)
+
+    def forward(self, image: Tensor, x: Tensor, skips: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Image, coarsest map and finer maps (coarse to fine) -> logits (B, K, X, Y, Z) and auxiliary ones."""
+        for up, skip in zip(self.ups, skips, strict=True):
+            x = up(x, skip)
+        auxiliary = self.auxiliary(x)
+        full = self.detail(torch.cat((self.up(x), image), dim=1))
+        return self.logits(full), auxiliary

@@ -1,0 +1,127 @@
+"""One way to read any scan, and the MONAI `ImageReader` that MONAI's transforms use it by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import ImageReader
+from numpy.typing import NDArray
+
+from medhybrid.errors import ScanError
+from medhybrid.geometry import corner_distance_mm
+from medhybrid.scans import itk, nifti
+from medhybrid.scans.dicom.headers import group_series
+from medhybrid.scans.dicom.read import read_series
+from medhybrid.scans.scan import Scan, Source
+
+MAX_CHANNEL_GAP_MM = 0.01
+"""Channels whose grids differ by more at a corner are not stacked."""
+
+
+def read_scan(path: str | Path | Sequence[Path], *, case: str | None = None) -> Scan:
+    """Read a file (NIfTI, NRRD, MHA), a folder with one DICOM series, or the files of one series.
+
+    Raises
+    ------
+    ScanError
+        If there is not exactly one readable scan.
+    """
+    if not isinstance(path, (str, Path)):
+        return read_series(list(path), case=case or "series")
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, case or path.name)
+    if not path.exists():
+        raise ScanError(f"{path} does not exist", remedy="check the path")
+    lower = path.name.lower()
+    if lower.endswith(nifti.SUFFIXES):
+        scan = nifti.read_nifti(path)
+    elif lower.endswith(itk.SUFFIXES):
+        scan = itk.read_itk(path)
+    else:
+        scan = read_series([path], case=case or path.stem)
+    return scan.named(case) if case else scan
+
+
+def _read_folder(folder: Path, case: str) -> Scan:
+    series = [s for s in group_series(sorted(p for p in folder.iterdir() if p.is_file()))[0] if not s.left_aside]
+    if len(series) != 1:
+        raise ScanError(
+            f"{case}: a folder must hold one DICOM image series",
+            expected="1",
+            found=str(len(series)),
+            remedy="give each series in a folder of its own, or list them: medhybrid inspect",
+        )
+    return read_series(series[0].paths, case=case)
+
+
+def stack_channels(scans: Sequence[Scan | None], channels: Sequence[str], *, case: str) -> Scan:
+    """One scan of several single-channel ones; `None` stands for a channel that is missing, and becomes zeros.
+
+    Raises
+    ------
+    ScanError
+        If none is given, one has several channels, or the grids differ.
+    """
+    present = [s for s in scans if s is not None]
+    if not present:
+        raise ScanError(f"case {case}: no channel is there", expected=", ".join(channels))
+    first = present[0]
+    for scan, name in zip(scans, channels, strict=True):
+        if scan is None:
+            continue
+        if scan.array.shape[0] != 1:
+            raise ScanError(
+                f"case {case}: channel {name} has an axis of its own", expected="1", found=str(len(scan.array))
+            )
+        if scan.array.shape != first.array.shape or corner_distance_mm(scan.grid, first.grid) > MAX_CHANNEL_GAP_MM:
+            raise ScanError(
+                f"case {case}: channel {name} lies on another grid than the first channel",
+                expected=f"{first.array.shape[1:]}, spacing_mm {_rounded(first)}",
+                found=f"{scan.array.shape[1:]}, spacing_mm {_rounded(scan)}",
+                remedy="resample the channels to one grid first",
+            )
+    blank = np.zeros(first.array.shape[1:], first.array.dtype)
+    array = np.stack([blank if s is None else s.array[0] for s in scans])
+    missing = tuple(f"channel {n} is missing" for s, n in zip(scans, channels, strict=True) if s is None)
+    notes = tuple(dict.fromkeys(note for s in present for note in s.notes)) + missing
+    return Scan(array, first.affine, first.source, case, tuple(channels), notes)
+
+
+def _rounded(scan: Scan) -> tuple[float, ...]:
+    return tuple(round(v, 3) for v in scan.grid.spacing_mm)
+
+
+class ScanReader(ImageReader):  # type: ignore[misc]
+    """MONAI's interface to `read_scan`: `LoadImage(reader=ScanReader())` gives a `(C, X, Y, Z)` `MetaTensor` in RAS mm."""
+
+    def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
+        """Every path is tried: DICOM files often have no suffix."""
+        return True
+
+    def read(self, data: Sequence[str | Path] | str | Path, **_: Any) -> Scan:
+        """Read one scan; several paths are the channels of one, in order."""
+        if isinstance(data, (str, Path)):
+            return read_scan(data)
+        if len(data) == 1:
+            return read_scan(data[0])
+        scans = [read_scan(p) for p in data]
+        return stack_channels(scans, [f"channel_{i}" for i in range(len(scans))], case=scans[0].case)
+
+    def get_data(self, img: Scan) -> tuple[NDArray[np.generic], dict[str, Any]]:
+        """Array and meta data in MONAI's words."""
+        meta = {
+            "affine": img.affine.copy(),
+            "original_affine": img.affine.copy(),
+            "spatial_shape": np.array(img.array.shape[1:]),
+            "original_channel_dim": 0,
+            "space": "RAS",
+            "filename_or_obj": img.case,
+        }
+        return img.array, meta
+
+
+__all__ = ["Scan", "ScanReader", "Source", "read_scan", "stack_channels"]

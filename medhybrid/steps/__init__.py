@@ -1,0 +1,1 @@
+"""One page a command: load, prepare, run, save."""

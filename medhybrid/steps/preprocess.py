@@ -1,0 +1,162 @@
+"""`medhybrid preprocess`: check every case, measure the dataset, plan, prepare."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.config import StudyConfig, save_config
+from medhybrid.data.checks import Finding, from_error
+from medhybrid.data.dataset import (
+    CaseCheck,
+    CheckTask,
+    PreparedDataset,
+    PrepareTask,
+    check_case,
+    check_settings,
+    free_memory,
+    is_prepared,
+    load_check,
+    prepare_case,
+    write_atomically,
+)
+from medhybrid.data.fingerprint import combine
+from medhybrid.data.layouts import Case, list_cases
+from medhybrid.data.plan import Plan, make_plan
+from medhybrid.data.splits import load_folds
+from medhybrid.data.workers import WorkerDied, default_workers, map_in_processes
+from medhybrid.errors import DataError
+from medhybrid.steps.progress import Reporter, Silent
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What preparation gave."""
+
+    folder: Path
+    plan: Plan
+    n_prepared: int
+    n_unchanged: int
+    findings: tuple[Finding, ...]
+    left_out: tuple[str, ...]
+
+
+def prepared_folder(config: StudyConfig) -> Path:
+    """Where a study's prepared cases are."""
+    return Path(config.prepare.folder) / config.name
+
+
+def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Preparation:
+    """Prepare a dataset; cases with errors are left out by name, the others are kept.
+
+    Raises
+    ------
+    DataError
+        If there is no usable case.
+    """
+    reporter = reporter or Silent()
+    folder = prepared_folder(config)
+    cases = list_cases(config.data)
+    folds, origin = load_folds(config.data, cases)
+
+    checks = _check_all(config, cases, folder, reporter)
+    usable = [c for c in cases if checks[c.name].is_usable]
+    findings = [f for c in cases for f in checks[c.name].findings]
+    if not usable:
+        _write_problems(folder, findings)
+        raise DataError(
+            "no case of the dataset can be used", found=_first(findings), remedy=f"see {folder / 'problems.csv'}"
+        )
+
+    fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
+    plan = make_plan(config, fingerprint, free_memory=free_memory())
+    waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, checks[c.name].sources_hash, plan)]
+    failed = _prepare_all(config, waiting, checks, plan, folder, reporter)
+    findings += failed
+    left_out = sorted({f.where for f in findings if f.severity == "error"})
+
+    write_atomically(folder / "fingerprint.json", fingerprint.model_dump_json(indent=1))
+    write_atomically(folder / "folds.json", json.dumps([f.model_dump() for f in folds], indent=1))
+    write_atomically(folder / "plan.json", plan.model_dump_json(indent=1))
+    _write_problems(folder, findings)
+    save_config(config, folder / "config.yaml")
+    _forget_others(folder, {c.name for c in cases} - set(left_out))
+    reporter.message(f"folds: {len(folds)}, {origin}")
+    n_prepared = len(waiting) - len(failed)
+    return Preparation(folder, plan, n_prepared, len(usable) - len(waiting), tuple(findings), tuple(left_out))
+
+
+def _check_all(
+    config: StudyConfig, cases: Sequence[Case], folder: Path, reporter: Reporter
+) -> dict[str, CaseCheck]:
+    settings = check_settings(config)
+    checks: dict[str, CaseCheck] = {}
+    for case in cases:
+        earlier = load_check(folder / "checks" / f"{case.name}.json", case, settings)
+        if earlier is not None:
+            checks[case.name] = earlier
+    tasks = [CheckTask(case=c, config=config) for c in cases if c.name not in checks]
+    reporter.begin("checking", len(tasks))
+    n_workers = config.prepare.workers or default_workers()
+    for done, (task, result) in enumerate(map_in_processes(check_case, tasks, n_workers), start=1):
+        if isinstance(result, WorkerDied):
+            finding = from_error(task.name, result, code="worker_died")
+            result = CaseCheck(
+                case=task.name, stamps=[], settings=settings, sources_hash="", findings=[finding], fingerprint=None
+            )
+        write_atomically(folder / "checks" / f"{task.name}.json", result.model_dump_json())
+        checks[task.name] = result
+        reporter.advance(done, task.name)
+    reporter.end()
+    return checks
+
+
+def _prepare_all(
+    config: StudyConfig,
+    cases: Sequence[Case],
+    checks: dict[str, CaseCheck],
+    plan: Plan,
+    folder: Path,
+    reporter: Reporter,
+) -> list[Finding]:
+    tasks = [
+        PrepareTask(case=c, plan=plan, sources_hash=checks[c.name].sources_hash, folder=folder / "cases") for c in cases
+    ]
+    failed = []
+    reporter.begin("preparing", len(tasks))
+    n_workers = config.prepare.workers or default_workers()
+    for done, (task, result) in enumerate(map_in_processes(prepare_case, tasks, n_workers), start=1):
+        if isinstance(result, WorkerDied):
+            result = from_error(task.name, result, code="worker_died")
+        if result is not None:
+            failed.append(result)
+        reporter.advance(done, task.name)
+    reporter.end()
+    return failed
+
+
+def _write_problems(folder: Path, findings: Sequence[Finding]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "problems.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(Finding.model_fields))
+        writer.writeheader()
+        writer.writerows(f.model_dump() for f in findings)
+
+
+def _forget_others(folder: Path, keep: set[str]) -> None:
+    """Prepared cases that the dataset no longer has, or that now have errors, must not be trained on."""
+    import shutil
+
+    for path in (folder / "cases").glob("*"):
+        if path.name not in keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _first(findings: Sequence[Finding]) -> str:
+    return f"{findings[0].where}: {findings[0].message}" if findings else "no cases"
+
+
+__all__ = ["Preparation", "PreparedDataset", "prepared_folder", "preprocess"]

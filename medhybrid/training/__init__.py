@@ -1,0 +1,1 @@
+"""Losses, optimiser, loop, checkpoint; what the loop tells goes to a `Tracker`."""

@@ -1,0 +1,59 @@
+"""The state of a run on disk: everything that is needed to go on as if nothing had happened.
+
+`last.pt` is written under a temporary name, the one before is kept as `previous.pt`, and then the new one is renamed: at any
+moment at least one whole checkpoint has its final name. Loaded with `weights_only=True`: no pickled code runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medhybrid.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, containers of them)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pending, last = folder / ".pending.pt", folder / "last.pt"
+    torch.save({"version": VERSION, **state}, pending)
+    if last.exists():
+        last.replace(folder / "previous.pt")
+    pending.replace(last)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any]:
+    """Read the last whole checkpoint.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    for name in ("last.pt", "previous.pt"):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
+            logger.warning("checkpoint %s is damaged (%s); trying the one before", path, type(error).__name__)
+            continue
+        if state.get("version") != VERSION:
+            raise ModelError(f"{path} has another format", expected=str(VERSION), found=str(state.get("version")))
+        return state
+    raise ModelError(f"no usable checkpoint in {folder}", remedy="start a new run without --resume")
+
+
+def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a state on the CPU."""
+    return {k: v.detach().cpu().clone() for k, v in state.items()}

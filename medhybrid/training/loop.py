@@ -1,0 +1,310 @@
+"""The training loop: one straight story from the first step to the model.
+
+Each step is a function of (state, seed, step): patches, augmentation and drop-out are drawn from generators seeded by
+(seed, step), so a resumed run goes on as if nothing had happened, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medhybrid.config import StudyConfig
+from medhybrid.data.augment import apply, centre_crop, draw_parameters
+from medhybrid.data.plan import Plan
+from medhybrid.data.sampling import Batch, PatchSampler, Prefetcher
+from medhybrid.data.store import PreparedCase
+from medhybrid.errors import TrainingError
+from medhybrid.inference.device import autocast, choose_device, choose_precision
+from medhybrid.inference.model import network_for
+from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
+from medhybrid.training.losses import LossTerms, compute_loss
+from medhybrid.training.optimiser import WeightAverage, learning_rate, make_optimiser
+from medhybrid.training.tracker import Tracker
+from medhybrid.training.validation import Validation, validate
+
+LOG_EVERY = 10
+"""Steps between two records of the loss."""
+
+AUGMENT_STREAM = 1
+"""Keeps the generator of augmentation apart from that of sampling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is."""
+
+    step: int
+    fraction: float
+    loss: float
+    dice: float | None
+    elapsed_s: float
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run leaves: the weights of the model, and how they validated."""
+
+    weights: dict[str, Tensor]
+    validation: Validation | None
+    step: int
+    elapsed_s: float
+    is_interrupted: bool
+
+
+class Trainer:
+    """One run on one device.
+
+    Parameters
+    ----------
+    should_stop : callable
+        Asked after each step; True ends the run cleanly.
+    on_validation : callable
+        Told of each validation (for pictures and tables).
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        plan: Plan,
+        train_cases: Sequence[PreparedCase],
+        validation_cases: Sequence[PreparedCase],
+        *,
+        folder: Path,
+        tracker: Tracker,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        on_validation: Callable[[Validation], None] = lambda _: None,
+    ) -> None:
+        if not train_cases:
+            raise TrainingError("no case to train on", remedy="run medhybrid preprocess and read its table")
+        self.config, self.plan, self.tracker, self.folder = config, plan, tracker, folder
+        self.training = config.training
+        self.validation_cases = list(validation_cases)
+        self.should_stop, self.on_progress, self.on_validation = should_stop, on_progress, on_validation
+        self.device = choose_device(self.training.device)
+        self.precision = choose_precision(self.device, self.training.precision)
+        torch.manual_seed(self.training.seed)
+        network: Any = network_for(config.network, plan).to(self.device)
+        self.network = network.to(memory_format=torch.channels_last_3d)
+        self.optimiser = make_optimiser(self.network, self.training)
+        self.average = WeightAverage(self.network, self.training.ema)
+        self.sampler = PatchSampler(
+            train_cases,
+            patch_size=plan.patch_size,
+            batch_size=plan.batch_size,
+            foreground_share=self.training.foreground_share,
+            seed=self.training.seed,
+        )
+        self.step = 0
+        self.elapsed_s = 0.0
+        self.validations_done = 0
+        self.best_dice = -1.0
+        self.best_weights: dict[str, Tensor] | None = None
+        self.last_dice: float | None = None
+
+    # --- the story ---------------------------------------------------------------------------------------------------
+
+    def fit(self) -> Outcome:
+        """Train to the end of the schedule, or until told to stop."""
+        self.network.train()
+        source = Prefetcher(self.sampler, self.training.workers)
+        started = time.monotonic() - self.elapsed_s
+        saved_at = time.monotonic()
+        interval_started, interval_steps, waited_s = time.monotonic(), 0, 0.0
+        is_interrupted = False
+        try:
+            while self.progress < 1.0:
+                asked = time.monotonic()
+                batch = source.batch(self.step)
+                waited_s += time.monotonic() - asked
+                terms = self._train_step(batch)
+                self.step += 1
+                interval_steps += 1
+                self.elapsed_s = time.monotonic() - started
+                if self.step % LOG_EVERY == 0:
+                    seconds = time.monotonic() - interval_started
+                    self._log_interval(terms, interval_steps / seconds, waited_s / seconds)
+                    interval_started, interval_steps, waited_s = time.monotonic(), 0, 0.0
+                if self._is_validation_due():
+                    self._validate_some()
+                    self.elapsed_s = time.monotonic() - started
+                    interval_started, interval_steps, waited_s = time.monotonic(), 0, 0.0
+                if time.monotonic() - saved_at > self.training.checkpoint_minutes * 60:
+                    self.save()
+                    saved_at = time.monotonic()
+                if self.should_stop():
+                    is_interrupted = self.progress < 1.0
+                    break
+        finally:
+            source.close()
+        self.save()
+        return self._interrupted_outcome() if is_interrupted else self._final_outcome()
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, by steps or by time."""
+        if self.training.iterations is not None:
+            return self.step / self.training.iterations
+        assert self.training.max_minutes is not None
+        return self.elapsed_s / (self.training.max_minutes * 60)
+
+    def _train_step(self, batch: Batch) -> LossTerms:
+        torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
+        image, target = self._to_device(batch)
+        rate = learning_rate(self.training, self.step, self.progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with autocast(self.device, self.precision):
+            logits = self.network(image)
+        weight = self.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
+        terms = compute_loss(logits, target, weight)
+        self.optimiser.zero_grad(set_to_none=True)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
+        if not torch.isfinite(terms.total) or not torch.isfinite(norm):
+            self.save()
+            raise TrainingError(
+                f"the loss is no longer finite at step {self.step}, in a batch of cases {', '.join(batch.cases)}",
+                expected="finite loss and gradient",
+                found=f"loss {float(terms.total.detach()):g}, gradient norm {float(norm):g}",
+                remedy="look at these cases (medhybrid inspect); lower training.peak_rate; the state is saved",
+            )
+        self.optimiser.step()
+        self.average.update(self.network, self.step)
+        return terms
+
+    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Augmented patches (B, C, X, Y, Z) and targets (B, X, Y, Z) on the device."""
+        image = torch.from_numpy(batch.image).to(self.device, non_blocking=True)
+        labels = torch.from_numpy(batch.labels).to(self.device, non_blocking=True)
+        plan = self.plan
+        if self.config.augment.enabled:
+            optional = tuple(n.optional for n in plan.normalisation)
+            parameters = [
+                draw_parameters(
+                    self.config.augment,
+                    np.random.default_rng((self.training.seed, batch.step, index, AUGMENT_STREAM)),
+                    spacing_mm=plan.spacing_mm,
+                    mirror_axes=plan.mirror_axes,
+                    optional=optional,
+                )
+                for index in range(len(image))
+            ]
+            image, target = apply(
+                image, labels, parameters, patch_size=plan.patch_size, spacing_mm=plan.spacing_mm
+            )
+        else:
+            image, target = centre_crop(image, plan.patch_size), centre_crop(labels, plan.patch_size).long()
+        return image.contiguous(memory_format=torch.channels_last_3d), target
+
+    # --- records ------------------------------------------------------------------------------------------------------
+
+    def _log_interval(self, terms: LossTerms, steps_per_s: float, waiting_share: float) -> None:
+        loss = float(terms.total.detach())
+        self.tracker.log_metrics(
+            {
+                "train/loss": loss,
+                "train/cross_entropy": float(terms.cross_entropy.detach()),
+                "train/dice_loss": float(terms.dice.detach()),
+                "train/auxiliary_loss": float(terms.auxiliary.detach()),
+                "train/learning_rate": self.optimiser.param_groups[0]["lr"],
+                "train/samples_per_second": steps_per_s * self.plan.batch_size,
+                "train/waiting_for_data": waiting_share,
+            },
+            self.step,
+        )
+        fraction = min(1.0, self.progress)
+        left = self.elapsed_s * (1 - fraction) / max(fraction, 1e-6)
+        self.on_progress(Progress(self.step, fraction, loss, self.last_dice, self.elapsed_s, left))
+
+    def _is_validation_due(self) -> bool:
+        """Mid-run validations at equal shares of the run; the last one comes after it, on all cases."""
+        if not self.validation_cases or self.progress >= 1.0:
+            return False
+        return int(self.progress * self.training.n_validations) > self.validations_done
+
+    def _validate_some(self) -> None:
+        self.validations_done = int(self.progress * self.training.n_validations)
+        n = self.training.validation_cases
+        step = max(1, len(self.validation_cases) // n)
+        result = self._validate(self.average.state, self.validation_cases[::step][:n], is_complete=False)
+        if result.mean_dice > self.best_dice:
+            self.best_dice, self.best_weights = result.mean_dice, to_cpu(self.average.state)
+
+    def _validate(self, weights: dict[str, Tensor], cases: Sequence[PreparedCase], *, is_complete: bool) -> Validation:
+        current = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(weights)
+        self.network.eval()
+        result = validate(
+            self.network,
+            cases,
+            self.plan,
+            self.config.inference,
+            step=self.step,
+            is_complete=is_complete,
+            device=self.device,
+            precision=self.precision,
+        )
+        self.network.load_state_dict(current)
+        self.network.train()
+        self.last_dice = result.mean_dice
+        self.tracker.log_metrics(result.metrics(), self.step)
+        self.on_validation(result)
+        return result
+
+    # --- ends ---------------------------------------------------------------------------------------------------------
+
+    def _final_outcome(self) -> Outcome:
+        weights = to_cpu(self.average.state)
+        if self.training.keep == "best" and self.best_weights is not None:
+            weights = self.best_weights
+        validation = None
+        if self.validation_cases:
+            validation = self._validate(weights, self.validation_cases, is_complete=True)
+        return Outcome(weights, validation, self.step, self.elapsed_s, is_interrupted=False)
+
+    def _interrupted_outcome(self) -> Outcome:
+        weights = self.best_weights or to_cpu(self.average.state)
+        return Outcome(weights, None, self.step, self.elapsed_s, is_interrupted=True)
+
+    # --- checkpoint ----------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_checkpoint(
+            self.folder / "checkpoint",
+            {
+                "network": self.network.state_dict(),
+                "average": self.average.state,
+                "optimiser": self.optimiser.state_dict(),
+                "torch_random": torch.get_rng_state(),
+                "step": self.step,
+                "elapsed_s": self.elapsed_s,
+                "validations_done": self.validations_done,
+                "best_dice": self.best_dice,
+                "best_weights": self.best_weights,
+                "last_dice": self.last_dice,
+                "run_id": self.tracker.run_id,
+            },
+        )
+
+    def restore(self) -> None:
+        """Go back to the run's last checkpoint."""
+        state = load_checkpoint(self.folder / "checkpoint")
+        self.network.load_state_dict(state["network"])
+        self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["torch_random"])
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self.validations_done = int(min(state["validations_done"], self.progress * self.training.n_validations))
+        self.best_dice, self.best_weights = state["best_dice"], state["best_weights"]
+        self.last_dice = state["last_dice"]

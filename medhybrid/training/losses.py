@@ -1,0 +1,65 @@
+"""Cross entropy and Dice over the batch, at full size and at the auxiliary size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medhybrid.networks import Logits
+
+SMOOTH_VOXELS = 1.0
+"""Added to both sides of the Dice quotient, so that an absent label gives no jump."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerms:
+    """The loss and what it is made of, each a scalar Tensor."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    dice: Tensor
+    auxiliary: Tensor
+
+
+def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+    """1 - mean soft Dice of the foreground labels, sums taken over the whole batch.
+
+    Parameters
+    ----------
+    probabilities : (B, K, X, Y, Z) Tensor
+    target : (B, X, Y, Z) int64 Tensor
+
+    References
+    ----------
+    Milletari et al. (2016), doi:10.1109/3DV.2016.79, without squares; batch Dice as in Isensee et al. (2021),
+    doi:10.1038/s41592-020-01008-z.
+    """
+    losses = []
+    for k in range(1, probabilities.shape[1]):
+        p, t = probabilities[:, k], (target == k).to(probabilities.dtype)
+        overlap = (p * t).sum()
+        losses.append(1 - (2 * overlap + SMOOTH_VOXELS) / (p.sum() + t.sum() + SMOOTH_VOXELS))
+    return torch.stack(losses).mean()
+
+
+def compute_loss(logits: Logits, target: Tensor, auxiliary_weight: float) -> LossTerms:
+    """Loss of a batch, in float32.
+
+    Parameters
+    ----------
+    target : (B, X, Y, Z) int64 Tensor
+    auxiliary_weight : float
+        Weight of the same loss at the auxiliary size; the target is taken at the nearest voxel there.
+    """
+    full = logits.full.float()
+    cross_entropy = F.cross_entropy(full, target)
+    dice = soft_dice_loss(full.softmax(dim=1), target)
+    auxiliary = torch.zeros((), device=full.device)
+    if auxiliary_weight > 0:
+        small = logits.auxiliary.float()
+        coarse = F.interpolate(target[:, None].float(), size=small.shape[2:], mode="nearest")[:, 0].long()
+        auxiliary = F.cross_entropy(small, coarse) + soft_dice_loss(small.softmax(dim=1), coarse)
+    return LossTerms(cross_entropy + dice + auxiliary_weight * auxiliary, cross_entropy, dice, auxiliary)

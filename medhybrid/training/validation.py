@@ -1,0 +1,88 @@
+"""Validation: the same windows, resampling and rules as `predict`, measured on each scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medhybrid.config import InferenceConfig
+from medhybrid.data.plan import Plan
+from medhybrid.data.store import PreparedCase
+from medhybrid.inference.model import predict_logits
+from medhybrid.inference.postprocess import apply_component_rules
+from medhybrid.inference.to_grid import labels_on_scan
+from medhybrid.inference.windows import to_tensor
+from medhybrid.metrics import dice
+from medhybrid.networks import SegmentationNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """Dice by label of one case, and the prediction (X, Y, Z, inside values) on the scan's grid."""
+
+    case: PreparedCase
+    dice: dict[str, float]
+    prediction: NDArray[np.uint8]
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over the labels that the reference holds; over all where it holds none."""
+        present = [d for name, d in self.dice.items() if self.case.record.reference_ml[name] > 0]
+        return float(np.mean(present or list(self.dice.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Results of all cases at one step."""
+
+    step: int
+    results: tuple[CaseResult, ...]
+    is_complete: bool
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean over cases."""
+        return float(np.mean([r.mean_dice for r in self.results]))
+
+    def metrics(self) -> dict[str, float]:
+        """Flat names for a tracker."""
+        values = {"val/dice": self.mean_dice, "val/dice_median": float(np.median([r.mean_dice for r in self.results]))}
+        for label in self.results[0].dice:
+            present = [r.dice[label] for r in self.results if r.case.record.reference_ml[label] > 0]
+            if present:
+                values[f"val_label/{label}/dice"] = float(np.mean(present))
+        values |= {f"val_case/{r.case.name}/dice": r.mean_dice for r in self.results}
+        return values
+
+
+def validate(
+    network: SegmentationNetwork,
+    cases: Sequence[PreparedCase],
+    plan: Plan,
+    config: InferenceConfig,
+    *,
+    step: int,
+    is_complete: bool,
+    device: torch.device,
+    precision: torch.dtype,
+) -> Validation:
+    """Predict and measure each case; the network must be in evaluation mode."""
+    results = []
+    for case in cases:
+        logits = predict_logits(network, to_tensor(case.image(), device), plan, config, precision)
+        turned = case.turn.grid(case.source_grid)
+        prediction = apply_component_rules(
+            labels_on_scan(logits, case.grid, turned, case.turn),
+            names=tuple(plan.labels),
+            keep_largest=plan.keep_largest,
+            min_component_ml=plan.min_component_ml,
+            spacing_mm=turned.spacing_mm,
+        )
+        reference = case.source_mask()
+        scores = {n: dice(prediction == v, reference == v) for v, n in enumerate(plan.labels, start=1)}
+        results.append(CaseResult(case, scores, prediction))
+    return Validation(step, tuple(results), is_complete)
