@@ -188,7 +188,7 @@ class TrackingConfig(Frozen):
     uri: str | None = Field(None, description="MLflow server or store; null takes `runs/mlflow.db` (sqlite).")
     experiment: str | None = Field(None, description="MLflow experiment; null takes the study's name.")
     register_model: bool = Field(True, description="Register the model in MLflow under the study's name.")
-    alias: str = Field("latest", description="Alias given to the registered version.")
+    alias: str = Field("newest", description="Alias given to the registered version.")
 
 
 class StudyConfig(Frozen):

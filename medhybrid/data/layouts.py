@@ -10,7 +10,7 @@ import csv
 import fnmatch
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,9 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
             continue
         if len(masks) > 1:
             raise DataError(f"study {study}: several masks match {config.mask_pattern}", found=str(len(masks)))
-        channels = match_channels(images, config, case=study)
+        wanted = [(c.name, c.optional) for c in config.channels]
+        matched = match_channels(images, wanted, config.channel_map, case=study)
+        channels = tuple(None if e is None else e.paths for e in matched)
         cases.append(Case(study, _subject(config, study), channels, masks[0].paths))
     return cases
 
@@ -188,34 +190,43 @@ def matches(entry: ScanEntry, pattern: str) -> bool:
     return any(fnmatch.fnmatch(text.lower(), wanted) for text in (entry.name, last, entry.description) if text)
 
 
-def match_channels(entries: list[ScanEntry], config: DataConfig, *, case: str) -> tuple[Paths | None, ...]:
-    """The files of each channel among the entries of a study, by `data.channel_map`.
+def match_channels(
+    entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], channel_map: Mapping[str, str], *, case: str
+) -> tuple[ScanEntry | None, ...]:
+    """The entry of each channel within a study, by pattern.
+
+    Parameters
+    ----------
+    channels : sequence of (str, bool)
+        Names, and whether the study may lack them.
+    channel_map : mapping
+        Patterns by name; a channel without one is matched by its name anywhere.
 
     Raises
     ------
     DataError
         If a channel matches several entries, or a channel that is not optional matches none.
     """
-    files: list[Paths | None] = []
-    for channel in config.channels:
-        pattern = config.channel_map.get(channel.name, f"*{channel.name}*")
-        found = [e for e in entries if matches(e, pattern)]
-        if len(found) > 1:
+    found: list[ScanEntry | None] = []
+    for name, optional in channels:
+        pattern = channel_map.get(name, f"*{name}*")
+        hits = [e for e in entries if matches(e, pattern)]
+        if len(hits) > 1:
             raise DataError(
-                f"study {case}: channel {channel.name} is ambiguous",
+                f"study {case}: channel {name} is ambiguous",
                 expected=f"one match of {pattern}",
-                found=", ".join(e.name for e in found[:4]),
+                found=", ".join(e.name for e in hits[:4]),
                 remedy="make data.channel_map more precise",
             )
-        if not found and not channel.optional:
+        if not hits and not optional:
             raise DataError(
-                f"study {case}: channel {channel.name} is missing",
+                f"study {case}: channel {name} is missing",
                 expected=f"one match of {pattern}",
                 found=", ".join(e.name for e in entries[:6]) or "no image",
                 remedy="set data.channel_map",
             )
-        files.append(found[0].paths if found else None)
-    return tuple(files)
+        found.append(hits[0] if hits else None)
+    return tuple(found)
 
 
 LAYOUTS: dict[str, Callable[[DataConfig, Path], list[Case]]] = {

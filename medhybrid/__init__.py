@@ -1,0 +1,72 @@
+"""From a folder of scans with reference masks to a reviewed model, and from new scans to masks and measurements.
+
+    import medhybrid
+
+    config = medhybrid.load_config("brain.yaml", ["data.root=/data/glioma"])
+    medhybrid.preprocess(config)
+    run = medhybrid.train(config)
+    mask = medhybrid.load_model(run.folder).predict(medhybrid.read_scan("scan.nii.gz"))
+
+Names are imported when they are first used, so that `import medhybrid` is quick.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medhybrid.config import StudyConfig, load_config
+    from medhybrid.errors import MedHybridError
+    from medhybrid.inference.model import Model
+    from medhybrid.scans import Scan, write_nifti
+    from medhybrid.scans.reader import read_scan
+    from medhybrid.steps.evaluate import evaluate
+    from medhybrid.steps.inspect import inspect
+    from medhybrid.steps.models import load_model
+    from medhybrid.steps.predict import predict
+    from medhybrid.steps.preprocess import preprocess
+    from medhybrid.steps.train import train
+
+try:
+    __version__ = version("medhybrid")
+except PackageNotFoundError:  # run from a source tree that was not installed
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "MedHybridError": "medhybrid.errors",
+    "Model": "medhybrid.inference.model",
+    "Scan": "medhybrid.scans",
+    "StudyConfig": "medhybrid.config",
+    "evaluate": "medhybrid.steps.evaluate",
+    "inspect": "medhybrid.steps.inspect",
+    "load_config": "medhybrid.config",
+    "load_model": "medhybrid.steps.models",
+    "predict": "medhybrid.steps.predict",
+    "preprocess": "medhybrid.steps.preprocess",
+    "read_scan": "medhybrid.scans.reader",
+    "train": "medhybrid.steps.train",
+    "write_nifti": "medhybrid.scans",
+}
+
+__all__ = [
+    "MedHybridError",
+    "Model",
+    "Scan",
+    "StudyConfig",
+    "__version__",
+    "evaluate",
+    "inspect",
+    "load_config",
+    "load_model",
+    "predict",
+    "preprocess",
+    "read_scan",
+    "train",
+    "write_nifti",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'medhybrid' has no attribute {name!r}")

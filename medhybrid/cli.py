@@ -1,0 +1,281 @@
+"""`medhybrid`: arguments to config to step to exit code.
+
+Exit codes: 0 all done; 1 some cases failed, the rest done; 2 nothing could be done; 130 interrupted, state saved.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medhybrid.errors import MedHybridError
+
+app = typer.Typer(
+    name="medhybrid",
+    help="From a folder of scans with reference masks to a reviewed model, and from new scans to masks and measurements.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or a packaged config such as brain.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value overrides, as training.max_minutes=10.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; by default the sqlite file of the runs folder.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+
+
+class _Settings:
+    """What the options before the command set."""
+
+    debug = False
+
+
+def _reporter(quiet: bool = False) -> Any:
+    from medhybrid.terminal import TerminalReporter
+
+    return TerminalReporter(quiet=quiet)
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+) -> None:
+    _Settings.debug = debug
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("medhybrid").setLevel(level)
+
+
+@app.command("config")
+def show_config(
+    name: Annotated[str, typer.Argument(help="A YAML file, or a packaged config.")], overrides: Overrides = None
+) -> None:
+    """Print the resolved config, each value with where it comes from."""
+    import yaml
+
+    from medhybrid.config import load_config_with_origins
+
+    config, origins = load_config_with_origins(name, overrides or [])
+    lines = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).splitlines()
+    width = max(len(line) for line in lines) + 2
+    path: list[str] = []
+    for line in lines:
+        stripped = line.lstrip()
+        depth = (len(line) - len(stripped)) // 2
+        key = stripped.split(":")[0] if not stripped.startswith("- ") else ""
+        if key:
+            path = [*path[:depth], key]
+        origin = origins.get(".".join(path), "")
+        print(f"{line:<{width}}# {origin}" if key and origin else line)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A scan, or a folder searched at any depth.")],
+    headers: Annotated[bool, typer.Option("--headers", help="Look at headers alone; quicker.")] = False,
+) -> int:
+    """List the scans in a folder and say which can be read, and why the others cannot."""
+    from medhybrid.steps.inspect import inspect as run
+
+    rows, n_other = run(path, read=not headers)
+    table = []
+    for r in rows:
+        spacing = " x ".join(f"{s:.3g}" for s in r.spacing_mm)
+        remark = r.problem or "; ".join(r.notes)
+        state = "ok" if not r.problem else "left aside" if not r.is_scan else "refused"
+        shape = " x ".join(map(str, r.shape))
+        table.append([r.entry.name, r.entry.kind, r.entry.modality, shape, spacing, r.orientation, state, remark])
+    columns = ["scan", "kind", "modality", "shape", "spacing mm", "axes", "state", "remark"]
+    reporter = _reporter()
+    reporter.table("", columns, table)
+    n_refused = sum(bool(r.problem) and r.is_scan for r in rows)
+    n_aside = sum(not r.is_scan for r in rows)
+    n_ok = len(rows) - n_refused - n_aside
+    reporter.message(f"{n_ok} scans, {n_refused} refused, {n_aside} left aside, {n_other} other files")
+    return (1 if n_ok else 2) if n_refused else 0
+
+
+@app.command()
+def preprocess(config: Config, overrides: Overrides = None, quiet: Quiet = False) -> int:
+    """Check every case, plan, and prepare the dataset; a second call does only what changed."""
+    from medhybrid.config import load_config
+    from medhybrid.steps.preprocess import preprocess as run
+
+    reporter = _reporter(quiet)
+    result = run(load_config(config, overrides or []), reporter=reporter)
+    if result.findings:
+        columns = ["case", "severity", "problem", "expected", "found", "remedy"]
+        rows = [[f.where, f.severity, f.message, f.expected, f.found, f.remedy] for f in result.findings]
+        reporter.table("Problems", columns, rows)
+    plan = result.plan
+    chosen = ["spacing_mm", "patch_size", "strides", "batch_size"]
+    reporter.table("Plan", ["what", "value", "why"], [[k, str(getattr(plan, k)), plan.reasons[k]] for k in chosen])
+    reporter.message(
+        f"{result.n_prepared} cases prepared, {result.n_unchanged} unchanged, {len(result.left_out)} left out "
+        f"in {result.folder}"
+    )
+    return 1 if result.left_out else 0
+
+
+@app.command()
+def train(
+    config: Config = "",
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run of the study.")] = False,
+    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Train on the prepared dataset. Ctrl-C stops cleanly; --resume goes on; +N extends a finished run."""
+    from medhybrid.steps.resume import find_run
+    from medhybrid.steps.train import resume as go_on
+    from medhybrid.steps.train import train as start
+
+    reporter = _reporter(quiet)
+    if resume:
+        folder, length = find_run(config, overrides or [], run)
+        result = go_on(folder, length, reporter=reporter)
+    else:
+        from medhybrid.config import load_config
+
+        result = start(load_config(config, overrides or []), reporter=reporter)
+    if result.is_interrupted:
+        reporter.message(f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}")
+        reporter.message(f"go on with: medhybrid train --resume --run {result.folder}")
+        return 130
+    rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
+    reporter.table("Validation, all cases of the fold", ["measure", "value"], rows)
+    reporter.message(f"run and model: {result.folder}")
+    return 0
+
+
+@app.command()
+def evaluate(
+    references: Annotated[Path, typer.Argument(help="Folder of reference masks.")],
+    predictions: Annotated[Path, typer.Argument(help="Folder of predicted masks, or the output of predict.")],
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Where scores.csv and summary.json go.")] = None,
+    tolerance_mm: Annotated[float, typer.Option(help="Tolerance of surface Dice.")] = 1.0,
+    run: Annotated[Path | None, typer.Option("--run", help="Add the result to this training run's record.")] = None,
+    cases: Annotated[str | None, typer.Option(help="Comma list of cases; by default every prediction.")] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Score masks against references: Dice, HD95, surface Dice, volume error, lesion-wise counts."""
+    from medhybrid.config import load_config
+    from medhybrid.steps.evaluate import evaluate as score
+    from medhybrid.steps.evaluate import log_evaluation
+
+    reporter = _reporter(quiet)
+    labels = load_config(config, overrides or []).data.labels
+    target = out or (predictions / "evaluation")
+    names = cases.split(",") if cases else None
+    result = score(
+        references,
+        predictions,
+        labels=labels,
+        cases=names,
+        out=target,
+        tolerance_mm=tolerance_mm,
+        reporter=reporter,
+    )
+    reporter.table("Scores", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.summary.items()])
+    if result.problems:
+        reporter.table("Problems", ["case", "problem"], list(result.problems.items()))
+    reporter.message(f"by case and label: {target / 'scores.csv'}")
+    if run is not None:
+        log_evaluation(run, target, result.summary)
+    return 1 if result.problems else 0
+
+
+@app.command()
+def predict(
+    scans: Annotated[Path, typer.Argument(help="A scan, or a folder searched at any depth.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and tables go.")],
+    device: Device = "auto",
+    tracking_uri: TrackingUri = None,
+    quiet: Quiet = False,
+) -> int:
+    """Make masks and measurements of every scan in a folder; what is done and unchanged is skipped."""
+    from medhybrid.steps.predict import predict as run
+
+    reporter = _reporter(quiet)
+    result = run(scans, model=model, out=out, device=device, tracking_uri=tracking_uri, reporter=reporter)
+    failed = [[p.case, p.message] for p in result.predictions if p.status == "failed"]
+    if failed:
+        reporter.table("Without a mask", ["scan", "reason"], failed)
+    if result.left_aside:
+        rows = [[e.name, e.problem] for e in result.left_aside]
+        reporter.table("Left aside, no scans", ["series", "what it is"], rows)
+    reporter.message(
+        f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out / 'results.csv'}"
+    )
+    if not result.predictions or result.n_done == 0:
+        return 2
+    return 1 if result.n_failed else 0
+
+
+@app.command()
+def review(
+    runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
+    host: Annotated[str, typer.Option(help="Address to serve on; loopback unless you say otherwise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.")] = 5000,
+    tracking_uri: TrackingUri = None,
+) -> int:
+    """Serve the MLflow UI on the recorded runs."""
+    from medhybrid.steps.review import review as run
+    from medhybrid.steps.review import review_command
+
+    review_command(runs, host=host, port=port, uri=tracking_uri)  # refuses before anything is printed
+    reporter = _reporter()
+    reporter.message(f"MLflow at http://{host}:{port}  (Ctrl-C ends it)")
+    reporter.message("  Experiments > your study > a run: Model metrics has the curves, Artifacts the pictures and tables")
+    reporter.message("  Overview: config, plan, code revision, data; Models: the registered versions and their alias")
+    return run(runs, host=host, port=port, uri=tracking_uri)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(help="Length of the training.")] = 0.0,
+    quiet: Quiet = False,
+) -> int:
+    """The whole job on data made here: brains with lesions, from raw scans to reviewed masks."""
+    from medhybrid.steps.demo import demo as run
+
+    return run(folder, minutes=minutes or None, reporter=_reporter(quiet))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        result = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except MedHybridError as error:
+        if _Settings.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error of the command line
+            context = getattr(error, "ctx", None)
+            if context is not None:
+                print(context.get_usage(), file=sys.stderr)
+            print(f"error: {error.format_message()}", file=sys.stderr)
+            return 2
+        if _Settings.debug:
+            raise
+        logging.getLogger(__name__).debug("unexpected", exc_info=error)
+        print(f"error: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print("This is a defect of medhybrid; --debug shows where.", file=sys.stderr)
+        return 2
+    return result if isinstance(result, int) else 0

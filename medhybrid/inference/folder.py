@@ -1,0 +1,181 @@
+"""The folder job: every scan of a work list to a mask, a row of measurements, and a record of what was done.
+
+    OUT/masks/<case>.nii.gz   the label map on the scan's own grid
+    OUT/seg/<case>.dcm        the same as DICOM SEG, for DICOM input
+    OUT/done/<case>.json      what was done with what: a second run skips what is unchanged
+    OUT/results.csv           a row a scan
+    OUT/run.json              model, versions, counts
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medhybrid.data.store import hash_files, stamp_files
+from medhybrid.errors import MedHybridError
+from medhybrid.inference.model import Model
+from medhybrid.inference.worklist import WorkItem, WorkList
+from medhybrid.metrics import component_volumes_ml
+from medhybrid.scans import Scan, write_nifti
+from medhybrid.scans.dicom.seg import write_seg
+
+logger = logging.getLogger(__name__)
+
+
+class LabelMeasure(BaseModel):
+    """Size of one label in one scan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    volume_ml: float
+    n_components: int
+    largest_ml: float
+
+
+class Prediction(BaseModel):
+    """What became of one scan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    case: str
+    status: Literal["done", "failed"]
+    message: str = ""
+    seconds: float = 0.0
+    measures: dict[str, LabelMeasure] = {}
+    made_by: str = ""
+    input_hash: str = ""
+    stamps: list[tuple[str, int, int]] = []
+
+
+def predict_worklist(
+    model: Model,
+    work: WorkList,
+    out: Path,
+    *,
+    on_case: Callable[[int, Prediction, bool], None] = lambda *_: None,
+) -> list[Prediction]:
+    """Predict every item; a bad scan is reported and the others go on.
+
+    Parameters
+    ----------
+    on_case : callable
+        Told (number done, prediction, whether it was skipped as unchanged) after each.
+    """
+    for name in ("masks", "done"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    made_by = fingerprint_of(model)
+    predictions = []
+    for n, item in enumerate(work.items, start=1):
+        earlier = _load_unchanged(item, out, made_by)
+        prediction = earlier or _predict_item(model, item, out, made_by)
+        predictions.append(prediction)
+        on_case(n, prediction, earlier is not None)
+        write_results(out / "results.csv", predictions, model.plan.labels)
+    return predictions
+
+
+def fingerprint_of(model: Model) -> str:
+    """Hash of what decides a mask besides the scan: weights, plan, windows."""
+    r = model.record
+    text = r.weights_sha256 + r.plan.model_dump_json() + r.inference.model_dump_json() + json.dumps(r.channel_map)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _load_unchanged(item: WorkItem, out: Path, made_by: str) -> Prediction | None:
+    try:
+        earlier = Prediction.model_validate_json((out / "done" / f"{item.case}.json").read_bytes())
+        if earlier.made_by != made_by or not (out / "masks" / f"{item.case}.nii.gz").is_file():
+            return None
+        if earlier.stamps == stamp_files(item.files) or earlier.input_hash == hash_files(item.files):
+            return earlier
+    except (OSError, ValidationError, ValueError):
+        return None
+    return None
+
+
+def _predict_item(model: Model, item: WorkItem, out: Path, made_by: str) -> Prediction:
+    started = time.monotonic()
+    (out / "done" / f"{item.case}.json").unlink(missing_ok=True)
+    try:
+        if item.problem:
+            return Prediction(case=item.case, status="failed", message=item.problem)
+        stamps, input_hash = stamp_files(item.files), hash_files(item.files)
+        scan = item.read(model.plan.channels)
+        mask = model.predict(scan)
+        _write(mask, scan, item, model, out)
+    except MedHybridError as error:
+        return Prediction(case=item.case, status="failed", message=str(error), seconds=time.monotonic() - started)
+    except Exception as error:  # one scan must not end the folder; the traceback goes to the debug log
+        logger.debug("case %s", item.case, exc_info=error)
+        message = f"unexpected {type(error).__name__}: {str(error)[:200]}"
+        return Prediction(case=item.case, status="failed", message=message, seconds=time.monotonic() - started)
+    prediction = Prediction(
+        case=item.case,
+        status="done",
+        message="; ".join(scan.notes),
+        seconds=round(time.monotonic() - started, 3),
+        measures=_measure(mask, model.plan.labels, scan.grid.spacing_mm),
+        made_by=made_by,
+        input_hash=input_hash,
+        stamps=stamps,
+    )
+    _write_text(out / "done" / f"{item.case}.json", prediction.model_dump_json(indent=1))
+    return prediction
+
+
+def _write(mask: NDArray[np.generic], scan: Scan, item: WorkItem, model: Model, out: Path) -> None:
+    write_nifti(out / "masks" / f"{item.case}.nii.gz", mask, scan.affine, like=scan.source)
+    if scan.source.kind == "dicom":
+        write_seg(
+            out / "seg" / f"{item.case}.dcm",
+            mask,
+            scan,
+            model.plan.labels,
+            version=model.record.medhybrid_version,
+        )
+
+
+def _measure(
+    mask: NDArray[np.generic], labels: Mapping[str, int], spacing_mm: tuple[float, float, float]
+) -> dict[str, LabelMeasure]:
+    measures = {}
+    for name, value in labels.items():
+        volumes = component_volumes_ml(mask == value, spacing_mm)
+        measures[name] = LabelMeasure(
+            volume_ml=round(sum(volumes), 4), n_components=len(volumes), largest_ml=round(max(volumes, default=0.0), 4)
+        )
+    return measures
+
+
+def write_results(path: Path, predictions: list[Prediction], labels: Mapping[str, int]) -> None:
+    """`results.csv`: a row a scan, columns by label."""
+    pending = path.with_name(f".{os.getpid()}.{path.name}")
+    with pending.open("w", newline="") as file:
+        writer = csv.writer(file)
+        sizes = [f"{n} {m}" for n in labels for m in ("volume_ml", "n_components", "largest_ml")]
+        writer.writerow(["case", "status", *sizes, "seconds", "message"])
+        for p in predictions:
+            row: list[Any] = []
+            for name in labels:
+                m = p.measures.get(name)
+                row += [m.volume_ml, m.n_components, m.largest_ml] if m else ["", "", ""]
+            writer.writerow([p.case, p.status, *row, f"{p.seconds:.2f}", p.message])
+    pending.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    pending = path.with_name(f".{os.getpid()}.{path.name}")
+    pending.write_text(text)
+    pending.replace(path)

@@ -1,0 +1,118 @@
+"""Which scans of a folder a model can be run on, and which files make up each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.data.layouts import match_channels
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.scans import Discovery, Scan, ScanEntry
+from medhybrid.scans.reader import read_scan, stack_channels
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """One scan to predict.
+
+    Attributes
+    ----------
+    entries : tuple
+        One entry that holds all channels, or one a channel, None where it is missing.
+    problem : str
+        Why it cannot be predicted, else empty.
+    """
+
+    case: str
+    entries: tuple[ScanEntry | None, ...]
+    problem: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file, in order."""
+        return tuple(p for e in self.entries if e is not None for p in e.paths)
+
+    def read(self, channels: Sequence[str]) -> Scan:
+        """Read the scan with its channels; raises `ScanError`."""
+        if len(self.entries) == 1 and self.entries[0] is not None:
+            return _read(self.entries[0], self.case)
+        scans = [None if e is None else _read(e, self.case) for e in self.entries]
+        return stack_channels(scans, channels, case=self.case)
+
+
+def _read(entry: ScanEntry, case: str) -> Scan:
+    return read_scan(entry.paths if entry.kind == "dicom" else entry.paths[0], case=case)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkList:
+    """What there is to do, and what was left aside because it is no scan."""
+
+    items: tuple[WorkItem, ...]
+    left_aside: tuple[ScanEntry, ...]
+
+
+def make_worklist(
+    found: Discovery, channels: Sequence[tuple[str, bool]], channel_map: Mapping[str, str]
+) -> WorkList:
+    """Turn entries into scans for a model with these channels (name, optional).
+
+    With one channel every image is a scan. With several, a file that holds them all is a scan; other images are put together
+    by study (the folder of files, the StudyInstanceUID of series) with the channel map.
+    """
+    aside = [e for e in found.entries if e.kind == "dicom" and e.problem]
+    broken = [e for e in found.entries if e.kind != "dicom" and e.problem]
+    images = [e for e in found.entries if not e.problem]
+    items = [WorkItem(e.name, (e,), e.problem) for e in broken]
+    if len(channels) == 1:
+        items += [WorkItem(re.sub(r"_0000$", "", e.name), (e,)) for e in images]
+    else:
+        whole = [e for e in images if e.n_channels == len(channels)]
+        items += [WorkItem(e.name, (e,)) for e in whole]
+        items += _studies([e for e in images if e not in whole], channels, channel_map, found.root)
+    names = [i.case for i in items]
+    if len(set(names)) != len(names):
+        doubled = sorted({n for n in names if names.count(n) > 1})
+        raise DataError("two scans would get the same name", found=", ".join(doubled[:5]), remedy="rename one of them")
+    return WorkList(tuple(sorted(items, key=lambda i: i.case)), tuple(aside))
+
+
+def _studies(
+    entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], channel_map: Mapping[str, str], root: Path
+) -> list[WorkItem]:
+    groups: dict[str, list[ScanEntry]] = {}
+    for e in entries:
+        numbered = re.fullmatch(r"(.+)_\d{4}", e.name)
+        groups.setdefault(f"file {numbered.group(1)}" if numbered else e.study, []).append(e)
+    items = []
+    for key, members in groups.items():
+        case = key.removeprefix("file ") if key.startswith("file ") else _study_name(members, root)
+        try:
+            if key.startswith("file "):
+                matched = _numbered(members, channels, case)
+            else:
+                matched = match_channels(members, channels, channel_map, case=case)
+            items.append(WorkItem(case, matched))
+        except MedHybridError as error:
+            items.append(WorkItem(case, tuple(members), str(error)))
+    return items
+
+
+def _numbered(
+    members: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], case: str
+) -> tuple[ScanEntry | None, ...]:
+    """nnU-Net's file names: <case>_0000, <case>_0001, one a channel."""
+    by_number = {int(e.name[-4:]): e for e in members}
+    if absent := [n for i, (n, optional) in enumerate(channels) if i not in by_number and not optional]:
+        raise DataError(f"study {case}: channels are missing", expected=", ".join(absent))
+    return tuple(by_number.get(i) for i in range(len(channels)))
+
+
+def _study_name(members: Sequence[ScanEntry], root: Path) -> str:
+    base = root.parent if root.is_file() else root
+    folders = [str(p.parent) for e in members for p in e.paths]
+    common = Path(os.path.commonpath(folders)).relative_to(base)
+    return "__".join(common.parts) or members[0].name

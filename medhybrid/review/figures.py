@@ -1,0 +1,91 @@
+"""Pictures of masks on images: three planes through the largest reference region.
+
+Reference and prediction are contours in blue and orange of the Okabe-Ito palette, which readers with any colour vision can
+tell apart; the prediction is dashed as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+REFERENCE_COLOUR = "#56B4E9"
+PREDICTION_COLOUR = "#E69F00"
+PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
+
+
+def largest_region_centre(mask: NDArray[np.generic]) -> tuple[int, int, int]:
+    """A voxel of the largest component of a mask, nearest to its centre; the middle of the grid if the mask is empty."""
+    labelled, n = ndimage.label(mask != 0, np.ones((3, 3, 3)))
+    if n == 0:
+        x, y, z = (s // 2 for s in mask.shape)
+        return x, y, z
+    largest = 1 + int(np.bincount(labelled.ravel())[1:].argmax())
+    voxels = np.argwhere(labelled == largest)
+    nearest = voxels[np.linalg.norm(voxels - voxels.mean(axis=0), axis=1).argmin()]
+    return int(nearest[0]), int(nearest[1]), int(nearest[2])
+
+
+def draw_case(
+    path: Path,
+    image: NDArray[np.generic],
+    *,
+    reference: NDArray[np.generic] | None,
+    prediction: NDArray[np.generic],
+    spacing_mm: tuple[float, float, float],
+    title: str,
+) -> None:
+    """Write a PNG of three planes.
+
+    Parameters
+    ----------
+    image : (X, Y, Z) ndarray
+        One channel, in RAS order.
+    reference, prediction : (X, Y, Z) ndarray
+        Label maps on the same grid; without a reference the planes go through the largest predicted region.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = reference if reference is not None and reference.any() else prediction
+    centre = largest_region_centre(shown)
+    low, high = np.percentile(image, [1, 99.5])
+    extents = np.array(image.shape) * np.array(spacing_mm)
+    widths = [extents[1], extents[0], extents[0]]
+    figure = Figure(figsize=(10, 10 * max(extents[1], extents[2]) / sum(widths) + 0.7), facecolor="black")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(1, 3, width_ratios=widths)
+    for (name, axis), ax in zip(PLANES, axes, strict=True):
+        ax.imshow(_plane(image, axis, centre[axis]), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
+        kept = [a for a in range(3) if a != axis]
+        ax.set_aspect(spacing_mm[kept[1]] / spacing_mm[kept[0]])
+        if reference is not None:
+            _contours(ax, _plane(reference, axis, centre[axis]), REFERENCE_COLOUR, "solid")
+        _contours(ax, _plane(prediction, axis, centre[axis]), PREDICTION_COLOUR, "dashed")
+        ax.set_title(name, color="white", fontsize=9)
+        ax.axis("off")
+    legend = "blue: reference    orange, dashed: prediction" if reference is not None else "orange: prediction"
+    figure.suptitle(title, color="white", fontsize=10, y=0.995)
+    figure.text(0.5, 0.01, legend, color="white", fontsize=8, ha="center")
+    figure.subplots_adjust(0.01, 0.05, 0.99, 0.86, 0.03)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100, facecolor="black")
+
+
+def _plane(volume: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
+    """Rows go up (posterior to anterior, or feet to head), columns left to right."""
+    return np.take(volume, index, axis=axis).T
+
+
+def _contours(ax: Any, labels: NDArray[np.generic], colour: str, style: str) -> None:
+    for value in np.unique(labels):
+        if value == 0:
+            continue
+        mask = labels == value
+        if mask.all():
+            continue
+        ax.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.3, linestyles=style)

@@ -1,0 +1,147 @@
+"""`medhybrid evaluate`: masks against references, by case and label, and the summary on the run's record."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.geometry import corner_distance_mm
+from medhybrid.metrics import LabelScore, score_case, summarise
+from medhybrid.scans.reader import read_scan
+from medhybrid.steps.progress import Reporter, Silent
+
+MAX_GAP_MM = 0.01
+"""A prediction whose corners lie further from the reference's is not on its grid."""
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of every case and label, their summary, and the cases that could not be scored with the reason."""
+
+    scores: tuple[LabelScore, ...]
+    summary: dict[str, float]
+    problems: dict[str, str]
+
+
+def evaluate(
+    references: str | Path,
+    predictions: str | Path,
+    *,
+    labels: Mapping[str, int],
+    cases: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    tolerance_mm: float = 1.0,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Score predicted masks.
+
+    Parameters
+    ----------
+    references, predictions : path
+        Folders of masks with the same file names (`predictions` may be the output folder of predict).
+    labels : mapping
+        Label names and values.
+    cases : sequence of str, optional
+        Which cases; by default every prediction. One without prediction is scored as empty, and named.
+    out : path, optional
+        Where `scores.csv` and `summary.json` go.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to score.
+    """
+    reporter = reporter or Silent()
+    predicted = _masks(Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions))
+    known = _masks(Path(references))
+    names = list(cases) if cases is not None else sorted(set(predicted) & set(known))
+    if not names:
+        raise DataError(
+            "there is nothing to score",
+            expected="masks with the same names in both folders",
+            found=f"{len(known)} references, {len(predicted)} predictions",
+        )
+    scores: list[LabelScore] = []
+    problems: dict[str, str] = {}
+    reporter.begin("scoring", len(names))
+    for n, case in enumerate(names, start=1):
+        try:
+            if case not in known:
+                raise DataError(f"case {case} has no reference")
+            scores += _score(case, known[case], predicted.get(case), labels, tolerance_mm, problems)
+        except MedHybridError as error:
+            problems[case] = str(error)
+        reporter.advance(n, case)
+    reporter.end()
+    if not scores:
+        raise DataError("no case could be scored", found=next(iter(problems.values())))
+    evaluation = Evaluation(tuple(scores), summarise(scores), problems)
+    if out is not None:
+        write_evaluation(evaluation, Path(out))
+    return evaluation
+
+
+def write_evaluation(evaluation: Evaluation, out: Path) -> None:
+    """`scores.csv` (a row a case and label) and `summary.json`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "scores.csv").open("w", newline="") as file:
+        rows = [s.as_row() for s in evaluation.scores]
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    (out / "summary.json").write_text(
+        json.dumps({"summary": evaluation.summary, "problems": evaluation.problems}, indent=1)
+    )
+
+
+def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:
+    """Add the summary and the tables to the record of a training run: its `log.jsonl`, and MLflow where it was used."""
+    from medhybrid.steps.train import reopen_tracker
+
+    tracker = reopen_tracker(run)
+    tracker.log_metrics({f"evaluation/{k}": v for k, v in summary.items()}, 0)
+    tracker.log_table(out / "scores.csv", "evaluation")
+    tracker.log_file(out / "summary.json", "evaluation")
+    tracker.finish("FINISHED")
+
+
+def _score(
+    case: str,
+    reference_path: Path,
+    prediction_path: Path | None,
+    labels: Mapping[str, int],
+    tolerance_mm: float,
+    problems: dict[str, str],
+) -> list[LabelScore]:
+    reference = read_scan(reference_path, case=case)
+    array = np.zeros_like(reference.array[0])
+    if prediction_path is None:
+        problems[case] = "no prediction: scored as empty"
+    else:
+        prediction = read_scan(prediction_path, case=case)
+        same = prediction.array.shape == reference.array.shape
+        if not same or corner_distance_mm(prediction.grid, reference.grid) > MAX_GAP_MM:
+            problems[case] = "prediction is not on the reference's grid: scored as empty"
+        else:
+            array = prediction.array[0]
+    spacing = reference.grid.spacing_mm
+    return score_case(case, array, reference.array[0], labels, spacing, tolerance_mm=tolerance_mm)
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder of masks")
+    found = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
+        if suffix and not path.name.startswith("."):
+            found[path.name.removesuffix(suffix)] = path
+    return found

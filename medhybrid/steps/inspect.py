@@ -1,0 +1,49 @@
+"""`medhybrid inspect`: what is in a folder, and whether it can be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.errors import MedHybridError
+from medhybrid.geometry import orientation_code
+from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans.reader import read_scan
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """One entry and what reading it gave; `problem` is empty where it can be used."""
+
+    entry: ScanEntry
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    orientation: str
+    notes: tuple[str, ...]
+    problem: str
+    is_scan: bool
+
+
+def inspect(path: str | Path, *, read: bool = True) -> tuple[list[Inspection], int]:
+    """Look at every scan under `path`, and count the files that are none.
+
+    Parameters
+    ----------
+    read : bool
+        Read each scan, so that what cannot be read right is known; else look at headers alone.
+    """
+    found = discover(Path(path))
+    rows = []
+    for entry in found.entries:
+        shape, spacing, orientation = entry.shape, entry.spacing_mm, entry.orientation
+        notes: tuple[str, ...] = ()
+        problem, is_scan = entry.problem, not (entry.kind == "dicom" and entry.problem)
+        if read and not problem:
+            try:
+                scan = read_scan(entry.paths if entry.kind == "dicom" else entry.paths[0], case=entry.name)
+                shape = scan.array.shape[1:] + ((len(scan.array),) if len(scan.array) > 1 else ())
+                spacing, orientation, notes = scan.grid.spacing_mm, orientation_code(scan.affine), scan.notes
+            except MedHybridError as error:
+                problem = str(error)
+        rows.append(Inspection(entry, shape, spacing, orientation, notes, problem, is_scan))
+    return rows, found.n_skipped

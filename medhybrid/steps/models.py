@@ -1,0 +1,36 @@
+"""A model by any of its names: a run folder, a model folder, or `models:/name@alias` of MLflow."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from medhybrid.inference.model import Model
+from medhybrid.inference.model import load_model as load_folder
+
+
+def load_model(path: str | Path, *, device: str = "auto", tracking_uri: str | None = None) -> Model:
+    """Load a model.
+
+    Parameters
+    ----------
+    path : str or Path
+        A run folder, a model folder, or `models:/name@alias`.
+    device : str
+        `auto`, `cpu`, `cuda` or `mps`.
+    tracking_uri : str, optional
+        MLflow store of a `models:/` name; by default `runs/mlflow.db`.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it is damaged.
+    """
+    if not str(path).startswith("models:/"):
+        return load_folder(path, device=device)
+    from medhybrid.tracking.mlflow import default_uri
+    from medhybrid.tracking.mlflow_model import fetch_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        local = fetch_model(str(path), tracking_uri or default_uri(Path("runs")), Path(folder))
+        return load_folder(local, device=device)

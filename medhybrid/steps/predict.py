@@ -1,0 +1,101 @@
+"""`medhybrid predict`: a folder of scans to masks and measurements."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import medhybrid
+from medhybrid.data.dataset import write_atomically
+from medhybrid.inference.folder import Prediction, fingerprint_of, predict_worklist
+from medhybrid.inference.model import Model
+from medhybrid.inference.worklist import make_worklist
+from medhybrid.scans import ScanEntry, discover
+from medhybrid.steps.models import load_model
+from medhybrid.steps.progress import Reporter, Silent
+
+
+@dataclass(frozen=True, slots=True)
+class FolderResult:
+    """What a folder gave."""
+
+    out: Path
+    predictions: tuple[Prediction, ...]
+    n_skipped: int
+    left_aside: tuple[ScanEntry, ...]
+
+    @property
+    def n_done(self) -> int:
+        """Scans with a mask, the skipped ones among them."""
+        return sum(p.status == "done" for p in self.predictions)
+
+    @property
+    def n_failed(self) -> int:
+        """Scans without a mask."""
+        return len(self.predictions) - self.n_done
+
+
+def predict(
+    scans: str | Path,
+    *,
+    model: str | Path | Model,
+    out: str | Path,
+    device: str = "auto",
+    tracking_uri: str | None = None,
+    reporter: Reporter | None = None,
+) -> FolderResult:
+    """Predict every scan under `scans`; a bad one is reported and the others go on.
+
+    Parameters
+    ----------
+    scans : str or Path
+        A file, or a folder searched at any depth.
+    model : str, Path or Model
+        A run folder, a model folder, `models:/name@alias`, or a loaded model.
+
+    Raises
+    ------
+    MedHybridError
+        If the model cannot be loaded or `scans` does not exist.
+    """
+    reporter, out = reporter or Silent(), Path(out)
+    found = discover(Path(scans))
+    loaded = model if isinstance(model, Model) else load_model(model, device=device, tracking_uri=tracking_uri)
+    channels = [(n.channel, n.optional) for n in loaded.plan.normalisation]
+    work = make_worklist(found, channels, loaded.record.channel_map)
+
+    n_skipped = 0
+
+    def on_case(n: int, prediction: Prediction, is_skipped: bool) -> None:
+        nonlocal n_skipped
+        n_skipped += is_skipped
+        reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
+
+    reporter.begin(f"predicting on {loaded.device}", len(work.items))
+    predictions = predict_worklist(loaded, work, out, on_case=on_case)
+    reporter.end()
+    result = FolderResult(out, tuple(predictions), n_skipped, work.left_aside)
+    _write_record(result, loaded, found.n_skipped)
+    return result
+
+
+def _write_record(result: FolderResult, model: Model, n_other_files: int) -> None:
+    record = {
+        "medhybrid": medhybrid.__version__,
+        "python": platform.python_version(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": str(model.device),
+        "precision": str(model.precision).removeprefix("torch."),
+        "model_weights_sha256": model.record.weights_sha256,
+        "made_by": fingerprint_of(model),
+        "n_done": result.n_done,
+        "n_unchanged": result.n_skipped,
+        "n_failed": result.n_failed,
+        "left_aside": [{"name": e.name, "reason": e.problem} for e in result.left_aside],
+        "n_other_files": n_other_files,
+        "labels": dict(model.plan.labels),
+    }
+    write_atomically(result.out / "run.json", json.dumps(record, indent=1))

@@ -1,0 +1,45 @@
+"""`medhybrid review`: the MLflow UI on a folder of runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from medhybrid.errors import ConfigError
+from medhybrid.tracking.mlflow import default_uri, quiet_mlflow
+
+
+def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list[str]:
+    """The command that serves the UI.
+
+    Raises
+    ------
+    ConfigError
+        If there is no store yet.
+    """
+    if uri is None and not (runs / "mlflow.db").is_file():
+        raise ConfigError(
+            f"{runs} holds no MLflow store", expected=f"{runs / 'mlflow.db'}", remedy="train first, or give --tracking-uri"
+        )
+    return [
+        *(sys.executable, "-m", "mlflow", "ui"),
+        *("--backend-store-uri", uri or default_uri(runs)),
+        *("--host", host, "--port", str(port)),
+    ]
+
+
+def review(runs: str | Path = "runs", *, host: str = "127.0.0.1", port: int = 5000, uri: str | None = None) -> int:
+    """Serve the UI until interrupted; returns its exit code (0 when interrupted)."""
+    quiet_mlflow()
+    server = subprocess.Popen(review_command(Path(runs), host=host, port=port, uri=uri))
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        return 0

@@ -1,0 +1,1 @@
+"""Records of runs: MLflow, JSON lines, none."""

@@ -1,0 +1,245 @@
+"""MLflow: the only module that imports it.
+
+By default the store is `runs/mlflow.db` (sqlite) with artifacts in `runs/mlartifacts`. Every call becomes an event of a
+`Spool`, so a server that is away for a while costs the training nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medhybrid.tracking.spool import Event, Spool, now_ms
+
+logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 120.0
+"""How long the end of a run waits for the last events, a model among them."""
+
+STATUS = {"FINISHED": "FINISHED", "KILLED": "KILLED", "FAILED": "FAILED"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a run is called and made of.
+
+    Attributes
+    ----------
+    params : dict
+        Flat config.
+    tags : dict
+        Code revision, data hash, fold, seed.
+    datasets : dict
+        Context (`train`, `validation`) to name, hash and cases.
+    """
+
+    experiment: str
+    name: str
+    description: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    datasets: dict[str, dict[str, Any]]
+
+
+def default_uri(runs: Path) -> str:
+    """The sqlite store of a folder of runs."""
+    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def quiet_mlflow() -> None:
+    """Short timeouts and no chatter; both only where the user set nothing."""
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class MlflowTracker:
+    """Records a run in MLflow; see `medhybrid.training.tracker.Tracker`.
+
+    Parameters
+    ----------
+    run_id : str, optional
+        Go on in this run.
+    folder : Path
+        The run folder, for what cannot be sent.
+    """
+
+    def __init__(self, uri: str | None, runs: Path, info: RunInfo, *, folder: Path, run_id: str | None = None) -> None:
+        quiet_mlflow()
+        self.uri = uri or default_uri(runs)
+        self.artifacts = (runs / "mlartifacts").resolve().as_uri() if uri is None else None
+        self.info = info
+        self._run_id = run_id
+        self._client: Any = None
+        self._monitor: Any = None
+        if uri is None:
+            runs.mkdir(parents=True, exist_ok=True)
+        self._spool = Spool(self._send, folder / "unsent.jsonl", is_alive=self._is_alive)
+        self._spool.put({"call": "open"})
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's run id, once the store has answered."""
+        return self._run_id
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers of a step."""
+        finite = {k: v for k, v in values.items() if math.isfinite(v)}
+        self._spool.put({"call": "metrics", "values": finite, "step": step, "time": now_ms()})
+
+    def log_image(self, path: Path, key: str, step: int) -> None:
+        """A picture with key and step: the UI shows a slider."""
+        self._spool.put({"call": "image", "path": str(path.resolve()), "key": key, "step": step, "time": now_ms()})
+
+    def log_file(self, path: Path, folder: str) -> None:
+        """A file or folder."""
+        self._spool.put({"call": "file", "path": str(path.resolve()), "folder": folder})
+
+    def log_table(self, path: Path, name: str) -> None:
+        """A CSV table, as MLflow table."""
+        self._spool.put({"call": "table", "path": str(path.resolve()), "name": name})
+
+    def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
+        """The model folder, its exported program, and a registered version."""
+        self._spool.put(
+            {"call": "model", "path": str(folder.resolve()), "register_as": register_as, "alias": alias}
+        )
+
+    def finish(self, status: str) -> None:
+        """Close the run; waits for the last events for at most `CLOSE_TIMEOUT_S`."""
+        self._spool.put({"call": "finish", "status": STATUS[status], "time": now_ms()})
+        self._spool.close(CLOSE_TIMEOUT_S)
+
+    # --- sending, in the spool's thread ------------------------------------------------------------------------------
+
+    def _send(self, event: Event) -> None:
+        self._open_run()
+        if event["call"] != "open":
+            getattr(self, f"_send_{event['call']}")(event)
+
+    def _is_alive(self) -> bool:
+        """Whether the store answers at all."""
+        import mlflow
+
+        try:
+            mlflow.MlflowClient(tracking_uri=self.uri).search_experiments(max_results=1)
+        except Exception:  # any failure means the same here
+            return False
+        return True
+
+    def _open_run(self) -> None:
+        if self._client is not None:
+            return
+        import mlflow
+
+        quiet_mlflow()  # importing it has set its loggers up
+        client: Any = mlflow.MlflowClient(tracking_uri=self.uri)
+        if self._run_id is None:
+            experiment = client.get_experiment_by_name(self.info.experiment)
+            experiment_id = (
+                experiment.experiment_id
+                if experiment
+                else client.create_experiment(self.info.experiment, artifact_location=self.artifacts)
+            )
+            tags = {**self.info.tags, "mlflow.note.content": self.info.description}
+            run = client.create_run(experiment_id, run_name=self.info.name, tags=tags)
+            self._run_id = str(run.info.run_id)
+            from mlflow.entities import Param
+
+            params = [Param(k, v[:6000]) for k, v in self.info.params.items()]
+            for first in range(0, len(params), 100):
+                client.log_batch(self._run_id, params=params[first : first + 100])
+            self._log_datasets(client)
+        else:
+            client.update_run(self._run_id, status="RUNNING")
+        self._start_monitor()
+        self._client = client
+
+    def _log_datasets(self, client: Any) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = []
+        for context, data in self.info.datasets.items():
+            dataset = Dataset(
+                name=data["name"],
+                digest=data["hash"][:36],
+                source_type="local",
+                source=json.dumps({"prepared": data["name"]}),
+                schema=json.dumps({"cases": data["cases"]})[:60_000],
+                profile=json.dumps({"n_cases": len(data["cases"])}),
+            )
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+        client.log_inputs(self._run_id, inputs)
+
+    def _start_monitor(self) -> None:
+        import mlflow
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        mlflow.set_tracking_uri(self.uri)
+        try:
+            self._monitor = SystemMetricsMonitor(self._run_id, resume_logging=True)
+            self._monitor.start()
+        except Exception as error:  # nice to have; the run is recorded without it
+            logger.debug("no system metrics", exc_info=error)
+
+    def _send_metrics(self, event: Event) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(_key(k), float(v), event["time"], event["step"]) for k, v in event["values"].items()]
+        for first in range(0, len(metrics), 500):
+            self._client.log_batch(self._run_id, metrics=metrics[first : first + 500])
+
+    def _send_image(self, event: Event) -> None:
+        import mlflow
+
+        self._client.log_image(
+            self._run_id,
+            mlflow.Image(event["path"]),
+            key=event["key"].replace(" ", "_"),
+            step=event["step"],
+            timestamp=event["time"],
+            synchronous=True,
+        )
+
+    def _send_file(self, event: Event) -> None:
+        path = Path(event["path"])
+        send = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        send(self._run_id, str(path), event["folder"] or None)
+
+    def _send_table(self, event: Event) -> None:
+        import pandas as pd
+
+        self._client.log_table(self._run_id, pd.read_csv(event["path"]), f"{event['name']}.json")
+
+    def _send_model(self, event: Event) -> None:
+        from medhybrid.tracking.mlflow_model import log_model
+
+        folder = Path(event["path"])
+        self._client.log_artifacts(self._run_id, str(folder), "model")
+        log_model(self._client, self._run_id or "", folder, register_as=event["register_as"], alias=event["alias"])
+
+    def _send_finish(self, event: Event) -> None:
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
+        self._client.set_terminated(self._run_id, status=event["status"], end_time=event["time"])
+        self._client = None  # an event after the end would open the run again
+
+
+def _key(name: str) -> str:
+    """MLflow allows letters, digits and a few marks in metric names."""
+    return "".join(c if c.isalnum() or c in "_-./ :" else "_" for c in name)
