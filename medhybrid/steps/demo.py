@@ -1,0 +1,97 @@
+"""`medhybrid demo`: the whole job on data made here, from raw scans to reviewed masks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from medhybrid.config import load_config
+from medhybrid.errors import DataError
+from medhybrid.review.figures import draw_case
+from medhybrid.scans.reader import read_scan
+from medhybrid.steps.demo_data import N_SUBJECTS, write_demo_data
+from medhybrid.steps.evaluate import evaluate, log_evaluation
+from medhybrid.steps.predict import predict
+from medhybrid.steps.preprocess import preprocess
+from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.steps.train import train
+
+
+def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter: Reporter | None = None) -> int:
+    """Make data, preprocess, train, predict the held-out DICOM studies, evaluate, and say where everything is.
+
+    Parameters
+    ----------
+    minutes : float, optional
+        Length of the training; by default that of `demo.yaml`.
+
+    Returns
+    -------
+    int
+        Exit code: 0, 1 where a scan failed, 130 where training was interrupted.
+    """
+    reporter, folder = reporter or Silent(), Path(folder)
+    started = time.monotonic()
+    overrides = [f"data.root={folder / 'data'}", f"prepare.folder={folder / 'prepared'}", f"runs={folder / 'runs'}"]
+    if minutes is not None:
+        overrides.append(f"training.max_minutes={minutes}")
+    config = load_config("demo.yaml", overrides)
+
+    reporter.begin("making brains", N_SUBJECTS)
+    write_demo_data(folder / "data", on_subject=lambda n: reporter.advance(n))
+    reporter.end()
+    prepared = preprocess(config, reporter=reporter)
+    reporter.message(f"{prepared.n_prepared + prepared.n_unchanged} cases prepared, patch {prepared.plan.patch_size}")
+    run = train(config, reporter=reporter)
+    if run.is_interrupted:
+        reporter.message(f"interrupted; go on with: medhybrid train --resume --run {run.folder}")
+        return 130
+    predicted = predict(folder / "data" / "new_scans", model=run.folder, out=folder / "predictions", reporter=reporter)
+    if not predicted.n_done:
+        raise DataError("the demo made no mask", found=predicted.predictions[0].message)
+    scores = evaluate(
+        folder / "data" / "references",
+        predicted.out,
+        labels=config.data.labels,
+        out=folder / "predictions" / "evaluation",
+        reporter=reporter,
+    )
+    log_evaluation(run.folder, folder / "predictions" / "evaluation", scores.summary)
+    picture = _draw_typical(folder, scores.summary, {s.case: s.dice for s in scores.scores})
+
+    rows = [
+        ["mean lesion Dice, held-out subjects", f"{scores.summary['dice']:.3f}"],
+        ["lowest", f"{scores.summary['dice_min']:.3f}"],
+        ["lesion-wise F1", f"{scores.summary['lesion_f1']:.3f}"],
+        ["masks of the DICOM studies", str(predicted.out / "masks")],
+        ["the same as DICOM SEG", str(predicted.out / "seg")],
+        ["measurements", str(predicted.out / "results.csv")],
+        ["scores by case", str(predicted.out / "evaluation" / "scores.csv")],
+        ["picture", str(picture)],
+        ["run: model, pictures, log", str(run.folder)],
+        ["review in the browser", f"medhybrid review --runs {folder / 'runs'}"],
+        ["time", f"{(time.monotonic() - started) / 60:.1f} min"],
+    ]
+    reporter.table("The demo is done", ["what", "where"], rows)
+    return 1 if predicted.n_failed else 0
+
+
+def _draw_typical(folder: Path, summary: dict[str, float], dice: dict[str, float]) -> Path:
+    """The held-out subject nearest to the mean: neither the best nor the worst."""
+    case = min(dice, key=lambda c: abs(dice[c] - summary["dice"]))
+    image = read_scan(folder / "data" / "new_scans" / case / "FLAIR", case=case)
+    reference = read_scan(folder / "data" / "references" / f"{case}.nii.gz")
+    prediction = read_scan(folder / "predictions" / "masks" / f"{case}.nii.gz")
+    from medhybrid.geometry import turn_to_ras
+
+    turn = turn_to_ras(image.affine)
+    path = folder / "predictions" / "picture.png"
+    draw_case(
+        path,
+        turn.apply(image.array[0]),
+        reference=turn.apply(reference.array[0]),
+        prediction=turn.apply(prediction.array[0]),
+        spacing_mm=turn.grid(image.grid).spacing_mm,
+        title=f"{case} (FLAIR)    Dice {dice[case]:.3f}",
+    )
+    return path
