@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from medhybrid.inference.model import Model
     from medhybrid.scans import Scan, write_nifti
     from medhybrid.scans.reader import read_scan
+    from medhybrid.steps.demo_data import write_demo_data
     from medhybrid.steps.evaluate import evaluate
     from medhybrid.steps.inspect import inspect
     from medhybrid.steps.models import load_model
@@ -45,6 +46,7 @@ _HOMES = {
     "preprocess": "medhybrid.steps.preprocess",
     "read_scan": "medhybrid.scans.reader",
     "train": "medhybrid.steps.train",
+    "write_demo_data": "medhybrid.steps.demo_data",
     "write_nifti": "medhybrid.scans",
 }
 
@@ -62,6 +64,7 @@ __all__ = [
     "preprocess",
     "read_scan",
     "train",
+    "write_demo_data",
     "write_nifti",
 ]
 

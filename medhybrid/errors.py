@@ -34,8 +34,19 @@ class MedHybridError(Exception):
             pair = ", ".join(p for p in (f"expected {expected}" * bool(expected), f"found {found}" * bool(found)) if p)
             parts.append(pair[0].upper() + pair[1:].rstrip(".") + ".")
         if remedy:
-            parts.append(remedy.rstrip(".") + ".")
+            parts.append(remedy[0].upper() + remedy[1:].rstrip(".") + ".")
         super().__init__(" ".join(parts))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors travel between processes: rebuilt from their state, not from the composed message.
+        return _rebuild, (type(self), str(self), dict(self.__dict__))
+
+
+def _rebuild(kind: type[MedHybridError], message: str, state: dict[str, object]) -> MedHybridError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(MedHybridError):

@@ -100,6 +100,16 @@ def check_case(task: CheckTask) -> CaseCheck:
     labels = config.data.labels
     stamps: list[tuple[str, int, int]] = []
     sources_hash, findings, fingerprint = "", [], None
+    if case.problem is not None:
+        findings = [from_error(case.name, case.problem, code="layout")]
+        return CaseCheck(
+            case=case.name,
+            stamps=[],
+            settings=check_settings(config),
+            sources_hash="",
+            findings=findings,
+            fingerprint=None,
+        )
     try:
         stamps = stamp_files(case.files)
         sources_hash = hash_files(case.files)
@@ -165,6 +175,8 @@ def prepare_case(task: PrepareTask) -> Finding | None:
 
 def load_check(path: Path, case: Case, settings: str) -> CaseCheck | None:
     """An earlier check that still holds, else None."""
+    if case.problem is not None:
+        return None
     try:
         check = CaseCheck.model_validate_json(path.read_bytes())
         is_current = check.stamps == stamp_files(case.files) and check.settings == settings

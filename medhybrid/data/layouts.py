@@ -35,12 +35,15 @@ class Case:
         The files of the reference mask.
     subject : str
         Cases of one subject never stand on both sides of a split.
+    problem : DataError, optional
+        Why files of this case cannot be told apart; it is left out by name.
     """
 
     name: str
     subject: str
     images: tuple[Paths | None, ...]
     mask: Paths | None
+    problem: DataError | None = None
 
     @property
     def files(self) -> Paths:
@@ -124,13 +127,11 @@ def _inside(root: Path, relative: str) -> Path:
 def _nnunet(config: DataConfig, root: Path) -> list[Case]:
     n_channels = len(config.channels)
     masks = {_strip(p.name): p for p in (root / "labelsTr").glob("*") if p.is_file() and not p.name.startswith(".")}
+    images = {_strip(p.name): p for p in (root / "imagesTr").glob("*") if not p.name.startswith(".")}
     cases = []
     for name, mask in masks.items():
-        found: list[Paths | None] = []
-        for i in range(n_channels):
-            match = [p for p in (root / "imagesTr").glob(f"{name}_{i:04d}.*") if _strip(p.name) == f"{name}_{i:04d}"]
-            found.append((match[0],) if match else None)
-        cases.append(Case(name, _subject(config, name), tuple(found), (mask,)))
+        files = [images.get(f"{name}_{i:04d}") for i in range(n_channels)]
+        cases.append(Case(name, _subject(config, name), tuple((p,) if p else None for p in files), (mask,)))
     return cases
 
 
@@ -167,15 +168,27 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
     for study, entries in by_study.items():
         masks = [e for e in entries if matches(e, config.mask_pattern)]
         images = [e for e in entries if e not in masks and not e.problem]
-        if not masks:
-            continue
-        if len(masks) > 1:
-            raise DataError(f"study {study}: several masks match {config.mask_pattern}", found=str(len(masks)))
+        subject = _subject(config, study)
         wanted = [(c.name, c.optional) for c in config.channels]
-        matched = match_channels(images, wanted, config.channel_map, case=study)
-        channels = tuple(None if e is None else e.paths for e in matched)
-        cases.append(Case(study, _subject(config, study), channels, masks[0].paths))
+        try:
+            mask = _only_mask(masks, config.mask_pattern, study)
+            matched = match_channels(images, wanted, config.channel_map, case=study)
+        except DataError as error:
+            cases.append(Case(study, subject, (), None, problem=error))
+            continue
+        cases.append(Case(study, subject, tuple(None if e is None else e.paths for e in matched), mask.paths))
     return cases
+
+
+def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntry:
+    if len(masks) != 1:
+        raise DataError(
+            f"study {study}: {'several masks match' if masks else 'no mask matches'} {pattern}",
+            expected="one mask",
+            found=str(len(masks)),
+            remedy="set data.mask_pattern",
+        )
+    return masks[0]
 
 
 def _study_folder(entry: ScanEntry, root: Path) -> str:

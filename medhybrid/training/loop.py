@@ -248,7 +248,8 @@ class Trainer:
             self.network,
             cases,
             self.plan,
-            self.config.inference,
+            # Mirroring doubles the cost of each axis: it is kept for the validation that counts.
+            self.config.inference if is_complete else self.config.inference.model_copy(update={"mirror": False}),
             step=self.step,
             is_complete=is_complete,
             device=self.device,

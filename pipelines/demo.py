@@ -1,0 +1,36 @@
+"""The whole job in one page, on brains with lesions that it makes itself: `python pipelines/demo.py`.
+
+What `medhybrid demo` does, as a pattern for a study of your own.
+"""
+
+from pathlib import Path
+
+import medhybrid
+
+FOLDER = Path("demo")
+
+
+def main() -> None:
+    """From raw scans to reviewed masks."""
+    config = medhybrid.load_config(
+        "demo.yaml",
+        [f"data.root={FOLDER / 'data'}", f"prepare.folder={FOLDER / 'prepared'}", f"runs={FOLDER / 'runs'}"],
+    )
+    medhybrid.write_demo_data(FOLDER / "data")
+
+    preparation = medhybrid.preprocess(config)
+    print(f"{preparation.n_prepared} cases prepared, left out: {preparation.left_out or 'none'}")
+
+    run = medhybrid.train(config)
+    print(f"trained {run.n_steps} steps: {run.folder}")
+
+    predicted = medhybrid.predict(FOLDER / "data" / "new_scans", model=run.folder, out=FOLDER / "predictions")
+    print(f"{predicted.n_done} masks, {predicted.n_failed} scans failed: {predicted.out}")
+
+    scores = medhybrid.evaluate(FOLDER / "data" / "references", predicted.out, labels=config.data.labels)
+    print(f"mean lesion Dice {scores.summary['dice']:.3f} on {scores.summary['n_cases']:.0f} held-out subjects")
+    print(f"look at the run: medhybrid review --runs {FOLDER / 'runs'}")
+
+
+if __name__ == "__main__":  # workers import this file
+    main()

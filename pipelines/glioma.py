@@ -1,0 +1,41 @@
+"""Lower-grade glioma on T1, FLAIR and T1 with gadolinium: `python pipelines/glioma.py /data/glioma`.
+
+Shows two things on the way: what becomes of cases with stand-ins for missing sequences, and how to look at single cases.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import medhybrid
+
+OUT = Path("glioma")
+
+
+def main(root: Path, minutes: float = 45) -> None:
+    """Prepare, train one fold, predict its validation scans, score them, name the worst."""
+    config = medhybrid.load_config("brain.yaml", [f"data.root={root}", f"training.max_minutes={minutes}"])
+
+    preparation = medhybrid.preprocess(config)
+    copied = sorted({f.where for f in preparation.findings if f.code == "copied_channel"})
+    print(f"{preparation.n_prepared + preparation.n_unchanged} cases; with copied channels: {', '.join(copied)}")
+
+    run = medhybrid.train(config)
+    print(f"{run.n_steps} steps; validation Dice {run.metrics['val/dice']:.4f}")
+
+    fold = json.loads((preparation.folder / "folds.json").read_text())[config.training.fold]
+    model = medhybrid.load_model(run.folder)
+    for case in fold["validation"]:
+        scan = medhybrid.read_scan(root / "imagesTr" / f"{case}.nii.gz")
+        medhybrid.write_nifti(OUT / "masks" / f"{case}.nii.gz", model.predict(scan), scan.affine, like=scan.source)
+
+    scores = medhybrid.evaluate(root / "labelsTr", OUT, labels=config.data.labels, out=OUT / "evaluation")
+    print(f"mean Dice {scores.summary['dice']:.3f}, median {scores.summary['dice_median']:.3f}")
+    for score in sorted(scores.scores, key=lambda s: s.dice)[:3]:
+        print(f"look at {score.case}: Dice {score.dice:.3f}, {score.volume_error_ml:+.1f} ml; {run.folder / 'pictures'}")
+
+
+if __name__ == "__main__":  # workers import this file
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), *map(float, sys.argv[2:]))
