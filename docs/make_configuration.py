@@ -61,7 +61,11 @@ def _kind(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join("null" if a is type(None) else _kind(a) for a in arguments)
     if origin is tuple:
-        return f"list of {_kind(arguments[0])}" if arguments[-1] is Ellipsis else f"{len(arguments)} x {_kind(arguments[0])}"
+        return (
+            f"list of {_kind(arguments[0])}"
+            if arguments[-1] is Ellipsis
+            else f"{len(arguments)} x {_kind(arguments[0])}"
+        )
     if origin is dict:
         return f"{_kind(arguments[0])} to {_kind(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

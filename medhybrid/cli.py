@@ -146,7 +146,9 @@ def train(
 
         result = start(load_config(config, overrides or []), reporter=reporter)
     if result.is_interrupted:
-        reporter.message(f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}")
+        reporter.message(
+            f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}"
+        )
         reporter.message(f"go on with: medhybrid train --resume --run {result.folder}")
         return 130
     rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
@@ -236,7 +238,9 @@ def review(
     review_command(runs, host=host, port=port, uri=tracking_uri)  # refuses before anything is printed
     reporter = _reporter()
     reporter.message(f"MLflow at http://{host}:{port}  (Ctrl-C ends it)")
-    reporter.message("  Experiments > your study > a run: Model metrics has the curves, Artifacts the pictures and tables")
+    reporter.message(
+        "  Experiments > your study > a run: Model metrics has the curves, Artifacts the pictures and tables"
+    )
     reporter.message("  Overview: config, plan, code revision, data; Models: the registered versions and their alias")
     return run(runs, host=host, port=port, uri=tracking_uri)
 

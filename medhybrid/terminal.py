@@ -32,7 +32,11 @@ class TerminalReporter:
         if self.quiet or total == 0:
             return
         if self.err.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.fields[text]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%  {task.fields[text]}"),
+            )
             self._progress = Progress(*columns, console=self.err, transient=True)
             self._task = self._progress.add_task(title, total=self._total, text="")
             self._progress.start()

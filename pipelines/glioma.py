@@ -32,7 +32,9 @@ def main(root: Path, minutes: float = 45) -> None:
     scores = medhybrid.evaluate(root / "labelsTr", OUT, labels=config.data.labels, out=OUT / "evaluation")
     print(f"mean Dice {scores.summary['dice']:.3f}, median {scores.summary['dice_median']:.3f}")
     for score in sorted(scores.scores, key=lambda s: s.dice)[:3]:
-        print(f"look at {score.case}: Dice {score.dice:.3f}, {score.volume_error_ml:+.1f} ml; {run.folder / 'pictures'}")
+        print(
+            f"look at {score.case}: Dice {score.dice:.3f}, {score.volume_error_ml:+.1f} ml; {run.folder / 'pictures'}"
+        )
 
 
 if __name__ == "__main__":  # workers import this file

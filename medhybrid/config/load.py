@@ -79,8 +79,11 @@ def load_config_with_origins(name: str | Path, overrides: Sequence[str] = ()) ->
     origins = {key: path.name for key, _ in _leaves(values)}
     changes = _parse_overrides(overrides)
     origins |= {key: "command line" for key, _ in _leaves(changes)}
-    merged: Any = OmegaConf.merge(OmegaConf.create(values), OmegaConf.create(changes))
-    plain = OmegaConf.to_container(merged, resolve=True)
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.create(values), OmegaConf.create(changes))
+        plain = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{path.name} and the overrides cannot be merged", found=str(error).splitlines()[0]) from error
     _replace_whole_length(plain, changes)
     try:
         config = StudyConfig.model_validate(plain)

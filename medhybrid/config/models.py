@@ -144,7 +144,9 @@ class TrainingConfig(Frozen):
     seed: int = Field(0, description="Seed of initial weights, sampling and augmentation.")
     peak_rate: float = Field(2e-3, gt=0, description="Learning rate after warm-up.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
-    final_rate_share: float = Field(0.01, ge=0, le=1, description="Rate at the end of the cosine, as share of the peak.")
+    final_rate_share: float = Field(
+        0.01, ge=0, le=1, description="Rate at the end of the cosine, as share of the peak."
+    )
     betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's decay rates of its moments.")
     weight_decay: float = Field(0.02, ge=0, description="AdamW's decay; none on norms and biases.")
     gradient_clip: float = Field(3.0, gt=0, description="Largest norm of the gradient.")

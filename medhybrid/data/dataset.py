@@ -1,12 +1,12 @@
 """A prepared dataset on disk: the folder that `preprocess` writes and `train` reads.
 
-    prepared/<study>/
-        plan.json           what was decided, and why
-        fingerprint.json    the numbers it was decided by
-        folds.json          which cases train and validate
-        problems.csv        findings, by case
-        checks/<case>.json  result of checking a case, kept until its files change
-        cases/<case>/       prepared arrays (see `store`)
+prepared/<study>/
+    plan.json           what was decided, and why
+    fingerprint.json    the numbers it was decided by
+    folds.json          which cases train and validate
+    problems.csv        findings, by case
+    checks/<case>.json  result of checking a case, kept until its files change
+    cases/<case>/       prepared arrays (see `store`)
 """
 
 from __future__ import annotations

@@ -98,7 +98,9 @@ def _deform(maps: tuple[Float32Array, ...], rng: np.random.Generator) -> list[Fl
     for axis in range(3):
         control = rng.normal(0, 2.0, (6, 6, 6))
         zoom = [n / 6 for n in shape]
-        where[axis] += ndimage.zoom(control, zoom, order=1, grid_mode=True, mode="nearest")[: shape[0], : shape[1], : shape[2]]
+        where[axis] += ndimage.zoom(control, zoom, order=1, grid_mode=True, mode="nearest")[
+            : shape[0], : shape[1], : shape[2]
+        ]
     return [ndimage.map_coordinates(m, where, order=1, mode="constant").astype(np.float32) for m in maps]
 
 
@@ -118,14 +120,14 @@ def _draw_lesions(white: NDArray[np.bool_], rng: np.random.Generator) -> NDArray
     labelled, n = ndimage.label(mask)
     sizes = np.bincount(labelled.ravel(), minlength=n + 1)
     sizes[0] = 0
-    return (sizes[labelled] >= 8).astype(np.uint8)
+    return np.asarray(sizes[labelled] >= 8, np.uint8)
 
 
 def _contrast(
     rng: np.random.Generator, grey: Float32Array, white: Float32Array, csf: Float32Array, levels: tuple[float, ...]
 ) -> Float32Array:
     g, w, c = (level * rng.uniform(0.88, 1.12) for level in levels)
-    return (grey * g + white * w + csf * c).astype(np.float32)
+    return np.asarray(grey * g + white * w + csf * c, np.float32)
 
 
 def _finish(image: Float32Array, head: Float32Array, rng: np.random.Generator) -> Float32Array:

@@ -101,7 +101,7 @@ def normalise(values: NDArray[np.float32], rule: Normalisation) -> NDArray[np.fl
         tissue = values[values > low + TISSUE_SHARE * (high - low)]
     deviation = float(tissue.std()) if tissue.size else 0.0
     scaled = (values - low) / (deviation or 1.0)
-    return np.minimum(scaled, MAX_SCALED).astype(np.float32)
+    return np.asarray(np.minimum(scaled, MAX_SCALED), np.float32)
 
 
 def inside_labels(mask: NDArray[np.generic], labels: Mapping[str, int]) -> NDArray[np.uint8]:
@@ -116,7 +116,8 @@ def outside_labels(inside: NDArray[np.generic], labels: Mapping[str, int]) -> ND
     """1..n back to file values, in the smallest unsigned type that holds them."""
     dtype = np.min_scalar_type(max(labels.values()))
     table = np.array([0, *labels.values()], dtype)
-    return table[inside]
+    outside: NDArray[np.generic] = table[inside]
+    return outside
 
 
 def preparation_transforms(plan: Plan) -> Any:

@@ -11,7 +11,14 @@ from medhybrid.geometry.affine import (
     spacing_mm,
 )
 from medhybrid.geometry.orientation import Turn, orientation_code, turn_to_ras
-from medhybrid.geometry.resample import axis_weights, grid_weights, place_on_grid, resample_image, resample_labels, respace
+from medhybrid.geometry.resample import (
+    axis_weights,
+    grid_weights,
+    place_on_grid,
+    resample_image,
+    resample_labels,
+    respace,
+)
 
 __all__ = [
     "LPS_FROM_RAS",

@@ -52,7 +52,7 @@ def axis_weights(n_source: int, positions: NDArray[np.float64], scale: float) ->
     clipped = np.clip(positions, 0, n_source - 1)
     distance = np.abs(clipped[:, None] - np.arange(n_source)[None, :]) / width
     weights = np.clip(1.0 - distance, 0.0, None)  # (T, S)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
 def grid_weights(source: Grid, target: Grid) -> tuple[Float32Array, Float32Array, Float32Array]:
@@ -115,8 +115,10 @@ def place_on_grid(labels: NDArray[np.generic], source: Grid, target: Grid) -> ND
     """
     to_target = np.linalg.inv(target.affine) @ source.affine
     rounded = np.rint(to_target)
-    is_permutation = (np.abs(rounded[:3, :3]).sum(axis=0) == 1).all() and (np.abs(rounded[:3, :3]).sum(axis=1) == 1).all()
-    corners = apply_affine(np.linalg.inv(target.affine), source.corners_mm)
+    is_permutation = (np.abs(rounded[:3, :3]).sum(axis=0) == 1).all() and (
+        np.abs(rounded[:3, :3]).sum(axis=1) == 1
+    ).all()
+    corners = apply_affine(np.linalg.inv(target.affine).astype(np.float64), source.corners_mm)
     off = float(np.abs(corners - np.rint(corners)).max())
     last = np.array(target.shape) - 1
     if not is_permutation or off > MAX_PLACEMENT_VOXEL or (corners < -0.5).any() or (corners > last + 0.5).any():

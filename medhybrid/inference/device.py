@@ -25,7 +25,9 @@ def choose_device(name: str) -> torch.device:
         raise DeviceError(f"unknown device {name!r}", expected="auto, cpu, cuda or mps")
     if absent:
         raise DeviceError(
-            f"device {name} is not available", found="cpu only", remedy="take --device auto, or install a matching torch"
+            f"device {name} is not available",
+            found="cpu only",
+            remedy="take --device auto, or install a matching torch",
         )
     return torch.device(name)
 
@@ -39,7 +41,8 @@ def choose_precision(device: torch.device, wanted: str) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if device.type == "cpu":
-        capable = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        capable = has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return torch.bfloat16 if capable else torch.float32
     return torch.float32
 

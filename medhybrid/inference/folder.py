@@ -1,10 +1,10 @@
 """The folder job: every scan of a work list to a mask, a row of measurements, and a record of what was done.
 
-    OUT/masks/<case>.nii.gz   the label map on the scan's own grid
-    OUT/seg/<case>.dcm        the same as DICOM SEG, for DICOM input
-    OUT/done/<case>.json      what was done with what: a second run skips what is unchanged
-    OUT/results.csv           a row a scan
-    OUT/run.json              model, versions, counts
+OUT/masks/<case>.nii.gz   the label map on the scan's own grid
+OUT/seg/<case>.dcm        the same as DICOM SEG, for DICOM input
+OUT/done/<case>.json      what was done with what: a second run skips what is unchanged
+OUT/results.csv           a row a scan
+OUT/run.json              model, versions, counts
 """
 
 from __future__ import annotations

@@ -195,7 +195,10 @@ def model_card(record: ModelRecord, title: str) -> str:
         ("labels", ", ".join(f"{n} ({v})" for n, v in plan.labels.items())),
         ("channels", ", ".join(n.channel + (" (optional)" if n.optional else "") for n in plan.normalisation)),
         ("voxel spacing of the network", " x ".join(f"{s:g}" for s in plan.spacing_mm) + " mm"),
-        ("network", f"{record.network.kind}, widths {record.network.widths}, {record.network.depth} Transformer blocks"),
+        (
+            "network",
+            f"{record.network.kind}, widths {record.network.widths}, {record.network.depth} Transformer blocks",
+        ),
         ("validation fold", record.fold),
         ("training data (SHA-256)", record.data_hash),
         ("medhybrid", record.medhybrid_version),

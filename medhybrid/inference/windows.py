@@ -68,10 +68,7 @@ def predict_windows(
     boxes = [tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in starts]
     for box in boxes:
         total[box] += weights
-    if skip_air:
-        boxes_with_tissue = [box for box in boxes if padded[(slice(None), *box)].any()]
-    else:
-        boxes_with_tissue = boxes
+    boxes_with_tissue = [box for box in boxes if not skip_air or padded[(slice(None), *box)].any()]
     channels_last = torch.channels_last_3d
     with torch.inference_mode(), autocast(image.device, precision):
         for first in range(0, len(boxes_with_tissue), window_batch):

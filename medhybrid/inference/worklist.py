@@ -55,9 +55,7 @@ class WorkList:
     left_aside: tuple[ScanEntry, ...]
 
 
-def make_worklist(
-    found: Discovery, channels: Sequence[tuple[str, bool]], channel_map: Mapping[str, str]
-) -> WorkList:
+def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channel_map: Mapping[str, str]) -> WorkList:
     """Turn entries into scans for a model with these channels (name, optional).
 
     With one channel every image is a scan. With several, a file that holds them all is a scan; other images are put together

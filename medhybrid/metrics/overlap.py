@@ -13,9 +13,7 @@ Mask = NDArray[np.bool_]
 def check_same_shape(prediction: Mask, reference: Mask) -> None:
     """Raise `GeometryError` unless both masks have one shape."""
     if prediction.shape != reference.shape:
-        raise GeometryError(
-            "masks differ in shape", expected=str(reference.shape), found=str(prediction.shape)
-        )
+        raise GeometryError("masks differ in shape", expected=str(reference.shape), found=str(prediction.shape))
 
 
 def dice(prediction: Mask, reference: Mask) -> float:

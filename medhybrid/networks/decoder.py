@@ -40,9 +40,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         levels = range(len(widths) - 2, -1, -1)
-        self.ups = nn.ModuleList(
-            UpBlock(widths[i + 1], widths[i], strides[i + 1], has_skip=has_skips) for i in levels
-        )
+        self.ups = nn.ModuleList(UpBlock(widths[i + 1], widths[i], strides[i + 1], has_skip=has_skips) for i in levels)
         self.auxiliary = nn.Conv3d(widths[0], n_classes, 1)
         self.up = nn.ConvTranspose3d(widths[0], head_width, strides[0], stride=strides[0])
         self.detail = ConvNormAct(head_width + channels, head_width)

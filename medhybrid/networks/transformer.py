@@ -97,7 +97,8 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = x + self.drop_path(self.scale1 * self.attention(self.norm1(x), cos, sin))
-        return x + self.drop_path(self.scale2 * self.mlp(self.norm2(x)))
+        out: Tensor = x + self.drop_path(self.scale2 * self.mlp(self.norm2(x)))
+        return out
 
 
 class Transformer(nn.Module):
@@ -128,4 +129,5 @@ class Transformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, cos, sin)
         tokens = self.norm(tokens)
-        return tokens.transpose(1, 2).reshape(batch, width, *shape)
+        back: Tensor = tokens.transpose(1, 2).reshape(batch, width, *shape)
+        return back

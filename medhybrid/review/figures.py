@@ -53,7 +53,7 @@ def draw_case(
 
     shown = reference if reference is not None and reference.any() else prediction
     centre = largest_region_centre(shown)
-    low, high = np.percentile(image, [1, 99.5])
+    low, high = np.percentile(np.asarray(image, np.float64), [1, 99.5])
     extents = np.array(image.shape) * np.array(spacing_mm)
     widths = [extents[1], extents[0], extents[0]]
     figure = Figure(figsize=(10, 10 * max(extents[1], extents[2]) / sum(widths) + 0.7), facecolor="black")
@@ -78,7 +78,8 @@ def draw_case(
 
 def _plane(volume: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
     """Rows go up (posterior to anterior, or feet to head), columns left to right."""
-    return np.take(volume, index, axis=axis).T
+    plane: NDArray[np.generic] = np.take(volume, index, axis=axis)
+    return plane.T
 
 
 def _contours(ax: Any, labels: NDArray[np.generic], colour: str, style: str) -> None:

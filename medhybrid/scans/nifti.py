@@ -41,6 +41,8 @@ def read_nifti(path: Path) -> Scan:
         If the file is cut off, is no image of numbers, has another number of axes, or its affine is unusable.
     """
     import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     try:
         image: Any = nib.load(path)
@@ -58,8 +60,8 @@ def read_nifti(path: Path) -> Scan:
         TypeError,
         OverflowError,
         zlib.error,
-        nib.spatialimages.HeaderDataError,
-        nib.filebasedimages.ImageFileError,
+        HeaderDataError,
+        ImageFileError,
     ) as error:
         raise ScanError(f"{path.name} cannot be read as NIfTI", found=str(error), remedy="export it again") from error
     array = array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)  # (X, Y, Z[, C]) -> (C, X, Y, Z)

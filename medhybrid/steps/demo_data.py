@@ -26,10 +26,7 @@ def write_demo_data(root: Path, *, on_subject: Callable[[int], None] = lambda _:
     for i, name in enumerate(names):
         subject = make_subject(template, seed=1000 + i)
         is_held_out = i >= N_SUBJECTS - N_HELD_OUT
-        if i % 2:
-            row = _write_dicom(root, root / "images", name, subject)
-        else:
-            row = _write_nifti(root, name, subject)
+        row = _write_dicom(root, root / "images", name, subject) if i % 2 else _write_nifti(root, name, subject)
         if is_held_out:
             _write_dicom(root, root / "new_scans", name, subject)
         rows.append({"case": name, "subject": name, **row})

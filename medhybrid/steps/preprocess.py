@@ -89,9 +89,7 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     return Preparation(folder, plan, n_prepared, len(usable) - len(waiting), tuple(findings), tuple(left_out))
 
 
-def _check_all(
-    config: StudyConfig, cases: Sequence[Case], folder: Path, reporter: Reporter
-) -> dict[str, CaseCheck]:
+def _check_all(config: StudyConfig, cases: Sequence[Case], folder: Path, reporter: Reporter) -> dict[str, CaseCheck]:
     settings = check_settings(config)
     checks: dict[str, CaseCheck] = {}
     for case in cases:

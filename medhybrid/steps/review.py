@@ -20,7 +20,9 @@ def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list
     """
     if uri is None and not (runs / "mlflow.db").is_file():
         raise ConfigError(
-            f"{runs} holds no MLflow store", expected=f"{runs / 'mlflow.db'}", remedy="train first, or give --tracking-uri"
+            f"{runs} holds no MLflow store",
+            expected=f"{runs / 'mlflow.db'}",
+            remedy="train first, or give --tracking-uri",
         )
     return [
         *(sys.executable, "-m", "mlflow", "ui"),

@@ -259,7 +259,11 @@ def _run_info(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_
     )
     sides = {"train": fold.train, "validation": fold.validation}
     datasets = {
-        side: {"name": f"{config.name}-fold{training.fold}-{side}", "hash": data_hash, "cases": sorted(set(n) & present)}
+        side: {
+            "name": f"{config.name}-fold{training.fold}-{side}",
+            "hash": data_hash,
+            "cases": sorted(set(n) & present),
+        }
         for side, n in sides.items()
     }
     return RunInfo(
@@ -332,8 +336,8 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
     try:
         yield asked.is_set
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
 
 
 def _minutes(seconds: float) -> str:

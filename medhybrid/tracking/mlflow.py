@@ -115,9 +115,7 @@ class MlflowTracker:
 
     def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
         """The model folder, its exported program, and a registered version."""
-        self._spool.put(
-            {"call": "model", "path": str(folder.resolve()), "register_as": register_as, "alias": alias}
-        )
+        self._spool.put({"call": "model", "path": str(folder.resolve()), "register_as": register_as, "alias": alias})
 
     def finish(self, status: str) -> None:
         """Close the run; waits for the last events for at most `CLOSE_TIMEOUT_S`."""

@@ -15,6 +15,7 @@ from medhybrid.errors import ModelError
 
 logging.getLogger("torch._export.non_strict_utils").setLevel(logging.ERROR)
 
+
 def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None, alias: str) -> None:
     """Log the exported program with our files beside it, register it and set its alias."""
     import mlflow

@@ -199,9 +199,7 @@ class Trainer:
                 )
                 for index in range(len(image))
             ]
-            image, target = apply(
-                image, labels, parameters, patch_size=plan.patch_size, spacing_mm=plan.spacing_mm
-            )
+            image, target = apply(image, labels, parameters, patch_size=plan.patch_size, spacing_mm=plan.spacing_mm)
         else:
             image, target = centre_crop(image, plan.patch_size), centre_crop(labels, plan.patch_size).long()
         return image.contiguous(memory_format=torch.channels_last_3d), target

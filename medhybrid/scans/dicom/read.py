@@ -256,7 +256,7 @@ def _supply_frame_of_reference(dataset: Any) -> None:
 
 
 def _to_xyz(volume: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """highdicom's (slice, row, column) in LPS to (X, Y, Z) = (column, row, slice) in RAS."""
+    """From highdicom's (slice, row, column) in LPS to (X, Y, Z) = (column, row, slice) in RAS."""
     array = np.ascontiguousarray(volume.array.transpose(2, 1, 0))
     affine = LPS_FROM_RAS @ np.asarray(volume.affine, np.float64)[:, [2, 1, 0, 3]]
     return array.astype(np.float32, copy=False), affine

@@ -21,12 +21,12 @@ TYPE_2_MORE = ("StudyTime", "AccessionNumber", "ReferringPhysicianName")
 """Attributes that must be present, empty if unknown; many real files lack some."""
 
 
-def write_seg(path: Path, mask: NDArray[np.uint8], scan: Scan, labels: Mapping[str, int], *, version: str) -> None:
+def write_seg(path: Path, mask: NDArray[np.generic], scan: Scan, labels: Mapping[str, int], *, version: str) -> None:
     """Write a label map on a DICOM scan's grid as a DICOM SEG.
 
     Parameters
     ----------
-    mask : (X, Y, Z) uint8 ndarray
+    mask : (X, Y, Z) integer ndarray
         Label map with the values of `labels`.
     scan : Scan
         The DICOM scan it belongs to.

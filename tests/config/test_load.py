@@ -1,0 +1,121 @@
+"""A config is read once, checked entirely, and says where each value comes from."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from medhybrid.config import load_config, load_config_with_origins, packaged_configs, save_config
+from medhybrid.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", ["brain.yaml", "hippocampus.yaml", "demo.yaml"])
+def test_packaged_configs_load(name: str) -> None:
+    assert load_config(name).name == name.removesuffix(".yaml")
+
+
+def test_configs_of_the_repository_are_the_packaged_ones() -> None:
+    repository = Path(__file__).parents[2] / "configs"
+
+    assert set(packaged_configs()) == {p.name for p in repository.glob("*.yaml")}
+
+
+def test_a_file_comes_before_a_packaged_config_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = packaged_configs()["brain.yaml"].read_text().replace("name: brain", "name: mine")
+    (tmp_path / "brain.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+    assert load_config("brain.yaml").name == "mine"
+
+
+def test_a_missing_config_names_the_packaged_ones() -> None:
+    with pytest.raises(ConfigError, match=r"brain\.yaml.*hippocampus\.yaml"):
+        load_config("brian.yaml")
+
+
+def test_overrides_win_and_exponents_are_numbers() -> None:
+    config = load_config("brain.yaml", ["training.peak_rate=1e-4", "data.labels={tumour: 3}"])
+
+    assert config.training.peak_rate == 1e-4
+    assert config.data.labels["tumour"] == 3
+
+
+def test_every_value_has_an_origin() -> None:
+    _, origins = load_config_with_origins("brain.yaml", ["training.seed=7"])
+
+    assert origins["training.seed"] == "command line"
+    assert origins["training.foreground_share"] == "brain.yaml"
+    assert origins["training.weight_decay"] == "default"
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
+    with pytest.raises(ConfigError, match=r"training\.peak_rat: unknown key; did you mean peak_rate"):
+        load_config("brain.yaml", ["training.peak_rat=1"])
+
+
+def test_all_errors_are_reported_at_once_with_file_and_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("brain.yaml", ["training.ema=2", "network.heads=0", "nettwork.depth=1"])
+
+    message = str(caught.value)
+    assert "3 errors" in message
+    assert "command line: training.ema" in message
+    assert "command line: network.heads" in message
+    assert "did you mean network" in message
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1, 2", "\x00", "name: ${missing.key}\n"])
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "x.yaml")
+
+
+def test_a_length_on_the_command_line_replaces_the_files_other_kind() -> None:
+    config = load_config("brain.yaml", ["training.iterations=10"])
+
+    assert config.training.iterations == 10
+    assert config.training.max_minutes is None
+
+
+def test_both_lengths_at_once_are_refused() -> None:
+    with pytest.raises(ConfigError, match="exactly one of max_minutes and iterations"):
+        load_config("brain.yaml", ["training.iterations=10", "training.max_minutes=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.labels.abnormality=0", "positive"),
+        ("data.labels.other=255", "share a value"),
+        ("network.token_width=30", "even multiple of heads"),
+        ("network.widths=[8,16]", "one entry a stage"),
+        ("data.channels=[{name: T1, optional: true}]", "must not be optional"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("brain.yaml", [override])
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        load_config("brain.yaml").training.seed = 3  # type: ignore[misc]
+
+
+@given(seed=st.integers(-(2**31), 2**31), rate=st.floats(1e-6, 1), share=st.floats(0, 1))
+def test_saving_and_loading_is_identity(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, rate: float, share: float
+) -> None:
+    config = load_config("brain.yaml", [f"training.seed={seed}"])
+    config = config.model_copy(
+        update={"training": config.training.model_copy(update={"peak_rate": rate, "foreground_share": share})}
+    )
+    path = tmp_path_factory.mktemp("config") / "saved.yaml"
+
+    save_config(config, path)
+
+    assert load_config(path) == config

@@ -1,0 +1,56 @@
+"""Fixtures: the public data beside the repository, and one small study that is prepared and trained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from tests.synthetic import StudyFolder, small_config, write_study
+
+matplotlib.use("Agg")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of public data; tests that need it are marked `shared_data`."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the public data sets (../shared/data) are not here")
+    return SHARED
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded generator."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    """A dataset of ten small scans with bright blobs, and its config. Do not write into it."""
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder / "data")
+    return StudyFolder(folder, small_config(folder))
+
+
+@pytest.fixture(scope="session")
+def prepared(study: StudyFolder) -> StudyFolder:
+    """The study, prepared."""
+    import medhybrid
+
+    preparation = medhybrid.preprocess(study.config)
+    assert not preparation.left_out
+    return study
+
+
+@pytest.fixture(scope="session")
+def trained(prepared: StudyFolder) -> tuple[StudyFolder, Path]:
+    """The study with a model that was trained on it, recorded in MLflow, and its run folder."""
+    import medhybrid
+
+    run = medhybrid.train(prepared.config)
+    return prepared, run.folder

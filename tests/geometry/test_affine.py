@@ -1,0 +1,55 @@
+"""Affines that map voxels to distinct places are accepted; the others are refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from nibabel.affines import voxel_sizes
+
+from medhybrid.errors import GeometryError
+from medhybrid.geometry import Grid, corner_distance_mm, is_sheared
+from tests.strategies import grids
+
+
+@given(grid=grids())
+def test_spacing_agrees_with_nibabel(grid: Grid) -> None:
+    np.testing.assert_allclose(grid.spacing_mm, voxel_sizes(grid.affine))
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [
+        np.full((4, 4), np.nan),
+        np.diag([1.0, 1.0, 0.0, 1.0]),
+        np.array([[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+        np.eye(3),
+        np.diag([1.0, 1, 1, 2]),
+    ],
+)
+def test_reject_unusable_affine(affine: np.ndarray) -> None:
+    with pytest.raises(GeometryError):
+        Grid((2, 2, 2), affine)
+
+
+def test_corner_distance_sees_a_turned_grid_with_the_same_centre() -> None:
+    shape = (11, 11, 11)
+    turned = np.diag([-1.0, -1, 1, 1])
+    turned[:2, 3] = 10
+
+    assert corner_distance_mm(Grid(shape, np.eye(4)), Grid(shape, turned)) == pytest.approx(np.hypot(10, 10))
+
+
+def test_corner_distance_of_grids_that_differ_in_shape_is_refused() -> None:
+    with pytest.raises(GeometryError, match=r"expected \(2, 2, 2\), found \(2, 2, 3\)|differ in shape"):
+        corner_distance_mm(Grid((2, 2, 2), np.eye(4)), Grid((2, 2, 3), np.eye(4)))
+
+
+@given(grid=grids())
+def test_rotations_are_not_sheared(grid: Grid) -> None:
+    assert not is_sheared(grid.affine)
+
+
+def test_a_tilted_gantry_is_sheared() -> None:
+    affine = np.eye(4)
+    affine[1, 2] = 0.2
+
+    assert is_sheared(affine)
