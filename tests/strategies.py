@@ -11,7 +11,9 @@ from scipy.spatial.transform import Rotation
 from medhybrid.geometry import Grid
 
 SIGNED_PERMUTATIONS = [
-    np.eye(3)[:, list(order)] * np.array(signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)
+    np.eye(3)[:, list(order)] * np.array(signs)
+    for order in permutations(range(3))
+    for signs in product((1, -1), repeat=3)
 ]
 """The 48 axis-aligned orientations (24 of them mirror)."""
 

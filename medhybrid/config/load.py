@@ -83,7 +83,9 @@ def load_config_with_origins(name: str | Path, overrides: Sequence[str] = ()) ->
         merged: Any = OmegaConf.merge(OmegaConf.create(values), OmegaConf.create(changes))
         plain = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path.name} and the overrides cannot be merged", found=str(error).splitlines()[0]) from error
+        raise ConfigError(
+            f"{path.name} and the overrides cannot be merged", found=str(error).splitlines()[0]
+        ) from error
     _replace_whole_length(plain, changes)
     try:
         config = StudyConfig.model_validate(plain)

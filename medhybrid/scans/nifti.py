@@ -134,10 +134,10 @@ def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
 
 def _values(image: Any) -> NDArray[np.generic]:
     """Integers as they are where the file has no scaling, else float32."""
-    slope, inter = image.header.get_slope_inter()
+    proxy = image.dataobj  # the header's own slope is reset by nibabel on loading
     stored = image.header.get_data_dtype()
-    if stored.kind in "iu" and slope in (None, 1.0) and inter in (None, 0.0):
-        integers: NDArray[np.generic] = np.asarray(image.dataobj.get_unscaled()).astype(stored.newbyteorder("="))
+    if stored.kind in "iu" and proxy.slope == 1 and proxy.inter == 0:
+        integers: NDArray[np.generic] = np.asarray(proxy.get_unscaled()).astype(stored.newbyteorder("="))
         return integers
     floats: NDArray[np.generic] = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
     return floats

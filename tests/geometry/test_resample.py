@@ -61,7 +61,9 @@ def test_resampling_keeps_the_world_position_of_values(grid: Grid, spacing: tupl
     """A linear ramp in the world is the same ramp on the new grid, wherever no edge value had to be held."""
     target = respace(grid, spacing)
     direction = np.array([0.3, -0.5, 0.8])
-    ramp = (apply_affine(grid.affine, np.stack(np.indices(grid.shape), -1).astype(float)) @ direction).astype(np.float32)
+    ramp = (apply_affine(grid.affine, np.stack(np.indices(grid.shape), -1).astype(float)) @ direction).astype(
+        np.float32
+    )
 
     resampled = resample_image(ramp[None], grid, target)[0]
 

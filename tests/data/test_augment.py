@@ -1,0 +1,122 @@
+"""What is drawn is applied to image and labels alike; nothing drawn changes nothing."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medhybrid.config import AugmentConfig
+from medhybrid.data.augment import PatchParameters, apply, centre_crop, draw_parameters
+
+PATCH = (12, 16, 8)
+READ = (16, 20, 10)
+SPACING = (1.0, 1.0, 2.0)
+
+
+def neutral(**changes: object) -> PatchParameters:
+    values: dict[str, object] = {
+        "matrix": None,
+        "displacement": None,
+        "flips": (),
+        "gain": np.ones(1),
+        "shift": np.zeros(1),
+        "gamma": np.ones(1),
+        "low_resolution": 1.0,
+        "noise": 0.0,
+        "present": np.ones(1, bool),
+        "noise_seed": 0,
+    }
+    return PatchParameters(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def example() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand((1, 1, *READ), generator=generator) + 0.5
+    return image, (image[:, 0] > 1).to(torch.uint8)
+
+
+def run(p: PatchParameters, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return apply(image, labels, [p], patch_size=PATCH, spacing_mm=SPACING)
+
+
+def test_neutral_parameters_only_crop() -> None:
+    image, labels = example()
+
+    x, y = run(neutral(), image, labels)
+
+    assert torch.equal(x, centre_crop(image, PATCH))
+    assert torch.equal(y, centre_crop(labels, PATCH).long())
+
+
+def test_the_identity_matrix_leaves_values_in_their_place() -> None:
+    image, labels = example()
+
+    x, y = run(neutral(matrix=np.eye(3)), image, labels)
+
+    torch.testing.assert_close(x, centre_crop(image, PATCH), atol=1e-4, rtol=1e-4)
+    assert torch.equal(y, centre_crop(labels, PATCH).long())
+
+
+def test_a_quarter_turn_agrees_with_rot90() -> None:
+    image, labels = example()
+    image, labels = image[..., 2:-2, :], labels[..., 2:-2, :]  # square in the plane
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+
+    x, y = apply(image, labels, [neutral(matrix=turn)], patch_size=(12, 12, 8), spacing_mm=SPACING)
+
+    expected = torch.rot90(centre_crop(image, (12, 12, 8)), -1, (2, 3))
+    other = torch.rot90(centre_crop(image, (12, 12, 8)), 1, (2, 3))
+    assert min((x - expected).abs().max(), (x - other).abs().max()) < 1e-3
+    assert y.shape == (1, 12, 12, 8)
+
+
+def test_flips_move_image_and_labels_together() -> None:
+    image, labels = example()
+
+    x, y = run(neutral(flips=(0,)), image, labels)
+
+    assert torch.equal(x, centre_crop(image, PATCH).flip(2))
+    assert torch.equal(y, centre_crop(labels, PATCH).long().flip(1))
+
+
+def test_air_and_blank_channels_stay_zero() -> None:
+    image, labels = example()
+    image[..., :8, :, :] = 0
+
+    x, _ = run(neutral(shift=np.array([0.5]), gain=np.array([1.3]), gamma=np.array([0.7])), image, labels)
+    blank, _ = run(neutral(shift=np.array([0.5]), noise=0.3), torch.zeros_like(image), labels)
+    dropped, _ = run(neutral(present=np.zeros(1, bool)), image, labels)
+
+    assert not x[centre_crop(image, PATCH) == 0].any()
+    assert not blank.any()
+    assert not dropped.any()
+
+
+@given(seed=st.integers(0, 10_000))
+def test_drawn_parameters_stay_within_their_limits_and_labels_stay_labels(seed: int) -> None:
+    config = AugmentConfig()
+    image, labels = example()
+
+    p = draw_parameters(config, np.random.default_rng(seed), spacing_mm=SPACING, mirror_axes=(0,), optional=(False,))
+    x, y = run(p, image, labels)
+
+    assert p.present.all(), "a channel that is not optional is never blanked"
+    assert set(p.flips) <= {0}
+    assert abs(p.gain[0] - 1) <= config.contrast
+    assert 0 <= p.noise <= config.noise
+    assert torch.isfinite(x).all()
+    assert set(y.unique().tolist()) <= {0, 1}
+
+
+def test_the_same_generator_draws_the_same() -> None:
+    image, labels = example()
+    drawn = [
+        draw_parameters(
+            AugmentConfig(), np.random.default_rng(5), spacing_mm=SPACING, mirror_axes=(0,), optional=(True,)
+        )
+        for _ in range(2)
+    ]
+
+    first, second = (run(p, image, labels)[0] for p in drawn)
+
+    assert torch.equal(first, second)

@@ -1,0 +1,120 @@
+"""Each layout turns a folder into the same cases; what cannot be told apart is left out by name."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medhybrid.config import DataConfig
+from medhybrid.data.layouts import list_cases
+from medhybrid.errors import DataError
+from medhybrid.scans.dicom.write import write_mr_series
+from tests.synthetic import AFFINE, blob_case, save_nifti, write_csv, write_study
+
+CHANNELS = ({"name": "T1"}, {"name": "FLAIR", "optional": True})
+
+
+def config(root: Path, **changes: object) -> DataConfig:
+    return DataConfig.model_validate({"root": str(root), "channels": CHANNELS, "labels": {"lesion": 1}, **changes})
+
+
+def test_decathlon(tmp_path: Path) -> None:
+    write_study(tmp_path, n_cases=3)
+
+    cases = list_cases(config(tmp_path))
+
+    assert [c.name for c in cases] == ["case_00", "case_01", "case_02"]
+    assert cases[0].images == ((tmp_path / "imagesTr" / "case_00.nii.gz",),)
+    assert cases[0].mask == (tmp_path / "labelsTr" / "case_00.nii.gz",)
+
+
+def test_decathlon_entries_outside_the_dataset_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "../../x.nii", "label": "y.nii"}]}))
+
+    with pytest.raises(DataError, match="outside the dataset"):
+        list_cases(config(tmp_path))
+
+
+def test_nnunet_with_a_channel_that_is_absent_for_one_case(tmp_path: Path) -> None:
+    image, mask = blob_case(0)
+    for name, channels in (("p1", 2), ("p2", 1)):
+        for i in range(channels):
+            save_nifti(tmp_path / "imagesTr" / f"{name}_{i:04d}.nii.gz", image)
+        save_nifti(tmp_path / "labelsTr" / f"{name}.nii.gz", mask)
+    (tmp_path / "dataset.json").write_text(json.dumps({"numTraining": 2, "channel_names": {"0": "T1"}}))
+
+    cases = list_cases(config(tmp_path))
+
+    assert [c.name for c in cases] == ["p1", "p2"]
+    assert cases[0].images[1] == (tmp_path / "imagesTr" / "p1_0001.nii.gz",)
+    assert cases[1].images[1] is None
+
+
+def test_a_table_names_files_and_subjects(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": "a_1", "subject": "a", "T1": "a.nii.gz", "FLAIR": "", "mask": "m.nii.gz"}])
+
+    (case,) = list_cases(config(tmp_path))
+
+    assert case.subject == "a"
+    assert case.images == ((tmp_path / "a.nii.gz",), None)
+
+
+def test_a_table_without_a_needed_column_is_refused(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": "a", "FLAIR": "a.nii.gz", "mask": "m.nii.gz"}])
+
+    with pytest.raises(DataError, match=r"lacks columns.*T1"):
+        list_cases(config(tmp_path))
+
+
+def write_studies(root: Path) -> None:
+    image, mask = blob_case(0)
+    save_nifti(root / "s1" / "scan_T1.nii.gz", image)
+    save_nifti(root / "s1" / "scan_FLAIR.nii.gz", image)
+    save_nifti(root / "s1" / "mask.nii.gz", mask)
+    write_mr_series(root / "s2" / "x" / "001", image, AFFINE, description="T1 pre", study="s2", case="c")
+    write_mr_series(root / "s2" / "x" / "002", np.flip(image, 0), AFFINE, description="FLAIR", study="s2", case="c")
+    save_nifti(root / "s2" / "lesion_mask.nii.gz", mask)
+
+
+def test_studies_of_files_and_of_dicom_series(tmp_path: Path) -> None:
+    write_studies(tmp_path)
+
+    first, second = list_cases(config(tmp_path, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
+
+    assert [p.name for p in first.files] == ["scan_T1.nii.gz", "scan_FLAIR.nii.gz", "mask.nii.gz"]
+    assert [p.parent.name for paths in second.images for p in paths or ()][0] == "001"
+    assert second.images[1] is not None
+    assert {p.parent.name for p in second.images[1]} == {"002"}
+
+
+def test_a_study_that_is_ambiguous_is_left_out_and_the_others_are_kept(tmp_path: Path) -> None:
+    write_studies(tmp_path)
+    save_nifti(tmp_path / "s1" / "other_T1.nii.gz", blob_case(1)[0])
+    save_nifti(tmp_path / "s3" / "scan_T1.nii.gz", blob_case(1)[0])
+
+    first, second, third = list_cases(config(tmp_path, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
+
+    assert "channel T1 is ambiguous" in str(first.problem)
+    assert second.problem is None
+    assert "no mask matches" in str(third.problem)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "holds no case"),
+        (lambda root: (root / "dataset.json").write_text("{"), "cannot be read as JSON"),
+        (lambda root: (root / "dataset.json").write_text('{"training": 3}'), "no list of training cases"),
+    ],
+)
+def test_reject_unusable_datasets(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
+    make(tmp_path)
+
+    with pytest.raises(DataError, match=message):
+        list_cases(config(tmp_path))
+
+
+def test_a_dataset_that_is_absent_names_the_key_to_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Check data\.root"):
+        list_cases(config(tmp_path / "nowhere"))

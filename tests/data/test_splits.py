@@ -1,0 +1,72 @@
+"""Folds never put one subject on both sides."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medhybrid.config import DataConfig
+from medhybrid.data.layouts import Case
+from medhybrid.data.splits import load_folds, make_folds
+from medhybrid.errors import DataError
+
+
+def cases_of(subjects: list[int]) -> list[Case]:
+    return [Case(f"case_{i:03d}", f"subject_{s}", (), None) for i, s in enumerate(subjects)]
+
+
+@given(
+    subjects=st.lists(st.integers(0, 12), min_size=2, max_size=40).filter(lambda s: len(set(s)) > 1),
+    n_folds=st.integers(2, 6),
+    seed=st.integers(0, 99),
+)
+def test_made_folds_keep_subjects_whole_and_validate_each_case_once(
+    subjects: list[int], n_folds: int, seed: int
+) -> None:
+    cases = cases_of(subjects)
+    subject = {c.name: c.subject for c in cases}
+
+    folds = make_folds(cases, n_folds, seed)
+
+    validated = [n for f in folds for n in f.validation]
+    assert sorted(validated) == [c.name for c in cases]
+    for fold in folds:
+        assert {subject[n] for n in fold.train}.isdisjoint({subject[n] for n in fold.validation})
+        assert len(fold.train) + len(fold.validation) == len(cases)
+    assert folds == make_folds(cases, n_folds, seed)
+
+
+def test_one_subject_cannot_be_split() -> None:
+    with pytest.raises(DataError, match="at least two subjects"):
+        make_folds(cases_of([1, 1, 1]), 5, 0)
+
+
+def config(root: Path) -> DataConfig:
+    return DataConfig.model_validate({"root": str(root), "channels": [{"name": "T1"}], "labels": {"a": 1}})
+
+
+def test_folds_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "splits.json").write_text(json.dumps([{"train": ["case_000"], "val": ["case_001"]}]))
+
+    folds, origin = load_folds(config(tmp_path), cases_of([1, 2]))
+
+    assert folds[0].validation == ("case_001",)
+    assert origin == "splits.json"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"train": ["case_000"], "validation": ["case_001"]}], "subjects on both sides"),
+        ([{"train": [], "validation": ["case_001"]}], "empty side"),
+        ({"train": []}, "holds no folds"),
+        ([{"training": ["case_000"]}], "holds no folds"),
+    ],
+)
+def test_reject_unusable_fold_files(tmp_path: Path, content: object, message: str) -> None:
+    (tmp_path / "splits.json").write_text(json.dumps(content))
+
+    with pytest.raises(DataError, match=message):
+        load_folds(config(tmp_path), cases_of([1, 1]))

@@ -1,0 +1,96 @@
+"""A prepared case is read box by box, and is whole or not there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medhybrid.data.store import CaseRecord, PreparedCase, foreground_index, hash_files, save_case
+from medhybrid.errors import DataError
+
+SHAPE = (20, 17, 9)
+
+
+def save(folder: Path, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    image = rng.normal(size=(2, *SHAPE)).astype(np.float16).astype(np.float32)
+    labels = rng.integers(0, 3, SHAPE).astype(np.uint8)
+    record = CaseRecord(
+        case=folder.name,
+        subject=folder.name,
+        sources_hash="0",
+        preparation_hash="0",
+        source_shape=SHAPE,
+        source_affine=np.eye(4).tolist(),
+        affine=np.eye(4).tolist(),
+        axes=(0, 1, 2),
+        flips=(False, False, False),
+        reference_ml={"a": 1.0, "b": 1.0},
+    )
+    save_case(folder, record, image, labels, source_mask=labels, n_labels=2)
+    return image, labels
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedCase, np.ndarray, np.ndarray]:
+    folder = tmp_path_factory.mktemp("store") / "a"
+    image, labels = save(folder)
+    return PreparedCase(folder), image, labels
+
+
+@settings(deadline=None)
+@given(
+    start=st.tuples(*(st.integers(-12, 24) for _ in range(3))),
+    size=st.tuples(*(st.integers(1, 26) for _ in range(3))),
+)
+def test_any_box_reads_as_cut_from_the_whole_and_zero_outside(
+    case: tuple[PreparedCase, np.ndarray, np.ndarray], start: tuple[int, int, int], size: tuple[int, int, int]
+) -> None:
+    opened, image, labels = case
+    pad = 64
+    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad), (pad, pad)))
+    box = tuple(slice(pad + b, pad + b + n) for b, n in zip(start, size, strict=True))
+
+    got_image, got_labels = opened.read_box(start, size)
+
+    np.testing.assert_array_equal(got_image, padded[(slice(None), *box)])
+    np.testing.assert_array_equal(got_labels, np.pad(labels, pad)[box])
+
+
+def test_writing_again_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    save(tmp_path / "a", seed=0)
+    image, _ = save(tmp_path / "a", seed=1)
+
+    np.testing.assert_array_equal(PreparedCase(tmp_path / "a").image(), image)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["case.json", "image.b2nd", "foreground.npy"])
+def test_a_damaged_case_is_named(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "a")
+    (tmp_path / "a" / name).write_bytes(b"x")
+
+    with pytest.raises(DataError, match="prepared case a is damaged"):
+        PreparedCase(tmp_path / "a")
+
+
+def test_the_foreground_index_points_at_foreground_of_every_label() -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (40, 40, 40)).astype(np.uint8)
+
+    index = foreground_index(labels, 2)
+
+    np.testing.assert_array_equal(labels[tuple(index[:, :3].T)], index[:, 3])
+    assert set(index[:, 3]) == {1, 2}
+    assert len(index) <= 8_000
+
+
+def test_a_hash_changes_with_any_byte_and_reads_folders(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x").write_bytes(b"abc")
+    before = hash_files([tmp_path / "d"])
+
+    (tmp_path / "d" / "x").write_bytes(b"abd")
+
+    assert hash_files([tmp_path / "d"]) != before

@@ -1,0 +1,185 @@
+"""A DICOM series is read right or refused with a code; real folders are judged by their own headers."""
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+
+from medhybrid.errors import ScanError, SeriesError
+from medhybrid.geometry import Grid, corner_distance_mm, is_sheared
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.nifti import write_nifti
+from medhybrid.scans.reader import read_scan
+from tests.conftest import SHARED
+from tests.strategies import affines
+from tests.synthetic import AFFINE
+
+PLAIN = {
+    "ct_with_rtstruct/ct",
+    "ct_with_seg/ct",
+    "mr_coronal_philips",
+    "mr_enhanced_hyperfine",
+    "mr_enhanced_siemens",
+    "mr_left_decubitus_siemens",
+    "mr_oblique_hitachi",
+    "mr_sagittal_jpegls",
+    "mr_sagittal_siemens",
+    "mr_slope_by_slice",
+    "study_glioma_like/FLAIR",
+    "study_glioma_like/HippoCrop",
+    "study_glioma_like/T1post",
+    "study_glioma_like/T1pre",
+    "study_glioma_like/T2",
+}
+"""Folders of the public collection whose manifest says: read, one volume."""
+
+
+def volume(shape: tuple[int, int, int] = (6, 5, 4)) -> np.ndarray:
+    return np.arange(np.prod(shape)).reshape(shape).astype(np.uint16)
+
+
+@settings(max_examples=30, deadline=None)
+@given(affine=affines())
+def test_reading_gives_back_what_was_written_in_any_orientation(
+    tmp_path_factory: pytest.TempPathFactory, affine: np.ndarray
+) -> None:
+    array = volume()
+    folder = tmp_path_factory.mktemp("series")
+    write_mr_series(folder, array, affine, description="T1", study="s", case="c")
+
+    scan = read_scan(folder)
+
+    # The reader may run the slices the other way: each voxel's value must stand where it was written.
+    index = np.argwhere(np.ones(array.shape))
+    to_scan = np.linalg.inv(scan.affine) @ affine
+    where = np.rint(index @ to_scan[:3, :3].T + to_scan[:3, 3]).astype(int)
+    np.testing.assert_array_equal(scan.array[0][tuple(where.T)], array[tuple(index.T)])
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> list[Path]:
+    return write_mr_series(tmp_path / "series", volume(), AFFINE, description="T1", study="s", case="c")
+
+
+def change(path: Path, edit: Callable[[pydicom.Dataset], None]) -> None:
+    dataset = pydicom.dcmread(path)
+    edit(dataset)
+    dataset.save_as(path)
+
+
+def test_order_of_files_and_instance_numbers_do_not_matter(series: list[Path]) -> None:
+    expected = read_scan(series[0].parent)
+    for number, path in enumerate(series):
+        change(path, lambda d, n=number: setattr(d, "InstanceNumber", 100 - 7 * n))  # type: ignore[misc]
+
+    scan = read_scan(list(reversed(series)))
+
+    np.testing.assert_array_equal(scan.array, expected.array)
+    np.testing.assert_allclose(scan.affine, expected.affine)
+
+
+def test_a_missing_slice_is_refused_with_its_place(series: list[Path]) -> None:
+    series[1].unlink()
+
+    with pytest.raises(SeriesError) as caught:
+        read_scan(series[0].parent)
+
+    assert caught.value.code in ("missing_slice", "nonuniform")
+
+
+def test_a_slice_that_is_there_twice_is_refused(series: list[Path]) -> None:
+    copy = series[0].with_name("again.dcm")
+    copy.write_bytes(series[0].read_bytes())
+    change(copy, lambda d: setattr(d, "SOPInstanceUID", pydicom.uid.generate_uid()))
+
+    with pytest.raises(SeriesError) as caught:
+        read_scan(series[0].parent)
+
+    assert caught.value.code in ("duplicate_slice", "multi_volume")
+
+
+def test_a_tilted_gantry_is_refused(series: list[Path]) -> None:
+    for k, path in enumerate(series):
+        position = [float(v) for v in pydicom.dcmread(path).ImagePositionPatient]
+        position[1] += 0.5 * k
+        change(path, lambda d, p=position: setattr(d, "ImagePositionPatient", p))  # type: ignore[misc]
+
+    with pytest.raises(SeriesError) as caught:
+        read_scan(series[0].parent)
+
+    assert caught.value.code == "gantry_tilt"
+
+
+def test_a_truncated_file_is_refused(series: list[Path]) -> None:
+    series[0].write_bytes(series[0].read_bytes()[:-20])
+
+    with pytest.raises(SeriesError):
+        read_scan(series)
+
+
+def test_slopes_are_applied_slice_by_slice(series: list[Path]) -> None:
+    plain = read_scan(series[0].parent).array
+    for k, path in enumerate(series):
+
+        def scale(d: pydicom.Dataset, k: int = k) -> None:
+            d.RescaleSlope, d.RescaleIntercept = 1 + k, -5
+
+        change(path, scale)
+
+    scaled = read_scan(series[0].parent).array
+
+    ratios = np.median((scaled + 5)[0][plain[0] > 0].reshape(-1) / plain[0][plain[0] > 0].reshape(-1))
+    assert ratios > 1
+    assert scaled.min() == -5
+
+
+def test_an_absent_frame_of_reference_is_no_reason_to_refuse(series: list[Path]) -> None:
+    expected = read_scan(series[0].parent)
+    for path in series:
+        change(path, lambda d: delattr(d, "FrameOfReferenceUID"))
+
+    scan = read_scan(series[0].parent)
+
+    np.testing.assert_array_equal(scan.array, expected.array)
+    assert "FrameOfReferenceUID is absent" in scan.notes
+
+
+def real_folders() -> list[str]:
+    table = SHARED / "data" / "dicom" / "MANIFEST.csv"
+    if not table.exists():
+        return []
+    with table.open() as file:
+        return [row["folder"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize("folder", real_folders() or [pytest.param("", marks=pytest.mark.skip("no public data here"))])
+def test_a_real_series_is_read_as_its_own_headers_say_or_refused(folder: str, tmp_path: Path) -> None:
+    """`dicom_truth.py` computes each frame's place from that frame's header and looks for its values there."""
+    try:
+        scan = read_scan(SHARED / "data" / "dicom" / folder)
+    except ScanError as refusal:
+        assert folder not in PLAIN, f"a plain volume was refused: {refusal}"
+        assert refusal.remedy or refusal.found
+        return
+    write_nifti(tmp_path / "volume.nii.gz", scan.array[0], scan.affine)
+
+    judge = [sys.executable, str(SHARED / "tools" / "dicom_truth.py"), str(SHARED / "data" / "dicom" / folder)]
+    verdict = subprocess.run([*judge, str(tmp_path / "volume.nii.gz")], capture_output=True, text=True)
+
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+
+
+def test_series_written_here_are_right_angled(series: list[Path]) -> None:
+    scan = read_scan(series[0].parent)
+
+    assert not is_sheared(scan.affine)
+    same = Grid(scan.grid.shape, scan.affine)
+    assert corner_distance_mm(scan.grid, same) == 0

@@ -1,0 +1,50 @@
+"""NRRD and MHA, and any axis order, come out as SimpleITK and nibabel see them."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medhybrid.errors import ScanError
+from medhybrid.geometry import Grid
+from medhybrid.scans.reader import read_scan
+from tests.geometry.test_resample import to_sitk
+from tests.strategies import grids
+
+
+@given(grid=grids(), suffix=st.sampled_from([".nrrd", ".mha"]))
+def test_reading_agrees_with_the_same_image_as_nifti(
+    tmp_path_factory: pytest.TempPathFactory, grid: Grid, suffix: str
+) -> None:
+    array = np.random.default_rng(0).integers(0, 999, grid.shape).astype(np.int16)
+    folder = tmp_path_factory.mktemp("itk")
+    sitk.WriteImage(to_sitk(array, grid), str(folder / f"x{suffix}"))
+    sitk.WriteImage(to_sitk(array, grid), str(folder / "x.nii"))  # SimpleITK's own way to NIfTI is the judge
+
+    scan = read_scan(folder / f"x{suffix}")
+
+    judge = nib.load(folder / "x.nii")
+    np.testing.assert_array_equal(scan.array[0], np.asarray(judge.dataobj))
+    np.testing.assert_allclose(scan.affine, judge.affine, atol=1e-3)
+
+
+def test_vectors_become_channels(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype(np.float32)  # (z, y, x, C)
+    sitk.WriteImage(sitk.GetImageFromArray(array, isVector=True), str(tmp_path / "x.mha"))
+
+    scan = read_scan(tmp_path / "x.mha")
+
+    np.testing.assert_array_equal(scan.array, array.transpose(3, 2, 1, 0))
+
+
+@pytest.mark.parametrize("content", [b"", b"NRRD0004\ntype: short\n", b"ObjectType = Image\nNDims = 3\n"])
+def test_reject_damaged_files(tmp_path: Path, content: bytes) -> None:
+    for name in ("x.nrrd", "x.mha"):
+        (tmp_path / name).write_bytes(content)
+
+        with pytest.raises(ScanError):
+            read_scan(tmp_path / name)

@@ -1,0 +1,68 @@
+"""One reader for all formats, also for MONAI's transforms."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.transforms import LoadImage
+
+from medhybrid.errors import ScanError
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import ScanReader, read_scan, stack_channels
+from tests.synthetic import AFFINE, SHAPE, blob_case, save_nifti
+
+
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")  # MONAI registers its own readers as well
+def test_monai_loads_through_our_reader(tmp_path: Path) -> None:
+    image, _ = blob_case(0)
+    path = save_nifti(tmp_path / "x.nii.gz", image.astype(np.float32))
+
+    loaded = LoadImage(reader=ScanReader(), image_only=True, ensure_channel_first=False)(str(path))
+
+    assert tuple(loaded.shape) == (1, *SHAPE)
+    np.testing.assert_allclose(np.asarray(loaded.affine), AFFINE)
+
+
+def test_a_dicom_series_and_a_nifti_file_of_one_volume_agree(tmp_path: Path) -> None:
+    image, _ = blob_case(0)
+    write_mr_series(tmp_path / "series", image, AFFINE, description="T1", study="s", case="c")
+
+    dicom, file = read_scan(tmp_path / "series"), read_scan(save_nifti(tmp_path / "x.nii.gz", image))
+
+    # Axes may run the other way; world positions decide.
+    from medhybrid.geometry import turn_to_ras
+
+    a, b = turn_to_ras(dicom.affine), turn_to_ras(file.affine)
+    np.testing.assert_array_equal(a.apply(dicom.array), b.apply(file.array))
+    np.testing.assert_allclose(a.grid(dicom.grid).affine, b.grid(file.grid).affine, atol=1e-4)
+
+
+def test_a_missing_channel_becomes_zeros_and_is_noted(tmp_path: Path) -> None:
+    one = read_scan(save_nifti(tmp_path / "a.nii.gz", blob_case(0)[0]))
+
+    scan = stack_channels([None, one], ["T1", "FLAIR"], case="x")
+
+    assert not scan.array[0].any()
+    assert scan.notes == ("channel T1 is missing",)
+
+
+def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
+    moved = AFFINE.copy()
+    moved[0, 3] += 2
+    scans = [
+        read_scan(save_nifti(tmp_path / "a.nii.gz", blob_case(0)[0])),
+        read_scan(save_nifti(tmp_path / "b.nii.gz", blob_case(0)[0], moved)),
+    ]
+
+    with pytest.raises(ScanError, match="channel FLAIR lies on another grid"):
+        stack_channels(scans, ["T1", "FLAIR"], case="x")
+
+
+def test_a_folder_with_two_series_is_refused(tmp_path: Path) -> None:
+    for name in ("T1", "T2"):
+        paths = write_mr_series(tmp_path / name, blob_case(0)[0], AFFINE, description=name, study="s", case="c")
+        for path in paths:
+            path.rename(tmp_path / f"{name}_{path.name}")
+
+    with pytest.raises(ScanError, match="one DICOM image series"):
+        read_scan(tmp_path)
