@@ -69,11 +69,16 @@ def score_case(
 
 
 def summarise(scores: list[LabelScore]) -> dict[str, float]:
-    """Means and medians over cases, and means by label; cases weigh alike, whatever labels they have."""
+    """Means and medians over cases, and means by label; cases weigh alike, whatever labels they have.
+
+    The Dice of a case is the mean over the labels that its reference or its prediction hold: one that both lack would add
+    a 1 for nothing. A case without any counts 1.
+    """
     by_case: dict[str, list[float]] = {}
     for s in scores:
-        by_case.setdefault(s.case, []).append(s.dice)
-    case_dice = np.array([np.mean(v) for v in by_case.values()])
+        held = by_case.setdefault(s.case, [])
+        held += [s.dice] if s.reference_ml or s.predicted_ml else []
+    case_dice = np.array([np.mean(v) if v else 1.0 for v in by_case.values()])
     summary = {
         "n_cases": float(len(by_case)),
         "dice": float(case_dice.mean()),

@@ -2,7 +2,7 @@
 
 The surface of a mask is its voxels with a face on the outside (6-neighbourhood; the grid's border counts as outside).
 Distances run between centres of surface voxels, in mm. Both directions are pooled before the percentile is taken; MONAI's
-`compute_hausdorff_distance` takes the larger of the two directions' percentiles instead, and so reads higher or equal.
+`compute_hausdorff_distance` takes the larger of the two directions' percentiles instead, and so mostly reads higher.
 """
 
 from __future__ import annotations

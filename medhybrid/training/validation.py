@@ -30,9 +30,9 @@ class CaseResult:
 
     @property
     def mean_dice(self) -> float:
-        """Mean over the labels that the reference holds; over all where it holds none."""
-        present = [d for name, d in self.dice.items() if self.case.record.reference_ml[name] > 0]
-        return float(np.mean(present or list(self.dice.values())))
+        """Mean over the labels that reference or prediction hold; 1 where neither holds any."""
+        held = [d for name, d in self.dice.items() if self.case.record.reference_ml[name] > 0 or d < 1]
+        return float(np.mean(held)) if held else 1.0
 
 
 @dataclass(frozen=True, slots=True)

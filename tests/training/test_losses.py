@@ -1,0 +1,53 @@
+"""The loss has its golden values, and is lowest for the right answer."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from medhybrid.networks import Logits
+from medhybrid.training.losses import compute_loss, soft_dice_loss
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())
+
+
+def example() -> tuple[Logits, torch.Tensor]:
+    """Logits and targets from a formula, the same on every machine."""
+    n = 2 * 3 * 4 * 4 * 4
+    full = torch.sin(torch.arange(n, dtype=torch.float64)).reshape(2, 3, 4, 4, 4).float()
+    target = (torch.arange(2 * 64) * 7 % 3).reshape(2, 4, 4, 4)
+    return Logits(full, full[..., ::2, ::2, ::2]), target
+
+
+def test_golden_values() -> None:
+    terms = compute_loss(*example(), 0.3)
+
+    for name in ("total", "cross_entropy", "dice", "auxiliary"):
+        assert float(getattr(terms, name)) == pytest.approx(GOLDEN[name], abs=1e-5)
+
+
+def test_soft_dice_by_hand() -> None:
+    """One label, sums over the batch: overlap 1.5, volumes 2 and 2."""
+    probabilities = torch.tensor([[0.0, 0.5, 0.0, 1.0], [1.0, 0.5, 1.0, 0.0]]).reshape(1, 2, 4, 1, 1)
+    probabilities[0, 1] = torch.tensor([0.5, 1.0, 0.5, 0.0]).reshape(4, 1, 1)
+    target = torch.tensor([1, 1, 0, 0]).reshape(1, 4, 1, 1)
+
+    assert float(soft_dice_loss(probabilities, target)) == pytest.approx(1 - (2 * 1.5 + 1) / (2 + 2 + 1))
+
+
+def test_the_right_answer_costs_nearly_nothing_and_a_wrong_one_much() -> None:
+    _, target = example()
+    right = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float() * 30
+    logits = Logits(right, right[..., ::2, ::2, ::2])
+
+    assert float(compute_loss(logits, target, 0.3).total) < 1e-3
+    assert float(compute_loss(logits, (target + 1) % 3, 0.3).total) > 10
+
+
+def test_an_absent_label_costs_nothing_where_none_is_predicted() -> None:
+    target = torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    background = torch.zeros(1, 2, 4, 4, 4)
+    background[:, 0] = 1.0
+
+    assert float(soft_dice_loss(background, target)) == pytest.approx(0.0)
