@@ -7,6 +7,7 @@ moment at least one whole checkpoint has its final name. Loaded with `weights_on
 from __future__ import annotations
 
 import logging
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
             continue
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
+        except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.PickleError) as error:
             logger.warning("checkpoint %s is damaged (%s); trying the one before", path, type(error).__name__)
             continue
         if state.get("version") != VERSION:

@@ -1,21 +1,48 @@
-"""Write the golden values: python -m tests.golden.make_golden. A commit that changes them says why."""
+"""Write the golden values: `python -m tests.golden.make_golden`. A commit that changes them says why."""
 
 import json
+import tempfile
 from pathlib import Path
 
+import torch
+
+import medhybrid
+from medhybrid.networks import Logits
 from medhybrid.training.losses import compute_loss
+from tests.synthetic import small_config, write_study
 
 HERE = Path(__file__).parent
 
 
-def main() -> None:
-    """Loss terms of a formula's logits, and the first losses of a small training."""
-    (HERE / "losses.json").exists() or (HERE / "losses.json").write_text("{}")
-    from tests.training.test_losses import example
+def example() -> tuple[Logits, torch.Tensor]:
+    """Logits and targets from a formula, the same on every machine."""
+    n = 2 * 3 * 4 * 4 * 4
+    full = torch.sin(torch.arange(n, dtype=torch.float64)).reshape(2, 3, 4, 4, 4).float()
+    target = (torch.arange(2 * 64) * 7 % 3).reshape(2, 4, 4, 4)
+    return Logits(full, full[..., ::2, ::2, ::2]), target
 
+
+def training_losses(folder: Path) -> list[float]:
+    """The losses of the first steps of a small training, every tenth."""
+    write_study(folder / "data")
+    config = small_config(folder, "training.iterations=50", "tracking.kind=none")
+    medhybrid.preprocess(config)
+    run = medhybrid.train(config)
+    events = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    return [e["values"]["train/loss"] for e in events if "train/loss" in e.get("values", {})]
+
+
+def main() -> None:
+    """Loss terms of a formula's logits, and the losses of a small training."""
     terms = compute_loss(*example(), 0.3)
     names = ("total", "cross_entropy", "dice", "auxiliary")
-    (HERE / "losses.json").write_text(json.dumps({n: float(getattr(terms, n)) for n in names}, indent=1) + "\n")
+    _write("losses.json", {n: float(getattr(terms, n)) for n in names})
+    with tempfile.TemporaryDirectory() as folder:
+        _write("training.json", training_losses(Path(folder)))
+
+
+def _write(name: str, values: object) -> None:
+    (HERE / name).write_text(json.dumps(values, indent=1) + "\n")
 
 
 if __name__ == "__main__":

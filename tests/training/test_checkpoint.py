@@ -40,6 +40,6 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
 
     torch.save({"version": 1, "step": Evil()}, tmp_path / "last.pt", pickle_module=pickle)
 
-    with pytest.raises((ModelError, pickle.UnpicklingError)):
+    with pytest.raises(ModelError):
         load_checkpoint(tmp_path)
     assert not (tmp_path / "pwned").exists()

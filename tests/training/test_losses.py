@@ -8,16 +8,9 @@ import torch
 
 from medhybrid.networks import Logits
 from medhybrid.training.losses import compute_loss, soft_dice_loss
+from tests.golden.make_golden import example
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())
-
-
-def example() -> tuple[Logits, torch.Tensor]:
-    """Logits and targets from a formula, the same on every machine."""
-    n = 2 * 3 * 4 * 4 * 4
-    full = torch.sin(torch.arange(n, dtype=torch.float64)).reshape(2, 3, 4, 4, 4).float()
-    target = (torch.arange(2 * 64) * 7 % 3).reshape(2, 4, 4, 4)
-    return Logits(full, full[..., ::2, ::2, ::2]), target
 
 
 def test_golden_values() -> None:

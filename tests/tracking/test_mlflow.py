@@ -1,0 +1,163 @@
+"""An MLflow run holds all that is needed to review it; a store that is away does not stop a training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import medhybrid
+from medhybrid.config import load_config
+from medhybrid.steps.train import resume
+from medhybrid.tracking.mlflow import default_uri
+from tests.synthetic import StudyFolder
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow and its store warn of themselves
+
+
+@pytest.fixture(scope="module")
+def client(trained: tuple[StudyFolder, Path]) -> Any:
+    import mlflow
+
+    study, _ = trained
+    return mlflow.MlflowClient(tracking_uri=default_uri(Path(study.config.runs)))
+
+
+@pytest.fixture(scope="module")
+def run(client: Any) -> Any:
+    experiment = client.get_experiment_by_name("blobs")
+    (found,) = client.search_runs([experiment.experiment_id])
+    return found
+
+
+def artifacts(client: Any, run_id: str, path: str = "") -> list[str]:
+    out = []
+    for item in client.list_artifacts(run_id, path):
+        out += artifacts(client, run_id, item.path) if item.is_dir else [item.path]
+    return out
+
+
+def test_config_and_origin_are_recorded(run: Any, trained: tuple[StudyFolder, Path]) -> None:
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.iterations"] == "120"
+    assert run.data.params["network.kind"] == "hybrid"
+    assert run.data.tags["medhybrid.code"]
+    assert len(run.data.tags["medhybrid.data_hash"]) == 64
+
+
+def test_data_and_split_are_recorded_as_datasets(run: Any) -> None:
+    by_context = {i.tags[0].value: i.dataset for i in run.inputs.dataset_inputs}
+
+    assert json.loads(by_context["validation"].profile) == {"n_cases": 3}
+    assert json.loads(by_context["train"].schema)["cases"][0] == "case_00"
+
+
+def test_metrics_are_recorded_by_step_label_and_case(client: Any, run: Any) -> None:
+    names = set(run.data.metrics)
+
+    assert {"train/loss", "train/cross_entropy", "train/dice_loss", "train/auxiliary_loss"} <= names
+    assert {"train/learning_rate", "train/samples_per_second", "val/dice", "val_label/left/dice"} <= names
+    assert "val_case/case_07/dice" in names
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 12
+    assert len(client.get_metric_history(run.info.run_id, "val/dice")) == 2
+
+
+def test_pictures_with_steps_config_plan_and_model_are_kept(client: Any, run: Any) -> None:
+    files = artifacts(client, run.info.run_id)
+
+    pictures = [f for f in files if f.startswith("images/")]
+    assert any("case_07" in f and "%step%60" in f or "step%60" in f or "60" in f for f in pictures)
+    assert {"config.yaml", "plan.json", "validation.json", "validation.csv", "model/model.safetensors"} <= set(files)
+
+
+def test_the_registered_model_is_the_runs_model(
+    client: Any, run: Any, trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
+    study, folder = trained
+    version = client.get_model_version_by_alias("blobs", "newest")
+    scan = medhybrid.read_scan(study.folder / "data" / "imagesTr" / "case_08.nii.gz")
+
+    fetched = medhybrid.load_model("models:/blobs@newest", tracking_uri=default_uri(Path(study.config.runs)))
+
+    assert version.run_id == run.info.run_id
+    np.testing.assert_array_equal(fetched.predict(scan), medhybrid.load_model(folder).predict(scan))
+
+
+def test_the_exported_program_loads_with_pickle_refused_and_gives_the_same_logits(
+    client: Any, trained: tuple[StudyFolder, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    study, folder = trained
+    mlflow.set_tracking_uri(default_uri(Path(study.config.runs)))
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    version = client.get_model_version_by_alias("blobs", "newest")
+
+    program = mlflow.pytorch.load_model(f"models:/blobs/{version.version}")
+
+    window = torch.randn(2, 1, 24, 24, 16)
+    expected = medhybrid.load_model(folder).network(window).full
+    torch.testing.assert_close(program(window), expected, atol=1e-4, rtol=1e-3)
+    info = mlflow.models.get_model_info(f"models:/blobs/{version.version}")
+    assert info.signature is not None
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run(prepared: StudyFolder, tmp_path: Path) -> None:
+    import mlflow
+
+    config = load_config(
+        prepared.folder / "small.yaml",
+        [f"runs={tmp_path / 'runs'}", "training.iterations=20", "tracking.register_model=false"],
+    )
+    first = medhybrid.train(config)
+
+    second = resume(first.folder, ["training.iterations=+20"])
+
+    client = mlflow.MlflowClient(tracking_uri=default_uri(tmp_path / "runs"))
+    assert second.run_id == first.run_id
+    assert second.n_steps == 40
+    steps = [m.step for m in client.get_metric_history(first.run_id, "train/loss")]
+    assert steps == [10, 20, 30, 40]
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_a_store_that_is_away_does_not_stop_the_training(
+    prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medhybrid.tracking.mlflow.CLOSE_TIMEOUT_S", 1.0)
+    config = load_config(
+        prepared.folder / "small.yaml",
+        [f"runs={tmp_path / 'runs'}", "training.iterations=20", "tracking.uri=http://127.0.0.1:9"],
+    )
+
+    run = medhybrid.train(config)
+
+    assert run.n_steps == 20
+    assert (run.folder / "model" / "model.safetensors").exists()
+    kept = [json.loads(line)["call"] for line in (run.folder / "unsent.jsonl").read_text().splitlines()]
+    assert kept[0] == "open"
+    assert {"metrics", "image", "model", "finish"} <= set(kept)
+
+
+def test_the_validation_on_record_is_what_predict_gives(
+    trained: tuple[StudyFolder, Path], run: Any, tmp_path: Path
+) -> None:
+    """From the scans alone, the model reaches the Dice that the run says, case by case."""
+    study, folder = trained
+    model = medhybrid.load_model(folder)
+    model.precision = torch.float32  # as the run's; bf16 moves single voxels
+    for case in ("case_07", "case_08", "case_09"):
+        scan = medhybrid.read_scan(study.folder / "data" / "imagesTr" / f"{case}.nii.gz")
+        reference = np.asarray(nib.load(study.folder / "data" / "labelsTr" / f"{case}.nii.gz").dataobj)
+
+        mask = model.predict(scan)
+
+        per_label = [
+            2 * ((mask == v) & (reference == v)).sum() / ((mask == v).sum() + (reference == v).sum()) for v in (1, 4)
+        ]
+        assert run.data.metrics[f"val_case/{case}/dice"] == pytest.approx(np.mean(per_label), abs=2e-3)

@@ -1,0 +1,152 @@
+"""A run can be repeated, broken off, resumed and extended; it stops at what it must not train on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.sampling import Batch
+from medhybrid.errors import TrainingError
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.tracking.jsonl import JsonlTracker
+from medhybrid.training.loop import Trainer
+from tests.golden.make_golden import training_losses
+from tests.synthetic import StudyFolder
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "training.json"
+
+
+def trainer(study: StudyFolder, folder: Path, *, stop_at: int | None = None, **training: object) -> Trainer:
+    settings = study.config.training.model_copy(update={"iterations": 12, "n_validations": 2, **training})
+    config: StudyConfig = study.config.model_copy(update={"training": settings})
+    dataset = PreparedDataset(prepared_folder(config))
+    fold = dataset.fold(0)
+    made = Trainer(
+        config,
+        dataset.plan,
+        dataset.open(fold.train),
+        dataset.open(fold.validation),
+        folder=folder,
+        tracker=JsonlTracker(folder / "log.jsonl"),
+        should_stop=lambda: stop_at is not None and made.step >= stop_at,
+    )
+    return made
+
+
+def every_loss(made: Trainer) -> list[float]:
+    """Watch the loss of every step."""
+    losses: list[float] = []
+    step = made._train_step
+
+    def watched(batch: Batch):  # type: ignore[no-untyped-def]
+        terms = step(batch)
+        losses.append(float(terms.total.detach()))
+        return terms
+
+    made._train_step = watched  # type: ignore[method-assign]
+    return losses
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(prepared: StudyFolder, tmp_path: Path) -> None:
+    whole = trainer(prepared, tmp_path / "whole")
+    expected = every_loss(whole)
+    expected_weights = whole.fit().weights
+
+    first = trainer(prepared, tmp_path / "broken", stop_at=5)
+    losses = every_loss(first)
+    assert first.fit().is_interrupted
+    second = trainer(prepared, tmp_path / "broken")
+    second.restore()
+    losses_after = every_loss(second)
+    weights = second.fit().weights
+
+    assert losses + losses_after == expected
+    for name, tensor in expected_weights.items():
+        assert torch.equal(weights[name], tensor), name
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_losses_do_not_depend_on_the_number_of_workers(prepared: StudyFolder, tmp_path: Path, workers: int) -> None:
+    runs = [trainer(prepared, tmp_path / str(n), workers=n, iterations=6) for n in (1, workers)]
+    losses = [every_loss(run) for run in runs]
+    for run in runs:
+        run.fit()
+
+    assert losses[0] == losses[1]
+
+
+def test_another_seed_gives_another_run(prepared: StudyFolder, tmp_path: Path) -> None:
+    runs = [trainer(prepared, tmp_path / str(seed), seed=seed, iterations=2) for seed in (0, 1)]
+    losses = [every_loss(run) for run in runs]
+    for run in runs:
+        run.fit()
+
+    assert losses[0] != losses[1]
+
+
+def test_a_finished_run_can_be_extended(prepared: StudyFolder, tmp_path: Path) -> None:
+    trainer(prepared, tmp_path, iterations=6).fit()
+
+    longer = trainer(prepared, tmp_path, iterations=10)
+    longer.restore()
+    losses = every_loss(longer)
+    outcome = longer.fit()
+
+    assert outcome.step == 10
+    assert len(losses) == 4
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_cases(prepared: StudyFolder, tmp_path: Path) -> None:
+    made = trainer(prepared, tmp_path)
+    batch = made.sampler.batch(0)
+    poisoned = replace(batch, image=np.full_like(batch.image, np.nan), cases=("case_03", "case_05"))
+
+    with pytest.raises(TrainingError, match=r"no longer finite at step 0.*case_03, case_05"):
+        made._train_step(poisoned)
+    assert (tmp_path / "checkpoint" / "last.pt").exists()
+
+
+def test_an_interrupted_run_keeps_its_best_validated_weights(prepared: StudyFolder, tmp_path: Path) -> None:
+    made = trainer(prepared, tmp_path, stop_at=8, n_validations=6)
+
+    outcome = made.fit()
+
+    assert made.best_weights is not None
+    assert all(torch.equal(outcome.weights[k], v) for k, v in made.best_weights.items())
+
+
+def test_without_training_cases_the_error_says_so(prepared: StudyFolder, tmp_path: Path) -> None:
+    dataset = PreparedDataset(prepared_folder(prepared.config))
+
+    with pytest.raises(TrainingError, match="no case to train on"):
+        Trainer(prepared.config, dataset.plan, [], [], folder=tmp_path, tracker=JsonlTracker(tmp_path / "log.jsonl"))
+
+
+def test_validation_uses_every_case_at_the_end_and_only_then_mirrors(prepared: StudyFolder, tmp_path: Path) -> None:
+    trainer(prepared, tmp_path, iterations=10, n_validations=2, validation_cases=1).fit()
+
+    events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    counts = [sum(k.startswith("val_case/") for k in e["values"]) for e in events if "val/dice" in e.get("values", {})]
+    assert counts == [1, 3]
+
+
+def test_a_budget_in_minutes_ends_in_time(prepared: StudyFolder, tmp_path: Path) -> None:
+    made = trainer(prepared, tmp_path, iterations=None, max_minutes=0.03, n_validations=1)
+
+    outcome = made.fit()
+
+    assert outcome.step > 0
+    assert outcome.elapsed_s == pytest.approx(1.8, abs=3.0)
+
+
+@pytest.mark.slow
+def test_the_losses_of_a_small_training_are_the_golden_ones(tmp_path: Path) -> None:
+    """Numbers differ a little between processors; a change of recipe moves them far more."""
+    assert training_losses(tmp_path) == pytest.approx(json.loads(GOLDEN.read_text()), rel=0.02)
