@@ -83,7 +83,8 @@ def test_studies_of_files_and_of_dicom_series(tmp_path: Path) -> None:
     first, second = list_cases(config(tmp_path, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
 
     assert [p.name for p in first.files] == ["scan_T1.nii.gz", "scan_FLAIR.nii.gz", "mask.nii.gz"]
-    assert [p.parent.name for paths in second.images for p in paths or ()][0] == "001"
+    assert second.images[0] is not None
+    assert {p.parent.name for p in second.images[0]} == {"001"}
     assert second.images[1] is not None
     assert {p.parent.name for p in second.images[1]} == {"002"}
 

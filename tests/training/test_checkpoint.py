@@ -29,7 +29,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
 
 
 def test_without_any_the_error_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no usable checkpoint.*Start a new run"):
+    with pytest.raises(ModelError, match=r"no usable checkpoint.*Start a new run"):
         load_checkpoint(tmp_path)
 
 

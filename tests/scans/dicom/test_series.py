@@ -163,12 +163,14 @@ def real_folders() -> list[str]:
 @pytest.mark.parametrize("folder", real_folders() or [pytest.param("", marks=pytest.mark.skip("no public data here"))])
 def test_a_real_series_is_read_as_its_own_headers_say_or_refused(folder: str, tmp_path: Path) -> None:
     """`dicom_truth.py` computes each frame's place from that frame's header and looks for its values there."""
-    try:
-        scan = read_scan(SHARED / "data" / "dicom" / folder)
-    except ScanError as refusal:
-        assert folder not in PLAIN, f"a plain volume was refused: {refusal}"
-        assert refusal.remedy or refusal.found
-        return
+    if folder not in PLAIN:
+        try:
+            scan = read_scan(SHARED / "data" / "dicom" / folder)
+        except ScanError as refusal:
+            says_why = bool(refusal.remedy or refusal.found)
+            assert says_why
+            return
+    scan = read_scan(SHARED / "data" / "dicom" / folder)  # a plain volume must not be refused
     write_nifti(tmp_path / "volume.nii.gz", scan.array[0], scan.affine)
 
     judge = [sys.executable, str(SHARED / "tools" / "dicom_truth.py"), str(SHARED / "data" / "dicom" / folder)]

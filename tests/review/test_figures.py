@@ -1,0 +1,58 @@
+"""Pictures show the three planes through the largest reference region, with contours where the masks are."""
+
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from medhybrid.review.figures import draw_case, largest_region_centre
+
+
+def masks() -> tuple[np.ndarray, np.ndarray]:
+    reference = np.zeros((30, 36, 20), np.uint8)
+    reference[2:4, 2:4, 2:4] = 1
+    reference[15:22, 20:30, 8:14] = 2
+    return reference, np.roll(reference, 2, 0)
+
+
+def test_the_centre_lies_in_the_largest_region() -> None:
+    reference, _ = masks()
+
+    x, y, z = largest_region_centre(reference)
+
+    assert reference[x, y, z] == 2
+    assert largest_region_centre(0 * reference) == (15, 18, 10)
+
+
+def has_colour(picture: np.ndarray, colour: str) -> bool:
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return bool((np.abs(picture[..., :3] - wanted).max(-1) < 0.1).any())
+
+
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_contours_of_both_masks_are_drawn(tmp_path: Path, with_reference: bool) -> None:
+    reference, prediction = masks()
+    image = np.random.default_rng(0).normal(size=reference.shape)
+
+    draw_case(
+        tmp_path / "x.png",
+        image,
+        reference=reference if with_reference else None,
+        prediction=prediction,
+        spacing_mm=(1.0, 1.0, 2.0),
+        title="x",
+    )
+
+    picture = matplotlib.image.imread(tmp_path / "x.png")
+    assert picture.shape[1] == 1000
+    assert has_colour(picture, "#E69F00")
+    assert has_colour(picture, "#56B4E9") == with_reference
+
+
+def test_empty_masks_and_constant_images_are_drawn_too(tmp_path: Path) -> None:
+    empty = np.zeros((8, 8, 8), np.uint8)
+
+    draw_case(tmp_path / "x.png", empty, reference=empty, prediction=empty, spacing_mm=(1.0, 1.0, 1.0), title="x")
+
+    assert (tmp_path / "x.png").stat().st_size > 0

@@ -1,0 +1,71 @@
+"""Masks are scored against references of the same name; what cannot be scored is named."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medhybrid
+from medhybrid.errors import DataError
+from medhybrid.steps.evaluate import log_evaluation
+from tests.synthetic import AFFINE, StudyFolder, blob_case, save_nifti
+
+LABELS = {"left": 1, "right": 4}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    for i in range(3):
+        _, mask = blob_case(i)
+        save_nifti(tmp_path / "reference" / f"c{i}.nii.gz", mask)
+        save_nifti(tmp_path / "prediction" / f"c{i}.nii.gz", np.roll(mask, i, 0))
+    return tmp_path / "reference", tmp_path / "prediction"
+
+
+def test_scores_by_case_and_label_and_their_summary(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    result = medhybrid.evaluate(*folders, labels=LABELS, out=tmp_path / "out")
+
+    assert [s.dice for s in result.scores[:2]] == [1.0, 1.0]
+    assert result.scores[2].dice < 1
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 6
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["summary"]["n_cases"] == 3
+
+
+def test_a_mask_elsewhere_and_a_missing_one_count_as_empty_and_are_named(folders: tuple[Path, Path]) -> None:
+    reference, prediction = folders
+    moved = AFFINE.copy()
+    moved[2, 3] += 3
+    save_nifti(prediction / "c0.nii.gz", blob_case(0)[1], moved)
+    (prediction / "c1.nii.gz").unlink()
+
+    result = medhybrid.evaluate(reference, prediction, labels=LABELS, cases=["c0", "c1", "c2"])
+
+    assert "not on the reference's grid" in result.problems["c0"]
+    assert "no prediction" in result.problems["c1"]
+    assert [s.dice for s in result.scores if s.case in ("c0", "c1")] == [0, 0, 0, 0]
+
+
+def test_nothing_to_score_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    with pytest.raises(DataError, match="nothing to score"):
+        medhybrid.evaluate(folders[0], tmp_path / "empty", labels=LABELS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_result_is_added_to_the_record_of_the_run(
+    trained: tuple[StudyFolder, Path], folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    result = medhybrid.evaluate(*folders, labels=LABELS, out=tmp_path / "out")
+
+    log_evaluation(trained[1], tmp_path / "out", result.summary)
+
+    events = [json.loads(line) for line in (trained[1] / "log.jsonl").read_text().splitlines()]
+    added = [e["values"] for e in events if "evaluation/dice" in e.get("values", {})]
+    assert added[-1]["evaluation/dice"] == pytest.approx(result.summary["dice"])

@@ -1,0 +1,143 @@
+"""A folder of scans becomes masks and measurements; bad scans are reported, done ones are skipped."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import medhybrid
+from medhybrid.errors import DeviceError, ModelError
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.steps.inspect import inspect
+from tests.synthetic import AFFINE, SHAPE, StudyFolder, blob_case, save_nifti
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    save_nifti(folder / "a.nii.gz", blob_case(20)[0])
+    save_nifti(folder / "deep" / "b.nii", blob_case(21)[0])
+    write_mr_series(folder / "pacs" / "1", blob_case(22)[0], AFFINE, description="T1", study="s", case="c")
+    (folder / "broken.nii.gz").write_bytes(b"x")
+    (folder / "readme.txt").write_text("no scan")
+    return folder
+
+
+def rows_of(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "results.csv").open() as file:
+        return {r["case"]: r for r in csv.DictReader(file)}
+
+
+def test_masks_segmentations_measures_and_record(
+    trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
+) -> None:
+    result = medhybrid.predict(scans, model=trained[1], out=tmp_path / "out")
+
+    assert (result.n_done, result.n_failed) == (3, 1)
+    out = tmp_path / "out"
+    assert sorted(p.name for p in (out / "masks").iterdir()) == ["a.nii.gz", "deep__b.nii.gz", "pacs__1.nii.gz"]
+    assert [p.name for p in (out / "seg").iterdir()] == ["pacs__1.dcm"]
+    rows = rows_of(out)
+    assert rows["broken"]["status"] == "failed"
+    assert "cannot be read as NIfTI" in rows["broken"]["message"]
+    mask = np.asarray(nib.load(out / "masks" / "a.nii.gz").dataobj)
+    assert set(np.unique(mask)) <= {0, 1, 4}
+    assert float(rows["a"]["left volume_ml"]) == pytest.approx((mask == 1).sum() * 6.75 / 1000, abs=1e-3)
+    record = json.loads((out / "run.json").read_text())
+    assert (record["n_done"], record["n_failed"], record["n_other_files"]) == (3, 1, 1)
+
+
+def test_the_masks_are_good(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
+    medhybrid.predict(scans, model=trained[1], out=tmp_path / "out")
+
+    mask = np.asarray(nib.load(tmp_path / "out" / "masks" / "a.nii.gz").dataobj)
+    reference = blob_case(20)[1]
+    assert 2 * ((mask > 0) & (reference > 0)).sum() / ((mask > 0).sum() + (reference > 0).sum()) > 0.6
+    assert mask.shape == SHAPE
+
+
+def test_what_is_done_and_unchanged_is_skipped(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    medhybrid.predict(scans, model=trained[1], out=out)
+    (out / "masks" / "deep__b.nii.gz").unlink()
+    save_nifti(scans / "a.nii.gz", blob_case(33)[0])
+
+    again = medhybrid.predict(scans, model=trained[1], out=out)
+
+    assert again.n_skipped == 1, "the DICOM series alone: one mask was deleted, one scan changed"
+    assert again.n_done == 3
+
+
+def test_another_model_makes_the_masks_anew(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
+    model = medhybrid.load_model(trained[1])
+    medhybrid.predict(scans, model=model, out=tmp_path / "out")
+    model.record = model.record.model_copy(
+        update={"inference": model.record.inference.model_copy(update={"mirror": True})}
+    )
+
+    assert medhybrid.predict(scans, model=model, out=tmp_path / "out").n_skipped == 0
+
+
+def test_a_repaired_scan_is_tried_again(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
+    medhybrid.predict(scans, model=trained[1], out=tmp_path / "out")
+    save_nifti(scans / "broken.nii.gz", blob_case(3)[0])
+
+    assert medhybrid.predict(scans, model=trained[1], out=tmp_path / "out").n_failed == 0
+
+
+def test_python_and_command_line_give_the_same_mask(
+    trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
+) -> None:
+    medhybrid.predict(scans, model=trained[1], out=tmp_path / "out")
+
+    mask = medhybrid.load_model(trained[1]).predict(medhybrid.read_scan(scans / "a.nii.gz"))
+
+    np.testing.assert_array_equal(mask, np.asarray(nib.load(tmp_path / "out" / "masks" / "a.nii.gz").dataobj))
+
+
+def test_no_patient_data_leaves_the_headers(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in" / "1", blob_case(1)[0], AFFINE, description="T1", study="s", case="DOE^JANE")
+
+    medhybrid.predict(tmp_path / "in", model=trained[1], out=tmp_path / "out")
+
+    for path in (tmp_path / "out").rglob("*"):
+        assert "DOE" not in path.name
+        if path.suffix in (".json", ".csv"):
+            assert "DOE" not in path.read_text()
+
+
+@pytest.mark.parametrize("change", ["weights", "record", "gone"])
+def test_a_damaged_model_is_refused(trained: tuple[StudyFolder, Path], tmp_path: Path, change: str) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(trained[1] / "model", folder)
+    if change == "weights":
+        data = bytearray((folder / "model.safetensors").read_bytes())
+        data[-1] ^= 1
+        (folder / "model.safetensors").write_bytes(bytes(data))
+    elif change == "record":
+        (folder / "model.json").write_text("{}")
+    else:
+        (folder / "model.json").unlink()
+
+    with pytest.raises(ModelError):
+        medhybrid.load_model(folder)
+
+
+def test_a_device_that_is_absent_is_refused(trained: tuple[StudyFolder, Path]) -> None:
+    with pytest.raises(DeviceError, match="unknown device 'tpu'"):
+        medhybrid.load_model(trained[1], device="tpu")
+
+
+def test_inspect_lists_what_is_there_and_why_not(scans: Path) -> None:
+    rows, n_other = inspect(scans)
+
+    state = {r.entry.name: bool(r.problem) for r in rows}
+    assert state == {"a": False, "broken": True, "deep__b": False, "pacs__1": False}
+    assert n_other == 1

@@ -1,0 +1,141 @@
+"""Preparation leaves bad cases out by name, keeps the good ones, and does only what changed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import medhybrid
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.errors import DataError
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_scan
+from tests.synthetic import AFFINE, blob_case, save_nifti, small_config, write_csv, write_study
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> StudyConfig:
+    write_study(tmp_path / "data", n_cases=8)
+    return small_config(tmp_path)
+
+
+def data_of(config: StudyConfig) -> Path:
+    return Path(str(config.data.root))
+
+
+def test_every_kind_of_bad_case_is_named_and_the_good_ones_are_kept(config: StudyConfig) -> None:
+    data = data_of(config)
+    image, mask = blob_case(0)
+    save_nifti(data / "imagesTr" / "case_01.nii.gz", np.where(image > 500, np.nan, image.astype(np.float32)))
+    save_nifti(data / "labelsTr" / "case_02.nii.gz", mask[:-1])
+    (data / "imagesTr" / "case_03.nii.gz").write_bytes(b"no image")
+    save_nifti(data / "labelsTr" / "case_04.nii.gz", np.where(mask == 4, 9, mask).astype(np.uint8))
+    (data / "labelsTr" / "case_05.nii.gz").unlink()
+    save_nifti(data / "labelsTr" / "case_06.nii.gz", 0 * mask)
+
+    preparation = medhybrid.preprocess(config)
+
+    found = {f.where: (f.code, f.severity) for f in preparation.findings}
+    assert found == {
+        "case_01": ("not_finite", "error"),
+        "case_02": ("shape", "error"),
+        "case_03": ("unreadable", "error"),
+        "case_04": ("unknown_label", "error"),
+        "case_05": ("unreadable", "error"),
+        "case_06": ("empty_mask", "warning"),
+    }
+    assert preparation.left_out == ("case_01", "case_02", "case_03", "case_04", "case_05")
+    assert PreparedDataset(preparation.folder).names() == ["case_00", "case_06", "case_07"]
+    with (preparation.folder / "problems.csv").open() as file:
+        assert {r["where"] for r in csv.DictReader(file)} == set(found)
+
+
+def test_a_second_call_does_only_what_changed(config: StudyConfig) -> None:
+    first = medhybrid.preprocess(config)
+    second = medhybrid.preprocess(config)
+    save_nifti(data_of(config) / "imagesTr" / "case_02.nii.gz", blob_case(99)[0])
+
+    third = medhybrid.preprocess(config)
+
+    assert (first.n_prepared, first.n_unchanged) == (8, 0)
+    assert (second.n_prepared, second.n_unchanged) == (0, 8)
+    assert (third.n_prepared, third.n_unchanged) == (1, 7)
+
+
+def test_a_case_that_was_repaired_is_taken_in_and_one_that_broke_is_left_out(config: StudyConfig) -> None:
+    path = data_of(config) / "imagesTr" / "case_02.nii.gz"
+    good = path.read_bytes()
+    path.write_bytes(b"x")
+    assert medhybrid.preprocess(config).left_out == ("case_02",)
+
+    path.write_bytes(good)
+    repaired = medhybrid.preprocess(config)
+    path.write_bytes(b"x")
+    broken = medhybrid.preprocess(config)
+
+    assert repaired.left_out == ()
+    assert broken.left_out == ("case_02",)
+    assert "case_02" not in PreparedDataset(broken.folder).names()
+
+
+def test_label_values_are_mapped_inside_and_the_reference_is_kept_on_its_own_grid(config: StudyConfig) -> None:
+    preparation = medhybrid.preprocess(config)
+
+    (case,) = PreparedDataset(preparation.folder).open(["case_00"])
+
+    reference = np.asarray(nib.load(data_of(config) / "labelsTr" / "case_00.nii.gz").dataobj)
+    assert set(np.unique(case.labels())) == {0, 1, 2}
+    np.testing.assert_array_equal(case.source_mask() == 2, reference == 4)
+    assert case.record.reference_ml["left"] == pytest.approx((reference == 1).sum() * 1.5 * 1.5 * 3 / 1000)
+
+
+def test_a_dataset_without_any_good_case_is_refused_with_the_first_reason(config: StudyConfig) -> None:
+    for path in (data_of(config) / "imagesTr").iterdir():
+        path.write_bytes(b"x")
+
+    with pytest.raises(DataError, match=r"no case of the dataset can be used.*cannot be read as NIfTI"):
+        medhybrid.preprocess(config)
+
+
+def test_masks_may_be_dicom_seg_and_images_dicom_series(tmp_path: Path) -> None:
+    """Three subjects as DICOM with SEG references; the prepared labels are those of the same masks as NIfTI."""
+    from medhybrid.scans.dicom.seg import write_seg
+
+    rows = []
+    for i in range(3):
+        image, mask = blob_case(i)
+        folder = tmp_path / "data" / f"s{i}" / "T1"
+        write_mr_series(folder, image, AFFINE, description="T1", study=f"s{i}", case=f"s{i}")
+        scan = read_scan(folder)
+        to_scan = np.linalg.inv(scan.affine) @ AFFINE
+        where = np.rint(np.argwhere(mask) @ to_scan[:3, :3].T + to_scan[:3, 3]).astype(int)
+        on_scan = np.zeros(scan.array.shape[1:], np.uint8)
+        on_scan[tuple(where.T)] = mask[tuple(np.argwhere(mask).T)]
+        seg = tmp_path / "data" / f"s{i}" / "seg.dcm"
+        write_seg(seg, on_scan, scan, {"left": 1, "right": 4}, version="0")
+        rows.append({"case": f"s{i}", "T1": f"s{i}/T1", "mask": f"s{i}/seg.dcm"})
+    write_csv(tmp_path / "data", rows)
+    config = small_config(tmp_path)
+
+    preparation = medhybrid.preprocess(config)
+
+    assert preparation.left_out == ()
+    (case,) = PreparedDataset(preparation.folder).open(["s1"])
+    _, mask = blob_case(1)
+    assert case.record.reference_ml["right"] == pytest.approx((mask == 4).sum() * 1.5 * 1.5 * 3 / 1000)
+
+
+def test_the_plan_is_written_with_reasons_and_the_folds_beside_it(config: StudyConfig) -> None:
+    preparation = medhybrid.preprocess(config)
+
+    plan = json.loads((preparation.folder / "plan.json").read_text())
+    assert plan["labels"] == {"left": 1, "right": 4}
+    assert plan["reasons"]["spacing_mm"]
+    folds = json.loads((preparation.folder / "folds.json").read_text())
+    assert folds[0]["validation"] == ["case_05", "case_06", "case_07"]

@@ -1,0 +1,115 @@
+"""The layers, the import fences and the shape of the package are held here."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import medhybrid
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "medhybrid"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_imports_go_one_way() -> None:
+    """import-linter, with the contracts of pyproject.toml: layers, and who may import pydicom, MLflow, torch."""
+    lint = Path(sys.executable).parent / "lint-imports"
+
+    done = subprocess.run([str(lint), "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_importing_the_package_and_help_load_no_heavy_library() -> None:
+    code = (
+        "import sys, medhybrid.cli; "
+        "heavy = {'torch', 'monai', 'mlflow', 'SimpleITK', 'pydicom', 'highdicom', 'nibabel', 'scipy', 'matplotlib'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", medhybrid.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    value = getattr(medhybrid, name)
+
+    assert name == "__version__" or value.__doc__
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        medhybrid.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_modules_stay_small_and_documented(path: Path) -> None:
+    """A file above 400 lines is a question; training, the longest story, answers it."""
+    text = path.read_text()
+    tree = ast.parse(text)
+
+    assert len(text.splitlines()) <= 400
+    assert ast.get_docstring(tree), "a module says what it is for"
+
+
+def test_no_module_unpickles() -> None:
+    offending = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "torch.load",
+                "pickle.load",
+                "pickle.loads",
+                "np.load",
+            ):
+                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                if keywords.get("weights_only") != "True" and keywords.get("allow_pickle") != "False":
+                    offending.append(f"{path.name}:{node.lineno}")
+
+    assert not offending
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.py")), ids=lambda p: p.name)
+def test_pipelines_are_short_and_use_the_public_api_only(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    imported |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "medhybrid"}
+
+    assert len(path.read_text().splitlines()) < 100
+    assert not {m for m in imported if m.startswith("medhybrid.")}
+    assert used <= set(medhybrid.__all__)
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_the_configs_alone(tmp_path: Path) -> None:
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+
+    subprocess.run(build, check=True, capture_output=True)
+
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names} == {"medhybrid", f"medhybrid-{medhybrid.__version__}.dist-info"}
+    assert {n.split("/")[-1] for n in names if n.endswith(".yaml")} == {
+        p.name for p in (ROOT / "configs").glob("*.yaml")
+    }
+    assert "medhybrid/py.typed" in names

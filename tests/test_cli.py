@@ -1,0 +1,152 @@
+"""The command line: arguments to steps to exit codes; errors are sentences, not tracebacks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medhybrid.cli import main
+from tests.synthetic import StudyFolder, save_nifti, small_values, write_study
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    write_study(tmp_path / "data", n_cases=6)
+    values = small_values(tmp_path)
+    values["training"] |= {"iterations": 10, "n_validations": 1}
+    values["tracking"] = {"kind": "jsonl"}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_help_and_a_command_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "preprocess" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config", "nothing.yaml"], "config nothing.yaml not found"),
+        (["train"], "--config"),
+        (["preprocess", "--config", "brain.yaml"], "data.root is not set"),
+        (["preprocess", "--config", "brain.yaml", "data.rot=x"], "did you mean root"),
+        (["predict", "nowhere", "--model", "m", "--out", "o"], "nowhere does not exist"),
+        (["inspect", "nowhere"], "nowhere does not exist"),
+        (["train", "--resume"], "--resume needs --run FOLDER, or --config"),
+        (["brew"], "No such command"),
+        (["predict", "x"], "Missing option"),
+        (["review", "--runs", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_exit_code_2_and_one_clear_error(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_config_prints_every_value_with_its_origin_and_can_be_read_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from medhybrid.config import load_config
+
+    assert main(["config", "brain.yaml", "training.seed=9"]) == 0
+
+    printed = capsys.readouterr().out
+    seed = next(line for line in printed.splitlines() if "seed: 9" in line)
+    assert seed.endswith("# command line")
+    assert any(line.endswith("# default") for line in printed.splitlines())
+    (tmp_path / "mine.yaml").write_text(printed)
+    assert load_config(tmp_path / "mine.yaml") == load_config("brain.yaml", ["training.seed=9"])
+
+
+def test_the_whole_job_in_five_commands(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs" / "blobs"
+    c = ["--config", str(config)]
+
+    assert main(["inspect", str(tmp_path / "data" / "imagesTr")]) == 0
+    assert "6 scans, 0 refused" in capsys.readouterr().out
+
+    assert main(["preprocess", *c]) == 0
+    assert "6 cases prepared" in capsys.readouterr().out
+    assert main(["train", *c, "training.seed=1"]) == 0
+    (run,) = runs.iterdir()
+    assert str(run) in capsys.readouterr().out
+
+    out = tmp_path / "out"
+    assert main(["predict", str(tmp_path / "data" / "imagesTr"), "-m", str(run), "-o", str(out)]) == 0
+    assert main(["evaluate", str(tmp_path / "data" / "labelsTr"), str(out), *c, "--run", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "surface_dice" in shown
+    assert (out / "evaluation" / "scores.csv").exists()
+
+
+def test_cases_left_out_and_scans_that_fail_are_exit_code_1(config: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "data" / "imagesTr" / "case_00.nii.gz").write_bytes(b"x")
+
+    assert main(["preprocess", "--config", str(config)]) == 1
+    assert "case_00" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "data" / "imagesTr")]) == 1
+
+
+def test_a_resume_may_change_the_length_and_nothing_else(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    c = ["--config", str(config)]
+    main(["preprocess", *c])
+    assert main(["train", *c]) == 0
+
+    assert main(["train", *c, "--resume", "training.peak_rate=1"]) == 2
+    assert "cannot change on --resume" in capsys.readouterr().err
+    assert main(["train", *c, "--resume", "training.iterations=+5"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_stop_cleanly_and_the_run_goes_on_later(
+    prepared: StudyFolder, tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "medhybrid", "train", "--config", str(prepared.folder / "small.yaml")]
+    changes = [f"runs={tmp_path / 'runs'}", "training.iterations=100000", "tracking.kind=jsonl"]
+    process = subprocess.Popen([*command, *changes], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = tmp_path / "runs" / "blobs"
+    deadline = time.monotonic() + 120
+    while not any(log.glob("*/log.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+
+    os.kill(process.pid, number)
+    shown, _ = process.communicate(timeout=120)
+
+    assert process.returncode == 130, shown
+    (run,) = log.iterdir()
+    assert "go on with: medhybrid train --resume" in shown
+    assert (run / "checkpoint" / "last.pt").exists()
+    assert (run / "model" / "model.safetensors").exists()
+    step = int(shown.split("interrupted after step ")[1].split(";")[0])
+    assert main(["train", "--resume", "--run", str(run), f"training.iterations={step + 3}", "--quiet"]) == 0
+
+
+def test_predict_over_a_folder_without_scans_is_exit_code_2(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    assert main(["predict", str(tmp_path / "empty"), "-m", str(trained[1]), "-o", str(tmp_path / "out")]) == 2
+
+
+def test_a_scan_alone_can_be_predicted(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    from tests.synthetic import blob_case
+
+    path = save_nifti(tmp_path / "one.nii.gz", blob_case(5)[0])
+
+    assert main(["predict", str(path), "-m", str(trained[1]), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "masks" / "one.nii.gz").exists()

@@ -1,0 +1,79 @@
+"""The docs build without a warning, and what they say of the code is so."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from medhybrid.cli import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.slow
+def test_the_docs_build_strictly(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "architecture" / "index.html").exists()
+
+
+def test_the_configuration_page_is_generated_from_the_models_and_current() -> None:
+    spec = importlib.util.spec_from_file_location("make_configuration", DOCS / "make_configuration.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    assert (DOCS / "configuration.md").read_text() == module.page(), "run python docs/make_configuration.py"
+
+
+def test_every_command_is_documented() -> None:
+    headings = set(re.findall(r"^## (\w+)$", (DOCS / "commands.md").read_text(), flags=re.MULTILINE))
+
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert headings == set(commands)
+
+
+@pytest.mark.parametrize("page", [*sorted(DOCS.glob("*.md")), ROOT / "README.md"], ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """Paths of the repository in backticks and table cells, as `data/plan.py` or `tests/metrics/`."""
+    named = re.findall(
+        r"`((?:medhybrid/|tests/|configs/|docs/|pipelines/|docker/|benchmarks/)[\w./]*|[a-z_]+/[\w/]+\.py)[:`]",
+        page.read_text(),
+    )
+
+    missing = [n for n in named if not (ROOT / n).exists() and not (ROOT / "medhybrid" / n).exists()]
+
+    assert not missing
+
+
+def test_every_finding_code_is_documented() -> None:
+    source = (ROOT / "medhybrid" / "data" / "checks.py").read_text()
+    documented = (DOCS / "data.md").read_text()
+
+    undocumented = {c for c in re.findall(r'code="(\w+)"', source) if f"`{c}`" not in documented}
+
+    assert not undocumented
+
+
+@pytest.mark.parametrize(
+    "key",
+    sorted(
+        set(
+            re.findall(
+                r"`((?:data|prepare|network|augment|training|inference|tracking)\.\w+)`",
+                "".join(p.read_text() for p in DOCS.glob("*.md") if p.name != "configuration.md"),
+            )
+        )
+    ),
+)
+def test_every_key_that_the_docs_name_exists(key: str) -> None:
+    assert f"`{key}`" in (DOCS / "configuration.md").read_text()
