@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medhybrid.errors import MedHybridError
+from medhybrid.errors import ConfigError, MedHybridError
 
 app = typer.Typer(
     name="medhybrid",
@@ -144,6 +144,8 @@ def train(
     else:
         from medhybrid.config import load_config
 
+        if not config:
+            raise ConfigError("train needs --config", expected="a YAML file, or a packaged config such as brain.yaml")
         result = start(load_config(config, overrides or []), reporter=reporter)
     if result.is_interrupted:
         reporter.message(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from monai.data import MetaTensor
@@ -10,7 +11,7 @@ from monai.transforms import Transform
 
 from medhybrid.data.layouts import Case, Paths
 from medhybrid.errors import DataError, GeometryError
-from medhybrid.geometry import place_on_grid
+from medhybrid.geometry import match_axes, place_on_grid
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.headers import read_header
 from medhybrid.scans.dicom.seg import read_seg
@@ -42,7 +43,10 @@ def load_mask(case: Case, image: Scan, labels: Mapping[str, int]) -> Scan:
     mask = _read(case.mask, case.name)
     if len(mask.array) != 1:
         raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(mask.array)))
-    return mask
+    array, grid = match_axes(
+        mask.array, mask.grid, image.grid
+    )  # a file may run through the same voxels in another order
+    return replace(mask, array=array, affine=grid.affine)
 
 
 def _read(paths: Paths, name: str) -> Scan:

@@ -10,7 +10,7 @@ from medhybrid.geometry.affine import (
     is_sheared,
     spacing_mm,
 )
-from medhybrid.geometry.orientation import Turn, orientation_code, turn_to_ras
+from medhybrid.geometry.orientation import Turn, match_axes, orientation_code, turn_to_ras
 from medhybrid.geometry.resample import (
     axis_weights,
     grid_weights,
@@ -31,6 +31,7 @@ __all__ = [
     "corner_distance_mm",
     "grid_weights",
     "is_sheared",
+    "match_axes",
     "orientation_code",
     "place_on_grid",
     "resample_image",

@@ -35,12 +35,15 @@ class Turn:
         turned = array.transpose(*range(lead), *(lead + a for a in self.axes))
         return turned[(..., *(slice(None, None, -1) if f else slice(None) for f in self.flips))]
 
+    @property
+    def inverse(self) -> Turn:
+        """The turn back."""
+        x, y, z = (self.axes.index(a) for a in range(3))
+        return Turn((x, y, z), (self.flips[x], self.flips[y], self.flips[z]))
+
     def undo(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """The inverse of `apply`; a view."""
-        lead = array.ndim - 3
-        flipped = array[(..., *(slice(None, None, -1) if f else slice(None) for f in self.flips))]
-        inverse = np.argsort(self.axes)
-        return flipped.transpose(*range(lead), *(lead + int(a) for a in inverse))
+        return self.inverse.apply(array)
 
     def grid(self, source: Grid) -> Grid:
         """The grid of the turned array."""
@@ -63,6 +66,16 @@ def turn_to_ras(affine: Affine) -> Turn:
     axes = voxel[np.argsort(world)]
     flips = [bool(cosines[w, v] < 0) for w, v in enumerate(axes)]
     return Turn((int(axes[0]), int(axes[1]), int(axes[2])), (flips[0], flips[1], flips[2]))
+
+
+def match_axes(array: NDArray[np.generic], source: Grid, target: Grid) -> tuple[NDArray[np.generic], Grid]:
+    """Turn `array` (..., X, Y, Z) on `source` to the axis order and directions of `target`; the array and its new grid.
+
+    Two files of one scan may run through its voxels in another order. Whether both grids then are one is for the caller to
+    compare.
+    """
+    turn, back = turn_to_ras(source.affine), turn_to_ras(target.affine).inverse
+    return back.apply(turn.apply(array)), back.grid(turn.grid(source))
 
 
 def orientation_code(affine: Affine) -> str:

@@ -53,12 +53,13 @@ def draw_case(
 
     shown = reference if reference is not None and reference.any() else prediction
     centre = largest_region_centre(shown)
-    low, high = np.percentile(np.asarray(image, np.float64), [1, 99.5])
+    low, high = np.percentile(np.asarray(image, np.float64), [1, 99.9])
     extents = np.array(image.shape) * np.array(spacing_mm)
     widths = [extents[1], extents[0], extents[0]]
     figure = Figure(figsize=(10, 10 * max(extents[1], extents[2]) / sum(widths) + 0.7), facecolor="black")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(1, 3, width_ratios=widths)
+    figure.subplots_adjust(0.01, 0.06, 0.99, 0.86, 0.03)
     for (name, axis), ax in zip(PLANES, axes, strict=True):
         ax.imshow(_plane(image, axis, centre[axis]), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
         kept = [a for a in range(3) if a != axis]
@@ -66,12 +67,12 @@ def draw_case(
         if reference is not None:
             _contours(ax, _plane(reference, axis, centre[axis]), REFERENCE_COLOUR, "solid")
         _contours(ax, _plane(prediction, axis, centre[axis]), PREDICTION_COLOUR, "dashed")
-        ax.set_title(name, color="white", fontsize=9)
         ax.axis("off")
+        middle = ax.get_position().x0 + ax.get_position().width / 2
+        figure.text(middle, 0.9, name, color="white", fontsize=9, ha="center", va="top")
     legend = "blue: reference    orange, dashed: prediction" if reference is not None else "orange: prediction"
     figure.suptitle(title, color="white", fontsize=10, y=0.995)
     figure.text(0.5, 0.01, legend, color="white", fontsize=8, ha="center")
-    figure.subplots_adjust(0.01, 0.05, 0.99, 0.86, 0.03)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, facecolor="black")
 

@@ -42,6 +42,8 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
     reporter.end()
     prepared = preprocess(config, reporter=reporter)
     reporter.message(f"{prepared.n_prepared + prepared.n_unchanged} cases prepared, patch {prepared.plan.patch_size}")
+    if prepared.left_out:
+        raise DataError("cases of the demo were left out", found=", ".join(prepared.left_out))
     run = train(config, reporter=reporter)
     if run.is_interrupted:
         reporter.message(f"interrupted; go on with: medhybrid train --resume --run {run.folder}")
@@ -73,7 +75,10 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
         ["time", f"{(time.monotonic() - started) / 60:.1f} min"],
     ]
     reporter.table("The demo is done", ["what", "where"], rows)
-    return 1 if predicted.n_failed else 0
+    problems = {p.case: p.message for p in predicted.predictions if p.status == "failed"} | scores.problems
+    if problems:
+        reporter.table("Problems", ["case", "what"], list(problems.items()))
+    return 1 if problems else 0
 
 
 def _draw_typical(folder: Path, summary: dict[str, float], dice: dict[str, float]) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medhybrid.errors import DataError, MedHybridError
-from medhybrid.geometry import corner_distance_mm
+from medhybrid.geometry import corner_distance_mm, match_axes
 from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.progress import Reporter, Silent
@@ -127,11 +127,11 @@ def _score(
         problems[case] = "no prediction: scored as empty"
     else:
         prediction = read_scan(prediction_path, case=case)
-        same = prediction.array.shape == reference.array.shape
-        if not same or corner_distance_mm(prediction.grid, reference.grid) > MAX_GAP_MM:
+        turned, grid = match_axes(prediction.array[0], prediction.grid, reference.grid)
+        if grid.shape != reference.grid.shape or corner_distance_mm(grid, reference.grid) > MAX_GAP_MM:
             problems[case] = "prediction is not on the reference's grid: scored as empty"
         else:
-            array = prediction.array[0]
+            array = turned
     spacing = reference.grid.spacing_mm
     return score_case(case, array, reference.array[0], labels, spacing, tolerance_mm=tolerance_mm)
 

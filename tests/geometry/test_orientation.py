@@ -4,9 +4,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 
-from medhybrid.geometry import Grid, apply_affine, orientation_code, turn_to_ras
+from medhybrid.geometry import Grid, apply_affine, match_axes, orientation_code, turn_to_ras
 from tests.strategies import SIGNED_PERMUTATIONS, grids
 
 SHAPE = (3, 4, 5)
@@ -50,6 +51,17 @@ def test_turning_keeps_the_world_position_of_every_voxel(grid: Grid) -> None:
 
     expected = apply_affine(turned.affine, np.stack(np.indices(turned.shape), -1).astype(float))
     np.testing.assert_allclose(np.moveaxis(moved, 0, -1), expected, atol=1e-6)
+
+
+@given(grid=grids(max_degrees=20), order=st.integers(0, 47))
+def test_matching_axes_undoes_any_other_order_of_the_same_voxels(grid: Grid, order: int) -> None:
+    array = np.arange(np.prod(grid.shape)).reshape(grid.shape)
+    other_way = turn_to_ras(affine_of(SIGNED_PERMUTATIONS[order]))
+
+    matched, matched_grid = match_axes(other_way.apply(array), other_way.grid(grid), grid)
+
+    np.testing.assert_array_equal(matched, array)
+    np.testing.assert_allclose(matched_grid.affine, grid.affine, atol=1e-9)
 
 
 @given(grid=grids(max_degrees=20))

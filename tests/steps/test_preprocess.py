@@ -131,6 +131,19 @@ def test_masks_may_be_dicom_seg_and_images_dicom_series(tmp_path: Path) -> None:
     assert case.record.reference_ml["right"] == pytest.approx((mask == 4).sum() * 1.5 * 1.5 * 3 / 1000)
 
 
+def test_a_mask_that_runs_through_the_same_voxels_in_another_order_is_turned(config: StudyConfig) -> None:
+    _, mask = blob_case(0)
+    turned = nib.as_closest_canonical(nib.Nifti1Image(mask, AFFINE))
+    assert turned.affine[0, 0] > 0 > AFFINE[0, 0]
+    nib.save(turned, data_of(config) / "labelsTr" / "case_00.nii.gz")
+
+    preparation = medhybrid.preprocess(config)
+
+    assert preparation.left_out == ()
+    (case,) = PreparedDataset(preparation.folder).open(["case_00"])
+    np.testing.assert_array_equal(case.source_mask() == 2, mask == 4)
+
+
 def test_the_plan_is_written_with_reasons_and_the_folds_beside_it(config: StudyConfig) -> None:
     preparation = medhybrid.preprocess(config)
 

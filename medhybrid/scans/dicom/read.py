@@ -256,10 +256,17 @@ def _supply_frame_of_reference(dataset: Any) -> None:
 
 
 def _to_xyz(volume: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """From highdicom's (slice, row, column) in LPS to (X, Y, Z) = (column, row, slice) in RAS."""
-    array = np.ascontiguousarray(volume.array.transpose(2, 1, 0))
+    """From highdicom's (slice, row, column) in LPS to (X, Y, Z) = (column, row, slice) in RAS.
+
+    Slices ascend along the normal of rows and columns, as ITK and most tools have them, so that masks made elsewhere fit.
+    """
+    array = volume.array.transpose(2, 1, 0)
     affine = LPS_FROM_RAS @ np.asarray(volume.affine, np.float64)[:, [2, 1, 0, 3]]
-    return array.astype(np.float32, copy=False), affine
+    if np.linalg.det(affine[:3, :3]) < 0:
+        array = array[:, :, ::-1]
+        affine[:3, 3] += affine[:3, 2] * (array.shape[2] - 1)
+        affine[:3, 2] *= -1
+    return np.ascontiguousarray(array, np.float32), affine
 
 
 def _hold_against_headers(scan: Scan, datasets: Sequence[Any]) -> None:

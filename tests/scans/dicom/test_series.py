@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 
 from medhybrid.errors import ScanError, SeriesError
-from medhybrid.geometry import Grid, corner_distance_mm, is_sheared
+from medhybrid.geometry import LPS_FROM_RAS, Grid, corner_distance_mm, is_sheared
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.nifti import write_nifti
 from medhybrid.scans.reader import read_scan
@@ -60,6 +61,26 @@ def test_reading_gives_back_what_was_written_in_any_orientation(
     to_scan = np.linalg.inv(scan.affine) @ affine
     where = np.rint(index @ to_scan[:3, :3].T + to_scan[:3, 3]).astype(int)
     np.testing.assert_array_equal(scan.array[0][tuple(where.T)], array[tuple(index.T)])
+
+
+@settings(max_examples=20, deadline=None)
+@given(affine=affines())
+def test_an_axis_aligned_or_oblique_series_has_the_grid_that_itk_gives_it(
+    tmp_path_factory: pytest.TempPathFactory, affine: np.ndarray
+) -> None:
+    folder = tmp_path_factory.mktemp("series")
+    write_mr_series(folder, volume(), affine, description="T1", study="s", case="c")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    judge = reader.Execute()
+
+    scan = read_scan(folder)
+
+    theirs = np.eye(4)
+    theirs[:3, :3] = np.array(judge.GetDirection()).reshape(3, 3) * judge.GetSpacing()
+    theirs[:3, 3] = judge.GetOrigin()
+    np.testing.assert_allclose(LPS_FROM_RAS @ scan.affine, theirs, atol=1e-3)
+    np.testing.assert_array_equal(scan.array[0], sitk.GetArrayFromImage(judge).transpose(2, 1, 0))
 
 
 @pytest.fixture
