@@ -15,6 +15,12 @@ from scipy import ndimage
 
 REFERENCE_COLOUR = "#56B4E9"
 PREDICTION_COLOUR = "#E69F00"
+CONTENT_SHARE = 0.15
+"""Voxels above this share of the grey window are shown for sure; the air around them is cut away."""
+
+MARGIN = 3
+"""Voxels of air kept around the content."""
+
 PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 
 
@@ -51,9 +57,11 @@ def draw_case(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = reference if reference is not None and reference.any() else prediction
-    centre = largest_region_centre(shown)
     low, high = np.percentile(np.asarray(image, np.float64), [1, 99.9])
+    box = _box_of_content(image > low + CONTENT_SHARE * (high - low), prediction, reference)
+    image, prediction = image[box], prediction[box]
+    reference = None if reference is None else reference[box]
+    centre = largest_region_centre(reference if reference is not None and reference.any() else prediction)
     extents = np.array(image.shape) * np.array(spacing_mm)
     widths = [extents[1], extents[0], extents[0]]
     figure = Figure(figsize=(10, 10 * max(extents[1], extents[2]) / sum(widths) + 0.7), facecolor="black")
@@ -75,6 +83,18 @@ def draw_case(
     figure.text(0.5, 0.01, legend, color="white", fontsize=8, ha="center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, facecolor="black")
+
+
+def _box_of_content(*volumes: NDArray[np.generic] | None) -> tuple[slice, ...]:
+    """The smallest box, with a margin, around everything that is not zero; the whole grid if nothing is."""
+    content = np.any([v != 0 for v in volumes if v is not None], axis=0)
+    if not content.any():
+        return (slice(None),) * 3
+    box = []
+    for axis in range(3):
+        where = np.flatnonzero(content.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(max(0, int(where[0]) - MARGIN), int(where[-1]) + 1 + MARGIN))
+    return tuple(box)
 
 
 def _plane(volume: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
