@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
+
+from medhybrid.data.store import PreparedCase
 from medhybrid.geometry import resample_labels
 from medhybrid.review.figures import draw_case
 from medhybrid.training.validation import CaseResult, Validation
@@ -23,6 +26,21 @@ def draw_result(result: CaseResult, folder: Path, *, channel: int, step: int) ->
         prediction=prediction,
         spacing_mm=case.grid.spacing_mm,
         title=f"{case.name}    step {step}    Dice {result.mean_dice:.3f}",
+    )
+    return path
+
+
+def draw_reference(case: PreparedCase, folder: Path, *, channel: int) -> Path:
+    """A PNG of one case with its reference alone: step 0 of its series of pictures."""
+    path = folder / f"{case.name}_{0:06d}.png"
+    labels = case.labels()
+    draw_case(
+        path,
+        case.image()[channel],
+        reference=labels,
+        prediction=np.zeros_like(labels),
+        spacing_mm=case.grid.spacing_mm,
+        title=f"{case.name}    reference, before training",
     )
     return path
 

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,9 +20,10 @@ import medhybrid
 from medhybrid.config import StudyConfig, config_from_dict, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
+from medhybrid.data.store import PreparedCase
 from medhybrid.errors import ConfigError, DataError, MedHybridError
 from medhybrid.inference.model import ModelRecord, model_card, save_model
-from medhybrid.review.training import draw_result, write_table
+from medhybrid.review.training import draw_reference, draw_result, write_table
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.tracking.jsonl import JsonlTracker
@@ -31,7 +32,7 @@ from medhybrid.tracking.several import SeveralTrackers
 from medhybrid.training.checkpoint import load_checkpoint
 from medhybrid.training.loop import Outcome, Progress, Trainer
 from medhybrid.training.tracker import Tracker
-from medhybrid.training.validation import Validation
+from medhybrid.training.validation import Validation, subset
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +144,10 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
     tracker = _make_tracker(config, dataset, folder, data_hash, resume=resume)
     shown = max((i for i, n in enumerate(plan.normalisation) if not n.optional), default=0)
 
+    pictured = subset(subset(validation_cases, config.training.validation_cases), PICTURED_CASES)
+
     def on_validation(validation: Validation) -> None:
-        _show_validation(validation, folder, tracker, shown)
+        _show_validation(validation, {c.name for c in pictured}, folder, tracker, shown)
 
     def on_progress(p: Progress) -> None:
         dice = "" if p.dice is None else f"  dice {p.dice:.3f}"
@@ -167,6 +170,7 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
                 trainer.restore()
             else:
                 _log_inputs(tracker, folder)
+                _show_references(pictured, folder, tracker, shown)
             reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
             outcome = trainer.fit()
             reporter.end()
@@ -201,12 +205,22 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
     return metrics
 
 
-def _show_validation(validation: Validation, folder: Path, tracker: Tracker, channel: int) -> None:
-    """Pictures of the same few cases each time; a table of all at the end."""
-    ordered = sorted(validation.results, key=lambda r: r.case.name)
-    pictured = ordered if len(ordered) <= PICTURED_CASES else ordered[:: len(ordered) // PICTURED_CASES]
+def _show_references(cases: Sequence[PreparedCase], folder: Path, tracker: Tracker, channel: int) -> None:
+    """Step 0 of each series of pictures: MLflow's slider begins there."""
     try:
-        for result in pictured[:PICTURED_CASES]:
+        for case in cases:
+            path = draw_reference(case, folder / "pictures", channel=channel)
+            tracker.log_image(path, f"validation/{case.name}", 0)
+    except (OSError, ValueError) as error:
+        logger.warning("no pictures of the references: %s", error)
+
+
+def _show_validation(
+    validation: Validation, pictured: Collection[str], folder: Path, tracker: Tracker, channel: int
+) -> None:
+    """Pictures of the same few cases each time; a table of all at the end."""
+    try:
+        for result in (r for r in validation.results if r.case.name in pictured):
             path = draw_result(result, folder / "pictures", channel=channel, step=validation.step)
             tracker.log_image(path, f"validation/{result.case.name}", validation.step)
         if validation.is_complete:
@@ -270,7 +284,7 @@ def _run_info(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_
         experiment=config.tracking.experiment or config.name,
         name=folder.name,
         description=description,
-        params=_flat(config.model_dump(mode="json")),
+        params=_key_parameters(config, plan),
         tags={
             "medhybrid.version": medhybrid.__version__,
             "medhybrid.code": code_revision(),
@@ -283,10 +297,23 @@ def _run_info(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_
     )
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(values, dict) and values:
-        return {k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
-    return {prefix[:-1]: str(values)}
+def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
+    """What runs are compared by; `config.yaml` has the rest. MLflow prints them all beside each picture, so they are few."""
+    network, training = config.network, config.training
+    values = {
+        "network.kind": network.kind,
+        "network.widths": network.widths,
+        "network.depth": network.depth,
+        "plan.spacing_mm": plan.spacing_mm,
+        "plan.patch_size": plan.patch_size,
+        "plan.batch_size": plan.batch_size,
+        "training.max_minutes": training.max_minutes,
+        "training.iterations": training.iterations,
+        "training.peak_rate": training.peak_rate,
+        "training.fold": training.fold,
+        "training.seed": training.seed,
+    }
+    return {k: str(v) for k, v in values.items() if v is not None}
 
 
 def code_revision() -> str:

@@ -32,7 +32,7 @@ class RunInfo:
     Attributes
     ----------
     params : dict
-        Flat config.
+        What runs are compared by.
     tags : dict
         Code revision, data hash, fold, seed.
     datasets : dict

@@ -28,7 +28,7 @@ from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_c
 from medhybrid.training.losses import LossTerms, compute_loss
 from medhybrid.training.optimiser import WeightAverage, learning_rate, make_optimiser
 from medhybrid.training.tracker import Tracker
-from medhybrid.training.validation import Validation, validate
+from medhybrid.training.validation import Validation, subset, validate
 
 LOG_EVERY = 10
 """Steps between two records of the loss."""
@@ -232,9 +232,8 @@ class Trainer:
 
     def _validate_some(self) -> None:
         self.validations_done = int(self.progress * self.training.n_validations)
-        n = self.training.validation_cases
-        step = max(1, len(self.validation_cases) // n)
-        result = self._validate(self.average.state, self.validation_cases[::step][:n], is_complete=False)
+        chosen = subset(self.validation_cases, self.training.validation_cases)
+        result = self._validate(self.average.state, chosen, is_complete=False)
         if result.mean_dice > self.best_dice:
             self.best_dice, self.best_weights = result.mean_dice, to_cpu(self.average.state)
 

@@ -59,6 +59,11 @@ class Validation:
         return values
 
 
+def subset(cases: Sequence[PreparedCase], n: int) -> list[PreparedCase]:
+    """At most `n` cases, evenly spread: those of the validations before the last, the same each time."""
+    return list(cases)[:: max(1, len(cases) // n)][:n]
+
+
 def validate(
     network: SegmentationNetwork,
     cases: Sequence[PreparedCase],

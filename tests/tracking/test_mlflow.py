@@ -71,7 +71,7 @@ def test_pictures_with_steps_config_plan_and_model_are_kept(client: Any, run: An
     files = artifacts(client, run.info.run_id)
 
     pictures = [f for f in files if f.startswith("images/validation") and "case_07" in f]
-    assert len([f for f in pictures if f.endswith(".png")]) == 2, "one a validation"
+    assert len([f for f in pictures if f.endswith(".png")]) == 3, "the reference at step 0, then one a validation"
     assert {"config.yaml", "plan.json", "validation.json", "validation.csv", "model/model.safetensors"} <= set(files)
 
 
