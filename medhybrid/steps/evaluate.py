@@ -104,7 +104,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
 
 def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:
     """Add the summary and the tables to the record of a training run: its `log.jsonl`, and MLflow where it was used."""
-    from medhybrid.steps.train import reopen_tracker
+    from medhybrid.steps.run_record import reopen_tracker
 
     tracker = reopen_tracker(run)
     tracker.log_metrics({f"evaluation/{k}": v for k, v in summary.items()}, 0)

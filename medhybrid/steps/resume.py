@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from medhybrid.config import load_config
+import yaml
+
+from medhybrid.config import StudyConfig, config_from_dict, load_config
 from medhybrid.errors import ConfigError
-from medhybrid.steps.train import latest_run
 
 LENGTHS = ("training.iterations=", "training.max_minutes=")
 
@@ -32,3 +35,49 @@ def find_run(config: str, overrides: Sequence[str], run: Path | None) -> tuple[P
     if stuck := [o for o in others if not o.startswith(movable)]:
         raise ConfigError(f"{stuck[0]} cannot change on --resume", remedy="only the length of a run can")
     return latest_run(load_config(config, others)), length
+
+
+def run_config(folder: Path) -> StudyConfig:
+    """The resolved config of a run."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{folder} is no run folder", expected="config.yaml in it", remedy="check --resume")
+    return config_from_dict(yaml.safe_load(path.read_text()), source=str(path))
+
+
+def latest_run(config: StudyConfig) -> Path:
+    """The newest run folder of a study.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    folders = sorted(p.parent for p in (Path(config.runs) / config.name).glob("*/config.yaml"))
+    if not folders:
+        raise ConfigError(f"study {config.name} has no run in {config.runs}", remedy="start one without --resume")
+    return folders[-1]
+
+
+def extend(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
+    """Change a run's length, absolute or relative (`+1000`); nothing else may change on resume."""
+    length: dict[str, Any] = {}
+    for item in overrides:
+        match = re.fullmatch(r"training\.(iterations|max_minutes)=(\+?)([0-9.e]+)", item)
+        if match is None:
+            raise ConfigError(
+                f"{item} cannot change on --resume",
+                expected="training.iterations=N, +N, or training.max_minutes=M, +M",
+                remedy="start a new run for other settings",
+            )
+        name, is_more, value = match.group(1), match.group(2), float(match.group(3))
+        old = getattr(config.training, name)
+        if is_more and old is None:
+            raise ConfigError(f"{item}: the run's length is not set by {name}")
+        total = value + (old if is_more else 0)
+        length = {"iterations": None, "max_minutes": None, name: int(total) if name == "iterations" else total}
+    if not length:
+        return config
+    values = config.model_dump()
+    values["training"] |= length
+    return config_from_dict(values, source="--resume")

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import logging
-import re
-import signal
-import subprocess
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 import medhybrid
-from medhybrid.config import StudyConfig, config_from_dict, save_config
+from medhybrid.config import StudyConfig, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.data.store import PreparedCase
-from medhybrid.errors import ConfigError, DataError, MedHybridError
+from medhybrid.errors import DataError
 from medhybrid.inference.model import ModelRecord, model_card, save_model
 from medhybrid.review.training import draw_reference, draw_result, write_table
+from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
-from medhybrid.tracking.jsonl import JsonlTracker
-from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
-from medhybrid.tracking.several import SeveralTrackers
-from medhybrid.training.checkpoint import load_checkpoint
+from medhybrid.steps.resume import extend, run_config
+from medhybrid.steps.run_record import make_tracker
 from medhybrid.training.loop import Outcome, Progress, Trainer
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset
@@ -87,52 +78,6 @@ def resume(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | 
     return _run(config, dataset, folder, reporter or Silent(), resume=True)
 
 
-def run_config(folder: Path) -> StudyConfig:
-    """The resolved config of a run."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"{folder} is no run folder", expected="config.yaml in it", remedy="check --resume")
-    return config_from_dict(yaml.safe_load(path.read_text()), source=str(path))
-
-
-def latest_run(config: StudyConfig) -> Path:
-    """The newest run folder of a study.
-
-    Raises
-    ------
-    ConfigError
-        If there is none.
-    """
-    folders = sorted(p.parent for p in (Path(config.runs) / config.name).glob("*/config.yaml"))
-    if not folders:
-        raise ConfigError(f"study {config.name} has no run in {config.runs}", remedy="start one without --resume")
-    return folders[-1]
-
-
-def extend(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
-    """Change a run's length, absolute or relative (`+1000`); nothing else may change on resume."""
-    length: dict[str, Any] = {}
-    for item in overrides:
-        match = re.fullmatch(r"training\.(iterations|max_minutes)=(\+?)([0-9.e]+)", item)
-        if match is None:
-            raise ConfigError(
-                f"{item} cannot change on --resume",
-                expected="training.iterations=N, +N, or training.max_minutes=M, +M",
-                remedy="start a new run for other settings",
-            )
-        name, is_more, value = match.group(1), match.group(2), float(match.group(3))
-        old = getattr(config.training, name)
-        if is_more and old is None:
-            raise ConfigError(f"{item}: the run's length is not set by {name}")
-        total = value + (old if is_more else 0)
-        length = {"iterations": None, "max_minutes": None, name: int(total) if name == "iterations" else total}
-    if not length:
-        return config
-    values = config.model_dump()
-    values["training"] |= length
-    return config_from_dict(values, source="--resume")
-
-
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +86,7 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
     fold = dataset.fold(config.training.fold)
     train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
     data_hash = dataset.data_hash()
-    tracker = _make_tracker(config, dataset, folder, data_hash, resume=resume)
+    tracker = make_tracker(config, dataset, folder, data_hash, resume=resume)
     shown = max((i for i, n in enumerate(plan.normalisation) if not n.optional), default=0)
 
     pictured = subset(subset(validation_cases, config.training.validation_cases), PICTURED_CASES)
@@ -153,7 +98,7 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
         dice = "" if p.dice is None else f"  dice {p.dice:.3f}"
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}{dice}  {_minutes(p.left_s)} left")
 
-    with _stop_on_signals() as should_stop:
+    with stop_on_signals() as should_stop:
         try:
             trainer = Trainer(
                 config,
@@ -235,101 +180,6 @@ def _log_inputs(tracker: Tracker, folder: Path) -> None:
     tracker.log_file(folder / "plan.json", "")
 
 
-def _make_tracker(
-    config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, *, resume: bool
-) -> SeveralTrackers:
-    trackers: list[Tracker] = [JsonlTracker(folder / "log.jsonl")]
-    if config.tracking.kind == "mlflow":
-        run_id = None
-        if resume:
-            try:
-                run_id = load_checkpoint(folder / "checkpoint")["run_id"]
-            except MedHybridError:
-                logger.warning("the run's MLflow id is unknown; a new MLflow run is made")
-        info = _run_info(config, dataset, folder, data_hash)
-        trackers.append(MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder, run_id=run_id))
-    return SeveralTrackers(trackers)
-
-
-def reopen_tracker(folder: Path) -> Tracker:
-    """The record of an ended run, to add to it."""
-    config = run_config(folder)
-    return _make_tracker(config, PreparedDataset(prepared_folder(config)), folder, "", resume=True)
-
-
-def _run_info(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str) -> RunInfo:
-    fold = dataset.fold(config.training.fold)
-    present = set(dataset.names())
-    plan, training = dataset.plan, config.training
-    length = f"{training.max_minutes:g} min" if training.max_minutes else f"{training.iterations} steps"
-    description = "\n".join(
-        [
-            f"**{config.name}**: {', '.join(plan.labels)} from {', '.join(plan.channels)}",
-            "",
-            f"- network: {config.network.kind}, widths {config.network.widths}",
-            f"- patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}",
-            f"- length: {length}, fold {training.fold}, seed {training.seed}",
-        ]
-    )
-    sides = {"train": fold.train, "validation": fold.validation}
-    datasets = {
-        side: {
-            "name": f"{config.name}-fold{training.fold}-{side}",
-            "hash": data_hash,
-            "cases": sorted(set(n) & present),
-        }
-        for side, n in sides.items()
-    }
-    return RunInfo(
-        experiment=config.tracking.experiment or config.name,
-        name=folder.name,
-        description=description,
-        params=_key_parameters(config, plan),
-        tags={
-            "medhybrid.version": medhybrid.__version__,
-            "medhybrid.code": code_revision(),
-            "medhybrid.data_hash": data_hash,
-            "medhybrid.fold": str(training.fold),
-            "medhybrid.seed": str(training.seed),
-            "medhybrid.network": config.network.kind,
-        },
-        datasets=datasets,
-    )
-
-
-def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
-    """What runs are compared by; `config.yaml` has the rest. MLflow prints them all beside each picture, so they are few."""
-    network, training = config.network, config.training
-    values = {
-        "network.kind": network.kind,
-        "network.widths": network.widths,
-        "network.depth": network.depth,
-        "plan.spacing_mm": plan.spacing_mm,
-        "plan.patch_size": plan.patch_size,
-        "plan.batch_size": plan.batch_size,
-        "training.max_minutes": training.max_minutes,
-        "training.iterations": training.iterations,
-        "training.peak_rate": training.peak_rate,
-        "training.fold": training.fold,
-        "training.seed": training.seed,
-    }
-    return {k: str(v) for k, v in values.items() if v is not None}
-
-
-def code_revision() -> str:
-    """The git revision of the package's source, with `+changes` if it was edited; the version where there is no git."""
-    here = Path(medhybrid.__file__).parent
-    try:
-        ask = ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"]
-        revision = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "."], capture_output=True, text=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return medhybrid.__version__
-    return revision + ("+changes" if dirty else "")
-
-
 def _new_folder(config: StudyConfig) -> Path:
     base = Path(config.runs) / config.name
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -342,29 +192,6 @@ def _new_folder(config: StudyConfig) -> Path:
             continue
         return folder
     raise DataError(f"too many runs of one second in {base}")
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM asks the loop to stop after its step; a second one acts at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before: dict[int, Any] = {}
-
-    def ask(number: int, _: Any) -> None:
-        asked.set()
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.getsignal(number)
-        signal.signal(number, ask)
-    try:
-        yield asked.is_set
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
 
 
 def _minutes(seconds: float) -> str:

@@ -1,0 +1,118 @@
+"""What a run is recorded with: trackers, parameters, data, code revision."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from pathlib import Path
+
+import medhybrid
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.plan import Plan
+from medhybrid.errors import MedHybridError
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.resume import run_config
+from medhybrid.tracking.jsonl import JsonlTracker
+from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
+from medhybrid.tracking.several import SeveralTrackers
+from medhybrid.training.checkpoint import load_checkpoint
+from medhybrid.training.tracker import Tracker
+
+logger = logging.getLogger(__name__)
+
+
+def make_tracker(
+    config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, *, resume: bool
+) -> SeveralTrackers:
+    """The trackers that the config asks for; a resumed run goes on in its MLflow run."""
+    trackers: list[Tracker] = [JsonlTracker(folder / "log.jsonl")]
+    if config.tracking.kind == "mlflow":
+        run_id = None
+        if resume:
+            try:
+                run_id = load_checkpoint(folder / "checkpoint")["run_id"]
+            except MedHybridError:
+                logger.warning("the run's MLflow id is unknown; a new MLflow run is made")
+        info = _run_info(config, dataset, folder, data_hash)
+        trackers.append(MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder, run_id=run_id))
+    return SeveralTrackers(trackers)
+
+
+def reopen_tracker(folder: Path) -> Tracker:
+    """The record of an ended run, to add to it."""
+    config = run_config(folder)
+    return make_tracker(config, PreparedDataset(prepared_folder(config)), folder, "", resume=True)
+
+
+def _run_info(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str) -> RunInfo:
+    fold = dataset.fold(config.training.fold)
+    present = set(dataset.names())
+    plan, training = dataset.plan, config.training
+    length = f"{training.max_minutes:g} min" if training.max_minutes else f"{training.iterations} steps"
+    description = "\n".join(
+        [
+            f"**{config.name}**: {', '.join(plan.labels)} from {', '.join(plan.channels)}",
+            "",
+            f"- network: {config.network.kind}, widths {config.network.widths}",
+            f"- patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}",
+            f"- length: {length}, fold {training.fold}, seed {training.seed}",
+        ]
+    )
+    sides = {"train": fold.train, "validation": fold.validation}
+    datasets = {
+        side: {
+            "name": f"{config.name}-fold{training.fold}-{side}",
+            "hash": data_hash,
+            "cases": sorted(set(n) & present),
+        }
+        for side, n in sides.items()
+    }
+    return RunInfo(
+        experiment=config.tracking.experiment or config.name,
+        name=folder.name,
+        description=description,
+        params=_key_parameters(config, plan),
+        tags={
+            "medhybrid.version": medhybrid.__version__,
+            "medhybrid.code": code_revision(),
+            "medhybrid.data_hash": data_hash,
+            "medhybrid.fold": str(training.fold),
+            "medhybrid.seed": str(training.seed),
+            "medhybrid.network": config.network.kind,
+        },
+        datasets=datasets,
+    )
+
+
+def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
+    """What runs are compared by; `config.yaml` has the rest. MLflow prints them all beside each picture, so they are few."""
+    network, training = config.network, config.training
+    values = {
+        "network.kind": network.kind,
+        "network.widths": network.widths,
+        "network.depth": network.depth,
+        "plan.spacing_mm": plan.spacing_mm,
+        "plan.patch_size": plan.patch_size,
+        "plan.batch_size": plan.batch_size,
+        "training.max_minutes": training.max_minutes,
+        "training.iterations": training.iterations,
+        "training.peak_rate": training.peak_rate,
+        "training.fold": training.fold,
+        "training.seed": training.seed,
+    }
+    return {k: str(v) for k, v in values.items() if v is not None}
+
+
+def code_revision() -> str:
+    """The git revision of the package's source, with `+changes` if it was edited; the version where there is no git."""
+    here = Path(medhybrid.__file__).parent
+    try:
+        ask = ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"]
+        revision = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "."], capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return medhybrid.__version__
+    return revision + ("+changes" if dirty else "")
