@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from medhybrid.errors import ConfigError
+from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.tracking.mlflow import default_uri, quiet_mlflow
+
+POLL_S = 0.2
+"""How often the server is looked after."""
 
 
 def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list[str]:
@@ -32,16 +37,18 @@ def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list
 
 
 def review(runs: str | Path = "runs", *, host: str = "127.0.0.1", port: int = 5000, uri: str | None = None) -> int:
-    """Serve the UI until interrupted; returns its exit code (0 when interrupted)."""
+    """Serve the UI until Ctrl-C or SIGTERM; returns its exit code (0 when stopped)."""
     quiet_mlflow()
     server = subprocess.Popen(review_command(Path(runs), host=host, port=port, uri=uri))
+    with stop_on_signals() as should_stop:
+        while server.poll() is None and not should_stop():
+            time.sleep(POLL_S)
+    if server.poll() is not None and not should_stop():
+        return server.returncode
+    server.terminate()
     try:
-        return server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        return 0
+        server.wait(10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+    return 0
