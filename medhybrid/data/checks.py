@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Literal
 
@@ -46,8 +46,23 @@ def from_error(case: str, error: MedHybridError, code: str = "unreadable") -> Fi
     )
 
 
-def check_image(case: str, image: NDArray[np.generic], channels: Sequence[str], notes: Sequence[str]) -> list[Finding]:
-    """Check values of an image (C, X, Y, Z): finite, not constant, no channel a copy of another."""
+def check_image(
+    case: str,
+    image: NDArray[np.generic],
+    channels: Sequence[str],
+    notes: Sequence[str],
+    *,
+    blanked_if_copied: Collection[str] = (),
+) -> list[Finding]:
+    """Check values of an image (C, X, Y, Z): finite, not constant, no channel a copy of another.
+
+    Parameters
+    ----------
+    notes : sequence of str
+        What the reader said.
+    blanked_if_copied : collection of str
+        Channels that are treated as missing where they are a copy of another.
+    """
     findings = [Finding(code="note", severity="warning", where=case, message=note) for note in notes]
     if len(channels) != image.shape[0]:
         return [
@@ -87,13 +102,15 @@ def check_image(case: str, image: NDArray[np.generic], channels: Sequence[str], 
                 )
             )
     for a, b in copied_channels(image):
+        blanked = next((channels[i] for i in (b, a) if channels[i] in blanked_if_copied), None)
         findings.append(
             Finding(
                 code="copied_channel",
                 severity="warning",
                 where=case,
                 message=f"channels {channels[a]} and {channels[b]} are the same image",
-                remedy="if one is a stand-in for a missing sequence, mark it optional: it is then treated as missing",
+                found=f"{blanked} is treated as missing" if blanked else "",
+                remedy="" if blanked else "if one is a stand-in for a missing sequence, mark it optional",
             )
         )
     return findings

@@ -87,6 +87,7 @@ def check_settings(config: StudyConfig) -> str:
         [c.model_dump() for c in config.data.channels],
         config.data.labels,
         config.prepare.max_affine_error_mm,
+        config.prepare.blank_copied_channels,
     ]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -114,7 +115,8 @@ def check_case(task: CheckTask) -> CaseCheck:
         stamps = stamp_files(case.files)
         sources_hash = hash_files(case.files)
         image = load_image(case, channels)
-        findings = check_image(case.name, image.array, channels, image.notes)
+        optional = [c.name for c in config.data.channels if c.optional and config.prepare.blank_copied_channels]
+        findings = check_image(case.name, image.array, channels, image.notes, blanked_if_copied=optional)
         mask = load_mask(case, image, labels)
         findings += check_mask(
             case.name, image.grid, mask.array[0], mask.grid, labels, config.prepare.max_affine_error_mm

@@ -51,7 +51,12 @@ def test_a_copied_channel_is_a_warning() -> None:
     image = good_image()
     image[1] = image[0]
 
-    assert codes(check_image("a", image, CHANNELS, ())) == {"copied_channel": "warning"}
+    (finding,) = check_image("a", image, CHANNELS, ())
+    (blanked,) = check_image("a", image, CHANNELS, (), blanked_if_copied=["T1"])
+
+    assert (finding.code, finding.severity) == ("copied_channel", "warning")
+    assert "mark it optional" in finding.remedy
+    assert blanked.found == "T1 is treated as missing"
 
 
 def test_a_wrong_number_of_channels_is_an_error() -> None:

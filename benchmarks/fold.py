@@ -1,0 +1,83 @@
+"""One fold of a study, as a user would run it: prepare, train, predict the fold's validation scans from their files, score.
+
+    python benchmarks/fold.py hippocampus.yaml /data/hippocampus training.max_minutes=10
+    python benchmarks/fold.py brain.yaml /data/glioma training.max_minutes=45
+    python benchmarks/fold.py brain.yaml /data/glioma --run runs/brain/<run>     # score a run that is there
+
+Writes results/<study>.json and the scores by case beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import medhybrid
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Run one fold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--run", type=Path, help="score this run instead of training one")
+    arguments = parser.parse_args()
+    config = medhybrid.load_config(arguments.config, [f"data.root={arguments.root}", *arguments.overrides])
+
+    preparation = medhybrid.preprocess(config)
+    folder = arguments.run or medhybrid.train(config).folder
+    fold = json.loads((preparation.folder / "folds.json").read_text())[config.training.fold]
+
+    predictions = Path(tempfile.mkdtemp())
+    scans = predictions / "scans"
+    scans.mkdir()
+    for case in fold["validation"]:
+        (scans / f"{case}.nii.gz").symlink_to((arguments.root / "imagesTr" / f"{case}.nii.gz").resolve())
+    predicted = medhybrid.predict(scans, model=folder, out=predictions)
+    scores = medhybrid.evaluate(
+        arguments.root / "labelsTr", predictions, labels=config.data.labels, cases=fold["validation"], out=predictions
+    )
+
+    RESULTS.mkdir(exist_ok=True)
+    shutil.copy(predictions / "scores.csv", RESULTS / f"{config.name}_scores.csv")
+    record = {
+        "study": config.name,
+        "run": folder.name,
+        "minutes": config.training.max_minutes,
+        "steps": _last_step(folder),
+        "fold": config.training.fold,
+        "seed": config.training.seed,
+        "machine": _machine(),
+        "medhybrid": medhybrid.__version__,
+        "torch": torch.__version__,
+        "seconds_a_scan": sum(p.seconds for p in predicted.predictions) / len(predicted.predictions),
+        "summary": {k: round(v, 4) for k, v in scores.summary.items()},
+    }
+    (RESULTS / f"{config.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record, indent=1))
+    print(f"masks: {predictions / 'masks'}")
+
+
+def _last_step(folder: Path) -> int:
+    events: list[dict[str, Any]] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return max(e["step"] for e in events if "step" in e)
+
+
+def _machine() -> str:
+    n_cores = len(os.sched_getaffinity(0))
+    return f"{platform.system()} {platform.machine()}, {n_cores} CPU cores, CUDA {torch.cuda.is_available()}"
+
+
+if __name__ == "__main__":  # workers import this file
+    main()
