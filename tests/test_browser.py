@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from medhybrid.tracking.mlflow import default_uri
+from medhybrid.tracking.mlflow_store import default_uri
 from tests.synthetic import StudyFolder
 
 pytestmark = [

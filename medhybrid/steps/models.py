@@ -28,8 +28,8 @@ def load_model(path: str | Path, *, device: str = "auto", tracking_uri: str | No
     """
     if not str(path).startswith("models:/"):
         return load_folder(path, device=device)
-    from medhybrid.tracking.mlflow import default_uri
     from medhybrid.tracking.mlflow_model import fetch_model
+    from medhybrid.tracking.mlflow_store import default_uri
 
     with tempfile.TemporaryDirectory() as folder:
         local = fetch_model(str(path), tracking_uri or default_uri(Path("runs")), Path(folder))

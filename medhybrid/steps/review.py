@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medhybrid.errors import ConfigError
 from medhybrid.steps.interrupt import stop_on_signals
-from medhybrid.tracking.mlflow import default_uri, quiet_mlflow
+from medhybrid.tracking.mlflow_store import default_uri, quiet_mlflow
 
 POLL_S = 0.2
 """How often the server is looked after."""

@@ -1,1 +1,1 @@
-"""Records of runs: MLflow, JSON lines, none."""
+"""Records of runs: MLflow and JSON lines."""

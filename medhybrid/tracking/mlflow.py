@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medhybrid.tracking.mlflow_store import default_uri, quiet_mlflow
 from medhybrid.tracking.spool import Event, Spool, now_ms
 
 logger = logging.getLogger(__name__)
@@ -45,26 +45,6 @@ class RunInfo:
     params: dict[str, str]
     tags: dict[str, str]
     datasets: dict[str, dict[str, Any]]
-
-
-def default_uri(runs: Path) -> str:
-    """The sqlite store of a folder of runs."""
-    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
-
-
-def quiet_mlflow() -> None:
-    """Short timeouts and no chatter; both only where the user set nothing."""
-    for name, value in {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "GIT_PYTHON_REFRESH": "quiet",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }.items():
-        os.environ.setdefault(name, value)
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class MlflowTracker:

@@ -82,7 +82,7 @@ def fetch_model(uri: str, tracking_uri: str, destination: Path) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from medhybrid.tracking.mlflow import quiet_mlflow
+    from medhybrid.tracking.mlflow_store import quiet_mlflow
 
     quiet_mlflow()
     mlflow.set_tracking_uri(tracking_uri)

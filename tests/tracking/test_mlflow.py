@@ -14,7 +14,7 @@ import torch
 import medhybrid
 from medhybrid.config import load_config
 from medhybrid.steps.train import resume
-from medhybrid.tracking.mlflow import default_uri
+from medhybrid.tracking.mlflow_store import default_uri
 from tests.synthetic import StudyFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow and its store warn of themselves

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Run the Dockerfile's own install steps in a clean virtual environment, for machines without a container engine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python3 -m venv "$work/venv"
+export PATH="$work/venv/bin:$PATH" VIRTUAL_ENV="$work/venv" TORCH_BACKEND=cpu
+
+# The base image's part: uv, and torch as this machine's pip gives it (uv then finds it installed).
+pip install --quiet "$(grep --only-matching 'uv==[0-9.]*' docker/Dockerfile)"
+pip install --quiet --constraint constraints.txt torch
+
+mkdir "$work/src"
+grep '^COPY ' docker/Dockerfile | while read -r _ copied; do
+  read -ra names <<< "$copied"
+  for name in "${names[@]:0:${#names[@]}-1}"; do cp -r "$name" "$work/src/"; done
+done
+
+# Every `RUN uv ...` with its continuation lines, in order.
+awk '/^RUN uv /{on=1} on{line=$0; sub(/^RUN /,"",line); print line; if (line !~ /\\$/) on=0}' docker/Dockerfile \
+  | sed "s#/src#$work/src#g" > "$work/steps.sh"
+cat "$work/steps.sh"
+bash -euo pipefail "$work/steps.sh"
+
+cd "$work"
+medhybrid config brain.yaml > /dev/null
+python -c "import torch, monai, mlflow, highdicom, medhybrid; print('medhybrid', medhybrid.__version__, 'torch', torch.__version__)"
