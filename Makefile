@@ -1,11 +1,13 @@
 # Everything from a fresh clone with Python 3.11 to 3.13 and make:
 #   make demo    the main job on data it makes itself
 #   make test    every check
+#   make docs    the site in site/
+#   make docker-check    the Dockerfile's install steps, without an engine
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format docs clean
+.PHONY: help demo test check format docs docker-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,6 +29,9 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+
+docker-check:
+	bash docker/try_install.sh
 
 clean:
 	rm -rf $(VENV) site demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-export PATH="$work/venv/bin:$PATH" VIRTUAL_ENV="$work/venv" TORCH_BACKEND=cpu
+export PATH="$work/venv/bin:$PATH" VIRTUAL_ENV="$work/venv"
 
 # The base image's part: uv, and torch as this machine's pip gives it (uv then finds it installed).
 pip install --quiet "$(grep --only-matching 'uv==[0-9.]*' docker/Dockerfile)"
@@ -18,9 +18,9 @@ grep '^COPY ' docker/Dockerfile | while read -r _ copied; do
   for name in "${names[@]:0:${#names[@]}-1}"; do cp -r "$name" "$work/src/"; done
 done
 
-# Every `RUN uv ...` with its continuation lines, in order.
+# Every `RUN uv ...` with its continuation lines, in order; which build of torch to take was decided above.
 awk '/^RUN uv /{on=1} on{line=$0; sub(/^RUN /,"",line); print line; if (line !~ /\\$/) on=0}' docker/Dockerfile \
-  | sed "s#/src#$work/src#g" > "$work/steps.sh"
+  | sed "s#/src#$work/src#g; s# --torch-backend \"[^\"]*\"##" > "$work/steps.sh"
 cat "$work/steps.sh"
 bash -euo pipefail "$work/steps.sh"
 
