@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.data.store import hash_files, stamp_files
-from medhybrid.errors import MedHybridError
+from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.inference.model import Model
 from medhybrid.inference.worklist import WorkItem, WorkList
 from medhybrid.metrics import component_volumes_ml
@@ -137,14 +137,18 @@ def _predict_item(model: Model, item: WorkItem, out: Path, made_by: str) -> Pred
 
 def _write(mask: NDArray[np.generic], scan: Scan, item: WorkItem, model: Model, out: Path) -> None:
     write_nifti(out / "masks" / f"{item.case}.nii.gz", mask, scan.affine, like=scan.source)
-    if scan.source.kind == "dicom":
-        write_seg(
-            out / "seg" / f"{item.case}.dcm",
-            mask,
-            scan,
-            model.plan.labels,
-            version=model.record.medhybrid_version,
-        )
+    if scan.source.kind != "dicom":
+        return
+    try:
+        path = out / "seg" / f"{item.case}.dcm"
+        write_seg(path, mask, scan, model.plan.labels, version=model.record.medhybrid_version)
+    except Exception as error:  # headers of real files break the standard in many ways
+        logger.debug("case %s", item.case, exc_info=error)
+        raise ScanError(
+            f"{item.case}: the mask is written, but its DICOM SEG cannot be",
+            found=f"{type(error).__name__}: {str(error)[:200]}",
+            remedy="use the mask in masks/, or export the series again",
+        ) from error
 
 
 def _measure(

@@ -42,7 +42,7 @@ def write_seg(path: Path, mask: NDArray[np.generic], scan: Scan, labels: Mapping
     numbered = np.zeros(mask.shape, np.uint8)
     for number, value in enumerate(labels.values(), start=1):
         numbered[mask == value] = number
-    sources = [_complete(d) for d in scan.source.header]
+    sources = [_complete(d, scan.grid.spacing_mm[2]) for d in scan.source.header]
     lps = (LPS_FROM_RAS @ scan.affine)[:, [2, 1, 0, 3]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -121,10 +121,29 @@ def read_seg(path: Path, labels: Mapping[str, int], *, case: str) -> Scan:
     return Scan(array, affine, Source("dicom", (path,)), case, ("",))
 
 
-def _complete(dataset: Any) -> Any:
-    """A copy in which absent type-2 attributes are present and empty."""
+def _complete(dataset: Any, slice_mm: float) -> Any:
+    """A copy with what real files often lack and the writer needs."""
     completed = copy.copy(dataset)
+    if not completed.get("SliceThickness"):
+        completed.SliceThickness = slice_mm
+    if "SpecificCharacterSet" in completed:
+        completed.SpecificCharacterSet = "ISO_IR 192"  # texts are decoded already; real files name broken sets
+    if "PerFrameFunctionalGroupsSequence" in completed:
+        completed.SharedFunctionalGroupsSequence = [_shared_groups(completed)]
     for name in (*TYPE_2_PATIENT_AND_STUDY, *TYPE_2_MORE):
         if name not in completed:
             setattr(completed, name, None)
     return completed
+
+
+def _shared_groups(dataset: Any) -> Any:
+    """The shared groups of a multi-frame image; measures that stand in each frame are taken from the first."""
+    from pydicom.dataset import Dataset
+
+    shared = dataset.get("SharedFunctionalGroupsSequence")
+    merged = copy.copy(shared[0]) if shared else Dataset()
+    first = dataset.PerFrameFunctionalGroupsSequence[0]
+    for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        if name not in merged and name in first:
+            setattr(merged, name, first[name].value)
+    return merged
