@@ -126,9 +126,18 @@ def _slices_in_order(case: str, datasets: list[Any]) -> list[Any]:
             raise SeriesError(
                 f"{case}: several frames without functional groups", code="no_geometry", remedy="export it again"
             )
-    shapes = {(int(d.Rows), int(d.Columns), tuple(np.round(_numbers(d, "PixelSpacing"), 4))) for d in datasets}
+    shapes = {
+        f"{d.Rows} x {d.Columns} of {' x '.join(f'{mm:.4g}' for mm in _numbers(d, 'PixelSpacing'))} mm"
+        for d in datasets
+    }
     if len(shapes) > 1:
-        raise SeriesError(f"{case}: slices differ in size", code="mixed_shape", found=str(sorted(shapes)))
+        raise SeriesError(
+            f"{case}: slices differ in size",
+            code="mixed_shape",
+            expected="one size and spacing",
+            found=" and ".join(sorted(shapes)),
+            remedy="export each stack as a series of its own",
+        )
     orientations = np.array([_numbers(d, "ImageOrientationPatient") for d in datasets])
     jitter = np.abs(orientations - orientations[0]).max()
     if jitter > ORIENTATION_TOLERANCE:
