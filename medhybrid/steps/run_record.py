@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 from pathlib import Path
 
@@ -10,39 +9,27 @@ import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
-from medhybrid.errors import MedHybridError
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.resume import run_config
 from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
 from medhybrid.tracking.several import SeveralTrackers
-from medhybrid.training.checkpoint import load_checkpoint
 from medhybrid.training.tracker import Tracker
 
-logger = logging.getLogger(__name__)
 
-
-def make_tracker(
-    config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, *, resume: bool
-) -> SeveralTrackers:
+def make_tracker(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str) -> SeveralTrackers:
     """The trackers that the config asks for; a resumed run goes on in its MLflow run."""
     trackers: list[Tracker] = [JsonlTracker(folder / "log.jsonl")]
     if config.tracking.kind == "mlflow":
-        run_id = None
-        if resume:
-            try:
-                run_id = load_checkpoint(folder / "checkpoint")["run_id"]
-            except MedHybridError:
-                logger.warning("the run's MLflow id is unknown; a new MLflow run is made")
         info = _run_info(config, dataset, folder, data_hash)
-        trackers.append(MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder, run_id=run_id))
+        trackers.append(MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder))
     return SeveralTrackers(trackers)
 
 
 def reopen_tracker(folder: Path) -> Tracker:
     """The record of an ended run, to add to it."""
     config = run_config(folder)
-    return make_tracker(config, PreparedDataset(prepared_folder(config)), folder, "", resume=True)
+    return make_tracker(config, PreparedDataset(prepared_folder(config)), folder, "")
 
 
 def _run_info(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str) -> RunInfo:

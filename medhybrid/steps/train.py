@@ -86,7 +86,7 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
     fold = dataset.fold(config.training.fold)
     train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
     data_hash = dataset.data_hash()
-    tracker = make_tracker(config, dataset, folder, data_hash, resume=resume)
+    tracker = make_tracker(config, dataset, folder, data_hash)
     shown = max((i for i, n in enumerate(plan.normalisation) if not n.optional), default=0)
 
     pictured = subset(subset(validation_cases, config.training.validation_cases), PICTURED_CASES)

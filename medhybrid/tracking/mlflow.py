@@ -52,18 +52,17 @@ class MlflowTracker:
 
     Parameters
     ----------
-    run_id : str, optional
-        Go on in this run.
     folder : Path
-        The run folder, for what cannot be sent.
+        The run folder. It keeps MLflow's run id, so that a resumed run goes on in the same one, and what cannot be sent.
     """
 
-    def __init__(self, uri: str | None, runs: Path, info: RunInfo, *, folder: Path, run_id: str | None = None) -> None:
+    def __init__(self, uri: str | None, runs: Path, info: RunInfo, *, folder: Path) -> None:
         quiet_mlflow()
         self.uri = uri or default_uri(runs)
         self.artifacts = (runs / "mlartifacts").resolve().as_uri() if uri is None else None
         self.info = info
-        self._run_id = run_id
+        self._id_file = folder / "mlflow_run_id"
+        self._run_id = self._id_file.read_text().strip() if self._id_file.exists() else None
         self._client: Any = None
         self._monitor: Any = None
         if uri is None:
@@ -136,6 +135,7 @@ class MlflowTracker:
             tags = {**self.info.tags, "mlflow.note.content": self.info.description}
             run = client.create_run(experiment_id, run_name=self.info.name, tags=tags)
             self._run_id = str(run.info.run_id)
+            self._id_file.write_text(self._run_id + "\n")
             from mlflow.entities import Param
 
             params = [Param(k, v[:6000]) for k, v in self.info.params.items()]

@@ -291,7 +291,6 @@ class Trainer:
                 "best_dice": self.best_dice,
                 "best_weights": self.best_weights,
                 "last_dice": self.last_dice,
-                "run_id": self.tracker.run_id,
             },
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import medhybrid
 from medhybrid.config import load_config
 from medhybrid.steps.train import resume
+from medhybrid.tracking.mlflow import MlflowTracker
 from medhybrid.tracking.mlflow_store import default_uri
 from tests.synthetic import StudyFolder
 
@@ -124,6 +126,28 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(prepared: StudyFolder, tmp
     steps = [m.step for m in client.get_metric_history(first.run_id, "train/loss")]
     assert steps == [10, 20, 30, 40]
     assert client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_a_run_whose_store_answers_only_after_the_last_checkpoint_is_resumed_in_the_same_mlflow_run(
+    prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run = MlflowTracker._open_run
+
+    def open_late(tracker: MlflowTracker) -> None:
+        while tracker.run_id is None and not list(tmp_path.glob("runs/*/*/model/card.md")):
+            time.sleep(0.02)
+        open_run(tracker)
+
+    monkeypatch.setattr(MlflowTracker, "_open_run", open_late)
+    config = load_config(
+        prepared.folder / "small.yaml",
+        [f"runs={tmp_path / 'runs'}", "training.iterations=10", "tracking.register_model=false"],
+    )
+    first = medhybrid.train(config)
+
+    second = resume(first.folder, ["training.iterations=+10"])
+
+    assert second.run_id == first.run_id is not None
 
 
 def test_a_store_that_is_away_does_not_stop_the_training(

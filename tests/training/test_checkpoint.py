@@ -11,7 +11,7 @@ from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_saving_and_loading_is_identity(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, {"weights": {"a": torch.arange(3)}, "step": 7, "run_id": None})
+    save_checkpoint(tmp_path, {"weights": {"a": torch.arange(3)}, "step": 7})
 
     state = load_checkpoint(tmp_path)
 
