@@ -216,7 +216,7 @@ def predict(
     if failed:
         reporter.table("Without a mask", ["scan", "reason"], failed)
     if result.left_aside:
-        rows = [[e.name, e.problem] for e in result.left_aside]
+        rows = [[e.name, e.left_aside] for e in result.left_aside]
         reporter.table("Left aside, no scans", ["series", "what it is"], rows)
     reporter.message(
         f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out / 'results.csv'}"

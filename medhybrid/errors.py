@@ -15,6 +15,8 @@ The message says what was done, what was expected, what was found, and what to d
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class MedHybridError(Exception):
     """Base of every error raised on purpose.
@@ -67,13 +69,27 @@ class SeriesError(ScanError):
     Parameters
     ----------
     code : str
-        One word for tables and tests: ``no_dicom, not_image, single_slice, mixed_orientation, mixed_shape,
-        missing_slice, duplicate_slice, nonuniform, gantry_tilt, multi_volume, mosaic, colour, no_geometry, truncated,
+        One word for tables and tests: ``no_dicom, not_image, localizer, single_slice, mixed_orientation, mixed_shape,
+        missing_slice, duplicate_slice, nonuniform, gantry_tilt, multi_volume, mosaic, no_geometry, truncated,
         unsupported_codec, encrypted_or_unreadable``.
+    path : Path, optional
+        The file at fault.
+    series : str
+        Name of the scan.
     """
 
-    def __init__(self, what: str, *, code: str, expected: str = "", found: str = "", remedy: str = "") -> None:
-        self.code = code
+    def __init__(
+        self,
+        what: str,
+        *,
+        code: str,
+        path: Path | None = None,
+        series: str = "",
+        expected: str = "",
+        found: str = "",
+        remedy: str = "",
+    ) -> None:
+        self.code, self.path, self.series = code, path, series
         super().__init__(what, expected=expected, found=found, remedy=remedy)
 
 

@@ -71,6 +71,18 @@ class DataConfig(Frozen):
         return self
 
 
+class ScansConfig(Frozen):
+    """How scans are read where there is a choice. By default what is not plain is refused with the measured numbers."""
+
+    resample_irregular: bool = Field(
+        False,
+        description="Resample tilted or unevenly spaced DICOM slices to a regular grid; masks go back to the slices.",
+    )
+    keep_sheared: bool = Field(
+        False, description="Keep a tilted but evenly spaced DICOM series as it is, with its sheared affine."
+    )
+
+
 class PrepareConfig(Frozen):
     """How scans become prepared cases. What is left null is decided by the plan's rules."""
 
@@ -198,6 +210,7 @@ class StudyConfig(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the study, used for folders.")
     data: DataConfig = Field(description="Scans, masks, channels and labels.")
+    scans: ScansConfig = Field(default_factory=ScansConfig, description="How scans are read.")
     prepare: PrepareConfig = Field(default_factory=PrepareConfig, description="From scans to prepared cases.")
     network: NetworkConfig = Field(default_factory=NetworkConfig, description="The network.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="Augmentation of training patches.")

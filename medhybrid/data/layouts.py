@@ -167,7 +167,7 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
     cases = []
     for study, entries in by_study.items():
         masks = [e for e in entries if matches(e, config.mask_pattern)]
-        images = [e for e in entries if e not in masks and not e.problem]
+        images = [e for e in entries if e not in masks and not e.problem and not e.left_aside]
         subject = _subject(config, study)
         wanted = [(c.name, c.optional) for c in config.channels]
         try:

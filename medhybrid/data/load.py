@@ -57,7 +57,7 @@ def _is_seg(path: Any) -> bool:
     if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")):
         return False
     header = read_header(path)
-    return header is not None and str(header.get("Modality", "")) == "SEG"
+    return header is not None and header.modality == "SEG"
 
 
 class LoadCased(Transform):  # type: ignore[misc]

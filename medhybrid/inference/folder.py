@@ -89,7 +89,13 @@ def predict_worklist(
 def fingerprint_of(model: Model) -> str:
     """Hash of what decides a mask besides the scan: weights, plan, windows."""
     r = model.record
-    text = r.weights_sha256 + r.plan.model_dump_json() + r.inference.model_dump_json() + json.dumps(r.channel_map)
+    text = (
+        r.weights_sha256
+        + r.plan.model_dump_json()
+        + r.inference.model_dump_json()
+        + r.scans.model_dump_json()
+        + json.dumps(r.channel_map)
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -112,7 +118,7 @@ def _predict_item(model: Model, item: WorkItem, out: Path, made_by: str) -> Pred
         if item.problem:
             return Prediction(case=item.case, status="failed", message=item.problem)
         stamps, input_hash = stamp_files(item.files), hash_files(item.files)
-        scan = item.read(model.plan.channels)
+        scan = item.read(model.plan.channels, model.record.scans)
         mask = model.predict(scan)
         _write(mask, scan, item, model, out)
     except MedHybridError as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from medhybrid.config import InferenceConfig, NetworkConfig
+from medhybrid.config import InferenceConfig, NetworkConfig, ScansConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
 from medhybrid.errors import ModelError
@@ -40,6 +40,7 @@ class ModelRecord(BaseModel):
     medhybrid_version: str
     network: NetworkConfig
     inference: InferenceConfig
+    scans: ScansConfig = ScansConfig()
     channel_map: dict[str, str]
     plan: Plan
     fold: int

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medhybrid.config import ScansConfig
 from medhybrid.data.layouts import match_channels
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans import Discovery, Scan, ScanEntry
-from medhybrid.scans.reader import read_scan, stack_channels
+from medhybrid.scans.reader import read_entry, stack_channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +36,12 @@ class WorkItem:
         """Every file, in order."""
         return tuple(p for e in self.entries if e is not None for p in e.paths)
 
-    def read(self, channels: Sequence[str]) -> Scan:
+    def read(self, channels: Sequence[str], options: ScansConfig | None = None) -> Scan:
         """Read the scan with its channels; raises `ScanError`."""
         if len(self.entries) == 1 and self.entries[0] is not None:
-            return _read(self.entries[0], self.case)
-        scans = [None if e is None else _read(e, self.case) for e in self.entries]
+            return read_entry(self.entries[0], self.case, options)
+        scans = [None if e is None else read_entry(e, self.case, options) for e in self.entries]
         return stack_channels(scans, channels, case=self.case)
-
-
-def _read(entry: ScanEntry, case: str) -> Scan:
-    return read_scan(entry.paths if entry.kind == "dicom" else entry.paths[0], case=case)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +58,9 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
     With one channel every image is a scan. With several, a file that holds them all is a scan; other images are put together
     by study (the folder of files, the StudyInstanceUID of series) with the channel map.
     """
-    aside = [e for e in found.entries if e.kind == "dicom" and e.problem]
-    broken = [e for e in found.entries if e.kind != "dicom" and e.problem]
-    images = [e for e in found.entries if not e.problem]
+    aside = [e for e in found.entries if e.left_aside]
+    broken = [e for e in found.entries if e.problem]
+    images = [e for e in found.entries if not e.problem and not e.left_aside]
     items = [WorkItem(e.name, (e,), e.problem) for e in broken]
     if len(channels) == 1:
         items += [WorkItem(re.sub(r"_0000$", "", e.name), (e,)) for e in images]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.geometry import orientation_code, spacing_mm
 from medhybrid.scans import itk, nifti
 from medhybrid.scans.dicom.headers import SeriesEntry, group_series
+from medhybrid.scans.dicom.volumes import Volume
 
 FILE_SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES)
 
@@ -34,7 +35,15 @@ class ScanEntry:
     shape : tuple of int
         As far as the headers tell; a DICOM series counts its frames as slices.
     problem : str
-        Why it is left aside, else empty.
+        Why it cannot be read, else empty.
+    left_aside : str
+        What it is, if it is DICOM but no scan (a localizer, a report), else empty.
+    part : str
+        Which volume of the files, for a series that holds several.
+    code : str
+        Code of the problem, for tables; see `SeriesError`.
+    acquisition : dict
+        How a DICOM series was made: echo time, sequence and the like; nothing that identifies a patient.
     """
 
     name: str
@@ -47,6 +56,11 @@ class ScanEntry:
     spacing_mm: tuple[float, ...]
     orientation: str
     problem: str
+    left_aside: str = ""
+    part: str = ""
+    code: str = ""
+    acquisition: dict[str, str | float] = field(default_factory=dict, hash=False)
+    is_burned_in: bool = False
 
     @property
     def n_channels(self) -> int:
@@ -78,13 +92,13 @@ def discover(root: Path, *, on_progress: Callable[[str], None] = lambda _: None)
     images = [p for p in paths if p.name.lower().endswith(FILE_SUFFIXES)]
     others = [p for p in paths if p not in set(images)]
     on_progress(f"{len(paths)} files")
-    series, n_skipped = group_series(others)
+    series, n_skipped = group_series(others, on_progress=lambda n: on_progress(f"{n} of {len(others)} headers"))
     entries = [_image_entry(p, base) for p in images]
     names: dict[str, int] = {}
     for s in series:
         name = _series_name(s, base)
         names[name] = names.get(name, 0) + 1
-        entries.append(_series_entry(s, name if names[name] == 1 else f"{name}_{names[name]}"))
+        entries += _series_entries(s, name if names[name] == 1 else f"{name}_{names[name]}")
     return Discovery(root, tuple(sorted(entries, key=lambda e: e.name)), n_skipped)
 
 
@@ -129,16 +143,35 @@ def _series_name(series: SeriesEntry, base: Path) -> str:
     return _flat(common.relative_to(base)) or "series"
 
 
-def _series_entry(series: SeriesEntry, name: str) -> ScanEntry:
-    return ScanEntry(
+def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
+    """One entry a volume; one for a series that has none."""
+    rest = ScanEntry(
         name=name,
         kind="dicom",
         paths=series.paths,
         modality=series.modality,
         description=series.description,
         study=series.study_uid,
-        shape=(series.columns, series.rows, series.n_frames),
+        shape=(),
         spacing_mm=(),
         orientation="",
-        problem=series.left_aside,
+        problem=str(series.problem or ""),
+        left_aside=series.left_aside,
+        code=series.problem.code if series.problem else "",
+        acquisition=series.acquisition,
+        is_burned_in=series.is_burned_in,
+    )
+    return [_volume_entry(rest, v) for v in series.volumes] or [rest]
+
+
+def _volume_entry(rest: ScanEntry, volume: Volume) -> ScanEntry:
+    frames, affine = volume.stack.frames, volume.stack.affine
+    return replace(
+        rest,
+        name=f"{rest.name}__{volume.name}" if volume.name else rest.name,
+        paths=tuple(dict.fromkeys(f.path for f in frames)),
+        part=volume.name,
+        shape=(frames[0].columns, frames[0].rows, len(frames)),
+        spacing_mm=spacing_mm(affine),
+        orientation=orientation_code(affine),
     )

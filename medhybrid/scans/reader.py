@@ -10,19 +10,34 @@ import numpy as np
 from monai.data import ImageReader
 from numpy.typing import NDArray
 
-from medhybrid.errors import ScanError
+from medhybrid.config import ScansConfig
+from medhybrid.errors import ScanError, SeriesError
 from medhybrid.geometry import corner_distance_mm
 from medhybrid.scans import itk, nifti
 from medhybrid.scans.dicom.headers import group_series
 from medhybrid.scans.dicom.read import read_series
+from medhybrid.scans.discover import ScanEntry
 from medhybrid.scans.scan import Scan, Source
 
 MAX_CHANNEL_GAP_MM = 0.01
 """Channels whose grids differ by more at a corner are not stacked."""
 
 
-def read_scan(path: str | Path | Sequence[Path], *, case: str | None = None) -> Scan:
+def read_scan(
+    path: str | Path | Sequence[Path],
+    *,
+    case: str | None = None,
+    part: str = "",
+    options: ScansConfig | None = None,
+) -> Scan:
     """Read a file (NIfTI, NRRD, MHA), a folder with one DICOM series, or the files of one series.
+
+    Parameters
+    ----------
+    part : str
+        Which volume of a DICOM series that holds several.
+    options : ScansConfig, optional
+        What is done where there is a choice.
 
     Raises
     ------
@@ -30,10 +45,10 @@ def read_scan(path: str | Path | Sequence[Path], *, case: str | None = None) -> 
         If there is not exactly one readable scan.
     """
     if not isinstance(path, (str, Path)):
-        return read_series(list(path), case=case or "series")
+        return read_series(list(path), case=case or "series", part=part, options=options)
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path, case or path.name)
+        return _read_folder(path, case or path.name, part, options)
     if not path.exists():
         raise ScanError(f"{path} does not exist", remedy="check the path")
     lower = path.name.lower()
@@ -42,20 +57,34 @@ def read_scan(path: str | Path | Sequence[Path], *, case: str | None = None) -> 
     elif lower.endswith(itk.SUFFIXES):
         scan = itk.read_itk(path)
     else:
-        scan = read_series([path], case=case or path.stem)
+        scan = read_series([path], case=case or path.stem, part=part, options=options)
     return scan.named(case) if case else scan
 
 
-def _read_folder(folder: Path, case: str) -> Scan:
-    series = [s for s in group_series(sorted(p for p in folder.iterdir() if p.is_file()))[0] if not s.left_aside]
+def read_entry(entry: ScanEntry, case: str, options: ScansConfig | None = None) -> Scan:
+    """Read what `discover` found; raises `ScanError`."""
+    paths = entry.paths if entry.kind == "dicom" else entry.paths[0]
+    return read_scan(paths, case=case, part=entry.part, options=options)
+
+
+def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None) -> Scan:
+    found = group_series(sorted(p for p in folder.iterdir() if p.is_file()))[0]
+    series = [s for s in found if not s.left_aside]
+    if problem := next((s.problem for s in series if s.problem), None):
+        raise problem
     if len(series) != 1:
-        raise ScanError(
+        code = (
+            "multi_volume" if series else "localizer" if any(s.left_aside == "localizer" for s in found) else "no_dicom"
+        )
+        raise SeriesError(
             f"{case}: a folder must hold one DICOM image series",
+            code=code,
+            series=case,
             expected="1",
-            found=str(len(series)),
+            found=f"{len(series)}" + "".join(f", left aside: {s.left_aside}" for s in found if s.left_aside),
             remedy="give each series in a folder of its own, or list them: medhybrid inspect",
         )
-    return read_series(series[0].paths, case=case)
+    return read_series(series[0].paths, case=case, part=part, options=options)
 
 
 def stack_channels(scans: Sequence[Scan | None], channels: Sequence[str], *, case: str) -> Scan:

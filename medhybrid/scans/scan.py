@@ -25,11 +25,17 @@ class Source:
         The files, for a DICOM series in slice order.
     header : Any
         What writing back needs: a NIfTI header, or the DICOM data sets without pixels.
+    frames : tuple of int
+        For DICOM, the frame number (from 0) within its file of each slice, in slice order.
+    regular : RegularGrid, optional
+        For DICOM slices that were resampled to a regular grid: the way back to the slices.
     """
 
     kind: str
     paths: tuple[Path, ...]
     header: Any = field(default=None, repr=False, compare=False)
+    frames: tuple[int, ...] = ()
+    regular: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

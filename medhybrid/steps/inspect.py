@@ -8,7 +8,7 @@ from pathlib import Path
 from medhybrid.errors import MedHybridError
 from medhybrid.geometry import orientation_code
 from medhybrid.scans import ScanEntry, discover
-from medhybrid.scans.reader import read_scan
+from medhybrid.scans.reader import read_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ def inspect(path: str | Path, *, read: bool = True) -> tuple[list[Inspection], i
     for entry in found.entries:
         shape, spacing, orientation = entry.shape, entry.spacing_mm, entry.orientation
         notes: tuple[str, ...] = ()
-        problem, is_scan = entry.problem, not (entry.kind == "dicom" and entry.problem)
+        problem, is_scan = entry.problem or entry.left_aside, not entry.left_aside
         if read and not problem:
             try:
-                scan = read_scan(entry.paths if entry.kind == "dicom" else entry.paths[0], case=entry.name)
+                scan = read_entry(entry, entry.name)
                 shape = scan.array.shape[1:] + ((len(scan.array),) if len(scan.array) > 1 else ())
                 spacing, orientation, notes = scan.grid.spacing_mm, orientation_code(scan.affine), scan.notes
             except MedHybridError as error:

@@ -94,7 +94,7 @@ def _write_record(result: FolderResult, model: Model, n_other_files: int) -> Non
         "n_done": result.n_done,
         "n_unchanged": result.n_skipped,
         "n_failed": result.n_failed,
-        "left_aside": [{"name": e.name, "reason": e.problem} for e in result.left_aside],
+        "left_aside": [{"name": e.name, "reason": e.left_aside} for e in result.left_aside],
         "n_other_files": n_other_files,
         "labels": dict(model.plan.labels),
     }

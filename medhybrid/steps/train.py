@@ -139,6 +139,7 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
         medhybrid_version=medhybrid.__version__,
         network=config.network,
         inference=config.inference,
+        scans=config.scans,
         channel_map=config.data.channel_map,
         plan=plan,
         fold=config.training.fold,

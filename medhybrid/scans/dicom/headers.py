@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-NOT_IMAGES = {
+from medhybrid.errors import SeriesError
+from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, number, read_frames, text
+from medhybrid.scans.dicom.volumes import Volume, split_volumes
+
+NOT_SCANS = {
     "SR": "structured report",
     "PR": "presentation state",
     "KO": "key object selection",
@@ -22,19 +28,59 @@ NOT_IMAGES = {
 }
 """Modalities that hold no scan; they are left aside with a line in the table."""
 
-_TAGS = [
-    "SOPClassUID",
-    "Modality",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesDescription",
-    "SeriesNumber",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "PixelSpacing",
-    "ImageOrientationPatient",
-]
+DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
+"""Secondary capture, and with a suffix its multi-frame kinds."""
+
+SUFFIXES = (".dcm", ".ima", ".dicom")
+"""A file named so is DICOM, or damaged; it is never passed over in silence."""
+
+ACQUISITION_TEXTS = {
+    "modality": "Modality",
+    "description": "SeriesDescription",
+    "protocol": "ProtocolName",
+    "sequence": "SequenceName",
+    "scanning_sequence": "ScanningSequence",
+    "image_type": "ImageType",
+    "body_part": "BodyPartExamined",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+    "contrast_agent": "ContrastBolusAgent",
+    "patient_position": "PatientPosition",
+}
+ACQUISITION_NUMBERS = {
+    "echo_time_ms": "EchoTime",
+    "repetition_time_ms": "RepetitionTime",
+    "inversion_time_ms": "InversionTime",
+    "flip_angle_deg": "FlipAngle",
+    "field_strength_t": "MagneticFieldStrength",
+    "kvp": "KVP",
+    "slice_thickness_mm": "SliceThickness",
+}
+"""What tells how a series was made. None of them identifies a patient; descriptions are free text all the same, and so are
+left out of names."""
+
+GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation")
+TAGS = [*GROUPING_TAGS, *FRAME_TAGS, *ACQUISITION_TEXTS.values(), *ACQUISITION_NUMBERS.values()]
+_PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), 0x0019100A]
+
+READING_THREADS = 8
+"""Files whose headers are read at once: on network storage most of the time is waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileHeader:
+    """What the header of one file says. Identifiers serve grouping in memory and are never written to logs."""
+
+    path: Path
+    study_uid: str
+    series_uid: str
+    modality: str
+    frames: tuple[Frame, ...]
+    problem: SeriesError | None
+    left_aside: str
+    acquisition: dict[str, str | float] = field(hash=False)
+    is_burned_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +89,14 @@ class SeriesEntry:
 
     Attributes
     ----------
-    uid, study_uid : str
-        SeriesInstanceUID and StudyInstanceUID, kept in memory for grouping; never written to logs.
+    volumes : tuple of Volume
+        What it holds; empty with a `problem`, or if it is left aside.
+    problem : SeriesError, optional
+        Why it cannot be read.
     left_aside : str
         Why the series holds no scan, else empty.
+    acquisition : dict
+        How it was made; see `ACQUISITION_TEXTS`.
     """
 
     uid: str
@@ -54,64 +104,181 @@ class SeriesEntry:
     modality: str
     description: str
     paths: tuple[Path, ...]
-    n_frames: int
-    rows: int
-    columns: int
+    volumes: tuple[Volume, ...]
+    problem: SeriesError | None
     left_aside: str
+    acquisition: dict[str, str | float] = field(hash=False)
+    is_burned_in: bool = False
 
 
-def read_header(path: Path) -> Any | None:
-    """The grouping attributes of a DICOM file, or None if it is not one."""
+def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None) -> Any:
+    """A data set, or its header's `tags` alone; None if the file is no DICOM.
+
+    Raises
+    ------
+    SeriesError
+        If the file says or is named to be DICOM and cannot be read.
+    """
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or "cannot be opened") from error
+    has_mark = start[128:] == b"DICM"
+    is_bare = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"  # a data set without preamble
+    if not has_mark and not is_bare:
+        if path.suffix.lower() in SUFFIXES:
+            raise _unreadable(path, "no DICOM file inside" if start else "an empty file")
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd values in real headers; what we need is checked where it is used
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-            _ = [header.get(tag) for tag in _TAGS]  # values are parsed on access
-    except (InvalidDicomError, OSError):
-        return None
-    except Exception:  # a damaged header can raise anything; the file is then counted as unreadable
-        return None
-    return header
+            selection: Any = None if tags is None else list(tags)
+            return pydicom.dcmread(path, force=is_bare, stop_before_pixels=tags is not None, specific_tags=selection)
+    except Exception as error:  # a damaged header can raise anything
+        if is_bare and not has_mark and path.suffix.lower() not in SUFFIXES:
+            return None
+        raise _unreadable(path, type(error).__name__) from error
 
 
-def group_series(paths: Iterable[Path]) -> tuple[list[SeriesEntry], int]:
-    """The series among `paths`, and how many files are no DICOM."""
-    groups: dict[tuple[str, str], list[tuple[Path, Any]]] = {}
-    n_skipped = 0
-    for path in paths:
-        header = read_header(path)
-        if header is None:
-            n_skipped += 1
-        elif "DirectoryRecordSequence" not in header and header.get("SOPClassUID") != "1.2.840.10008.1.3.10":
-            key = (str(header.get("StudyInstanceUID", "")), str(header.get("SeriesInstanceUID", "")))
-            groups.setdefault(key, []).append((path, header))
-    return [_entry(key, members) for key, members in sorted(groups.items(), key=lambda g: g[1][0][0])], n_skipped
-
-
-def _entry(key: tuple[str, str], members: list[tuple[Path, Any]]) -> SeriesEntry:
-    first = members[0][1]
-    modality = str(first.get("Modality", "") or "")
-    left_aside = NOT_IMAGES.get(modality, "")
-    if not left_aside and not first.get("Rows"):
-        left_aside = "no pixels"
-    return SeriesEntry(
-        uid=key[1],
-        study_uid=key[0],
-        modality=modality,
-        description=str(first.get("SeriesDescription", "") or ""),
-        paths=tuple(path for path, _ in members),
-        n_frames=sum(_integer(h.get("NumberOfFrames")) or 1 for _, h in members),
-        rows=_integer(first.get("Rows")),
-        columns=_integer(first.get("Columns")),
-        left_aside=left_aside,
+def _unreadable(path: Path, found: str) -> SeriesError:
+    return SeriesError(
+        f"{path.name} cannot be read as DICOM",
+        code="encrypted_or_unreadable",
+        path=path,
+        found=found,
+        remedy="export the series again",
     )
 
 
-def _integer(value: Any) -> int:
+def read_header(path: Path) -> FileHeader | None:
+    """The header of a DICOM file, or None if it is not one, or a DICOMDIR."""
     try:
-        return int(value)
-    except (TypeError, ValueError):
-        return 0
+        header = load_dataset(path, tags=_PLAIN_TAGS)
+    except SeriesError as error:
+        return FileHeader(path, "", "", "", (), error, "", {})
+    if header is None or "DirectoryRecordSequence" in header or text(header, "SOPClassUID") == DICOMDIR_CLASS:
+        return None
+    if path.name.upper() == "DICOMDIR":
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return describe(header, path)
+
+
+def describe(header: Any, path: Path) -> FileHeader:
+    """Grouping, acquisition and frames of a data set."""
+    series_uid, modality = text(header, "SeriesInstanceUID"), text(header, "Modality")
+    acquisition: dict[str, str | float] = {k: text(header, tag) for k, tag in ACQUISITION_TEXTS.items()}
+    acquisition |= {k: v for k, tag in ACQUISITION_NUMBERS.items() if (v := number(header, tag)) is not None}
+    left_aside = _why_no_scan(header, modality)
+    frames: tuple[Frame, ...] = ()
+    problem: SeriesError | None = None
+    try:
+        if not text(header, "SOPClassUID") or not series_uid:
+            raise SeriesError(
+                f"{path.name}: its header is cut off or damaged",
+                code="truncated",
+                path=path,
+                expected="SOPClassUID and SeriesInstanceUID",
+                remedy="export the series again",
+            )
+        if not left_aside:
+            frames = tuple(read_frames(header, path))
+    except SeriesError as error:
+        problem = error
+    return FileHeader(
+        path,
+        text(header, "StudyInstanceUID"),
+        series_uid,
+        modality,
+        frames,
+        problem,
+        left_aside,
+        {k: v for k, v in acquisition.items() if v != ""},
+        text(header, "BurnedInAnnotation").upper() == "YES",
+    )
+
+
+def _why_no_scan(header: Any, modality: str) -> str:
+    if modality in NOT_SCANS:
+        return NOT_SCANS[modality]
+    if "LOCALIZER" in text(header, "ImageType").upper().split("\\"):
+        return "localizer"
+    is_capture = text(header, "SOPClassUID").startswith(SECONDARY_CAPTURE_CLASSES)
+    is_grey = text(header, "SamplesPerPixel") == "1"
+    if is_capture and (not is_grey or "ImagePositionPatient" not in header):
+        return "secondary capture" if is_grey else "colour secondary capture"
+    if not any(tag in header for tag in ("Rows", "PixelSpacing", "SamplesPerPixel", "ImageType")):
+        return "no image"
+    return ""
+
+
+def group_series(
+    paths: Iterable[Path], *, on_progress: Callable[[int], None] = lambda _: None
+) -> tuple[list[SeriesEntry], int]:
+    """The series among `paths`, and how many files are no DICOM. Damaged files become a series each, with their problem."""
+    groups: dict[tuple[str, str, str], list[FileHeader]] = {}
+    n_skipped = 0
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+        for n, (path, header) in enumerate(_in_order(pool, list(paths)), start=1):
+            if n % 200 == 0:
+                on_progress(n)
+            if header is None:
+                n_skipped += 1
+                continue
+            alone = "" if header.series_uid else str(path)
+            groups.setdefault((header.study_uid, header.series_uid, alone), []).append(header)
+    found = [_entry(members) for members in groups.values()]
+    return sorted(found, key=lambda s: s.paths[0]), n_skipped
+
+
+def _in_order(pool: ThreadPoolExecutor, paths: list[Path]) -> Iterable[tuple[Path, FileHeader | None]]:
+    return zip(paths, pool.map(read_header, paths, chunksize=64), strict=True)
+
+
+def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
+    first = members[0]
+    name = first.path.parent.name or "series"
+    scans = [m for m in members if not m.left_aside]
+    left_aside = "" if scans else first.left_aside
+    problem, volumes = next((m.problem for m in members if m.problem), None), []
+    if problem is None and scans:
+        try:
+            volumes = split_volumes(without_copies(scans), series=name)
+        except SeriesError as error:
+            problem = error
+    if problem is not None and problem.code == "localizer":
+        problem, left_aside = None, "localizer"
+    return SeriesEntry(
+        uid=first.series_uid,
+        study_uid=first.study_uid,
+        modality=first.modality,
+        description=str(first.acquisition.get("description", "")),
+        paths=tuple(m.path for m in members),
+        volumes=tuple(volumes),
+        problem=problem,
+        left_aside=left_aside,
+        acquisition=first.acquisition,
+        is_burned_in=any(m.is_burned_in for m in members),
+    )
+
+
+def without_copies(headers: Sequence[FileHeader]) -> list[Frame]:
+    """The frames of the files, each file once: byte-for-byte copies of one instance count as one."""
+    kept: dict[str, list[Path]] = {}
+    frames: list[Frame] = []
+    for h in headers:
+        uid = h.frames[0].uid if h.frames else ""
+        known = kept.setdefault(uid, []) if uid else []
+        if any(_same_bytes(h.path, other) for other in known):
+            continue
+        known.append(h.path)
+        frames += h.frames
+    return frames
+
+
+def _same_bytes(a: Path, b: Path) -> bool:
+    return os.path.getsize(a) == os.path.getsize(b) and a.read_bytes() == b.read_bytes()

@@ -42,22 +42,18 @@ def write_seg(path: Path, mask: NDArray[np.generic], scan: Scan, labels: Mapping
     numbered = np.zeros(mask.shape, np.uint8)
     for number, value in enumerate(labels.values(), start=1):
         numbered[mask == value] = number
+    regular = scan.source.regular
+    if regular is not None:
+        numbered = regular.to_slices(numbered)
     sources = [_complete(d, scan.grid.spacing_mm[2]) for d in scan.source.header]
-    lps = (LPS_FROM_RAS @ scan.affine)[:, [2, 1, 0, 3]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        volume = hd.Volume(
-            np.ascontiguousarray(numbered.transpose(2, 1, 0)),  # (X, Y, Z) -> (slice, row, column)
-            lps,
-            "PATIENT",
-            frame_of_reference_uid=sources[0].FrameOfReferenceUID,
-        )
         algorithm = hd.AlgorithmIdentificationSequence(
             name="medhybrid", version=version, family=codes.DCM.ArtificialIntelligence
         )
         segmentation = hd.seg.Segmentation(
             source_images=sources,
-            pixel_array=volume,
+            pixel_array=_on_source_frames(numbered, scan),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[
                 hd.seg.SegmentDescription(
@@ -88,6 +84,18 @@ def write_seg(path: Path, mask: NDArray[np.generic], scan: Scan, labels: Mapping
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _on_source_frames(labels: NDArray[np.uint8], scan: Scan) -> NDArray[np.uint8]:
+    """Labels (X, Y, Z) as (frame, row, column), a frame for each frame of the source files, in their order."""
+    slices = np.ascontiguousarray(labels.transpose(2, 1, 0))
+    if "PerFrameFunctionalGroupsSequence" not in scan.source.header[0]:
+        return slices
+    if len(scan.source.header) > 1:
+        raise ScanError(f"{scan.case}: a volume of several multi-frame files", remedy="use the mask in masks/")
+    frames = np.zeros((int(scan.source.header[0].NumberOfFrames), *slices.shape[1:]), np.uint8)
+    frames[list(scan.source.frames)] = slices
+    return frames
 
 
 def read_seg(path: Path, labels: Mapping[str, int], *, case: str) -> Scan:

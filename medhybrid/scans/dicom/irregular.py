@@ -1,0 +1,86 @@
+"""Slices that form no right-angled regular grid, and the regular grid they are resampled to, and back.
+
+A tilted gantry shifts each slice against the last; a lost slice leaves a gap. Between two slices everything is linear: the
+place of a slice, and the values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from medhybrid.geometry import LPS_FROM_RAS, Grid
+from medhybrid.scans.dicom.stack import Stack, normal_of
+
+
+@dataclass(frozen=True, slots=True)
+class RegularGrid:
+    """A right-angled grid around the slices of a stack.
+
+    Attributes
+    ----------
+    grid : Grid
+        Rows and columns as in the slices; along the normal, the median slice distance. Voxels that no slice reaches get the
+        lowest value.
+    """
+
+    grid: Grid
+    stack: Stack
+
+    @classmethod
+    def of(cls, stack: Stack) -> RegularGrid:
+        """The smallest such grid that holds the centre of every pixel."""
+        first = stack.frames[0]
+        row, column, normal = np.array(first.orientation[:3]), np.array(first.orientation[3:]), normal_of(first)
+        positions = np.array([f.position_mm for f in stack.frames]) - first.position_mm
+        along, right, down = positions @ normal, positions @ row, positions @ column
+        row_mm, column_mm = first.spacing_mm
+        step = float(np.median(np.diff(along)))
+        lps = np.eye(4)
+        lps[:3, 0], lps[:3, 1], lps[:3, 2] = row * column_mm, column * row_mm, normal * step
+        lps[:3, 3] = first.position_mm + row * right.min() + column * down.min()
+        shape = (
+            first.columns + int(np.ceil(np.ptp(right) / column_mm - 1e-3)),
+            first.rows + int(np.ceil(np.ptp(down) / row_mm - 1e-3)),
+            1 + int(np.ceil(along[-1] / step - 1e-3)),
+        )
+        return cls(Grid(shape, LPS_FROM_RAS @ lps), stack)
+
+    def from_slices(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values (X, Y, Z) on the grid from values (X, Y, slices), linear between pixels and slices."""
+        along, right, down = self._offsets()
+        slices = np.arange(len(along))
+        out = np.empty(self.grid.shape, np.float32)
+        lowest = float(array.min())
+        x, y = np.meshgrid(np.arange(out.shape[0]), np.arange(out.shape[1]), indexing="ij")
+        for k in range(out.shape[2]):
+            at = min(float(k), along[-1])
+            u = float(np.interp(at, along, slices))
+            dx, dy = np.interp(at, along, right), np.interp(at, along, down)
+            low, high = int(np.floor(u)), int(np.ceil(u))
+            plane = array[:, :, low] if low == high else (high - u) * array[:, :, low] + (u - low) * array[:, :, high]
+            out[:, :, k] = map_coordinates(plane, [x - dx, y - dy], order=1, mode="constant", cval=lowest)
+        return out
+
+    def to_slices(self, labels: NDArray[np.generic]) -> NDArray[np.generic]:
+        """A label map (X, Y, Z) on the grid back on the slices, (X, Y, slices): the nearest voxel's label."""
+        along, right, down = self._offsets()
+        first = self.stack.frames[0]
+        out = np.zeros((first.columns, first.rows, len(along)), labels.dtype)
+        last = np.array(labels.shape) - 1
+        for k in range(len(along)):
+            x = np.clip(np.rint(np.arange(first.columns) + right[k]).astype(int), 0, last[0])
+            y = np.clip(np.rint(np.arange(first.rows) + down[k]).astype(int), 0, last[1])
+            z = int(np.clip(np.rint(along[k]), 0, last[2]))
+            out[:, :, k] = labels[np.ix_(x, y, [z])][:, :, 0]
+        return out
+
+    def _offsets(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Each slice's place in voxels of the grid: along the normal, and the shift of its first pixel in X and Y."""
+        to_voxel = np.linalg.inv(self.grid.affine) @ LPS_FROM_RAS
+        positions = np.array([f.position_mm for f in self.stack.frames])
+        voxels = positions @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        return voxels[:, 2], voxels[:, 0], voxels[:, 1]
