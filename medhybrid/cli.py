@@ -103,6 +103,36 @@ def inspect(
 
 
 @app.command()
+def convert(
+    scans: Annotated[Path, typer.Argument(help="A scan, or a folder searched at any depth.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the NIfTI files go.")],
+    resample_irregular: Annotated[
+        bool, typer.Option("--resample-irregular", help="Resample tilted and unevenly spaced series to a regular grid.")
+    ] = False,
+    keep_sheared: Annotated[
+        bool, typer.Option("--keep-sheared", help="Keep tilted series as they are, with a sheared affine.")
+    ] = False,
+    quiet: Quiet = False,
+) -> int:
+    """Read every scan in a folder and write it as NIfTI, with its acquisition beside it and a table of refusals."""
+    from medhybrid.config import ScansConfig
+    from medhybrid.steps.convert import convert as run
+
+    reporter = _reporter(quiet)
+    options = ScansConfig(resample_irregular=resample_irregular, keep_sheared=keep_sheared)
+    rows = run(scans, out=out, options=options, reporter=reporter)
+    by_state = {state: [r for r in rows if r.state == state] for state in ("written", "refused", "left aside")}
+    for state, title in (("refused", "Refused"), ("left aside", "Left aside, no scans")):
+        if by_state[state]:
+            reporter.table(title, ["scan", "code", "reason"], [[r.name, r.code, r.reason] for r in by_state[state]])
+    counts = ", ".join(f"{len(v)} {k}" for k, v in by_state.items())
+    reporter.message(f"{counts}: {out / 'table.csv'}")
+    if not by_state["written"]:
+        return 2
+    return 1 if by_state["refused"] else 0
+
+
+@app.command()
 def preprocess(config: Config, overrides: Overrides = None, quiet: Quiet = False) -> int:
     """Check every case, plan, and prepare the dataset; a second call does only what changed."""
     from medhybrid.config import load_config

@@ -12,11 +12,12 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 
-from medhybrid.errors import ScanError, SeriesError
+from medhybrid.config import ScansConfig
+from medhybrid.errors import SeriesError
 from medhybrid.geometry import LPS_FROM_RAS, Grid, corner_distance_mm, is_sheared
 from medhybrid.scans.dicom.write import write_mr_series
-from medhybrid.scans.nifti import write_nifti
 from medhybrid.scans.reader import read_scan
+from medhybrid.steps.convert import convert
 from tests.conftest import SHARED
 from tests.strategies import affines
 from tests.synthetic import AFFINE
@@ -179,24 +180,54 @@ def real_folders() -> list[str]:
         return [row["folder"] for row in csv.DictReader(file)]
 
 
+REFUSED = {
+    "ct_gantry_tilt_siemens": "gantry_tilt",
+    "ct_missing_slice_ge": "missing_slice",
+    "ct_same_position_siemens": "multi_volume",
+    "mr_mosaic_coronal_siemens": "mosaic",
+    "mr_mosaic_nine_syntaxes": "mosaic",
+    "mr_vframe_uih": "mosaic",
+}
+LEFT_ASIDE = {
+    "ct_with_rtstruct/rtstruct",
+    "ct_with_seg/seg_five_overlapping",
+    "ct_with_seg/seg_liver",
+    "mr_localizer_3plane_philips",
+    "mr_rgb_secondary_capture",
+}
+SPLIT = {"mr_enhanced_fieldmap_philips": 2, "mr_mixed_orientation_philips": 2, "mr_two_timepoints_ge": 2}
+"""What the manifest says of the other folders, and what is done of it."""
+
+
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize("folder", real_folders() or [pytest.param("", marks=pytest.mark.skip("no public data here"))])
-def test_a_real_series_is_read_as_its_own_headers_say_or_refused(folder: str, tmp_path: Path) -> None:
+def test_a_real_series_is_converted_as_its_own_headers_say_or_refused(folder: str, tmp_path: Path) -> None:
     """`dicom_truth.py` computes each frame's place from that frame's header and looks for its values there."""
-    if folder not in PLAIN:
-        try:
-            scan = read_scan(SHARED / "data" / "dicom" / folder)
-        except ScanError as refusal:
-            says_why = bool(refusal.remedy or refusal.found)
-            assert says_why
-            return
-    scan = read_scan(SHARED / "data" / "dicom" / folder)  # a plain volume must not be refused
-    write_nifti(tmp_path / "volume.nii.gz", scan.array[0], scan.affine)
+    rows = convert(SHARED / "data" / "dicom" / folder, out=tmp_path)
 
-    judge = [sys.executable, str(SHARED / "tools" / "dicom_truth.py"), str(SHARED / "data" / "dicom" / folder)]
-    verdict = subprocess.run([*judge, str(tmp_path / "volume.nii.gz")], capture_output=True, text=True)
+    volumes = sorted(tmp_path.glob("*.nii.gz"))
+    assert len(volumes) == (1 if folder in PLAIN else SPLIT.get(folder, 0))
+    assert [r.code for r in rows if r.state == "refused"] == ([REFUSED[folder]] if folder in REFUSED else [])
+    assert any(r.state == "left aside" for r in rows) == (folder in LEFT_ASIDE)
+    if volumes:
+        assert_right(SHARED / "data" / "dicom" / folder, volumes)
 
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.exists(), reason="no public data here")
+def test_a_real_tilted_series_may_be_kept_with_its_shear(tmp_path: Path) -> None:
+    folder = SHARED / "data" / "dicom" / "ct_gantry_tilt_siemens"
+
+    convert(folder, out=tmp_path, options=ScansConfig(keep_sheared=True))
+
+    assert_right(folder, sorted(tmp_path.glob("*.nii.gz")))
+
+
+def assert_right(folder: Path, volumes: list[Path]) -> None:
+    judge = [sys.executable, str(SHARED / "tools" / "dicom_truth.py"), str(folder), *map(str, volumes)]
+    verdict = subprocess.run(judge, capture_output=True, text=True)
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
 
 
