@@ -71,6 +71,10 @@ MAX_FRAMES = 100_000
 """More frames in one file are not believed."""
 
 
+MAX_SCALE = 1e30
+"""A larger slope or intercept would overflow float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One slice.
@@ -235,7 +239,7 @@ def _enhanced(header: Any, path: Path) -> Iterator[Frame]:
             for place in (item, shared):
                 found = value_of(place, name) if place is not None else None
                 try:
-                    if found is not None:
+                    if found is not None and hasattr(found[0], "get"):
                         return found[0]
                 except (TypeError, IndexError, KeyError):
                     continue
@@ -280,7 +284,10 @@ def _frame(
         raise _no_geometry(path, "size or spacing is not positive")
     slope, intercept = number(scale, "RescaleSlope"), number(scale, "RescaleIntercept")
     has = [name in scale for name in ("RescaleSlope", "RescaleIntercept")]
-    if has[0] != has[1] or (all(has) and (not slope or intercept is None)):
+    is_usable = (
+        slope is not None and intercept is not None and 0 < abs(slope) < MAX_SCALE and abs(intercept) < MAX_SCALE
+    )
+    if has[0] != has[1] or (all(has) and not is_usable):
         raise SeriesError(
             f"{path.name}: its rescaling is damaged",
             code="not_image",

@@ -203,6 +203,8 @@ def describe(header: Any, path: Path) -> FileHeader:
 
 
 def _why_no_scan(header: Any, modality: str) -> str:
+    from pydicom.uid import UID
+
     if modality in NOT_SCANS:
         return NOT_SCANS[modality]
     if "LOCALIZER" in text(header, "ImageType").upper().split("\\"):
@@ -211,9 +213,9 @@ def _why_no_scan(header: Any, modality: str) -> str:
     is_grey = text(header, "SamplesPerPixel") == "1"
     if is_capture and (not is_grey or "ImagePositionPatient" not in header):
         return "secondary capture" if is_grey else "colour secondary capture"
-    if not any(tag in header for tag in ("Rows", "PixelSpacing", "SamplesPerPixel", "ImageType")):
-        return "no image"
-    return ""
+    is_image_class = "Image Storage" in UID(text(header, "SOPClassUID")).name
+    has_pixels = any(tag in header for tag in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated"))
+    return "" if is_image_class or has_pixels or not text(header, "SOPClassUID") else "no image"
 
 
 def group_series(

@@ -1,0 +1,66 @@
+"""Enhanced multi-frame files: geometry and rescaling frame by frame, several volumes told apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from medhybrid.errors import SeriesError
+from medhybrid.scans import discover
+from medhybrid.scans.reader import read_entry, read_scan
+from tests.scans.dicom.enhanced import write_enhanced
+from tests.synthetic import AFFINE
+
+SHAPE = (9, 8, 5)
+
+
+def values(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 4000, SHAPE)
+
+
+def test_one_volume_is_read_with_its_per_frame_geometry(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "mr.dcm", [values(0)], AFFINE)
+
+    scan = read_scan(path)
+
+    np.testing.assert_allclose(np.sort(scan.array.ravel()), np.sort(values(0).ravel()))
+    to_scan = np.linalg.inv(scan.affine) @ AFFINE
+    index = np.argwhere(np.ones(SHAPE))
+    where = np.rint(index @ to_scan[:3, :3].T + to_scan[:3, 3]).astype(int)
+    np.testing.assert_array_equal(scan.array[0][tuple(where.T)], values(0)[tuple(index.T)])
+
+
+def test_magnitude_and_phase_are_two_volumes_each_with_its_rescaling(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "mr.dcm", [values(0), values(1)], AFFINE)
+
+    found = discover(tmp_path).entries
+
+    assert [e.part for e in found] == ["type_1", "type_2"]
+    scans = [read_entry(e, e.name).array for e in found]
+    np.testing.assert_allclose(np.sort(scans[0].ravel()), np.sort(values(0).ravel()))
+    np.testing.assert_allclose(np.sort(scans[1].ravel()), np.sort(values(1).ravel() * 2 - 10))
+
+
+def test_frames_without_a_position_are_refused(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "mr.dcm", [values(0)], AFFINE)
+    dataset = pydicom.dcmread(path)
+    del dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence
+    dataset.save_as(path)
+
+    with pytest.raises(SeriesError) as caught:
+        read_scan(path)
+
+    assert caught.value.code == "no_geometry"
+
+
+def test_frames_and_functional_groups_must_agree_in_number(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "mr.dcm", [values(0)], AFFINE)
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames = 4
+    dataset.save_as(path)
+
+    with pytest.raises(SeriesError) as caught:
+        read_scan(path)
+
+    assert caught.value.code == "no_geometry"
