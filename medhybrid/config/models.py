@@ -6,7 +6,7 @@ One `StudyConfig` is read once, checked entirely, saved beside the results, and 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,6 +27,16 @@ class ChannelConfig(Frozen):
     )
 
 
+class LabelCode(Frozen):
+    """What a label stands for in DICOM output: SNOMED CT keywords (`Brain`), or `value, scheme, meaning`."""
+
+    category: str | None = Field(
+        None, description="Kind of property, for example `Morphologically abnormal structure`."
+    )
+    type: str | None = Field(None, description="The property itself, for example `Neoplasm`.")
+    anatomy: str | None = Field(None, description="Anatomic region, for example `Brain`.")
+
+
 class DataConfig(Frozen):
     """Where scans and reference masks are, and what they mean."""
 
@@ -39,6 +49,11 @@ class DataConfig(Frozen):
     channels: tuple[ChannelConfig, ...] = Field(description="Input channels, in the order the network sees them.")
     labels: dict[str, int] = Field(
         description="Label names and their values in the mask files. Values need not be consecutive; 0 is background."
+    )
+    label_codes: dict[str, LabelCode] = Field(
+        default_factory=dict,
+        description="Codes of labels in DICOM output. Usually given with the label: `labels: {lesion: {value: 1, type: Lesion, "
+        "anatomy: Brain}}`. Without them the label's name decides.",
     )
     channel_map: dict[str, str] = Field(
         default_factory=dict,
@@ -54,6 +69,19 @@ class DataConfig(Frozen):
     n_folds: int = Field(5, ge=2, description="Number of folds, where splits are made.")
     split_seed: int = Field(0, description="Seed of the splits, where they are made.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_may_carry_codes(cls, values: Any) -> Any:
+        labels = values.get("labels") if isinstance(values, dict) else None
+        if not isinstance(labels, dict) or not any(isinstance(v, dict) for v in labels.values()):
+            return values
+        plain, codes = {}, dict(values.get("label_codes") or {})
+        for name, value in labels.items():
+            plain[name] = value.get("value") if isinstance(value, dict) else value
+            if isinstance(value, dict):
+                codes[name] = {k: v for k, v in value.items() if k != "value"}
+        return {**values, "labels": plain, "label_codes": codes}
+
     @model_validator(mode="after")
     def _labels_are_usable(self) -> Self:
         values = list(self.labels.values())
@@ -61,6 +89,8 @@ class DataConfig(Frozen):
             raise ValueError("labels: at least one label besides background is needed")
         if len(set(values)) != len(values):
             raise ValueError(f"labels: two names share a value: {self.labels}")
+        if unknown := set(self.label_codes) - set(self.labels):
+            raise ValueError(f"label_codes: no such label: {', '.join(sorted(unknown))}")
         if any(v <= 0 for v in values):
             raise ValueError(f"labels: values must be positive (0 is background), found {self.labels}")
         names = [c.name for c in self.channels]

@@ -2,6 +2,7 @@
 
 OUT/masks/<case>.nii.gz   the label map on the scan's own grid
 OUT/seg/<case>.dcm        the same as DICOM SEG, for DICOM input
+OUT/sr/<case>.dcm         volumes and diameters as a DICOM structured report that refers to the SEG
 OUT/done/<case>.json      what was done with what: a second run skips what is unchanged
 OUT/results.csv           a row a scan
 OUT/run.json              model, versions, counts
@@ -27,11 +28,15 @@ from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.inference.model import Model
 from medhybrid.inference.worklist import WorkItem, WorkList
-from medhybrid.metrics import component_volumes_ml
+from medhybrid.metrics import Component, measure_components, measure_whole
 from medhybrid.scans import Scan, write_nifti
-from medhybrid.scans.dicom.seg import write_seg
+from medhybrid.scans.dicom.report import RegionMeasure, write_report
+from medhybrid.scans.dicom.seg import SegInfo, write_seg
 
 logger = logging.getLogger(__name__)
+
+Regions = dict[str, tuple[Component, list[Component]]]
+"""By label: all of it, and its components."""
 
 
 class LabelMeasure(BaseModel):
@@ -42,6 +47,7 @@ class LabelMeasure(BaseModel):
     volume_ml: float
     n_components: int
     largest_ml: float
+    largest_mm: float
 
 
 class Prediction(BaseModel):
@@ -120,7 +126,8 @@ def _predict_item(model: Model, item: WorkItem, out: Path, made_by: str) -> Pred
         stamps, input_hash = stamp_files(item.files), hash_files(item.files)
         scan = item.read(model.plan.channels, model.record.scans)
         mask = model.predict(scan)
-        _write(mask, scan, item, model, out)
+        regions = _regions(mask, model.plan.labels, scan.affine)
+        _write(mask, regions, scan, item, model, out)
     except MedHybridError as error:
         return Prediction(case=item.case, status="failed", message=str(error), seconds=time.monotonic() - started)
     except Exception as error:  # one scan must not end the folder; the traceback goes to the debug log
@@ -132,7 +139,7 @@ def _predict_item(model: Model, item: WorkItem, out: Path, made_by: str) -> Pred
         status="done",
         message="; ".join(scan.notes),
         seconds=round(time.monotonic() - started, 3),
-        measures=_measure(mask, model.plan.labels, scan.grid.spacing_mm),
+        measures=_measures(regions),
         made_by=made_by,
         input_hash=input_hash,
         stamps=stamps,
@@ -141,32 +148,52 @@ def _predict_item(model: Model, item: WorkItem, out: Path, made_by: str) -> Pred
     return prediction
 
 
-def _write(mask: NDArray[np.generic], scan: Scan, item: WorkItem, model: Model, out: Path) -> None:
+def _write(mask: NDArray[np.generic], regions: Regions, scan: Scan, item: WorkItem, model: Model, out: Path) -> None:
     write_nifti(out / "masks" / f"{item.case}.nii.gz", mask, scan.affine, like=scan.source)
     if scan.source.kind != "dicom":
         return
     try:
-        path = out / "seg" / f"{item.case}.dcm"
-        write_seg(path, mask, scan, model.plan.labels, version=model.record.medhybrid_version)
+        _write_dicom(mask, regions, scan, item.case, model, out)
     except Exception as error:  # headers of real files break the standard in many ways
         logger.debug("case %s", item.case, exc_info=error)
         raise ScanError(
-            f"{item.case}: the mask is written, but its DICOM SEG cannot be",
+            f"{item.case}: the mask is written, but its DICOM SEG or report cannot be",
             found=f"{type(error).__name__}: {str(error)[:200]}",
             remedy="use the mask in masks/, or export the series again",
         ) from error
 
 
-def _measure(
-    mask: NDArray[np.generic], labels: Mapping[str, int], spacing_mm: tuple[float, float, float]
-) -> dict[str, LabelMeasure]:
-    measures = {}
-    for name, value in labels.items():
-        volumes = component_volumes_ml(mask == value, spacing_mm)
-        measures[name] = LabelMeasure(
-            volume_ml=round(sum(volumes), 4), n_components=len(volumes), largest_ml=round(max(volumes, default=0.0), 4)
+def _write_dicom(mask: NDArray[np.generic], regions: Regions, scan: Scan, case: str, model: Model, out: Path) -> None:
+    record = model.record
+    info = SegInfo(record.plan.labels, record.medhybrid_version, record.weights_sha256, record.label_codes)
+    seg = out / "seg" / f"{case}.dcm"
+    sources = write_seg(seg, mask, scan, info)
+    rows = []
+    for name, (whole, lesions) in regions.items():
+        for n, c in enumerate((whole, *lesions)):
+            rows.append(RegionMeasure(name, n, c.volume_ml, c.diameter_mm))
+    (out / "sr").mkdir(parents=True, exist_ok=True)
+    write_report(out / "sr" / f"{case}.dcm", seg, sources, rows, record.label_codes)
+
+
+def _regions(mask: NDArray[np.generic], labels: Mapping[str, int], affine: NDArray[np.float64]) -> Regions:
+    """Of each label, all of it and its components."""
+    return {
+        name: (measure_whole(mask == value, affine), measure_components(mask == value, affine))
+        for name, value in labels.items()
+    }
+
+
+def _measures(regions: Regions) -> dict[str, LabelMeasure]:
+    return {
+        name: LabelMeasure(
+            volume_ml=round(whole.volume_ml, 4),
+            n_components=len(lesions),
+            largest_ml=round(max((c.volume_ml for c in lesions), default=0.0), 4),
+            largest_mm=round(lesions[0].diameter_mm if lesions else 0.0, 2),
         )
-    return measures
+        for name, (whole, lesions) in regions.items()
+    }
 
 
 def write_results(path: Path, predictions: list[Prediction], labels: Mapping[str, int]) -> None:
@@ -174,13 +201,13 @@ def write_results(path: Path, predictions: list[Prediction], labels: Mapping[str
     pending = path.with_name(f".{os.getpid()}.{path.name}")
     with pending.open("w", newline="") as file:
         writer = csv.writer(file)
-        sizes = [f"{n} {m}" for n in labels for m in ("volume_ml", "n_components", "largest_ml")]
+        sizes = [f"{n} {m}" for n in labels for m in ("volume_ml", "n_components", "largest_ml", "largest_mm")]
         writer.writerow(["case", "status", *sizes, "seconds", "message"])
         for p in predictions:
             row: list[Any] = []
             for name in labels:
                 m = p.measures.get(name)
-                row += [m.volume_ml, m.n_components, m.largest_ml] if m else ["", "", ""]
+                row += [m.volume_ml, m.n_components, m.largest_ml, m.largest_mm] if m else [""] * 4
             writer.writerow([p.case, p.status, *row, f"{p.seconds:.2f}", p.message])
     pending.replace(path)
 

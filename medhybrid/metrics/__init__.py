@@ -1,17 +1,29 @@
 """Overlap, surface and lesion measures: pure functions on arrays."""
 
 from medhybrid.metrics.case import LabelScore, score_case, summarise
-from medhybrid.metrics.lesions import LesionCounts, component_volumes_ml, count_lesions
+from medhybrid.metrics.lesions import (
+    Component,
+    LesionCounts,
+    component_volumes_ml,
+    count_lesions,
+    longest_distance,
+    measure_components,
+    measure_whole,
+)
 from medhybrid.metrics.overlap import dice, volume_error_ml, volume_error_percent, volume_ml
 from medhybrid.metrics.surface import hd95_mm, surface_dice, surface_distances_mm
 
 __all__ = [
+    "Component",
     "LabelScore",
     "LesionCounts",
     "component_volumes_ml",
     "count_lesions",
     "dice",
     "hd95_mm",
+    "longest_distance",
+    "measure_components",
+    "measure_whole",
     "score_case",
     "summarise",
     "surface_dice",

@@ -9,11 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist
 
 from medhybrid.metrics.overlap import Mask, check_same_shape
 
 CONNECTIVITY = np.ones((3, 3, 3), bool)
+
+MAX_POINTS_WITHOUT_HULL = 200
+"""Fewer points are compared directly; the hull is not worth it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,62 @@ def count_lesions(prediction: Mask, reference: Mask) -> LesionCounts:
     found = np.unique(in_reference[prediction & reference])
     true = np.unique(in_prediction[prediction & reference])
     return LesionCounts(int(n_reference), len(found), int(n_predicted), len(true))
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A connected component of a mask.
+
+    Attributes
+    ----------
+    volume_ml : float
+        Number of voxels times the voxel's volume.
+    diameter_mm : float
+        Largest distance between the centres of two of its voxels, in three dimensions; 0 for one voxel.
+    """
+
+    volume_ml: float
+    diameter_mm: float
+
+
+def measure_components(mask: Mask, affine: NDArray[np.float64]) -> list[Component]:
+    """The components of a mask (X, Y, Z) with `affine` (4, 4) to mm, largest volume first."""
+    labelled, _ = ndimage.label(mask, CONNECTIVITY)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(labelled), start=1):
+        index = np.argwhere(labelled[box] == number) + [s.start for s in box]
+        found.append(_measure(index, affine))
+    return sorted(found, key=lambda c: -c.volume_ml)
+
+
+def measure_whole(mask: Mask, affine: NDArray[np.float64]) -> Component:
+    """All voxels of a mask as one."""
+    return _measure(np.argwhere(mask), affine)
+
+
+def _measure(index: NDArray[np.int64], affine: NDArray[np.float64]) -> Component:
+    voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    return Component(len(index) * voxel_ml, longest_distance(index @ affine[:3, :3].T))
+
+
+def longest_distance(points: NDArray[np.float64]) -> float:
+    """Largest distance of two points (N, 3): only corners of the convex hull can be that far apart."""
+    points = np.unique(points, axis=0)
+    if len(points) > MAX_POINTS_WITHOUT_HULL:
+        try:
+            points = points[ConvexHull(points).vertices]
+        except QhullError:  # all in one plane or line: the hull of what spans them
+            centred = points - points.mean(0)
+            _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+            flat = centred @ axes[sizes > 1e-6 * sizes[0]].T
+            points = points[_hull_vertices(flat)]
+    return float(pdist(points).max()) if len(points) > 1 else 0.0
+
+
+def _hull_vertices(flat: NDArray[np.float64]) -> NDArray[np.int64]:
+    if flat.shape[1] == 1:
+        return np.array([int(flat.argmin()), int(flat.argmax())])
+    return np.asarray(ConvexHull(flat).vertices, np.int64)
 
 
 def component_volumes_ml(mask: Mask, spacing_mm: tuple[float, float, float]) -> list[float]:

@@ -141,6 +141,7 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
         inference=config.inference,
         scans=config.scans,
         channel_map=config.data.channel_map,
+        label_codes=config.data.label_codes,
         plan=plan,
         fold=config.training.fold,
         data_hash=data_hash,

@@ -105,7 +105,7 @@ def test_a_dataset_without_any_good_case_is_refused_with_the_first_reason(config
 
 def test_masks_may_be_dicom_seg_and_images_dicom_series(tmp_path: Path) -> None:
     """Three subjects as DICOM with SEG references; the prepared labels are those of the same masks as NIfTI."""
-    from medhybrid.scans.dicom.seg import write_seg
+    from medhybrid.scans.dicom.seg import SegInfo, write_seg
 
     rows = []
     for i in range(3):
@@ -118,7 +118,7 @@ def test_masks_may_be_dicom_seg_and_images_dicom_series(tmp_path: Path) -> None:
         on_scan = np.zeros(scan.array.shape[1:], np.uint8)
         on_scan[tuple(where.T)] = mask[tuple(np.argwhere(mask).T)]
         seg = tmp_path / "data" / f"s{i}" / "seg.dcm"
-        write_seg(seg, on_scan, scan, {"left": 1, "right": 4}, version="0")
+        write_seg(seg, on_scan, scan, SegInfo({"left": 1, "right": 4}, "0"))
         rows.append({"case": f"s{i}", "T1": f"s{i}/T1", "mask": f"s{i}/seg.dcm"})
     write_csv(tmp_path / "data", rows)
     config = small_config(tmp_path)

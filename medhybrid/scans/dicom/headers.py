@@ -188,7 +188,7 @@ def describe(header: Any, path: Path) -> FileHeader:
         if not left_aside:
             frames = tuple(read_frames(header, path))
     except SeriesError as error:
-        problem = error
+        problem, left_aside = error, ""  # damage is never passed over as something that is no scan
     return FileHeader(
         path,
         text(header, "StudyInstanceUID"),
@@ -213,9 +213,10 @@ def _why_no_scan(header: Any, modality: str) -> str:
     is_grey = text(header, "SamplesPerPixel") == "1"
     if is_capture and (not is_grey or "ImagePositionPatient" not in header):
         return "secondary capture" if is_grey else "colour secondary capture"
-    is_image_class = "Image Storage" in UID(text(header, "SOPClassUID")).name
+    storage = UID(text(header, "SOPClassUID"))
+    is_known_as_no_image = storage.name != storage and "Image Storage" not in storage.name
     has_pixels = any(tag in header for tag in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated"))
-    return "" if is_image_class or has_pixels or not text(header, "SOPClassUID") else "no image"
+    return "no image" if is_known_as_no_image and not has_pixels else ""
 
 
 def group_series(

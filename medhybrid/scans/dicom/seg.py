@@ -2,81 +2,102 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medhybrid.config import LabelCode
 from medhybrid.errors import ScanError
 from medhybrid.geometry import LPS_FROM_RAS
+from medhybrid.scans.dicom.codes import label_codes
 from medhybrid.scans.scan import Scan, Source
 
 TYPE_2_PATIENT_AND_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
-TYPE_2_MORE = ("StudyTime", "AccessionNumber", "ReferringPhysicianName")
+TYPE_2_MORE = ("StudyTime", "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "InstanceNumber")
 """Attributes that must be present, empty if unknown; many real files lack some."""
 
 
-def write_seg(path: Path, mask: NDArray[np.generic], scan: Scan, labels: Mapping[str, int], *, version: str) -> None:
-    """Write a label map on a DICOM scan's grid as a DICOM SEG.
+@dataclass(frozen=True, slots=True)
+class SegInfo:
+    """What a segmentation says of its making.
+
+    Attributes
+    ----------
+    labels : dict
+        Label name to value; segments are numbered in this order.
+    codes : dict
+        Codes of the labels, where the config gives them.
+    version, model : str
+        Version of the software, hash of the model's weights.
+    """
+
+    labels: Mapping[str, int]
+    version: str
+    model: str = ""
+    codes: Mapping[str, LabelCode] = field(default_factory=dict)
+
+
+def write_seg(
+    path: Path,
+    mask: NDArray[np.generic],
+    scan: Scan,
+    info: SegInfo,
+    *,
+    probabilities: NDArray[np.float32] | None = None,
+) -> list[Any]:
+    """Write a label map on a DICOM scan's frames as a DICOM SEG; returns the completed source data sets.
 
     Parameters
     ----------
     mask : (X, Y, Z) integer ndarray
-        Label map with the values of `labels`.
+        Label map with the values of `info.labels`, on the scan's grid.
     scan : Scan
         The DICOM scan it belongs to.
-    labels : mapping
-        Label name to value; segments are numbered in this order.
-    version : str
-        Version of the software.
+    probabilities : (K, X, Y, Z) float32 ndarray, optional
+        Of each label: the SEG is then FRACTIONAL, else BINARY.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
-    numbered = np.zeros(mask.shape, np.uint8)
-    for number, value in enumerate(labels.values(), start=1):
-        numbered[mask == value] = number
-    regular = scan.source.regular
-    if regular is not None:
-        numbered = regular.to_slices(numbered)
-    sources = [_complete(d, scan.grid.spacing_mm[2]) for d in scan.source.header]
+    sources = complete_sources(scan)
+    kinds = hd.seg.SegmentationTypeValues
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         algorithm = hd.AlgorithmIdentificationSequence(
-            name="medhybrid", version=version, family=codes.DCM.ArtificialIntelligence
+            name="medhybrid",
+            version=f"{info.version} {info.model[:12]}".strip(),
+            family=codes.DCM.ArtificialIntelligence,
+            parameters={"weights_sha256": info.model} if info.model else None,
         )
         segmentation = hd.seg.Segmentation(
             source_images=sources,
-            pixel_array=_on_source_frames(numbered, scan),
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[
-                hd.seg.SegmentDescription(
-                    segment_number=number,
-                    segment_label=name,
-                    segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-                    segmented_property_type=codes.SCT.Lesion,
-                    algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-                    algorithm_identification=algorithm,
-                )
-                for number, name in enumerate(labels, start=1)
-            ],
+            pixel_array=_pixels(mask, scan, info, probabilities),
+            segmentation_type=kinds.BINARY if probabilities is None else kinds.FRACTIONAL,
+            fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
+            segment_descriptions=[_describe(n, name, info, algorithm) for n, name in enumerate(info.labels, start=1)],
             series_instance_uid=generate_uid(),
             series_number=9000,
             sop_instance_uid=generate_uid(),
             instance_number=1,
             manufacturer="medhybrid",
             manufacturer_model_name="medhybrid",
-            software_versions=version,
+            software_versions=info.version,
             device_serial_number="0",
             content_label="SEGMENTATION",
             series_description="medhybrid segmentation",
+            omit_empty_frames=bool(np.isin(mask, list(info.labels.values())).any()),
         )
+        if _is_multi_frame(scan):
+            _number_frames_as_in_file(segmentation, scan)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{os.getpid()}.{path.name}")
         try:
@@ -84,18 +105,76 @@ def write_seg(path: Path, mask: NDArray[np.generic], scan: Scan, labels: Mapping
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+    return sources
 
 
-def _on_source_frames(labels: NDArray[np.uint8], scan: Scan) -> NDArray[np.uint8]:
-    """Labels (X, Y, Z) as (frame, row, column), a frame for each frame of the source files, in their order."""
-    slices = np.ascontiguousarray(labels.transpose(2, 1, 0))
-    if "PerFrameFunctionalGroupsSequence" not in scan.source.header[0]:
-        return slices
-    if len(scan.source.header) > 1:
-        raise ScanError(f"{scan.case}: a volume of several multi-frame files", remedy="use the mask in masks/")
-    frames = np.zeros((int(scan.source.header[0].NumberOfFrames), *slices.shape[1:]), np.uint8)
-    frames[list(scan.source.frames)] = slices
-    return frames
+def _describe(number: int, name: str, info: SegInfo, algorithm: Any) -> Any:
+    import highdicom as hd
+    from pydicom.uid import generate_uid
+
+    category, kind, anatomy = label_codes(name, info.codes)
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name,
+        segmented_property_category=category,
+        segmented_property_type=kind,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+        tracking_uid=generate_uid(),
+        tracking_id=name,
+        anatomic_regions=[anatomy] if anatomy else None,
+    )
+
+
+def _pixels(
+    mask: NDArray[np.generic], scan: Scan, info: SegInfo, probabilities: NDArray[np.float32] | None
+) -> NDArray[np.generic]:
+    """Segments on the source frames: (frame, row, column) numbers, or (frame, row, column, segment) probabilities."""
+    if probabilities is not None:
+        return np.stack([_on_source_frames(p, scan) for p in probabilities], axis=-1)
+    numbered = np.zeros(mask.shape, np.uint8)
+    for number, value in enumerate(info.labels.values(), start=1):
+        numbered[mask == value] = number
+    return _on_source_frames(numbered, scan)
+
+
+def complete_sources(scan: Scan) -> list[Any]:
+    """Copies of the scan's data sets, with what real files often lack and writers need.
+
+    Of a multi-frame file, the copy has the volume's frames alone, in slice order.
+    """
+    copies = [_complete(d, scan.grid.spacing_mm[2]) for d in scan.source.header]
+    if _is_multi_frame(scan):
+        if len(copies) > 1:
+            raise ScanError(f"{scan.case}: a volume of several multi-frame files", remedy="use the mask in masks/")
+        groups = copies[0].PerFrameFunctionalGroupsSequence
+        copies[0].PerFrameFunctionalGroupsSequence = [groups[i] for i in scan.source.frames]
+        copies[0].NumberOfFrames = len(scan.source.frames)
+    return copies
+
+
+def _on_source_frames(labels: NDArray[np.generic], scan: Scan) -> NDArray[np.generic]:
+    """Values (X, Y, Z) as (frame, row, column), in the order of the volume's frames."""
+    if scan.source.regular is not None:
+        labels = scan.source.regular.to_slices(labels)
+    return np.ascontiguousarray(labels.transpose(2, 1, 0))
+
+
+def _is_multi_frame(scan: Scan) -> bool:
+    return "PerFrameFunctionalGroupsSequence" in scan.source.header[0]
+
+
+def _number_frames_as_in_file(segmentation: Any, scan: Scan) -> None:
+    """The writer saw only the volume's frames of a multi-frame file; references must name those of the file."""
+    images = {
+        id(image): image  # frames of several segments share the items
+        for frame in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in frame.get("DerivationImageSequence", [])
+        for image in derivation.SourceImageSequence
+        if "ReferencedFrameNumber" in image
+    }
+    for image in images.values():
+        image.ReferencedFrameNumber = scan.source.frames[int(image.ReferencedFrameNumber) - 1] + 1
 
 
 def read_seg(path: Path, labels: Mapping[str, int], *, case: str) -> Scan:
@@ -132,16 +211,36 @@ def read_seg(path: Path, labels: Mapping[str, int], *, case: str) -> Scan:
 def _complete(dataset: Any, slice_mm: float) -> Any:
     """A copy with what real files often lack and the writer needs."""
     completed = copy.copy(dataset)
+    completed._dict = dict(dataset._dict)  # a copied data set shares its elements' table with the original
     if not completed.get("SliceThickness"):
         completed.SliceThickness = slice_mm
     if "SpecificCharacterSet" in completed:
-        completed.SpecificCharacterSet = "ISO_IR 192"  # texts are decoded already; real files name broken sets
+        with warnings.catch_warnings(), contextlib.suppress(LookupError, UnicodeError, ValueError):
+            warnings.simplefilter("ignore")
+            completed.decode()
+        completed.SpecificCharacterSet = "ISO_IR 192"  # real files name sets that no decoder knows
+    _empty_invalid_values(completed)
     if "PerFrameFunctionalGroupsSequence" in completed:
         completed.SharedFunctionalGroupsSequence = [_shared_groups(completed)]
     for name in (*TYPE_2_PATIENT_AND_STUDY, *TYPE_2_MORE):
         if name not in completed:
             setattr(completed, name, None)
     return completed
+
+
+def _empty_invalid_values(dataset: Any) -> None:
+    """Values of patient and study that break the rules of their type would break the output's too."""
+    from pydicom import config
+    from pydicom.valuerep import validate_value
+
+    for group in (0x0008, 0x0010):
+        for e in list(dataset.group_dataset(group)):
+            try:
+                if e.VR in ("AS", "DA", "TM", "DS", "IS") and not e.is_empty:
+                    for value in [e.value] if e.VM == 1 else e.value:
+                        validate_value(e.VR, str(value), config.RAISE)
+            except ValueError:
+                setattr(dataset, e.keyword, None)
 
 
 def _shared_groups(dataset: Any) -> Any:

@@ -1,0 +1,136 @@
+"""Measurements of a segmentation as a structured report: TID 1500 in a Comprehensive 3D SR (highdicom)."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medhybrid.config import LabelCode
+from medhybrid.scans.dicom.codes import label_codes
+
+DEVICE = "medhybrid"
+
+
+@dataclass(frozen=True, slots=True)
+class RegionMeasure:
+    """Size of a segment, or of one lesion of it.
+
+    Attributes
+    ----------
+    label : str
+        Label of the segment.
+    lesion : int
+        Number of the lesion, from 1; 0 for the whole segment.
+    volume_ml, diameter_mm : float
+        Volume, and largest distance of two of its voxel centres.
+    """
+
+    label: str
+    lesion: int
+    volume_ml: float
+    diameter_mm: float
+
+
+def write_report(
+    path: Path,
+    seg_path: Path,
+    sources: Sequence[Any],
+    measures: Sequence[RegionMeasure],
+    codes: Mapping[str, LabelCode],
+) -> None:
+    """Write volume and longest diameter of each segment and lesion, referring to the SEG.
+
+    A lesion refers to the segment it is part of: DICOM allows no frame numbers beside a segment's number.
+
+    Parameters
+    ----------
+    seg_path : Path
+        The DICOM SEG that the measures were taken on.
+    sources : sequence of Dataset
+        The images that the SEG refers to, as `write_seg` returns them.
+    measures : sequence of RegionMeasure
+        Regions without a voxel are left out: they have no segment frame to refer to.
+    """
+    import highdicom as hd
+    from pydicom.sr.codedict import codes as known
+    from pydicom.sr.coding import Code
+    from pydicom.uid import generate_uid
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seg = hd.seg.segread(seg_path)
+        numbers = {str(seg.get_segment_description(n).segment_label): n for n in seg.segment_numbers}
+        observer = hd.sr.ObserverContext(
+            observer_type=known.DCM.Device,
+            observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
+                uid=str(seg.SeriesInstanceUID), name=DEVICE, manufacturer_name=DEVICE, model_name=DEVICE
+            ),
+        )
+        diameter = Code("103339001", "SCT", "Long Axis")
+        millilitre = Code("mL", "UCUM", "mL")
+        groups = []
+        for m in measures:
+            if m.volume_ml <= 0:
+                continue
+            category, kind, anatomy = label_codes(m.label, codes)
+            groups.append(
+                hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+                    tracking_identifier=hd.sr.TrackingIdentifier(
+                        uid=generate_uid(), identifier=f"{m.label} {m.lesion}" if m.lesion else f"{m.label}, all"
+                    ),
+                    referenced_segment=hd.sr.ReferencedSegment(
+                        sop_class_uid=str(seg.SOPClassUID),
+                        sop_instance_uid=str(seg.SOPInstanceUID),
+                        segment_number=numbers[m.label],
+                        source_series=hd.sr.SourceSeriesForSegmentation(str(sources[0].SeriesInstanceUID)),
+                    ),
+                    finding_type=kind,
+                    finding_category=category,
+                    finding_sites=[hd.sr.FindingSite(anatomy)] if anatomy else None,
+                    measurements=[
+                        hd.sr.Measurement(name=known.SCT.Volume, value=round(m.volume_ml, 4), unit=millilitre),
+                        hd.sr.Measurement(name=diameter, value=round(m.diameter_mm, 2), unit=known.UCUM.Millimeter),
+                    ],
+                )
+            )
+        report = hd.sr.MeasurementReport(
+            observation_context=hd.sr.ObservationContext(observer_device_context=observer),
+            procedure_reported=Code("363679005", "SCT", "Imaging procedure"),
+            imaging_measurements=groups or _nothing_found(),
+            title=known.DCM.ImagingMeasurementReport,
+        )
+        document = hd.sr.Comprehensive3DSR(
+            evidence=[seg, *sources],
+            content=report,
+            series_number=9001,
+            series_instance_uid=generate_uid(),
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer=DEVICE,
+            series_description="medhybrid measurements",
+            is_complete=True,
+        )
+        pending = path.with_name(f".{os.getpid()}.{path.name}")
+        try:
+            document.save_as(pending)
+            pending.replace(path)
+        finally:
+            pending.unlink(missing_ok=True)
+
+
+def _nothing_found() -> list[Any]:
+    """A report needs a finding: that there is none."""
+    import highdicom as hd
+    from pydicom.sr.coding import Code
+    from pydicom.uid import generate_uid
+
+    return [
+        hd.sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=hd.sr.TrackingIdentifier(uid=generate_uid(), identifier="nothing found"),
+            finding_type=Code("281900007", "SCT", "No abnormality detected"),
+        )
+    ]
