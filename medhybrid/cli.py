@@ -230,18 +230,31 @@ def evaluate(
 
 @app.command()
 def predict(
-    scans: Annotated[Path, typer.Argument(help="A scan, or a folder searched at any depth.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and tables go.")],
+    scans: Annotated[Path | None, typer.Argument(help="A scan, or a folder searched at any depth.")] = None,
+    source: Annotated[
+        str, typer.Option("--from", help="A study of a PACS: dicomweb://host/path?StudyInstanceUID=..., or dimse://.")
+    ] = "",
+    target: Annotated[
+        str,
+        typer.Option("--to", help="A PACS that gets SEG and reports: dicomweb://host/path, or dimse://AET@host:port."),
+    ] = "",
     device: Device = "auto",
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
 ) -> int:
     """Make masks and measurements of every scan in a folder; what is done and unchanged is skipped."""
+    from medhybrid.steps.predict import fetch, send_results
     from medhybrid.steps.predict import predict as run
 
     reporter = _reporter(quiet)
-    result = run(scans, model=model, out=out, device=device, tracking_uri=tracking_uri, reporter=reporter)
+    if (scans is None) == (not source):
+        raise ConfigError("predict needs scans", expected="a path, or --from a PACS")
+    place: Path = scans or fetch(source, out)
+    result = run(place, model=model, out=out, device=device, tracking_uri=tracking_uri, reporter=reporter)
+    if target:
+        reporter.message(f"{send_results(result, target)} objects sent to {target}")
     failed = [[p.case, p.message] for p in result.predictions if p.status == "failed"]
     if failed:
         reporter.table("Without a mask", ["scan", "reason"], failed)
@@ -254,6 +267,28 @@ def predict(
     if not result.predictions or result.n_done == 0:
         return 2
     return 1 if result.n_failed else 0
+
+
+@app.command()
+def listen(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="YAML: senders, destination, spool; see docs/dicom.md.")
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")],
+    device: Device = "auto",
+    tracking_uri: TrackingUri = None,
+) -> int:
+    """Wait for studies pushed by a PACS, predict each when it is complete, and send SEG and report back."""
+    from medhybrid.config import load_listen_config
+    from medhybrid.steps.listen import listen as run
+    from medhybrid.steps.models import load_model
+
+    settings = load_listen_config(config)
+    reporter = _reporter()
+    loaded = load_model(model, device=device, tracking_uri=tracking_uri)
+    reporter.message(f"listening as {settings.ae_title} on {settings.host}:{settings.port}  (Ctrl-C ends it)")
+    run(settings, loaded, on_event=lambda study, state: reporter.message(f"study {study[:8]}: {state}"))
+    return 0
 
 
 @app.command()

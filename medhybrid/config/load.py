@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from medhybrid.config.models import StudyConfig
+from medhybrid.config.models import ListenConfig, StudyConfig
 from medhybrid.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -94,6 +94,16 @@ def load_config_with_origins(name: str | Path, overrides: Sequence[str] = ()) ->
     return config, {key: _origin(key, origins) for key, _ in _leaves(config.model_dump())}
 
 
+def load_listen_config(path: Path) -> ListenConfig:
+    """Read and check the config of `medhybrid listen`; raises `ConfigError` naming every wrong key."""
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist", remedy="see docs/dicom.md for an example")
+    try:
+        return ListenConfig.model_validate(_read_yaml(path))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path.name, {}, ListenConfig)) from None
+
+
 def config_from_dict(values: Mapping[str, Any], *, source: str) -> StudyConfig:
     """Check a config that was saved with a run or model."""
     try:
@@ -157,7 +167,9 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
     return "default"
 
 
-def _explain(error: ValidationError, source: str, origins: Mapping[str, str]) -> str:
+def _explain(
+    error: ValidationError, source: str, origins: Mapping[str, str], model: type[BaseModel] = StudyConfig
+) -> str:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
@@ -165,7 +177,7 @@ def _explain(error: ValidationError, source: str, origins: Mapping[str, str]) ->
         where = source if where == "default" else where
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            known = _known_keys(StudyConfig, item["loc"][:-1])
+            known = _known_keys(model, item["loc"][:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.4)
             message = "unknown key" + (f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}")
         elif item["type"] == "missing":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -80,6 +81,27 @@ def predict(
     result = FolderResult(out, tuple(predictions), n_skipped, work.left_aside)
     _write_record(result, loaded, found.n_skipped)
     return result
+
+
+def fetch(source: str, out: Path) -> Path:
+    """Fetch a study from a PACS into `out/fetched`; raises `PacsError`."""
+    from medhybrid.scans.pacs import fetch_study, parse_endpoint
+
+    endpoint = parse_endpoint(source)
+    folder = out / "fetched" / hashlib.sha256(endpoint.study_uid.encode()).hexdigest()[:32]
+    fetch_study(endpoint, folder)
+    return folder
+
+
+def send_results(result: FolderResult, target: str) -> int:
+    """Send the SEG and report of every scan that is done to a PACS; returns how many. Raises `PacsError`."""
+    from medhybrid.scans.pacs import parse_endpoint, send_files
+
+    done = [p.case for p in result.predictions if p.status == "done"]
+    paths = [result.out / kind / f"{case}.dcm" for case in done for kind in ("seg", "sr")]
+    present = [p for p in paths if p.is_file()]
+    send_files(parse_endpoint(target), present)
+    return len(present)
 
 
 def _write_record(result: FolderResult, model: Model, n_other_files: int) -> None:

@@ -1,0 +1,247 @@
+"""Endpoints of a PACS, and fetching from and sending to one.
+
+dicomweb://host[:port]/path?StudyInstanceUID=1.2.3      DICOMweb over http; dicomwebs:// over https
+dimse://AETITLE@host:port?StudyInstanceUID=1.2.3        C-GET in, C-STORE out
+
+The query names what is fetched and is left out where something is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from medhybrid.errors import MedHybridError, ScanError
+
+AE_TITLE = "MEDHYBRID"
+"""Our own title towards a PACS."""
+
+TIMEOUT_S = 60.0
+
+
+class PacsError(ScanError):
+    """A PACS that cannot be reached, or refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a PACS is.
+
+    Attributes
+    ----------
+    kind : str
+        ``dicomweb`` or ``dimse``.
+    url : str
+        Base URL of DICOMweb.
+    host, port, ae_title
+        Of DIMSE.
+    study_uid, series_uid : str
+        What to fetch.
+    """
+
+    kind: str
+    url: str = ""
+    host: str = ""
+    port: int = 0
+    ae_title: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+
+    def __str__(self) -> str:
+        return self.url if self.kind == "dicomweb" else f"{self.ae_title}@{self.host}:{self.port}"
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """An endpoint from its URL.
+
+    Raises
+    ------
+    PacsError
+        If it is none.
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise PacsError(f"{text} is no address of a PACS", found=str(error)) from None
+    query = {k: v[0] for k, v in parse_qs(parts.query).items()}
+    study, series = query.pop("StudyInstanceUID", ""), query.pop("SeriesInstanceUID", "")
+    is_web = parts.scheme in ("dicomweb", "dicomwebs")
+    is_dimse = parts.scheme == "dimse" and parts.username and port
+    if not (is_web or is_dimse) or not parts.hostname or query or parts.password:
+        raise PacsError(
+            f"{text} is no address of a PACS",
+            expected="dicomweb://host:port/path or dimse://AETITLE@host:port, with ?StudyInstanceUID=... to fetch",
+        )
+    if is_web:
+        scheme = "https" if parts.scheme == "dicomwebs" else "http"
+        return Endpoint("dicomweb", f"{scheme}://{parts.netloc}{parts.path}", study_uid=study, series_uid=series)
+    return Endpoint(
+        "dimse",
+        host=parts.hostname,
+        port=port or 0,
+        ae_title=parts.username or "",
+        study_uid=study,
+        series_uid=series,
+    )
+
+
+def fetch_study(source: Endpoint, folder: Path) -> list[Path]:
+    """Fetch a study, or one series of it, into `folder`, an instance a file.
+
+    Raises
+    ------
+    PacsError
+        If the PACS cannot be reached, refuses, or has no such study.
+    """
+    if not source.study_uid:
+        raise PacsError("nothing to fetch is named", expected="?StudyInstanceUID=... at the end of the address")
+    folder.mkdir(parents=True, exist_ok=True)
+    instances = _fetch_web(source) if source.kind == "dicomweb" else _fetch_dimse(source)
+    try:
+        paths = [save_instance(d, folder) for d in instances]
+    except MedHybridError:
+        raise
+    except Exception as error:  # of the network and of HTTP; the address is the user's own
+        raise _failed("fetch from", source, error) from error
+    if not paths:
+        raise PacsError(f"{source} has no instance of this study", remedy="check StudyInstanceUID")
+    return paths
+
+
+def send_files(target: Endpoint, paths: Sequence[Path]) -> None:
+    """Store DICOM files on a PACS.
+
+    Raises
+    ------
+    PacsError
+        If it cannot be reached, or refuses one.
+    """
+    import pydicom
+
+    if not paths:
+        return
+    datasets = (pydicom.dcmread(p) for p in paths)
+    try:
+        if target.kind == "dicomweb":
+            _send_web(target, datasets)
+        else:
+            _send_dimse(target, list(datasets))
+    except MedHybridError:
+        raise
+    except Exception as error:  # of the network and of HTTP
+        raise _failed("send to", target, error) from error
+
+
+def save_instance(dataset: Any, folder: Path) -> Path:
+    """Write an instance whole or not at all, under a name that tells nothing of the patient."""
+    name = hashlib.sha256(str(dataset.SOPInstanceUID).encode()).hexdigest()[:32]
+    path, pending = folder / f"{name}.dcm", folder / f".{os.getpid()}.{name}"
+    dataset.save_as(pending, enforce_file_format=True)
+    pending.replace(path)
+    return path
+
+
+def _failed(what: str, endpoint: Endpoint, error: Exception) -> PacsError:
+    return PacsError(
+        f"cannot {what} {endpoint}",
+        found=f"{type(error).__name__}",
+        remedy="check that the PACS runs, its address, and that it knows this machine",
+    )
+
+
+# --- DICOMweb -----------------------------------------------------------------------------------------------------
+
+
+def _web_client(endpoint: Endpoint) -> Any:
+    from dicomweb_client.api import DICOMwebClient
+
+    return DICOMwebClient(endpoint.url.rstrip("/"), timeout=TIMEOUT_S)
+
+
+def _fetch_web(source: Endpoint) -> Iterator[Any]:
+    client = _web_client(source)
+    if source.series_uid:
+        yield from client.iter_series(source.study_uid, source.series_uid)
+    else:
+        yield from client.iter_study(source.study_uid)
+
+
+def _send_web(target: Endpoint, datasets: Iterable[Any]) -> None:
+    client = _web_client(target)
+    for dataset in datasets:
+        answer = client.store_instances([dataset])
+        if answer.get("FailedSOPSequence"):
+            raise PacsError(f"{target} refused an instance", remedy="see the PACS' log")
+
+
+# --- DIMSE --------------------------------------------------------------------------------------------------------
+
+
+def _fetch_dimse(source: Endpoint) -> list[Any]:
+    from pydicom.dataset import Dataset
+    from pynetdicom import AE, StoragePresentationContexts, build_role, evt
+    from pynetdicom.sop_class import (
+        StudyRootQueryRetrieveInformationModelGet,
+    )
+
+    received: list[Any] = []
+
+    def on_store(event: Any) -> int:
+        dataset = event.dataset
+        dataset.file_meta = event.file_meta
+        received.append(dataset)
+        return 0x0000
+
+    ae = AE(ae_title=AE_TITLE)
+    ae.add_requested_context(StudyRootQueryRetrieveInformationModelGet)
+    storage = [c.abstract_syntax for c in StoragePresentationContexts][:120]
+    for uid in storage:
+        ae.add_requested_context(uid)
+    roles = [build_role(uid, scp_role=True) for uid in storage if uid is not None]
+    wanted = Dataset()
+    wanted.QueryRetrieveLevel = "SERIES" if source.series_uid else "STUDY"
+    wanted.StudyInstanceUID = source.study_uid
+    if source.series_uid:
+        wanted.SeriesInstanceUID = source.series_uid
+    association = ae.associate(
+        source.host,
+        source.port,
+        ae_title=source.ae_title,
+        ext_neg=roles,
+        evt_handlers=[(evt.EVT_C_STORE, on_store)],
+    )
+    if not association.is_established:
+        raise _failed("fetch from", source, ConnectionError())
+    try:
+        for status, _ in association.send_c_get(wanted, StudyRootQueryRetrieveInformationModelGet):
+            if not status or status.Status not in (0x0000, 0xFF00, 0xFF01):
+                code = f"status {status.Status:#06x}" if status else "no answer"
+                raise PacsError(f"{source} did not deliver the study whole", found=code)
+    finally:
+        association.release()
+    return received
+
+
+def _send_dimse(target: Endpoint, datasets: Sequence[Any]) -> None:
+    from pynetdicom import AE
+
+    ae = AE(ae_title=AE_TITLE)
+    for dataset in datasets:
+        ae.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    association = ae.associate(target.host, target.port, ae_title=target.ae_title)
+    if not association.is_established:
+        raise _failed("send to", target, ConnectionError())
+    try:
+        for dataset in datasets:
+            status = association.send_c_store(dataset)
+            if not status or status.Status not in (0x0000, 0xB000, 0xB006, 0xB007):
+                code = f"status {status.Status:#06x}" if status else "no answer"
+                raise PacsError(f"{target} refused an instance", found=code)
+    finally:
+        association.release()

@@ -1,0 +1,271 @@
+"""A study pushed by a real PACS comes back with a valid segmentation and report; over DIMSE and over DICOMweb."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from medhybrid.config import ListenConfig, SenderConfig
+from medhybrid.geometry import Grid, turn_to_ras
+from medhybrid.inference.model import Model
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.pacs import fetch_study, parse_endpoint, send_files
+from medhybrid.scans.pacs.exchange import PacsError
+from medhybrid.steps.listen import Listener
+from medhybrid.steps.predict import fetch, predict, send_results
+from tests.scans.pacs.orthanc import Orthanc, free_port, is_installed, running_orthanc
+from tests.synthetic import AFFINE, make_test_plan
+from tests.test_masks_on_grid import BRIGHT, level_of, thresholding_model, with_box
+
+SHAPE = (18, 16, 8)
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+needs_orthanc = pytest.mark.skipif(not is_installed(), reason="Orthanc with its DICOMweb plugin is not installed")
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> list[Path]:
+    array, _ = with_box(SHAPE)
+    return write_mr_series(tmp_path / "series", array, AFFINE, description="T1", study="s", case="c")
+
+
+@pytest.fixture
+def model() -> Model:
+    array, _ = with_box(SHAPE)
+    x, y, z = turn_to_ras(AFFINE).grid(Grid(SHAPE, AFFINE)).spacing_mm
+    plan = make_test_plan(spacing_mm=(x, y, z))
+    return thresholding_model(plan, level_of(array, Grid(SHAPE, AFFINE), plan))
+
+
+class Running:
+    """A listener in a thread."""
+
+    def __init__(self, config: ListenConfig, model: Model) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.stop = threading.Event()
+        self.listener = Listener(config, model, on_event=lambda *e: self.events.append(e))
+        self.thread = threading.Thread(target=self.listener.run, args=(self.stop,))
+
+    def __enter__(self) -> Running:
+        self.thread.start()
+        for _ in range(100):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", self.listener.config.port)) == 0:
+                    return self
+            time.sleep(0.1)
+        raise RuntimeError("the listener does not answer")
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(60)
+
+    def wait_for(self, state: str, n: int = 1, seconds: float = 60) -> None:
+        until = time.monotonic() + seconds
+        while sum(s == state for _, s in self.events) < n:
+            assert time.monotonic() < until, f"no study became {state}: {self.events}"
+            time.sleep(0.1)
+
+
+def config_for(folder: Path, port: int, send_to: str, sender: str = "ORTHANC") -> ListenConfig:
+    return ListenConfig(
+        port=port,
+        senders=(SenderConfig(ae_title=sender),),
+        send_to=send_to,
+        spool=str(folder / "spool"),
+        wait_s=1.0,
+        min_free_mb=1,
+    )
+
+
+def assert_valid(content: bytes, folder: Path) -> None:
+    if shutil.which("dciodvfy"):
+        (folder / "check.dcm").write_bytes(content)
+        verdict = subprocess.run(["dciodvfy", "-new", str(folder / "check.dcm")], capture_output=True, text=True)
+        assert not [s for s in (verdict.stdout + verdict.stderr).splitlines() if s.startswith("Error")]
+
+
+@needs_orthanc
+@pytest.mark.orthanc
+class TestWithOrthanc:
+    port = 0
+
+    @pytest.fixture
+    def pacs(self, tmp_path: Path) -> Iterator[Orthanc]:
+        self.port = free_port()
+        (tmp_path / "orthanc").mkdir()
+        with running_orthanc(tmp_path / "orthanc", self.port) as server:
+            yield server
+
+    def test_a_pushed_study_comes_back_with_segmentation_and_report(
+        self, pacs: Orthanc, series: list[Path], model: Model, tmp_path: Path
+    ) -> None:
+        pacs.push(series)
+        study = pacs.call("/studies")[0]
+        with Running(config_for(tmp_path, self.port, f"dimse://ORTHANC@127.0.0.1:{pacs.dicom}"), model) as running:
+            pacs.call("/modalities/medhybrid/store", json.dumps({"Resources": [study]}).encode())
+            running.wait_for("done")
+
+        (seg,), (report,) = pacs.instances("SEG"), pacs.instances("SR")
+        assert_valid(seg, tmp_path)
+        assert_valid(report, tmp_path)
+        (tmp_path / "seg.dcm").write_bytes(seg)
+        assert pydicom.dcmread(tmp_path / "seg.dcm").pixel_array.sum() == (with_box(SHAPE)[0] == BRIGHT).sum()
+
+    @pytest.mark.parametrize("kind", ["dicomweb", "dimse"])
+    def test_a_study_is_fetched_predicted_and_stored(
+        self, kind: str, pacs: Orthanc, series: list[Path], model: Model, tmp_path: Path
+    ) -> None:
+        pacs.push(series)
+        web, dimse = f"dicomweb://127.0.0.1:{pacs.http}/dicom-web", f"dimse://ORTHANC@127.0.0.1:{pacs.dicom}"
+        target = web if kind == "dicomweb" else dimse
+        uid = pydicom.dcmread(series[0]).StudyInstanceUID
+
+        folder = fetch(f"{target}?StudyInstanceUID={uid}", tmp_path / "out")
+        result = predict(folder, model=model, out=tmp_path / "out")
+
+        assert result.n_done == 1
+        assert send_results(result, target) == 2
+        assert len(pacs.instances("SEG")) == len(pacs.instances("SR")) == 1
+
+    def test_a_study_that_is_not_there_is_said_so(self, pacs: Orthanc, tmp_path: Path) -> None:
+        with pytest.raises(PacsError):
+            fetch_study(
+                parse_endpoint(f"dimse://ORTHANC@127.0.0.1:{pacs.dicom}?StudyInstanceUID=1.2.3"), tmp_path / "x"
+            )
+
+
+# --- the listener on its own: a second server of pynetdicom is the destination ------------------------------------
+
+
+@pytest.fixture
+def destination() -> Iterator[tuple[int, list[str]]]:
+    from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+    arrived: list[str] = []
+
+    def on_store(event: evt.Event) -> int:
+        arrived.append(str(event.dataset.Modality))
+        return 0x0000
+
+    ae, port = AE(ae_title="DEST"), free_port()
+    ae.supported_contexts = AllStoragePresentationContexts
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+    yield port, arrived
+    server.shutdown()
+
+
+def listener_config(tmp_path: Path, destination_port: int) -> ListenConfig:
+    return config_for(tmp_path, free_port(), f"dimse://DEST@127.0.0.1:{destination_port}", sender="MEDHYBRID")
+
+
+def push(config: ListenConfig, paths: list[Path]) -> None:
+    send_files(parse_endpoint(f"dimse://{config.ae_title}@127.0.0.1:{config.port}"), paths)
+
+
+def test_a_study_received_before_a_restart_is_worked_on_after_it_and_only_once(
+    destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
+) -> None:
+    port, arrived = destination
+    config = listener_config(tmp_path, port)
+    with Running(config.model_copy(update={"wait_s": 1000.0}), model):
+        push(config, series)
+    assert arrived == []
+
+    with Running(config, model) as running:
+        running.wait_for("done")
+    with Running(config, model):
+        time.sleep(2)
+
+    assert sorted(arrived) == ["SEG", "SR"]
+
+
+def test_late_instances_make_the_study_be_done_anew_and_whole(
+    destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
+) -> None:
+    port, _ = destination
+    config = listener_config(tmp_path, port)
+    with Running(config, model) as running:
+        push(config, series[:5])
+        running.wait_for("done")
+        push(config, series[5:])
+        running.wait_for("done", n=2)
+
+    (done,) = (tmp_path / "spool" / "done").iterdir()
+    assert len(list(done.glob("*.dcm"))) == len(series)
+
+
+def test_a_bad_study_is_set_aside_with_its_reason(
+    destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
+) -> None:
+    port, arrived = destination
+    config = listener_config(tmp_path, port)
+    with Running(config, model) as running:
+        push(config, series[:1])
+        running.wait_for("failed")
+
+    (failed,) = (tmp_path / "spool" / "failed").iterdir()
+    assert "a single slice" in (failed / "reason.txt").read_text()
+    assert arrived == []
+
+
+def test_a_study_waits_while_its_destination_is_away(
+    series: list[Path], model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medhybrid.steps.listen.RESEND_S", 0.5)
+    config = listener_config(tmp_path, free_port())
+    with Running(config, model):
+        push(config, series)
+        time.sleep(4)
+
+    assert len(list((tmp_path / "spool" / "queued").iterdir())) == 1
+
+
+@pytest.mark.parametrize("change", [{"ae_title": "OTHER"}, {"address": "10.0.0.1"}])
+def test_who_is_not_listed_is_refused(
+    change: dict[str, str],
+    destination: tuple[int, list[str]],
+    series: list[Path],
+    model: Model,
+    tmp_path: Path,
+) -> None:
+    config = listener_config(tmp_path, destination[0])
+    sender = config.senders[0].model_copy(update=change)
+    with Running(config.model_copy(update={"senders": (sender,)}), model), pytest.raises(PacsError):
+        push(config, series)
+
+    assert not list((tmp_path / "spool" / "incoming").iterdir())
+
+
+def test_an_instance_over_the_limit_is_refused(
+    destination: tuple[int, list[str]], model: Model, tmp_path: Path
+) -> None:
+    config = listener_config(tmp_path, destination[0]).model_copy(update={"max_instance_mb": 1})
+    large = write_mr_series(tmp_path / "large", np.zeros((800, 800, 2)), AFFINE, description="T1", study="s", case="c")
+    with Running(config, model), pytest.raises(PacsError, match="0xa700"):
+        push(config, large)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://x",
+        "dimse://host:104",
+        "dimse://A@host",
+        "dicomweb://h/p?Nonsense=1",
+        "dicomweb://u:p@h/p",
+        "dimse://A@h:x",
+    ],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(PacsError, match="no address"):
+        parse_endpoint(text)
