@@ -162,7 +162,7 @@ def _csv_paths(root: Path, cell: str | None) -> Paths | None:
 
 def _studies(config: DataConfig, root: Path) -> list[Case]:
     by_study: dict[str, list[ScanEntry]] = {}
-    for entry in discover(root).entries:
+    for entry in discover(root, with_archives=False).entries:
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
     cases = []
     for study, entries in by_study.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.geometry import orientation_code, spacing_mm
 from medhybrid.scans import itk, nifti
+from medhybrid.scans.archives import UnpackedFolder, files_of_dicomdir, unpack
 from medhybrid.scans.dicom.headers import SeriesEntry, group_series
 from medhybrid.scans.dicom.volumes import Volume
 
@@ -70,15 +71,26 @@ class ScanEntry:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What was found under `root`, and how many files were neither images nor DICOM."""
+    """What was found under `root`, and how many files were neither images nor DICOM.
+
+    `unpacked` holds the temporary folders of zip archives: they go when the discovery goes.
+    """
 
     root: Path
     entries: tuple[ScanEntry, ...]
     n_skipped: int
+    unpacked: tuple[UnpackedFolder, ...] = field(default=(), repr=False, compare=False)
 
 
-def discover(root: Path, *, on_progress: Callable[[str], None] = lambda _: None) -> Discovery:
+def discover(
+    root: Path, *, with_archives: bool = True, on_progress: Callable[[str], None] = lambda _: None
+) -> Discovery:
     """Search a file or folder, at any depth, links not followed.
+
+    Parameters
+    ----------
+    with_archives : bool
+        Unpack zip archives; their scans can be read as long as the discovery is kept.
 
     Raises
     ------
@@ -87,19 +99,62 @@ def discover(root: Path, *, on_progress: Callable[[str], None] = lambda _: None)
     """
     if not root.exists():
         raise ScanError(f"{root} does not exist", remedy="check the path")
-    paths = [root] if root.is_file() else sorted(_walk(root))
     base = root.parent if root.is_file() else root
+    paths, entries, holds = _list_files(root, base, with_archives)
     images = [p for p in paths if p.name.lower().endswith(FILE_SUFFIXES)]
     others = [p for p in paths if p not in set(images)]
     on_progress(f"{len(paths)} files")
     series, n_skipped = group_series(others, on_progress=lambda n: on_progress(f"{n} of {len(others)} headers"))
-    entries = [_image_entry(p, base) for p in images]
+    entries += [_image_entry(p, _base_of(p, base, holds)) for p in images]
     names: dict[str, int] = {}
     for s in series:
-        name = _series_name(s, base)
+        name = _series_name(s, _base_of(s.paths[0], base, holds))
         names[name] = names.get(name, 0) + 1
         entries += _series_entries(s, name if names[name] == 1 else f"{name}_{names[name]}")
-    return Discovery(root, tuple(sorted(entries, key=lambda e: e.name)), n_skipped)
+    return Discovery(root, tuple(sorted(entries, key=lambda e: e.name)), n_skipped, tuple(holds))
+
+
+def _list_files(
+    root: Path, base: Path, with_archives: bool
+) -> tuple[list[Path], list[ScanEntry], list[UnpackedFolder]]:
+    """Every file, those in archives unpacked; an entry for what a DICOMDIR or archive fails to give."""
+    found = [root] if root.is_file() else sorted(_walk(root))
+    problems: list[ScanEntry] = []
+    holds: list[UnpackedFolder] = []
+    paths: list[Path] = []
+    for path in found:
+        try:
+            if path.suffix.lower() == ".zip" and with_archives:
+                holds.append(UnpackedFolder())
+                inside = holds[-1].path / _flat(path.relative_to(base).with_suffix(""))
+                inside.mkdir()
+                unpack(path, inside)
+                paths += sorted(_walk(inside))
+                continue
+            if path.name.upper() == "DICOMDIR":
+                named, n_absent = files_of_dicomdir(path)
+                if root.is_file():
+                    paths += named
+                if n_absent:
+                    raise ScanError(
+                        f"{path.name} names {n_absent} files that are not there", remedy="copy the medium again"
+                    )
+        except ScanError as error:
+            problems.append(_broken_entry(path, base, str(error)))
+        else:
+            paths.append(path)
+    return paths, problems, holds
+
+
+def _base_of(path: Path, base: Path, holds: Sequence[UnpackedFolder]) -> Path:
+    return next((h.path for h in holds if path.is_relative_to(h.path)), base)
+
+
+def _broken_entry(path: Path, base: Path, problem: str) -> ScanEntry:
+    name = _flat(path.relative_to(base).with_suffix(""))
+    return ScanEntry(
+        name, "dicom", (path,), "", "", str(path.parent), (), (), "", problem, code="encrypted_or_unreadable"
+    )
 
 
 def _walk(root: Path) -> list[Path]:

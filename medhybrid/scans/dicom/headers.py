@@ -64,7 +64,7 @@ GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "Burned
 TAGS = [*GROUPING_TAGS, *FRAME_TAGS, *ACQUISITION_TEXTS.values(), *ACQUISITION_NUMBERS.values()]
 _PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), 0x0019100A]
 
-READING_THREADS = 8
+READING_THREADS = 4
 """Files whose headers are read at once: on network storage most of the time is waiting."""
 
 

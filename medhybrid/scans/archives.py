@@ -1,0 +1,111 @@
+"""Zip archives of scans, unpacked where their members cannot do harm; and files that a DICOMDIR names."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import warnings
+import weakref
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from medhybrid.errors import ScanError
+
+MAX_MEMBERS = 200_000
+MAX_RATIO = 200
+"""A member that claims to unpack to more than this many times its packed size is refused: images do not compress so."""
+
+MIN_CHECKED_BYTES = 10 << 20
+"""Smaller members are not held against `MAX_RATIO`; a blank slice compresses well."""
+
+BLOCK = 1 << 20
+
+
+class UnpackedFolder:
+    """A temporary folder that goes when this object goes, or with the interpreter."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="medhybrid-"))
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def unpack(archive: Path, into: Path) -> None:
+    """Unpack `archive` below `into`.
+
+    Raises
+    ------
+    ScanError
+        If it is damaged or encrypted, a member's path leads outside, or it claims more than there is room for. Nothing of it
+        is left then.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = [m for m in file.infolist() if not m.is_dir()]
+            _check(archive, members, shutil.disk_usage(into).free)
+            for member in members:
+                _extract(file, member, into / _relative(archive, member))
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error, EOFError) as error:
+        raise _refused(archive, str(error) or type(error).__name__) from error
+
+
+def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> None:
+    if len(members) > MAX_MEMBERS:
+        raise _refused(archive, f"{len(members)} members")
+    if sum(m.file_size for m in members) > free_bytes // 2:
+        raise _refused(archive, "it unpacks to more than half of the free disk space")
+    for m in members:
+        if stat.S_ISLNK(m.external_attr >> 16):
+            raise _refused(archive, "a link inside")
+        if m.file_size > MIN_CHECKED_BYTES and m.file_size > MAX_RATIO * max(m.compress_size, 1):
+            raise _refused(archive, "a member that unpacks to far more than images do")
+        _relative(archive, m)
+
+
+def _relative(archive: Path, member: zipfile.ZipInfo) -> Path:
+    path = PurePosixPath(member.filename.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or any(":" in p for p in path.parts) or not path.parts:
+        raise _refused(archive, "a member whose path leads outside")
+    return Path(*path.parts)
+
+
+def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path) -> None:
+    """No more than the member's stated size is written, whatever its stream holds."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    left = member.file_size
+    with file.open(member) as source, to.open("wb") as target:
+        while block := source.read(min(BLOCK, left + 1)):
+            left -= len(block)
+            if left < 0:
+                raise zipfile.BadZipFile("a member is longer than it says")
+            target.write(block)
+
+
+def _refused(archive: Path, found: str) -> ScanError:
+    return ScanError(f"{archive.name} cannot be unpacked", found=found, remedy="unpack it yourself, or pack it again")
+
+
+def files_of_dicomdir(path: Path) -> tuple[list[Path], int]:
+    """The files a DICOMDIR names that are there, and how many are not.
+
+    Raises
+    ------
+    ScanError
+        If it cannot be read, or names a file outside its folder.
+    """
+    import pydicom
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd file names; what they lead to is checked
+            records = pydicom.dcmread(path).DirectoryRecordSequence
+            named = [r.ReferencedFileID for r in records if "ReferencedFileID" in r]
+            parts = [[str(n)] if isinstance(n, str) else [str(p) for p in n] for n in named]
+    except Exception as error:  # damaged files raise many kinds
+        raise ScanError(f"{path.name} cannot be read as DICOMDIR", found=type(error).__name__) from error
+    files = [path.parent.joinpath(*p) for p in parts]
+    if any(not f.resolve().is_relative_to(path.parent.resolve()) for f in files):
+        raise ScanError(f"{path.name} names files outside its folder", remedy="copy the medium again")
+    present = sorted({f for f in files if f.is_file()})
+    return present, len(set(files)) - len(present)

@@ -1,0 +1,107 @@
+"""Scans in zip archives and on media with a DICOMDIR are found; archives that could do harm are refused."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.fileset import FileSet
+
+from medhybrid.errors import ScanError
+from medhybrid.scans import archives, discover
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_entry
+from tests.synthetic import AFFINE
+
+VALUES = np.arange(6 * 5 * 4).reshape(6, 5, 4)
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> list[Path]:
+    return write_mr_series(tmp_path / "made", VALUES, AFFINE, description="T1", study="s", case="c")
+
+
+def test_a_series_in_an_archive_is_read_under_the_name_of_the_archive(series: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "patient.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for path in series:
+            file.write(path, f"T1/{path.name}")
+
+    found = discover(tmp_path / "in")
+
+    assert [e.name for e in found.entries] == ["patient__T1"]
+    assert read_entry(found.entries[0], "c").array.max() == VALUES.max()
+    folder = found.unpacked[0].path
+    del found
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["../evil.dcm", "/etc/evil.dcm", "a/../../evil.dcm", "..\\evil.dcm", "C:\\evil.dcm"])
+def test_a_member_whose_path_leads_outside_is_refused(name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr(name, b"x")
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(ScanError, match="outside"):
+        archives.unpack(tmp_path / "bad.zip", tmp_path / "out")
+
+    assert not list(tmp_path.rglob("evil.dcm"))
+
+
+def test_a_member_that_unpacks_to_far_more_than_images_do_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros", bytes(20 << 20))
+
+    (entry,) = discover(tmp_path).entries
+
+    assert "far more" in entry.problem
+
+
+def test_a_damaged_archive_is_named_and_the_rest_is_found(series: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04nothing")
+
+    found = discover(tmp_path)
+
+    assert [(e.name, bool(e.problem)) for e in found.entries] == [("cut", True), ("made", False)]
+
+
+@pytest.fixture
+def medium(series: list[Path], tmp_path: Path) -> Path:
+    files = FileSet()
+    for path in series:
+        dataset = pydicom.dcmread(path)
+        dataset.StudyID = "1"
+        files.add(dataset)
+    files.write(tmp_path / "cd")
+    return tmp_path / "cd"
+
+
+@pytest.mark.parametrize("by", ["folder", "DICOMDIR"])
+def test_a_medium_is_read_by_its_folder_or_its_directory_file(by: str, medium: Path) -> None:
+    found = discover(medium if by == "folder" else medium / "DICOMDIR")
+
+    (entry,) = [e for e in found.entries if not e.left_aside]
+    assert read_entry(entry, "c").array.shape == (1, 6, 5, 4)
+
+
+def test_files_that_a_medium_lacks_are_said(medium: Path) -> None:
+    next(p for p in medium.rglob("*") if p.is_file() and p.name != "DICOMDIR").unlink()
+
+    problems = [e.problem for e in discover(medium).entries if e.problem]
+
+    assert any("names 1 files that are not there" in p for p in problems)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_a_medium_that_names_files_outside_is_refused(medium: Path, tmp_path: Path) -> None:
+    directory = pydicom.dcmread(medium / "DICOMDIR")
+    for record in directory.DirectoryRecordSequence:
+        if "ReferencedFileID" in record:
+            record.ReferencedFileID = ["..", "made", "0001.dcm"]
+    directory.save_as(medium / "DICOMDIR")
+
+    with pytest.raises(ScanError, match="outside"):
+        archives.files_of_dicomdir(medium / "DICOMDIR")
