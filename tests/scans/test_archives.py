@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.fileset import FileSet
 
 from medhybrid.errors import ScanError
 from medhybrid.scans import archives, discover
@@ -68,14 +69,22 @@ def test_a_damaged_archive_is_named_and_the_rest_is_found(series: list[Path], tm
     assert [(e.name, bool(e.problem)) for e in found.entries] == [("cut", True), ("made", False)]
 
 
+MAKE_MEDIUM = """
+import sys, pydicom
+from pydicom.fileset import FileSet
+files = FileSet()
+for path in sys.argv[2:]:
+    dataset = pydicom.dcmread(path)
+    dataset.StudyID = "1"
+    files.add(dataset)
+files.write(sys.argv[1])
+"""
+
+
 @pytest.fixture
 def medium(series: list[Path], tmp_path: Path) -> Path:
-    files = FileSet()
-    for path in series:
-        dataset = pydicom.dcmread(path)
-        dataset.StudyID = "1"
-        files.add(dataset)
-    files.write(tmp_path / "cd")
+    """Made by a process of its own: the library leaves temporary folders to the garbage collector."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", MAKE_MEDIUM, tmp_path / "cd", *series], check=True)
     return tmp_path / "cd"
 
 
