@@ -12,6 +12,7 @@ from medhybrid.config.load import (
 from medhybrid.config.models import (
     AugmentConfig,
     ChannelConfig,
+    ChannelRule,
     DataConfig,
     InferenceConfig,
     LabelCode,
@@ -28,6 +29,7 @@ from medhybrid.config.models import (
 __all__ = [
     "AugmentConfig",
     "ChannelConfig",
+    "ChannelRule",
     "DataConfig",
     "InferenceConfig",
     "LabelCode",

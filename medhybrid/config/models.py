@@ -27,6 +27,25 @@ class ChannelConfig(Frozen):
     )
 
 
+class ChannelRule(Frozen):
+    """What a DICOM series must be to be a channel; every condition that is given must hold."""
+
+    description: str | None = Field(
+        None, description="Pattern (`fnmatch`) on file names, folders, series descriptions."
+    )
+    sequence: str | None = Field(None, description="Pattern on sequence name, scanning sequence or protocol.")
+    contrast: bool | None = Field(None, description="With (true) or without (false) a contrast agent.")
+    echo_time_ms: tuple[float, float] | None = Field(None, description="Least and largest echo time.")
+    inversion_time_ms: tuple[float, float] | None = Field(None, description="Least and largest inversion time.")
+    repetition_time_ms: tuple[float, float] | None = Field(None, description="Least and largest repetition time.")
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if all(v is None for v in self.model_dump().values()):
+            raise ValueError("a rule needs a condition")
+        return self
+
+
 class LabelCode(Frozen):
     """What a label stands for in DICOM output: SNOMED CT keywords (`Brain`), or `value, scheme, meaning`."""
 
@@ -55,9 +74,10 @@ class DataConfig(Frozen):
         description="Codes of labels in DICOM output. Usually given with the label: `labels: {lesion: {value: 1, type: Lesion, "
         "anatomy: Brain}}`. Without them the label's name decides.",
     )
-    channel_map: dict[str, str] = Field(
+    channel_map: dict[str, str | ChannelRule] = Field(
         default_factory=dict,
-        description="For `studies`: channel name to a pattern (`fnmatch`) on file names, folders or series descriptions.",
+        description="For `studies`: channel name to a pattern (`fnmatch`) on file names, folders or series descriptions, or to "
+        "conditions: `{description, sequence, contrast, echo_time_ms, inversion_time_ms, repetition_time_ms}`.",
     )
     mask_pattern: str = Field("*mask*", description="For `studies`: the pattern of a study's mask file or SEG series.")
     subject_pattern: str | None = Field(
@@ -110,6 +130,11 @@ class ScansConfig(Frozen):
     )
     keep_sheared: bool = Field(
         False, description="Keep a tilted but evenly spaced DICOM series as it is, with its sheared affine."
+    )
+    other_grids: Literal["same_frame", "refuse", "resample", "register"] = Field(
+        "same_frame",
+        description="Channels on another grid than the first: `same_frame` resamples DICOM series of one frame of reference "
+        "and refuses the rest, `resample` trusts the positions of all, `register` aligns the rest rigidly.",
     )
 
 

@@ -7,15 +7,15 @@ to `LAYOUTS`.
 from __future__ import annotations
 
 import csv
-import fnmatch
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medhybrid.config import DataConfig
+from medhybrid.data.channels import match_channels, matches, read_table
 from medhybrid.errors import DataError
 from medhybrid.scans import ScanEntry, discover
 
@@ -161,6 +161,7 @@ def _csv_paths(root: Path, cell: str | None) -> Paths | None:
 
 
 def _studies(config: DataConfig, root: Path) -> list[Case]:
+    table = read_table(root)
     by_study: dict[str, list[ScanEntry]] = {}
     for entry in discover(root, with_archives=False).entries:
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
@@ -172,11 +173,13 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
         wanted = [(c.name, c.optional) for c in config.channels]
         try:
             mask = _only_mask(masks, config.mask_pattern, study)
-            matched = match_channels(images, wanted, config.channel_map, case=study)
+            matched = match_channels(images, wanted, config.channel_map, case=study, table=table)
         except DataError as error:
             cases.append(Case(study, subject, (), None, problem=error))
             continue
-        cases.append(Case(study, subject, tuple(None if e is None else e.paths for e in matched), mask.paths))
+        cases.append(
+            Case(study, subject, tuple(None if m.entry is None else m.entry.paths for m in matched), mask.paths)
+        )
     return cases
 
 
@@ -194,52 +197,6 @@ def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntr
 def _study_folder(entry: ScanEntry, root: Path) -> str:
     parts = entry.paths[0].relative_to(root).parts
     return parts[0] if len(parts) > 1 else _strip(parts[0])
-
-
-def matches(entry: ScanEntry, pattern: str) -> bool:
-    """Whether a pattern names this entry: by its name or its series description, case ignored."""
-    wanted = pattern.lower()
-    last = entry.name.rsplit("__", 1)[-1]
-    return any(fnmatch.fnmatch(text.lower(), wanted) for text in (entry.name, last, entry.description) if text)
-
-
-def match_channels(
-    entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], channel_map: Mapping[str, str], *, case: str
-) -> tuple[ScanEntry | None, ...]:
-    """The entry of each channel within a study, by pattern.
-
-    Parameters
-    ----------
-    channels : sequence of (str, bool)
-        Names, and whether the study may lack them.
-    channel_map : mapping
-        Patterns by name; a channel without one is matched by its name anywhere.
-
-    Raises
-    ------
-    DataError
-        If a channel matches several entries, or a channel that is not optional matches none.
-    """
-    found: list[ScanEntry | None] = []
-    for name, optional in channels:
-        pattern = channel_map.get(name, f"*{name}*")
-        hits = [e for e in entries if matches(e, pattern)]
-        if len(hits) > 1:
-            raise DataError(
-                f"study {case}: channel {name} is ambiguous",
-                expected=f"one match of {pattern}",
-                found=", ".join(e.name for e in hits[:4]),
-                remedy="make data.channel_map more precise",
-            )
-        if not hits and not optional:
-            raise DataError(
-                f"study {case}: channel {name} is missing",
-                expected=f"one match of {pattern}",
-                found=", ".join(e.name for e in entries[:6]) or "no image",
-                remedy="set data.channel_map",
-            )
-        found.append(hits[0] if hits else None)
-    return tuple(found)
 
 
 LAYOUTS: dict[str, Callable[[DataConfig, Path], list[Case]]] = {

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import logging
 import os
 import time
@@ -100,7 +99,7 @@ def fingerprint_of(model: Model) -> str:
         + r.plan.model_dump_json()
         + r.inference.model_dump_json()
         + r.scans.model_dump_json()
-        + json.dumps(r.channel_map)
+        + r.model_dump_json(include={"channel_map"})
     )
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from medhybrid.config import InferenceConfig, LabelCode, NetworkConfig, ScansConfig
+from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
 from medhybrid.errors import ModelError
@@ -41,7 +41,7 @@ class ModelRecord(BaseModel):
     network: NetworkConfig
     inference: InferenceConfig
     scans: ScansConfig = ScansConfig()
-    channel_map: dict[str, str]
+    channel_map: dict[str, str | ChannelRule]
     label_codes: dict[str, LabelCode] = {}
     plan: Plan
     fold: int

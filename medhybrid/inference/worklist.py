@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
-from medhybrid.data.layouts import match_channels
+from medhybrid.data.channels import Rules, match_channels, read_table
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans import Discovery, Scan, ScanEntry
 from medhybrid.scans.reader import read_entry, stack_channels
@@ -25,11 +25,14 @@ class WorkItem:
         One entry that holds all channels, or one a channel, None where it is missing.
     problem : str
         Why it cannot be predicted, else empty.
+    reasons : tuple of str
+        Why each scan of a study was taken for its channel.
     """
 
     case: str
     entries: tuple[ScanEntry | None, ...]
     problem: str = ""
+    reasons: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -41,7 +44,7 @@ class WorkItem:
         if len(self.entries) == 1 and self.entries[0] is not None:
             return read_entry(self.entries[0], self.case, options)
         scans = [None if e is None else read_entry(e, self.case, options) for e in self.entries]
-        return stack_channels(scans, channels, case=self.case)
+        return stack_channels(scans, channels, case=self.case, options=options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class WorkList:
     left_aside: tuple[ScanEntry, ...]
 
 
-def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channel_map: Mapping[str, str]) -> WorkList:
+def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channel_map: Rules) -> WorkList:
     """Turn entries into scans for a model with these channels (name, optional).
 
     With one channel every image is a scan. With several, a file that holds them all is a scan; other images are put together
@@ -76,8 +79,9 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
 
 
 def _studies(
-    entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], channel_map: Mapping[str, str], root: Path
+    entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], channel_map: Rules, root: Path
 ) -> list[WorkItem]:
+    table = read_table(root if root.is_dir() else root.parent)
     groups: dict[str, list[ScanEntry]] = {}
     for e in entries:
         numbered = re.fullmatch(r"(.+)_\d{4}", e.name)
@@ -85,12 +89,14 @@ def _studies(
     items = []
     for key, members in groups.items():
         case = key.removeprefix("file ") if key.startswith("file ") else _study_name(members, root)
+        reasons: tuple[str, ...] = ()
         try:
             if key.startswith("file "):
                 matched = _numbered(members, channels, case)
             else:
-                matched = match_channels(members, channels, channel_map, case=case)
-            items.append(WorkItem(case, matched))
+                found = match_channels(members, channels, channel_map, case=case, table=table)
+                matched, reasons = tuple(m.entry for m in found), tuple(m.reason for m in found)
+            items.append(WorkItem(case, matched, reasons=reasons))
         except MedHybridError as error:
             items.append(WorkItem(case, tuple(members), str(error)))
     return items

@@ -14,6 +14,7 @@ from medhybrid.config import ScansConfig
 from medhybrid.errors import ScanError, SeriesError
 from medhybrid.geometry import corner_distance_mm
 from medhybrid.scans import itk, nifti
+from medhybrid.scans.align import bring_onto
 from medhybrid.scans.dicom.headers import group_series
 from medhybrid.scans.dicom.read import read_series
 from medhybrid.scans.discover import ScanEntry
@@ -87,41 +88,38 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
     return read_series(series[0].paths, case=case, part=part, options=options)
 
 
-def stack_channels(scans: Sequence[Scan | None], channels: Sequence[str], *, case: str) -> Scan:
-    """One scan of several single-channel ones; `None` stands for a channel that is missing, and becomes zeros.
+def stack_channels(
+    scans: Sequence[Scan | None], channels: Sequence[str], *, case: str, options: ScansConfig | None = None
+) -> Scan:
+    """One scan of several single-channel ones, on the grid of the first; `None` stands for a missing channel: zeros.
 
     Raises
     ------
     ScanError
-        If none is given, one has several channels, or the grids differ.
+        If none is given, one has several channels, or lies on another grid and may not be resampled (`scans.other_grids`).
     """
     present = [s for s in scans if s is not None]
     if not present:
         raise ScanError(f"case {case}: no channel is there", expected=", ".join(channels))
-    first = present[0]
+    first = present[0].named(case)
+    arrays: list[NDArray[np.generic]] = []
+    notes = [note for s in present for note in s.notes]
     for scan, name in zip(scans, channels, strict=True):
         if scan is None:
+            arrays.append(np.zeros(first.array.shape[1:], first.array.dtype))
+            notes.append(f"channel {name} is missing")
             continue
         if scan.array.shape[0] != 1:
             raise ScanError(
                 f"case {case}: channel {name} has an axis of its own", expected="1", found=str(len(scan.array))
             )
-        if scan.array.shape != first.array.shape or corner_distance_mm(scan.grid, first.grid) > MAX_CHANNEL_GAP_MM:
-            raise ScanError(
-                f"case {case}: channel {name} lies on another grid than the first channel",
-                expected=f"{first.array.shape[1:]}, spacing_mm {_rounded(first)}",
-                found=f"{scan.array.shape[1:]}, spacing_mm {_rounded(scan)}",
-                remedy="resample the channels to one grid first",
-            )
-    blank = np.zeros(first.array.shape[1:], first.array.dtype)
-    array = np.stack([blank if s is None else s.array[0] for s in scans])
-    missing = tuple(f"channel {n} is missing" for s, n in zip(scans, channels, strict=True) if s is None)
-    notes = tuple(dict.fromkeys(note for s in present for note in s.notes)) + missing
-    return Scan(array, first.affine, first.source, case, tuple(channels), notes)
-
-
-def _rounded(scan: Scan) -> tuple[float, ...]:
-    return tuple(round(v, 3) for v in scan.grid.spacing_mm)
+        if scan.array.shape == first.array.shape and corner_distance_mm(scan.grid, first.grid) <= MAX_CHANNEL_GAP_MM:
+            arrays.append(scan.array[0])
+        else:
+            array, note = bring_onto(scan, first, name, options or ScansConfig())
+            arrays.append(array)
+            notes.append(note)
+    return Scan(np.stack(arrays), first.affine, first.source, case, tuple(channels), tuple(dict.fromkeys(notes)))
 
 
 class ScanReader(ImageReader):  # type: ignore[misc]

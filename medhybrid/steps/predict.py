@@ -79,7 +79,7 @@ def predict(
     predictions = predict_worklist(loaded, work, out, on_case=on_case)
     reporter.end()
     result = FolderResult(out, tuple(predictions), n_skipped, work.left_aside)
-    _write_record(result, loaded, found.n_skipped)
+    _write_record(result, loaded, found.n_skipped, {i.case: i.reasons for i in work.items if i.reasons})
     return result
 
 
@@ -104,7 +104,7 @@ def send_results(result: FolderResult, target: str) -> int:
     return len(present)
 
 
-def _write_record(result: FolderResult, model: Model, n_other_files: int) -> None:
+def _write_record(result: FolderResult, model: Model, n_other_files: int, channels: dict[str, tuple[str, ...]]) -> None:
     record = {
         "medhybrid": medhybrid.__version__,
         "python": platform.python_version(),
@@ -118,6 +118,7 @@ def _write_record(result: FolderResult, model: Model, n_other_files: int) -> Non
         "n_failed": result.n_failed,
         "left_aside": [{"name": e.name, "reason": e.left_aside} for e in result.left_aside],
         "n_other_files": n_other_files,
+        "channels": channels,
         "labels": dict(model.plan.labels),
     }
     write_atomically(result.out / "run.json", json.dumps(record, indent=1))

@@ -1,0 +1,137 @@
+"""Listing many DICOM files, and reading a series beside what people use else; one run, alternating, median and spread.
+
+python benchmarks/dicom.py --out benchmarks/results/dicom.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medhybrid.scans.dicom.write import write_mr_series
+
+ROUNDS = 7
+
+
+def read_with_simpleitk(folder: Path) -> Any:
+    """Values."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    return sitk.GetArrayFromImage(reader.Execute())
+
+
+def read_with_highdicom(folder: Path) -> Any:
+    """Values."""
+    import highdicom as hd
+    import pydicom
+
+    return hd.get_volume_from_series([pydicom.dcmread(p) for p in folder.iterdir()], dtype=np.float32).array
+
+
+def read_with_medhybrid(folder: Path) -> Any:
+    """Values."""
+    from medhybrid.scans.reader import read_scan
+
+    return read_scan(folder).array
+
+
+def convert_with_dcm2niix(folder: Path) -> None:
+    """To a NIfTI file."""
+    with tempfile.TemporaryDirectory() as out:
+        subprocess.run(["dcm2niix", "-z", "n", "-b", "n", "-o", out, str(folder)], check=True, capture_output=True)
+
+
+def write_with_medhybrid(folder: Path) -> None:
+    """To a NIfTI file."""
+    from medhybrid.scans import write_nifti
+    from medhybrid.scans.reader import read_scan
+
+    scan = read_scan(folder)
+    with tempfile.TemporaryDirectory() as out:
+        write_nifti(Path(out) / "ct.nii", scan.array[0], scan.affine)
+
+
+def time_in_turn(jobs: dict[str, Callable[[Path], Any]], folder: Path) -> dict[str, dict[str, float]]:
+    """Seconds of each job, in turn, after one round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for job in jobs.values():
+        job(folder)  # imports, and the disk's cache
+    for _ in range(ROUNDS):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job(folder)
+            seconds[name].append(time.perf_counter() - start)
+    return {n: {"median_s": statistics.median(s), "least_s": min(s), "most_s": max(s)} for n, s in seconds.items()}
+
+
+LISTING = """
+import json, resource, sys, time
+from pathlib import Path
+from medhybrid.scans import discover
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.perf_counter()
+found = discover(Path(sys.argv[1]))
+seconds = time.perf_counter() - start
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"seconds": seconds, "series": len(found.entries), "more_memory_mib": (after - before) / 1024}))
+"""
+
+
+def list_many(folder: Path, n_series: int, n_slices: int) -> dict[str, float]:
+    """Seconds and memory of listing made series, in a process of its own."""
+    for i in range(n_series):
+        array = np.zeros((64, 64, n_slices))
+        write_mr_series(folder / f"{i:03d}", array, np.eye(4), description=f"T{i}", study=f"s{i}", case="c")
+    runs = [
+        json.loads(subprocess.run([sys.executable, "-c", LISTING, str(folder)], check=True, capture_output=True).stdout)
+        for _ in range(3)
+    ]
+    median = sorted(runs, key=lambda r: r["seconds"])[1]
+    return {**median, "files": n_series * n_slices, "least_s": min(r["seconds"] for r in runs)}
+
+
+def main() -> None:
+    """Run all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ct = rng.integers(0, 4000, (512, 512, 200)).astype(np.uint16)
+        write_mr_series(folder / "ct", ct, np.diag([0.7, 0.7, 1.5, 1]), description="CT", study="s", case="c")
+        readers = {
+            "medhybrid": read_with_medhybrid,
+            "SimpleITK": read_with_simpleitk,
+            "highdicom": read_with_highdicom,
+        }
+        result: dict[str, Any] = {"read 200 x 512 x 512": time_in_turn(readers, folder / "ct")}
+        if shutil.which("dcm2niix"):
+            converters = {"medhybrid": write_with_medhybrid, "dcm2niix": convert_with_dcm2niix}
+            result["to an uncompressed NIfTI file (ours: float32)"] = time_in_turn(converters, folder / "ct")
+        result["list"] = list_many(folder / "many", 100, 100)
+    result["machine"] = {"processor": platform.processor(), "python": platform.python_version()}
+    result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Which scan of a study is which channel: by rules over header fields, with the reason, or by a table. Never by guess.
+
+A rule is a pattern on names and descriptions, or several conditions that must all hold. A table `channels.csv` in the
+folder of scans (columns `scan`, `channel`) overrides the rules for the scans it names.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.config import ChannelRule
+from medhybrid.errors import DataError
+from medhybrid.scans import ScanEntry
+
+Rules = Mapping[str, str | ChannelRule]
+TABLE = "channels.csv"
+
+CONDITIONS = {
+    "echo_time_ms": "echo time",
+    "inversion_time_ms": "inversion time",
+    "repetition_time_ms": "repetition time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The scan of a channel and why, or None with the reason that it may be missing."""
+
+    entry: ScanEntry | None
+    reason: str
+
+
+def read_table(root: Path) -> dict[str, str]:
+    """Scan name to channel, from `channels.csv` in `root`; empty where there is none.
+
+    Raises
+    ------
+    DataError
+        If the table lacks its columns.
+    """
+    path = root / TABLE
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"scan", "channel"} <= set(reader.fieldnames or []):
+            raise DataError(
+                f"{TABLE} lacks columns", expected="scan, channel", found=", ".join(reader.fieldnames or [])
+            )
+        return {row["scan"]: row["channel"] for row in reader}
+
+
+def match_channels(
+    entries: Sequence[ScanEntry],
+    channels: Sequence[tuple[str, bool]],
+    rules: Rules,
+    *,
+    case: str,
+    table: Mapping[str, str] | None = None,
+) -> tuple[Match, ...]:
+    """The scan of each channel within a study.
+
+    Parameters
+    ----------
+    channels : sequence of (str, bool)
+        Names, and whether the study may lack them.
+    rules : mapping
+        Rule by name; a channel without one is matched by its name anywhere.
+    table : mapping, optional
+        Scan name to channel, which goes before the rules.
+
+    Raises
+    ------
+    DataError
+        If a channel matches several scans, a scan matches several channels, or a channel that is not optional matches none.
+    """
+    table = table or {}
+    found: list[Match] = []
+    for name, optional in channels:
+        rule = rules.get(name, f"*{name}*")
+        named = [e for e in entries if table.get(e.name) == name]
+        reasons = {e.name: why for e in entries if e.name not in table and (why := explain(e, rule))}
+        hits = named or [e for e in entries if e.name in reasons]
+        if len(hits) > 1:
+            raise DataError(
+                f"study {case}: channel {name} is ambiguous",
+                expected=f"one match of {_tell(rule)}",
+                found="; ".join(f"{e.name} ({reasons.get(e.name, TABLE)})" for e in hits[:4]),
+                remedy=f"make data.channel_map more precise, or name the scan in {TABLE}",
+            )
+        if not hits and not optional:
+            raise DataError(
+                f"study {case}: channel {name} is missing",
+                expected=f"one match of {_tell(rule)}",
+                found=", ".join(e.name for e in entries[:6]) or "no image",
+                remedy=f"set data.channel_map, or name the scan in {TABLE}",
+            )
+        reason = TABLE if named else reasons[hits[0].name] if hits else "missing, optional"
+        found.append(Match(hits[0] if hits else None, f"{name}: {hits[0].name if hits else 'none'} ({reason})"))
+    _refuse_shared(found, channels, case)
+    return tuple(found)
+
+
+def _refuse_shared(found: Sequence[Match], channels: Sequence[tuple[str, bool]], case: str) -> None:
+    taken: dict[str, str] = {}
+    for match, (name, _) in zip(found, channels, strict=True):
+        if match.entry is None:
+            continue
+        if other := taken.get(match.entry.name):
+            raise DataError(
+                f"study {case}: one scan matches two channels",
+                expected=f"one scan for {other}, one for {name}",
+                found=match.entry.name,
+                remedy=f"make data.channel_map more precise, or name the scans in {TABLE}",
+            )
+        taken[match.entry.name] = name
+
+
+def explain(entry: ScanEntry, rule: str | ChannelRule) -> str:
+    """Why a rule takes a scan, or an empty string where it does not."""
+    if isinstance(rule, str):
+        return f"matches {rule}" if matches(entry, rule) else ""
+    made, reasons = entry.acquisition, []
+    if rule.description is not None:
+        if not matches(entry, rule.description):
+            return ""
+        reasons.append(f"matches {rule.description}")
+    if rule.sequence is not None:
+        texts = [str(made.get(k, "")) for k in ("sequence", "scanning_sequence", "protocol")]
+        if not any(fnmatch.fnmatch(t.lower(), rule.sequence.lower()) for t in texts if t):
+            return ""
+        reasons.append(f"sequence {rule.sequence}")
+    if rule.contrast is not None:
+        has_agent = str(made.get("contrast_agent", "")).strip().lower() not in ("", "no", "none", "without")
+        if entry.kind != "dicom" or has_agent != rule.contrast:
+            return ""
+        reasons.append("contrast agent" if has_agent else "no contrast agent")
+    for field, words in CONDITIONS.items():
+        limits = getattr(rule, field)
+        if limits is None:
+            continue
+        value = made.get(field)
+        if not isinstance(value, float) or not limits[0] <= value <= limits[1]:
+            return ""
+        reasons.append(f"{words} {value:g} ms")
+    return ", ".join(reasons)
+
+
+def _tell(rule: str | ChannelRule) -> str:
+    if isinstance(rule, str):
+        return rule
+    return ", ".join(f"{k} {v}" for k, v in rule.model_dump(exclude_none=True).items())
+
+
+def matches(entry: ScanEntry, pattern: str) -> bool:
+    """Whether a pattern names this entry: by its name or its series description, case ignored."""
+    wanted = pattern.lower()
+    last = entry.name.rsplit("__", 1)[-1]
+    return any(fnmatch.fnmatch(text.lower(), wanted) for text in (entry.name, last, entry.description) if text)

@@ -1,0 +1,184 @@
+"""Which series is which channel: by header fields, with the reason; what is ambiguous or missing is said, not guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from medhybrid.config import ChannelRule, config_from_dict
+from medhybrid.data.channels import match_channels, read_table
+from medhybrid.errors import ConfigError, DataError
+from medhybrid.inference.worklist import make_worklist
+from medhybrid.scans import Discovery, ScanEntry, discover
+from tests.conftest import SHARED
+from tests.synthetic import AFFINE, blob_case
+
+
+def entry(name: str, **acquisition: str | float) -> ScanEntry:
+    description = str(acquisition.get("description", ""))
+    return ScanEntry(
+        name, "dicom", (Path(name),), "MR", description, "s", (9, 9, 9), (1, 1, 1), "RAS", "", acquisition=acquisition
+    )
+
+
+STUDY = [
+    entry("1", description="t1 ax", contrast_agent="", echo_time_ms=9.0),
+    entry("2", description="t1 ax", contrast_agent="GADOVIST", echo_time_ms=9.0),
+    entry("3", description="dark fluid", inversion_time_ms=2600.0, echo_time_ms=120.0),
+]
+RULES = {
+    "T1": ChannelRule(description="*t1*", contrast=False),
+    "T1Gd": ChannelRule(description="*t1*", contrast=True),
+    "FLAIR": ChannelRule(inversion_time_ms=(2000, 3000), echo_time_ms=(80, 200)),
+}
+CHANNELS = [("T1", False), ("T1Gd", False), ("FLAIR", False)]
+
+
+def test_conditions_on_the_header_tell_channels_apart_and_the_reason_is_given() -> None:
+    found = match_channels(STUDY, CHANNELS, RULES, case="s")
+
+    assert [m.entry.name for m in found if m.entry] == ["1", "2", "3"]
+    assert found[1].reason == "T1Gd: 2 (matches *t1*, contrast agent)"
+    assert found[2].reason == "FLAIR: 3 (echo time 120 ms, inversion time 2600 ms)"
+
+
+def test_an_ambiguous_channel_is_refused_with_the_candidates() -> None:
+    with pytest.raises(DataError, match=r"T1 is ambiguous.*1 .*2 "):
+        match_channels(STUDY, [("T1", False)], {"T1": "*t1*"}, case="s")
+
+
+def test_a_missing_channel_is_refused_unless_it_is_optional() -> None:
+    with pytest.raises(DataError, match="T2 is missing"):
+        match_channels(STUDY, [("T2", False)], {}, case="s")
+
+    (match,) = match_channels(STUDY, [("T2", True)], {}, case="s")
+    assert match.entry is None
+
+
+def test_one_series_is_not_taken_for_two_channels() -> None:
+    with pytest.raises(DataError, match="one scan matches two channels"):
+        match_channels(STUDY[:1], [("T1", False), ("other", False)], {"T1": "*t1*", "other": "*ax*"}, case="s")
+
+
+def test_a_table_beside_the_scans_goes_before_the_rules(tmp_path: Path) -> None:
+    (tmp_path / "channels.csv").write_text("scan,channel\n2,T1\n")
+
+    found = match_channels(STUDY, [("T1", False)], {"T1": "*t1*"}, case="s", table=read_table(tmp_path))
+
+    assert found[0].reason == "T1: 2 (channels.csv)"
+
+
+def test_a_condition_on_a_field_that_is_absent_does_not_hold() -> None:
+    with pytest.raises(DataError, match="missing"):
+        match_channels(STUDY[:2], [("FLAIR", False)], RULES, case="s")
+
+
+def test_a_rule_without_a_condition_is_refused() -> None:
+    values = {
+        "name": "x",
+        "data": {"channels": [{"name": "T1"}], "labels": {"a": 1}, "channel_map": {"T1": {}}},
+    }
+
+    with pytest.raises(ConfigError):
+        config_from_dict(values, source="test")
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.exists(), reason="no public data here")
+def test_the_real_study_is_matched_and_the_crop_in_it_is_no_channel() -> None:
+    found = discover(SHARED / "data" / "dicom" / "study_glioma_like")
+    channels = [("T1", False), ("FLAIR", False), ("T1Gd", False)]
+    rules = {
+        "T1": ChannelRule(description="*t1pre*"),
+        "T1Gd": ChannelRule(description="*t1*", contrast=True),
+        "FLAIR": ChannelRule(inversion_time_ms=(2000, 3000)),
+    }
+
+    (item,) = make_worklist(found, channels, rules).items
+
+    assert item.problem == ""
+    assert [e.name for e in item.entries if e] == ["T1pre", "FLAIR", "T1post"]
+
+
+# --- channels on different grids ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Discovery:
+    from medhybrid.scans.dicom.write import write_mr_series
+
+    image, _ = blob_case(0)
+    write_mr_series(tmp_path / "T1", image, AFFINE, description="T1", study="s", case="c")
+    coarse = AFFINE.copy()
+    coarse[:3, :2] *= 2
+    coarse[:3, 3] += AFFINE[:3, :2].sum(1) / 2
+    halved = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
+    halved = (halved[::2, ::2] + halved[1::2, ::2] + halved[::2, 1::2] + halved[1::2, 1::2]) / 4
+    write_mr_series(tmp_path / "FLAIR", halved, coarse, description="FLAIR", study="s", case="c")
+    return discover(tmp_path)
+
+
+def read(found: Discovery, **options: str) -> object:
+    from medhybrid.config import ScansConfig
+
+    names = [("T1", False), ("FLAIR", False)]
+    (item,) = make_worklist(found, names, {}).items
+    return item.read(["T1", "FLAIR"], ScansConfig.model_validate(options))
+
+
+def test_channels_of_one_frame_of_reference_are_brought_to_the_grid_of_the_first(study: Discovery) -> None:
+    import numpy as np
+
+    from medhybrid.scans import Scan
+
+    scan = read(study)
+
+    assert isinstance(scan, Scan)
+    assert any("FLAIR was resampled" in n for n in scan.notes)
+    inner = scan.array[:, 4:-4, 4:-4, 1:-1]
+    assert np.corrcoef(inner[0].ravel(), inner[1].ravel())[0, 1] > 0.9
+
+
+def test_channels_of_different_frames_of_reference_are_refused_unless_asked_for(study: Discovery) -> None:
+    from medhybrid.errors import ScanError
+
+    for path in (study.root / "FLAIR").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.FrameOfReferenceUID = "1.2.3"
+        dataset.save_as(path)
+    again = discover(study.root)
+
+    with pytest.raises(ScanError, match="one space"):
+        read(again)
+    assert read(again, other_grids="resample") is not None
+
+
+def test_a_channel_that_is_rotated_and_shifted_is_registered_on_request(tmp_path: Path) -> None:
+    import numpy as np
+    from scipy.ndimage import gaussian_filter
+    from scipy.spatial.transform import Rotation
+
+    from medhybrid.scans import Scan
+    from medhybrid.scans.dicom.write import write_mr_series
+
+    rng = np.random.default_rng(0)
+    image = gaussian_filter(rng.random((40, 40, 30)), 3)
+    image = (image - image.min()) / np.ptp(image) * 1000
+    image[:4], image[-4:], image[:, :4], image[:, -4:] = 0, 0, 0, 0
+    moved = np.eye(4)
+    moved[:3, :3] = Rotation.from_euler("z", 4, degrees=True).as_matrix()
+    moved[:3, 3] = (3, -2, 1)
+    write_mr_series(tmp_path / "T1", image, np.eye(4), description="T1", study="s", case="c")
+    paths = write_mr_series(tmp_path / "FLAIR", image, moved, description="FLAIR", study="s", case="c")
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        dataset.FrameOfReferenceUID = "1.2.3"
+        dataset.save_as(path)
+
+    scan = read(discover(tmp_path), other_grids="register")
+
+    assert isinstance(scan, Scan)
+    assert any("registered rigidly" in n for n in scan.notes)
+    assert np.corrcoef(scan.array[0].ravel(), scan.array[1].ravel())[0, 1] > 0.95
