@@ -240,6 +240,10 @@ def predict(
         str,
         typer.Option("--to", help="A PACS that gets SEG and reports: dicomweb://host/path, or dimse://AET@host:port."),
     ] = "",
+    deidentify: Annotated[
+        Path | None,
+        typer.Option(help="Key file (made if absent): name outputs by keyed hash and clean DICOM headers."),
+    ] = None,
     device: Device = "auto",
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
@@ -252,7 +256,15 @@ def predict(
     if (scans is None) == (not source):
         raise ConfigError("predict needs scans", expected="a path, or --from a PACS")
     place: Path = scans or fetch(source, out)
-    result = run(place, model=model, out=out, device=device, tracking_uri=tracking_uri, reporter=reporter)
+    result = run(
+        place,
+        model=model,
+        out=out,
+        device=device,
+        tracking_uri=tracking_uri,
+        deidentify=deidentify,
+        reporter=reporter,
+    )
     if target:
         reporter.message(f"{send_results(result, target)} objects sent to {target}")
     failed = [[p.case, p.message] for p in result.predictions if p.status == "failed"]

@@ -26,9 +26,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.inference.model import Model
-from medhybrid.inference.worklist import WorkItem, WorkList
+from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.metrics import Component, measure_components, measure_whole
 from medhybrid.scans import Scan, write_nifti
+from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 
@@ -64,17 +65,23 @@ class Prediction(BaseModel):
     stamps: list[tuple[str, int, int]] = []
 
 
+BURNED_IN = "the scan's pixels may show the patient's name (BurnedInAnnotation)"
+
+
 def predict_worklist(
     model: Model,
     work: WorkList,
     out: Path,
     *,
+    deidentifier: Deidentifier | None = None,
     on_case: Callable[[int, Prediction, bool], None] = lambda *_: None,
 ) -> list[Prediction]:
     """Predict every item; a bad scan is reported and the others go on.
 
     Parameters
     ----------
+    deidentifier : Deidentifier, optional
+        Cleans what DICOM output and messages repeat of the input; the work list has its names already.
     on_case : callable
         Told (number done, prediction, whether it was skipped as unchanged) after each.
     """
@@ -84,7 +91,7 @@ def predict_worklist(
     predictions = []
     for n, item in enumerate(work.items, start=1):
         earlier = _load_unchanged(item, out, made_by)
-        prediction = earlier or _predict_item(model, item, out, made_by)
+        prediction = earlier or _predict_item(model, item, out, made_by, deidentifier)
         predictions.append(prediction)
         on_case(n, prediction, earlier is not None)
         write_results(out / "results.csv", predictions, model.plan.labels)
@@ -116,7 +123,21 @@ def _load_unchanged(item: WorkItem, out: Path, made_by: str) -> Prediction | Non
     return None
 
 
-def _predict_item(model: Model, item: WorkItem, out: Path, made_by: str) -> Prediction:
+def _predict_item(
+    model: Model, item: WorkItem, out: Path, made_by: str, deidentifier: Deidentifier | None
+) -> Prediction:
+    prediction = _try_item(model, item, out, made_by, deidentifier)
+    if deidentifier is not None:
+        message = without_names(prediction.message, item, item.case)
+        prediction = prediction.model_copy(
+            update={"message": message, "stamps": [(item.case, size, time) for _, size, time in prediction.stamps]}
+        )
+    if prediction.status == "done":
+        _write_text(out / "done" / f"{item.case}.json", prediction.model_dump_json(indent=1))
+    return prediction
+
+
+def _try_item(model: Model, item: WorkItem, out: Path, made_by: str, deidentifier: Deidentifier | None) -> Prediction:
     started = time.monotonic()
     (out / "done" / f"{item.case}.json").unlink(missing_ok=True)
     try:
@@ -126,33 +147,39 @@ def _predict_item(model: Model, item: WorkItem, out: Path, made_by: str) -> Pred
         scan = item.read(model.plan.channels, model.record.scans)
         mask = model.predict(scan)
         regions = _regions(mask, model.plan.labels, scan.affine)
-        _write(mask, regions, scan, item, model, out)
+        _write(mask, regions, scan, item, model, out, deidentifier)
     except MedHybridError as error:
         return Prediction(case=item.case, status="failed", message=str(error), seconds=time.monotonic() - started)
     except Exception as error:  # one scan must not end the folder; the traceback goes to the debug log
         logger.debug("case %s", item.case, exc_info=error)
         message = f"unexpected {type(error).__name__}: {str(error)[:200]}"
         return Prediction(case=item.case, status="failed", message=message, seconds=time.monotonic() - started)
-    prediction = Prediction(
+    return Prediction(
         case=item.case,
         status="done",
-        message="; ".join(scan.notes),
+        message="; ".join([*scan.notes, *([BURNED_IN] if item.is_burned_in else [])]),
         seconds=round(time.monotonic() - started, 3),
         measures=_measures(regions),
         made_by=made_by,
         input_hash=input_hash,
         stamps=stamps,
     )
-    _write_text(out / "done" / f"{item.case}.json", prediction.model_dump_json(indent=1))
-    return prediction
 
 
-def _write(mask: NDArray[np.generic], regions: Regions, scan: Scan, item: WorkItem, model: Model, out: Path) -> None:
+def _write(
+    mask: NDArray[np.generic],
+    regions: Regions,
+    scan: Scan,
+    item: WorkItem,
+    model: Model,
+    out: Path,
+    deidentifier: Deidentifier | None,
+) -> None:
     write_nifti(out / "masks" / f"{item.case}.nii.gz", mask, scan.affine, like=scan.source)
     if scan.source.kind != "dicom":
         return
     try:
-        _write_dicom(mask, regions, scan, item.case, model, out)
+        _write_dicom(mask, regions, scan, item.case, model, out, deidentifier)
     except Exception as error:  # headers of real files break the standard in many ways
         logger.debug("case %s", item.case, exc_info=error)
         raise ScanError(
@@ -162,11 +189,19 @@ def _write(mask: NDArray[np.generic], regions: Regions, scan: Scan, item: WorkIt
         ) from error
 
 
-def _write_dicom(mask: NDArray[np.generic], regions: Regions, scan: Scan, case: str, model: Model, out: Path) -> None:
+def _write_dicom(
+    mask: NDArray[np.generic],
+    regions: Regions,
+    scan: Scan,
+    case: str,
+    model: Model,
+    out: Path,
+    deidentifier: Deidentifier | None,
+) -> None:
     record = model.record
     info = SegInfo(record.plan.labels, record.medhybrid_version, record.weights_sha256, record.label_codes)
     seg = out / "seg" / f"{case}.dcm"
-    sources = write_seg(seg, mask, scan, info)
+    sources = write_seg(seg, mask, scan, info, deidentifier=deidentifier)
     rows = []
     for name, (whole, lesions) in regions.items():
         for n, c in enumerate((whole, *lesions)):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
 from medhybrid.data.channels import Rules, match_channels, read_table
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans import Discovery, Scan, ScanEntry
+from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.reader import read_entry, stack_channels
 
 
@@ -39,6 +40,11 @@ class WorkItem:
         """Every file, in order."""
         return tuple(p for e in self.entries if e is not None for p in e.paths)
 
+    @property
+    def is_burned_in(self) -> bool:
+        """Whether a header says that text is part of the pixels."""
+        return any(e.is_burned_in for e in self.entries if e is not None)
+
     def read(self, channels: Sequence[str], options: ScansConfig | None = None) -> Scan:
         """Read the scan with its channels; raises `ScanError`."""
         if len(self.entries) == 1 and self.entries[0] is not None:
@@ -53,6 +59,29 @@ class WorkList:
 
     items: tuple[WorkItem, ...]
     left_aside: tuple[ScanEntry, ...]
+
+    def deidentified(self, deidentifier: Deidentifier) -> WorkList:
+        """The same work under names by keyed hash."""
+        items = tuple(_deidentified(i, deidentifier) for i in self.items)
+        aside = tuple(replace(e, name=deidentifier.name(e.uid or e.name)) for e in self.left_aside)
+        return WorkList(tuple(sorted(items, key=lambda i: i.case)), aside)
+
+
+def _deidentified(item: WorkItem, deidentifier: Deidentifier) -> WorkItem:
+    identity = "|".join(f"{e.uid or e.name} {e.part}" for e in item.entries if e is not None) or item.case
+    case = deidentifier.name(identity)
+    return replace(item, case=case, problem=without_names(item.problem, item, case), reasons=())
+
+
+def without_names(message: str, item: WorkItem, case: str) -> str:
+    """A message in which the names of files, folders and scans are replaced."""
+    for number, path in enumerate(item.files, start=1):
+        message = message.replace(str(path), f"file {number}").replace(path.name, f"file {number}")
+    folders = {path.parent.name for path in item.files}
+    names = {item.case, *(e.name for e in item.entries if e is not None), *folders}
+    for name in sorted(names, key=len, reverse=True):
+        message = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", case, message)
+    return message
 
 
 def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channel_map: Rules) -> WorkList:

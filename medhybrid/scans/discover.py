@@ -43,6 +43,8 @@ class ScanEntry:
         Which volume of the files, for a series that holds several.
     code : str
         Code of the problem, for tables; see `SeriesError`.
+    uid : str
+        SeriesInstanceUID, in memory only.
     acquisition : dict
         How a DICOM series was made: echo time, sequence and the like; nothing that identifies a patient.
     """
@@ -60,6 +62,7 @@ class ScanEntry:
     left_aside: str = ""
     part: str = ""
     code: str = ""
+    uid: str = field(default="", repr=False)
     acquisition: dict[str, str | float] = field(default_factory=dict, hash=False)
     is_burned_in: bool = False
 
@@ -213,6 +216,7 @@ def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
         problem=str(series.problem or ""),
         left_aside=series.left_aside,
         code=series.problem.code if series.problem else "",
+        uid=series.uid,
         acquisition=series.acquisition,
         is_burned_in=series.is_burned_in,
     )

@@ -15,6 +15,7 @@ from medhybrid.inference.folder import Prediction, fingerprint_of, predict_workl
 from medhybrid.inference.model import Model
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.steps.models import load_model
 from medhybrid.steps.progress import Reporter, Silent
 
@@ -46,6 +47,7 @@ def predict(
     out: str | Path,
     device: str = "auto",
     tracking_uri: str | None = None,
+    deidentify: Path | None = None,
     reporter: Reporter | None = None,
 ) -> FolderResult:
     """Predict every scan under `scans`; a bad one is reported and the others go on.
@@ -56,6 +58,8 @@ def predict(
         A file, or a folder searched at any depth.
     model : str, Path or Model
         A run folder, a model folder, `models:/name@alias`, or a loaded model.
+    deidentify : Path, optional
+        File of a key (made where absent): outputs are named by keyed hash and DICOM headers cleaned.
 
     Raises
     ------
@@ -67,6 +71,9 @@ def predict(
     loaded = model if isinstance(model, Model) else load_model(model, device=device, tracking_uri=tracking_uri)
     channels = [(n.channel, n.optional) for n in loaded.plan.normalisation]
     work = make_worklist(found, channels, loaded.record.channel_map)
+    deidentifier = None if deidentify is None else Deidentifier.from_file(deidentify)
+    if deidentifier is not None:
+        work = work.deidentified(deidentifier)
 
     n_skipped = 0
 
@@ -76,7 +83,7 @@ def predict(
         reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
 
     reporter.begin(f"predicting on {loaded.device}", len(work.items))
-    predictions = predict_worklist(loaded, work, out, on_case=on_case)
+    predictions = predict_worklist(loaded, work, out, deidentifier=deidentifier, on_case=on_case)
     reporter.end()
     result = FolderResult(out, tuple(predictions), n_skipped, work.left_aside)
     _write_record(result, loaded, found.n_skipped, {i.case: i.reasons for i in work.items if i.reasons})

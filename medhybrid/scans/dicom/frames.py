@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,19 @@ class Frame:
         )
 
 
+@cache
+def _tag(name: str) -> Any:
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import BaseTag
+
+    return BaseTag(tag_for_keyword(name) or 0)
+
+
 def value_of(dataset: Any, name: str) -> Any:
     """An attribute's value, or None where it is absent, empty or cannot be parsed."""
     try:
-        value = dataset.get(name)
+        element = dataset.get(_tag(name))  # by tag, which is faster than by name
+        value = None if element is None else element.value
         if isinstance(value, str):
             return str(value).strip() or None
         return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,10 +62,11 @@ ACQUISITION_NUMBERS = {
 left out of names."""
 
 GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation")
-TAGS = [*GROUPING_TAGS, *FRAME_TAGS, *ACQUISITION_TEXTS.values(), *ACQUISITION_NUMBERS.values()]
+TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
 _PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), 0x0019100A]
 
-READING_THREADS = 4
+BLOCK = 50
+READING_THREADS = 8
 """Files whose headers are read at once: on network storage most of the time is waiting."""
 
 
@@ -79,7 +81,6 @@ class FileHeader:
     frames: tuple[Frame, ...]
     problem: SeriesError | None
     left_aside: str
-    acquisition: dict[str, str | float] = field(hash=False)
     is_burned_in: bool = False
 
 
@@ -158,7 +159,7 @@ def read_header(path: Path) -> FileHeader | None:
     try:
         header = load_dataset(path, tags=_PLAIN_TAGS)
     except SeriesError as error:
-        return FileHeader(path, "", "", "", (), error, "", {})
+        return FileHeader(path, "", "", "", (), error, "")
     if header is None or "DirectoryRecordSequence" in header or text(header, "SOPClassUID") == DICOMDIR_CLASS:
         return None
     if path.name.upper() == "DICOMDIR":
@@ -169,10 +170,8 @@ def read_header(path: Path) -> FileHeader | None:
 
 
 def describe(header: Any, path: Path) -> FileHeader:
-    """Grouping, acquisition and frames of a data set."""
+    """Grouping and frames of a data set."""
     series_uid, modality = text(header, "SeriesInstanceUID"), text(header, "Modality")
-    acquisition: dict[str, str | float] = {k: text(header, tag) for k, tag in ACQUISITION_TEXTS.items()}
-    acquisition |= {k: v for k, tag in ACQUISITION_NUMBERS.items() if (v := number(header, tag)) is not None}
     left_aside = _why_no_scan(header, modality)
     frames: tuple[Frame, ...] = ()
     problem: SeriesError | None = None
@@ -197,7 +196,6 @@ def describe(header: Any, path: Path) -> FileHeader:
         frames,
         problem,
         left_aside,
-        {k: v for k, v in acquisition.items() if v != ""},
         text(header, "BurnedInAnnotation").upper() == "YES",
     )
 
@@ -225,21 +223,33 @@ def group_series(
     """The series among `paths`, and how many files are no DICOM. Damaged files become a series each, with their problem."""
     groups: dict[tuple[str, str, str], list[FileHeader]] = {}
     n_skipped = 0
-    with ThreadPoolExecutor(READING_THREADS) as pool:
-        for n, (path, header) in enumerate(_in_order(pool, list(paths)), start=1):
-            if n % 200 == 0:
-                on_progress(n)
-            if header is None:
-                n_skipped += 1
-                continue
-            alone = "" if header.series_uid else str(path)
-            groups.setdefault((header.study_uid, header.series_uid, alone), []).append(header)
+    for n, (path, header) in enumerate(_in_order(list(paths)), start=1):
+        if n % 200 == 0:
+            on_progress(n)
+        if header is None:
+            n_skipped += 1
+            continue
+        alone = "" if header.series_uid else str(path)
+        groups.setdefault((header.study_uid, header.series_uid, alone), []).append(header)
     found = [_entry(members) for members in groups.values()]
     return sorted(found, key=lambda s: s.paths[0]), n_skipped
 
 
-def _in_order(pool: ThreadPoolExecutor, paths: list[Path]) -> Iterable[tuple[Path, FileHeader | None]]:
-    return zip(paths, pool.map(read_header, paths, chunksize=64), strict=True)
+def _in_order(paths: list[Path]) -> Iterator[tuple[Path, FileHeader | None]]:
+    """Headers in the order of the paths. Threads help where storage is waited for, and cost where it is not: the first block
+    tells which.
+    """
+    blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
+    wall, busy = time.perf_counter(), time.thread_time()
+    yield from zip(blocks[0], map(read_header, blocks[0]), strict=True) if blocks else ()
+    is_waiting = time.perf_counter() - wall > 2 * (time.thread_time() - busy)
+    with ThreadPoolExecutor(READING_THREADS if is_waiting else 1) as pool:
+        for block, headers in zip(blocks[1:], pool.map(_read_block, blocks[1:]), strict=True):
+            yield from zip(block, headers, strict=True)
+
+
+def _read_block(paths: list[Path]) -> list[FileHeader | None]:
+    return [read_header(p) for p in paths]
 
 
 def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
@@ -255,18 +265,30 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
             problem = error
     if problem is not None and problem.code == "localizer":
         problem, left_aside = None, "localizer"
+    acquisition = read_acquisition(first.path)
     return SeriesEntry(
         uid=first.series_uid,
         study_uid=first.study_uid,
         modality=first.modality,
-        description=str(first.acquisition.get("description", "")),
+        description=str(acquisition.get("description", "")),
         paths=tuple(m.path for m in members),
         volumes=tuple(volumes),
         problem=problem,
         left_aside=left_aside,
-        acquisition=first.acquisition,
+        acquisition=acquisition,
         is_burned_in=any(m.is_burned_in for m in members),
     )
+
+
+def read_acquisition(path: Path) -> dict[str, str | float]:
+    """How a series was made, from one of its files."""
+    try:
+        header = load_dataset(path, tags=[*ACQUISITION_TEXTS.values(), *ACQUISITION_NUMBERS.values()])
+    except SeriesError:
+        return {}
+    texts = {k: v for k, tag in ACQUISITION_TEXTS.items() if (v := text(header, tag))}
+    figures = {k: x for k, tag in ACQUISITION_NUMBERS.items() if (x := number(header, tag)) is not None}
+    return {**texts, **figures}
 
 
 def without_copies(headers: Sequence[FileHeader]) -> list[Frame]:

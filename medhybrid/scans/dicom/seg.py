@@ -18,6 +18,7 @@ from medhybrid.config import LabelCode
 from medhybrid.errors import ScanError
 from medhybrid.geometry import LPS_FROM_RAS
 from medhybrid.scans.dicom.codes import label_codes
+from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.scan import Scan, Source
 
 TYPE_2_PATIENT_AND_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
@@ -52,6 +53,7 @@ def write_seg(
     info: SegInfo,
     *,
     probabilities: NDArray[np.float32] | None = None,
+    deidentifier: Deidentifier | None = None,
 ) -> list[Any]:
     """Write a label map on a DICOM scan's frames as a DICOM SEG; returns the completed source data sets.
 
@@ -63,12 +65,16 @@ def write_seg(
         The DICOM scan it belongs to.
     probabilities : (K, X, Y, Z) float32 ndarray, optional
         Of each label: the SEG is then FRACTIONAL, else BINARY.
+    deidentifier : Deidentifier, optional
+        Cleans the source attributes that the SEG repeats.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
     sources = complete_sources(scan)
+    if deidentifier is not None:
+        sources = deidentifier.clean(sources)
     kinds = hd.seg.SegmentationTypeValues
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
