@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
@@ -82,6 +83,24 @@ def test_an_axis_aligned_or_oblique_series_has_the_grid_that_itk_gives_it(
     theirs[:3, 3] = judge.GetOrigin()
     np.testing.assert_allclose(LPS_FROM_RAS @ scan.affine, theirs, atol=1e-3)
     np.testing.assert_array_equal(scan.array[0], sitk.GetArrayFromImage(judge).transpose(2, 1, 0))
+
+
+@settings(max_examples=20, deadline=None)
+@given(affine=affines())
+def test_a_series_has_the_values_that_highdicom_gives_at_the_same_places(
+    tmp_path_factory: pytest.TempPathFactory, affine: np.ndarray
+) -> None:
+    paths = write_mr_series(tmp_path_factory.mktemp("series"), volume(), affine, description="T1", study="s", case="c")
+    judge = hd.get_volume_from_series([pydicom.dcmread(p) for p in paths], dtype=np.float32)
+
+    scan = read_scan(paths)
+
+    index = np.argwhere(np.ones(judge.array.shape))  # slice, row, column; to LPS by highdicom's affine
+    ras = (index @ judge.affine[:3, :3].T + judge.affine[:3, 3]) * (-1, -1, 1)
+    to_voxel = np.linalg.inv(scan.affine)
+    voxels = ras @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    np.testing.assert_allclose(voxels, np.rint(voxels), atol=1e-3)
+    np.testing.assert_array_equal(scan.array[0][tuple(np.rint(voxels).astype(int).T)], judge.array[tuple(index.T)])
 
 
 @pytest.fixture
