@@ -28,6 +28,12 @@ Config = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or a p
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value overrides, as training.max_minutes=10.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; by default the sqlite file of the runs folder.")]
+ResampleIrregular = Annotated[
+    bool, typer.Option("--resample-irregular", help="Resample tilted and unevenly spaced series to a regular grid.")
+]
+KeepSheared = Annotated[
+    bool, typer.Option("--keep-sheared", help="Keep tilted series as they are, with a sheared affine.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 
 
@@ -106,12 +112,8 @@ def inspect(
 def convert(
     scans: Annotated[Path, typer.Argument(help="A scan, or a folder searched at any depth.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the NIfTI files go.")],
-    resample_irregular: Annotated[
-        bool, typer.Option("--resample-irregular", help="Resample tilted and unevenly spaced series to a regular grid.")
-    ] = False,
-    keep_sheared: Annotated[
-        bool, typer.Option("--keep-sheared", help="Keep tilted series as they are, with a sheared affine.")
-    ] = False,
+    resample_irregular: ResampleIrregular = False,
+    keep_sheared: KeepSheared = False,
     quiet: Quiet = False,
 ) -> int:
     """Read every scan in a folder and write it as NIfTI, with its acquisition beside it and a table of refusals."""
@@ -244,6 +246,8 @@ def predict(
         Path | None,
         typer.Option(help="Key file (made if absent): name outputs by keyed hash and clean DICOM headers."),
     ] = None,
+    resample_irregular: ResampleIrregular = False,
+    keep_sheared: KeepSheared = False,
     device: Device = "auto",
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
@@ -263,6 +267,11 @@ def predict(
         device=device,
         tracking_uri=tracking_uri,
         deidentify=deidentify,
+        options={
+            name: True
+            for name, is_set in (("resample_irregular", resample_irregular), ("keep_sheared", keep_sheared))
+            if is_set
+        },
         reporter=reporter,
     )
     if target:

@@ -16,12 +16,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
-from medhybrid.config import InferenceConfig, NetworkConfig
+from medhybrid.config import InferenceConfig, NetworkConfig, ScansConfig
 from medhybrid.data.plan import Plan
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.inference.model import Model, ModelRecord
 from medhybrid.networks import Logits
 from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_scan
 from medhybrid.scans.scan import Scan, Source
 from medhybrid.steps.predict import predict
 from tests.strategies import SIGNED_PERMUTATIONS, grids
@@ -165,3 +166,29 @@ def test_a_dicom_series_gets_a_mask_and_a_segmentation_at_the_same_place(tmp_pat
         places.append(np.sort((index @ to_world[:3, :3].T + to_world[:3, 3]).round(2), axis=0))
     np.testing.assert_allclose(places[0], places[2], atol=0.02)
     np.testing.assert_allclose(places[1], places[2], atol=0.02)
+
+
+def test_a_tilted_series_is_refused_unless_its_resampling_is_asked_for(tmp_path: Path) -> None:
+    import pydicom
+
+    array, _ = with_box((18, 16, 8))
+    affine = np.diag([1.5, 1.5, 3.0, 1.0])
+    for k, path in enumerate(write_mr_series(tmp_path / "in", array, affine, description="T1", study="s", case="c")):
+        dataset = pydicom.dcmread(path)
+        dataset.ImagePositionPatient[1] = float(dataset.ImagePositionPatient[1]) + 0.4 * k
+        dataset.save_as(path)
+    plan = make_test_plan(spacing_mm=(1.5, 1.5, 3.0))
+    resampled = read_scan(tmp_path / "in", options=ScansConfig(resample_irregular=True))
+    model = thresholding_model(plan, level_of(resampled.array[0], resampled.grid, plan))
+
+    refused = predict(tmp_path / "in", model=model, out=tmp_path / "a")
+    done = predict(tmp_path / "in", model=model, out=tmp_path / "b", options={"resample_irregular": True})
+
+    assert "gantry tilt" in refused.predictions[0].message
+    assert done.n_done == 1
+    seg = pydicom.dcmread(next((tmp_path / "b" / "seg").glob("*.dcm")))
+    places = [f.PlanePositionSequence[0].ImagePositionPatient for f in seg.PerFrameFunctionalGroupsSequence]
+    sources = [pydicom.dcmread(p).ImagePositionPatient for p in (tmp_path / "in").iterdir()]
+    gaps = np.abs(np.array(places, float)[:, None] - np.array(sources, float)[None]).max(-1).min(1)
+    assert gaps.max() < 1e-4
+    assert abs(int((seg.pixel_array > 0).sum()) - (array == BRIGHT).sum()) < 0.2 * (array == BRIGHT).sum()

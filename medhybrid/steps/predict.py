@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import medhybrid
+from medhybrid.config import ScansConfig
 from medhybrid.data.dataset import write_atomically
 from medhybrid.inference.folder import Prediction, fingerprint_of, predict_worklist
 from medhybrid.inference.model import Model
@@ -48,6 +52,7 @@ def predict(
     device: str = "auto",
     tracking_uri: str | None = None,
     deidentify: Path | None = None,
+    options: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> FolderResult:
     """Predict every scan under `scans`; a bad one is reported and the others go on.
@@ -60,6 +65,8 @@ def predict(
         A run folder, a model folder, `models:/name@alias`, or a loaded model.
     deidentify : Path, optional
         File of a key (made where absent): outputs are named by keyed hash and DICOM headers cleaned.
+    options : mapping, optional
+        Changes of `ScansConfig` for this folder; by default scans are read as those the model was trained on.
 
     Raises
     ------
@@ -69,6 +76,10 @@ def predict(
     reporter, out = reporter or Silent(), Path(out)
     found = discover(Path(scans))
     loaded = model if isinstance(model, Model) else load_model(model, device=device, tracking_uri=tracking_uri)
+    if options:
+        scans_config = ScansConfig.model_validate(loaded.record.scans.model_dump() | dict(options))
+        loaded = copy.copy(loaded)
+        loaded.record = loaded.record.model_copy(update={"scans": scans_config})
     channels = [(n.channel, n.optional) for n in loaded.plan.normalisation]
     work = make_worklist(found, channels, loaded.record.channel_map)
     deidentifier = None if deidentify is None else Deidentifier.from_file(deidentify)
