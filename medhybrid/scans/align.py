@@ -15,7 +15,7 @@ from medhybrid.scans.scan import Scan
 LEAST_COVER = 0.5
 """Share of the reference's voxels that a channel must reach."""
 
-LEAST_CORRELATION_GAIN = -0.05
+LEAST_INFORMATION_GAIN = -0.05
 """A registration that lowers mutual information by more is not believed."""
 
 
@@ -120,7 +120,7 @@ def _register(moving: Scan, reference: Scan) -> tuple[Any, str]:
     except RuntimeError as error:
         raise ScanError(f"case {reference.case}: registration failed", found=str(error).splitlines()[-1]) from error
     after = -method.GetMetricValue()
-    if after < before + LEAST_CORRELATION_GAIN:
+    if after < before + LEAST_INFORMATION_GAIN:
         raise ScanError(
             f"case {reference.case}: registration did not improve the match",
             found=f"mutual information {before:.3f} before, {after:.3f} after",
