@@ -123,7 +123,7 @@ def main() -> None:
         result: dict[str, Any] = {"read 200 x 512 x 512": time_in_turn(readers, folder / "ct")}
         if shutil.which("dcm2niix"):
             converters = {"medhybrid": write_with_medhybrid, "dcm2niix": convert_with_dcm2niix}
-            result["to an uncompressed NIfTI file (ours: float32)"] = time_in_turn(converters, folder / "ct")
+            result["to an uncompressed NIfTI file"] = time_in_turn(converters, folder / "ct")
         result["list"] = list_many(folder / "many", 100, 100)
     result["machine"] = {"processor": platform.processor(), "python": platform.python_version()}
     result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

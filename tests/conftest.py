@@ -7,10 +7,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from tests.synthetic import StudyFolder, small_config, write_study
 
 matplotlib.use("Agg")
+settings.register_profile("medhybrid", deadline=None)  # a busy machine is no defect
+settings.load_profile("medhybrid")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

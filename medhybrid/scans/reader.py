@@ -16,7 +16,7 @@ from medhybrid.geometry import corner_distance_mm
 from medhybrid.scans import itk, nifti
 from medhybrid.scans.align import bring_onto
 from medhybrid.scans.dicom.headers import group_series
-from medhybrid.scans.dicom.read import read_series
+from medhybrid.scans.dicom.read import read_series, read_volume
 from medhybrid.scans.discover import ScanEntry
 from medhybrid.scans.scan import Scan, Source
 
@@ -69,7 +69,8 @@ def read_entry(entry: ScanEntry, case: str, options: ScansConfig | None = None) 
 
 
 def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None) -> Scan:
-    found = group_series(sorted(p for p in folder.iterdir() if p.is_file()))[0]
+    datasets: dict[Path, Any] = {}
+    found = group_series(sorted(p for p in folder.iterdir() if p.is_file()), datasets=datasets)[0]
     series = [s for s in found if not s.left_aside]
     if problem := next((s.problem for s in series if s.problem), None):
         raise problem
@@ -85,7 +86,7 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
             found=f"{len(series)}" + "".join(f", left aside: {s.left_aside}" for s in found if s.left_aside),
             remedy="give each series in a folder of its own, or list them: medhybrid inspect",
         )
-    return read_series(series[0].paths, case=case, part=part, options=options)
+    return read_volume(series[0].volumes, datasets, case=case, part=part, options=options)
 
 
 def stack_channels(

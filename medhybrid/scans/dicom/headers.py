@@ -65,6 +65,11 @@ GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "Burned
 TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
 _PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), 0x0019100A]
 
+DEFER_BYTES = 1 << 14
+"""Larger values, which are pixels nearly always, stay in the file until they are asked for."""
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
 BLOCK = 50
 READING_THREADS = 8
 """Files whose headers are read at once: on network storage most of the time is waiting."""
@@ -113,7 +118,7 @@ class SeriesEntry:
 
 
 def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None) -> Any:
-    """A data set, or its header's `tags` alone; None if the file is no DICOM.
+    """A data set (large values deferred), or its header's `tags` alone; None if the file is no DICOM.
 
     Raises
     ------
@@ -136,8 +141,12 @@ def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd values in real headers; what we need is checked where it is used
-            selection: Any = None if tags is None else list(tags)
-            return pydicom.dcmread(path, force=is_bare, stop_before_pixels=tags is not None, specific_tags=selection)
+            if tags is not None:
+                return pydicom.dcmread(path, force=is_bare, stop_before_pixels=True, specific_tags=list(tags))
+            dataset = pydicom.dcmread(path, force=is_bare, defer_size=DEFER_BYTES)
+            if text(dataset.file_meta, "TransferSyntaxUID") == DEFLATED:  # no place in the file stands for a value's
+                dataset = pydicom.dcmread(path, force=is_bare)
+            return dataset
     except Exception as error:  # a damaged header can raise anything
         if is_bare and not has_mark and path.suffix.lower() not in SUFFIXES:
             return None
@@ -154,16 +163,24 @@ def _unreadable(path: Path, found: str) -> SeriesError:
     )
 
 
-def read_header(path: Path) -> FileHeader | None:
-    """The header of a DICOM file, or None if it is not one, or a DICOMDIR."""
+def read_header(path: Path, *, datasets: dict[Path, Any] | None = None) -> FileHeader | None:
+    """The header of a DICOM file, or None if it is not one, or a DICOMDIR.
+
+    Parameters
+    ----------
+    datasets : dict, optional
+        Gets the whole data set by path, for who goes on to read the pixels.
+    """
     try:
-        header = load_dataset(path, tags=_PLAIN_TAGS)
+        header = load_dataset(path, tags=_PLAIN_TAGS if datasets is None else None)
     except SeriesError as error:
         return FileHeader(path, "", "", "", (), error, "")
     if header is None or "DirectoryRecordSequence" in header or text(header, "SOPClassUID") == DICOMDIR_CLASS:
         return None
     if path.name.upper() == "DICOMDIR":
         return None
+    if datasets is not None:
+        datasets[path] = header
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return describe(header, path)
@@ -218,12 +235,21 @@ def _why_no_scan(header: Any, modality: str) -> str:
 
 
 def group_series(
-    paths: Iterable[Path], *, on_progress: Callable[[int], None] = lambda _: None
+    paths: Iterable[Path],
+    *,
+    datasets: dict[Path, Any] | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[SeriesEntry], int]:
-    """The series among `paths`, and how many files are no DICOM. Damaged files become a series each, with their problem."""
+    """The series among `paths`, and how many files are no DICOM. Damaged files become a series each, with their problem.
+
+    Parameters
+    ----------
+    datasets : dict, optional
+        Gets the whole data sets by path; without it memory does not grow with them.
+    """
     groups: dict[tuple[str, str, str], list[FileHeader]] = {}
     n_skipped = 0
-    for n, (path, header) in enumerate(_in_order(list(paths)), start=1):
+    for n, (path, header) in enumerate(_in_order(list(paths), datasets), start=1):
         if n % 200 == 0:
             on_progress(n)
         if header is None:
@@ -235,21 +261,22 @@ def group_series(
     return sorted(found, key=lambda s: s.paths[0]), n_skipped
 
 
-def _in_order(paths: list[Path]) -> Iterator[tuple[Path, FileHeader | None]]:
+def _in_order(paths: list[Path], datasets: dict[Path, Any] | None) -> Iterator[tuple[Path, FileHeader | None]]:
     """Headers in the order of the paths. Threads help where storage is waited for, and cost where it is not: the first block
     tells which.
     """
+
+    def read_block(block: list[Path]) -> list[FileHeader | None]:
+        return [read_header(p, datasets=datasets) for p in block]
+
     blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
     wall, busy = time.perf_counter(), time.thread_time()
-    yield from zip(blocks[0], map(read_header, blocks[0]), strict=True) if blocks else ()
+    first = read_block(blocks[0]) if blocks else []
     is_waiting = time.perf_counter() - wall > 2 * (time.thread_time() - busy)
+    yield from zip(paths, first, strict=False)
     with ThreadPoolExecutor(READING_THREADS if is_waiting else 1) as pool:
-        for block, headers in zip(blocks[1:], pool.map(_read_block, blocks[1:]), strict=True):
+        for block, headers in zip(blocks[1:], pool.map(read_block, blocks[1:]), strict=True):
             yield from zip(block, headers, strict=True)
-
-
-def _read_block(paths: list[Path]) -> list[FileHeader | None]:
-    return [read_header(p) for p in paths]
 
 
 def _entry(members: Sequence[FileHeader]) -> SeriesEntry:

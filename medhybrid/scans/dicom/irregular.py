@@ -49,19 +49,22 @@ class RegularGrid:
         )
         return cls(Grid(shape, LPS_FROM_RAS @ lps), stack)
 
-    def from_slices(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def from_slices(self, array: NDArray[np.generic]) -> NDArray[np.float32]:
         """Values (X, Y, Z) on the grid from values (X, Y, slices), linear between pixels and slices."""
         along, right, down = self._offsets()
         slices = np.arange(len(along))
+        values = array.astype(np.float32, copy=False)
         out = np.empty(self.grid.shape, np.float32)
-        lowest = float(array.min())
+        lowest = float(values.min())
         x, y = np.meshgrid(np.arange(out.shape[0]), np.arange(out.shape[1]), indexing="ij")
         for k in range(out.shape[2]):
             at = min(float(k), along[-1])
             u = float(np.interp(at, along, slices))
             dx, dy = np.interp(at, along, right), np.interp(at, along, down)
             low, high = int(np.floor(u)), int(np.ceil(u))
-            plane = array[:, :, low] if low == high else (high - u) * array[:, :, low] + (u - low) * array[:, :, high]
+            plane = (
+                values[:, :, low] if low == high else (high - u) * values[:, :, low] + (u - low) * values[:, :, high]
+            )
             out[:, :, k] = map_coordinates(plane, [x - dx, y - dy], order=1, mode="constant", cval=lowest)
         return out
 
