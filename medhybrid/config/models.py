@@ -79,7 +79,23 @@ class DataConfig(Frozen):
         description="For `studies`: channel name to a pattern (`fnmatch`) on file names, folders or series descriptions, or to "
         "conditions: `{description, sequence, contrast, echo_time_ms, inversion_time_ms, repetition_time_ms}`.",
     )
-    mask_pattern: str = Field("*mask*", description="For `studies`: the pattern of a study's mask file or SEG series.")
+    mask_pattern: str = Field(
+        "*mask*",
+        description="For `studies`: the pattern of a study's mask file, SEG or RTSTRUCT; where none fits, its only SEG or "
+        "RTSTRUCT is taken.",
+    )
+    segments: dict[str, str] = Field(
+        default_factory=dict,
+        description="For DICOM SEG and RTSTRUCT masks: label to a pattern (`fnmatch`) on names of segments or structures, as "
+        '`{tumour: "GTV*"}`. Without one a label takes those of its own name.',
+    )
+    other_segments: Literal["refuse", "ignore"] = Field(
+        "refuse", description="Segments or structures that are no label: `refuse` the mask, or `ignore` them."
+    )
+    overlaps: Literal["refuse", "last"] = Field(
+        "refuse",
+        description="Voxels in segments of two labels: `refuse` the mask, or the `last` label of the list wins.",
+    )
     subject_pattern: str | None = Field(
         None, description="Regular expression whose first group is the subject in a case name; else each case is one."
     )
@@ -111,6 +127,8 @@ class DataConfig(Frozen):
             raise ValueError(f"labels: two names share a value: {self.labels}")
         if unknown := set(self.label_codes) - set(self.labels):
             raise ValueError(f"label_codes: no such label: {', '.join(sorted(unknown))}")
+        if unknown := set(self.segments) - set(self.labels):
+            raise ValueError(f"segments: no such label: {', '.join(sorted(unknown))}")
         if any(v <= 0 for v in values):
             raise ValueError(f"labels: values must be positive (0 is background), found {self.labels}")
         names = [c.name for c in self.channels]

@@ -71,6 +71,7 @@ class PrepareTask(BaseModel):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     case: Case
+    config: StudyConfig
     plan: Plan
     sources_hash: str
     folder: Path
@@ -81,6 +82,11 @@ class PrepareTask(BaseModel):
         return self.case.name
 
 
+def reading_of(config: StudyConfig) -> dict[str, object]:
+    """The settings that bear on how images and masks are read."""
+    return config.scans.model_dump() | config.data.model_dump(include={"segments", "other_segments", "overlaps"})
+
+
 def check_settings(config: StudyConfig) -> str:
     """Hash of the settings that a check depends on."""
     values = [
@@ -88,8 +94,15 @@ def check_settings(config: StudyConfig) -> str:
         config.data.labels,
         config.prepare.max_affine_error_mm,
         config.prepare.blank_copied_channels,
+        reading_of(config),
     ]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _hash_sources(case: Case, config: StudyConfig) -> str:
+    """Of the files, and of how they are read."""
+    reading = json.dumps(reading_of(config), sort_keys=True)
+    return hashlib.sha256((hash_files(case.files) + reading).encode()).hexdigest()
 
 
 def check_case(task: CheckTask) -> CaseCheck:
@@ -113,11 +126,11 @@ def check_case(task: CheckTask) -> CaseCheck:
         )
     try:
         stamps = stamp_files(case.files)
-        sources_hash = hash_files(case.files)
-        image = load_image(case, channels)
+        sources_hash = _hash_sources(case, config)
+        image = load_image(case, config.data, config.scans)
         optional = [c.name for c in config.data.channels if c.optional and config.prepare.blank_copied_channels]
         findings = check_image(case.name, image.array, channels, image.notes, blanked_if_copied=optional)
-        mask = load_mask(case, image, labels)
+        mask = load_mask(case, image, config.data, config.scans)
         findings += check_mask(
             case.name, image.grid, mask.array[0], mask.grid, labels, config.prepare.max_affine_error_mm
         )
@@ -148,7 +161,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
     """Prepare one case and write it; a finding if that failed."""
     case, plan = task.case, task.plan
     try:
-        data = preparation_transforms(plan)({"case": case})
+        data = preparation_transforms(plan, task.config)({"case": case})
         prepared: PreparedImage = data["prepared"]
         scan = data["scan"]
         mask = inside_labels(np.asarray(data["label_source"]), plan.labels)

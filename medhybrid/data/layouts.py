@@ -18,8 +18,17 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channels import match_channels, matches, read_table
 from medhybrid.errors import DataError
 from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans.dicom.references import KINDS
 
 Paths = tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Files of one scan, and which volume of them where they hold several."""
+
+    paths: Paths
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +37,10 @@ class Case:
 
     Attributes
     ----------
-    images : tuple
-        One entry a channel, each the files of that channel or None where it is missing; or a single entry for a file that
-        holds all channels.
-    mask : tuple of Path or None
-        The files of the reference mask.
+    images : tuple of Files or None
+        One entry a channel, None where it is missing; or a single entry for a file that holds all channels.
+    mask : Files, optional
+        The reference mask.
     subject : str
         Cases of one subject never stand on both sides of a split.
     problem : DataError, optional
@@ -41,14 +49,14 @@ class Case:
 
     name: str
     subject: str
-    images: tuple[Paths | None, ...]
-    mask: Paths | None
+    images: tuple[Files | None, ...]
+    mask: Files | None
     problem: DataError | None = None
 
     @property
     def files(self) -> Paths:
         """Every file of the case, in order."""
-        return tuple(p for paths in (*self.images, self.mask) if paths for p in paths)
+        return tuple(p for files in (*self.images, self.mask) if files for p in files.paths)
 
 
 def list_cases(config: DataConfig) -> list[Case]:
@@ -112,8 +120,8 @@ def _decathlon(config: DataConfig, root: Path) -> list[Case]:
     cases = []
     for entry in listed:
         name = _strip(Path(entry["image"]).name)
-        images: tuple[Paths | None, ...] = ((_inside(root, entry["image"]),),)
-        cases.append(Case(name, _subject(config, name), images, (_inside(root, entry["label"]),)))
+        image, mask = (Files((_inside(root, entry[key]),)) for key in ("image", "label"))
+        cases.append(Case(name, _subject(config, name), (image,), mask))
     return cases
 
 
@@ -131,7 +139,9 @@ def _nnunet(config: DataConfig, root: Path) -> list[Case]:
     cases = []
     for name, mask in masks.items():
         files = [images.get(f"{name}_{i:04d}") for i in range(n_channels)]
-        cases.append(Case(name, _subject(config, name), tuple((p,) if p else None for p in files), (mask,)))
+        cases.append(
+            Case(name, _subject(config, name), tuple(Files((p,)) if p else None for p in files), Files((mask,)))
+        )
     return cases
 
 
@@ -149,15 +159,15 @@ def _csv(config: DataConfig, root: Path) -> list[Case]:
         rows = list(reader)
     cases = []
     for row in rows:
-        images = tuple(_csv_paths(root, row.get(c.name)) for c in config.channels)
+        images = tuple(_csv_files(root, row.get(c.name)) for c in config.channels)
         subject = row.get("subject") or _subject(config, row["case"])
-        cases.append(Case(row["case"], subject, images, _csv_paths(root, row["mask"])))
+        cases.append(Case(row["case"], subject, images, _csv_files(root, row["mask"])))
     return cases
 
 
-def _csv_paths(root: Path, cell: str | None) -> Paths | None:
+def _csv_files(root: Path, cell: str | None) -> Files | None:
     """A cell names a file, or a folder with one DICOM series; relative paths start at the table."""
-    return (root / cell,) if cell else None
+    return Files((root / cell,)) if cell else None
 
 
 def _studies(config: DataConfig, root: Path) -> list[Case]:
@@ -167,7 +177,7 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
     cases = []
     for study, entries in by_study.items():
-        masks = [e for e in entries if matches(e, config.mask_pattern)]
+        masks = [e for e in entries if matches(e, config.mask_pattern)] or [e for e in entries if e.modality in KINDS]
         images = [e for e in entries if e not in masks and not e.problem and not e.left_aside]
         subject = _subject(config, study)
         wanted = [(c.name, c.optional) for c in config.channels]
@@ -177,16 +187,18 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
         except DataError as error:
             cases.append(Case(study, subject, (), None, problem=error))
             continue
-        cases.append(
-            Case(study, subject, tuple(None if m.entry is None else m.entry.paths for m in matched), mask.paths)
-        )
+        cases.append(Case(study, subject, tuple(_files(m.entry) for m in matched), _files(mask)))
     return cases
+
+
+def _files(entry: ScanEntry | None) -> Files | None:
+    return None if entry is None else Files(entry.paths, entry.part)
 
 
 def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntry:
     if len(masks) != 1:
         raise DataError(
-            f"study {study}: {'several masks match' if masks else 'no mask matches'} {pattern}",
+            f"study {study}: {'several masks match' if masks else 'no mask, SEG or RTSTRUCT matches'} {pattern}",
             expected="one mask",
             found=str(len(masks)),
             remedy="set data.mask_pattern",

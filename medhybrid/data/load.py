@@ -2,74 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from medhybrid.data.layouts import Case, Paths
-from medhybrid.errors import DataError, GeometryError
-from medhybrid.geometry import match_axes, place_on_grid
+from medhybrid.config import DataConfig, ScansConfig
+from medhybrid.data.layouts import Case, Files
+from medhybrid.data.segments import read_label_map
+from medhybrid.errors import DataError
+from medhybrid.geometry import match_axes
 from medhybrid.scans import Scan
-from medhybrid.scans.dicom.headers import read_header
-from medhybrid.scans.dicom.seg import read_seg
+from medhybrid.scans.dicom.references import reference_kind
 from medhybrid.scans.reader import ScanReader, read_scan, stack_channels
 
 
-def load_image(case: Case, channels: Sequence[str]) -> Scan:
+def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
     """The case's image with all channels; missing ones are zero."""
+    channels = [c.name for c in data.channels]
     if len(case.images) == 1 and case.images[0] is not None:
-        scan = _read(case.images[0], case.name)
+        scan = _read(case.images[0], case.name, options)
         names = tuple(channels) if len(channels) == len(scan.array) else scan.channels
         return scan.named(case.name, names)
-    scans = [None if paths is None else _read(paths, case.name) for paths in case.images]
-    return stack_channels(scans, channels, case=case.name)
+    scans = [None if files is None else _read(files, case.name, options) for files in case.images]
+    return stack_channels(scans, channels, case=case.name, options=options)
 
 
-def load_mask(case: Case, image: Scan, labels: Mapping[str, int]) -> Scan:
-    """The case's reference mask: an image file, or a DICOM SEG, which is placed on the image's grid."""
+def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -> Scan:
+    """The case's reference mask on the image's axes: an image file, a DICOM SEG or an RTSTRUCT."""
     if case.mask is None:
         raise DataError(f"case {case.name} has no reference mask")
-    path = case.mask[0]
-    if len(case.mask) == 1 and path.is_file() and _is_seg(path):
-        seg = read_seg(path, labels, case=case.name)
-        try:
-            placed = place_on_grid(seg.array[0], seg.grid, image.grid)
-        except GeometryError as error:
-            raise DataError(f"case {case.name}: {error}") from error
-        return Scan(placed[None], image.affine, seg.source, case.name, ("",))
-    mask = _read(case.mask, case.name)
+    path = case.mask.paths[0]
+    if len(case.mask.paths) == 1 and path.is_file() and reference_kind(path):
+        array = read_label_map(path, image, data, case=case.name)
+        return Scan(array[None], image.affine, image.source, case.name, ("",))
+    mask = _read(case.mask, case.name, options)
     if len(mask.array) != 1:
         raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(mask.array)))
-    array, grid = match_axes(
-        mask.array, mask.grid, image.grid
-    )  # a file may run through the same voxels in another order
+    # a file may run through the same voxels in another order
+    array, grid = match_axes(mask.array, mask.grid, image.grid)
     return replace(mask, array=array, affine=grid.affine)
 
 
-def _read(paths: Paths, name: str) -> Scan:
-    return read_scan(paths[0] if len(paths) == 1 else paths, case=name)
-
-
-def _is_seg(path: Any) -> bool:
-    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")):
-        return False
-    header = read_header(path)
-    return header is not None and header.modality == "SEG"
+def _read(files: Files, name: str, options: ScansConfig) -> Scan:
+    paths = files.paths
+    return read_scan(paths[0] if len(paths) == 1 else paths, case=name, part=files.part, options=options)
 
 
 class LoadCased(Transform):  # type: ignore[misc]
     """MONAI transform: `{"case": Case}` to `image` and `label` as `MetaTensor` (C, X, Y, Z)."""
 
-    def __init__(self, labels: Mapping[str, int], channels: Sequence[str]) -> None:
-        self.labels, self.channels = labels, channels
+    def __init__(self, data: DataConfig, options: ScansConfig) -> None:
+        self.data, self.options = data, options
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load both."""
-        image = load_image(data["case"], self.channels)
-        mask = load_mask(data["case"], image, self.labels)
+        image = load_image(data["case"], self.data, self.options)
+        mask = load_mask(data["case"], image, self.data, self.options)
         return {**data, "scan": image, "image": _meta_tensor(image), "label": _meta_tensor(mask)}
 
 

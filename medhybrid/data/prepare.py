@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medhybrid.config import StudyConfig
 from medhybrid.data.checks import copied_channels
 from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.errors import DataError
@@ -120,8 +121,8 @@ def outside_labels(inside: NDArray[np.generic], labels: Mapping[str, int]) -> ND
     return outside
 
 
-def preparation_transforms(plan: Plan) -> Any:
-    """MONAI transforms from `{"image": paths, "label": paths}` to the prepared arrays.
+def preparation_transforms(plan: Plan, config: StudyConfig) -> Any:
+    """MONAI transforms from `{"case": Case}` to the prepared arrays.
 
     The result holds `image` (C, X, Y, Z) float32 and `label` (X, Y, Z) uint8 on the plan's grid, `prepared`, the
     `PreparedImage`, and `label_source`, the mask on the scan's own grid.
@@ -149,4 +150,4 @@ def preparation_transforms(plan: Plan) -> Any:
             label = resample_labels(inside, prepared.turned, prepared.grid, plan.n_labels)
             return {**data, "label": label, "label_source": source}
 
-    return Compose([LoadCased(plan.labels, plan.channels), PrepareImaged(keys="image"), PrepareLabeld()])
+    return Compose([LoadCased(config.data, config.scans), PrepareImaged(keys="image"), PrepareLabeld()])

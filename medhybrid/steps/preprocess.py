@@ -121,7 +121,8 @@ def _prepare_all(
     reporter: Reporter,
 ) -> list[Finding]:
     tasks = [
-        PrepareTask(case=c, plan=plan, sources_hash=checks[c.name].sources_hash, folder=folder / "cases") for c in cases
+        PrepareTask(case=c, config=config, plan=plan, sources_hash=checks[c.name].sources_hash, folder=folder / "cases")
+        for c in cases
     ]
     failed = []
     reporter.begin("preparing", len(tasks))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medhybrid.config import DataConfig
-from medhybrid.data.layouts import list_cases
+from medhybrid.data.layouts import Files, list_cases
 from medhybrid.errors import DataError
 from medhybrid.scans.dicom.write import write_mr_series
 from tests.synthetic import AFFINE, blob_case, save_nifti, write_csv, write_study
@@ -25,8 +25,8 @@ def test_decathlon(tmp_path: Path) -> None:
     cases = list_cases(config(tmp_path))
 
     assert [c.name for c in cases] == ["case_00", "case_01", "case_02"]
-    assert cases[0].images == ((tmp_path / "imagesTr" / "case_00.nii.gz",),)
-    assert cases[0].mask == (tmp_path / "labelsTr" / "case_00.nii.gz",)
+    assert cases[0].images == (Files((tmp_path / "imagesTr" / "case_00.nii.gz",)),)
+    assert cases[0].mask == Files((tmp_path / "labelsTr" / "case_00.nii.gz",))
 
 
 def test_decathlon_entries_outside_the_dataset_are_refused(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_nnunet_with_a_channel_that_is_absent_for_one_case(tmp_path: Path) -> No
     cases = list_cases(config(tmp_path))
 
     assert [c.name for c in cases] == ["p1", "p2"]
-    assert cases[0].images[1] == (tmp_path / "imagesTr" / "p1_0001.nii.gz",)
+    assert cases[0].images[1] == Files((tmp_path / "imagesTr" / "p1_0001.nii.gz",))
     assert cases[1].images[1] is None
 
 
@@ -57,7 +57,7 @@ def test_a_table_names_files_and_subjects(tmp_path: Path) -> None:
     (case,) = list_cases(config(tmp_path))
 
     assert case.subject == "a"
-    assert case.images == ((tmp_path / "a.nii.gz",), None)
+    assert case.images == (Files((tmp_path / "a.nii.gz",)), None)
 
 
 def test_a_table_without_a_needed_column_is_refused(tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_studies_of_files_and_of_dicom_series(tmp_path: Path) -> None:
 
     assert [p.name for p in first.files] == ["scan_T1.nii.gz", "scan_FLAIR.nii.gz", "mask.nii.gz"]
     assert second.images[0] is not None
-    assert {p.parent.name for p in second.images[0]} == {"001"}
+    assert {p.parent.name for p in second.images[0].paths} == {"001"}
     assert second.images[1] is not None
-    assert {p.parent.name for p in second.images[1]} == {"002"}
+    assert {p.parent.name for p in second.images[1].paths} == {"002"}
 
 
 def test_a_study_that_is_ambiguous_is_left_out_and_the_others_are_kept(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_study_that_is_ambiguous_is_left_out_and_the_others_are_kept(tmp_path:
 
     assert "channel T1 is ambiguous" in str(first.problem)
     assert second.problem is None
-    assert "no mask matches" in str(third.problem)
+    assert "no mask, SEG or RTSTRUCT matches" in str(third.problem)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from medhybrid.geometry import LPS_FROM_RAS, Grid
+from medhybrid.geometry import LPS_FROM_RAS, Grid, apply_affine
 from medhybrid.scans.dicom.stack import Stack, normal_of
 
 
@@ -71,15 +71,44 @@ class RegularGrid:
     def to_slices(self, labels: NDArray[np.generic]) -> NDArray[np.generic]:
         """A label map (X, Y, Z) on the grid back on the slices, (X, Y, slices): the nearest voxel's label."""
         along, right, down = self._offsets()
-        first = self.stack.frames[0]
-        out = np.zeros((first.columns, first.rows, len(along)), labels.dtype)
+        out = np.zeros(self.slices_shape, labels.dtype)
         last = np.array(labels.shape) - 1
         for k in range(len(along)):
-            x = np.clip(np.rint(np.arange(first.columns) + right[k]).astype(int), 0, last[0])
-            y = np.clip(np.rint(np.arange(first.rows) + down[k]).astype(int), 0, last[1])
+            x = np.clip(np.rint(np.arange(out.shape[0]) + right[k]).astype(int), 0, last[0])
+            y = np.clip(np.rint(np.arange(out.shape[1]) + down[k]).astype(int), 0, last[1])
             z = int(np.clip(np.rint(along[k]), 0, last[2]))
             out[:, :, k] = labels[np.ix_(x, y, [z])][:, :, 0]
         return out
+
+    def labels_from_slices(self, labels: NDArray[np.generic]) -> NDArray[np.generic]:
+        """A label map (X, Y, slices) drawn on the slices, on the grid (X, Y, Z): the nearest slice's label; 0 beyond them."""
+        along, right, down = self._offsets()
+        n_slices = np.arange(len(along))
+        out = np.zeros(self.grid.shape, labels.dtype)
+        for k in range(out.shape[2]):
+            at = min(float(k), along[-1])
+            plane = labels[:, :, round(float(np.interp(at, along, n_slices)))]
+            x = np.rint(np.arange(out.shape[0]) - np.interp(at, along, right)).astype(int)
+            y = np.rint(np.arange(out.shape[1]) - np.interp(at, along, down)).astype(int)
+            has_x, has_y = (x >= 0) & (x < plane.shape[0]), (y >= 0) & (y < plane.shape[1])
+            out[np.ix_(has_x, has_y, [k])] = plane[np.ix_(x[has_x], y[has_y])][:, :, None]
+        return out
+
+    @property
+    def slices_shape(self) -> tuple[int, int, int]:
+        """Columns, rows and number of the slices."""
+        first = self.stack.frames[0]
+        return first.columns, first.rows, len(self.stack.frames)
+
+    def locate_in_slices(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points (N, 3) in LPS mm as (column, row, slice)."""
+        along, right, down = self._offsets()
+        to_voxel: NDArray[np.float64] = (np.linalg.inv(self.grid.affine) @ LPS_FROM_RAS).astype(np.float64)
+        voxels = apply_affine(to_voxel, points)
+        z = voxels[:, 2]
+        beyond = z - np.clip(z, along[0], along[-1])
+        k = np.interp(z, along, np.arange(len(along))) + beyond
+        return np.column_stack([voxels[:, 0] - np.interp(z, along, right), voxels[:, 1] - np.interp(z, along, down), k])
 
     def _offsets(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Each slice's place in voxels of the grid: along the normal, and the shift of its first pixel in X and Y."""

@@ -1,4 +1,4 @@
-"""DICOM SEG in and out (highdicom)."""
+"""Masks as DICOM SEG on the frames of their source (highdicom)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from medhybrid.config import LabelCode
 from medhybrid.errors import ScanError
-from medhybrid.geometry import LPS_FROM_RAS
 from medhybrid.scans.dicom.codes import label_codes
 from medhybrid.scans.dicom.deidentify import Deidentifier
-from medhybrid.scans.scan import Scan, Source
+from medhybrid.scans.scan import Scan
 
 TYPE_2_PATIENT_AND_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
 TYPE_2_MORE = ("StudyTime", "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "InstanceNumber")
@@ -181,37 +180,6 @@ def _number_frames_as_in_file(segmentation: Any, scan: Scan) -> None:
     }
     for image in images.values():
         image.ReferencedFrameNumber = scan.source.frames[int(image.ReferencedFrameNumber) - 1] + 1
-
-
-def read_seg(path: Path, labels: Mapping[str, int], *, case: str) -> Scan:
-    """Read a DICOM SEG as a label map with the values of `labels` (by segment label).
-
-    Raises
-    ------
-    ScanError
-        If it is no SEG, segments overlap, or a segment is not among `labels`.
-    """
-    import highdicom as hd
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            seg = hd.seg.segread(path)
-            names = {n: str(seg.get_segment_description(n).segment_label) for n in seg.segment_numbers}
-            volume = seg.get_volume(combine_segments=True, dtype=np.uint8)
-    except Exception as error:  # the library raises many kinds on damaged or overlapping segments
-        raise ScanError(f"{path.name} cannot be read as a label map from DICOM SEG", found=str(error)[:200]) from error
-    by_name = {name.casefold(): value for name, value in labels.items()}
-    out = np.zeros(volume.array.shape, np.uint8)
-    for number, name in names.items():
-        if name.casefold() not in by_name:
-            raise ScanError(
-                f"{path.name}: segment {name!r} is not among the labels", expected=", ".join(labels), found=name
-            )
-        out[volume.array == number] = by_name[name.casefold()]
-    affine = LPS_FROM_RAS @ np.asarray(volume.affine, np.float64)[:, [2, 1, 0, 3]]
-    array = np.ascontiguousarray(out.transpose(2, 1, 0))[None]
-    return Scan(array, affine, Source("dicom", (path,)), case, ("",))
 
 
 def _complete(dataset: Any, slice_mm: float) -> Any:

@@ -13,16 +13,16 @@ import pytest
 
 from medhybrid.config import LabelCode, ScansConfig, config_from_dict
 from medhybrid.errors import ConfigError
-from medhybrid.geometry import place_on_grid
 from medhybrid.metrics import longest_distance, measure_components
 from medhybrid.scans import Scan, discover
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
-from medhybrid.scans.dicom.seg import SegInfo, read_seg, write_seg
+from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_entry, read_scan
 from tests.conftest import SHARED
 from tests.scans.dicom.enhanced import write_enhanced
 from tests.scans.dicom.test_awkward import edit_all, right_angled, shift, uneven
+from tests.scans.dicom.test_seg import read_back
 from tests.synthetic import AFFINE
 
 INFO = SegInfo({"tumour": 3, "other": 7}, "1.0", "ab" * 32, {"tumour": LabelCode(type="Neoplasm", anatomy="Brain")})
@@ -58,8 +58,7 @@ def test_a_mask_comes_back_voxel_by_voxel_in_any_position_of_the_patient(turn: s
 
     write_seg(tmp_path / "seg.dcm", mask, scan, INFO)
 
-    seg = read_seg(tmp_path / "seg.dcm", INFO.labels, case="c")
-    np.testing.assert_array_equal(place_on_grid(seg.array[0], seg.grid, scan.grid), mask)
+    np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", scan, INFO.labels), mask)
 
 
 @pytest.fixture
@@ -120,8 +119,7 @@ def test_of_a_multi_frame_file_with_two_volumes_the_segmentation_names_the_frame
 
     write_seg(tmp_path / "seg.dcm", mask, phase, INFO)
 
-    seg = read_seg(tmp_path / "seg.dcm", INFO.labels, case="c")
-    np.testing.assert_array_equal(place_on_grid(seg.array[0], seg.grid, phase.grid), mask)
+    np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", phase, INFO.labels), mask)
     source = pydicom.dcmread(tmp_path / "in" / "mr.dcm")
     for frame in pydicom.dcmread(tmp_path / "seg.dcm").PerFrameFunctionalGroupsSequence:
         number = int(frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber)

@@ -1,0 +1,301 @@
+"""Reference masks from DICOM SEG and RTSTRUCT: on the right voxels in any position of the patient, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+
+from medhybrid.config import DataConfig, ScansConfig
+from medhybrid.data.segments import read_label_map
+from medhybrid.errors import DataError, ScanError
+from medhybrid.scans import Scan
+from medhybrid.scans.dicom.references import read_masks, reference_kind, reference_names
+from medhybrid.scans.dicom.seg import SegInfo, write_seg
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_scan
+from tests.conftest import SHARED
+from tests.scans.dicom.test_awkward import right_angled, tilted, uneven
+from tests.scans.dicom.test_output import TURNS
+
+SHAPE = (24, 17, 7)  # columns, rows, slices: not square
+SPACING = (1.2, 0.8, 3.0)
+
+Contours = dict[str, list[np.ndarray]]
+"""By name of the structure: contours (N, 3) in LPS mm."""
+
+
+def write_rtstruct(path: Path, contours: Contours, *, frame: str = "", kind: str = "CLOSED_PLANAR") -> Path:
+    d = Dataset()
+    d.SOPClassUID, d.SOPInstanceUID, d.Modality = RTStructureSetStorage, generate_uid(), "RTSTRUCT"
+    d.StudyInstanceUID, d.SeriesInstanceUID = generate_uid(entropy_srcs=["s", "study"]), generate_uid()
+    d.StructureSetLabel, d.StructureSetROISequence, d.ROIContourSequence = "x", [], []
+    for number, (name, outlines) in enumerate(contours.items(), start=1):
+        region, outline_set = Dataset(), Dataset()
+        region.ROINumber, region.ROIName, region.ReferencedFrameOfReferenceUID = number, name, frame
+        outline_set.ReferencedROINumber, outline_set.ContourSequence = number, []
+        for points in outlines:
+            item = Dataset()
+            item.ContourGeometricType, item.NumberOfContourPoints = kind, len(points)
+            item.ContourData = [f"{v:.4f}" for v in points.ravel()]
+            outline_set.ContourSequence.append(item)
+        d.StructureSetROISequence.append(region)
+        d.ROIContourSequence.append(outline_set)
+    d.file_meta = FileMetaDataset()
+    d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    path.parent.mkdir(parents=True, exist_ok=True)
+    d.save_as(path, enforce_file_format=True)
+    return path
+
+
+def on_slice(dataset: Dataset, columns: Sequence[float], rows: Sequence[float]) -> np.ndarray:
+    """Points of a slice, by its own header, in LPS mm."""
+    turn, (row_mm, column_mm) = np.array(dataset.ImageOrientationPatient, float), np.array(dataset.PixelSpacing, float)
+    c, r = np.asarray(columns)[:, None], np.asarray(rows)[:, None]
+    return np.array(dataset.ImagePositionPatient, float) + c * column_mm * turn[:3] + r * row_mm * turn[3:]
+
+
+def ellipse(dataset: Dataset, centre: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    return on_slice(dataset, centre[0] + radii[0] * np.cos(t), centre[1] + radii[1] * np.sin(t))
+
+
+def inside_ellipse(centre: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
+    x, y = np.meshgrid(np.arange(SHAPE[0]), np.arange(SHAPE[1]), indexing="ij")
+    return ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 <= 1
+
+
+def write_series(folder: Path, turn: str = "axial") -> list[Path]:
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(TURNS[turn]) * (SPACING if turn != "oblique" else 1)
+    affine[:3, 3] = (-10, 20, 30)
+    values = np.random.default_rng(0).integers(0, 4000, SHAPE)
+    return write_mr_series(folder, values, right_angled(affine), description="T1", study="s", case="c")
+
+
+def frame_of(scan: Scan) -> str:
+    return str(scan.source.header[0].FrameOfReferenceUID)
+
+
+CENTRE, OUTER, INNER = (13.3, 7.2), (7.6, 5.3), (3.4, 2.1)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_contours_fill_the_voxels_whose_centres_they_enclose(turn: str, tmp_path: Path) -> None:
+    write_series(tmp_path / "in", turn)
+    scan = read_scan(tmp_path / "in")
+    headers = scan.source.header  # in the order of the scan's slices
+    contours = {
+        "ring": [ellipse(headers[k], CENTRE, r) for k in (2, 3, 4) for r in (OUTER, INNER)],
+        "spot": [ellipse(headers[1], (5, 4), (2.3, 1.7))],
+    }
+    path = write_rtstruct(tmp_path / "rt.dcm", contours, frame=frame_of(scan))
+
+    masks = read_masks(path, scan, ["ring", "spot"])
+
+    ring = np.zeros(SHAPE, bool)
+    ring[:, :, 2:5] = (inside_ellipse(CENTRE, OUTER) & ~inside_ellipse(CENTRE, INNER))[:, :, None]
+    np.testing.assert_array_equal(masks["ring"], ring)
+    spot = np.zeros(SHAPE, bool)
+    spot[:, :, 1] = inside_ellipse((5, 4), (2.3, 1.7))
+    np.testing.assert_array_equal(masks["spot"], spot)
+
+
+def test_voxels_on_the_contour_belong_to_it_whichever_way_it_runs(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    square = on_slice(scan.source.header[3], [4, 4, 9, 9], [2, 8, 8, 2])
+    expected = np.zeros(SHAPE, bool)
+    expected[4:10, 2:9, 3] = True
+
+    for points in (square, square[::-1]):
+        path = write_rtstruct(tmp_path / "rt.dcm", {"square": [points]})
+        np.testing.assert_array_equal(read_masks(path, scan, ["square"])["square"], expected)
+
+
+def test_contours_fit_the_same_scan_as_nifti(tmp_path: Path) -> None:
+    """A file whose axes run in another order than the slices of the DICOM series."""
+    write_series(tmp_path / "in", "sagittal")
+    dicom = read_scan(tmp_path / "in")
+    path = write_rtstruct(
+        tmp_path / "rt.dcm", {"spot": [ellipse(dicom.source.header[k], CENTRE, OUTER) for k in (2, 3)]}
+    )
+    turned = Scan(dicom.array.transpose(0, 3, 1, 2), dicom.affine[:, [2, 0, 1, 3]], dicom.source, "c", ("",))
+
+    mask = read_masks(path, turned, ["spot"])["spot"]
+
+    np.testing.assert_array_equal(mask, read_masks(path, dicom, ["spot"])["spot"].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda points, normal: points + 1.2 * normal, "lie in no slice of the image"),
+        (lambda points, normal: points + 30 * normal, "lie outside the image"),
+        (lambda points, normal: points + 40 * (points[0] - points[200]) / 18, "lie outside the image"),
+        (lambda points, normal: points[:2], "cannot be read"),
+    ],
+)
+def test_contours_that_do_not_lie_in_a_slice_of_the_image_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    points = ellipse(scan.source.header[3], CENTRE, OUTER)
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": [change(points, np.array([0, 0, 1.0]))]})
+
+    with pytest.raises(ScanError, match=message):
+        read_masks(path, scan, ["x"])
+
+
+def test_a_structure_drawn_on_every_other_slice_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    path = write_rtstruct(
+        tmp_path / "rt.dcm", {"x": [ellipse(scan.source.header[k], CENTRE, OUTER) for k in (0, 2, 4)]}
+    )
+
+    with pytest.raises(ScanError, match="drawn on some slices only"):
+        read_masks(path, scan, ["x"])
+
+
+def test_points_are_no_mask(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": [ellipse(scan.source.header[3], CENTRE, OUTER)]}, kind="POINT")
+
+    with pytest.raises(ScanError, match="encloses nothing"):
+        read_masks(path, scan, ["x"])
+
+
+def test_another_frame_of_reference_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": [ellipse(scan.source.header[3], CENTRE, OUTER)]}, frame="1.2.3")
+
+    with pytest.raises(ScanError, match="another frame of reference"):
+        read_masks(path, scan, ["x"])
+
+
+@pytest.mark.parametrize("edit", [tilted, uneven])
+def test_masks_of_resampled_slices_follow_the_slices(tmp_path: Path, edit) -> None:  # type: ignore[no-untyped-def]
+    """Tilted or uneven: SEG and RTSTRUCT were drawn on the slices, the image is on the regular grid."""
+    paths = write_series(tmp_path / "in")
+    edit(paths)
+    scan = read_scan(tmp_path / "in", options=ScansConfig(resample_irregular=True))
+    on_slices = np.zeros(scan.source.regular.slices_shape, np.uint8)
+    on_slices[:, :, 2:5] = inside_ellipse(CENTRE, OUTER)[:, :, None]
+    expected = scan.source.regular.labels_from_slices(on_slices)
+    outlines = [ellipse(scan.source.header[k], CENTRE, OUTER) for k in (2, 3, 4)]
+    write_rtstruct(tmp_path / "rt.dcm", {"x": outlines}, frame=frame_of(scan))
+    write_seg(tmp_path / "seg.dcm", expected, scan, SegInfo({"x": 1}, "0"))
+
+    for path in (tmp_path / "rt.dcm", tmp_path / "seg.dcm"):
+        mask = read_masks(path, scan, ["x"])["x"]
+
+        overlap = 2 * (mask & (expected > 0)).sum() / (mask.sum() + expected.sum())
+        assert overlap > 0.97  # to the grid and back, a slice keeps its label to the nearest voxel
+    np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"], expected > 0)
+
+
+def test_a_segment_on_a_single_slice_is_placed(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", "oblique")
+    scan = read_scan(tmp_path / "in")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4:9, 3:5, 2] = 1
+    write_seg(tmp_path / "seg.dcm", mask, scan, SegInfo({"x": 1}, "0"))
+
+    np.testing.assert_array_equal(read_masks(tmp_path / "seg.dcm", scan, ["x"])["x"], mask > 0)
+
+
+# --- names and labels ---------------------------------------------------------------------------------------------
+
+
+def config(**changes: object) -> DataConfig:
+    values = {"channels": [{"name": "T1"}], "labels": {"lesion": 1, "rim": 4}, **changes}
+    return DataConfig.model_validate(values)
+
+
+@pytest.fixture
+def structures(tmp_path: Path) -> tuple[Path, Scan]:
+    """Two lesions, a rim around the first that overlaps it, and the body."""
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header
+    contours = {
+        "GTV 1": [ellipse(h[2], CENTRE, INNER)],
+        "GTV 2": [ellipse(h[4], CENTRE, INNER)],
+        "rim": [ellipse(h[2], CENTRE, (INNER[0] + 1, INNER[1] + 1))],
+        "BODY": [ellipse(h[k], CENTRE, OUTER) for k in range(7)],
+    }
+    return write_rtstruct(tmp_path / "rt.dcm", contours), scan
+
+
+def test_structures_become_labels_by_name_or_pattern(structures: tuple[Path, Scan]) -> None:
+    path, scan = structures
+    chosen = config(segments={"lesion": "gtv*"}, other_segments="ignore", overlaps="last")
+
+    labels = read_label_map(path, scan, chosen, case="c")
+
+    inner = inside_ellipse(CENTRE, INNER)
+    rim = inside_ellipse(CENTRE, (INNER[0] + 1, INNER[1] + 1))
+    np.testing.assert_array_equal(labels[:, :, 2] == 4, rim)  # the later label wins
+    np.testing.assert_array_equal(labels[:, :, 4] == 1, inner)
+    assert set(np.unique(labels)) == {0, 1, 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"segments": {"lesion": "GTV*"}, "overlaps": "last"}, "some segments are not among the labels.*BODY"),
+        ({"segments": {"lesion": "GTV*"}, "other_segments": "ignore"}, "segments of lesion and rim overlap.*voxels"),
+        ({"segments": {"lesion": "*"}, "other_segments": "ignore"}, "fits two labels.*rim"),
+        ({"labels": {"liver": 1}, "other_segments": "ignore"}, "no segment is among the labels"),
+    ],
+)
+def test_what_is_not_said_is_not_guessed(
+    structures: tuple[Path, Scan], changes: dict[str, object], message: str
+) -> None:
+    path, scan = structures
+
+    with pytest.raises(DataError, match=message):
+        read_label_map(path, scan, config(**changes), case="c")
+
+
+# --- real files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared_data
+def test_real_segments_that_overlap_are_read_one_by_one(shared: Path) -> None:
+    folder = SHARED / "data" / "dicom" / "ct_with_seg"
+    scan, path = read_scan(folder / "ct"), folder / "seg_five_overlapping" / "partial_overlaps.dcm"
+
+    names = reference_names(path)
+    masks = read_masks(path, scan, names)
+
+    assert len(names) == len(masks) == 5
+    d = pydicom.dcmread(path)
+    for number, name in enumerate(names, start=1):
+        frames = [
+            pixels
+            for pixels, groups in zip(d.pixel_array, d.PerFrameFunctionalGroupsSequence, strict=True)
+            if groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number
+        ]
+        assert masks[name].sum() == np.sum(frames)
+    assert sum(m.astype(int) for m in masks.values()).max() > 1
+
+
+@pytest.mark.shared_data
+def test_a_real_structure_set_of_slices_that_are_not_there_is_refused(shared: Path) -> None:
+    folder = SHARED / "data" / "dicom" / "ct_with_rtstruct"
+    path = folder / "rtstruct" / "invalid_reference_rt.dcm"
+    assert reference_kind(path) == "RTSTRUCT"
+    names = reference_names(path)
+    assert len(names) == 4
+
+    for name in names:
+        with pytest.raises(ScanError):
+            read_masks(path, read_scan(folder / "ct"), [name])
