@@ -34,6 +34,12 @@ ResampleIrregular = Annotated[
 KeepSheared = Annotated[
     bool, typer.Option("--keep-sheared", help="Keep tilted series as they are, with a sheared affine.")
 ]
+OtherGrids = Annotated[
+    str,
+    typer.Option(
+        help="Channels on another grid than the first: same_frame, refuse, resample or register; else as in training."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 
 
@@ -246,8 +252,12 @@ def predict(
         Path | None,
         typer.Option(help="Key file (made if absent): name outputs by keyed hash and clean DICOM headers."),
     ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write probabilities: NIfTI, and FRACTIONAL DICOM SEG.")
+    ] = False,
     resample_irregular: ResampleIrregular = False,
     keep_sheared: KeepSheared = False,
+    other_grids: OtherGrids = "",
     device: Device = "auto",
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
@@ -260,6 +270,7 @@ def predict(
     if (scans is None) == (not source):
         raise ConfigError("predict needs scans", expected="a path, or --from a PACS")
     place: Path = scans or fetch(source, out)
+    options = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
     result = run(
         place,
         model=model,
@@ -267,11 +278,8 @@ def predict(
         device=device,
         tracking_uri=tracking_uri,
         deidentify=deidentify,
-        options={
-            name: True
-            for name, is_set in (("resample_irregular", resample_irregular), ("keep_sheared", keep_sheared))
-            if is_set
-        },
+        probabilities=probabilities,
+        options={name: value for name, value in options.items() if value},
         reporter=reporter,
     )
     if target:

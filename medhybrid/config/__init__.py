@@ -1,6 +1,7 @@
 """The config of a study: typed models, and loading from YAML."""
 
 from medhybrid.config.load import (
+    change_scans,
     config_from_dict,
     find_config,
     load_config,
@@ -41,6 +42,7 @@ __all__ = [
     "StudyConfig",
     "TrackingConfig",
     "TrainingConfig",
+    "change_scans",
     "config_from_dict",
     "find_config",
     "load_config",

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from medhybrid.config.models import ListenConfig, StudyConfig
+from medhybrid.config.models import ListenConfig, ScansConfig, StudyConfig
 from medhybrid.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -102,6 +102,14 @@ def load_listen_config(path: Path) -> ListenConfig:
         return ListenConfig.model_validate(_read_yaml(path))
     except ValidationError as error:
         raise ConfigError(_explain(error, path.name, {}, ListenConfig)) from None
+
+
+def change_scans(config: ScansConfig, changes: Mapping[str, Any]) -> ScansConfig:
+    """How scans are read, with some values changed; raises `ConfigError`."""
+    try:
+        return ScansConfig.model_validate(config.model_dump() | dict(changes))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, "options", {}, ScansConfig)) from None
 
 
 def config_from_dict(values: Mapping[str, Any], *, source: str) -> StudyConfig:

@@ -2,6 +2,7 @@
 
 OUT/masks/<case>.nii.gz   the label map on the scan's own grid
 OUT/seg/<case>.dcm        the same as DICOM SEG, for DICOM input
+OUT/probabilities/        on request: <case>.nii.gz (X, Y, Z, label), and <case>.dcm, a FRACTIONAL SEG, for DICOM input
 OUT/sr/<case>.dcm         volumes and diameters as a DICOM structured report that refers to the SEG
 OUT/done/<case>.json      what was done with what: a second run skips what is unchanged
 OUT/results.csv           a row a scan
@@ -16,6 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +27,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import MedHybridError, ScanError
-from medhybrid.inference.model import Model
+from medhybrid.inference.model import Model, Segmentation
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.metrics import Component, measure_components, measure_whole
-from medhybrid.scans import Scan, write_nifti
+from medhybrid.scans import BURNED_IN, Scan, write_nifti
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
@@ -65,7 +67,15 @@ class Prediction(BaseModel):
     stamps: list[tuple[str, int, int]] = []
 
 
-BURNED_IN = "the scan's pixels may show the patient's name (BurnedInAnnotation)"
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is the same for every scan."""
+
+    model: Model
+    out: Path
+    made_by: str
+    deidentifier: Deidentifier | None
+    with_probabilities: bool
 
 
 def predict_worklist(
@@ -74,6 +84,7 @@ def predict_worklist(
     out: Path,
     *,
     deidentifier: Deidentifier | None = None,
+    with_probabilities: bool = False,
     on_case: Callable[[int, Prediction, bool], None] = lambda *_: None,
 ) -> list[Prediction]:
     """Predict every item; a bad scan is reported and the others go on.
@@ -82,16 +93,19 @@ def predict_worklist(
     ----------
     deidentifier : Deidentifier, optional
         Cleans what DICOM output and messages repeat of the input; the work list has its names already.
+    with_probabilities : bool
+        Write the probabilities of the labels beside the masks.
     on_case : callable
         Told (number done, prediction, whether it was skipped as unchanged) after each.
     """
     for name in ("masks", "done"):
         (out / name).mkdir(parents=True, exist_ok=True)
     made_by = fingerprint_of(model)
+    job = _Job(model, out, made_by, deidentifier, with_probabilities)
     predictions = []
     for n, item in enumerate(work.items, start=1):
-        earlier = _load_unchanged(item, out, made_by)
-        prediction = earlier or _predict_item(model, item, out, made_by, deidentifier)
+        earlier = _load_unchanged(item, out, made_by, with_probabilities)
+        prediction = earlier or _predict_item(job, item)
         predictions.append(prediction)
         on_case(n, prediction, earlier is not None)
         write_results(out / "results.csv", predictions, model.plan.labels)
@@ -111,10 +125,12 @@ def fingerprint_of(model: Model) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _load_unchanged(item: WorkItem, out: Path, made_by: str) -> Prediction | None:
+def _load_unchanged(item: WorkItem, out: Path, made_by: str, with_probabilities: bool) -> Prediction | None:
     try:
         earlier = Prediction.model_validate_json((out / "done" / f"{item.case}.json").read_bytes())
         if earlier.made_by != made_by or not (out / "masks" / f"{item.case}.nii.gz").is_file():
+            return None
+        if with_probabilities and not (out / "probabilities" / f"{item.case}.nii.gz").is_file():
             return None
         if earlier.stamps == stamp_files(item.files) or earlier.input_hash == hash_files(item.files):
             return earlier
@@ -123,31 +139,31 @@ def _load_unchanged(item: WorkItem, out: Path, made_by: str) -> Prediction | Non
     return None
 
 
-def _predict_item(
-    model: Model, item: WorkItem, out: Path, made_by: str, deidentifier: Deidentifier | None
-) -> Prediction:
-    prediction = _try_item(model, item, out, made_by, deidentifier)
-    if deidentifier is not None:
+def _predict_item(job: _Job, item: WorkItem) -> Prediction:
+    prediction = _try_item(job, item)
+    if job.deidentifier is not None:
         message = without_names(prediction.message, item, item.case)
         prediction = prediction.model_copy(
             update={"message": message, "stamps": [(item.case, size, time) for _, size, time in prediction.stamps]}
         )
     if prediction.status == "done":
-        _write_text(out / "done" / f"{item.case}.json", prediction.model_dump_json(indent=1))
+        _write_text(job.out / "done" / f"{item.case}.json", prediction.model_dump_json(indent=1))
     return prediction
 
 
-def _try_item(model: Model, item: WorkItem, out: Path, made_by: str, deidentifier: Deidentifier | None) -> Prediction:
-    started = time.monotonic()
-    (out / "done" / f"{item.case}.json").unlink(missing_ok=True)
+def _try_item(job: _Job, item: WorkItem) -> Prediction:
+    started, model = time.monotonic(), job.model
+    (job.out / "done" / f"{item.case}.json").unlink(missing_ok=True)
+    if item.is_burned_in:
+        logger.warning("%s: %s", item.case, BURNED_IN)
     try:
         if item.problem:
             return Prediction(case=item.case, status="failed", message=item.problem)
         stamps, input_hash = stamp_files(item.files), hash_files(item.files)
         scan = item.read(model.plan.channels, model.record.scans)
-        mask = model.predict(scan)
-        regions = _regions(mask, model.plan.labels, scan.affine)
-        _write(mask, regions, scan, item, model, out, deidentifier)
+        made = model.segment(scan, with_probabilities=job.with_probabilities)
+        regions = _regions(made.mask, model.plan.labels, scan.affine)
+        _write(job, item.case, scan, made, regions)
     except MedHybridError as error:
         return Prediction(case=item.case, status="failed", message=str(error), seconds=time.monotonic() - started)
     except Exception as error:  # one scan must not end the folder; the traceback goes to the debug log
@@ -160,48 +176,38 @@ def _try_item(model: Model, item: WorkItem, out: Path, made_by: str, deidentifie
         message="; ".join([*scan.notes, *([BURNED_IN] if item.is_burned_in else [])]),
         seconds=round(time.monotonic() - started, 3),
         measures=_measures(regions),
-        made_by=made_by,
+        made_by=job.made_by,
         input_hash=input_hash,
         stamps=stamps,
     )
 
 
-def _write(
-    mask: NDArray[np.generic],
-    regions: Regions,
-    scan: Scan,
-    item: WorkItem,
-    model: Model,
-    out: Path,
-    deidentifier: Deidentifier | None,
-) -> None:
-    write_nifti(out / "masks" / f"{item.case}.nii.gz", mask, scan.affine, like=scan.source)
+def _write(job: _Job, case: str, scan: Scan, made: Segmentation, regions: Regions) -> None:
+    write_nifti(job.out / "masks" / f"{case}.nii.gz", made.mask, scan.affine, like=scan.source)
+    if made.probabilities is not None:
+        target = job.out / "probabilities" / f"{case}.nii.gz"
+        write_nifti(target, made.probabilities, scan.affine, like=scan.source)
     if scan.source.kind != "dicom":
         return
     try:
-        _write_dicom(mask, regions, scan, item.case, model, out, deidentifier)
+        _write_dicom(job, case, scan, made, regions)
     except Exception as error:  # headers of real files break the standard in many ways
-        logger.debug("case %s", item.case, exc_info=error)
+        logger.debug("case %s", case, exc_info=error)
         raise ScanError(
-            f"{item.case}: the mask is written, but its DICOM SEG or report cannot be",
+            f"{case}: the mask is written, but its DICOM SEG or report cannot be",
             found=f"{type(error).__name__}: {str(error)[:200]}",
             remedy="use the mask in masks/, or export the series again",
         ) from error
 
 
-def _write_dicom(
-    mask: NDArray[np.generic],
-    regions: Regions,
-    scan: Scan,
-    case: str,
-    model: Model,
-    out: Path,
-    deidentifier: Deidentifier | None,
-) -> None:
-    record = model.record
+def _write_dicom(job: _Job, case: str, scan: Scan, made: Segmentation, regions: Regions) -> None:
+    record, out = job.model.record, job.out
     info = SegInfo(record.plan.labels, record.medhybrid_version, record.weights_sha256, record.label_codes)
     seg = out / "seg" / f"{case}.dcm"
-    sources = write_seg(seg, mask, scan, info, deidentifier=deidentifier)
+    sources = write_seg(seg, made.mask, scan, info, deidentifier=job.deidentifier)
+    if made.probabilities is not None:
+        target = out / "probabilities" / f"{case}.dcm"
+        write_seg(target, made.mask, scan, info, probabilities=made.probabilities, deidentifier=job.deidentifier)
     rows = []
     for name, (whole, lesions) in regions.items():
         for n, c in enumerate((whole, *lesions)):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,11 @@ from torch import Tensor
 
 from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
+from medhybrid.data.prepare import outside_labels, prepare_image
 from medhybrid.errors import ModelError
-from medhybrid.geometry import Grid
 from medhybrid.inference.device import choose_device, choose_precision
 from medhybrid.inference.postprocess import apply_component_rules
-from medhybrid.inference.to_grid import labels_on_scan
+from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.windows import predict_windows, to_tensor
 from medhybrid.networks import SegmentationNetwork, build_network
 from medhybrid.scans import Scan
@@ -48,6 +48,22 @@ class ModelRecord(BaseModel):
     data_hash: str
     weights_sha256: str
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """What a model makes of a scan.
+
+    Attributes
+    ----------
+    mask : (X, Y, Z) integer ndarray
+        Label map on the scan's grid.
+    probabilities : (K, X, Y, Z) float32 ndarray, optional
+        Of each label, in the order of the plan, before component rules.
+    """
+
+    mask: NDArray[np.generic]
+    probabilities: NDArray[np.float32] | None = None
 
 
 class Model:
@@ -79,23 +95,23 @@ class Model:
         DataError
             If the scan has other channels than the model.
         """
-        prepared = prepare_image(scan.array, scan.grid, self.plan)
-        inside = self.predict_prepared(prepared, scan.grid)
-        return outside_labels(inside, self.plan.labels)
+        return self.segment(scan).mask
 
-    def predict_prepared(self, prepared: PreparedImage, grid: Grid) -> NDArray[np.uint8]:
-        """Inside labels (X, Y, Z) on the scan's grid, of an image that is prepared already."""
-        logits = predict_logits(
-            self.network, to_tensor(prepared.image, self.device), self.plan, self.record.inference, self.precision
-        )
-        labels = labels_on_scan(logits, prepared.grid, prepared.turned, prepared.turn)
-        return apply_component_rules(
-            labels,
+    def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
+        """Label map of a scan on its own grid, and the probabilities of the labels where asked; errors as `predict`."""
+        prepared = prepare_image(scan.array, scan.grid, self.plan)
+        image = to_tensor(prepared.image, self.device)
+        logits = predict_logits(self.network, image, self.plan, self.record.inference, self.precision)
+        places = prepared.grid, prepared.turned, prepared.turn
+        inside = apply_component_rules(
+            labels_on_scan(logits, *places),
             names=tuple(self.plan.labels),
             keep_largest=self.plan.keep_largest,
             min_component_ml=self.plan.min_component_ml,
-            spacing_mm=grid.spacing_mm,
+            spacing_mm=scan.grid.spacing_mm,
         )
+        probabilities = probabilities_on_scan(logits, *places) if with_probabilities else None
+        return Segmentation(outside_labels(inside, self.plan.labels), probabilities)
 
 
 def predict_logits(

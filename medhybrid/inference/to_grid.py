@@ -1,6 +1,8 @@
-"""Logits on the network's grid to labels on the scan's own grid."""
+"""Logits on the network's grid to labels and probabilities on the scan's own grid."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -29,14 +31,9 @@ def labels_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> N
     (X', Y', Z') uint8 ndarray
         Inside label values in the scan's own axis order.
     """
-    device = logits.device
-    wx, wy, wz = (torch.from_numpy(w).to(device) for w in grid_weights(network, turned))
     best: Tensor | None = None
-    labels = torch.zeros(turned.shape, dtype=torch.uint8, device=device)
-    for value, one in enumerate(logits):
-        full = torch.einsum("ax,xyz->ayz", wx, one.float())
-        full = torch.einsum("by,ayz->abz", wy, full)
-        full = torch.einsum("cz,abz->abc", wz, full)
+    labels = torch.zeros(turned.shape, dtype=torch.uint8, device=logits.device)
+    for value, full in enumerate(_resampled(logits, network, turned)):
         if best is None:
             best = full
             continue
@@ -44,3 +41,21 @@ def labels_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> N
         labels[larger] = value
         best = torch.where(larger, full, best)
     return np.ascontiguousarray(turn.undo(labels.cpu().numpy())).astype(np.uint8, copy=False)
+
+
+def probabilities_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> NDArray[np.float32]:
+    """Probabilities (K - 1, X', Y', Z') of the labels, background left out, in the scan's own axis order.
+
+    The softmax of the same resampled logits that `labels_on_scan` compares; arguments as there.
+    """
+    full = torch.stack(list(_resampled(logits, network, turned))).softmax(dim=0)[1:]
+    return np.ascontiguousarray(turn.undo(full.cpu().numpy())).astype(np.float32, copy=False)
+
+
+def _resampled(logits: Tensor, network: Grid, turned: Grid) -> Iterator[Tensor]:
+    """Each label's logit (X', Y', Z') on the turned grid."""
+    wx, wy, wz = (torch.from_numpy(w).to(logits.device) for w in grid_weights(network, turned))
+    for one in logits:
+        full = torch.einsum("ax,xyz->ayz", wx, one.float())
+        full = torch.einsum("by,ayz->abz", wy, full)
+        yield torch.einsum("cz,abz->abc", wz, full)

@@ -14,6 +14,7 @@ from medhybrid.scans.archives import UnpackedFolder, files_of_dicomdir, unpack
 from medhybrid.scans.dicom.headers import SeriesEntry, group_series
 from medhybrid.scans.dicom.volumes import Volume
 
+BURNED_IN = "the scan's pixels may show the patient's name (BurnedInAnnotation)"
 FILE_SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES)
 
 

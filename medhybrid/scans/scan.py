@@ -25,8 +25,8 @@ class Source:
         The files, for a DICOM series in slice order.
     header : Any
         What writing back needs: a NIfTI header, or the DICOM data sets without pixels.
-    frames : tuple of int
-        For DICOM, the frame number (from 0) within its file of each slice, in slice order.
+    files, frames : tuple of int
+        For DICOM, the place in `paths` of each slice's file, and its frame number there (from 0), in slice order.
     regular : RegularGrid, optional
         For DICOM slices that were resampled to a regular grid: the way back to the slices.
     """
@@ -34,6 +34,7 @@ class Source:
     kind: str
     paths: tuple[Path, ...]
     header: Any = field(default=None, repr=False, compare=False)
+    files: tuple[int, ...] = ()
     frames: tuple[int, ...] = ()
     regular: Any = field(default=None, repr=False, compare=False)
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
 from medhybrid.data.dataset import write_atomically
 from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.geometry import orientation_code
-from medhybrid.scans import Scan, ScanEntry, discover, write_nifti
+from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, write_nifti
 from medhybrid.scans.reader import read_entry
 from medhybrid.steps.progress import Reporter, Silent
 
@@ -67,6 +67,8 @@ def _convert_one(entry: ScanEntry, out: Path, options: ScansConfig | None) -> Co
         return Converted(entry.name, "refused", entry.code, entry.problem)
     try:
         scan = read_entry(entry, entry.name, options)
+        if entry.is_burned_in:
+            scan = replace(scan, notes=(*scan.notes, BURNED_IN))
         array = scan.array[0] if len(scan.array) == 1 else scan.array
         write_nifti(out / f"{entry.name}.nii.gz", array, scan.affine, like=scan.source)
         write_atomically(out / f"{entry.name}.json", json.dumps(_describe(entry, scan), indent=1))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import medhybrid
-from medhybrid.config import ScansConfig
+from medhybrid.config import change_scans
 from medhybrid.data.dataset import write_atomically
 from medhybrid.inference.folder import Prediction, fingerprint_of, predict_worklist
 from medhybrid.inference.model import Model
@@ -52,6 +52,7 @@ def predict(
     device: str = "auto",
     tracking_uri: str | None = None,
     deidentify: Path | None = None,
+    probabilities: bool = False,
     options: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> FolderResult:
@@ -65,6 +66,8 @@ def predict(
         A run folder, a model folder, `models:/name@alias`, or a loaded model.
     deidentify : Path, optional
         File of a key (made where absent): outputs are named by keyed hash and DICOM headers cleaned.
+    probabilities : bool
+        Write the probabilities of the labels, too: NIfTI, and FRACTIONAL DICOM SEG.
     options : mapping, optional
         Changes of `ScansConfig` for this folder; by default scans are read as those the model was trained on.
 
@@ -77,9 +80,9 @@ def predict(
     found = discover(Path(scans))
     loaded = model if isinstance(model, Model) else load_model(model, device=device, tracking_uri=tracking_uri)
     if options:
-        scans_config = ScansConfig.model_validate(loaded.record.scans.model_dump() | dict(options))
+        changed = change_scans(loaded.record.scans, options)
         loaded = copy.copy(loaded)
-        loaded.record = loaded.record.model_copy(update={"scans": scans_config})
+        loaded.record = loaded.record.model_copy(update={"scans": changed})
     channels = [(n.channel, n.optional) for n in loaded.plan.normalisation]
     work = make_worklist(found, channels, loaded.record.channel_map)
     deidentifier = None if deidentify is None else Deidentifier.from_file(deidentify)
@@ -94,7 +97,9 @@ def predict(
         reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
 
     reporter.begin(f"predicting on {loaded.device}", len(work.items))
-    predictions = predict_worklist(loaded, work, out, deidentifier=deidentifier, on_case=on_case)
+    predictions = predict_worklist(
+        loaded, work, out, deidentifier=deidentifier, with_probabilities=probabilities, on_case=on_case
+    )
     reporter.end()
     result = FolderResult(out, tuple(predictions), n_skipped, work.left_aside)
     _write_record(result, loaded, found.n_skipped, {i.case: i.reasons for i in work.items if i.reasons})
@@ -112,11 +117,11 @@ def fetch(source: str, out: Path) -> Path:
 
 
 def send_results(result: FolderResult, target: str) -> int:
-    """Send the SEG and report of every scan that is done to a PACS; returns how many. Raises `PacsError`."""
+    """Send the SEGs and the report of every scan that is done to a PACS; returns how many. Raises `PacsError`."""
     from medhybrid.scans.pacs import parse_endpoint, send_files
 
     done = [p.case for p in result.predictions if p.status == "done"]
-    paths = [result.out / kind / f"{case}.dcm" for case in done for kind in ("seg", "sr")]
+    paths = [result.out / kind / f"{case}.dcm" for case in done for kind in ("seg", "sr", "probabilities")]
     present = [p for p in paths if p.is_file()]
     send_files(parse_endpoint(target), present)
     return len(present)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 import medhybrid
-from medhybrid.errors import DeviceError, ModelError
+from medhybrid.errors import ConfigError, DeviceError, ModelError
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.steps.inspect import inspect
 from tests.synthetic import AFFINE, SHAPE, StudyFolder, blob_case, save_nifti
@@ -141,3 +142,31 @@ def test_inspect_lists_what_is_there_and_why_not(scans: Path) -> None:
     state = {r.entry.name: bool(r.problem) for r in rows}
     assert state == {"a": False, "broken": True, "deep__b": False, "pacs__1": False}
     assert n_other == 1
+
+
+def test_probabilities_are_written_where_asked_and_agree_with_the_mask(
+    trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    medhybrid.predict(scans, model=trained[1], out=out)
+    assert not (out / "probabilities").exists()
+
+    again = medhybrid.predict(scans, model=trained[1], out=out, probabilities=True)
+
+    assert again.n_skipped == 0, "the probabilities were not there"
+    mask = np.asarray(nib.load(out / "masks" / "pacs__1.nii.gz").dataobj)
+    probabilities = np.asarray(nib.load(out / "probabilities" / "pacs__1.nii.gz").dataobj)  # (X, Y, Z, label)
+    values = list(medhybrid.load_model(trained[1]).plan.labels.values())
+    assert probabilities.shape == (*mask.shape, len(values))
+    everything = np.concatenate([1 - probabilities.sum(-1, keepdims=True), probabilities], axis=-1)
+    np.testing.assert_array_equal(np.array([0, *values])[everything.argmax(-1)], mask)
+    assert pydicom.dcmread(out / "probabilities" / "pacs__1.dcm").SegmentationType == "FRACTIONAL"
+    assert pydicom.dcmread(out / "seg" / "pacs__1.dcm").SegmentationType == "BINARY"
+    assert medhybrid.predict(scans, model=trained[1], out=out, probabilities=True).n_skipped == 3
+
+
+def test_an_unknown_way_with_other_grids_is_refused_by_name(
+    trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"other_grids.*'same_frame', 'refuse', 'resample' or 'register'"):
+        medhybrid.predict(scans, model=trained[1], out=tmp_path, options={"other_grids": "guess"})

@@ -129,7 +129,14 @@ def _assemble(volume: Volume, datasets: Mapping[Path, Any], case: str, options: 
     return Scan(
         array=array[None],
         affine=affine,
-        source=Source("dicom", tuple(ordered), tuple(headers), tuple(f.index for f in frames), regular),
+        source=Source(
+            "dicom",
+            tuple(ordered),
+            tuple(headers),
+            files=tuple(ordered.index(f.path) for f in frames),
+            frames=tuple(f.index for f in frames),
+            regular=regular,
+        ),
         case=case,
         channels=(str(text(headers[0], "SeriesDescription")),),
         notes=tuple(notes),

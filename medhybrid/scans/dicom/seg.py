@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.config import LabelCode
-from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.codes import label_codes
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.scan import Scan
@@ -84,7 +83,7 @@ def write_seg(
             parameters={"weights_sha256": info.model} if info.model else None,
         )
         segmentation = hd.seg.Segmentation(
-            source_images=sources,
+            source_images=_for_writer(sources, scan),
             pixel_array=_pixels(mask, scan, info, probabilities),
             segmentation_type=kinds.BINARY if probabilities is None else kinds.FRACTIONAL,
             fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
@@ -102,7 +101,7 @@ def write_seg(
             omit_empty_frames=bool(np.isin(mask, list(info.labels.values())).any()),
         )
         if _is_multi_frame(scan):
-            _number_frames_as_in_file(segmentation, scan)
+            _refer_to_files(segmentation, sources, scan)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{os.getpid()}.{path.name}")
         try:
@@ -144,18 +143,19 @@ def _pixels(
 
 
 def complete_sources(scan: Scan) -> list[Any]:
-    """Copies of the scan's data sets, with what real files often lack and writers need.
+    """Copies of the scan's data sets, with what real files often lack and writers need."""
+    return [_complete(d, scan.grid.spacing_mm[2]) for d in scan.source.header]
 
-    Of a multi-frame file, the copy has the volume's frames alone, in slice order.
-    """
-    copies = [_complete(d, scan.grid.spacing_mm[2]) for d in scan.source.header]
-    if _is_multi_frame(scan):
-        if len(copies) > 1:
-            raise ScanError(f"{scan.case}: a volume of several multi-frame files", remedy="use the mask in masks/")
-        groups = copies[0].PerFrameFunctionalGroupsSequence
-        copies[0].PerFrameFunctionalGroupsSequence = [groups[i] for i in scan.source.frames]
-        copies[0].NumberOfFrames = len(scan.source.frames)
-    return copies
+
+def _for_writer(sources: list[Any], scan: Scan) -> list[Any]:
+    """Of multi-frame files, one copy that has the volume's frames alone, in slice order: the writer takes one such file."""
+    if not _is_multi_frame(scan):
+        return sources
+    joined = _shallow_copy(sources[0])
+    slices = zip(scan.source.files, scan.source.frames, strict=True)
+    joined.PerFrameFunctionalGroupsSequence = [sources[f].PerFrameFunctionalGroupsSequence[i] for f, i in slices]
+    joined.NumberOfFrames = len(scan.source.frames)
+    return [joined]
 
 
 def _on_source_frames(labels: NDArray[np.generic], scan: Scan) -> NDArray[np.generic]:
@@ -169,8 +169,10 @@ def _is_multi_frame(scan: Scan) -> bool:
     return "PerFrameFunctionalGroupsSequence" in scan.source.header[0]
 
 
-def _number_frames_as_in_file(segmentation: Any, scan: Scan) -> None:
-    """The writer saw only the volume's frames of a multi-frame file; references must name those of the file."""
+def _refer_to_files(segmentation: Any, sources: Sequence[Any], scan: Scan) -> None:
+    """The writer saw the volume's frames as one file; references must name the frames of the files that there are."""
+    from pydicom.dataset import Dataset
+
     images = {
         id(image): image  # frames of several segments share the items
         for frame in segmentation.PerFrameFunctionalGroupsSequence
@@ -179,13 +181,21 @@ def _number_frames_as_in_file(segmentation: Any, scan: Scan) -> None:
         if "ReferencedFrameNumber" in image
     }
     for image in images.values():
-        image.ReferencedFrameNumber = scan.source.frames[int(image.ReferencedFrameNumber) - 1] + 1
+        k = int(image.ReferencedFrameNumber) - 1
+        image.ReferencedSOPInstanceUID = sources[scan.source.files[k]].SOPInstanceUID
+        image.ReferencedFrameNumber = scan.source.frames[k] + 1
+    if len(sources) > 1:
+        instances = []
+        for source in sources:
+            item = Dataset()
+            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+            instances.append(item)
+        segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = instances
 
 
 def _complete(dataset: Any, slice_mm: float) -> Any:
     """A copy with what real files often lack and the writer needs."""
-    completed = copy.copy(dataset)
-    completed._dict = dict(dataset._dict)  # a copied data set shares its elements' table with the original
+    completed = _shallow_copy(dataset)
     if not completed.get("SliceThickness"):
         completed.SliceThickness = slice_mm
     if "SpecificCharacterSet" in completed:
@@ -200,6 +210,12 @@ def _complete(dataset: Any, slice_mm: float) -> Any:
         if name not in completed:
             setattr(completed, name, None)
     return completed
+
+
+def _shallow_copy(dataset: Any) -> Any:
+    copied = copy.copy(dataset)
+    copied._dict = dict(dataset._dict)  # a copied data set shares its elements' table with the original
+    return copied
 
 
 def _empty_invalid_values(dataset: Any) -> None:

@@ -10,6 +10,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from medhybrid.config import LabelCode, ScansConfig, config_from_dict
 from medhybrid.errors import ConfigError
@@ -300,3 +301,35 @@ def test_components_are_measured_in_mm_on_an_anisotropic_grid() -> None:
 
     assert (first.volume_ml, first.diameter_mm) == (pytest.approx(0.018), pytest.approx(6.0))
     assert (second.volume_ml, second.diameter_mm) == (pytest.approx(0.012), pytest.approx(1.0))
+
+
+def test_of_a_volume_in_several_multi_frame_files_each_frame_refers_to_its_file(tmp_path: Path) -> None:
+    """One enhanced file a slice, as some scanners export."""
+    (tmp_path / "in").mkdir()
+    whole = pydicom.dcmread(write_enhanced(tmp_path / "mr.dcm", [volume()], AFFINE))
+    pixels, groups = whole.pixel_array, list(whole.PerFrameFunctionalGroupsSequence)
+    for k in range(len(groups)):
+        part = pydicom.dcmread(tmp_path / "mr.dcm")
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        part.PerFrameFunctionalGroupsSequence, part.NumberOfFrames = groups[k : k + 1], 1
+        part.PixelData = pixels[k].tobytes()
+        part.save_as(tmp_path / "in" / f"{k}.dcm")
+    scan = read_scan(tmp_path / "in")
+    mask = random_mask(scan)
+
+    sources = write_seg(tmp_path / "seg.dcm", mask, scan, INFO)
+    write_report(tmp_path / "sr.dcm", tmp_path / "seg.dcm", sources, [RegionMeasure("tumour", 0, 1.0, 2.0)], {})
+
+    np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", scan, INFO.labels), mask)
+    place_of = {
+        str(d.SOPInstanceUID): d.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient
+        for d in map(pydicom.dcmread, scan.source.paths)
+    }
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        assert source.ReferencedFrameNumber == 1
+        place = place_of[source.ReferencedSOPInstanceUID]
+        np.testing.assert_allclose(frame.PlanePositionSequence[0].ImagePositionPatient, place, atol=1e-3)
+    listed = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert {i.ReferencedSOPInstanceUID for i in listed} == set(place_of)
