@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from medhybrid.inference.model import Model
     from medhybrid.scans import Scan, write_nifti
     from medhybrid.scans.reader import read_scan
+    from medhybrid.steps.convert import convert
     from medhybrid.steps.demo_data import write_demo_data
     from medhybrid.steps.evaluate import evaluate
     from medhybrid.steps.inspect import inspect
@@ -38,6 +39,7 @@ _HOMES = {
     "Model": "medhybrid.inference.model",
     "Scan": "medhybrid.scans",
     "StudyConfig": "medhybrid.config",
+    "convert": "medhybrid.steps.convert",
     "evaluate": "medhybrid.steps.evaluate",
     "inspect": "medhybrid.steps.inspect",
     "load_config": "medhybrid.config",
@@ -56,6 +58,7 @@ __all__ = [
     "Scan",
     "StudyConfig",
     "__version__",
+    "convert",
     "evaluate",
     "inspect",
     "load_config",

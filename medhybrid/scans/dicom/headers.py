@@ -175,9 +175,9 @@ def read_header(path: Path, *, datasets: dict[Path, Any] | None = None) -> FileH
         header = load_dataset(path, tags=_PLAIN_TAGS if datasets is None else None)
     except SeriesError as error:
         return FileHeader(path, "", "", "", (), error, "")
-    if header is None or "DirectoryRecordSequence" in header or text(header, "SOPClassUID") == DICOMDIR_CLASS:
+    if header is None or path.name.upper() == "DICOMDIR":
         return None
-    if path.name.upper() == "DICOMDIR":
+    if text(getattr(header, "file_meta", {}), "MediaStorageSOPClassUID") == DICOMDIR_CLASS:  # under any name
         return None
     if datasets is not None:
         datasets[path] = header

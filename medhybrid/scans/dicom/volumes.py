@@ -1,8 +1,8 @@
 """The volumes of a series: told apart by their headers, or refused with the list of what differs.
 
 Frames of several sizes, orientations or frames of reference are several stacks. Several frames at one position are time
-points, echoes, frame types or diffusion weightings: the first attribute, or pair of attributes, that puts exactly one frame of
-each volume at every position tells them apart; a run of instance numbers does so too.
+points, echoes, frame types or diffusion weightings: the first attribute, or the first two or three together, that put exactly
+one frame of each volume at every position tell them apart; a run of instance numbers does so too.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _slots(frames: Sequence[Frame]) -> np.ndarray:
 
 def _by_traits(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
     varying = [t for t in TRAIT_ORDER if len({f.traits.get(t, "") for f in frames}) > 1]
-    for n in (1, 2):
+    for n in (1, 2, 3):
         for chosen in combinations(varying, n):
             parts: dict[Hashable, list[int]] = {}
             for i, f in enumerate(frames):

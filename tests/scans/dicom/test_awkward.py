@@ -424,17 +424,79 @@ def two_orientations(p: list[Path]) -> list[Path]:
     return copies(p, edit)
 
 
-SPLIT = (two_echoes, two_time_points, two_runs_of_numbers, magnitude_and_phase, two_orientations)
+def differing(name: str, *values: object) -> Callable[[list[Path]], list[Path]]:
+    """One volume for each value of an attribute; instance numbers in no order that tells."""
+
+    def make(p: list[Path]) -> list[Path]:
+        def edit(value: object, v: int) -> Edit:
+            def change(d: Dataset, k: int) -> None:
+                setattr(d, name, value)
+                d.InstanceNumber = 1 + k * len(values) + v if k % 2 else 1 + (k + 1) * len(values) - v
+
+            return change
+
+        more = [q for v, value in enumerate(values[1:], start=1) for q in copies(p, edit(value, v), f"copy{v}_")]
+        edit_all(p, edit(values[0], 0))
+        return more
+
+    return make
 
 
-@pytest.mark.parametrize("make", SPLIT, ids=[f.__name__ for f in SPLIT])
-def test_it_is_split_into_named_volumes(make: Callable[[list[Path]], list[Path]], series: list[Path]) -> None:
+two_inversions = differing("InversionTime", "150", "2500")
+three_weightings = differing("DiffusionBValue", 0.0, 500.0, 1000.0)
+two_triggers = differing("TriggerTime", "10", "400")
+two_acquisitions = differing("AcquisitionNumber", 1, 2)
+two_clocks = differing("AcquisitionTime", "120000", "120500.5")
+two_stacks = differing("StackID", "A", "B")
+
+
+def echoes_of_magnitude_and_phase(p: list[Path]) -> list[Path]:
+    """Only a pair of attributes tells the four apart."""
+    edit_all(p, lambda d, _: setattr(d, "ImageType", ["ORIGINAL", "PRIMARY", "M"]))
+    phases = magnitude_and_phase(p)
+    return phases + copies([*p, *phases], lambda d, _: setattr(d, "EchoTime", "80"), "echo")
+
+
+def echoes_of_magnitude_and_phase_in_time(p: list[Path]) -> list[Path]:
+    """Only three attributes together tell the eight apart."""
+    edit_all(p, lambda d, _: setattr(d, "TemporalPositionIdentifier", 1))
+    first = [*p, *echoes_of_magnitude_and_phase(p)]
+    later = copies(first, lambda d, _: setattr(d, "TemporalPositionIdentifier", 2), "later")
+    return [*first[len(p) :], *later]
+
+
+SPLIT = {
+    "two_echoes": (two_echoes, ["echo_1", "echo_2"]),
+    "two_time_points": (two_time_points, ["time_1", "time_2"]),
+    "two_runs_of_numbers": (two_runs_of_numbers, ["time_1", "time_2"]),
+    "magnitude_and_phase": (magnitude_and_phase, ["type_1", "type_2"]),
+    "two_orientations": (two_orientations, ["axial", "sagittal"]),
+    "two_inversions": (two_inversions, ["inversion_1", "inversion_2"]),
+    "three_weightings": (three_weightings, ["b_0", "b_1000", "b_500"]),
+    "two_triggers": (two_triggers, ["trigger_1", "trigger_2"]),
+    "two_acquisitions": (two_acquisitions, ["acquisition_1", "acquisition_2"]),
+    "two_clocks": (two_clocks, ["time_1", "time_2"]),
+    "two_stacks": (two_stacks, ["stack_1", "stack_2"]),
+    "a_pair_of_attributes": (
+        echoes_of_magnitude_and_phase,
+        ["type_1_echo_1", "type_1_echo_2", "type_2_echo_1", "type_2_echo_2"],
+    ),
+    "three_attributes": (
+        echoes_of_magnitude_and_phase_in_time,
+        [f"type_{t}_echo_{e}_time_{n}" for t in (1, 2) for e in (1, 2) for n in (1, 2)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "names"), SPLIT.values(), ids=list(SPLIT))
+def test_it_is_split_into_named_volumes(
+    make: Callable[[list[Path]], list[Path]], names: list[str], series: list[Path]
+) -> None:
     more = make(series)
 
     found = discover(series[0].parent)
 
-    assert len(found.entries) == 2
-    assert all(e.part for e in found.entries)
+    assert sorted(e.part for e in found.entries) == names
     assert is_right([*series, *more], [read_entry(e, e.name) for e in found.entries])
     with pytest.raises(SeriesError) as caught:
         read_scan(series[0].parent)

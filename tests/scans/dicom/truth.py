@@ -44,11 +44,13 @@ def frames_of(d: pydicom.Dataset) -> list[tuple[np.ndarray, Any, Any, Any]]:
     for i, f in enumerate(d.PerFrameFunctionalGroupsSequence):
 
         def get(name: str, f: Any = f) -> Any:
-            return (f.get(name) or shared.get(name))[0]
+            return (f.get(name) or shared.get(name) or [None])[0]
 
+        scale = get("PixelValueTransformationSequence")
+        values = pixels[i] if scale is None else pixels[i] * float(scale.RescaleSlope) + float(scale.RescaleIntercept)
         out.append(
             (
-                pixels[i],
+                values,
                 get("PlaneOrientationSequence").ImageOrientationPatient,
                 get("PlanePositionSequence").ImagePositionPatient,
                 get("PixelMeasuresSequence").PixelSpacing,

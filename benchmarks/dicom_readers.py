@@ -1,0 +1,209 @@
+"""What readers make of folders of DICOM: right, refused, or wrong; each frame judged by its own header.
+
+    python benchmarks/dicom_readers.py /data/dicom --out docs/dicom_readers.md
+
+Every folder that holds DICOM files is a row. A reader is right if every pixel of every frame stands, rescaled, at its place in
+one of the volumes it gives, and no voxel is left over. Needs dcm2niix on the PATH for its column.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the judge lives with the tests
+
+from medhybrid.geometry import LPS_FROM_RAS
+from medhybrid.scans import Scan
+from medhybrid.scans.scan import Source
+from tests.scans.dicom.truth import is_right
+
+Reader = Callable[[Path], list[Scan]]
+
+
+def _scan(array: Any, affine: Any) -> Scan:
+    return Scan(np.asarray(array, np.float64)[None], np.asarray(affine, np.float64), Source("dicom", ()), "x", ("",))
+
+
+def _from_nifti(folder: Path) -> list[Scan]:
+    scans = []
+    for path in sorted(folder.glob("*.nii*")):
+        image: Any = nib.load(path)
+        values = image.get_fdata()
+        volumes = [values] if values.ndim == 3 else [values[..., t] for t in range(values.shape[3])]
+        scans += [_scan(v, image.affine) for v in volumes]
+    return scans
+
+
+def with_medhybrid(folder: Path) -> list[Scan]:
+    """`medhybrid convert`."""
+    import medhybrid
+
+    with tempfile.TemporaryDirectory() as out:
+        rows = medhybrid.convert(folder, out=out)
+        scans = _from_nifti(Path(out))
+    if not scans:
+        raise ValueError(next((r.code for r in rows if r.code), "") or f"left aside: {rows[0].reason}")
+    return scans
+
+
+def with_simpleitk(folder: Path) -> list[Scan]:
+    """GDCM's series reader, a volume for each series identifier."""
+    import SimpleITK as sitk
+
+    scans = []
+    reader = sitk.ImageSeriesReader()
+    for uid in reader.GetGDCMSeriesIDs(str(folder)):
+        reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), uid))
+        image = reader.Execute()
+        if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+            image = image[:, :, :, 0]
+        array = sitk.GetArrayFromImage(image)
+        n = array.ndim - (image.GetNumberOfComponentsPerPixel() > 1)
+        if n != 3 or n != array.ndim or image.GetDimension() != 3:
+            raise AssertionError("no three axes")
+        lps = np.eye(4)
+        lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+        lps[:3, 3] = image.GetOrigin()
+        scans.append(_scan(array.transpose(2, 1, 0), LPS_FROM_RAS @ lps))
+    if not scans:
+        raise ValueError("no series")
+    return scans
+
+
+def with_monai(folder: Path) -> list[Scan]:
+    """PydicomReader, which gives LPS."""
+    from monai.data import PydicomReader
+
+    reader = PydicomReader()
+    array, meta = reader.get_data(reader.read(str(folder)))
+    array = array[..., 0] if array.ndim == 4 and array.shape[3] == 1 else array
+    if array.ndim != 3:
+        raise AssertionError(f"shape {array.shape}")
+    affine = np.asarray(meta["affine"], float)
+    return [_scan(array, LPS_FROM_RAS @ affine if meta.get("space") != "RAS" else affine)]
+
+
+def with_highdicom(folder: Path) -> list[Scan]:
+    """Its volume functions."""
+    import highdicom as hd
+
+    files = [pydicom.dcmread(p) for p in sorted(folder.iterdir())]
+    if len(files) == 1 and "PerFrameFunctionalGroupsSequence" in files[0]:
+        volume = hd.imread(next(folder.iterdir())).get_volume(apply_real_world_transform=False)
+    else:
+        volume = hd.get_volume_from_series(files)
+    affine = LPS_FROM_RAS @ volume.affine[:, [2, 1, 0, 3]]
+    return [_scan(volume.array.transpose(2, 1, 0), affine)]
+
+
+def with_dcm2niix(folder: Path) -> list[Scan]:
+    """Its command line; every file that it writes."""
+    with tempfile.TemporaryDirectory() as out:
+        command = ["dcm2niix", "-z", "n", "-b", "n", "-o", out, str(folder)]
+        subprocess.run(command, check=False, capture_output=True, timeout=300)
+        scans = _from_nifti(Path(out))
+    if not scans:
+        raise ValueError("nothing written")
+    return scans
+
+
+READERS: dict[str, Reader] = {
+    "medhybrid": with_medhybrid,
+    "SimpleITK": with_simpleitk,
+    "MONAI PydicomReader": with_monai,
+    "highdicom": with_highdicom,
+    "dcm2niix": with_dcm2niix,
+}
+PACKAGES = {"SimpleITK": "SimpleITK", "MONAI PydicomReader": "monai", "highdicom": "highdicom", "dcm2niix": "dcm2niix"}
+
+
+PAGE = """# DICOM readers, series by series
+
+Made by `python benchmarks/dicom_readers.py FOLDER` on {n_rows} folders of public series with real headers, ordinary and
+awkward. {versions}.
+
+A reader is **right** if every pixel of every frame stands, rescaled, at the place that the frame's own header gives (within
+0.02 voxels) in one of the volumes it gives, and no voxel is left over. Sheets of tiled slices (MOSAIC, VFRAME) are not judged
+where a reader unpacks them. dcm2niix is held to all files that it writes; of a tilted or uneven series it also writes a
+resampled copy, which is not at the frames' places.
+
+{rows}
+"""
+
+
+def judge(reader: Reader, folder: Path) -> str:
+    """``right``, ``refused`` with the reason, or **wrong**."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scans = reader(folder)
+    except AssertionError as error:
+        return f"**wrong**: {error}"
+    except Exception as error:
+        text = str(error).splitlines()[0] if reader is with_medhybrid and str(error) else type(error).__name__
+        return text if text.startswith("left aside") else f"refused: {text}"
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    headers = [pydicom.dcmread(p) for p in files]
+    if any({"MOSAIC", "VFRAME"} & set(h.get("ImageType", [])) for h in headers):
+        is_sheet = any(s.array.shape[1] == headers[0].Columns for s in scans)
+        return "**wrong**: the sheet as a slice" if is_sheet else "unpacked (not judged here)"
+    if headers[0].get("Modality") in ("SEG", "RTSTRUCT") or headers[0].get("SamplesPerPixel", 1) != 1:
+        return "read as an image"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return "right" if is_right(files, scans) else "**wrong**"
+    except (ValueError, AttributeError, KeyError) as error:
+        return f"not judged: {type(error).__name__}"
+
+
+def table(root: Path) -> str:
+    """The Markdown table of all folders."""
+    readers = {n: r for n, r in READERS.items() if n != "dcm2niix" or shutil.which("dcm2niix")}
+    folders = sorted({p.parent for p in root.rglob("*") if p.is_file() and p.suffix not in (".csv", ".md")})
+    lines = [f"| series | {' | '.join(readers)} |", "| --- |" + " --- |" * len(readers)]
+    counts: dict[str, dict[str, int]] = {n: {} for n in readers}
+    for folder in folders:
+        cells = []
+        for name, reader in readers.items():
+            cell = judge(reader, folder)
+            kind = cell.split(":")[0].strip("*")
+            counts[name][kind] = counts[name].get(kind, 0) + 1
+            cells.append(cell)
+        lines.append(f"| {folder.relative_to(root)} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    kinds = sorted({k for c in counts.values() for k in c})
+    lines += ["", "| count | " + " | ".join(readers) + " |", "| --- |" + " --- |" * len(readers)]
+    lines += [f"| {k} | " + " | ".join(str(counts[n].get(k, 0)) for n in readers) + " |" for k in kinds]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args(arguments)
+    rows = table(chosen.root)
+    versions = ", ".join(f"{n} {version(p)}" for n, p in PACKAGES.items())
+    n_rows = sum(row.startswith("| ") for row in rows.split("\n\n")[0].splitlines()) - 2
+    page = PAGE.format(n_rows=n_rows, versions=versions, rows=rows)
+    if chosen.out:
+        chosen.out.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
