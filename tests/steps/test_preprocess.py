@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 import medhybrid
@@ -152,3 +153,38 @@ def test_the_plan_is_written_with_reasons_and_the_folds_beside_it(config: StudyC
     assert plan["reasons"]["spacing_mm"]
     folds = json.loads((preparation.folder / "folds.json").read_text())
     assert folds[0]["validation"] == ["case_05", "case_06", "case_07"]
+
+
+def test_studies_of_tilted_series_with_rtstruct_are_prepared_as_the_config_says(tmp_path: Path) -> None:
+    """Layout, matching of structures, and `scans.resample_irregular` go through to the prepared case."""
+    from tests.scans.dicom.test_awkward import tilted
+    from tests.scans.dicom.test_references import ellipse, write_rtstruct
+
+    for i in range(3):
+        image, _ = blob_case(i)
+        study = tmp_path / "data" / f"s{i}"
+        paths = write_mr_series(study / "T1", image, AFFINE, description="T1", study=f"s{i}", case=f"s{i}")
+        tilted(paths)
+        headers = [pydicom.dcmread(p) for p in paths[8:12]]
+        contours = {"GTV left": [ellipse(h, (12, 20), (4.2, 6.3)) for h in headers], "BODY": []}
+        write_rtstruct(study / "rt" / "rt.dcm", contours)
+    config = small_config(
+        tmp_path,
+        "data.layout=studies",
+        "data.channel_map={T1: '*T1*'}",
+        "data.segments={left: 'GTV left'}",
+        "data.other_segments=ignore",
+    )
+
+    with pytest.raises(DataError, match="gantry tilt"):
+        medhybrid.preprocess(config)
+
+    preparation = medhybrid.preprocess(
+        config.model_copy(update={"scans": config.scans.model_copy(update={"resample_irregular": True})})
+    )
+
+    assert preparation.left_out == ()
+    (case,) = PreparedDataset(preparation.folder).open(["s1"])
+    area_mm2 = np.pi * 4.2 * 6.3 * 1.5 * 1.5
+    assert case.record.reference_ml["left"] == pytest.approx(area_mm2 * 4 * 3 / 1000, rel=0.05)
+    assert case.record.reference_ml["right"] == 0

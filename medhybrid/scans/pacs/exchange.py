@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,26 +159,29 @@ def _failed(what: str, endpoint: Endpoint, error: Exception) -> PacsError:
 # --- DICOMweb -----------------------------------------------------------------------------------------------------
 
 
-def _web_client(endpoint: Endpoint) -> Any:
+@contextmanager
+def _web_client(endpoint: Endpoint) -> Iterator[Any]:
+    import requests
     from dicomweb_client.api import DICOMwebClient
 
-    return DICOMwebClient(endpoint.url.rstrip("/"), timeout=TIMEOUT_S)
+    with requests.Session() as session:  # closes its connections; takes credentials from netrc
+        yield DICOMwebClient(endpoint.url.rstrip("/"), session=session, timeout=TIMEOUT_S)
 
 
 def _fetch_web(source: Endpoint) -> Iterator[Any]:
-    client = _web_client(source)
-    if source.series_uid:
-        yield from client.iter_series(source.study_uid, source.series_uid)
-    else:
-        yield from client.iter_study(source.study_uid)
+    with _web_client(source) as client:
+        if source.series_uid:
+            yield from client.iter_series(source.study_uid, source.series_uid)
+        else:
+            yield from client.iter_study(source.study_uid)
 
 
 def _send_web(target: Endpoint, datasets: Iterable[Any]) -> None:
-    client = _web_client(target)
-    for dataset in datasets:
-        answer = client.store_instances([dataset])
-        if answer.get("FailedSOPSequence"):
-            raise PacsError(f"{target} refused an instance", remedy="see the PACS' log")
+    with _web_client(target) as client:
+        for dataset in datasets:
+            answer = client.store_instances([dataset])
+            if answer.get("FailedSOPSequence"):
+                raise PacsError(f"{target} refused an instance", remedy="see the PACS' log")
 
 
 # --- DIMSE --------------------------------------------------------------------------------------------------------

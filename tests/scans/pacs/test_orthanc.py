@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +271,30 @@ def test_an_instance_over_the_limit_is_refused(
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(PacsError, match="no address"):
         parse_endpoint(text)
+
+
+def test_credentials_for_dicomweb_come_from_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login reader password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(PacsError) as caught:
+            fetch_study(parse_endpoint(f"dicomweb://127.0.0.1:{server.server_port}/x?StudyInstanceUID=1.2"), tmp_path)
+        server.shutdown()
+
+    assert seen == ["Basic " + base64.b64encode(b"reader:secret").decode()]
+    assert "secret" not in str(caught.value)
