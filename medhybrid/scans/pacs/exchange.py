@@ -164,8 +164,13 @@ def _web_client(endpoint: Endpoint) -> Iterator[Any]:
     import requests
     from dicomweb_client.api import DICOMwebClient
 
-    with requests.Session() as session:  # closes its connections; takes credentials from netrc
-        yield DICOMwebClient(endpoint.url.rstrip("/"), session=session, timeout=TIMEOUT_S)
+    with requests.Session() as session:  # takes credentials from netrc
+        try:
+            yield DICOMwebClient(endpoint.url.rstrip("/"), session=session, timeout=TIMEOUT_S)
+        except requests.HTTPError as error:
+            if error.response is not None:
+                error.response.close()  # was streamed, and so is still open
+            raise
 
 
 def _fetch_web(source: Endpoint) -> Iterator[Any]:
