@@ -179,13 +179,21 @@ class PrepareConfig(Frozen):
 class NetworkConfig(Frozen):
     """The network. Strides come from the plan unless given here."""
 
-    kind: Literal["hybrid", "resnet", "transformer"] = Field(
-        "hybrid", description="`hybrid`: convolutions and a Transformer at the bottleneck; the others are its two ends."
+    kind: Literal["hybrid", "resnet", "identity", "interleave", "transformer"] = Field(
+        "hybrid",
+        description="`hybrid`: convolutions and a Transformer at the bottleneck; `interleave`: attention after each residual "
+        "block of the last two stages; `resnet` and `transformer` are the two ends; `identity`: the hybrid without its "
+        "Transformer blocks.",
     )
     widths: tuple[int, ...] = Field((32, 64, 128), description="Channels of each residual stage.")
     blocks: tuple[int, ...] = Field((1, 1, 2), description="Residual blocks of each stage.")
     token_width: int = Field(192, ge=8, description="Embedding width of the Transformer.")
     depth: int = Field(4, ge=0, description="Transformer blocks.")
+    interleave_depth: int = Field(1, ge=1, description="Transformer blocks after each residual block of `interleave`.")
+    token_skips: bool = Field(False, description="Tokens are fed to every level of the decoder, too.")
+    presence_tokens: bool = Field(
+        True, description="With optional channels: a token for each channel that says whether it is there."
+    )
     heads: int = Field(6, ge=1, description="Attention heads.")
     drop_path: float = Field(0.1, ge=0, lt=1, description="Rate of stochastic depth at the last Transformer block.")
     head_width: int = Field(16, ge=4, description="Channels at full size.")

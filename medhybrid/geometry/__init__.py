@@ -14,7 +14,6 @@ from medhybrid.geometry.orientation import Turn, match_axes, orientation_code, t
 from medhybrid.geometry.resample import (
     axis_weights,
     grid_weights,
-    place_on_grid,
     resample_image,
     resample_labels,
     respace,
@@ -33,7 +32,6 @@ __all__ = [
     "is_sheared",
     "match_axes",
     "orientation_code",
-    "place_on_grid",
     "resample_image",
     "resample_labels",
     "respace",

@@ -18,9 +18,6 @@ Float32Array = NDArray[np.float32]
 MAX_OFF_AXIS_VOXEL = 1e-3
 """Largest cross-talk between axes, in voxels over the whole grid, at which two grids count as sharing their axes."""
 
-MAX_PLACEMENT_VOXEL = 0.05
-"""How far a mask's voxel may lie from the image's voxel it is copied to."""
-
 
 def respace(source: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
     """The grid with another spacing that covers the same box (outer voxel edges, not centres).
@@ -101,35 +98,3 @@ def resample_labels(labels: NDArray[np.generic], source: Grid, target: Grid, n_l
         larger = share > best_share
         best[larger], best_share[larger] = value, share[larger]
     return best
-
-
-def place_on_grid(labels: NDArray[np.generic], source: Grid, target: Grid) -> NDArray[np.generic]:
-    """Copy `labels` (X, Y, Z) voxel by voxel onto `target`; zero where `source` does not reach.
-
-    For masks that cover a part of their image or run along its axes in another order, as DICOM SEG does.
-
-    Raises
-    ------
-    GeometryError
-        If a voxel of `source` would fall between or outside the voxels of `target`.
-    """
-    to_target = np.linalg.inv(target.affine) @ source.affine
-    rounded = np.rint(to_target)
-    is_permutation = (np.abs(rounded[:3, :3]).sum(axis=0) == 1).all() and (
-        np.abs(rounded[:3, :3]).sum(axis=1) == 1
-    ).all()
-    corners = apply_affine(np.linalg.inv(target.affine).astype(np.float64), source.corners_mm)
-    off = float(np.abs(corners - np.rint(corners)).max())
-    last = np.array(target.shape) - 1
-    if not is_permutation or off > MAX_PLACEMENT_VOXEL or (corners < -0.5).any() or (corners > last + 0.5).any():
-        raise GeometryError(
-            "mask does not lie on the image's voxels",
-            expected="the same voxel positions, or a part of them",
-            found=f"{off:.3f} voxels off" if is_permutation else "another spacing or orientation",
-            remedy="resample the mask to the image first",
-        )
-    out = np.zeros(target.shape, labels.dtype)
-    index = np.argwhere(labels != 0)
-    where = np.rint(apply_affine(to_target, index.astype(float))).astype(int)
-    out[tuple(where.T)] = labels[tuple(index.T)]
-    return out

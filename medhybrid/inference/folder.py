@@ -2,7 +2,8 @@
 
 OUT/masks/<case>.nii.gz   the label map on the scan's own grid
 OUT/seg/<case>.dcm        the same as DICOM SEG, for DICOM input
-OUT/probabilities/        on request: <case>.nii.gz (X, Y, Z, label), and <case>.dcm, a FRACTIONAL SEG, for DICOM input
+OUT/probabilities/        on request: <case>.nii.gz (X, Y, Z, label), <case>_uncertainty.nii.gz (entropy, 0 to 1), and
+                          <case>.dcm, a FRACTIONAL SEG, for DICOM input
 OUT/sr/<case>.dcm         volumes and diameters as a DICOM structured report that refers to the SEG
 OUT/done/<case>.json      what was done with what: a second run skips what is unchanged
 OUT/results.csv           a row a scan
@@ -27,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import MedHybridError, ScanError
+from medhybrid.inference.confidence import uncertainty
 from medhybrid.inference.model import Model, Segmentation
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.metrics import Component, measure_components, measure_whole
@@ -61,6 +63,8 @@ class Prediction(BaseModel):
     status: Literal["done", "failed"]
     message: str = ""
     seconds: float = 0.0
+    score: float | None = None
+    verdict: str = ""
     measures: dict[str, LabelMeasure] = {}
     made_by: str = ""
     input_hash: str = ""
@@ -154,6 +158,8 @@ def _predict_item(job: _Job, item: WorkItem) -> Prediction:
 def _try_item(job: _Job, item: WorkItem) -> Prediction:
     started, model = time.monotonic(), job.model
     (job.out / "done" / f"{item.case}.json").unlink(missing_ok=True)
+    for name in (f"{item.case}.nii.gz", f"{item.case}_uncertainty.nii.gz", f"{item.case}.dcm"):
+        (job.out / "probabilities" / name).unlink(missing_ok=True)  # those of an earlier mask
     if item.is_burned_in:
         logger.warning("%s: %s", item.case, BURNED_IN)
     try:
@@ -175,6 +181,8 @@ def _try_item(job: _Job, item: WorkItem) -> Prediction:
         status="done",
         message="; ".join([*scan.notes, *([BURNED_IN] if item.is_burned_in else [])]),
         seconds=round(time.monotonic() - started, 3),
+        score=round(made.score, 4),
+        verdict=made.verdict,
         measures=_measures(regions),
         made_by=job.made_by,
         input_hash=input_hash,
@@ -185,8 +193,10 @@ def _try_item(job: _Job, item: WorkItem) -> Prediction:
 def _write(job: _Job, case: str, scan: Scan, made: Segmentation, regions: Regions) -> None:
     write_nifti(job.out / "masks" / f"{case}.nii.gz", made.mask, scan.affine, like=scan.source)
     if made.probabilities is not None:
-        target = job.out / "probabilities" / f"{case}.nii.gz"
-        write_nifti(target, made.probabilities, scan.affine, like=scan.source)
+        folder = job.out / "probabilities"
+        write_nifti(folder / f"{case}.nii.gz", made.probabilities[1:], scan.affine, like=scan.source)
+        doubt = uncertainty(made.probabilities)
+        write_nifti(folder / f"{case}_uncertainty.nii.gz", doubt, scan.affine, like=scan.source)
     if scan.source.kind != "dicom":
         return
     try:
@@ -206,8 +216,8 @@ def _write_dicom(job: _Job, case: str, scan: Scan, made: Segmentation, regions: 
     seg = out / "seg" / f"{case}.dcm"
     sources = write_seg(seg, made.mask, scan, info, deidentifier=job.deidentifier)
     if made.probabilities is not None:
-        target = out / "probabilities" / f"{case}.dcm"
-        write_seg(target, made.mask, scan, info, probabilities=made.probabilities, deidentifier=job.deidentifier)
+        target, shares = out / "probabilities" / f"{case}.dcm", made.probabilities[1:]
+        write_seg(target, made.mask, scan, info, probabilities=shares, deidentifier=job.deidentifier)
     rows = []
     for name, (whole, lesions) in regions.items():
         for n, c in enumerate((whole, *lesions)):
@@ -242,13 +252,14 @@ def write_results(path: Path, predictions: list[Prediction], labels: Mapping[str
     with pending.open("w", newline="") as file:
         writer = csv.writer(file)
         sizes = [f"{n} {m}" for n in labels for m in ("volume_ml", "n_components", "largest_ml", "largest_mm")]
-        writer.writerow(["case", "status", *sizes, "seconds", "message"])
+        writer.writerow(["case", "status", "verdict", "score", *sizes, "seconds", "message"])
         for p in predictions:
             row: list[Any] = []
             for name in labels:
                 m = p.measures.get(name)
                 row += [m.volume_ml, m.n_components, m.largest_ml, m.largest_mm] if m else [""] * 4
-            writer.writerow([p.case, p.status, *row, f"{p.seconds:.2f}", p.message])
+            score = "" if p.score is None else f"{p.score:.4f}"
+            writer.writerow([p.case, p.status, p.verdict, score, *row, f"{p.seconds:.2f}", p.message])
     pending.replace(path)
 
 

@@ -21,6 +21,7 @@ from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkCon
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import outside_labels, prepare_image
 from medhybrid.errors import ModelError
+from medhybrid.inference.confidence import Calibration, Verdict, score_logits, verdict
 from medhybrid.inference.device import choose_device, choose_precision
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
@@ -48,6 +49,7 @@ class ModelRecord(BaseModel):
     data_hash: str
     weights_sha256: str
     metrics: dict[str, float]
+    calibration: Calibration = Calibration()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,17 @@ class Segmentation:
     ----------
     mask : (X, Y, Z) integer ndarray
         Label map on the scan's grid.
+    score : float
+        How good the mask is likely to be; see `inference.confidence`.
+    verdict : str
+        ``confident`` or ``look at this one``.
     probabilities : (K, X, Y, Z) float32 ndarray, optional
-        Of each label, in the order of the plan, before component rules.
+        Calibrated, background first, then the labels in the order of the plan; before component rules.
     """
 
     mask: NDArray[np.generic]
+    score: float
+    verdict: Verdict
     probabilities: NDArray[np.float32] | None = None
 
 
@@ -98,7 +106,7 @@ class Model:
         return self.segment(scan).mask
 
     def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
-        """Label map of a scan on its own grid, and the probabilities of the labels where asked; errors as `predict`."""
+        """Label map of a scan on its own grid, and how sure the model is of it; errors as `predict`."""
         prepared = prepare_image(scan.array, scan.grid, self.plan)
         image = to_tensor(prepared.image, self.device)
         logits = predict_logits(self.network, image, self.plan, self.record.inference, self.precision)
@@ -110,8 +118,12 @@ class Model:
             min_component_ml=self.plan.min_component_ml,
             spacing_mm=scan.grid.spacing_mm,
         )
-        probabilities = probabilities_on_scan(logits, *places) if with_probabilities else None
-        return Segmentation(outside_labels(inside, self.plan.labels), probabilities)
+        calibration = self.record.calibration
+        score = score_logits(logits, calibration)
+        probabilities = None
+        if with_probabilities:
+            probabilities = probabilities_on_scan(logits, *places, temperature=calibration.temperature)
+        return Segmentation(outside_labels(inside, self.plan.labels), score, verdict(score, calibration), probabilities)
 
 
 def predict_logits(
@@ -144,6 +156,7 @@ def network_for(config: NetworkConfig, plan: Plan) -> SegmentationNetwork:
         n_labels=plan.n_labels,
         strides=plan.strides,
         token_mm=plan.token_mm,
+        has_optional_channels=any(n.optional for n in plan.normalisation),
     )
 
 

@@ -43,12 +43,14 @@ def labels_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> N
     return np.ascontiguousarray(turn.undo(labels.cpu().numpy())).astype(np.uint8, copy=False)
 
 
-def probabilities_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> NDArray[np.float32]:
-    """Probabilities (K - 1, X', Y', Z') of the labels, background left out, in the scan's own axis order.
+def probabilities_on_scan(
+    logits: Tensor, network: Grid, turned: Grid, turn: Turn, *, temperature: float = 1.0
+) -> NDArray[np.float32]:
+    """Probabilities (K, X', Y', Z'), background first, in the scan's own axis order.
 
-    The softmax of the same resampled logits that `labels_on_scan` compares; arguments as there.
+    The softmax of the same resampled logits that `labels_on_scan` compares; other arguments as there.
     """
-    full = torch.stack(list(_resampled(logits, network, turned))).softmax(dim=0)[1:]
+    full = (torch.stack(list(_resampled(logits, network, turned))) / temperature).softmax(dim=0)
     return np.ascontiguousarray(turn.undo(full.cpu().numpy())).astype(np.float32, copy=False)
 
 

@@ -1,5 +1,11 @@
 """Overlap, surface and lesion measures: pure functions on arrays."""
 
+from medhybrid.metrics.calibration import (
+    area_under_curve,
+    expected_calibration_error,
+    expected_dice,
+    fit_temperature,
+)
 from medhybrid.metrics.case import LabelScore, score_case, summarise
 from medhybrid.metrics.lesions import (
     Component,
@@ -17,9 +23,13 @@ __all__ = [
     "Component",
     "LabelScore",
     "LesionCounts",
+    "area_under_curve",
     "component_volumes_ml",
     "count_lesions",
     "dice",
+    "expected_calibration_error",
+    "expected_dice",
+    "fit_temperature",
     "hd95_mm",
     "longest_distance",
     "measure_components",

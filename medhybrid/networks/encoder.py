@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import cast
 
 from torch import Tensor, nn
 
+from medhybrid.networks.attention_branch import AttentionBranch
 from medhybrid.networks.blocks import ConvNormAct, ResidualBlock, Stride
 
 
@@ -26,13 +29,31 @@ class ResidualEncoder(nn.Module):
             rest = [ResidualBlock(width, width) for _ in range(n_blocks - 1)]
             self.stages.append(nn.Sequential(first, *rest))
             previous = width
+        self.n_blocks = tuple(blocks)
+        self.branches = nn.ModuleList(nn.ModuleList() for _ in widths)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, X, Y, Z) -> one map a level, from fine to coarse."""
+    def interleave(self, make: Callable[[int, Stride], AttentionBranch], strides: Sequence[Stride]) -> None:
+        """Put attention after each residual block of the last two stages; all of it sees the coarsest level's token grid.
+
+        Parameters
+        ----------
+        make : callable
+            A branch for (level, voxels of its map a token).
+        """
+        last = len(self.stages) - 1
+        for level in (last - 1, last):
+            pool = strides[last] if level < last else (1, 1, 1)
+            self.branches[level] = nn.ModuleList(make(level, pool) for _ in range(self.n_blocks[level]))
+
+    def forward(self, x: Tensor, presence: Tensor) -> list[Tensor]:
+        """(B, C, X, Y, Z) and which channels are there (B, C) -> one map a level, from fine to coarse."""
         x = self.stem(x)
         maps = []
-        for stage in self.stages:
-            x = stage(x)
+        for stage, branches in zip(self.stages, self.branches, strict=True):
+            for block, branch in zip_longest(cast(nn.Sequential, stage), cast(nn.ModuleList, branches)):
+                x = block(x)
+                if branch is not None:
+                    x, _ = branch(x, presence)
             maps.append(x)
         return maps
 
@@ -44,6 +65,6 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.project = nn.Conv3d(channels, width, total_stride, stride=total_stride)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, presence: Tensor) -> list[Tensor]:
         """(B, C, X, Y, Z) -> one coarse map."""
         return [self.project(x)]

@@ -1,7 +1,10 @@
-"""The network: residual encoder, Transformer at the bottleneck, convolutional decoder; and its two ends.
+"""The network and its kinds, all made of the same parts, so that a comparison shows what a part gives.
 
-`kind: resnet` leaves the Transformer out; `kind: transformer` puts a patch embedding in the encoder's place. All three are
-made of the same parts, so that a comparison shows what a part gives.
+hybrid        residual encoder, Transformer at the bottleneck, convolutional decoder
+resnet        the same without the Transformer
+identity      the hybrid with its Transformer blocks replaced by identity: what is left is the way to tokens and back
+interleave    attention after each residual block of the last two stages, back and forth, on the bottleneck's token grid
+transformer   patch embedding in the encoder's place
 """
 
 from __future__ import annotations
@@ -13,10 +16,10 @@ from torch import Tensor, nn
 
 from medhybrid.config import NetworkConfig
 from medhybrid.errors import ConfigError
+from medhybrid.networks.attention_branch import AttentionBranch
 from medhybrid.networks.blocks import Stride
 from medhybrid.networks.decoder import Decoder
 from medhybrid.networks.encoder import PatchEmbedding, ResidualEncoder
-from medhybrid.networks.transformer import Transformer
 
 
 class Logits(NamedTuple):
@@ -45,6 +48,7 @@ class SegmentationNetwork(nn.Module):
         n_classes: int,
         strides: tuple[Stride, ...],
         token_mm: tuple[float, float, float],
+        has_optional_channels: bool = False,
     ) -> None:
         super().__init__()
         widths = config.widths
@@ -53,22 +57,32 @@ class SegmentationNetwork(nn.Module):
         self.config = config
         total = np.prod(strides, axis=0)
         self.total_stride: Stride = (int(total[0]), int(total[1]), int(total[2]))
+        n_presence = n_channels if config.presence_tokens and has_optional_channels else 0
+
+        def branch(width: int, depth: int, pool: Stride = (1, 1, 1), *, starts_at_zero: bool = True) -> AttentionBranch:
+            return AttentionBranch(
+                width,
+                config,
+                depth=depth,
+                pool=pool,
+                token_mm=token_mm,
+                n_presence=n_presence if depth else 0,
+                starts_at_zero=starts_at_zero,
+            )
+
         has_encoder = config.kind != "transformer"
         self.encoder: nn.Module
         if has_encoder:
-            self.encoder = ResidualEncoder(n_channels, widths, config.blocks, strides)
+            encoder = ResidualEncoder(n_channels, widths, config.blocks, strides)
+            if config.kind == "interleave":
+                encoder.interleave(lambda level, pool: branch(widths[level], config.interleave_depth, pool), strides)
+            self.encoder = encoder
         else:
             self.encoder = PatchEmbedding(n_channels, widths[-1], self.total_stride)
-        self.transformer: Transformer | None = None
-        if config.kind != "resnet":
-            self.to_tokens = nn.Conv3d(widths[-1], config.token_width, 1)
-            self.transformer = Transformer(
-                config.token_width, config.depth, config.heads, drop_path=config.drop_path, token_mm=token_mm
-            )
-            self.from_tokens = nn.Conv3d(config.token_width, widths[-1], 1)
-            if has_encoder:  # the hybrid begins as its ResNet
-                nn.init.zeros_(self.from_tokens.weight)
-                nn.init.zeros_(self.from_tokens.bias)  # type: ignore[arg-type]
+        self.bottleneck: AttentionBranch | None = None
+        if config.kind in ("hybrid", "identity", "transformer"):
+            depth = 0 if config.kind == "identity" else config.depth
+            self.bottleneck = branch(widths[-1], depth, starts_at_zero=has_encoder)
         self.decoder = Decoder(
             n_channels,
             widths,
@@ -76,15 +90,18 @@ class SegmentationNetwork(nn.Module):
             n_classes=n_classes,
             head_width=config.head_width,
             has_skips=has_encoder,
+            token_width=config.token_width if config.token_skips and self.bottleneck is not None else 0,
         )
 
     def forward(self, image: Tensor) -> Logits:
         """(B, C, X, Y, Z) -> `Logits`."""
-        *skips, x = self.encoder(image)
-        if self.transformer is not None:
-            x = x + self.from_tokens(self.transformer(self.to_tokens(x)))
+        presence = image.detach().flatten(2).abs().amax(2) > 0  # (B, C): a channel that is 0 everywhere is absent
+        *skips, x = self.encoder(image, presence)
+        tokens: Tensor | None = None
+        if self.bottleneck is not None:
+            x, tokens = self.bottleneck(x, presence)
         finer = list(reversed(skips)) or [None] * (len(self.config.widths) - 1)
-        full, auxiliary = self.decoder(image, x, finer)
+        full, auxiliary = self.decoder(image, x, finer, tokens)
         return Logits(full, auxiliary)
 
 
@@ -95,8 +112,14 @@ def build_network(
     n_labels: int,
     strides: tuple[Stride, ...],
     token_mm: tuple[float, float, float],
+    has_optional_channels: bool = False,
 ) -> SegmentationNetwork:
     """The network for a plan; `n_labels` does not count background."""
     return SegmentationNetwork(
-        config, n_channels=n_channels, n_classes=n_labels + 1, strides=strides, token_mm=token_mm
+        config,
+        n_channels=n_channels,
+        n_classes=n_labels + 1,
+        strides=strides,
+        token_mm=token_mm,
+        has_optional_channels=has_optional_channels,
     )

@@ -119,15 +119,19 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, X, Y, Z) -> (B, D, X, Y, Z)."""
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, D, X, Y, Z), and context tokens (B, N, D) that have no place -> (B, D, X, Y, Z)."""
         batch, width, *shape = x.shape
         positions = token_positions_mm(cast(tuple[int, int, int], tuple(shape)), self.token_mm)
         angles = rotary_angles(positions, self.head_width, 2 * min(self.token_mm)).to(x.device)
-        cos, sin = angles.cos(), angles.sin()  # (T, E/2)
         tokens = x.flatten(2).transpose(1, 2)  # (B, D, X, Y, Z) -> (B, T, D)
+        n_tokens = tokens.shape[1]
+        if context is not None:
+            tokens = torch.cat((tokens, context.to(tokens.dtype)), dim=1)  # (B, T + N, D)
+            angles = F.pad(angles, (0, 0, 0, context.shape[1]))  # no place: not turned
+        cos, sin = angles.cos(), angles.sin()  # (T, E/2)
         for block in self.blocks:
             tokens = block(tokens, cos, sin)
-        tokens = self.norm(tokens)
+        tokens = self.norm(tokens[:, :n_tokens])
         back: Tensor = tokens.transpose(1, 2).reshape(batch, width, *shape)
         return back

@@ -14,6 +14,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import DataError
+from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.model import ModelRecord, model_card, save_model
 from medhybrid.review.training import draw_reference, draw_result, write_table
 from medhybrid.steps.interrupt import stop_on_signals
@@ -133,8 +134,12 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
 
 def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_hash: str) -> dict[str, float]:
     metrics: dict[str, float] = {}
+    calibration = Calibration()
     if outcome.validation is not None:
         metrics = {k: v for k, v in outcome.validation.metrics().items() if not k.startswith("val_case/")}
+        calibration = outcome.validation.calibration()
+        measured = {"ece": calibration.ece, "ece_calibrated": calibration.ece_calibrated, "auc": calibration.auc}
+        metrics |= {f"val_confidence/{k}": v for k, v in measured.items() if v is not None}
     record = ModelRecord(
         medhybrid_version=medhybrid.__version__,
         network=config.network,
@@ -147,6 +152,7 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
         data_hash=data_hash,
         weights_sha256="",
         metrics=metrics,
+        calibration=calibration,
     )
     save_model(folder / "model", outcome.weights, record, model_card(record, f"{config.name}, {folder.name}"))
     return metrics

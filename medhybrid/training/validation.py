@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medhybrid.config import InferenceConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.store import PreparedCase
+from medhybrid.inference.confidence import Calibration, VoxelSample, calibrate, sample_voxels
 from medhybrid.inference.model import predict_logits
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.to_grid import labels_on_scan
@@ -22,11 +23,12 @@ from medhybrid.networks import SegmentationNetwork
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """Dice by label of one case, and the prediction (X, Y, Z, inside values) on the scan's grid."""
+    """Dice by label of one case, the prediction (X, Y, Z, inside values) on the scan's grid, and voxels to calibrate by."""
 
     case: PreparedCase
     dice: dict[str, float]
     prediction: NDArray[np.uint8]
+    voxels: VoxelSample | None = None
 
     @property
     def mean_dice(self) -> float:
@@ -47,6 +49,11 @@ class Validation:
     def mean_dice(self) -> float:
         """Mean over cases."""
         return float(np.mean([r.mean_dice for r in self.results]))
+
+    def calibration(self) -> Calibration:
+        """What a complete validation teaches of the model's confidence."""
+        taught = [(r.voxels, r.mean_dice) for r in self.results if r.voxels is not None]
+        return calibrate([voxels for voxels, _ in taught], [dice for _, dice in taught])
 
     def metrics(self) -> dict[str, float]:
         """Flat names for a tracker."""
@@ -89,5 +96,6 @@ def validate(
         )
         reference = case.source_mask()
         scores = {n: dice(prediction == v, reference == v) for v, n in enumerate(plan.labels, start=1)}
-        results.append(CaseResult(case, scores, prediction))
+        voxels = sample_voxels(logits, case.labels()) if is_complete else None
+        results.append(CaseResult(case, scores, prediction, voxels))
     return Validation(step, tuple(results), is_complete)

@@ -11,11 +11,9 @@ from medhybrid.geometry import (
     LPS_FROM_RAS,
     Grid,
     apply_affine,
-    place_on_grid,
     resample_image,
     resample_labels,
     respace,
-    turn_to_ras,
 )
 from tests.strategies import grids, spacings_mm
 
@@ -91,21 +89,3 @@ def test_grids_that_do_not_share_axes_are_refused() -> None:
 
     with pytest.raises(GeometryError, match="do not share their axes"):
         resample_image(np.zeros((1, 4, 4, 4)), Grid((4, 4, 4), np.eye(4)), Grid((4, 4, 4), turned))
-
-
-@given(grid=grids())
-def test_a_mask_in_another_axis_order_is_placed_voxel_by_voxel(grid: Grid) -> None:
-    labels = (np.arange(np.prod(grid.shape)) % 7).reshape(grid.shape)
-    turn = turn_to_ras(grid.affine)
-
-    placed = place_on_grid(turn.apply(labels), turn.grid(grid), grid)
-
-    np.testing.assert_array_equal(placed, labels)
-
-
-def test_a_mask_between_voxels_is_refused() -> None:
-    shifted = np.eye(4)
-    shifted[0, 3] = 0.3
-
-    with pytest.raises(GeometryError, match="does not lie on the image's voxels"):
-        place_on_grid(np.ones((2, 2, 2)), Grid((2, 2, 2), shifted), Grid((4, 4, 4), np.eye(4)))

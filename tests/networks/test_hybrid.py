@@ -9,15 +9,27 @@ from medhybrid.config import NetworkConfig
 from medhybrid.errors import ConfigError
 from medhybrid.networks import SegmentationNetwork, build_network
 
-Kind = Literal["hybrid", "resnet", "transformer"]
-KINDS: list[Kind] = ["hybrid", "resnet", "transformer"]
+Kind = Literal["hybrid", "resnet", "identity", "interleave", "transformer"]
+KINDS: list[Kind] = ["hybrid", "resnet", "identity", "interleave", "transformer"]
 STRIDES = ((2, 2, 1), (2, 2, 2), (2, 2, 2))
 
 
-def network(kind: Kind, n_labels: int = 2, n_channels: int = 2) -> SegmentationNetwork:
+def network(kind: Kind, *, optional: bool = False, **changes: object) -> SegmentationNetwork:
+    """Two channels, two labels."""
     torch.manual_seed(0)
-    config = NetworkConfig(kind=kind, widths=(8, 16, 24), token_width=24, heads=2, depth=2, head_width=8)
-    return build_network(config, n_channels=n_channels, n_labels=n_labels, strides=STRIDES, token_mm=(8, 8, 20))
+    values = {
+        "kind": kind,
+        "widths": (8, 16, 24),
+        "token_width": 24,
+        "heads": 2,
+        "depth": 2,
+        "head_width": 8,
+        **changes,
+    }
+    config = NetworkConfig.model_validate(values)
+    return build_network(
+        config, n_channels=2, n_labels=2, strides=STRIDES, token_mm=(8, 8, 20), has_optional_channels=optional
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,12 +43,15 @@ def test_logits_have_the_images_size_whatever_multiple_of_the_stride_it_is(kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_weight_gets_a_gradient_after_the_first_step(kind: Kind) -> None:
-    net = network(kind).eval()  # without dropped paths
+@pytest.mark.parametrize("token_skips", [False, True])
+def test_every_weight_gets_a_gradient_after_the_first_step(kind: Kind, token_skips: bool) -> None:
+    net = network(kind, optional=True, token_skips=token_skips).eval()  # without dropped paths
+    images = torch.randn(2, 2, 16, 16, 8)
+    images[1, 0] = 0  # one channel of one image is absent
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(3):  # zero-initialised branches pass gradients on from the second step
         optimiser.zero_grad()
-        logits = net(torch.randn(2, 2, 16, 16, 8))
+        logits = net(images)
         (logits.full.square().mean() + logits.auxiliary.square().mean()).backward()
         optimiser.step()
 
@@ -45,8 +60,33 @@ def test_every_weight_gets_a_gradient_after_the_first_step(kind: Kind) -> None:
     assert not still
 
 
-def test_the_hybrid_begins_as_its_resnet() -> None:
-    hybrid, resnet = network("hybrid").eval(), network("resnet").eval()
+@pytest.mark.parametrize("kind", ["hybrid", "interleave", "transformer"])
+def test_a_token_says_which_channels_are_absent(kind: Kind) -> None:
+    """With the picture the same, only the presence of a channel may differ: the smallest value makes it present."""
+    net, image = network(kind, optional=True).eval(), torch.randn(1, 2, 16, 16, 8)
+    open_branches(net)
+    image[:, 1] = 0
+    present = image.clone()
+    present[0, 1, 0, 0, 0] = 1e-30
+
+    with torch.no_grad():
+        assert not torch.equal(net(image).full, net(present).full)
+
+    plain = network(kind, optional=False).eval()
+    assert not any("presence" in name for name, _ in plain.named_parameters())
+
+
+def open_branches(net: SegmentationNetwork) -> None:
+    """Let the branches add something, as after some steps of training."""
+    for name, p in net.named_parameters():
+        if "from_tokens.weight" in name or "token_skips" in name:
+            torch.nn.init.normal_(p, std=0.1)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "identity", "interleave"])
+@pytest.mark.parametrize("token_skips", [False, True])
+def test_it_begins_as_its_resnet(kind: Kind, token_skips: bool) -> None:
+    hybrid, resnet = network(kind, token_skips=token_skips).eval(), network("resnet").eval()
     shared = {k: v for k, v in hybrid.state_dict().items() if k in resnet.state_dict()}
     resnet.load_state_dict(shared)
     image = torch.randn(1, 2, 16, 16, 8)
@@ -55,11 +95,10 @@ def test_the_hybrid_begins_as_its_resnet() -> None:
         assert torch.equal(hybrid(image).full, resnet(image).full)
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "transformer"])
+@pytest.mark.parametrize("kind", ["hybrid", "interleave", "transformer"])
 def test_distant_parts_of_the_image_reach_each_other_through_attention(kind: Kind) -> None:
     net = network(kind).eval()
-    if kind == "hybrid":
-        torch.nn.init.normal_(net.from_tokens.weight, std=0.1)
+    open_branches(net)
     image = torch.randn(1, 2, 64, 16, 8)
     changed = image.clone()
     changed[:, :, :4] += 5

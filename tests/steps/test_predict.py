@@ -49,6 +49,8 @@ def test_masks_segmentations_measures_and_record(
     mask = np.asarray(nib.load(out / "masks" / "a.nii.gz").dataobj)
     assert set(np.unique(mask)) <= {0, 1, 4}
     assert float(rows["a"]["left volume_ml"]) == pytest.approx((mask == 1).sum() * 6.75 / 1000, abs=1e-3)
+    assert rows["a"]["verdict"] in ("confident", "look at this one")
+    assert 0 <= float(rows["a"]["score"]) <= 1
     record = json.loads((out / "run.json").read_text())
     assert (record["n_done"], record["n_failed"], record["n_other_files"]) == (3, 1, 1)
 
@@ -163,6 +165,10 @@ def test_probabilities_are_written_where_asked_and_agree_with_the_mask(
     assert pydicom.dcmread(out / "probabilities" / "pacs__1.dcm").SegmentationType == "FRACTIONAL"
     assert pydicom.dcmread(out / "seg" / "pacs__1.dcm").SegmentationType == "BINARY"
     assert medhybrid.predict(scans, model=trained[1], out=out, probabilities=True).n_skipped == 3
+
+    save_nifti(scans / "a.nii.gz", blob_case(33)[0])
+    medhybrid.predict(scans, model=trained[1], out=out)
+    assert not (out / "probabilities" / "a.nii.gz").exists(), "those of another image"
 
 
 def test_an_unknown_way_with_other_grids_is_refused_by_name(

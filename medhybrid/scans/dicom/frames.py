@@ -150,7 +150,7 @@ def value_of(dataset: Any, name: str) -> Any:
         raw = dataset.get_item(_tag(name), keep_deferred=True) if hasattr(dataset, "get_item") else None
         if raw is not None and raw.is_raw and raw.value and (raw.VR or _known_vr(name)) in PLAIN_TEXT_VRS:
             # Much faster than the library's own values, which listing thousands of files would wait for.
-            words = [w.strip(" \0\t\r\n") for w in raw.value.decode("ascii").split("\\")]
+            words = [w.strip(" \0\t\r\n") for w in raw.value.decode("latin-1").split("\\")]
             return (words[0] or None) if len(words) == 1 else words
         element = dataset.get(_tag(name))  # by tag, which is faster than by name
         value = None if element is None else element.value

@@ -74,8 +74,8 @@ class RegularGrid:
         out = np.zeros(self.slices_shape, labels.dtype)
         last = np.array(labels.shape) - 1
         for k in range(len(along)):
-            x = np.clip(np.rint(np.arange(out.shape[0]) + right[k]).astype(int), 0, last[0])
-            y = np.clip(np.rint(np.arange(out.shape[1]) + down[k]).astype(int), 0, last[1])
+            x = np.clip(np.arange(out.shape[0]) + _nearest(right[k]), 0, last[0])
+            y = np.clip(np.arange(out.shape[1]) + _nearest(down[k]), 0, last[1])
             z = int(np.clip(np.rint(along[k]), 0, last[2]))
             out[:, :, k] = labels[np.ix_(x, y, [z])][:, :, 0]
         return out
@@ -88,8 +88,8 @@ class RegularGrid:
         for k in range(out.shape[2]):
             at = min(float(k), along[-1])
             plane = labels[:, :, round(float(np.interp(at, along, n_slices)))]
-            x = np.rint(np.arange(out.shape[0]) - np.interp(at, along, right)).astype(int)
-            y = np.rint(np.arange(out.shape[1]) - np.interp(at, along, down)).astype(int)
+            x = np.arange(out.shape[0]) - _nearest(float(np.interp(at, along, right)))
+            y = np.arange(out.shape[1]) - _nearest(float(np.interp(at, along, down)))
             has_x, has_y = (x >= 0) & (x < plane.shape[0]), (y >= 0) & (y < plane.shape[1])
             out[np.ix_(has_x, has_y, [k])] = plane[np.ix_(x[has_x], y[has_y])][:, :, None]
         return out
@@ -116,3 +116,8 @@ class RegularGrid:
         positions = np.array([f.position_mm for f in self.stack.frames])
         voxels = positions @ to_voxel[:3, :3].T + to_voxel[:3, 3]
         return voxels[:, 2], voxels[:, 0], voxels[:, 1]
+
+
+def _nearest(shift: float) -> int:
+    """The whole shift nearest to one in voxels, halves upwards: pixel by pixel, halves would go to even numbers, two to one."""
+    return int(np.floor(shift + 0.5))

@@ -51,27 +51,34 @@ def read_values(frames: Sequence[Frame], datasets: Mapping[Path, Any]) -> NDArra
     if int(np.prod(shape, dtype=object)) > MAX_VALUES:
         raise SeriesError(f"{frames[0].name}: too many values", code="truncated", found=str(shape))
     pixels = {path: _Pixels.of(datasets[path], path) for path in dict.fromkeys(f.path for f in frames)}
-    kind = _value_type(frames, pixels)
     try:
-        out = np.empty(shape, kind)
+        try:
+            return _fill(frames, pixels, np.empty(shape, _value_type(frames, pixels)))
+        except _BeyondStoredBits:  # the header understates what a decoder gives
+            return _fill(frames, pixels, np.empty(shape, np.float32))
     except MemoryError as error:
         raise SeriesError(f"{frames[0].name}: not enough memory for {shape} values", code="truncated") from error
 
+
+class _BeyondStoredBits(Exception):
+    """A decoded value needs more bits than the header says are stored."""
+
+
+def _fill(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels], out: NDArray[np.generic]) -> NDArray[np.generic]:
     def fill(k: int) -> None:
-        frame = frames[k]
-        stored = pixels[frame.path].stored(frame)
-        if kind != np.float32:
-            limits = np.iinfo(kind)
-            if stored.dtype != kind and (stored.min() < limits.min or stored.max() > limits.max):
-                raise _truncated(frame.path, f"{pixels[frame.path].bits_stored} bits a pixel", f"up to {stored.max()}")
-            out[k] = stored
-            if frame.slope != 1:
-                out[k] *= int(frame.slope)
-            if frame.intercept != 0:
-                out[k] += int(frame.intercept)
+        frame, source = frames[k], pixels[frames[k].path]
+        stored = source.stored(frame)
+        if out.dtype == np.float32:
+            np.multiply(stored, np.float32(frame.slope), out=out[k], casting="unsafe")
+            out[k] += np.float32(frame.intercept)
             return
-        np.multiply(stored, np.float32(frame.slope), out=out[k], casting="unsafe")
-        out[k] += np.float32(frame.intercept)
+        if not source.is_plain and (stored.min() < source.limits[0] or stored.max() > source.limits[1]):
+            raise _BeyondStoredBits
+        out[k] = stored
+        if frame.slope != 1:
+            out[k] *= int(frame.slope)
+        if frame.intercept != 0:
+            out[k] += int(frame.intercept)
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(fill, range(len(frames))))
@@ -103,6 +110,8 @@ class _Pixels:
         self.rows, self.columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
         self.bits = integer(dataset, "BitsAllocated") or 0
         self.bits_stored = integer(dataset, "BitsStored") or self.bits
+        high_bit = integer(dataset, "HighBit")
+        self.high_bit = self.bits_stored - 1 if high_bit is None else high_bit
         self.is_signed = integer(dataset, "PixelRepresentation") == 1
         self.is_inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
         self.syntax = text(getattr(dataset, "file_meta", {}), "TransferSyntaxUID") or IMPLICIT_LITTLE_ENDIAN
@@ -128,13 +137,14 @@ class _Pixels:
 
     def stored(self, frame: Frame) -> NDArray[np.generic]:
         """Stored values (Y, X) of a frame, MONOCHROME1 inverted."""
-        values = self._plain(frame) if self._is_plain else self._decoded(frame)
+        values = self._plain(frame) if self.is_plain else self._decoded(frame)
         if self.is_inverted:
             return np.asarray(sum(self.limits) - values.astype(np.int64))
         return values
 
     @property
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
+        """Whether the pixels stand in the file as numpy has them."""
         return self.syntax in PLAIN_SYNTAXES and 1 <= self.bits_stored <= self.bits
 
     def _plain(self, frame: Frame) -> NDArray[np.generic]:
@@ -151,6 +161,15 @@ class _Pixels:
         else:
             values = np.frombuffer(element.value, kind, n_values, start)
         if unused := self.bits - self.bits_stored:  # what stands in unused bits is not part of the value
+            if self.high_bit != self.bits_stored - 1 and (values.view(f"<u{kind.itemsize}") >> self.bits_stored).any():
+                raise SeriesError(
+                    f"{self._path.name}: its pixels do not begin at the lowest bit",
+                    code="not_image",
+                    path=self._path,
+                    expected=f"HighBit {self.bits_stored - 1}",
+                    found=f"HighBit {self.high_bit}",
+                    remedy="export the series again",
+                )
             values = (values << unused) >> unused
         return values.reshape(self.rows, self.columns)
 

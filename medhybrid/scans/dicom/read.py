@@ -124,7 +124,7 @@ def _assemble(volume: Volume, datasets: Mapping[Path, Any], case: str, options: 
     ordered = list(dict.fromkeys(f.path for f in frames))
     headers = [datasets[path] for path in ordered]
     for header in headers:
-        header.PixelData = b""  # writing beside the scan needs headers alone
+        _drop_large_values(header)
     _supply_frame_of_reference(headers)
     return Scan(
         array=array[None],
@@ -141,6 +141,15 @@ def _assemble(volume: Volume, datasets: Mapping[Path, Any], case: str, options: 
         channels=(str(text(headers[0], "SeriesDescription")),),
         notes=tuple(notes),
     )
+
+
+def _drop_large_values(dataset: Any) -> None:
+    """Writing beside the scan needs headers alone; what was left in the file must not be asked of it later."""
+    dataset.PixelData = b""
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag, keep_deferred=True)
+        if element.is_raw and element.value is None and element.length:
+            del dataset[tag]
 
 
 def _supply_frame_of_reference(headers: Sequence[Any]) -> None:

@@ -6,16 +6,16 @@ Several masks may share a voxel, so each is an array of its own. What does not f
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.errors import GeometryError, ScanError
-from medhybrid.geometry import LPS_FROM_RAS, Grid, apply_affine, place_on_grid
-from medhybrid.scans.dicom.frames import text
+from medhybrid.errors import ScanError
+from medhybrid.geometry import LPS_FROM_RAS, Grid, apply_affine
+from medhybrid.scans.dicom.frames import integer, numbers, text
 from medhybrid.scans.dicom.headers import read_header
 from medhybrid.scans.dicom.rtstruct import Locate, fill, read_structures
 from medhybrid.scans.scan import Scan
@@ -24,6 +24,9 @@ Masks = dict[str, NDArray[np.bool_]]
 """By name, (X, Y, Z)."""
 
 KINDS = ("SEG", "RTSTRUCT")
+
+MAX_OFF_VOXEL = 0.05
+"""How far a pixel of a SEG may lie from the image's voxel that it stands for."""
 
 
 def reference_kind(path: Path) -> str:
@@ -57,19 +60,26 @@ def read_masks(path: Path, image: Scan, names: Collection[str]) -> Masks:
 
 
 def _from_structures(path: Path, image: Scan, names: Collection[str]) -> Masks:
-    regular = image.source.regular
-    shape, locate = image.grid.shape, _locate_on(image.grid)
-    if regular is not None:  # contours were drawn on the slices, not on the grid that they were resampled to
-        shape, locate = regular.slices_shape, regular.locate_in_slices
+    shape, locate, finish = _target(image)
     masks: Masks = {}
     for structure in read_structures(path):
         if structure.name not in names:
             continue
         _refuse_other_frame(path, structure.frame_of_reference, image)
-        mask = fill(structure, shape, locate)
-        mask = mask if regular is None else regular.labels_from_slices(mask)
+        mask = finish(fill(structure, shape, locate))
         masks[structure.name] = masks[structure.name] | mask if structure.name in masks else mask
     return masks
+
+
+def _target(image: Scan) -> tuple[tuple[int, int, int], Locate, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]]:
+    """Where masks are drawn: shape, how points come there, and how the result comes onto the image's grid.
+
+    Masks of slices that were resampled were drawn on the slices.
+    """
+    regular = image.source.regular
+    if regular is None:
+        return image.grid.shape, _locate_on(image.grid), lambda mask: mask
+    return regular.slices_shape, regular.locate_in_slices, regular.labels_from_slices
 
 
 def _locate_on(grid: Grid) -> Locate:
@@ -105,43 +115,74 @@ def _segment_names(seg: Any) -> dict[int, str]:
 
 
 def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
+    """Frame by frame, each placed by its own header: whatever the SEG refers to, and however its slices are spaced."""
     seg = _open_seg(path)
     _refuse_other_frame(path, text(seg, "FrameOfReferenceUID"), image)
-    read = _segment_by_volume if image.source.regular is None else _segment_by_slices
-    masks: Masks = {}
-    for number, name in _segment_names(seg).items():
-        if name not in names:
-            continue
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                mask = read(seg, number, image)
-        except GeometryError as error:
-            raise ScanError(f"{path.name}: segment {name!r}: {error}") from error
-        except Exception as error:
-            raise _unreadable(path, error) from error
-        masks[name] = masks[name] | mask if name in masks else mask
-    return masks
+    shape, locate, finish = _target(image)
+    chosen = {number: name for number, name in _segment_names(seg).items() if name in names}
+    masks: Masks = {name: np.zeros(shape, bool) for name in chosen.values()}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number, groups in enumerate(_frame_groups(seg), start=1):
+                segment = groups("SegmentIdentificationSequence")
+                own = None if segment is None else integer(segment, "ReferencedSegmentNumber")
+                wanted = [n for n in chosen if segment is None or own == n]  # a frame of a label map holds them all
+                if not wanted:
+                    continue
+                frame = np.asarray(seg.get_stored_frame(number))  # (row, column)
+                for n in wanted:
+                    pixels = frame == n if segment is None else frame != 0
+                    if pixels.any():
+                        at = _place(pixels, groups, locate, shape)
+                        masks[chosen[n]][at[:, 0], at[:, 1], at[:, 2]] = True
+    except ScanError as error:
+        raise ScanError(f"{path.name}: {error}") from error
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return {name: finish(mask) for name, mask in masks.items()}
 
 
-def _segment_by_volume(seg: Any, number: int, image: Scan) -> NDArray[np.bool_]:
-    volume = seg.get_volume(segment_numbers=[number], combine_segments=True, dtype=np.uint8)
-    affine = LPS_FROM_RAS @ np.asarray(volume.affine, np.float64)[:, [2, 1, 0, 3]]
-    array = np.ascontiguousarray(volume.array.transpose(2, 1, 0)) != 0  # (slice, row, column) -> (X, Y, Z)
-    n_x, n_y, n_z = array.shape
-    if n_z == 1:  # the step to a slice that is not there may be anything; the image's own is as good
-        affine[:3, 2] *= image.grid.spacing_mm[2] / np.linalg.norm(affine[:3, 2])
-    return np.asarray(place_on_grid(array, Grid((n_x, n_y, n_z), affine), image.grid), bool)
+Groups = Callable[[str], Any]
+"""A functional group of a frame by its name, or None."""
 
 
-def _segment_by_slices(seg: Any, number: int, image: Scan) -> NDArray[np.bool_]:
-    """For slices that were resampled: the segment on the slices, then as they were."""
-    uids = [frame.uid for frame in image.source.regular.stack.frames]
-    frames = seg.get_pixels_by_source_instance(
-        uids, segment_numbers=[number], combine_segments=True, assert_missing_frames_are_empty=True, dtype=np.uint8
+def _frame_groups(seg: Any) -> Iterator[Groups]:
+    shared = next(iter(seg.get("SharedFunctionalGroupsSequence", [])), None)
+    for item in seg.PerFrameFunctionalGroupsSequence:
+
+        def group(name: str, item: Any = item) -> Any:
+            found = item.get(name) or (shared.get(name) if shared is not None else None)
+            return found[0] if found else None
+
+        yield group
+
+
+def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tuple[int, int, int]) -> NDArray[np.int64]:
+    """Voxels (N, 3) of the pixels that are set in a frame (row, column)."""
+    turn = numbers(groups("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    position = numbers(groups("PlanePositionSequence"), "ImagePositionPatient", 3)
+    spacing = numbers(groups("PixelMeasuresSequence"), "PixelSpacing", 2)
+    if turn is None or position is None or spacing is None:
+        raise ScanError("a frame has no place", expected="orientation, position and spacing", remedy="export it again")
+    rows, columns = np.nonzero(pixels)
+    lps = (
+        np.array(position)
+        + columns[:, None] * spacing[1] * np.array(turn[:3])
+        + rows[:, None] * spacing[0] * np.array(turn[3:])
     )
-    on_slices = np.ascontiguousarray(frames.transpose(2, 1, 0)) != 0
-    return np.asarray(image.source.regular.labels_from_slices(on_slices), bool)
+    voxels = locate(lps)
+    nearest = np.rint(voxels).astype(np.int64)
+    off = float(np.abs(voxels - nearest).max())
+    is_outside = bool((nearest < 0).any() or (nearest >= shape).any())
+    if off > MAX_OFF_VOXEL or is_outside or len(np.unique(nearest, axis=0)) < len(nearest):
+        raise ScanError(
+            "it does not lie on the image's voxels",
+            expected="the same voxel positions",
+            found="voxels outside the image" if is_outside else f"{off:.3f} voxels off",
+            remedy="give the image that it was drawn on, or resample it to this one",
+        )
+    return nearest
 
 
 def _unreadable(path: Path, error: Exception) -> ScanError:

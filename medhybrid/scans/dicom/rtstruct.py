@@ -1,8 +1,8 @@
 """RT structure sets as masks: contours in patient space, filled on the slices that they were drawn on.
 
-A voxel belongs to a structure where its centre lies inside a contour or on it; contours of one slice cut holes into each other
-(even-odd), as cavities are drawn. matplotlib tells inside from outside. Nothing is clipped, moved or filled in: a contour that
-does not lie in a slice of the image is refused.
+A voxel belongs to a structure where its centre lies inside a contour or on it; a contour wholly inside another of its slice
+cuts a hole, as cavities are drawn. matplotlib tells inside from outside. Nothing is clipped, moved or filled in: a contour that
+does not lie in a slice of the image is refused, and so are contours that overlap in part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ PLANE_TOLERANCE_VOXEL = 0.1
 EDGE_TOLERANCE_VOXEL = 0.5
 """How far they may lie outside the outermost voxel centres: contours are often drawn along the picture's edge."""
 
-ON_CONTOUR_VOXEL = 1e-6
+ON_CONTOUR_VOXEL = 1e-3
+"""A voxel centre so near to a contour lies on it: coordinates are written with few digits."""
+
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 Points = NDArray[np.float64]
@@ -43,24 +45,24 @@ class Structure:
         Closed, in LPS mm.
     frame_of_reference : str
         Empty where the file does not say.
+    is_exclusive : bool
+        Whether its contours are to be combined by exclusive or, whatever their places.
     other_types : tuple of str
         Kinds of its contours that enclose nothing, such as points.
+    problem : str
+        Why a contour cannot be read, else empty.
     """
 
     name: str
     contours: tuple[Points, ...]
     frame_of_reference: str
+    is_exclusive: bool = False
     other_types: tuple[str, ...] = ()
+    problem: str = ""
 
 
 def read_structures(path: Path) -> tuple[Structure, ...]:
-    """The structures of an RTSTRUCT file, in its order.
-
-    Raises
-    ------
-    ScanError
-        If it is none, or a contour's points cannot be read.
-    """
+    """The named structures of an RTSTRUCT file, in its order; raises `ScanError` if it is none."""
     import pydicom
 
     try:
@@ -75,30 +77,30 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tuple(_structure(r, described.get(str(value_of(r, "ReferencedROINumber"))), path) for r in regions)
+        pairs = [(r, described.get(str(value_of(r, "ReferencedROINumber")))) for r in regions]
+        return tuple(_structure(r, d) for r, d in pairs if d is not None and text(d, "ROIName"))
 
 
-def _structure(region: Any, description: Any, path: Path) -> Structure:
-    if description is None or not text(description, "ROIName"):
-        raise ScanError(f"{path.name}: a contour set has no name", expected="ROIName", remedy="export it again")
-    name, contours, others = text(description, "ROIName"), [], []
+def _structure(region: Any, description: Any) -> Structure:
+    contours, others, problem, kinds = [], [], "", set()
     for item in value_of(region, "ContourSequence") or []:
-        kind = text(item, "ContourGeometricType").upper()
-        if kind not in CLOSED_TYPES:
-            others.append(kind or "no type")
-            continue
-        n = len(value_of(item, "ContourData") or [])
+        kind, n = text(item, "ContourGeometricType").upper(), len(value_of(item, "ContourData") or [])
         flat = numbers(item, "ContourData", n)
-        if flat is None or n % 3 or n < 9:
-            raise ScanError(
-                f"{path.name}: a contour of {name!r} cannot be read",
-                expected="ContourData of at least three points",
-                found=f"{n} values",
-                remedy="export it again",
-            )
-        contours.append(np.array(flat).reshape(-1, 3))
-    frame = text(description, "ReferencedFrameOfReferenceUID")
-    return Structure(name, tuple(contours), frame, tuple(dict.fromkeys(others)))
+        if kind not in CLOSED_TYPES or n < 9:
+            others.append(kind or "no type")
+        elif flat is None or n % 3:
+            problem = f"a contour of {n} values that are no points"
+        else:
+            kinds.add(kind)
+            contours.append(np.array(flat).reshape(-1, 3))
+    return Structure(
+        text(description, "ROIName"),
+        tuple(contours),
+        text(description, "ReferencedFrameOfReferenceUID"),
+        is_exclusive="CLOSEDPLANAR_XOR" in kinds,
+        other_types=tuple(dict.fromkeys(others)),
+        problem=problem,
+    )
 
 
 def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> NDArray[np.bool_]:
@@ -107,8 +109,11 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
     Raises
     ------
     ScanError
-        If a contour lies in no slice of the image or leaves it, or slices between contours were left out.
+        If a contour cannot be read, lies in no slice of the image or leaves it, overlaps another in part, or slices between
+        contours were left out.
     """
+    if structure.problem:
+        raise _unusable(structure, "it cannot be read", "contours of three numbers a point", structure.problem)
     if not structure.contours:
         if structure.other_types:
             raise _unusable(
@@ -121,9 +126,9 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
     slices = [_slice_of(v, axis) for v in placed]
     _refuse_misplaced(structure, placed, slices, axis, shape)
     _refuse_gaps(structure, sorted({k for k in slices if k is not None}))
-    for voxels, k in zip(placed, slices, strict=True):
-        assert k is not None
-        mask[k] ^= _inside(np.delete(voxels, axis, axis=1), (mask.shape[1], mask.shape[2]))
+    for k in {k for k in slices if k is not None}:
+        outlines = [np.delete(v, axis, axis=1) for v, at in zip(placed, slices, strict=True) if at == k]
+        mask[k] = _combine(structure, outlines, (mask.shape[1], mask.shape[2]))
     return np.ascontiguousarray(np.moveaxis(mask, 0, axis))
 
 
@@ -175,21 +180,80 @@ def _unusable(structure: Structure, what: str, expected: str, found: str) -> Sca
     )
 
 
+def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels (A, B) of the contours (N, 2) of one slice."""
+    drawn: list[Points] = []
+    for o in outlines:  # some systems export a contour twice
+        if structure.is_exclusive or not any(
+            o.shape == d.shape and np.allclose(o, d, atol=ON_CONTOUR_VOXEL) for d in drawn
+        ):
+            drawn.append(o)
+    masks = [_inside(o, shape) for o in drawn]
+    out = np.zeros(shape, bool)
+    if structure.is_exclusive or len(masks) == 1:
+        for mask in masks:
+            out ^= mask
+        return out
+    within = [_interior(o, shape) for o in drawn]
+    depths = [0] * len(drawn)
+    for i, a in enumerate(within):
+        for j, b in enumerate(within):
+            if i == j or not (a & b).any():
+                continue
+            is_in_b, is_around_b = not (a & ~masks[j]).any(), not (b & ~masks[i]).any()
+            if not is_in_b and not is_around_b:
+                raise _unusable(
+                    structure, "contours of a slice overlap in part", "apart, or one in the other", "an overlap"
+                )
+            depths[i] += is_in_b and not is_around_b
+    for i in sorted(range(len(drawn)), key=lambda i: depths[i]):
+        out = out & ~masks[i] if depths[i] % 2 else out | masks[i]
+    return out
+
+
 def _inside(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels (A, B) whose centres lie within a polygon (N, 2) in pixels, or on it."""
+    return _enclosed(polygon, shape) | _on_outline(polygon, shape)
+
+
+def _interior(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels (A, B) whose centres lie within a polygon and not on it."""
+    return _enclosed(polygon, shape) & ~_on_outline(polygon, shape)
+
+
+def _enclosed(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels (A, B) whose centres lie within a polygon; those on it fall to either side."""
     from matplotlib.path import Path as Outline
 
     out = np.zeros(shape, bool)
-    low = np.maximum(np.ceil(polygon.min(0) - ON_CONTOUR_VOXEL), 0).astype(int)
-    high = np.minimum(np.floor(polygon.max(0) + ON_CONTOUR_VOXEL), np.array(shape) - 1).astype(int)
+    low = np.maximum(np.ceil(polygon.min(0)), 0).astype(int)
+    high = np.minimum(np.floor(polygon.max(0)), np.array(shape) - 1).astype(int)
     if (high < low).any():
         return out
     a, b = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1), indexing="ij")
-    x, y = polygon.T
-    runs_left = float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) > 0
-    # the sign of the library's margin follows the direction in which the outline runs
-    margin = ON_CONTOUR_VOXEL if runs_left else -ON_CONTOUR_VOXEL
     closed = Outline(np.vstack([polygon, polygon[:1]]), closed=True)
-    hits = closed.contains_points(np.column_stack([a.ravel(), b.ravel()]), radius=margin).reshape(a.shape)
+    hits = closed.contains_points(np.column_stack([a.ravel(), b.ravel()]), radius=0.0).reshape(a.shape)
     out[low[0] : high[0] + 1, low[1] : high[1] + 1] = hits
+    return out
+
+
+def _on_outline(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels (A, B) whose centres lie on an edge of a polygon."""
+    out = np.zeros(shape, bool)
+    start, step = polygon, np.roll(polygon, -1, axis=0) - polygon
+    for axis in (0, 1):
+        ends = np.sort(np.stack([start[:, axis], start[:, axis] + step[:, axis]]), axis=0)
+        low = np.ceil(ends[0] - ON_CONTOUR_VOXEL).astype(int)
+        n_lines = np.maximum(np.floor(ends[1] + ON_CONTOUR_VOXEL).astype(int) - low + 1, 0)
+        edge = np.repeat(np.arange(len(start)), n_lines)  # each edge once for each line of pixels that it meets
+        line = low[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(n_lines) - n_lines, n_lines)
+        along = step[edge, axis]
+        share = np.divide(
+            line - start[edge, axis], along, out=np.zeros(len(edge)), where=np.abs(along) > ON_CONTOUR_VOXEL
+        )
+        across = start[edge, 1 - axis] + np.clip(share, 0, 1) * step[edge, 1 - axis]
+        pixels = np.empty((len(edge), 2), int)
+        pixels[:, axis], pixels[:, 1 - axis] = line, np.rint(across)
+        is_hit = (np.abs(across - np.rint(across)) <= ON_CONTOUR_VOXEL) & (pixels >= 0).all(1) & (pixels < shape).all(1)
+        out[tuple(pixels[is_hit].T)] = True
     return out

@@ -153,9 +153,19 @@ def _for_writer(sources: list[Any], scan: Scan) -> list[Any]:
         return sources
     joined = _shallow_copy(sources[0])
     slices = zip(scan.source.files, scan.source.frames, strict=True)
-    joined.PerFrameFunctionalGroupsSequence = [sources[f].PerFrameFunctionalGroupsSequence[i] for f, i in slices]
+    joined.PerFrameFunctionalGroupsSequence = [_whole_groups(sources[f], i) for f, i in slices]
     joined.NumberOfFrames = len(scan.source.frames)
     return [joined]
+
+
+def _whole_groups(source: Any, frame: int) -> Any:
+    """The functional groups of a frame, with those that place it taken from the shared ones where it lacks them."""
+    groups = _shallow_copy(source.PerFrameFunctionalGroupsSequence[frame])
+    for shared in source.get("SharedFunctionalGroupsSequence", []):
+        for name in ("PlanePositionSequence", "FrameContentSequence"):
+            if name not in groups and name in shared:
+                setattr(groups, name, shared[name].value)
+    return groups
 
 
 def _on_source_frames(labels: NDArray[np.generic], scan: Scan) -> NDArray[np.generic]:

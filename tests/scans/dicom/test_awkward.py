@@ -324,6 +324,12 @@ def mosaic(p: list[Path]) -> None:
     edit_all(p, lambda d, _: setattr(d, "ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]))
 
 
+def mosaic_beside_a_letter_that_no_code_has(p: list[Path]) -> None:
+    mosaic(p)
+    for path in p:
+        path.write_bytes(path.read_bytes().replace(b"ORIGINAL\\PRIMARY\\M\\", b"ORIGINAL\\PRIMARY\\\xe9\\"))
+
+
 def one_slope_lost(p: list[Path]) -> None:
     slope_by_slice(p)
 
@@ -373,6 +379,7 @@ REFUSED = {
     no_spacing: "no_geometry",
     colour: "not_image",
     mosaic: "mosaic",
+    mosaic_beside_a_letter_that_no_code_has: "mosaic",
     one_slope_lost: "not_image",
     video: "unsupported_codec",
     repeats_that_nothing_tells_apart: "multi_volume",

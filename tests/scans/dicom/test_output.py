@@ -312,6 +312,10 @@ def test_of_a_volume_in_several_multi_frame_files_each_frame_refers_to_its_file(
         part = pydicom.dcmread(tmp_path / "mr.dcm")
         part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         part.PerFrameFunctionalGroupsSequence, part.NumberOfFrames = groups[k : k + 1], 1
+        if k % 2:  # where a file has one frame, what places it may be shared
+            shared = part.SharedFunctionalGroupsSequence[0]
+            shared.PlanePositionSequence = groups[k].PlanePositionSequence
+            del part.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence
         part.PixelData = pixels[k].tobytes()
         part.save_as(tmp_path / "in" / f"{k}.dcm")
     scan = read_scan(tmp_path / "in")
@@ -321,10 +325,11 @@ def test_of_a_volume_in_several_multi_frame_files_each_frame_refers_to_its_file(
     write_report(tmp_path / "sr.dcm", tmp_path / "seg.dcm", sources, [RegionMeasure("tumour", 0, 1.0, 2.0)], {})
 
     np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", scan, INFO.labels), mask)
-    place_of = {
-        str(d.SOPInstanceUID): d.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient
-        for d in map(pydicom.dcmread, scan.source.paths)
-    }
+    place_of = {}
+    for d in map(pydicom.dcmread, scan.source.paths):
+        own, shared = d.PerFrameFunctionalGroupsSequence[0], d.SharedFunctionalGroupsSequence[0]
+        place = own if "PlanePositionSequence" in own else shared
+        place_of[str(d.SOPInstanceUID)] = place.PlanePositionSequence[0].ImagePositionPatient
     seg = pydicom.dcmread(tmp_path / "seg.dcm")
     for frame in seg.PerFrameFunctionalGroupsSequence:
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGLSLossless,
 )
 
+from medhybrid.errors import SeriesError
+from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 
@@ -120,3 +125,50 @@ def test_large_images_are_read_from_every_uncompressed_encoding(tmp_path: Path, 
     scan = read_scan(paths[0].parent)
 
     np.testing.assert_array_equal(scan.array[0], values)
+
+
+def test_a_codec_that_gives_more_bits_than_the_header_says_does_not_wrap_around(tmp_path: Path) -> None:
+    paths = rewrite(tmp_path / "s", RescaleSlope=8, RescaleIntercept=-1024)
+    values = np.random.default_rng(1).integers(0, 60_000, (3, SHAPE[1], SHAPE[0])).astype(np.uint16)
+    for path, plane in zip(paths, values, strict=True):
+        d = pydicom.dcmread(path)
+        d.PixelData = encapsulate([imagecodecs.jpegls_encode(plane)])
+        d["PixelData"].VR = "OB"
+        d.file_meta.TransferSyntaxUID = JPEGLSLossless
+        d.BitsStored, d.HighBit = 12, 11
+        d.save_as(path)
+
+    scan = read_scan(paths[0].parent)
+
+    np.testing.assert_allclose(scan.array[0], values.transpose(2, 1, 0) * 8.0 - 1024)
+
+
+def test_pixels_that_begin_above_the_lowest_bit_are_refused(tmp_path: Path) -> None:
+    paths = rewrite(tmp_path / "s", RescaleSlope=1, RescaleIntercept=0)
+    for path in paths:
+        d = pydicom.dcmread(path)
+        d.BitsStored, d.HighBit = 12, 15
+        d.PixelData = (np.full(SHAPE[0] * SHAPE[1], 1000, np.uint16) << 4).tobytes()
+        d.save_as(path)
+
+    with pytest.raises(SeriesError, match="HighBit 11, found HighBit 15"):
+        read_scan(paths[0].parent)
+
+    for path in paths:  # a header that is careless of it, with pixels where they should be
+        d = pydicom.dcmread(path)
+        d.PixelData = np.full(SHAPE[0] * SHAPE[1], 1000, np.uint16).tobytes()
+        d.save_as(path)
+    assert (read_scan(paths[0].parent).array == 1000).all()
+
+
+def test_a_scan_needs_its_files_no_more_once_it_is_read(tmp_path: Path) -> None:
+    paths = rewrite(tmp_path / "s", RescaleSlope=1, RescaleIntercept=0)
+    for path in paths:
+        d = pydicom.dcmread(path)
+        d.add_new(0x00091010, "OB", bytes(50_000))
+        d.save_as(path)
+    scan = read_scan(paths[0].parent)
+    for path in paths:
+        path.unlink()
+
+    write_seg(tmp_path / "seg.dcm", np.ones(SHAPE, np.uint8), scan, SegInfo({"x": 1}, "0"))

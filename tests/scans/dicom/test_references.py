@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medhybrid.config import DataConfig, ScansConfig
@@ -20,7 +23,7 @@ from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 from tests.conftest import SHARED
-from tests.scans.dicom.test_awkward import right_angled, tilted, uneven
+from tests.scans.dicom.test_awkward import edit_all, right_angled, shift, tilted, uneven
 from tests.scans.dicom.test_output import TURNS
 
 SHAPE = (24, 17, 7)  # columns, rows, slices: not square
@@ -138,7 +141,7 @@ def test_contours_fit_the_same_scan_as_nifti(tmp_path: Path) -> None:
         (lambda points, normal: points + 1.2 * normal, "lie in no slice of the image"),
         (lambda points, normal: points + 30 * normal, "lie outside the image"),
         (lambda points, normal: points + 40 * (points[0] - points[200]) / 18, "lie outside the image"),
-        (lambda points, normal: points[:2], "cannot be read"),
+        (lambda points, normal: points[:2], "encloses nothing"),
     ],
 )
 def test_contours_that_do_not_lie_in_a_slice_of_the_image_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -199,6 +202,173 @@ def test_masks_of_resampled_slices_follow_the_slices(tmp_path: Path, edit) -> No
         overlap = 2 * (mask & (expected > 0)).sum() / (mask.sum() + expected.sum())
         assert overlap > 0.97  # to the grid and back, a slice keeps its label to the nearest voxel
     np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"], expected > 0)
+
+
+def keyhole(dataset: Dataset) -> np.ndarray:
+    """A square with a square hole, drawn as one line whose channel runs along a row of pixels, to and fro."""
+    outer = [(3, 8), (3, 3), (16, 3), (16, 14), (3, 14), (3, 8)]
+    hole = [(7, 8), (7, 11), (12, 11), (12, 6), (7, 6), (7, 8)]
+    columns, rows = zip(*outer, *hole, strict=True)
+    return on_slice(dataset, columns, rows)
+
+
+def test_the_channel_of_a_keyhole_belongs_to_the_structure(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    points = keyhole(scan.source.header[3])
+    expected = np.zeros(SHAPE[:2], bool)
+    expected[3:17, 3:15] = True
+    expected[8:12, 7:11] = False
+
+    for way in (points, points[::-1]):
+        write_rtstruct(tmp_path / "rt.dcm", {"x": [way]})
+        np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
+
+
+def square(dataset: Dataset, low: tuple[float, float], high: tuple[float, float]) -> np.ndarray:
+    return on_slice(dataset, [low[0], high[0], high[0], low[0]], [low[1], low[1], high[1], high[1]])
+
+
+def test_contours_of_a_slice_are_joined_unless_one_lies_in_the_other(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    outer, touching, hole = square(h, (2, 2), (9, 9)), square(h, (9, 2), (14, 9)), square(h, (4.5, 4.5), (6.5, 6.5))
+    island = square(h, (4.8, 4.8), (5.2, 5.2))
+
+    def pixels(*contours: np.ndarray, kind: str = "CLOSED_PLANAR") -> np.ndarray:
+        write_rtstruct(tmp_path / "rt.dcm", {"x": list(contours)}, kind=kind)
+        return read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3]
+
+    one = np.zeros(SHAPE[:2], bool)
+    one[2:10, 2:10] = True
+    np.testing.assert_array_equal(pixels(outer, outer), one)  # exported twice
+    both = one.copy()
+    both[9:15, 2:10] = True
+    np.testing.assert_array_equal(pixels(outer, touching), both)  # the line they share belongs to both
+    ring = one.copy()
+    ring[5:7, 5:7] = False
+    np.testing.assert_array_equal(pixels(hole, outer), ring)
+    ring[5, 5] = True
+    np.testing.assert_array_equal(pixels(hole, outer, island), ring)
+    np.testing.assert_array_equal(pixels(outer, outer, kind="CLOSEDPLANAR_XOR"), np.zeros(SHAPE[:2], bool))
+    with pytest.raises(ScanError, match="overlap in part"):
+        pixels(outer, square(h, (6, 6), (12, 12)))
+
+
+def test_what_is_wrong_with_one_structure_does_not_concern_the_others(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    contours = {
+        "x": [ellipse(h, CENTRE, OUTER)],
+        "broken": [ellipse(h, CENTRE, OUTER)],
+        "": [ellipse(h, CENTRE, OUTER)],
+    }
+    path = write_rtstruct(tmp_path / "rt.dcm", contours)
+    d = pydicom.dcmread(path)
+    d.ROIContourSequence[0].ContourSequence.append(copy.deepcopy(d.ROIContourSequence[1].ContourSequence[0]))
+    d.ROIContourSequence[0].ContourSequence[1].ContourData = ["1", "2", "3"]  # a point that calls itself a contour
+    d.ROIContourSequence[1].ContourSequence[0].ContourData = [str(i) for i in range(10)]
+    d.ROIContourSequence[2].ReferencedROINumber = 99
+    d.save_as(path)
+
+    assert reference_names(path) == ["x", "broken"]
+    assert read_masks(path, scan, ["x"])["x"].any()
+    with pytest.raises(ScanError, match="cannot be read"):
+        read_masks(path, scan, ["broken"])
+
+
+@pytest.mark.filterwarnings("ignore:The string")
+def test_segments_of_a_label_map_are_told_apart(tmp_path: Path) -> None:
+    """LABELMAP: one frame a slice, with the numbers of the segments as values, above 255 too."""
+    write_series(tmp_path / "in", "oblique")
+    scan = read_scan(tmp_path / "in")
+    mask = np.zeros(SHAPE, np.uint16)
+    mask[3:9, 4:9, 1:3], mask[9:14, 4:9, 2:6] = 1, 300
+    write_labelmap(tmp_path / "seg.dcm", mask, scan, {1: "near", 300: "far"})
+
+    masks = read_masks(tmp_path / "seg.dcm", scan, ["near", "far"])
+
+    np.testing.assert_array_equal(masks["near"], mask == 1)
+    np.testing.assert_array_equal(masks["far"], mask == 300)
+
+
+def write_labelmap(path: Path, mask: np.ndarray, scan: Scan, segments: dict[int, str]) -> None:
+    algorithm = hd.AlgorithmIdentificationSequence("x", codes.DCM.ArtificialIntelligence, "1")
+    described = [
+        hd.seg.SegmentDescription(
+            number,
+            name,
+            codes.SCT.MorphologicallyAbnormalStructure,
+            codes.SCT.Lesion,
+            hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm,
+        )
+        for number, name in segments.items()
+    ]
+    hd.seg.Segmentation(
+        source_images=[pydicom.dcmread(p) for p in scan.source.paths],
+        pixel_array=np.ascontiguousarray(mask.transpose(2, 1, 0)),
+        segmentation_type=hd.seg.SegmentationTypeValues.LABELMAP,
+        segment_descriptions=described,
+        series_instance_uid=generate_uid(),
+        series_number=1,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="x",
+        manufacturer_model_name="x",
+        software_versions="1",
+        device_serial_number="1",
+    ).save_as(path)
+
+
+def test_a_segmentation_is_placed_by_position_whatever_instances_it_names(tmp_path: Path) -> None:
+    """A tilted series that was anonymised after the segmentation, and one that lost a slice."""
+    paths = write_series(tmp_path / "in")
+    tilted(paths)
+    options = ScansConfig(resample_irregular=True)
+    scan = read_scan(tmp_path / "in", options=options)
+    mask = np.zeros(scan.grid.shape, np.uint8)
+    mask[4:12, 3:9, 2:5] = 1
+    write_seg(tmp_path / "seg.dcm", mask, scan, SegInfo({"x": 1}, "0"))
+    before = read_masks(tmp_path / "seg.dcm", scan, ["x"])["x"]
+
+    edit_all(paths, lambda d, _: setattr(d, "SOPInstanceUID", generate_uid()))
+    after = read_masks(tmp_path / "seg.dcm", read_scan(tmp_path / "in", options=options), ["x"])["x"]
+
+    assert before.any()
+    np.testing.assert_array_equal(after, before)
+    paths[3].unlink()
+    with pytest.raises(ScanError, match="does not lie on the image's voxels"):
+        read_masks(tmp_path / "seg.dcm", read_scan(tmp_path / "in", options=options), ["x"])
+
+
+def test_segments_on_slices_with_gaps_need_no_spacing(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4:9, 3:6, [1, 4, 6]] = 1
+    write_seg(tmp_path / "seg.dcm", mask, scan, SegInfo({"x": 1}, "0"))
+    d = pydicom.dcmread(tmp_path / "seg.dcm")
+    del d.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices
+    d.save_as(tmp_path / "seg.dcm")
+
+    np.testing.assert_array_equal(read_masks(tmp_path / "seg.dcm", scan, ["x"])["x"], mask > 0)
+
+
+def test_a_tilt_of_half_a_pixel_a_slice_keeps_every_row(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in")
+    edit_all(paths, lambda d, k: shift(d, 0.4 * k * np.array(d.ImageOrientationPatient[3:], float)))  # rows of 0.8 mm
+    scan = read_scan(tmp_path / "in", options=ScansConfig(resample_irregular=True))
+    slices = np.zeros(scan.source.regular.slices_shape, np.uint8)
+    slices[5, 1:16, 3] = np.arange(1, 16)
+
+    there = scan.source.regular.labels_from_slices(slices)
+    back = scan.source.regular.to_slices(there)
+
+    assert np.diff(there[5, :, 3][there[5, :, 3] > 0]).tolist() == [1] * 14
+    np.testing.assert_array_equal(back[5, :, 3], slices[5, :, 3])
 
 
 def test_a_segment_on_a_single_slice_is_placed(tmp_path: Path) -> None:

@@ -1,0 +1,154 @@
+"""How sure a model is of its masks: calibrated probabilities, an uncertainty map, and a score that finds the doubtful cases.
+
+The score of a case is the Dice that its mask would have if the calibrated probabilities held (`metrics.expected_dice`), the
+lowest over its labels. A case below the model's threshold is to be looked at. All of it is measured on the network's grid,
+where the logits are: it costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from scipy.special import softmax
+from torch import Tensor
+
+from medhybrid.metrics import area_under_curve, expected_calibration_error, expected_dice, fit_temperature
+
+GOOD_DICE = 0.7
+"""A mask with less is one that a person should have looked at."""
+
+DEFAULT_THRESHOLD = 0.8
+"""Score under which a case is to be looked at, where validation had no bad case to choose it by."""
+
+SAMPLED_VOXELS = 20_000
+"""Voxels of a case that calibration looks at."""
+
+SAMPLED_MARGIN = 4
+"""Voxels around reference and prediction that are sampled: far from both everything is sure, and would hide the rest."""
+
+Verdict = Literal["confident", "look at this one"]
+
+
+class Calibration(BaseModel):
+    """What validation taught of a model's confidence.
+
+    Attributes
+    ----------
+    temperature : float
+        Logits are divided by it.
+    ece, ece_calibrated : float
+        Expected calibration error near the labels before and after; after, each half of the cases with the other's temperature.
+    threshold : float
+        Cases that score less are to be looked at.
+    auc : float, optional
+        Chance that a validation case with Dice below 0.7 scores less than one above; None where all are of one kind.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = 1.0
+    ece: float | None = None
+    ece_calibrated: float | None = None
+    threshold: float = DEFAULT_THRESHOLD
+    auc: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VoxelSample:
+    """Logits (N, K), reference and prediction (N,) of some voxels near the labels of a case."""
+
+    logits: NDArray[np.float32]
+    reference: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+
+
+def sample_voxels(logits: Tensor, reference: NDArray[np.uint8]) -> VoxelSample:
+    """Every n-th voxel of the box around reference and prediction, so that about `SAMPLED_VOXELS` are taken.
+
+    Parameters
+    ----------
+    logits : (K, X, Y, Z) Tensor
+    reference : (X, Y, Z) ndarray
+        Inside values, on the same grid.
+    """
+    prediction = logits.argmax(0).to(torch.uint8).cpu().numpy()
+    where = np.argwhere((prediction > 0) | (reference > 0))
+    low, high = (where.min(0), where.max(0) + 1) if len(where) else (np.zeros(3, int), np.array(reference.shape))
+    box = tuple(slice(max(0, int(a) - SAMPLED_MARGIN), int(b) + SAMPLED_MARGIN) for a, b in zip(low, high, strict=True))
+    step = max(1, reference[box].size // SAMPLED_VOXELS)
+    near = logits[(slice(None), *box)].flatten(1)[:, ::step].T.float().cpu().numpy()
+    return VoxelSample(near, reference[box].ravel()[::step], prediction[box].ravel()[::step])
+
+
+def score_logits(logits: Tensor, calibration: Calibration) -> float:
+    """The lowest expected Dice over the labels that are predicted or likely, in [0, 1]; logits (K, X, Y, Z)."""
+    probabilities = (logits.float() / calibration.temperature).softmax(dim=0).cpu().numpy()
+    return _score(probabilities, probabilities.argmax(0))
+
+
+def _score(probabilities: NDArray[np.floating], mask: NDArray[np.integer]) -> float:
+    """Of probabilities (K, ...), background first, and the mask (...) that they give."""
+    return min(expected_dice(p, mask == value) for value, p in enumerate(probabilities) if value > 0)
+
+
+def uncertainty(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Entropy (X, Y, Z) of the probabilities (K, X, Y, Z), as share of the largest possible: 0 sure, 1 even odds."""
+    p = np.maximum(probabilities, 1e-12)
+    return np.asarray(-(p * np.log(p)).sum(0) / np.log(len(p)), np.float32)
+
+
+def verdict(score: float, calibration: Calibration) -> Verdict:
+    """Whether a person should look."""
+    return "confident" if score >= calibration.threshold else "look at this one"
+
+
+def calibrate(samples: Sequence[VoxelSample], dice: Sequence[float]) -> Calibration:
+    """What the validation cases teach.
+
+    The temperature is that of all cases; the error after it is measured on halves, so that no case judges itself. The threshold
+    tells masks with Dice below `GOOD_DICE` from the others with fewest errors; where all are of one kind the default stays.
+
+    Parameters
+    ----------
+    dice : sequence of float
+        Of the cases of `samples`.
+    """
+    if len(samples) < 2:
+        return Calibration()
+    halves = [_pool(samples[i::2]) for i in range(2)]
+    after = [_error(*halves[i], fit_temperature(*halves[1 - i])) for i in range(2)]
+    logits, labels = _pool(samples)
+    temperature = fit_temperature(logits, labels)
+    scores = np.array([_score(softmax(s.logits / temperature, axis=1).T, s.prediction) for s in samples])
+    is_bad = np.asarray(dice) < GOOD_DICE
+    is_mixed = bool(is_bad.any() and not is_bad.all())
+    return Calibration(
+        temperature=round(temperature, 4),
+        ece=round(_error(logits, labels, 1.0), 5),
+        ece_calibrated=round(float(np.mean(after)), 5),
+        threshold=_threshold(scores, is_bad) if is_mixed else DEFAULT_THRESHOLD,
+        auc=round(area_under_curve(scores.tolist(), is_bad.tolist()), 4) if is_mixed else None,
+    )
+
+
+def _threshold(scores: NDArray[np.float64], is_bad: NDArray[np.bool_]) -> float:
+    """The cut with fewest errors, shares of bad masks that pass and of good ones looked at in vain counting alike."""
+    ordered = np.sort(scores)
+    cuts = (ordered[1:] + ordered[:-1]) / 2
+    errors = [(scores[is_bad] >= c).mean() + (scores[~is_bad] < c).mean() for c in cuts]
+    return round(float(cuts[int(np.argmin(errors))]), 4)
+
+
+def _pool(samples: Sequence[VoxelSample]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    logits = np.concatenate([s.logits for s in samples]).astype(np.float64)
+    return logits, np.concatenate([s.reference for s in samples]).astype(np.int64)
+
+
+def _error(logits: NDArray[np.float64], labels: NDArray[np.int64], temperature: float) -> float:
+    return expected_calibration_error(softmax(logits / temperature, axis=1), labels)

@@ -1,0 +1,89 @@
+"""Whether probabilities mean what they say, and what they say of a mask: pure functions on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.stats import rankdata
+
+N_BINS = 15
+LOG_TEMPERATURE_BOUNDS = (-2.0, 2.0)
+
+Floats = NDArray[np.floating]
+
+
+def fit_temperature(logits: Floats, labels: NDArray[np.integer]) -> float:
+    """The temperature that makes softmax(logits / temperature) most likely.
+
+    Parameters
+    ----------
+    logits : (N, K) ndarray
+    labels : (N,) integer ndarray
+        The class of each row.
+
+    References
+    ----------
+    Guo et al. (2017), arXiv:1706.04599, section 4.2.
+    """
+    rows = np.arange(len(labels))
+
+    def cost(log_temperature: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
+
+    return float(np.exp(minimize_scalar(cost, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x))
+
+
+def expected_calibration_error(probabilities: Floats, labels: NDArray[np.integer]) -> float:
+    """Mean gap between confidence and accuracy over bins of confidence, weighted by their size; in [0, 1].
+
+    Parameters
+    ----------
+    probabilities : (N, K) ndarray
+    labels : (N,) integer ndarray
+
+    References
+    ----------
+    Guo et al. (2017), arXiv:1706.04599, equation 5, with 15 bins.
+    """
+    confidence = probabilities.max(axis=1)
+    is_right = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
+    gaps = [
+        (bins == b).mean() * abs(confidence[bins == b].mean() - is_right[bins == b].mean())
+        for b in range(N_BINS)
+        if (bins == b).any()
+    ]
+    return float(sum(gaps))
+
+
+def expected_dice(probability: Floats, mask: NDArray[np.bool_]) -> float:
+    """The Dice that a mask would have if voxels were foreground as often as their probability says; 1 where nothing is likely.
+
+    Twice the expected overlap over the expected sizes: a first-order estimate of the expected Dice.
+
+    Parameters
+    ----------
+    probability : (X, Y, Z) ndarray
+        Of the mask's label.
+    """
+    size = float(probability.sum()) + float(mask.sum())
+    return 2 * float(probability[mask].sum()) / size if size > 1 else 1.0
+
+
+def area_under_curve(scores: Sequence[float], is_bad: Sequence[bool]) -> float:
+    """Chance that a bad case has a lower score than a good one; nan where all are of one kind.
+
+    References
+    ----------
+    Hanley and McNeil (1982), doi:10.1148/radiology.143.1.7063747, as a rank sum.
+    """
+    bad = np.asarray(is_bad, bool)
+    n_bad, n_good = int(bad.sum()), int((~bad).sum())
+    if not n_bad or not n_good:
+        return float("nan")
+    ranks = rankdata(np.asarray(scores, float))
+    return float((ranks[~bad].sum() - n_good * (n_good + 1) / 2) / (n_bad * n_good))

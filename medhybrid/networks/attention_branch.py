@@ -1,0 +1,61 @@
+"""A feature map to tokens, through a Transformer, and back to where it came from.
+
+Shapes: B batch, C channels of the map, D token width, X Y Z space.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medhybrid.config import NetworkConfig
+from medhybrid.networks.blocks import Stride
+from medhybrid.networks.transformer import Transformer
+
+
+class AttentionBranch(nn.Module):
+    """Adds to a map what its parts learn of each other; adds nothing at first, so that a network begins without it.
+
+    Parameters
+    ----------
+    pool : Stride
+        A token stands for so many voxels of the map.
+    n_presence : int
+        Input channels that get a token each, which says whether the channel is there; 0 for none.
+    starts_at_zero : bool
+        False where nothing but this branch carries the picture.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        config: NetworkConfig,
+        *,
+        depth: int,
+        pool: Stride,
+        token_mm: tuple[float, float, float],
+        n_presence: int,
+        starts_at_zero: bool,
+    ) -> None:
+        super().__init__()
+        width, is_pooled = config.token_width, pool != (1, 1, 1)
+        self.to_tokens = nn.Conv3d(channels, width, pool, stride=pool)
+        self.transformer = Transformer(width, depth, config.heads, drop_path=config.drop_path, token_mm=token_mm)
+        self.from_tokens: nn.Conv3d | nn.ConvTranspose3d = (
+            nn.ConvTranspose3d(width, channels, pool, stride=pool) if is_pooled else nn.Conv3d(width, channels, 1)
+        )
+        if starts_at_zero:
+            nn.init.zeros_(self.from_tokens.weight)
+            nn.init.zeros_(self.from_tokens.bias)  # type: ignore[arg-type]
+        self.presence: nn.Parameter | None = None
+        if n_presence:  # absent and present of each channel
+            self.presence = nn.Parameter(0.02 * torch.randn(n_presence, 2, width))
+
+    def forward(self, x: Tensor, presence: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, X, Y, Z) -> the same with the branch added, and the tokens (B, D, X/p, Y/p, Z/p)."""
+        context: Tensor | None = None
+        if self.presence is not None:
+            index = torch.arange(presence.shape[1], device=presence.device)
+            context = self.presence[index, presence.long()]  # (B, C) -> (B, C, D)
+        tokens = self.transformer(self.to_tokens(x), context)
+        return x + self.from_tokens(tokens), tokens

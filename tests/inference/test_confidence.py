@@ -1,0 +1,61 @@
+"""What validation teaches of a model's confidence, and the cases that it finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medhybrid.inference.confidence import (
+    DEFAULT_THRESHOLD,
+    Calibration,
+    calibrate,
+    sample_voxels,
+    score_logits,
+    uncertainty,
+    verdict,
+)
+
+SHAPE = (24, 20, 12)
+
+
+def case(rng: np.random.Generator, sharpness: float, doubt: float = 0.0) -> tuple[torch.Tensor, np.ndarray]:
+    """Logits of a ball whose border is blurred by `doubt`, and a reference drawn from the softened probabilities."""
+    index = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij"))
+    truth = 8 * (0.55 - np.linalg.norm(index, axis=0)) - doubt
+    reference = (rng.random(SHAPE) < 1 / (1 + np.exp(-truth))).astype(np.uint8)
+    logits = np.stack([np.zeros(SHAPE), sharpness * truth])
+    return torch.from_numpy(logits).float(), reference
+
+
+def test_an_overconfident_model_gets_its_temperature_and_a_smaller_error(rng: np.random.Generator) -> None:
+    samples = [sample_voxels(*case(rng, sharpness=3.0)) for _ in range(6)]
+
+    found = calibrate(samples, [0.9] * 6)
+
+    assert found.temperature == pytest.approx(3.0, rel=0.1)
+    assert found.ece is not None
+    assert found.ece_calibrated is not None
+    assert found.ece_calibrated < found.ece / 2
+    assert (found.auc, found.threshold) == (None, DEFAULT_THRESHOLD), "every mask is good: nothing to choose by"
+
+
+def test_doubtful_cases_score_less_and_the_threshold_lies_between(rng: np.random.Generator) -> None:
+    cases = [case(rng, 1.0, doubt) for doubt in (0, 0.2, 0.1, 3.4, 3.6)]
+    dice = [0.9, 0.88, 0.86, 0.4, 0.3]
+
+    found = calibrate([sample_voxels(*c) for c in cases], dice)
+
+    assert found.auc == 1.0
+    verdicts = [verdict(score_logits(logits, found), found) for logits, _ in cases]
+    assert verdicts == ["confident"] * 3 + ["look at this one"] * 2
+
+
+def test_one_case_teaches_nothing(rng: np.random.Generator) -> None:
+    assert calibrate([sample_voxels(*case(rng, 1.0))], [0.5]) == Calibration()
+
+
+def test_uncertainty_runs_from_sure_to_even_odds() -> None:
+    probabilities = np.array([[1.0, 0.5, 1 / 3], [0.0, 0.5, 1 / 3], [0.0, 0.0, 1 / 3]], np.float32)[:, None, None]
+
+    np.testing.assert_allclose(uncertainty(probabilities)[0, 0], [0, np.log(2) / np.log(3), 1], atol=1e-5)
