@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from medhybrid.inference.model import Model
     from medhybrid.scans import Scan, write_nifti
     from medhybrid.scans.reader import read_scan
+    from medhybrid.steps.compare import compare
     from medhybrid.steps.convert import convert
+    from medhybrid.steps.cross_validate import cross_validate
     from medhybrid.steps.demo_data import write_demo_data
     from medhybrid.steps.evaluate import evaluate
     from medhybrid.steps.inspect import inspect
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.predict import predict
     from medhybrid.steps.preprocess import preprocess
     from medhybrid.steps.train import train
+    from medhybrid.steps.train_all import train_all
 
 try:
     __version__ = version("medhybrid")
@@ -39,7 +42,9 @@ _HOMES = {
     "Model": "medhybrid.inference.model",
     "Scan": "medhybrid.scans",
     "StudyConfig": "medhybrid.config",
+    "compare": "medhybrid.steps.compare",
     "convert": "medhybrid.steps.convert",
+    "cross_validate": "medhybrid.steps.cross_validate",
     "evaluate": "medhybrid.steps.evaluate",
     "inspect": "medhybrid.steps.inspect",
     "load_config": "medhybrid.config",
@@ -48,6 +53,7 @@ _HOMES = {
     "preprocess": "medhybrid.steps.preprocess",
     "read_scan": "medhybrid.scans.reader",
     "train": "medhybrid.steps.train",
+    "train_all": "medhybrid.steps.train_all",
     "write_demo_data": "medhybrid.steps.demo_data",
     "write_nifti": "medhybrid.scans",
 }
@@ -58,7 +64,9 @@ __all__ = [
     "Scan",
     "StudyConfig",
     "__version__",
+    "compare",
     "convert",
+    "cross_validate",
     "evaluate",
     "inspect",
     "load_config",
@@ -67,6 +75,7 @@ __all__ = [
     "preprocess",
     "read_scan",
     "train",
+    "train_all",
     "write_demo_data",
     "write_nifti",
 ]

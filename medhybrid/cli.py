@@ -13,6 +13,22 @@ from typing import Annotated, Any
 
 import typer
 
+from medhybrid.cli_options import (
+    Config,
+    Deidentify,
+    Device,
+    FromPacs,
+    KeepSheared,
+    ModelPaths,
+    OtherGrids,
+    Overrides,
+    Probabilities,
+    Quiet,
+    ResampleIrregular,
+    ToPacs,
+    TrackingUri,
+    whole_numbers,
+)
 from medhybrid.errors import ConfigError, MedHybridError
 
 app = typer.Typer(
@@ -23,24 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Config = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or a packaged config such as brain.yaml.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value overrides, as training.max_minutes=10.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; by default the sqlite file of the runs folder.")]
-ResampleIrregular = Annotated[
-    bool, typer.Option("--resample-irregular", help="Resample tilted and unevenly spaced series to a regular grid.")
-]
-KeepSheared = Annotated[
-    bool, typer.Option("--keep-sheared", help="Keep tilted series as they are, with a sheared affine.")
-]
-OtherGrids = Annotated[
-    str,
-    typer.Option(
-        help="Channels on another grid than the first: same_frame, refuse, resample or register; else as in training."
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
 
 
 class _Settings:
@@ -197,6 +195,34 @@ def train(
     return 0
 
 
+@app.command("cross-validate")
+def cross_validate(
+    config: Config,
+    overrides: Overrides = None,
+    folds: Annotated[str, typer.Option(help="Comma list of folds; all by default.")] = "",
+    seeds: Annotated[str, typer.Option(help="Comma list of seeds.")] = "0",
+    name: Annotated[str, typer.Option(help="Folder of the result, beside the runs.")] = "cross-validation",
+    quiet: Quiet = False,
+) -> int:
+    """Train every fold with every seed, nested in MLflow, and give the mean over all cases; call again to go on."""
+    from medhybrid.config import load_config
+    from medhybrid.steps.cross_validate import cross_validate as run
+
+    reporter = _reporter(quiet)
+    study, numbers = load_config(config, overrides or []), [whole_numbers(text) for text in (folds, seeds)]
+    result = run(study, folds=numbers[0], seeds=numbers[1], name=name, reporter=reporter)
+    if result is None:
+        reporter.message("interrupted; the same command goes on")
+        return 130
+    rows = [[t.name, f"{t.mean_dice:.4f}", t.run.folder.name] for t in result.trainings]
+    reporter.table("Cross-validation", ["training", "mean Dice", "run"], rows)
+    reporter.message(f"all cases: mean Dice {result.dice}, median {result.median:.4f}: {result.folder}")
+    reporter.message(
+        "predict with all of them: medhybrid predict " + " ".join(f"--model {t.run.folder}" for t in result.trainings)
+    )
+    return 0
+
+
 @app.command()
 def evaluate(
     references: Annotated[Path, typer.Argument(help="Folder of reference masks.")],
@@ -238,23 +264,13 @@ def evaluate(
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")],
+    model: ModelPaths,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and tables go.")],
     scans: Annotated[Path | None, typer.Argument(help="A scan, or a folder searched at any depth.")] = None,
-    source: Annotated[
-        str, typer.Option("--from", help="A study of a PACS: dicomweb://host/path?StudyInstanceUID=..., or dimse://.")
-    ] = "",
-    target: Annotated[
-        str,
-        typer.Option("--to", help="A PACS that gets SEG and reports: dicomweb://host/path, or dimse://AET@host:port."),
-    ] = "",
-    deidentify: Annotated[
-        Path | None,
-        typer.Option(help="Key file (made if absent): name outputs by keyed hash and clean DICOM headers."),
-    ] = None,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write probabilities: NIfTI, and FRACTIONAL DICOM SEG.")
-    ] = False,
+    source: FromPacs = "",
+    target: ToPacs = "",
+    deidentify: Deidentify = None,
+    probabilities: Probabilities = False,
     resample_irregular: ResampleIrregular = False,
     keep_sheared: KeepSheared = False,
     other_grids: OtherGrids = "",
@@ -270,7 +286,7 @@ def predict(
     if (scans is None) == (not source):
         raise ConfigError("predict needs scans", expected="a path, or --from a PACS")
     place: Path = scans or fetch(source, out)
-    options = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
+    ways = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
     result = run(
         place,
         model=model,
@@ -279,7 +295,7 @@ def predict(
         tracking_uri=tracking_uri,
         deidentify=deidentify,
         probabilities=probabilities,
-        options={name: value for name, value in options.items() if value},
+        options={name: value for name, value in ways.items() if value},
         reporter=reporter,
     )
     if target:

@@ -105,11 +105,15 @@ class Model:
         """
         return self.segment(scan).mask
 
+    def logits(self, image: Tensor) -> Tensor:
+        """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z)."""
+        return predict_logits(self.network, image, self.plan, self.record.inference, self.precision)
+
     def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
         """Label map of a scan on its own grid, and how sure the model is of it; errors as `predict`."""
         prepared = prepare_image(scan.array, scan.grid, self.plan)
         image = to_tensor(prepared.image, self.device)
-        logits = predict_logits(self.network, image, self.plan, self.record.inference, self.precision)
+        logits = self.logits(image)
         places = prepared.grid, prepared.turned, prepared.turn
         inside = apply_component_rules(
             labels_on_scan(logits, *places),

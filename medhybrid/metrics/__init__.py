@@ -7,6 +7,7 @@ from medhybrid.metrics.calibration import (
     fit_temperature,
 )
 from medhybrid.metrics.case import LabelScore, score_case, summarise
+from medhybrid.metrics.comparison import Difference, Interval, mean_interval, paired_difference
 from medhybrid.metrics.lesions import (
     Component,
     LesionCounts,
@@ -21,6 +22,8 @@ from medhybrid.metrics.surface import hd95_mm, surface_dice, surface_distances_m
 
 __all__ = [
     "Component",
+    "Difference",
+    "Interval",
     "LabelScore",
     "LesionCounts",
     "area_under_curve",
@@ -32,8 +35,10 @@ __all__ = [
     "fit_temperature",
     "hd95_mm",
     "longest_distance",
+    "mean_interval",
     "measure_components",
     "measure_whole",
+    "paired_difference",
     "score_case",
     "summarise",
     "surface_dice",

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from medhybrid.inference.model import Model
 from medhybrid.inference.model import load_model as load_folder
+
+
+def load_models(paths: Sequence[str | Path], *, device: str = "auto", tracking_uri: str | None = None) -> Model:
+    """One model, or several whose probabilities are averaged; see `load_model`."""
+    from medhybrid.inference.ensemble import Ensemble
+
+    models = [load_model(p, device=device, tracking_uri=tracking_uri) for p in paths]
+    return models[0] if len(models) == 1 else Ensemble(models)
 
 
 def load_model(path: str | Path, *, device: str = "auto", tracking_uri: str | None = None) -> Model:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from medhybrid.inference.model import Model
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.deidentify import Deidentifier
-from medhybrid.steps.models import load_model
+from medhybrid.steps.models import load_models
 from medhybrid.steps.progress import Reporter, Silent
 
 
@@ -47,7 +47,7 @@ class FolderResult:
 def predict(
     scans: str | Path,
     *,
-    model: str | Path | Model,
+    model: str | Path | Model | Sequence[str | Path],
     out: str | Path,
     device: str = "auto",
     tracking_uri: str | None = None,
@@ -62,8 +62,8 @@ def predict(
     ----------
     scans : str or Path
         A file, or a folder searched at any depth.
-    model : str, Path or Model
-        A run folder, a model folder, `models:/name@alias`, or a loaded model.
+    model : str, Path, Model or sequence
+        A run folder, a model folder, `models:/name@alias`, or a loaded model; of several the probabilities are averaged.
     deidentify : Path, optional
         File of a key (made where absent): outputs are named by keyed hash and DICOM headers cleaned.
     probabilities : bool
@@ -78,7 +78,11 @@ def predict(
     """
     reporter, out = reporter or Silent(), Path(out)
     found = discover(Path(scans))
-    loaded = model if isinstance(model, Model) else load_model(model, device=device, tracking_uri=tracking_uri)
+    if isinstance(model, Model):
+        loaded = model
+    else:
+        paths = [model] if isinstance(model, (str, Path)) else model
+        loaded = load_models(paths, device=device, tracking_uri=tracking_uri)
     if options:
         changed = change_scans(loaded.record.scans, options)
         loaded = copy.copy(loaded)

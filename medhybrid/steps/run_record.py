@@ -17,11 +17,13 @@ from medhybrid.tracking.several import SeveralTrackers
 from medhybrid.training.tracker import Tracker
 
 
-def make_tracker(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str) -> SeveralTrackers:
-    """The trackers that the config asks for; a resumed run goes on in its MLflow run."""
+def make_tracker(
+    config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, *, parent_run_id: str = ""
+) -> SeveralTrackers:
+    """The trackers that the config asks for; a resumed run goes on in its MLflow run, a new one is nested under its parent."""
     trackers: list[Tracker] = [JsonlTracker(folder / "log.jsonl")]
     if config.tracking.kind == "mlflow":
-        info = _run_info(config, dataset, folder, data_hash)
+        info = _run_info(config, dataset, folder, data_hash, parent_run_id)
         trackers.append(MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder))
     return SeveralTrackers(trackers)
 
@@ -32,7 +34,9 @@ def reopen_tracker(folder: Path) -> Tracker:
     return make_tracker(config, PreparedDataset(prepared_folder(config)), folder, "")
 
 
-def _run_info(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str) -> RunInfo:
+def _run_info(
+    config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, parent_run_id: str
+) -> RunInfo:
     fold = dataset.fold(config.training.fold)
     present = set(dataset.names())
     plan, training = dataset.plan, config.training
@@ -67,6 +71,7 @@ def _run_info(config: StudyConfig, dataset: PreparedDataset, folder: Path, data_
             "medhybrid.fold": str(training.fold),
             "medhybrid.seed": str(training.seed),
             "medhybrid.network": config.network.kind,
+            **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
         },
         datasets=datasets,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,8 +43,21 @@ class Run:
     is_interrupted: bool
 
 
-def train(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
+def train(
+    config: StudyConfig,
+    *,
+    parent_run_id: str = "",
+    on_start: Callable[[Path], None] = lambda _: None,
+    reporter: Reporter | None = None,
+) -> Run:
     """Train a new run.
+
+    Parameters
+    ----------
+    parent_run_id : str
+        MLflow run that it is nested under.
+    on_start : callable
+        Told the run folder before the first step.
 
     Raises
     ------
@@ -57,7 +70,8 @@ def train(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     folder = _new_folder(config)
     save_config(config, folder / "config.yaml")
     dataset.plan.save(folder / "plan.json")
-    return _run(config, dataset, folder, reporter or Silent(), resume=False)
+    on_start(folder)
+    return _run(config, dataset, folder, reporter or Silent(), resume=False, parent_run_id=parent_run_id)
 
 
 def resume(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | None = None) -> Run:
@@ -82,12 +96,20 @@ def resume(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | 
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: Reporter, *, resume: bool) -> Run:
+def _run(
+    config: StudyConfig,
+    dataset: PreparedDataset,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    resume: bool,
+    parent_run_id: str = "",
+) -> Run:
     plan = dataset.plan
     fold = dataset.fold(config.training.fold)
     train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
     data_hash = dataset.data_hash()
-    tracker = make_tracker(config, dataset, folder, data_hash)
+    tracker = make_tracker(config, dataset, folder, data_hash, parent_run_id=parent_run_id)
     shown = max((i for i, n in enumerate(plan.normalisation) if not n.optional), default=0)
 
     pictured = subset(subset(validation_cases, config.training.validation_cases), PICTURED_CASES)

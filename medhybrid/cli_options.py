@@ -1,0 +1,54 @@
+"""Options of the command line that several commands share, or that are too long to stand in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medhybrid.errors import ConfigError
+
+Config = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or a packaged config such as brain.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value overrides, as training.max_minutes=10.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; by default the sqlite file of the runs folder.")]
+ResampleIrregular = Annotated[
+    bool, typer.Option("--resample-irregular", help="Resample tilted and unevenly spaced series to a regular grid.")
+]
+KeepSheared = Annotated[
+    bool, typer.Option("--keep-sheared", help="Keep tilted series as they are, with a sheared affine.")
+]
+OtherGrids = Annotated[
+    str,
+    typer.Option(
+        help="Channels on another grid than the first: same_frame, refuse, resample or register; else as in training."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+ModelPaths = Annotated[
+    list[str],
+    typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias; several are averaged."),
+]
+FromPacs = Annotated[
+    str, typer.Option("--from", help="A study of a PACS: dicomweb://host/path?StudyInstanceUID=..., or dimse://.")
+]
+ToPacs = Annotated[
+    str,
+    typer.Option("--to", help="A PACS that gets SEG and reports: dicomweb://host/path, or dimse://AET@host:port."),
+]
+Deidentify = Annotated[
+    Path | None,
+    typer.Option(help="Key file (made if absent): name outputs by keyed hash and clean DICOM headers."),
+]
+Probabilities = Annotated[
+    bool, typer.Option("--probabilities", help="Also write probabilities: NIfTI, and FRACTIONAL DICOM SEG.")
+]
+
+
+def whole_numbers(text: str) -> list[int]:
+    """The numbers of a comma list; raises `ConfigError`."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(f"{text!r} is no comma list of whole numbers", expected="for example 0,1,2") from None

@@ -1,0 +1,60 @@
+"""Several models as one: the mean of their calibrated probabilities."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medhybrid.errors import ModelError
+from medhybrid.inference.confidence import Calibration
+from medhybrid.inference.model import Model
+
+
+class Ensemble(Model):
+    """Models of one plan, such as the folds of a cross-validation.
+
+    Raises
+    ------
+    ModelError
+        If they see different images: channels, spacing, intensities or labels.
+    """
+
+    def __init__(self, members: Sequence[Model]) -> None:
+        first = members[0]
+        for other in members[1:]:
+            _refuse_other_plan(first, other)
+        weights = "".join(m.record.weights_sha256 for m in members)
+        calibrations = [m.record.calibration for m in members]
+        record = first.record.model_copy(
+            update={
+                "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(),
+                # the members' probabilities are calibrated before they are averaged
+                "calibration": Calibration(threshold=float(np.mean([c.threshold for c in calibrations]))),
+            }
+        )
+        super().__init__(first.network, record, first.device)
+        self.members = tuple(members)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Log of the mean probabilities (K, X, Y, Z)."""
+        mean: Tensor | None = None
+        for m in self.members:
+            probabilities = (m.logits(image) / m.record.calibration.temperature).softmax(dim=0)
+            mean = probabilities if mean is None else mean + probabilities
+        assert mean is not None
+        return torch.log((mean / len(self.members)).clamp_min(1e-12))
+
+
+def _refuse_other_plan(a: Model, b: Model) -> None:
+    ours, theirs = (m.plan.model_dump(include={"spacing_mm", "normalisation", "labels"}) for m in (a, b))
+    if differing := [k for k in ours if ours[k] != theirs[k]]:
+        raise ModelError(
+            "these models do not see the same images",
+            expected=f"one {', '.join(differing)}",
+            found="; ".join(f"{k}: {ours[k]} and {theirs[k]}" for k in differing)[:300],
+            remedy="join models of one prepared dataset",
+        )

@@ -1,0 +1,75 @@
+"""Several settings side by side: a table with intervals and paired differences, and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medhybrid.metrics import mean_interval, paired_difference
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What one setting reached.
+
+    Attributes
+    ----------
+    cases : dict
+        Dice of each case, the mean over seeds.
+    by_seed : tuple of float
+        Mean Dice of each training.
+    n_steps : tuple of int
+        Optimiser steps of each training.
+    """
+
+    name: str
+    n_parameters: int
+    n_steps: tuple[int, ...]
+    by_seed: tuple[float, ...]
+    cases: dict[str, float]
+
+
+def comparison_table(settings: Sequence[Setting]) -> str:
+    """A Markdown table of the settings, and of how much better the first one is than each, paired by case."""
+    first = settings[0]
+    reference = [first.cases[c] for c in sorted(first.cases)]
+    columns = ["setting", "parameters", "steps", "mean Dice (95 %)", "median", "by seed"]
+    columns += [f"{first.name} less it (95 %)", "p", "better, worse"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for s in settings:
+        values = [s.cases[c] for c in sorted(s.cases)]
+        cells = [s.name, f"{s.n_parameters / 1e6:.2f} M", ", ".join(map(str, s.n_steps)), str(mean_interval(values))]
+        cells += [f"{np.median(values):.4f}", ", ".join(f"{d:.4f}" for d in s.by_seed)]
+        if s is first:
+            cells += ["", "", ""]
+        else:
+            gap = paired_difference(reference, values)
+            cells += [str(gap.interval), f"{gap.p:.3f}", f"{gap.n_better}, {gap.n_worse}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    note = (
+        f"{len(reference)} cases, each the mean of {len(first.by_seed)} seeds. Intervals: bootstrap over cases; p: Wilcoxon's "
+        "signed-rank test of the paired differences."
+    )
+    return "\n".join([*lines, "", note, ""])
+
+
+def draw_comparison(settings: Sequence[Setting], path: Path) -> Path:
+    """Dice of every case by setting, cases joined by lines, boxes with medians and means."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    values = np.array([[s.cases[c] for c in sorted(s.cases)] for s in settings])  # (setting, case)
+    places = range(len(settings))
+    figure, axes = plt.subplots(figsize=(1.5 * len(settings) + 2, 4.5), layout="constrained")
+    axes.plot(places, values, color="0.8", linewidth=0.7, zorder=1)
+    axes.boxplot(values.T, positions=places, widths=0.4, showfliers=False, showmeans=True)
+    axes.set_xticks(places, [s.name for s in settings])
+    axes.set_ylabel("Dice of a validation case, mean over seeds")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

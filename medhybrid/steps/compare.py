@@ -1,0 +1,98 @@
+"""Settings compared: each trained with every seed on the same cases, paired by case, in one MLflow run.
+
+RUNS/<study>/<name>/comparison.md, comparison.png     the table and the figure
+RUNS/<study>/<name>/cases.csv                         Dice of every validation case of every training
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset, write_atomically
+from medhybrid.errors import ConfigError
+from medhybrid.inference.model import network_for
+from medhybrid.review.comparison import Setting, comparison_table, draw_comparison
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.steps.train_all import Training, nested_runs, train_all
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What each setting reached; `table` is Markdown."""
+
+    folder: Path
+    settings: tuple[Setting, ...]
+    table: str
+
+
+def compare(
+    configs: Mapping[str, StudyConfig],
+    *,
+    seeds: Sequence[int],
+    name: str,
+    reporter: Reporter | None = None,
+) -> Comparison | None:
+    """Train every setting with every seed; a second call goes on where the first one stopped. None if interrupted.
+
+    Parameters
+    ----------
+    configs : mapping
+        Setting to config, of one prepared study. The first is what the others are compared with.
+    name : str
+        Folder of the result, in the study's folder of runs.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing to compare, or the configs are of several studies.
+    """
+    if not configs or not seeds or len({c.name for c in configs.values()}) > 1:
+        raise ConfigError("nothing to compare", expected="settings of one study, and at least one seed")
+    first = next(iter(configs.values()))
+    folder = Path(first.runs) / first.name / name
+    trainings = {f"{setting}-seed{s}": with_seed(c, s) for s in seeds for setting, c in configs.items()}
+    text = f"**{first.name}**: {', '.join(configs)}; seeds {', '.join(map(str, seeds))}"
+    with nested_runs(first, folder, text) as (parent, tracker):
+        done = train_all(trainings, folder, parent_run_id=parent, reporter=reporter or Silent())
+        if done is None:
+            return None
+        by_name = {t.name: t for t in done}
+        settings = [_setting(s, [by_name[f"{s}-seed{seed}"] for seed in seeds]) for s in configs]
+        table = comparison_table(settings)
+        write_atomically(folder / "comparison.md", table)
+        draw_comparison(settings, folder / "comparison.png")
+        if tracker is not None:
+            tracker.log_metrics({f"dice/{s.name}": float(np.mean(s.by_seed)) for s in settings}, 0)
+            for file in ("comparison.md", "comparison.png", "cases.csv"):
+                tracker.log_file(folder / file, "")
+    return Comparison(folder, tuple(settings), table)
+
+
+def with_seed(config: StudyConfig, seed: int) -> StudyConfig:
+    """The same config with another seed."""
+    return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
+
+
+def _setting(name: str, trainings: Sequence[Training]) -> Setting:
+    cases = {c: float(np.mean([t.cases[c] for t in trainings])) for c in trainings[0].cases}
+    config = trainings[0].config
+    network = network_for(config.network, PreparedDataset(prepared_folder(config)).plan)
+    return Setting(
+        name,
+        sum(p.numel() for p in network.parameters()),
+        tuple(_n_steps(t.run.folder) for t in trainings),
+        tuple(t.mean_dice for t in trainings),
+        cases,
+    )
+
+
+def _n_steps(folder: Path) -> int:
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return max(int(e["step"]) for e in map(json.loads, lines) if "step" in e)

@@ -1,0 +1,138 @@
+"""Several trainings as one: each once, nested in MLflow, resumed, and joined to one model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+import medhybrid
+from medhybrid.config import StudyConfig
+from medhybrid.errors import DataError, ModelError
+from medhybrid.inference.ensemble import Ensemble
+from medhybrid.steps.cross_validate import CrossValidation
+from medhybrid.steps.train import Run
+from tests.synthetic import blob_case, save_nifti, small_config, write_study
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, CrossValidation]:
+    """Two folds of six cases, one seed, ten steps each."""
+    folder = tmp_path_factory.mktemp("crossed")
+    write_study(folder / "data", n_cases=6)
+    config = small_config(folder, "training.iterations=10", "data.splits=null", "data.n_folds=2")
+    medhybrid.preprocess(config)
+    result = medhybrid.cross_validate(config)
+    assert result is not None
+    return config, result
+
+
+def test_every_case_of_the_folds_is_scored_once(crossed: tuple[StudyConfig, CrossValidation]) -> None:
+    _, result = crossed
+
+    with (result.folder / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    summary = json.loads((result.folder / "summary.json").read_text())
+    assert {(r["training"], r["fold"]) for r in rows} == {("fold0-seed0", "0"), ("fold1-seed0", "1")}
+    assert len({r["case"] for r in rows}) == len(rows) == summary["n_cases"] == 6
+    assert summary["dice"]["mean"] == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=1e-3)
+    assert result.dice.low <= result.dice.mean <= result.dice.high
+
+
+def test_the_trainings_are_nested_under_one_run(crossed: tuple[StudyConfig, CrossValidation]) -> None:
+    config, result = crossed
+    client = mlflow.MlflowClient(f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(config.name)
+    assert experiment is not None
+
+    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+
+    parent = runs.pop("cross-validation")
+    assert parent.data.metrics["dice"] == pytest.approx(result.dice.mean)
+    assert {r.data.tags["mlflow.parentRunId"] for r in runs.values()} == {parent.info.run_id}
+    assert len(runs) == 2
+
+
+def test_a_second_call_trains_only_what_is_missing(
+    crossed: tuple[StudyConfig, CrossValidation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, first = crossed
+
+    def refuse(*_: object, **__: object) -> Run:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("medhybrid.steps.train_all.train", refuse)
+    again = medhybrid.cross_validate(config)
+
+    assert again is not None
+    assert again.dice == first.dice
+
+
+def test_a_name_that_stood_for_another_config_is_refused(crossed: tuple[StudyConfig, CrossValidation]) -> None:
+    config, _ = crossed
+    other = config.model_copy(update={"training": config.training.model_copy(update={"peak_rate": 1e-3})})
+
+    with pytest.raises(DataError, match="another config than in an earlier call"):
+        medhybrid.cross_validate(other, folds=[0])
+
+
+def test_several_models_predict_by_their_mean_probability(
+    crossed: tuple[StudyConfig, CrossValidation], tmp_path: Path
+) -> None:
+    folders = [t.run.folder for t in crossed[1].trainings]
+    scan = medhybrid.read_scan(save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(20)[0]))
+    members = [medhybrid.load_model(f) for f in folders]
+
+    joined = Ensemble(members).segment(scan, with_probabilities=True)
+    alone = [m.segment(scan, with_probabilities=True) for m in members]
+
+    assert joined.probabilities is not None
+    mean = np.mean([a.probabilities for a in alone if a.probabilities is not None], axis=0)
+    # averaged on the network's grid, and only then resampled to the scan's
+    np.testing.assert_allclose(joined.probabilities, mean, atol=0.05)
+    result = medhybrid.predict(tmp_path / "in", model=folders, out=tmp_path / "out")
+    assert result.n_done == 1
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["model_weights_sha256"] == Ensemble(members).record.weights_sha256
+    assert record["model_weights_sha256"] not in [m.record.weights_sha256 for m in members]
+
+
+def test_models_that_see_other_images_are_not_joined(crossed: tuple[StudyConfig, CrossValidation]) -> None:
+    a, b = (medhybrid.load_model(t.run.folder) for t in crossed[1].trainings)
+    b.record = b.record.model_copy(update={"plan": b.plan.model_copy(update={"spacing_mm": (9.0, 9.0, 9.0)})})
+
+    with pytest.raises(ModelError, match=r"do not see the same images.*spacing_mm"):
+        Ensemble([a, b])
+
+
+def test_settings_are_compared_on_the_same_cases(crossed: tuple[StudyConfig, CrossValidation]) -> None:
+    config, _ = crossed
+    other = config.model_copy(update={"network": config.network.model_copy(update={"kind": "resnet"})})
+
+    result = medhybrid.compare({"hybrid": config, "resnet": other}, seeds=[0, 1], name="kinds")
+
+    assert result is not None
+    hybrid, resnet = result.settings
+    assert hybrid.cases.keys() == resnet.cases.keys()
+    assert hybrid.n_parameters > resnet.n_parameters
+    assert hybrid.n_steps == (10, 10)
+    assert hybrid.cases == {c: pytest.approx(np.mean(v)) for c, v in _by_case(result.folder, "hybrid").items()}
+    row = next(line for line in result.table.splitlines() if line.startswith("| resnet"))
+    gap = np.mean([hybrid.cases[c] - resnet.cases[c] for c in hybrid.cases])
+    assert f"{gap:.4f} (" in row
+    assert (result.folder / "comparison.png").stat().st_size > 5000
+
+
+def _by_case(folder: Path, setting: str) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = {}
+    with (folder / "cases.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["training"].startswith(setting):
+                values.setdefault(row["case"], []).append(float(row["dice"]))
+    return values
