@@ -69,6 +69,8 @@ class Trainer:
         Asked after each step; True ends the run cleanly.
     on_validation : callable
         Told of each validation (for pictures and tables).
+    network : Module, optional
+        Trained in place of the config's; as `SegmentationNetwork`, it returns `Logits`.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         on_progress: Callable[[Progress], None] = lambda _: None,
         on_validation: Callable[[Validation], None] = lambda _: None,
+        network: Any = None,
     ) -> None:
         if not train_cases:
             raise TrainingError("no case to train on", remedy="run medhybrid preprocess and read its table")
@@ -93,8 +96,8 @@ class Trainer:
         self.device = choose_device(self.training.device)
         self.precision = choose_precision(self.device, self.training.precision)
         torch.manual_seed(self.training.seed)
-        network: Any = network_for(config.network, plan).to(self.device)
-        self.network = network.to(memory_format=torch.channels_last_3d)
+        network = network or network_for(config.network, plan)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last_3d)
         self.optimiser = make_optimiser(self.network, self.training)
         self.average = WeightAverage(self.network, self.training.ema)
         self.sampler = PatchSampler(

@@ -1,0 +1,237 @@
+"""Accuracy for a budget: our kinds and MONAI's networks on one data path, one fold, one budget, one scorer.
+
+    python benchmarks/accuracy.py hippocampus.yaml /data/hippocampus --minutes 10 --settings hybrid,resnet,swin_unetr,segresnet
+    python benchmarks/accuracy.py brain.yaml /data/glioma --minutes 20 --seeds 0,1 training.fold=0
+
+Each training runs in a process of its own, so that its memory can be told. Records are added to results/accuracy_<study>.json
+(one with the same setting, seed, fold and budget is replaced); the table and the plot beside it are made of all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import medhybrid
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.plan import Plan
+from medhybrid.inference.model import network_for
+from medhybrid.metrics import LabelScore, mean_interval, score_case, summarise
+from medhybrid.networks import Logits
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.tracking.several import SeveralTrackers
+from medhybrid.training.loop import Trainer
+from medhybrid.training.validation import Validation
+
+RESULTS = Path(__file__).parent / "results"
+KINDS = ("hybrid", "resnet", "identity", "interleave", "transformer")
+
+
+class Peer(nn.Module):
+    """A network of MONAI on sizes that it does not take as they are: padded to a multiple, cropped again."""
+
+    def __init__(self, network: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.network, self.multiple = network, multiple
+
+    def forward(self, image: Tensor) -> Logits:
+        """(B, C, X, Y, Z) -> logits of that size; the auxiliary ones are not used."""
+        size = image.shape[2:]
+        padding = [n for s in reversed(size) for n in (0, -s % self.multiple)]
+        full = self.network(F.pad(image, padding))[:, :, : size[0], : size[1], : size[2]]
+        return Logits(full, full)
+
+
+def _padded(plan: Plan, multiple: int) -> tuple[int, ...]:
+    return tuple(n + -n % multiple for n in plan.patch_size)
+
+
+def swin_unetr(plan: Plan) -> nn.Module:
+    """MONAI's SwinUNETR as it comes (feature size 24)."""
+    from monai.networks.nets import SwinUNETR
+
+    return Peer(SwinUNETR(len(plan.channels), plan.n_labels + 1), 32)
+
+
+def unetr(plan: Plan) -> nn.Module:
+    """MONAI's UNETR as it comes (ViT-B)."""
+    from monai.networks.nets import UNETR
+
+    return Peer(UNETR(len(plan.channels), plan.n_labels + 1, _padded(plan, 16)), 16)
+
+
+def segresnet(plan: Plan) -> nn.Module:
+    """MONAI's SegResNet with 16 initial filters."""
+    from monai.networks.nets import SegResNet
+
+    return Peer(SegResNet(in_channels=len(plan.channels), out_channels=plan.n_labels + 1, init_filters=16), 8)
+
+
+def dynunet(plan: Plan) -> nn.Module:
+    """MONAI's DynUNet with the plan's strides, as nnU-Net's plain network."""
+    from monai.networks.nets import DynUNet
+
+    strides = [(1, 1, 1), *plan.strides]
+    kernels = [3] * len(strides)
+    return Peer(DynUNet(3, len(plan.channels), plan.n_labels + 1, kernels, strides, strides[1:]), 8)
+
+
+PEERS: dict[str, Callable[[Plan], nn.Module]] = {
+    "swin_unetr": swin_unetr,
+    "unetr": unetr,
+    "segresnet": segresnet,
+    "dynunet": dynunet,
+}
+
+
+def train_one(config: StudyConfig, setting: str) -> dict[str, Any]:
+    """Train one setting, and score its masks of the fold's validation cases on the scans' own grids."""
+    dataset = PreparedDataset(prepared_folder(config))
+    plan, fold = dataset.plan, dataset.fold(config.training.fold)
+    if setting in PEERS:
+        torch.manual_seed(config.training.seed)
+        network = PEERS[setting](plan)
+        config = config.model_copy(update={"network": config.network.model_copy(update={"deep_supervision": False})})
+    else:
+        config = config.model_copy(update={"network": config.network.model_copy(update={"kind": setting})})
+        network = network_for(config.network, plan)
+    curve: list[tuple[float, float]] = []
+    started = time.monotonic()
+
+    def on_validation(validation: Validation) -> None:
+        curve.append((round((time.monotonic() - started) / 60, 2), round(validation.mean_dice, 4)))
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            config,
+            plan,
+            dataset.open(fold.train),
+            dataset.open(fold.validation),
+            folder=Path(folder),
+            tracker=SeveralTrackers([]),
+            on_validation=on_validation,
+            network=network,
+        )
+        outcome = trainer.fit()
+    assert outcome.validation is not None
+    labels = {name: n for n, name in enumerate(plan.labels, start=1)}
+    scores: list[LabelScore] = []
+    for r in outcome.validation.results:
+        spacing = r.case.source_grid.spacing_mm
+        scores += score_case(r.case.name, r.prediction, r.case.source_mask(), labels, spacing)
+    example = torch.zeros(1, len(plan.channels), *plan.patch_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(example)
+    return {
+        "setting": setting,
+        "seed": config.training.seed,
+        "fold": config.training.fold,
+        "minutes": config.training.max_minutes,
+        "steps": outcome.step,
+        "seconds": round(outcome.elapsed_s, 1),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "gflops_a_patch": round(counter.get_total_flops() / 1e9, 2),
+        "curve": curve,
+        "cases": {r.case.name: round(r.mean_dice, 4) for r in outcome.validation.results},
+        "summary": {k: round(v, 4) for k, v in summarise(scores).items()},
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, CUDA {torch.cuda.is_available()}",
+        "torch": torch.__version__,
+        "medhybrid": medhybrid.__version__,
+    }
+
+
+def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes a record another's successor."""
+    return tuple(record[k] for k in ("setting", "seed", "fold", "minutes"))
+
+
+def write_report(study: str, records: list[dict[str, Any]]) -> None:
+    """results/accuracy_<study>.md and .png."""
+    columns = ["setting", "minutes", "fold", "seeds", "steps", "mean Dice (95 %)", "median", "HD95 mm", "surface Dice"]
+    columns += ["lesion F1", "parameters", "GFLOP a patch", "peak MiB"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for r in records:
+        groups.setdefault((r["minutes"], r["fold"], r["setting"]), []).append(r)
+    for (minutes, fold, setting), members in sorted(groups.items()):
+        values = [float(np.mean([m["cases"][c] for m in members])) for c in members[0]["cases"]]
+        mean = {k: np.mean([m["summary"][k] for m in members]) for k in ("hd95_mm", "surface_dice", "lesion_f1")}
+        cells = [setting, f"{minutes:g}", str(fold), ", ".join(str(m["seed"]) for m in members)]
+        cells += [", ".join(str(m["steps"]) for m in members), str(mean_interval(values)), f"{np.median(values):.4f}"]
+        cells += [f"{mean['hd95_mm']:.2f}", f"{mean['surface_dice']:.4f}", f"{mean['lesion_f1']:.4f}"]
+        cells += [f"{members[0]['parameters'] / 1e6:.2f} M", f"{members[0]['gflops_a_patch']:.1f}"]
+        cells += [str(max(m["peak_mib"] for m in members))]
+        lines.append("| " + " | ".join(cells) + " |")
+    (RESULTS / f"accuracy_{study}.md").write_text("\n".join(lines) + "\n")
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for n, setting in enumerate(sorted({r["setting"] for r in records})):
+        for m in (r for r in records if r["setting"] == setting):
+            axes.plot(*zip(*m["curve"], strict=True), color=f"C{n}", marker=".", label=setting)
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(*zip(*{name: (h, name) for h, name in zip(handles, names, strict=True)}.values(), strict=True))
+    axes.set_xlabel("minutes of training, validations included")
+    axes.set_ylabel("mean Dice (some cases during the run, all at its end)")
+    figure.savefig(RESULTS / f"accuracy_{study}.png", dpi=110)
+
+
+def main() -> None:
+    """Run what is asked for, one process a training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--settings", default=",".join((*KINDS, *PEERS)))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    length = f"training.max_minutes={chosen.minutes}"
+    common = [f"data.root={chosen.root}", length, *chosen.overrides]
+    if chosen.worker:
+        config = medhybrid.load_config(chosen.config, [*common, f"training.seed={chosen.seeds}"])
+        chosen.worker.write_text(json.dumps(train_one(config, chosen.settings)))
+        return
+    config = medhybrid.load_config(chosen.config, common)
+    medhybrid.preprocess(config)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"accuracy_{config.name}.json"
+    for seed in chosen.seeds.split(","):
+        for setting in chosen.settings.split(","):
+            with tempfile.NamedTemporaryFile(suffix=".json") as file:
+                command = [sys.executable, __file__, chosen.config, str(chosen.root), *chosen.overrides]
+                command += ["--minutes", str(chosen.minutes), "--settings", setting, "--seeds", seed]
+                subprocess.run([*command, "--worker", file.name], check=True)
+                record = json.loads(Path(file.name).read_text())
+            records = json.loads(path.read_text()) if path.is_file() else []
+            records = [r for r in records if key_of(r) != key_of(record)] + [record]
+            path.write_text(json.dumps(records, indent=1) + "\n")
+            write_report(config.name, records)
+            print(setting, seed, record["summary"]["dice"], f"{record['steps']} steps", flush=True)
+
+
+if __name__ == "__main__":  # workers import this file
+    main()
