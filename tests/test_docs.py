@@ -36,7 +36,7 @@ def test_the_configuration_page_is_generated_from_the_models_and_current() -> No
 
 
 def test_every_command_is_documented() -> None:
-    headings = set(re.findall(r"^## (\w+)$", (DOCS / "commands.md").read_text(), flags=re.MULTILINE))
+    headings = set(re.findall(r"^## ([\w-]+)$", (DOCS / "commands.md").read_text(), flags=re.MULTILINE))
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     assert headings == set(commands)
