@@ -54,9 +54,7 @@ def match_names(names: Sequence[str], config: DataConfig, *, case: str) -> dict[
     others = [n for n in names if n not in taken]
     if not taken or (others and config.other_segments == "refuse"):
         raise DataError(
-            f"case {case}: {'segments are' if taken else 'no segment is'} among the labels".replace(
-                "segments are", "some segments are not"
-            ),
+            f"case {case}: {'some segments are not' if taken else 'no segment is'} among the labels",
             expected=", ".join(config.segments.get(label, label) for label in config.labels),
             found=", ".join(others[:8]) or "no segment",
             remedy="name them in data.segments" + (", or set data.other_segments=ignore" if taken else ""),

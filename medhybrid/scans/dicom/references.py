@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medhybrid.errors import ScanError
 from medhybrid.geometry import LPS_FROM_RAS, Grid, apply_affine
 from medhybrid.scans.dicom.frames import integer, numbers, text
+from medhybrid.scans.dicom.frames import number as number_of
 from medhybrid.scans.dicom.headers import read_header
 from medhybrid.scans.dicom.rtstruct import Locate, fill, read_structures
 from medhybrid.scans.scan import Scan
@@ -24,6 +25,9 @@ Masks = dict[str, NDArray[np.bool_]]
 """By name, (X, Y, Z)."""
 
 KINDS = ("SEG", "RTSTRUCT")
+
+MAX_SLICE_STEPS = 1.5
+"""A SEG whose slices are further apart than so many steps of its image was drawn on another one."""
 
 MAX_OFF_VOXEL = 0.05
 """How far a pixel of a SEG may lie from the image's voxel that it stands for."""
@@ -124,6 +128,7 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _refuse_other_spacing(seg, image)
             for number, groups in enumerate(_frame_groups(seg), start=1):
                 segment = groups("SegmentIdentificationSequence")
                 own = None if segment is None else integer(segment, "ReferencedSegmentNumber")
@@ -165,24 +170,45 @@ def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tup
     spacing = numbers(groups("PixelMeasuresSequence"), "PixelSpacing", 2)
     if turn is None or position is None or spacing is None:
         raise ScanError("a frame has no place", expected="orientation, position and spacing", remedy="export it again")
+    row, column = np.array(turn[:3]) * spacing[1], np.array(turn[3:]) * spacing[0]  # steps in LPS mm
     rows, columns = np.nonzero(pixels)
-    lps = (
-        np.array(position)
-        + columns[:, None] * spacing[1] * np.array(turn[:3])
-        + rows[:, None] * spacing[0] * np.array(turn[3:])
+    box = np.array([(c, r) for c in (columns.min(), columns.max()) for r in (rows.min(), rows.max())])
+    first, *_ = at_box = locate(np.array(position) + box[:, :1] * row + box[:, 1:] * column)
+    to_right, down = (
+        locate(np.array(position) + box[:1, :1] * row + box[:1, 1:] * column + s)[0] - first for s in (row, column)
     )
-    voxels = locate(lps)
-    nearest = np.rint(voxels).astype(np.int64)
-    off = float(np.abs(voxels - nearest).max())
-    is_outside = bool((nearest < 0).any() or (nearest >= shape).any())
-    if off > MAX_OFF_VOXEL or is_outside or len(np.unique(nearest, axis=0)) < len(nearest):
+    start, x, y = (np.rint(v).astype(np.int64) for v in (first, to_right, down))
+    expected = start + (box - box[0]) @ np.stack([x, y])
+    off = float(np.abs(at_box - expected).max())
+    is_outside = bool((expected < 0).any() or (expected >= shape).any())
+    has_voxels = np.abs(x).sum() == np.abs(y).sum() == 1 and not x @ y  # a pixel is a voxel of the image
+    if not has_voxels or off > MAX_OFF_VOXEL or is_outside:
         raise ScanError(
             "it does not lie on the image's voxels",
             expected="the same voxel positions",
-            found="voxels outside the image" if is_outside else f"{off:.3f} voxels off",
+            found="pixels of another size"
+            if not has_voxels
+            else "voxels outside the image"
+            if is_outside
+            else f"{off:.3f} voxels off",
             remedy="give the image that it was drawn on, or resample it to this one",
         )
-    return nearest
+    return np.asarray(start + (columns - box[0, 0])[:, None] * x + (rows - box[0, 1])[:, None] * y)
+
+
+def _refuse_other_spacing(seg: Any, image: Scan) -> None:
+    """Slices further apart than the image's would leave stripes."""
+    measures = next(_frame_groups(seg))("PixelMeasuresSequence")
+    between = None if measures is None else number_of(measures, "SpacingBetweenSlices")
+    if image.source.regular is None and between is not None:
+        steps = image.grid.spacing_mm
+        if all(between > MAX_SLICE_STEPS * s for s in steps):
+            raise ScanError(
+                "its slices are further apart than the image's",
+                expected=f"{steps[2]:.3f} mm",
+                found=f"{between:.3f} mm",
+                remedy="give the image that it was drawn on, or resample it to this one",
+            )
 
 
 def _unreadable(path: Path, error: Exception) -> ScanError:

@@ -344,6 +344,21 @@ def test_a_segmentation_is_placed_by_position_whatever_instances_it_names(tmp_pa
         read_masks(tmp_path / "seg.dcm", read_scan(tmp_path / "in", options=options), ["x"])
 
 
+@pytest.mark.parametrize(("step", "message"), [((2, 2, 1), "pixels of another size"), ((1, 1, 2), "further apart")])
+def test_a_segmentation_of_a_coarser_image_is_refused(tmp_path: Path, step: tuple[int, ...], message: str) -> None:
+    """Every one of its pixels lies on a voxel, but voxels between them would stay empty."""
+    write_series(tmp_path / "fine")
+    fine = read_scan(tmp_path / "fine")
+    every = tuple(slice(None, None, s) for s in step)
+    affine = fine.affine @ np.diag([*step, 1.0])
+    write_mr_series(tmp_path / "coarse", fine.array[0][every], affine, description="T1", study="s", case="c")
+    coarse = read_scan(tmp_path / "coarse")
+    write_seg(tmp_path / "seg.dcm", np.ones(coarse.grid.shape, np.uint8), coarse, SegInfo({"x": 1}, "0"))
+
+    with pytest.raises(ScanError, match=message):
+        read_masks(tmp_path / "seg.dcm", fine, ["x"])
+
+
 def test_segments_on_slices_with_gaps_need_no_spacing(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")

@@ -1,0 +1,63 @@
+"""Dice of a run's validation cases with each optional channel taken away.
+
+    python benchmarks/missing_channels.py runs/brain/<run>
+
+Prepared images are used with the channel set to 0, which is what prediction makes of a channel that a study lacks. Cases whose
+channel is blank already count on both sides: nothing is taken from them. Adds a row a channel to results/missing_channels.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import medhybrid
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.store import PreparedCase
+from medhybrid.inference.model import Model
+from medhybrid.inference.to_grid import labels_on_scan
+from medhybrid.inference.windows import to_tensor
+from medhybrid.metrics import dice, mean_interval, paired_difference
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.resume import run_config
+
+RESULTS = Path(__file__).parent / "results" / "missing_channels.json"
+
+
+def dice_without(model: Model, case: PreparedCase, channel: int | None) -> float:
+    """Mean Dice over the labels of a case, on the scan's grid."""
+    image = case.image().copy()
+    if channel is not None:
+        image[channel] = 0
+    logits = model.logits(to_tensor(image, model.device))
+    prediction = labels_on_scan(logits, case.grid, case.turn.grid(case.source_grid), case.turn)
+    reference = case.source_mask()
+    return float(np.mean([dice(prediction == v, reference == v) for v in range(1, model.plan.n_labels + 1)]))
+
+
+def main(folder: Path) -> None:
+    """Measure and record."""
+    config, model = run_config(folder), medhybrid.load_model(folder)
+    dataset = PreparedDataset(prepared_folder(config))
+    cases = dataset.open(dataset.fold(config.training.fold).validation)
+    whole = [dice_without(model, c, None) for c in cases]
+    rows = {"none": str(mean_interval(whole))}
+    print("nothing taken away", rows["none"])
+    for n, rule in enumerate(model.plan.normalisation):
+        if rule.optional:
+            without = [dice_without(model, c, n) for c in cases]
+            gap = paired_difference(without, whole)
+            rows[rule.channel] = f"{mean_interval(without)}; change {gap.interval}"
+            print(f"without {rule.channel}", rows[rule.channel])
+    records = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    records[f"{config.name}, {config.network.kind}, {folder.name}"] = rows
+    RESULTS.write_text(json.dumps(records, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))
