@@ -217,9 +217,12 @@ def cross_validate(
     rows = [[t.name, f"{t.mean_dice:.4f}", t.run.folder.name] for t in result.trainings]
     reporter.table("Cross-validation", ["training", "mean Dice", "run"], rows)
     reporter.message(f"all cases: mean Dice {result.dice}, median {result.median:.4f}: {result.folder}")
-    reporter.message(
-        "predict with all of them: medhybrid predict " + " ".join(f"--model {t.run.folder}" for t in result.trainings)
+    rules, models = result.rules, " ".join(f"--model {t.run.folder}" for t in result.trainings)
+    chosen = ", ".join(
+        [*(f"largest of {n} kept" for n in rules.keep_largest), f"{rules.min_component_ml:g} ml at least"]
     )
+    reporter.message(f"components: {chosen}; gain in mean Dice {rules.gain}")
+    reporter.message(f"predict with all of them: medhybrid predict SCANS --out OUT {models}")
     return 0
 
 

@@ -24,6 +24,7 @@ from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import Calibration, Verdict, score_logits, verdict
 from medhybrid.inference.device import choose_device, choose_precision
 from medhybrid.inference.postprocess import apply_component_rules
+from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.windows import predict_windows, to_tensor
 from medhybrid.networks import SegmentationNetwork, build_network
@@ -213,6 +214,18 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
     except (RuntimeError, SafetensorError) as error:
         raise ModelError(f"{weights} does not fit the network of model.json", found=str(error)[:300]) from error
     return Model(network, record, choose_device(device))
+
+
+def set_component_rules(folder: Path, rules: ComponentRules) -> None:
+    """Give the model of a run or model folder other component rules; errors as `load_model`."""
+    record = load_model(folder, device="cpu").record
+    changes = {"keep_largest": rules.keep_largest, "min_component_ml": rules.min_component_ml}
+    target = folder / "model" if (folder / "model" / "model.json").is_file() else folder
+    pending = target / ".model.json"
+    pending.write_text(
+        record.model_copy(update={"plan": record.plan.model_copy(update=changes)}).model_dump_json(indent=1)
+    )
+    pending.replace(target / "model.json")
 
 
 def _sha256(path: Path) -> str:

@@ -1,22 +1,30 @@
 """`medhybrid cross-validate`: every fold, with every seed, and what it amounts to over all cases.
 
 RUNS/<study>/<name>/cases.csv        Dice of every validation case of every training
-RUNS/<study>/<name>/summary.json     mean over all cases with its interval, by fold and seed
+RUNS/<study>/<name>/summary.json     mean over all cases with its interval, by fold and seed; component rules
+
+Component rules (keep the largest, remove the small) are chosen on the validation masks of all trainings, only where the whole
+interval of their gain is above 0, and are written into the models. The Dice that is given is without them: they were chosen on
+the same cases.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset, write_atomically
+from medhybrid.data.prepare import inside_labels
 from medhybrid.errors import ConfigError
+from medhybrid.inference.model import set_component_rules
+from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
 from medhybrid.metrics import Interval, mean_interval
+from medhybrid.scans.reader import read_scan
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.train_all import Training, nested_runs, train_all
@@ -32,12 +40,15 @@ class CrossValidation:
         Mean over cases (each the mean of its seeds).
     median : float
         Over cases.
+    rules : ComponentRules
+        What its models now do with components.
     """
 
     folder: Path
     trainings: tuple[Training, ...]
     dice: Interval
     median: float
+    rules: ComponentRules
 
 
 def cross_validate(
@@ -76,7 +87,8 @@ def cross_validate(
         trainings = train_all(configs, folder, parent_run_id=parent, reporter=reporter or Silent())
         if trainings is None:
             return None
-        result = _summarise(folder, trainings)
+        rules = _choose_rules(trainings, dataset)
+        result = _summarise(folder, trainings, rules)
         if tracker is not None:
             tracker.log_metrics({"dice": result.dice.mean, "dice_median": result.median}, 0)
             for path in (folder / "cases.csv", folder / "summary.json"):
@@ -89,7 +101,23 @@ def _of(config: StudyConfig, fold: int, seed: int) -> StudyConfig:
     return config.model_copy(update={"training": config.training.model_copy(update={"fold": fold, "seed": seed})})
 
 
-def _summarise(folder: Path, trainings: list[Training]) -> CrossValidation:
+def _choose_rules(trainings: list[Training], dataset: PreparedDataset) -> ComponentRules:
+    """By the masks that training left of its validation cases; none where the config has some already."""
+    plan, judged = dataset.plan, []
+    if plan.keep_largest or plan.min_component_ml:
+        return ComponentRules(plan.keep_largest, plan.min_component_ml)
+    for t in trainings:
+        for case in dataset.open(sorted(t.cases)):
+            mask = read_scan(t.run.folder / "validation" / f"{case.name}.nii.gz").array[0]
+            inside = inside_labels(mask, plan.labels)
+            judged.append(JudgedCase(inside, case.source_mask(), case.source_grid.spacing_mm))
+    rules = choose_rules(judged, list(plan.labels))
+    for t in trainings:
+        set_component_rules(t.run.folder, rules)
+    return rules
+
+
+def _summarise(folder: Path, trainings: list[Training], rules: ComponentRules) -> CrossValidation:
     by_case: dict[str, list[float]] = {}
     for t in trainings:
         for case, of_case in t.cases.items():
@@ -100,7 +128,8 @@ def _summarise(folder: Path, trainings: list[Training]) -> CrossValidation:
         "dice": {"mean": round(dice.mean, 4), "low": round(dice.low, 4), "high": round(dice.high, 4)},
         "dice_median": round(median, 4),
         "n_cases": len(values),
+        "component_rules": asdict(rules),
         "trainings": {t.name: {"dice": round(t.mean_dice, 4), "run": t.run.folder.name} for t in trainings},
     }
     write_atomically(folder / "summary.json", json.dumps(record, indent=1) + "\n")
-    return CrossValidation(folder, tuple(trainings), dice, median)
+    return CrossValidation(folder, tuple(trainings), dice, median, rules)

@@ -12,11 +12,13 @@ import medhybrid
 from medhybrid.config import StudyConfig, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
+from medhybrid.data.prepare import outside_labels
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import DataError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.model import ModelRecord, model_card, save_model
 from medhybrid.review.training import draw_reference, draw_result, write_table
+from medhybrid.scans import write_nifti
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
@@ -199,10 +201,19 @@ def _show_validation(
             path = draw_result(result, folder / "pictures", channel=channel, step=validation.step)
             tracker.log_image(path, f"validation/{result.case.name}", validation.step)
         if validation.is_complete:
+            _write_masks(validation, folder)
             tracker.log_table(write_table(validation, folder / "validation.csv"), "validation")
             tracker.log_file(folder / "validation.csv", "")
     except (OSError, ValueError) as error:  # a picture must not stop a training
         logger.warning("no pictures of this validation: %s", error)
+
+
+def _write_masks(validation: Validation, folder: Path) -> None:
+    """What the model makes of its validation cases, in the values and on the grids of their scans."""
+    labels = Plan.load(folder / "plan.json").labels
+    for r in validation.results:
+        path = folder / "validation" / f"{r.case.name}.nii.gz"
+        write_nifti(path, outside_labels(r.prediction, labels), r.case.source_grid.affine)
 
 
 def _log_inputs(tracker: Tracker, folder: Path) -> None:

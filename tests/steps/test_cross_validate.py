@@ -43,6 +43,12 @@ def test_every_case_of_the_folds_is_scored_once(crossed: tuple[StudyConfig, Cros
     assert len({r["case"] for r in rows}) == len(rows) == summary["n_cases"] == 6
     assert summary["dice"]["mean"] == pytest.approx(np.mean([float(r["dice"]) for r in rows]), abs=1e-3)
     assert result.dice.low <= result.dice.mean <= result.dice.high
+    assert summary["component_rules"]["min_component_ml"] == result.rules.min_component_ml
+    for t in result.trainings:
+        plan = medhybrid.load_model(t.run.folder).plan
+        assert (plan.keep_largest, plan.min_component_ml) == (result.rules.keep_largest, result.rules.min_component_ml)
+        masks = {p.name.removesuffix(".nii.gz") for p in (t.run.folder / "validation").iterdir()}
+        assert masks == set(t.cases)
 
 
 def test_the_trainings_are_nested_under_one_run(crossed: tuple[StudyConfig, CrossValidation]) -> None:

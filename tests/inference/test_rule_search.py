@@ -1,0 +1,41 @@
+"""Component rules are chosen where they help for certain, and only there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
+
+SHAPE = (24, 24, 12)
+
+
+def case(rng: np.random.Generator, *, specks: int, second_lesion: bool = False) -> JudgedCase:
+    """A blob that is predicted well, false specks of one voxel, and maybe a second true blob."""
+    reference = np.zeros(SHAPE, np.uint8)
+    reference[4:12, 4:12, 3:9] = 1
+    if second_lesion:
+        reference[16:21, 16:21, 3:9] = 1
+    prediction = np.roll(reference, int(rng.integers(0, 2)), axis=0)
+    for _ in range(specks):
+        prediction[tuple(rng.integers([14, 0, 0], [24, 12, 12]))] = 1
+    return JudgedCase(prediction, reference, (2.0, 2.0, 2.0))
+
+
+def test_false_specks_are_removed_by_volume_and_true_lesions_kept(rng: np.random.Generator) -> None:
+    cases = [case(rng, specks=12, second_lesion=True) for _ in range(12)]
+
+    rules = choose_rules(cases, ["lesion"])
+
+    assert rules.keep_largest == ()
+    assert 0.008 < rules.min_component_ml < 150 * 0.008
+    assert rules.gain.low > 0
+
+
+def test_no_rule_is_made_where_none_helps(rng: np.random.Generator) -> None:
+    assert choose_rules([case(rng, specks=0, second_lesion=True) for _ in range(12)], ["lesion"]) == ComponentRules()
+
+
+def test_one_lucky_case_makes_no_rule(rng: np.random.Generator) -> None:
+    cases = [case(rng, specks=0) for _ in range(11)] + [case(rng, specks=30)]
+
+    assert choose_rules(cases, ["lesion"]) == ComponentRules()
