@@ -3,8 +3,9 @@
     python benchmarks/accuracy.py hippocampus.yaml /data/hippocampus --minutes 10 --settings hybrid,resnet,swin_unetr,segresnet
     python benchmarks/accuracy.py brain.yaml /data/glioma --minutes 20 --seeds 0,1 training.fold=0
 
-Each training runs in a process of its own, so that its memory can be told. Records are added to results/accuracy_<study>.json
-(one with the same setting, seed, fold and budget is replaced); the table and the plot beside it are made of all of them.
+MONAI's SwinUNETR and UNETR need einops. Each training runs in a process of its own, so that its memory can be told. Records
+are added to results/accuracy_<study>.json (one with the same setting, seed, fold and budget is replaced); the table and the plot
+beside it are made of all of them.
 """
 
 from __future__ import annotations
@@ -224,7 +225,9 @@ def main() -> None:
             with tempfile.NamedTemporaryFile(suffix=".json") as file:
                 command = [sys.executable, __file__, chosen.config, str(chosen.root), *chosen.overrides]
                 command += ["--minutes", str(chosen.minutes), "--settings", setting, "--seeds", seed]
-                subprocess.run([*command, "--worker", file.name], check=True)
+                if subprocess.run([*command, "--worker", file.name]).returncode:
+                    print(setting, seed, "failed; see above", flush=True)
+                    continue
                 record = json.loads(Path(file.name).read_text())
             records = json.loads(path.read_text()) if path.is_file() else []
             records = [r for r in records if key_of(r) != key_of(record)] + [record]

@@ -41,8 +41,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move towards the network's weights after `step` (from 0)."""
+        """Move towards the network's weights after `step` (from 0); whole numbers stay as they were."""
         decay = min(self.decay, (1 + step) / (EMA_WARMUP + step))
-        ours = list(self.state.values())
-        theirs = [v.detach() for v in network.state_dict().values()]
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        pairs = [(self.state[k], v.detach()) for k, v in network.state_dict().items() if v.is_floating_point()]
+        torch._foreach_lerp_([ours for ours, _ in pairs], [theirs for _, theirs in pairs], 1 - decay)

@@ -41,3 +41,14 @@ def test_the_average_agrees_with_its_formula() -> None:
         average.update(net, step)
 
     torch.testing.assert_close(average.state["weight"], expected)
+
+
+def test_whole_numbers_are_not_averaged() -> None:
+    """Tables of indices and counts, which other networks keep among their weights."""
+    net = nn.Linear(1, 1, bias=False)
+    net.register_buffer("index", torch.arange(3))
+    average = WeightAverage(net, decay=0.9)
+
+    average.update(net, 0)
+
+    assert torch.equal(average.state["index"], torch.arange(3))
