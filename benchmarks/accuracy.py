@@ -4,8 +4,8 @@
     python benchmarks/accuracy.py brain.yaml /data/glioma --minutes 20 --seeds 0,1 training.fold=0
 
 MONAI's SwinUNETR and UNETR need einops. Each training runs in a process of its own, so that its memory can be told. Records
-are added to results/accuracy_<study>.json (one with the same setting, seed, fold and budget is replaced); the table and the plot
-beside it are made of all of them.
+are added to results/accuracy_<study>.json (one with the same setting, seed, fold and budget is replaced); the table and the
+plot beside it are made of all of them.
 """
 
 from __future__ import annotations
