@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--settings", default=",".join((*KINDS, *PEERS)))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()
     length = f"training.max_minutes={chosen.minutes}"
     common = [f"data.root={chosen.root}", length, *chosen.overrides]
     if chosen.worker:

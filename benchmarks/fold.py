@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--run", type=Path, help="score this run instead of training one")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     config = medhybrid.load_config(arguments.config, [f"data.root={arguments.root}", *arguments.overrides])
 
     preparation = medhybrid.preprocess(config)

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--kinds", default=",".join(KINDS), help="the first is compared with the others")
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()
     common = [f"data.root={chosen.root}", f"training.max_minutes={chosen.minutes}", *chosen.overrides]
     configs = {kind: medhybrid.load_config(chosen.config, [*common, *KINDS[kind]]) for kind in chosen.kinds.split(",")}
     medhybrid.preprocess(next(iter(configs.values())))
