@@ -1,11 +1,12 @@
-"""Accuracy for a budget: our kinds and MONAI's networks on one data path, one fold, one budget, one scorer.
+"""Accuracy for a budget: our kinds, MONAI's networks on our data path, and nnU-Net; one fold, one budget, one scorer.
 
     python benchmarks/accuracy.py hippocampus.yaml /data/hippocampus --minutes 10 --settings hybrid,resnet,swin_unetr,segresnet
     python benchmarks/accuracy.py brain.yaml /data/glioma --minutes 20 --seeds 0,1 training.fold=0
 
-MONAI's SwinUNETR and UNETR need einops. Each training runs in a process of its own, so that its memory can be told. Records
-are added to results/accuracy_<study>.json (one with the same setting, seed, fold and budget is replaced); the table and the
-plot beside it are made of all of them.
+MONAI's SwinUNETR and UNETR need einops; nnU-Net's presets (nnunet, nnunet_resenc) are run by its own commands, from an
+environment of its own: `--nnunet /path/to/its/bin`. Each training runs in a process of its own, so that its memory can be
+told. Records are added to results/accuracy_<study>.json (one with the same setting, seed, fold and budget is replaced); the
+table and the plot beside it are made of all of them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from nnunet import PRESETS, run_nnunet, score_masks
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,6 +44,7 @@ from medhybrid.training.loop import Trainer
 from medhybrid.training.validation import Validation
 
 RESULTS = Path(__file__).parent / "results"
+MACHINE = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, CUDA {torch.cuda.is_available()}"
 KINDS = ("hybrid", "resnet", "identity", "interleave", "transformer")
 
 
@@ -153,9 +156,45 @@ def train_one(config: StudyConfig, setting: str) -> dict[str, Any]:
         "curve": curve,
         "cases": {r.case.name: round(r.mean_dice, 4) for r in outcome.validation.results},
         "summary": {k: round(v, 4) for k, v in summarise(scores).items()},
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, CUDA {torch.cuda.is_available()}",
+        "machine": MACHINE,
         "torch": torch.__version__,
         "medhybrid": medhybrid.__version__,
+    }
+
+
+def train_nnunet(config: StudyConfig, preset: str, root: Path, commands: Path) -> dict[str, Any]:
+    """The same record for nnU-Net, which converts, prepares, trains and predicts by itself."""
+    dataset = PreparedDataset(prepared_folder(config))
+    fold = dataset.fold(config.training.fold)
+    minutes = config.training.max_minutes
+    assert minutes is not None
+    result = run_nnunet(
+        preset,
+        root,
+        Path(config.prepare.folder) / f"{config.name}-nnunet",
+        commands,
+        channels=dataset.plan.channels,
+        labels=config.data.labels,
+        train=fold.train,
+        validation=fold.validation,
+        minutes=minutes,
+    )
+    scores = score_masks(result.masks, root, config.data.labels, fold.validation)
+    by_case = {case: summarise([s for s in scores if s.case == case])["dice"] for case in fold.validation}
+    return {
+        "setting": preset,
+        "seed": 0,
+        "fold": config.training.fold,
+        "minutes": minutes,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "peak_mib": result.peak_mib,
+        "parameters": result.parameters,
+        "gflops_a_patch": None,
+        "curve": [],
+        "cases": {case: round(value, 4) for case, value in by_case.items()},
+        "summary": {k: round(v, 4) for k, v in summarise(scores).items()},
+        "machine": MACHINE,
     }
 
 
@@ -178,7 +217,7 @@ def write_report(study: str, records: list[dict[str, Any]]) -> None:
         cells = [setting, f"{minutes:g}", str(fold), ", ".join(str(m["seed"]) for m in members)]
         cells += [", ".join(str(m["steps"]) for m in members), str(mean_interval(values)), f"{np.median(values):.4f}"]
         cells += [f"{mean['hd95_mm']:.2f}", f"{mean['surface_dice']:.4f}", f"{mean['lesion_f1']:.4f}"]
-        cells += [f"{members[0]['parameters'] / 1e6:.2f} M", f"{members[0]['gflops_a_patch']:.1f}"]
+        cells += [f"{members[0]['parameters'] / 1e6:.2f} M", f"{members[0]['gflops_a_patch'] or 0:.1f}"]
         cells += [str(max(m["peak_mib"] for m in members))]
         lines.append("| " + " | ".join(cells) + " |")
     (RESULTS / f"accuracy_{study}.md").write_text("\n".join(lines) + "\n")
@@ -191,7 +230,12 @@ def write_report(study: str, records: list[dict[str, Any]]) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for n, setting in enumerate(sorted({r["setting"] for r in records})):
         for m in (r for r in records if r["setting"] == setting):
-            axes.plot(*zip(*m["curve"], strict=True), color=f"C{n}", marker=".", label=setting)
+            axes.plot(
+                *zip(*(m["curve"] or [(m["minutes"], m["summary"]["dice"])]), strict=True),
+                color=f"C{n}",
+                marker=".",
+                label=setting,
+            )
     handles, names = axes.get_legend_handles_labels()
     axes.legend(*zip(*{name: (h, name) for h, name in zip(handles, names, strict=True)}.values(), strict=True))
     axes.set_xlabel("minutes of training, validations included")
@@ -208,13 +252,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--settings", default=",".join((*KINDS, *PEERS)))
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--nnunet", type=Path, help="folder of nnU-Net's commands, for nnunet and nnunet_resenc")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_intermixed_args()
     length = f"training.max_minutes={chosen.minutes}"
     common = [f"data.root={chosen.root}", length, *chosen.overrides]
     if chosen.worker:
         config = medhybrid.load_config(chosen.config, [*common, f"training.seed={chosen.seeds}"])
-        chosen.worker.write_text(json.dumps(train_one(config, chosen.settings)))
+        if chosen.settings in PRESETS:
+            record = train_nnunet(config, chosen.settings, chosen.root, chosen.nnunet)
+        else:
+            record = train_one(config, chosen.settings)
+        chosen.worker.write_text(json.dumps(record))
         return
     config = medhybrid.load_config(chosen.config, common)
     medhybrid.preprocess(config)
@@ -225,6 +274,7 @@ def main() -> None:
             with tempfile.NamedTemporaryFile(suffix=".json") as file:
                 command = [sys.executable, __file__, chosen.config, str(chosen.root), *chosen.overrides]
                 command += ["--minutes", str(chosen.minutes), "--settings", setting, "--seeds", seed]
+                command += ["--nnunet", str(chosen.nnunet)] if chosen.nnunet else []
                 if subprocess.run([*command, "--worker", file.name]).returncode:
                     print(setting, seed, "failed; see above", flush=True)
                     continue

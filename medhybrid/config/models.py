@@ -235,13 +235,17 @@ class TrainingConfig(Frozen):
     iterations: int | None = Field(None, ge=1, description="Length in optimiser steps.")
     fold: int = Field(0, ge=0, description="Fold whose cases validate.")
     seed: int = Field(0, description="Seed of initial weights, sampling and augmentation.")
+    optimiser: Literal["muon", "adamw"] = Field(
+        "muon",
+        description="`muon` orthogonalises the steps of convolutions and linear layers (the rest has AdamW); `adamw` for all.",
+    )
     peak_rate: float = Field(2e-3, gt=0, description="Learning rate after warm-up.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
     final_rate_share: float = Field(
         0.01, ge=0, le=1, description="Rate at the end of the cosine, as share of the peak."
     )
     betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's decay rates of its moments.")
-    weight_decay: float = Field(0.02, ge=0, description="AdamW's decay; none on norms and biases.")
+    weight_decay: float = Field(0.02, ge=0, description="Decay of weights; none on norms and biases.")
     gradient_clip: float = Field(3.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that is validated and kept.")
     auxiliary_weight: float = Field(0.3, ge=0, description="Weight of the loss at half size.")

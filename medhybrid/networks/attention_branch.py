@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medhybrid.config import NetworkConfig
-from medhybrid.networks.blocks import Stride
+from medhybrid.networks.blocks import Stride, Upsample
 from medhybrid.networks.transformer import Transformer
 
 
@@ -41,8 +41,8 @@ class AttentionBranch(nn.Module):
         width, is_pooled = config.token_width, pool != (1, 1, 1)
         self.to_tokens = nn.Conv3d(channels, width, pool, stride=pool)
         self.transformer = Transformer(width, depth, config.heads, drop_path=config.drop_path, token_mm=token_mm)
-        self.from_tokens: nn.Conv3d | nn.ConvTranspose3d = (
-            nn.ConvTranspose3d(width, channels, pool, stride=pool) if is_pooled else nn.Conv3d(width, channels, 1)
+        self.from_tokens: nn.Conv3d | Upsample = (
+            Upsample(width, channels, pool) if is_pooled else nn.Conv3d(width, channels, 1)
         )
         if starts_at_zero:
             nn.init.zeros_(self.from_tokens.weight)

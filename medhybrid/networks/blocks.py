@@ -5,6 +5,8 @@ Shapes: B batch, C channels, X Y Z space.
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Stride = tuple[int, int, int]
@@ -13,13 +15,53 @@ SLOPE = 0.01
 """Negative slope of the leaky rectifier."""
 
 
+class InstanceNorm(nn.InstanceNorm3d):
+    """Instance norm that keeps channels last on CPUs: as batch norm of one sample at a time, three to six times as fast there.
+
+    For a batch of one that is the way on every device: torch 2.13 gives torch's own layer a wrong gradient there, where the
+    gradient from above has its channels last.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) -> the same."""
+        if x.device.type != "cpu" and len(x) > 1:
+            return super().forward(x)
+        samples = [
+            F.batch_norm(one, None, None, self.weight, self.bias, True, 0.0, self.eps) for one in torch.split(x, 1)
+        ]
+        return torch.cat(samples) if len(samples) > 1 else samples[0]
+
+
+class Upsample(nn.ConvTranspose3d):
+    """Transposed convolution whose kernel is its stride: on CPUs one matrix product and a copy, twice as fast there."""
+
+    def __init__(self, channels: int, width: int, stride: Stride) -> None:
+        super().__init__(channels, width, stride, stride=stride)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s)."""
+        if x.device.type != "cpu":
+            return super().forward(x, output_size)
+        batch, channels, nx, ny, nz = x.shape
+        width, sx, sy, sz = self.weight.shape[1:]
+        kernel = self.weight.permute(2, 3, 4, 1, 0).reshape(-1, channels)  # (s s s width, C)
+        y = F.linear(x.permute(0, 2, 3, 4, 1), kernel)  # (B, X, Y, Z, s s s width)
+        y = y.view(batch, nx, ny, nz, sx, sy, sz, width).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        y = y.reshape(batch, nx * sx, ny * sy, nz * sz, width)
+        assert self.bias is not None
+        return (y + self.bias.to(y.dtype)).permute(0, 4, 1, 2, 3)  # channels last in memory
+
+
 class ConvNormAct(nn.Sequential):
     """3x3x3 convolution, instance norm, leaky rectifier: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""
 
     def __init__(self, channels: int, width: int, stride: Stride = (1, 1, 1)) -> None:
         super().__init__(
             nn.Conv3d(channels, width, 3, stride=stride, padding=1, bias=False),
-            nn.InstanceNorm3d(width, affine=True),
+            InstanceNorm(width),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
 
@@ -31,7 +73,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = ConvNormAct(channels, width, stride)
         self.second = nn.Conv3d(width, width, 3, padding=1, bias=False)
-        self.norm = nn.InstanceNorm3d(width, affine=True)
+        self.norm = InstanceNorm(width)
         nn.init.zeros_(self.norm.weight)
         self.act = nn.LeakyReLU(SLOPE, inplace=True)
         self.shortcut: nn.Module = nn.Identity()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medhybrid.networks.blocks import ConvNormAct, ResidualBlock, Stride
+from medhybrid.networks.blocks import ConvNormAct, ResidualBlock, Stride, Upsample
 
 
 class UpBlock(nn.Module):
@@ -16,7 +16,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: Stride, *, has_skip: bool) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose3d(channels, width, stride, stride=stride)
+        self.up = Upsample(channels, width, stride)
         self.block = ResidualBlock(2 * width if has_skip else width, width)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
@@ -50,14 +50,14 @@ class Decoder(nn.Module):
         levels = range(len(widths) - 2, -1, -1)
         self.ups = nn.ModuleList(UpBlock(widths[i + 1], widths[i], strides[i + 1], has_skip=has_skips) for i in levels)
         self.auxiliary = nn.Conv3d(widths[0], n_classes, 1)
-        self.up = nn.ConvTranspose3d(widths[0], head_width, strides[0], stride=strides[0])
+        self.up = Upsample(widths[0], head_width, strides[0])
         self.detail = ConvNormAct(head_width + channels, head_width)
         self.logits = nn.Conv3d(head_width, n_classes, 1)
         self.token_skips = nn.ModuleList()
         if token_width:
             for i in levels:
                 x, y, z = (int(n) for n in np.prod(strides[i + 1 :], axis=0))
-                skip = nn.ConvTranspose3d(token_width, widths[i], (x, y, z), stride=(x, y, z))
+                skip = Upsample(token_width, widths[i], (x, y, z))
                 nn.init.zeros_(skip.weight)
                 nn.init.zeros_(skip.bias)  # type: ignore[arg-type]
                 self.token_skips.append(skip)

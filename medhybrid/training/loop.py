@@ -98,7 +98,7 @@ class Trainer:
         torch.manual_seed(self.training.seed)
         network = network or network_for(config.network, plan)
         self.network = network.to(self.device).to(memory_format=torch.channels_last_3d)
-        self.optimiser = make_optimiser(self.network, self.training)
+        self.optimiser = make_optimiser(self.network, self.training, self.precision)
         self.average = WeightAverage(self.network, self.training.ema)
         self.sampler = PatchSampler(
             train_cases,

@@ -1,4 +1,4 @@
-"""AdamW by parameter group, the learning rate over the run, and the average of the weights."""
+"""Muon and AdamW by parameter, the learning rate over the run, and the average of the weights."""
 
 from __future__ import annotations
 
@@ -9,20 +9,75 @@ import torch
 from torch import Tensor, nn
 
 from medhybrid.config import TrainingConfig
+from medhybrid.errors import ModelError
+from medhybrid.training.muon import Muon, hidden_matrices
 
 EMA_WARMUP = 10
 """The average follows the weights closely at first: its decay at step t is at most (1 + t) / (EMA_WARMUP + t)."""
 
 
-def make_optimiser(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices and kernels, none on norms, biases and scales."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]
+class JointOptimiser:
+    """Several optimisers, each with its own weights, used as one."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of all parts."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self, *, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        """One step of each."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """States of the parts, in order."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to `state_dict`; raises `ModelError` if it is of other parts."""
+        states = state.get("parts", ())
+        if len(states) != len(self.parts):
+            raise ModelError(
+                "the checkpoint is of another optimiser",
+                expected=f"{len(self.parts)} parts ({', '.join(type(p).__name__ for p in self.parts)})",
+                found=f"{len(states)}",
+                remedy="set training.optimiser as it was, or start a new run",
+            )
+        for part, its_state in zip(self.parts, states, strict=True):
+            part.load_state_dict(its_state)
+
+
+def make_optimiser(
+    network: nn.Module, config: TrainingConfig, precision: torch.dtype = torch.float32
+) -> JointOptimiser:
+    """Muon on the hidden matrices and AdamW on the rest, or AdamW on all; no weight decay on norms, biases and scales.
+
+    Parameters
+    ----------
+    precision : torch.dtype
+        In which Muon orthogonalises.
+    """
+    matrices = hidden_matrices(network) if config.optimiser == "muon" else []
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in network.parameters() if id(p) not in chosen]
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.peak_rate, betas=config.betas)
+    adamw = torch.optim.AdamW(groups, lr=config.peak_rate, betas=config.betas)
+    if not matrices:
+        return JointOptimiser(adamw)
+    return JointOptimiser(
+        Muon(matrices, lr=config.peak_rate, weight_decay=config.weight_decay, precision=precision), adamw
+    )
 
 
 def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:

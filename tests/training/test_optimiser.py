@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from medhybrid.config import TrainingConfig
-from medhybrid.training.optimiser import WeightAverage, learning_rate, make_optimiser
+from medhybrid.errors import ModelError
+from medhybrid.training.muon import MOMENTUM, N_ITERATIONS, Muon, orthogonalise
+from medhybrid.training.optimiser import JointOptimiser, WeightAverage, learning_rate, make_optimiser
 
 CONFIG = TrainingConfig(iterations=100, peak_rate=1e-2, warmup_steps=10, final_rate_share=0.01)
 
@@ -21,7 +23,7 @@ def test_the_rate_warms_up_then_falls_to_its_final_share() -> None:
 def test_norms_and_biases_do_not_decay() -> None:
     net = nn.Sequential(nn.Conv3d(1, 2, 3), nn.InstanceNorm3d(2, affine=True))
 
-    decayed, plain = make_optimiser(net, CONFIG).param_groups
+    decayed, plain = make_optimiser(net, CONFIG.model_copy(update={"optimiser": "adamw"})).param_groups
 
     assert decayed["weight_decay"] == CONFIG.weight_decay
     assert [p.ndim for p in decayed["params"]] == [5]
@@ -52,3 +54,75 @@ def test_whole_numbers_are_not_averaged() -> None:
     average.update(net, 0)
 
     assert torch.equal(average.state["index"], torch.arange(3))
+
+
+def test_muon_has_the_hidden_matrices_and_adamw_the_rest() -> None:
+    net = nn.Sequential(nn.Conv3d(2, 32, 3), nn.Conv3d(32, 4, 1), nn.Linear(16, 32), nn.Linear(8, 32))
+
+    matrices, others, plain = make_optimiser(net, CONFIG).param_groups
+
+    assert [p.shape for p in matrices["params"]] == [net[0].weight.shape, net[2].weight.shape]
+    assert [p.shape for p in others["params"]] == [net[1].weight.shape, net[3].weight.shape]
+    assert all(p.ndim == 1 for p in plain["params"])
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
+def test_a_matrix_moves_as_torchs_muon_moves_it(shape: tuple[int, int]) -> None:
+    start, steps = torch.randn(shape), torch.randn(4, *shape)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    muon = Muon([ours], lr=0.01, weight_decay=0.1, precision=torch.bfloat16)
+    reference = torch.optim.Muon(
+        [theirs], lr=0.01, weight_decay=0.1, momentum=MOMENTUM, ns_steps=N_ITERATIONS, adjust_lr_fn="match_rms_adamw"
+    )
+    for gradient in steps:
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        muon.step()
+        reference.step()
+
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved  # bf16 rounds in another order
+
+
+def test_a_kernel_moves_as_the_matrix_of_outputs_by_inputs_and_offsets() -> None:
+    kernel, gradient = torch.randn(16, 4, 3, 3, 3), torch.randn(16, 4, 3, 3, 3)
+    kernels = [nn.Parameter(kernel.clone()), nn.Parameter(kernel.flatten(1).clone())]
+    kernels[0].grad, kernels[1].grad = gradient.clone(), gradient.flatten(1).clone()
+    for p in kernels:
+        Muon([p], lr=0.01, weight_decay=0.0, precision=torch.float32).step()
+
+    torch.testing.assert_close(kernels[0].flatten(1), kernels[1])
+
+
+def test_singular_values_come_near_one() -> None:
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 32, 64), torch.float32))
+
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_the_state_of_both_optimisers_comes_back() -> None:
+    def trained(state: dict[str, object] | None) -> tuple[JointOptimiser, nn.Linear]:
+        torch.manual_seed(0)
+        net = nn.Linear(16, 16)
+        optimiser = make_optimiser(net, CONFIG)
+        if state is not None:
+            optimiser.load_state_dict(state)
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        optimiser.step()
+        return optimiser, net
+
+    first, _ = trained(None)
+    again, net = trained(first.state_dict())
+    _, fresh = trained(None)
+
+    assert all(s["step"] == 2 for s in again.parts[1].state.values())
+    assert not torch.equal(net.bias, fresh.bias) or not torch.equal(net.weight, fresh.weight)
+
+
+def test_the_state_of_another_optimiser_is_refused() -> None:
+    net = nn.Linear(16, 16)
+    alone = make_optimiser(net, CONFIG.model_copy(update={"optimiser": "adamw"}))
+
+    with pytest.raises(ModelError, match="another optimiser"):
+        make_optimiser(net, CONFIG).load_state_dict(alone.state_dict())

@@ -1,0 +1,133 @@
+"""nnU-Net by its own command line, on a dataset of ours: converted, planned, trained for a time, its masks read back.
+
+It needs an environment of its own with `nnunetv2` (`python -m venv nnunet; nnunet/bin/pip install nnunetv2`), whose folder of
+commands is given. Nothing of its recipe is changed but the length (nnunet_trainer/minutes.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from medhybrid.metrics import LabelScore, score_case
+
+PRESETS = {"nnunet": ("nnUNetPlans", []), "nnunet_resenc": ("nnUNetResEncUNetMPlans", ["-pl", "nnUNetPlannerResEncM"])}
+"""Plans of each preset and how they are asked for: the plain network, and the recommended residual encoder."""
+
+DATASET_ID = 900
+
+
+@dataclass(frozen=True, slots=True)
+class NnUNetResult:
+    """Folder of masks in the dataset's values, training steps and seconds, parameters, peak memory."""
+
+    masks: Path
+    steps: int
+    seconds: float
+    parameters: int
+    peak_mib: int
+
+
+def run_nnunet(
+    preset: str,
+    root: Path,
+    work: Path,
+    commands: Path,
+    *,
+    channels: Sequence[str],
+    labels: Mapping[str, int],
+    train: Sequence[str],
+    validation: Sequence[str],
+    minutes: float,
+) -> NnUNetResult:
+    """Convert `root` (Decathlon layout), prepare, train, and predict the validation cases with nnU-Net's defaults.
+
+    Parameters
+    ----------
+    work : Path
+        Kept between presets and calls: what is converted and prepared is not made again.
+    commands : Path
+        Folder of `nnUNetv2_train` and the others.
+    """
+    plans, planner = PRESETS[preset]
+    name = f"Dataset{DATASET_ID}_{root.resolve().name}"
+    folders = {key: work / key for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    report = work / f"report_{preset}.json"
+    environment = os.environ | {k: str(v.resolve()) for k, v in folders.items()}
+    environment |= {
+        "nnUNet_extTrainer": str((Path(__file__).parent / "nnunet_trainer").resolve()),
+        "NNUNET_MINUTES": str(minutes),
+        "NNUNET_REPORT": str(report.resolve()),
+    }
+    cases = sorted({*train, *validation})
+    _convert(root, folders["nnUNet_raw"] / name, channels, labels, cases)
+
+    def call(command: str, *arguments: str) -> int:
+        """Peak MiB of one of its commands."""
+        with (work / "nnunet.log").open("a") as log:
+            process = subprocess.Popen(
+                [commands / command, *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"{command} failed; its words are in {work / 'nnunet.log'}")
+        return usage.ru_maxrss // 1024
+
+    prepared = folders["nnUNet_preprocessed"] / name
+    if not (prepared / f"{plans}.json").is_file():
+        call("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "3d_fullres", *planner, "-np", "2")
+    (prepared / "splits_final.json").write_text(json.dumps([{"train": list(train), "val": list(validation)}]))
+    arguments = [str(DATASET_ID), "3d_fullres", "0", "-tr", "nnUNetTrainerMinutes", "-p", plans]
+    peak = call("nnUNetv2_train", *arguments, "-device", "cpu")
+    made = folders["nnUNet_results"] / name / f"nnUNetTrainerMinutes__{plans}__3d_fullres" / "fold_0" / "validation"
+    told = json.loads(report.read_text())
+    return NnUNetResult(made, told["steps"], told["seconds"], told["parameters"], peak)
+
+
+def score_masks(masks: Path, root: Path, labels: Mapping[str, int], cases: Sequence[str]) -> list[LabelScore]:
+    """Scores of its masks (consecutive values) against the references (the dataset's values), on the scans' own grids."""
+    table = np.array([0, *labels.values()])
+    scores: list[LabelScore] = []
+    for case in cases:
+        made, reference = nib.load(masks / f"{case}.nii.gz"), nib.load(root / "labelsTr" / f"{case}.nii.gz")
+        if made.shape != reference.shape or not np.allclose(made.affine, reference.affine, atol=1e-3):
+            raise RuntimeError(f"{case}: nnU-Net's mask is not on the reference's grid")
+        x, y, z = (float(n) for n in reference.header.get_zooms()[:3])
+        prediction = table[np.asarray(made.dataobj, np.uint8)]
+        scores += score_case(case, prediction, np.asarray(reference.dataobj), labels, (x, y, z))
+    return scores
+
+
+def _convert(
+    root: Path, folder: Path, channels: Sequence[str], labels: Mapping[str, int], cases: Sequence[str]
+) -> None:
+    """Decathlon layout to nnU-Net's: a file a channel, labels from 1 on."""
+    if (folder / "dataset.json").is_file():
+        return
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        image = nib.load(root / "imagesTr" / f"{case}.nii.gz")
+        array = np.asarray(image.dataobj)
+        array = array if array.ndim == 4 else array[..., None]
+        for c in range(len(channels)):
+            nib.save(nib.Nifti1Image(array[..., c], image.affine), folder / "imagesTr" / f"{case}_{c:04}.nii.gz")
+        mask = np.asarray(nib.load(root / "labelsTr" / f"{case}.nii.gz").dataobj)
+        inside = np.zeros(mask.shape, np.uint8)
+        for n, value in enumerate(labels.values(), start=1):
+            inside[mask == value] = n
+        nib.save(nib.Nifti1Image(inside, image.affine), folder / "labelsTr" / f"{case}.nii.gz")
+    description = {
+        "channel_names": {str(i): c for i, c in enumerate(channels)},
+        "labels": {"background": 0} | {label: n for n, label in enumerate(labels, start=1)},
+        "numTraining": len(cases),
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
