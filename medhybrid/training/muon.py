@@ -30,9 +30,9 @@ SMALLEST_SIDE = 16
 """Matrices with fewer rows or columns (the classes of the last layer) are left to AdamW."""
 
 
-def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(network: nn.Module) -> list[Tensor]:
     """Weights of convolutions and linear layers, but the narrow ones."""
-    found: list[nn.Parameter] = []
+    found: list[Tensor] = []
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv3d | nn.ConvTranspose3d):
             weight = module.weight
@@ -70,14 +70,14 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move every weight that has a gradient."""
         for group in self.param_groups:
-            alike: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+            alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
                     alike[p.shape[0], p[0].numel()].append(p)
             for shape, weights in alike.items():
                 self._move(weights, shape, group["lr"], group["weight_decay"])
 
-    def _move(self, weights: list[nn.Parameter], shape: tuple[int, int], rate: float, decay: float) -> None:
+    def _move(self, weights: list[Tensor], shape: tuple[int, int], rate: float, decay: float) -> None:
         gradients = [p.grad for p in weights if p.grad is not None]
         for p in weights:
             if "momentum" not in self.state[p]:
@@ -86,7 +86,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         directions = orthogonalise(torch.stack([m.flatten(1) for m in ahead]), self.precision)
-        torch._foreach_mul_(list[Tensor](weights), 1 - rate * decay)
+        torch._foreach_mul_(weights, 1 - rate * decay)
         size = RMS_OF_ADAMW * max(shape) ** 0.5
         for p, direction in zip(weights, directions, strict=True):
             p.add_(direction.reshape(p.shape), alpha=-rate * size)
