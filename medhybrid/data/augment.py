@@ -18,6 +18,9 @@ from medhybrid.config import AugmentConfig
 ELASTIC_POINTS = 5
 """Control points of the smooth displacement along each axis."""
 
+BIAS_POINTS = 3
+"""Control points of the smooth gain along each axis."""
+
 
 @dataclass(frozen=True, slots=True)
 class PatchParameters:
@@ -41,6 +44,10 @@ class PatchParameters:
         0 where a channel is blanked.
     noise_seed : int
         Of the noise's own generator.
+    bias : (C, Q, Q, Q) ndarray or None
+        Logarithm of a smooth gain at control points.
+    paste_margin_mm : float or None
+        Margin of what is taken over from the next patch of the batch; None takes nothing.
     """
 
     matrix: np.ndarray | None
@@ -53,6 +60,8 @@ class PatchParameters:
     noise: float
     present: np.ndarray
     noise_seed: int
+    bias: np.ndarray | None
+    paste_margin_mm: float | None
 
 
 def draw_parameters(
@@ -88,8 +97,14 @@ def draw_parameters(
     low = rng.uniform(0.5, 1.0) if rng.random() < config.low_resolution_probability else 1.0
     noise = rng.uniform(0, config.noise) if rng.random() < config.intensity_probability else 0.0
     dropped = (rng.random(n_channels) < config.drop_channel_probability) & np.array(optional)
+    noise_seed = int(rng.integers(2**31))
+    bias = margin = None
+    if config.bias_field and rng.random() < config.bias_field_probability:
+        bias = rng.normal(0, config.bias_field, (n_channels, *(BIAS_POINTS,) * 3))
+    if rng.random() < config.paste_probability:
+        margin = float(config.paste_margin_mm * rng.uniform(0.25, 1))
     return PatchParameters(
-        matrix, displacement, flips, gain, shift, gamma, float(low), float(noise), ~dropped, int(rng.integers(2**31))
+        matrix, displacement, flips, gain, shift, gamma, float(low), float(noise), ~dropped, noise_seed, bias, margin
     )
 
 
@@ -135,8 +150,13 @@ def apply(
     labels : (B, *patch) Tensor of int64
     """
     images, targets = [], []
+    moved = [_move(image[i], labels[i], p, patch_size, spacing_mm) for i, p in enumerate(parameters)]
     for i, p in enumerate(parameters):
-        x, y = _move(image[i], labels[i], p, patch_size, spacing_mm)
+        x, y = moved[i]
+        if p.paste_margin_mm is not None and len(moved) > 1:
+            x, y = paste_foreground(
+                x, y, *moved[(i + 1) % len(moved)], margin_mm=p.paste_margin_mm, spacing_mm=spacing_mm
+            )
         images.append(_change_intensities(x, p))
         targets.append(y)
     return torch.stack(images), torch.stack(targets)
@@ -154,6 +174,26 @@ def _move(
     if p.flips:
         x, y = x.flip([a + 1 for a in p.flips]), y.flip(list(p.flips))
     return x, y.long()
+
+
+def paste_foreground(
+    x: Tensor, y: Tensor, other: Tensor, other_y: Tensor, *, margin_mm: float, spacing_mm: tuple[float, float, float]
+) -> tuple[Tensor, Tensor]:
+    """Image (C, X, Y, Z) and labels (X, Y, Z) with another's foreground and what is around it, at the place it has there.
+
+    A channel that this patch lacks stays blank; if the other lacks one that this has, nothing is pasted.
+
+    References
+    ----------
+    CarveMix, Zhang et al. (2021), MICCAI, with a box-shaped margin in place of one by distance.
+    """
+    has, other_has = (image.flatten(1).any(1) for image in (x, other))
+    if bool((has & ~other_has).any()):
+        return x, y
+    radius = [int(margin_mm // s) for s in spacing_mm]
+    kernel = [2 * r + 1 for r in radius]
+    region = F.max_pool3d((other_y > 0).float()[None], kernel, stride=1, padding=radius)[0] > 0  # (X, Y, Z)
+    return torch.where(region & has[:, None, None, None], other, x), torch.where(region, other_y, y)
 
 
 def _sampling_grid(
@@ -194,6 +234,9 @@ def _change_intensities(x: Tensor, p: PatchParameters) -> Tensor:
         x = x * per_channel(p.gain)
     if (p.shift != 0).any():
         x = x + per_channel(p.shift) * (x > 0)  # air stays air
+    if p.bias is not None:
+        field = torch.tensor(p.bias, dtype=x.dtype, device=x.device)[None]
+        x = x * F.interpolate(field, size=tuple(x.shape[-3:]), mode="trilinear", align_corners=True)[0].exp()
     if p.noise:
         generator = torch.Generator(x.device).manual_seed(p.noise_seed)
         x = x + p.noise * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

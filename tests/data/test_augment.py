@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medhybrid.config import AugmentConfig
-from medhybrid.data.augment import PatchParameters, apply, centre_crop, draw_parameters
+from medhybrid.data.augment import PatchParameters, apply, centre_crop, draw_parameters, paste_foreground
 
 PATCH = (12, 16, 8)
 READ = (16, 20, 10)
@@ -25,6 +25,8 @@ def neutral(**changes: object) -> PatchParameters:
         "noise": 0.0,
         "present": np.ones(1, bool),
         "noise_seed": 0,
+        "bias": None,
+        "paste_margin_mm": None,
     }
     return PatchParameters(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -120,3 +122,60 @@ def test_the_same_generator_draws_the_same() -> None:
     first, second = (run(p, image, labels)[0] for p in drawn)
 
     assert torch.equal(first, second)
+
+
+def test_a_bias_field_is_a_smooth_gain_of_each_channel() -> None:
+    image, labels = torch.ones(1, 2, *READ), torch.zeros(1, *READ, dtype=torch.uint8)
+    bias = np.zeros((2, 3, 3, 3))
+    bias[0, 0] = np.log(2)  # doubles one end of the first channel
+
+    x, _ = run(
+        neutral(bias=bias, gain=np.ones(2), shift=np.zeros(2), gamma=np.ones(2), present=np.ones(2, bool)),
+        image,
+        labels,
+    )
+
+    assert x[0, 0, 0].allclose(torch.tensor(2.0))
+    assert x[0, 0, PATCH[0] // 2 :].allclose(torch.tensor(1.0))
+    assert (x[0, 0].diff(dim=0) <= 1e-6).all()
+    assert x[0, 1].allclose(torch.tensor(1.0))
+
+
+def test_pasting_brings_the_foreground_with_its_margin_and_leaves_the_rest() -> None:
+    x, y = torch.full((2, 12, 12, 6), 1.0), torch.zeros(12, 12, 6, dtype=torch.int64)
+    y[0, 0, 0] = 1
+    other, other_y = torch.full((2, 12, 12, 6), 5.0), torch.zeros(12, 12, 6, dtype=torch.int64)
+    other_y[6, 6, 3] = 1
+
+    image, labels = paste_foreground(x, y, other, other_y, margin_mm=2.5, spacing_mm=(1.0, 1.0, 5.0))
+
+    expected = torch.zeros(12, 12, 6, dtype=torch.bool)
+    expected[4:9, 4:9, 3] = True  # two voxels in the plane, none across thick slices
+    assert torch.equal(image[0] == 5, expected)
+    assert torch.equal(image[0], image[1])
+    assert labels[6, 6, 3] == 1
+    assert labels.sum() == 2  # its own stays where nothing was pasted
+
+
+def test_pasting_keeps_blank_channels_blank_and_needs_those_that_are_there() -> None:
+    blank = torch.ones(2, 4, 4, 4)
+    blank[1] = 0
+    full = torch.full((2, 4, 4, 4), 5.0)
+    nothing, all_of_it = torch.zeros(4, 4, 4, dtype=torch.int64), torch.ones(4, 4, 4, dtype=torch.int64)
+
+    image, labels = paste_foreground(blank, nothing, full, all_of_it, margin_mm=0, spacing_mm=(1, 1, 1))
+    refused, kept = paste_foreground(full, nothing, blank, all_of_it, margin_mm=0, spacing_mm=(1, 1, 1))
+
+    assert (image[0] == 5).all()
+    assert not image[1].any()
+    assert labels.all()
+    assert torch.equal(refused, full)
+    assert torch.equal(kept, nothing)
+
+
+def test_only_a_batch_of_several_is_pasted_into() -> None:
+    image, labels = example()
+
+    x, _ = run(neutral(paste_margin_mm=4.0), image, labels)
+
+    assert torch.equal(x, centre_crop(image, PATCH))
