@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 MOMENTUM = 0.95
 
-N_ITERATIONS = 5
+N_ITERATIONS = 3
+"""Rounds of Newton-Schulz. Five, as usual, give the same Dice and cost more (docs/accuracy.md)."""
+
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Newton-Schulz iteration: this odd polynomial brings every singular value near 1 (0.7 to 1.2) in a few rounds."""
+"""The odd polynomial of a round, which brings singular values towards 1 (0.7 to 1.2)."""
 
 RMS_OF_ADAMW = 0.2
 """Root mean square of AdamW's usual update in units of the learning rate."""

@@ -93,11 +93,12 @@ def test_a_kernel_moves_as_the_matrix_of_outputs_by_inputs_and_offsets() -> None
     torch.testing.assert_close(kernels[0].flatten(1), kernels[1])
 
 
-def test_singular_values_come_near_one() -> None:
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 32, 64), torch.float32))
+def test_singular_values_come_towards_one() -> None:
+    matrices = torch.randn(3, 32, 64)
+    before, after = (torch.linalg.svdvals(m) for m in (matrices, orthogonalise(matrices, torch.float32)))
 
-    assert values.min() > 0.6
-    assert values.max() < 1.3
+    assert after.max() < 1.3
+    assert (after.amin(1) / after.amax(1) > 1.5 * before.amin(1) / before.amax(1)).all()
 
 
 def test_the_state_of_both_optimisers_comes_back() -> None:
