@@ -225,14 +225,6 @@ class AugmentConfig(Frozen):
     gamma: float = Field(0.3, ge=0, lt=1, description="Largest deviation of the exponent from 1.")
     low_resolution_probability: float = Field(0.15, ge=0, le=1, description="Down- and up-sampling of a patch.")
     intensity_probability: float = Field(0.3, ge=0, le=1, description="For each kind of intensity change.")
-    bias_field: float = Field(
-        0.0,
-        ge=0,
-        description="Standard deviation of the logarithm of a smooth gain, as coils of an MR scanner cause it.",
-    )
-    bias_field_probability: float = Field(
-        0.5, ge=0, le=1, description="For each patch; every channel has its own field."
-    )
     paste_probability: float = Field(
         0.0,
         ge=0,

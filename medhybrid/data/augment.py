@@ -18,9 +18,6 @@ from medhybrid.config import AugmentConfig
 ELASTIC_POINTS = 5
 """Control points of the smooth displacement along each axis."""
 
-BIAS_POINTS = 3
-"""Control points of the smooth gain along each axis."""
-
 
 @dataclass(frozen=True, slots=True)
 class PatchParameters:
@@ -44,8 +41,6 @@ class PatchParameters:
         0 where a channel is blanked.
     noise_seed : int
         Of the noise's own generator.
-    bias : (C, Q, Q, Q) ndarray or None
-        Logarithm of a smooth gain at control points.
     paste_margin_mm : float or None
         Margin of what is taken over from the next patch of the batch; None takes nothing.
     """
@@ -60,7 +55,6 @@ class PatchParameters:
     noise: float
     present: np.ndarray
     noise_seed: int
-    bias: np.ndarray | None
     paste_margin_mm: float | None
 
 
@@ -98,13 +92,11 @@ def draw_parameters(
     noise = rng.uniform(0, config.noise) if rng.random() < config.intensity_probability else 0.0
     dropped = (rng.random(n_channels) < config.drop_channel_probability) & np.array(optional)
     noise_seed = int(rng.integers(2**31))
-    bias = margin = None
-    if config.bias_field and rng.random() < config.bias_field_probability:
-        bias = rng.normal(0, config.bias_field, (n_channels, *(BIAS_POINTS,) * 3))
+    margin = None
     if rng.random() < config.paste_probability:
         margin = float(config.paste_margin_mm * rng.uniform(0.25, 1))
     return PatchParameters(
-        matrix, displacement, flips, gain, shift, gamma, float(low), float(noise), ~dropped, noise_seed, bias, margin
+        matrix, displacement, flips, gain, shift, gamma, float(low), float(noise), ~dropped, noise_seed, margin
     )
 
 
@@ -234,9 +226,6 @@ def _change_intensities(x: Tensor, p: PatchParameters) -> Tensor:
         x = x * per_channel(p.gain)
     if (p.shift != 0).any():
         x = x + per_channel(p.shift) * (x > 0)  # air stays air
-    if p.bias is not None:
-        field = torch.tensor(p.bias, dtype=x.dtype, device=x.device)[None]
-        x = x * F.interpolate(field, size=tuple(x.shape[-3:]), mode="trilinear", align_corners=True)[0].exp()
     if p.noise:
         generator = torch.Generator(x.device).manual_seed(p.noise_seed)
         x = x + p.noise * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

@@ -25,7 +25,6 @@ def neutral(**changes: object) -> PatchParameters:
         "noise": 0.0,
         "present": np.ones(1, bool),
         "noise_seed": 0,
-        "bias": None,
         "paste_margin_mm": None,
     }
     return PatchParameters(**{**values, **changes})  # type: ignore[arg-type]
@@ -122,23 +121,6 @@ def test_the_same_generator_draws_the_same() -> None:
     first, second = (run(p, image, labels)[0] for p in drawn)
 
     assert torch.equal(first, second)
-
-
-def test_a_bias_field_is_a_smooth_gain_of_each_channel() -> None:
-    image, labels = torch.ones(1, 2, *READ), torch.zeros(1, *READ, dtype=torch.uint8)
-    bias = np.zeros((2, 3, 3, 3))
-    bias[0, 0] = np.log(2)  # doubles one end of the first channel
-
-    x, _ = run(
-        neutral(bias=bias, gain=np.ones(2), shift=np.zeros(2), gamma=np.ones(2), present=np.ones(2, bool)),
-        image,
-        labels,
-    )
-
-    assert x[0, 0, 0].allclose(torch.tensor(2.0))
-    assert x[0, 0, PATCH[0] // 2 :].allclose(torch.tensor(1.0))
-    assert (x[0, 0].diff(dim=0) <= 1e-6).all()
-    assert x[0, 1].allclose(torch.tensor(1.0))
 
 
 def test_pasting_brings_the_foreground_with_its_margin_and_leaves_the_rest() -> None:
