@@ -190,7 +190,6 @@ class NetworkConfig(Frozen):
     token_width: int = Field(192, ge=8, description="Embedding width of the Transformer.")
     depth: int = Field(4, ge=0, description="Transformer blocks.")
     interleave_depth: int = Field(1, ge=1, description="Transformer blocks after each residual block of `interleave`.")
-    token_skips: bool = Field(False, description="Tokens are fed to every level of the decoder, too.")
     presence_tokens: bool = Field(
         True, description="With optional channels: a token for each channel that says whether it is there."
     )

@@ -51,11 +51,11 @@ class AttentionBranch(nn.Module):
         if n_presence:  # absent and present of each channel
             self.presence = nn.Parameter(0.02 * torch.randn(n_presence, 2, width))
 
-    def forward(self, x: Tensor, presence: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, X, Y, Z) -> the same with the branch added, and the tokens (B, D, X/p, Y/p, Z/p)."""
+    def forward(self, x: Tensor, presence: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) -> the same with the branch added."""
         context: Tensor | None = None
         if self.presence is not None:
             index = torch.arange(presence.shape[1], device=presence.device)
             context = self.presence[index, presence.long()]  # (B, C) -> (B, C, D)
-        tokens = self.transformer(self.to_tokens(x), context)
-        return x + self.from_tokens(tokens), tokens
+        out: Tensor = x + self.from_tokens(self.transformer(self.to_tokens(x), context))
+        return out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,13 +26,7 @@ class UpBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From the coarsest map to logits at full size, and at the first level's size for deep supervision.
-
-    Parameters
-    ----------
-    token_width : int
-        Tokens of this width are added to the map at every level; 0 for none.
-    """
+    """From the coarsest map to logits at full size, and at the first level's size for deep supervision."""
 
     def __init__(
         self,
@@ -44,7 +37,6 @@ class Decoder(nn.Module):
         n_classes: int,
         head_width: int,
         has_skips: bool,
-        token_width: int = 0,
     ) -> None:
         super().__init__()
         levels = range(len(widths) - 2, -1, -1)
@@ -53,23 +45,11 @@ class Decoder(nn.Module):
         self.up = Upsample(widths[0], head_width, strides[0])
         self.detail = ConvNormAct(head_width + channels, head_width)
         self.logits = nn.Conv3d(head_width, n_classes, 1)
-        self.token_skips = nn.ModuleList()
-        if token_width:
-            for i in levels:
-                x, y, z = (int(n) for n in np.prod(strides[i + 1 :], axis=0))
-                skip = Upsample(token_width, widths[i], (x, y, z))
-                nn.init.zeros_(skip.weight)
-                nn.init.zeros_(skip.bias)  # type: ignore[arg-type]
-                self.token_skips.append(skip)
 
-    def forward(
-        self, image: Tensor, x: Tensor, skips: Sequence[Tensor | None], tokens: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Image, coarsest map, finer maps (coarse to fine) and tokens -> logits (B, K, X, Y, Z) and auxiliary ones."""
-        for level, (up, skip) in enumerate(zip(self.ups, skips, strict=True)):
+    def forward(self, image: Tensor, x: Tensor, skips: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Image, coarsest map and finer maps (coarse to fine) -> logits (B, K, X, Y, Z) and auxiliary ones."""
+        for up, skip in zip(self.ups, skips, strict=True):
             x = up(x, skip)
-            if tokens is not None and len(self.token_skips):
-                x = x + self.token_skips[level](tokens)
         auxiliary = self.auxiliary(x)
         full = self.detail(torch.cat((self.up(x), image), dim=1))
         return self.logits(full), auxiliary

@@ -53,7 +53,7 @@ class ResidualEncoder(nn.Module):
             for block, branch in zip_longest(cast(nn.Sequential, stage), cast(nn.ModuleList, branches)):
                 x = block(x)
                 if branch is not None:
-                    x, _ = branch(x, presence)
+                    x = branch(x, presence)
             maps.append(x)
         return maps
 

@@ -90,18 +90,16 @@ class SegmentationNetwork(nn.Module):
             n_classes=n_classes,
             head_width=config.head_width,
             has_skips=has_encoder,
-            token_width=config.token_width if config.token_skips and self.bottleneck is not None else 0,
         )
 
     def forward(self, image: Tensor) -> Logits:
         """(B, C, X, Y, Z) -> `Logits`."""
         presence = image.detach().flatten(2).abs().amax(2) > 0  # (B, C): a channel that is 0 everywhere is absent
         *skips, x = self.encoder(image, presence)
-        tokens: Tensor | None = None
         if self.bottleneck is not None:
-            x, tokens = self.bottleneck(x, presence)
+            x = self.bottleneck(x, presence)
         finer = list(reversed(skips)) or [None] * (len(self.config.widths) - 1)
-        full, auxiliary = self.decoder(image, x, finer, tokens)
+        full, auxiliary = self.decoder(image, x, finer)
         return Logits(full, auxiliary)
 
 

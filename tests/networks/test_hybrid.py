@@ -43,9 +43,8 @@ def test_logits_have_the_images_size_whatever_multiple_of_the_stride_it_is(kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("token_skips", [False, True])
-def test_every_weight_gets_a_gradient_after_the_first_step(kind: Kind, token_skips: bool) -> None:
-    net = network(kind, optional=True, token_skips=token_skips).eval()  # without dropped paths
+def test_every_weight_gets_a_gradient_after_the_first_step(kind: Kind) -> None:
+    net = network(kind, optional=True).eval()  # without dropped paths
     images = torch.randn(2, 2, 16, 16, 8)
     images[1, 0] = 0  # one channel of one image is absent
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -79,14 +78,13 @@ def test_a_token_says_which_channels_are_absent(kind: Kind) -> None:
 def open_branches(net: SegmentationNetwork) -> None:
     """Let the branches add something, as after some steps of training."""
     for name, p in net.named_parameters():
-        if "from_tokens.weight" in name or "token_skips" in name:
+        if "from_tokens.weight" in name:
             torch.nn.init.normal_(p, std=0.1)
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "identity", "interleave"])
-@pytest.mark.parametrize("token_skips", [False, True])
-def test_it_begins_as_its_resnet(kind: Kind, token_skips: bool) -> None:
-    hybrid, resnet = network(kind, token_skips=token_skips).eval(), network("resnet").eval()
+def test_it_begins_as_its_resnet(kind: Kind) -> None:
+    hybrid, resnet = network(kind).eval(), network("resnet").eval()
     shared = {k: v for k, v in hybrid.state_dict().items() if k in resnet.state_dict()}
     resnet.load_state_dict(shared)
     image = torch.randn(1, 2, 16, 16, 8)
