@@ -12,7 +12,7 @@ import medhybrid
 OUT = Path("glioma")
 
 
-def main(root: Path, minutes: float = 45) -> None:
+def main(root: Path, minutes: float = 25) -> None:
     """Prepare, train one fold, predict its validation scans, score them, name the worst."""
     config = medhybrid.load_config("brain.yaml", [f"data.root={root}", f"training.max_minutes={minutes}"])
 

@@ -12,7 +12,7 @@ import medhybrid
 OUT = Path("hippocampus")
 
 
-def main(root: Path, minutes: float = 10) -> None:
+def main(root: Path, minutes: float = 15) -> None:
     """Prepare, train one fold, predict its validation scans, score them."""
     config = medhybrid.load_config("hippocampus.yaml", [f"data.root={root}", f"training.max_minutes={minutes}"])
 
