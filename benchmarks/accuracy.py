@@ -109,8 +109,8 @@ def train_one(config: StudyConfig, setting: str) -> dict[str, Any]:
     """Train one setting, and score its masks of the fold's validation cases on the scans' own grids."""
     dataset = PreparedDataset(prepared_folder(config))
     plan, fold = dataset.plan, dataset.fold(config.training.fold)
+    torch.manual_seed(config.training.seed)  # the network is made here, before the trainer seeds
     if setting in PEERS:
-        torch.manual_seed(config.training.seed)
         network = PEERS[setting](plan)
         config = config.model_copy(update={"network": config.network.model_copy(update={"deep_supervision": False})})
     else:
@@ -183,7 +183,7 @@ def train_nnunet(config: StudyConfig, preset: str, root: Path, commands: Path) -
     by_case = {case: summarise([s for s in scores if s.case == case])["dice"] for case in fold.validation}
     return {
         "setting": preset,
-        "seed": 0,
+        "seed": config.training.seed,  # nnU-Net knows none: the number of a repetition
         "fold": config.training.fold,
         "minutes": minutes,
         "steps": result.steps,
@@ -217,7 +217,8 @@ def write_report(study: str, records: list[dict[str, Any]]) -> None:
         cells = [setting, f"{minutes:g}", str(fold), ", ".join(str(m["seed"]) for m in members)]
         cells += [", ".join(str(m["steps"]) for m in members), str(mean_interval(values)), f"{np.median(values):.4f}"]
         cells += [f"{mean['hd95_mm']:.2f}", f"{mean['surface_dice']:.4f}", f"{mean['lesion_f1']:.4f}"]
-        cells += [f"{members[0]['parameters'] / 1e6:.2f} M", f"{members[0]['gflops_a_patch'] or 0:.1f}"]
+        flops = members[0]["gflops_a_patch"]  # None where it was not counted
+        cells += [f"{members[0]['parameters'] / 1e6:.2f} M", "" if flops is None else f"{flops:.1f}"]
         cells += [str(max(m["peak_mib"] for m in members))]
         lines.append("| " + " | ".join(cells) + " |")
     (RESULTS / f"accuracy_{study}.md").write_text("\n".join(lines) + "\n")
@@ -255,6 +256,10 @@ def main() -> None:
     parser.add_argument("--nnunet", type=Path, help="folder of nnU-Net's commands, for nnunet and nnunet_resenc")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_intermixed_args()
+    if set(chosen.settings.split(",")) & set(PRESETS) and not (
+        chosen.nnunet and (chosen.nnunet / "nnUNetv2_train").exists()
+    ):
+        parser.error("nnunet and nnunet_resenc need --nnunet, the folder that has nnUNetv2_train")
     length = f"training.max_minutes={chosen.minutes}"
     common = [f"data.root={chosen.root}", length, *chosen.overrides]
     if chosen.worker:

@@ -53,7 +53,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k' / sqrt(E)) v of (B, H, T, E), by plain products on a CPU where the T x T weights are small.
 
-    The fused kernel saves memory, not time, on CPUs: at 400 tokens of width 32 in bf16 it takes three times as long.
+    The fused kernel saves memory, not time, on CPUs, where few tokens are quicker by plain products.
     """
     batch, heads, n_tokens, width = q.shape
     if q.device.type != "cpu" or n_tokens > MAX_PLAIN_TOKENS:
