@@ -236,6 +236,27 @@ class AugmentConfig(Frozen):
     drop_channel_probability: float = Field(0.25, ge=0, le=1, description="An optional channel is blanked.")
 
 
+class StageConfig(Frozen):
+    """A stage of a training. Weights are named by part (`encoder`, `transformer`, `decoder`, `all`) or pattern (`*.norm.*`)."""
+
+    name: str | None = Field(None, description="Name of its record; null takes what it trains.")
+    train: tuple[str, ...] = Field(("all",), min_length=1, description="What is trained; the rest stands still.")
+    share: float = Field(gt=0, description="Its length, as share of the run: of the sum of all shares.")
+    peak_rate: float | None = Field(None, gt=0, description="Learning rate after warm-up; null takes the training's.")
+    rates: dict[str, float] = Field(
+        {}, description="Factors of the learning rate by part or pattern; of several that fit, the last one counts."
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor of the learning rate from each layer to the one before it."
+    )
+
+    @model_validator(mode="after")
+    def _rates_are_rates(self) -> Self:
+        if bad := {k: v for k, v in self.rates.items() if v < 0}:
+            raise ValueError(f"rates must not be negative, found {bad}")
+        return self
+
+
 class TrainingConfig(Frozen):
     """The recipe and its length."""
 
@@ -256,6 +277,9 @@ class TrainingConfig(Frozen):
     weight_decay: float = Field(0.02, ge=0, description="Decay of weights; none on norms and biases.")
     gradient_clip: float = Field(3.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that is validated and kept.")
+    stages: tuple[StageConfig, ...] = Field(
+        (), description="Stages one after the other, each with its own warm-up and cosine; none trains all at once."
+    )
     auxiliary_weight: float = Field(0.3, ge=0, description="Weight of the loss at half size.")
     foreground_share: float = Field(1 / 3, ge=0, le=1, description="Share of patches that hold foreground for certain.")
     keep: Literal["final", "best"] = Field(

@@ -14,18 +14,39 @@ from medhybrid.steps.resume import run_config
 from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
 from medhybrid.tracking.several import SeveralTrackers
+from medhybrid.tracking.stages import StageTracker
+from medhybrid.training.stages import Stage
 from medhybrid.training.tracker import Tracker
 
 
 def make_tracker(
     config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, *, parent_run_id: str = ""
-) -> SeveralTrackers:
+) -> StageTracker:
     """The trackers that the config asks for; a resumed run goes on in its MLflow run, a new one is nested under its parent."""
     trackers: list[Tracker] = [JsonlTracker(folder / "log.jsonl")]
     if config.tracking.kind == "mlflow":
         info = _run_info(config, dataset, folder, data_hash, parent_run_id)
         trackers.append(MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder))
-    return SeveralTrackers(trackers)
+    run = SeveralTrackers(trackers)
+    return StageTracker(run, lambda stage: _stage_tracker(config, stage, run, folder))
+
+
+def _stage_tracker(config: StudyConfig, stage: Stage, run: Tracker, folder: Path) -> Tracker:
+    """A nested run, where the run has stages."""
+    if config.tracking.kind != "mlflow" or not config.training.stages:
+        return SeveralTrackers([])
+    chosen = stage.config
+    info = RunInfo(
+        experiment=config.tracking.experiment or config.name,
+        name=f"{folder.name}-stage{stage.number}-{stage.name}",
+        description=f"Stage {stage.number} of {len(config.training.stages)}: trains {', '.join(chosen.train)}.",
+        params={f"stage.{key}": str(value) for key, value in chosen.model_dump(exclude_defaults=True).items()},
+        tags={"medhybrid.version": medhybrid.__version__, "medhybrid.stage": str(stage.number)},
+        datasets={},
+    )
+    its_folder = folder / "stages" / str(stage.number)
+    its_folder.mkdir(parents=True, exist_ok=True)
+    return MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=its_folder, parent=lambda: run.run_id)
 
 
 def reopen_tracker(folder: Path) -> Tracker:

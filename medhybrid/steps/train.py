@@ -135,6 +135,7 @@ def _run(
                 should_stop=should_stop,
                 on_progress=on_progress,
                 on_validation=on_validation,
+                on_stage=tracker.begin,
             )
             if resume:
                 trainer.restore()

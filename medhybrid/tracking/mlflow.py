@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,23 @@ class MlflowTracker:
     ----------
     folder : Path
         The run folder. It keeps MLflow's run id, so that a resumed run goes on in the same one, and what cannot be sent.
+    parent : callable, optional
+        Id of the run that it is nested under and that watches the machine; None as long as that one is not open.
     """
 
-    def __init__(self, uri: str | None, runs: Path, info: RunInfo, *, folder: Path) -> None:
+    def __init__(
+        self,
+        uri: str | None,
+        runs: Path,
+        info: RunInfo,
+        *,
+        folder: Path,
+        parent: Callable[[], str | None] | None = None,
+    ) -> None:
         quiet_mlflow()
         self.uri = uri or default_uri(runs)
         self.artifacts = (runs / "mlartifacts").resolve().as_uri() if uri is None else None
-        self.info = info
+        self.info, self._parent = info, parent
         self._id_file = folder / "mlflow_run_id"
         self._run_id = self._id_file.read_text().strip() if self._id_file.exists() else None
         self._client: Any = None
@@ -132,7 +142,7 @@ class MlflowTracker:
                 if experiment
                 else client.create_experiment(self.info.experiment, artifact_location=self.artifacts)
             )
-            tags = {**self.info.tags, "mlflow.note.content": self.info.description}
+            tags = {**self.info.tags, **self._nesting(), "mlflow.note.content": self.info.description}
             run = client.create_run(experiment_id, run_name=self.info.name, tags=tags)
             self._run_id = str(run.info.run_id)
             self._id_file.write_text(self._run_id + "\n")
@@ -144,8 +154,16 @@ class MlflowTracker:
             self._log_datasets(client)
         else:
             client.update_run(self._run_id, status="RUNNING")
-        self._start_monitor()
+        if self._parent is None:
+            self._start_monitor()
         self._client = client
+
+    def _nesting(self) -> dict[str, str]:
+        if self._parent is None:
+            return {}
+        if (parent := self._parent()) is None:
+            raise RuntimeError("the run above is not open yet")  # the spool tries again
+        return {"mlflow.parentRunId": parent}
 
     def _log_datasets(self, client: Any) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -26,7 +26,8 @@ from medhybrid.inference.device import autocast, choose_device, choose_precision
 from medhybrid.inference.model import network_for
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
 from medhybrid.training.losses import LossTerms, compute_loss
-from medhybrid.training.optimiser import WeightAverage, learning_rate, make_optimiser
+from medhybrid.training.optimiser import WeightAverage, make_optimiser
+from medhybrid.training.stages import Stage, learning_rate, plan_stages, rate_factors, stage_at
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset, validate
 
@@ -69,6 +70,8 @@ class Trainer:
         Asked after each step; True ends the run cleanly.
     on_validation : callable
         Told of each validation (for pictures and tables).
+    on_stage : callable
+        Told of each stage as it begins, or goes on after a resume.
     network : Module, optional
         Trained in place of the config's; as `SegmentationNetwork`, it returns `Logits`.
     """
@@ -85,6 +88,7 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         on_progress: Callable[[Progress], None] = lambda _: None,
         on_validation: Callable[[Validation], None] = lambda _: None,
+        on_stage: Callable[[Stage], None] = lambda _: None,
         network: Any = None,
     ) -> None:
         if not train_cases:
@@ -92,7 +96,8 @@ class Trainer:
         self.config, self.plan, self.tracker, self.folder = config, plan, tracker, folder
         self.training = config.training
         self.validation_cases = list(validation_cases)
-        self.should_stop, self.on_progress, self.on_validation = should_stop, on_progress, on_validation
+        self.should_stop, self.on_progress = should_stop, on_progress
+        self.on_validation, self.on_stage = on_validation, on_stage
         self.device = choose_device(self.training.device)
         self.precision = choose_precision(self.device, self.training.precision)
         torch.manual_seed(self.training.seed)
@@ -109,6 +114,8 @@ class Trainer:
         )
         self.step = 0
         self.elapsed_s = 0.0
+        self.stages = plan_stages(self.training)
+        self._begin_stage(self.stages[0])
         self.validations_done = 0
         self.best_dice = -1.0
         self.best_weights: dict[str, Tensor] | None = None
@@ -119,6 +126,7 @@ class Trainer:
     def fit(self) -> Outcome:
         """Train to the end of the schedule, or until told to stop."""
         self.network.train()
+        self.on_stage(self.stage)
         source = Prefetcher(self.sampler, self.training.workers)
         started = time.monotonic() - self.elapsed_s
         saved_at = time.monotonic()
@@ -126,6 +134,7 @@ class Trainer:
         is_interrupted = False
         try:
             while self.progress < 1.0:
+                self._change_stage()
                 asked = time.monotonic()
                 batch = source.batch(self.step)
                 waited_s += time.monotonic() - asked
@@ -160,12 +169,24 @@ class Trainer:
         assert self.training.max_minutes is not None
         return self.elapsed_s / (self.training.max_minutes * 60)
 
+    def _change_stage(self) -> None:
+        """Go on to the stage whose turn it is; never back, though a run that was made longer is early again."""
+        due = stage_at(self.stages, self.progress)
+        if due.number > self.stage.number:
+            self._begin_stage(due)
+            self.on_stage(due)
+
+    def _begin_stage(self, stage: Stage) -> None:
+        self.stage, self.stage_began_at = stage, self.step
+        weights = dict(self.network.named_parameters())
+        factors = rate_factors(weights, stage.config)
+        self.optimiser.set_factors({weights[name]: factor for name, factor in factors.items()})
+
     def _train_step(self, batch: Batch) -> LossTerms:
         torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
         image, target = self._to_device(batch)
-        rate = learning_rate(self.training, self.step, self.progress)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        stage, since = self.stage, self.step - self.stage_began_at
+        self.optimiser.set_rate(learning_rate(self.training, stage, since, stage.progress(self.progress)))
         with autocast(self.device, self.precision):
             logits = self.network(image)
         weight = self.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
@@ -288,6 +309,8 @@ class Trainer:
                 "average": self.average.state,
                 "optimiser": self.optimiser.state_dict(),
                 "torch_random": torch.get_rng_state(),
+                "stage": self.stage.number,
+                "stage_began_at": self.stage_began_at,
                 "step": self.step,
                 "elapsed_s": self.elapsed_s,
                 "validations_done": self.validations_done,
@@ -302,6 +325,8 @@ class Trainer:
         state = load_checkpoint(self.folder / "checkpoint")
         self.network.load_state_dict(state["network"])
         self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
+        self._begin_stage(self.stages[state.get("stage", 1) - 1])
+        self.stage_began_at = state.get("stage_began_at", 0)
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["torch_random"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]

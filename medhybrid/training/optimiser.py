@@ -1,8 +1,9 @@
-"""Muon and AdamW by parameter, the learning rate over the run, and the average of the weights."""
+"""Muon and AdamW by parameter, at rates that differ from weight to weight, and the average of the weights."""
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,11 +22,34 @@ class JointOptimiser:
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         self.parts = parts
+        self._groups = [[dict(group) for group in part.param_groups] for part in parts]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups of all parts."""
         return [group for part in self.parts for group in part.param_groups]
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate, times each group's factor."""
+        for group in self.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
+
+    def set_factors(self, factors: Mapping[Tensor, float]) -> None:
+        """Factor of the learning rate of each weight; one of 0 stands still and has no gradient.
+
+        Weights are grouped anew, by their first group and their factor; what is known of each (its momentum) stays.
+        """
+        for weight, factor in factors.items():
+            weight.requires_grad_(factor > 0)
+            if factor == 0:
+                weight.grad = None
+        for part, groups in zip(self.parts, self._groups, strict=True):
+            part.param_groups = []
+            for group in groups:
+                alike: dict[float, list[Tensor]] = defaultdict(list)
+                for weight in group["params"]:
+                    alike[factors[weight]].append(weight)
+                part.param_groups += [{**group, "params": same, "factor": factor} for factor, same in alike.items()]
 
     def zero_grad(self, *, set_to_none: bool = True) -> None:
         """Forget the gradients."""
@@ -78,13 +102,6 @@ def make_optimiser(
     return JointOptimiser(
         Muon(matrices, lr=config.peak_rate, weight_decay=config.weight_decay, precision=precision), adamw
     )
-
-
-def learning_rate(config: TrainingConfig, step: int, progress: float) -> float:
-    """Linear warm-up by step, then a cosine over the run's progress (0 to 1) down to `final_rate_share` of the peak."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
-    return config.peak_rate * warm * (config.final_rate_share + (1 - config.final_rate_share) * cosine)
 
 
 class WeightAverage:

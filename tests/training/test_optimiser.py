@@ -7,17 +7,9 @@ from torch import nn
 from medhybrid.config import TrainingConfig
 from medhybrid.errors import ModelError
 from medhybrid.training.muon import MOMENTUM, N_ITERATIONS, Muon, orthogonalise
-from medhybrid.training.optimiser import JointOptimiser, WeightAverage, learning_rate, make_optimiser
+from medhybrid.training.optimiser import JointOptimiser, WeightAverage, make_optimiser
 
 CONFIG = TrainingConfig(iterations=100, peak_rate=1e-2, warmup_steps=10, final_rate_share=0.01)
-
-
-def test_the_rate_warms_up_then_falls_to_its_final_share() -> None:
-    assert learning_rate(CONFIG, 0, 0.0) == pytest.approx(1e-3)
-    assert learning_rate(CONFIG, 9, 0.0) == pytest.approx(1e-2)
-    assert learning_rate(CONFIG, 500, 0.5) == pytest.approx(1e-2 * (0.01 + 0.99 / 2))
-    assert learning_rate(CONFIG, 999, 1.0) == pytest.approx(1e-4)
-    assert learning_rate(CONFIG, 999, 1.3) == pytest.approx(1e-4)
 
 
 def test_norms_and_biases_do_not_decay() -> None:
