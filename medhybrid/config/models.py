@@ -179,11 +179,11 @@ class PrepareConfig(Frozen):
 class NetworkConfig(Frozen):
     """The network. Strides come from the plan unless given here."""
 
-    kind: Literal["hybrid", "resnet", "identity", "interleave", "transformer"] = Field(
+    kind: Literal["hybrid", "resnet", "identity", "interleave", "transformer", "transunet"] = Field(
         "hybrid",
         description="`hybrid`: convolutions and a Transformer at the bottleneck; `interleave`: attention after each residual "
         "block of the last two stages; `resnet` and `transformer` are the two ends; `identity`: the hybrid without its "
-        "Transformer blocks.",
+        "Transformer blocks; `transunet`: the published network of pictures, slice by slice (`transunet_2d.yaml`).",
     )
     widths: tuple[int, ...] = Field((32, 64, 128), description="Channels of each residual stage.")
     blocks: tuple[int, ...] = Field((1, 1, 2), description="Residual blocks of each stage.")
@@ -277,6 +277,13 @@ class TrainingConfig(Frozen):
     weight_decay: float = Field(0.02, ge=0, description="Decay of weights; none on norms and biases.")
     gradient_clip: float = Field(3.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that is validated and kept.")
+    start: str | None = Field(
+        None,
+        description="Weights to begin with, as far as they fit: a run or model folder, or a file (.safetensors, .npz, .pt).",
+    )
+    start_parts: tuple[str, ...] = Field(
+        ("all",), min_length=1, description="Which weights of the network they may set."
+    )
     stages: tuple[StageConfig, ...] = Field(
         (), description="Stages one after the other, each with its own warm-up and cosine; none trains all at once."
     )

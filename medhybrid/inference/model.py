@@ -27,7 +27,7 @@ from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.windows import predict_windows, to_tensor
-from medhybrid.networks import SegmentationNetwork, build_network
+from medhybrid.networks import Network, build_network
 from medhybrid.scans import Scan
 
 FORMAT_VERSION = 1
@@ -80,13 +80,13 @@ class Model:
 
     Parameters
     ----------
-    network : SegmentationNetwork
+    network : Network
         In evaluation mode.
     record : ModelRecord
         Plan and origin.
     """
 
-    def __init__(self, network: SegmentationNetwork, record: ModelRecord, device: torch.device) -> None:
+    def __init__(self, network: Network, record: ModelRecord, device: torch.device) -> None:
         self.record, self.device = record, device
         self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
         self.precision = choose_precision(device, "auto")
@@ -132,7 +132,7 @@ class Model:
 
 
 def predict_logits(
-    network: SegmentationNetwork, image: Tensor, plan: Plan, config: InferenceConfig, precision: torch.dtype
+    network: Network, image: Tensor, plan: Plan, config: InferenceConfig, precision: torch.dtype
 ) -> Tensor:
     """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z); the one way for validation and prediction."""
 
@@ -153,7 +153,7 @@ def predict_logits(
     )
 
 
-def network_for(config: NetworkConfig, plan: Plan) -> SegmentationNetwork:
+def network_for(config: NetworkConfig, plan: Plan) -> Network:
     """A new network that fits a plan."""
     return build_network(
         config,

@@ -1,5 +1,8 @@
-"""Blocks, encoder, Transformer, decoder, and the network made of them."""
+"""Blocks, encoder, Transformer, decoder, and the networks made of them."""
 
-from medhybrid.networks.hybrid import Logits, SegmentationNetwork, build_network
+from medhybrid.networks.build import Network, build_network
+from medhybrid.networks.hybrid import SegmentationNetwork
+from medhybrid.networks.logits import Logits
+from medhybrid.networks.transunet import TransUNet
 
-__all__ = ["Logits", "SegmentationNetwork", "build_network"]
+__all__ = ["Logits", "Network", "SegmentationNetwork", "TransUNet", "build_network"]

@@ -9,8 +9,6 @@ transformer   patch embedding in the encoder's place
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from torch import Tensor, nn
 
@@ -20,21 +18,7 @@ from medhybrid.networks.attention_branch import AttentionBranch
 from medhybrid.networks.blocks import Stride
 from medhybrid.networks.decoder import Decoder
 from medhybrid.networks.encoder import PatchEmbedding, ResidualEncoder
-
-
-class Logits(NamedTuple):
-    """What the network returns.
-
-    Attributes
-    ----------
-    full : (B, K, X, Y, Z) Tensor
-        K classes, background first.
-    auxiliary : (B, K, X/s, Y/s, Z/s) Tensor
-        At the first level's size, for deep supervision.
-    """
-
-    full: Tensor
-    auxiliary: Tensor
+from medhybrid.networks.logits import Logits
 
 
 class SegmentationNetwork(nn.Module):
@@ -101,23 +85,3 @@ class SegmentationNetwork(nn.Module):
         finer = list(reversed(skips)) or [None] * (len(self.config.widths) - 1)
         full, auxiliary = self.decoder(image, x, finer)
         return Logits(full, auxiliary)
-
-
-def build_network(
-    config: NetworkConfig,
-    *,
-    n_channels: int,
-    n_labels: int,
-    strides: tuple[Stride, ...],
-    token_mm: tuple[float, float, float],
-    has_optional_channels: bool = False,
-) -> SegmentationNetwork:
-    """The network for a plan; `n_labels` does not count background."""
-    return SegmentationNetwork(
-        config,
-        n_channels=n_channels,
-        n_classes=n_labels + 1,
-        strides=strides,
-        token_mm=token_mm,
-        has_optional_channels=has_optional_channels,
-    )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
 import medhybrid
 from medhybrid.config import StudyConfig, save_config
 from medhybrid.data.dataset import PreparedDataset
@@ -16,9 +18,11 @@ from medhybrid.data.prepare import outside_labels
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import DataError
 from medhybrid.inference.confidence import Calibration
-from medhybrid.inference.model import ModelRecord, model_card, save_model
+from medhybrid.inference.model import ModelRecord, model_card, network_for, save_model
+from medhybrid.networks import Network
 from medhybrid.review.training import draw_reference, draw_result, write_table
 from medhybrid.scans import write_nifti
+from medhybrid.starts import Start, begin_with
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
@@ -125,6 +129,7 @@ def _run(
 
     with stop_on_signals() as should_stop:
         try:
+            network, start = (None, None) if resume else _begin(config, plan)
             trainer = Trainer(
                 config,
                 plan,
@@ -136,10 +141,12 @@ def _run(
                 on_progress=on_progress,
                 on_validation=on_validation,
                 on_stage=tracker.begin,
+                network=network,
             )
             if resume:
                 trainer.restore()
             else:
+                _report_start(start, folder, tracker, reporter)
                 _log_inputs(tracker, folder)
                 _show_references(pictured, folder, tracker, shown)
             reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
@@ -155,6 +162,23 @@ def _run(
             tracker.finish("FAILED")
             raise
     return Run(folder, tracker.run_id, metrics, outcome.step, outcome.is_interrupted)
+
+
+def _begin(config: StudyConfig, plan: Plan) -> tuple[Network | None, Start | None]:
+    """The network with the weights that the config names; none where it names none."""
+    if config.training.start is None:
+        return None, None
+    torch.manual_seed(config.training.seed)
+    network = network_for(config.network, plan)
+    return network, begin_with(network, Path(config.training.start), plan, parts=config.training.start_parts)
+
+
+def _report_start(start: Start | None, folder: Path, tracker: Tracker, reporter: Reporter) -> None:
+    if start is None:
+        return
+    reporter.message(str(start))
+    tracker.log_file(start.save(folder / "start.csv"), "")
+    tracker.log_metrics({"start/weights_taken": start.count("taken", "adapted"), "start/weights": len(start.rows)}, 0)
 
 
 def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_hash: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.to_grid import labels_on_scan
 from medhybrid.inference.windows import to_tensor
 from medhybrid.metrics import dice
-from medhybrid.networks import SegmentationNetwork
+from medhybrid.networks import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def subset(cases: Sequence[PreparedCase], n: int) -> list[PreparedCase]:
 
 
 def validate(
-    network: SegmentationNetwork,
+    network: Network,
     cases: Sequence[PreparedCase],
     plan: Plan,
     config: InferenceConfig,

@@ -1,0 +1,248 @@
+"""TransUNet as published: a ResNet-50 with weight standardisation, a Vision Transformer on its last map, a cascaded decoder.
+
+It is a network of pictures: each slice (X, Y) of a patch is one, so patches are best one slice thick. Kernels are (k, k, 1), so
+that everything else sees a network of volumes. The weights are those of the ImageNet models one to one
+(`starts/transunet.py`), with their padding and norms, so that their features come out as they were learnt.
+
+Shapes: B batch, C channels, X Y Z space, T tokens, D token width.
+
+References
+----------
+Chen et al. (2021), arXiv:2102.04306; the hybrid R50+ViT of Dosovitskiy et al. (2021), arXiv:2010.11929, appendix B.1; weight
+standardisation of Qiao et al. (2019), arXiv:1903.10520.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medhybrid.config import NetworkConfig
+from medhybrid.errors import ConfigError
+from medhybrid.networks.logits import Logits
+from medhybrid.networks.transformer import attend
+
+GROUPS = 32
+"""Groups of the ResNet's norms."""
+
+EXPANSION = 4
+"""Outputs of a bottleneck block by its inner width."""
+
+STANDARDISATION_EPS = 1e-8
+
+LEARNT_GRID = 14
+"""Positions are learnt for 14 x 14 tokens, a picture of 224 x 224, and interpolated for others."""
+
+
+def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
+    """Pad (B, C, X, Y, 1) so that a kernel gives ceil(size / stride) outputs, the odd voxel at the end."""
+    pads: list[int] = [0, 0]  # Z
+    for size in (x.shape[3], x.shape[2]):
+        total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads, value=value) if any(pads) else x
+
+
+class StandardisedConv(nn.Conv3d):
+    """Convolution (k, k, 1) whose kernels have mean 0 and deviation 1."""
+
+    def __init__(self, channels: int, width: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(channels, width, (kernel, kernel, 1), stride=(stride, stride, 1), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, X, Y, 1) -> (B, width, X/s, Y/s, 1)."""
+        variance, mean = torch.var_mean(self.weight.float(), dim=(1, 2, 3, 4), correction=0, keepdim=True)
+        kernel = (self.weight - mean) * torch.rsqrt(variance + STANDARDISATION_EPS)
+        return F.conv3d(pad_same(x, self.kernel_size[0], self.stride[0]), kernel, stride=self.stride)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        inner = width // EXPANSION
+        self.conv1, self.norm1 = StandardisedConv(channels, inner, 1), nn.GroupNorm(GROUPS, inner)
+        self.conv2, self.norm2 = StandardisedConv(inner, inner, 3, stride), nn.GroupNorm(GROUPS, inner)
+        self.conv3, self.norm3 = StandardisedConv(inner, width, 1), nn.GroupNorm(GROUPS, width)
+        self.shortcut: nn.Module = nn.Identity()
+        if channels != width or stride > 1:
+            self.shortcut = nn.Sequential(StandardisedConv(channels, width, 1, stride), nn.GroupNorm(GROUPS, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, X, Y, 1) -> (B, width, X/s, Y/s, 1)."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(y)))
+        return F.relu(self.norm3(self.conv3(y)) + self.shortcut(x))
+
+
+class ImageEncoder(nn.Module):
+    """The ResNet without its last stage: maps at a half, a quarter, an eighth and a sixteenth."""
+
+    def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            StandardisedConv(channels, widths[0], 7, 2), nn.GroupNorm(GROUPS, widths[0]), nn.ReLU()
+        )
+        self.stages = nn.ModuleList()
+        for level in range(1, len(widths)):
+            stride = 1 if level == 1 else 2  # the pooling before it has halved the map
+            first = Bottleneck(widths[level - 1], widths[level], stride)
+            rest = [Bottleneck(widths[level], widths[level], 1) for _ in range(blocks[level] - 1)]
+            self.stages.append(nn.Sequential(first, *rest))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, X, Y, 1) -> a map a level, from fine to coarse."""
+        maps = [self.stem(x)]
+        x = F.max_pool3d(pad_same(maps[0], 3, 2, value=-math.inf), (3, 3, 1), stride=(2, 2, 1))
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class ImageAttention(nn.Module):
+    """Multi-head self-attention without rotary positions: these are added to the tokens once."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        batch, n_tokens, width = x.shape
+        q, k, v = self.qkv(x).view(batch, n_tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        out: Tensor = self.out(attend(q, k, v).transpose(1, 2).reshape(batch, n_tokens, width))
+        return out
+
+
+class ImageBlock(nn.Module):
+    """A block of the Vision Transformer."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attention = ImageAttention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.attention(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class ImageTransformer(nn.Module):
+    """The blocks and the norm after them."""
+
+    def __init__(self, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ImageBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.norm(x)
+        return out
+
+
+class VisionTransformer(nn.Module):
+    """A map to tokens with learnt positions, through the blocks, and back to a map."""
+
+    def __init__(self, channels: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.to_tokens = nn.Conv3d(channels, width, 1)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, LEARNT_GRID**2, width))
+        self.transformer = ImageTransformer(width, depth, heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, X, Y, 1) -> (B, D, X, Y, 1)."""
+        tokens = self.to_tokens(x).flatten(2).transpose(1, 2)  # (B, D, X, Y, 1) -> (B, T, D)
+        tokens = self.transformer(tokens + resize_positions(self.positions, x.shape[2], x.shape[3]))
+        out: Tensor = tokens.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
+        return out
+
+
+def resize_positions(positions: Tensor, nx: int, ny: int) -> Tensor:
+    """Positions (1, N*N, D) of a square grid to (1, nx*ny, D), bicubic in the plane."""
+    side = math.isqrt(positions.shape[1])
+    if (nx, ny) == (side, side):
+        return positions
+    grid = positions.transpose(1, 2).reshape(1, -1, side, side)
+    return F.interpolate(grid, size=(nx, ny), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+
+
+class ConvBatchNormAct(nn.Sequential):
+    """3x3 convolution, batch norm, rectifier."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        conv = nn.Conv3d(channels, width, (3, 3, 1), padding=(1, 1, 0), bias=False)
+        super().__init__(conv, nn.BatchNorm3d(width), nn.ReLU())
+
+
+class CascadedDecoder(nn.Module):
+    """Four times: twice the size by bilinear interpolation, the encoder's map joined, two convolutions; then the logits."""
+
+    def __init__(self, width: int, skips: Sequence[int], *, n_classes: int, head_width: int) -> None:
+        super().__init__()
+        widest = skips[0] if skips else head_width
+        self.first = ConvBatchNormAct(width, widest)
+        self.ups = nn.ModuleList()
+        channels = widest
+        widths = [widest // 2 ** (i + 1) for i in range(len(skips))] + [head_width]
+        for skip, after in zip([*skips, 0], widths, strict=True):
+            self.ups.append(nn.Sequential(ConvBatchNormAct(channels + skip, after), ConvBatchNormAct(after, after)))
+            channels = after
+        self.logits = nn.Conv3d(head_width, n_classes, (3, 3, 1), padding=(1, 1, 0))
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
+        """(B, D, X, Y, 1) and finer maps from coarse to fine -> (B, K, 16 X, 16 Y, 1)."""
+        x = self.first(x)
+        for i, up in enumerate(self.ups):
+            x = F.interpolate(x[..., 0], scale_factor=2, mode="bilinear", align_corners=True)[..., None]
+            x = up(torch.cat((x, skips[i]), dim=1) if i < len(skips) else x)
+        out: Tensor = self.logits(x)
+        return out
+
+
+class TransUNet(nn.Module):
+    """Image (B, C, X, Y, Z) to logits, slice by slice; X and Y must be multiples of 2 to the number of `widths`.
+
+    `widths` and `blocks` have an entry for the stem (whose number of blocks is not used) and one for each stage: 64, 256, 512,
+    1024 and 1, 3, 4, 9 in the paper.
+    """
+
+    def __init__(self, config: NetworkConfig, *, n_channels: int, n_classes: int) -> None:
+        super().__init__()
+        narrow = [w for i, w in enumerate(config.widths) if w % GROUPS or (i and w % (EXPANSION * GROUPS))]
+        if narrow:
+            raise ConfigError(
+                "network.widths do not fit transunet",
+                expected=f"multiples of {GROUPS} for the stem, of {EXPANSION * GROUPS} for the stages",
+                found=str(config.widths),
+            )
+        self.config = config
+        stride = 2 ** len(config.widths)
+        self.total_stride = (stride, stride, 1)
+        self.encoder = ImageEncoder(n_channels, config.widths, config.blocks)
+        self.bottleneck = VisionTransformer(config.widths[-1], config.token_width, config.depth, config.heads)
+        skips = list(reversed(config.widths[:-1]))
+        self.decoder = CascadedDecoder(config.token_width, skips, n_classes=n_classes, head_width=config.head_width)
+
+    def forward(self, image: Tensor) -> Logits:
+        """(B, C, X, Y, Z) -> `Logits`; there is no deep supervision, the auxiliary logits are the pooled ones."""
+        batch, n_slices = image.shape[0], image.shape[4]
+        slices = image.permute(0, 4, 1, 2, 3).flatten(0, 1)[..., None]  # (B, C, X, Y, Z) -> (B Z, C, X, Y, 1)
+        *finer, x = self.encoder(slices)
+        logits = self.decoder(self.bottleneck(x), list(reversed(finer)))
+        full = (
+            logits[..., 0].unflatten(0, (batch, n_slices)).permute(0, 2, 3, 4, 1)
+        )  # (B Z, K, X, Y, 1) -> (B, K, X, Y, Z)
+        return Logits(full, F.avg_pool3d(full, (2, 2, 1)))

@@ -1,0 +1,184 @@
+"""Weights learnt elsewhere, brought to a network's shapes where that means something; a row says what became of each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from medhybrid.data.dataset import write_atomically
+from medhybrid.networks.blocks import Upsample
+from medhybrid.networks.transunet import resize_positions
+from medhybrid.starts.transunet import without_class_token
+
+What = Literal["taken", "adapted", "other shape", "not there", "not asked for"]
+
+IMAGE_INPUTS = ("encoder.stem.0.weight", "encoder.project.weight")
+"""First convolutions: their inputs are the channels of a study."""
+
+DETAIL = "decoder.detail.0.weight"
+"""Its last inputs are the channels of a study."""
+
+CLASS_OUTPUTS = ("decoder.logits.", "decoder.auxiliary.")
+"""Last convolutions: their outputs are background and the labels of a study."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one weight of the network."""
+
+    weight: str
+    what: What
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a network begins: the source, and a row a weight."""
+
+    source: str
+    sha256: str
+    rows: tuple[Row, ...]
+
+    def count(self, *what: What) -> int:
+        """Weights of which this is so."""
+        return sum(row.what in what for row in self.rows)
+
+    def save(self, path: Path) -> Path:
+        """The rows as CSV."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["weight", "what", "how"])
+        writer.writerows([row.weight, row.what, row.how] for row in self.rows)
+        write_atomically(path, text.getvalue())
+        return path
+
+    def __str__(self) -> str:
+        taken = self.count("taken", "adapted")
+        return f"begins with {taken} of {len(self.rows)} weights of {self.source} ({self.count('adapted')} of them adapted)"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Channels and labels of a study."""
+
+    channels: Sequence[str] = ()
+    labels: Sequence[str] = ()
+
+
+def fit(network: nn.Module, tensors: Mapping[str, Tensor], theirs: Names, ours: Names) -> list[Row]:
+    """Set the network's weights from tensors of the same names; a row for each weight."""
+    strided = {f"{name}.weight": m for name, m in network.named_modules() if isinstance(m, nn.Conv3d | Upsample)}
+    rows = []
+    for name, weight in network.named_parameters():
+        tensor = tensors.get(name)
+        if tensor is None:
+            rows.append(Row(name, "not there"))
+            continue
+        adapted, how = tensor.to(weight), []
+        for change, adapt in ADAPTATIONS.items():
+            before = adapted
+            adapted = adapt(name, adapted, weight, theirs, ours, strided.get(name))
+            if adapted is not before:
+                how.append(change)
+        if adapted.shape != weight.shape:
+            rows.append(Row(name, "other shape", f"{tuple(tensor.shape)} there, {tuple(weight.shape)} here"))
+            continue
+        with torch.no_grad():
+            weight.copy_(adapted)
+        rows.append(Row(name, "adapted" if how else "taken", ", ".join(how)))
+    return rows
+
+
+def _inflated(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None) -> Tensor:
+    """A kernel (O, I, X, Y) repeated along Z and divided: a picture that is the same in each slice is seen alike.
+
+    References
+    ----------
+    Carreira and Zisserman (2017), doi:10.1109/CVPR.2017.502, section 3.
+    """
+    if x.ndim != 4 or weight.ndim != 5:
+        return x
+    depth = weight.shape[-1]
+    return x[..., None].expand(*x.shape, depth) / depth
+
+
+def _with_channels(
+    name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None
+) -> Tensor:
+    """Channels of the same name are taken, the others get the mean of all; of unnamed ones the sum is shared out."""
+    if name in IMAGE_INPUTS:
+        first = 0
+    elif name == DETAIL and theirs.channels:
+        first = x.shape[1] - len(theirs.channels)
+    else:
+        return x
+    if tuple(theirs.channels) == tuple(ours.channels) or x.ndim != 5:
+        return x
+    kept, inputs = x[:, :first], x[:, first:]
+    mean = inputs.mean(1)
+    known = {channel: inputs[:, i] for i, channel in enumerate(theirs.channels)}
+    n = len(ours.channels)
+    share = inputs.shape[1] / n if not known else 1.0  # the same activations from n channels as from theirs
+    if not known and inputs.shape[1] == n:
+        return x
+    return torch.cat([kept, torch.stack([known.get(channel, mean * share) for channel in ours.channels], dim=1)], dim=1)
+
+
+def _with_labels(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None) -> Tensor:
+    """Background and labels of the same name are taken, the others stay as they began."""
+    if not name.startswith(CLASS_OUTPUTS) or not theirs.labels or tuple(theirs.labels) == tuple(ours.labels):
+        return x
+    if x.shape[1:] != weight.shape[1:]:
+        return x
+    rows = weight.detach().clone()
+    rows[0] = x[0]
+    for i, label in enumerate(ours.labels, start=1):
+        if label in theirs.labels:
+            rows[i] = x[1 + list(theirs.labels).index(label)]
+    return rows
+
+
+def _with_strides(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None) -> Tensor:
+    """A kernel that is as large as its stride is repeated or averaged where the stride is another."""
+    tiles = isinstance(module, Upsample) or (isinstance(module, nn.Conv3d) and module.kernel_size == module.stride)
+    if not tiles or x.ndim != 5 or x.shape[:2] != weight.shape[:2]:
+        return x
+    for axis in (2, 3, 4):
+        here, there = weight.shape[axis], x.shape[axis]
+        if here == there or max(here, there) % min(here, there):
+            continue
+        sums = not isinstance(module, Upsample)  # of a convolution the sum must stay, of its transpose the mean
+        if here > there:
+            x = x.repeat_interleave(here // there, dim=axis) / (here // there if sums else 1)
+        else:
+            x = x.reshape(*x.shape[:axis], here, there // here, *x.shape[axis + 1 :])
+            x = x.sum(axis + 1) if sums else x.mean(axis + 1)
+    return x
+
+
+def _with_positions(
+    name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None
+) -> Tensor:
+    """Learnt positions (1, T, D) without the class token's, interpolated to the grid here."""
+    if not name.endswith("positions") or x.ndim != 3 or x.shape == weight.shape or x.shape[2] != weight.shape[2]:
+        return x
+    side = math.isqrt(weight.shape[1])
+    return resize_positions(without_class_token(x), side, side)
+
+
+ADAPTATIONS: dict[str, Callable[[str, Tensor, Tensor, Names, Names, nn.Module | None], Tensor]] = {
+    "made 3-D": _inflated,
+    "channels": _with_channels,
+    "labels": _with_labels,
+    "stride": _with_strides,
+    "positions": _with_positions,
+}
+"""What may be done to a tensor so that it fits, in this order: (name, tensor, weight, their names, ours, module) -> tensor."""

@@ -1,0 +1,104 @@
+"""Other networks' names for what ours has too.
+
+A layout is a list of (pattern, our name); a pattern's groups go into our name, where `{0-1}` is the first group less one. A
+weight that no pattern meets has no counterpart here. What fits in shape is decided in `fit.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from medhybrid.starts.transunet import NPZ_SIGN, from_npz
+
+Rules = tuple[tuple[str, str], ...]
+
+_AFFINE = "(weight|bias)"
+
+RESNET: Rules = (
+    # torchvision, timm and MedicalNet; two convolutions a block, as ours. Their batch norm is our instance norm.
+    (r"conv1\.weight", "encoder.stem.0.weight"),
+    (rf"bn1\.{_AFFINE}", "encoder.stem.1.{0}"),
+    (r"layer(\d)\.(\d+)\.conv1\.weight", "encoder.stages.{0-1}.{1}.first.0.weight"),
+    (rf"layer(\d)\.(\d+)\.bn1\.{_AFFINE}", "encoder.stages.{0-1}.{1}.first.1.{2}"),
+    (r"layer(\d)\.(\d+)\.conv2\.weight", "encoder.stages.{0-1}.{1}.second.weight"),
+    (rf"layer(\d)\.(\d+)\.bn2\.{_AFFINE}", "encoder.stages.{0-1}.{1}.norm.{2}"),
+    (r"layer(\d)\.(\d+)\.downsample\.0\.weight", "encoder.stages.{0-1}.{1}.shortcut.1.weight"),
+)
+
+RESENC: Rules = (
+    # nnU-Net's residual encoder, as OpenMind has it: its first stage is at full size, where ours has none.
+    (r"(?:.*\.)?encoder\.stem\.convs\.0\.conv\.weight", "encoder.stem.0.weight"),
+    (rf"(?:.*\.)?encoder\.stem\.convs\.0\.norm\.{_AFFINE}", "encoder.stem.1.{0}"),
+    (r"(?:.*\.)?encoder\.stages\.(\d)\.blocks\.(\d+)\.conv1\.conv\.weight", "encoder.stages.{0}.{1}.first.0.weight"),
+    (rf"(?:.*\.)?encoder\.stages\.(\d)\.blocks\.(\d+)\.conv1\.norm\.{_AFFINE}", "encoder.stages.{0}.{1}.first.1.{2}"),
+    (r"(?:.*\.)?encoder\.stages\.(\d)\.blocks\.(\d+)\.conv2\.conv\.weight", "encoder.stages.{0}.{1}.second.weight"),
+    (rf"(?:.*\.)?encoder\.stages\.(\d)\.blocks\.(\d+)\.conv2\.norm\.{_AFFINE}", "encoder.stages.{0}.{1}.norm.{2}"),
+    (
+        r"(?:.*\.)?encoder\.stages\.(\d)\.blocks\.(\d+)\.skip\.\d\.conv\.weight",
+        "encoder.stages.{0}.{1}.shortcut.1.weight",
+    ),
+)
+
+VIT: Rules = (
+    # Plain blocks of timm's Vision Transformers and of Primus, as far as these have them.
+    (rf"(?:.*\.)?blocks\.(\d+)\.norm(\d)\.{_AFFINE}", "bottleneck.transformer.blocks.{0}.norm{1}.{2}"),
+    (rf"(?:.*\.)?blocks\.(\d+)\.attn\.qkv\.{_AFFINE}", "bottleneck.transformer.blocks.{0}.attention.qkv.{1}"),
+    (rf"(?:.*\.)?blocks\.(\d+)\.attn\.proj\.{_AFFINE}", "bottleneck.transformer.blocks.{0}.attention.out.{1}"),
+    (rf"(?:.*\.)?blocks\.(\d+)\.mlp\.fc1\.{_AFFINE}", "bottleneck.transformer.blocks.{0}.mlp.0.{1}"),
+    (rf"(?:.*\.)?blocks\.(\d+)\.mlp\.fc2\.{_AFFINE}", "bottleneck.transformer.blocks.{0}.mlp.2.{1}"),
+    (rf"(?:.*\.)?norm\.{_AFFINE}", "bottleneck.transformer.norm.{0}"),
+)
+
+TIMM_R50_VIT: Rules = (
+    # timm's vit_base_r50_s16; the blocks are those of `VIT`.
+    (r"patch_embed\.backbone\.stem\.conv\.weight", "encoder.stem.0.weight"),
+    (rf"patch_embed\.backbone\.stem\.norm\.{_AFFINE}", "encoder.stem.1.{0}"),
+    (r"patch_embed\.backbone\.stages\.(\d)\.blocks\.(\d+)\.conv(\d)\.weight", "encoder.stages.{0}.{1}.conv{2}.weight"),
+    (rf"patch_embed\.backbone\.stages\.(\d)\.blocks\.(\d+)\.norm(\d)\.{_AFFINE}", "encoder.stages.{0}.{1}.norm{2}.{3}"),
+    (
+        r"patch_embed\.backbone\.stages\.(\d)\.blocks\.(\d+)\.downsample\.conv\.weight",
+        "encoder.stages.{0}.{1}.shortcut.0.weight",
+    ),
+    (
+        rf"patch_embed\.backbone\.stages\.(\d)\.blocks\.(\d+)\.downsample\.norm\.{_AFFINE}",
+        "encoder.stages.{0}.{1}.shortcut.1.{2}",
+    ),
+    (rf"patch_embed\.proj\.{_AFFINE}", "bottleneck.to_tokens.{0}"),
+    (r"pos_embed", "bottleneck.positions"),
+    *((rf"(?!patch_embed){pattern}", ours) for pattern, ours in VIT),
+)
+
+LAYOUTS: dict[str, Rules] = {
+    "ResNet": RESNET,
+    "nnU-Net's residual encoder": RESENC,
+    "Vision Transformer": VIT,
+    "R50+ViT of timm": TIMM_R50_VIT,
+}
+
+
+def to_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Name of the layout that meets most weights, and these by our names; an empty name where none does."""
+    if NPZ_SIGN in tensors:
+        return "R50+ViT", from_npz(tensors)
+    renamed = {layout: _rename(tensors, rules) for layout, rules in LAYOUTS.items()}
+    best = max(renamed, key=lambda layout: len(renamed[layout]))
+    return (best, renamed[best]) if renamed[best] else ("", {})
+
+
+def _rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    return {ours: tensors[name] for name in tensors if (ours := _our_name(name, rules))}
+
+
+def _our_name(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    for pattern, ours in rules:
+        if met := re.fullmatch(pattern, name):
+            return re.sub(r"\{(\d)(-1)?\}", lambda m: _group(met, int(m[1]), less=bool(m[2])), ours)
+    return ""
+
+
+def _group(met: re.Match[str], index: int, *, less: bool) -> str:
+    text: str = met.group(index + 1)
+    return str(int(text) - 1) if less else text

@@ -1,0 +1,286 @@
+"""A network begins with what fits of other weights, says of each what became of it, and never runs code from a file."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import medhybrid
+from medhybrid.config import NetworkConfig
+from medhybrid.errors import ConfigError, ModelError
+from medhybrid.networks import Network, build_network
+from medhybrid.starts import begin_with
+from medhybrid.starts.files import read_weights
+from medhybrid.starts.fit import Names, fit
+from medhybrid.starts.layouts import to_our_names
+from tests.synthetic import StudyFolder, make_test_plan, small_config
+
+RESNET18 = NetworkConfig(kind="resnet", widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
+
+
+def network(
+    config: NetworkConfig | None = None, *, channels: int = 1, labels: int = 1, z: int = 2, **changes: object
+) -> Network:
+    config = config or NetworkConfig(widths=(16, 32), blocks=(1, 1), token_width=24, heads=2, depth=1)
+    strides = ((2, 2, z),) * len(config.widths)
+    return build_network(
+        config.model_copy(update=changes),
+        n_channels=channels,
+        n_labels=labels,
+        strides=strides,
+        token_mm=(4.0, 4.0, 4.0),
+    )
+
+
+def state(net: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in net.named_parameters()}
+
+
+def resnet18() -> dict[str, Tensor]:
+    """Names and shapes of torchvision's and timm's ResNet-18, with random values."""
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 7, 7), "bn1.weight": (64,), "bn1.bias": (64,)}
+    before = 64
+    for layer, width in enumerate((64, 128, 256, 512), start=1):
+        for block in (0, 1):
+            name = f"layer{layer}.{block}"
+            shapes |= {f"{name}.conv1.weight": (width, before, 3, 3), f"{name}.conv2.weight": (width, width, 3, 3)}
+            shapes |= {f"{name}.{bn}.{what}": (width,) for bn in ("bn1", "bn2") for what in ("weight", "bias")}
+            if before != width:
+                shapes[f"{name}.downsample.0.weight"] = (width, before, 1, 1)
+                shapes |= {f"{name}.downsample.1.{what}": (width,) for what in ("weight", "bias")}
+            before = width
+    return {name: torch.randn(shape) for name, shape in (shapes | {"fc.weight": (1000, 512)}).items()}
+
+
+# --- what fits --------------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_of_an_equal_network_are_all_taken() -> None:
+    source, target = network(), network()
+
+    rows = fit(target, state(source), Names(("T1",), ("a",)), Names(("T1",), ("a",)))
+
+    assert {row.what for row in rows} == {"taken"}
+    assert all(torch.equal(x, y) for x, y in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_channels_are_matched_by_name_and_new_ones_get_the_mean() -> None:
+    source, target = network(channels=2), network(channels=3)
+
+    fit(target, state(source), Names(("T1", "FLAIR"), ("a",)), Names(("FLAIR", "T2", "T1"), ("a",)))
+
+    theirs, ours = source.encoder.stem[0].weight, target.encoder.stem[0].weight  # type: ignore[index, union-attr]
+    torch.testing.assert_close(ours[:, 0], theirs[:, 1])
+    torch.testing.assert_close(ours[:, 1], theirs.mean(1))
+    torch.testing.assert_close(ours[:, 2], theirs[:, 0])
+    theirs, ours = source.decoder.detail[0].weight, target.decoder.detail[0].weight  # type: ignore[index, union-attr]
+    torch.testing.assert_close(ours[:, :16], theirs[:, :16])
+    torch.testing.assert_close(ours[:, 16], theirs[:, 17])
+
+
+def test_labels_are_matched_by_name_and_new_ones_stay_as_they_began() -> None:
+    source, target = network(labels=2), network(labels=2)
+    began = target.decoder.logits.weight.detach().clone()
+
+    fit(target, state(source), Names(("T1",), ("anterior", "posterior")), Names(("T1",), ("posterior", "lesion")))
+
+    theirs, ours = source.decoder.logits.weight, target.decoder.logits.weight
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[2])
+    assert torch.equal(ours[2], began[2])
+
+
+def test_what_has_another_shape_or_is_absent_is_left_and_listed() -> None:
+    target = network(widths=(16, 48), depth=2)
+    before = state(target)
+
+    rows = {r.weight: r for r in fit(target, state(network()), Names(("T1",), ("a",)), Names(("T1",), ("a",)))}
+
+    wider = rows["encoder.stages.1.0.second.weight"]
+    assert (wider.what, wider.how) == ("other shape", "(32, 32, 3, 3, 3) there, (48, 48, 3, 3, 3) here")
+    absent = "bottleneck.transformer.blocks.1.mlp.0.weight"
+    assert rows[absent].what == "not there"
+    assert torch.equal(dict(target.named_parameters())[absent], before[absent])
+
+
+@given(st.sampled_from([1, 3, 5]), st.integers(0, 2**31))
+def test_an_inflated_kernel_sees_a_picture_repeated_in_every_slice_as_before(depth: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    flat = torch.randn(4, 2, 3, 3, generator=generator)
+    holder = nn.Module()
+    holder.conv = nn.Conv3d(2, 4, (3, 3, depth), bias=False)
+
+    fit(holder, {"conv.weight": flat}, Names(), Names())
+
+    picture = torch.randn(1, 2, 6, 7, generator=generator)
+    volume = picture[..., None].expand(-1, -1, -1, -1, depth)
+    torch.testing.assert_close(holder.conv(volume)[..., 0], nn.functional.conv2d(picture, flat), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("there", "here"), [(1, 2), (2, 1)])
+def test_a_model_of_other_strides_fits_and_upsamples_alike(there: int, here: int) -> None:
+    source, target = network(z=there), network(z=here)
+
+    rows = fit(target, state(source), Names(("T1",), ("a",)), Names(("T1",), ("a",)))
+
+    assert {row.what for row in rows} == {"taken", "adapted"}
+    coarse = torch.randn(1, 32, 2, 2, 1)
+    theirs, ours = (net.decoder.ups[0].up(coarse).mean(-1) for net in (source, target))  # type: ignore[union-attr]
+    torch.testing.assert_close(theirs, ours)
+
+
+def test_a_resnet_of_pictures_becomes_an_encoder_of_volumes() -> None:
+    tensors = resnet18()
+    target = network(RESNET18, z=1)
+
+    layout, ours = to_our_names(tensors)
+    rows = {r.weight: r for r in fit(target, ours, Names(), Names(("T1",), ("a",)))}
+
+    assert layout == "ResNet"
+    encoder = {name: row.what for name, row in rows.items() if name.startswith("encoder.")}
+    assert {name for name, what in encoder.items() if what not in ("taken", "adapted")} == {"encoder.stem.0.weight"}
+    inflated = dict(target.named_parameters())["encoder.stages.2.1.second.weight"]
+    torch.testing.assert_close(inflated.sum(-1), tensors["layer3.1.conv2.weight"])
+
+
+def test_medicalnets_kernels_of_volumes_are_taken_as_they_are() -> None:
+    tensors = {n: x[..., None].expand(*x.shape, 3) if x.shape[2:] == (3, 3) else x for n, x in resnet18().items()}
+    target = network(RESNET18, z=1)
+    weight = "encoder.stages.0.0.second.weight"
+
+    _, ours = to_our_names(tensors)
+    rows = {r.weight: r for r in fit(target, ours, Names(), Names(("T1",), ("a",)))}
+
+    assert rows[weight].what == "taken"
+    assert torch.equal(dict(target.named_parameters())[weight], tensors["layer1.0.conv2.weight"])
+
+
+def test_a_residual_encoder_of_nnunet_gives_what_has_its_widths() -> None:
+    tensors = {
+        "encoder.stem.convs.0.conv.weight": torch.randn(32, 1, 3, 3, 3),
+        "encoder.stages.0.blocks.0.conv1.conv.weight": torch.randn(32, 32, 3, 3, 3),
+        "encoder.stages.1.blocks.0.conv1.norm.weight": torch.randn(64),
+        "encoder.stages.1.blocks.0.skip.1.conv.weight": torch.randn(64, 32, 1, 1, 1),
+    }
+    target = network(NetworkConfig(kind="resnet"))
+
+    layout, ours = to_our_names(tensors)
+    rows = fit(target, ours, Names(), Names(("T1",), ("a",)))
+
+    assert layout == "nnU-Net's residual encoder"
+    assert {r.weight for r in rows if r.what == "taken"} == {
+        "encoder.stem.0.weight",
+        "encoder.stages.0.0.first.0.weight",
+        "encoder.stages.1.0.first.1.weight",
+        "encoder.stages.1.0.shortcut.1.weight",
+    }
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt", ".pth"])
+def test_tensors_come_from_any_file_without_pickled_code(tmp_path: Path, suffix: str) -> None:
+    tensors = resnet18()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(tensors, path)
+    elif suffix == ".npz":
+        np.savez(path, **{n: x.numpy() for n, x in tensors.items()})
+    else:
+        torch.save({"epoch": 3, "state_dict": {f"module.{n}": x for n, x in tensors.items()}}, path)
+
+    read = read_weights(path)
+
+    assert read.tensors.keys() == tensors.keys()
+    assert all(torch.equal(read.tensors[n], x) for n, x in tensors.items())
+    assert len(read.sha256) == 64
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path("/tmp/medhybrid_was_here").touch, ())
+
+
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"x": torch.ones(1)}, "more": Evil()}, tmp_path / "bad.pt")
+
+    with pytest.raises(ModelError, match=r"holds more than weights.*safetensors"):
+        read_weights(tmp_path / "bad.pt")
+    assert not Path("/tmp/medhybrid_was_here").exists()
+
+
+def test_an_npz_with_objects_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "bad.npz", x=np.array([Evil()], dtype=object))
+
+    with pytest.raises(ModelError, match="damaged or no file of weights"):
+        read_weights(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.pt", None, "there are no weights here"),
+        ("weights.h5", b"x", "cannot be read"),
+        ("cut.safetensors", b"x" * 20, "damaged"),
+        ("cut.pt", b"PK\x03\x04 cut", "damaged"),
+    ],
+)
+def test_other_files_are_refused_with_what_is_wrong(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(ModelError, match=message):
+        read_weights(tmp_path / name)
+
+
+def test_a_file_of_which_nothing_fits_is_refused_with_its_names(tmp_path: Path) -> None:
+    save_file({"blocks.0.attn.qkv.weight": torch.ones(3, 1), "cls_token": torch.ones(1)}, tmp_path / "w.safetensors")
+    plan = make_test_plan()
+
+    with pytest.raises(ModelError, match=r"nothing in .* fits this network.*cls_token.*\(3, 1\) there"):
+        begin_with(network(), tmp_path / "w.safetensors", plan)
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_may_be_limited_to_parts(trained: tuple[StudyFolder, Path]) -> None:
+    _, run = trained
+    model = medhybrid.load_model(run)
+    target = build_network(
+        model.record.network, n_channels=1, n_labels=2, strides=model.plan.strides, token_mm=model.plan.token_mm
+    )
+
+    start = begin_with(target, run, model.plan, parts=["encoder"])
+
+    assert {row.what for row in start.rows if row.weight.startswith("encoder.")} == {"taken"}
+    assert {row.what for row in start.rows if not row.weight.startswith("encoder.")} == {"not asked for"}
+    with pytest.raises(ConfigError, match=r"training\.start_parts: decodr means no weight"):
+        begin_with(target, run, model.plan, parts=["decodr"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_begins_where_a_model_ended_and_keeps_the_table(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
+    study, run = trained
+    config = small_config(study.folder, f"training.start={run}", "training.iterations=1", f"runs={tmp_path}")
+
+    started = medhybrid.train(config)
+
+    with (started.folder / "start.csv").open() as file:
+        assert {row["what"] for row in csv.DictReader(file)} == {"taken"}
+    before, after = (medhybrid.load_model(folder).record.metrics["val/dice"] for folder in (run, started.folder))
+    assert after == pytest.approx(before, abs=0.05)
