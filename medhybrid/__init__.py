@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.models import load_model
     from medhybrid.steps.predict import predict
     from medhybrid.steps.preprocess import preprocess
+    from medhybrid.steps.pretrain import pretrain
     from medhybrid.steps.train import train
     from medhybrid.steps.train_all import train_all
 
@@ -51,6 +52,7 @@ _HOMES = {
     "load_model": "medhybrid.steps.models",
     "predict": "medhybrid.steps.predict",
     "preprocess": "medhybrid.steps.preprocess",
+    "pretrain": "medhybrid.steps.pretrain",
     "read_scan": "medhybrid.scans.reader",
     "train": "medhybrid.steps.train",
     "train_all": "medhybrid.steps.train_all",
@@ -73,6 +75,7 @@ __all__ = [
     "load_model",
     "predict",
     "preprocess",
+    "pretrain",
     "read_scan",
     "train",
     "train_all",

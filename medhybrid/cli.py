@@ -9,10 +9,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from medhybrid import cli_learning
 from medhybrid.cli_options import (
     Config,
     Deidentify,
@@ -27,7 +28,7 @@ from medhybrid.cli_options import (
     ResampleIrregular,
     ToPacs,
     TrackingUri,
-    whole_numbers,
+    make_reporter,
 )
 from medhybrid.errors import ConfigError, MedHybridError
 
@@ -45,12 +46,6 @@ class _Settings:
     """What the options before the command set."""
 
     debug = False
-
-
-def _reporter(quiet: bool = False) -> Any:
-    from medhybrid.terminal import TerminalReporter
-
-    return TerminalReporter(quiet=quiet)
 
 
 @app.callback()
@@ -103,7 +98,7 @@ def inspect(
         shape = " x ".join(map(str, r.shape))
         table.append([r.entry.name, r.entry.kind, r.entry.modality, shape, spacing, r.orientation, state, remark])
     columns = ["scan", "kind", "modality", "shape", "spacing mm", "axes", "state", "remark"]
-    reporter = _reporter()
+    reporter = make_reporter()
     reporter.table("", columns, table)
     n_refused = sum(bool(r.problem) and r.is_scan for r in rows)
     n_aside = sum(not r.is_scan for r in rows)
@@ -124,7 +119,7 @@ def convert(
     from medhybrid.config import ScansConfig
     from medhybrid.steps.convert import convert as run
 
-    reporter = _reporter(quiet)
+    reporter = make_reporter(quiet)
     options = ScansConfig(resample_irregular=resample_irregular, keep_sheared=keep_sheared)
     rows = run(scans, out=out, options=options, reporter=reporter)
     by_state = {state: [r for r in rows if r.state == state] for state in ("written", "refused", "left aside")}
@@ -144,7 +139,7 @@ def preprocess(config: Config, overrides: Overrides = None, quiet: Quiet = False
     from medhybrid.config import load_config
     from medhybrid.steps.preprocess import preprocess as run
 
-    reporter = _reporter(quiet)
+    reporter = make_reporter(quiet)
     result = run(load_config(config, overrides or []), reporter=reporter)
     if result.findings:
         columns = ["case", "severity", "problem", "expected", "found", "remedy"]
@@ -160,70 +155,9 @@ def preprocess(config: Config, overrides: Overrides = None, quiet: Quiet = False
     return 1 if result.left_out else 0
 
 
-@app.command()
-def train(
-    config: Config = "",
-    overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run of the study.")] = False,
-    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
-    quiet: Quiet = False,
-) -> int:
-    """Train on the prepared dataset. Ctrl-C stops cleanly; --resume goes on; +N extends a finished run."""
-    from medhybrid.steps.resume import find_run
-    from medhybrid.steps.train import resume as go_on
-    from medhybrid.steps.train import train as start
-
-    reporter = _reporter(quiet)
-    if resume:
-        folder, length = find_run(config, overrides or [], run)
-        result = go_on(folder, length, reporter=reporter)
-    else:
-        from medhybrid.config import load_config
-
-        if not config:
-            raise ConfigError("train needs --config", expected="a YAML file, or a packaged config such as brain.yaml")
-        result = start(load_config(config, overrides or []), reporter=reporter)
-    if result.is_interrupted:
-        reporter.message(
-            f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}"
-        )
-        reporter.message(f"go on with: medhybrid train --resume --run {result.folder}")
-        return 130
-    rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
-    reporter.table("Validation, all cases of the fold", ["measure", "value"], rows)
-    reporter.message(f"run and model: {result.folder}")
-    return 0
-
-
-@app.command("cross-validate")
-def cross_validate(
-    config: Config,
-    overrides: Overrides = None,
-    folds: Annotated[str, typer.Option(help="Comma list of folds; all by default.")] = "",
-    seeds: Annotated[str, typer.Option(help="Comma list of seeds.")] = "0",
-    name: Annotated[str, typer.Option(help="Folder of the result, beside the runs.")] = "cross-validation",
-    quiet: Quiet = False,
-) -> int:
-    """Train every fold with every seed, nested in MLflow, and give the mean over all cases; call again to go on."""
-    from medhybrid.config import load_config
-    from medhybrid.steps.cross_validate import cross_validate as run
-
-    reporter = _reporter(quiet)
-    study, numbers = load_config(config, overrides or []), [whole_numbers(text) for text in (folds, seeds)]
-    result = run(study, folds=numbers[0], seeds=numbers[1], name=name, reporter=reporter)
-    if result is None:
-        reporter.message("interrupted; the same command goes on")
-        return 130
-    rows = [[t.name, f"{t.mean_dice:.4f}", t.run.folder.name] for t in result.trainings]
-    reporter.table("Cross-validation", ["training", "mean Dice", "run"], rows)
-    reporter.message(f"all cases: mean Dice {result.dice}, median {result.median:.4f}: {result.folder}")
-    rules, models = result.rules, " ".join(f"--model {t.run.folder}" for t in result.trainings)
-    chosen = ", ".join(
-        [*(f"largest of {n} kept" for n in rules.keep_largest), f"{rules.min_component_ml:g} ml at least"]
-    )
-    reporter.message(f"components: {chosen}; gain in mean Dice {rules.gain}")
-    reporter.message(f"predict with all of them: medhybrid predict SCANS --out OUT {models}")
-    return 0
+app.command()(cli_learning.train)
+app.command("cross-validate")(cli_learning.cross_validate)
+app.command()(cli_learning.pretrain)
 
 
 @app.command()
@@ -243,7 +177,7 @@ def evaluate(
     from medhybrid.steps.evaluate import evaluate as score
     from medhybrid.steps.evaluate import log_evaluation
 
-    reporter = _reporter(quiet)
+    reporter = make_reporter(quiet)
     labels = load_config(config, overrides or []).data.labels
     target = out or (predictions / "evaluation")
     names = cases.split(",") if cases else None
@@ -285,7 +219,7 @@ def predict(
     from medhybrid.steps.predict import fetch, send_results
     from medhybrid.steps.predict import predict as run
 
-    reporter = _reporter(quiet)
+    reporter = make_reporter(quiet)
     if (scans is None) == (not source):
         raise ConfigError("predict needs scans", expected="a path, or --from a PACS")
     place: Path = scans or fetch(source, out)
@@ -332,7 +266,7 @@ def listen(
     from medhybrid.steps.models import load_model
 
     settings = load_listen_config(config)
-    reporter = _reporter()
+    reporter = make_reporter()
     loaded = load_model(model, device=device, tracking_uri=tracking_uri)
     reporter.message(f"listening as {settings.ae_title} on {settings.host}:{settings.port}  (Ctrl-C ends it)")
     run(settings, loaded, on_event=lambda study, state: reporter.message(f"study {study[:8]}: {state}"))
@@ -351,7 +285,7 @@ def review(
     from medhybrid.steps.review import review_command
 
     review_command(runs, host=host, port=port, uri=tracking_uri)  # refuses before anything is printed
-    reporter = _reporter()
+    reporter = make_reporter()
     reporter.message(f"MLflow at http://{host}:{port}  (Ctrl-C ends it)")
     reporter.message(
         "  Experiments > your study > a run: Model metrics has the curves, Artifacts the pictures and tables"
@@ -369,7 +303,7 @@ def demo(
     """The whole job on data made here: brains with lesions, from raw scans to reviewed masks."""
     from medhybrid.steps.demo import demo as run
 
-    return run(folder, minutes=minutes or None, reporter=_reporter(quiet))
+    return run(folder, minutes=minutes or None, reporter=make_reporter(quiet))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medhybrid.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medhybrid.steps.progress import Reporter
 
 Config = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or a packaged config such as brain.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value overrides, as training.max_minutes=10.")]
@@ -44,6 +47,13 @@ Deidentify = Annotated[
 Probabilities = Annotated[
     bool, typer.Option("--probabilities", help="Also write probabilities: NIfTI, and FRACTIONAL DICOM SEG.")
 ]
+
+
+def make_reporter(quiet: bool = False) -> Reporter:
+    """What a person sees."""
+    from medhybrid.terminal import TerminalReporter
+
+    return TerminalReporter(quiet=quiet)
 
 
 def whole_numbers(text: str) -> list[int]:

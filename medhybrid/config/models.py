@@ -65,6 +65,11 @@ class DataConfig(Frozen):
         description="`decathlon` (dataset.json with a list of cases), `nnunet` (imagesTr/<case>_0000...), `csv` (a table "
         "with case, subject, mask and one column a channel), `studies` (a folder a study, files or DICOM series).",
     )
+    labelled: bool = Field(
+        True,
+        description="False takes scans alone, for `pretrain`: masks are not read, and in a folder without a layout every scan "
+        "is a case.",
+    )
     channels: tuple[ChannelConfig, ...] = Field(description="Input channels, in the order the network sees them.")
     labels: dict[str, int] = Field(
         description="Label names and their values in the mask files. Values need not be consecutive; 0 is background."
@@ -277,6 +282,9 @@ class TrainingConfig(Frozen):
     weight_decay: float = Field(0.02, ge=0, description="Decay of weights; none on norms and biases.")
     gradient_clip: float = Field(3.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that is validated and kept.")
+    max_cases: int | None = Field(
+        None, ge=1, description="Train on no more cases of the fold than that, drawn by `data.split_seed`."
+    )
     start: str | None = Field(
         None,
         description="Weights to begin with, as far as they fit: a run or model folder, or a file (.safetensors, .npz, .pt).",
@@ -308,6 +316,12 @@ class TrainingConfig(Frozen):
         if (self.max_minutes is None) == (self.iterations is None):
             raise ValueError("give exactly one of max_minutes and iterations")
         return self
+
+
+class PretrainConfig(Frozen):
+    """Learning from scans without masks: tokens are hidden, and the network rebuilds the picture there."""
+
+    hidden_share: float = Field(0.6, gt=0, lt=1, description="Share of the tokens that is hidden.")
 
 
 class InferenceConfig(Frozen):
@@ -367,6 +381,7 @@ class StudyConfig(Frozen):
     training: TrainingConfig = Field(
         default_factory=lambda: TrainingConfig(max_minutes=10), description="Recipe and length."
     )
+    pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Learning without masks.")
     inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Windows over whole scans.")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Records of the runs.")
     runs: str = Field("runs", description="Folder of runs.")

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import StudyConfig
 from medhybrid.data.checks import Finding, check_image, check_mask, from_error
-from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case
+from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
 from medhybrid.data.layouts import Case
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, inside_labels, preparation_transforms
@@ -90,6 +90,7 @@ def reading_of(config: StudyConfig) -> dict[str, object]:
 def check_settings(config: StudyConfig) -> str:
     """Hash of the settings that a check depends on."""
     values = [
+        *([] if config.data.labelled else ["scans alone"]),
         [c.model_dump() for c in config.data.channels],
         config.data.labels,
         config.prepare.max_affine_error_mm,
@@ -130,15 +131,18 @@ def check_case(task: CheckTask) -> CaseCheck:
         image = load_image(case, config.data, config.scans)
         optional = [c.name for c in config.data.channels if c.optional and config.prepare.blank_copied_channels]
         findings = check_image(case.name, image.array, channels, image.notes, blanked_if_copied=optional)
-        mask = load_mask(case, image, config.data, config.scans)
-        findings += check_mask(
-            case.name, image.grid, mask.array[0], mask.grid, labels, config.prepare.max_affine_error_mm
-        )
+        measured = tissue(image.array)
+        if config.data.labelled:
+            mask = load_mask(case, image, config.data, config.scans)
+            findings += check_mask(
+                case.name, image.grid, mask.array[0], mask.grid, labels, config.prepare.max_affine_error_mm
+            )
+            measured = inside_labels(mask.array[0], labels)
         if all(f.severity != "error" for f in findings):
             turn = turn_to_ras(image.affine)
             fingerprint = fingerprint_case(
                 turn.apply(image.array),
-                turn.apply(inside_labels(mask.array[0], labels)),
+                turn.apply(measured),
                 turn.grid(image.grid).spacing_mm,
                 channels,
                 list(labels),

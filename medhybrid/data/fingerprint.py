@@ -67,6 +67,12 @@ def fingerprint_case(
     )
 
 
+def tissue(image: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """What intensities are measured in where there is no mask: 1 (X, Y, Z) where any channel (C, X, Y, Z) is above its mean."""
+    above = np.stack([np.asarray(channel > channel.mean()) for channel in image])
+    return np.asarray(above.any(axis=0), np.uint8)
+
+
 def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
     """Medians over cases; intensities over all foreground samples."""
     spacing = np.median([c.spacing_mm for c in cases], axis=0)

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,11 @@ def list_cases(config: DataConfig) -> list[Case]:
     if not root.is_dir():
         raise DataError(f"dataset folder {root} does not exist", remedy="check data.root")
     layout = _recognise(root) if config.layout == "auto" else config.layout
-    cases = sorted(LAYOUTS[layout](config, root), key=lambda c: c.name)
+    if config.labelled:
+        cases = sorted(LAYOUTS[layout](config, root), key=lambda c: c.name)
+    else:
+        listed = UNLABELLED.get(layout, LAYOUTS[layout])(config, root)
+        cases = sorted((replace(c, mask=None) for c in listed), key=lambda c: c.name)
     if not cases:
         raise DataError(f"{root} holds no case in the {layout} layout", remedy="see docs/data.md for the layouts")
     names = [c.name for c in cases]
@@ -191,6 +195,34 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
     return cases
 
 
+def _scans(config: DataConfig, root: Path) -> list[Case]:
+    """Every scan a case of its own; where there are several channels, every study."""
+    entries = [e for e in discover(root, with_archives=False).entries if not e.problem and not e.left_aside]
+    entries = [e for e in entries if e.modality not in KINDS and not matches(e, config.mask_pattern)]
+    if len(config.channels) > 1:
+        return _studies_of_scans(config, root, entries)
+    return [Case(name := e.name.replace("/", "_"), _subject(config, name), (_files(e),), None) for e in entries]
+
+
+def _studies_of_scans(config: DataConfig, root: Path, entries: Sequence[ScanEntry]) -> list[Case]:
+    by_study: dict[str, list[ScanEntry]] = {}
+    for entry in entries:
+        by_study.setdefault(_study_folder(entry, root), []).append(entry)
+    wanted, table, cases = [(c.name, c.optional) for c in config.channels], read_table(root), []
+    for study, images in by_study.items():
+        subject = _subject(config, study)
+        if len(images) == 1:  # a file with all channels
+            cases.append(Case(study, subject, (_files(images[0]),), None))
+            continue
+        try:
+            matched = match_channels(images, wanted, config.channel_map, case=study, table=table)
+        except DataError as error:
+            cases.append(Case(study, subject, (), None, problem=error))
+            continue
+        cases.append(Case(study, subject, tuple(_files(m.entry) for m in matched), None))
+    return cases
+
+
 def _files(entry: ScanEntry | None) -> Files | None:
     return None if entry is None else Files(entry.paths, entry.part)
 
@@ -217,3 +249,6 @@ LAYOUTS: dict[str, Callable[[DataConfig, Path], list[Case]]] = {
     "csv": _csv,
     "studies": _studies,
 }
+
+UNLABELLED: dict[str, Callable[[DataConfig, Path], list[Case]]] = {"studies": _scans}
+"""How cases are listed where masks are not asked for, if not as above."""

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
@@ -31,7 +32,9 @@ def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
 
 
 def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -> Scan:
-    """The case's reference mask on the image's axes: an image file, a DICOM SEG or an RTSTRUCT."""
+    """The case's reference mask on the image's axes: an image file, a DICOM SEG or an RTSTRUCT; empty for scans alone."""
+    if not data.labelled:
+        return Scan(np.zeros((1, *image.grid.shape), np.uint8), image.affine, image.source, case.name, ("",))
     if case.mask is None:
         raise DataError(f"case {case.name} has no reference mask")
     path = case.mask.paths[0]
@@ -65,7 +68,6 @@ class LoadCased(Transform):  # type: ignore[misc]
 
 
 def _meta_tensor(scan: Scan) -> Any:
-    import numpy as np
     import torch
 
     array, meta = ScanReader().get_data(scan)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medhybrid.config import DataConfig
+from medhybrid.config import DataConfig, StudyConfig
 from medhybrid.data.layouts import Case
 from medhybrid.errors import DataError
 
@@ -21,6 +21,14 @@ class Fold(BaseModel):
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
+
+    def some_for_training(self, config: StudyConfig) -> tuple[str, ...]:
+        """At most `training.max_cases` of the cases that train; those of a smaller number are among those of a larger one."""
+        n = config.training.max_cases
+        if n is None or n >= len(self.train):
+            return self.train
+        order = np.random.default_rng(config.data.split_seed).permutation(len(self.train))[:n]
+        return tuple(self.train[i] for i in sorted(order))
 
 
 def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from torch import Tensor
 
 from medhybrid.errors import ModelError
 from medhybrid.inference.model import load_model
+
+OUR_FILE = "start.safetensors"
+"""In the folder of a pretraining."""
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pyth", ".bin")
 
@@ -54,6 +59,8 @@ def read_weights(path: Path) -> Weights:
     ModelError
         If there is none, it is of another kind, is damaged, or holds more than tensors.
     """
+    if (path / OUR_FILE).is_file():
+        path = path / OUR_FILE
     if path.is_dir():
         model = load_model(path, device="cpu")
         record = model.record
@@ -71,7 +78,28 @@ def read_weights(path: Path) -> Weights:
     tensors = _read(path)
     if not tensors:
         raise ModelError(f"{path.name} holds no weights", remedy=WHERE)
-    return Weights(tensors, source=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    channels = _our_channels(path)
+    return Weights(tensors, source=path.name, channels=channels, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def save_start(path: Path, tensors: dict[str, Tensor], *, channels: Sequence[str]) -> Path:
+    """Write weights of a medhybrid network that is no model, with the names of its channels."""
+    from safetensors.torch import save_file
+
+    pending = path.with_name(f".{path.name}")
+    metadata = {"medhybrid.channels": json.dumps(list(channels))}
+    save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, pending, metadata=metadata)
+    pending.replace(path)
+    return path
+
+
+def _our_channels(path: Path) -> tuple[str, ...]:
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        return ()
+    with safe_open(path, framework="pt") as file:
+        return tuple(json.loads((file.metadata() or {}).get("medhybrid.channels", "[]")))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

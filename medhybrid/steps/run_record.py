@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
+from medhybrid.errors import DataError
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.resume import run_config
 from medhybrid.tracking.jsonl import JsonlTracker
@@ -17,6 +19,21 @@ from medhybrid.tracking.several import SeveralTrackers
 from medhybrid.tracking.stages import StageTracker
 from medhybrid.training.stages import Stage
 from medhybrid.training.tracker import Tracker
+
+
+def new_run_folder(config: StudyConfig, what: str = "") -> Path:
+    """A new folder RUNS/<study>/<time>[-what]-<network>-fold<n>-seed<n>."""
+    base = Path(config.runs) / config.name
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S") + (f"-{what}" if what else "")
+    name = f"{stamp}-{config.network.kind}-fold{config.training.fold}-seed{config.training.seed}"
+    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
+        folder = base / (name + suffix)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise DataError(f"too many runs of one second in {base}")
 
 
 def make_tracker(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
-from medhybrid.steps.run_record import make_tracker
+from medhybrid.steps.run_record import make_tracker, new_run_folder
 from medhybrid.training.loop import Outcome, Progress, Trainer
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset
@@ -73,7 +72,7 @@ def train(
         If the loss is no longer finite.
     """
     dataset = PreparedDataset(prepared_folder(config))
-    folder = _new_folder(config)
+    folder = new_run_folder(config)
     save_config(config, folder / "config.yaml")
     dataset.plan.save(folder / "plan.json")
     on_start(folder)
@@ -113,7 +112,7 @@ def _run(
 ) -> Run:
     plan = dataset.plan
     fold = dataset.fold(config.training.fold)
-    train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
+    train_cases, validation_cases = dataset.open(fold.some_for_training(config)), dataset.open(fold.validation)
     data_hash = dataset.data_hash()
     tracker = make_tracker(config, dataset, folder, data_hash, parent_run_id=parent_run_id)
     shown = max((i for i, n in enumerate(plan.normalisation) if not n.optional), default=0)
@@ -244,20 +243,6 @@ def _write_masks(validation: Validation, folder: Path) -> None:
 def _log_inputs(tracker: Tracker, folder: Path) -> None:
     tracker.log_file(folder / "config.yaml", "")
     tracker.log_file(folder / "plan.json", "")
-
-
-def _new_folder(config: StudyConfig) -> Path:
-    base = Path(config.runs) / config.name
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    name = f"{stamp}-{config.network.kind}-fold{config.training.fold}-seed{config.training.seed}"
-    for suffix in ("", *(f"-{i}" for i in range(2, 100))):
-        folder = base / (name + suffix)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise DataError(f"too many runs of one second in {base}")
 
 
 def _minutes(seconds: float) -> str:

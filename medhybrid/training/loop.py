@@ -25,7 +25,7 @@ from medhybrid.errors import TrainingError
 from medhybrid.inference.device import autocast, choose_device, choose_precision
 from medhybrid.inference.model import network_for
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
-from medhybrid.training.losses import LossTerms, compute_loss
+from medhybrid.training.losses import Loss, compute_loss
 from medhybrid.training.optimiser import WeightAverage, make_optimiser
 from medhybrid.training.stages import Stage, learning_rate, plan_stages, rate_factors, stage_at
 from medhybrid.training.tracker import Tracker
@@ -182,15 +182,12 @@ class Trainer:
         factors = rate_factors(weights, stage.config)
         self.optimiser.set_factors({weights[name]: factor for name, factor in factors.items()})
 
-    def _train_step(self, batch: Batch) -> LossTerms:
+    def _train_step(self, batch: Batch) -> Loss:
         torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
         image, target = self._to_device(batch)
         stage, since = self.stage, self.step - self.stage_began_at
         self.optimiser.set_rate(learning_rate(self.training, stage, since, stage.progress(self.progress)))
-        with autocast(self.device, self.precision):
-            logits = self.network(image)
-        weight = self.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
-        terms = compute_loss(logits, target, weight)
+        terms = self._compute_loss(image, target)
         self.optimiser.zero_grad(set_to_none=True)
         terms.total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
@@ -205,6 +202,12 @@ class Trainer:
         self.optimiser.step()
         self.average.update(self.network, self.step)
         return terms
+
+    def _compute_loss(self, image: Tensor, target: Tensor) -> Loss:
+        with autocast(self.device, self.precision):
+            logits = self.network(image)
+        weight = self.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
+        return compute_loss(logits, target, weight)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Augmented patches (B, C, X, Y, Z) and targets (B, X, Y, Z) on the device."""
@@ -230,14 +233,11 @@ class Trainer:
 
     # --- records ------------------------------------------------------------------------------------------------------
 
-    def _log_interval(self, terms: LossTerms, steps_per_s: float, waiting_share: float) -> None:
+    def _log_interval(self, terms: Loss, steps_per_s: float, waiting_share: float) -> None:
         loss = float(terms.total.detach())
         self.tracker.log_metrics(
             {
-                "train/loss": loss,
-                "train/cross_entropy": float(terms.cross_entropy.detach()),
-                "train/dice_loss": float(terms.dice.detach()),
-                "train/auxiliary_loss": float(terms.auxiliary.detach()),
+                **terms.metrics(),
                 "train/learning_rate": self.optimiser.param_groups[0]["lr"],
                 "train/samples_per_second": steps_per_s * self.plan.batch_size,
                 "train/waiting_for_data": waiting_share,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,17 @@ SMOOTH_VOXELS = 1.0
 """Added to both sides of the Dice quotient, so that an absent label gives no jump."""
 
 
+class Loss(Protocol):
+    """What a step is driven by, and what is recorded of it."""
+
+    @property
+    def total(self) -> Tensor:
+        """The scalar that is made smaller."""
+
+    def metrics(self) -> dict[str, float]:
+        """Flat names for a tracker."""
+
+
 @dataclass(frozen=True, slots=True)
 class LossTerms:
     """The loss and what it is made of, each a scalar Tensor."""
@@ -22,6 +34,15 @@ class LossTerms:
     cross_entropy: Tensor
     dice: Tensor
     auxiliary: Tensor
+
+    def metrics(self) -> dict[str, float]:
+        """Flat names for a tracker."""
+        return {
+            "train/loss": float(self.total.detach()),
+            "train/cross_entropy": float(self.cross_entropy.detach()),
+            "train/dice_loss": float(self.dice.detach()),
+            "train/auxiliary_loss": float(self.auxiliary.detach()),
+        }
 
 
 def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,110 @@
+"""The commands that learn: train, cross-validate, pretrain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medhybrid.cli_options import Config, Overrides, Quiet, make_reporter, whole_numbers
+from medhybrid.errors import ConfigError
+
+
+def train(
+    config: Config = "",
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run of the study.")] = False,
+    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Train on the prepared dataset. Ctrl-C stops cleanly; --resume goes on; +N extends a finished run."""
+    from medhybrid.steps.resume import find_run
+    from medhybrid.steps.train import resume as go_on
+    from medhybrid.steps.train import train as start
+
+    reporter = make_reporter(quiet)
+    if resume:
+        folder, length = find_run(config, overrides or [], run)
+        result = go_on(folder, length, reporter=reporter)
+    else:
+        from medhybrid.config import load_config
+
+        if not config:
+            raise ConfigError("train needs --config", expected="a YAML file, or a packaged config such as brain.yaml")
+        result = start(load_config(config, overrides or []), reporter=reporter)
+    if result.is_interrupted:
+        reporter.message(
+            f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}"
+        )
+        reporter.message(f"go on with: medhybrid train --resume --run {result.folder}")
+        return 130
+    rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
+    reporter.table("Validation, all cases of the fold", ["measure", "value"], rows)
+    reporter.message(f"run and model: {result.folder}")
+    return 0
+
+
+def cross_validate(
+    config: Config,
+    overrides: Overrides = None,
+    folds: Annotated[str, typer.Option(help="Comma list of folds; all by default.")] = "",
+    seeds: Annotated[str, typer.Option(help="Comma list of seeds.")] = "0",
+    name: Annotated[str, typer.Option(help="Folder of the result, beside the runs.")] = "cross-validation",
+    quiet: Quiet = False,
+) -> int:
+    """Train every fold with every seed, nested in MLflow, and give the mean over all cases; call again to go on."""
+    from medhybrid.config import load_config
+    from medhybrid.steps.cross_validate import cross_validate as run
+
+    reporter = make_reporter(quiet)
+    study, numbers = load_config(config, overrides or []), [whole_numbers(text) for text in (folds, seeds)]
+    result = run(study, folds=numbers[0], seeds=numbers[1], name=name, reporter=reporter)
+    if result is None:
+        reporter.message("interrupted; the same command goes on")
+        return 130
+    rows = [[t.name, f"{t.mean_dice:.4f}", t.run.folder.name] for t in result.trainings]
+    reporter.table("Cross-validation", ["training", "mean Dice", "run"], rows)
+    reporter.message(f"all cases: mean Dice {result.dice}, median {result.median:.4f}: {result.folder}")
+    rules, models = result.rules, " ".join(f"--model {t.run.folder}" for t in result.trainings)
+    chosen = ", ".join(
+        [*(f"largest of {n} kept" for n in rules.keep_largest), f"{rules.min_component_ml:g} ml at least"]
+    )
+    reporter.message(f"components: {chosen}; gain in mean Dice {rules.gain}")
+    reporter.message(f"predict with all of them: medhybrid predict SCANS --out OUT {models}")
+    return 0
+
+
+def pretrain(
+    config: Config = "",
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of --run.")] = False,
+    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Learn from scans without masks: hidden parts are rebuilt. The result is a start: training.start=RUN."""
+    from medhybrid.steps.pretrain import pretrain as start
+    from medhybrid.steps.pretrain import resume_pretraining
+
+    reporter = make_reporter(quiet)
+    if resume:
+        if run is None:
+            raise ConfigError("pretrain --resume needs --run FOLDER")
+        result = resume_pretraining(run, overrides or [], reporter=reporter)
+    else:
+        from medhybrid.config import load_config
+
+        if not config:
+            raise ConfigError(
+                "pretrain needs --config", expected="a YAML file, or a packaged config such as brain.yaml"
+            )
+        result = start(load_config(config, overrides or []), reporter=reporter)
+    if result.is_interrupted:
+        reporter.message(f"interrupted after step {result.n_steps}; the state is in {result.folder}")
+        reporter.message(f"go on with: medhybrid pretrain --resume --run {result.folder}")
+        return 130
+    reporter.table(
+        "Rebuilding hidden parts", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.metrics.items()]
+    )
+    reporter.message(f"begin a training with it: medhybrid train ... training.start={result.folder}")
+    return 0

@@ -1,0 +1,135 @@
+"""`medhybrid pretrain`: from scans without masks to weights that a training can begin with.
+
+RUNS/<study>-scans/<run>/start.safetensors     what `training.start` takes
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medhybrid.config import StudyConfig, save_config
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.plan import Plan
+from medhybrid.errors import ConfigError
+from medhybrid.inference.model import network_for
+from medhybrid.networks import SegmentationNetwork
+from medhybrid.starts import save_start
+from medhybrid.steps.interrupt import stop_on_signals
+from medhybrid.steps.preprocess import prepared_folder, preprocess
+from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.steps.resume import extend, run_config
+from medhybrid.steps.run_record import make_tracker, new_run_folder
+from medhybrid.steps.train import Run
+from medhybrid.training.loop import Outcome, Progress
+from medhybrid.training.pretraining import MaskedAutoencoder, Pretrainer
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
+    """Prepare the scans of `data.root` and learn from them; masks that lie there are not read.
+
+    Where the dataset has folds, only the cases that train learn, so that a validation stays clean; the others say how well
+    pictures are rebuilt.
+
+    Raises
+    ------
+    DataError
+        If no scan can be used.
+    ConfigError
+        If the network has no encoder to teach.
+    """
+    reporter = reporter or Silent()
+    config = for_scans(config)
+    preprocess(config, reporter=reporter)
+    folder = new_run_folder(config, "pretrain")
+    save_config(config, folder / "config.yaml")
+    dataset = PreparedDataset(prepared_folder(config))
+    dataset.plan.save(folder / "plan.json")
+    return _run(config, dataset, folder, reporter, resume=False)
+
+
+def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | None = None) -> Run:
+    """Go on with a run as if nothing had happened, or extend it; raises `ModelError` without a usable checkpoint."""
+    config = extend(run_config(folder), overrides)
+    save_config(config, folder / "config.yaml")
+    dataset = PreparedDataset(prepared_folder(config))
+    return _run(config, dataset, folder, reporter or Silent(), resume=True)
+
+
+def for_scans(config: StudyConfig) -> StudyConfig:
+    """The study with scans alone: under a name of its own, without what needs masks."""
+    if config.network.kind in ("transformer", "transunet"):
+        raise ConfigError(
+            f"network.kind={config.network.kind} cannot be pretrained",
+            expected="hybrid, interleave, identity or resnet",
+            remedy="transunet begins with ImageNet weights: training.start",
+        )
+    changes = {
+        "name": f"{config.name}-scans",
+        "data": config.data.model_copy(update={"labelled": False}),
+        "augment": config.augment.model_copy(update={"paste_probability": 0.0}),
+        "training": config.training.model_copy(update={"foreground_share": 0.0, "stages": (), "start": None}),
+    }
+    return config.model_copy(update=changes)
+
+
+def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: Reporter, *, resume: bool) -> Run:
+    plan, fold = dataset.plan, dataset.fold(config.training.fold)
+    tracker = make_tracker(config, dataset, folder, dataset.data_hash())
+    torch.manual_seed(config.training.seed)
+    network = network_for(config.network, plan)
+    assert isinstance(network, SegmentationNetwork)
+
+    def on_progress(p: Progress) -> None:
+        reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}  {p.left_s / 60:.0f} min left")
+
+    with stop_on_signals() as should_stop:
+        try:
+            trainer = Pretrainer(
+                config,
+                plan,
+                dataset.open(fold.train),
+                dataset.open(fold.validation),
+                folder=folder,
+                tracker=tracker,
+                should_stop=should_stop,
+                on_progress=on_progress,
+                network=MaskedAutoencoder(network, len(plan.channels)),
+            )
+            if resume:
+                trainer.restore()
+            else:
+                tracker.log_file(folder / "config.yaml", "")
+                tracker.log_file(folder / "plan.json", "")
+            reporter.begin(f"learning from scans: {folder.name} on {trainer.device}", 1.0)
+            outcome = trainer.fit()
+            reporter.end()
+            tracker.log_file(_save(outcome, plan, folder), "")
+            tracker.finish("KILLED" if outcome.is_interrupted else "FINISHED")
+        except BaseException:
+            tracker.finish("FAILED")
+            raise
+    return Run(folder, tracker.run_id, _last_metrics(folder), outcome.step, outcome.is_interrupted)
+
+
+def _save(outcome: Outcome, plan: Plan, folder: Path) -> Path:
+    taught = ("network.encoder.", "network.bottleneck.")
+    weights: dict[str, Tensor] = {
+        name.removeprefix("network."): tensor for name, tensor in outcome.weights.items() if name.startswith(taught)
+    }
+    return save_start(folder / "start.safetensors", weights, channels=plan.channels)
+
+
+def _last_metrics(folder: Path) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for line in (folder / "log.jsonl").read_text().splitlines():
+        values = json.loads(line).get("values", {})
+        found |= {k: v for k, v in values.items() if k.startswith("val/")}
+    return found

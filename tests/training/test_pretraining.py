@@ -1,0 +1,199 @@
+"""Hidden parts are rebuilt from what is seen; what was learnt is a start; a run that was killed goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import medhybrid
+from medhybrid.config import NetworkConfig, StudyConfig
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.errors import ConfigError
+from medhybrid.networks import SegmentationNetwork, build_network
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.pretrain import for_scans
+from medhybrid.tracking.jsonl import JsonlTracker
+from medhybrid.training.pretraining import (
+    MaskedAutoencoder,
+    Pretrainer,
+    hide_tokens,
+    rebuilding_loss,
+    to_patches,
+    to_voxels,
+)
+from tests.synthetic import StudyFolder, small_config
+from tests.training.test_loop import every_loss
+
+STRIDES = st.tuples(*[st.sampled_from([1, 2, 4])] * 3)
+
+
+def network(kind: str = "hybrid") -> SegmentationNetwork:
+    config = NetworkConfig(kind=kind, widths=(16, 32), blocks=(1, 1), token_width=24, heads=2, depth=1)
+    made = build_network(config, n_channels=1, n_labels=2, strides=((2, 2, 1), (2, 2, 2)), token_mm=(4.0, 4.0, 4.0))
+    assert isinstance(made, SegmentationNetwork)
+    return made
+
+
+# --- hiding -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.05, 0.95), st.integers(0, 100))
+def test_the_share_of_tokens_is_hidden_in_each_sample(share: float, seed: int) -> None:
+    hidden = hide_tokens((3, 4, 5, 2), share, torch.Generator().manual_seed(seed))
+
+    assert hidden.flatten(1).sum(1).tolist() == [round(share * 40)] * 3
+
+
+@given(STRIDES, st.integers(0, 100))
+def test_patches_of_a_token_are_the_voxels_it_stands_for(stride: tuple[int, int, int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grid = rng.integers(1, 4, 3)
+    image = torch.from_numpy(rng.random((2, 3, *(grid * stride))))
+    place = tuple(int(rng.integers(n)) for n in grid)
+
+    patches = to_patches(image, stride)
+
+    box = tuple(slice(p * s, (p + 1) * s) for p, s in zip(place, stride, strict=True))
+    assert torch.equal(patches[(slice(None), *place)], image[(slice(None), slice(None), *box)].flatten(2))
+    marked = torch.zeros(2, *grid, dtype=torch.bool)
+    marked[(slice(None), *place)] = True
+    assert torch.equal(
+        image * to_voxels(marked, stride)[:, None] != 0, torch.zeros_like(image).bool() | _only(image, box)
+    )
+
+
+def _only(image: torch.Tensor, box: tuple[slice, ...]) -> torch.Tensor:
+    inside = torch.zeros_like(image).bool()
+    inside[(slice(None), slice(None), *box)] = image[(slice(None), slice(None), *box)] != 0
+    return inside
+
+
+def test_hidden_voxels_do_not_reach_the_network() -> None:
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(network(), 1).eval()
+    image = torch.rand(1, 1, 16, 16, 8)
+    hidden = hide_tokens((1, 4, 4, 4), 0.5)
+    other = torch.where(to_voxels(hidden, (4, 4, 2))[:, None], torch.rand_like(image), image)
+
+    with torch.no_grad():
+        torch.testing.assert_close(model(image, hidden), model(other, hidden))
+
+
+def test_the_loss_counts_hidden_tissue_alone() -> None:
+    image = torch.rand(1, 1, 8, 8, 4) + 0.1
+    image[..., 4:, :, :] = 0  # air
+    hidden = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
+    hidden[0, 0] = True  # tissue
+    hidden[0, 1, 0] = True  # air
+    rebuilt = to_patches(image, (4, 4, 2)).clone()
+
+    assert rebuilding_loss(rebuilt, image, hidden, (4, 4, 2)).total == 0
+    assert rebuilding_loss(rebuilt, image, hidden, (4, 4, 2)).explained == 1
+    rebuilt[~hidden] += 5.0
+    rebuilt[0, 1] += 5.0
+    assert rebuilding_loss(rebuilt, image, hidden, (4, 4, 2)).total == 0
+    rebuilt[0, 0] += 2.0
+    torch.testing.assert_close(rebuilding_loss(rebuilt, image, hidden, (4, 4, 2)).total, torch.tensor(4.0))
+
+
+def test_hidden_parts_of_a_smooth_picture_are_rebuilt_from_the_rest() -> None:
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(network(), 1)
+    x, y, z = torch.meshgrid(*(torch.linspace(0, 1, n) for n in (16, 16, 8)), indexing="ij")
+    pictures = torch.stack([1 + torch.sin(3 * x + p) + torch.cos(2 * y - p) * z for p in (0.0, 0.5, 1.0, 1.5)])[:, None]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    for _ in range(150):
+        hidden = hide_tokens((4, 4, 4, 4), 0.5)
+        loss = rebuilding_loss(model(pictures, hidden), pictures, hidden, (4, 4, 2))
+        optimiser.zero_grad()
+        loss.total.backward()
+        optimiser.step()
+
+    assert float(loss.explained.detach()) > 0.8
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scans(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    """The study's scans, prepared without their masks."""
+    folder = tmp_path_factory.mktemp("scans")
+    places = f"prepare.folder={folder / 'prepared'}", f"runs={folder / 'runs'}"
+    config = for_scans(small_config(study.folder, "training.iterations=12", "training.n_validations=2", *places))
+    medhybrid.preprocess(config)
+    return config
+
+
+def pretrainer(config: StudyConfig, folder: Path, *, stop_at: int | None = None) -> Pretrainer:
+    dataset = PreparedDataset(prepared_folder(config))
+    fold = dataset.fold(0)
+    torch.manual_seed(0)
+    made = Pretrainer(
+        config,
+        dataset.plan,
+        dataset.open(fold.train),
+        dataset.open(fold.validation),
+        folder=folder,
+        tracker=JsonlTracker(folder / "log.jsonl"),
+        should_stop=lambda: stop_at is not None and made.step >= stop_at,
+        network=MaskedAutoencoder(network(), 1),
+    )
+    return made
+
+
+def test_scans_are_prepared_without_their_masks(scans: StudyConfig, prepared: StudyFolder) -> None:
+    alone, labelled = (PreparedDataset(prepared_folder(c)) for c in (scans, prepared.config))
+
+    assert alone.names() == labelled.names()
+    assert alone.folds == labelled.folds
+    for ours, theirs in zip(alone.open(alone.names()), labelled.open(labelled.names()), strict=True):
+        assert not ours.labels().any()
+        np.testing.assert_array_equal(ours.image(), theirs.image())
+
+
+def test_a_killed_pretraining_goes_on_as_if_nothing_had_happened(scans: StudyConfig, tmp_path: Path) -> None:
+    whole = pretrainer(scans, tmp_path / "whole")
+    expected = every_loss(whole)
+    weights = whole.fit().weights
+
+    first = pretrainer(scans, tmp_path / "broken", stop_at=5)
+    losses = every_loss(first)
+    first.fit()
+    second = pretrainer(scans, tmp_path / "broken")
+    second.restore()
+    after = every_loss(second)
+    resumed = second.fit().weights
+
+    assert losses + after == expected
+    assert all(torch.equal(resumed[k], v) for k, v in weights.items())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_was_learnt_from_scans_is_a_start(scans: StudyConfig, study: StudyFolder, tmp_path: Path) -> None:
+    places = f"prepare.folder={scans.prepare.folder}", f"runs={tmp_path}"
+    config = small_config(study.folder, "training.iterations=4", *places)
+
+    learnt = medhybrid.pretrain(config)
+
+    assert not learnt.is_interrupted
+    assert np.isfinite(learnt.metrics["val/explained"])
+    medhybrid.preprocess(config)
+    started = medhybrid.train(
+        small_config(study.folder, "training.iterations=1", f"training.start={learnt.folder}", *places)
+    )
+    rows = (started.folder / "start.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[1] for row in rows if row.startswith(("encoder", "bottleneck"))} == {"taken"}
+    assert {row.split(",")[1] for row in rows if row.startswith("decoder")} == {"not there"}
+
+
+def test_networks_without_an_encoder_are_refused(study: StudyFolder) -> None:
+    with pytest.raises(ConfigError, match="transformer cannot be pretrained"):
+        medhybrid.pretrain(small_config(study.folder, "network.kind=transformer"))
