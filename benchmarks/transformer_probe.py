@@ -59,10 +59,10 @@ class Watch:
     attended_mm: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     even_mm: list[float] = field(default_factory=list)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """As `transformer.attend`, with attention cut off beyond the reach; presence tokens have no place and stay."""
         n = self.distance.shape[0]
-        scores = (q.float() @ k.float().transpose(-1, -2)) * q.shape[-1] ** -0.5  # (B, H, T, T)
+        scores = (q.float() @ k.float().transpose(-1, -2)) * q.shape[-1] ** -0.5 + bias  # (B, H, T, T)
         scores[..., :n, :n].masked_fill_(self.distance > self.reach_mm, -math.inf)
         weights = scores.softmax(dim=-1)
         among = weights[..., :n, :n]

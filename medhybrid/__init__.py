@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medhybrid.config import StudyConfig, load_config
+    from medhybrid.config import StudyConfig, load_config, load_search
     from medhybrid.errors import MedHybridError
     from medhybrid.inference.model import Model
     from medhybrid.scans import Scan, write_nifti
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.pretrain import pretrain
     from medhybrid.steps.train import train
     from medhybrid.steps.train_all import train_all
+    from medhybrid.steps.tune import tune
 
 try:
     __version__ = version("medhybrid")
@@ -49,6 +50,7 @@ _HOMES = {
     "evaluate": "medhybrid.steps.evaluate",
     "inspect": "medhybrid.steps.inspect",
     "load_config": "medhybrid.config",
+    "load_search": "medhybrid.config",
     "load_model": "medhybrid.steps.models",
     "predict": "medhybrid.steps.predict",
     "preprocess": "medhybrid.steps.preprocess",
@@ -56,6 +58,7 @@ _HOMES = {
     "read_scan": "medhybrid.scans.reader",
     "train": "medhybrid.steps.train",
     "train_all": "medhybrid.steps.train_all",
+    "tune": "medhybrid.steps.tune",
     "write_demo_data": "medhybrid.steps.demo_data",
     "write_nifti": "medhybrid.scans",
 }
@@ -73,12 +76,14 @@ __all__ = [
     "inspect",
     "load_config",
     "load_model",
+    "load_search",
     "predict",
     "preprocess",
     "pretrain",
     "read_scan",
     "train",
     "train_all",
+    "tune",
     "write_demo_data",
     "write_nifti",
 ]

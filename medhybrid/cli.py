@@ -158,6 +158,7 @@ def preprocess(config: Config, overrides: Overrides = None, quiet: Quiet = False
 app.command()(cli_learning.train)
 app.command("cross-validate")(cli_learning.cross_validate)
 app.command()(cli_learning.pretrain)
+app.command()(cli_learning.tune)
 
 
 @app.command()

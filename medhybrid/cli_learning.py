@@ -1,4 +1,4 @@
-"""The commands that learn: train, cross-validate, pretrain."""
+"""The commands that learn: train, cross-validate, pretrain, tune."""
 
 from __future__ import annotations
 
@@ -107,4 +107,36 @@ def pretrain(
         "Rebuilding hidden parts", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.metrics.items()]
     )
     reporter.message(f"begin a training with it: medhybrid train ... training.start={result.folder}")
+    return 0
+
+
+def tune(
+    config: Config,
+    minutes: Annotated[float, typer.Option(help="Minutes of all trials together, over all calls.")],
+    search: Annotated[
+        str, typer.Option(help="A YAML file of keys and values, or a packaged one.")
+    ] = "search_hybrid.yaml",
+    storage: Annotated[
+        str | None, typer.Option(help="URL of a database that several machines share; a file of the study by default.")
+    ] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> int:
+    """Search for settings without touching the fold's validation cases; call again to go on. Writes the best config."""
+    from medhybrid.config import load_config, load_search
+    from medhybrid.steps.tune import tune as run
+
+    reporter = make_reporter(quiet)
+    result = run(
+        load_config(config, overrides or []), load_search(search), minutes=minutes, storage=storage, reporter=reporter
+    )
+    if result is None:
+        reporter.message("interrupted; the same command goes on")
+        return 130
+    rows = [[k, f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in result.values.items()]
+    reporter.table("Best values", ["key", "value"], rows)
+    reporter.message(
+        f"mean Dice {result.dice:.4f} on cases of the inner part, of {result.n_trials} trials: {result.folder}"
+    )
+    reporter.message(f"train with it: medhybrid train --config {result.folder / 'best.yaml'}")
     return 0

@@ -1,5 +1,6 @@
 """The config of a study: typed models, and loading from YAML."""
 
+from medhybrid.config.listen import ListenConfig, SenderConfig
 from medhybrid.config.load import (
     change_scans,
     config_from_dict,
@@ -7,8 +8,10 @@ from medhybrid.config.load import (
     load_config,
     load_config_with_origins,
     load_listen_config,
+    load_search,
     packaged_configs,
     save_config,
+    with_values,
 )
 from medhybrid.config.models import (
     AugmentConfig,
@@ -17,17 +20,16 @@ from medhybrid.config.models import (
     DataConfig,
     InferenceConfig,
     LabelCode,
-    ListenConfig,
     NetworkConfig,
     PrepareConfig,
     PretrainConfig,
     ScansConfig,
-    SenderConfig,
     StageConfig,
     StudyConfig,
     TrackingConfig,
     TrainingConfig,
 )
+from medhybrid.config.search import RangeConfig, SearchConfig
 
 __all__ = [
     "AugmentConfig",
@@ -40,7 +42,9 @@ __all__ = [
     "NetworkConfig",
     "PrepareConfig",
     "PretrainConfig",
+    "RangeConfig",
     "ScansConfig",
+    "SearchConfig",
     "SenderConfig",
     "StageConfig",
     "StudyConfig",
@@ -52,6 +56,8 @@ __all__ = [
     "load_config",
     "load_config_with_origins",
     "load_listen_config",
+    "load_search",
     "packaged_configs",
     "save_config",
+    "with_values",
 ]

@@ -17,15 +17,30 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from medhybrid.config.models import ListenConfig, ScansConfig, StudyConfig
+from medhybrid.config.listen import ListenConfig
+from medhybrid.config.models import ScansConfig, StudyConfig
+from medhybrid.config.search import SearchConfig
 from medhybrid.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
 """A larger YAML file is refused: configs are pages, not data."""
 
 
+SEARCH_PREFIX = "search_"
+"""File names that begin so are searches, not studies."""
+
+
 def packaged_configs() -> dict[str, Path]:
     """The configs that come with medhybrid, name to path."""
+    return {name: path for name, path in _packaged().items() if not name.startswith(SEARCH_PREFIX)}
+
+
+def packaged_searches() -> dict[str, Path]:
+    """The searches of `tune` that come with medhybrid, name to path."""
+    return {name: path for name, path in _packaged().items() if name.startswith(SEARCH_PREFIX)}
+
+
+def _packaged() -> dict[str, Path]:
     inside = Path(str(files("medhybrid.config"))) / "yaml"
     beside = Path(__file__).parents[2] / "configs"  # a development checkout: the one home of the YAML files
     folder = inside if inside.is_dir() else beside
@@ -102,6 +117,36 @@ def load_listen_config(path: Path) -> ListenConfig:
         return ListenConfig.model_validate(_read_yaml(path))
     except ValidationError as error:
         raise ConfigError(_explain(error, path.name, {}, ListenConfig)) from None
+
+
+def load_search(name: str | Path) -> SearchConfig:
+    """Read and check a search: a YAML file, or a packaged one; raises `ConfigError` naming every wrong key."""
+    packaged = packaged_searches()
+    path = next(
+        (p for p in (Path(name), packaged.get(str(name)), packaged.get(f"{name}.yaml")) if p and p.is_file()), None
+    )
+    if path is None:
+        raise ConfigError(f"search {name} not found", expected="a YAML file, or one of " + ", ".join(packaged))
+    try:
+        return SearchConfig.model_validate(_read_yaml(path))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path.name, {}, SearchConfig)) from None
+
+
+def with_values(config: StudyConfig, values: Mapping[str, Any], *, source: str) -> StudyConfig:
+    """The same config with other values of dotted keys; raises `ConfigError`, as for a key that does not exist."""
+    plain = config.model_dump()
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        place, change = plain, changes
+        for section in sections:
+            place = place.get(section) or {}
+            change = change.setdefault(section, {})
+        change[last] = value
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(plain), OmegaConf.create(changes)))
+    _replace_whole_length(merged, changes)
+    return config_from_dict(merged, source=source)
 
 
 def change_scans(config: ScansConfig, changes: Mapping[str, Any]) -> ScansConfig:

@@ -209,8 +209,8 @@ class NetworkConfig(Frozen):
             raise ValueError(f"widths and blocks must have one entry a stage, found {self.widths} and {self.blocks}")
         if len(self.widths) < 2:
             raise ValueError("widths: at least two stages are needed")
-        if self.token_width % self.heads or (self.token_width // self.heads) % 2:
-            raise ValueError(f"token_width {self.token_width} must be an even multiple of heads {self.heads}")
+        if self.token_width % self.heads:
+            raise ValueError(f"token_width {self.token_width} must be a multiple of heads {self.heads}")
         return self
 
 
@@ -282,6 +282,12 @@ class TrainingConfig(Frozen):
     weight_decay: float = Field(0.02, ge=0, description="Decay of weights; none on norms and biases.")
     gradient_clip: float = Field(3.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that is validated and kept.")
+    inner: int | None = Field(
+        None,
+        ge=0,
+        description="For choosing settings: this part (of `data.n_folds`) of the cases that train validates in place of the "
+        "fold's validation cases, which are not touched.",
+    )
     max_cases: int | None = Field(
         None, ge=1, description="Train on no more cases of the fold than that, drawn by `data.split_seed`."
     )
@@ -341,32 +347,6 @@ class TrackingConfig(Frozen):
     experiment: str | None = Field(None, description="MLflow experiment; null takes the study's name.")
     register_model: bool = Field(True, description="Register the model in MLflow under the study's name.")
     alias: str = Field("newest", description="Alias given to the registered version.")
-
-
-class SenderConfig(Frozen):
-    """Who may send to the listener: both must match."""
-
-    ae_title: str = Field(min_length=1, max_length=16, description="Its AE title.")
-    address: str = Field("127.0.0.1", description="Its IP address.")
-
-
-class ListenConfig(Frozen):
-    """`medhybrid listen`: what it accepts, and where results go."""
-
-    ae_title: str = Field("MEDHYBRID", min_length=1, max_length=16, description="Our AE title.")
-    host: str = Field("127.0.0.1", description="Address to listen on; loopback unless told otherwise.")
-    port: int = Field(11112, ge=1, le=65535, description="Port to listen on.")
-    senders: tuple[SenderConfig, ...] = Field(min_length=1, description="Who may send; everything else is refused.")
-    send_to: str = Field(
-        description="Where SEG and report go: `dimse://AETITLE@host:port` or `dicomweb://host:port/path`."
-    )
-    spool: str = Field("spool", description="Folder of the queue; it survives a restart.")
-    wait_s: float = Field(30.0, gt=0, description="A study is complete when nothing came for so long.")
-    max_associations: int = Field(8, ge=1, description="Senders at once.")
-    max_instance_mb: int = Field(1024, ge=1, description="A larger instance is refused.")
-    max_study_instances: int = Field(20_000, ge=1, description="More instances of a study are refused.")
-    min_free_mb: int = Field(1024, ge=0, description="With less space on the disk, instances are refused.")
-    timeout_s: float = Field(60.0, gt=0, description="A silent sender is dropped after so long.")
 
 
 class StudyConfig(Frozen):

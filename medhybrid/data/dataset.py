@@ -247,6 +247,16 @@ class PreparedDataset:
             raise DataError(f"fold {k} does not exist", expected=f"0 to {len(self.folds) - 1}")
         return self.folds[k]
 
+    def fold_for(self, config: StudyConfig) -> Fold:
+        """The cases that train and validate by a config: fold, inner part, number of cases."""
+        fold, training = self.fold(config.training.fold), config.training
+        if training.inner is not None:
+            subjects = {case.name: case.record.subject for case in self.open(fold.train)}
+            fold = fold.inner(training.inner, subjects, config.data.n_folds, config.data.split_seed)
+        if training.max_cases is not None:
+            fold = fold.limited(training.max_cases, config.data.split_seed)
+        return fold
+
     def data_hash(self) -> str:
         """One hash over the sources of all prepared cases."""
         digest = hashlib.sha256()

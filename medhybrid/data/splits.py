@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medhybrid.config import DataConfig, StudyConfig
+from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case
 from medhybrid.errors import DataError
 
@@ -22,13 +22,31 @@ class Fold(BaseModel):
     train: tuple[str, ...]
     validation: tuple[str, ...]
 
-    def some_for_training(self, config: StudyConfig) -> tuple[str, ...]:
-        """At most `training.max_cases` of the cases that train; those of a smaller number are among those of a larger one."""
-        n = config.training.max_cases
-        if n is None or n >= len(self.train):
-            return self.train
-        order = np.random.default_rng(config.data.split_seed).permutation(len(self.train))[:n]
-        return tuple(self.train[i] for i in sorted(order))
+    def inner(self, part: int, subjects: Mapping[str, str], n_parts: int, seed: int) -> Fold:
+        """Of the cases that train, those of one part of their subjects validate and the others train.
+
+        Parameters
+        ----------
+        subjects : mapping
+            Case to subject; cases that it lacks are left out.
+        """
+        groups = sorted({subjects[name] for name in self.train if name in subjects})
+        if not 0 <= part < n_parts or len(groups) < n_parts:
+            raise DataError(f"inner part {part} does not exist", expected=f"0 to {min(n_parts, len(groups)) - 1}")
+        order = np.random.default_rng(seed).permutation(len(groups))
+        chosen = {groups[i] for k, i in enumerate(order) if k % n_parts == part}
+        names = [name for name in self.train if name in subjects]
+        return Fold(
+            train=tuple(n for n in names if subjects[n] not in chosen),
+            validation=tuple(n for n in names if subjects[n] in chosen),
+        )
+
+    def limited(self, n: int, seed: int) -> Fold:
+        """At most `n` cases train; those of a smaller number are among those of a larger one."""
+        if n >= len(self.train):
+            return self
+        order = np.random.default_rng(seed).permutation(len(self.train))[:n]
+        return Fold(train=tuple(self.train[i] for i in sorted(order)), validation=self.validation)
 
 
 def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:

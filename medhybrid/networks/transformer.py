@@ -1,11 +1,10 @@
-"""The Transformer over the coarse feature map, with rotary positions in millimetres.
+"""The Transformer over the coarse feature map, whose heads see near and far by distances in mm.
 
 Shapes: B batch, T tokens, D token width, H heads, E head width.
 """
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -14,9 +13,6 @@ from torch import Tensor, nn
 
 LAYER_SCALE = 0.1
 """Initial weight of each residual branch (Touvron et al. 2021, doi:10.1109/ICCV48922.2021.00010)."""
-
-LONGEST_WAVELENGTH_MM = 800.0
-"""Longest wavelength of the rotary positions: longer than a torso, so that no two places look alike."""
 
 MAX_PLAIN_TOKENS = 1024
 """Most tokens whose weights are held in memory: 4 MiB a head and sample in float32."""
@@ -28,43 +24,40 @@ def token_positions_mm(shape: tuple[int, int, int], token_mm: tuple[float, float
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
-def rotary_angles(positions_mm: Tensor, head_width: int, shortest_mm: float) -> Tensor:
-    """Angles (T, E/2): a third of the pairs turns with each axis, at wavelengths in a geometric series.
+def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tensor:
+    """What is added to the scores (H, T, T) of each head: minus the distance of two tokens over the head's reach.
+
+    The reaches of two thirds of the heads double from head to head, beginning with the distance of neighbours; the others are
+    free to look anywhere. Without this, attention is even at first, and a short training does not get away from there
+    (docs/accuracy.md).
 
     References
     ----------
-    Su et al. (2021), arXiv:2104.09864, equation 15, with positions in mm in place of indices.
+    Press et al. (2022), arXiv:2108.12409, section 3, with distances in mm in place of differences of indices.
     """
-    n_pairs = head_width // 2
-    per_axis = max(1, n_pairs // 3)
-    exponent = torch.arange(per_axis) / max(per_axis - 1, 1)
-    wavelengths = shortest_mm * (LONGEST_WAVELENGTH_MM / shortest_mm) ** exponent  # (P,)
-    angles = positions_mm[:, :, None] * (2 * math.pi / wavelengths)  # (T, 3, P)
-    angles = angles.flatten(1)[:, :n_pairs]
-    return F.pad(angles, (0, n_pairs - angles.shape[1]))  # pairs left over do not turn
+    n_local = max(1, 2 * heads // 3)
+    distance = torch.cdist(positions_mm, positions_mm)  # (T, T)
+    reach = shortest_mm * 2.0 ** torch.arange(n_local, device=distance.device)
+    local = -distance / reach[:, None, None]
+    return F.pad(local, (0, 0, 0, 0, 0, heads - n_local))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs of (B, H, T, E) by the angles whose cosine and sine (T, E/2) are given."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(E)) v of (B, H, T, E), by plain products on a CPU where the T x T weights are small.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k' / sqrt(E) + bias) v of (B, H, T, E) and (H, T, T), by plain products on a CPU where T x T weights are small.
 
     The fused kernel saves memory, not time, on CPUs, where few tokens are quicker by plain products.
     """
     batch, heads, n_tokens, width = q.shape
     if q.device.type != "cpu" or n_tokens > MAX_PLAIN_TOKENS:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias[None].to(q.dtype))
     q, k, v = (x.reshape(batch * heads, n_tokens, width) for x in (q * width**-0.5, k, v))
-    weights = torch.bmm(q, k.transpose(1, 2)).softmax(dim=-1)  # (B H, T, T)
-    return torch.bmm(weights, v).view(batch, heads, n_tokens, width)
+    scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, n_tokens, n_tokens)
+    weights = (scores if bias is None else scores + bias.to(scores.dtype)).softmax(dim=-1)
+    return torch.bmm(weights.flatten(0, 1), v).view(batch, heads, n_tokens, width)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions."""
+    """Multi-head self-attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -72,13 +65,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(B, T, D), and what is added to the scores (H, T, T) -> (B, T, D)."""
         batch, n_tokens, width = x.shape
         qkv = self.qkv(x).view(batch, n_tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # (B, H, T, E)
-        q, k = rotate(q, cos.to(q.dtype), sin.to(q.dtype)), rotate(k, cos.to(k.dtype), sin.to(k.dtype))
-        y = attend(q, k, v)
+        y = attend(q, k, v, bias)
         out: Tensor = self.out(y.transpose(1, 2).reshape(batch, n_tokens, width))
         return out
 
@@ -110,9 +102,9 @@ class TransformerBlock(nn.Module):
         self.scale2 = nn.Parameter(torch.full((width,), LAYER_SCALE))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        x = x + self.drop_path(self.scale1 * self.attention(self.norm1(x), cos, sin))
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """(B, T, D) and the bias (H, T, T) of its attention -> (B, T, D)."""
+        x = x + self.drop_path(self.scale1 * self.attention(self.norm1(x), bias))
         out: Tensor = x + self.drop_path(self.scale2 * self.mlp(self.norm2(x)))
         return out
 
@@ -130,7 +122,7 @@ class Transformer(nn.Module):
         self, width: int, depth: int, heads: int, *, drop_path: float, token_mm: tuple[float, float, float]
     ) -> None:
         super().__init__()
-        self.token_mm, self.head_width = token_mm, width // heads
+        self.token_mm, self.heads = token_mm, heads
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
@@ -138,16 +130,16 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, D, X, Y, Z), and context tokens (B, N, D) that have no place -> (B, D, X, Y, Z)."""
         batch, width, *shape = x.shape
-        positions = token_positions_mm(cast(tuple[int, int, int], tuple(shape)), self.token_mm)
-        angles = rotary_angles(positions, self.head_width, 2 * min(self.token_mm)).to(x.device)
+        positions = token_positions_mm(cast(tuple[int, int, int], tuple(shape)), self.token_mm).to(x.device)
+        bias = distance_bias(positions, self.heads, min(self.token_mm))  # (H, T, T)
         tokens = x.flatten(2).transpose(1, 2)  # (B, D, X, Y, Z) -> (B, T, D)
         n_tokens = tokens.shape[1]
         if context is not None:
+            n_context = context.shape[1]
             tokens = torch.cat((tokens, context.to(tokens.dtype)), dim=1)  # (B, T + N, D)
-            angles = F.pad(angles, (0, 0, 0, context.shape[1]))  # no place: not turned
-        cos, sin = angles.cos(), angles.sin()  # (T, E/2)
+            bias = F.pad(bias, (0, n_context, 0, n_context))  # no place: near to all
         for block in self.blocks:
-            tokens = block(tokens, cos, sin)
+            tokens = block(tokens, bias)
         tokens = self.norm(tokens[:, :n_tokens])
         back: Tensor = tokens.transpose(1, 2).reshape(batch, width, *shape)
         return back

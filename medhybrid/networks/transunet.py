@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from medhybrid.config import NetworkConfig
 from medhybrid.errors import ConfigError
 from medhybrid.networks.logits import Logits
-from medhybrid.networks.transformer import attend
+from medhybrid.networks.transformer import Attention
 
 GROUPS = 32
 """Groups of the ResNet's norms."""
@@ -105,29 +105,13 @@ class ImageEncoder(nn.Module):
         return maps
 
 
-class ImageAttention(nn.Module):
-    """Multi-head self-attention without rotary positions: these are added to the tokens once."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        batch, n_tokens, width = x.shape
-        q, k, v = self.qkv(x).view(batch, n_tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        out: Tensor = self.out(attend(q, k, v).transpose(1, 2).reshape(batch, n_tokens, width))
-        return out
-
-
 class ImageBlock(nn.Module):
     """A block of the Vision Transformer."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.attention = ImageAttention(width, heads)
+        self.attention = Attention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def for_scans(config: StudyConfig) -> StudyConfig:
 
 
 def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: Reporter, *, resume: bool) -> Run:
-    plan, fold = dataset.plan, dataset.fold(config.training.fold)
+    plan, fold = dataset.plan, dataset.fold_for(config)
     tracker = make_tracker(config, dataset, folder, dataset.data_hash())
     torch.manual_seed(config.training.seed)
     network = network_for(config.network, plan)

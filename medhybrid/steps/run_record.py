@@ -75,7 +75,7 @@ def reopen_tracker(folder: Path) -> Tracker:
 def _run_info(
     config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, parent_run_id: str
 ) -> RunInfo:
-    fold = dataset.fold(config.training.fold)
+    fold = dataset.fold_for(config)
     present = set(dataset.names())
     plan, training = dataset.plan, config.training
     length = f"{training.max_minutes:g} min" if training.max_minutes else f"{training.iterations} steps"

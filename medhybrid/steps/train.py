@@ -48,11 +48,16 @@ class Run:
     is_interrupted: bool
 
 
+Watch = Callable[[int, float], bool]
+"""Told of the validations before the last: number and mean Dice; True ends the run."""
+
+
 def train(
     config: StudyConfig,
     *,
     parent_run_id: str = "",
     on_start: Callable[[Path], None] = lambda _: None,
+    watch: Watch = lambda _number, _dice: False,
     reporter: Reporter | None = None,
 ) -> Run:
     """Train a new run.
@@ -63,6 +68,8 @@ def train(
         MLflow run that it is nested under.
     on_start : callable
         Told the run folder before the first step.
+    watch : callable
+        See `Watch`.
 
     Raises
     ------
@@ -76,10 +83,16 @@ def train(
     save_config(config, folder / "config.yaml")
     dataset.plan.save(folder / "plan.json")
     on_start(folder)
-    return _run(config, dataset, folder, reporter or Silent(), resume=False, parent_run_id=parent_run_id)
+    return _run(config, dataset, folder, reporter or Silent(), resume=False, parent_run_id=parent_run_id, watch=watch)
 
 
-def resume(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | None = None) -> Run:
+def resume(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    watch: Watch = lambda _number, _dice: False,
+    reporter: Reporter | None = None,
+) -> Run:
     """Go on with a run as if nothing had happened, or extend it (`training.iterations=+1000`).
 
     Raises
@@ -95,7 +108,7 @@ def resume(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | 
             remedy="preprocess with the run's config.yaml, or start a new run",
         )
     save_config(config, folder / "config.yaml")
-    return _run(config, dataset, folder, reporter or Silent(), resume=True)
+    return _run(config, dataset, folder, reporter or Silent(), resume=True, watch=watch)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -108,18 +121,24 @@ def _run(
     reporter: Reporter,
     *,
     resume: bool,
+    watch: Watch,
     parent_run_id: str = "",
 ) -> Run:
     plan = dataset.plan
-    fold = dataset.fold(config.training.fold)
-    train_cases, validation_cases = dataset.open(fold.some_for_training(config)), dataset.open(fold.validation)
+    fold = dataset.fold_for(config)
+    train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
     data_hash = dataset.data_hash()
     tracker = make_tracker(config, dataset, folder, data_hash, parent_run_id=parent_run_id)
     shown = max((i for i, n in enumerate(plan.normalisation) if not n.optional), default=0)
 
     pictured = subset(subset(validation_cases, config.training.validation_cases), PICTURED_CASES)
 
+    is_ended = False
+
     def on_validation(validation: Validation) -> None:
+        nonlocal is_ended
+        if not validation.is_complete:
+            is_ended = watch(trainer.validations_done, validation.mean_dice)
         _show_validation(validation, {c.name for c in pictured}, folder, tracker, shown)
 
     def on_progress(p: Progress) -> None:
@@ -136,7 +155,7 @@ def _run(
                 validation_cases,
                 folder=folder,
                 tracker=tracker,
-                should_stop=should_stop,
+                should_stop=lambda: is_ended or should_stop(),
                 on_progress=on_progress,
                 on_validation=on_validation,
                 on_stage=tracker.begin,

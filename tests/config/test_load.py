@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from medhybrid.config import load_config, load_config_with_origins, packaged_configs, save_config
+from medhybrid.config.load import packaged_searches
 from medhybrid.errors import ConfigError
 
 
@@ -19,7 +20,8 @@ def test_packaged_configs_load(name: str) -> None:
 def test_configs_of_the_repository_are_the_packaged_ones() -> None:
     repository = Path(__file__).parents[2] / "configs"
 
-    assert set(packaged_configs()) == {p.name for p in repository.glob("*.yaml")}
+    assert {*packaged_configs(), *packaged_searches()} == {p.name for p in repository.glob("*.yaml")}
+    assert set(packaged_searches()) == {p.name for p in repository.glob("search_*.yaml")}
 
 
 def test_a_file_comes_before_a_packaged_config_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +93,7 @@ def test_both_lengths_at_once_are_refused() -> None:
     [
         ("data.labels.abnormality=0", "positive"),
         ("data.labels.other=255", "share a value"),
-        ("network.token_width=30", "even multiple of heads"),
+        ("network.token_width=32", "multiple of heads"),
         ("network.widths=[8,16]", "one entry a stage"),
         ("data.channels=[{name: T1, optional: true}]", "must not be optional"),
     ],

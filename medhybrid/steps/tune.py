@@ -1,0 +1,221 @@
+"""`medhybrid tune`: settings searched for with Optuna, scored without the fold's validation cases, within a budget in minutes.
+
+RUNS/<study>/tune-<search>/
+    trials.db                     the search's state (or the database of --storage, which several machines may share)
+    best.yaml                     the winner, as a config of its own
+    trials.csv                    every trial: values, score, minutes, run
+    importance.png, slice.png     which keys matter, and how
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from medhybrid.config import SearchConfig, StudyConfig, save_config, with_values
+from medhybrid.data.dataset import write_atomically
+from medhybrid.errors import ConfigError, MedHybridError
+from medhybrid.review.tuning import draw_search
+from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.steps.train import Run, resume, train
+from medhybrid.steps.train_all import nested_runs
+
+logger = logging.getLogger(__name__)
+
+FIXED = {"training.inner": 0, "tracking.register_model": False}
+"""What every trial has besides: it is scored on cases that train in the end, and registers nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a search found.
+
+    Attributes
+    ----------
+    config : StudyConfig
+        The study with the best values; also in `best.yaml`.
+    """
+
+    folder: Path
+    config: StudyConfig
+    values: dict[str, Any]
+    dice: float
+    n_trials: int
+
+
+def tune(
+    config: StudyConfig,
+    search: SearchConfig,
+    *,
+    minutes: float,
+    storage: str | None = None,
+    reporter: Reporter | None = None,
+) -> Tuning | None:
+    """Try settings until the minutes of all trials together are spent; a second call goes on. None if interrupted.
+
+    Parameters
+    ----------
+    minutes : float
+        Of training and validation, over all calls; the trial that is under way then is finished.
+    storage : str, optional
+        URL of a database; all who name the same search there share its trials.
+
+    Raises
+    ------
+    ConfigError
+        If a key of the search does not exist, or no trial gave a score.
+    """
+    reporter = reporter or Silent()
+    folder = Path(config.runs) / config.name / f"tune-{search.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    base = with_values(config, {**search.trial, **FIXED}, source=f"search {search.name}: trial")
+    for key, values in search.space.items():  # a wrong key shows before the first trial
+        with_values(
+            base, {key: values.choices[0] if values.choices else values.low}, source=f"search {search.name}: space"
+        )
+    study = _open_study(config, search, folder, storage)
+    text = f"**{config.name}**: search {search.name} over {', '.join(search.space)}; {minutes:g} minutes"
+    with nested_runs(config, folder, text) as (parent, tracker):
+        while (spent := _minutes_spent(study)) < minutes:
+            reporter.message(f"trial {len(study.trials) + 1}: {spent:.1f} of {minutes:g} minutes spent")
+            if not _one_trial(study, base, search, parent, reporter):
+                return None
+            _write_trials(study, folder / "trials.csv")
+        tuning = _conclude(study, config, folder)
+        pictures = draw_search(study, folder)
+        if tracker is not None:
+            tracker.log_metrics({"dice": tuning.dice, "trials": tuning.n_trials}, 0)
+            for file in (folder / "best.yaml", folder / "trials.csv", *pictures):
+                tracker.log_file(file, "")
+    return tuning
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def _open_study(config: StudyConfig, search: SearchConfig, folder: Path, storage: str | None) -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("tune needs Optuna", remedy="pip install 'medhybrid[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = storage or f"sqlite:///{(folder / 'trials.db').resolve()}"
+    name = f"{config.name}-{search.name}"
+    study = optuna.create_study(
+        study_name=name,
+        storage=url,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+    )
+    # a sampler that begins with the same seed would propose the same values again, on a second call or a second machine
+    seed = config.training.seed + len(study.trials) if storage is None else None
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
+    return study
+
+
+def _one_trial(study: Any, base: StudyConfig, search: SearchConfig, parent: str, reporter: Reporter) -> bool:
+    """Run a trial, or go on with one that was killed here; False if it was interrupted."""
+    from optuna.trial import Trial, TrialState
+
+    orphan = next((t for t in study.get_trials(deepcopy=False) if _is_orphan(t)), None)
+    trial = study.ask() if orphan is None else Trial(study, orphan._trial_id)
+    began = time.monotonic() - 60 * float(trial.user_attrs.get("minutes", 0))
+    trial.set_user_attr("host", socket.gethostname())
+    trial.set_user_attr("process", os.getpid())
+    config = with_values(base, _suggest(trial, search), source=f"trial {trial.number}")
+    is_pruned = False
+
+    def watch(number: int, dice: float) -> bool:
+        nonlocal is_pruned
+        trial.set_user_attr("minutes", (time.monotonic() - began) / 60)
+        trial.report(dice, number)
+        is_pruned = trial.should_prune()
+        return is_pruned
+
+    try:
+        run = _train(config, trial, parent, watch, reporter)
+    except MedHybridError as error:
+        logger.warning("trial %d failed: %s", trial.number, error)
+        trial.set_user_attr("problem", error.what)
+        trial.set_user_attr("minutes", (time.monotonic() - began) / 60)
+        study.tell(trial.number, state=TrialState.FAIL)
+        return True
+    trial.set_user_attr("minutes", (time.monotonic() - began) / 60)
+    if run.is_interrupted and not is_pruned:
+        return False
+    if is_pruned:
+        study.tell(trial.number, state=TrialState.PRUNED)
+    else:
+        study.tell(trial.number, run.metrics["val/dice"])
+    return True
+
+
+def _train(config: StudyConfig, trial: Any, parent: str, watch: Any, reporter: Reporter) -> Run:
+    known = trial.user_attrs.get("run")
+    if known and any((Path(known) / "checkpoint").glob("*.pt")):
+        return resume(Path(known), watch=watch, reporter=reporter)
+    remember = lambda folder: trial.set_user_attr("run", str(folder))  # noqa: E731
+    return train(config, parent_run_id=parent, on_start=remember, watch=watch, reporter=reporter)
+
+
+def _is_orphan(trial: Any) -> bool:
+    """Whether it was under way on this machine, in a process that is gone."""
+    here = trial.user_attrs.get("host") == socket.gethostname()
+    process = trial.user_attrs.get("process", 0)
+    is_mine = process == os.getpid()
+    return trial.state.name == "RUNNING" and here and (is_mine or not psutil.pid_exists(process))
+
+
+def _suggest(trial: Any, search: SearchConfig) -> dict[str, Any]:
+    values = {}
+    for key, r in search.space.items():
+        if r.choices:
+            values[key] = trial.suggest_categorical(key, r.choices)
+        elif r.is_whole:
+            values[key] = trial.suggest_int(key, r.low, r.high, log=r.log)
+        else:
+            values[key] = trial.suggest_float(key, r.low, r.high, log=r.log)
+    return values
+
+
+def _minutes_spent(study: Any) -> float:
+    return sum(float(t.user_attrs.get("minutes", 0)) for t in study.get_trials(deepcopy=False) if t.state.is_finished())
+
+
+# --- the result -------------------------------------------------------------------------------------------------------
+
+
+def _conclude(study: Any, config: StudyConfig, folder: Path) -> Tuning:
+    done = [t for t in study.get_trials(deepcopy=False) if t.value is not None and t.state.name == "COMPLETE"]
+    if not done:
+        raise ConfigError("no trial gave a score", remedy=f"see {folder / 'trials.csv'}; give more minutes")
+    best = max(done, key=lambda t: t.value)
+    winner = with_values(config, best.params, source="the winner")
+    save_config(winner, folder / "best.yaml")
+    return Tuning(folder, winner, dict(best.params), float(best.value), len(study.trials))
+
+
+def _write_trials(study: Any, path: Path) -> None:
+    trials = study.get_trials(deepcopy=False)
+    keys = sorted({key for t in trials for key in t.params})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", "dice", "minutes", *keys, "run", "problem"])
+    for t in trials:
+        attrs: Mapping[str, Any] = t.user_attrs
+        dice = "" if t.value is None else f"{t.value:.4f}"
+        row = [t.number, t.state.name.lower(), dice, f"{attrs.get('minutes', 0):.2f}"]
+        name = Path(attrs["run"]).name if "run" in attrs else ""
+        writer.writerow([*row, *(t.params.get(k, "") for k in keys), name, attrs.get("problem", "")])
+    write_atomically(path, text.getvalue())

@@ -1,0 +1,243 @@
+"""A search tries settings on cases that train, ends with its budget, goes on after a kill and names the best."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import medhybrid
+from medhybrid.config import RangeConfig, SearchConfig, StudyConfig, load_config, load_search, with_values
+from medhybrid.data.splits import Fold
+from medhybrid.errors import ConfigError, DataError
+from medhybrid.steps import tune as module
+from medhybrid.steps.train import Run
+from tests.synthetic import StudyFolder, small_config
+
+optuna = pytest.importorskip("optuna", reason="optuna is not installed")
+
+SEARCH = SearchConfig(
+    name="small",
+    trial={"training.iterations": 8, "training.n_validations": 3},
+    space={
+        "training.peak_rate": RangeConfig(low=1e-3, high=1e-2, log=True),
+        "network.depth": RangeConfig(low=1, high=2),
+        "network.kind": RangeConfig(choices=("hybrid", "resnet")),
+    },
+)
+
+
+@pytest.fixture
+def config(prepared: StudyFolder, tmp_path: Path) -> StudyConfig:
+    return small_config(prepared.folder, f"runs={tmp_path / 'runs'}", "tracking.kind=none")
+
+
+class Trainings:
+    """In place of `train`: the score is a function of the config."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.configs: list[StudyConfig] = []
+        self.folder = tmp_path / "run"
+
+    def __call__(self, config: StudyConfig, *, on_start: Any, watch: Any, **_: Any) -> Run:
+        self.configs.append(config)
+        on_start(self.folder)
+        score = 1 - abs(np.log10(config.training.peak_rate) + 2.5) - 0.1 * config.network.depth
+        for number in (1, 2):
+            if watch(number, score):
+                return Run(self.folder, None, {}, 8, is_interrupted=True)
+        return Run(self.folder, None, {"val/dice": score}, 8, is_interrupted=False)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainings:
+    made = Trainings(tmp_path)
+    monkeypatch.setattr(module, "train", made)
+    clock = iter(range(10**6))
+    monkeypatch.setattr(module.time, "monotonic", lambda: 20.0 * next(clock))  # every look takes 20 seconds
+    return made
+
+
+# --- the inner part ---------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(2, 6), st.integers(6, 40), st.integers(0, 3))
+def test_inner_parts_share_out_the_cases_that_train_by_subject(n_parts: int, n_subjects: int, seed: int) -> None:
+    subjects = {f"case{i}{side}": f"s{i}" for i in range(n_subjects) for side in "LR"}
+    fold = Fold(train=tuple(subjects), validation=("other",))
+
+    parts = [fold.inner(k, subjects, n_parts, seed) for k in range(n_parts)]
+
+    assert sorted(name for p in parts for name in p.validation) == sorted(subjects)
+    for p in parts:
+        assert sorted(p.train + p.validation) == sorted(subjects)
+        assert not {subjects[n] for n in p.train} & {subjects[n] for n in p.validation}
+        assert "other" not in p.train + p.validation
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_fewer_cases_are_among_more(few: int, many: int) -> None:
+    fold = Fold(train=tuple(f"c{i}" for i in range(20)), validation=("v",))
+
+    small, large = (fold.limited(n, 0) for n in sorted((few, many)))
+
+    assert len(small.train) == min(few, many, 20)
+    assert set(small.train) <= set(large.train)
+
+
+def test_an_inner_part_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(DataError, match="inner part 5 does not exist"):
+        Fold(train=("a", "b"), validation=("c",)).inner(5, {"a": "a", "b": "b"}, 5, 0)
+
+
+# --- configs ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_packaged_search_has_keys_that_exist() -> None:
+    search = load_search("search_hybrid.yaml")
+
+    for key, values in search.space.items():
+        with_values(
+            load_config("brain.yaml"), {key: values.choices[0] if values.choices else values.high}, source="test"
+        )
+    with_values(load_config("brain.yaml"), search.trial, source="test")
+
+
+@pytest.mark.parametrize(
+    "space",
+    [{}, {"a": {}}, {"a": {"low": 1}}, {"a": {"low": 2, "high": 1}}, {"a": {"low": 0, "high": 1, "log": True}}],
+)
+def test_a_search_without_ranges_is_refused(tmp_path: Path, space: dict[str, Any]) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"name": "x", "space": space}))
+
+    with pytest.raises(ConfigError, match=r"space"):
+        load_search(tmp_path / "s.yaml")
+
+
+def test_a_key_that_does_not_exist_is_refused_before_any_trial(config: StudyConfig, trainings: Trainings) -> None:
+    search = SEARCH.model_copy(update={"space": {"training.peak_rat": RangeConfig(low=0.1, high=1.0)}})
+
+    with pytest.raises(ConfigError, match=r"training\.peak_rat: unknown key; did you mean peak_rate"):
+        medhybrid.tune(config, search, minutes=1)
+    assert not trainings.configs
+
+
+# --- searches ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_values_become_a_config_and_the_budget_ends_the_search(
+    config: StudyConfig, trainings: Trainings
+) -> None:
+    found = medhybrid.tune(config, SEARCH, minutes=12)
+
+    assert found is not None
+    with (found.folder / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    complete = [r for r in rows if r["state"] == "complete"]
+    assert found.dice == pytest.approx(max(float(r["dice"]) for r in complete), abs=1e-3)
+    assert any(r["state"] == "pruned" for r in rows)
+    assert 12 <= sum(float(r["minutes"]) for r in rows) < 14
+    best = load_config(found.folder / "best.yaml")
+    assert best.training.peak_rate == found.values["training.peak_rate"]
+    assert best.training.inner is None
+    assert best.training.iterations == config.training.iterations
+    assert {c.training.inner for c in trainings.configs} == {0}
+    assert {c.tracking.register_model for c in trainings.configs} == {False}
+    assert (found.folder / "importance.png").stat().st_size > 5_000
+    assert (found.folder / "slice.png").stat().st_size > 5_000
+
+
+def test_a_second_call_goes_on_and_does_not_try_the_same_again(config: StudyConfig, trainings: Trainings) -> None:
+    medhybrid.tune(config, SEARCH, minutes=3)
+    first = len(trainings.configs)
+    found = medhybrid.tune(config, SEARCH, minutes=8)
+
+    assert found is not None
+    assert found.n_trials == len(trainings.configs) > first
+    rates = [c.training.peak_rate for c in trainings.configs]
+    assert len(set(rates)) == len(rates)
+    assert medhybrid.tune(config, SEARCH, minutes=8) == found
+
+
+def test_a_trial_that_was_killed_is_finished_first_with_its_values(
+    config: StudyConfig, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(config: StudyConfig, *, on_start: Any, **_: Any) -> Run:
+        trainings.configs.append(config)
+        (trainings.folder / "checkpoint").mkdir(parents=True)
+        (trainings.folder / "checkpoint" / "last.pt").touch()
+        on_start(trainings.folder)
+        raise SystemExit(9)
+
+    monkeypatch.setattr(module, "train", killed)
+    with pytest.raises(SystemExit):
+        medhybrid.tune(config, SEARCH, minutes=1)
+    resumed: list[Path] = []
+
+    def go_on(folder: Path, *, watch: Any, **_: Any) -> Run:
+        resumed.append(folder)
+        assert not watch(2, 0.5)
+        return Run(folder, None, {"val/dice": 0.625}, 8, is_interrupted=False)
+
+    monkeypatch.setattr(module, "resume", go_on)
+    found = medhybrid.tune(config, SEARCH, minutes=0.5)
+
+    assert found is not None
+    assert resumed == [trainings.folder]
+    assert (found.dice, found.n_trials) == (0.625, 1)
+    assert found.values["training.peak_rate"] == trainings.configs[0].training.peak_rate
+
+
+def test_a_trial_of_another_living_process_is_left_alone(
+    config: StudyConfig, trainings: Trainings, tmp_path: Path
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    medhybrid.tune(config, SEARCH, minutes=1, storage=storage)
+    study = optuna.load_study(study_name=f"{config.name}-small", storage=storage)
+    theirs = study.ask()
+    theirs.set_user_attr("host", module.socket.gethostname())
+    theirs.set_user_attr("process", os.getppid())
+
+    medhybrid.tune(config, SEARCH, minutes=4, storage=storage)
+
+    assert study.trials[theirs.number].state.name == "RUNNING"
+    assert len(study.trials) > theirs.number + 1
+
+
+def test_an_interrupted_search_says_so(config: StudyConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "train", lambda *_, **__: Run(tmp_path, None, {}, 3, is_interrupted=True))
+
+    assert medhybrid.tune(config, SEARCH, minutes=1) is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_trials_are_trained_on_inner_parts_and_nested_in_mlflow(prepared: StudyFolder, tmp_path: Path) -> None:
+    config = small_config(prepared.folder, f"runs={tmp_path}", "data.n_folds=2")
+
+    found = medhybrid.tune(config, SEARCH, minutes=0.01)
+
+    assert found is not None
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(config.name)
+    assert experiment is not None
+    runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop("tune-small")
+    assert parent.data.metrics["dice"] == pytest.approx(found.dice)
+    (trial,) = runs.values()
+    assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    outer = medhybrid.load_config(found.folder / "best.yaml").training.fold
+    with (next(tmp_path.glob(f"{config.name}/2*/validation.csv"))).open() as file:
+        scored = {row["case"] for row in csv.DictReader(file)}
+    folds = json.loads((Path(config.prepare.folder) / config.name / "folds.json").read_text())
+    assert scored
+    assert scored <= set(folds[outer]["train"])
