@@ -30,7 +30,8 @@ from medhybrid.inference.windows import predict_windows, to_tensor
 from medhybrid.networks import Network, build_network
 from medhybrid.scans import Scan
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of the folder and of what the network computes: weights of an older version would fit, and mean something else."""
 
 
 class ModelRecord(BaseModel):
@@ -201,6 +202,13 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
         record = ModelRecord.model_validate_json((folder / "model.json").read_bytes())
     except (ValidationError, ValueError) as error:
         raise ModelError(f"{folder / 'model.json'} cannot be used", found=str(error)[:300]) from error
+    if record.format_version != FORMAT_VERSION:
+        raise ModelError(
+            f"the model in {folder} was made by another version of medhybrid ({record.medhybrid_version})",
+            expected=f"format {FORMAT_VERSION}",
+            found=f"format {record.format_version}",
+            remedy="train it again, or use it with the version that made it",
+        )
     weights = folder / "model.safetensors"
     if not weights.is_file() or _sha256(weights) != record.weights_sha256:
         raise ModelError(

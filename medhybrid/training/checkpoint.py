@@ -19,7 +19,8 @@ from medhybrid.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+"""Of the state and of what the network computes with it."""
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
