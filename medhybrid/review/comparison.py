@@ -23,6 +23,9 @@ class Setting:
         Mean Dice of each training.
     n_steps : tuple of int
         Optimiser steps of each training.
+    curves : tuple of tuples of (float, float)
+        For each training its validations: minutes (steps, if the length is in steps) and mean Dice. Those before the last look
+        at some cases only.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Setting:
     n_steps: tuple[int, ...]
     by_seed: tuple[float, ...]
     cases: dict[str, float]
+    curves: tuple[tuple[tuple[float, float], ...], ...] = ()
 
 
 def comparison_table(settings: Sequence[Setting]) -> str:
@@ -56,8 +60,8 @@ def comparison_table(settings: Sequence[Setting]) -> str:
     return "\n".join([*lines, "", note, ""])
 
 
-def draw_comparison(settings: Sequence[Setting], path: Path) -> Path:
-    """Dice of every case by setting, cases joined by lines, boxes with medians and means."""
+def draw_comparison(settings: Sequence[Setting], path: Path, *, unit: str = "minutes") -> Path:
+    """Left: Dice of every case by setting, cases joined by lines, with medians and means. Right: Dice over the training."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -65,11 +69,19 @@ def draw_comparison(settings: Sequence[Setting], path: Path) -> Path:
 
     values = np.array([[s.cases[c] for c in sorted(s.cases)] for s in settings])  # (setting, case)
     places = range(len(settings))
-    figure, axes = plt.subplots(figsize=(1.5 * len(settings) + 2, 4.5), layout="constrained")
-    axes.plot(places, values, color="0.8", linewidth=0.7, zorder=1)
-    axes.boxplot(values.T, positions=places, widths=0.4, showfliers=False, showmeans=True)
-    axes.set_xticks(places, [s.name for s in settings])
-    axes.set_ylabel("Dice of a validation case, mean over seeds")
+    width = 1.5 * len(settings) + 2
+    figure, (left, right) = plt.subplots(1, 2, figsize=(width + 5, 4.5), width_ratios=[width, 5], layout="constrained")
+    left.plot(places, values, color="0.8", linewidth=0.7, zorder=1)
+    left.boxplot(values.T, positions=places, widths=0.4, showfliers=False, showmeans=True)
+    left.set_xticks(places, [s.name for s in settings])
+    left.set_ylabel("Dice of a validation case, mean over seeds")
+    for n, s in enumerate(settings):
+        for k, curve in enumerate(s.curves):
+            right.plot(
+                *zip(*curve, strict=True), color=f"C{n}", marker="o", markersize=3, label=s.name if k == 0 else None
+            )
+    right.set(xlabel=unit, ylabel="mean Dice, a line a training")
+    right.legend(frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path

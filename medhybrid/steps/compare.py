@@ -67,7 +67,7 @@ def compare(
         settings = [_setting(s, [by_name[f"{s}-seed{seed}"] for seed in seeds]) for s in configs]
         table = comparison_table(settings)
         write_atomically(folder / "comparison.md", table)
-        draw_comparison(settings, folder / "comparison.png")
+        draw_comparison(settings, folder / "comparison.png", unit="minutes" if first.training.max_minutes else "steps")
         if tracker is not None:
             tracker.log_metrics({f"dice/{s.name}": float(np.mean(s.by_seed)) for s in settings}, 0)
             for file in ("comparison.md", "comparison.png", "cases.csv"):
@@ -90,7 +90,17 @@ def _setting(name: str, trainings: Sequence[Training]) -> Setting:
         tuple(_n_steps(t.run.folder) for t in trainings),
         tuple(t.mean_dice for t in trainings),
         cases,
+        tuple(_curve(t) for t in trainings),
     )
+
+
+def _curve(training: Training) -> tuple[tuple[float, float], ...]:
+    """Minutes or steps, and mean Dice, of the validations; minutes by the share of the steps: a pause does not count."""
+    events = [json.loads(line) for line in (training.run.folder / "log.jsonl").read_text().splitlines()]
+    points = [(int(e["step"]), float(e["values"]["val/dice"])) for e in events if "val/dice" in e.get("values", {})]
+    minutes = training.config.training.max_minutes
+    scale = 1.0 if minutes is None else minutes / max(points[-1][0], 1)
+    return tuple((step * scale, dice) for step, dice in points)
 
 
 def _n_steps(folder: Path) -> int:

@@ -128,6 +128,8 @@ def test_settings_are_compared_on_the_same_cases(crossed: tuple[StudyConfig, Cro
     assert hybrid.cases.keys() == resnet.cases.keys()
     assert hybrid.n_parameters > resnet.n_parameters
     assert hybrid.n_steps == (10, 10)
+    assert [[step for step, _ in curve] for curve in hybrid.curves] == [[step for step, _ in hybrid.curves[0]]] * 2
+    assert [curve[-1] for curve in hybrid.curves] == [(10, pytest.approx(dice, abs=1e-3)) for dice in hybrid.by_seed]
     assert hybrid.cases == {c: pytest.approx(np.mean(v)) for c, v in _by_case(result.folder, "hybrid").items()}
     row = next(line for line in result.table.splitlines() if line.startswith("| resnet"))
     gap = np.mean([hybrid.cases[c] - resnet.cases[c] for c in hybrid.cases])
