@@ -17,6 +17,20 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+ContextField = Literal[
+    "pixel_mm",
+    "slice_mm",
+    "field_strength_t",
+    "echo_time_ms",
+    "repetition_time_ms",
+    "inversion_time_ms",
+    "contrast_agent",
+    "age_years",
+    "sex",
+]
+"""What a study may say besides the picture. Nothing that identifies a patient is among them, and there is nothing else."""
+
+
 class ChannelConfig(Frozen):
     """One input channel of the network."""
 
@@ -88,6 +102,11 @@ class DataConfig(Frozen):
         "*mask*",
         description="For `studies`: the pattern of a study's mask file, SEG or RTSTRUCT; where none fits, its only SEG or "
         "RTSTRUCT is taken.",
+    )
+    context: tuple[ContextField, ...] = Field(
+        (),
+        description="What the Transformer is told besides the picture, a token each, where it is known: from the grid, DICOM "
+        "headers, or `context.csv` (docs/practices.md). Values may be absent.",
     )
     segments: dict[str, str] = Field(
         default_factory=dict,
@@ -239,6 +258,7 @@ class AugmentConfig(Frozen):
         8.0, ge=0, description="Largest margin of what is pasted; at least a quarter of it is taken."
     )
     drop_channel_probability: float = Field(0.25, ge=0, le=1, description="An optional channel is blanked.")
+    drop_context_probability: float = Field(0.25, ge=0, le=1, description="A value of `data.context` is taken away.")
 
 
 class StageConfig(Frozen):

@@ -31,6 +31,7 @@ from medhybrid.data.splits import Fold
 from medhybrid.data.store import CaseRecord, PreparedCase, hash_files, save_case, stamp_files
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.geometry import turn_to_ras
+from medhybrid.scans.context import read_context
 
 
 class CaseCheck(BaseModel):
@@ -180,6 +181,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
             affine=prepared.grid.affine.tolist(),
             axes=prepared.turn.axes,
             flips=prepared.turn.flips,
+            context=read_context(scan, plan.context),
             reference_ml={n: float((mask == i).sum()) * ml for i, n in enumerate(plan.labels, start=1)},
         )
         save_case(

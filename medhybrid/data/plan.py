@@ -69,6 +69,7 @@ class Plan(BaseModel):
     keep_largest: tuple[str, ...]
     min_component_ml: float
     blank_copied_channels: bool
+    context: tuple[str, ...] = ()
     orientation: Literal["RAS"] = "RAS"
     reasons: dict[str, str] = Field(default_factory=dict)
 
@@ -99,7 +100,7 @@ class Plan(BaseModel):
     def preparation_hash(self) -> str:
         """Hash of what changes prepared cases; other values of the plan may change without preparing again."""
         keys = ("version", "spacing_mm", "normalisation", "labels", "blank_copied_channels")
-        text = self.model_dump_json(include=set(keys))
+        text = self.model_dump_json(include={*keys, *(["context"] if self.context else [])})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
@@ -170,6 +171,7 @@ def make_plan(config: StudyConfig, fingerprint: Fingerprint, *, free_memory: int
         keep_largest=prepare.keep_largest,
         min_component_ml=prepare.min_component_ml,
         blank_copied_channels=prepare.blank_copied_channels,
+        context=config.data.context,
         reasons=reasons,
     )
 

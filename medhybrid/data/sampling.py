@@ -17,12 +17,16 @@ READ_MARGIN = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Patches as read: image (B, C, *read_size) float32, labels (B, *read_size) uint8, and their cases."""
+    """Patches as read: image (B, C, *read_size) float32, labels (B, *read_size) uint8, their cases and what is known of them.
+
+    `context` is (B, F) float32, NaN where a field is absent; F is 0 where none is asked for.
+    """
 
     step: int
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
     cases: tuple[str, ...]
+    context: NDArray[np.float32]
 
 
 class PatchSampler:
@@ -32,6 +36,8 @@ class PatchSampler:
     ----------
     foreground_share : float
         Share of a batch, rounded over steps, whose centre is a foreground voxel of a random label.
+    context : sequence of str
+        Fields of `data.context` that are read with it.
     """
 
     def __init__(
@@ -42,8 +48,9 @@ class PatchSampler:
         batch_size: int,
         foreground_share: float,
         seed: int,
+        context: Sequence[str] = (),
     ) -> None:
-        self.cases = list(cases)
+        self.cases, self.context = list(cases), tuple(context)
         self.patch_size, self.batch_size = patch_size, batch_size
         self.foreground_share, self.seed = foreground_share, seed
         x, y, z = (int(2 * round(p * READ_MARGIN / 2)) for p in patch_size)
@@ -51,7 +58,7 @@ class PatchSampler:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step; the same whenever and wherever it is asked for."""
-        images, labels, names = [], [], []
+        images, labels, names, context = [], [], [], []
         for index in range(self.batch_size):
             rng = np.random.default_rng((self.seed, step, index))
             case = self.cases[int(rng.integers(len(self.cases)))]
@@ -59,7 +66,8 @@ class PatchSampler:
             images.append(image)
             labels.append(label)
             names.append(case.name)
-        return Batch(step, np.stack(images), np.stack(labels), tuple(names))
+            context.append(case.context(self.context))
+        return Batch(step, np.stack(images), np.stack(labels), tuple(names), np.stack(context))
 
     def _start(self, case: PreparedCase, rng: np.random.Generator, n: int) -> tuple[int, int, int]:
         patch, shape = np.array(self.patch_size), np.array(case.shape)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class CaseRecord(BaseModel):
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
     reference_ml: dict[str, float]
+    context: dict[str, float] = {}
 
 
 class PreparedCase:
@@ -88,6 +89,10 @@ class PreparedCase:
     def turn(self) -> Turn:
         """From the scan's axes to RAS."""
         return Turn(self.record.axes, self.record.flips)
+
+    def context(self, fields: Sequence[str]) -> NDArray[np.float32]:
+        """Values (F,) of `data.context`; NaN where one is absent."""
+        return np.array([self.record.context.get(field, np.nan) for field in fields], np.float32)
 
     def image(self) -> NDArray[np.float32]:
         """The whole image (C, X, Y, Z)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -39,18 +39,18 @@ class Ensemble(Model):
         super().__init__(first.network, record, first.device)
         self.members = tuple(members)
 
-    def logits(self, image: Tensor) -> Tensor:
+    def logits(self, image: Tensor, context: Mapping[str, float] | None = None) -> Tensor:
         """Log of the mean probabilities (K, X, Y, Z)."""
         mean: Tensor | None = None
         for m in self.members:
-            probabilities = (m.logits(image) / m.record.calibration.temperature).softmax(dim=0)
+            probabilities = (m.logits(image, context) / m.record.calibration.temperature).softmax(dim=0)
             mean = probabilities if mean is None else mean + probabilities
         assert mean is not None
         return torch.log((mean / len(self.members)).clamp_min(1e-12))
 
 
 def _refuse_other_plan(a: Model, b: Model) -> None:
-    ours, theirs = (m.plan.model_dump(include={"spacing_mm", "normalisation", "labels"}) for m in (a, b))
+    ours, theirs = (m.plan.model_dump(include={"spacing_mm", "normalisation", "labels", "context"}) for m in (a, b))
     if differing := [k for k in ours if ours[k] != theirs[k]]:
         raise ModelError(
             "these models do not see the same images",

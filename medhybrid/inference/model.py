@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.windows import predict_windows, to_tensor
 from medhybrid.networks import Network, build_network
 from medhybrid.scans import Scan
+from medhybrid.scans.context import read_context
 
 FORMAT_VERSION = 2
 """Of the folder and of what the network computes: weights of an older version would fit, and mean something else."""
@@ -107,15 +109,18 @@ class Model:
         """
         return self.segment(scan).mask
 
-    def logits(self, image: Tensor) -> Tensor:
-        """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z)."""
-        return predict_logits(self.network, image, self.plan, self.record.inference, self.precision)
+    def logits(self, image: Tensor, context: Mapping[str, float] | None = None) -> Tensor:
+        """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z), and what is known of the fields of `plan.context`."""
+        values = torch.tensor([(context or {}).get(field, torch.nan) for field in self.plan.context])
+        return predict_logits(
+            self.network, image, self.plan, self.record.inference, self.precision, values.to(image.device)
+        )
 
     def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
         """Label map of a scan on its own grid, and how sure the model is of it; errors as `predict`."""
         prepared = prepare_image(scan.array, scan.grid, self.plan)
         image = to_tensor(prepared.image, self.device)
-        logits = self.logits(image)
+        logits = self.logits(image, read_context(scan, self.plan.context))
         places = prepared.grid, prepared.turned, prepared.turn
         inside = apply_component_rules(
             labels_on_scan(logits, *places),
@@ -133,12 +138,24 @@ class Model:
 
 
 def predict_logits(
-    network: Network, image: Tensor, plan: Plan, config: InferenceConfig, precision: torch.dtype
+    network: Network,
+    image: Tensor,
+    plan: Plan,
+    config: InferenceConfig,
+    precision: torch.dtype,
+    context: Tensor | None = None,
 ) -> Tensor:
-    """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z); the one way for validation and prediction."""
+    """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z); the one way for validation and prediction.
+
+    Parameters
+    ----------
+    context : (F,) Tensor, optional
+        Values of `plan.context`, NaN where absent.
+    """
 
     def predictor(batch: Tensor) -> Tensor:
-        out: Tensor = network(batch).full
+        known = () if context is None or not plan.context else (context.expand(len(batch), -1),)
+        out: Tensor = network(batch, *known).full
         return out
 
     return predict_windows(
@@ -163,6 +180,7 @@ def network_for(config: NetworkConfig, plan: Plan) -> Network:
         strides=plan.strides,
         token_mm=plan.token_mm,
         has_optional_channels=any(n.optional for n in plan.normalisation),
+        context=plan.context,
     )
 
 

@@ -5,11 +5,11 @@ Shapes: B batch, C channels of the map, D token width, X Y Z space.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from medhybrid.config import NetworkConfig
 from medhybrid.networks.blocks import Stride, Upsample
+from medhybrid.networks.study_tokens import Study, StudyTokens
 from medhybrid.networks.transformer import Transformer
 
 
@@ -20,8 +20,8 @@ class AttentionBranch(nn.Module):
     ----------
     pool : Stride
         A token stands for so many voxels of the map.
-    n_presence : int
-        Input channels that get a token each, which says whether the channel is there; 0 for none.
+    study_tokens : StudyTokens, optional
+        What the tokens of the map are told of the study.
     starts_at_zero : bool
         False where nothing but this branch carries the picture.
     """
@@ -34,7 +34,7 @@ class AttentionBranch(nn.Module):
         depth: int,
         pool: Stride,
         token_mm: tuple[float, float, float],
-        n_presence: int,
+        study_tokens: StudyTokens | None,
         starts_at_zero: bool,
     ) -> None:
         super().__init__()
@@ -47,15 +47,10 @@ class AttentionBranch(nn.Module):
         if starts_at_zero:
             nn.init.zeros_(self.from_tokens.weight)
             nn.init.zeros_(self.from_tokens.bias)  # type: ignore[arg-type]
-        self.presence: nn.Parameter | None = None
-        if n_presence:  # absent and present of each channel
-            self.presence = nn.Parameter(0.02 * torch.randn(n_presence, 2, width))
+        self.study_tokens = study_tokens
 
-    def forward(self, x: Tensor, presence: Tensor) -> Tensor:
+    def forward(self, x: Tensor, study: Study) -> Tensor:
         """(B, C, X, Y, Z) -> the same with the branch added."""
-        context: Tensor | None = None
-        if self.presence is not None:
-            index = torch.arange(presence.shape[1], device=presence.device)
-            context = self.presence[index, presence.long()]  # (B, C) -> (B, C, D)
-        out: Tensor = x + self.from_tokens(self.transformer(self.to_tokens(x), context))
+        told = None if self.study_tokens is None else self.study_tokens(study)
+        out: Tensor = x + self.from_tokens(self.transformer(self.to_tokens(x), told))
         return out

@@ -10,6 +10,9 @@ from medhybrid.networks.transunet import TransUNet
 
 Network = SegmentationNetwork | TransUNet
 
+WITHOUT_CONTEXT = ("resnet", "identity", "transunet")
+"""Kinds that have nobody to tell what a study says."""
+
 
 def build_network(
     config: NetworkConfig,
@@ -19,14 +22,21 @@ def build_network(
     strides: tuple[Stride, ...],
     token_mm: tuple[float, float, float],
     has_optional_channels: bool = False,
+    context: tuple[str, ...] = (),
 ) -> Network:
-    """The network for a plan; `n_labels` does not count background.
+    """The network for a plan; `n_labels` does not count background, `context` are the fields that the Transformer is told.
 
     Raises
     ------
     ConfigError
         If config and strides do not fit each other.
     """
+    if context and config.kind in WITHOUT_CONTEXT:
+        raise ConfigError(
+            f"network.kind={config.kind} cannot be told data.context",
+            expected="hybrid, interleave or transformer: the Transformer is told it",
+            remedy="leave data.context out",
+        )
     if config.kind == "transunet":
         if any(stride != (2, 2, 1) for stride in strides):
             raise ConfigError(
@@ -43,4 +53,5 @@ def build_network(
         strides=strides,
         token_mm=token_mm,
         has_optional_channels=has_optional_channels,
+        context=context,
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medhybrid.networks.attention_branch import AttentionBranch
 from medhybrid.networks.blocks import ConvNormAct, ResidualBlock, Stride
+from medhybrid.networks.study_tokens import Study
 
 
 class ResidualEncoder(nn.Module):
@@ -45,15 +46,15 @@ class ResidualEncoder(nn.Module):
             pool = strides[last] if level < last else (1, 1, 1)
             self.branches[level] = nn.ModuleList(make(level, pool) for _ in range(self.n_blocks[level]))
 
-    def forward(self, x: Tensor, presence: Tensor) -> list[Tensor]:
-        """(B, C, X, Y, Z) and which channels are there (B, C) -> one map a level, from fine to coarse."""
+    def forward(self, x: Tensor, study: Study) -> list[Tensor]:
+        """(B, C, X, Y, Z) and what is known of the studies -> one map a level, from fine to coarse."""
         x = self.stem(x)
         maps = []
         for stage, branches in zip(self.stages, self.branches, strict=True):
             for block, branch in zip_longest(cast(nn.Sequential, stage), cast(nn.ModuleList, branches)):
                 x = block(x)
                 if branch is not None:
-                    x = branch(x, presence)
+                    x = branch(x, study)
             maps.append(x)
         return maps
 
@@ -65,6 +66,6 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.project = nn.Conv3d(channels, width, total_stride, stride=total_stride)
 
-    def forward(self, x: Tensor, presence: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, study: Study) -> list[Tensor]:
         """(B, C, X, Y, Z) -> one coarse map."""
         return [self.project(x)]

@@ -10,6 +10,7 @@ transformer   patch embedding in the encoder's place
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from medhybrid.config import NetworkConfig
@@ -19,6 +20,7 @@ from medhybrid.networks.blocks import Stride
 from medhybrid.networks.decoder import Decoder
 from medhybrid.networks.encoder import PatchEmbedding, ResidualEncoder
 from medhybrid.networks.logits import Logits
+from medhybrid.networks.study_tokens import Study, StudyTokens
 
 
 class SegmentationNetwork(nn.Module):
@@ -33,15 +35,19 @@ class SegmentationNetwork(nn.Module):
         strides: tuple[Stride, ...],
         token_mm: tuple[float, float, float],
         has_optional_channels: bool = False,
+        context: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         widths = config.widths
         if len(strides) != len(widths):
             raise ConfigError("network.widths and the plan's strides differ in length", found=f"{widths}, {strides}")
-        self.config = config
+        self.config, self.n_context = config, len(context)
         total = np.prod(strides, axis=0)
         self.total_stride: Stride = (int(total[0]), int(total[1]), int(total[2]))
         n_presence = n_channels if config.presence_tokens and has_optional_channels else 0
+
+        def study_tokens() -> StudyTokens | None:
+            return StudyTokens(n_presence, context, config.token_width) if n_presence or context else None
 
         def branch(width: int, depth: int, pool: Stride = (1, 1, 1), *, starts_at_zero: bool = True) -> AttentionBranch:
             return AttentionBranch(
@@ -50,7 +56,7 @@ class SegmentationNetwork(nn.Module):
                 depth=depth,
                 pool=pool,
                 token_mm=token_mm,
-                n_presence=n_presence if depth else 0,
+                study_tokens=study_tokens() if depth else None,
                 starts_at_zero=starts_at_zero,
             )
 
@@ -76,12 +82,19 @@ class SegmentationNetwork(nn.Module):
             has_skips=has_encoder,
         )
 
-    def forward(self, image: Tensor) -> Logits:
-        """(B, C, X, Y, Z) -> `Logits`."""
-        presence = image.detach().flatten(2).abs().amax(2) > 0  # (B, C): a channel that is 0 everywhere is absent
-        *skips, x = self.encoder(image, presence)
+    def study_of(self, image: Tensor, context: Tensor | None = None) -> Study:
+        """What is known of the studies of images (B, C, X, Y, Z): a channel that is 0 everywhere is absent."""
+        presence = image.detach().flatten(2).abs().amax(2) > 0  # (B, C)
+        if context is None:
+            context = torch.full((len(image), self.n_context), torch.nan, device=image.device)
+        return Study(presence, context)
+
+    def forward(self, image: Tensor, context: Tensor | None = None) -> Logits:
+        """(B, C, X, Y, Z), and values of the fields of context (B, F; NaN where absent) -> `Logits`."""
+        study = self.study_of(image, context)
+        *skips, x = self.encoder(image, study)
         if self.bottleneck is not None:
-            x = self.bottleneck(x, presence)
+            x = self.bottleneck(x, study)
         finer = list(reversed(skips)) or [None] * (len(self.config.widths) - 1)
         full, auxiliary = self.decoder(image, x, finer)
         return Logits(full, auxiliary)

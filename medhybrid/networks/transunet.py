@@ -220,8 +220,8 @@ class TransUNet(nn.Module):
         skips = list(reversed(config.widths[:-1]))
         self.decoder = CascadedDecoder(config.token_width, skips, n_classes=n_classes, head_width=config.head_width)
 
-    def forward(self, image: Tensor) -> Logits:
-        """(B, C, X, Y, Z) -> `Logits`; there is no deep supervision, the auxiliary logits are the pooled ones."""
+    def forward(self, image: Tensor, context: Tensor | None = None) -> Logits:
+        """(B, C, X, Y, Z) -> `Logits`; no deep supervision, the auxiliary logits are the pooled ones; context is not heard."""
         batch, n_slices = image.shape[0], image.shape[4]
         slices = image.permute(0, 4, 1, 2, 3).flatten(0, 1)[..., None]  # (B, C, X, Y, Z) -> (B Z, C, X, Y, 1)
         *finer, x = self.encoder(slices)

@@ -34,6 +34,9 @@ from medhybrid.training.validation import Validation, subset, validate
 LOG_EVERY = 10
 """Steps between two records of the loss."""
 
+CONTEXT_STREAM = 2
+"""Keeps the generator that takes context away apart from the others."""
+
 AUGMENT_STREAM = 1
 """Keeps the generator of augmentation apart from that of sampling."""
 
@@ -111,6 +114,7 @@ class Trainer:
             batch_size=plan.batch_size,
             foreground_share=self.training.foreground_share,
             seed=self.training.seed,
+            context=plan.context,
         )
         self.step = 0
         self.elapsed_s = 0.0
@@ -185,9 +189,10 @@ class Trainer:
     def _train_step(self, batch: Batch) -> Loss:
         torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
         image, target = self._to_device(batch)
+        context = self._some_context(batch)
         stage, since = self.stage, self.step - self.stage_began_at
         self.optimiser.set_rate(learning_rate(self.training, stage, since, stage.progress(self.progress)))
-        terms = self._compute_loss(image, target)
+        terms = self._compute_loss(image, target, context)
         self.optimiser.zero_grad(set_to_none=True)
         terms.total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
@@ -203,11 +208,20 @@ class Trainer:
         self.average.update(self.network, self.step)
         return terms
 
-    def _compute_loss(self, image: Tensor, target: Tensor) -> Loss:
+    def _compute_loss(self, image: Tensor, target: Tensor, context: Tensor) -> Loss:
         with autocast(self.device, self.precision):
-            logits = self.network(image)
+            logits = self.network(image, context) if self.plan.context else self.network(image)
         weight = self.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
         return compute_loss(logits, target, weight)
+
+    def _some_context(self, batch: Batch) -> Tensor:
+        """Values of context (B, F), some taken away at random, so that the network can do without."""
+        values = torch.from_numpy(batch.context)
+        if not values.numel():
+            return values
+        rng = np.random.default_rng((self.training.seed, batch.step, CONTEXT_STREAM))
+        dropped = torch.from_numpy(rng.random(values.shape) < self.config.augment.drop_context_probability)
+        return values.masked_fill(dropped, torch.nan).to(self.device)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Augmented patches (B, C, X, Y, Z) and targets (B, X, Y, Z) on the device."""

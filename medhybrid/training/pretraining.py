@@ -74,12 +74,12 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(self, image: Tensor, hidden: Tensor) -> Tensor:
         """(B, C, X, Y, Z) and hidden tokens (B, tx, ty, tz) -> (B, tx, ty, tz, C, P)."""
-        presence = image.detach().flatten(2).abs().amax(2) > 0
+        study = self.network.study_of(image)
         seen = image * ~to_voxels(hidden, self.stride)[:, None]
-        x = self.network.encoder(seen.contiguous(memory_format=torch.channels_last_3d), presence)[-1]
+        x = self.network.encoder(seen.contiguous(memory_format=torch.channels_last_3d), study)[-1]
         x = torch.where(hidden[:, None], self.hidden_token.to(x.dtype)[:, None, None, None], x)
         if self.network.bottleneck is not None:
-            x = self.network.bottleneck(x, presence)
+            x = self.network.bottleneck(x, study)
         voxels: Tensor = self.rebuild(x.permute(0, 2, 3, 4, 1))
         voxels = voxels.view(*voxels.shape[:-1], image.shape[1], -1)
         return voxels + mean_of_tissue(seen)[:, None, None, None, :, None]
@@ -120,7 +120,7 @@ class Pretrainer(Trainer):
 
     network: MaskedAutoencoder
 
-    def _compute_loss(self, image: Tensor, target: Tensor) -> Rebuilding:
+    def _compute_loss(self, image: Tensor, target: Tensor, context: Tensor) -> Rebuilding:
         hidden = self._hide(image)
         with autocast(self.device, self.precision):
             rebuilt = self.network(image, hidden)

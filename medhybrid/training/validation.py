@@ -85,7 +85,8 @@ def validate(
     """Predict and measure each case; the network must be in evaluation mode."""
     results = []
     for case in cases:
-        logits = predict_logits(network, to_tensor(case.image(), device), plan, config, precision)
+        context = torch.from_numpy(case.context(plan.context)).to(device)
+        logits = predict_logits(network, to_tensor(case.image(), device), plan, config, precision, context)
         turned = case.turn.grid(case.source_grid)
         prediction = apply_component_rules(
             labels_on_scan(logits, case.grid, turned, case.turn),

@@ -1,0 +1,72 @@
+"""Tokens without a place: which channels a study has, and what it says besides the picture.
+
+Shapes: B batch, C channels, F fields of context, N tokens, D token width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+TYPICAL: dict[str, tuple[float, float]] = {
+    "pixel_mm": (1.0, 0.5),
+    "slice_mm": (3.0, 2.0),
+    "field_strength_t": (2.25, 0.75),
+    "echo_time_ms": (80.0, 50.0),
+    "repetition_time_ms": (4000.0, 3000.0),
+    "inversion_time_ms": (1500.0, 1000.0),
+    "contrast_agent": (0.5, 0.5),
+    "age_years": (50.0, 20.0),
+    "sex": (0.5, 0.5),
+}
+"""Middle and spread of each field of `data.context`, which bring its values to about -1 to 1."""
+
+
+class Study(NamedTuple):
+    """What is known of the studies of a batch.
+
+    Attributes
+    ----------
+    presence : (B, C) Tensor of bool
+        Which channels are there.
+    context : (B, F) Tensor
+        Values of `data.context`, NaN where absent.
+    """
+
+    presence: Tensor
+    context: Tensor
+
+
+class StudyTokens(nn.Module):
+    """A token for each channel: whether it is there; and one for each field: its value, or that it is absent."""
+
+    middle: Tensor
+    spread: Tensor
+
+    def __init__(self, n_presence: int, context: Sequence[str], width: int) -> None:
+        super().__init__()
+        self.presence: nn.Parameter | None = None
+        if n_presence:  # absent and present of each channel
+            self.presence = nn.Parameter(0.02 * torch.randn(n_presence, 2, width))
+        self.context: nn.Parameter | None = None
+        if context:  # absent, present, and slope of each field
+            self.context = nn.Parameter(0.02 * torch.randn(len(context), 3, width))
+        typical = torch.tensor([TYPICAL[field] for field in context]).reshape(-1, 2)
+        self.register_buffer("middle", typical[:, 0], persistent=False)
+        self.register_buffer("spread", typical[:, 1], persistent=False)
+
+    def forward(self, study: Study) -> Tensor | None:
+        """Tokens (B, N, D); None if there are none."""
+        tokens = []
+        if self.presence is not None:
+            index = torch.arange(study.presence.shape[1], device=study.presence.device)
+            tokens.append(self.presence[index, study.presence.long()])  # (B, C) -> (B, C, D)
+        if self.context is not None:
+            absent, present, slope = self.context.unbind(1)  # (F, D)
+            is_there = ~study.context.isnan()[..., None]  # (B, F, 1)
+            value = ((study.context - self.middle) / self.spread).nan_to_num().clamp(-3, 3)[..., None]
+            tokens.append(torch.where(is_there, present + value * slope, absent))  # (B, F, D)
+        return torch.cat(tokens, dim=1) if tokens else None

@@ -1,0 +1,138 @@
+"""What scanner and study say besides the picture: from the scan's grid, its DICOM header or side file, and `context.csv`.
+
+Only the fields of `READERS` exist; none identifies a patient, and everything else is refused or not looked at. A field that
+nobody gives is absent.
+
+context.csv, in the scan's folder or the one above, has a column `case` (the scan's file name without suffix, or its folder's
+name) and columns of these names; a value there comes before a header's.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medhybrid.errors import ScanError
+from medhybrid.scans.dicom.headers import load_dataset, read_acquisition
+from medhybrid.scans.scan import Scan
+
+TABLE = "context.csv"
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _sex(value: Any) -> float | None:
+    """F is 0, M is 1; others are absent."""
+    return {"f": 0.0, "female": 0.0, "m": 1.0, "male": 1.0}.get(str(value).strip().lower())
+
+
+def _age(value: Any) -> float | None:
+    """Years, also of DICOM's form: 045Y, 018M, 012W, 005D."""
+    if met := re.fullmatch(r"(\d{1,3})([YMWD])", str(value).strip().upper()):
+        return int(met[1]) / {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[met[2]]
+    return _number(value)
+
+
+def _contrast(value: Any) -> float | None:
+    """1 with an agent, 0 without; text that is not a number names the agent."""
+    number = _number(value)
+    if number is not None:
+        return float(number > 0)
+    text = str(value).strip().lower()
+    return float(text not in ("", "no", "none", "without", "false")) if value is not None else None
+
+
+READERS: dict[str, Callable[[Any], float | None]] = {
+    "pixel_mm": _number,
+    "slice_mm": _number,
+    "field_strength_t": _number,
+    "echo_time_ms": _number,
+    "repetition_time_ms": _number,
+    "inversion_time_ms": _number,
+    "contrast_agent": _contrast,
+    "age_years": _age,
+    "sex": _sex,
+}
+"""Every field there is, and how its text becomes a number."""
+
+PATIENT_TAGS = {"age_years": "PatientAge", "sex": "PatientSex"}
+
+
+def read_context(scan: Scan, fields: Sequence[str]) -> dict[str, float]:
+    """The fields that are known of a scan.
+
+    Raises
+    ------
+    ScanError
+        If `context.csv` has columns that are no field.
+    """
+    spacing = scan.grid.spacing_mm
+    given: dict[str, Any] = {"pixel_mm": min(spacing), "slice_mm": max(spacing)}
+    given |= {**_of_header(scan, fields), **_of_table(scan)}
+    values = {field: READERS[field](given[field]) for field in fields if field in given}
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def _of_header(scan: Scan, fields: Sequence[str]) -> Mapping[str, Any]:
+    """From the DICOM header of the first file, or the side file that `convert` writes beside a NIfTI file."""
+    paths = scan.source.paths
+    if not paths:
+        return {}
+    if scan.source.kind != "dicom":
+        return _of_side_file(paths[0])
+    asked = {field: tag for field, tag in PATIENT_TAGS.items() if field in fields}
+    header = load_dataset(paths[0], tags=list(asked.values())) if asked else {}
+    patient = {field: str(header.get(tag, "")) for field, tag in asked.items()}
+    acquisition = read_acquisition(paths[0])
+    return {"contrast_agent": acquisition.get("contrast_agent", "none"), **acquisition, **patient}
+
+
+def _of_side_file(path: Path) -> Mapping[str, Any]:
+    side = path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
+    try:
+        values = json.loads(side.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {k: v for k, v in values.items() if k in READERS} if isinstance(values, dict) else {}
+
+
+def _of_table(scan: Scan) -> Mapping[str, str]:
+    if not scan.source.paths:
+        return {}
+    path = scan.source.paths[0].absolute()
+    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    for folder in (path.parent, path.parent.parent):
+        if (folder / TABLE).is_file():
+            table = _read_table(folder / TABLE, (folder / TABLE).stat().st_mtime_ns)
+            row = next((table[name] for name in (stem, scan.case, path.parent.name) if name in table), {})
+            return {field: text for field, text in row.items() if text.strip()}
+    return {}
+
+
+@lru_cache(maxsize=16)
+def _read_table(path: Path, _changed: int) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or [])
+        unknown = [c for c in columns if c not in ("case", *READERS)]
+        if "case" not in columns or unknown:
+            raise ScanError(
+                f"{path} cannot be used: "
+                + (f"{', '.join(unknown)} are no fields" if unknown else "it has no column case"),
+                expected="case, and any of " + ", ".join(READERS),
+                remedy="leave other columns out; what identifies a patient must not stand here",
+            )
+        return {row["case"]: {k: v or "" for k, v in row.items() if k != "case"} for row in reader}

@@ -1,0 +1,140 @@
+"""What scanner and study say: allowed fields alone, absent where nobody says them, a table before a header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+
+from medhybrid.config.models import ContextField
+from medhybrid.errors import ConfigError, ScanError
+from medhybrid.networks.study_tokens import TYPICAL
+from medhybrid.scans import Scan
+from medhybrid.scans.context import PATIENT_TAGS, READERS, read_context
+from medhybrid.scans.reader import read_scan
+from tests.synthetic import save_nifti, small_config
+
+FIELDS = tuple(READERS)
+
+
+@pytest.fixture
+def nifti(tmp_path: Path) -> Path:
+    path = tmp_path / "set" / "imagesTr" / "case_1.nii.gz"
+    path.parent.mkdir(parents=True)
+    save_nifti(path, np.zeros((4, 5, 6), np.int16), np.diag([0.9, 0.9, 5.0, 1.0]))
+    return path
+
+
+def context(path: Path, fields: tuple[str, ...] = FIELDS) -> dict[str, float]:
+    return read_context(read_scan(path, case=path.name.removesuffix(".nii.gz")), fields)
+
+
+def test_config_reader_and_network_know_the_same_fields() -> None:
+    assert set(get_args(ContextField)) == set(READERS) == set(TYPICAL)
+
+
+def test_fields_that_would_identify_a_patient_do_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.context"):
+        small_config(tmp_path, "data.context=[patient_name]")
+    assert set(PATIENT_TAGS.values()) == {"PatientAge", "PatientSex"}
+
+
+def test_the_grid_tells_pixel_and_slice_distance(nifti: Path) -> None:
+    known = context(nifti)
+
+    assert known == {"pixel_mm": pytest.approx(0.9), "slice_mm": pytest.approx(5.0)}
+    assert context(nifti, ("slice_mm",)) == {"slice_mm": pytest.approx(5.0)}
+    assert context(nifti, ()) == {}
+
+
+def test_a_side_file_tells_how_the_scan_was_made_and_nothing_else(nifti: Path) -> None:
+    made = {"echo_time_ms": 90.0, "field_strength_t": 1.5, "series": "secret", "slice_mm": None}
+    (nifti.parent / "case_1.json").write_text(json.dumps(made))
+
+    known = context(nifti)
+
+    assert known.keys() == {"pixel_mm", "echo_time_ms", "field_strength_t"}
+    assert known["echo_time_ms"] == 90
+
+
+@pytest.mark.parametrize("where", ["imagesTr", "."])
+def test_a_table_comes_before_other_sources_and_may_leave_cells_empty(nifti: Path, where: str) -> None:
+    (nifti.parent / "case_1.json").write_text(json.dumps({"echo_time_ms": 90.0}))
+    table = "case,age_years,sex,echo_time_ms,contrast_agent\ncase_1,034Y,F,,Gadovist\nother,9,M,1,0\n"
+    (nifti.parents[1] / where / "context.csv").write_text(table)
+
+    known = context(nifti)
+
+    assert known["age_years"] == 34
+    assert known["sex"] == 0
+    assert known["echo_time_ms"] == 90
+    assert known["contrast_agent"] == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("case,patient_name", "patient_name are no fields"),
+        ("name,sex", "name are no fields"),
+        ("sex", "no column case"),
+    ],
+)
+def test_a_table_with_other_columns_is_refused(nifti: Path, head: str, message: str) -> None:
+    (nifti.parent / "context.csv").write_text(f"{head}\n")
+
+    with pytest.raises(ScanError, match=message):
+        context(nifti)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("age_years", "018M", 1.5),
+        ("age_years", "61", 61.0),
+        ("age_years", "old", None),
+        ("sex", "M", 1.0),
+        ("sex", "O", None),
+        ("contrast_agent", "none", 0.0),
+        ("contrast_agent", "0", 0.0),
+        ("contrast_agent", "Dotarem", 1.0),
+        ("field_strength_t", "3.0", 3.0),
+        ("field_strength_t", "nan", None),
+    ],
+)
+def test_texts_become_numbers_or_are_absent(field: str, text: str, value: float | None) -> None:
+    assert READERS[field](text) == value
+
+
+def test_a_dicom_header_tells_age_and_sex_only_where_they_are_asked_for(
+    nifti: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = read_scan(nifti)
+    as_dicom = Scan(
+        scan.array, scan.affine, type(scan.source)("dicom", (nifti.parent / "x.dcm",)), scan.case, scan.channels
+    )
+    asked: list[list[str]] = []
+
+    def header(path: Path, tags: list[str]) -> Dataset:
+        asked.append(tags)
+        made = Dataset()
+        made.PatientAge, made.PatientSex, made.PatientName = "052Y", "M", "Doe^J"
+        return made
+
+    monkeypatch.setattr("medhybrid.scans.context.load_dataset", header)
+    monkeypatch.setattr("medhybrid.scans.context.read_acquisition", lambda _: {"echo_time_ms": 12.0})
+
+    assert read_context(as_dicom, ("echo_time_ms",)) == {"echo_time_ms": 12.0}
+    assert asked == []
+    assert read_context(as_dicom, FIELDS) | {} == {
+        "pixel_mm": pytest.approx(0.9),
+        "slice_mm": pytest.approx(5.0),
+        "echo_time_ms": 12.0,
+        "contrast_agent": 0.0,
+        "age_years": 52.0,
+        "sex": 1.0,
+    }
+    assert asked == [["PatientAge", "PatientSex"]]

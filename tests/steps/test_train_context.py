@@ -1,0 +1,38 @@
+"""A study that says something besides the picture: prepared, trained, predicted with it, and nothing of it in the records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medhybrid
+from medhybrid.config import load_config
+from tests.synthetic import StudyFolder, small_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow and its store warn of themselves
+
+
+def test_what_a_study_says_goes_from_table_to_prediction(study: StudyFolder, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(study.folder / "data", tmp_path / "data"))
+    small_config(tmp_path)
+    names = sorted(p.name.removesuffix(".nii.gz") for p in (data / "imagesTr").iterdir())
+    (data / "context.csv").write_text("case,age_years\n" + "".join(f"{n},{30 + i}.4159\n" for i, n in enumerate(names[:-1])))
+    overrides = ["data.context=[slice_mm, age_years]", "training.iterations=2", "training.n_validations=1"]
+    config = load_config(tmp_path / "small.yaml", [*overrides, f"data.root={data}"])
+
+    medhybrid.preprocess(config)
+    run = medhybrid.train(config)
+
+    case = json.loads((Path(config.prepare.folder) / config.name / "cases" / names[1] / "case.json").read_text())
+    assert case["context"] == {"slice_mm": pytest.approx(3.0), "age_years": 31.4159}
+    model = medhybrid.load_model(run.folder)
+    assert model.plan.context == ("slice_mm", "age_years")
+    image = next((data / "imagesTr").glob(f"{names[0]}*"))
+    scan = medhybrid.read_scan(image)
+    assert np.isin(model.predict(scan), [0, *config.data.labels.values()]).all()
+    records = "".join(p.read_text() for p in (run.folder / "log.jsonl", run.folder / "model" / "model.json"))
+    assert ".4159" not in records
