@@ -2,11 +2,12 @@
 
     python pipelines/compare_settings.py brain.yaml DATA --setting "plain" --setting "slow training.peak_rate=1e-3"
 
-A setting is a name and overrides; the first one is compared with the others. The result is in RUNS/<study>/NAME and in MLflow,
-with the trainings nested; call it again to go on.
+A setting is a name and overrides (in quotes where they hold spaces); the first one is compared with the others. The result is
+in RUNS/<study>/NAME and in MLflow, with the trainings nested; call it again to go on.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 import medhybrid
@@ -26,7 +27,7 @@ def main() -> None:
     common = [f"data.root={chosen.root}", f"training.max_minutes={chosen.minutes}", *chosen.overrides]
     configs = {}
     for setting in chosen.setting:
-        name, *overrides = setting.split()
+        name, *overrides = shlex.split(setting)
         configs[name] = medhybrid.load_config(chosen.config, [*common, *overrides])
     medhybrid.preprocess(next(iter(configs.values())))
 

@@ -201,7 +201,12 @@ def _scans(config: DataConfig, root: Path) -> list[Case]:
     entries = [e for e in entries if e.modality not in KINDS and not matches(e, config.mask_pattern)]
     if len(config.channels) > 1:
         return _studies_of_scans(config, root, entries)
-    return [Case(name := e.name.replace("/", "_"), _subject(config, name), (_files(e),), None) for e in entries]
+    cases = []
+    for entry in entries:
+        name = entry.name.replace("/", "_")
+        subject = _subject(config, name) if config.subject_pattern else _study_folder(entry, root)
+        cases.append(Case(name, subject, (_files(entry),), None))
+    return cases
 
 
 def _studies_of_scans(config: DataConfig, root: Path, entries: Sequence[ScanEntry]) -> list[Case]:
@@ -211,7 +216,7 @@ def _studies_of_scans(config: DataConfig, root: Path, entries: Sequence[ScanEntr
     wanted, table, cases = [(c.name, c.optional) for c in config.channels], read_table(root), []
     for study, images in by_study.items():
         subject = _subject(config, study)
-        if len(images) == 1:  # a file with all channels
+        if len(images) == 1 and len(images[0].shape) > 3:  # a file with all channels
             cases.append(Case(study, subject, (_files(images[0]),), None))
             continue
         try:

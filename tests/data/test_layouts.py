@@ -119,3 +119,51 @@ def test_reject_unusable_datasets(tmp_path: Path, make, message: str) -> None:  
 def test_a_dataset_that_is_absent_names_the_key_to_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Check data\.root"):
         list_cases(config(tmp_path / "nowhere"))
+
+
+# --- scans alone ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Two studies of two scans with a mask in one, and a file that lies by itself."""
+    image, mask = blob_case(0)
+    for study in ("p1", "p2"):
+        for name in ("FLAIR", "T1"):
+            save_nifti(tmp_path / study / f"{name}.nii.gz", image)
+    save_nifti(tmp_path / "p1" / "mask.nii.gz", mask)
+    save_nifti(tmp_path / "alone_T1.nii.gz", image)
+    return tmp_path
+
+
+def test_without_masks_every_scan_is_a_case_and_a_folder_a_subject(scans: Path) -> None:
+    cases = list_cases(config(scans, channels=[{"name": "MR"}], labelled=False))
+
+    assert {(c.name, c.subject) for c in cases} == {
+        ("p1__FLAIR", "p1"),
+        ("p1__T1", "p1"),
+        ("p2__FLAIR", "p2"),
+        ("p2__T1", "p2"),
+        ("alone_T1", "alone_T1"),
+    }
+    assert all(c.mask is None for c in cases)
+
+
+def test_without_masks_and_with_channels_every_study_is_a_case(scans: Path) -> None:
+    cases = {
+        c.name: c for c in list_cases(config(scans, labelled=False, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
+    }
+
+    assert cases.keys() == {"p1", "p2", "alone_T1"}
+    assert [files and files.paths[0].name for files in cases["p1"].images] == ["T1.nii.gz", "FLAIR.nii.gz"]
+    assert cases["alone_T1"].images[1] is None
+    assert all(c.mask is None for c in cases.values())
+
+
+def test_masks_of_a_layout_are_left_out_where_they_are_not_asked_for(tmp_path: Path) -> None:
+    write_study(tmp_path, n_cases=3)
+
+    cases = list_cases(config(tmp_path, labelled=False))
+
+    assert [c.name for c in cases] == ["case_00", "case_01", "case_02"]
+    assert all(c.mask is None for c in cases)

@@ -20,7 +20,9 @@ def test_what_a_study_says_goes_from_table_to_prediction(study: StudyFolder, tmp
     data = Path(shutil.copytree(study.folder / "data", tmp_path / "data"))
     small_config(tmp_path)
     names = sorted(p.name.removesuffix(".nii.gz") for p in (data / "imagesTr").iterdir())
-    (data / "context.csv").write_text("case,age_years\n" + "".join(f"{n},{30 + i}.4159\n" for i, n in enumerate(names[:-1])))
+    (data / "context.csv").write_text(
+        "case,age_years\n" + "".join(f"{n},{30 + i}.4159\n" for i, n in enumerate(names[:-1]))
+    )
     overrides = ["data.context=[slice_mm, age_years]", "training.iterations=2", "training.n_validations=1"]
     config = load_config(tmp_path / "small.yaml", [*overrides, f"data.root={data}"])
 
