@@ -249,6 +249,21 @@ class PreparedDataset:
             raise DataError(f"fold {k} does not exist", expected=f"0 to {len(self.folds) - 1}")
         return self.folds[k]
 
+    def plan_for(self, config: StudyConfig) -> Plan:
+        """The plan, with the fields of context that the config asks for; the cases may know more.
+
+        Raises
+        ------
+        DataError
+            If the cases were prepared without one of them.
+        """
+        if unknown := [field for field in config.data.context if field not in self.plan.context]:
+            raise DataError(
+                f"the cases in {self.folder} were prepared without {', '.join(unknown)} of data.context",
+                remedy="run medhybrid preprocess with this config",
+            )
+        return self.plan.model_copy(update={"context": config.data.context})
+
     def fold_for(self, config: StudyConfig) -> Fold:
         """The cases that train and validate by a config: fold, inner part, number of cases."""
         fold, training = self.fold(config.training.fold), config.training

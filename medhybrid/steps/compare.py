@@ -83,7 +83,7 @@ def with_seed(config: StudyConfig, seed: int) -> StudyConfig:
 def _setting(name: str, trainings: Sequence[Training]) -> Setting:
     cases = {c: float(np.mean([t.cases[c] for t in trainings])) for c in trainings[0].cases}
     config = trainings[0].config
-    network = network_for(config.network, PreparedDataset(prepared_folder(config)).plan)
+    network = network_for(config.network, PreparedDataset(prepared_folder(config)).plan_for(config))
     return Setting(
         name,
         sum(p.numel() for p in network.parameters()),

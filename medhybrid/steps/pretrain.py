@@ -51,7 +51,7 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     folder = new_run_folder(config, "pretrain")
     save_config(config, folder / "config.yaml")
     dataset = PreparedDataset(prepared_folder(config))
-    dataset.plan.save(folder / "plan.json")
+    dataset.plan_for(config).save(folder / "plan.json")
     return _run(config, dataset, folder, reporter, resume=False)
 
 
@@ -81,7 +81,7 @@ def for_scans(config: StudyConfig) -> StudyConfig:
 
 
 def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: Reporter, *, resume: bool) -> Run:
-    plan, fold = dataset.plan, dataset.fold_for(config)
+    plan, fold = dataset.plan_for(config), dataset.fold_for(config)
     tracker = make_tracker(config, dataset, folder, dataset.data_hash())
     torch.manual_seed(config.training.seed)
     network = network_for(config.network, plan)

@@ -77,7 +77,7 @@ def _run_info(
 ) -> RunInfo:
     fold = dataset.fold_for(config)
     present = set(dataset.names())
-    plan, training = dataset.plan, config.training
+    plan, training = dataset.plan_for(config), config.training
     length = f"{training.max_minutes:g} min" if training.max_minutes else f"{training.iterations} steps"
     description = "\n".join(
         [

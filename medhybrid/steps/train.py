@@ -81,7 +81,7 @@ def train(
     dataset = PreparedDataset(prepared_folder(config))
     folder = new_run_folder(config)
     save_config(config, folder / "config.yaml")
-    dataset.plan.save(folder / "plan.json")
+    dataset.plan_for(config).save(folder / "plan.json")
     on_start(folder)
     return _run(config, dataset, folder, reporter or Silent(), resume=False, parent_run_id=parent_run_id, watch=watch)
 
@@ -102,7 +102,8 @@ def resume(
     """
     config = extend(run_config(folder), overrides)
     dataset = PreparedDataset(prepared_folder(config))
-    if dataset.plan.model_dump(exclude={"reasons"}) != Plan.load(folder / "plan.json").model_dump(exclude={"reasons"}):
+    now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
+    if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
         raise DataError(
             f"the prepared dataset has another plan than the run {folder.name}",
             remedy="preprocess with the run's config.yaml, or start a new run",
@@ -124,7 +125,7 @@ def _run(
     watch: Watch,
     parent_run_id: str = "",
 ) -> Run:
-    plan = dataset.plan
+    plan = dataset.plan_for(config)
     fold = dataset.fold_for(config)
     train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
     data_hash = dataset.data_hash()
@@ -170,7 +171,7 @@ def _run(
             reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
             outcome = trainer.fit()
             reporter.end()
-            metrics = _save(config, dataset.plan, outcome, folder, data_hash)
+            metrics = _save(config, plan, outcome, folder, data_hash)
             if not outcome.is_interrupted:
                 tracker.log_metrics({f"final/{k}": v for k, v in metrics.items()}, outcome.step)
                 register_as = config.name if config.tracking.register_model else None

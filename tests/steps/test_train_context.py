@@ -11,6 +11,7 @@ import pytest
 
 import medhybrid
 from medhybrid.config import load_config
+from medhybrid.errors import DataError
 from tests.synthetic import StudyFolder, small_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow and its store warn of themselves
@@ -38,3 +39,18 @@ def test_what_a_study_says_goes_from_table_to_prediction(study: StudyFolder, tmp
     assert np.isin(model.predict(scan), [0, *config.data.labels.values()]).all()
     records = "".join(p.read_text() for p in (run.folder / "log.jsonl", run.folder / "model" / "model.json"))
     assert ".4159" not in records
+
+
+def test_cases_that_know_more_than_is_asked_for_serve_and_those_that_know_less_are_refused(
+    study: StudyFolder, tmp_path: Path
+) -> None:
+    places = f"prepare.folder={tmp_path / 'prepared'}", f"runs={tmp_path / 'runs'}", "tracking.kind=none"
+    told = small_config(study.folder, "data.context=[slice_mm]", "training.iterations=1", *places)
+    asks_more = small_config(study.folder, "data.context=[slice_mm, sex]", *places)
+    medhybrid.preprocess(told)
+
+    untold = medhybrid.train(small_config(study.folder, "training.iterations=1", *places))
+
+    assert medhybrid.load_model(untold.folder).plan.context == ()
+    with pytest.raises(DataError, match="prepared without sex"):
+        medhybrid.train(asks_more)
