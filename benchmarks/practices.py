@@ -4,7 +4,7 @@
     python benchmarks/practices.py --hippocampus /data/hippocampus --glioma /data/glioma --only stages,transfer
 
 Studies: `stages` (parts trained one after the other), `transfer` (a model of one task as a start for the other), `pretrain`
-(learnt from scans, then from few masks), `context` (what the scan's grid tells). Each is a comparison with its trainings nested in
+(learnt from scans, then from few masks), `context` (what the scan's grid tells). Each is a comparison, its trainings nested in
 MLflow; a second call goes on. Tables are written to results/practice_<study>.md.
 """
 

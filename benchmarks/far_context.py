@@ -1,0 +1,154 @@
+"""Where far context decides: blobs whose label hangs on a key elsewhere in the scan, by the distance between the two.
+
+    python benchmarks/far_context.py --folder /tmp/far --minutes 4
+
+Each generated scan (1.5 mm, 128 x 128 x 32 voxels of noise) has one key, a bright or dark cube, and eight blobs that look
+alike; all are `a` where the key is bright and `b` where it is dark. A network can only guess unless it relates them. Kinds are
+trained with the same minutes on whole scans; the share of blobs with the right label is told by their distance from the key.
+Writes results/far_context.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import yaml
+
+import medhybrid
+
+RESULTS = Path(__file__).parent / "results"
+
+SHAPE = (128, 128, 32)
+
+SPACING_MM = 1.5
+
+N_BLOBS, RADIUS, KEY = 8, 4, 5
+
+EDGES_MM = (0.0, 40.0, 80.0, 120.0, 300.0)
+
+KINDS = ("hybrid", "resnet", "identity", "interleave")
+
+
+def make_scan(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Image and labels (X, Y, Z), centres (N, 3) of the blobs and the centre (3,) of the key, in voxels."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(100, 10, SHAPE)
+    low, high = np.array([8, 8, 8]), np.array(SHAPE) - 8
+    centres: list[np.ndarray] = []
+    while len(centres) < N_BLOBS + 1:
+        place = rng.integers(low, high)
+        if all(np.linalg.norm(place - other) > 4 * RADIUS for other in centres):
+            centres.append(place)
+    key, *blobs = centres
+    is_bright = bool(rng.integers(2))
+    box = tuple(slice(c - KEY, c + KEY) for c in key)
+    image[box] += 80 if is_bright else -80
+    labels = np.zeros(SHAPE, np.uint8)
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), axis=-1)
+    for centre in blobs:
+        inside = np.linalg.norm(grid - centre, axis=-1) <= RADIUS
+        image[inside] += 40
+        labels[inside] = 1 if is_bright else 2
+    return np.clip(image, 0, None).astype(np.int16), labels, np.array(blobs), key
+
+
+def write_data(folder: Path, n_train: int, n_validation: int) -> Path:
+    """The data set in the layout of the Decathlon, and the study's config."""
+    affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
+    names = [f"far_{seed:03d}" for seed in range(n_train + n_validation)]
+    for seed, name in enumerate(names):
+        image, labels, _, _ = make_scan(seed)
+        for kind, array in (("imagesTr", image), ("labelsTr", labels)):
+            path = folder / "data" / kind / f"{name}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                nib.save(nib.Nifti1Image(array, affine), path)
+    listed = [{"image": f"imagesTr/{n}.nii.gz", "label": f"labelsTr/{n}.nii.gz"} for n in names]
+    (folder / "data" / "dataset.json").write_text(json.dumps({"training": listed}))
+    split = {"train": names[:n_train], "validation": names[n_train:]}
+    (folder / "data" / "splits.json").write_text(json.dumps([split]))
+    study = {
+        "name": "far",
+        "data": {
+            "root": str(folder / "data"),
+            "channels": [{"name": "MR"}],
+            "labels": {"a": 1, "b": 2},
+            "splits": "splits.json",
+        },
+        "prepare": {
+            "folder": str(folder / "prepared"),
+            "patch_size": list(SHAPE),
+            "batch_size": 2,
+            "mirror_axes": [0, 1],
+        },
+        "augment": {"affine_probability": 0.0, "intensity_probability": 0.0, "low_resolution_probability": 0.0},
+        "inference": {"mirror": False},
+        "training": {"n_validations": 4},
+        "tracking": {"kind": "none"},
+        "runs": str(folder / "runs"),
+    }
+    (folder / "far.yaml").write_text(yaml.safe_dump(study))
+    return folder / "far.yaml"
+
+
+def right_by_distance(run: Path, names: list[str]) -> list[tuple[float, bool]]:
+    """For each blob of the validation scans: distance from the key in mm, and whether most of its voxels have its label."""
+    told = []
+    for name in names:
+        _, labels, blobs, key = make_scan(int(name.split("_")[1]))
+        prediction = np.asarray(nib.load(run / "validation" / f"{name}.nii.gz").dataobj)
+        grid = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), axis=-1)
+        for centre in blobs:
+            inside = np.linalg.norm(grid - centre, axis=-1) <= RADIUS
+            right = (prediction[inside] == labels[tuple(centre)]).mean() > 0.5
+            told.append((float(np.linalg.norm((centre - key) * SPACING_MM)), bool(right)))
+    return told
+
+
+def main() -> None:
+    """Make the scans, train each kind with each seed, tell the shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--scans", default="60,30", help="that train and validate")
+    chosen = parser.parse_args()
+    n_train, n_validation = (int(n) for n in chosen.scans.split(","))
+    file = write_data(chosen.folder.resolve(), n_train, n_validation)
+    kinds, seeds = chosen.kinds.split(","), [int(s) for s in chosen.seeds.split(",")]
+    length = f"training.max_minutes={chosen.minutes}"
+    configs = {kind: medhybrid.load_config(file, [length, f"network.kind={kind}"]) for kind in kinds}
+    medhybrid.preprocess(configs[kinds[0]])
+    result = medhybrid.compare(configs, seeds=seeds, name="far-context")
+    if result is None:
+        raise SystemExit(130)
+    runs = json.loads((result.folder / "runs.json").read_text())
+    names = [f"far_{seed:03d}" for seed in range(n_train, n_train + n_validation)]
+    record: dict[str, Any] = {"minutes": chosen.minutes, "scans": [n_train, n_validation], "seeds": seeds, "kinds": {}}
+    bins = list(pairwise(EDGES_MM))
+    lines = [
+        "| kind | " + " | ".join(f"{a:g} to {b:g} mm" for a, b in bins) + " | all |",
+        "| --- " * (len(bins) + 2) + "|",
+    ]
+    for kind in kinds:
+        told = [t for seed in seeds for t in right_by_distance(Path(runs[f"{kind}-seed{seed}"]), names)]
+        shares = {f"{a:g}-{b:g}": float(np.mean([r for d, r in told if a <= d < b])) for a, b in bins}
+        record["kinds"][kind] = shares | {"all": float(np.mean([r for _, r in told])), "blobs": len(told)}
+        lines.append(
+            f"| {kind} | " + " | ".join(f"{v:.2f}" for v in (*shares.values(), record["kinds"][kind]["all"])) + " |"
+        )
+    table = "\n".join([*lines, "", result.table])
+    (RESULTS / "far_context.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / "far_context.md").write_text(table)
+    print(table)
+
+
+if __name__ == "__main__":  # workers import this file
+    main()
