@@ -204,8 +204,11 @@ def _sampling_grid(
         control = torch.tensor(p.displacement, dtype=torch.float32, device=device)[None]
         smooth = F.interpolate(control, size=patch, mode="trilinear", align_corners=True)  # (1, 3, X, Y, Z)
         position = position + smooth[0].permute(1, 2, 3, 0)
-    half = torch.tensor([(n - 1) / 2 for n in read], device=device)
+    half = torch.tensor([max((n - 1) / 2, 0.5) for n in read], device=device)
     grid = position / spacing / half  # -1..1 over the box that was read
+    for axis, n in enumerate(read):
+        if n == 1:  # a patch of one slice moves within it
+            grid[..., axis] = 0
     return grid.flip(-1)[None]  # grid_sample wants z, y, x
 
 

@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.config import DataConfig
+from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.channels import match_channels, matches, read_table
 from medhybrid.errors import DataError
 from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans.context import TABLE as CONTEXT_TABLE
 from medhybrid.scans.dicom.references import KINDS
 
 Paths = tuple[Path, ...]
+
+NO_LISTS = (CHANNEL_TABLE, CONTEXT_TABLE)
+"""Tables in a dataset's folder that say something of scans, and do not list the cases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ def list_cases(config: DataConfig) -> list[Case]:
 def _recognise(root: Path) -> str:
     if (root / "dataset.json").is_file():
         return "decathlon" if "training" in _read_json(root / "dataset.json") else "nnunet"
-    if next(root.glob("*.csv"), None):
+    if _tables(root):
         return "csv"
     if (root / "imagesTr").is_dir():
         return "nnunet"
@@ -150,7 +155,7 @@ def _nnunet(config: DataConfig, root: Path) -> list[Case]:
 
 
 def _csv(config: DataConfig, root: Path) -> list[Case]:
-    tables = sorted(root.glob("*.csv"))
+    tables = _tables(root)
     if len(tables) != 1:
         raise DataError(f"{root} must hold one CSV table", expected="1", found=str(len(tables)))
     with tables[0].open(newline="") as file:
@@ -167,6 +172,11 @@ def _csv(config: DataConfig, root: Path) -> list[Case]:
         subject = row.get("subject") or _subject(config, row["case"])
         cases.append(Case(row["case"], subject, images, _csv_files(root, row["mask"])))
     return cases
+
+
+def _tables(root: Path) -> list[Path]:
+    """CSV tables that may list the cases."""
+    return sorted(p for p in root.glob("*.csv") if p.name not in NO_LISTS)
 
 
 def _csv_files(root: Path, cell: str | None) -> Files | None:

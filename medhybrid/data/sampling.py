@@ -53,7 +53,7 @@ class PatchSampler:
         self.cases, self.context = list(cases), tuple(context)
         self.patch_size, self.batch_size = patch_size, batch_size
         self.foreground_share, self.seed = foreground_share, seed
-        x, y, z = (int(2 * round(p * READ_MARGIN / 2)) for p in patch_size)
+        x, y, z = (int(2 * round(p * READ_MARGIN / 2)) if p > 1 else 1 for p in patch_size)  # a slice stays a slice
         self.read_size = (x, y, z)
 
     def batch(self, step: int) -> Batch:

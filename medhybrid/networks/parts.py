@@ -60,7 +60,7 @@ def depths(names: Iterable[str]) -> dict[str, int]:
     first = 1 + max(encoder.values(), default=-1)
     blocks = {n: _index(n, "blocks") for n in names if part_of(n) == "transformer"}
     last = first + max([0, *blocks.values()]) if blocks else first - 1
-    before = ("to_tokens", "study_tokens")
+    before = ("to_tokens", "study_tokens", "positions")
     transformer = {
         n: first + b if b >= 0 else (first if any(x in n for x in before) else last) for n, b in blocks.items()
     }

@@ -10,6 +10,7 @@ name) and columns of these names; a value there comes before a header's.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -47,12 +48,14 @@ def _age(value: Any) -> float | None:
 
 
 def _contrast(value: Any) -> float | None:
-    """1 with an agent, 0 without; text that is not a number names the agent."""
+    """1 with an agent, 0 without; text that is not a number names the agent, or says that it is not known."""
     number = _number(value)
     if number is not None:
         return float(number > 0)
     text = str(value).strip().lower()
-    return float(text not in ("", "no", "none", "without", "false")) if value is not None else None
+    if value is None or text in ("", "na", "n/a", "nan", "null", "unknown", "-", "?"):
+        return None
+    return float(text not in ("no", "none", "without", "false"))
 
 
 READERS: dict[str, Callable[[Any], float | None]] = {
@@ -79,6 +82,8 @@ def read_context(scan: Scan, fields: Sequence[str]) -> dict[str, float]:
     ScanError
         If `context.csv` has columns that are no field.
     """
+    if not fields:
+        return {}
     spacing = scan.grid.spacing_mm
     given: dict[str, Any] = {"pixel_mm": min(spacing), "slice_mm": max(spacing)}
     given |= {**_of_header(scan, fields), **_of_table(scan)}
@@ -97,7 +102,7 @@ def _of_header(scan: Scan, fields: Sequence[str]) -> Mapping[str, Any]:
     header = load_dataset(paths[0], tags=list(asked.values())) if asked else {}
     patient = {field: str(header.get(tag, "")) for field, tag in asked.items()}
     acquisition = read_acquisition(paths[0])
-    return {"contrast_agent": acquisition.get("contrast_agent", "none"), **acquisition, **patient}
+    return {**acquisition, **patient}
 
 
 def _of_side_file(path: Path) -> Mapping[str, Any]:
@@ -124,7 +129,11 @@ def _of_table(scan: Scan) -> Mapping[str, str]:
 
 @lru_cache(maxsize=16)
 def _read_table(path: Path, _changed: int) -> dict[str, dict[str, str]]:
-    with path.open(newline="") as file:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScanError(f"{path} cannot be read", expected="a table in UTF-8", found=str(error)[:100]) from error
+    with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or [])
         unknown = [c for c in columns if c not in ("case", *READERS)]
@@ -135,4 +144,7 @@ def _read_table(path: Path, _changed: int) -> dict[str, dict[str, str]]:
                 expected="case, and any of " + ", ".join(READERS),
                 remedy="leave other columns out; what identifies a patient must not stand here",
             )
-        return {row["case"]: {k: v or "" for k, v in row.items() if k != "case"} for row in reader}
+        rows = list(reader)
+        if long := next((n for n, row in enumerate(rows, start=2) if None in row), None):
+            raise ScanError(f"{path}: line {long} has more cells than there are columns", remedy="correct the table")
+        return {row["case"]: {k: v or "" for k, v in row.items() if k != "case"} for row in rows}

@@ -56,6 +56,7 @@ class Start:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["weight", "what", "how"])
+        writer.writerow(["(source)", self.source, f"sha256 {self.sha256}"])
         writer.writerows([row.weight, row.what, row.how] for row in self.rows)
         write_atomically(path, text.getvalue())
         return path

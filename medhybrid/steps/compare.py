@@ -56,6 +56,13 @@ def compare(
     if not configs or not seeds or len({c.name for c in configs.values()}) > 1:
         raise ConfigError("nothing to compare", expected="settings of one study, and at least one seed")
     first = next(iter(configs.values()))
+    for setting, config in configs.items():
+        if _preparation(config) != _preparation(first):
+            raise ConfigError(
+                f"setting {setting} is prepared in another way than {next(iter(configs))}",
+                expected="the same data, scans and prepare: the settings share prepared cases",
+                remedy="change network, augment, training or inference",
+            )
     folder = Path(first.runs) / first.name / name
     trainings = {f"{setting}-seed{s}": with_seed(c, s) for s in seeds for setting, c in configs.items()}
     text = f"**{first.name}**: {', '.join(configs)}; seeds {', '.join(map(str, seeds))}"
@@ -73,6 +80,11 @@ def compare(
             for file in ("comparison.md", "comparison.png", "cases.csv"):
                 tracker.log_file(folder / file, "")
     return Comparison(folder, tuple(settings), table)
+
+
+def _preparation(config: StudyConfig) -> object:
+    """What the prepared cases are made by; they may know more context than a setting asks for."""
+    return config.data.model_dump(exclude={"context"}), config.scans, config.prepare
 
 
 def with_seed(config: StudyConfig, seed: int) -> StudyConfig:

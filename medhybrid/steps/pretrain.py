@@ -16,7 +16,7 @@ from torch import Tensor
 from medhybrid.config import StudyConfig, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
-from medhybrid.errors import ConfigError
+from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.model import network_for
 from medhybrid.networks import SegmentationNetwork
 from medhybrid.starts import save_start
@@ -58,8 +58,13 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
 def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | None = None) -> Run:
     """Go on with a run as if nothing had happened, or extend it; raises `ModelError` without a usable checkpoint."""
     config = extend(run_config(folder), overrides)
-    save_config(config, folder / "config.yaml")
+    if config.data.labelled:
+        raise ConfigError(f"{folder} is no pretraining", remedy=f"medhybrid train --resume --run {folder}")
     dataset = PreparedDataset(prepared_folder(config))
+    now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
+    if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
+        raise DataError(f"the prepared scans have another plan than the run {folder.name}", remedy="start a new run")
+    save_config(config, folder / "config.yaml")
     return _run(config, dataset, folder, reporter or Silent(), resume=True)
 
 

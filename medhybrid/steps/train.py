@@ -15,7 +15,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import outside_labels
 from medhybrid.data.store import PreparedCase
-from medhybrid.errors import DataError
+from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.model import ModelRecord, model_card, network_for, save_model
 from medhybrid.networks import Network
@@ -78,6 +78,7 @@ def train(
     TrainingError
         If the loss is no longer finite.
     """
+    _refuse_unlabelled(config)
     dataset = PreparedDataset(prepared_folder(config))
     folder = new_run_folder(config)
     save_config(config, folder / "config.yaml")
@@ -101,6 +102,7 @@ def resume(
         If the run has no usable checkpoint.
     """
     config = extend(run_config(folder), overrides)
+    _refuse_unlabelled(config)
     dataset = PreparedDataset(prepared_folder(config))
     now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
     if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
@@ -181,6 +183,14 @@ def _run(
             tracker.finish("FAILED")
             raise
     return Run(folder, tracker.run_id, metrics, outcome.step, outcome.is_interrupted)
+
+
+def _refuse_unlabelled(config: StudyConfig) -> None:
+    if not config.data.labelled:
+        raise ConfigError(
+            "a training needs masks, and data.labelled is false",
+            remedy="use medhybrid pretrain, which learns from scans alone and goes on with its runs",
+        )
 
 
 def _begin(config: StudyConfig, plan: Plan) -> tuple[Network | None, Start | None]:

@@ -10,7 +10,9 @@ RUNS/<study>/tune-<search>/
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import logging
 import os
 import socket
@@ -23,14 +25,31 @@ from typing import Any
 import psutil
 
 from medhybrid.config import SearchConfig, StudyConfig, save_config, with_values
-from medhybrid.data.dataset import write_atomically
+from medhybrid.data.dataset import PreparedDataset, write_atomically
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.review.tuning import draw_search
+from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.steps.train_all import nested_runs
 
 logger = logging.getLogger(__name__)
+
+NOT_SEARCHED = (
+    "name",
+    "runs",
+    "data.",
+    "scans.",
+    "prepare.",
+    "tracking.",
+    "training.fold",
+    "training.inner",
+    "training.seed",
+)
+"""Keys that a search may not name: trials share prepared cases, and the fold says what stays untouched."""
+
+MAX_FAILURES = 3
+"""Trials that may fail one after the other."""
 
 FIXED = {"training.inner": 0, "tracking.register_model": False}
 """What every trial has besides: it is scored on cases that train in the end, and registers nothing."""
@@ -79,17 +98,27 @@ def tune(
     folder = Path(config.runs) / config.name / f"tune-{search.name}"
     folder.mkdir(parents=True, exist_ok=True)
     base = with_values(config, {**search.trial, **FIXED}, source=f"search {search.name}: trial")
+    if stuck := [key for key in (*search.space, *search.trial) if key.startswith(NOT_SEARCHED)]:
+        raise ConfigError(
+            f"a search cannot change {', '.join(stuck)}",
+            expected="keys of network, augment, training, inference",
+            remedy="preprocess a study for each value, and compare them",
+        )
     for key, values in search.space.items():  # a wrong key shows before the first trial
         with_values(
             base, {key: values.choices[0] if values.choices else values.low}, source=f"search {search.name}: space"
         )
+    dataset = PreparedDataset(prepared_folder(config))
+    dataset.fold_for(base)  # what is missing shows before the first trial
     study = _open_study(config, search, folder, storage)
+    _refuse_other_search(study, base, search, dataset.data_hash())
     text = f"**{config.name}**: search {search.name} over {', '.join(search.space)}; {minutes:g} minutes"
     with nested_runs(config, folder, text) as (parent, tracker):
         while (spent := _minutes_spent(study)) < minutes:
             reporter.message(f"trial {len(study.trials) + 1}: {spent:.1f} of {minutes:g} minutes spent")
             if not _one_trial(study, base, search, parent, reporter):
                 return None
+            _refuse_failures(study)
             _write_trials(study, folder / "trials.csv")
         tuning = _conclude(study, config, folder)
         pictures = draw_search(study, folder)
@@ -133,7 +162,6 @@ def _one_trial(study: Any, base: StudyConfig, search: SearchConfig, parent: str,
     began = time.monotonic() - 60 * float(trial.user_attrs.get("minutes", 0))
     trial.set_user_attr("host", socket.gethostname())
     trial.set_user_attr("process", os.getpid())
-    config = with_values(base, _suggest(trial, search), source=f"trial {trial.number}")
     is_pruned = False
 
     def watch(number: int, dice: float) -> bool:
@@ -144,10 +172,11 @@ def _one_trial(study: Any, base: StudyConfig, search: SearchConfig, parent: str,
         return is_pruned
 
     try:
+        config = with_values(base, _suggest(trial, search), source=f"trial {trial.number}")
         run = _train(config, trial, parent, watch, reporter)
-    except MedHybridError as error:
+    except Exception as error:  # out of memory, values that do not fit each other: the others go on
         logger.warning("trial %d failed: %s", trial.number, error)
-        trial.set_user_attr("problem", error.what)
+        trial.set_user_attr("problem", error.what if isinstance(error, MedHybridError) else type(error).__name__)
         trial.set_user_attr("minutes", (time.monotonic() - began) / 60)
         study.tell(trial.number, state=TrialState.FAIL)
         return True
@@ -159,6 +188,28 @@ def _one_trial(study: Any, base: StudyConfig, search: SearchConfig, parent: str,
     else:
         study.tell(trial.number, run.metrics["val/dice"])
     return True
+
+
+def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, data_hash: str) -> None:
+    """Trials of one name must be of one question: config, data, fold, space."""
+    asked = base.model_dump(mode="json", exclude={"runs", "tracking"}) | {"search": search.model_dump(mode="json")}
+    sign = hashlib.sha256(json.dumps([asked, data_hash], sort_keys=True).encode()).hexdigest()
+    if study.user_attrs.get("asked", sign) != sign:
+        raise ConfigError(
+            f"search {search.name} was begun with another config, space, fold or data",
+            remedy="give the search another name, or delete its folder",
+        )
+    study.set_user_attr("asked", sign)
+
+
+def _refuse_failures(study: Any) -> None:
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()][-MAX_FAILURES:]
+    if len(ended) == MAX_FAILURES and all(t.state.name == "FAIL" for t in ended):
+        raise ConfigError(
+            f"the last {MAX_FAILURES} trials failed",
+            found=str(ended[-1].user_attrs.get("problem", "")),
+            remedy="see the log",
+        )
 
 
 def _train(config: StudyConfig, trial: Any, parent: str, watch: Any, reporter: Reporter) -> Run:

@@ -27,7 +27,7 @@ from medhybrid.inference.model import network_for
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
 from medhybrid.training.losses import Loss, compute_loss
 from medhybrid.training.optimiser import WeightAverage, make_optimiser
-from medhybrid.training.stages import Stage, learning_rate, plan_stages, rate_factors, stage_at
+from medhybrid.training.stages import Stage, check_stage, learning_rate, plan_stages, rate_factors, stage_at
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset, validate
 
@@ -119,6 +119,8 @@ class Trainer:
         self.step = 0
         self.elapsed_s = 0.0
         self.stages = plan_stages(self.training)
+        for stage in self.stages:  # a mistake in a later one shows now, not after hours
+            check_stage((name for name, _ in self.network.named_parameters()), stage)
         self._begin_stage(self.stages[0])
         self.validations_done = 0
         self.best_dice = -1.0
@@ -339,8 +341,8 @@ class Trainer:
         state = load_checkpoint(self.folder / "checkpoint")
         self.network.load_state_dict(state["network"])
         self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
-        self._begin_stage(self.stages[state.get("stage", 1) - 1])
-        self.stage_began_at = state.get("stage_began_at", 0)
+        self._begin_stage(self.stages[state["stage"] - 1])
+        self.stage_began_at = state["stage_began_at"]
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["torch_random"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]

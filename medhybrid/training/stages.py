@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from medhybrid.config import StageConfig, TrainingConfig
+from medhybrid.errors import ConfigError
 from medhybrid.networks.parts import check_patterns, depths, is_meant
 
 
@@ -66,6 +67,14 @@ def rate_factors(names: Iterable[str], stage: StageConfig) -> dict[str, float]:
             factor *= fitting[-1]
         factors[name] = factor if any(is_meant(name, pattern) for pattern in stage.train) else 0.0
     return factors
+
+
+def check_stage(names: Iterable[str], stage: Stage) -> None:
+    """Raise `ConfigError` if a stage names what the network does not have, or nothing moves in it."""
+    if not any(rate_factors(names, stage.config).values()):
+        raise ConfigError(
+            f"training.stages: nothing moves in stage {stage.number} ({stage.name})", remedy="give a rate above 0"
+        )
 
 
 def learning_rate(config: TrainingConfig, stage: Stage, step: int, progress: float) -> float:

@@ -161,3 +161,20 @@ def test_only_a_batch_of_several_is_pasted_into() -> None:
     x, _ = run(neutral(paste_margin_mm=4.0), image, labels)
 
     assert torch.equal(x, centre_crop(image, PATCH))
+
+
+@given(st.integers(0, 10_000))
+def test_a_patch_of_one_slice_stays_in_its_slice(seed: int) -> None:
+    config = AugmentConfig(
+        affine_probability=1, intensity_probability=0, low_resolution_probability=0, scale=0.05, elastic_mm=1
+    )
+    p = draw_parameters(
+        config, np.random.default_rng(seed), spacing_mm=(1.0, 1.0, 5.0), mirror_axes=(), optional=(False,)
+    )
+    image = torch.ones(1, 1, 60, 60, 1)
+    labels = torch.ones(1, 60, 60, 1, dtype=torch.uint8)
+
+    x, y = apply(image, labels, [p], patch_size=(32, 32, 1), spacing_mm=(1.0, 1.0, 5.0))
+
+    torch.testing.assert_close(x, torch.ones(1, 1, 32, 32, 1))
+    assert y.all()

@@ -167,3 +167,12 @@ def test_masks_of_a_layout_are_left_out_where_they_are_not_asked_for(tmp_path: P
 
     assert [c.name for c in cases] == ["case_00", "case_01", "case_02"]
     assert all(c.mask is None for c in cases)
+
+
+@pytest.mark.parametrize("table", ["context.csv", "channels.csv"])
+def test_a_table_that_says_something_of_scans_does_not_list_cases(scans: Path, table: str) -> None:
+    (scans / table).write_text("scan,channel\n" if table == "channels.csv" else "case,sex\n")
+
+    cases = list_cases(config(scans, labelled=False, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
+
+    assert {c.name for c in cases} == {"p1", "p2", "alone_T1"}

@@ -281,6 +281,8 @@ def test_a_run_begins_where_a_model_ended_and_keeps_the_table(
     started = medhybrid.train(config)
 
     with (started.folder / "start.csv").open() as file:
-        assert {row["what"] for row in csv.DictReader(file)} == {"taken"}
+        source, *rows = csv.DictReader(file)
+    assert {row["what"] for row in rows} == {"taken"}
+    assert source["how"] == f"sha256 {medhybrid.load_model(run).record.weights_sha256}"
     before, after = (medhybrid.load_model(folder).record.metrics["val/dice"] for folder in (run, started.folder))
     assert after == pytest.approx(before, abs=0.05)

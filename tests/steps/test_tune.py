@@ -241,3 +241,43 @@ def test_trials_are_trained_on_inner_parts_and_nested_in_mlflow(prepared: StudyF
     folds = json.loads((Path(config.prepare.folder) / config.name / "folds.json").read_text())
     assert scored
     assert scored <= set(folds[outer]["train"])
+
+
+def test_a_search_does_not_go_on_for_another_fold_or_space(config: StudyConfig, trainings: Trainings) -> None:
+    medhybrid.tune(config, SEARCH, minutes=2)
+    tried = len(trainings.configs)
+    other_rate = config.model_copy(update={"training": config.training.model_copy(update={"peak_rate": 1e-4})})
+    other_space = SEARCH.model_copy(update={"space": {"training.peak_rate": RangeConfig(low=1e-3, high=1.0)}})
+
+    for study, search in ((other_rate, SEARCH), (config, other_space)):
+        with pytest.raises(ConfigError, match="begun with another config"):
+            medhybrid.tune(study, search, minutes=9)
+    assert len(trainings.configs) == tried
+
+
+@pytest.mark.parametrize("key", ["training.fold", "prepare.batch_size", "data.n_folds", "training.inner"])
+def test_keys_that_would_change_cases_or_folds_cannot_be_searched(
+    config: StudyConfig, trainings: Trainings, key: str
+) -> None:
+    search = SEARCH.model_copy(update={"space": {key: RangeConfig(choices=(1, 2))}})
+
+    with pytest.raises(ConfigError, match=f"cannot change {key}"):
+        medhybrid.tune(config, search, minutes=1)
+
+
+def test_failing_trials_end_the_search_with_their_reason(config: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Run:
+        raise MemoryError
+
+    monkeypatch.setattr(module, "train", fails)
+
+    with pytest.raises(ConfigError, match=r"last 3 trials failed.*MemoryError"):
+        medhybrid.tune(config, SEARCH, minutes=60)
+
+
+def test_without_prepared_cases_no_trial_begins(config: StudyConfig, trainings: Trainings, tmp_path: Path) -> None:
+    away = config.model_copy(update={"prepare": config.prepare.model_copy(update={"folder": str(tmp_path / "none")})})
+
+    with pytest.raises(DataError, match="holds no prepared dataset"):
+        medhybrid.tune(away, SEARCH, minutes=60)
+    assert not trainings.configs

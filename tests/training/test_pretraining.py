@@ -197,3 +197,8 @@ def test_what_was_learnt_from_scans_is_a_start(scans: StudyConfig, study: StudyF
 def test_networks_without_an_encoder_are_refused(study: StudyFolder) -> None:
     with pytest.raises(ConfigError, match="transformer cannot be pretrained"):
         medhybrid.pretrain(small_config(study.folder, "network.kind=transformer"))
+
+
+def test_a_training_without_masks_is_refused(scans: StudyConfig) -> None:
+    with pytest.raises(ConfigError, match="training needs masks"):
+        medhybrid.train(scans)

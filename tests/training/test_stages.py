@@ -198,3 +198,13 @@ def test_one_stage_that_trains_all_is_a_run_without_stages(prepared: StudyFolder
         run.fit()
 
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("wrong", [{"train": ("trasnformer",)}, {"rates": {"all": 0.0}}])
+def test_a_mistake_in_a_later_stage_shows_before_the_first_step(
+    prepared: StudyFolder, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    stages = (StageConfig(share=1), StageConfig.model_validate({"share": 1, **wrong}))
+
+    with pytest.raises(ConfigError, match=r"means no weight|nothing moves in stage 2"):
+        trainer(prepared, tmp_path, stages=stages)
