@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -55,5 +56,7 @@ def trained(prepared: StudyFolder) -> tuple[StudyFolder, Path]:
     """The study with a model that was trained on it, recorded in MLflow, and its run folder."""
     import medhybrid
 
-    run = medhybrid.train(prepared.config)
+    with warnings.catch_warnings():  # whichever test comes first: MLflow and its store warn of themselves
+        warnings.simplefilter("ignore")
+        run = medhybrid.train(prepared.config)
     return prepared, run.folder
