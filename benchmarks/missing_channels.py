@@ -32,7 +32,7 @@ def dice_without(model: Model, case: PreparedCase, channel: int | None) -> float
     image = case.image().copy()
     if channel is not None:
         image[channel] = 0
-    logits = model.logits(to_tensor(image, model.device))
+    logits = model.logits(to_tensor(image, model.device), case.record.context)
     prediction = labels_on_scan(logits, case.grid, case.turn.grid(case.source_grid), case.turn)
     reference = case.source_mask()
     return float(np.mean([dice(prediction == v, reference == v) for v in range(1, model.plan.n_labels + 1)]))
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     """Measure and record."""
     config, model = run_config(folder), medhybrid.load_model(folder)
     dataset = PreparedDataset(prepared_folder(config))
-    cases = dataset.open(dataset.fold(config.training.fold).validation)
+    cases = dataset.open(dataset.fold_for(config).validation)
     whole = [dice_without(model, c, None) for c in cases]
     rows = {"none": str(mean_interval(whole))}
     print("nothing taken away", rows["none"])

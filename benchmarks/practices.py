@@ -1,11 +1,12 @@
-"""What each practice of docs/practices.md gives: against training from scratch, same total minutes, two seeds, paired by case.
+"""What each practice of docs/practices.md gives: against training from scratch, two seeds, paired by case.
 
     python benchmarks/practices.py --hippocampus /data/hippocampus --glioma /data/glioma
     python benchmarks/practices.py --hippocampus /data/hippocampus --glioma /data/glioma --only stages,transfer
 
 Studies: `stages` (parts trained one after the other), `transfer` (a model of one task as a start for the other), `pretrain`
-(learnt from scans, then from few masks), `context` (what the scan's grid tells). Each is a comparison, its trainings nested in
-MLflow; a second call goes on. Tables are written to results/practice_<study>.md.
+(learnt from scans, then from few masks), `context` (what the scan's grid tells). Where a start had to be learnt first,
+`scratch_twice` trains from scratch for the minutes of both. Each is a comparison, its trainings nested in MLflow; a second call
+goes on. Tables are written to results/practice_<study>.md.
 """
 
 from __future__ import annotations
@@ -45,13 +46,19 @@ class Bench:
             raise SystemExit(130)
         return f"### {name}: {study}, {self.minutes[study]:g} minutes\n\n{result.table}\n"
 
-    def once(self, folder: Path, make: Callable[[], Path]) -> Path:
-        """What a file says was made before, else made now."""
-        if not folder.is_file():
-            made = make()
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.write_text(str(made))
-        return Path(folder.read_text())
+    def once(self, note: Path, make: Callable[[], medhybrid.Run]) -> Path:
+        """The run folder that a note names, else a run made now; one that is interrupted is not noted."""
+        if not note.is_file():
+            run = make()
+            if run.is_interrupted:
+                raise SystemExit(130)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(str(run.folder))
+        return Path(note.read_text())
+
+    def twice(self, study: str) -> str:
+        """As long as a start and what goes on from it together."""
+        return f"training.max_minutes={2 * self.minutes[study]}"
 
 
 def stages(bench: Bench) -> list[str]:
@@ -66,14 +73,15 @@ def transfer(bench: Bench) -> list[str]:
     for study in bench.roots:
         other = next(s for s in bench.roots if s != study)
 
-        def train(source: str = other) -> Path:
+        def train(source: str = other) -> medhybrid.Run:
             config = bench.config(source, "training.seed=100")
             medhybrid.preprocess(config)
-            return medhybrid.train(config).folder
+            return medhybrid.train(config)
 
         run = bench.once(Path("runs") / other / "practice-source.txt", train)
         start = f"training.start={run}"
         settings = {"started": [start], "encoder": [start, "training.start_parts=[encoder]"], "scratch": []}
+        settings["scratch_twice"] = [bench.twice(study)]
         tables.append(bench.compare(f"transfer-from-{other}", study, settings))
     return tables
 
@@ -84,11 +92,15 @@ def pretrain(bench: Bench) -> list[str]:
     for study, numbers in (("hippocampus", (5, 10, 25, 50, 176)), ("brain", (5, 10, 30))):
         run = bench.once(
             Path("runs") / study / "practice-pretrain.txt",
-            lambda study=study: medhybrid.pretrain(bench.config(study)).folder,  # type: ignore[misc]
+            lambda study=study: medhybrid.pretrain(bench.config(study)),  # type: ignore[misc]
         )
         for n in numbers:
             few = f"training.max_cases={n}"
-            settings = {"pretrained": [few, f"training.start={run}"], "scratch": [few]}
+            settings = {
+                "pretrained": [few, f"training.start={run}"],
+                "scratch": [few],
+                "scratch_twice": [few, bench.twice(study)],
+            }
             tables.append(bench.compare(f"pretrain-{n}-cases", study, settings))
     return tables
 

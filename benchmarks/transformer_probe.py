@@ -98,7 +98,7 @@ def watched(model: Model, reach_mm: float) -> Iterator[Watch]:
 
 def score(model: Model, case: PreparedCase) -> tuple[float, float]:
     """Mean Dice over the labels of a case on its scan's grid, and the far volume in ml."""
-    logits = model.logits(to_tensor(case.image(), model.device))
+    logits = model.logits(to_tensor(case.image(), model.device), case.record.context)
     prediction = labels_on_scan(logits, case.grid, case.turn.grid(case.source_grid), case.turn)
     reference = case.source_mask()
     spacing = case.source_grid.spacing_mm
@@ -163,7 +163,7 @@ def main() -> None:
     if config.network.kind != "hybrid":
         raise SystemExit(f"{chosen.run} is of kind {config.network.kind}; the probe looks at hybrids")
     dataset = PreparedDataset(prepared_folder(config))
-    cases = dataset.open(dataset.fold(config.training.fold).validation)
+    cases = dataset.open(dataset.fold_for(config).validation)
     with torch.inference_mode():
         record = probe(model, cases)
     if chosen.cases:

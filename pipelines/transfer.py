@@ -2,8 +2,9 @@
 
     python pipelines/transfer.py hippocampus.yaml /data/hippocampus brain.yaml /data/glioma --minutes 5
 
-The model is trained on the first study's fold 0 (--run names one that is there); its minutes do not count, as those of a
-downloaded model would not. Channels and labels may differ. The result is in RUNS/<second study>/transfer and in MLflow.
+The model is trained on the first study's fold 0 (--run names one that is there); its minutes come on top, as those of a
+downloaded model would. Channels and labels may differ. The result is in RUNS/<second study>/transfer and in MLflow; a second
+call goes on with what is there.
 """
 
 import argparse
@@ -27,14 +28,21 @@ def main() -> None:
     parser.add_argument("--name", default="transfer")
     chosen = parser.parse_intermixed_args()
 
+    common = [f"data.root={chosen.target_root}", f"training.max_minutes={chosen.minutes}", *chosen.overrides]
+    scratch = medhybrid.load_config(chosen.target, common)
+    remembered = Path(scratch.runs) / scratch.name / f"{chosen.name}-source.txt"
+    if chosen.run is None and remembered.is_file():  # of an earlier call: the comparison goes on with it
+        chosen.run = Path(remembered.read_text())
     if chosen.run is None:
         length = f"training.max_minutes={chosen.source_minutes}"
         source = medhybrid.load_config(chosen.source, [f"data.root={chosen.source_root}", length])
         medhybrid.preprocess(source)
-        chosen.run = medhybrid.train(source).folder
-
-    common = [f"data.root={chosen.target_root}", f"training.max_minutes={chosen.minutes}", *chosen.overrides]
-    scratch = medhybrid.load_config(chosen.target, common)
+        run = medhybrid.train(source)
+        if run.is_interrupted:
+            raise SystemExit(f"interrupted; medhybrid train --resume --run {run.folder}, then --run {run.folder} here")
+        chosen.run = run.folder
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        remembered.write_text(str(run.folder))
     started = medhybrid.load_config(chosen.target, [*common, f"training.start={chosen.run}"])
     medhybrid.preprocess(scratch)
     seeds = [int(s) for s in chosen.seeds.split(",")]

@@ -139,9 +139,8 @@ def with_values(config: StudyConfig, values: Mapping[str, Any], *, source: str) 
     changes: dict[str, Any] = {}
     for key, value in values.items():
         *sections, last = key.split(".")
-        place, change = plain, changes
+        change = changes
         for section in sections:
-            place = place.get(section) or {}
             change = change.setdefault(section, {})
         change[last] = value
     merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(plain), OmegaConf.create(changes)))

@@ -25,13 +25,14 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.checks import Finding, check_image, check_mask, from_error
 from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
 from medhybrid.data.layouts import Case
+from medhybrid.data.pictures import picture_hashes
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, inside_labels, preparation_transforms
 from medhybrid.data.splits import Fold
 from medhybrid.data.store import CaseRecord, PreparedCase, hash_files, save_case, stamp_files
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.geometry import turn_to_ras
-from medhybrid.scans.context import read_context
+from medhybrid.scans.context import context_files, read_context
 
 
 class CaseCheck(BaseModel):
@@ -101,10 +102,15 @@ def check_settings(config: StudyConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _sources(case: Case, config: StudyConfig) -> tuple[Path, ...]:
+    """The files that decide what a case is, those of its context among them."""
+    return case.files + (context_files(case.files) if config.data.context else ())
+
+
 def _hash_sources(case: Case, config: StudyConfig) -> str:
     """Of the files, and of how they are read."""
     reading = json.dumps(reading_of(config), sort_keys=True)
-    return hashlib.sha256((hash_files(case.files) + reading).encode()).hexdigest()
+    return hashlib.sha256((hash_files(_sources(case, config)) + reading).encode()).hexdigest()
 
 
 def check_case(task: CheckTask) -> CaseCheck:
@@ -127,7 +133,7 @@ def check_case(task: CheckTask) -> CaseCheck:
             fingerprint=None,
         )
     try:
-        stamps = stamp_files(case.files)
+        stamps = stamp_files(_sources(case, config))
         sources_hash = _hash_sources(case, config)
         image = load_image(case, config.data, config.scans)
         optional = [c.name for c in config.data.channels if c.optional and config.prepare.blank_copied_channels]
@@ -181,6 +187,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
             affine=prepared.grid.affine.tolist(),
             axes=prepared.turn.axes,
             flips=prepared.turn.flips,
+            pictures=picture_hashes(prepared.turn.apply(scan.array)),
             context=read_context(scan, plan.context),
             reference_ml={n: float((mask == i).sum()) * ml for i, n in enumerate(plan.labels, start=1)},
         )
@@ -194,13 +201,13 @@ def prepare_case(task: PrepareTask) -> Finding | None:
     return None
 
 
-def load_check(path: Path, case: Case, settings: str) -> CaseCheck | None:
+def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:
     """An earlier check that still holds, else None."""
     if case.problem is not None:
         return None
     try:
         check = CaseCheck.model_validate_json(path.read_bytes())
-        is_current = check.stamps == stamp_files(case.files) and check.settings == settings
+        is_current = check.stamps == stamp_files(_sources(case, config)) and check.settings == check_settings(config)
     except (OSError, ValidationError, ValueError):
         return None
     return check if is_current else None

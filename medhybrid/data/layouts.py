@@ -128,8 +128,16 @@ def _decathlon(config: DataConfig, root: Path) -> list[Case]:
         raise DataError(f"{root / 'dataset.json'} has no list of training cases")
     cases = []
     for entry in listed:
+        if not isinstance(entry, dict) or not entry.get("image"):
+            raise DataError(
+                f"{root / 'dataset.json'}: a training case names no image",
+                expected='{"image": ..., "label": ...}',
+                found=str(entry)[:100],
+            )
         name = _strip(Path(entry["image"]).name)
-        image, mask = (Files((_inside(root, entry[key]),)) for key in ("image", "label"))
+        image, mask = (Files((_inside(root, entry[key]),)) if entry.get(key) else None for key in ("image", "label"))
+        if mask is None and config.labelled:
+            raise DataError(f"{root / 'dataset.json'} names no label of {name}", remedy="add it, or take the entry out")
         cases.append(Case(name, _subject(config, name), (image,), mask))
     return cases
 
@@ -145,12 +153,12 @@ def _nnunet(config: DataConfig, root: Path) -> list[Case]:
     n_channels = len(config.channels)
     masks = {_strip(p.name): p for p in (root / "labelsTr").glob("*") if p.is_file() and not p.name.startswith(".")}
     images = {_strip(p.name): p for p in (root / "imagesTr").glob("*") if not p.name.startswith(".")}
+    names = list(masks) if config.labelled else sorted({re.sub(r"_\d{4}$", "", name) for name in images})
     cases = []
-    for name, mask in masks.items():
+    for name in names:
         files = [images.get(f"{name}_{i:04d}") for i in range(n_channels)]
-        cases.append(
-            Case(name, _subject(config, name), tuple(Files((p,)) if p else None for p in files), Files((mask,)))
-        )
+        mask = Files((masks[name],)) if name in masks else None
+        cases.append(Case(name, _subject(config, name), tuple(Files((p,)) if p else None for p in files), mask))
     return cases
 
 
@@ -161,7 +169,7 @@ def _csv(config: DataConfig, root: Path) -> list[Case]:
     with tables[0].open(newline="") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
-        needed = ["case", "mask", *(c.name for c in config.channels if not c.optional)]
+        needed = ["case", *(["mask"] if config.labelled else []), *(c.name for c in config.channels if not c.optional)]
         if absent := [c for c in needed if c not in columns]:
             raise DataError(f"{tables[0].name} lacks columns", expected=", ".join(needed), found=", ".join(columns))
         del absent
@@ -170,7 +178,7 @@ def _csv(config: DataConfig, root: Path) -> list[Case]:
     for row in rows:
         images = tuple(_csv_files(root, row.get(c.name)) for c in config.channels)
         subject = row.get("subject") or _subject(config, row["case"])
-        cases.append(Case(row["case"], subject, images, _csv_files(root, row["mask"])))
+        cases.append(Case(row["case"], subject, images, _csv_files(root, row.get("mask"))))
     return cases
 
 
@@ -211,12 +219,18 @@ def _scans(config: DataConfig, root: Path) -> list[Case]:
     entries = [e for e in entries if e.modality not in KINDS and not matches(e, config.mask_pattern)]
     if len(config.channels) > 1:
         return _studies_of_scans(config, root, entries)
-    cases = []
+    base, cases = _below_which_they_differ(entries, root), []
     for entry in entries:
         name = entry.name.replace("/", "_")
-        subject = _subject(config, name) if config.subject_pattern else _study_folder(entry, root)
+        subject = _subject(config, name) if config.subject_pattern else _study_folder(entry, base)
         cases.append(Case(name, subject, (_files(entry),), None))
     return cases
+
+
+def _below_which_they_differ(entries: Sequence[ScanEntry], root: Path) -> Path:
+    """A folder that holds every scan says nothing of subjects."""
+    folders = {entry.paths[0].parent for entry in entries}
+    return folders.pop() if len(folders) == 1 else root
 
 
 def _studies_of_scans(config: DataConfig, root: Path, entries: Sequence[ScanEntry]) -> list[Case]:

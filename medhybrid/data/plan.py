@@ -192,9 +192,12 @@ def _choose_strides(
     spacing: tuple[float, float, float], shape: tuple[int, int, int], n_levels: int
 ) -> tuple[tuple[tuple[int, int, int], ...], str]:
     current, size = np.array(spacing, float), np.array(shape, float)
+    several = (
+        size > 1 if (size > 1).any() else size > 0
+    )  # an axis of one voxel is never halved, so it holds back no other
     strides = []
     for _ in range(n_levels):
-        coarse = current > ANISOTROPY_AT_STRIDE * current.min()
+        coarse = current > ANISOTROPY_AT_STRIDE * current[several].min()
         small = size / 2 < MIN_TOKENS_PER_AXIS
         stride = np.where(coarse | small, 1, 2)
         strides.append((int(stride[0]), int(stride[1]), int(stride[2])))

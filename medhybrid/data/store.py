@@ -44,6 +44,7 @@ class CaseRecord(BaseModel):
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
     reference_ml: dict[str, float]
+    pictures: tuple[str, ...]
     context: dict[str, float] = {}
 
 

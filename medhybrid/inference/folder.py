@@ -33,6 +33,7 @@ from medhybrid.inference.model import Model, Segmentation
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.metrics import Component, measure_components, measure_whole
 from medhybrid.scans import BURNED_IN, Scan, write_nifti
+from medhybrid.scans.context import context_files
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
@@ -104,11 +105,10 @@ def predict_worklist(
     """
     for name in ("masks", "done"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    made_by = fingerprint_of(model)
-    job = _Job(model, out, made_by, deidentifier, with_probabilities)
+    job = _Job(model, out, fingerprint_of(model), deidentifier, with_probabilities)
     predictions = []
     for n, item in enumerate(work.items, start=1):
-        earlier = _load_unchanged(item, out, made_by, with_probabilities)
+        earlier = _load_unchanged(job, item)
         prediction = earlier or _predict_item(job, item)
         predictions.append(prediction)
         on_case(n, prediction, earlier is not None)
@@ -129,18 +129,24 @@ def fingerprint_of(model: Model) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _load_unchanged(item: WorkItem, out: Path, made_by: str, with_probabilities: bool) -> Prediction | None:
+def _load_unchanged(job: _Job, item: WorkItem) -> Prediction | None:
     try:
-        earlier = Prediction.model_validate_json((out / "done" / f"{item.case}.json").read_bytes())
-        if earlier.made_by != made_by or not (out / "masks" / f"{item.case}.nii.gz").is_file():
+        earlier = Prediction.model_validate_json((job.out / "done" / f"{item.case}.json").read_bytes())
+        if earlier.made_by != job.made_by or not (job.out / "masks" / f"{item.case}.nii.gz").is_file():
             return None
-        if with_probabilities and not (out / "probabilities" / f"{item.case}.nii.gz").is_file():
+        if job.with_probabilities and not (job.out / "probabilities" / f"{item.case}.nii.gz").is_file():
             return None
-        if earlier.stamps == stamp_files(item.files) or earlier.input_hash == hash_files(item.files):
+        files = _sources(job, item)
+        if earlier.stamps == stamp_files(files) or earlier.input_hash == hash_files(files):
             return earlier
     except (OSError, ValidationError, ValueError):
         return None
     return None
+
+
+def _sources(job: _Job, item: WorkItem) -> tuple[Path, ...]:
+    """The files that decide a mask, those of the context among them."""
+    return item.files + (context_files(item.files) if job.model.plan.context else ())
 
 
 def _predict_item(job: _Job, item: WorkItem) -> Prediction:
@@ -165,7 +171,8 @@ def _try_item(job: _Job, item: WorkItem) -> Prediction:
     try:
         if item.problem:
             return Prediction(case=item.case, status="failed", message=item.problem)
-        stamps, input_hash = stamp_files(item.files), hash_files(item.files)
+        files = _sources(job, item)
+        stamps, input_hash = stamp_files(files), hash_files(files)
         scan = item.read(model.plan.channels, model.record.scans)
         made = model.segment(scan, with_probabilities=job.with_probabilities)
         regions = _regions(made.mask, model.plan.labels, scan.affine)

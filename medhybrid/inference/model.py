@@ -37,7 +37,13 @@ FORMAT_VERSION = 2
 
 
 class ModelRecord(BaseModel):
-    """What `model.json` holds."""
+    """What `model.json` holds.
+
+    Attributes
+    ----------
+    learnt_from : tuple of str
+        Hashes of the pictures (`data.pictures`) that the weights were learnt from, those of its start among them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +56,9 @@ class ModelRecord(BaseModel):
     label_codes: dict[str, LabelCode] = {}
     plan: Plan
     fold: int
+    inner: int | None = None
     data_hash: str
+    learnt_from: tuple[str, ...] = ()
     weights_sha256: str
     metrics: dict[str, float]
     calibration: Calibration = Calibration()
@@ -273,7 +281,7 @@ def model_card(record: ModelRecord, title: str) -> str:
             "network",
             f"{record.network.kind}, widths {record.network.widths}, {record.network.depth} Transformer blocks",
         ),
-        ("validation fold", record.fold),
+        ("validation fold", f"{record.fold}" + ("" if record.inner is None else f", inner part {record.inner}")),
         ("training data (SHA-256)", record.data_hash),
         ("medhybrid", record.medhybrid_version),
     ]
@@ -281,5 +289,5 @@ def model_card(record: ModelRecord, title: str) -> str:
     lines += ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows), ""]
     lines += ["## Validation", "", "| measure | value |", "| --- | --- |"]
     lines += [f"| {k} | {v:.4f} |" for k, v in sorted(record.metrics.items())]
-    lines += ["", "Measured on the validation cases of the fold, which training did not see.", ""]
+    lines += ["", "Measured on cases that were kept out of the training.", ""]
     return "\n".join(lines)

@@ -10,9 +10,6 @@ from medhybrid.networks.transunet import TransUNet
 
 Network = SegmentationNetwork | TransUNet
 
-WITHOUT_CONTEXT = ("resnet", "identity", "transunet")
-"""Kinds that have nobody to tell what a study says."""
-
 
 def build_network(
     config: NetworkConfig,
@@ -31,10 +28,11 @@ def build_network(
     ConfigError
         If config and strides do not fit each other.
     """
-    if context and config.kind in WITHOUT_CONTEXT:
+    blocks = {"hybrid": config.depth, "transformer": config.depth, "interleave": config.interleave_depth}
+    if context and not blocks.get(config.kind):
         raise ConfigError(
             f"network.kind={config.kind} cannot be told data.context",
-            expected="hybrid, interleave or transformer: the Transformer is told it",
+            expected="hybrid, interleave or transformer, of at least one block: the Transformer is told it",
             remedy="leave data.context out",
         )
     if config.kind == "transunet":

@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,28 @@ def read_context(scan: Scan, fields: Sequence[str]) -> dict[str, float]:
     return {field: value for field, value in values.items() if value is not None}
 
 
+def context_files(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Side files and tables that say something of these scans: where one changes, so may what is known of a scan."""
+    near: set[Path] = set()
+    for path in paths:
+        file = path / "slice" if path.is_dir() else path  # a folder stands for the files of a series
+        near |= {_side_file(file), *_tables(file)}
+    return tuple(sorted(p for p in near if p.is_file()))
+
+
+def _side_file(path: Path) -> Path:
+    return path.with_name(_stem(path) + ".json")
+
+
+def _tables(path: Path) -> tuple[Path, Path]:
+    folder = path.absolute().parent
+    return folder / TABLE, folder.parent / TABLE
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
 def _of_header(scan: Scan, fields: Sequence[str]) -> Mapping[str, Any]:
     """From the DICOM header of the first file, or the side file that `convert` writes beside a NIfTI file."""
     paths = scan.source.paths
@@ -106,9 +128,8 @@ def _of_header(scan: Scan, fields: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _of_side_file(path: Path) -> Mapping[str, Any]:
-    side = path.with_name(path.name.removesuffix(".gz").rsplit(".", 1)[0] + ".json")
     try:
-        values = json.loads(side.read_text())
+        values = json.loads(_side_file(path).read_text())
     except (OSError, ValueError):
         return {}
     return {k: v for k, v in values.items() if k in READERS} if isinstance(values, dict) else {}
@@ -118,11 +139,10 @@ def _of_table(scan: Scan) -> Mapping[str, str]:
     if not scan.source.paths:
         return {}
     path = scan.source.paths[0].absolute()
-    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    for folder in (path.parent, path.parent.parent):
-        if (folder / TABLE).is_file():
-            table = _read_table(folder / TABLE, (folder / TABLE).stat().st_mtime_ns)
-            row = next((table[name] for name in (stem, scan.case, path.parent.name) if name in table), {})
+    for file in _tables(path):
+        if file.is_file():
+            table = _read_table(file, file.stat().st_mtime_ns)
+            row = next((table[name] for name in (_stem(path), scan.case, path.parent.name) if name in table), {})
             return {field: text for field, text in row.items() if text.strip()}
     return {}
 

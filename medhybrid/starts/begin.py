@@ -10,6 +10,7 @@ from torch import nn
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ModelError
 from medhybrid.networks.parts import check_patterns, is_meant
+from medhybrid.networks.transformer import Attention
 from medhybrid.starts.files import WHERE, read_weights
 from medhybrid.starts.fit import Names, Row, Start, fit
 from medhybrid.starts.layouts import to_our_names
@@ -33,19 +34,22 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
     names = [name for name, _ in network.named_parameters()]
     check_patterns(names, parts, key="training.start_parts")
     weights = read_weights(path)
-    source, tensors = weights.source, weights.tensors
-    if not weights.is_ours:
+    about, source, tensors = weights.about, weights.source, weights.tensors
+    if not tensors.keys() & set(names):
         layout, tensors = to_our_names(tensors)
         source += f" (as a {layout})" if layout else ""
-    asked = {name for name in names if any(is_meant(name, part) for part in parts)}
+    asked = {name for name in network.state_dict() if any(is_meant(name, part) for part in parts)}
+    others = _with_other_heads(network, about.heads)
     rows = fit(
         network,
-        {name: tensor for name, tensor in tensors.items() if name in asked},
-        Names(weights.channels, weights.labels),
+        {name: tensor for name, tensor in tensors.items() if name in asked - others},
+        Names(about.channels, about.labels),
         Names(plan.channels, tuple(plan.labels)),
     )
     rows = [row if row.weight in asked else Row(row.weight, "not asked for") for row in rows]
-    start = Start(source, weights.sha256, tuple(rows))
+    cut = f"{about.heads} heads there"
+    rows = [Row(row.weight, "other shape", cut) if row.weight in others & tensors.keys() else row for row in rows]
+    start = Start(source, weights.sha256, tuple(rows), about.learnt_from)
     if not start.count("taken", "adapted"):
         shapes = next((f"; {row.weight}: {row.how}" for row in rows if row.what == "other shape"), "")
         raise ModelError(
@@ -54,3 +58,14 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
             remedy=f"set network.widths, blocks, token_width and heads as they are there; {WHERE}",
         )
     return start
+
+
+def _with_other_heads(network: nn.Module, heads: int | None) -> set[str]:
+    """Weights of attention whose heads are not as many: they would fit, and mean something else."""
+    modules = {name: module for name, module in network.named_modules() if isinstance(module, Attention)}
+    return {
+        f"{name}.{weight}"
+        for name, module in modules.items()
+        if heads not in (None, module.heads)
+        for weight, _ in module.named_parameters()
+    }

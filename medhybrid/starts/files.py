@@ -3,52 +3,66 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from medhybrid.errors import ModelError
-from medhybrid.inference.model import load_model
+from medhybrid.inference.model import FORMAT_VERSION, load_model
 
 OUR_FILE = "start.safetensors"
 """In the folder of a pretraining."""
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pyth", ".bin")
 
-NESTED = ("state_dict", "network_weights", "model", "model_state_dict", "net")
-"""Keys under which training programs keep the weights in a checkpoint."""
+NESTED = ("average", "state_dict", "network_weights", "model", "model_state_dict", "net")
+"""Keys under which training programs keep the weights in a checkpoint; the first is ours."""
+
+ABOUT = "medhybrid"
+"""Key of what our own file says of itself."""
 
 WHERE = "docs/practices.md lists known files, where they are from and their licences; a run or model folder serves, too"
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Tensors by name, and where they are from.
+class About(BaseModel):
+    """What is known of weights besides their values; of another program's, nothing.
 
     Attributes
     ----------
+    format_version : int
+        Of what a network computes with them; see `inference.model`.
     channels, labels : tuple of str
-        Names of a medhybrid model's inputs and outputs; empty where they are not known.
+        Names of the network's inputs and outputs.
+    heads : int
+        Attention heads that share a token's width: others cut it elsewhere.
+    learnt_from : tuple of str
+        Hashes of the pictures (`data.pictures`) that they were learnt from.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    channels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    heads: int | None = None
+    learnt_from: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors by name, where they are from, and what is known of them."""
 
     tensors: dict[str, Tensor]
     source: str
     sha256: str
-    channels: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether they are of a medhybrid model."""
-        return bool(self.channels)
+    about: About = field(default_factory=About)
 
 
 def read_weights(path: Path) -> Weights:
@@ -61,16 +75,10 @@ def read_weights(path: Path) -> Weights:
     """
     if (path / OUR_FILE).is_file():
         path = path / OUR_FILE
+    if path.name == "model.safetensors" and path.with_name("model.json").is_file():
+        path = path.parent
     if path.is_dir():
-        model = load_model(path, device="cpu")
-        record = model.record
-        return Weights(
-            {name: tensor.detach() for name, tensor in model.network.state_dict().items()},
-            source=f"medhybrid {record.network.kind}, {', '.join(record.plan.labels)}",
-            sha256=record.weights_sha256,
-            channels=record.plan.channels,
-            labels=tuple(record.plan.labels),
-        )
+        return _of_model(path)
     if not path.is_file():
         raise ModelError(f"{path}: there are no weights here", expected="a file or folder", remedy=WHERE)
     if path.suffix not in SUFFIXES:
@@ -78,28 +86,60 @@ def read_weights(path: Path) -> Weights:
     tensors = _read(path)
     if not tensors:
         raise ModelError(f"{path.name} holds no weights", remedy=WHERE)
-    channels = _our_channels(path)
-    return Weights(tensors, source=path.name, channels=channels, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return Weights(tensors, path.name, hashlib.sha256(path.read_bytes()).hexdigest(), _about(path))
 
 
-def save_start(path: Path, tensors: dict[str, Tensor], *, channels: Sequence[str]) -> Path:
-    """Write weights of a medhybrid network that is no model, with the names of its channels."""
+def save_start(path: Path, tensors: dict[str, Tensor], about: About) -> Path:
+    """Write weights of a medhybrid network that is no model, and what is known of them."""
     from safetensors.torch import save_file
 
     pending = path.with_name(f".{path.name}")
-    metadata = {"medhybrid.channels": json.dumps(list(channels))}
+    metadata = {ABOUT: about.model_dump_json()}
     save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, pending, metadata=metadata)
     pending.replace(path)
     return path
 
 
-def _our_channels(path: Path) -> tuple[str, ...]:
+def _of_model(folder: Path) -> Weights:
+    model = load_model(folder, device="cpu")
+    record = model.record
+    return Weights(
+        {name: tensor.detach() for name, tensor in model.network.state_dict().items()},
+        source=f"medhybrid {record.network.kind}, {', '.join(record.plan.labels)}",
+        sha256=record.weights_sha256,
+        about=About(
+            format_version=record.format_version,
+            channels=record.plan.channels,
+            labels=tuple(record.plan.labels),
+            heads=record.network.heads,
+            learnt_from=record.learnt_from,
+        ),
+    )
+
+
+def _about(path: Path) -> About:
     from safetensors import safe_open
 
     if path.suffix != ".safetensors":
-        return ()
+        return About()
     with safe_open(path, framework="pt") as file:
-        return tuple(json.loads((file.metadata() or {}).get("medhybrid.channels", "[]")))
+        text = (file.metadata() or {}).get(ABOUT)
+    try:
+        about = About() if text is None else About.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelError(f"{path.name} does not say what it is", found=str(error)[:200], remedy=WHERE) from error
+    _check_version(path, about.format_version)
+    return about
+
+
+def _check_version(path: Path, version: Any) -> None:
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f"the weights in {path.name} were made by another version of medhybrid",
+            expected=f"format {FORMAT_VERSION}",
+            found=f"format {version}",
+            remedy="make them again",
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -112,7 +152,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}
-        return _tensors_in(torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, dict) and "average" in state:
+            _check_version(path, state.get("version"))
+        return _tensors_in(state)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path.name} holds more than weights, and such files can run code when they are read",

@@ -41,11 +41,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a network begins: the source, and a row a weight."""
+    """Where a network begins: the source, a row a weight, and hashes of the pictures that it was learnt from."""
 
     source: str
     sha256: str
     rows: tuple[Row, ...]
+    learnt_from: tuple[str, ...] = ()
 
     def count(self, *what: What) -> int:
         """Weights of which this is so."""
@@ -95,7 +96,18 @@ def fit(network: nn.Module, tensors: Mapping[str, Tensor], theirs: Names, ours: 
         with torch.no_grad():
             weight.copy_(adapted)
         rows.append(Row(name, "adapted" if how else "taken", ", ".join(how)))
-    return rows
+    return rows + _fit_statistics(network, tensors)
+
+
+def _fit_statistics(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[Row]:
+    """Running statistics of batch norm, which no gradient moves."""
+    rows = []
+    for name in network.state_dict().keys() - dict(network.named_parameters()).keys():
+        buffer = network.get_buffer(name)
+        if name in tensors and tensors[name].shape == buffer.shape:
+            buffer.copy_(tensors[name])
+            rows.append(Row(name, "taken"))
+    return sorted(rows, key=lambda row: row.weight)
 
 
 def _inflated(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None) -> Tensor:

@@ -7,6 +7,7 @@ weight that no pattern meets has no counterpart here. What fits in shape is deci
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
@@ -89,7 +90,10 @@ def to_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
 
 
 def _rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    return {ours: tensors[name] for name in tensors if (ours := _our_name(name, rules))}
+    """By our names; what two tensors would be called is neither of them."""
+    ours = {name: _our_name(name, rules) for name in tensors}
+    counts = Counter(ours.values())
+    return {our: tensors[name] for name, our in ours.items() if our and counts[our] == 1}
 
 
 def _our_name(name: str, rules: Iterable[tuple[str, str]]) -> str:

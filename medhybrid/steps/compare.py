@@ -20,7 +20,7 @@ from medhybrid.inference.model import network_for
 from medhybrid.review.comparison import Setting, comparison_table, draw_comparison
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
-from medhybrid.steps.train_all import Training, nested_runs, train_all
+from medhybrid.steps.train_all import InterruptedRunsError, Training, nested_runs, train_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def compare(
     with nested_runs(first, folder, text) as (parent, tracker):
         done = train_all(trainings, folder, parent_run_id=parent, reporter=reporter or Silent())
         if done is None:
-            return None
+            raise InterruptedRunsError
         by_name = {t.name: t for t in done}
         settings = [_setting(s, [by_name[f"{s}-seed{seed}"] for seed in seeds]) for s in configs]
         table = comparison_table(settings)
@@ -79,7 +79,8 @@ def compare(
             tracker.log_metrics({f"dice/{s.name}": float(np.mean(s.by_seed)) for s in settings}, 0)
             for file in ("comparison.md", "comparison.png", "cases.csv"):
                 tracker.log_file(folder / file, "")
-    return Comparison(folder, tuple(settings), table)
+        return Comparison(folder, tuple(settings), table)
+    return None
 
 
 def _preparation(config: StudyConfig) -> object:

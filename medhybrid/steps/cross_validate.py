@@ -27,7 +27,7 @@ from medhybrid.metrics import Interval, mean_interval
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
-from medhybrid.steps.train_all import Training, nested_runs, train_all
+from medhybrid.steps.train_all import InterruptedRunsError, Training, nested_runs, train_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def cross_validate(
     with nested_runs(config, folder, f"**{config.name}**: cross-validation, {text}") as (parent, tracker):
         trainings = train_all(configs, folder, parent_run_id=parent, reporter=reporter or Silent())
         if trainings is None:
-            return None
+            raise InterruptedRunsError
         rules = _choose_rules(trainings, dataset)
         result = _summarise(folder, trainings, rules)
         if tracker is not None:
@@ -94,7 +94,8 @@ def cross_validate(
             for path in (folder / "cases.csv", folder / "summary.json"):
                 tracker.log_file(path, "")
             tracker.log_table(folder / "cases.csv", "cases")
-    return result
+        return result
+    return None
 
 
 def _of(config: StudyConfig, fold: int, seed: int) -> StudyConfig:

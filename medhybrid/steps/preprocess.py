@@ -90,10 +90,9 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
 
 
 def _check_all(config: StudyConfig, cases: Sequence[Case], folder: Path, reporter: Reporter) -> dict[str, CaseCheck]:
-    settings = check_settings(config)
     checks: dict[str, CaseCheck] = {}
     for case in cases:
-        earlier = load_check(folder / "checks" / f"{case.name}.json", case, settings)
+        earlier = load_check(folder / "checks" / f"{case.name}.json", case, config)
         if earlier is not None:
             checks[case.name] = earlier
     tasks = [CheckTask(case=c, config=config) for c in cases if c.name not in checks]
@@ -103,7 +102,12 @@ def _check_all(config: StudyConfig, cases: Sequence[Case], folder: Path, reporte
         if isinstance(result, WorkerDied):
             finding = from_error(task.name, result, code="worker_died")
             result = CaseCheck(
-                case=task.name, stamps=[], settings=settings, sources_hash="", findings=[finding], fingerprint=None
+                case=task.name,
+                stamps=[],
+                settings=check_settings(config),
+                sources_hash="",
+                findings=[finding],
+                fingerprint=None,
             )
         write_atomically(folder / "checks" / f"{task.name}.json", result.model_dump_json())
         checks[task.name] = result

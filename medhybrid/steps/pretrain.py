@@ -19,7 +19,8 @@ from medhybrid.data.plan import Plan
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.model import network_for
 from medhybrid.networks import SegmentationNetwork
-from medhybrid.starts import save_start
+from medhybrid.starts import About, save_start
+from medhybrid.steps.independence import learnt_from, remember_pictures
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder, preprocess
 from medhybrid.steps.progress import Reporter, Silent
@@ -36,7 +37,7 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     """Prepare the scans of `data.root` and learn from them; masks that lie there are not read.
 
     Where the dataset has folds, only the cases that train learn, so that a validation stays clean; the others say how well
-    pictures are rebuilt.
+    pictures are rebuilt. `training.start`, `training.stages` and `data.context` are for the training that follows.
 
     Raises
     ------
@@ -87,6 +88,9 @@ def for_scans(config: StudyConfig) -> StudyConfig:
 
 def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: Reporter, *, resume: bool) -> Run:
     plan, fold = dataset.plan_for(config), dataset.fold_for(config)
+    train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
+    if not resume:
+        remember_pictures(folder, train_cases, validation=())
     tracker = make_tracker(config, dataset, folder, dataset.data_hash())
     torch.manual_seed(config.training.seed)
     network = network_for(config.network, plan)
@@ -100,8 +104,8 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
             trainer = Pretrainer(
                 config,
                 plan,
-                dataset.open(fold.train),
-                dataset.open(fold.validation),
+                train_cases,
+                validation_cases,
                 folder=folder,
                 tracker=tracker,
                 should_stop=should_stop,
@@ -116,7 +120,7 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
             reporter.begin(f"learning from scans: {folder.name} on {trainer.device}", 1.0)
             outcome = trainer.fit()
             reporter.end()
-            tracker.log_file(_save(outcome, plan, folder), "")
+            tracker.log_file(_save(outcome, plan, config.network.heads, folder), "")
             tracker.finish("KILLED" if outcome.is_interrupted else "FINISHED")
         except BaseException:
             tracker.finish("FAILED")
@@ -124,12 +128,13 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
     return Run(folder, tracker.run_id, _last_metrics(folder), outcome.step, outcome.is_interrupted)
 
 
-def _save(outcome: Outcome, plan: Plan, folder: Path) -> Path:
+def _save(outcome: Outcome, plan: Plan, heads: int, folder: Path) -> Path:
     taught = ("network.encoder.", "network.bottleneck.")
     weights: dict[str, Tensor] = {
         name.removeprefix("network."): tensor for name, tensor in outcome.weights.items() if name.startswith(taught)
     }
-    return save_start(folder / "start.safetensors", weights, channels=plan.channels)
+    about = About(channels=plan.channels, heads=heads, learnt_from=learnt_from(folder))
+    return save_start(folder / "start.safetensors", weights, about)
 
 
 def _last_metrics(folder: Path) -> dict[str, float]:

@@ -22,6 +22,7 @@ from medhybrid.networks import Network
 from medhybrid.review.training import draw_reference, draw_result, write_table
 from medhybrid.scans import write_nifti
 from medhybrid.starts import Start, begin_with
+from medhybrid.steps.independence import learnt_from, remember_pictures
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
@@ -151,6 +152,8 @@ def _run(
     with stop_on_signals() as should_stop:
         try:
             network, start = (None, None) if resume else _begin(config, plan)
+            if not resume:
+                remember_pictures(folder, train_cases, validation_cases, start)
             trainer = Trainer(
                 config,
                 plan,
@@ -227,6 +230,8 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
         label_codes=config.data.label_codes,
         plan=plan,
         fold=config.training.fold,
+        inner=config.training.inner,
+        learnt_from=learnt_from(folder),
         data_hash=data_hash,
         weights_sha256="",
         metrics=metrics,

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,12 +120,20 @@ def _write_cases(path: Path, trainings: list[Training]) -> None:
     write_atomically(path, "\n".join(lines) + "\n")
 
 
+class InterruptedRunsError(Exception):
+    """Raised within `nested_runs`, which goes no further."""
+
+
 @contextmanager
 def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator[tuple[str, Tracker | None]]:
-    """An MLflow run that others are nested under: its id (empty where the store does not answer) and its tracker."""
+    """An MLflow run that others are nested under: its id (empty where the store does not answer) and its tracker.
+
+    A block that raises `InterruptedRunsError` is left, and what follows it goes on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if config.tracking.kind != "mlflow":
-        yield "", None
+        with suppress(InterruptedRunsError):
+            yield "", None
         return
     info = RunInfo(
         experiment=config.tracking.experiment or config.name,
@@ -144,6 +152,8 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
     try:
         yield tracker.run_id or "", tracker
         tracker.finish("FINISHED")
+    except InterruptedRunsError:
+        tracker.finish("KILLED")
     except BaseException:
         tracker.finish("KILLED")
         raise

@@ -31,7 +31,7 @@ from medhybrid.review.tuning import draw_search
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.train import Run, resume, train
-from medhybrid.steps.train_all import nested_runs
+from medhybrid.steps.train_all import InterruptedRunsError, nested_runs
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def tune(
         while (spent := _minutes_spent(study)) < minutes:
             reporter.message(f"trial {len(study.trials) + 1}: {spent:.1f} of {minutes:g} minutes spent")
             if not _one_trial(study, base, search, parent, reporter):
-                return None
+                raise InterruptedRunsError
             _refuse_failures(study)
             _write_trials(study, folder / "trials.csv")
         tuning = _conclude(study, config, folder)
@@ -126,7 +126,8 @@ def tune(
             tracker.log_metrics({"dice": tuning.dice, "trials": tuning.n_trials}, 0)
             for file in (folder / "best.yaml", folder / "trials.csv", *pictures):
                 tracker.log_file(file, "")
-    return tuning
+        return tuning
+    return None
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.tracking.mlflow_store import default_uri, quiet_mlflow
-from medhybrid.tracking.spool import Event, Spool, now_ms
+from medhybrid.tracking.spool import Event, NotYetError, Spool, now_ms
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class MlflowTracker:
         if self._parent is None:
             return {}
         if (parent := self._parent()) is None:
-            raise RuntimeError("the run above is not open yet")  # the spool tries again
+            raise NotYetError("the run above is not open")
         return {"mlflow.parentRunId": parent}
 
     def _log_datasets(self, client: Any) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,10 @@ RETRY_S = (1.0, 5.0, 15.0)
 
 MAX_REFUSALS = 3
 """Attempts after which an event is left out, if the server answers otherwise."""
+
+
+class NotYetError(Exception):
+    """Raised by a sender whose turn has not come: the event is tried again, however often."""
 
 
 class Spool:
@@ -76,8 +80,8 @@ class Spool:
         while (event := self._queue.get()) is not None:
             self._pending = event
             attempt = 0
-            while not self._try(event):
-                if attempt + 1 >= MAX_REFUSALS and self._is_alive():
+            while (outcome := self._try(event)) != "done":
+                if outcome == "failed" and attempt + 1 >= MAX_REFUSALS and self._is_alive():
                     logger.warning("tracking: the store refuses an event of kind %s; it is left out", event.get("call"))
                     break
                 pause = RETRY_S[min(attempt, len(RETRY_S) - 1)]
@@ -86,9 +90,11 @@ class Spool:
                     return
             self._pending = None
 
-    def _try(self, event: Event) -> bool:
+    def _try(self, event: Event) -> Literal["done", "failed", "not yet"]:
         try:
             self._send(event)
+        except NotYetError:
+            return "not yet"
         except FileNotFoundError as error:  # a picture or table that is gone cannot be sent later either
             logger.warning("tracking: dropped an event whose file is gone: %s", error)
         except Exception as error:  # a tracking failure must never stop a training
@@ -96,8 +102,8 @@ class Spool:
                 logger.warning("tracking: cannot send (%s); events are kept and sent later", type(error).__name__)
             logger.debug("tracking failure", exc_info=error)
             self._has_warned = True
-            return False
-        return True
+            return "failed"
+        return "done"
 
     def _load_unsent(self) -> list[Event]:
         if not self.unsent.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Thread
 
 from medhybrid.training.stages import Stage
 from medhybrid.training.tracker import Tracker
@@ -21,11 +22,13 @@ class StageTracker:
     def __init__(self, run: Tracker, open_stage: Callable[[Stage], Tracker]) -> None:
         self.run, self._open_stage = run, open_stage
         self._stage: Tracker | None = None
+        self._ending: list[Thread] = []
 
     def begin(self, stage: Stage) -> None:
-        """A stage begins, or goes on; the one before is finished."""
+        """A stage begins, or goes on; the one before is finished beside the training, for a server may be slow to take it."""
         if self._stage is not None:
-            self._stage.finish("FINISHED")
+            self._ending.append(Thread(target=self._stage.finish, args=("FINISHED",)))
+            self._ending[-1].start()
         self._stage = self._open_stage(stage)
 
     @property
@@ -59,4 +62,6 @@ class StageTracker:
         """The stage, then the run."""
         if self._stage is not None:
             self._stage.finish(status)
+        for thread in self._ending:
+            thread.join()
         self.run.finish(status)

@@ -51,7 +51,12 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
             logger.warning("checkpoint %s is damaged (%s); trying the one before", path, type(error).__name__)
             continue
         if state.get("version") != VERSION:
-            raise ModelError(f"{path} has another format", expected=str(VERSION), found=str(state.get("version")))
+            raise ModelError(
+                f"{path} was written by another version of medhybrid",
+                expected=f"format {VERSION}",
+                found=f"format {state.get('version')}",
+                remedy="go on with the version that wrote it, or start a new run",
+            )
         return state
     raise ModelError(f"no usable checkpoint in {folder}", remedy="start a new run without --resume")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medhybrid.config import StudyConfig
 from medhybrid.data.augment import apply, centre_crop, draw_parameters
@@ -131,7 +131,7 @@ class Trainer:
 
     def fit(self) -> Outcome:
         """Train to the end of the schedule, or until told to stop."""
-        self.network.train()
+        self._learn()
         self.on_stage(self.stage)
         source = Prefetcher(self.sampler, self.training.workers)
         started = time.monotonic() - self.elapsed_s
@@ -187,6 +187,14 @@ class Trainer:
         weights = dict(self.network.named_parameters())
         factors = rate_factors(weights, stage.config)
         self.optimiser.set_factors({weights[name]: factor for name, factor in factors.items()})
+        self._learn()
+
+    def _learn(self) -> None:
+        """Training mode; batch norms that stand still keep their statistics, too."""
+        self.network.train()
+        for module in self.network.modules():
+            if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
+                module.train(any(p.requires_grad for p in module.parameters()))
 
     def _train_step(self, batch: Batch) -> Loss:
         torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
@@ -219,8 +227,8 @@ class Trainer:
     def _some_context(self, batch: Batch) -> Tensor:
         """Values of context (B, F), some taken away at random, so that the network can do without."""
         values = torch.from_numpy(batch.context)
-        if not values.numel():
-            return values
+        if not values.numel() or not self.config.augment.enabled:
+            return values.to(self.device)
         rng = np.random.default_rng((self.training.seed, batch.step, CONTEXT_STREAM))
         dropped = torch.from_numpy(rng.random(values.shape) < self.config.augment.drop_context_probability)
         return values.masked_fill(dropped, torch.nan).to(self.device)
@@ -293,7 +301,7 @@ class Trainer:
             precision=self.precision,
         )
         self.network.load_state_dict(current)
-        self.network.train()
+        self._learn()
         self.last_dice = result.mean_dice
         self.tracker.log_metrics(result.metrics(), self.step)
         self.on_validation(result)

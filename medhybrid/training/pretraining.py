@@ -148,7 +148,7 @@ class Pretrainer(Trainer):
         generator = torch.Generator().manual_seed(HIDING_SEED)
         losses = [self._rebuild(case, generator) for case in self.validation_cases]
         self.network.load_state_dict(current)
-        self.network.train()
+        self._learn()
         metrics = {"val/loss": float(np.mean([float(r.total) for r in losses]))}
         metrics["val/explained"] = float(np.mean([float(r.explained) for r in losses]))
         self.tracker.log_metrics(metrics, self.step)

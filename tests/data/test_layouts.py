@@ -160,6 +160,34 @@ def test_without_masks_and_with_channels_every_study_is_a_case(scans: Path) -> N
     assert all(c.mask is None for c in cases.values())
 
 
+def test_one_folder_that_holds_every_scan_says_nothing_of_subjects(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_nifti(tmp_path / "scans" / f"{name}.nii.gz", blob_case(0)[0])
+
+    cases = list_cases(config(tmp_path, channels=[{"name": "MR"}], labelled=False))
+
+    assert len({c.subject for c in cases}) == 2
+
+
+@pytest.mark.parametrize("layout", ["decathlon", "nnunet", "csv"])
+def test_where_masks_are_not_asked_for_they_may_be_absent(tmp_path: Path, layout: str) -> None:
+    for name in ("a", "b"):
+        save_nifti(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", blob_case(0)[0])
+    if layout == "decathlon":
+        listed = [{"image": f"imagesTr/{name}_0000.nii.gz"} for name in ("a", "b")]
+        (tmp_path / "dataset.json").write_text(json.dumps({"training": listed}))
+    if layout == "csv":
+        write_csv(tmp_path, [{"case": name, "MR": f"imagesTr/{name}_0000.nii.gz"} for name in ("a", "b")])
+
+    asked = {"layout": layout, "channels": [{"name": "MR"}]}
+    cases = list_cases(config(tmp_path, labelled=False, **asked))
+
+    assert [c.name.removesuffix("_0000") for c in cases] == ["a", "b"]
+    assert all(c.images[0] and c.images[0].paths[0].is_file() and c.mask is None for c in cases)
+    with pytest.raises(DataError, match=r"names no label of|holds no case|lacks columns"):
+        list_cases(config(tmp_path, **asked))
+
+
 def test_masks_of_a_layout_are_left_out_where_they_are_not_asked_for(tmp_path: Path) -> None:
     write_study(tmp_path, n_cases=3)
 

@@ -46,6 +46,12 @@ def test_thick_slices_are_kept_whole_until_the_spacing_is_even() -> None:
     assert [s[2] for s in plan.strides] == [1, 1, 2]
 
 
+def test_an_axis_of_one_slice_holds_back_no_other() -> None:
+    plan = make_plan(config(patch_size=[64, 64, 1]), fingerprint((200, 200, 24), (1, 1, 3)), free_memory=8 * GIB)
+
+    assert plan.strides == ((2, 2, 1),) * 3
+
+
 @given(
     shape=st.tuples(*(st.integers(16, 512) for _ in range(3))),
     spacing=st.tuples(*(st.floats(0.3, 6.0) for _ in range(3))),

@@ -28,6 +28,7 @@ def save(folder: Path, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         axes=(0, 1, 2),
         flips=(False, False, False),
         reference_ml={"a": 1.0, "b": 1.0},
+        pictures=(),
     )
     save_case(folder, record, image, labels, source_mask=labels, n_labels=2)
     return image, labels

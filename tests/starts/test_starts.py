@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,13 @@ from torch import Tensor, nn
 
 import medhybrid
 from medhybrid.config import NetworkConfig
-from medhybrid.errors import ConfigError, ModelError
+from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.networks import Network, build_network
-from medhybrid.starts import begin_with
+from medhybrid.starts import About, begin_with, save_start
 from medhybrid.starts.files import read_weights
 from medhybrid.starts.fit import Names, fit
 from medhybrid.starts.layouts import to_our_names
+from medhybrid.training.checkpoint import save_checkpoint
 from tests.synthetic import StudyFolder, make_test_plan, small_config
 
 RESNET18 = NetworkConfig(kind="resnet", widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
@@ -244,6 +247,46 @@ def test_other_files_are_refused_with_what_is_wrong(
         read_weights(tmp_path / name)
 
 
+def test_weights_that_would_get_the_same_name_are_not_taken() -> None:
+    """A Swin Transformer counts its blocks anew in each stage."""
+    swin = {f"layers.{n}.blocks.0.attn.qkv.weight": torch.ones(72, 24) for n in range(2)}
+
+    assert to_our_names(swin) == ("", {})
+
+
+def test_the_checkpoint_of_a_run_gives_the_weights_it_would_keep(tmp_path: Path) -> None:
+    ours = network()
+    save_checkpoint(tmp_path, {"network": {}, "average": ours.state_dict(), "optimiser": {}})
+
+    start = begin_with(network(), tmp_path / "last.pt", make_test_plan())
+
+    assert {row.what for row in start.rows} == {"taken"}
+    torch.save({"version": 1, "average": ours.state_dict()}, tmp_path / "old.pt")
+    with pytest.raises(ModelError, match="another version of medhybrid"):
+        begin_with(network(), tmp_path / "old.pt", make_test_plan())
+
+
+def test_attention_with_another_number_of_heads_is_not_taken(tmp_path: Path) -> None:
+    path = save_start(tmp_path / "start.safetensors", state(network(heads=2)), About(channels=("T1",), heads=2))
+
+    start = begin_with(network(heads=4), path, make_test_plan())
+
+    left = {row.weight for row in start.rows if row.what == "other shape"}
+    assert left
+    assert all(".attention." in weight for weight in left)
+    assert all(row.how == "2 heads there" for row in start.rows if row.weight in left)
+
+
+def test_statistics_of_batch_norm_come_with_its_weights() -> None:
+    there, here = (nn.Sequential(nn.BatchNorm3d(2)) for _ in range(2))
+    nn.init.constant_(there[0].running_mean, 3.0)
+
+    rows = fit(here, there.state_dict(), Names(), Names())
+
+    assert {row.weight for row in rows if row.what == "taken"} >= {"0.weight", "0.running_mean", "0.running_var"}
+    assert torch.equal(here[0].running_mean, there[0].running_mean)
+
+
 def test_a_file_of_which_nothing_fits_is_refused_with_its_names(tmp_path: Path) -> None:
     save_file({"blocks.0.attn.qkv.weight": torch.ones(3, 1), "cls_token": torch.ones(1)}, tmp_path / "w.safetensors")
     plan = make_test_plan()
@@ -268,6 +311,39 @@ def test_a_start_may_be_limited_to_parts(trained: tuple[StudyFolder, Path]) -> N
     assert {row.what for row in start.rows if not row.weight.startswith("encoder.")} == {"not asked for"}
     with pytest.raises(ConfigError, match=r"training\.start_parts: decodr means no weight"):
         begin_with(target, run, model.plan, parts=["decodr"])
+
+
+def test_the_file_of_a_model_says_as_much_as_its_folder(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    _, run = trained
+    alone = tmp_path / "model.safetensors"
+    alone.write_bytes((run / "model" / "model.safetensors").read_bytes())
+
+    assert read_weights(run / "model" / "model.safetensors").about == read_weights(run).about
+    model = medhybrid.load_model(run)
+    start = begin_with(model.network, alone, model.plan)
+    assert {row.what for row in start.rows} == {"taken"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_start_that_has_seen_what_is_to_validate_is_refused(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
+    study, run = trained
+    data = Path(shutil.copytree(study.folder / "data", tmp_path / "data"))
+    fold = json.loads((data / "splits.json").read_text())[0]
+    moved = {"train": [*fold["train"][1:], *fold["validation"]], "validation": fold["train"][:1]}
+    (data / "splits.json").write_text(json.dumps([fold, moved]))
+    places = f"data.root={data}", f"prepare.folder={tmp_path / 'prepared'}", f"runs={tmp_path / 'runs'}"
+    config = small_config(study.folder, "training.iterations=1", *places)
+    medhybrid.preprocess(config)
+
+    with pytest.raises(DataError, match=rf"seen 1 of the 1 cases that validate.*{fold['train'][0]}"):
+        medhybrid.train(small_config(study.folder, "training.fold=1", f"training.start={run}", *places))
+
+    first = medhybrid.train(small_config(study.folder, "training.iterations=1", f"training.start={run}", *places))
+    with pytest.raises(DataError, match="seen 1 of the 1 cases"):  # what a start had seen before is not forgotten
+        medhybrid.train(small_config(study.folder, "training.fold=1", f"training.start={first.folder}", *places))
 
 
 @pytest.mark.slow

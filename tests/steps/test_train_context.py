@@ -54,3 +54,25 @@ def test_cases_that_know_more_than_is_asked_for_serve_and_those_that_know_less_a
     assert medhybrid.load_model(untold.folder).plan.context == ()
     with pytest.raises(DataError, match="prepared without sex"):
         medhybrid.train(asks_more)
+
+
+def test_a_changed_table_prepares_and_predicts_anew(study: StudyFolder, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(study.folder / "data", tmp_path / "data"))
+    places = f"data.root={data}", f"prepare.folder={tmp_path / 'prepared'}", f"runs={tmp_path / 'runs'}"
+    config = small_config(study.folder, "data.context=[sex]", "training.iterations=1", "tracking.kind=none", *places)
+    scans = data / "imagesTr"
+
+    def prepared_with(sex: str) -> dict[str, float]:
+        names = sorted(p.name.removesuffix(".nii.gz") for p in scans.iterdir() if p.suffix == ".gz")
+        (data / "context.csv").write_text("case,sex\n" + "".join(f"{n},{sex}\n" for n in names))
+        medhybrid.preprocess(config)
+        case = Path(config.prepare.folder) / config.name / "cases" / names[0] / "case.json"
+        return dict(json.loads(case.read_text())["context"])
+
+    assert [prepared_with("F"), prepared_with("M")] == [{"sex": 0.0}, {"sex": 1.0}]
+    assert medhybrid.preprocess(config).n_prepared == 0
+    run = medhybrid.train(config).folder
+    medhybrid.predict(scans, model=run, out=tmp_path / "out")
+    assert medhybrid.predict(scans, model=run, out=tmp_path / "out").n_skipped > 0
+    (data / "context.csv").unlink()
+    assert medhybrid.predict(scans, model=run, out=tmp_path / "out").n_skipped == 0

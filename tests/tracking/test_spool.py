@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medhybrid.tracking import spool as module
-from medhybrid.tracking.spool import Event, Spool
+from medhybrid.tracking.spool import MAX_REFUSALS, Event, NotYetError, Spool
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,21 @@ def test_an_event_that_a_living_server_refuses_is_left_out(tmp_path: Path) -> No
 
     assert spool.close(5) == 0
     assert server.got == [0, 2]
+
+
+def test_an_event_whose_turn_has_not_come_is_tried_until_it_has(tmp_path: Path) -> None:
+    asked: list[Event] = []
+
+    def send(event: Event) -> None:
+        asked.append(event)
+        if len(asked) <= 2 * MAX_REFUSALS:
+            raise NotYetError
+
+    spool = Spool(send, tmp_path / "unsent.jsonl", is_alive=lambda: True)
+    spool.put({"n": 0})
+
+    assert spool.close(5) == 0
+    assert len(asked) == 2 * MAX_REFUSALS + 1
 
 
 def test_handing_over_never_waits_for_the_server(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from medhybrid.config import NetworkConfig, StageConfig, TrainingConfig
 from medhybrid.errors import ConfigError
@@ -208,3 +209,15 @@ def test_a_mistake_in_a_later_stage_shows_before_the_first_step(
 
     with pytest.raises(ConfigError, match=r"means no weight|nothing moves in stage 2"):
         trainer(prepared, tmp_path, stages=stages)
+
+
+def test_batch_norm_that_stands_still_keeps_its_statistics(prepared: StudyFolder, tmp_path: Path) -> None:
+    made = trainer(prepared, tmp_path, stages=(StageConfig(train=("decoder",), share=1),))
+    made.network.encoder.add_module("norm", nn.BatchNorm3d(1))
+    made.network.decoder.add_module("norm", nn.BatchNorm3d(1))
+    made.network.encoder.norm.requires_grad_(False)
+
+    made._learn()
+
+    assert not made.network.encoder.norm.training
+    assert made.network.decoder.norm.training

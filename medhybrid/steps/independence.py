@@ -1,0 +1,51 @@
+"""What a run's weights have learnt from, so that no case validates what has seen it.
+
+RUN/learnt_from.json      hashes of pictures (`data.pictures`): those of the cases that train, and those of the start
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from medhybrid.data.dataset import write_atomically
+from medhybrid.data.store import PreparedCase
+from medhybrid.errors import DataError
+from medhybrid.starts import Start
+
+FILE = "learnt_from.json"
+
+
+def remember_pictures(
+    folder: Path, train: Sequence[PreparedCase], validation: Sequence[PreparedCase], start: Start | None = None
+) -> None:
+    """Write what a new run will have learnt from.
+
+    Raises
+    ------
+    DataError
+        If a case that is to validate is among that: its score would not be one of an unseen scan.
+    """
+    before = set(start.learnt_from if start else ())
+    if known := [case.name for case in validation if before & set(case.record.pictures)]:
+        raise DataError(
+            f"the start has seen {len(known)} of the {len(validation)} cases that validate",
+            expected="a start that did not learn from them",
+            found=", ".join(known[:5]),
+            remedy="pretrain or train it with the same training.fold (and training.inner), or begin without it",
+        )
+    pictures = before.union(*(case.record.pictures for case in train))
+    if doubled := [case.name for case in validation if pictures & set(case.record.pictures)]:
+        raise DataError(
+            f"{len(doubled)} of the {len(validation)} cases that validate have a picture that trains, under another name",
+            found=", ".join(doubled[:5]),
+            remedy="put copies into one subject (data.subject_pattern, a column subject), or take them out",
+        )
+    write_atomically(folder / FILE, json.dumps(sorted(pictures)))
+
+
+def learnt_from(folder: Path) -> tuple[str, ...]:
+    """What `remember_pictures` wrote; nothing for a run that did not."""
+    path = folder / FILE
+    return tuple(json.loads(path.read_text())) if path.is_file() else ()
