@@ -1,15 +1,16 @@
-"""Logits on the network's grid to labels and probabilities on the scan's own grid, slab by slab.
+"""Logits on the network's grid to labels and probabilities on the scan's own grid.
 
-Resampling is separable (`geometry.resample`): each axis has a matrix of few weights a row that sum to 1. A value on the scan is
-so a weighted mean of neighbouring values of the network's grid, and where a label's logit is below the background's in all of
-them, it is below it in the mean: such voxels, most of a scan, are background without being computed. What is left is computed
-in slabs that fit a processor's cache, so that the memory needed does not grow with the number of labels.
+Resampling is separable (`geometry.resample`): along each axis a value on the scan is a weighted mean of a few neighbours on the
+network's grid. Where one label has the highest logit at all these neighbours it has the highest mean, too, so that nothing
+needs to be computed: only near borders are logits resampled, point by point. The scan is worked through in slabs, so that the
+memory needed at full size is that of the label map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -19,10 +20,12 @@ from torch import Tensor
 from medhybrid.geometry import Grid, Turn, grid_weights
 
 SLAB_VOXELS = 2_000_000
-"""Voxels of the scan that are computed at once."""
+"""Voxels of the scan that are worked on at once."""
 
-Span = tuple[int, int]
-"""First index, and the one after the last."""
+Labels = NDArray[np.uint8]
+
+POINTS = 200_000
+"""Voxels near borders whose logits are resampled at once."""
 
 
 def labels_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> NDArray[np.uint8]:
@@ -44,20 +47,24 @@ def labels_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> N
     (X', Y', Z') uint8 ndarray
         Inside label values in the scan's own axis order.
     """
-    axes = _axes(network, turned, logits.device)
-    labels = np.zeros(turned.shape, np.uint8)
-    for span in _slabs(turned.shape):
-        x, y, z = axes[0].rows(span), axes[1], axes[2]
-        sources = x.sources
-        lead = logits[1:, sources[0] : sources[1]].float() - logits[:1, sources[0] : sources[1]].float()
-        ahead = lead >= 0  # (K - 1, x, Y, Z): where a label may be before background
-        spans = y.reached_by(ahead.any(3).any(1).any(0)), z.reached_by(ahead.any(2).any(1).any(0))
-        if any(first == last for first, last in spans):
+    x, y, z = (_to_axis(w) for w in grid_weights(network, turned))
+    coarse = _highest(logits).cpu().numpy()
+    columns = _extremes((coarse, coarse), z, dim=2)  # (X, Y, Z')
+    labels = np.empty(turned.shape, np.uint8)
+    for first, last in _slabs(turned.shape):
+        rows = x.rows(first, last)
+        near = rows.sources
+        if columns[0][near].min() == columns[1][near].max():  # one label alone, mostly background
+            labels[first:last] = columns[0][near].min()
             continue
-        here = x.within(sources), y.rows(spans[0]), z.rows(spans[1])
-        candidates = torch.nonzero(ahead.flatten(1).any(1)).flatten().tolist()
-        box = (slice(*span), slice(*spans[0]), slice(*spans[1]))
-        labels[box] = _winners(lead, candidates, here).cpu().numpy()
+        lowest, highest = _extremes(_extremes(columns, rows, dim=0), y, dim=1)  # (X', Y', Z')
+        labels[first:last] = lowest
+        near_border = np.argwhere(lowest != highest)
+        if len(near_border):
+            values, rows = _near(logits, rows)
+            for some in np.array_split(near_border, -(-len(near_border) // POINTS)):
+                means = _at_points(values, some, (rows, y, z))  # (N, K)
+                labels[first:last][tuple(some.T)] = _highest(means.T).cpu().numpy()
     return np.ascontiguousarray(turn.undo(labels))
 
 
@@ -68,97 +75,82 @@ def probabilities_on_scan(
 
     The softmax of the same resampled logits that `labels_on_scan` compares; other arguments as there.
     """
-    axes = _axes(network, turned, logits.device)
-    full = np.empty((len(logits), *turned.shape), np.float32)
-    for span in _slabs(turned.shape):
-        x = axes[0].rows(span)
-        near = logits[:, x.sources[0] : x.sources[1]].float()
-        here = x.within(x.sources), axes[1], axes[2]
-        slab = torch.stack([_resample(one, here) for one in near])
-        full[:, span[0] : span[1]] = (slab / temperature).softmax(dim=0).cpu().numpy()
-    return np.ascontiguousarray(turn.undo(full))
+    wx, wy, wz = (torch.from_numpy(w).to(logits.device) for w in grid_weights(network, turned))
+    probabilities = np.empty((len(logits), *turned.shape), np.float32)
+    for first, last in _slabs(turned.shape):
+        slab = torch.einsum("ax,kxyz->kayz", wx[first:last], logits.float())
+        slab = torch.einsum("by,kayz->kabz", wy, slab)
+        slab = torch.einsum("cz,kabz->kabc", wz, slab)
+        probabilities[:, first:last] = (slab / temperature).softmax(dim=0).cpu().numpy()
+    return np.ascontiguousarray(turn.undo(probabilities))
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Weights (T, S) that make T values of S along an axis.
+    """From S values of an axis to T: of which neighbours each is made, and by which weights, both (T, N)."""
 
-    Attributes
-    ----------
-    pairs : tuple of Tensor, optional
-        Where no value takes from more than two: which two, each (T,), and the share (T, 1) of the second.
-    """
-
-    weights: Tensor
-    pairs: tuple[Tensor, Tensor, Tensor] | None = None
-
-    @classmethod
-    def of(cls, weights: Tensor) -> _Axis:
-        """With its pairs, where it has them."""
-        if weights.shape[1] < 2 or int((weights != 0).sum(1).max()) > 2:
-            return cls(weights)
-        share, order = weights.topk(2, dim=1)
-        return cls(weights, (order[:, 0], order[:, 1], share[:, 1:]))
+    neighbours: NDArray[np.int64]
+    weights: NDArray[np.float32]
 
     @property
-    def sources(self) -> Span:
-        """The values that are needed at all."""
-        return _span(self.weights.any(0))
+    def sources(self) -> slice:
+        """From the first to the last neighbour of any value."""
+        return slice(int(self.neighbours.min()), int(self.neighbours.max()) + 1)
 
-    def rows(self, span: Span) -> _Axis:
+    def rows(self, first: int, last: int) -> _Axis:
         """The same for some of the T values."""
-        some = slice(*span)
-        pairs = self.pairs and (self.pairs[0][some], self.pairs[1][some], self.pairs[2][some])
-        return _Axis(self.weights[some], pairs)
-
-    def within(self, sources: Span) -> _Axis:
-        """The same where only these of the S values are given."""
-        return _Axis(self.weights[:, sources[0] : sources[1]])
-
-    def reached_by(self, marked: Tensor) -> Span:
-        """The T values that take from any of the marked (S,)."""
-        return _span(self.weights[:, marked].any(1))
+        return _Axis(self.neighbours[first:last], self.weights[first:last])
 
 
-def _axes(network: Grid, turned: Grid, device: torch.device) -> tuple[_Axis, _Axis, _Axis]:
-    x, y, z = (_Axis.of(torch.from_numpy(w).to(device)) for w in grid_weights(network, turned))
-    return x, y, z
+def _to_axis(matrix: NDArray[np.float32]) -> _Axis:
+    """Of a matrix (T, S) of weights what is not 0."""
+    n = int((matrix > 0).sum(1).max())
+    neighbours = np.argsort(-matrix, axis=1, kind="stable")[:, :n]
+    weights = np.take_along_axis(matrix, neighbours, axis=1)
+    return _Axis(np.where(weights > 0, neighbours, neighbours[:, :1]), weights)
 
 
-def _span(marked: Tensor) -> Span:
-    """From the first to the last that is marked; empty where none is."""
-    where = torch.nonzero(marked).flatten()
-    return (int(where[0]), int(where[-1]) + 1) if len(where) else (0, 0)
-
-
-def _slabs(shape: tuple[int, int, int]) -> Iterator[Span]:
-    """Along the first axis, of about `SLAB_VOXELS` voxels."""
+def _slabs(shape: tuple[int, int, int]) -> Iterator[tuple[int, int]]:
+    """First index along the first axis and the one after the last, of about `SLAB_VOXELS` voxels."""
     step = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
     for first in range(0, shape[0], step):
         yield first, min(first + step, shape[0])
 
 
-def _winners(lead: Tensor, candidates: list[int], axes: tuple[_Axis, _Axis, _Axis]) -> Tensor:
-    """Label (X', Y', Z') uint8 whose lead (K - 1, X, Y, Z) over background is the highest, 0 where none leads."""
-    best = labels = None
-    for k in candidates:
-        full = _resample(lead[k], axes)
-        if best is None or labels is None:
-            labels = (full > 0).to(torch.uint8) * (k + 1)
-            best = full.clamp_min_(0)
-            continue
-        labels.masked_fill_(full > best, k + 1)
-        torch.maximum(best, full, out=best)
-    assert labels is not None
-    return labels
+def _extremes(labels: tuple[Labels, Labels], axis: _Axis, *, dim: int) -> tuple[Labels, Labels]:
+    """Lowest and highest label among the neighbours along an axis, from those of the axes before."""
+    first, *others = axis.neighbours.T
+    low, high = (x.take(first, axis=dim) for x in labels)
+    for column in others:
+        np.minimum(low, labels[0].take(column, axis=dim), out=low)
+        np.maximum(high, labels[1].take(column, axis=dim), out=high)
+    return low, high
 
 
-def _resample(values: Tensor, axes: tuple[_Axis, _Axis, _Axis]) -> Tensor:
-    """Values (X, Y, Z) to (X', Y', Z'), the middle axis last: its few weights then act on whole rows of memory."""
-    x, y, z = axes
-    columns = (x.weights @ values.flatten(1)).view(len(x.weights), *values.shape[1:])  # (X', Y, Z)
-    rows = columns @ z.weights.T  # (X', Y, Z')
-    if y.pairs is None:
-        return torch.matmul(y.weights, rows)  # (X', Y', Z')
-    first, second, share = y.pairs
-    return torch.lerp(rows.index_select(1, first), rows.index_select(1, second), share)
+def _highest(values: Tensor) -> Tensor:
+    """Index (...) uint8 of the highest of (K, ...), the first of equals; many times as fast as argmax on CPUs."""
+    best, index = values[0].clone(), torch.zeros(values.shape[1:], dtype=torch.uint8, device=values.device)
+    for k, one in enumerate(values[1:], start=1):
+        index.masked_fill_(one > best, k)
+        torch.maximum(best, one, out=best)
+    return index
+
+
+def _near(logits: Tensor, rows: _Axis) -> tuple[Tensor, _Axis]:
+    """Of logits (K, X, Y, Z) those that some rows need, (X, Y, Z, K) so that a voxel's lie together; the rows from there."""
+    near = rows.sources
+    return logits[:, near].movedim(0, -1).float().contiguous(), _Axis(rows.neighbours - near.start, rows.weights)
+
+
+def _at_points(values: Tensor, points: NDArray[np.int64], axes: tuple[_Axis, _Axis, _Axis]) -> Tensor:
+    """Weighted means (N, K) at voxels (N, 3), from values (X, Y, Z, K)."""
+    device, shape, by_voxel = values.device, values.shape, values.flatten(0, 2)
+    columns = list(zip(axes, points.T, strict=True))
+    near = [torch.from_numpy(axis.neighbours[column]).to(device) for axis, column in columns]  # 3 x (N, neighbours)
+    weights = [torch.from_numpy(axis.weights[column]).to(device) for axis, column in columns]
+    means = by_voxel.new_zeros((len(points), by_voxel.shape[1]))
+    for i, j, k in product(*(range(n.shape[1]) for n in near)):
+        place = (near[0][:, i] * shape[1] + near[1][:, j]) * shape[2] + near[2][:, k]
+        weight = weights[0][:, i] * weights[1][:, j] * weights[2][:, k]
+        means.addcmul_(by_voxel.index_select(0, place), weight[:, None])
+    return means

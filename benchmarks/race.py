@@ -1,0 +1,105 @@
+"""Programs that do the same work, run in turn: seconds and peak memory of each, round by round.
+
+Every contender is a process of its own, so that neither warms the other's caches nor hides in its memory. One that times itself
+prints, as its last line, JSON with `seconds` (start-up left out) and whatever else it tells; of the others the whole process
+counts. Rounds alternate, and every second one runs in the opposite order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SAMPLE_S = 0.05
+"""How often memory is looked at."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One program.
+
+    Attributes
+    ----------
+    before : callable
+        Puts the place in order before each round (removes what the round before wrote).
+    until_first : Path, optional
+        Folder whose first mask is waited for: its time is `first_s`.
+    """
+
+    name: str
+    command: Sequence[str | Path]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    before: Callable[[], None] = lambda: None
+    until_first: Path | None = None
+
+
+def race(contenders: Sequence[Contender], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """What each told in each round: `seconds`, `wall_s`, `peak_mib`, and more of its own."""
+    told: dict[str, list[dict[str, Any]]] = {c.name: [] for c in contenders}
+    for n in range(rounds):
+        for contender in contenders if n % 2 == 0 else reversed(contenders):
+            told[contender.name].append(_run(contender))
+    return told
+
+
+def median(told: Sequence[Mapping[str, Any]], key: str = "seconds") -> tuple[float, float, float]:
+    """Median, least and most."""
+    values = [float(t[key]) for t in told]
+    return statistics.median(values), min(values), max(values)
+
+
+def _run(contender: Contender) -> dict[str, Any]:
+    contender.before()
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"} | dict(contender.environment)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        began = time.monotonic()
+        process = subprocess.Popen([str(c) for c in contender.command], stdout=out, stderr=errors, env=environment)
+        peak, first = 0, None
+        while process.poll() is None:
+            peak = max(peak, _resident(process.pid))
+            if first is None and contender.until_first is not None and _has_mask(contender.until_first):
+                first = time.monotonic() - began
+            time.sleep(SAMPLE_S)
+        wall = time.monotonic() - began
+        out.seek(0)
+        errors.seek(0)
+        lines = out.read().decode(errors="replace").strip().splitlines()
+        if process.returncode:
+            print(errors.read().decode(errors="replace")[-2000:], file=sys.stderr)
+            raise SystemExit(f"{contender.name} failed: {' '.join(map(str, contender.command))}")
+    told: dict[str, Any] = {"seconds": wall, "wall_s": wall, "peak_mib": peak // 2**20}
+    if first is not None:
+        told["first_s"] = first
+    if lines and lines[-1].startswith("{"):
+        told |= json.loads(lines[-1])
+    return told
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process and all that it started; what they share counts once (PSS) where the system tells it."""
+    total = 0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return 0
+    for process in family:
+        try:
+            total += getattr(process.memory_full_info(), "pss", 0) if len(family) > 1 else process.memory_info().rss
+        except psutil.Error:
+            continue
+    return total
+
+
+def _has_mask(folder: Path) -> bool:
+    return folder.is_dir() and any(p.name.endswith(".nii.gz") and p.stat().st_size for p in folder.rglob("*"))

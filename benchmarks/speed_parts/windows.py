@@ -1,0 +1,109 @@
+"""One volume through a network by windows: ours, MONAI's or nnU-Net's way; prints seconds as JSON.
+
+    python windows.py ours|plain|monai|monai_bf16|nnunet CONFIG tissue|head
+
+The same untrained network, windows and overlap for all, without mirroring. `plain` is ours in float32 with every window computed.
+`tissue` is a volume that is full; `head` an ellipsoid in air, half of the volume.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import medhybrid
+from medhybrid.inference.device import choose_precision
+from medhybrid.inference.windows import predict_windows
+from medhybrid.networks import build_network
+
+SHAPES = {"hippocampus": (96, 112, 96), "brain": (120, 120, 32)}
+
+OVERLAP = 0.5
+
+
+def volume(shape: tuple[int, int, int], n_channels: int, kind: str) -> Tensor:
+    """(C, X, Y, Z) of positive noise; 0 is air."""
+    image = torch.rand((n_channels, *shape), generator=torch.Generator().manual_seed(0)) + 0.5
+    if kind == "head":
+        index = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+        image *= torch.from_numpy((index**2).sum(0) < 0.8).float()
+    return image
+
+
+def way(who: str, network: Any, window: tuple[int, int, int], n_classes: int) -> Callable[[Tensor], Tensor]:
+    """From (C, X, Y, Z) to logits (K, X, Y, Z)."""
+
+    def predictor(batch: Tensor) -> Tensor:
+        out: Tensor = network(batch).full
+        return out
+
+    if who in ("ours", "plain"):
+        quick = who == "ours"
+        precision = choose_precision(torch.device("cpu"), "auto") if quick else torch.float32
+        return lambda x: predict_windows(
+            x, predictor, window=window, n_classes=n_classes, overlap=OVERLAP, window_batch=2, skip_air=quick,
+            precision=precision,
+        )  # fmt: skip
+    if who == "nnunet":
+        return _nnunet(predictor, window)
+    from monai.inferers import sliding_window_inference
+
+    def monai(x: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=who == "monai_bf16"):
+            out: Tensor = sliding_window_inference(x[None], window, 2, predictor, overlap=OVERLAP, mode="gaussian")[0]
+        return out
+
+    return monai
+
+
+def _nnunet(predictor: Callable[[Tensor], Tensor], window: tuple[int, int, int]) -> Callable[[Tensor], Tensor]:
+    from types import SimpleNamespace
+
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    class Wrapped(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return predictor(x)
+
+    made = nnUNetPredictor(
+        tile_step_size=1 - OVERLAP, use_gaussian=True, use_mirroring=False, device=torch.device("cpu"), verbose=False
+    )
+    made.network = Wrapped()
+    made.configuration_manager = SimpleNamespace(patch_size=list(window))
+    made.label_manager = SimpleNamespace(num_segmentation_heads=N_CLASSES)
+    made.allowed_mirroring_axes, made.allow_tqdm = None, False
+    return lambda x: made.predict_sliding_window_return_logits(x)
+
+
+N_CLASSES = 3
+
+
+def main(who: str, name: str, kind: str) -> None:
+    """Warm once on a window, time the volume."""
+    config = medhybrid.load_config(f"{name}.yaml", ["data.root=/nowhere"])
+    window = config.prepare.patch_size
+    assert window is not None
+    strides = ((2, 2, 2),) * 3 if name == "hippocampus" else ((2, 2, 1), (2, 2, 2), (2, 2, 2))
+    torch.manual_seed(0)
+    network = build_network(
+        config.network, n_channels=len(config.data.channels), n_labels=N_CLASSES - 1, strides=strides,
+        token_mm=(8.0, 8.0, 8.0),
+    )  # fmt: skip
+    network = network.to(memory_format=torch.channels_last_3d).eval()
+    image = volume(SHAPES[name], len(config.data.channels), kind)
+    run = way(who, network, window, N_CLASSES)
+    run(image[(slice(None), *(slice(0, n) for n in window))])
+    began = time.perf_counter()
+    logits = run(image)
+    print(json.dumps({"seconds": time.perf_counter() - began, "shape": list(logits.shape)}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
