@@ -1,8 +1,8 @@
 """Where far context decides: blobs whose label hangs on a key elsewhere in the scan, by the distance between the two.
 
-    python benchmarks/far_context.py --folder /tmp/far --minutes 4
+    python benchmarks/far_context.py --folder /tmp/far --minutes 8
 
-Each generated scan (1.5 mm, 128 x 128 x 32 voxels of noise) has one key, a bright or dark cube, and eight blobs that look
+Each generated scan (1.5 mm, 96 x 96 x 16 voxels of noise) has one key, a bright or dark cube, and six blobs that look
 alike; all are `a` where the key is bright and `b` where it is dark. A network can only guess unless it relates them. Kinds are
 trained with the same minutes on whole scans; the share of blobs with the right label is told by their distance from the key.
 Writes results/far_context.json and .md.
@@ -24,13 +24,13 @@ import medhybrid
 
 RESULTS = Path(__file__).parent / "results"
 
-SHAPE = (128, 128, 32)
+SHAPE = (96, 96, 16)
 
 SPACING_MM = 1.5
 
-N_BLOBS, RADIUS, KEY = 8, 4, 5
+N_BLOBS, RADIUS, KEY = 6, 4, 5
 
-EDGES_MM = (0.0, 40.0, 80.0, 120.0, 300.0)
+EDGES_MM = (0.0, 30.0, 60.0, 90.0, 300.0)
 
 KINDS = ("hybrid", "resnet", "identity", "interleave")
 
@@ -39,7 +39,7 @@ def make_scan(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     """Image and labels (X, Y, Z), centres (N, 3) of the blobs and the centre (3,) of the key, in voxels."""
     rng = np.random.default_rng(seed)
     image = rng.normal(100, 10, SHAPE)
-    low, high = np.array([8, 8, 8]), np.array(SHAPE) - 8
+    low, high = np.array([6, 6, 6]), np.array(SHAPE) - 6
     centres: list[np.ndarray] = []
     while len(centres) < N_BLOBS + 1:
         place = rng.integers(low, high)
@@ -115,10 +115,10 @@ def main() -> None:
     """Make the scans, train each kind with each seed, tell the shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--scans", default="60,30", help="that train and validate")
+    parser.add_argument("--scans", default="200,30", help="that train and validate")
     chosen = parser.parse_args()
     n_train, n_validation = (int(n) for n in chosen.scans.split(","))
     file = write_data(chosen.folder.resolve(), n_train, n_validation)

@@ -67,7 +67,7 @@ def run_nnunet(
         "NNUNET_REPORT": str(report.resolve()),
     }
     cases = sorted({*train, *validation})
-    _convert(root, folders["nnUNet_raw"] / name, channels, labels, cases)
+    convert_dataset(root, folders["nnUNet_raw"] / name, channels, labels, cases)
 
     def call(command: str, *arguments: str) -> int:
         """Peak MiB of one of its commands."""
@@ -105,7 +105,7 @@ def score_masks(masks: Path, root: Path, labels: Mapping[str, int], cases: Seque
     return scores
 
 
-def _convert(
+def convert_dataset(
     root: Path, folder: Path, channels: Sequence[str], labels: Mapping[str, int], cases: Sequence[str]
 ) -> None:
     """Decathlon layout to nnU-Net's: a file a channel, labels from 1 on."""

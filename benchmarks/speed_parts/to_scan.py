@@ -2,8 +2,8 @@
 
     python to_scan.py ours|plain|nnunet everywhere|lesion X Y Z LABELS
 
-The scan has 0.8 x 0.8 x 1 mm, the network's grid 1.5 mm. `everywhere`: smooth fields in which every label wins somewhere; `lesion`: one
-small region. nnU-Net's is the function that its prediction calls with its default settings, one thread a core.
+The scan has 0.8 x 0.8 x 1 mm, the network's grid 1.5 mm. `everywhere`: smooth fields in which every label wins somewhere;
+`lesion`: one small region. nnU-Net's is the function that its prediction calls with its default settings, one thread a core.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python windows.py ours|plain|monai|monai_bf16|nnunet CONFIG tissue|head
 
-The same untrained network, windows and overlap for all, without mirroring. `plain` is ours in float32 with every window computed.
-`tissue` is a volume that is full; `head` an ellipsoid in air, half of the volume.
+The same untrained network, windows and overlap for all, without mirroring. `plain` is ours in float32 with every window
+computed. `tissue` is a volume that is full; `head` an ellipsoid in air, half of the volume.
 """
 
 from __future__ import annotations

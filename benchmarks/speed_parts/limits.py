@@ -1,0 +1,106 @@
+"""What the machine can do at best, and the share of it that the network's forward pass reaches; prints JSON.
+
+    python limits.py
+
+Rates are the best of several: matrices of 2048 and convolutions (3 x 3 x 3, 64 and 128 channels, two volumes of 32 x 32 x
+32, channels last), in float32 and bf16; memory by copying 512 MiB, disk by writing and reading it (perhaps from the cache).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import medhybrid
+from medhybrid.inference.device import autocast
+from medhybrid.networks import build_network
+
+BLOCK = 512 * 2**20
+
+
+def best(function: Callable[[], object], seconds: float = 1.5) -> float:
+    """Least seconds of one call."""
+    function()
+    until, times = time.perf_counter() + seconds, []
+    while time.perf_counter() < until or len(times) < 3:
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def matrix_rate(precision: torch.dtype) -> float:
+    """GFLOP/s."""
+    a = torch.randn(2048, 2048, dtype=precision)
+    return 2 * 2048**3 / best(lambda: a @ a) / 1e9
+
+
+def convolution_rate(precision: torch.dtype) -> float:
+    """GFLOP/s."""
+    rates = []
+    for width in (64, 128):
+        x = torch.randn(2, width, 32, 32, 32, dtype=precision).contiguous(memory_format=torch.channels_last_3d)
+        w = torch.randn(width, width, 3, 3, 3, dtype=precision).contiguous(memory_format=torch.channels_last_3d)
+        flops = 2 * 27 * width**2 * 2 * 32**3
+        rates.append(flops / best(lambda x=x, w=w: F.conv3d(x, w, padding=1)) / 1e9)  # type: ignore[misc]
+    return max(rates)
+
+
+def network_rate(name: str, precision: torch.dtype) -> dict[str, float]:
+    """GFLOP of a window of a packaged config's network, and GFLOP/s for a batch of two."""
+    config = medhybrid.load_config(f"{name}.yaml", ["data.root=/nowhere"])
+    strides = ((2, 2, 2),) * 3 if name == "hippocampus" else ((2, 2, 1), (2, 2, 2), (2, 2, 2))
+    n_channels = len(config.data.channels)
+    made = build_network(config.network, n_channels=n_channels, n_labels=2, strides=strides, token_mm=(8.0, 8.0, 8.0))
+    made = made.to(memory_format=torch.channels_last_3d).eval()
+    assert config.prepare.patch_size is not None
+    x = torch.rand(2, n_channels, *config.prepare.patch_size).contiguous(memory_format=torch.channels_last_3d)
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            made(x)
+        with autocast(torch.device("cpu"), precision):
+            seconds = best(lambda: made(x), 4)
+    flops = counter.get_total_flops()
+    return {"gflop": flops / 2e9, "gflop_per_s": flops / seconds / 1e9}
+
+
+def disk_rate() -> tuple[float, float]:
+    """MiB/s, written and synchronised, and read."""
+    data = np.random.default_rng(0).bytes(BLOCK)
+    with tempfile.NamedTemporaryFile(dir=".") as file:
+        began = time.perf_counter()
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        written = time.perf_counter() - began
+        began = time.perf_counter()
+        with open(file.name, "rb") as again:
+            again.read()
+        return BLOCK / 2**20 / written, BLOCK / 2**20 / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Measure all."""
+    told: dict[str, object] = {"threads": torch.get_num_threads()}
+    for name, precision in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        told[f"matrix_{name}"] = matrix_rate(precision)
+        told[f"convolution_{name}"] = limit = convolution_rate(precision)
+        for study in ("hippocampus", "brain"):
+            rate = network_rate(study, precision)
+            told[f"{study}_{name}"] = rate | {"share": rate["gflop_per_s"] / limit}
+    block = torch.ones(BLOCK // 4)
+    told["memory_gib_per_s"] = 2 * BLOCK / best(block.clone) / 2**30
+    told["disk_write_mib_per_s"], told["disk_read_mib_per_s"] = disk_rate()
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Training steps with their data loading and augmentation on hippocampus; prints samples a second as JSON.
+
+    python training.py ours|monai|nnunet PREPARED_OR_DATA SECONDS
+
+All with nnU-Net's patch and batch for this data (40 x 56 x 40 voxels of 1 mm, 9 patches). `ours` is `medhybrid train`'s loop;
+`monai` a plain loop over MONAI's transforms and DataLoader with the same network, in float32 as its tutorials have it; `nnunet`
+its own trainer (PREPARED_OR_DATA is then the folder with nnUNet_raw and the others).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+PATCH, BATCH = (40, 56, 40), 9
+
+WARM_STEPS = 3
+
+
+def timed(step: Callable[[], float], seconds: float) -> dict[str, float]:
+    """Samples a second of steps that return what they waited for data, and the share of that."""
+    for _ in range(WARM_STEPS):
+        step()
+    began, waited, n = time.perf_counter(), 0.0, 0
+    while (gone := time.perf_counter() - began) < seconds:
+        waited += step()
+        n += 1
+    return {"seconds": gone / (n * BATCH), "samples_per_s": n * BATCH / gone, "waiting": waited / gone, "steps": n}
+
+
+def ours(prepared: Path, seconds: float) -> dict[str, float]:
+    """`prepared` is what `medhybrid preprocess` made with this patch and batch."""
+    import medhybrid
+    from medhybrid.data.dataset import PreparedDataset
+    from medhybrid.data.sampling import Prefetcher
+    from medhybrid.tracking.jsonl import JsonlTracker
+    from medhybrid.training.loop import Trainer
+
+    dataset = PreparedDataset(prepared)
+    config = medhybrid.load_config("hippocampus.yaml", ["data.root=/nowhere", "training.iterations=100000"])
+    with tempfile.TemporaryDirectory() as out:
+        cases = dataset.open(dataset.fold(0).train)
+        made = Trainer(config, dataset.plan, cases, [], folder=Path(out), tracker=JsonlTracker(Path(out) / "log.jsonl"))
+        made.network.train()
+        source = Prefetcher(made.sampler, made.training.workers)
+
+        def step() -> float:
+            asked = time.perf_counter()
+            batch = source.batch(made.step)
+            waited = time.perf_counter() - asked
+            made._train_step(batch)
+            made.step += 1
+            return waited
+
+        told = timed(step, seconds)
+        source.close()
+    return told
+
+
+def monai(root: Path, seconds: float) -> dict[str, float]:
+    """`root` is the data set in the Decathlon's layout."""
+    from monai.data import CacheDataset, DataLoader
+    from monai.losses import DiceCELoss
+    from monai.transforms import (
+        Compose,
+        EnsureChannelFirstd,
+        LoadImaged,
+        NormalizeIntensityd,
+        Orientationd,
+        RandAdjustContrastd,
+        RandAffined,
+        RandCropByPosNegLabeld,
+        RandFlipd,
+        RandGaussianNoised,
+        RandScaleIntensityd,
+        SpatialPadd,
+    )  # fmt: skip
+
+    from medhybrid.config import NetworkConfig
+    from medhybrid.networks import build_network
+
+    both = ["image", "label"]
+    cases = [{"image": p, "label": root / "labelsTr" / p.name} for p in sorted((root / "imagesTr").glob("*.nii.gz"))]
+    transforms = Compose(
+        [
+            LoadImaged(both), EnsureChannelFirstd(both), Orientationd(both, axcodes="RAS"), NormalizeIntensityd("image"),
+            SpatialPadd(both, PATCH),
+            RandCropByPosNegLabeld(both, "label", PATCH, num_samples=1),
+            RandAffined(
+                both, prob=0.5, rotate_range=(0.1, 0.1, 0.35), scale_range=(0.2,) * 3, mode=["bilinear", "nearest"]
+            ),
+            RandFlipd(both, prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.3, std=0.1),
+            RandScaleIntensityd("image", 0.25, prob=0.3), RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.3)),
+        ]
+    )  # fmt: skip
+    data = CacheDataset(cases[:60], transforms, progress=False)
+    loader = DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True,
+                        persistent_workers=True, collate_fn=_flat)  # fmt: skip
+    network = build_network(
+        NetworkConfig(), n_channels=1, n_labels=2, strides=((2, 2, 2),) * 3, token_mm=(8.0, 8.0, 8.0)
+    )
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    loss_of = DiceCELoss(to_onehot_y=True, softmax=True)
+    endless = (batch for _ in range(10**6) for batch in loader)
+
+    def step() -> float:
+        asked = time.perf_counter()
+        batch = next(endless)
+        waited = time.perf_counter() - asked
+        optimiser.zero_grad()
+        loss_of(network(batch["image"].as_tensor()).full, batch["label"].as_tensor()).backward()
+        optimiser.step()
+        return waited
+
+    return timed(step, seconds)
+
+
+def _flat(samples: list[list[dict[str, torch.Tensor]]]) -> dict[str, torch.Tensor]:
+    return {key: torch.stack([s[key] for one in samples for s in one]) for key in ("image", "label")}
+
+
+def nnunet(work: Path, seconds: float) -> dict[str, float]:
+    """`work` has nnU-Net's three folders, prepared."""
+    import contextlib
+
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ[name] = str((work / name).resolve())
+    with contextlib.redirect_stdout(sys.stderr):
+        from nnunetv2.run.run_training import get_trainer_from_args
+
+        made = get_trainer_from_args("900", "3d_fullres", 0, device=torch.device("cpu"))
+        made.on_train_start()
+        made.network.train()
+
+        def step() -> float:
+            asked = time.perf_counter()
+            batch = next(made.dataloader_train)
+            waited = time.perf_counter() - asked
+            made.train_step(batch)
+            return waited
+
+        told = timed(step, seconds)
+        made.on_train_end()
+    return told
+
+
+if __name__ == "__main__":
+    print(
+        json.dumps({"ours": ours, "monai": monai, "nnunet": nnunet}[sys.argv[1]](Path(sys.argv[2]), float(sys.argv[3])))
+    )
