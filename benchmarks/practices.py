@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import medhybrid
+from medhybrid.steps.train import Run
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,7 +47,7 @@ class Bench:
             raise SystemExit(130)
         return f"### {name}: {study}, {self.minutes[study]:g} minutes\n\n{result.table}\n"
 
-    def once(self, note: Path, make: Callable[[], medhybrid.Run]) -> Path:
+    def once(self, note: Path, make: Callable[[], Run]) -> Path:
         """The run folder that a note names, else a run made now; one that is interrupted is not noted."""
         if not note.is_file():
             run = make()
@@ -73,7 +74,7 @@ def transfer(bench: Bench) -> list[str]:
     for study in bench.roots:
         other = next(s for s in bench.roots if s != study)
 
-        def train(source: str = other) -> medhybrid.Run:
+        def train(source: str = other) -> Run:
             config = bench.config(source, "training.seed=100")
             medhybrid.preprocess(config)
             return medhybrid.train(config)

@@ -25,9 +25,10 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.checks import Finding, check_image, check_mask, from_error
 from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
 from medhybrid.data.layouts import Case
+from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.pictures import picture_hashes
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import PreparedImage, inside_labels, preparation_transforms
+from medhybrid.data.prepare import PreparedImage, inside_labels
 from medhybrid.data.splits import Fold
 from medhybrid.data.store import CaseRecord, PreparedCase, hash_files, save_case, stamp_files
 from medhybrid.errors import DataError, MedHybridError
@@ -115,8 +116,6 @@ def _hash_sources(case: Case, config: StudyConfig) -> str:
 
 def check_case(task: CheckTask) -> CaseCheck:
     """Read a case, check it and measure it; what is wrong becomes findings."""
-    from medhybrid.data.load import load_image, load_mask
-
     case, config = task.case, task.config
     channels = [c.name for c in config.data.channels]
     labels = config.data.labels
@@ -170,6 +169,8 @@ def check_case(task: CheckTask) -> CaseCheck:
 
 def prepare_case(task: PrepareTask) -> Finding | None:
     """Prepare one case and write it; a finding if that failed."""
+    from medhybrid.data.transforms import preparation_transforms
+
     case, plan = task.case, task.plan
     try:
         data = preparation_transforms(plan, task.config)({"case": case})

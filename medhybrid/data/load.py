@@ -1,14 +1,10 @@
-"""Loading a case of a dataset: image channels and reference mask, as MONAI `MetaTensor`."""
+"""Loading a case of a dataset: image channels and reference mask."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from monai.data import MetaTensor
-from monai.transforms import Transform
 
 from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.layouts import Case, Files
@@ -17,7 +13,7 @@ from medhybrid.errors import DataError
 from medhybrid.geometry import match_axes
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import reference_kind
-from medhybrid.scans.reader import ScanReader, read_scan, stack_channels
+from medhybrid.scans.reader import read_scan, stack_channels
 
 
 def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
@@ -54,27 +50,4 @@ def _read(files: Files, name: str, options: ScansConfig) -> Scan:
     return read_scan(paths[0] if len(paths) == 1 else paths, case=name, part=files.part, options=options)
 
 
-class LoadCased(Transform):  # type: ignore[misc]
-    """MONAI transform: `{"case": Case}` to `image` and `label` as `MetaTensor` (C, X, Y, Z)."""
-
-    def __init__(self, data: DataConfig, options: ScansConfig) -> None:
-        self.data, self.options = data, options
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Load both."""
-        image = load_image(data["case"], self.data, self.options)
-        mask = load_mask(data["case"], image, self.data, self.options)
-        return {**data, "scan": image, "image": _meta_tensor(image), "label": _meta_tensor(mask)}
-
-
-def _meta_tensor(scan: Scan) -> Any:
-    import torch
-
-    array, meta = ScanReader().get_data(scan)
-    meta["affine"] = torch.from_numpy(scan.affine)
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64 if array.dtype.itemsize > 2 else np.int32)  # torch has no wide unsigned types
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(array)), meta=meta)
-
-
-__all__ = ["LoadCased", "load_image", "load_mask"]
+__all__ = ["load_image", "load_mask"]

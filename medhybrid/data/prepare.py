@@ -1,23 +1,20 @@
 """From a scan to the network's grid and intensity scale: the same code for training data and for new scans.
 
-`prepare_image` is the pure function; `preparation_transforms` is the MONAI chain that `medhybrid preprocess` runs, which
-loads image and mask and applies it.
+Pure functions; `data.transforms` has the MONAI chain that `medhybrid preprocess` runs, which loads a case and applies them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.config import StudyConfig
 from medhybrid.data.checks import copied_channels
 from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.errors import DataError
-from medhybrid.geometry import Grid, Turn, resample_image, resample_labels, respace, turn_to_ras
+from medhybrid.geometry import Grid, Turn, resample_image, respace, turn_to_ras
 
 TISSUE_SHARE = 0.1
 """Voxels above this share of the range from the minimum to the 99.5th percentile count as tissue, the rest as air."""
@@ -119,35 +116,3 @@ def outside_labels(inside: NDArray[np.generic], labels: Mapping[str, int]) -> ND
     table = np.array([0, *labels.values()], dtype)
     outside: NDArray[np.generic] = table[inside]
     return outside
-
-
-def preparation_transforms(plan: Plan, config: StudyConfig) -> Any:
-    """MONAI transforms from `{"case": Case}` to the prepared arrays.
-
-    The result holds `image` (C, X, Y, Z) float32 and `label` (X, Y, Z) uint8 on the plan's grid, `prepared`, the
-    `PreparedImage`, and `label_source`, the mask on the scan's own grid.
-    """
-    from monai.transforms import Compose, MapTransform, Transform
-
-    from medhybrid.data.load import LoadCased
-
-    class PrepareImaged(MapTransform):  # type: ignore[misc]
-        """`prepare_image` on the loaded scan."""
-
-        def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-            image = data["image"]
-            grid = Grid(tuple(image.shape[1:]), np.asarray(image.affine, np.float64))
-            prepared = prepare_image(np.asarray(image), grid, plan)
-            return {**data, "image": prepared.image, "prepared": prepared}
-
-    class PrepareLabeld(Transform):  # type: ignore[misc]
-        """The reference mask on the same grid, with inside values."""
-
-        def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-            prepared: PreparedImage = data["prepared"]
-            source = np.asarray(data["label"])[0]
-            inside = prepared.turn.apply(inside_labels(source, plan.labels))
-            label = resample_labels(inside, prepared.turned, prepared.grid, plan.n_labels)
-            return {**data, "label": label, "label_source": source}
-
-    return Compose([LoadCased(config.data, config.scans), PrepareImaged(keys="image"), PrepareLabeld()])

@@ -6,10 +6,10 @@ No interpolation: every voxel keeps its value and its place in the world.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from medhybrid.geometry.affine import Affine, Grid, spacing_mm
 
@@ -62,10 +62,10 @@ def turn_to_ras(affine: Affine) -> Turn:
     Each voxel axis is assigned to one world axis so that the sum of absolute direction cosines is largest.
     """
     cosines = affine[:3, :3] / np.array(spacing_mm(affine))  # (world, voxel)
-    world, voxel = linear_sum_assignment(-np.abs(cosines))
-    axes = voxel[np.argsort(world)]
-    flips = [bool(cosines[w, v] < 0) for w, v in enumerate(axes)]
-    return Turn((int(axes[0]), int(axes[1]), int(axes[2])), (flips[0], flips[1], flips[2]))
+    world = np.arange(3)
+    axes = max(permutations(range(3)), key=lambda voxel: float(np.abs(cosines[world, voxel]).sum()))
+    flips = cosines[world, axes] < 0
+    return Turn((axes[0], axes[1], axes[2]), (bool(flips[0]), bool(flips[1]), bool(flips[2])))
 
 
 def match_axes(array: NDArray[np.generic], source: Grid, target: Grid) -> tuple[NDArray[np.generic], Grid]:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from scipy.stats import rankdata
 
 N_BINS = 15
 LOG_TEMPERATURE_BOUNDS = (-2.0, 2.0)
@@ -29,6 +27,8 @@ def fit_temperature(logits: Floats, labels: NDArray[np.integer]) -> float:
     ----------
     Guo et al. (2017), arXiv:1706.04599, section 4.2.
     """
+    from scipy.optimize import minimize_scalar  # a second of import that a prediction does not need
+
     rows = np.arange(len(labels))
 
     def cost(log_temperature: float) -> float:
@@ -81,6 +81,8 @@ def area_under_curve(scores: Sequence[float], is_bad: Sequence[bool]) -> float:
     ----------
     Hanley and McNeil (1982), doi:10.1148/radiology.143.1.7063747, as a rank sum.
     """
+    from scipy.stats import rankdata  # as in `fit_temperature`
+
     bad = np.asarray(is_bad, bool)
     n_bad, n_good = int(bad.sum()), int((~bad).sum())
     if not n_bad or not n_good:

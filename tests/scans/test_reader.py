@@ -8,7 +8,8 @@ from monai.transforms import LoadImage
 
 from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.write import write_mr_series
-from medhybrid.scans.reader import ScanReader, read_scan, stack_channels
+from medhybrid.scans.monai_reader import ScanReader
+from medhybrid.scans.reader import read_scan, stack_channels
 from tests.synthetic import AFFINE, SHAPE, blob_case, save_nifti
 
 
