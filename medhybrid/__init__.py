@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.cross_validate import cross_validate
     from medhybrid.steps.demo_data import write_demo_data
     from medhybrid.steps.evaluate import evaluate
+    from medhybrid.steps.export import export
     from medhybrid.steps.inspect import inspect
     from medhybrid.steps.models import load_model
     from medhybrid.steps.predict import predict
@@ -48,6 +49,7 @@ _HOMES = {
     "convert": "medhybrid.steps.convert",
     "cross_validate": "medhybrid.steps.cross_validate",
     "evaluate": "medhybrid.steps.evaluate",
+    "export": "medhybrid.steps.export",
     "inspect": "medhybrid.steps.inspect",
     "load_config": "medhybrid.config",
     "load_search": "medhybrid.config",
@@ -73,6 +75,7 @@ __all__ = [
     "convert",
     "cross_validate",
     "evaluate",
+    "export",
     "inspect",
     "load_config",
     "load_model",

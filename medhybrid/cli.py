@@ -275,6 +275,21 @@ def listen(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    format_: Annotated[str, typer.Option("--format", help="pt2, onnx or openvino.")] = "onnx",
+    tracking_uri: TrackingUri = None,
+) -> int:
+    """Write the network for other software, checked, with a description of all that goes before and after it."""
+    from medhybrid.steps.export import export as run
+
+    path = run(model, out=out, format_=format_, tracking_uri=tracking_uri)
+    make_reporter().message(f"{path}; description.json says what a scan goes through before and after it")
+    return 0
+
+
+@app.command()
 def review(
     runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="Address to serve on; loopback unless you say otherwise.")] = "127.0.0.1",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 Stride = tuple[int, int, int]
 
@@ -19,7 +20,7 @@ class InstanceNorm(nn.InstanceNorm3d):
     """Instance norm that keeps channels last on CPUs: as batch norm of one sample at a time, which copies nothing.
 
     For a batch of one that is the way on every device: torch 2.13 gives torch's own layer a wrong gradient there, where the
-    gradient from above has its channels last.
+    gradient from above has its channels last. An exported network has torch's own layers, which know any size.
     """
 
     def __init__(self, width: int) -> None:
@@ -27,7 +28,7 @@ class InstanceNorm(nn.InstanceNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) -> the same."""
-        if x.device.type != "cpu" and len(x) > 1:
+        if is_exporting() or (x.device.type != "cpu" and len(x) > 1):
             return super().forward(x)
         samples = [
             F.batch_norm(one, None, None, self.weight, self.bias, True, 0.0, self.eps) for one in torch.split(x, 1)
@@ -43,7 +44,7 @@ class Upsample(nn.ConvTranspose3d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s)."""
-        if x.device.type != "cpu":
+        if is_exporting() or x.device.type != "cpu":
             return super().forward(x, output_size)
         batch, channels, nx, ny, nz = x.shape
         width, sx, sy, sz = self.weight.shape[1:]

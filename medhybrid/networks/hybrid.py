@@ -86,7 +86,7 @@ class SegmentationNetwork(nn.Module):
         """What is known of the studies of images (B, C, X, Y, Z): a channel that is 0 everywhere is absent."""
         presence = image.detach().flatten(2).abs().amax(2) > 0  # (B, C)
         if context is None:
-            context = torch.full((len(image), self.n_context), torch.nan, device=image.device)
+            context = torch.full((image.shape[0], self.n_context), torch.nan, device=image.device)
         return Study(presence, context)
 
     def forward(self, image: Tensor, context: Tensor | None = None) -> Logits:

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 LAYER_SCALE = 0.1
 """Initial weight of each residual branch (Touvron et al. 2021, doi:10.1109/ICCV48922.2021.00010)."""
@@ -20,8 +21,9 @@ MAX_PLAIN_TOKENS = 1024
 
 def token_positions_mm(shape: tuple[int, int, int], token_mm: tuple[float, float, float]) -> Tensor:
     """Centres (T, 3) of the tokens of a map, in mm from its middle."""
-    axes = [(torch.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, token_mm, strict=True)]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+    axes = [torch.arange(n) * step for n, step in zip(shape, token_mm, strict=True)]
+    centred = [axis - axis.mean() for axis in axes]
+    return torch.stack(torch.meshgrid(*centred, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
 def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tensor:
@@ -37,9 +39,8 @@ def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tenso
     """
     n_local = max(1, 2 * heads // 3)
     distance = torch.cdist(positions_mm, positions_mm)  # (T, T)
-    reach = shortest_mm * 2.0 ** torch.arange(n_local, device=distance.device)
-    local = -distance / reach[:, None, None]
-    return F.pad(local, (0, 0, 0, 0, 0, heads - n_local))
+    rates = [-1 / (shortest_mm * 2**head) if head < n_local else 0.0 for head in range(heads)]
+    return distance * torch.tensor(rates, device=distance.device)[:, None, None]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -48,7 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     The fused kernel saves memory, not time, on CPUs, where few tokens are quicker by plain products.
     """
     batch, heads, n_tokens, width = q.shape
-    if q.device.type != "cpu" or n_tokens > MAX_PLAIN_TOKENS:
+    if is_exporting() or q.device.type != "cpu" or n_tokens > MAX_PLAIN_TOKENS:
         return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias[None].to(q.dtype))
     q, k, v = (x.reshape(batch * heads, n_tokens, width) for x in (q * width**-0.5, k, v))
     scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, n_tokens, n_tokens)

@@ -24,22 +24,11 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
     from mlflow.models import infer_signature
 
     from medhybrid.inference.model import load_model
+    from medhybrid.inference.program import FullLogits
 
     model = load_model(folder, device="cpu")
     x, y, z = model.plan.patch_size
     example = np.zeros((2, len(model.plan.channels), x, y, z), np.float32)  # a batch of 1 would be taken as fixed
-
-    class FullLogits(torch.nn.Module):
-        """The network without its auxiliary output."""
-
-        def __init__(self, network: torch.nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            """(B, C, X, Y, Z) -> (B, K, X, Y, Z)."""
-            logits: torch.Tensor = self.network(image).full
-            return logits
 
     program = FullLogits(model.network).eval()
     with torch.inference_mode():

@@ -1,0 +1,142 @@
+"""A model's network as a program for other software: any batch and size, without code of ours.
+
+`pt2` is what `torch.export` makes, `onnx` what ONNX runtimes read, `openvino` the two files of OpenVINO. What a scan goes
+through before and after the network is told by `inference.description`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medhybrid.errors import ConfigError, ModelError
+from medhybrid.inference.model import Model
+
+Format = Literal["pt2", "onnx", "openvino"]
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+FILES: dict[Format, str] = {"pt2": "network.pt2", "onnx": "network.onnx", "openvino": "network.xml"}
+
+LARGEST = 256
+"""Tokens along an axis, and samples in a batch, that a program takes at most."""
+
+TOLERANCE = 1e-3
+"""Largest difference of a logit, as share of the largest logit, at which a program counts as the same network."""
+
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
+    logging.ERROR
+)  # of torchvision, which we lack
+
+Runner = Callable[[np.ndarray], np.ndarray]
+
+
+class FullLogits(nn.Module):
+    """The network without its auxiliary output; what it could be told of the study is absent."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) -> (B, K, X, Y, Z)."""
+        logits: Tensor = self.network(image).full
+        return logits
+
+
+def write_program(model: Model, folder: Path, format_: Format) -> Path:
+    """Write the network as a program; its first file.
+
+    Raises
+    ------
+    ConfigError
+        If the libraries of the format are not installed.
+    ModelError
+        If the network cannot be exported for any size.
+    """
+    network = FullLogits(model.network).cpu().eval()
+    stride = np.prod(model.plan.strides, axis=0)
+    x, y, z = (int(s) * torch.export.Dim(axis, min=1, max=LARGEST) for s, axis in zip(stride, "xyz", strict=True))
+    example = torch.rand(2, len(model.plan.channels), *model.plan.patch_size)  # a batch of 1 would be taken as fixed
+    sizes = {"image": {0: torch.export.Dim("batch", min=1, max=LARGEST), 2: x, 3: y, 4: z}}
+    path = folder / FILES[format_]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # remarks of the exporters on their own internals
+        try:
+            program = torch.export.export(network, (example,), dynamic_shapes=sizes, strict=False)
+        except Exception as error:  # torch raises many kinds
+            raise ModelError(
+                f"a network of kind {model.record.network.kind} cannot be exported for any size",
+                found=str(error).splitlines()[0][:200],
+            ) from error
+        if format_ == "pt2":
+            torch.export.save(program, path)
+            return path
+        onnx = path if format_ == "onnx" else folder / ".network.onnx"
+        _import("onnxscript")
+        made: Any = torch.onnx.export(
+            program, (example,), dynamo=True, external_data=False, input_names=["image"], output_names=["logits"],
+            verbose=False,
+        )  # fmt: skip
+        made.save(onnx)
+        if format_ == "openvino":
+            openvino = _import("openvino")
+            openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+            onnx.unlink()
+    return path
+
+
+def open_program(path: Path) -> Runner:
+    """A program that was written, as a function from (B, C, X, Y, Z) to (B, K, X, Y, Z) float32; raises `ConfigError`."""
+    if path.suffix == ".pt2":
+        module: Any = torch.export.load(path).module()
+        return lambda image: np.asarray(module(torch.from_numpy(image)).detach().numpy())
+    if path.suffix == ".onnx":
+        session = _import("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return lambda image: np.asarray(session.run(None, {"image": image})[0])
+    compiled = _import("openvino").Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda image: np.asarray(compiled(image)[0])
+
+
+def check_program(model: Model, path: Path) -> float:
+    """Largest difference from the torch network, as share of its largest logit, at two sizes and batches.
+
+    Raises
+    ------
+    ModelError
+        If it is above `TOLERANCE`.
+    """
+    run, network = open_program(path), FullLogits(model.network).cpu().eval()
+    window, stride = np.array(model.plan.patch_size), np.prod(model.plan.strides, axis=0)
+    generator, worst = torch.Generator().manual_seed(0), 0.0
+    for batch, size in ((1, window), (2, np.maximum(window // 2 // stride, 1) * stride + stride)):
+        image = torch.rand((batch, len(model.plan.channels), *(int(n) for n in size)), generator=generator)
+        with torch.inference_mode():
+            expected = network(image).numpy()
+        worst = max(worst, float(np.abs(run(image.numpy()) - expected).max() / np.abs(expected).max()))
+    if not worst <= TOLERANCE:
+        raise ModelError(
+            f"{path.name} does not compute what the model computes",
+            expected=f"logits within {TOLERANCE:g} of the largest",
+            found=f"{worst:.2g}",
+            remedy="export in another format, or with other versions of its libraries",
+        )
+    return worst
+
+
+def _import(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigError(f"this format needs {name}", remedy="pip install 'medhybrid[export]'") from error

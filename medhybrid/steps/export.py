@@ -1,0 +1,73 @@
+"""`medhybrid export`: a model's network for other software, checked, with what goes before and after it.
+
+OUT/network.pt2 | network.onnx | network.xml, network.bin
+OUT/description.json      every step and number from a scan to its mask
+OUT/card.md               the model's own page
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import medhybrid
+from medhybrid.errors import ConfigError, DataError
+from medhybrid.inference.description import describe
+from medhybrid.inference.model import model_card
+from medhybrid.inference.program import FORMATS, check_program, write_program
+from medhybrid.steps.models import load_model
+
+
+def export(model: str | Path, *, out: Path, format_: str = "onnx", tracking_uri: str | None = None) -> Path:
+    """Write the network and its description; nothing is left if it does not compute what the model computes.
+
+    Parameters
+    ----------
+    model : str or Path
+        As `medhybrid.load_model`.
+
+    Returns
+    -------
+    Path
+        The program.
+
+    Raises
+    ------
+    ConfigError
+        If the format is unknown or its libraries are not installed.
+    DataError
+        If `out` holds other files.
+    ModelError
+        If the model cannot be exported, or the program differs from it.
+    """
+    chosen = next((f for f in FORMATS if f == format_), None)
+    if chosen is None:
+        raise ConfigError(f"unknown format {format_}", expected=", ".join(FORMATS))
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty", remedy="give a new folder")
+    loaded = load_model(model, device="cpu", tracking_uri=tracking_uri)
+    with tempfile.TemporaryDirectory(dir=_parent(out)) as pending:
+        place = Path(pending)
+        path = write_program(loaded, place, chosen)
+        difference = check_program(loaded, path)
+        description = {
+            "medhybrid": medhybrid.__version__,
+            "format": format_,
+            "program": path.name,
+            "weights_sha256": loaded.record.weights_sha256,
+            "largest_difference": difference,
+            **describe(loaded),
+        }
+        (place / "description.json").write_text(json.dumps(description, indent=1) + "\n")
+        (place / "card.md").write_text(model_card(loaded.record, f"{loaded.plan.study}, as {format_}"))
+        out.mkdir(parents=True, exist_ok=True)
+        for file in place.iterdir():
+            shutil.move(str(file), out / file.name)
+    return out / path.name
+
+
+def _parent(out: Path) -> Path:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out.parent
