@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import softmax
 from torch import Tensor
 
+from medhybrid.inference.to_grid import highest_label
 from medhybrid.metrics import area_under_curve, expected_calibration_error, expected_dice, fit_temperature
 
 GOOD_DICE = 0.7
@@ -31,6 +32,9 @@ SAMPLED_VOXELS = 20_000
 
 SAMPLED_MARGIN = 4
 """Voxels around reference and prediction that are sampled: far from both everything is sure, and would hide the rest."""
+
+SLAB_VOXELS = 2_000_000
+"""Voxels of a scan whose probabilities are held at once."""
 
 Verdict = Literal["confident", "look at this one"]
 
@@ -87,9 +91,20 @@ def sample_voxels(logits: Tensor, reference: NDArray[np.uint8]) -> VoxelSample:
 
 
 def score_logits(logits: Tensor, calibration: Calibration) -> float:
-    """The lowest expected Dice over the labels that are predicted or likely, in [0, 1]; logits (K, X, Y, Z)."""
-    probabilities = (logits.float() / calibration.temperature).softmax(dim=0).cpu().numpy()
-    return _score(probabilities, probabilities.argmax(0))
+    """The lowest expected Dice over the labels that are predicted or likely, in [0, 1]; logits (K, X, Y, Z).
+
+    As `metrics.expected_dice`, slab by slab: probabilities of a whole scan are never held.
+    """
+    n_voxels = logits[0].numel()
+    overlap, size = (torch.zeros(len(logits), dtype=torch.float64, device=logits.device) for _ in range(2))
+    for slab in torch.split(logits, max(1, logits.shape[1] * SLAB_VOXELS // n_voxels), dim=1):
+        probabilities = (slab.float() / calibration.temperature).softmax(dim=0)
+        labels = highest_label(slab)
+        for k in range(1, len(logits)):
+            inside = labels == k
+            overlap[k] += probabilities[k][inside].sum(dtype=torch.float64)
+            size[k] += probabilities[k].sum(dtype=torch.float64) + inside.sum()
+    return min(2 * float(o) / float(s) if s > 1 else 1.0 for o, s in zip(overlap[1:], size[1:], strict=True))
 
 
 def _score(probabilities: NDArray[np.floating], mask: NDArray[np.integer]) -> float:

@@ -48,7 +48,7 @@ def labels_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> N
         Inside label values in the scan's own axis order.
     """
     x, y, z = (_to_axis(w) for w in grid_weights(network, turned))
-    coarse = _highest(logits).cpu().numpy()
+    coarse = highest_label(logits).cpu().numpy()
     columns = _extremes((coarse, coarse), z, dim=2)  # (X, Y, Z')
     labels = np.empty(turned.shape, np.uint8)
     for first, last in _slabs(turned.shape):
@@ -64,7 +64,7 @@ def labels_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> N
             values, rows = _near(logits, rows)
             for some in np.array_split(near_border, -(-len(near_border) // POINTS)):
                 means = _at_points(values, some, (rows, y, z))  # (N, K)
-                labels[first:last][tuple(some.T)] = _highest(means.T).cpu().numpy()
+                labels[first:last][tuple(some.T)] = highest_label(means.T).cpu().numpy()
     return np.ascontiguousarray(turn.undo(labels))
 
 
@@ -83,6 +83,15 @@ def probabilities_on_scan(
         slab = torch.einsum("cz,kabz->kabc", wz, slab)
         probabilities[:, first:last] = (slab / temperature).softmax(dim=0).cpu().numpy()
     return np.ascontiguousarray(turn.undo(probabilities))
+
+
+def highest_label(values: Tensor) -> Tensor:
+    """Index (...) uint8 of the highest of (K, ...), the first of equals; many times as fast as argmax on CPUs."""
+    best, index = values[0].clone(), torch.zeros(values.shape[1:], dtype=torch.uint8, device=values.device)
+    for k, one in enumerate(values[1:], start=1):
+        index.masked_fill_(one > best, k)
+        torch.maximum(best, one, out=best)
+    return index
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +134,6 @@ def _extremes(labels: tuple[Labels, Labels], axis: _Axis, *, dim: int) -> tuple[
         np.minimum(low, labels[0].take(column, axis=dim), out=low)
         np.maximum(high, labels[1].take(column, axis=dim), out=high)
     return low, high
-
-
-def _highest(values: Tensor) -> Tensor:
-    """Index (...) uint8 of the highest of (K, ...), the first of equals; many times as fast as argmax on CPUs."""
-    best, index = values[0].clone(), torch.zeros(values.shape[1:], dtype=torch.uint8, device=values.device)
-    for k, one in enumerate(values[1:], start=1):
-        index.masked_fill_(one > best, k)
-        torch.maximum(best, one, out=best)
-    return index
 
 
 def _near(logits: Tensor, rows: _Axis) -> tuple[Tensor, _Axis]:

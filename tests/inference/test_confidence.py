@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medhybrid.inference import confidence
 from medhybrid.inference.confidence import (
     DEFAULT_THRESHOLD,
     Calibration,
@@ -15,6 +16,7 @@ from medhybrid.inference.confidence import (
     uncertainty,
     verdict,
 )
+from medhybrid.metrics import expected_dice
 
 SHAPE = (24, 20, 12)
 
@@ -49,6 +51,18 @@ def test_doubtful_cases_score_less_and_the_threshold_lies_between(rng: np.random
     assert found.auc == 1.0
     verdicts = [verdict(score_logits(logits, found), found) for logits, _ in cases]
     assert verdicts == ["confident"] * 3 + ["look at this one"] * 2
+
+
+@pytest.mark.parametrize("slab", [1, 700, 10**6])
+def test_the_score_is_the_least_expected_dice_of_the_labels(monkeypatch: pytest.MonkeyPatch, slab: int) -> None:
+    monkeypatch.setattr(confidence, "SLAB_VOXELS", slab)
+    logits = 3 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+    score = score_logits(logits, Calibration(temperature=1.7))
+
+    probabilities = (logits / 1.7).softmax(0).numpy()
+    mask = probabilities.argmax(0)
+    assert score == pytest.approx(min(expected_dice(probabilities[k], mask == k) for k in (1, 2, 3)), abs=1e-6)
 
 
 def test_one_case_teaches_nothing(rng: np.random.Generator) -> None:
