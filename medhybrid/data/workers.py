@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import psutil
 
@@ -30,20 +30,74 @@ class WorkerDied(DataError):
     """The process that worked on an item ended without an answer."""
 
 
-class _Worker(Generic[Item]):
-    """A process, the pipe to it, and what it works on."""
+class Processes:
+    """Up to `n` processes that work through items; they stay for the next work, with what they have imported.
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    with Processes(4) as processes:
+        for item, result in processes.map(check, cases): ...
+        for item, result in processes.map(prepare, cases): ...
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = max(1, n)
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._workers:
+            self._workers.pop().stop()
+
+    def map(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[Item, Result | WorkerDied]]:
+        """Apply `function` to each item; yields in order of completion.
+
+        `function` must be importable and catch its own expected errors. If its process dies, the item's result is a
+        `WorkerDied` with the cause, a new process takes its place, and the rest goes on.
+        """
+        waiting = list(reversed(items))
+        self._workers = [w for w in self._workers if w.process.is_alive()]
+        self._workers += [_Worker() for _ in range(min(self.n, len(items)) - len(self._workers))]
+        busy: dict[_Worker, Item] = {}
+        try:
+            while waiting or busy:
+                for worker in [w for w in self._workers if w not in busy][: len(waiting)]:
+                    busy[worker] = waiting.pop()
+                    worker.pipe.send((function, busy[worker]))
+                ready = wait([w.pipe for w in busy])
+                for worker in [w for w in busy if w.pipe in ready]:
+                    item = busy.pop(worker)
+                    try:
+                        result = worker.pipe.recv()
+                    except (EOFError, ConnectionResetError):
+                        result = self._replace(worker, item)
+                    yield item, result
+        finally:
+            for worker in busy:  # the caller has gone, and nobody wants what they work on
+                self._workers.remove(worker)
+                worker.stop()
+
+    def _replace(self, worker: _Worker, item: object) -> WorkerDied:
+        worker.process.join()
+        self._workers[self._workers.index(worker)] = _Worker()
+        return WorkerDied(
+            f"the process working on {getattr(item, 'name', item)} died",
+            found=_cause(worker.process.exitcode),
+            remedy="give it more memory or fewer workers (prepare.workers), or leave the case out",
+        )
+
+
+class _Worker:
+    """A process and the pipe to it."""
+
+    def __init__(self) -> None:
         context = mp.get_context("spawn")  # fork is unsafe once threads of numerical libraries run
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
-        self.item: Item | None = None
-
-    def give(self, item: Item) -> None:
-        self.item = item
-        self.pipe.send(item)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -51,53 +105,14 @@ class _Worker(Generic[Item]):
         self.pipe.close()
 
 
-def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
+def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     while True:
         try:
-            item = pipe.recv()
+            function, item = pipe.recv()
         except EOFError:
             return
         pipe.send(function(item))
-
-
-def map_in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], n_workers: int
-) -> Iterator[tuple[Item, Result | WorkerDied]]:
-    """Apply `function` to each item in `n_workers` processes; yields in order of completion.
-
-    `function` must be importable and catch its own expected errors. If its process dies, the item's result is a
-    `WorkerDied` with the cause, a new process takes its place, and the rest goes on.
-    """
-    waiting = list(reversed(items))
-    workers = [_Worker[Item](function) for _ in range(min(max(1, n_workers), len(items)))]
-    try:
-        for worker in workers:
-            worker.give(waiting.pop())
-        while busy := [w for w in workers if w.item is not None]:
-            ready = wait([w.pipe for w in busy])
-            for worker in busy:
-                if worker.pipe not in ready:
-                    continue
-                item = worker.item
-                assert item is not None
-                worker.item = None
-                try:
-                    result = worker.pipe.recv()
-                except (EOFError, ConnectionResetError):
-                    worker.process.join()
-                    result = WorkerDied(
-                        f"the process working on {getattr(item, 'name', item)} died",
-                        found=_cause(worker.process.exitcode),
-                        remedy="give it more memory or fewer workers (prepare.workers), or leave the case out",
-                    )
-                    workers[workers.index(worker)] = worker = _Worker(function)
-                if waiting:
-                    worker.give(waiting.pop())
-                yield item, result
-    finally:
-        for worker in workers:
-            worker.stop()
 
 
 def _cause(exit_code: int | None) -> str:

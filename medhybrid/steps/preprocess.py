@@ -27,7 +27,7 @@ from medhybrid.data.fingerprint import combine
 from medhybrid.data.layouts import Case, list_cases
 from medhybrid.data.plan import Plan, make_plan
 from medhybrid.data.splits import load_folds
-from medhybrid.data.workers import WorkerDied, default_workers, map_in_processes
+from medhybrid.data.workers import Processes, WorkerDied, default_workers
 from medhybrid.errors import DataError
 from medhybrid.steps.progress import Reporter, Silent
 
@@ -62,19 +62,20 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     cases = list_cases(config.data)
     folds, origin = load_folds(config.data, cases)
 
-    checks = _check_all(config, cases, folder, reporter)
-    usable = [c for c in cases if checks[c.name].is_usable]
-    findings = [f for c in cases for f in checks[c.name].findings]
-    if not usable:
-        _write_problems(folder, findings)
-        raise DataError(
-            "no case of the dataset can be used", found=_first(findings), remedy=f"see {folder / 'problems.csv'}"
-        )
+    with Processes(config.prepare.workers or default_workers()) as processes:
+        checks = _check_all(config, cases, folder, processes, reporter)
+        usable = [c for c in cases if checks[c.name].is_usable]
+        findings = [f for c in cases for f in checks[c.name].findings]
+        if not usable:
+            _write_problems(folder, findings)
+            raise DataError(
+                "no case of the dataset can be used", found=_first(findings), remedy=f"see {folder / 'problems.csv'}"
+            )
 
-    fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
-    plan = make_plan(config, fingerprint, free_memory=free_memory())
-    waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, checks[c.name].sources_hash, plan)]
-    failed = _prepare_all(config, waiting, checks, plan, folder, reporter)
+        fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
+        plan = make_plan(config, fingerprint, free_memory=free_memory())
+        waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, checks[c.name].sources_hash, plan)]
+        failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
     findings += failed
     left_out = sorted({f.where for f in findings if f.severity == "error"})
 
@@ -89,7 +90,9 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     return Preparation(folder, plan, n_prepared, len(usable) - len(waiting), tuple(findings), tuple(left_out))
 
 
-def _check_all(config: StudyConfig, cases: Sequence[Case], folder: Path, reporter: Reporter) -> dict[str, CaseCheck]:
+def _check_all(
+    config: StudyConfig, cases: Sequence[Case], folder: Path, processes: Processes, reporter: Reporter
+) -> dict[str, CaseCheck]:
     checks: dict[str, CaseCheck] = {}
     for case in cases:
         earlier = load_check(folder / "checks" / f"{case.name}.json", case, config)
@@ -97,8 +100,7 @@ def _check_all(config: StudyConfig, cases: Sequence[Case], folder: Path, reporte
             checks[case.name] = earlier
     tasks = [CheckTask(case=c, config=config) for c in cases if c.name not in checks]
     reporter.begin("checking", len(tasks))
-    n_workers = config.prepare.workers or default_workers()
-    for done, (task, result) in enumerate(map_in_processes(check_case, tasks, n_workers), start=1):
+    for done, (task, result) in enumerate(processes.map(check_case, tasks), start=1):
         if isinstance(result, WorkerDied):
             finding = from_error(task.name, result, code="worker_died")
             result = CaseCheck(
@@ -122,6 +124,7 @@ def _prepare_all(
     checks: dict[str, CaseCheck],
     plan: Plan,
     folder: Path,
+    processes: Processes,
     reporter: Reporter,
 ) -> list[Finding]:
     tasks = [
@@ -130,8 +133,7 @@ def _prepare_all(
     ]
     failed = []
     reporter.begin("preparing", len(tasks))
-    n_workers = config.prepare.workers or default_workers()
-    for done, (task, result) in enumerate(map_in_processes(prepare_case, tasks, n_workers), start=1):
+    for done, (task, result) in enumerate(processes.map(prepare_case, tasks), start=1):
         if isinstance(result, WorkerDied):
             result = from_error(task.name, result, code="worker_died")
         if result is not None:

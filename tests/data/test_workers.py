@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from medhybrid.data.workers import WorkerDied, map_in_processes
+from medhybrid.data.workers import Processes, WorkerDied
 
 
 def work(item: int) -> int:
@@ -23,7 +23,8 @@ def work(item: int) -> int:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_named_with_its_signal_and_the_rest_is_done() -> None:
-    results = dict(map_in_processes(work, list(range(9)), n_workers=2))
+    with Processes(2) as processes:
+        results = dict(processes.map(work, list(range(9))))
 
     died = {k: str(v) for k, v in results.items() if isinstance(v, WorkerDied)}
     assert set(died) == {3, 5, 7}
@@ -36,4 +37,23 @@ def test_a_worker_that_dies_is_named_with_its_signal_and_the_rest_is_done() -> N
 
 
 def test_nothing_to_do_is_done_at_once() -> None:
-    assert list(map_in_processes(work, [], n_workers=2)) == []
+    with Processes(2) as processes:
+        assert list(processes.map(work, [])) == []
+
+
+def who(_: int) -> int:
+    """The process that works."""
+    return os.getpid()
+
+
+@pytest.mark.slow
+def test_processes_stay_for_the_next_work_unless_its_caller_has_gone() -> None:
+    with Processes(1) as processes:
+        first, second = ({pid for _, pid in processes.map(who, [1, 2])} for _ in range(2))
+        left = processes.map(who, [1, 2, 3])
+        next(left)
+        left.close()
+        third = {pid for _, pid in processes.map(who, [1])}
+
+    assert first == second
+    assert len(third) == 1
