@@ -21,7 +21,7 @@ MAX_PLAIN_TOKENS = 1024
 
 def token_positions_mm(shape: tuple[int, int, int], token_mm: tuple[float, float, float]) -> Tensor:
     """Centres (T, 3) of the tokens of a map, in mm from its middle."""
-    axes = [torch.arange(n) * step for n, step in zip(shape, token_mm, strict=True)]
+    axes = [torch.arange(n) * float(step) for n, step in zip(shape, token_mm, strict=True)]
     centred = [axis - axis.mean() for axis in axes]
     return torch.stack(torch.meshgrid(*centred, indexing="ij"), dim=-1).reshape(-1, 3)
 
