@@ -96,14 +96,14 @@ def score_logits(logits: Tensor, calibration: Calibration) -> float:
     As `metrics.expected_dice`, slab by slab: probabilities of a whole scan are never held.
     """
     n_voxels = logits[0].numel()
-    overlap, size = (torch.zeros(len(logits), dtype=torch.float64, device=logits.device) for _ in range(2))
+    overlap, size = (np.zeros(len(logits)) for _ in range(2))
     for slab in torch.split(logits, max(1, logits.shape[1] * SLAB_VOXELS // n_voxels), dim=1):
         probabilities = (slab.float() / calibration.temperature).softmax(dim=0)
         labels = highest_label(slab)
         for k in range(1, len(logits)):
             inside = labels == k
-            overlap[k] += probabilities[k][inside].sum(dtype=torch.float64)
-            size[k] += probabilities[k].sum(dtype=torch.float64) + inside.sum()
+            overlap[k] += float(probabilities[k][inside].sum())
+            size[k] += float(probabilities[k].sum()) + int(inside.sum())
     return min(2 * float(o) / float(s) if s > 1 else 1.0 for o, s in zip(overlap[1:], size[1:], strict=True))
 
 

@@ -64,10 +64,14 @@ def test_the_description_is_enough_to_make_the_same_mask(trained: tuple[StudyFol
     assert len(np.unique(mask)) > 1
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan])
 def test_a_program_that_differs_leaves_nothing(
-    trained: tuple[StudyFolder, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[StudyFolder, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    monkeypatch.setattr(program, "open_program", lambda _: lambda image: np.zeros((len(image), 3, *image.shape[2:])))
+    def other(image: np.ndarray) -> np.ndarray:
+        return np.full((len(image), 3, *image.shape[2:]), value)
+
+    monkeypatch.setattr(program, "open_program", lambda _: other)
 
     with pytest.raises(ModelError, match="does not compute what the model computes"):
         medhybrid.export(trained[1], out=tmp_path / "out", format_="pt2")
