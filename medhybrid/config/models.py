@@ -219,6 +219,12 @@ class NetworkConfig(Frozen):
     )
     heads: int = Field(6, ge=1, description="Attention heads.")
     drop_path: float = Field(0.1, ge=0, lt=1, description="Rate of stochastic depth at the last Transformer block.")
+    drop_branch: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of training steps that leave the Transformer out: cheaper, and less trust in it.",
+    )
     head_width: int = Field(16, ge=4, description="Channels at full size.")
     deep_supervision: bool = Field(True, description="Auxiliary logits at half size.")
 

@@ -27,13 +27,11 @@ from medhybrid.inference.device import choose_device, choose_precision
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
+from medhybrid.inference.weights_file import FORMAT_VERSION, About, write_weights
 from medhybrid.inference.windows import predict_windows, to_tensor
 from medhybrid.networks import Network, build_network
 from medhybrid.scans import Scan
 from medhybrid.scans.context import read_context
-
-FORMAT_VERSION = 2
-"""Of the folder and of what the network computes: weights of an older version would fit, and mean something else."""
 
 
 class ModelRecord(BaseModel):
@@ -62,6 +60,17 @@ class ModelRecord(BaseModel):
     weights_sha256: str
     metrics: dict[str, float]
     calibration: Calibration = Calibration()
+
+    @property
+    def about(self) -> About:
+        """What the file of the weights says of itself."""
+        return About(
+            format_version=self.format_version,
+            channels=self.plan.channels,
+            labels=tuple(self.plan.labels),
+            heads=self.network.heads,
+            learnt_from=self.learnt_from,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +203,9 @@ def network_for(config: NetworkConfig, plan: Plan) -> Network:
 
 def save_model(folder: Path, state: dict[str, Tensor], record: ModelRecord, card: str) -> None:
     """Write a model folder; `record.weights_sha256` is filled in."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".model.safetensors"
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
-    record = record.model_copy(update={"weights_sha256": _sha256(temporary)})
-    temporary.replace(folder / "model.safetensors")
+    weights = write_weights(folder / "model.safetensors", state, record.about)
+    record = record.model_copy(update={"weights_sha256": _sha256(weights)})
     (folder / "card.md").write_text(card)
     pending = folder / ".model.json"
     pending.write_text(record.model_dump_json(indent=1))

@@ -1,7 +1,6 @@
 """Starts: a network that begins with weights learnt elsewhere, as far as they fit."""
 
 from medhybrid.starts.begin import begin_with
-from medhybrid.starts.files import About, save_start
 from medhybrid.starts.fit import Row, Start
 
-__all__ = ["About", "Row", "Start", "begin_with", "save_start"]
+__all__ = ["Row", "Start", "begin_with"]

@@ -9,6 +9,7 @@ from torch import nn
 
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ModelError
+from medhybrid.inference.weights_file import About
 from medhybrid.networks.parts import check_patterns, is_meant
 from medhybrid.networks.transformer import Attention
 from medhybrid.starts.files import WHERE, read_weights
@@ -34,7 +35,7 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
     names = [name for name, _ in network.named_parameters()]
     check_patterns(names, parts, key="training.start_parts")
     weights = read_weights(path)
-    about, source, tensors = weights.about, weights.source, weights.tensors
+    about, source, tensors = weights.about or About(), weights.source, weights.tensors
     if not tensors.keys() & set(names):
         layout, tensors = to_our_names(tensors)
         source += f" (as a {layout})" if layout else ""
@@ -49,7 +50,7 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
     rows = [row if row.weight in asked else Row(row.weight, "not asked for") for row in rows]
     cut = f"{about.heads} heads there"
     rows = [Row(row.weight, "other shape", cut) if row.weight in others & tensors.keys() else row for row in rows]
-    start = Start(source, weights.sha256, tuple(rows), about.learnt_from)
+    start = Start(source, weights.sha256, tuple(rows), weights.about.learnt_from if weights.about else None)
     if not start.count("taken", "adapted"):
         shapes = next((f"; {row.weight}: {row.how}" for row in rows if row.what == "other shape"), "")
         raise ModelError(

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import pickle
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from medhybrid.errors import ModelError
-from medhybrid.inference.model import FORMAT_VERSION, load_model
+from medhybrid.inference.model import load_model
+from medhybrid.inference.weights_file import About, check_version, read_about
 
 OUR_FILE = "start.safetensors"
 """In the folder of a pretraining."""
@@ -25,44 +25,17 @@ SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pyth", ".bin")
 NESTED = ("average", "state_dict", "network_weights", "model", "model_state_dict", "net")
 """Keys under which training programs keep the weights in a checkpoint; the first is ours."""
 
-ABOUT = "medhybrid"
-"""Key of what our own file says of itself."""
-
 WHERE = "docs/practices.md lists known files, where they are from and their licences; a run or model folder serves, too"
-
-
-class About(BaseModel):
-    """What is known of weights besides their values; of another program's, nothing.
-
-    Attributes
-    ----------
-    format_version : int
-        Of what a network computes with them; see `inference.model`.
-    channels, labels : tuple of str
-        Names of the network's inputs and outputs.
-    heads : int
-        Attention heads that share a token's width: others cut it elsewhere.
-    learnt_from : tuple of str
-        Hashes of the pictures (`data.pictures`) that they were learnt from.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: int = FORMAT_VERSION
-    channels: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    heads: int | None = None
-    learnt_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors by name, where they are from, and what is known of them."""
+    """Tensors by name, where they are from, and what they say of themselves; of another program's, nothing is known."""
 
     tensors: dict[str, Tensor]
     source: str
     sha256: str
-    about: About = field(default_factory=About)
+    about: About | None = None
 
 
 def read_weights(path: Path) -> Weights:
@@ -83,21 +56,10 @@ def read_weights(path: Path) -> Weights:
         raise ModelError(f"{path}: there are no weights here", expected="a file or folder", remedy=WHERE)
     if path.suffix not in SUFFIXES:
         raise ModelError(f"{path.name} cannot be read", expected=", ".join(SUFFIXES), remedy=WHERE)
-    tensors = _read(path)
+    tensors, about = _read(path)
     if not tensors:
         raise ModelError(f"{path.name} holds no weights", remedy=WHERE)
-    return Weights(tensors, path.name, hashlib.sha256(path.read_bytes()).hexdigest(), _about(path))
-
-
-def save_start(path: Path, tensors: dict[str, Tensor], about: About) -> Path:
-    """Write weights of a medhybrid network that is no model, and what is known of them."""
-    from safetensors.torch import save_file
-
-    pending = path.with_name(f".{path.name}")
-    metadata = {ABOUT: about.model_dump_json()}
-    save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, pending, metadata=metadata)
-    pending.replace(path)
-    return path
+    return Weights(tensors, path.name, hashlib.sha256(path.read_bytes()).hexdigest(), about)
 
 
 def _of_model(folder: Path) -> Weights:
@@ -107,55 +69,22 @@ def _of_model(folder: Path) -> Weights:
         {name: tensor.detach() for name, tensor in model.network.state_dict().items()},
         source=f"medhybrid {record.network.kind}, {', '.join(record.plan.labels)}",
         sha256=record.weights_sha256,
-        about=About(
-            format_version=record.format_version,
-            channels=record.plan.channels,
-            labels=tuple(record.plan.labels),
-            heads=record.network.heads,
-            learnt_from=record.learnt_from,
-        ),
+        about=record.about,
     )
 
 
-def _about(path: Path) -> About:
-    from safetensors import safe_open
-
-    if path.suffix != ".safetensors":
-        return About()
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(ABOUT)
-    try:
-        about = About() if text is None else About.model_validate_json(text)
-    except ValidationError as error:
-        raise ModelError(f"{path.name} does not say what it is", found=str(error)[:200], remedy=WHERE) from error
-    _check_version(path, about.format_version)
-    return about
-
-
-def _check_version(path: Path, version: Any) -> None:
-    if version != FORMAT_VERSION:
-        raise ModelError(
-            f"the weights in {path.name} were made by another version of medhybrid",
-            expected=f"format {FORMAT_VERSION}",
-            found=f"format {version}",
-            remedy="make them again",
-        )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> tuple[dict[str, Tensor], About | None]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return dict(load_file(path)), read_about(path)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}
+                return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}, None
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(state, dict) and "average" in state:
-            _check_version(path, state.get("version"))
-        return _tensors_in(state)
+        return _tensors_in(state), _of_checkpoint(path, state)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path.name} holds more than weights, and such files can run code when they are read",
@@ -166,6 +95,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path.name} is damaged or no file of weights", found=str(error)[:200], remedy=WHERE
         ) from error
+
+
+def _of_checkpoint(path: Path, state: Any) -> About | None:
+    """What a checkpoint of ours says of its weights."""
+    if not (isinstance(state, dict) and "average" in state):
+        return None
+    check_version(path.name, state.get("version"))
+    return About.read(state["about"], path.name) if "about" in state else None
 
 
 def _tensors_in(state: Any) -> dict[str, Tensor]:

@@ -41,12 +41,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a network begins: the source, a row a weight, and hashes of the pictures that it was learnt from."""
+    """Where a network begins: the source, a row a weight, and hashes of the pictures that it was learnt from, if known."""
 
     source: str
     sha256: str
     rows: tuple[Row, ...]
-    learnt_from: tuple[str, ...] = ()
+    learnt_from: tuple[str, ...] | None = None
 
     def count(self, *what: What) -> int:
         """Weights of which this is so."""
@@ -64,7 +64,10 @@ class Start:
 
     def __str__(self) -> str:
         taken = self.count("taken", "adapted")
-        return f"begins with {taken} of {len(self.rows)} weights of {self.source} ({self.count('adapted')} of them adapted)"
+        said = f"begins with {taken} of {len(self.rows)} weights of {self.source} ({self.count('adapted')} of them adapted)"
+        if self.learnt_from is None:
+            said += "; they do not say from which scans they were learnt: that none of these validates is not checked"
+        return said
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,21 +19,26 @@ FILE = "learnt_from.json"
 
 def remember_pictures(
     folder: Path, train: Sequence[PreparedCase], validation: Sequence[PreparedCase], start: Start | None = None
-) -> None:
-    """Write what a new run will have learnt from.
+) -> tuple[str, ...]:
+    """Write and return what a run will have learnt from; what it learnt before it was interrupted stays in that.
 
     Raises
     ------
     DataError
         If a case that is to validate is among that: its score would not be one of an unseen scan.
     """
-    before = set(start.learnt_from if start else ())
+    before = set(start.learnt_from or () if start else learnt_from(folder))
     if known := [case.name for case in validation if before & set(case.record.pictures)]:
+        what = "start" if start else f"run {folder.name}"
         raise DataError(
-            f"the start has seen {len(known)} of the {len(validation)} cases that validate",
-            expected="a start that did not learn from them",
+            f"the {what} has seen {len(known)} of the {len(validation)} cases that validate",
+            expected=f"a {'start' if start else 'run'} that did not learn from them",
             found=", ".join(known[:5]),
-            remedy="pretrain or train it with the same training.fold (and training.inner), or begin without it",
+            remedy=(
+                "pretrain or train it with the same training.fold (and training.inner), or begin without it"
+                if start
+                else "its folds have changed since it began: go back to the old ones (data.splits), or start a new run"
+            ),
         )
     pictures = before.union(*(case.record.pictures for case in train))
     if doubled := [case.name for case in validation if pictures & set(case.record.pictures)]:
@@ -43,6 +48,7 @@ def remember_pictures(
             remedy="put copies into one subject (data.subject_pattern, a column subject), or take them out",
         )
     write_atomically(folder / FILE, json.dumps(sorted(pictures)))
+    return tuple(sorted(pictures))
 
 
 def learnt_from(folder: Path) -> tuple[str, ...]:

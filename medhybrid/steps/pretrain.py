@@ -18,8 +18,8 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.model import network_for
+from medhybrid.inference.weights_file import About, write_weights
 from medhybrid.networks import SegmentationNetwork
-from medhybrid.starts import About, save_start
 from medhybrid.steps.independence import learnt_from, remember_pictures
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder, preprocess
@@ -81,6 +81,9 @@ def for_scans(config: StudyConfig) -> StudyConfig:
         "name": f"{config.name}-scans",
         "data": config.data.model_copy(update={"labelled": False}),
         "augment": config.augment.model_copy(update={"paste_probability": 0.0}),
+        "network": config.network.model_copy(
+            update={"drop_branch": 0.0}
+        ),  # what relates the tokens is what learns here
         "training": config.training.model_copy(update={"foreground_share": 0.0, "stages": (), "start": None}),
     }
     return config.model_copy(update=changes)
@@ -89,8 +92,7 @@ def for_scans(config: StudyConfig) -> StudyConfig:
 def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: Reporter, *, resume: bool) -> Run:
     plan, fold = dataset.plan_for(config), dataset.fold_for(config)
     train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
-    if not resume:
-        remember_pictures(folder, train_cases, validation=())
+    pictures = remember_pictures(folder, train_cases, validation=())
     tracker = make_tracker(config, dataset, folder, dataset.data_hash())
     torch.manual_seed(config.training.seed)
     network = network_for(config.network, plan)
@@ -111,6 +113,7 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
                 should_stop=should_stop,
                 on_progress=on_progress,
                 network=MaskedAutoencoder(network, len(plan.channels)),
+                learnt_from=pictures,
             )
             if resume:
                 trainer.restore()
@@ -134,7 +137,7 @@ def _save(outcome: Outcome, plan: Plan, heads: int, folder: Path) -> Path:
         name.removeprefix("network."): tensor for name, tensor in outcome.weights.items() if name.startswith(taught)
     }
     about = About(channels=plan.channels, heads=heads, learnt_from=learnt_from(folder))
-    return save_start(folder / "start.safetensors", weights, about)
+    return write_weights(folder / "start.safetensors", weights, about)
 
 
 def _last_metrics(folder: Path) -> dict[str, float]:

@@ -152,8 +152,7 @@ def _run(
     with stop_on_signals() as should_stop:
         try:
             network, start = (None, None) if resume else _begin(config, plan)
-            if not resume:
-                remember_pictures(folder, train_cases, validation_cases, start)
+            pictures = remember_pictures(folder, train_cases, validation_cases, start)
             trainer = Trainer(
                 config,
                 plan,
@@ -166,6 +165,7 @@ def _run(
                 on_validation=on_validation,
                 on_stage=tracker.begin,
                 network=network,
+                learnt_from=pictures,
             )
             if resume:
                 trainer.restore()

@@ -24,6 +24,7 @@ from medhybrid.data.store import PreparedCase
 from medhybrid.errors import TrainingError
 from medhybrid.inference.device import autocast, choose_device, choose_precision
 from medhybrid.inference.model import network_for
+from medhybrid.inference.weights_file import About
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
 from medhybrid.training.losses import Loss, compute_loss
 from medhybrid.training.optimiser import WeightAverage, make_optimiser
@@ -77,6 +78,8 @@ class Trainer:
         Told of each stage as it begins, or goes on after a resume.
     network : Module, optional
         Trained in place of the config's; as `SegmentationNetwork`, it returns `Logits`.
+    learnt_from : sequence of str
+        Hashes of the pictures that train, for what checkpoints say of themselves.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Trainer:
         on_validation: Callable[[Validation], None] = lambda _: None,
         on_stage: Callable[[Stage], None] = lambda _: None,
         network: Any = None,
+        learnt_from: Sequence[str] = (),
     ) -> None:
         if not train_cases:
             raise TrainingError("no case to train on", remedy="run medhybrid preprocess and read its table")
@@ -115,6 +119,12 @@ class Trainer:
             foreground_share=self.training.foreground_share,
             seed=self.training.seed,
             context=plan.context,
+        )
+        self.about = About(
+            channels=plan.channels,
+            labels=tuple(plan.labels),
+            heads=config.network.heads,
+            learnt_from=tuple(learnt_from),
         )
         self.step = 0
         self.elapsed_s = 0.0
@@ -329,6 +339,7 @@ class Trainer:
         save_checkpoint(
             self.folder / "checkpoint",
             {
+                "about": self.about.model_dump_json(),
                 "network": self.network.state_dict(),
                 "average": self.average.state,
                 "optimiser": self.optimiser.state_dict(),

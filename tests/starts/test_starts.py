@@ -17,12 +17,17 @@ from torch import Tensor, nn
 
 import medhybrid
 from medhybrid.config import NetworkConfig
+from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, DataError, ModelError
+from medhybrid.inference.weights_file import About, write_weights
 from medhybrid.networks import Network, build_network
-from medhybrid.starts import About, begin_with, save_start
+from medhybrid.starts import begin_with
 from medhybrid.starts.files import read_weights
 from medhybrid.starts.fit import Names, fit
 from medhybrid.starts.layouts import to_our_names
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.resume import run_config
+from medhybrid.steps.train import resume
 from medhybrid.training.checkpoint import save_checkpoint
 from tests.synthetic import StudyFolder, make_test_plan, small_config
 
@@ -267,7 +272,7 @@ def test_the_checkpoint_of_a_run_gives_the_weights_it_would_keep(tmp_path: Path)
 
 
 def test_attention_with_another_number_of_heads_is_not_taken(tmp_path: Path) -> None:
-    path = save_start(tmp_path / "start.safetensors", state(network(heads=2)), About(channels=("T1",), heads=2))
+    path = write_weights(tmp_path / "start.safetensors", state(network(heads=2)), About(channels=("T1",), heads=2))
 
     start = begin_with(network(heads=4), path, make_test_plan())
 
@@ -295,6 +300,13 @@ def test_a_file_of_which_nothing_fits_is_refused_with_its_names(tmp_path: Path) 
         begin_with(network(), tmp_path / "w.safetensors", plan)
 
 
+def fold_of(run: Path) -> dict[str, list[str]]:
+    """The cases of a run of the test study, whose dataset has one fold."""
+    config = run_config(run)
+    fold = PreparedDataset(prepared_folder(config)).fold_for(config)
+    return {"train": list(fold.train), "validation": list(fold.validation)}
+
+
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
@@ -318,10 +330,31 @@ def test_the_file_of_a_model_says_as_much_as_its_folder(trained: tuple[StudyFold
     alone = tmp_path / "model.safetensors"
     alone.write_bytes((run / "model" / "model.safetensors").read_bytes())
 
-    assert read_weights(run / "model" / "model.safetensors").about == read_weights(run).about
+    whole = read_weights(run).about
+    assert whole is not None
+    assert len(whole.learnt_from) == len(fold_of(run)["train"])
+    assert read_weights(alone).about == whole
     model = medhybrid.load_model(run)
     start = begin_with(model.network, alone, model.plan)
     assert {row.what for row in start.rows} == {"taken"}
+    assert "do not say" not in str(start)
+
+
+def test_a_checkpoint_says_as_much_as_its_model_wherever_it_is(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
+    _, run = trained
+    elsewhere = Path(shutil.copy(run / "checkpoint" / "last.pt", tmp_path / "weights.pt"))
+
+    assert read_weights(elsewhere).about == read_weights(run).about
+
+
+def test_it_is_said_if_it_is_not_known_from_which_scans_weights_were_learnt(tmp_path: Path) -> None:
+    save_file(state(network()), tmp_path / "theirs.safetensors")
+
+    start = begin_with(network(), tmp_path / "theirs.safetensors", make_test_plan())
+
+    assert "is not checked" in str(start)
 
 
 @pytest.mark.slow
@@ -344,6 +377,11 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
     first = medhybrid.train(small_config(study.folder, "training.iterations=1", f"training.start={run}", *places))
     with pytest.raises(DataError, match="seen 1 of the 1 cases"):  # what a start had seen before is not forgotten
         medhybrid.train(small_config(study.folder, "training.fold=1", f"training.start={first.folder}", *places))
+
+    (data / "splits.json").write_text(json.dumps([moved]))
+    medhybrid.preprocess(config)
+    with pytest.raises(DataError, match=rf"the run {first.folder.name} has seen 1 of the 1 cases.*new run"):
+        resume(first.folder, ["training.iterations=+1"])
 
 
 @pytest.mark.slow
