@@ -50,6 +50,8 @@ class Case:
         Cases of one subject never stand on both sides of a split.
     problem : DataError, optional
         Why files of this case cannot be told apart; it is left out by name.
+    is_labelled : bool
+        Whether the dataset has a mask of it, also where masks are not asked for: only such cases can validate.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Case:
     images: tuple[Files | None, ...]
     mask: Files | None
     problem: DataError | None = None
+    is_labelled: bool = True
 
     @property
     def files(self) -> Paths:
@@ -138,7 +141,7 @@ def _decathlon(config: DataConfig, root: Path) -> list[Case]:
         image, mask = (Files((_inside(root, entry[key]),)) if entry.get(key) else None for key in ("image", "label"))
         if mask is None and config.labelled:
             raise DataError(f"{root / 'dataset.json'} names no label of {name}", remedy="add it, or take the entry out")
-        cases.append(Case(name, _subject(config, name), (image,), mask))
+        cases.append(Case(name, _subject(config, name), (image,), mask, is_labelled=mask is not None))
     return cases
 
 
@@ -158,7 +161,8 @@ def _nnunet(config: DataConfig, root: Path) -> list[Case]:
     for name in names:
         files = [images.get(f"{name}_{i:04d}") for i in range(n_channels)]
         mask = Files((masks[name],)) if name in masks else None
-        cases.append(Case(name, _subject(config, name), tuple(Files((p,)) if p else None for p in files), mask))
+        channels = tuple(Files((p,)) if p else None for p in files)
+        cases.append(Case(name, _subject(config, name), channels, mask, is_labelled=mask is not None))
     return cases
 
 
@@ -178,7 +182,8 @@ def _csv(config: DataConfig, root: Path) -> list[Case]:
     for row in rows:
         images = tuple(_csv_files(root, row.get(c.name)) for c in config.channels)
         subject = row.get("subject") or _subject(config, row["case"])
-        cases.append(Case(row["case"], subject, images, _csv_files(root, row.get("mask"))))
+        mask = _csv_files(root, row.get("mask"))
+        cases.append(Case(row["case"], subject, images, mask, is_labelled=mask is not None))
     return cases
 
 
@@ -207,24 +212,28 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
             mask = _only_mask(masks, config.mask_pattern, study)
             matched = match_channels(images, wanted, config.channel_map, case=study, table=table)
         except DataError as error:
-            cases.append(Case(study, subject, (), None, problem=error))
+            cases.append(Case(study, subject, (), None, problem=error, is_labelled=bool(masks)))
             continue
         cases.append(Case(study, subject, tuple(_files(m.entry) for m in matched), _files(mask)))
     return cases
 
 
 def _scans(config: DataConfig, root: Path) -> list[Case]:
-    """Every scan a case of its own; where there are several channels, every study."""
+    """Every scan that holds all channels is a case of its own; the others are put together by study."""
     entries = [e for e in discover(root, with_archives=False).entries if not e.problem and not e.left_aside]
-    entries = [e for e in entries if e.modality not in KINDS and not matches(e, config.mask_pattern)]
-    if len(config.channels) > 1:
-        return _studies_of_scans(config, root, entries)
-    base, cases = _below_which_they_differ(entries, root), []
-    for entry in entries:
+    masks = [e for e in entries if e.modality in KINDS or matches(e, config.mask_pattern)]
+    images = [e for e in entries if e not in masks]
+    n_channels = len(config.channels)
+    whole = [e for e in images if n_channels == 1 or e.n_channels == n_channels]
+    base = _below_which_they_differ(images, root)
+    cases = []
+    for entry in whole:
         name = entry.name.replace("/", "_")
         subject = _subject(config, name) if config.subject_pattern else _study_folder(entry, base)
         cases.append(Case(name, subject, (_files(entry),), None))
-    return cases
+    cases += _studies_of_scans(config, root, [e for e in images if e not in whole])
+    labelled = {_subject(config, _study_folder(e, base)) for e in masks if e.paths[0].is_relative_to(base)}
+    return [replace(c, is_labelled=c.subject in labelled) for c in cases]
 
 
 def _below_which_they_differ(entries: Sequence[ScanEntry], root: Path) -> Path:
@@ -240,9 +249,6 @@ def _studies_of_scans(config: DataConfig, root: Path, entries: Sequence[ScanEntr
     wanted, table, cases = [(c.name, c.optional) for c in config.channels], read_table(root), []
     for study, images in by_study.items():
         subject = _subject(config, study)
-        if len(images) == 1 and len(images[0].shape) > 3:  # a file with all channels
-            cases.append(Case(study, subject, (_files(images[0]),), None))
-            continue
         try:
             matched = match_channels(images, wanted, config.channel_map, case=study, table=table)
         except DataError as error:

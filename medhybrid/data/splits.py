@@ -50,8 +50,11 @@ class Fold(BaseModel):
 
 
 def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
-    """Folds of whole subjects, shuffled by seed, each subject validating once."""
-    subjects = sorted({c.subject for c in cases})
+    """Folds of whole subjects, shuffled by seed, each subject with a mask validating once; what has none trains in each.
+
+    So the folds of scans alone are those of the labelled dataset that they belong to.
+    """
+    subjects = sorted({c.subject for c in cases if c.is_labelled} or {c.subject for c in cases})
     if len(subjects) < 2:
         raise DataError("folds need at least two subjects", found=str(len(subjects)))
     n_folds = min(n_folds, len(subjects))
@@ -59,8 +62,8 @@ def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
     fold_of = {subjects[i]: k % n_folds for k, i in enumerate(order)}
     return [
         Fold(
-            train=tuple(c.name for c in cases if fold_of[c.subject] != k),
-            validation=tuple(c.name for c in cases if fold_of[c.subject] == k),
+            train=tuple(c.name for c in cases if fold_of.get(c.subject) != k),
+            validation=tuple(c.name for c in cases if fold_of.get(c.subject) == k),
         )
         for k in range(n_folds)
     ]

@@ -64,14 +64,18 @@ class Processes:
         try:
             while waiting or busy:
                 for worker in [w for w in self._workers if w not in busy][: len(waiting)]:
+                    try:
+                        worker.pipe.send((function, waiting[-1]))
+                    except OSError:  # died while it had nothing to do: the item is not to blame
+                        self._workers[self._workers.index(worker)] = _Worker()
+                        continue
                     busy[worker] = waiting.pop()
-                    worker.pipe.send((function, busy[worker]))
                 ready = wait([w.pipe for w in busy])
                 for worker in [w for w in busy if w.pipe in ready]:
                     item = busy.pop(worker)
                     try:
                         result = worker.pipe.recv()
-                    except (EOFError, ConnectionResetError):
+                    except (EOFError, OSError):
                         result = self._replace(worker, item)
                     yield item, result
         finally:

@@ -9,12 +9,25 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from medhybrid.data.dataset import write_atomically
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset, write_atomically
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import DataError
-from medhybrid.starts import Start
+from medhybrid.starts import Start, read_weights
+from medhybrid.steps.preprocess import prepared_folder
 
 FILE = "learnt_from.json"
+
+START = "start"
+
+
+def check_independence(config: StudyConfig) -> None:
+    """Raise what `remember_pictures` would, before the first of several trainings rather than hours later."""
+    dataset = PreparedDataset(prepared_folder(config))
+    fold = dataset.fold_for(config)
+    start = Path(config.training.start) if config.training.start else None
+    about = read_weights(start).about if start else None
+    _independent(dataset.open(fold.train), dataset.open(fold.validation), START, about.learnt_from if about else ())
 
 
 def remember_pictures(
@@ -27,27 +40,34 @@ def remember_pictures(
     DataError
         If a case that is to validate is among that: its score would not be one of an unseen scan.
     """
-    before = set(start.learnt_from or () if start else learnt_from(folder))
-    if known := [case.name for case in validation if before & set(case.record.pictures)]:
-        what = "start" if start else f"run {folder.name}"
+    what, before = (START, start.learnt_from or ()) if start else (f"run {folder.name}", learnt_from(folder))
+    pictures = _independent(train, validation, what, before)
+    write_atomically(folder / FILE, json.dumps(pictures))
+    return pictures
+
+
+def _independent(
+    train: Sequence[PreparedCase], validation: Sequence[PreparedCase], what: str, before: Sequence[str]
+) -> tuple[str, ...]:
+    """Hashes of all that was learnt from, if no validation case is among that."""
+    if known := [case.name for case in validation if set(before) & set(case.record.pictures)]:
         raise DataError(
             f"the {what} has seen {len(known)} of the {len(validation)} cases that validate",
-            expected=f"a {'start' if start else 'run'} that did not learn from them",
+            expected=f"a {what.split()[0]} that did not learn from them",
             found=", ".join(known[:5]),
             remedy=(
                 "pretrain or train it with the same training.fold (and training.inner), or begin without it"
-                if start
+                if what == START
                 else "its folds have changed since it began: go back to the old ones (data.splits), or start a new run"
             ),
         )
-    pictures = before.union(*(case.record.pictures for case in train))
+    pictures = set(before).union(*(case.record.pictures for case in train))
     if doubled := [case.name for case in validation if pictures & set(case.record.pictures)]:
         raise DataError(
             f"{len(doubled)} of the {len(validation)} cases that validate have a picture that trains, under another name",
             found=", ".join(doubled[:5]),
             remedy="put copies into one subject (data.subject_pattern, a column subject), or take them out",
         )
-    write_atomically(folder / FILE, json.dumps(sorted(pictures)))
     return tuple(sorted(pictures))
 
 

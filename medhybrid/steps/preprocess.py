@@ -61,6 +61,7 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     folder = prepared_folder(config)
     cases = list_cases(config.data)
     folds, origin = load_folds(config.data, cases)
+    memory = free_memory()  # before processes take some: a training will not have them beside it
 
     with Processes(config.prepare.workers or default_workers()) as processes:
         checks = _check_all(config, cases, folder, processes, reporter)
@@ -73,7 +74,7 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
             )
 
         fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
-        plan = make_plan(config, fingerprint, free_memory=free_memory())
+        plan = make_plan(config, fingerprint, free_memory=memory)
         waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, checks[c.name].sources_hash, plan)]
         failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
     findings += failed

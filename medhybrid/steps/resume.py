@@ -12,6 +12,9 @@ import yaml
 from medhybrid.config import StudyConfig, config_from_dict, load_config
 from medhybrid.errors import ConfigError
 
+PART_OF = "part_of"
+"""In a run folder: the folder of the whole (a search, a cross-validation, a comparison) that the run belongs to."""
+
 LENGTHS = ("training.iterations=", "training.max_minutes=")
 
 
@@ -45,8 +48,13 @@ def run_config(folder: Path) -> StudyConfig:
     return config_from_dict(yaml.safe_load(path.read_text()), source=str(path))
 
 
+def mark_part(run: Path, whole: Path) -> None:
+    """Say of a run that it is part of something, which goes on with it."""
+    (run / PART_OF).write_text(str(whole))
+
+
 def latest_run(config: StudyConfig) -> Path:
-    """The newest run folder of a study.
+    """The newest run folder of a study that is no part of a search, a cross-validation or a comparison.
 
     Raises
     ------
@@ -54,9 +62,17 @@ def latest_run(config: StudyConfig) -> Path:
         If there is none.
     """
     folders = sorted(p.parent for p in (Path(config.runs) / config.name).glob("*/config.yaml"))
-    if not folders:
-        raise ConfigError(f"study {config.name} has no run in {config.runs}", remedy="start one without --resume")
-    return folders[-1]
+    alone = [folder for folder in folders if not (folder / PART_OF).is_file()]
+    if alone:
+        return alone[-1]
+    parts = f"{folders[-1].name} is part of {Path((folders[-1] / PART_OF).read_text()).name}" if folders else ""
+    raise ConfigError(
+        f"study {config.name} has no run of its own in {config.runs}",
+        found=parts,
+        remedy="call the command again that began it, or name the run: --run FOLDER"
+        if parts
+        else "start one without --resume",
+    )
 
 
 def extend(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:

@@ -19,7 +19,9 @@ import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import write_atomically
 from medhybrid.errors import DataError
+from medhybrid.steps.independence import check_independence
 from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.steps.resume import mark_part, run_config
 from medhybrid.steps.run_record import code_revision
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
@@ -65,12 +67,15 @@ def train_all(
     Raises
     ------
     DataError
-        If a name of an earlier call stands for another config now.
+        If a name of an earlier call stands for another config now, or a start has seen a case that is to validate.
     """
     reporter = reporter or Silent()
     index = folder / "runs.json"
     known: dict[str, str] = json.loads(index.read_text()) if index.is_file() else {}
     trainings: list[Training] = []
+    for name, config in configs.items():
+        if name not in known:
+            check_independence(config)
     for n, (name, config) in enumerate(configs.items(), start=1):
         reporter.message(f"training {n} of {len(configs)}: {name}")
         run = _earlier(Path(known[name]), config, name) if name in known else None
@@ -78,6 +83,7 @@ def train_all(
 
             def remember(started: Path, name: str = name) -> None:
                 known[name] = str(started)
+                mark_part(started, folder)
                 write_atomically(index, json.dumps(known, indent=1))
 
             run = train(config, parent_run_id=parent_run_id, on_start=remember, reporter=reporter)
@@ -92,8 +98,6 @@ def train_all(
 
 def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
     """A run of an earlier call: finished, or to go on with; None if it is gone."""
-    from medhybrid.steps.resume import run_config
-
     if not (folder / "config.yaml").is_file():
         return None
     if run_config(folder) != config:

@@ -28,8 +28,10 @@ from medhybrid.config import SearchConfig, StudyConfig, save_config, with_values
 from medhybrid.data.dataset import PreparedDataset, write_atomically
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.review.tuning import draw_search
+from medhybrid.steps.independence import check_independence
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.steps.resume import mark_part
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.steps.train_all import InterruptedRunsError, nested_runs
 
@@ -109,14 +111,14 @@ def tune(
             base, {key: values.choices[0] if values.choices else values.low}, source=f"search {search.name}: space"
         )
     dataset = PreparedDataset(prepared_folder(config))
-    dataset.fold_for(base)  # what is missing shows before the first trial
+    check_independence(base)  # what is missing, or was seen by a start, shows before the first trial
     study = _open_study(config, search, folder, storage)
     _refuse_other_search(study, base, search, dataset.data_hash())
     text = f"**{config.name}**: search {search.name} over {', '.join(search.space)}; {minutes:g} minutes"
     with nested_runs(config, folder, text) as (parent, tracker):
         while (spent := _minutes_spent(study)) < minutes:
             reporter.message(f"trial {len(study.trials) + 1}: {spent:.1f} of {minutes:g} minutes spent")
-            if not _one_trial(study, base, search, parent, reporter):
+            if not _one_trial(study, base, search, folder, parent, reporter):
                 raise InterruptedRunsError
             _refuse_failures(study)
             _write_trials(study, folder / "trials.csv")
@@ -154,7 +156,9 @@ def _open_study(config: StudyConfig, search: SearchConfig, folder: Path, storage
     return study
 
 
-def _one_trial(study: Any, base: StudyConfig, search: SearchConfig, parent: str, reporter: Reporter) -> bool:
+def _one_trial(
+    study: Any, base: StudyConfig, search: SearchConfig, folder: Path, parent: str, reporter: Reporter
+) -> bool:
     """Run a trial, or go on with one that was killed here; False if it was interrupted."""
     from optuna.trial import Trial, TrialState
 
@@ -174,7 +178,7 @@ def _one_trial(study: Any, base: StudyConfig, search: SearchConfig, parent: str,
 
     try:
         config = with_values(base, _suggest(trial, search), source=f"trial {trial.number}")
-        run = _train(config, trial, parent, watch, reporter)
+        run = _train(config, trial, folder, parent, watch, reporter)
     except Exception as error:  # out of memory, values that do not fit each other: the others go on
         logger.warning("trial %d failed: %s", trial.number, error)
         trial.set_user_attr("problem", error.what if isinstance(error, MedHybridError) else type(error).__name__)
@@ -213,11 +217,15 @@ def _refuse_failures(study: Any) -> None:
         )
 
 
-def _train(config: StudyConfig, trial: Any, parent: str, watch: Any, reporter: Reporter) -> Run:
+def _train(config: StudyConfig, trial: Any, folder: Path, parent: str, watch: Any, reporter: Reporter) -> Run:
     known = trial.user_attrs.get("run")
     if known and any((Path(known) / "checkpoint").glob("*.pt")):
         return resume(Path(known), watch=watch, reporter=reporter)
-    remember = lambda folder: trial.set_user_attr("run", str(folder))  # noqa: E731
+
+    def remember(run: Path) -> None:
+        trial.set_user_attr("run", str(run))
+        mark_part(run, folder)
+
     return train(config, parent_run_id=parent, on_start=remember, watch=watch, reporter=reporter)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Files, list_cases
+from medhybrid.data.splits import make_folds
 from medhybrid.errors import DataError
 from medhybrid.scans.dicom.write import write_mr_series
 from tests.synthetic import AFFINE, blob_case, save_nifti, write_csv, write_study
@@ -186,6 +187,53 @@ def test_where_masks_are_not_asked_for_they_may_be_absent(tmp_path: Path, layout
     assert all(c.images[0] and c.images[0].paths[0].is_file() and c.mask is None for c in cases)
     with pytest.raises(DataError, match=r"names no label of|holds no case|lacks columns"):
         list_cases(config(tmp_path, **asked))
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "csv", "studies"])
+def test_folds_of_scans_alone_are_those_of_the_masks_and_more_scans_train_in_each(tmp_path: Path, layout: str) -> None:
+    names = [f"p{i}" for i in range(8)]
+    labelled = names[1:6]
+    write_some_labelled(tmp_path, layout, names, labelled)
+    data: dict[str, object] = {"layout": layout, "channels": [{"name": "MR"}], "n_folds": 3}
+    if layout == "studies":
+        data["channel_map"] = {"MR": "*image*"}
+
+    with_masks = make_folds([c for c in list_cases(config(tmp_path, **data)) if c.mask], 3, seed=5)
+    alone = make_folds(list_cases(config(tmp_path, labelled=False, **data)), 3, seed=5)
+
+    others = {"p0", "p6", "p7"}
+    for ours, scans in zip(with_masks, alone, strict=True):
+        of = [{n.removesuffix("__image") for n in part} for part in (scans.train, scans.validation)]
+        assert of == [{*ours.train} | others, {*ours.validation}]
+
+
+def write_some_labelled(root: Path, layout: str, names: list[str], labelled: list[str]) -> None:
+    """Scans of these names, some of them with masks."""
+    image, mask = blob_case(0)
+    for name in names:
+        if layout == "studies":
+            save_nifti(root / name / "image.nii.gz", image)
+            if name in labelled:
+                save_nifti(root / name / "mask.nii.gz", mask)
+            continue
+        end = "_0000" if layout == "nnunet" else ""
+        save_nifti(root / "imagesTr" / f"{name}{end}.nii.gz", image)
+        if name in labelled:
+            save_nifti(root / "labelsTr" / f"{name}.nii.gz", mask)
+    paths = {n: (f"imagesTr/{n}.nii.gz", f"labelsTr/{n}.nii.gz" if n in labelled else "") for n in names}
+    if layout == "csv":
+        write_csv(root, [{"case": n, "MR": i, "mask": m} for n, (i, m) in paths.items()])
+
+
+def test_without_masks_a_file_with_all_channels_is_a_case(tmp_path: Path) -> None:
+    image, _ = blob_case(0)
+    for name in ("a", "b"):
+        both = np.stack([image, image + 1], axis=-1)
+        save_nifti(tmp_path / f"{name}.nii.gz", both)
+
+    cases = list_cases(config(tmp_path, labelled=False))
+
+    assert [(c.name, c.subject, len(c.images)) for c in cases] == [("a", "a", 1), ("b", "b", 1)]
 
 
 def test_masks_of_a_layout_are_left_out_where_they_are_not_asked_for(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import psutil
 import pytest
 
 from medhybrid.data.workers import Processes, WorkerDied
@@ -57,3 +58,20 @@ def test_processes_stay_for_the_next_work_unless_its_caller_has_gone() -> None:
 
     assert first == second
     assert len(third) == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced_and_no_item_is_blamed() -> None:
+    with Processes(2) as processes:
+        answers = processes.map(who, [1, 2])
+        first = {pid for _, pid in answers}
+        again = processes.map(who, [1, 2, 3, 4])
+        _, died = next(again)  # this process is idle until the next answer is asked for
+        os.kill(died, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(died)], timeout=10)
+        rest = dict(again)
+
+    assert died in first
+    assert set(rest) < {1, 2, 3, 4}
+    assert len(rest) == 3
+    assert all(isinstance(pid, int) and pid != died for pid in rest.values())

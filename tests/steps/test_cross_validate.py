@@ -12,9 +12,10 @@ import pytest
 
 import medhybrid
 from medhybrid.config import StudyConfig
-from medhybrid.errors import DataError, ModelError
+from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.inference.ensemble import Ensemble
 from medhybrid.steps.cross_validate import CrossValidation
+from medhybrid.steps.resume import latest_run
 from medhybrid.steps.train import Run
 from tests.synthetic import blob_case, save_nifti, small_config, write_study
 
@@ -78,6 +79,27 @@ def test_a_second_call_trains_only_what_is_missing(
 
     assert again is not None
     assert again.dice == first.dice
+
+
+def test_a_start_that_has_seen_a_fold_is_refused_before_the_first_training(
+    crossed: tuple[StudyConfig, CrossValidation],
+) -> None:
+    config, result = crossed
+    start = str(result.trainings[0].run.folder)  # may begin fold 0, and has seen what validates fold 1
+    begun = config.model_copy(update={"training": config.training.model_copy(update={"start": start})})
+    before = set(Path(config.runs, config.name).iterdir())
+
+    with pytest.raises(DataError, match="the start has seen 3 of the 3 cases that validate"):
+        medhybrid.cross_validate(begun, name="with-start")
+
+    assert {p.name for p in set(Path(config.runs, config.name).iterdir()) - before} <= {"with-start"}
+
+
+def test_resume_by_config_takes_no_part_of_a_cross_validation(crossed: tuple[StudyConfig, CrossValidation]) -> None:
+    config, _ = crossed
+
+    with pytest.raises(ConfigError, match=r"no run of its own.*is part of cross-validation.*Call the command again"):
+        latest_run(config)
 
 
 def test_a_name_that_stood_for_another_config_is_refused(crossed: tuple[StudyConfig, CrossValidation]) -> None:

@@ -47,6 +47,7 @@ class Trainings:
     def __init__(self, tmp_path: Path) -> None:
         self.configs: list[StudyConfig] = []
         self.folder = tmp_path / "run"
+        self.folder.mkdir()
 
     def __call__(self, config: StudyConfig, *, on_start: Any, watch: Any, **_: Any) -> Run:
         self.configs.append(config)
