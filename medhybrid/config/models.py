@@ -212,19 +212,13 @@ class NetworkConfig(Frozen):
     widths: tuple[int, ...] = Field((32, 64, 128), description="Channels of each residual stage.")
     blocks: tuple[int, ...] = Field((1, 1, 2), description="Residual blocks of each stage.")
     token_width: int = Field(192, ge=8, description="Embedding width of the Transformer.")
-    depth: int = Field(4, ge=0, description="Transformer blocks.")
+    depth: int = Field(2, ge=0, description="Transformer blocks.")
     interleave_depth: int = Field(1, ge=1, description="Transformer blocks after each residual block of `interleave`.")
     presence_tokens: bool = Field(
         True, description="With optional channels: a token for each channel that says whether it is there."
     )
     heads: int = Field(6, ge=1, description="Attention heads.")
     drop_path: float = Field(0.1, ge=0, lt=1, description="Rate of stochastic depth at the last Transformer block.")
-    drop_branch: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of training steps that leave the Transformer out: cheaper, and less trust in it.",
-    )
     head_width: int = Field(16, ge=4, description="Channels at full size.")
     deep_supervision: bool = Field(True, description="Auxiliary logits at half size.")
 

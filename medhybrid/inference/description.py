@@ -8,7 +8,8 @@ import numpy as np
 
 from medhybrid.data.prepare import MAX_SCALED, TISSUE_SHARE
 from medhybrid.inference.model import Model
-from medhybrid.inference.windows import EDGE_WEIGHT
+from medhybrid.inference.program import fixed_axes
+from medhybrid.inference.windows import AIR_LOGIT, EDGE_WEIGHT
 
 ORIENT = "permute and flip axes to the closest; no interpolation"
 
@@ -26,22 +27,37 @@ NORMALISE = {
     "clip_and_scale": "(clip(v, low, high) - low) / deviation",
 }
 
-BLANK = "an optional channel that is absent, constant or a copy of another one is 0 everywhere"
-
-WINDOWS = (
-    "pad with 0 on both sides to at least one window; starts spread evenly, "
-    "so that neighbours share at least the overlap"
+BLANK = (
+    "an optional channel that is absent or has one value everywhere is 0 everywhere; where copies is true, of two channels "
+    "with the same values the later one is, if it is optional, else the earlier one, if it is"
 )
 
-MIRROR = "mean of the logits over every mirroring of these axes, mirrored back"
+ALIGN = (
+    "channels on another grid than the first, by what may be done about them: same_frame resamples those of one DICOM frame of "
+    "reference, resample all, register aligns them rigidly; otherwise they are refused"
+)
+
+CONTEXT = "the program is told of no field: it runs as for a study that says nothing of them"
+
+WINDOWS = (
+    "pad with 0 to at least one window, before with half of what is missing, rounded down, and the rest after; an axis longer "
+    "than the window has ceil((length - window) / max(1, floor(window * (1 - overlap)))) + 1 starts, spread evenly from 0 to "
+    "length - window and rounded to the nearest whole number, halves to the even one"
+)
+
+AIR = "a window in which every channel is 0 is not run: its logits are 0 in the mean of the blend"
+
+MIRROR = "mean of the logits over every mirroring of these axes (0 is x), mirrored back"
 
 BLEND = (
-    f"mean of overlapping windows, weighted by a bell curve about the centre "
-    f"(sigma size / 8, height 1, at least {EDGE_WEIGHT})"
+    f"at each voxel the mean over all windows there, weighted by exp(-d^2 / 2) with d = ((i - (size - 1) / 2) / (size / 8)) "
+    f"along each axis, divided by its largest value and at least {EDGE_WEIGHT}; a voxel that no window was run for gets the "
+    f"background logit {AIR_LOGIT:g} and is background; then the padding is cut off"
 )
 
 COMPONENTS = (
-    "of the labels of keep_largest only the largest connected component is kept; none that is smaller than the volume"
+    "connected with 26 neighbours, on the scan's grid; of each label every component that is smaller than min_component_ml is "
+    "removed, and of the labels of keep_largest all but the largest one"
 )
 
 
@@ -58,13 +74,22 @@ def describe(model: Model) -> dict[str, Any]:
             "channels": list(plan.channels),
             "size_multiple_of": stride,
             "size_trained_with": list(plan.patch_size),
+            "size_fixed": {"xyz"[axis]: size for axis, size in fixed_axes(model).items()},
         },
         "before": [
+            {"step": "align", "other_grids": model.record.scans.other_grids, "how": ALIGN},
             {"step": "orient", "to": "RAS+", "how": ORIENT},
             {"step": "resample", "spacing_mm": list(plan.spacing_mm), "how": RESAMPLE},
             *normalise,
-            {"step": "blank", "how": BLANK},
+            {
+                "step": "blank",
+                "optional": [n.channel for n in plan.normalisation if n.optional],
+                "copies": plan.blank_copied_channels,
+                "how": BLANK,
+            },
             {"step": "windows", "size": list(plan.patch_size), "overlap": inference.overlap, "how": WINDOWS},
+            *([{"step": "air", "how": AIR}] if inference.skip_air else []),
+            *([{"step": "context", "fields": list(plan.context), "how": CONTEXT}] if plan.context else []),
         ],
         "output": {
             "name": "logits",
@@ -74,7 +99,10 @@ def describe(model: Model) -> dict[str, Any]:
         "after": [
             {"step": "mirror", "axes": list(plan.mirror_axes) if inference.mirror else [], "how": MIRROR},
             {"step": "blend", "how": BLEND},
-            {"step": "resample", "how": "the logits of each class to the scan's RAS grid, by the rule above"},
+            {
+                "step": "resample",
+                "how": "the logits of each class to the scan's RAS grid, by the rule above, axis by axis",
+            },
             {"step": "label", "how": "class of the highest logit", "values": {"background": 0, **plan.labels}},
             {
                 "step": "components",

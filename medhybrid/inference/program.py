@@ -1,4 +1,4 @@
-"""A model's network as a program for other software: any batch and size, without code of ours.
+"""A model's network as a program for other software: any batch and, but for TransUNet, any size, without code of ours.
 
 `pt2` is what `torch.export` makes, `onnx` what ONNX runtimes read, `openvino` the two files of OpenVINO. What a scan goes
 through before and after the network is told by `inference.description`.
@@ -64,10 +64,13 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
         If the network cannot be exported for any size.
     """
     network = FullLogits(model.network).cpu().eval()
-    stride = np.prod(model.plan.strides, axis=0)
-    x, y, z = (int(s) * torch.export.Dim(axis, min=1, max=LARGEST) for s, axis in zip(stride, "xyz", strict=True))
-    example = torch.rand(2, len(model.plan.channels), *model.plan.patch_size)  # a batch of 1 would be taken as fixed
-    sizes = {"image": {0: torch.export.Dim("batch", min=1, max=LARGEST), 2: x, 3: y, 4: z}}
+    stride, fixed = np.prod(model.plan.strides, axis=0), fixed_axes(model)
+    free = [axis for axis in range(3) if axis not in fixed]
+    dims = {axis + 2: int(stride[axis]) * torch.export.Dim("xyz"[axis], min=1, max=LARGEST) for axis in free}
+    sizes = {"image": {0: torch.export.Dim("batch", min=1, max=LARGEST), **dims}}
+    # one sample, and an axis of one token, would be taken as fixed
+    shape = [fixed.get(axis) or max(model.plan.patch_size[axis], 2 * int(stride[axis])) for axis in range(3)]
+    example = torch.rand(2, len(model.plan.channels), *shape)
     path = folder / FILES[format_]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # remarks of the exporters on their own internals
@@ -95,6 +98,15 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
     return path
 
 
+def fixed_axes(model: Model) -> dict[int, int]:
+    """Axes along which a program takes one size only.
+
+    TransUNet works slice by slice and interpolates its learnt positions to the size it is given, which is settled here.
+    """
+    is_fixed = model.record.network.kind == "transunet"
+    return {axis: size for axis, size in enumerate(model.plan.patch_size) if is_fixed or size == 1}
+
+
 def open_program(path: Path) -> Runner:
     """A program that was written, as a function from (B, C, X, Y, Z) to (B, K, X, Y, Z) float32; raises `ConfigError`."""
     if path.suffix == ".pt2":
@@ -118,7 +130,10 @@ def check_program(model: Model, path: Path) -> float:
     run, network = open_program(path), FullLogits(model.network).cpu().eval()
     window, stride = np.array(model.plan.patch_size), np.prod(model.plan.strides, axis=0)
     generator, differences = torch.Generator().manual_seed(0), []
-    for batch, size in ((1, window), (2, np.maximum(window // 2 // stride, 1) * stride + stride)):
+    other = np.maximum(window // 2 // stride, 1) * stride + stride
+    for axis, size in fixed_axes(model).items():
+        other[axis] = size
+    for batch, size in ((1, window), (2, other)):
         image = torch.rand((batch, len(model.plan.channels), *(int(n) for n in size)), generator=generator)
         with torch.inference_mode():
             expected = network(image).numpy()

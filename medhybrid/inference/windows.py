@@ -18,6 +18,9 @@ Predictor = Callable[[Tensor], Tensor]
 EDGE_WEIGHT = 0.05
 """Least blending weight, at a window's corner, relative to its centre."""
 
+AIR_LOGIT = 1e4
+"""Background logit where no window was run."""
+
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
     """Evenly spread starts of windows that cover `length` with at least `overlap` of a window shared by neighbours."""
@@ -82,7 +85,7 @@ def predict_windows(
     for box in boxes_with_tissue:
         computed[box] = True
     logits /= total
-    logits[0][~computed] = 1e4  # nothing but air: background
+    logits[0][~computed] = AIR_LOGIT
     return _crop_to(logits, shape)
 
 

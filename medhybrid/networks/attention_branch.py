@@ -5,7 +5,6 @@ Shapes: B batch, C channels of the map, D token width, X Y Z space.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from medhybrid.config import NetworkConfig
@@ -25,9 +24,6 @@ class AttentionBranch(nn.Module):
         What the tokens of the map are told of the study.
     starts_at_zero : bool
         False where nothing but this branch carries the picture.
-
-    While training, a branch that adds to a map is left out of `config.drop_branch` of the steps: they cost less, and the
-    network learns to do without it, so that one that errs on a patient unlike the others does not take the mask with it.
     """
 
     def __init__(
@@ -52,12 +48,9 @@ class AttentionBranch(nn.Module):
             nn.init.zeros_(self.from_tokens.weight)
             nn.init.zeros_(self.from_tokens.bias)  # type: ignore[arg-type]
         self.study_tokens = study_tokens
-        self.drop = config.drop_branch if starts_at_zero else 0.0
 
     def forward(self, x: Tensor, study: Study) -> Tensor:
         """(B, C, X, Y, Z) -> the same with the branch added."""
-        if self.training and self.drop and float(torch.rand(())) < self.drop:
-            return x
         told = None if self.study_tokens is None else self.study_tokens(study)
         out: Tensor = x + self.from_tokens(self.transformer(self.to_tokens(x), told))
         return out

@@ -150,7 +150,7 @@ class VisionTransformer(nn.Module):
         """(B, C, X, Y, 1) -> (B, D, X, Y, 1)."""
         tokens = self.to_tokens(x).flatten(2).transpose(1, 2)  # (B, D, X, Y, 1) -> (B, T, D)
         tokens = self.transformer(tokens + resize_positions(self.positions, x.shape[2], x.shape[3]))
-        out: Tensor = tokens.transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
+        out: Tensor = tokens.transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
         return out
 
 

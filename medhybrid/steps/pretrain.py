@@ -81,9 +81,6 @@ def for_scans(config: StudyConfig) -> StudyConfig:
         "name": f"{config.name}-scans",
         "data": config.data.model_copy(update={"labelled": False}),
         "augment": config.augment.model_copy(update={"paste_probability": 0.0}),
-        "network": config.network.model_copy(
-            update={"drop_branch": 0.0}
-        ),  # what relates the tokens is what learns here
         "training": config.training.model_copy(update={"foreground_share": 0.0, "stages": (), "start": None}),
     }
     return config.model_copy(update=changes)

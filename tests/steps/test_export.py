@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 import medhybrid
+from medhybrid.config import InferenceConfig, NetworkConfig
+from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.inference import program
-from medhybrid.inference.program import FORMATS, check_program, open_program
-from tests.synthetic import StudyFolder
+from medhybrid.inference.description import describe
+from medhybrid.inference.model import Model, ModelRecord, network_for
+from medhybrid.inference.program import FORMATS, check_program, open_program, write_program
+from tests.synthetic import StudyFolder, make_test_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the exporters warn of themselves
 
@@ -62,6 +68,93 @@ def test_the_description_is_enough_to_make_the_same_mask(trained: tuple[StudyFol
     assert steps["after components"]["min_component_ml"] == 0
     assert (model.predict(medhybrid.read_scan(file)) == mask).mean() > 0.999
     assert len(np.unique(mask)) > 1
+
+
+def untrained(plan: Plan, config: NetworkConfig) -> Model:
+    """A model of a plan, with the weights it begins with."""
+    torch.manual_seed(0)
+    record = ModelRecord(
+        medhybrid_version="0",
+        network=config,
+        inference=InferenceConfig(),
+        channel_map={},
+        plan=plan,
+        fold=0,
+        data_hash="",
+        weights_sha256="",
+        metrics={},
+    )
+    return Model(network_for(config, plan), record, torch.device("cpu"))
+
+
+def test_the_description_of_windows_air_blanks_and_components_is_enough(tmp_path: Path) -> None:
+    """By the words of the description alone, for a scan on the network's grid that is larger than a window."""
+    channels = Normalisation(channel="T1", rule="zscore"), Normalisation(channel="T2", rule="zscore", optional=True)
+    plan = make_test_plan(normalisation=channels, min_component_ml=0.05)
+    model = untrained(plan, NetworkConfig(widths=(8, 16), blocks=(1, 1), token_width=24, depth=1, heads=2))
+    model.precision = torch.float32
+    values = np.random.default_rng(0).gamma(4, 100, (40, 22, 6)).astype(np.float32)
+    values[22:] = 0
+    medhybrid.write_nifti(tmp_path / "scan.nii.gz", np.stack([values, values]), np.diag([*plan.spacing_mm, 1.0]))
+    told = describe(model)
+    steps = {s["step"]: s for s in told["before"]} | {f"after {s['step']}": s for s in told["after"]}
+    assert "air" in steps
+
+    image = np.stack([np.minimum((values - values.min()) / values.std(), 12)] * 2)
+    assert steps["blank"]["copies"]
+    image[1] = 0  # the later of two copies, and optional
+    size = steps["windows"]["size"]
+    missing = [max(0, w - n) for n, w in zip(values.shape, size, strict=True)]
+    padded = np.pad(image, [(0, 0), *((m // 2, m - m // 2) for m in missing)])
+    starts = []
+    for n, w in zip(padded.shape[1:], size, strict=True):
+        count = int(np.ceil((n - w) / max(1, int(w * (1 - steps["windows"]["overlap"]))))) + 1 if n > w else 1
+        starts.append(np.round(np.linspace(0, n - w, count)).astype(int))
+    d = [(np.arange(n) - (n - 1) / 2) / (n / 8) for n in size]
+    bell = np.exp(-(d[0][:, None, None] ** 2 + d[1][None, :, None] ** 2 + d[2] ** 2) / 2)
+    bell = np.maximum(bell / bell.max(), 0.05)
+    total, weight = np.zeros((2, *padded.shape[1:])), np.zeros(padded.shape[1:])
+    was_run = np.zeros(weight.shape, bool)
+    for x, y, z in itertools.product(*starts):
+        box = slice(x, x + size[0]), slice(y, y + size[1]), slice(z, z + size[2])
+        window = padded[(slice(None), *box)]
+        weight[box] += bell
+        if not window.any():
+            continue
+        assert steps["after mirror"]["axes"] == [0]
+        logits = (run_network(model, window) + run_network(model, window[:, ::-1])[:, ::-1]) / 2
+        total[(slice(None), *box)] += logits * bell
+        was_run[box] = True
+    labels = (total / weight).argmax(0) * was_run
+    low = [m // 2 for m in missing]
+    labels = labels[tuple(slice(b, b + n) for b, n in zip(low, values.shape, strict=True))]
+    parts, _ = ndimage.label(labels, np.ones((3, 3, 3)))
+    ml = np.bincount(parts.ravel()) * np.prod(plan.spacing_mm) / 1000
+    mask = np.where(ml[parts] >= steps["after components"]["min_component_ml"], labels, 0) * 255
+
+    assert not was_run[34:].any()
+    assert (ml < 0.05).any()
+    assert 0 < (mask > 0).mean() < 0.9
+    assert (model.predict(medhybrid.read_scan(tmp_path / "scan.nii.gz")) == mask).mean() > 0.999
+
+
+def run_network(model: Model, window: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        logits: np.ndarray = model.network(torch.from_numpy(window[None].astype(np.float32).copy())).full[0].numpy()
+    return logits
+
+
+def test_a_network_of_slices_is_exported_for_its_window(tmp_path: Path) -> None:
+    config = NetworkConfig(
+        kind="transunet", widths=(32, 128, 256), blocks=(1, 1, 1), token_width=48, depth=1, heads=4, head_width=8
+    )
+    plan = make_test_plan(patch_size=(32, 32, 1), strides=((2, 2, 1),) * 3)
+    model = untrained(plan, config)
+
+    path = write_program(model, tmp_path, "pt2")
+
+    assert check_program(model, path) < 1e-4
+    assert describe(model)["input"]["size_fixed"] == {"x": 32, "y": 32, "z": 1}
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
