@@ -46,8 +46,13 @@ class Bench:
 
     def __init__(self, roots: dict[str, Path], work: Path, commands: Path) -> None:
         self.roots, self.work, self.commands = roots, work.resolve(), commands.resolve()
-        python = [commands / "python", "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
-        self.packages = subprocess.run(python, capture_output=True, text=True, check=True).stdout.strip()
+        asked = (
+            "import sysconfig, importlib.metadata as m; print(sysconfig.get_paths()['purelib'], m.version('nnunetv2'), "
+        )
+        python = [commands / "python", "-c", asked + "m.version('torch'))"]
+        told = subprocess.run(python, capture_output=True, text=True, check=True).stdout.split()
+        self.packages, *versions = told
+        self.theirs = dict(zip(("nnunetv2", "torch of its commands"), versions, strict=True))
         here = [str(Path(medhybrid.__file__).parents[1]), *(p for p in sys.path if p.endswith("site-packages"))]
         self.beside = {"PYTHONPATH": os.pathsep.join([*here, self.packages])}  # our libraries first: one torch for all
 
@@ -89,7 +94,7 @@ class Bench:
 
     def plan(self) -> list[str | Path]:
         """nnU-Net's preparation."""
-        dataset = ["-d", str(DATASET_ID), "-c", "3d_fullres", "-np", str(os.cpu_count())]
+        dataset = ["-d", str(DATASET_ID), "-c", "3d_fullres", "-np", str(os.cpu_count()), "-npfp", str(os.cpu_count())]
         return [self.commands / "nnUNetv2_plan_and_preprocess", *dataset]
 
     def model(self, study: str) -> Path:
@@ -151,7 +156,9 @@ def training(bench: Bench) -> dict[str, list[Contender]]:
     return {
         "training, a sample": [
             bench.part("training", "ours", folder, 30),
+            bench.part("training", "ours_float32", folder, 30, name="ours, float32"),
             bench.part("training", "monai", bench.roots["hippocampus"], 30, name="MONAI"),
+            bench.part("training", "monai_bf16", bench.roots["hippocampus"], 30, name="MONAI, bf16"),
             bench.part("training", "nnunet", place, 30, name="nnU-Net"),
         ]
     }
@@ -298,7 +305,10 @@ def main() -> None:
     for name in chosen.only.split(","):
         for row, contenders in ROWS[name](bench).items():
             print(row, flush=True)
-            records[row] = {"machine": machine(), "told": race(contenders, 1 if name == "limits" else chosen.rounds)}
+            records[row] = {
+                "machine": machine() | bench.theirs,
+                "told": race(contenders, 1 if name == "limits" else chosen.rounds),
+            }
             path.write_text(json.dumps(records, indent=1) + "\n")
             (RESULTS / "speed.md").write_text(table(records))
     print(table(records))

@@ -1,10 +1,11 @@
 """Training steps with their data loading and augmentation on hippocampus; prints samples a second as JSON.
 
-    python training.py ours|monai|nnunet PREPARED_OR_DATA SECONDS
+    python training.py ours|ours_float32|monai|monai_bf16|nnunet PREPARED_OR_DATA SECONDS
 
-All with nnU-Net's patch and batch for this data (40 x 56 x 40 voxels of 1 mm, 9 patches). `ours` is `medhybrid train`'s loop;
-`monai` a plain loop over MONAI's transforms and DataLoader with the same network, in float32 as its tutorials have it; `nnunet`
-its own trainer (PREPARED_OR_DATA is then the folder with nnUNet_raw and the others).
+All with nnU-Net's patch and batch for this data (40 x 56 x 40 voxels of 1 mm, 9 patches). `ours` is `medhybrid train`'s loop in
+the precision that it chooses, or in float32; `monai` a plain loop over MONAI's transforms and DataLoader with the same network
+(channels last), in float32 as its tutorials have it, or in bf16; `nnunet` its own trainer and network, in float32 as it is on
+CPUs (PREPARED_OR_DATA is then the folder with nnUNet_raw and the others).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,7 +37,7 @@ def timed(step: Callable[[], float], seconds: float) -> dict[str, float]:
     return {"seconds": gone / (n * BATCH), "samples_per_s": n * BATCH / gone, "waiting": waited / gone, "steps": n}
 
 
-def ours(prepared: Path, seconds: float) -> dict[str, float]:
+def ours(prepared: Path, seconds: float, precision: str = "auto") -> dict[str, float]:
     """`prepared` is what `medhybrid preprocess` made with this patch and batch."""
     import medhybrid
     from medhybrid.data.dataset import PreparedDataset
@@ -44,7 +46,8 @@ def ours(prepared: Path, seconds: float) -> dict[str, float]:
     from medhybrid.training.loop import Trainer
 
     dataset = PreparedDataset(prepared)
-    config = medhybrid.load_config("hippocampus.yaml", ["data.root=/nowhere", "training.iterations=100000"])
+    length = "training.iterations=100000", f"training.precision={precision}"
+    config = medhybrid.load_config("hippocampus.yaml", ["data.root=/nowhere", *length])
     with tempfile.TemporaryDirectory() as out:
         cases = dataset.open(dataset.fold(0).train)
         made = Trainer(config, dataset.plan, cases, [], folder=Path(out), tracker=JsonlTracker(Path(out) / "log.jsonl"))
@@ -64,7 +67,7 @@ def ours(prepared: Path, seconds: float) -> dict[str, float]:
     return told
 
 
-def monai(root: Path, seconds: float) -> dict[str, float]:
+def monai(root: Path, seconds: float, *, is_bf16: bool = False) -> dict[str, float]:
     """`root` is the data set in the Decathlon's layout."""
     from monai.data import CacheDataset, DataLoader
     from monai.losses import DiceCELoss
@@ -100,22 +103,28 @@ def monai(root: Path, seconds: float) -> dict[str, float]:
             RandScaleIntensityd("image", 0.25, prob=0.3), RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.3)),
         ]
     )  # fmt: skip
-    data = CacheDataset(cases[:60], transforms, progress=False)
-    loader = DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=os.cpu_count() or 1, drop_last=True,
-                        persistent_workers=True, collate_fn=_flat)  # fmt: skip
+    data = CacheDataset(cases, transforms, progress=False)
+    endless = torch.utils.data.RandomSampler(data, replacement=True, num_samples=10**7)
+    loader = DataLoader(
+        data, batch_size=BATCH, sampler=endless, num_workers=os.cpu_count() or 1, drop_last=True, collate_fn=_flat
+    )
     network = build_network(
         NetworkConfig(), n_channels=1, n_labels=2, strides=((2, 2, 2),) * 3, token_mm=(8.0, 8.0, 8.0)
     )
+    network = network.to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True)
-    endless = (batch for _ in range(10**6) for batch in loader)
+    batches = iter(loader)
 
     def step() -> float:
         asked = time.perf_counter()
-        batch = next(endless)
+        batch = next(batches)
         waited = time.perf_counter() - asked
         optimiser.zero_grad()
-        loss_of(network(batch["image"].as_tensor()).full, batch["label"].as_tensor()).backward()
+        image = batch["image"].as_tensor().contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            logits = network(image).full
+        loss_of(logits.float(), batch["label"].as_tensor()).backward()
         optimiser.step()
         return waited
 
@@ -151,7 +160,13 @@ def nnunet(work: Path, seconds: float) -> dict[str, float]:
     return told
 
 
+WAYS: dict[str, Callable[[Path, float], dict[str, float]]] = {
+    "ours": ours,
+    "ours_float32": partial(ours, precision="float32"),
+    "monai": monai,
+    "monai_bf16": partial(monai, is_bf16=True),
+    "nnunet": nnunet,
+}
+
 if __name__ == "__main__":
-    print(
-        json.dumps({"ours": ours, "monai": monai, "nnunet": nnunet}[sys.argv[1]](Path(sys.argv[2]), float(sys.argv[3])))
-    )
+    print(json.dumps(WAYS[sys.argv[1]](Path(sys.argv[2]), float(sys.argv[3]))))
