@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     absent = {"cuda": not torch.cuda.is_available(), "mps": not has_mps, "cpu": False}.get(name)
     if absent is None:
-        raise DeviceError(f"unknown device {name!r}", expected="auto, cpu, cuda or mps")
+        raise DeviceError(f"unknown device {name!r}", expected="auto, cpu, cuda, mps; openvino for predict")
     if absent:
         raise DeviceError(
             f"device {name} is not available",

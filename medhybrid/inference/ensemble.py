@@ -37,7 +37,7 @@ class Ensemble(Model):
             }
         )
         super().__init__(first.network, record, first.device)
-        self.members = tuple(members)
+        self.members, self.runtime = tuple(members), first.runtime
 
     def logits(self, image: Tensor, context: Mapping[str, float] | None = None) -> Tensor:
         """Log of the mean probabilities (K, X, Y, Z)."""

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.weights_file import FORMAT_VERSION, About, write_weights
 from medhybrid.inference.windows import predict_windows, to_tensor
 from medhybrid.networks import Network, build_network
+from medhybrid.networks.logits import Logits
 from medhybrid.scans import Scan
 from medhybrid.scans.context import read_context
 
@@ -104,12 +105,19 @@ class Model:
         In evaluation mode.
     record : ModelRecord
         Plan and origin.
+
+    Attributes
+    ----------
+    run : callable
+        What computes logits: the network, or a program made of it (`inference.openvino`), which `runtime` names.
     """
 
     def __init__(self, network: Network, record: ModelRecord, device: torch.device) -> None:
         self.record, self.device = record, device
         self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
         self.precision = choose_precision(device, "auto")
+        self.run: Callable[..., Logits] = self.network
+        self.runtime = f"torch {torch.__version__}"
 
     @property
     def plan(self) -> Plan:
@@ -130,7 +138,7 @@ class Model:
         """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z), and what is known of the fields of `plan.context`."""
         values = torch.tensor([(context or {}).get(field, torch.nan) for field in self.plan.context])
         return predict_logits(
-            self.network, image, self.plan, self.record.inference, self.precision, values.to(image.device)
+            self.run, image, self.plan, self.record.inference, self.precision, values.to(image.device)
         )
 
     def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
@@ -155,7 +163,7 @@ class Model:
 
 
 def predict_logits(
-    network: Network,
+    network: Callable[..., Logits],
     image: Tensor,
     plan: Plan,
     config: InferenceConfig,

@@ -11,6 +11,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -85,14 +86,14 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
             torch.export.save(program, path)
             return path
         onnx = path if format_ == "onnx" else folder / ".network.onnx"
-        _import("onnxscript")
+        import_for("export", "onnxscript")
         made: Any = torch.onnx.export(
             program, (example,), dynamo=True, external_data=False, input_names=["image"], output_names=["logits"],
             verbose=False,
         )  # fmt: skip
         made.save(onnx)
         if format_ == "openvino":
-            openvino = _import("openvino")
+            openvino = import_for("export", "openvino")
             openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
             onnx.unlink()
     return path
@@ -113,9 +114,11 @@ def open_program(path: Path) -> Runner:
         module: Any = torch.export.load(path).module()
         return lambda image: np.asarray(module(torch.from_numpy(image)).detach().numpy())
     if path.suffix == ".onnx":
-        session = _import("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = import_for("export", "onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return lambda image: np.asarray(session.run(None, {"image": image})[0])
-    compiled = _import("openvino").Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = (
+        import_for("export", "openvino").Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    )
     return lambda image: np.asarray(compiled(image)[0])
 
 
@@ -131,8 +134,8 @@ def check_program(model: Model, path: Path) -> float:
     window, stride = np.array(model.plan.patch_size), np.prod(model.plan.strides, axis=0)
     generator, differences = torch.Generator().manual_seed(0), []
     other = np.maximum(window // 2 // stride, 1) * stride + stride
-    for axis, size in fixed_axes(model).items():
-        other[axis] = size
+    for axis, fixed in fixed_axes(model).items():
+        other[axis] = fixed
     for batch, size in ((1, window), (2, other)):
         image = torch.rand((batch, len(model.plan.channels), *(int(n) for n in size)), generator=generator)
         with torch.inference_mode():
@@ -149,10 +152,9 @@ def check_program(model: Model, path: Path) -> float:
     return worst
 
 
-def _import(name: str) -> Any:
-    from importlib import import_module
-
+def import_for(extra: str, name: str) -> Any:
+    """A library that comes with an extra of ours; raises `ConfigError` if it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
-        raise ConfigError(f"this format needs {name}", remedy="pip install 'medhybrid[export]'") from error
+        raise ConfigError(f"{name} is not installed", remedy=f"pip install 'medhybrid[{extra}]'") from error

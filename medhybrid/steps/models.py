@@ -26,7 +26,7 @@ def load_model(path: str | Path, *, device: str = "auto", tracking_uri: str | No
     path : str or Path
         A run folder, a model folder, or `models:/name@alias`.
     device : str
-        `auto`, `cpu`, `cuda` or `mps`.
+        `auto`, `cpu`, `cuda` or `mps`; `openvino` is the CPU, by OpenVINO (extra `[openvino]`).
     tracking_uri : str, optional
         MLflow store of a `models:/` name; by default `runs/mlflow.db`.
 
@@ -36,10 +36,18 @@ def load_model(path: str | Path, *, device: str = "auto", tracking_uri: str | No
         If there is none, or it is damaged.
     """
     if not str(path).startswith("models:/"):
-        return load_folder(path, device=device)
+        return _load(path, device)
     from medhybrid.tracking.mlflow_model import fetch_model
     from medhybrid.tracking.mlflow_store import default_uri
 
     with tempfile.TemporaryDirectory() as folder:
         local = fetch_model(str(path), tracking_uri or default_uri(Path("runs")), Path(folder))
-        return load_folder(local, device=device)
+        return _load(local, device)
+
+
+def _load(path: str | Path, device: str) -> Model:
+    if device != "openvino":
+        return load_folder(path, device=device)
+    from medhybrid.inference.openvino import on_openvino
+
+    return on_openvino(load_folder(path, device="cpu"))

@@ -137,6 +137,7 @@ def _write_record(result: FolderResult, model: Model, n_other_files: int, channe
         "python": platform.python_version(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(model.device),
+        "runtime": model.runtime,
         "precision": str(model.precision).removeprefix("torch."),
         "model_weights_sha256": model.record.weights_sha256,
         "made_by": fingerprint_of(model),

@@ -1,0 +1,155 @@
+"""OpenVINO makes the masks that torch makes; a network is converted once, and what is kept may be damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import medhybrid
+from medhybrid.errors import ConfigError, ModelError
+from medhybrid.inference import openvino as module
+from medhybrid.inference.program import FILES
+from tests.synthetic import StudyFolder, blob_case, save_nifti
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed")
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the exporters warn of themselves
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def kept_there(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that networks were written to."""
+    made: list[Path] = []
+    write = module.write_program
+
+    def noted(model: medhybrid.Model, folder: Path, format_: str) -> Path:
+        made.append(folder)
+        return write(model, folder, format_)
+
+    monkeypatch.setattr(module, "write_program", noted)
+    return made
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> list[medhybrid.Scan]:
+    folder = tmp_path_factory.mktemp("scans")
+    paths = [save_nifti(folder / f"{seed}.nii.gz", blob_case(seed)[0]) for seed in range(3)]
+    return [medhybrid.read_scan(path) for path in paths]
+
+
+def test_in_float32_the_masks_are_those_of_torch(
+    trained: tuple[StudyFolder, Path], scans: list[medhybrid.Scan]
+) -> None:
+    plain = _with_precision(medhybrid.load_model(trained[1], device="cpu"), torch.float32)
+    quick = module.on_openvino(_with_precision(medhybrid.load_model(trained[1], device="cpu"), torch.float32))
+
+    for scan in scans:
+        expected, mask = plain.predict(scan) > 0, quick.predict(scan) > 0
+        assert 2 * (expected & mask).sum() >= 0.999 * (expected.sum() + mask.sum()) > 0
+    assert quick.runtime.startswith("OpenVINO")
+
+
+def test_in_bf16_the_logits_are_as_near_to_float32_as_those_of_torch(trained: tuple[StudyFolder, Path]) -> None:
+    exact, torchs, ours = (medhybrid.load_model(trained[1], device="cpu") for _ in range(3))
+    image = torch.rand((1, *exact.plan.patch_size), generator=torch.Generator().manual_seed(0))
+    exact.precision = torch.float32
+    torchs.precision = ours.precision = torch.bfloat16
+    module.on_openvino(ours)
+
+    expected = exact.logits(image)
+
+    errors = [float((m.logits(image) - expected).abs().mean()) for m in (torchs, ours)]
+    assert errors[1] < 1.5 * errors[0]
+    assert errors[1] < 0.01 * float(expected.abs().max())
+
+
+def _with_precision(model: medhybrid.Model, precision: torch.dtype) -> medhybrid.Model:
+    model.precision = precision
+    return model
+
+
+def test_a_network_is_converted_once_and_again_if_what_was_kept_is_cut_off(
+    trained: tuple[StudyFolder, Path], conversions: list[Path], cache: Path, scans: list[medhybrid.Scan]
+) -> None:
+    medhybrid.load_model(trained[1], device="openvino")
+    conversions.clear()
+
+    expected = medhybrid.load_model(trained[1], device="openvino").predict(scans[0])
+    assert not conversions
+
+    (folder,) = (cache / "medhybrid").iterdir()
+    program = folder / FILES["openvino"]
+    program.write_bytes(program.read_bytes()[:1000])
+    assert np.array_equal(medhybrid.load_model(trained[1], device="openvino").predict(scans[0]), expected)
+    assert len(conversions) == 1
+
+    weights = program.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert np.array_equal(medhybrid.load_model(trained[1], device="openvino").predict(scans[0]), expected)
+    assert len(conversions) == 2
+    assert [p.name for p in (cache / "medhybrid").iterdir()] == [folder.name]
+
+
+def test_where_nothing_can_be_kept_it_works_all_the_same(
+    trained: tuple[StudyFolder, Path],
+    scans: list[medhybrid.Scan],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+
+    model = medhybrid.load_model(trained[1], device="openvino")
+
+    assert model.predict(scans[0]).any()
+    assert "cannot be kept" in caplog.text
+
+
+def test_a_program_that_differs_is_not_kept(
+    trained: tuple[StudyFolder, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def refuse(*_: object) -> float:
+        raise ModelError("differs")
+
+    monkeypatch.setattr(module, "check_program", refuse)
+
+    with pytest.raises(ModelError, match="differs"):
+        medhybrid.load_model(trained[1], device="openvino")
+
+    assert not any((tmp_path / "medhybrid").iterdir())
+
+
+def test_several_models_are_averaged_by_openvino_too(
+    trained: tuple[StudyFolder, Path], scans: list[medhybrid.Scan]
+) -> None:
+    from medhybrid.steps.models import load_models
+
+    one, both = (load_models([trained[1]] * n, device="openvino") for n in (1, 2))
+
+    assert (one.predict(scans[0]) == both.predict(scans[0])).mean() > 0.999
+    assert both.runtime == one.runtime
+
+
+def test_a_model_that_is_told_of_the_study_is_refused(trained: tuple[StudyFolder, Path]) -> None:
+    model = medhybrid.load_model(trained[1], device="cpu")
+    told = model.plan.model_copy(update={"context": ("sex",)})
+    model.record = model.record.model_copy(update={"plan": told})
+
+    with pytest.raises(ConfigError, match=r"data\.context cannot be run by OpenVINO"):
+        module.on_openvino(model)
