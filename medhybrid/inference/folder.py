@@ -18,18 +18,22 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
+from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.inference.confidence import uncertainty
 from medhybrid.inference.model import Model, Segmentation
+from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.metrics import Component, measure_components, measure_whole
 from medhybrid.scans import BURNED_IN, Scan, write_nifti
@@ -39,6 +43,9 @@ from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 
 logger = logging.getLogger(__name__)
+
+RESULTS_EVERY_S = 2.0
+"""Least time between two versions of `results.csv`, whose every row is written anew."""
 
 Regions = dict[str, tuple[Component, list[Component]]]
 """By label: all of it, and its components."""
@@ -83,6 +90,21 @@ class _Job:
     with_probabilities: bool
 
 
+@dataclass(slots=True)
+class _Case:
+    """A scan on its way: what each step leaves for the next, and what became of it as soon as that is known."""
+
+    item: WorkItem
+    prediction: Prediction | None = None
+    is_skipped: bool = False
+    seconds: float = 0.0
+    stamps: list[tuple[str, int, int]] = field(default_factory=list)
+    input_hash: str = ""
+    scan: Scan | None = None
+    prepared: PreparedImage | None = None
+    logits: Tensor | None = None
+
+
 def predict_worklist(
     model: Model,
     work: WorkList,
@@ -91,6 +113,7 @@ def predict_worklist(
     deidentifier: Deidentifier | None = None,
     with_probabilities: bool = False,
     on_case: Callable[[int, Prediction, bool], None] = lambda *_: None,
+    at_once: bool | None = None,
 ) -> list[Prediction]:
     """Predict every item; a bad scan is reported and the others go on.
 
@@ -102,16 +125,27 @@ def predict_worklist(
         Write the probabilities of the labels beside the masks.
     on_case : callable
         Told (number done, prediction, whether it was skipped as unchanged) after each.
+    at_once : bool, optional
+        Read the next scan and write the last one while one is computed; by default where the network is not on the CPU, which
+        has enough to do with it.
     """
     for name in ("masks", "done"):
         (out / name).mkdir(parents=True, exist_ok=True)
     job = _Job(model, out, fingerprint_of(model), deidentifier, with_probabilities)
-    predictions = []
-    for n, item in enumerate(work.items, start=1):
-        earlier = _load_unchanged(job, item)
-        prediction = earlier or _predict_item(job, item)
-        predictions.append(prediction)
-        on_case(n, prediction, earlier is not None)
+    if at_once is None:
+        at_once = model.device.type != "cpu"
+    read = lambda item: _attempt(_read, job, _Case(item))  # noqa: E731
+    infer, conclude = partial(_attempt, _infer, job), partial(_attempt, _conclude, job)
+    predictions: list[Prediction] = []
+    written_at = time.monotonic()
+    try:
+        for n, case in enumerate(in_stages(work.items, read, infer, conclude, at_once=at_once), start=1):
+            predictions.append(_finish(job, case))
+            on_case(n, predictions[-1], case.is_skipped)
+            if time.monotonic() - written_at > RESULTS_EVERY_S:
+                write_results(out / "results.csv", predictions, model.plan.labels)
+                written_at = time.monotonic()
+    finally:
         write_results(out / "results.csv", predictions, model.plan.labels)
     return predictions
 
@@ -149,8 +183,78 @@ def _sources(job: _Job, item: WorkItem) -> tuple[Path, ...]:
     return item.files + (context_files(item.files) if job.model.plan.context else ())
 
 
-def _predict_item(job: _Job, item: WorkItem) -> Prediction:
-    prediction = _try_item(job, item)
+def _attempt(step: Callable[[_Job, _Case], None], job: _Job, case: _Case) -> _Case:
+    """A step of a case, unless what became of it is known; an error becomes that."""
+    if case.prediction is not None:
+        return case
+    began, name = time.monotonic(), case.item.case
+    try:
+        step(job, case)
+    except MedHybridError as error:
+        case.prediction = Prediction(case=name, status="failed", message=str(error))
+    except Exception as error:  # one scan must not end the folder; the traceback goes to the debug log
+        logger.debug("case %s", name, exc_info=error)
+        message = f"unexpected {type(error).__name__}: {str(error)[:200]}"
+        case.prediction = Prediction(case=name, status="failed", message=message)
+    case.seconds += time.monotonic() - began
+    return case
+
+
+def _read(job: _Job, case: _Case) -> None:
+    item = case.item
+    case.prediction = _load_unchanged(job, item)
+    if case.prediction is not None:
+        case.is_skipped = True
+        return
+    (job.out / "done" / f"{item.case}.json").unlink(missing_ok=True)
+    for name in (f"{item.case}.nii.gz", f"{item.case}_uncertainty.nii.gz", f"{item.case}.dcm"):
+        (job.out / "probabilities" / name).unlink(missing_ok=True)  # those of an earlier mask
+    if item.is_burned_in:
+        logger.warning("%s: %s", item.case, BURNED_IN)
+    if item.problem:
+        case.prediction = Prediction(case=item.case, status="failed", message=item.problem)
+        return
+    files = _sources(job, item)
+    case.stamps, case.input_hash = stamp_files(files), hash_files(files)
+    case.scan = item.read(job.model.plan.channels, job.model.record.scans)
+    case.prepared = job.model.prepare(case.scan)
+
+
+def _infer(job: _Job, case: _Case) -> None:
+    assert case.scan is not None
+    assert case.prepared is not None
+    case.logits = job.model.infer(case.scan, case.prepared)
+
+
+def _conclude(job: _Job, case: _Case) -> None:
+    scan, prepared, logits, name = case.scan, case.prepared, case.logits, case.item.case
+    assert scan is not None
+    assert prepared is not None
+    assert logits is not None
+    made = job.model.conclude(scan, prepared, logits, with_probabilities=job.with_probabilities)
+    regions = _regions(made.mask, job.model.plan.labels, scan.affine)
+    _write(job, name, scan, made, regions)
+    case.prediction = Prediction(
+        case=name,
+        status="done",
+        message="; ".join([*scan.notes, *([BURNED_IN] if case.item.is_burned_in else [])]),
+        score=round(made.score, 4),
+        verdict=made.verdict,
+        measures=_measures(regions),
+        made_by=job.made_by,
+        input_hash=case.input_hash,
+        stamps=case.stamps,
+    )
+
+
+def _finish(job: _Job, case: _Case) -> Prediction:
+    """What became of a case, on record if it is done."""
+    prediction, item = case.prediction, case.item
+    assert prediction is not None
+    case.scan = case.prepared = case.logits = None  # the next one may need the memory
+    if case.is_skipped:
+        return prediction
+    prediction = prediction.model_copy(update={"seconds": round(case.seconds, 3)})
     if job.deidentifier is not None:
         message = without_names(prediction.message, item, item.case)
         prediction = prediction.model_copy(
@@ -159,42 +263,6 @@ def _predict_item(job: _Job, item: WorkItem) -> Prediction:
     if prediction.status == "done":
         _write_text(job.out / "done" / f"{item.case}.json", prediction.model_dump_json(indent=1))
     return prediction
-
-
-def _try_item(job: _Job, item: WorkItem) -> Prediction:
-    started, model = time.monotonic(), job.model
-    (job.out / "done" / f"{item.case}.json").unlink(missing_ok=True)
-    for name in (f"{item.case}.nii.gz", f"{item.case}_uncertainty.nii.gz", f"{item.case}.dcm"):
-        (job.out / "probabilities" / name).unlink(missing_ok=True)  # those of an earlier mask
-    if item.is_burned_in:
-        logger.warning("%s: %s", item.case, BURNED_IN)
-    try:
-        if item.problem:
-            return Prediction(case=item.case, status="failed", message=item.problem)
-        files = _sources(job, item)
-        stamps, input_hash = stamp_files(files), hash_files(files)
-        scan = item.read(model.plan.channels, model.record.scans)
-        made = model.segment(scan, with_probabilities=job.with_probabilities)
-        regions = _regions(made.mask, model.plan.labels, scan.affine)
-        _write(job, item.case, scan, made, regions)
-    except MedHybridError as error:
-        return Prediction(case=item.case, status="failed", message=str(error), seconds=time.monotonic() - started)
-    except Exception as error:  # one scan must not end the folder; the traceback goes to the debug log
-        logger.debug("case %s", item.case, exc_info=error)
-        message = f"unexpected {type(error).__name__}: {str(error)[:200]}"
-        return Prediction(case=item.case, status="failed", message=message, seconds=time.monotonic() - started)
-    return Prediction(
-        case=item.case,
-        status="done",
-        message="; ".join([*scan.notes, *([BURNED_IN] if item.is_burned_in else [])]),
-        seconds=round(time.monotonic() - started, 3),
-        score=round(made.score, 4),
-        verdict=made.verdict,
-        measures=_measures(regions),
-        made_by=job.made_by,
-        input_hash=input_hash,
-        stamps=stamps,
-    )
 
 
 def _write(job: _Job, case: str, scan: Scan, made: Segmentation, regions: Regions) -> None:

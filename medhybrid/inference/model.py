@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import outside_labels, prepare_image
+from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
 from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import Calibration, Verdict, score_logits, verdict
 from medhybrid.inference.device import choose_device, choose_precision
@@ -143,9 +143,23 @@ class Model:
 
     def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
         """Label map of a scan on its own grid, and how sure the model is of it; errors as `predict`."""
-        prepared = prepare_image(scan.array, scan.grid, self.plan)
-        image = to_tensor(prepared.image, self.device)
-        logits = self.logits(image, read_context(scan, self.plan.context))
+        prepared = self.prepare(scan)
+        return self.conclude(scan, prepared, self.infer(scan, prepared), with_probabilities=with_probabilities)
+
+    # the steps of `segment`, for those who read one scan while another is computed
+
+    def prepare(self, scan: Scan) -> PreparedImage:
+        """The scan as the network sees it; errors as `predict`."""
+        return prepare_image(scan.array, scan.grid, self.plan)
+
+    def infer(self, scan: Scan, prepared: PreparedImage) -> Tensor:
+        """Logits (K, X, Y, Z) on the network's grid."""
+        return self.logits(to_tensor(prepared.image, self.device), read_context(scan, self.plan.context))
+
+    def conclude(
+        self, scan: Scan, prepared: PreparedImage, logits: Tensor, *, with_probabilities: bool = False
+    ) -> Segmentation:
+        """From logits back to the scan, and how sure they are."""
         places = prepared.grid, prepared.turned, prepared.turn
         inside = apply_component_rules(
             labels_on_scan(logits, *places),

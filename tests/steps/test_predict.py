@@ -13,6 +13,9 @@ import pytest
 
 import medhybrid
 from medhybrid.errors import ConfigError, DeviceError, ModelError
+from medhybrid.inference import folder as folder_job
+from medhybrid.inference.worklist import make_worklist
+from medhybrid.scans import discover
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.steps.inspect import inspect
 from tests.synthetic import AFFINE, SHAPE, StudyFolder, blob_case, save_nifti
@@ -62,6 +65,39 @@ def test_the_masks_are_good(trained: tuple[StudyFolder, Path], scans: Path, tmp_
     reference = blob_case(20)[1]
     assert 2 * ((mask > 0) & (reference > 0)).sum() / ((mask > 0).sum() + (reference > 0).sum()) > 0.6
     assert mask.shape == SHAPE
+
+
+def test_reading_and_writing_beside_the_network_gives_the_same(
+    trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_job, "RESULTS_EVERY_S", 1000.0)  # the table is whole all the same
+    model, outs = medhybrid.load_model(trained[1]), [tmp_path / "plain", tmp_path / "at-once"]
+    for at_once, out in enumerate(outs):
+        work = make_worklist(discover(scans), [("T1", False)], {})
+        folder_job.predict_worklist(model, work, out, with_probabilities=True, at_once=bool(at_once))
+
+    plain, both = (rows_of(out) for out in outs)
+    assert [{**row, "seconds": ""} for row in plain.values()] == [{**row, "seconds": ""} for row in both.values()]
+    assert list(plain) == ["a", "broken", "deep__b", "pacs__1"]
+    for path in (outs[0] / "masks").iterdir():
+        ours, theirs = (np.asarray(nib.load(out / "masks" / path.name).dataobj) for out in outs)
+        assert np.array_equal(ours, theirs)
+    names = [sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) for out in outs]
+    assert names[0] == names[1]
+
+
+def test_an_interrupted_folder_keeps_the_table_of_what_is_done(
+    trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
+) -> None:
+    def stop(n: int, *_: object) -> None:
+        if n == 2:
+            raise KeyboardInterrupt
+
+    work = make_worklist(discover(scans), [("T1", False)], {})
+    with pytest.raises(KeyboardInterrupt):
+        folder_job.predict_worklist(medhybrid.load_model(trained[1]), work, tmp_path / "out", on_case=stop)
+
+    assert list(rows_of(tmp_path / "out")) == ["a", "broken"]
 
 
 def test_what_is_done_and_unchanged_is_skipped(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
