@@ -3,9 +3,11 @@
     python pipelines/compare_networks.py hippocampus.yaml /data/hippocampus --minutes 10
     python pipelines/compare_networks.py brain.yaml /data/glioma --minutes 20
 
-`resnet_wide` is the ResNet with about as many parameters as the hybrid, `identity` the hybrid with its Transformer blocks
-replaced by identity. The result is in RUNS/<study>/compare-networks and in MLflow, with the trainings nested; call it again to
-go on.
+`resnet_deep` is the ResNet with one more block in the Transformer's place, about as many parameters as the hybrid; `identity`
+the hybrid with its Transformer blocks replaced by identity. The result is in RUNS/<study>/compare-networks and in MLflow,
+with the trainings nested; call it again to go on. On a machine with other work, equal minutes are given as steps, which
+`benchmarks/step_rates.py` measures:
+--steps hybrid=3200,resnet=3630
 """
 
 import argparse
@@ -16,7 +18,7 @@ import medhybrid
 KINDS: dict[str, list[str]] = {
     "hybrid": ["network.kind=hybrid"],
     "resnet": ["network.kind=resnet"],
-    "resnet_wide": ["network.kind=resnet", "network.widths=[42,84,168]"],
+    "resnet_deep": ["network.kind=resnet", "network.blocks=[1,1,3]"],
     "identity": ["network.kind=identity"],
     "interleave": ["network.kind=interleave"],
     "transformer": ["network.kind=transformer"],
@@ -32,9 +34,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--kinds", default=",".join(KINDS), help="the first is compared with the others")
+    parser.add_argument("--steps", help="kind=steps,...: in place of --minutes, and of --kinds")
     chosen = parser.parse_intermixed_args()
-    common = [f"data.root={chosen.root}", f"training.max_minutes={chosen.minutes}", *chosen.overrides]
-    configs = {kind: medhybrid.load_config(chosen.config, [*common, *KINDS[kind]]) for kind in chosen.kinds.split(",")}
+    minutes = [f"training.max_minutes={chosen.minutes}"]
+    lengths = dict.fromkeys(chosen.kinds.split(","), minutes)
+    if chosen.steps:
+        steps = dict(pair.split("=") for pair in chosen.steps.split(","))
+        lengths = {kind: [f"training.iterations={n}", "training.max_minutes=null"] for kind, n in steps.items()}
+    common = [f"data.root={chosen.root}", *chosen.overrides]
+    configs = {
+        kind: medhybrid.load_config(chosen.config, [*common, *length, *KINDS[kind]]) for kind, length in lengths.items()
+    }
     medhybrid.preprocess(next(iter(configs.values())))
 
     seeds = [int(s) for s in chosen.seeds.split(",")]

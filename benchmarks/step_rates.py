@@ -1,0 +1,83 @@
+"""Steps that each kind of network makes in some minutes on an idle machine, measured in turn.
+
+    OMP_NUM_THREADS=1 python benchmarks/step_rates.py brain.yaml /data/glioma --minutes 20
+
+Trains each kind for some seconds, again and again in turn, with data and augmentation as `medhybrid train` has them. The last
+line is for `pipelines/compare_networks.py --steps`: trainings of so many steps are trainings of equal time, and may then be run
+beside other work, which would take steps from trainings by the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import medhybrid
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.sampling import Prefetcher
+from medhybrid.tracking.jsonl import JsonlTracker
+from medhybrid.training.loop import Trainer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
+from compare_networks import KINDS
+
+WARM_STEPS = 5
+
+
+class Kind:
+    """A training of one kind, step by step."""
+
+    def __init__(self, config: medhybrid.StudyConfig, dataset: PreparedDataset, folder: Path) -> None:
+        cases = dataset.open(dataset.fold_for(config).train)
+        plan = dataset.plan_for(config)
+        self.trainer = Trainer(config, plan, cases, [], folder=folder, tracker=JsonlTracker(folder / "log.jsonl"))
+        self.trainer.network.train()
+        self.rates: list[float] = []
+
+    def run(self, seconds: float) -> None:
+        """Steps for so long, after a few that warm up."""
+        source = Prefetcher(self.trainer.sampler, self.trainer.training.workers)
+        began, n = time.perf_counter(), -WARM_STEPS
+        while n < 0 or time.perf_counter() - began < seconds:
+            self.trainer._train_step(source.batch(self.trainer.step))
+            self.trainer.step += 1
+            n += 1
+            if n == 0:
+                began = time.perf_counter()
+        self.rates.append(n / (time.perf_counter() - began))
+        source.close()
+
+
+def main() -> None:
+    """Measure all kinds in turn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--seconds", type=float, default=10, help="a turn")
+    parser.add_argument("--turns", type=int, default=3)
+    chosen = parser.parse_intermixed_args()
+    common = [f"data.root={chosen.root}", "training.iterations=100000", "training.max_minutes=null", *chosen.overrides]
+    configs = {k: medhybrid.load_config(chosen.config, [*common, *KINDS[k]]) for k in chosen.kinds.split(",")}
+    dataset = PreparedDataset(medhybrid.preprocess(next(iter(configs.values()))).folder)
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = {kind: Kind(config, dataset, Path(folder)) for kind, config in configs.items()}
+        for _ in range(chosen.turns):
+            for kind in kinds.values():
+                kind.run(chosen.seconds)
+    steps = {}
+    for name, kind in kinds.items():
+        rate = statistics.median(kind.rates)
+        steps[name] = round(rate * 60 * chosen.minutes, -1)
+        print(f"{name:12s} {rate:.2f} steps a second ({min(kind.rates):.2f} to {max(kind.rates):.2f})")
+    print(",".join(f"{name}={n:.0f}" for name, n in steps.items()))
+
+
+if __name__ == "__main__":  # workers import this file
+    main()
