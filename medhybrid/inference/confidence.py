@@ -90,21 +90,42 @@ def sample_voxels(logits: Tensor, reference: NDArray[np.uint8]) -> VoxelSample:
     return VoxelSample(near, reference[box].ravel()[::step], prediction[box].ravel()[::step])
 
 
-def score_logits(logits: Tensor, calibration: Calibration) -> float:
-    """The lowest expected Dice over the labels that are predicted or likely, in [0, 1]; logits (K, X, Y, Z).
+class ScoreSum:
+    """The lowest expected Dice over the labels that are predicted or likely, in [0, 1], from logits that come in slabs.
 
-    As `metrics.expected_dice`, slab by slab: probabilities of a whole scan are never held.
+    As `metrics.expected_dice`; probabilities of a whole scan are never held.
     """
-    n_voxels = logits[0].numel()
-    overlap, size = (np.zeros(len(logits)) for _ in range(2))
-    for slab in torch.split(logits, max(1, logits.shape[1] * SLAB_VOXELS // n_voxels), dim=1):
-        probabilities = (slab.float() / calibration.temperature).softmax(dim=0)
-        labels = highest_label(slab)
-        for k in range(1, len(logits)):
-            inside = labels == k
-            overlap[k] += float(probabilities[k][inside].sum())
-            size[k] += float(probabilities[k].sum()) + int(inside.sum())
-    return min(2 * float(o) / float(s) if s > 1 else 1.0 for o, s in zip(overlap[1:], size[1:], strict=True))
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+        self._overlap: NDArray[np.float64] = np.zeros(0)
+        self._size: NDArray[np.float64] = np.zeros(0)
+
+    def add(self, logits: Tensor) -> None:
+        """Logits (K, n, Y, Z)."""
+        if not len(self._size):
+            self._overlap, self._size = (np.zeros(len(logits)) for _ in range(2))
+        n_voxels = logits[0].numel()
+        for slab in torch.split(logits, max(1, logits.shape[1] * SLAB_VOXELS // n_voxels), dim=1):
+            probabilities = (slab.float() / self.calibration.temperature).softmax(dim=0)
+            labels = highest_label(slab)
+            for k in range(1, len(logits)):
+                inside = labels == k
+                self._overlap[k] += float(probabilities[k][inside].sum())
+                self._size[k] += float(probabilities[k].sum()) + int(inside.sum())
+
+    @property
+    def score(self) -> float:
+        """Of all that was added."""
+        pairs = zip(self._overlap[1:], self._size[1:], strict=True)
+        return min(2 * float(o) / float(s) if s > 1 else 1.0 for o, s in pairs)
+
+
+def score_logits(logits: Tensor, calibration: Calibration) -> float:
+    """`ScoreSum` of logits (K, X, Y, Z)."""
+    total = ScoreSum(calibration)
+    total.add(logits)
+    return total.score
 
 
 def _score(probabilities: NDArray[np.floating], mask: NDArray[np.integer]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import Calibration
-from medhybrid.inference.model import Model
+from medhybrid.inference.model import Context, Model
+from medhybrid.inference.rows import Rows
 
 
 class Ensemble(Model):
@@ -39,14 +40,18 @@ class Ensemble(Model):
         super().__init__(first.network, record, first.device)
         self.members, self.runtime = tuple(members), first.runtime
 
-    def logits(self, image: Tensor, context: Mapping[str, float] | None = None) -> Tensor:
-        """Log of the mean probabilities (K, X, Y, Z)."""
-        mean: Tensor | None = None
-        for m in self.members:
-            probabilities = (m.logits(image, context) / m.record.calibration.temperature).softmax(dim=0)
-            mean = probabilities if mean is None else mean + probabilities
-        assert mean is not None
-        return torch.log((mean / len(self.members)).clamp_min(1e-12))
+    def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
+        """Log of the mean probabilities (K, n, Y, Z), slab by slab along X."""
+        members = [(Rows(m.slabs(image, context)), m.record.calibration.temperature) for m in self.members]
+        n_rows, step = image.shape[1], self.plan.patch_size[0]
+        for first in range(0, n_rows, step):
+            last = min(first + step, n_rows)
+            mean: Tensor | None = None
+            for rows, temperature in members:
+                probabilities = (rows.take(first, last) / temperature).softmax(dim=0)
+                mean = probabilities if mean is None else mean + probabilities
+            assert mean is not None
+            yield torch.log((mean / len(self.members)).clamp_min(1e-12))
 
 
 def _refuse_other_plan(a: Model, b: Model) -> None:

@@ -26,13 +26,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
 
 from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.inference.confidence import uncertainty
-from medhybrid.inference.model import Model, Segmentation
+from medhybrid.inference.model import Inferred, Model, Segmentation
 from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.metrics import Component, measure_components, measure_whole
@@ -102,7 +101,7 @@ class _Case:
     input_hash: str = ""
     scan: Scan | None = None
     prepared: PreparedImage | None = None
-    logits: Tensor | None = None
+    inferred: Inferred | None = None
 
 
 def predict_worklist(
@@ -223,15 +222,15 @@ def _read(job: _Job, case: _Case) -> None:
 def _infer(job: _Job, case: _Case) -> None:
     assert case.scan is not None
     assert case.prepared is not None
-    case.logits = job.model.infer(case.scan, case.prepared)
+    case.inferred = job.model.infer(case.scan, case.prepared, with_probabilities=job.with_probabilities)
+    case.prepared = None
 
 
 def _conclude(job: _Job, case: _Case) -> None:
-    scan, prepared, logits, name = case.scan, case.prepared, case.logits, case.item.case
+    scan, name = case.scan, case.item.case
     assert scan is not None
-    assert prepared is not None
-    assert logits is not None
-    made = job.model.conclude(scan, prepared, logits, with_probabilities=job.with_probabilities)
+    assert case.inferred is not None
+    made = job.model.conclude(scan, case.inferred)
     regions = _regions(made.mask, job.model.plan.labels, scan.affine)
     _write(job, name, scan, made, regions)
     case.prediction = Prediction(
@@ -251,7 +250,7 @@ def _finish(job: _Job, case: _Case) -> Prediction:
     """What became of a case, on record if it is done."""
     prediction, item = case.prediction, case.item
     assert prediction is not None
-    case.scan = case.prepared = case.logits = None  # the next one may need the memory
+    case.scan = case.prepared = case.inferred = None  # the next one may need the memory
     if case.is_skipped:
         return prediction
     prediction = prediction.model_copy(update={"seconds": round(case.seconds, 3)})

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,23 @@ from torch import Tensor
 from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
-from medhybrid.errors import ModelError
-from medhybrid.inference.confidence import Calibration, Verdict, score_logits, verdict
+from medhybrid.errors import DeviceError, ModelError
+from medhybrid.inference.confidence import Calibration, ScoreSum, Verdict, score_logits, verdict
 from medhybrid.inference.device import choose_device, choose_precision
 from medhybrid.inference.postprocess import apply_component_rules
+from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.weights_file import FORMAT_VERSION, About, write_weights
-from medhybrid.inference.windows import predict_windows, to_tensor
+from medhybrid.inference.windows import Predictor, predict_slabs, predict_windows, to_tensor
 from medhybrid.networks import Network, build_network
 from medhybrid.networks.logits import Logits
 from medhybrid.scans import Scan
 from medhybrid.scans.context import read_context
+
+logger = logging.getLogger(__name__)
+
+Context = Mapping[str, float]
 
 
 class ModelRecord(BaseModel):
@@ -96,6 +102,23 @@ class Segmentation:
     probabilities: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What the network says of a scan, before component rules.
+
+    Attributes
+    ----------
+    labels : (X, Y, Z) uint8 ndarray
+        Inside values on the scan's grid.
+    score, probabilities
+        As of `Segmentation`.
+    """
+
+    labels: NDArray[np.uint8]
+    score: float
+    probabilities: NDArray[np.float32] | None = None
+
+
 class Model:
     """A network with its plan, ready to make masks.
 
@@ -134,17 +157,27 @@ class Model:
         """
         return self.segment(scan).mask
 
-    def logits(self, image: Tensor, context: Mapping[str, float] | None = None) -> Tensor:
+    def logits(self, image: Tensor, context: Context | None = None) -> Tensor:
         """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z), and what is known of the fields of `plan.context`."""
-        values = torch.tensor([(context or {}).get(field, torch.nan) for field in self.plan.context])
-        return predict_logits(
-            self.run, image, self.plan, self.record.inference, self.precision, values.to(image.device)
+        return gather(self.slabs(image, context), image.shape[1])
+
+    def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
+        """The same, slab by slab (K, n, Y, Z) along X, so that they are not all in memory."""
+        values = torch.tensor(
+            [(context or {}).get(field, torch.nan) for field in self.plan.context], device=self.device
+        )
+        plan, config = self.plan, self.record.inference
+        return predict_slabs(
+            image,
+            predictor_of(self.run, plan, values),
+            **window_settings(plan, config, self.precision),
+            device=self.device,
         )
 
     def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
         """Label map of a scan on its own grid, and how sure the model is of it; errors as `predict`."""
-        prepared = self.prepare(scan)
-        return self.conclude(scan, prepared, self.infer(scan, prepared), with_probabilities=with_probabilities)
+        inferred = self.infer(scan, self.prepare(scan), with_probabilities=with_probabilities)
+        return self.conclude(scan, inferred)
 
     # the steps of `segment`, for those who read one scan while another is computed
 
@@ -152,62 +185,94 @@ class Model:
         """The scan as the network sees it; errors as `predict`."""
         return prepare_image(scan.array, scan.grid, self.plan)
 
-    def infer(self, scan: Scan, prepared: PreparedImage) -> Tensor:
-        """Logits (K, X, Y, Z) on the network's grid."""
-        return self.logits(to_tensor(prepared.image, self.device), read_context(scan, self.plan.context))
+    def infer(self, scan: Scan, prepared: PreparedImage, *, with_probabilities: bool = False) -> Inferred:
+        """From the network's view of a scan to its labels, on the CPU where another device cannot hold the scan.
 
-    def conclude(
-        self, scan: Scan, prepared: PreparedImage, logits: Tensor, *, with_probabilities: bool = False
-    ) -> Segmentation:
-        """From logits back to the scan, and how sure they are."""
-        places = prepared.grid, prepared.turned, prepared.turn
+        Raises
+        ------
+        DeviceError
+            If the device has too little memory for a single window.
+        """
+        try:
+            return self._infer(scan, prepared, self.device, with_probabilities=with_probabilities)
+        except torch.OutOfMemoryError:
+            logger.warning(
+                "%s has too little memory for %s; its logits are put together on the CPU", self.device, scan.case
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            return self._infer(scan, prepared, torch.device("cpu"), with_probabilities=with_probabilities)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.device} has too little memory for one window",
+                found=str(error).splitlines()[0][:200],
+                remedy="take --device cpu, or train with a smaller prepare.patch_size",
+            ) from error
+
+    def _infer(self, scan: Scan, prepared: PreparedImage, place: torch.device, *, with_probabilities: bool) -> Inferred:
+        image, context = to_tensor(prepared.image, place), read_context(scan, self.plan.context)
+        places, calibration = (prepared.grid, prepared.turned, prepared.turn), self.record.calibration
+        if not with_probabilities:
+            total = ScoreSum(calibration)
+            labels = labels_on_scan(Rows(self.slabs(image, context), on_slab=total.add), *places)
+            return Inferred(labels, total.score)
+        logits = self.logits(image, context)
+        probabilities = probabilities_on_scan(logits, *places, temperature=calibration.temperature)
+        return Inferred(labels_on_scan(logits, *places), score_logits(logits, calibration), probabilities)
+
+    def conclude(self, scan: Scan, inferred: Inferred) -> Segmentation:
+        """Component rules, the values of the training masks, the verdict."""
         inside = apply_component_rules(
-            labels_on_scan(logits, *places),
+            inferred.labels,
             names=tuple(self.plan.labels),
             keep_largest=self.plan.keep_largest,
             min_component_ml=self.plan.min_component_ml,
             spacing_mm=scan.grid.spacing_mm,
         )
-        calibration = self.record.calibration
-        score = score_logits(logits, calibration)
-        probabilities = None
-        if with_probabilities:
-            probabilities = probabilities_on_scan(logits, *places, temperature=calibration.temperature)
-        return Segmentation(outside_labels(inside, self.plan.labels), score, verdict(score, calibration), probabilities)
+        sure = verdict(inferred.score, self.record.calibration)
+        return Segmentation(outside_labels(inside, self.plan.labels), inferred.score, sure, inferred.probabilities)
 
 
 def predict_logits(
-    network: Callable[..., Logits],
+    network: Network,
     image: Tensor,
     plan: Plan,
     config: InferenceConfig,
     precision: torch.dtype,
     context: Tensor | None = None,
 ) -> Tensor:
-    """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z); the one way for validation and prediction.
+    """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z), for validation: as `Model.logits`.
 
     Parameters
     ----------
     context : (F,) Tensor, optional
         Values of `plan.context`, NaN where absent.
     """
+    return predict_windows(image, predictor_of(network, plan, context), **window_settings(plan, config, precision))
+
+
+def predictor_of(run: Callable[..., Logits], plan: Plan, context: Tensor | None) -> Predictor:
+    """What windows are computed by; `context` as for `predict_logits`."""
 
     def predictor(batch: Tensor) -> Tensor:
         known = () if context is None or not plan.context else (context.expand(len(batch), -1),)
-        out: Tensor = network(batch, *known).full
-        return out
+        return run(batch, *known).full
 
-    return predict_windows(
-        image,
-        predictor,
-        window=plan.patch_size,
-        n_classes=plan.n_labels + 1,
-        overlap=config.overlap,
-        window_batch=config.window_batch,
-        mirror_axes=plan.mirror_axes if config.mirror else (),
-        skip_air=config.skip_air,
-        precision=precision,
-    )
+    return predictor
+
+
+def window_settings(plan: Plan, config: InferenceConfig, precision: torch.dtype) -> dict[str, Any]:
+    """Settings of `predict_slabs`: the one way for validation and prediction."""
+    return {
+        "window": plan.patch_size,
+        "n_classes": plan.n_labels + 1,
+        "overlap": config.overlap,
+        "window_batch": config.window_batch,
+        "mirror_axes": plan.mirror_axes if config.mirror else (),
+        "skip_air": config.skip_air,
+        "precision": precision,
+    }
 
 
 def network_for(config: NetworkConfig, plan: Plan) -> Network:

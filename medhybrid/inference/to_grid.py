@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medhybrid.geometry import Grid, Turn, grid_weights
+from medhybrid.inference.rows import Rows
 
 SLAB_VOXELS = 2_000_000
 """Voxels of the scan that are worked on at once."""
@@ -28,15 +29,15 @@ POINTS = 200_000
 """Voxels near borders whose logits are resampled at once."""
 
 
-def labels_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> NDArray[np.uint8]:
+def labels_on_scan(logits: Tensor | Rows, network: Grid, turned: Grid, turn: Turn) -> NDArray[np.uint8]:
     """The label with the highest resampled logit at each voxel of the scan.
 
     The logits are resampled as they are, then compared: borders come out smooth.
 
     Parameters
     ----------
-    logits : (K, X, Y, Z) Tensor
-        On `network`.
+    logits : (K, X, Y, Z) Tensor, or Rows of it
+        On `network`. Rows are taken in order, each as long as it is needed.
     network, turned : Grid
         The network's grid, and the scan's after turning to RAS.
     turn : Turn
@@ -47,24 +48,28 @@ def labels_on_scan(logits: Tensor, network: Grid, turned: Grid, turn: Turn) -> N
     (X', Y', Z') uint8 ndarray
         Inside label values in the scan's own axis order.
     """
+    source = logits if isinstance(logits, Rows) else Rows([logits])
     x, y, z = (_to_axis(w) for w in grid_weights(network, turned))
-    coarse = highest_label(logits).cpu().numpy()
-    columns = _extremes((coarse, coarse), z, dim=2)  # (X, Y, Z')
     labels = np.empty(turned.shape, np.uint8)
     for first, last in _slabs(turned.shape):
         rows = x.rows(first, last)
-        near = rows.sources
-        if columns[0][near].min() == columns[1][near].max():  # one label alone, mostly background
-            labels[first:last] = columns[0][near].min()
+        begin = rows.sources.start
+        values = source.take(begin, rows.sources.stop)  # (K, n, Y, Z)
+        rows = _Axis(rows.neighbours - begin, rows.weights)
+        coarse = highest_label(values).cpu().numpy()
+        if coarse.min() == coarse.max():  # one label alone, mostly background
+            labels[first:last] = coarse.min()
             continue
+        columns = _extremes((coarse, coarse), z, dim=2)  # (n, Y, Z')
         lowest, highest = _extremes(_extremes(columns, rows, dim=0), y, dim=1)  # (X', Y', Z')
         labels[first:last] = lowest
         near_border = np.argwhere(lowest != highest)
         if len(near_border):
-            values, rows = _near(logits, rows)
+            last_axis = values.movedim(0, -1).float().contiguous()  # a voxel's logits lie together
             for some in np.array_split(near_border, -(-len(near_border) // POINTS)):
-                means = _at_points(values, some, (rows, y, z))  # (N, K)
+                means = _at_points(last_axis, some, (rows, y, z))  # (N, K)
                 labels[first:last][tuple(some.T)] = highest_label(means.T).cpu().numpy()
+    source.rest()
     return np.ascontiguousarray(turn.undo(labels))
 
 
@@ -134,12 +139,6 @@ def _extremes(labels: tuple[Labels, Labels], axis: _Axis, *, dim: int) -> tuple[
         np.minimum(low, labels[0].take(column, axis=dim), out=low)
         np.maximum(high, labels[1].take(column, axis=dim), out=high)
     return low, high
-
-
-def _near(logits: Tensor, rows: _Axis) -> tuple[Tensor, _Axis]:
-    """Of logits (K, X, Y, Z) those that some rows need, (X, Y, Z, K) so that a voxel's lie together; the rows from there."""
-    near = rows.sources
-    return logits[:, near].movedim(0, -1).float().contiguous(), _Axis(rows.neighbours - near.start, rows.weights)
 
 
 def _at_points(values: Tensor, points: NDArray[np.int64], axes: tuple[_Axis, _Axis, _Axis]) -> Tensor:

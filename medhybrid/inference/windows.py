@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import combinations, product
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medhybrid.inference.device import autocast
+from medhybrid.inference.rows import gather
+
+logger = logging.getLogger(__name__)
 
 Predictor = Callable[[Tensor], Tensor]
 """(B, C, *window) -> logits (B, K, *window)."""
+
+Box = tuple[slice, slice, slice]
 
 EDGE_WEIGHT = 0.05
 """Least blending weight, at a window's corner, relative to its centre."""
@@ -46,7 +53,12 @@ def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
     return [c for r in range(len(axes) + 1) for c in combinations(axes, r)]
 
 
-def predict_windows(
+def predict_windows(image: Tensor, predictor: Predictor, **settings: Any) -> Tensor:
+    """Blended logits (K, X, Y, Z) of an image (C, X, Y, Z), float32; settings as `predict_slabs`."""
+    return gather(predict_slabs(image, predictor, **settings), image.shape[1])
+
+
+def predict_slabs(
     image: Tensor,
     predictor: Predictor,
     *,
@@ -57,36 +69,93 @@ def predict_windows(
     mirror_axes: Sequence[int] = (),
     skip_air: bool = True,
     precision: torch.dtype = torch.float32,
-) -> Tensor:
-    """Blended logits (K, X, Y, Z) of an image (C, X, Y, Z), on the image's device, float32.
+    device: torch.device | None = None,
+) -> Iterator[Tensor]:
+    """Blended logits (K, n, Y, Z), float32, of an image (C, X, Y, Z), slab by slab along X.
 
-    A window in which every channel is 0 (air, or blank) is not computed where `skip_air`; its background logit is high.
+    A slab is given as soon as no further window lies on it, so that no more than a window's rows are held. A window in which
+    every channel is 0 (air, or blank) is not computed where `skip_air`; its background logit is high.
+
+    Parameters
+    ----------
+    device : torch.device, optional
+        Where the predictor computes; logits are blended where the image is.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If the device has too little memory for a single window.
     """
-    shape = image.shape[1:]
+    n_rows, n_cut = image.shape[1], max(0, window[0] - image.shape[1]) // 2
     padded = _pad_to(image, window)
-    starts = list(product(*(window_starts(n, w, overlap) for n, w in zip(padded.shape[1:], window, strict=True))))
-    logits = torch.zeros((n_classes, *padded.shape[1:]), device=image.device)
-    total = torch.zeros(padded.shape[1:], device=image.device)
+    across = tuple(
+        slice(b, b + n) for b, n in zip(_padding_before(image.shape[2:], window[1:]), image.shape[2:], strict=True)
+    )
+    xs, ys, zs = (window_starts(n, w, overlap) for n, w in zip(padded.shape[1:], window, strict=True))
+    logits = torch.zeros((n_classes, window[0], *padded.shape[2:]), device=image.device)
+    total, computed = torch.zeros_like(logits[0]), torch.zeros_like(logits[0], dtype=torch.bool)
     weights = blending_weights(window).to(image.device)
-    boxes = [tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in starts]
-    for box in boxes:
-        total[box] += weights
-    boxes_with_tissue = [box for box in boxes if not skip_air or padded[(slice(None), *box)].any()]
-    channels_last = torch.channels_last_3d
-    with torch.inference_mode(), autocast(image.device, precision):
-        for first in range(0, len(boxes_with_tissue), window_batch):
-            chosen = boxes_with_tissue[first : first + window_batch]
-            batch = torch.stack([padded[(slice(None), *box)] for box in chosen])  # (B, C, *window)
-            batch = batch.contiguous(memory_format=channels_last)
-            result = _mirrored(predictor, batch, mirror_axes)
-            for box, one in zip(chosen, result, strict=True):
-                logits[(slice(None), *box)] += one * weights
-    computed = torch.zeros_like(total, dtype=torch.bool)
-    for box in boxes_with_tissue:
-        computed[box] = True
-    logits /= total
-    logits[0][~computed] = AIR_LOGIT
-    return _crop_to(logits, shape)
+    batches = _Batches(predictor, window_batch, mirror_axes, device or image.device, precision)
+    for x, following in zip(xs, [*xs[1:], xs[-1] + window[0]], strict=True):
+        rows = padded[:, x : x + window[0]]
+        boxes = [(slice(None), slice(y, y + window[1]), slice(z, z + window[2])) for y in ys for z in zs]
+        for box in boxes:
+            total[box] += weights
+        with_tissue = [box for box in boxes if not skip_air or rows[(slice(None), *box)].any()]
+        for box, one in batches.run(rows, with_tissue):
+            logits[(slice(None), *box)] += one * weights
+            computed[box] = True
+        n_done = following - x
+        done = logits[:, :n_done] / total[:n_done]
+        done[0][~computed[:n_done]] = AIR_LOGIT
+        first, last = max(0, n_cut - x), min(n_done, n_cut + n_rows - x)
+        if first < last:
+            yield done[(slice(None), slice(first, last), *across)]
+        for held in (logits, total[None], computed[None]):
+            held[:, : window[0] - n_done] = held[:, n_done:].clone()
+            held[:, window[0] - n_done :] = 0
+
+
+class _Batches:
+    """Windows through the predictor; in smaller batches from then on where the device's memory does not suffice."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        size: int,
+        mirror_axes: Sequence[int],
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
+        self.predictor, self.size, self.mirror_axes = predictor, size, mirror_axes
+        self.device, self.precision = device, precision
+
+    def run(self, rows: Tensor, boxes: Sequence[Box]) -> Iterator[tuple[Box, Tensor]]:
+        """Each box with the logits (K, *window) of its window of rows (C, X, Y, Z), on their device."""
+        waiting = list(boxes)
+        while waiting:
+            chosen = waiting[: self.size]
+            batch = torch.stack([rows[(slice(None), *box)] for box in chosen])  # (B, C, *window)
+            try:
+                result = self._compute(batch)
+            except torch.OutOfMemoryError:
+                if len(chosen) == 1:
+                    raise
+                self._shrink(len(chosen))
+                continue
+            del waiting[: len(chosen)]
+            yield from zip(chosen, result, strict=True)
+
+    def _compute(self, batch: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            on_device = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+            return _mirrored(self.predictor, on_device, self.mirror_axes).to(batch.device)
+
+    def _shrink(self, n: int) -> None:
+        self.size = n // 2
+        logger.warning("%s has too little memory for %d windows at once; going on with %d", self.device, n, self.size)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _mirrored(predictor: Predictor, batch: Tensor, axes: Sequence[int]) -> Tensor:
@@ -102,18 +171,16 @@ def _mirrored(predictor: Predictor, batch: Tensor, axes: Sequence[int]) -> Tenso
     return total / len(flips)
 
 
+def _padding_before(shape: Sequence[int], window: Sequence[int]) -> list[int]:
+    return [max(0, w - n) // 2 for n, w in zip(shape, window, strict=True)]
+
+
 def _pad_to(image: Tensor, window: tuple[int, int, int]) -> Tensor:
     padding: list[int] = []
     for n, w in zip(reversed(image.shape[1:]), reversed(window), strict=True):
         missing = max(0, w - n)
         padding += [missing // 2, missing - missing // 2]
     return F.pad(image, padding) if any(padding) else image
-
-
-def _crop_to(logits: Tensor, shape: Sequence[int]) -> Tensor:
-    begin = [(n - s) // 2 for n, s in zip(logits.shape[1:], shape, strict=True)]
-    box = tuple(slice(b, b + s) for b, s in zip(begin, shape, strict=True))
-    return logits[(slice(None), *box)]
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> Tensor:

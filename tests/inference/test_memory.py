@@ -1,0 +1,141 @@
+"""Logits are forgotten as soon as they are not needed, and a device with too little memory is used for less."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import medhybrid
+from medhybrid.errors import DeviceError
+from medhybrid.inference.rows import Rows, gather
+from medhybrid.inference.windows import predict_slabs
+from medhybrid.networks.logits import Logits
+from tests.synthetic import StudyFolder, blob_case, save_nifti
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8),
+    steps=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), max_size=10),
+)
+def test_rows_are_those_of_the_whole_in_any_ascending_pieces(sizes: list[int], steps: list[tuple[int, int]]) -> None:
+    whole = torch.arange(2 * sum(sizes) * 3.0).view(2, sum(sizes), 1, 3)
+    told: list[Tensor] = []
+    rows = Rows(torch.split(whole, sizes, dim=1), on_slab=told.append)
+
+    first = 0
+    for ahead, length in steps:
+        first = min(first + ahead, sum(sizes) - 1)
+        last = min(first + length, sum(sizes))
+        assert torch.equal(rows.take(first, last), whole[:, first:last])
+    rows.rest()
+
+    assert torch.equal(torch.cat(told, dim=1), whole)
+    assert torch.equal(gather(torch.split(whole, sizes, dim=1), sum(sizes)), whole)
+
+
+def test_rows_that_are_forgotten_cannot_be_taken() -> None:
+    rows = Rows(torch.split(torch.zeros(1, 10, 1, 1), 2, dim=1))
+    rows.take(4, 6)
+
+    with pytest.raises(IndexError, match="row 1 is forgotten; the first that is held is 4"):
+        rows.take(1, 3)
+
+
+@settings(max_examples=30)
+@given(n=st.integers(1, 60), overlap=st.sampled_from([0.0, 0.3, 0.5]))
+def test_slabs_follow_each_other_and_are_no_longer_than_a_window(n: int, overlap: float) -> None:
+    image = torch.arange(1.0, n + 1).view(1, n, 1, 1).expand(1, n, 5, 4).contiguous()
+
+    slabs = list(predict_slabs(image, lambda x: torch.cat([-x, x], 1), overlap=overlap, **SETTINGS))
+
+    assert all(1 <= slab.shape[1] <= 8 for slab in slabs)
+    torch.testing.assert_close(torch.cat(slabs, dim=1)[1], image[0])
+
+
+SETTINGS: dict[str, Any] = {"window": (8, 8, 8), "n_classes": 2, "window_batch": 4}
+
+
+def memory_for(n_windows: int, seen: list[int]) -> Any:
+    """A predictor on a device that has memory for so many windows."""
+
+    def predictor(batch: Tensor) -> Tensor:
+        if len(batch) > n_windows:
+            raise torch.OutOfMemoryError("out of memory. Tried to allocate 2 GiB")
+        seen.append(len(batch))
+        return torch.cat([-batch, batch], 1)
+
+    return predictor
+
+
+def test_with_too_little_memory_for_a_batch_smaller_ones_are_run(caplog: pytest.LogCaptureFixture) -> None:
+    image, seen = torch.rand(1, 30, 16, 16), []
+
+    slabs = predict_slabs(image, memory_for(1, seen), overlap=0.5, **SETTINGS)
+
+    torch.testing.assert_close(gather(slabs, 30)[1], image[0])
+    assert set(seen) == {1}
+    assert [r.args[1:] for r in caplog.records if r.args] == [(4, 2), (2, 1)], (
+        "said once for each size, not for each window"
+    )
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+    def predictor(batch: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        list(predict_slabs(torch.rand(1, 9, 9, 9), predictor, overlap=0.5, **SETTINGS))
+
+
+# --- a whole scan -----------------------------------------------------------------------------------------------------
+
+
+class Device:
+    """A network whose device has memory for windows only if the scan is not there, too."""
+
+    def __init__(self, model: medhybrid.Model, n_failures: int) -> None:
+        self.network, self.left = model.network, n_failures
+
+    def __call__(self, image: Tensor) -> Logits:
+        if self.left:
+            self.left -= 1
+            raise torch.OutOfMemoryError("out of memory")
+        logits: Logits = self.network(image)
+        return logits
+
+
+@pytest.mark.slow
+def test_a_scan_that_does_not_fit_is_put_together_on_the_cpu_and_then_refused(
+    trained: tuple[StudyFolder, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = medhybrid.read_scan(save_nifti(tmp_path / "a.nii.gz", blob_case(20)[0]))
+    model = medhybrid.load_model(trained[1], device="cpu")
+    expected = model.predict(scan)
+
+    model.run = Device(model, n_failures=2)  # a batch of two, and of one
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(model.predict(scan), expected)
+    assert "put together on the CPU" in caplog.text
+
+    model.run = Device(model, n_failures=4)
+    with pytest.raises(DeviceError, match="too little memory for one window"):
+        model.predict(scan)
+
+
+@pytest.mark.slow
+def test_with_probabilities_and_without_the_mask_is_the_same(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    """One way holds all logits, the other only rows of them."""
+    model = medhybrid.load_model(trained[1], device="cpu")
+    for seed in range(3):
+        scan = medhybrid.read_scan(save_nifti(tmp_path / f"{seed}.nii.gz", blob_case(seed, (70, 50, 30))[0]))
+        whole, rows = (model.segment(scan, with_probabilities=p) for p in (True, False))
+        assert np.array_equal(whole.mask, rows.mask)
+        assert whole.score == pytest.approx(rows.score, abs=1e-6)
