@@ -18,6 +18,9 @@ Float32Array = NDArray[np.float32]
 MAX_OFF_AXIS_VOXEL = 1e-3
 """Largest cross-talk between axes, in voxels over the whole grid, at which two grids count as sharing their axes."""
 
+SLAB_VOXELS = 8_000_000
+"""Voxels of the source that are resampled at once."""
+
 
 def respace(source: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
     """The grid with another spacing that covers the same box (outer voxel edges, not centres).
@@ -78,13 +81,29 @@ def grid_weights(source: Grid, target: Grid) -> tuple[Float32Array, Float32Array
 
 
 def resample_image(array: NDArray[np.generic], source: Grid, target: Grid) -> Float32Array:
-    """Values of `array` (C, X, Y, Z) on `target`, (C, X', Y', Z') float32."""
-    result = array.astype(np.float32, copy=False)
-    for axis, weights in enumerate(grid_weights(source, target)):
-        if weights.shape[0] == weights.shape[1] and np.array_equal(weights, np.eye(len(weights), dtype=np.float32)):
-            continue
-        result = np.moveaxis(np.tensordot(weights, result, axes=(1, axis + 1)), 0, axis + 1)
-    return np.ascontiguousarray(result)
+    """Values of `array` (C, X, Y, Z) on `target`, (C, X', Y', Z') float32.
+
+    Slab by slab along the first axis, so that no more than the result and a slab is held besides the array.
+    """
+    to_x, *across = grid_weights(source, target)
+    result = np.empty((len(array), *target.shape), np.float32)
+    step = max(1, SLAB_VOXELS // int(np.prod(array.shape[2:])))
+    for first in range(0, target.shape[0], step):
+        weights = to_x[first : first + step]
+        used = np.flatnonzero(weights.any(axis=0))
+        near = slice(int(used[0]), int(used[-1]) + 1)
+        slab = _weighted(array[:, near].astype(np.float32, copy=False), weights[:, near], 0)
+        for axis, matrix in enumerate(across, start=1):
+            slab = _weighted(slab, matrix, axis)
+        result[:, first : first + step] = slab
+    return result
+
+
+def _weighted(values: Float32Array, weights: Float32Array, axis: int) -> Float32Array:
+    """Values (C, X, Y, Z) weighted along a spatial axis by (to, from)."""
+    if weights.shape[0] == weights.shape[1] and np.array_equal(weights, np.eye(len(weights), dtype=np.float32)):
+        return values
+    return np.moveaxis(np.tensordot(weights, values, axes=(1, axis + 1)), 0, axis + 1)
 
 
 def resample_labels(labels: NDArray[np.generic], source: Grid, target: Grid, n_labels: int) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy import ndimage
 
 from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import hash_files, stamp_files
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 RESULTS_EVERY_S = 2.0
 """Least time between two versions of `results.csv`, whose every row is written anew."""
+
+NOTHING = np.zeros((1, 1, 1), bool)
 
 Regions = dict[str, tuple[Component, list[Component]]]
 """By label: all of it, and its components."""
@@ -302,10 +305,9 @@ def _write_dicom(job: _Job, case: str, scan: Scan, made: Segmentation, regions: 
 
 def _regions(mask: NDArray[np.generic], labels: Mapping[str, int], affine: NDArray[np.float64]) -> Regions:
     """Of each label, all of it and its components."""
-    return {
-        name: (measure_whole(mask == value, affine), measure_components(mask == value, affine))
-        for name, value in labels.items()
-    }
+    boxes = dict(enumerate(ndimage.find_objects(mask, max(labels.values())), start=1))
+    parts = {name: mask[boxes[value]] == value if boxes[value] else NOTHING for name, value in labels.items()}
+    return {name: (measure_whole(part, affine), measure_components(part, affine)) for name, part in parts.items()}
 
 
 def _measures(regions: Regions) -> dict[str, LabelMeasure]:

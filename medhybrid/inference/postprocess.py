@@ -30,13 +30,14 @@ def apply_component_rules(
         return labels
     out = labels.copy()
     voxel_ml = float(np.prod(spacing_mm)) / 1000
-    for value, name in enumerate(names, start=1):
-        components, n = ndimage.label(labels == value, CONNECTIVITY)
-        if n == 0:
+    boxes = ndimage.find_objects(labels, len(names))
+    for value, (name, box) in enumerate(zip(names, boxes, strict=True), start=1):
+        if box is None:
             continue
+        components, n = ndimage.label(labels[box] == value, CONNECTIVITY)
         sizes = np.bincount(components.ravel())[1:]
         keep = sizes * voxel_ml >= min_component_ml
         if name in keep_largest:
             keep &= np.arange(n) == sizes.argmax()
-        out[(components > 0) & ~np.concatenate([[False], keep])[components]] = 0
+        out[box][~np.concatenate([[True], keep])[components]] = 0
     return out

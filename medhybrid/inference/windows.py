@@ -25,6 +25,9 @@ Box = tuple[slice, slice, slice]
 EDGE_WEIGHT = 0.05
 """Least blending weight, at a window's corner, relative to its centre."""
 
+PIECE = 1 << 24
+"""Logits in a slab, at most, where a single row is not more."""
+
 AIR_LOGIT = 1e4
 """Background logit where no window was run."""
 
@@ -73,7 +76,7 @@ def predict_slabs(
 ) -> Iterator[Tensor]:
     """Blended logits (K, n, Y, Z), float32, of an image (C, X, Y, Z), slab by slab along X.
 
-    A slab is given as soon as no further window lies on it, so that no more than a window's rows are held. A window in which
+    Slabs are given as soon as no further window lies on them, so that no more than a window's rows are held. A window in which
     every channel is 0 (air, or blank) is not computed where `skip_air`; its background logit is high.
 
     Parameters
@@ -106,14 +109,24 @@ def predict_slabs(
             logits[(slice(None), *box)] += one * weights
             computed[box] = True
         n_done = following - x
-        done = logits[:, :n_done] / total[:n_done]
-        done[0][~computed[:n_done]] = AIR_LOGIT
         first, last = max(0, n_cut - x), min(n_done, n_cut + n_rows - x)
-        if first < last:
-            yield done[(slice(None), slice(first, last), *across)]
+        n_together = max(1, PIECE // logits[:, 0].numel())
+        for begin in range(first, last, n_together):
+            part = slice(begin, min(begin + n_together, last))
+            done = logits[:, part] / total[part]
+            done[0][~computed[part]] = AIR_LOGIT
+            yield done[(slice(None), slice(None), *across)]
         for held in (logits, total[None], computed[None]):
-            held[:, : window[0] - n_done] = held[:, n_done:].clone()
-            held[:, window[0] - n_done :] = 0
+            _shift(held, n_done)
+
+
+def _shift(rows: Tensor, n: int) -> None:
+    """Rows (K, X, ...) move to the front by `n`, without a copy of all; zeros follow."""
+    size = rows.shape[1]
+    for begin in range(0, size - n, n):
+        end = min(begin + n, size - n)
+        rows[:, begin:end] = rows[:, begin + n : end + n]
+    rows[:, size - n :] = 0
 
 
 class _Batches:

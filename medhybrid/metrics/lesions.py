@@ -81,21 +81,26 @@ class Component:
 def measure_components(mask: Mask, affine: NDArray[np.float64]) -> list[Component]:
     """The components of a mask (X, Y, Z) with `affine` (4, 4) to mm, largest volume first."""
     labelled, _ = ndimage.label(mask, CONNECTIVITY)
-    found = []
-    for number, box in enumerate(ndimage.find_objects(labelled), start=1):
-        index = np.argwhere(labelled[box] == number) + [s.start for s in box]
-        found.append(_measure(index, affine))
-    return sorted(found, key=lambda c: -c.volume_ml)
+    boxes = enumerate(ndimage.find_objects(labelled), start=1)
+    return sorted((_measure(labelled[box] == n, affine) for n, box in boxes), key=lambda c: -c.volume_ml)
 
 
 def measure_whole(mask: Mask, affine: NDArray[np.float64]) -> Component:
     """All voxels of a mask as one."""
-    return _measure(np.argwhere(mask), affine)
+    return _measure(mask, affine)
 
 
-def _measure(index: NDArray[np.int64], affine: NDArray[np.float64]) -> Component:
+def _measure(mask: Mask, affine: NDArray[np.float64]) -> Component:
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
-    return Component(len(index) * voxel_ml, longest_distance(index @ affine[:3, :3].T))
+    return Component(int(np.count_nonzero(mask)) * voxel_ml, longest_distance(_ends(mask) @ affine[:3, :3].T))
+
+
+def _ends(mask: Mask) -> NDArray[np.int64]:
+    """The first and the last voxel (N, 3) of each column along Z: none between them can be farthest from anything."""
+    columns = np.argwhere(mask.any(axis=2))
+    values = mask[tuple(columns.T)]  # (N, Z)
+    first, last = values.argmax(axis=1), mask.shape[2] - 1 - values[:, ::-1].argmax(axis=1)
+    return np.concatenate([np.column_stack((columns, end)) for end in (first, last)])
 
 
 def longest_distance(points: NDArray[np.float64]) -> float:
