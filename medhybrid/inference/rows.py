@@ -39,18 +39,20 @@ class Rows:
             self._end += slab.shape[1]
         while self._held and self._first + self._held[0].shape[1] <= first:
             self._first += self._held.popleft().shape[1]
-        held = self._held[0] if len(self._held) == 1 else self._joined()
-        return held[:, first - self._first : last - self._first]
+        if len(self._held) > 1:  # what lies before `first` is left behind, or a row would hold all rows before it
+            needed = (self._held.popleft()[:, first - self._first :], *self._held)
+            self._held, self._first = deque([torch.cat(needed, dim=1)]), first
+        return self._held[0][:, first - self._first : last - self._first]
+
+    @property
+    def n_held(self) -> int:
+        """Rows in memory."""
+        return sum(slab.shape[1] for slab in self._held)
 
     def rest(self) -> None:
         """Let the remaining slabs come."""
         for slab in self._coming:
             self._on_slab(slab)
-
-    def _joined(self) -> Tensor:
-        joined = torch.cat(tuple(self._held), dim=1)
-        self._held = deque([joined])
-        return joined
 
 
 def gather(slabs: Iterable[Tensor], n_rows: int) -> Tensor:

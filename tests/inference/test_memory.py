@@ -35,6 +35,7 @@ def test_rows_are_those_of_the_whole_in_any_ascending_pieces(sizes: list[int], s
         first = min(first + ahead, sum(sizes) - 1)
         last = min(first + length, sum(sizes))
         assert torch.equal(rows.take(first, last), whole[:, first:last])
+        assert rows.n_held < (last - first) + 2 * max(sizes)
     rows.rest()
 
     assert torch.equal(torch.cat(told, dim=1), whole)
