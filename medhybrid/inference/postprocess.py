@@ -36,7 +36,10 @@ def apply_component_rules(
             continue
         components, n = ndimage.label(labels[box] == value, CONNECTIVITY)
         # by slices: counting makes 8 bytes of each voxel
-        sizes = sum(np.bincount(part.ravel(), minlength=n + 1) for part in components)[1:]
+        sizes = np.zeros(n + 1, np.int64)
+        for part in components:
+            sizes += np.bincount(part.ravel(), minlength=n + 1)
+        sizes = sizes[1:]
         keep = sizes * voxel_ml >= min_component_ml
         if name in keep_largest:
             keep &= np.arange(n) == sizes.argmax()
