@@ -1,0 +1,155 @@
+"""How seconds and memory of a prediction grow with the scan and the number of labels.
+
+    python benchmarks/growth.py --sizes 128x128x100,256x256x200,512x512x400,512x512x800 --labels 1,10
+
+Each point is a process of its own: a scan of int16 at 0.8 x 0.8 x 1 mm is read, prepared, cut into windows of 96 voxels on the
+network's grid (`--spacing 0` is the scan's own), brought back to the scan, cleaned of small components, measured, written. In
+the network's place stands a smooth field with every label everywhere, the worst case for the way back; what the network takes
+is the number of windows, which is told, times what one takes. Writes results/growth.json, .md and .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+
+import medhybrid
+from medhybrid.config import InferenceConfig, NetworkConfig
+from medhybrid.data.plan import Normalisation, Plan
+from medhybrid.inference.folder import predict_worklist
+from medhybrid.inference.model import Model, ModelRecord, network_for
+from medhybrid.inference.worklist import make_worklist
+from medhybrid.networks.logits import Logits
+from medhybrid.scans import discover
+
+RESULTS = Path(__file__).parent / "results"
+
+SPACING = (0.8, 0.8, 1.0)
+
+WINDOW = (96, 96, 96)
+
+
+def make_model(spacing_mm: float, n_labels: int) -> tuple[Model, list[int]]:
+    """A model whose network is a smooth field, and the sizes of the batches that it is asked for."""
+    plan = Plan(
+        study="growth",
+        spacing_mm=(spacing_mm,) * 3 if spacing_mm else SPACING,
+        patch_size=WINDOW,
+        strides=((2, 2, 2),) * 3,
+        batch_size=2,
+        normalisation=(Normalisation(channel="CT", rule="clip_and_scale", low=-1000, high=1000, deviation=400),),
+        labels={f"label{i}": i for i in range(1, n_labels + 1)},
+        mirror_axes=(),
+        keep_largest=(),
+        min_component_ml=0.5,
+        blank_copied_channels=False,
+    )
+    network = NetworkConfig(widths=(8, 16, 32), token_width=24, depth=1, heads=2, head_width=8)
+    record = ModelRecord(
+        medhybrid_version="0", network=network, inference=InferenceConfig(), channel_map={}, plan=plan, fold=0,
+        data_hash="", weights_sha256="", metrics={},
+    )  # fmt: skip
+    model = Model(network_for(network, plan), record, torch.device("cpu"))
+    coarse = torch.randn((1, n_labels + 1, 4, 4, 4), generator=torch.Generator().manual_seed(0))
+    field = torch.nn.functional.interpolate(coarse, size=WINDOW, mode="trilinear")
+    batches: list[int] = []
+
+    def run(image: torch.Tensor) -> Logits:
+        batches.append(len(image))
+        logits = field.expand(len(image), -1, -1, -1, -1)
+        return Logits(logits, logits)
+
+    model.run = run
+    return model, batches
+
+
+def one(shape: tuple[int, int, int], n_labels: int, spacing_mm: float) -> dict[str, Any]:
+    """A point: seconds, peak memory, windows."""
+    model, batches = make_model(spacing_mm, n_labels)
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        array = np.empty(shape, np.int16)
+        for z in range(shape[2]):
+            array[:, :, z] = rng.normal(0, 200, shape[:2])
+        nib.save(nib.Nifti1Image(array, np.diag([*SPACING, 1.0])), Path(folder) / "scan.nii")
+        del array
+        before = _peak()
+        began = time.perf_counter()
+        work = make_worklist(discover(Path(folder) / "scan.nii"), [("CT", False)], {})
+        (done,) = predict_worklist(model, work, Path(folder) / "out")
+        seconds = time.perf_counter() - began
+    if done.status != "done":
+        raise SystemExit(done.message)
+    return {
+        "shape": list(shape), "megavoxels": float(np.prod(shape)) / 1e6, "labels": n_labels, "seconds": seconds,
+        "peak_gib": _peak(), "imports_gib": before, "windows": sum(batches),
+    }  # fmt: skip
+
+
+def _peak() -> float:
+    """GiB of resident memory, the most since the last time; what was before is forgotten."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    Path("/proc/self/clear_refs").write_text("5")
+    return kib / 2**20
+
+
+def draw(points: list[dict[str, Any]], path: Path) -> None:
+    """Seconds and memory over voxels, a line for each number of labels."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for panel, key, title in zip(panels, ("seconds", "peak_gib"), ("seconds", "peak memory, GiB"), strict=True):
+        for n_labels in sorted({p["labels"] for p in points}):
+            line = sorted((p["megavoxels"], p[key]) for p in points if p["labels"] == n_labels)
+            panel.plot(*zip(*line, strict=True), "o-", label=f"{n_labels} label{'s' if n_labels > 1 else ''}")
+        panel.set(xlabel="million voxels", ylabel=title, ylim=(0, None), xlim=(0, None))
+        panel.grid(alpha=0.3)
+    panels[0].legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """All points, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", required=True)
+    parser.add_argument("--labels", default="1,10")
+    parser.add_argument("--spacing", type=float, default=1.5)
+    parser.add_argument("--one", action="store_true", help="a point in this process, told as JSON")
+    chosen = parser.parse_args()
+    sizes = [tuple(int(n) for n in size.split("x")) for size in chosen.sizes.split(",")]
+    labels = [int(n) for n in chosen.labels.split(",")]
+    if chosen.one:
+        print(json.dumps(one(sizes[0], labels[0], chosen.spacing)))
+        return
+    points = []
+    for size in chosen.sizes.split(","):
+        for n_labels in labels:
+            call = [sys.executable, __file__, "--one", "--sizes", size, "--labels", str(n_labels)]
+            told = subprocess.run([*call, "--spacing", str(chosen.spacing)], capture_output=True, text=True, check=True)
+            points.append(json.loads(told.stdout.splitlines()[-1]))
+            print(points[-1], flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    record = {"spacing_mm": chosen.spacing, "medhybrid": medhybrid.__version__, "points": points}
+    (RESULTS / "growth.json").write_text(json.dumps(record, indent=1) + "\n")
+    rows = [
+        f"| {' x '.join(map(str, p['shape']))} | {p['labels']} | {p['seconds']:.1f} | {p['peak_gib']:.2f} | {p['windows']} |"
+        for p in points
+    ]
+    head = ["| scan | labels | seconds | peak GiB | windows |", "| --- " * 5 + "|"]
+    (RESULTS / "growth.md").write_text("\n".join([*head, *rows]) + "\n")
+    draw(points, RESULTS / "growth.png")
+
+
+if __name__ == "__main__":
+    main()
