@@ -20,6 +20,7 @@ from medhybrid.cli_options import (
     Device,
     FromPacs,
     KeepSheared,
+    MaxMemory,
     ModelPaths,
     OtherGrids,
     Overrides,
@@ -213,6 +214,7 @@ def predict(
     keep_sheared: KeepSheared = False,
     other_grids: OtherGrids = "",
     device: Device = "auto",
+    max_memory: MaxMemory = None,
     tracking_uri: TrackingUri = None,
     quiet: Quiet = False,
 ) -> int:
@@ -234,6 +236,7 @@ def predict(
         deidentify=deidentify,
         probabilities=probabilities,
         options={name: value for name, value in ways.items() if value},
+        max_memory=max_memory,
         reporter=reporter,
     )
     if target:

@@ -48,6 +48,10 @@ Probabilities = Annotated[
     bool, typer.Option("--probabilities", help="Also write probabilities: NIfTI, and FRACTIONAL DICOM SEG.")
 ]
 
+MaxMemory = Annotated[
+    float | None, typer.Option(help="GiB that a scan may need; larger ones are refused. By default what is free.")
+]
+
 
 def make_reporter(quiet: bool = False) -> Reporter:
     """What a person sees."""

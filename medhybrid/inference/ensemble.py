@@ -38,7 +38,7 @@ class Ensemble(Model):
             }
         )
         super().__init__(first.network, record, first.device)
-        self.members, self.runtime = tuple(members), first.runtime
+        self.members, self.runtime, self.n_networks = tuple(members), first.runtime, len(members)
 
     def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
         """Log of the mean probabilities (K, n, Y, Z), slab by slab along X."""

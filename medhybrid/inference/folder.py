@@ -32,6 +32,7 @@ from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.inference.confidence import uncertainty
+from medhybrid.inference.memory import refuse_too_large
 from medhybrid.inference.model import Inferred, Model, Segmentation
 from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
@@ -90,6 +91,7 @@ class _Job:
     made_by: str
     deidentifier: Deidentifier | None
     with_probabilities: bool
+    max_memory: int | None
 
 
 @dataclass(slots=True)
@@ -116,6 +118,7 @@ def predict_worklist(
     with_probabilities: bool = False,
     on_case: Callable[[int, Prediction, bool], None] = lambda *_: None,
     at_once: bool | None = None,
+    max_memory: int | None = None,
 ) -> list[Prediction]:
     """Predict every item; a bad scan is reported and the others go on.
 
@@ -130,10 +133,12 @@ def predict_worklist(
     at_once : bool, optional
         Read the next scan and write the last one while one is computed; by default where the network is not on the CPU, which
         has enough to do with it.
+    max_memory : int, optional
+        Bytes that a scan may need; one that needs more is refused. By default what is free when its turn comes.
     """
     for name in ("masks", "done"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    job = _Job(model, out, fingerprint_of(model), deidentifier, with_probabilities)
+    job = _Job(model, out, fingerprint_of(model), deidentifier, with_probabilities, max_memory)
     if at_once is None:
         at_once = model.device.type != "cpu"
     read = lambda item: _attempt(_read, job, _Case(item))  # noqa: E731
@@ -219,6 +224,13 @@ def _read(job: _Job, case: _Case) -> None:
     files = _sources(job, item)
     case.stamps, case.input_hash = stamp_files(files), hash_files(files)
     case.scan = item.read(job.model.plan.channels, job.model.record.scans)
+    refuse_too_large(
+        case.scan,
+        job.model.plan,
+        job.max_memory,
+        n_networks=job.model.n_networks,
+        with_probabilities=job.with_probabilities,
+    )
     case.prepared = job.model.prepare(case.scan)
 
 
@@ -306,8 +318,11 @@ def _write_dicom(job: _Job, case: str, scan: Scan, made: Segmentation, regions: 
 def _regions(mask: NDArray[np.generic], labels: Mapping[str, int], affine: NDArray[np.float64]) -> Regions:
     """Of each label, all of it and its components."""
     boxes = dict(enumerate(ndimage.find_objects(mask, max(labels.values())), start=1))
-    parts = {name: mask[boxes[value]] == value if boxes[value] else NOTHING for name, value in labels.items()}
-    return {name: (measure_whole(part, affine), measure_components(part, affine)) for name, part in parts.items()}
+    regions = {}
+    for name, value in labels.items():  # one at a time: each may be as large as the scan
+        part = mask[boxes[value]] == value if boxes[value] else NOTHING
+        regions[name] = measure_whole(part, affine), measure_components(part, affine)
+    return regions
 
 
 def _measures(regions: Regions) -> dict[str, LabelMeasure]:

@@ -141,6 +141,7 @@ class Model:
         self.precision = choose_precision(device, "auto")
         self.run: Callable[..., Logits] = self.network
         self.runtime = f"torch {torch.__version__}"
+        self.n_networks = 1
 
     @property
     def plan(self) -> Plan:

@@ -54,6 +54,7 @@ def predict(
     deidentify: Path | None = None,
     probabilities: bool = False,
     options: Mapping[str, Any] | None = None,
+    max_memory: float | None = None,
     reporter: Reporter | None = None,
 ) -> FolderResult:
     """Predict every scan under `scans`; a bad one is reported and the others go on.
@@ -70,6 +71,8 @@ def predict(
         Write the probabilities of the labels, too: NIfTI, and FRACTIONAL DICOM SEG.
     options : mapping, optional
         Changes of `ScansConfig` for this folder; by default scans are read as those the model was trained on.
+    max_memory : float, optional
+        GiB that a scan may need; one that needs more is refused with the figure. By default what is free.
 
     Raises
     ------
@@ -102,7 +105,13 @@ def predict(
 
     reporter.begin(f"predicting on {loaded.device}", len(work.items))
     predictions = predict_worklist(
-        loaded, work, out, deidentifier=deidentifier, with_probabilities=probabilities, on_case=on_case
+        loaded,
+        work,
+        out,
+        deidentifier=deidentifier,
+        with_probabilities=probabilities,
+        on_case=on_case,
+        max_memory=None if max_memory is None else int(max_memory * 2**30),
     )
     reporter.end()
     result = FolderResult(out, tuple(predictions), n_skipped, work.left_aside)

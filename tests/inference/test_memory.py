@@ -15,10 +15,11 @@ from torch import Tensor
 
 import medhybrid
 from medhybrid.errors import DeviceError
+from medhybrid.inference.memory import needed_memory
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.windows import predict_slabs
 from medhybrid.networks.logits import Logits
-from tests.synthetic import StudyFolder, blob_case, save_nifti
+from tests.synthetic import StudyFolder, blob_case, make_test_plan, save_nifti
 
 
 @given(
@@ -30,12 +31,13 @@ def test_rows_are_those_of_the_whole_in_any_ascending_pieces(sizes: list[int], s
     told: list[Tensor] = []
     rows = Rows(torch.split(whole, sizes, dim=1), on_slab=told.append)
 
-    first = 0
+    first = longest = 0
     for ahead, length in steps:
         first = min(first + ahead, sum(sizes) - 1)
         last = min(first + length, sum(sizes))
         assert torch.equal(rows.take(first, last), whole[:, first:last])
-        assert rows.n_held < (last - first) + 2 * max(sizes)
+        longest = max(longest, last - first)
+        assert rows.n_held < longest + 2 * max(sizes)
     rows.rest()
 
     assert torch.equal(torch.cat(told, dim=1), whole)
@@ -140,3 +142,35 @@ def test_with_probabilities_and_without_the_mask_is_the_same(trained: tuple[Stud
         whole, rows = (model.segment(scan, with_probabilities=p) for p in (True, False))
         assert np.array_equal(whole.mask, rows.mask)
         assert whole.score == pytest.approx(rows.score, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_scan_that_needs_too_much_is_refused_by_name_and_the_others_go_on(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
+    for name, size in (("large", 160), ("small", 40)):
+        save_nifti(tmp_path / "scans" / f"{name}.nii.gz", blob_case(1, (size, size, 60))[0])
+    model = medhybrid.load_model(trained[1], device="cpu")
+    large, small = (
+        needed_memory(medhybrid.read_scan(tmp_path / "scans" / f"{name}.nii.gz"), model.plan) / 2**30
+        for name in ("large", "small")
+    )
+
+    result = medhybrid.predict(tmp_path / "scans", model=model, out=tmp_path / "out", max_memory=(large + small) / 2)
+
+    refused, done = result.predictions
+    assert (refused.case, refused.status, done.status) == ("large", "failed", "done")
+    assert "needs more memory than there is" in refused.message
+    assert "(--max-memory)" in refused.message
+
+
+def test_what_is_needed_grows_with_labels_windows_models_and_probabilities(tmp_path: Path) -> None:
+    scan = medhybrid.read_scan(save_nifti(tmp_path / "a.nii.gz", np.zeros((200, 200, 200), np.int16), np.eye(4)))
+    plan = make_test_plan(patch_size=(96, 96, 96), spacing_mm=(1.0, 1.0, 1.0))
+    many = plan.model_copy(update={"labels": {f"l{i}": i for i in range(1, 41)}})
+
+    one = needed_memory(scan, many)
+
+    assert needed_memory(scan, plan) < one < needed_memory(scan, many, n_networks=3)
+    assert needed_memory(scan, many, with_probabilities=True) > one + 40 * 200**3 * 8
+    assert one > 41 * 96 * 200 * 200 * 4
