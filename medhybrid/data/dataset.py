@@ -181,6 +181,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
         record = CaseRecord(
             case=case.name,
             subject=case.subject,
+            is_labelled=case.is_labelled,
             sources_hash=task.sources_hash,
             preparation_hash=plan.preparation_hash,
             source_shape=scan.grid.shape,
@@ -276,8 +277,10 @@ class PreparedDataset:
         """The cases that train and validate by a config: fold, inner part, number of cases."""
         fold, training = self.fold(config.training.fold), config.training
         if training.inner is not None:
-            subjects = {case.name: case.record.subject for case in self.open(fold.train)}
-            fold = fold.inner(training.inner, subjects, config.data.n_folds, config.data.split_seed)
+            records = [case.record for case in self.open(fold.train)]
+            labelled = {r.case: r.subject for r in records if r.is_labelled} or {r.case: r.subject for r in records}
+            others = {r.case: r.subject for r in records if r.case not in labelled}
+            fold = fold.inner(training.inner, labelled, config.data.n_folds, config.data.split_seed, others)
         if training.max_cases is not None:
             fold = fold.limited(training.max_cases, config.data.split_seed)
         return fold

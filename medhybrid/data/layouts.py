@@ -10,6 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def _nnunet(config: DataConfig, root: Path) -> list[Case]:
     n_channels = len(config.channels)
     masks = {_strip(p.name): p for p in (root / "labelsTr").glob("*") if p.is_file() and not p.name.startswith(".")}
     images = {_strip(p.name): p for p in (root / "imagesTr").glob("*") if not p.name.startswith(".")}
-    names = list(masks) if config.labelled else sorted({re.sub(r"_\d{4}$", "", name) for name in images})
+    names = list(masks) if config.labelled else sorted({re.sub(r"_\d{4}$", "", name) for name in images} | {*masks})
     cases = []
     for name in names:
         files = [images.get(f"{name}_{i:04d}") for i in range(n_channels)]
@@ -219,21 +220,40 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
 
 
 def _scans(config: DataConfig, root: Path) -> list[Case]:
-    """Every scan that holds all channels is a case of its own; the others are put together by study."""
-    entries = [e for e in discover(root, with_archives=False).entries if not e.problem and not e.left_aside]
-    masks = [e for e in entries if e.modality in KINDS or matches(e, config.mask_pattern)]
-    images = [e for e in entries if e not in masks]
+    """Every scan that holds all channels is a case of its own; the others are put together by study.
+
+    A study that has a mask and no image that can be read is listed with this problem: the folds are made of what has masks.
+    """
+    masks: list[ScanEntry] = []
+    images: list[ScanEntry] = []
+    for entry in discover(root, with_archives=False).entries:
+        is_mask = entry.modality in KINDS or matches(entry, config.mask_pattern)
+        if is_mask or not (entry.problem or entry.left_aside):
+            (masks if is_mask else images).append(entry)
     n_channels = len(config.channels)
-    whole = [e for e in images if n_channels == 1 or e.n_channels == n_channels]
+    is_whole = [n_channels == 1 or entry.n_channels == n_channels for entry in images]
     base = _below_which_they_differ(images, root)
     cases = []
-    for entry in whole:
+    for entry in (e for e, whole in zip(images, is_whole, strict=True) if whole):
         name = entry.name.replace("/", "_")
         subject = _subject(config, name) if config.subject_pattern else _study_folder(entry, base)
         cases.append(Case(name, subject, (_files(entry),), None))
-    cases += _studies_of_scans(config, root, [e for e in images if e not in whole])
-    labelled = {_subject(config, _study_folder(e, base)) for e in masks if e.paths[0].is_relative_to(base)}
-    return [replace(c, is_labelled=c.subject in labelled) for c in cases]
+    cases += _studies_of_scans(config, root, [e for e, whole in zip(images, is_whole, strict=True) if not whole])
+    studies = {_study_folder(entry, base): entry for entry in masks}
+    labelled = {study: subject for study, e in studies.items() if (subject := _subject_of_mask(config, e, study))}
+    cases = [replace(c, is_labelled=c.subject in labelled.values()) for c in cases]
+    present = {c.subject for c in cases}
+    problem = DataError("the study has a mask and no image that can be read", remedy="medhybrid inspect says why")
+    absent = {study: subject for study, subject in labelled.items() if subject not in present}
+    return cases + [Case(study, subject, (), None, problem=problem) for study, subject in absent.items()]
+
+
+def _subject_of_mask(config: DataConfig, entry: ScanEntry, study: str) -> str:
+    """As of the scans beside it; empty for a mask that belongs to none."""
+    for name in (study, entry.name.replace("/", "_")):
+        with suppress(DataError):
+            return _subject(config, name)
+    return ""
 
 
 def _below_which_they_differ(entries: Sequence[ScanEntry], root: Path) -> Path:

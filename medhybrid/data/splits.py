@@ -22,22 +22,32 @@ class Fold(BaseModel):
     train: tuple[str, ...]
     validation: tuple[str, ...]
 
-    def inner(self, part: int, subjects: Mapping[str, str], n_parts: int, seed: int) -> Fold:
+    def inner(
+        self,
+        part: int,
+        subjects: Mapping[str, str],
+        n_parts: int,
+        seed: int,
+        unlabelled: Mapping[str, str] | None = None,
+    ) -> Fold:
         """Of the cases that train, those of one part of their subjects validate and the others train.
 
         Parameters
         ----------
         subjects : mapping
             Case to subject; cases that it lacks are left out.
+        unlabelled : mapping, optional
+            Case to subject of those without a mask, which train unless their subject validates.
         """
         groups = sorted({subjects[name] for name in self.train if name in subjects})
         if not 0 <= part < n_parts or len(groups) < n_parts:
             raise DataError(f"inner part {part} does not exist", expected=f"0 to {min(n_parts, len(groups)) - 1}")
         order = np.random.default_rng(seed).permutation(len(groups))
         chosen = {groups[i] for k, i in enumerate(order) if k % n_parts == part}
-        names = [name for name in self.train if name in subjects]
+        names, others = [name for name in self.train if name in subjects], unlabelled or {}
         return Fold(
-            train=tuple(n for n in names if subjects[n] not in chosen),
+            train=tuple(n for n in names if subjects[n] not in chosen)
+            + tuple(n for n, subject in others.items() if subject not in chosen),
             validation=tuple(n for n in names if subjects[n] in chosen),
         )
 

@@ -46,6 +46,7 @@ class CaseRecord(BaseModel):
     reference_ml: dict[str, float]
     pictures: tuple[str, ...]
     context: dict[str, float] = {}
+    is_labelled: bool = True
 
 
 class PreparedCase:

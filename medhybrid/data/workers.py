@@ -68,8 +68,11 @@ class Processes:
                         worker.pipe.send((function, waiting[-1]))
                     except OSError:  # died while it had nothing to do: the item is not to blame
                         self._workers[self._workers.index(worker)] = _Worker()
+                        worker.stop()
                         continue
                     busy[worker] = waiting.pop()
+                if not busy:
+                    continue
                 ready = wait([w.pipe for w in busy])
                 for worker in [w for w in busy if w.pipe in ready]:
                     item = busy.pop(worker)

@@ -135,8 +135,11 @@ def _score(probabilities: NDArray[np.floating], mask: NDArray[np.integer]) -> fl
 
 def uncertainty(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Entropy (X, Y, Z) of the probabilities (K, X, Y, Z), as share of the largest possible: 0 sure, 1 even odds."""
-    p = np.maximum(probabilities, 1e-12)
-    return np.asarray(-(p * np.log(p)).sum(0) / np.log(len(p)), np.float32)
+    entropy = np.empty(probabilities.shape[1:], np.float32)
+    for x in range(len(entropy)):  # in one piece it would need as much again, twice
+        p = np.maximum(probabilities[:, x], 1e-12)
+        entropy[x] = -(p * np.log(p)).sum(0) / np.log(len(p))
+    return entropy
 
 
 def verdict(score: float, calibration: Calibration) -> Verdict:

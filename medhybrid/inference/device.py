@@ -52,3 +52,22 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     if precision is torch.float32:
         return nullcontext()
     return torch.autocast(device.type, precision)
+
+
+LACKS = ("out of memory", "ALLOC_FAILED")
+"""In messages of CUDA, its libraries and MPS."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had too little memory; its libraries, and MPS, say so by plain errors with these words."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in LACKS)
+    )
+
+
+def free_cache(device: torch.device) -> None:
+    """Give back what torch keeps of a device's memory for later."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

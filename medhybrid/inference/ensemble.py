@@ -13,6 +13,7 @@ from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.model import Context, Model
 from medhybrid.inference.rows import Rows
+from medhybrid.inference.windows import PIECE
 
 
 class Ensemble(Model):
@@ -43,7 +44,8 @@ class Ensemble(Model):
     def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
         """Log of the mean probabilities (K, n, Y, Z), slab by slab along X."""
         members = [(Rows(m.slabs(image, context)), m.record.calibration.temperature) for m in self.members]
-        n_rows, step = image.shape[1], self.plan.patch_size[0]
+        n_rows, n_classes = image.shape[1], self.plan.n_labels + 1
+        step = max(1, PIECE // (n_classes * image[0, 0].numel()))
         for first in range(0, n_rows, step):
             last = min(first + step, n_rows)
             mean: Tensor | None = None

@@ -142,18 +142,22 @@ def predict_worklist(
     if at_once is None:
         at_once = model.device.type != "cpu"
     read = lambda item: _attempt(_read, job, _Case(item))  # noqa: E731
-    infer, conclude = partial(_attempt, _infer, job), partial(_attempt, _conclude, job)
+    infer = partial(_attempt, _infer, job)
+    write = lambda case: _finish(job, _attempt(_conclude, job, case))  # noqa: E731
     predictions: list[Prediction] = []
     written_at = time.monotonic()
     try:
-        for n, case in enumerate(in_stages(work.items, read, infer, conclude, at_once=at_once), start=1):
-            predictions.append(_finish(job, case))
-            on_case(n, predictions[-1], case.is_skipped)
+        for n, (prediction, is_skipped) in enumerate(
+            in_stages(work.items, read, infer, write, at_once=at_once), start=1
+        ):
+            predictions.append(prediction)
+            on_case(n, prediction, is_skipped)
             if time.monotonic() - written_at > RESULTS_EVERY_S:
                 write_results(out / "results.csv", predictions, model.plan.labels)
                 written_at = time.monotonic()
     finally:
-        write_results(out / "results.csv", predictions, model.plan.labels)
+        if predictions or not work.items:  # else the table of an earlier call stays
+            write_results(out / "results.csv", predictions, model.plan.labels)
     return predictions
 
 
@@ -224,11 +228,13 @@ def _read(job: _Job, case: _Case) -> None:
     files = _sources(job, item)
     case.stamps, case.input_hash = stamp_files(files), hash_files(files)
     case.scan = item.read(job.model.plan.channels, job.model.record.scans)
+    model = job.model
     refuse_too_large(
         case.scan,
-        job.model.plan,
+        model.plan,
+        model.record.inference,
         job.max_memory,
-        n_networks=job.model.n_networks,
+        n_networks=model.n_networks,
         with_probabilities=job.with_probabilities,
     )
     case.prepared = job.model.prepare(case.scan)
@@ -261,13 +267,13 @@ def _conclude(job: _Job, case: _Case) -> None:
     )
 
 
-def _finish(job: _Job, case: _Case) -> Prediction:
-    """What became of a case, on record if it is done."""
+def _finish(job: _Job, case: _Case) -> tuple[Prediction, bool]:
+    """What became of a case, on record if it is done; and whether it was done before."""
     prediction, item = case.prediction, case.item
     assert prediction is not None
     case.scan = case.prepared = case.inferred = None  # the next one may need the memory
     if case.is_skipped:
-        return prediction
+        return prediction, True
     prediction = prediction.model_copy(update={"seconds": round(case.seconds, 3)})
     if job.deidentifier is not None:
         message = without_names(prediction.message, item, item.case)
@@ -276,7 +282,7 @@ def _finish(job: _Job, case: _Case) -> Prediction:
         )
     if prediction.status == "done":
         _write_text(job.out / "done" / f"{item.case}.json", prediction.model_dump_json(indent=1))
-    return prediction
+    return prediction, False
 
 
 def _write(job: _Job, case: str, scan: Scan, made: Segmentation, regions: Regions) -> None:

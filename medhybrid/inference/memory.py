@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import psutil
 
+from medhybrid.config import InferenceConfig
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ScanError
 from medhybrid.geometry import respace, turn_to_ras
@@ -19,7 +22,16 @@ ACTIVATIONS = 400
 """Bytes that the network of the packaged configs needs for a voxel of a window (measured: 340 in float32, 170 in bf16)."""
 
 
-def needed_memory(scan: Scan, plan: Plan, *, n_networks: int = 1, with_probabilities: bool = False) -> int:
+CONTROL_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Where Linux tells the limit, what is used of it, and what of that is only cache: versions 2 and 1."""
+
+
+def needed_memory(
+    scan: Scan, plan: Plan, config: InferenceConfig, *, n_networks: int = 1, with_probabilities: bool = False
+) -> int:
     """Bytes that a prediction needs at its peak, besides the scan itself, which has been read.
 
     The most of three: preparing (the network's view, and two copies of a channel for its intensities), the network (that view,
@@ -32,31 +44,48 @@ def needed_memory(scan: Scan, plan: Plan, *, n_networks: int = 1, with_probabili
     view = 4 * len(plan.channels) * int(np.prod(network.shape))
     row = 4 * (plan.n_labels + 1) * padded[1] * padded[2]
     preparing = view + 8 * int(np.prod(network.shape))
-    inferring = (
-        2 * view
-        + n_networks * row * plan.patch_size[0]
-        + 2 * ACTIVATIONS * int(np.prod(plan.patch_size))
-        + 2 * n_voxels
-    )
+    windows = config.window_batch * ACTIVATIONS * int(np.prod(plan.patch_size))
+    inferring = 2 * view + n_networks * row * plan.patch_size[0] + windows + 2 * n_voxels
     measuring = 8 * n_voxels
     if with_probabilities:  # held whole, on both grids
         inferring += row * padded[0] + 8 * (plan.n_labels + 1) * n_voxels
         measuring += 8 * (plan.n_labels + 1) * n_voxels
-    return WORKING + max(preparing, inferring, measuring)
+    return n_networks * WORKING + max(preparing, inferring, measuring)
 
 
 def refuse_too_large(
-    scan: Scan, plan: Plan, limit: int | None = None, *, n_networks: int = 1, with_probabilities: bool = False
+    scan: Scan,
+    plan: Plan,
+    config: InferenceConfig,
+    limit: int | None = None,
+    *,
+    n_networks: int = 1,
+    with_probabilities: bool = False,
 ) -> None:
-    """Raise `ScanError` for a scan that needs more than `limit` bytes, or than are free."""
-    needed = needed_memory(scan, plan, n_networks=n_networks, with_probabilities=with_probabilities)
-    free = psutil.virtual_memory().available if limit is None else limit - scan.array.nbytes
-    if needed > free:
+    """Raise `ScanError` for a scan that needs more than `limit` bytes, or than the process could have."""
+    needed = needed_memory(scan, plan, config, n_networks=n_networks, with_probabilities=with_probabilities)
+    needed += scan.array.nbytes
+    # what the process has is part of it: the scan, and those that are read and written beside it
+    there = free_memory() + psutil.Process().memory_info().rss if limit is None else limit
+    if needed > there:
         raise ScanError(
             f"{scan.case}: the scan of {' x '.join(map(str, scan.grid.shape))} voxels needs more memory than there is",
-            expected=f"{(needed + scan.array.nbytes) / GIB:.1f} GiB",
-            found=f"{(max(free, 0) + scan.array.nbytes) / GIB:.1f} GiB" + ("" if limit is None else " (--max-memory)"),
+            expected=f"{needed / GIB:.1f} GiB",
+            found=f"{there / GIB:.1f} GiB" + ("" if limit is None else " (--max-memory)"),
             remedy="close other programs, give it a machine with more, "
             + ("leave --probabilities out, " if with_probabilities else "")
             + "or predict a cropped scan",
         )
+
+
+def free_memory() -> int:
+    """Bytes that are free on the machine and within the limit of the control group (a container) that this process is in."""
+    free = int(psutil.virtual_memory().available)
+    for folder, most, used, cache in CONTROL_GROUPS:
+        try:
+            limit, taken = int((folder / most).read_text()), int((folder / used).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # none, or "max"
+            continue
+        free = min(free, limit - taken + int(stat.get(cache, 0)))
+    return max(free, 0)

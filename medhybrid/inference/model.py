@@ -24,13 +24,13 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
 from medhybrid.errors import DeviceError, ModelError
 from medhybrid.inference.confidence import Calibration, ScoreSum, Verdict, score_logits, verdict
-from medhybrid.inference.device import choose_device, choose_precision
+from medhybrid.inference.device import choose_device, choose_precision, free_cache, is_out_of_memory
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.weights_file import FORMAT_VERSION, About, write_weights
-from medhybrid.inference.windows import Predictor, predict_slabs, predict_windows, to_tensor
+from medhybrid.inference.windows import BatchSize, Predictor, predict_slabs, predict_windows, to_tensor
 from medhybrid.networks import Network, build_network
 from medhybrid.networks.logits import Logits
 from medhybrid.scans import Scan
@@ -141,7 +141,7 @@ class Model:
         self.precision = choose_precision(device, "auto")
         self.run: Callable[..., Logits] = self.network
         self.runtime = f"torch {torch.__version__}"
-        self.n_networks = 1
+        self.n_networks, self.batch_size = 1, BatchSize(record.inference.window_batch)
 
     @property
     def plan(self) -> Plan:
@@ -168,12 +168,8 @@ class Model:
             [(context or {}).get(field, torch.nan) for field in self.plan.context], device=self.device
         )
         plan, config = self.plan, self.record.inference
-        return predict_slabs(
-            image,
-            predictor_of(self.run, plan, values),
-            **window_settings(plan, config, self.precision),
-            device=self.device,
-        )
+        settings = window_settings(plan, config, self.precision) | {"window_batch": self.batch_size}
+        return predict_slabs(image, predictor_of(self.run, plan, values), **settings, device=self.device)
 
     def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
         """Label map of a scan on its own grid, and how sure the model is of it; errors as `predict`."""
@@ -194,22 +190,23 @@ class Model:
         DeviceError
             If the device has too little memory for a single window.
         """
-        try:
-            return self._infer(scan, prepared, self.device, with_probabilities=with_probabilities)
-        except torch.OutOfMemoryError:
-            logger.warning(
-                "%s has too little memory for %s; its logits are put together on the CPU", self.device, scan.case
-            )
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        try:
-            return self._infer(scan, prepared, torch.device("cpu"), with_probabilities=with_probabilities)
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"{self.device} has too little memory for one window",
-                found=str(error).splitlines()[0][:200],
-                remedy="take --device cpu, or train with a smaller prepare.patch_size",
-            ) from error
+        for place in (self.device, torch.device("cpu")):
+            try:
+                return self._infer(scan, prepared, place, with_probabilities=with_probabilities)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error).splitlines()[0][:200]
+            free_cache(self.device)
+            if place is self.device:
+                logger.warning(
+                    "%s has too little memory for %s; its logits are put together on the CPU", place, scan.case
+                )
+        raise DeviceError(
+            f"{self.device} has too little memory for one window",
+            found=said,
+            remedy="take --device cpu, or train with a smaller prepare.patch_size",
+        )
 
     def _infer(self, scan: Scan, prepared: PreparedImage, place: torch.device, *, with_probabilities: bool) -> Inferred:
         image, context = to_tensor(prepared.image, place), read_context(scan, self.plan.context)

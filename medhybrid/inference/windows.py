@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medhybrid.inference.device import autocast
+from medhybrid.inference.device import autocast, free_cache, is_out_of_memory
 from medhybrid.inference.rows import gather
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,13 @@ PIECE = 1 << 24
 
 AIR_LOGIT = 1e4
 """Background logit where no window was run."""
+
+
+@dataclass
+class BatchSize:
+    """Windows computed at once, fewer after these were too many for a device."""
+
+    n: int
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
@@ -68,7 +76,7 @@ def predict_slabs(
     window: tuple[int, int, int],
     n_classes: int,
     overlap: float,
-    window_batch: int,
+    window_batch: int | BatchSize,
     mirror_axes: Sequence[int] = (),
     skip_air: bool = True,
     precision: torch.dtype = torch.float32,
@@ -81,13 +89,15 @@ def predict_slabs(
 
     Parameters
     ----------
+    window_batch : int or BatchSize
+        Windows computed at once; a `BatchSize` remembers if that was too many.
     device : torch.device, optional
         Where the predictor computes; logits are blended where the image is.
 
     Raises
     ------
-    torch.OutOfMemoryError
-        If the device has too little memory for a single window.
+    RuntimeError
+        Of which `is_out_of_memory` is true, if the device has too little memory for a single window.
     """
     n_rows, n_cut = image.shape[1], max(0, window[0] - image.shape[1]) // 2
     padded = _pad_to(image, window)
@@ -98,7 +108,8 @@ def predict_slabs(
     logits = torch.zeros((n_classes, window[0], *padded.shape[2:]), device=image.device)
     total, computed = torch.zeros_like(logits[0]), torch.zeros_like(logits[0], dtype=torch.bool)
     weights = blending_weights(window).to(image.device)
-    batches = _Batches(predictor, window_batch, mirror_axes, device or image.device, precision)
+    size = window_batch if isinstance(window_batch, BatchSize) else BatchSize(window_batch)
+    batches = _Batches(predictor, size, mirror_axes, device or image.device, precision)
     for x, following in zip(xs, [*xs[1:], xs[-1] + window[0]], strict=True):
         rows = padded[:, x : x + window[0]]
         boxes = [(slice(None), slice(y, y + window[1]), slice(z, z + window[2])) for y in ys for z in zs]
@@ -135,7 +146,7 @@ class _Batches:
     def __init__(
         self,
         predictor: Predictor,
-        size: int,
+        size: BatchSize,
         mirror_axes: Sequence[int],
         device: torch.device,
         precision: torch.dtype,
@@ -147,28 +158,27 @@ class _Batches:
         """Each box with the logits (K, *window) of its window of rows (C, X, Y, Z), on their device."""
         waiting = list(boxes)
         while waiting:
-            chosen = waiting[: self.size]
-            batch = torch.stack([rows[(slice(None), *box)] for box in chosen])  # (B, C, *window)
-            try:
-                result = self._compute(batch)
-            except torch.OutOfMemoryError:
-                if len(chosen) == 1:
-                    raise
-                self._shrink(len(chosen))
+            chosen = waiting[: self.size.n]
+            result = self._try(torch.stack([rows[(slice(None), *box)] for box in chosen]))  # (B, C, *window)
+            if result is None:  # what was tried is gone, and its memory with it
+                free_cache(self.device)
                 continue
             del waiting[: len(chosen)]
             yield from zip(chosen, result, strict=True)
 
-    def _compute(self, batch: Tensor) -> Tensor:
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            on_device = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)
-            return _mirrored(self.predictor, on_device, self.mirror_axes).to(batch.device)
-
-    def _shrink(self, n: int) -> None:
-        self.size = n // 2
-        logger.warning("%s has too little memory for %d windows at once; going on with %d", self.device, n, self.size)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _try(self, batch: Tensor) -> Tensor | None:
+        """Logits (B, K, *window); None where they do not fit, and the next batches are smaller."""
+        try:
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                on_device = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+                return _mirrored(self.predictor, on_device, self.mirror_axes).to(batch.device)
+        except RuntimeError as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
+                raise
+        self.size.n = len(batch) // 2
+        said = "%s has too little memory for %d windows at once; going on with %d"
+        logger.warning(said, self.device, len(batch), self.size.n)
+        return None
 
 
 def _mirrored(predictor: Predictor, batch: Tensor, axes: Sequence[int]) -> Tensor:

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import medhybrid
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Files, list_cases
 from medhybrid.data.splits import make_folds
 from medhybrid.errors import DataError
+from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from tests.synthetic import AFFINE, blob_case, save_nifti, write_csv, write_study
 
@@ -205,6 +207,47 @@ def test_folds_of_scans_alone_are_those_of_the_masks_and_more_scans_train_in_eac
     for ours, scans in zip(with_masks, alone, strict=True):
         of = [{n.removesuffix("__image") for n in part} for part in (scans.train, scans.validation)]
         assert of == [{*ours.train} | others, {*ours.validation}]
+
+
+def test_a_study_whose_image_is_broken_or_whose_mask_is_a_seg_does_not_change_the_folds(tmp_path: Path) -> None:
+    image, mask = blob_case(0)
+    for i in range(8):
+        write_mr_series(tmp_path / f"p{i}" / "t1", image, AFFINE, description="T1", study=f"s{i}", case=f"c{i}")
+        if i > 4:
+            continue
+        if i % 2:
+            save_nifti(tmp_path / f"p{i}" / "mask.nii.gz", mask)
+        else:
+            scan = medhybrid.read_scan(tmp_path / f"p{i}" / "t1")
+            write_seg(tmp_path / f"p{i}" / "seg.dcm", mask, scan, SegInfo({"a": 1, "b": 4}, "1", "0" * 64, {}))
+    for path in (tmp_path / "p3" / "t1").iterdir():
+        path.write_bytes(b"broken")
+    data: dict[str, object] = {"layout": "studies", "channels": [{"name": "T1"}], "n_folds": 2}
+    data |= {"channel_map": {"T1": "*T1*"}}
+
+    labelled, scans = (list_cases(config(tmp_path, labelled=x, **data)) for x in (True, False))
+
+    subjects = {c.name: c.subject for c in [*labelled, *scans]}
+    validating = [
+        [{subjects[n] for n in fold.validation} for fold in make_folds(cases, 2, seed=1)] for cases in (labelled, scans)
+    ]
+    assert validating[0] == validating[1]
+    assert set.union(*validating[0]) == {f"p{i}" for i in range(5)}
+    assert "no image that can be read" in str(next(c for c in scans if c.subject == "p3").problem)
+
+
+@pytest.mark.parametrize("stray", ["templates/brain_mask.nii.gz", "sub-1/mask.nii.gz"])
+def test_a_mask_without_a_subject_does_not_stop_a_pretraining(tmp_path: Path, stray: str) -> None:
+    image, mask = blob_case(0)
+    for i in range(3):
+        save_nifti(tmp_path / f"sub-{i}" / f"sub-{i}_T1w.nii.gz", image)
+    save_nifti(tmp_path / stray, mask)
+
+    cases = list_cases(
+        config(tmp_path, labelled=False, channels=[{"name": "MR"}], subject_pattern=r"(sub-\d+)_", layout="studies")
+    )
+
+    assert {c.subject for c in cases} == {"sub-0", "sub-1", "sub-2"}
 
 
 def write_some_labelled(root: Path, layout: str, names: list[str], labelled: list[str]) -> None:

@@ -61,8 +61,10 @@ def test_processes_stay_for_the_next_work_unless_its_caller_has_gone() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced_and_no_item_is_blamed() -> None:
-    with Processes(2) as processes:
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced_and_no_item_is_blamed(n: int) -> None:
+    with Processes(n) as processes:
         answers = processes.map(who, [1, 2])
         first = {pid for _, pid in answers}
         again = processes.map(who, [1, 2, 3, 4])

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import medhybrid
+from medhybrid.config import InferenceConfig
 from medhybrid.errors import DeviceError
+from medhybrid.inference import to_grid, windows
 from medhybrid.inference.memory import needed_memory
 from medhybrid.inference.rows import Rows, gather
-from medhybrid.inference.windows import predict_slabs
+from medhybrid.inference.windows import BatchSize, predict_slabs
 from medhybrid.networks.logits import Logits
 from tests.synthetic import StudyFolder, blob_case, make_test_plan, save_nifti
 
@@ -90,6 +92,19 @@ def test_with_too_little_memory_for_a_batch_smaller_ones_are_run(caplog: pytest.
     )
 
 
+@pytest.mark.parametrize("words", ["MPS backend out of memory (MPS allocated ...)", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_a_lack_of_memory_is_known_by_the_words_of_devices_and_remembered(words: str) -> None:
+    def predictor(batch: Tensor) -> Tensor:
+        if len(batch) > 2:
+            raise RuntimeError(words)
+        return torch.cat([-batch, batch], 1)
+
+    size = BatchSize(4)
+    list(predict_slabs(torch.rand(1, 30, 16, 16), predictor, overlap=0.5, **(SETTINGS | {"window_batch": size})))
+
+    assert size.n == 2
+
+
 def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
     def predictor(batch: Tensor) -> Tensor:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -134,8 +149,12 @@ def test_a_scan_that_does_not_fit_is_put_together_on_the_cpu_and_then_refused(
 
 
 @pytest.mark.slow
-def test_with_probabilities_and_without_the_mask_is_the_same(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
-    """One way holds all logits, the other only rows of them."""
+def test_with_probabilities_and_without_the_mask_is_the_same(
+    trained: tuple[StudyFolder, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One way holds all logits, the other only rows of them, here in many pieces."""
+    monkeypatch.setattr(windows, "PIECE", 6000)
+    monkeypatch.setattr(to_grid, "SLAB_VOXELS", 7000)
     model = medhybrid.load_model(trained[1], device="cpu")
     for seed in range(3):
         scan = medhybrid.read_scan(save_nifti(tmp_path / f"{seed}.nii.gz", blob_case(seed, (70, 50, 30))[0]))
@@ -152,7 +171,7 @@ def test_a_scan_that_needs_too_much_is_refused_by_name_and_the_others_go_on(
         save_nifti(tmp_path / "scans" / f"{name}.nii.gz", blob_case(1, (size, size, 60))[0])
     model = medhybrid.load_model(trained[1], device="cpu")
     large, small = (
-        needed_memory(medhybrid.read_scan(tmp_path / "scans" / f"{name}.nii.gz"), model.plan) / 2**30
+        needed_memory(medhybrid.read_scan(tmp_path / "scans" / f"{name}.nii.gz"), model.plan, InferenceConfig()) / 2**30
         for name in ("large", "small")
     )
 
@@ -169,8 +188,9 @@ def test_what_is_needed_grows_with_labels_windows_models_and_probabilities(tmp_p
     plan = make_test_plan(patch_size=(96, 96, 96), spacing_mm=(1.0, 1.0, 1.0))
     many = plan.model_copy(update={"labels": {f"l{i}": i for i in range(1, 41)}})
 
-    one = needed_memory(scan, many)
+    config = InferenceConfig()
+    one = needed_memory(scan, many, config)
 
-    assert needed_memory(scan, plan) < one < needed_memory(scan, many, n_networks=3)
-    assert needed_memory(scan, many, with_probabilities=True) > one + 40 * 200**3 * 8
+    assert needed_memory(scan, plan, config) < one < needed_memory(scan, many, config, n_networks=3)
+    assert needed_memory(scan, many, config, with_probabilities=True) > one + 40 * 200**3 * 8
     assert one > 41 * 96 * 200 * 200 * 4

@@ -95,6 +95,19 @@ def test_fewer_cases_are_among_more(few: int, many: int) -> None:
     assert set(small.train) <= set(large.train)
 
 
+def test_inner_parts_are_those_of_the_labelled_and_other_scans_train_in_each() -> None:
+    labelled, others = ({f"{k}{i}": f"{k}{i}" for i in range(n)} for k, n in (("a", 10), ("b", 5)))
+    fold = Fold(train=(*labelled, *others, "a0_again"), validation=("z",))
+    others["a0_again"] = "a0"
+
+    for part in range(5):
+        alone, with_others = fold.inner(part, labelled, 5, seed=3), fold.inner(part, labelled, 5, 3, others)
+        assert alone.validation == with_others.validation
+        assert set(with_others.train) - set(alone.train) == {
+            n for n, subject in others.items() if subject not in alone.validation
+        }
+
+
 def test_an_inner_part_that_does_not_exist_is_refused() -> None:
     with pytest.raises(DataError, match="inner part 5 does not exist"):
         Fold(train=("a", "b"), validation=("c",)).inner(5, {"a": "a", "b": "b"}, 5, 0)
