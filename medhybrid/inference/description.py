@@ -50,9 +50,9 @@ AIR = "a window in which every channel is 0 is not run: its logits are 0 in the 
 MIRROR = "mean of the logits over every mirroring of these axes (0 is x), mirrored back"
 
 BLEND = (
-    f"at each voxel the mean over all windows there, weighted by exp(-d^2 / 2) with d = ((i - (size - 1) / 2) / (size / 8)) "
-    f"along each axis, divided by its largest value and at least {EDGE_WEIGHT}; a voxel that no window was run for gets the "
-    f"background logit {AIR_LOGIT:g} and is background; then the padding is cut off"
+    f"at each voxel the mean over all windows there; a window's weights are the product over the three axes of exp(-d^2 / 2) "
+    f"with d = (i - (size - 1) / 2) / (size / 8), divided by the largest of these products, then at least {EDGE_WEIGHT}; "
+    f"a voxel that no window was run for gets the background logit {AIR_LOGIT:g} and is background; then the padding is cut off"
 )
 
 COMPONENTS = (

@@ -16,20 +16,20 @@ import tempfile
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medhybrid.errors import ConfigError
+from medhybrid.errors import ConfigError, ModelError
 from medhybrid.inference.model import Model
 from medhybrid.inference.program import FILES, check_program, import_for, write_program
 from medhybrid.networks.logits import Logits
 
 logger = logging.getLogger(__name__)
 
-DEVICE = "openvino"
+DEVICE: Literal["openvino"] = "openvino"
 
 
 def on_openvino(model: Model) -> Model:
@@ -54,20 +54,12 @@ def on_openvino(model: Model) -> Model:
             remedy="use --device cpu",
         )
     openvino = import_for(DEVICE, "openvino")
-    core = openvino.Core()
-    path = cache_folder() / _key(model) / FILES["openvino"]
-    try:
-        program = core.read_model(str(path))
-    except RuntimeError:  # not there, or cut off
-        path = _convert(model, path)
-        program = core.read_model(str(path))
-    program.reshape([-1, len(model.plan.channels), *model.plan.patch_size])
-    hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if model.precision is torch.bfloat16 else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    model.run = OpenVinoNetwork(core.compile_model(program, "CPU", hints))
+    import_for(DEVICE, "onnxscript")
+    kept = cache_folder() / _key(model)
+    compiled = _compile(openvino, model, kept)
+    if compiled is None:
+        compiled = _convert(openvino, model, kept)
+    model.run = OpenVinoNetwork(compiled)
     model.runtime = f"OpenVINO {version('openvino')}"
     return model
 
@@ -95,24 +87,55 @@ def _key(model: Model) -> str:
     return f"openvino-{hashlib.sha256(made_of.encode()).hexdigest()[:24]}"
 
 
-def _convert(model: Model, path: Path) -> Path:
-    """Write the program at `path`; elsewhere, for this process alone, where that cannot be written."""
+def _compile(openvino: Any, model: Model, folder: Path) -> Any:
+    """The program in a folder, for windows of the model's size; None if it is not there, or damaged."""
+    hints = {
+        "INFERENCE_PRECISION_HINT": "bf16" if model.precision is torch.bfloat16 else "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    core = openvino.Core()
+    try:
+        program = core.read_model(str(folder / FILES[DEVICE]))
+    except RuntimeError:
+        return None
+    program.reshape([-1, len(model.plan.channels), *model.plan.patch_size])
+    return core.compile_model(program, "CPU", hints)
+
+
+def _convert(openvino: Any, model: Model, kept: Path) -> Any:
+    """Make the program, keep it where that is possible, and compile it."""
     logger.info("converting the network for OpenVINO, once")
     try:
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-        pending = Path(tempfile.mkdtemp(dir=path.parent.parent))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        pending = Path(tempfile.mkdtemp(dir=kept.parent))
     except OSError as error:
         pending = Path(tempfile.mkdtemp())
-        logger.warning("the converted network cannot be kept in %s (%s)", path.parent.parent, error)
-        path = pending / path.name
+        logger.warning("the converted network cannot be kept in %s (%s)", kept.parent, error)
     try:
-        check_program(model, write_program(model, pending, "openvino"))
-    except BaseException:
+        check_program(model, write_program(model, pending, DEVICE))
+        compiled = _compile(openvino, model, pending)
+        if pending.parent == kept.parent:
+            pending.chmod(0o755)  # a shared cache may be read by others
+            _keep(pending, kept)
+    except ModelError as error:
+        raise ModelError(
+            f"OpenVINO cannot run this model: {error.what}", found=error.found, remedy="take --device cpu"
+        ) from error
+    finally:
         shutil.rmtree(pending, ignore_errors=True)
-        raise
-    if pending != path.parent:
-        shutil.rmtree(path.parent, ignore_errors=True)
-        with suppress(OSError):  # another process was quicker
-            pending.rename(path.parent)
-        shutil.rmtree(pending, ignore_errors=True)
-    return path
+    if compiled is None:
+        raise ModelError("OpenVINO cannot read the network that it made", remedy="take --device cpu")
+    return compiled
+
+
+def _keep(pending: Path, kept: Path) -> None:
+    """Give a folder its final name; what is there has been found damaged, or is of a process that was quicker."""
+    with suppress(OSError):
+        pending.rename(kept)
+        return
+    damaged = Path(tempfile.mkdtemp(dir=kept.parent)) / "damaged"
+    with suppress(OSError):
+        kept.rename(damaged)
+        pending.rename(kept)
+    shutil.rmtree(damaged.parent, ignore_errors=True)

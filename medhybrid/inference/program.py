@@ -100,7 +100,7 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
 
 
 def fixed_axes(model: Model) -> dict[int, int]:
-    """Axes along which a program takes one size only.
+    """Axes along which a program takes one size only: those of one voxel, and all of TransUNet.
 
     TransUNet works slice by slice and interpolates its learnt positions to the size it is given, which is settled here.
     """

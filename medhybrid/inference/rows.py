@@ -1,7 +1,7 @@
 """Logits that come slab by slab along the first axis and are forgotten when no longer needed.
 
-A scan's logits at full size (labels x voxels x 4 bytes) are most of what a prediction would need; this way they are never in
-memory as a whole.
+A scan's logits at full size (labels x voxels x 4 bytes) are most of what a prediction would need; where only labels and a score
+are wanted they are never in memory as a whole.
 """
 
 from __future__ import annotations

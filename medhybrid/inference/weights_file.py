@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from medhybrid.errors import ModelError
 
 FORMAT_VERSION = 2
 """Of model folders and of what the network computes: weights of an older version would fit, and mean something else."""
+
+UNKNOWN = "unknown"
+"""Among the hashes of what weights were learnt from: there is more, and nobody knows what."""
 
 ABOUT = "medhybrid"
 """Key of `About` in the file's metadata."""
@@ -29,7 +33,7 @@ class About(BaseModel):
     heads : int
         Attention heads that share a token's width: others cut it elsewhere.
     learnt_from : tuple of str
-        Hashes of the pictures (`data.pictures`) that they were learnt from.
+        Hashes of the pictures (`data.pictures`) that they were learnt from, and `UNKNOWN` where that is not all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,11 +48,13 @@ class About(BaseModel):
     def read(cls, text: str, source: str) -> About:
         """From what a file says; raises `ModelError` if it cannot be understood or is of another version."""
         try:
-            about = cls.model_validate_json(text)
-        except ValidationError as error:
+            values = json.loads(text)
+            check_version(
+                source, values.get("format_version")
+            )  # before the fields, which another version may have more of
+            return cls.model_validate(values)
+        except (ValueError, AttributeError) as error:
             raise ModelError(f"{source} does not say what it is", found=str(error)[:200]) from error
-        check_version(source, about.format_version)
-        return about
 
 
 def check_version(source: str, version: object) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ModelError
-from medhybrid.inference.weights_file import About
+from medhybrid.inference.weights_file import UNKNOWN, About
 from medhybrid.networks.parts import check_patterns, is_meant
 from medhybrid.networks.transformer import Attention
 from medhybrid.starts.files import WHERE, read_weights
@@ -50,7 +50,12 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
     rows = [row if row.weight in asked else Row(row.weight, "not asked for") for row in rows]
     cut = f"{about.heads} heads there"
     rows = [Row(row.weight, "other shape", cut) if row.weight in others & tensors.keys() else row for row in rows]
-    start = Start(source, weights.sha256, tuple(rows), weights.about.learnt_from if weights.about else None)
+    start = Start(
+        source,
+        weights.sha256,
+        tuple(rows),
+        weights.about.learnt_from if weights.about and weights.about.learnt_from else (UNKNOWN,),
+    )
     if not start.count("taken", "adapted"):
         shapes = next((f"; {row.weight}: {row.how}" for row in rows if row.what == "other shape"), "")
         raise ModelError(

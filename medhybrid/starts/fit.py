@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medhybrid.data.dataset import write_atomically
+from medhybrid.inference.weights_file import UNKNOWN
 from medhybrid.networks.blocks import Upsample
 from medhybrid.networks.transunet import resize_positions
 from medhybrid.starts.transunet import without_class_token
@@ -41,12 +42,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a network begins: the source, a row a weight, and hashes of the pictures that it was learnt from, if known."""
+    """Where a network begins: the source, a row a weight, and hashes of the pictures that it was learnt from."""
 
     source: str
     sha256: str
     rows: tuple[Row, ...]
-    learnt_from: tuple[str, ...] | None = None
+    learnt_from: tuple[str, ...] = (UNKNOWN,)
 
     def count(self, *what: What) -> int:
         """Weights of which this is so."""
@@ -65,8 +66,8 @@ class Start:
     def __str__(self) -> str:
         taken = self.count("taken", "adapted")
         said = f"begins with {taken} of {len(self.rows)} weights of {self.source} ({self.count('adapted')} of them adapted)"
-        if self.learnt_from is None:
-            said += "; they do not say from which scans they were learnt: that none of these validates is not checked"
+        if UNKNOWN in self.learnt_from:
+            said += "; it is not known from which scans they were learnt: that none of these validates is not checked"
         return said
 
 

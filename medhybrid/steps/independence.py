@@ -40,7 +40,7 @@ def remember_pictures(
     DataError
         If a case that is to validate is among that: its score would not be one of an unseen scan.
     """
-    what, before = (START, start.learnt_from or ()) if start else (f"run {folder.name}", learnt_from(folder))
+    what, before = (START, start.learnt_from) if start else (f"run {folder.name}", learnt_from(folder))
     pictures = _independent(train, validation, what, before)
     write_atomically(folder / FILE, json.dumps(pictures))
     return pictures

@@ -111,6 +111,8 @@ def resume(
             f"the prepared dataset has another plan than the run {folder.name}",
             remedy="preprocess with the run's config.yaml, or start a new run",
         )
+    fold = dataset.fold_for(config)
+    remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))  # a refused run stays as it was
     save_config(config, folder / "config.yaml")
     return _run(config, dataset, folder, reporter or Silent(), resume=True, watch=watch)
 

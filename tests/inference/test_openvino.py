@@ -111,12 +111,15 @@ def test_where_nothing_can_be_kept_it_works_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "temporary"))
 
     model = medhybrid.load_model(trained[1], device="openvino")
 
     assert model.predict(scans[0]).any()
     assert "cannot be kept" in caplog.text
+    assert not any((tmp_path / "temporary").iterdir())
 
 
 def test_a_program_that_differs_is_not_kept(

@@ -19,7 +19,7 @@ import medhybrid
 from medhybrid.config import NetworkConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, DataError, ModelError
-from medhybrid.inference.weights_file import About, write_weights
+from medhybrid.inference.weights_file import UNKNOWN, About, write_weights
 from medhybrid.networks import Network, build_network
 from medhybrid.starts import begin_with
 from medhybrid.starts.files import read_weights
@@ -349,12 +349,21 @@ def test_a_checkpoint_says_as_much_as_its_model_wherever_it_is(
     assert read_weights(elsewhere).about == read_weights(run).about
 
 
+def test_a_file_of_a_newer_version_is_named_so(tmp_path: Path) -> None:
+    path = tmp_path / "newer.safetensors"
+    save_file(state(network()), path, metadata={"medhybrid": '{"format_version": 99, "what_is_new": 1}'})
+
+    with pytest.raises(ModelError, match=r"another version of medhybrid.*99"):
+        read_weights(path)
+
+
 def test_it_is_said_if_it_is_not_known_from_which_scans_weights_were_learnt(tmp_path: Path) -> None:
     save_file(state(network()), tmp_path / "theirs.safetensors")
 
     start = begin_with(network(), tmp_path / "theirs.safetensors", make_test_plan())
 
     assert "is not checked" in str(start)
+    assert UNKNOWN in start.learnt_from, "a model that begins with them does not know it all, either"
 
 
 @pytest.mark.slow
@@ -380,8 +389,10 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
 
     (data / "splits.json").write_text(json.dumps([moved]))
     medhybrid.preprocess(config)
+    before = (first.folder / "config.yaml").read_text()
     with pytest.raises(DataError, match=rf"the run {first.folder.name} has seen 1 of the 1 cases.*new run"):
         resume(first.folder, ["training.iterations=+1"])
+    assert (first.folder / "config.yaml").read_text() == before
 
 
 @pytest.mark.slow
