@@ -166,7 +166,14 @@ def training(bench: Bench) -> dict[str, list[Contender]]:
 
 def windows(bench: Bench) -> dict[str, list[Contender]]:
     """One volume by windows, the same network and windows."""
-    names = {"ours": "ours", "plain": "ours, plain", "monai": "MONAI", "monai_bf16": "MONAI, bf16", "nnunet": "nnU-Net"}
+    names = {
+        "ours": "ours",
+        "openvino": "ours, OpenVINO",
+        "plain": "ours, plain",
+        "monai": "MONAI",
+        "monai_bf16": "MONAI, bf16",
+        "nnunet": "nnU-Net",
+    }
     return {
         f"windows, {study}, {kind}": [bench.part("windows", who, study, kind, name=name) for who, name in names.items()]
         for study, kind in (("hippocampus", "tissue"), ("brain", "tissue"), ("brain", "head"))

@@ -1,6 +1,6 @@
 """One volume through a network by windows: ours, MONAI's or nnU-Net's way; prints seconds as JSON.
 
-    python windows.py ours|plain|monai|monai_bf16|nnunet CONFIG tissue|head
+    python windows.py ours|openvino|plain|monai|monai_bf16|nnunet CONFIG tissue|head
 
 The same untrained network, windows and overlap for all, without mirroring. `plain` is ours in float32 with every window
 computed. `tissue` is a volume that is full; `head` an ellipsoid in air, half of the volume.
@@ -39,13 +39,15 @@ def volume(shape: tuple[int, int, int], n_channels: int, kind: str) -> Tensor:
 
 def way(who: str, network: Any, window: tuple[int, int, int], n_classes: int) -> Callable[[Tensor], Tensor]:
     """From (C, X, Y, Z) to logits (K, X, Y, Z)."""
+    if who == "openvino":
+        network = _converted(network, window)
 
     def predictor(batch: Tensor) -> Tensor:
         out: Tensor = network(batch).full
         return out
 
-    if who in ("ours", "plain"):
-        quick = who == "ours"
+    if who in ("ours", "openvino", "plain"):
+        quick = who != "plain"
         precision = choose_precision(torch.device("cpu"), "auto") if quick else torch.float32
         return lambda x: predict_windows(
             x, predictor, window=window, n_classes=n_classes, overlap=OVERLAP, window_batch=2, skip_air=quick,
@@ -61,6 +63,22 @@ def way(who: str, network: Any, window: tuple[int, int, int], n_classes: int) ->
         return out
 
     return monai
+
+
+def _converted(network: Any, window: tuple[int, int, int]) -> Any:
+    """The network as `predict --device openvino` runs it."""
+    import openvino
+
+    from medhybrid.inference.openvino import OpenVinoNetwork
+    from medhybrid.inference.program import FullLogits
+
+    n_channels = network.encoder.stem[0].in_channels
+    example = torch.rand(2, n_channels, *window)
+    sizes = {"image": {0: torch.export.Dim("batch", min=1, max=64)}}
+    exported = torch.export.export(FullLogits(network), (example,), dynamic_shapes=sizes, strict=False)
+    precision = "bf16" if choose_precision(torch.device("cpu"), "auto") is torch.bfloat16 else "f32"
+    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    return OpenVinoNetwork(openvino.compile_model(openvino.convert_model(exported), "CPU", hints))
 
 
 def _nnunet(predictor: Callable[[Tensor], Tensor], window: tuple[int, int, int]) -> Callable[[Tensor], Tensor]:

@@ -101,8 +101,10 @@ def _of_checkpoint(path: Path, state: Any) -> About | None:
     """What a checkpoint of ours says of its weights."""
     if not (isinstance(state, dict) and "average" in state):
         return None
+    if "about" in state:
+        return About.read(state["about"], path.name)
     check_version(path.name, state.get("version"))
-    return About.read(state["about"], path.name) if "about" in state else None
+    return None
 
 
 def _tensors_in(state: Any) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 
 import pytest
 from hypothesis import given
@@ -43,27 +44,33 @@ def test_the_next_is_read_and_the_last_written_while_one_is_computed() -> None:
     assert events == [f"read {x}" for x in range(4)]
 
 
+class Scan:
+    """Something whose life can be watched."""
+
+
 @pytest.mark.parametrize(("at_once", "most"), [(False, 1), (True, 3)])
 def test_no_more_than_three_are_in_memory(at_once: bool, most: int) -> None:
-    alive, peak, lock = 0, 0, threading.Lock()
+    alive: weakref.WeakSet[Scan] = weakref.WeakSet()
+    counts: list[int] = []
 
-    def change(n: int) -> None:
-        nonlocal alive, peak
-        with lock:
-            alive += n
-            peak = max(peak, alive)
+    def read(_: int) -> Scan:
+        scan = Scan()
+        alive.add(scan)
+        counts.append(len(alive))
+        return scan
 
-    def read(x: int) -> int:
-        change(1)
-        return x
+    def compute(scan: Scan) -> Scan:
+        time.sleep(0.002)  # reading is the quickest: it would run ahead
+        return scan
 
-    def write(x: int) -> int:
-        time.sleep(0.005)  # the slowest: what is before it would pile up
-        change(-1)
-        return x
+    def write(scan: Scan) -> int:
+        time.sleep(0.005)  # writing the slowest: what is before it would pile up
+        return len(alive)
 
-    assert list(in_stages(range(10), read, lambda x: x, write, at_once=at_once)) == list(range(10))
-    assert peak <= most
+    counts += in_stages(range(10), read, compute, write, at_once=at_once)
+
+    assert max(counts) <= most
+    assert not alive
 
 
 @pytest.mark.parametrize("at_once", [False, True])

@@ -20,6 +20,7 @@ from medhybrid.config import RangeConfig, SearchConfig, StudyConfig, load_config
 from medhybrid.data.splits import Fold
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.steps import tune as module
+from medhybrid.steps.resume import PART_OF
 from medhybrid.steps.train import Run
 from tests.synthetic import StudyFolder, small_config
 
@@ -287,6 +288,25 @@ def test_failing_trials_end_the_search_with_their_reason(config: StudyConfig, mo
 
     with pytest.raises(ConfigError, match=r"last 3 trials failed.*MemoryError"):
         medhybrid.tune(config, SEARCH, minutes=60)
+
+
+@pytest.mark.slow
+def test_a_start_that_has_seen_what_scores_the_trials_is_refused_before_any(
+    config: StudyConfig, trainings: Trainings, trained: tuple[StudyFolder, Path]
+) -> None:
+    """A model of the same fold has learnt from its inner validation cases."""
+    begun = with_values(config, {"training.start": str(trained[1])}, source="test")
+
+    with pytest.raises(DataError, match="the start has seen"):
+        medhybrid.tune(begun, SEARCH, minutes=1)
+
+    assert not trainings.configs
+
+
+def test_a_trial_is_marked_as_part_of_its_search(config: StudyConfig, trainings: Trainings) -> None:
+    medhybrid.tune(config, SEARCH, minutes=0.5)
+
+    assert (trainings.folder / PART_OF).read_text().endswith("tune-small")
 
 
 def test_without_prepared_cases_no_trial_begins(config: StudyConfig, trainings: Trainings, tmp_path: Path) -> None:
