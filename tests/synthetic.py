@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import yaml
 
-from medhybrid.config import StudyConfig, load_config
+from medhybrid.config import InferenceConfig, NetworkConfig, StudyConfig, load_config
 from medhybrid.data.plan import Normalisation, Plan
+from medhybrid.inference.model import ModelRecord
 
 SHAPE = (36, 40, 20)
 AFFINE = np.array([[-1.5, 0, 0, 30], [0, 1.5, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1.0]])  # LAS, slices of 3 mm
@@ -124,3 +125,18 @@ def make_test_plan(**changes: Any) -> Plan:
         "blank_copied_channels": True,
     }
     return Plan(**{**values, **changes})
+
+
+def make_test_record(plan: Plan, network: NetworkConfig | None = None) -> ModelRecord:
+    """The record of a model that nothing is known of but its plan and network."""
+    return ModelRecord(
+        medhybrid_version="0",
+        network=network or NetworkConfig(),
+        inference=InferenceConfig(),
+        channel_map={},
+        plan=plan,
+        fold=0,
+        data_hash="",
+        weights_sha256="",
+        metrics={},
+    )

@@ -16,17 +16,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
-from medhybrid.config import InferenceConfig, NetworkConfig, ScansConfig
+from medhybrid.config import ScansConfig
 from medhybrid.data.plan import Plan
 from medhybrid.geometry import Grid, turn_to_ras
-from medhybrid.inference.model import Model, ModelRecord
+from medhybrid.inference.model import Model
 from medhybrid.networks import Logits
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 from medhybrid.scans.scan import Scan, Source
 from medhybrid.steps.predict import predict
 from tests.strategies import SIGNED_PERMUTATIONS, grids
-from tests.synthetic import make_test_plan
+from tests.synthetic import make_test_plan, make_test_record
 
 BRIGHT, DARK = 900, 100
 
@@ -44,17 +44,7 @@ class Threshold(nn.Module):
 
 
 def thresholding_model(plan: Plan, level: float) -> Model:
-    record = ModelRecord(
-        medhybrid_version="0",
-        network=NetworkConfig(),
-        inference=InferenceConfig(),
-        channel_map={},
-        plan=plan,
-        fold=0,
-        data_hash="",
-        weights_sha256="",
-        metrics={},
-    )
+    record = make_test_record(plan)
     model: Any = Model(Threshold(level), record, torch.device("cpu"))  # type: ignore[arg-type]
     model.precision = torch.float32
     return model  # type: ignore[no-any-return]

@@ -134,7 +134,7 @@ def predict_worklist(
         Read the next scan and write the last one while one is computed; by default where the network is not on the CPU, which
         has enough to do with it.
     max_memory : int, optional
-        Bytes that a scan may need; one that needs more is refused. By default what is free when its turn comes.
+        Bytes that a scan may need; one that needs more is refused. By default what the process could have.
     """
     for name in ("masks", "done"):
         (out / name).mkdir(parents=True, exist_ok=True)
@@ -212,7 +212,7 @@ def _attempt(step: Callable[[_Job, _Case], None], job: _Job, case: _Case) -> _Ca
 
 
 def _read(job: _Job, case: _Case) -> None:
-    item = case.item
+    item, model = case.item, job.model
     case.prediction = _load_unchanged(job, item)
     if case.prediction is not None:
         case.is_skipped = True
@@ -227,8 +227,7 @@ def _read(job: _Job, case: _Case) -> None:
         return
     files = _sources(job, item)
     case.stamps, case.input_hash = stamp_files(files), hash_files(files)
-    case.scan = item.read(job.model.plan.channels, job.model.record.scans)
-    model = job.model
+    case.scan = item.read(model.plan.channels, model.record.scans)
     refuse_too_large(
         case.scan,
         model.plan,
@@ -237,7 +236,7 @@ def _read(job: _Job, case: _Case) -> None:
         n_networks=model.n_networks,
         with_probabilities=job.with_probabilities,
     )
-    case.prepared = job.model.prepare(case.scan)
+    case.prepared = model.prepare(case.scan)
 
 
 def _infer(job: _Job, case: _Case) -> None:

@@ -89,18 +89,22 @@ def _key(model: Model) -> str:
 
 def _compile(openvino: Any, model: Model, folder: Path) -> Any:
     """The program in a folder, for windows of the model's size; None if it is not there, or damaged."""
+    try:
+        program = openvino.Core().read_model(str(folder / FILES[DEVICE]))
+    except RuntimeError:
+        return None
+    return compile_for_windows(program, (len(model.plan.channels), *model.plan.patch_size), model.precision)
+
+
+def compile_for_windows(program: Any, shape: tuple[int, int, int, int], precision: torch.dtype) -> Any:
+    """A program of OpenVINO for windows (C, X, Y, Z) of one size, in any number: with free sizes it is slower."""
+    program.reshape([-1, *shape])
     hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if model.precision is torch.bfloat16 else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision is torch.bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    core = openvino.Core()
-    try:
-        program = core.read_model(str(folder / FILES[DEVICE]))
-    except RuntimeError:
-        return None
-    program.reshape([-1, len(model.plan.channels), *model.plan.patch_size])
-    return core.compile_model(program, "CPU", hints)
+    return import_for(DEVICE, "openvino").Core().compile_model(program, "CPU", hints)
 
 
 def _convert(openvino: Any, model: Model, kept: Path) -> Any:

@@ -25,7 +25,6 @@ from medhybrid.inference.model import set_component_rules
 from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
 from medhybrid.metrics import Interval, mean_interval
 from medhybrid.scans.reader import read_scan
-from medhybrid.steps.independence import check_independence
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.train_all import InterruptedRunsError, Training, nested_runs, train_all
@@ -82,8 +81,6 @@ def cross_validate(
         dataset.fold(k)
     folder = Path(config.runs) / config.name / name
     configs = {f"fold{k}-seed{s}": _of(config, k, s) for s in seeds for k in chosen}
-    for one in configs.values():
-        check_independence(one)
     length = config.training.max_minutes
     text = f"folds {chosen}, seeds {list(seeds)}" + (f", {length:g} minutes each" if length else "")
     with nested_runs(config, folder, f"**{config.name}**: cross-validation, {text}") as (parent, tracker):

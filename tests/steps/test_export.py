@@ -12,14 +12,14 @@ import torch
 from scipy import ndimage
 
 import medhybrid
-from medhybrid.config import InferenceConfig, NetworkConfig
+from medhybrid.config import NetworkConfig
 from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.inference import program
 from medhybrid.inference.description import describe
-from medhybrid.inference.model import Model, ModelRecord, network_for
+from medhybrid.inference.model import Model, network_for
 from medhybrid.inference.program import FORMATS, check_program, open_program, write_program
-from tests.synthetic import StudyFolder, make_test_plan
+from tests.synthetic import StudyFolder, make_test_plan, make_test_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the exporters warn of themselves
 
@@ -73,17 +73,7 @@ def test_the_description_is_enough_to_make_the_same_mask(trained: tuple[StudyFol
 def untrained(plan: Plan, config: NetworkConfig) -> Model:
     """A model of a plan, with the weights it begins with."""
     torch.manual_seed(0)
-    record = ModelRecord(
-        medhybrid_version="0",
-        network=config,
-        inference=InferenceConfig(),
-        channel_map={},
-        plan=plan,
-        fold=0,
-        data_hash="",
-        weights_sha256="",
-        metrics={},
-    )
+    record = make_test_record(plan, config)
     return Model(network_for(config, plan), record, torch.device("cpu"))
 
 
