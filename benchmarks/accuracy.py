@@ -2,6 +2,10 @@
 
     python benchmarks/accuracy.py hippocampus.yaml /data/hippocampus --minutes 10 --settings hybrid,resnet,swin_unetr,segresnet
     python benchmarks/accuracy.py brain.yaml /data/glioma --minutes 20 --seeds 0,1 training.fold=0
+    python benchmarks/accuracy.py brain.yaml /data/glioma --minutes 20 --steps hybrid=3380,resnet=3930 --jobs 6
+
+With --steps (`step_rates.py` tells them) trainings have as many steps as an idle machine makes in --minutes: they may be run
+beside other work, on another machine, several at once (--jobs).
 
 MONAI's SwinUNETR and UNETR need einops; nnU-Net's presets (nnunet, nnunet_resenc) are run by its own commands, from an
 environment of its own: `--nnunet /path/to/its/bin`. Each training runs in a process of its own, so that its memory can be
@@ -12,6 +16,7 @@ table and the plot beside it are made of all of them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -19,8 +24,10 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +37,9 @@ import torch.nn.functional as F
 from nnunet import PRESETS, run_nnunet, score_masks
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
+from compare_networks import KINDS
 
 import medhybrid
 from medhybrid.config import StudyConfig
@@ -44,8 +54,8 @@ from medhybrid.training.loop import Trainer
 from medhybrid.training.validation import Validation
 
 RESULTS = Path(__file__).parent / "results"
-MACHINE = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, CUDA {torch.cuda.is_available()}"
-KINDS = ("hybrid", "resnet", "identity", "interleave", "transformer")
+DEVICE = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+MACHINE = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {DEVICE}"
 
 
 class Peer(nn.Module):
@@ -105,8 +115,14 @@ PEERS: dict[str, Callable[[Plan], nn.Module]] = {
 }
 
 
-def train_one(config: StudyConfig, setting: str) -> dict[str, Any]:
-    """Train one setting, and score its masks of the fold's validation cases on the scans' own grids."""
+def train_one(config: StudyConfig, setting: str, minutes: float) -> dict[str, Any]:
+    """Train one setting, and score its masks of the fold's validation cases on the scans' own grids.
+
+    Parameters
+    ----------
+    minutes : float
+        The budget, which the config says, or steps stand for.
+    """
     dataset = PreparedDataset(prepared_folder(config))
     plan, fold = dataset.plan, dataset.fold(config.training.fold)
     torch.manual_seed(config.training.seed)  # the network is made here, before the trainer seeds
@@ -114,7 +130,6 @@ def train_one(config: StudyConfig, setting: str) -> dict[str, Any]:
         network = PEERS[setting](plan)
         config = config.model_copy(update={"network": config.network.model_copy(update={"deep_supervision": False})})
     else:
-        config = config.model_copy(update={"network": config.network.model_copy(update={"kind": setting})})
         network = network_for(config.network, plan)
     curve: list[tuple[float, float]] = []
     started = time.monotonic()
@@ -140,14 +155,14 @@ def train_one(config: StudyConfig, setting: str) -> dict[str, Any]:
     for r in outcome.validation.results:
         spacing = r.case.source_grid.spacing_mm
         scores += score_case(r.case.name, r.prediction, r.case.source_mask(), labels, spacing)
-    example = torch.zeros(1, len(plan.channels), *plan.patch_size)
+    example = torch.zeros(1, len(plan.channels), *plan.patch_size, device=trainer.device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(example)
     return {
         "setting": setting,
         "seed": config.training.seed,
         "fold": config.training.fold,
-        "minutes": config.training.max_minutes,
+        "minutes": minutes,
         "steps": outcome.step,
         "seconds": round(outcome.elapsed_s, 1),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -252,43 +267,62 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--settings", default=",".join((*KINDS, *PEERS)))
+    parser.add_argument("--steps", help="setting=steps,...: in place of the clock, and of --settings")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once; by the clock, one")
+    parser.add_argument(
+        "--prepared", action="store_true", help="take the prepared data as they are; the root may be absent"
+    )
     parser.add_argument("--nnunet", type=Path, help="folder of nnU-Net's commands, for nnunet and nnunet_resenc")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_intermixed_args()
-    if set(chosen.settings.split(",")) & set(PRESETS) and not (
-        chosen.nnunet and (chosen.nnunet / "nnUNetv2_train").exists()
-    ):
+    steps = dict(pair.split("=") for pair in chosen.steps.split(",")) if chosen.steps else {}
+    settings = list(steps) or chosen.settings.split(",")
+    if set(settings) & set(PRESETS) and not (chosen.nnunet and (chosen.nnunet / "nnUNetv2_train").exists()):
         parser.error("nnunet and nnunet_resenc need --nnunet, the folder that has nnUNetv2_train")
-    length = f"training.max_minutes={chosen.minutes}"
-    common = [f"data.root={chosen.root}", length, *chosen.overrides]
+
+    def config_of(setting: str, seed: str) -> StudyConfig:
+        length = [f"training.max_minutes={chosen.minutes}"]
+        if setting in steps:
+            length = [f"training.iterations={steps[setting]}", "training.max_minutes=null"]
+        kind = KINDS.get(setting, [])
+        overrides = [f"data.root={chosen.root}", *length, *kind, *chosen.overrides, f"training.seed={seed}"]
+        return medhybrid.load_config(chosen.config, overrides)
+
     if chosen.worker:
-        config = medhybrid.load_config(chosen.config, [*common, f"training.seed={chosen.seeds}"])
-        if chosen.settings in PRESETS:
-            record = train_nnunet(config, chosen.settings, chosen.root, chosen.nnunet)
+        config = config_of(settings[0], chosen.seeds)
+        if settings[0] in PRESETS:
+            record = train_nnunet(config, settings[0], chosen.root, chosen.nnunet)
         else:
-            record = train_one(config, chosen.settings)
+            record = train_one(config, settings[0], chosen.minutes)
         chosen.worker.write_text(json.dumps(record))
         return
-    config = medhybrid.load_config(chosen.config, common)
-    medhybrid.preprocess(config)
+    study = config_of(settings[0], "0")
+    if not chosen.prepared:
+        medhybrid.preprocess(study)
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"accuracy_{config.name}.json"
-    for seed in chosen.seeds.split(","):
-        for setting in chosen.settings.split(","):
-            with tempfile.NamedTemporaryFile(suffix=".json") as file:
-                command = [sys.executable, __file__, chosen.config, str(chosen.root), *chosen.overrides]
-                command += ["--minutes", str(chosen.minutes), "--settings", setting, "--seeds", seed]
-                command += ["--nnunet", str(chosen.nnunet)] if chosen.nnunet else []
-                if subprocess.run([*command, "--worker", file.name]).returncode:
-                    print(setting, seed, "failed; see above", flush=True)
-                    continue
-                record = json.loads(Path(file.name).read_text())
+    path, turn = RESULTS / f"accuracy_{study.name}.json", threading.Lock()
+
+    def run(job: tuple[str, str]) -> None:
+        seed, setting = job
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            command = [sys.executable, __file__, chosen.config, str(chosen.root), *chosen.overrides]
+            command += ["--minutes", str(chosen.minutes), "--seeds", seed]
+            command += ["--steps", f"{setting}={steps[setting]}"] if steps else ["--settings", setting]
+            command += ["--nnunet", str(chosen.nnunet)] if chosen.nnunet else []
+            if subprocess.run([*command, "--worker", file.name]).returncode:
+                print(setting, seed, "failed; see above", flush=True)
+                return
+            record = json.loads(Path(file.name).read_text())
+        with turn:
             records = json.loads(path.read_text()) if path.is_file() else []
             records = [r for r in records if key_of(r) != key_of(record)] + [record]
             path.write_text(json.dumps(records, indent=1) + "\n")
-            write_report(config.name, records)
-            print(setting, seed, record["summary"]["dice"], f"{record['steps']} steps", flush=True)
+            write_report(study.name, records)
+        print(setting, seed, record["summary"]["dice"], f"{record['steps']} steps", flush=True)
+
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        list(pool.map(run, itertools.product(chosen.seeds.split(","), settings)))
 
 
 if __name__ == "__main__":  # workers import this file

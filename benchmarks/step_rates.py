@@ -1,10 +1,12 @@
 """Steps that each kind of network makes in some minutes on an idle machine, measured in turn.
 
     OMP_NUM_THREADS=1 python benchmarks/step_rates.py brain.yaml /data/glioma --minutes 20
+    OMP_NUM_THREADS=1 python benchmarks/step_rates.py brain.yaml /data/glioma --minutes 20 --kinds swin_unetr,unetr
 
-Trains each kind for some seconds, again and again in turn, with data and augmentation as `medhybrid train` has them. The last
-line is for `pipelines/compare_networks.py --steps`: trainings of so many steps are trainings of equal time, and may then be run
-beside other work, which would take steps from trainings by the clock.
+Trains each kind, or network of MONAI, for some seconds, again and again in turn, with the data and augmentation of `medhybrid
+train`. The last line is for `--steps` of `pipelines/compare_networks.py` and `accuracy.py`: trainings of so many steps are
+trainings of equal time, and may then be run beside other work, or on another machine, which would change the steps of trainings
+by the clock.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.training.loop import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
+from accuracy import PEERS
 from compare_networks import KINDS
 
 WARM_STEPS = 5
@@ -31,25 +34,31 @@ WARM_STEPS = 5
 class Kind:
     """A training of one kind, step by step."""
 
-    def __init__(self, config: medhybrid.StudyConfig, dataset: PreparedDataset, folder: Path) -> None:
+    def __init__(self, name: str, config: medhybrid.StudyConfig, dataset: PreparedDataset, folder: Path) -> None:
         cases = dataset.open(dataset.fold_for(config).train)
         plan = dataset.plan_for(config)
-        self.trainer = Trainer(config, plan, cases, [], folder=folder, tracker=JsonlTracker(folder / "log.jsonl"))
+        network = PEERS[name](plan) if name in PEERS else None
+        tracker = JsonlTracker(folder / "log.jsonl")
+        self.trainer = Trainer(config, plan, cases, [], folder=folder, tracker=tracker, network=network)
         self.trainer.network.train()
-        self.rates: list[float] = []
+        self.seconds: list[float] = []
 
     def run(self, seconds: float) -> None:
         """Steps for so long, after a few that warm up."""
         source = Prefetcher(self.trainer.sampler, self.trainer.training.workers)
-        began, n = time.perf_counter(), -WARM_STEPS
-        while n < 0 or time.perf_counter() - began < seconds:
+        took: list[float] = []
+        while sum(took[WARM_STEPS:]) < seconds:
+            began = time.perf_counter()
             self.trainer._train_step(source.batch(self.trainer.step))
             self.trainer.step += 1
-            n += 1
-            if n == 0:
-                began = time.perf_counter()
-        self.rates.append(n / (time.perf_counter() - began))
+            took.append(time.perf_counter() - began)
+        self.seconds += took[WARM_STEPS:]
         source.close()
+
+    @property
+    def rate(self) -> float:
+        """Steps a second by the lower quartile of what a step took: other work makes steps longer, never shorter."""
+        return 1 / statistics.quantiles(self.seconds)[0]
 
 
 def main() -> None:
@@ -64,18 +73,19 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     chosen = parser.parse_intermixed_args()
     common = [f"data.root={chosen.root}", "training.iterations=100000", "training.max_minutes=null", *chosen.overrides]
-    configs = {k: medhybrid.load_config(chosen.config, [*common, *KINDS[k]]) for k in chosen.kinds.split(",")}
+    ways = KINDS | {peer: ["network.deep_supervision=false"] for peer in PEERS}
+    configs = {k: medhybrid.load_config(chosen.config, [*common, *ways[k]]) for k in chosen.kinds.split(",")}
     dataset = PreparedDataset(medhybrid.preprocess(next(iter(configs.values()))).folder)
     with tempfile.TemporaryDirectory() as folder:
-        kinds = {kind: Kind(config, dataset, Path(folder)) for kind, config in configs.items()}
+        kinds = {kind: Kind(kind, config, dataset, Path(folder)) for kind, config in configs.items()}
         for _ in range(chosen.turns):
             for kind in kinds.values():
                 kind.run(chosen.seconds)
     steps = {}
     for name, kind in kinds.items():
-        rate = statistics.median(kind.rates)
-        steps[name] = round(rate * 60 * chosen.minutes, -1)
-        print(f"{name:12s} {rate:.2f} steps a second ({min(kind.rates):.2f} to {max(kind.rates):.2f})")
+        steps[name] = round(kind.rate * 60 * chosen.minutes, -1)
+        n, middle = len(kind.seconds), statistics.median(kind.seconds)
+        print(f"{name:12s} {kind.rate:.2f} steps a second ({1 / middle:.2f} by the median of {n})", flush=True)
     print(",".join(f"{name}={n:.0f}" for name, n in steps.items()))
 
 

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D token width, H heads, E head width.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -41,6 +42,14 @@ def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tenso
     distance = torch.cdist(positions_mm, positions_mm)  # (T, T)
     rates = [-1 / (shortest_mm * 2**head) if head < n_local else 0.0 for head in range(heads)]
     return distance * torch.tensor(rates, device=distance.device)[:, None, None]
+
+
+@lru_cache(maxsize=4)
+def _bias_of(shape: tuple[int, ...], token_mm: tuple[float, float, float], heads: int, device: torch.device) -> Tensor:
+    """Bias (H, T, T) of a map, kept for the next step: nothing in it is learnt."""
+    with torch.inference_mode(False):  # or what a validation computed could not be used in training
+        positions = token_positions_mm(cast(tuple[int, int, int], shape), token_mm).to(device)
+        return distance_bias(positions, heads, min(token_mm))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -131,8 +140,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, D, X, Y, Z), and context tokens (B, N, D) that have no place -> (B, D, X, Y, Z)."""
         batch, width, *shape = x.shape
-        positions = token_positions_mm(cast(tuple[int, int, int], tuple(shape)), self.token_mm).to(x.device)
-        bias = distance_bias(positions, self.heads, min(self.token_mm))  # (H, T, T)
+        find = _bias_of.__wrapped__ if is_exporting() else _bias_of  # an exported network knows any size
+        bias = find(tuple(shape), self.token_mm, self.heads, x.device)  # (H, T, T)
         tokens = x.flatten(2).transpose(1, 2)  # (B, D, X, Y, Z) -> (B, T, D)
         n_tokens = tokens.shape[1]
         if context is not None:

@@ -29,6 +29,7 @@ from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_c
 from medhybrid.training.losses import Loss, compute_loss
 from medhybrid.training.optimiser import WeightAverage, make_optimiser
 from medhybrid.training.stages import Stage, check_stage, learning_rate, plan_stages, rate_factors, stage_at
+from medhybrid.training.step import PlainStep, RecordedStep
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset, validate
 
@@ -197,6 +198,9 @@ class Trainer:
         weights = dict(self.network.named_parameters())
         factors = rate_factors(weights, stage.config)
         self.optimiser.set_factors({weights[name]: factor for name, factor in factors.items()})
+        made = RecordedStep if self.device.type == "cuda" else PlainStep
+        learning = list(self.network.parameters())
+        self.maker = made(self._compute_loss, learning, self.optimiser, self.training.gradient_clip)
         self._learn()
 
     def _learn(self) -> None:
@@ -208,15 +212,11 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> Loss:
         torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
-        image, target = self._to_device(batch)
-        context = self._some_context(batch)
+        inputs = self._inputs(batch)
         stage, since = self.stage, self.step - self.stage_began_at
         self.optimiser.set_rate(learning_rate(self.training, stage, since, stage.progress(self.progress)))
-        terms = self._compute_loss(image, target, context)
-        self.optimiser.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
-        if not torch.isfinite(terms.total) or not torch.isfinite(norm):
+        terms, norm = self.maker.gradients(*inputs)
+        if not torch.isfinite(terms.total + norm):  # one look: a GPU is waited for
             self.save()
             raise TrainingError(
                 f"the loss is no longer finite at step {self.step}, in a batch of cases {', '.join(batch.cases)}",
@@ -224,9 +224,13 @@ class Trainer:
                 found=f"loss {float(terms.total.detach()):g}, gradient norm {float(norm):g}",
                 remedy="look at these cases (medhybrid inspect); lower training.peak_rate; the state is saved",
             )
-        self.optimiser.step()
+        self.maker.update()
         self.average.update(self.network, self.step)
         return terms
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What `_compute_loss` takes, on the device: all of a step's randomness but the network's is in it."""
+        return *self._to_device(batch), self._some_context(batch)
 
     def _compute_loss(self, image: Tensor, target: Tensor, context: Tensor) -> Loss:
         with autocast(self.device, self.precision):

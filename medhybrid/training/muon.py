@@ -79,7 +79,7 @@ class Muon(torch.optim.Optimizer):
             for shape, weights in alike.items():
                 self._move(weights, shape, group["lr"], group["weight_decay"])
 
-    def _move(self, weights: list[Tensor], shape: tuple[int, int], rate: float, decay: float) -> None:
+    def _move(self, weights: list[Tensor], shape: tuple[int, int], rate: float | Tensor, decay: float) -> None:
         gradients = [p.grad for p in weights if p.grad is not None]
         for p in weights:
             if "momentum" not in self.state[p]:
@@ -88,7 +88,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         directions = orthogonalise(torch.stack([m.flatten(1) for m in ahead]), self.precision)
+        directions *= -rate * RMS_OF_ADAMW * max(shape) ** 0.5
         torch._foreach_mul_(weights, 1 - rate * decay)
-        size = RMS_OF_ADAMW * max(shape) ** 0.5
-        for p, direction in zip(weights, directions, strict=True):
-            p.add_(direction.reshape(p.shape), alpha=-rate * size)
+        moves = [direction.reshape(p.shape) for p, direction in zip(weights, directions, strict=True)]
+        torch._foreach_add_(weights, moves)

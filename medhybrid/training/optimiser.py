@@ -76,7 +76,9 @@ class JointOptimiser:
                 remedy="set training.optimiser as it was, or start a new run",
             )
         for part, its_state in zip(self.parts, states, strict=True):
-            part.load_state_dict(its_state)
+            ways = {k: part.param_groups[0][k] for k in ("fused",) if k in part.param_groups[0]}  # this device's
+            groups = [group | ways for group in its_state["param_groups"]]
+            part.load_state_dict({**its_state, "param_groups": groups})
 
 
 def make_optimiser(
@@ -96,7 +98,8 @@ def make_optimiser(
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=config.peak_rate, betas=config.betas)
+    is_on_gpu = all(p.is_cuda for p in rest)
+    adamw = torch.optim.AdamW(groups, lr=config.peak_rate, betas=config.betas, fused=is_on_gpu or None)
     if not matrices:
         return JointOptimiser(adamw)
     return JointOptimiser(

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medhybrid.data.sampling import Batch
 from medhybrid.data.store import PreparedCase
 from medhybrid.inference.device import autocast
 from medhybrid.networks import SegmentationNetwork
@@ -120,8 +121,11 @@ class Pretrainer(Trainer):
 
     network: MaskedAutoencoder
 
-    def _compute_loss(self, image: Tensor, target: Tensor, context: Tensor) -> Rebuilding:
-        hidden = self._hide(image)
+    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        image, _ = self._to_device(batch)
+        return image, self._hide(image)
+
+    def _compute_loss(self, image: Tensor, hidden: Tensor) -> Rebuilding:  # type: ignore[override]
         with autocast(self.device, self.precision):
             rebuilt = self.network(image, hidden)
         return rebuilding_loss(rebuilt, image, hidden, self.network.stride)

@@ -1,0 +1,82 @@
+"""What a training step takes on a GPU, part by part: recorded as CUDA graphs or made plainly, kernels measured by cuDNN or not.
+
+    python benchmarks/gpu_step.py brain.yaml /data/glioma
+
+One batch again and again, so that reading is left out; milliseconds, median of some rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import medhybrid
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.tracking.several import SeveralTrackers
+from medhybrid.training import loop
+from medhybrid.training.step import PlainStep, RecordedStep
+
+ROUNDS, CALLS, WARM_STEPS = 5, 20, 6
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Of a call; the GPU is waited for after each round."""
+    told = []
+    for _ in range(ROUNDS):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(CALLS):
+            work()
+        torch.cuda.synchronize()
+        told.append((time.perf_counter() - began) / CALLS * 1e3)
+    return statistics.median(told)
+
+
+def main() -> None:
+    """Each way in a trainer of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    chosen = parser.parse_intermixed_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA GPU here")
+    length = ["training.iterations=100000", "training.max_minutes=null", "training.device=cuda"]
+    config = medhybrid.load_config(chosen.config, [f"data.root={chosen.root}", *length, *chosen.overrides])
+    dataset = PreparedDataset(medhybrid.preprocess(config).folder)
+    cases = dataset.open(dataset.fold_for(config).train)
+    print(torch.cuda.get_device_name(), "torch", torch.__version__)
+    print("| step | cuDNN measures | inputs | gradients | update | average | whole, ms | MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for made, measures in ((PlainStep, False), (RecordedStep, False), (PlainStep, True), (RecordedStep, True)):
+        loop.RecordedStep = made  # type: ignore[misc]
+        torch.cuda.reset_peak_memory_stats()
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = loop.Trainer(config, dataset.plan, cases, [], folder=Path(folder), tracker=SeveralTrackers([]))
+            torch.backends.cudnn.benchmark = measures
+            trainer.network.train()
+            batch = trainer.sampler.batch(0)
+            for _ in range(WARM_STEPS):
+                trainer._train_step(batch)
+                trainer.step += 1
+            inputs = trainer._inputs(batch)
+            parts: list[Callable[[], object]] = [
+                lambda t=trainer, b=batch: t._inputs(b),  # type: ignore[misc]
+                lambda t=trainer, i=inputs: t.maker.gradients(*i),  # type: ignore[misc]
+                trainer.maker.update,
+                lambda t=trainer: t.average.update(t.network, t.step),  # type: ignore[misc]
+                lambda t=trainer, b=batch: t._train_step(b),  # type: ignore[misc]
+            ]
+            told = " | ".join(f"{milliseconds(part):.2f}" for part in parts)
+        way = "recorded" if made is RecordedStep else "plain"
+        print(f"| {way} | {measures} | {told} | {torch.cuda.max_memory_allocated() >> 20} |", flush=True)
+
+
+if __name__ == "__main__":  # workers import this file
+    main()

@@ -1,0 +1,191 @@
+"""What a GPU must do as the CPU does. Skipped where there is none; needs neither MLflow nor SimpleITK."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.inference.windows import BatchSize, predict_windows, to_tensor
+from medhybrid.metrics import dice
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.tracking.jsonl import JsonlTracker
+from medhybrid.training.loop import Trainer
+from medhybrid.training.step import PlainStep, RecordedStep
+from medhybrid.training.validation import Validation, validate
+from tests.synthetic import StudyFolder
+from tests.training.test_loop import every_loss
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+N_STEPS = 12
+
+
+def trainer(
+    study: StudyFolder, folder: Path, device: str, *, stop_at: int | None = None, **training: object
+) -> Trainer:
+    """Nothing random that differs between devices: no augmentation, no path left out."""
+    config = study.config
+    settings = config.training.model_copy(
+        update={"iterations": N_STEPS, "n_validations": 2, "device": device, "workers": 2, **training}
+    )
+    config = config.model_copy(
+        update={
+            "training": settings,
+            "augment": config.augment.model_copy(update={"enabled": False}),
+            "network": config.network.model_copy(update={"drop_path": 0.0}),
+        }
+    )
+    dataset = PreparedDataset(prepared_folder(config))
+    fold = dataset.fold(0)
+    made = Trainer(
+        config,
+        dataset.plan,
+        dataset.open(fold.train),
+        dataset.open(fold.validation),
+        folder=folder,
+        tracker=JsonlTracker(folder / "log.jsonl"),
+        should_stop=lambda: stop_at is not None and made.step >= stop_at,
+    )
+    return made
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions on a GPU round to 10 bits otherwise."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def test_a_training_on_the_gpu_follows_the_cpu(prepared: StudyFolder, tmp_path: Path) -> None:
+    losses = {}
+    for device in ("cpu", "cuda"):
+        made = trainer(prepared, tmp_path / device, device)
+        losses[device] = every_loss(made)
+        made.fit()
+    assert len(losses["cuda"]) == N_STEPS
+    np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=5e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_recorded_steps_are_the_plain_ones(
+    prepared: StudyFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorded = trainer(prepared, tmp_path / "recorded", "cuda", precision=precision)
+    recorded_losses = every_loss(recorded)
+    recorded.fit()
+    assert isinstance(recorded.maker, RecordedStep)
+    assert recorded.maker.is_recorded, caplog.text
+    monkeypatch.setattr("medhybrid.training.loop.RecordedStep", PlainStep)
+    plain = trainer(prepared, tmp_path / "plain", "cuda", precision=precision)
+    plain_losses = every_loss(plain)
+    plain.fit()
+    np.testing.assert_allclose(recorded_losses, plain_losses, rtol=1e-3 if precision == "float32" else 2e-2)
+    assert len(set(recorded_losses)) == N_STEPS  # each step has its own picture
+
+
+def test_with_augmentation_and_paths_left_out_recorded_steps_are_the_plain_ones(
+    prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = []
+    for name in ("recorded", "plain"):
+        if name == "plain":
+            monkeypatch.setattr("medhybrid.training.loop.RecordedStep", PlainStep)
+        made = trainer(prepared, tmp_path / name, "cuda")
+        made.config = made.config.model_copy(update={"augment": prepared.config.augment})
+        for module in made.network.modules():
+            if hasattr(module, "drop_path"):
+                module.drop_path.rate = 0.5
+        losses.append(every_loss(made))
+        made.fit()
+    np.testing.assert_allclose(losses[0], losses[1], rtol=5e-3)
+
+
+def test_a_resumed_run_goes_on_as_an_uninterrupted_one(prepared: StudyFolder, tmp_path: Path) -> None:
+    whole = trainer(prepared, tmp_path / "whole", "cuda")
+    expected = every_loss(whole)
+    whole.fit()
+    first = trainer(prepared, tmp_path / "broken", "cuda", stop_at=5)
+    losses = every_loss(first)
+    assert first.fit().is_interrupted
+    second = trainer(prepared, tmp_path / "broken", "cuda")
+    second.restore()
+    rest = every_loss(second)
+    second.fit()
+    np.testing.assert_allclose(losses + rest, expected, rtol=2e-3)
+
+
+def test_a_stage_that_trains_other_weights_is_recorded_anew(prepared: StudyFolder, tmp_path: Path) -> None:
+    from medhybrid.config import StageConfig
+
+    stages = (StageConfig(train=("decoder",), share=1), StageConfig(train=("all",), share=1))
+    made = trainer(prepared, tmp_path, "cuda", stages=stages)
+    before = {k: v.detach().clone() for k, v in made.network.named_parameters()}
+    still: list[bool] = []
+
+    def watch(_: object) -> None:
+        still.append(
+            all(torch.equal(before[k], v) for k, v in made.network.named_parameters() if k.startswith("encoder"))
+        )
+
+    made.on_stage = watch
+    made.fit()
+    assert still == [True, True]  # the encoder stands still through the first stage, which is when the second begins
+    watch(None)
+    assert not still[-1]
+
+
+def masks_of(made: Trainer, device: str, precision: torch.dtype) -> Validation:
+    network = made.network.to(device).eval()
+    settings = {"step": 0, "is_complete": True, "device": torch.device(device), "precision": precision}
+    return validate(network, made.validation_cases, made.plan, made.config.inference, **settings)
+
+
+def test_masks_are_those_of_the_cpu(prepared: StudyFolder, tmp_path: Path) -> None:
+    made = trainer(prepared, tmp_path, "cuda", iterations=400, n_validations=1)
+    made.fit()
+    made.config = made.config.model_copy(
+        update={"inference": made.config.inference.model_copy(update={"mirror": True, "overlap": 0.5})}
+    )
+    plain = masks_of(made, "cpu", torch.float32)
+    assert plain.mean_dice > 0.6
+    for precision, least in ((torch.float32, 0.999), (torch.bfloat16, 0.98)):
+        gpu = masks_of(made, "cuda", precision)
+        for a, b in zip(plain.results, gpu.results, strict=True):
+            for value in (1, 2):
+                assert dice(a.prediction == value, b.prediction == value) >= least
+    quick, exact = (masks_of(made, "cuda", p).calibration() for p in (torch.bfloat16, torch.float32))
+    assert abs(quick.temperature - exact.temperature) < 0.1
+
+
+def test_too_little_memory_makes_smaller_batches(caplog: pytest.LogCaptureFixture) -> None:
+    """The predictor takes what only one window at a time can have."""
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.empty_cache()
+    limit = 2 << 30
+    torch.cuda.set_per_process_memory_fraction(limit / total)
+
+    def greedy(batch: torch.Tensor) -> torch.Tensor:
+        held = torch.empty((len(batch), 900 << 20), dtype=torch.uint8, device=batch.device)
+        held[:, 0] = 1
+        return torch.cat((batch, 2 * batch), dim=1)
+
+    try:
+        image = to_tensor(np.random.default_rng(0).random((1, 40, 40, 40), dtype=np.float32), torch.device("cpu"))
+        size = BatchSize(8)
+        settings = {"window": (16, 16, 16), "n_classes": 2, "overlap": 0.5, "device": torch.device("cuda")}
+        with caplog.at_level(logging.WARNING):
+            logits = predict_windows(image, greedy, window_batch=size, **settings)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    assert size.n in (1, 2)
+    assert "too little memory" in caplog.text
+    torch.testing.assert_close(logits, torch.cat((image, 2 * image)), rtol=1e-4, atol=1e-4)
