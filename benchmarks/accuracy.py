@@ -48,6 +48,7 @@ from medhybrid.data.plan import Plan
 from medhybrid.inference.model import network_for
 from medhybrid.metrics import LabelScore, mean_interval, score_case, summarise
 from medhybrid.networks import Logits
+from medhybrid.review.comparison import Setting, comparison_table
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.tracking.several import SeveralTrackers
 from medhybrid.training.loop import Trainer
@@ -218,6 +219,28 @@ def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(record[k] for k in ("setting", "seed", "fold", "minutes"))
 
 
+def paired_tables(records: list[dict[str, Any]]) -> list[str]:
+    """For each budget and fold: the hybrid against every other setting, over the seeds that all of them have."""
+    tables = []
+    for minutes, fold in sorted({(r["minutes"], r["fold"]) for r in records}):
+        groups: dict[str, dict[int, dict[str, Any]]] = {}
+        for r in records:
+            if (r["minutes"], r["fold"]) == (minutes, fold):
+                groups.setdefault(r["setting"], {})[r["seed"]] = r
+        seeds = sorted(set.intersection(*(set(members) for members in groups.values())))
+        if "hybrid" not in groups or not seeds:
+            continue
+        settings = []
+        for name in sorted(groups, key=lambda name: name != "hybrid"):  # the hybrid first
+            members = [groups[name][seed] for seed in seeds]
+            cases = {c: float(np.mean([m["cases"][c] for m in members])) for c in members[0]["cases"]}
+            steps, dice = tuple(m["steps"] for m in members), tuple(m["summary"]["dice"] for m in members)
+            settings.append(Setting(name, members[0]["parameters"], steps, dice, cases))
+        told = f"### {minutes:g} minutes, fold {fold}, seeds {', '.join(map(str, seeds))}"
+        tables += [told, "", comparison_table(settings)]
+    return tables
+
+
 def write_report(study: str, records: list[dict[str, Any]]) -> None:
     """results/accuracy_<study>.md and .png."""
     columns = ["setting", "minutes", "fold", "seeds", "steps", "mean Dice (95 %)", "median", "HD95 mm", "surface Dice"]
@@ -236,7 +259,7 @@ def write_report(study: str, records: list[dict[str, Any]]) -> None:
         cells += [f"{members[0]['parameters'] / 1e6:.2f} M", "" if flops is None else f"{flops:.1f}"]
         cells += [str(max(m["peak_mib"] for m in members))]
         lines.append("| " + " | ".join(cells) + " |")
-    (RESULTS / f"accuracy_{study}.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"accuracy_{study}.md").write_text("\n".join([*lines, "", *paired_tables(records)]))
 
     import matplotlib
 

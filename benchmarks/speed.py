@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,11 @@ def training(bench: Bench) -> dict[str, list[Contender]]:
     folder = medhybrid.preprocess(config).folder
     return {
         "training, a sample": [
-            bench.part("training", "ours", folder, 30),
-            bench.part("training", "ours_float32", folder, 30, name="ours, float32"),
-            bench.part("training", "monai", bench.roots["hippocampus"], 30, name="MONAI"),
-            bench.part("training", "monai_bf16", bench.roots["hippocampus"], 30, name="MONAI, bf16"),
-            bench.part("training", "nnunet", place, 30, name="nnU-Net"),
+            bench.part("training", "ours", folder, 15),
+            bench.part("training", "ours_float32", folder, 15, name="ours, float32"),
+            bench.part("training", "monai", bench.roots["hippocampus"], 15, name="MONAI"),
+            bench.part("training", "monai_bf16", bench.roots["hippocampus"], 15, name="MONAI, bf16"),
+            bench.part("training", "nnunet", place, 15, name="nnU-Net"),
         ]
     }
 
@@ -180,30 +181,36 @@ def windows(bench: Bench) -> dict[str, list[Contender]]:
     }
 
 
-def folder(bench: Bench) -> dict[str, list[Contender]]:
-    """The validation scans of fold 0 from files to mask files; per folder, start-up included."""
-    rows = {}
-    for study in ("hippocampus", "brain"):
-        place, environment = bench.prepare_nnunet(study)
-        scans, model, out, theirs = bench.scans(study), bench.model(study), bench.work / "out", place / "out"
-        ours = [*MEDHYBRID, "predict", scans, "--model", model, "--out", out]
-        call = [
-            bench.commands / "nnUNetv2_predict",
-            "-i",
-            scans,
-            "-o",
-            theirs,
-            "-d",
-            str(DATASET_ID),
-            "-c",
-            "3d_fullres",
-        ]
-        call += ["-f", "0", "-device", "cpu"]
-        rows[f"folder, {study}, {len(list(scans.iterdir()))} files"] = [
-            Contender("ours", ours, before=_removes(out), until_first=out / "masks"),
-            Contender("nnU-Net, no mirroring", [*call, "--disable_tta"], environment, _removes(theirs), theirs),
-        ]
-    return rows
+def folder(bench: Bench, study: str = "hippocampus") -> dict[str, list[Contender]]:
+    """The validation scans of fold 0 from files to mask files, start-up included."""
+    place, environment = bench.prepare_nnunet(study)
+    scans, model, out, theirs = bench.scans(study), bench.model(study), bench.work / "out", place / "out"
+    ours = [*MEDHYBRID, "predict", scans, "--model", model, "--out", out]
+    call = [bench.commands / "nnUNetv2_predict", "-i", scans, "-o", theirs, "-d", str(DATASET_ID), "-c", "3d_fullres"]
+    call += ["-f", "0", "-device", "cpu"]
+
+    def nnunet(name: str, *more: str) -> Contender:
+        return Contender(name, [*call, *more], environment, _removes(theirs), theirs)
+
+    n_scans = len({p.name[:-12] for p in scans.iterdir()})
+    contenders = [
+        Contender("ours", ours, before=_removes(out), until_first=out / "masks"),
+        Contender("ours, OpenVINO", [*ours, "--device", "openvino"], before=_removes(out), until_first=out / "masks"),
+        nnunet("nnU-Net, no mirroring", "--disable_tta"),
+    ]
+    return {f"folder, {study}, {n_scans} scans": contenders}
+
+
+def folder_glioma(bench: Bench) -> dict[str, list[Contender]]:
+    """The same for glioma, where nnU-Net takes a minute a scan."""
+    return folder(bench, "brain")
+
+
+def folder_mirrored(bench: Bench) -> dict[str, list[Contender]]:
+    """The same with nnU-Net as it comes, mirroring along every axis."""
+    (row, (ours, _, theirs)), *_ = folder(bench).items()
+    theirs.command.remove("--disable_tta")  # type: ignore[attr-defined]
+    return {f"{row}, mirrored": [ours, replace(theirs, name="nnU-Net, mirroring")]}
 
 
 def to_scan(bench: Bench) -> dict[str, list[Contender]]:
@@ -249,6 +256,8 @@ ROWS: dict[str, Callable[[Bench], dict[str, list[Contender]]]] = {
     "windows": windows,
     "to_scan": to_scan,
     "folder": folder,
+    "folder_mirrored": folder_mirrored,
+    "folder_glioma": folder_glioma,
     "limits": limits,
 }
 

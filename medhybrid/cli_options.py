@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 Config = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or a packaged config such as brain.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value overrides, as training.max_minutes=10.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; openvino: the CPU, quicker, by OpenVINO.")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", help="auto, bf16 or float32, exact and slower; else the model's inference.precision."),
+]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; by default the sqlite file of the runs folder.")]
 ResampleIrregular = Annotated[
     bool, typer.Option("--resample-irregular", help="Resample tilted and unevenly spaced series to a regular grid.")

@@ -282,6 +282,9 @@ class StageConfig(Frozen):
         return self
 
 
+Precision = Literal["auto", "bf16", "float32"]
+
+
 class TrainingConfig(Frozen):
     """The recipe and its length."""
 
@@ -332,9 +335,7 @@ class TrainingConfig(Frozen):
     validation_cases: int = Field(12, ge=1, description="Cases of the validations before the last.")
     checkpoint_minutes: float = Field(2.0, gt=0, description="Time between checkpoints.")
     workers: int = Field(2, ge=0, description="Threads that read patches; the samples do not depend on it.")
-    precision: Literal["auto", "bf16", "float32"] = Field(
-        "auto", description="`auto` takes bf16 where the processor computes in it."
-    )
+    precision: Precision = Field("auto", description="`auto` takes bf16 where the processor computes in it.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train.")
 
     @model_validator(mode="after")
@@ -357,6 +358,7 @@ class InferenceConfig(Frozen):
     window_batch: int = Field(2, ge=1, description="Windows computed at once.")
     mirror: bool = Field(True, description="Average over the mirrorings that the plan allows.")
     skip_air: bool = Field(True, description="Leave out windows in which every channel is blank.")
+    precision: Precision = Field("auto", description="`auto` takes bf16 where the processor computes in it.")
 
 
 class TrackingConfig(Frozen):

@@ -40,7 +40,15 @@ def _ready(device: torch.device) -> torch.device:
 
 
 def choose_precision(device: torch.device, wanted: str) -> torch.dtype:
-    """bfloat16 where asked for, or where the device computes in it and it is asked to choose; else float32."""
+    """bfloat16 where asked for, or where the device computes in it and it is asked to choose; else float32.
+
+    Raises
+    ------
+    DeviceError
+        If `wanted` is neither `auto`, `bf16` nor `float32`.
+    """
+    if wanted not in ("auto", "bf16", "float32"):
+        raise DeviceError(f"unknown precision {wanted!r}", expected="auto, bf16 or float32")
     if wanted == "float32":
         return torch.float32
     if wanted == "bf16":

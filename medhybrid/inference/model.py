@@ -138,7 +138,7 @@ class Model:
     def __init__(self, network: Network, record: ModelRecord, device: torch.device) -> None:
         self.record, self.device = record, device
         self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
-        self.precision = choose_precision(device, "auto")
+        self.precision = choose_precision(device, record.inference.precision)
         self.run: Callable[..., Logits] = self.network
         self.runtime = f"torch {torch.__version__}"
         self.n_networks, self.batch_size = 1, BatchSize(record.inference.window_batch)
@@ -297,8 +297,8 @@ def save_model(folder: Path, state: dict[str, Tensor], record: ModelRecord, card
     pending.replace(folder / "model.json")
 
 
-def load_model(path: str | Path, *, device: str = "auto") -> Model:
-    """Load a run folder or a model folder.
+def load_model(path: str | Path, *, device: str = "auto", precision: str | None = None) -> Model:
+    """Load a run folder or a model folder; `precision` in place of its `inference.precision`.
 
     Raises
     ------
@@ -332,6 +332,9 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
             expected=f"sha256 {record.weights_sha256[:12]}...",
             remedy="copy the model folder again, whole",
         )
+    if precision is not None:
+        changed = record.inference.model_copy(update={"precision": precision})
+        record = record.model_copy(update={"inference": changed})
     network = network_for(record.network, record.plan)
     try:
         network.load_state_dict(load_file(weights))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from medhybrid.networks.attention_branch import AttentionBranch
@@ -48,7 +49,7 @@ class ResidualEncoder(nn.Module):
 
     def forward(self, x: Tensor, study: Study) -> list[Tensor]:
         """(B, C, X, Y, Z) and what is known of the studies -> one map a level, from fine to coarse."""
-        x = self.stem(x)
+        x = self._begin(x)
         maps = []
         for stage, branches in zip(self.stages, self.branches, strict=True):
             for block, branch in zip_longest(cast(nn.Sequential, stage), cast(nn.ModuleList, branches)):
@@ -57,6 +58,13 @@ class ResidualEncoder(nn.Module):
                     x = branch(x, study)
             maps.append(x)
         return maps
+
+    def _begin(self, x: Tensor) -> Tensor:
+        """The stem; in evaluation always in float32: a picture rounded to bf16 is most of what bf16 changes in a mask."""
+        if self.training or not torch.is_autocast_enabled(x.device.type):
+            return cast(Tensor, self.stem(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return cast(Tensor, self.stem(x.float()))
 
 
 class PatchEmbedding(nn.Module):

@@ -54,8 +54,8 @@ def comparison_table(settings: Sequence[Setting]) -> str:
             cells += [str(gap.interval), f"{gap.p:.3f}", f"{gap.n_better}, {gap.n_worse}"]
         lines.append("| " + " | ".join(cells) + " |")
     note = (
-        f"{len(reference)} cases, each the mean of {len(first.by_seed)} seeds. Intervals: bootstrap over cases; p: Wilcoxon's "
-        "signed-rank test of the paired differences."
+        f"{len(reference)} cases, each the mean of {len(first.by_seed)} trainings. Intervals: bootstrap over cases; p: "
+        "Wilcoxon's signed-rank test of the paired differences."
     )
     return "\n".join([*lines, "", note, ""])
 

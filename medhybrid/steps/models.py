@@ -10,15 +10,19 @@ from medhybrid.inference.model import Model
 from medhybrid.inference.model import load_model as load_folder
 
 
-def load_models(paths: Sequence[str | Path], *, device: str = "auto", tracking_uri: str | None = None) -> Model:
+def load_models(
+    paths: Sequence[str | Path], *, device: str = "auto", precision: str | None = None, tracking_uri: str | None = None
+) -> Model:
     """One model, or several whose probabilities are averaged; see `load_model`."""
     from medhybrid.inference.ensemble import Ensemble
 
-    models = [load_model(p, device=device, tracking_uri=tracking_uri) for p in paths]
+    models = [load_model(p, device=device, precision=precision, tracking_uri=tracking_uri) for p in paths]
     return models[0] if len(models) == 1 else Ensemble(models)
 
 
-def load_model(path: str | Path, *, device: str = "auto", tracking_uri: str | None = None) -> Model:
+def load_model(
+    path: str | Path, *, device: str = "auto", precision: str | None = None, tracking_uri: str | None = None
+) -> Model:
     """Load a model.
 
     Parameters
@@ -27,6 +31,8 @@ def load_model(path: str | Path, *, device: str = "auto", tracking_uri: str | No
         A run folder, a model folder, or `models:/name@alias`.
     device : str
         `auto`, `cpu`, `cuda` or `mps`; `openvino` is the CPU, by OpenVINO (extra `[openvino]`).
+    precision : str, optional
+        `auto`, `bf16` or `float32`, in place of the model's `inference.precision`.
     tracking_uri : str, optional
         MLflow store of a `models:/` name; by default `runs/mlflow.db`.
 
@@ -36,18 +42,18 @@ def load_model(path: str | Path, *, device: str = "auto", tracking_uri: str | No
         If there is none, or it is damaged.
     """
     if not str(path).startswith("models:/"):
-        return _load(path, device)
+        return _load(path, device, precision)
     from medhybrid.tracking.mlflow_model import fetch_model
     from medhybrid.tracking.mlflow_store import default_uri
 
     with tempfile.TemporaryDirectory() as folder:
         local = fetch_model(str(path), tracking_uri or default_uri(Path("runs")), Path(folder))
-        return _load(local, device)
+        return _load(local, device, precision)
 
 
-def _load(path: str | Path, device: str) -> Model:
+def _load(path: str | Path, device: str, precision: str | None) -> Model:
     if device != "openvino":
-        return load_folder(path, device=device)
+        return load_folder(path, device=device, precision=precision)
     from medhybrid.inference.openvino import on_openvino
 
-    return on_openvino(load_folder(path, device="cpu"))
+    return on_openvino(load_folder(path, device="cpu", precision=precision))

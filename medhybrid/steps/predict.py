@@ -50,6 +50,7 @@ def predict(
     model: str | Path | Model | Sequence[str | Path],
     out: str | Path,
     device: str = "auto",
+    precision: str | None = None,
     tracking_uri: str | None = None,
     deidentify: Path | None = None,
     probabilities: bool = False,
@@ -65,6 +66,8 @@ def predict(
         A file, or a folder searched at any depth.
     model : str, Path, Model or sequence
         A run folder, a model folder, `models:/name@alias`, or a loaded model; of several the probabilities are averaged.
+    precision : str, optional
+        `auto`, `bf16` or `float32`; by default the model's `inference.precision`.
     deidentify : Path, optional
         File of a key (made where absent): outputs are named by keyed hash and DICOM headers cleaned.
     probabilities : bool
@@ -85,7 +88,7 @@ def predict(
         loaded = model
     else:
         paths = [model] if isinstance(model, (str, Path)) else model
-        loaded = load_models(paths, device=device, tracking_uri=tracking_uri)
+        loaded = load_models(paths, device=device, precision=precision, tracking_uri=tracking_uri)
     if options:
         changed = change_scans(loaded.record.scans, options)
         loaded = copy.copy(loaded)

@@ -6,11 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import medhybrid
-from medhybrid.errors import ModelError
-from tests.synthetic import StudyFolder
+from medhybrid.errors import DeviceError, ModelError
+from medhybrid.metrics import dice
+from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 pytestmark = pytest.mark.slow
 
@@ -45,3 +48,32 @@ def test_a_folder_with_a_part_missing_is_refused(model: Path, name: str) -> None
 
     with pytest.raises(ModelError):
         medhybrid.load_model(model)
+
+
+def test_masks_in_bf16_are_nearly_those_in_float32(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    exact = medhybrid.load_model(trained[1], device="cpu", precision="float32")
+    quick = medhybrid.load_model(trained[1], device="cpu", precision="bf16")
+    image = torch.rand((1, *exact.plan.patch_size), generator=torch.Generator().manual_seed(0))
+    logits = exact.logits(image)
+
+    assert float((quick.logits(image) - logits).abs().max()) < 0.02 * float(logits.abs().max())
+    scans = [medhybrid.read_scan(save_nifti(tmp_path / f"{n}.nii.gz", blob_case(n)[0])) for n in range(6)]
+    a, b = (np.stack([model.predict(scan) > 0 for scan in scans]) for model in (exact, quick))
+    assert dice(a, b) >= 0.999
+
+
+def test_the_picture_is_seen_in_float32_whatever_the_precision(trained: tuple[StudyFolder, Path]) -> None:
+    encoder = medhybrid.load_model(trained[1], device="cpu").network.encoder
+    image = torch.rand((1, 1, 24, 24, 16))
+
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        begun = encoder._begin(image)
+
+    assert begun.dtype is torch.float32
+    with torch.inference_mode():
+        assert torch.equal(begun, encoder.stem(image))
+
+
+def test_an_unknown_precision_is_refused(trained: tuple[StudyFolder, Path]) -> None:
+    with pytest.raises(DeviceError, match=r"unknown precision 'fp8'.*Expected auto, bf16 or float32"):
+        medhybrid.load_model(trained[1], device="cpu", precision="fp8")
