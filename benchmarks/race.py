@@ -84,7 +84,8 @@ def _run(contender: Contender) -> dict[str, Any]:
     if first is not None:
         told["first_s"] = first
     if lines and lines[-1].startswith("{"):
-        told |= json.loads(lines[-1])
+        with contextlib.suppress(json.JSONDecodeError):  # what others print may look so
+            told |= json.loads(lines[-1])
     return told
 
 
