@@ -269,15 +269,19 @@ def write_report(study: str, records: list[dict[str, Any]]) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for n, setting in enumerate(sorted({r["setting"] for r in records})):
         for m in (r for r in records if r["setting"] == setting):
+            curve = m["curve"] or [(m["minutes"], m["summary"]["dice"])]
             axes.plot(
-                *zip(*(m["curve"] or [(m["minutes"], m["summary"]["dice"])]), strict=True),
+                [
+                    minutes * m["minutes"] / curve[-1][0] for minutes, _ in curve
+                ],  # of the budget, wherever it was trained
+                [dice for _, dice in curve],
                 color=f"C{n}",
                 marker=".",
                 label=setting,
             )
     handles, names = axes.get_legend_handles_labels()
     axes.legend(*zip(*{name: (h, name) for h, name in zip(handles, names, strict=True)}.values(), strict=True))
-    axes.set_xlabel("minutes of training, validations included")
+    axes.set_xlabel("minutes of the budget")
     axes.set_ylabel("mean Dice (some cases during the run, all at its end)")
     figure.savefig(RESULTS / f"accuracy_{study}.png", dpi=110)
 
