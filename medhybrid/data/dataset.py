@@ -28,7 +28,7 @@ from medhybrid.data.layouts import Case
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.pictures import picture_hashes
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import PreparedImage, inside_labels
+from medhybrid.data.prepare import inside_labels, prepare_image, prepare_labels
 from medhybrid.data.splits import Fold
 from medhybrid.data.store import CaseRecord, PreparedCase, hash_files, save_case, stamp_files
 from medhybrid.errors import DataError, MedHybridError
@@ -169,14 +169,12 @@ def check_case(task: CheckTask) -> CaseCheck:
 
 def prepare_case(task: PrepareTask) -> Finding | None:
     """Prepare one case and write it; a finding if that failed."""
-    from medhybrid.data.transforms import preparation_transforms
-
-    case, plan = task.case, task.plan
+    case, plan, config = task.case, task.plan, task.config
     try:
-        data = preparation_transforms(plan, task.config)({"case": case})
-        prepared: PreparedImage = data["prepared"]
-        scan = data["scan"]
-        mask = inside_labels(np.asarray(data["label_source"]), plan.labels)
+        scan = load_image(case, config.data, config.scans)
+        mask = inside_labels(load_mask(case, scan, config.data, config.scans).array[0], plan.labels)
+        prepared = prepare_image(scan.array, scan.grid, plan)
+        labels = prepare_labels(mask, prepared, plan)
         ml = float(np.prod(scan.grid.spacing_mm)) / 1000
         record = CaseRecord(
             case=case.name,
@@ -193,9 +191,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
             context=read_context(scan, plan.context),
             reference_ml={n: float((mask == i).sum()) * ml for i, n in enumerate(plan.labels, start=1)},
         )
-        save_case(
-            task.folder / case.name, record, data["image"], data["label"], source_mask=mask, n_labels=plan.n_labels
-        )
+        save_case(task.folder / case.name, record, prepared.image, labels, source_mask=mask, n_labels=plan.n_labels)
     except MedHybridError as error:
         return from_error(case.name, error)
     except (OSError, MemoryError, RuntimeError) as error:

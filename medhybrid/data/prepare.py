@@ -1,6 +1,6 @@
 """From a scan to the network's grid and intensity scale: the same code for training data and for new scans.
 
-Pure functions; `data.transforms` has the MONAI chain that `medhybrid preprocess` runs, which loads a case and applies them.
+Pure functions; `data.transforms` has them as MONAI transforms.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medhybrid.data.checks import copied_channels
 from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.errors import DataError
-from medhybrid.geometry import Grid, Turn, resample_image, respace, turn_to_ras
+from medhybrid.geometry import Grid, Turn, resample_image, resample_labels, respace, turn_to_ras
 
 TISSUE_SHARE = 0.1
 """Voxels above this share of the range from the minimum to the 99.5th percentile count as tissue, the rest as air."""
@@ -75,6 +75,11 @@ def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> Prepare
     for i, rule in enumerate(plan.normalisation):
         image[i] = 0 if i in blank else normalise(image[i], rule)
     return PreparedImage(image, target, turned, turn)
+
+
+def prepare_labels(mask: NDArray[np.generic], prepared: PreparedImage, plan: Plan) -> NDArray[np.uint8]:
+    """A reference (X, Y, Z) with inside values on the scan's axes, brought to the prepared image's grid."""
+    return resample_labels(prepared.turn.apply(mask), prepared.turned, prepared.grid, plan.n_labels)
 
 
 def blank_channels(array: NDArray[np.generic], plan: Plan) -> set[int]:

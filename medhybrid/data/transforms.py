@@ -1,4 +1,8 @@
-"""The MONAI transforms that `medhybrid preprocess` runs on a case; apart from `prepare`, as importing MONAI takes seconds."""
+"""What `medhybrid preprocess` does to a case as MONAI transforms, for chains of one's own.
+
+`preprocess` calls the same functions without MONAI, whose import takes longer than preparing a hundred small cases; a test
+holds the two together.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ from monai.transforms import Compose, MapTransform, Transform
 from medhybrid.config import DataConfig, ScansConfig, StudyConfig
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import PreparedImage, inside_labels, prepare_image
-from medhybrid.geometry import Grid, resample_labels
+from medhybrid.data.prepare import inside_labels, prepare_image, prepare_labels
+from medhybrid.geometry import Grid
 from medhybrid.scans import Scan
 from medhybrid.scans.monai_reader import ScanReader
 
@@ -25,7 +29,7 @@ def preparation_transforms(plan: Plan, config: StudyConfig) -> Compose:
     """From `{"case": Case}` to the prepared arrays.
 
     The result holds `image` (C, X, Y, Z) float32 and `label` (X, Y, Z) uint8 on the plan's grid, `prepared`, the
-    `PreparedImage`, and `label_source`, the mask on the scan's own grid.
+    `PreparedImage`, and `label_source`, the mask on the scan's own grid, with inside values too.
     """
     return Compose([LoadCased(config.data, config.scans), PrepareImaged(plan), PrepareLabeld(plan)])
 
@@ -66,11 +70,8 @@ class PrepareLabeld(Transform):  # type: ignore[misc]
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
         """Adds `label_source`."""
-        prepared: PreparedImage = data["prepared"]
-        source = np.asarray(data["label"])[0]
-        inside = prepared.turn.apply(inside_labels(source, self.plan.labels))
-        label = resample_labels(inside, prepared.turned, prepared.grid, self.plan.n_labels)
-        return {**data, "label": label, "label_source": source}
+        mask = inside_labels(np.asarray(data["label"])[0], self.plan.labels)
+        return {**data, "label": prepare_labels(mask, data["prepared"], self.plan), "label_source": mask}
 
 
 def _meta_tensor(scan: Scan) -> MetaTensor:

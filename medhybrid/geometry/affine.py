@@ -18,6 +18,9 @@ Affine = NDArray[np.float64]
 MIN_DETERMINANT_MM3 = 1e-9
 """An affine with a smaller voxel volume is singular: voxels would collapse onto a plane."""
 
+MAX_LAST_ROW_ERROR = 1e-6
+"""How far the last row of an affine may be from (0, 0, 0, 1): rounding in float32."""
+
 MAX_SHEAR_COSINE = 1e-3
 """Axes whose direction cosines have a larger inner product are not at right angles (0.06 degrees)."""
 
@@ -57,7 +60,7 @@ def check_affine(affine: Affine) -> None:
     """Raise `GeometryError` unless `affine` maps voxels to distinct, finite positions."""
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise GeometryError("affine cannot be used", expected="4x4 finite numbers", found=str(affine.tolist()))
-    if not np.allclose(affine[3], [0, 0, 0, 1]):
+    if np.abs(affine[3] - (0, 0, 0, 1)).max() > MAX_LAST_ROW_ERROR:
         raise GeometryError("affine cannot be used", expected="last row (0, 0, 0, 1)", found=str(affine[3].tolist()))
     if abs(np.linalg.det(affine[:3, :3])) < MIN_DETERMINANT_MM3:
         raise GeometryError("affine is singular", found=str(affine.tolist()), remedy="repair the file's header")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 from medhybrid.geometry import LPS_FROM_RAS, Grid, apply_affine
 from medhybrid.scans.dicom.stack import Stack, normal_of
@@ -51,6 +50,8 @@ class RegularGrid:
 
     def from_slices(self, array: NDArray[np.generic]) -> NDArray[np.float32]:
         """Values (X, Y, Z) on the grid from values (X, Y, slices), linear between pixels and slices."""
+        from scipy.ndimage import map_coordinates  # a third of a second of import that most scans do not need
+
         along, right, down = self._offsets()
         slices = np.arange(len(along))
         values = array.astype(np.float32, copy=False)
