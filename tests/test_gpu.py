@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from medhybrid.data.dataset import PreparedDataset
 from medhybrid.inference.windows import BatchSize, predict_windows, to_tensor
 from medhybrid.metrics import dice
-from medhybrid.steps.preprocess import prepared_folder
-from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.training.loop import Trainer
 from medhybrid.training.step import PlainStep, RecordedStep
 from medhybrid.training.validation import Validation, validate
 from tests.synthetic import StudyFolder
-from tests.training.test_loop import every_loss
+from tests.training.trainers import every_loss
+from tests.training.trainers import trainer as small_trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -29,29 +27,14 @@ def trainer(
     study: StudyFolder, folder: Path, device: str, *, stop_at: int | None = None, **training: object
 ) -> Trainer:
     """Nothing random that differs between devices: no augmentation, no path left out."""
-    config = study.config
-    settings = config.training.model_copy(
-        update={"iterations": N_STEPS, "n_validations": 2, "device": device, "workers": 2, **training}
-    )
-    config = config.model_copy(
+    config = study.config.model_copy(
         update={
-            "training": settings,
-            "augment": config.augment.model_copy(update={"enabled": False}),
-            "network": config.network.model_copy(update={"drop_path": 0.0}),
+            "augment": study.config.augment.model_copy(update={"enabled": False}),
+            "network": study.config.network.model_copy(update={"drop_path": 0.0}),
         }
     )
-    dataset = PreparedDataset(prepared_folder(config))
-    fold = dataset.fold(0)
-    made = Trainer(
-        config,
-        dataset.plan,
-        dataset.open(fold.train),
-        dataset.open(fold.validation),
-        folder=folder,
-        tracker=JsonlTracker(folder / "log.jsonl"),
-        should_stop=lambda: stop_at is not None and made.step >= stop_at,
-    )
-    return made
+    settings = {"iterations": N_STEPS, "device": device, "workers": 2, **training}
+    return small_trainer(StudyFolder(study.folder, config), folder, stop_at=stop_at, **settings)
 
 
 @pytest.fixture(autouse=True)

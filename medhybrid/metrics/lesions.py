@@ -80,9 +80,14 @@ class Component:
 
 def measure_components(mask: Mask, affine: NDArray[np.float64]) -> list[Component]:
     """The components of a mask (X, Y, Z) with `affine` (4, 4) to mm, largest volume first."""
-    labelled, _ = ndimage.label(mask, CONNECTIVITY)
-    boxes = enumerate(ndimage.find_objects(labelled), start=1)
-    return sorted((_measure(labelled[box] == n, affine) for n, box in boxes), key=lambda c: -c.volume_ml)
+    labelled, n = ndimage.label(mask, CONNECTIVITY)
+    sizes = np.bincount(labelled.ravel(), minlength=n + 1)[1:]
+    speck = Component(_voxel_ml(affine), 0.0)  # a poor mask has thousands of single voxels
+    components = [
+        speck if size == 1 else _measure(labelled[box] == value, affine)
+        for value, (size, box) in enumerate(zip(sizes, ndimage.find_objects(labelled), strict=True), start=1)
+    ]
+    return sorted(components, key=lambda c: -c.volume_ml)
 
 
 def measure_whole(mask: Mask, affine: NDArray[np.float64]) -> Component:
@@ -91,21 +96,24 @@ def measure_whole(mask: Mask, affine: NDArray[np.float64]) -> Component:
 
 
 def _measure(mask: Mask, affine: NDArray[np.float64]) -> Component:
-    voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000
-    return Component(int(np.count_nonzero(mask)) * voxel_ml, longest_distance(_ends(mask) @ affine[:3, :3].T))
+    return Component(int(np.count_nonzero(mask)) * _voxel_ml(affine), longest_distance(_ends(mask) @ affine[:3, :3].T))
+
+
+def _voxel_ml(affine: NDArray[np.float64]) -> float:
+    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 def _ends(mask: Mask) -> NDArray[np.int64]:
-    """The first and the last voxel (N, 3) of each column along Z: none between them can be farthest from anything."""
-    columns = np.argwhere(mask.any(axis=2))
-    values = mask[tuple(columns.T)]  # (N, Z)
+    """First and last voxel (N, 3) of each column along Z, once each: none between them can be farthest from anything."""
+    x, y = np.nonzero(mask.any(axis=2))
+    values = mask[x, y]  # (N, Z)
     first, last = values.argmax(axis=1), mask.shape[2] - 1 - values[:, ::-1].argmax(axis=1)
-    return np.concatenate([np.column_stack((columns, end)) for end in (first, last)])
+    is_long = last > first
+    return np.stack([np.append(x, x[is_long]), np.append(y, y[is_long]), np.append(first, last[is_long])], axis=1)
 
 
 def longest_distance(points: NDArray[np.float64]) -> float:
     """Largest distance of two points (N, 3): only corners of the convex hull can be that far apart."""
-    points = np.unique(points, axis=0)
     if len(points) > MAX_POINTS_WITHOUT_HULL:
         try:
             points = points[ConvexHull(points).vertices]

@@ -312,7 +312,7 @@ class Trainer:
             step=self.step,
             is_complete=is_complete,
             device=self.device,
-            precision=self.precision,
+            precision=choose_precision(self.device, self.config.inference.precision),  # as `predict` will compute
         )
         self.network.load_state_dict(current)
         self._learn()

@@ -10,48 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
-from medhybrid.data.sampling import Batch
 from medhybrid.errors import TrainingError
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.training.loop import Trainer
+from medhybrid.training.validation import Validation, validate
 from tests.golden.make_golden import training_losses
 from tests.synthetic import StudyFolder
+from tests.training.trainers import every_loss, trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "training.json"
-
-
-def trainer(study: StudyFolder, folder: Path, *, stop_at: int | None = None, **training: object) -> Trainer:
-    settings = study.config.training.model_copy(update={"iterations": 12, "n_validations": 2, **training})
-    config: StudyConfig = study.config.model_copy(update={"training": settings})
-    dataset = PreparedDataset(prepared_folder(config))
-    fold = dataset.fold(0)
-    made = Trainer(
-        config,
-        dataset.plan,
-        dataset.open(fold.train),
-        dataset.open(fold.validation),
-        folder=folder,
-        tracker=JsonlTracker(folder / "log.jsonl"),
-        should_stop=lambda: stop_at is not None and made.step >= stop_at,
-    )
-    return made
-
-
-def every_loss(made: Trainer) -> list[float]:
-    """Watch the loss of every step."""
-    losses: list[float] = []
-    step = made._train_step
-
-    def watched(batch: Batch):  # type: ignore[no-untyped-def]
-        terms = step(batch)
-        losses.append(float(terms.total.detach()))
-        return terms
-
-    made._train_step = watched  # type: ignore[method-assign]
-    return losses
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(prepared: StudyFolder, tmp_path: Path) -> None:
@@ -150,3 +119,20 @@ def test_a_budget_in_minutes_ends_in_time(prepared: StudyFolder, tmp_path: Path)
 def test_the_losses_of_a_small_training_are_the_golden_ones(tmp_path: Path) -> None:
     """Numbers differ a little between processors; a change of recipe moves them far more."""
     assert training_losses(tmp_path) == pytest.approx(json.loads(GOLDEN.read_text()), rel=0.02)
+
+
+def test_masks_are_validated_in_the_precision_of_predict(
+    prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    def watched(*args: object, **settings: object) -> Validation:
+        used.append(settings["precision"])
+        return validate(*args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("medhybrid.training.loop.validate", watched)
+
+    trainer(prepared, tmp_path, iterations=2, precision="bf16").fit()
+
+    assert prepared.config.inference.precision == "float32"
+    assert set(used) == {torch.float32}

@@ -1,0 +1,44 @@
+"""Trainings of the small study, for tests that watch them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.sampling import Batch
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.tracking.jsonl import JsonlTracker
+from medhybrid.training.loop import Trainer
+from tests.synthetic import StudyFolder
+
+
+def trainer(study: StudyFolder, folder: Path, *, stop_at: int | None = None, **training: object) -> Trainer:
+    settings = study.config.training.model_copy(update={"iterations": 12, "n_validations": 2, **training})
+    config: StudyConfig = study.config.model_copy(update={"training": settings})
+    dataset = PreparedDataset(prepared_folder(config))
+    fold = dataset.fold(0)
+    made = Trainer(
+        config,
+        dataset.plan,
+        dataset.open(fold.train),
+        dataset.open(fold.validation),
+        folder=folder,
+        tracker=JsonlTracker(folder / "log.jsonl"),
+        should_stop=lambda: stop_at is not None and made.step >= stop_at,
+    )
+    return made
+
+
+def every_loss(made: Trainer) -> list[float]:
+    """Watch the loss of every step."""
+    losses: list[float] = []
+    step = made._train_step
+
+    def watched(batch: Batch):  # type: ignore[no-untyped-def]
+        terms = step(batch)
+        losses.append(float(terms.total.detach()))
+        return terms
+
+    made._train_step = watched  # type: ignore[method-assign]
+    return losses
