@@ -220,24 +220,25 @@ def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def paired_tables(records: list[dict[str, Any]]) -> list[str]:
-    """For each budget and fold: the hybrid against every other setting, over the seeds that all of them have."""
+    """For each budget and fold: the hybrid against every other setting, in a table for each set of seeds that they share."""
     tables = []
     for minutes, fold in sorted({(r["minutes"], r["fold"]) for r in records}):
         groups: dict[str, dict[int, dict[str, Any]]] = {}
         for r in records:
             if (r["minutes"], r["fold"]) == (minutes, fold):
                 groups.setdefault(r["setting"], {})[r["seed"]] = r
-        seeds = sorted(set.intersection(*(set(members) for members in groups.values())))
-        if "hybrid" not in groups or not seeds:
-            continue
-        settings = []
-        for name in sorted(groups, key=lambda name: name != "hybrid"):  # the hybrid first
-            members = [groups[name][seed] for seed in seeds]
-            cases = {c: float(np.mean([m["cases"][c] for m in members])) for c in members[0]["cases"]}
-            steps, dice = tuple(m["steps"] for m in members), tuple(m["summary"]["dice"] for m in members)
-            settings.append(Setting(name, members[0]["parameters"], steps, dice, cases))
-        told = f"### {minutes:g} minutes, fold {fold}, seeds {', '.join(map(str, seeds))}"
-        tables += [told, "", comparison_table(settings)]
+        hybrid = groups.pop("hybrid", {})
+        shared = {name: tuple(sorted(set(members) & set(hybrid))) for name, members in groups.items()}
+        for seeds in sorted({s for s in shared.values() if s}, key=len, reverse=True):
+            others = [(name, groups[name]) for name in sorted(shared) if shared[name] == seeds]
+            settings = []
+            for name, members in [("hybrid", hybrid), *others]:
+                runs = [members[seed] for seed in seeds]
+                cases = {c: float(np.mean([run["cases"][c] for run in runs])) for c in runs[0]["cases"]}
+                steps, dice = tuple(run["steps"] for run in runs), tuple(run["summary"]["dice"] for run in runs)
+                settings.append(Setting(name, runs[0]["parameters"], steps, dice, cases))
+            told = f"### {minutes:g} minutes, fold {fold}, seeds {', '.join(map(str, seeds))}"
+            tables += [told, "", comparison_table(settings), ""]
     return tables
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -154,6 +155,9 @@ def check_program(model: Model, path: Path) -> float:
 
 def import_for(extra: str, name: str) -> Any:
     """A library that comes with an extra of ours; raises `ConfigError` if it is not installed."""
+    if name == "openvino":
+        # It reports its use to its makers through this package; where that cannot be imported, through nothing.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return import_module(name)
     except ImportError as error:

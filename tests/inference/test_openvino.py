@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from medhybrid.inference import openvino as module
 from medhybrid.inference.program import FILES
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
-pytest.importorskip("openvino", reason="OpenVINO is not installed")
-
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the exporters warn of themselves
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # the exporters warn of themselves
+    pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
