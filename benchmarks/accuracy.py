@@ -268,23 +268,36 @@ def write_report(study: str, records: list[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    draw = draw_minutes if any(len(r["curve"]) > 1 for r in records) else draw_cases
+    draw(axes, records)
+    figure.savefig(RESULTS / f"accuracy_{study}.png", dpi=110)
+
+
+def draw_minutes(axes: Any, records: list[dict[str, Any]]) -> None:
+    """Dice over the minutes of the budget, a line a training."""
     for n, setting in enumerate(sorted({r["setting"] for r in records})):
         for m in (r for r in records if r["setting"] == setting):
             curve = m["curve"] or [(m["minutes"], m["summary"]["dice"])]
-            axes.plot(
-                [
-                    minutes * m["minutes"] / curve[-1][0] for minutes, _ in curve
-                ],  # of the budget, wherever it was trained
-                [dice for _, dice in curve],
-                color=f"C{n}",
-                marker=".",
-                label=setting,
-            )
+            minutes = [at * m["minutes"] / curve[-1][0] for at, _ in curve]  # of the budget, wherever it was trained
+            axes.plot(minutes, [dice for _, dice in curve], color=f"C{n}", marker=".", label=setting)
     handles, names = axes.get_legend_handles_labels()
     axes.legend(*zip(*{name: (h, name) for h, name in zip(handles, names, strict=True)}.values(), strict=True))
     axes.set_xlabel("minutes of the budget")
     axes.set_ylabel("mean Dice (some cases during the run, all at its end)")
-    figure.savefig(RESULTS / f"accuracy_{study}.png", dpi=110)
+
+
+def draw_cases(axes: Any, records: list[dict[str, Any]]) -> None:
+    """Dice of every case in grey, and the mean of every training: for trainings that were validated only at their end."""
+    means: dict[str, list[float]] = {}
+    for r in records:
+        means.setdefault(r["setting"], []).append(r["summary"]["dice"])
+    order = sorted(means, key=lambda setting: float(np.mean(means[setting])))
+    for y, setting in enumerate(order):
+        cases = [dice for r in records if r["setting"] == setting for dice in r["cases"].values()]
+        axes.plot(cases, [y] * len(cases), "|", color="0.7")
+        axes.plot(means[setting], [y] * len(means[setting]), "o", color="C0")
+    axes.set_yticks(range(len(order)), order)
+    axes.set_xlabel("Dice: each case (grey), mean of each training (blue)")
 
 
 def main() -> None:
