@@ -18,8 +18,8 @@ Affine = NDArray[np.float64]
 MIN_DETERMINANT_MM3 = 1e-9
 """An affine with a smaller voxel volume is singular: voxels would collapse onto a plane."""
 
-MAX_LAST_ROW_ERROR = 1e-6
-"""How far the last row of an affine may be from (0, 0, 0, 1): rounding in float32."""
+MAX_LAST_ROW_ERROR = 1e-8
+"""How far the last row of an affine may be from (0, 0, 0, 1): rounding of products of affines."""
 
 MAX_SHEAR_COSINE = 1e-3
 """Axes whose direction cosines have a larger inner product are not at right angles (0.06 degrees)."""

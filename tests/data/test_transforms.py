@@ -1,10 +1,12 @@
 """The MONAI transforms give what `medhybrid preprocess` stores without MONAI."""
 
 import sys
+from pathlib import Path
 from subprocess import run
 
 import numpy as np
 
+from medhybrid.config import save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.layouts import list_cases
 from medhybrid.data.transforms import preparation_transforms
@@ -25,7 +27,27 @@ def test_the_monai_chain_gives_what_is_stored(prepared: StudyFolder) -> None:
         np.testing.assert_array_equal(data["label_source"], stored.source_mask())
 
 
-def test_preparing_imports_neither_monai_nor_torch() -> None:
-    code = "import sys, medhybrid.steps.preprocess; sys.exit(bool({'monai', 'torch', 'scipy'} & set(sys.modules)))"
+PREPARE = """
+import sys
+from pathlib import Path
+from medhybrid.config import load_config
+from medhybrid.data.dataset import CheckTask, PrepareTask, check_case, prepare_case
+from medhybrid.data.layouts import list_cases
+from medhybrid.data.plan import Plan
+config, plan = load_config(sys.argv[1], []), Plan.load(Path(sys.argv[2]))
+case = list_cases(config.data)[0]
+check = check_case(CheckTask(case=case, config=config))
+task = PrepareTask(case=case, config=config, plan=plan, sources_hash=check.sources_hash, folder=Path(sys.argv[3]))
+assert check.is_usable and prepare_case(task) is None
+print(sorted({"monai", "torch"} & set(sys.modules)))
+"""
 
-    assert run([sys.executable, "-c", code], check=False).returncode == 0
+
+def test_checking_and_preparing_a_case_import_neither_monai_nor_torch(prepared: StudyFolder, tmp_path: Path) -> None:
+    save_config(prepared.config, tmp_path / "study.yaml")
+    arguments = [tmp_path / "study.yaml", prepared_folder(prepared.config) / "plan.json", tmp_path / "cases"]
+
+    done = run([sys.executable, "-c", PREPARE, *map(str, arguments)], check=True, capture_output=True, text=True)
+
+    assert done.stdout.strip() == "[]"
+    assert list((tmp_path / "cases").glob("*/case.json"))
