@@ -17,7 +17,6 @@ from medhybrid.errors import ConfigError
 from medhybrid.networks import SegmentationNetwork, build_network
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.pretrain import for_scans
-from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.training.pretraining import (
     MaskedAutoencoder,
     Pretrainer,
@@ -28,6 +27,7 @@ from medhybrid.training.pretraining import (
 )
 from tests.synthetic import StudyFolder, small_config
 from tests.training.test_loop import every_loss
+from tests.training.trainers import make_trainer
 
 STRIDES = st.tuples(*[st.sampled_from([1, 2, 4])] * 3)
 
@@ -132,20 +132,8 @@ def scans(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Study
 
 
 def pretrainer(config: StudyConfig, folder: Path, *, stop_at: int | None = None) -> Pretrainer:
-    dataset = PreparedDataset(prepared_folder(config))
-    fold = dataset.fold(0)
     torch.manual_seed(0)
-    made = Pretrainer(
-        config,
-        dataset.plan,
-        dataset.open(fold.train),
-        dataset.open(fold.validation),
-        folder=folder,
-        tracker=JsonlTracker(folder / "log.jsonl"),
-        should_stop=lambda: stop_at is not None and made.step >= stop_at,
-        network=MaskedAutoencoder(network(), 1),
-    )
-    return made
+    return make_trainer(Pretrainer, config, folder, stop_at=stop_at, network=MaskedAutoencoder(network(), 1))
 
 
 def test_scans_are_prepared_without_their_masks(scans: StudyConfig, prepared: StudyFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
@@ -12,13 +13,16 @@ from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.training.loop import Trainer
 from tests.synthetic import StudyFolder
 
+Kind = TypeVar("Kind", bound=Trainer)
 
-def trainer(study: StudyFolder, folder: Path, *, stop_at: int | None = None, **training: object) -> Trainer:
-    settings = study.config.training.model_copy(update={"iterations": 12, "n_validations": 2, **training})
-    config: StudyConfig = study.config.model_copy(update={"training": settings})
+
+def make_trainer(
+    kind: type[Kind], config: StudyConfig, folder: Path, *, stop_at: int | None = None, network: Any = None
+) -> Kind:
+    """A trainer on fold 0 of what was prepared, which is told to stop at a step."""
     dataset = PreparedDataset(prepared_folder(config))
     fold = dataset.fold(0)
-    made = Trainer(
+    made = kind(
         config,
         dataset.plan,
         dataset.open(fold.train),
@@ -26,8 +30,15 @@ def trainer(study: StudyFolder, folder: Path, *, stop_at: int | None = None, **t
         folder=folder,
         tracker=JsonlTracker(folder / "log.jsonl"),
         should_stop=lambda: stop_at is not None and made.step >= stop_at,
+        network=network,
     )
     return made
+
+
+def trainer(study: StudyFolder, folder: Path, *, stop_at: int | None = None, **training: object) -> Trainer:
+    """Twelve steps with two validations, unless `training` says otherwise."""
+    settings = study.config.training.model_copy(update={"iterations": 12, "n_validations": 2, **training})
+    return make_trainer(Trainer, study.config.model_copy(update={"training": settings}), folder, stop_at=stop_at)
 
 
 def every_loss(made: Trainer) -> list[float]:
