@@ -13,26 +13,19 @@ from typing import Annotated
 
 import typer
 
-from medhybrid import cli_learning
+from medhybrid import cli_learning, cli_predict
 from medhybrid.cli_options import (
     Config,
-    Deidentify,
     Device,
-    FromPacs,
     KeepSheared,
-    MaxMemory,
-    ModelPaths,
-    OtherGrids,
     Overrides,
-    PrecisionOption,
-    Probabilities,
     Quiet,
     ResampleIrregular,
-    ToPacs,
     TrackingUri,
+    called_with,
     make_reporter,
 )
-from medhybrid.errors import ConfigError, MedHybridError
+from medhybrid.errors import MedHybridError
 
 app = typer.Typer(
     name="medhybrid",
@@ -202,60 +195,7 @@ def evaluate(
     return 1 if result.problems else 0
 
 
-@app.command()
-def predict(
-    model: ModelPaths,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and tables go.")],
-    scans: Annotated[Path | None, typer.Argument(help="A scan, or a folder searched at any depth.")] = None,
-    source: FromPacs = "",
-    target: ToPacs = "",
-    deidentify: Deidentify = None,
-    probabilities: Probabilities = False,
-    resample_irregular: ResampleIrregular = False,
-    keep_sheared: KeepSheared = False,
-    other_grids: OtherGrids = "",
-    device: Device = "auto",
-    precision: PrecisionOption = None,
-    max_memory: MaxMemory = None,
-    tracking_uri: TrackingUri = None,
-    quiet: Quiet = False,
-) -> int:
-    """Make masks and measurements of every scan in a folder; what is done and unchanged is skipped."""
-    from medhybrid.steps.predict import fetch, send_results
-    from medhybrid.steps.predict import predict as run
-
-    reporter = make_reporter(quiet)
-    if (scans is None) == (not source):
-        raise ConfigError("predict needs scans", expected="a path, or --from a PACS")
-    place: Path = scans or fetch(source, out)
-    ways = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
-    result = run(
-        place,
-        model=model,
-        out=out,
-        device=device,
-        precision=precision,
-        tracking_uri=tracking_uri,
-        deidentify=deidentify,
-        probabilities=probabilities,
-        options={name: value for name, value in ways.items() if value},
-        max_memory=max_memory,
-        reporter=reporter,
-    )
-    if target:
-        reporter.message(f"{send_results(result, target)} objects sent to {target}")
-    failed = [[p.case, p.message] for p in result.predictions if p.status == "failed"]
-    if failed:
-        reporter.table("Without a mask", ["scan", "reason"], failed)
-    if result.left_aside:
-        rows = [[e.name, e.left_aside] for e in result.left_aside]
-        reporter.table("Left aside, no scans", ["series", "what it is"], rows)
-    reporter.message(
-        f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out / 'results.csv'}"
-    )
-    if not result.predictions or result.n_done == 0:
-        return 2
-    return 1 if result.n_failed else 0
+app.command()(cli_predict.predict)
 
 
 @app.command()
@@ -330,8 +270,9 @@ def demo(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    called_with[:] = sys.argv[1:] if arguments is None else arguments
     try:
-        result = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        result = app(args=list(called_with), standalone_mode=False)
     except MedHybridError as error:
         if _Settings.debug:
             raise

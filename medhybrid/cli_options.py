@@ -57,6 +57,10 @@ MaxMemory = Annotated[
 ]
 
 
+called_with: list[str] = []
+"""The arguments of this call, as they were given."""
+
+
 def make_reporter(quiet: bool = False) -> Reporter:
     """What a person sees."""
     from medhybrid.terminal import TerminalReporter

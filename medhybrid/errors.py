@@ -8,7 +8,8 @@ MedHybridError
 ├── GeometryError   arrays or affines that do not belong together
 ├── ModelError      a model folder or checkpoint that cannot be used
 ├── TrainingError   a run that cannot go on (non-finite loss, nothing to train)
-└── DeviceError     a device that is absent or out of memory
+├── DeviceError     a device that is absent or out of memory
+└── OutputError     a place that results cannot be written to
 
 The message says what was done, what was expected, what was found, and what to do.
 """
@@ -107,3 +108,7 @@ class TrainingError(MedHybridError):
 
 class DeviceError(MedHybridError):
     """A device that is absent or out of memory."""
+
+
+class OutputError(MedHybridError):
+    """A place that results cannot be written to: full, read-only, or in the hands of another process."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -287,14 +286,6 @@ class PreparedDataset:
         for case in self.open(self.names()):
             digest.update(f"{case.name}:{case.record.sources_hash};".encode())
         return digest.hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write text under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pending = path.with_name(f".{os.getpid()}.{path.name}")
-    pending.write_text(text)
-    pending.replace(path)
 
 
 def free_memory() -> int:

@@ -26,6 +26,10 @@ def default_workers() -> int:
     return max(1, min(cores, int(psutil.virtual_memory().available // MEMORY_PER_WORKER)))
 
 
+PLACE = "MEDHYBRID_WORKER"
+"""Environment variable in which a process finds its place among its fellows, from 0; one that replaces another has the same."""
+
+
 class WorkerDied(DataError):
     """The process that worked on an item ended without an answer."""
 
@@ -59,7 +63,8 @@ class Processes:
         """
         waiting = list(reversed(items))
         self._workers = [w for w in self._workers if w.process.is_alive()]
-        self._workers += [_Worker() for _ in range(min(self.n, len(items)) - len(self._workers))]
+        free = [n for n in range(self.n) if n not in {w.place for w in self._workers}]
+        self._workers += [_Worker(place) for place in free[: max(0, min(self.n, len(items)) - len(self._workers))]]
         busy: dict[_Worker, Item] = {}
         try:
             while waiting or busy:
@@ -67,7 +72,7 @@ class Processes:
                     try:
                         worker.pipe.send((function, waiting[-1]))
                     except OSError:  # died while it had nothing to do: the item is not to blame
-                        self._workers[self._workers.index(worker)] = _Worker()
+                        self._workers[self._workers.index(worker)] = _Worker(worker.place)
                         worker.stop()
                         continue
                     busy[worker] = waiting.pop()
@@ -88,7 +93,7 @@ class Processes:
 
     def _replace(self, worker: _Worker, item: object) -> WorkerDied:
         worker.process.join()
-        self._workers[self._workers.index(worker)] = _Worker()
+        self._workers[self._workers.index(worker)] = _Worker(worker.place)
         return WorkerDied(
             f"the process working on {getattr(item, 'name', item)} died",
             found=_cause(worker.process.exitcode),
@@ -99,10 +104,11 @@ class Processes:
 class _Worker:
     """A process and the pipe to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: int) -> None:
+        self.place = place
         context = mp.get_context("spawn")  # fork is unsafe once threads of numerical libraries run
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, place), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -112,7 +118,8 @@ class _Worker:
         self.pipe.close()
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, place: int) -> None:
+    os.environ[PLACE] = str(place)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     while True:
         try:

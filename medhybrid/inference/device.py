@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,7 +11,7 @@ from medhybrid.errors import DeviceError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device meant by `auto`, `cpu`, `cuda` or `mps`.
+    """The device meant by `auto`, `cpu`, `cuda`, `cuda:<number>` or `mps`.
 
     Raises
     ------
@@ -20,13 +21,19 @@ def choose_device(name: str) -> torch.device:
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
         return _ready(torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"))
-    absent = {"cuda": not torch.cuda.is_available(), "mps": not has_mps, "cpu": False}.get(name)
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if numbered := re.fullmatch(r"cuda:(\d{1,4})", name):
+        absent: bool | None = int(numbered[1]) >= n_gpus
+    else:
+        absent = {"cuda": not n_gpus, "mps": not has_mps, "cpu": False}.get(name)
     if absent is None:
-        raise DeviceError(f"unknown device {name!r}", expected="auto, cpu, cuda, mps; openvino for predict")
+        raise DeviceError(
+            f"unknown device {name!r}", expected="auto, cpu, cuda, cuda:<number>, mps; openvino for predict"
+        )
     if absent:
         raise DeviceError(
             f"device {name} is not available",
-            found="cpu only",
+            found=f"{n_gpus} GPUs" if n_gpus else "cpu only",
             remedy="take --device auto, or install a matching torch",
         )
     return _ready(torch.device(name))

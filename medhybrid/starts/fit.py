@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medhybrid.data.dataset import write_atomically
+from medhybrid.files import write_csv
 from medhybrid.inference.weights_file import UNKNOWN
 from medhybrid.networks.blocks import Upsample
 from medhybrid.networks.transunet import resize_positions
@@ -55,12 +53,8 @@ class Start:
 
     def save(self, path: Path) -> Path:
         """The rows as CSV."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["weight", "what", "how"])
-        writer.writerow(["(source)", self.source, f"sha256 {self.sha256}"])
-        writer.writerows([row.weight, row.what, row.how] for row in self.rows)
-        write_atomically(path, text.getvalue())
+        head = [["weight", "what", "how"], ["(source)", self.source, f"sha256 {self.sha256}"]]
+        write_csv(path, [*head, *([row.weight, row.what, row.how] for row in self.rows)])
         return path
 
     def __str__(self) -> str:

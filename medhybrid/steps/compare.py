@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from medhybrid.config import StudyConfig
-from medhybrid.data.dataset import PreparedDataset, write_atomically
+from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError
+from medhybrid.files import write_atomically
 from medhybrid.inference.model import network_for
 from medhybrid.review.comparison import Setting, comparison_table, draw_comparison
 from medhybrid.steps.preprocess import prepared_folder

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
-from medhybrid.data.dataset import write_atomically
 from medhybrid.errors import MedHybridError, ScanError
+from medhybrid.files import write_atomically
 from medhybrid.geometry import orientation_code
 from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, write_nifti
 from medhybrid.scans.reader import read_entry

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from medhybrid.config import StudyConfig
-from medhybrid.data.dataset import PreparedDataset, write_atomically
+from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.prepare import inside_labels
 from medhybrid.errors import ConfigError
+from medhybrid.files import write_atomically
 from medhybrid.inference.model import set_component_rules
 from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
 from medhybrid.metrics import Interval, mean_interval

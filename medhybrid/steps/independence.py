@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medhybrid.config import StudyConfig
-from medhybrid.data.dataset import PreparedDataset, write_atomically
+from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import DataError
+from medhybrid.files import write_atomically
 from medhybrid.starts import Start, read_weights
 from medhybrid.steps.preprocess import prepared_folder
 

@@ -30,3 +30,9 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for caught, handler in before.items():
             signal.signal(caught, handler)
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM, which schedulers send before they kill, ends the process as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medhybrid.config import ListenConfig
-from medhybrid.data.dataset import write_atomically
 from medhybrid.errors import MedHybridError
+from medhybrid.files import write_atomically
 from medhybrid.inference.model import Model
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint, send_files
 from medhybrid.scans.pacs.receive import Receiver

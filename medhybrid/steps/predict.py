@@ -7,6 +7,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +15,16 @@ from typing import Any
 
 import medhybrid
 from medhybrid.config import change_scans
-from medhybrid.data.dataset import write_atomically
-from medhybrid.inference.folder import Prediction, fingerprint_of, predict_worklist
+from medhybrid.data.workers import Processes, default_workers
+from medhybrid.errors import ConfigError
+from medhybrid.files import write_atomically
+from medhybrid.inference.engines.pool import Pool, Recipe, predict_on
+from medhybrid.inference.engines.ray import RayActors
+from medhybrid.inference.folder import FolderJob, collect, fingerprint_of, predict_items
 from medhybrid.inference.model import Model
-from medhybrid.inference.worklist import make_worklist
+from medhybrid.inference.records import Prediction
+from medhybrid.inference.sharing import Share, hold_folder
+from medhybrid.inference.worklist import WorkList, make_worklist
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.steps.models import load_models
@@ -56,6 +63,9 @@ def predict(
     probabilities: bool = False,
     options: Mapping[str, Any] | None = None,
     max_memory: float | None = None,
+    workers: int = 1,
+    ray_address: str = "",
+    share: Share | None = None,
     reporter: Reporter | None = None,
 ) -> FolderResult:
     """Predict every scan under `scans`; a bad one is reported and the others go on.
@@ -76,50 +86,97 @@ def predict(
         Changes of `ScansConfig` for this folder; by default scans are read as those the model was trained on.
     max_memory : float, optional
         GiB that a scan may need; one that needs more is refused with the figure. By default what is free.
+    workers : int
+        Processes that predict, each with the model; with 1, this one. GPUs are dealt out to them.
+    ray_address : str
+        Have the workers on the Ray cluster at this address (`auto`, or `local`), which sees the same paths.
+    share : Share, optional
+        Do only this part of the folder; the tables are of all that is done.
 
     Raises
     ------
     MedHybridError
-        If the model cannot be loaded or `scans` does not exist.
+        If the model cannot be loaded, `scans` does not exist, or another process works on `out`.
     """
-    reporter, out = reporter or Silent(), Path(out)
-    found = discover(Path(scans))
-    if isinstance(model, Model):
-        loaded = model
-    else:
-        paths = [model] if isinstance(model, (str, Path)) else model
-        loaded = load_models(paths, device=device, precision=precision, tracking_uri=tracking_uri)
-    if options:
-        changed = change_scans(loaded.record.scans, options)
-        loaded = copy.copy(loaded)
-        loaded.record = loaded.record.model_copy(update={"scans": changed})
-    channels = [(n.channel, n.optional) for n in loaded.plan.normalisation]
-    work = make_worklist(found, channels, loaded.record.channel_map)
-    deidentifier = None if deidentify is None else Deidentifier.from_file(deidentify)
-    if deidentifier is not None:
-        work = work.deidentified(deidentifier)
+    reporter, out, is_pooled = reporter or Silent(), Path(out), workers > 1 or bool(ray_address)
+    found = discover(Path(scans).resolve() if is_pooled else Path(scans))
+    key = None if deidentify is None else Deidentifier.from_file(deidentify)
+    with hold_folder(out, share), ExitStack() as stack:
+        arguments: dict[str, Any] = {"precision": precision, "tracking_uri": tracking_uri}
+        if isinstance(model, Model):
+            if is_pooled:
+                raise ConfigError("workers load the model themselves", expected="its folder", found="a loaded model")
+            loaded = with_options(model, options)
+        else:
+            paths = [str(p) for p in ([model] if isinstance(model, (str, Path)) else model)]
+            arguments["paths"] = tuple(str(Path(p).resolve()) if Path(p).exists() else p for p in paths)
+            arguments["options"] = tuple((options or {}).items())
+            loaded = load_for_folder(**arguments, device="cpu" if is_pooled else device)
+        channels = [(n.channel, n.optional) for n in loaded.plan.normalisation]
+        work = make_worklist(found, channels, loaded.record.channel_map)
+        if key is not None:
+            work = work.deidentified(key)
+        mine = [i for i in work.items if share is None or share.takes(i.case)]
+        memory = None if max_memory is None else int(max_memory * 2**30)
+        job = FolderJob(loaded, out, deidentifier=key, with_probabilities=probabilities, max_memory=memory)
+        if is_pooled:
+            recipe = Recipe(
+                load_for_folder,
+                tuple(arguments.items()),
+                device,
+                out.resolve(),
+                key=None if deidentify is None else deidentify.resolve(),
+                with_probabilities=probabilities,
+                max_memory=memory,
+                threads=max(1, default_workers() // workers),
+            )
+            pool: Pool
+            if ray_address:
+                pool = stack.enter_context(RayActors(workers, address=ray_address, device=device))
+            else:
+                pool = stack.enter_context(Processes(workers))
+            outcomes = predict_on(pool, recipe, mine)
+        else:
+            outcomes = predict_items(job, mine)
 
-    n_skipped = 0
+        n_skipped = 0
 
-    def on_case(n: int, prediction: Prediction, is_skipped: bool) -> None:
-        nonlocal n_skipped
-        n_skipped += is_skipped
-        reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
+        def on_case(n: int, prediction: Prediction, is_skipped: bool) -> None:
+            nonlocal n_skipped
+            n_skipped += is_skipped
+            reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
 
-    reporter.begin(f"predicting on {loaded.device}", len(work.items))
-    predictions = predict_worklist(
-        loaded,
-        work,
-        out,
-        deidentifier=deidentifier,
-        with_probabilities=probabilities,
-        on_case=on_case,
-        max_memory=None if max_memory is None else int(max_memory * 2**30),
-    )
-    reporter.end()
-    result = FolderResult(out, tuple(predictions), n_skipped, work.left_aside)
-    _write_record(result, loaded, found.n_skipped, {i.case: i.reasons for i in work.items if i.reasons})
-    return result
+        by = f"{workers} workers" if is_pooled else str(loaded.device)
+        reporter.begin(f"predicting on {by}", len(mine))
+        cases = [i.case for i in work.items]
+        known = collect(outcomes, cases, job, on_case=on_case, shares_tables=share is not None)
+        reporter.end()
+        place = f"{workers} workers, {ray_address or 'this machine'}, {device}" if is_pooled else str(loaded.device)
+        _write_record(out, known, n_skipped, work, loaded, place, found.n_skipped)
+    names = {i.case for i in mine}
+    return FolderResult(out, tuple(p for p in known if p.case in names), n_skipped, work.left_aside)
+
+
+def load_for_folder(
+    paths: Sequence[str],
+    *,
+    device: str,
+    precision: str | None,
+    tracking_uri: str | None,
+    options: Sequence[tuple[str, Any]] = (),
+) -> Model:
+    """`load_models`, with changes of how scans are read; here and in every worker."""
+    loaded = load_models(paths, device=device, precision=precision, tracking_uri=tracking_uri)
+    return with_options(loaded, dict(options))
+
+
+def with_options(model: Model, options: Mapping[str, Any] | None) -> Model:
+    """A model that reads scans in other ways; raises `ConfigError`."""
+    if not options:
+        return model
+    changed = copy.copy(model)
+    changed.record = model.record.model_copy(update={"scans": change_scans(model.record.scans, options)})
+    return changed
 
 
 def fetch(source: str, out: Path) -> Path:
@@ -143,22 +200,26 @@ def send_results(result: FolderResult, target: str) -> int:
     return len(present)
 
 
-def _write_record(result: FolderResult, model: Model, n_other_files: int, channels: dict[str, tuple[str, ...]]) -> None:
+def _write_record(
+    out: Path, known: Sequence[Prediction], n_skipped: int, work: WorkList, model: Model, place: str, n_other_files: int
+) -> None:
+    n_done = sum(p.status == "done" for p in known)
     record = {
         "medhybrid": medhybrid.__version__,
         "python": platform.python_version(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": str(model.device),
+        "device": place,
         "runtime": model.runtime,
         "precision": str(model.precision).removeprefix("torch."),
         "model_weights_sha256": model.record.weights_sha256,
         "made_by": fingerprint_of(model),
-        "n_done": result.n_done,
-        "n_unchanged": result.n_skipped,
-        "n_failed": result.n_failed,
-        "left_aside": [{"name": e.name, "reason": e.left_aside} for e in result.left_aside],
+        "n_done": n_done,
+        "n_unchanged": n_skipped,
+        "n_failed": len(known) - n_done,
+        "n_waiting": len(work.items) - len(known),
+        "left_aside": [{"name": e.name, "reason": e.left_aside} for e in work.left_aside],
         "n_other_files": n_other_files,
-        "channels": channels,
+        "channels": {i.case: i.reasons for i in work.items if i.reasons},
         "labels": dict(model.plan.labels),
     }
-    write_atomically(result.out / "run.json", json.dumps(record, indent=1))
+    write_atomically(out / "run.json", json.dumps(record, indent=1))

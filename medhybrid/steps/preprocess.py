@@ -21,7 +21,6 @@ from medhybrid.data.dataset import (
     is_prepared,
     load_check,
     prepare_case,
-    write_atomically,
 )
 from medhybrid.data.fingerprint import combine
 from medhybrid.data.layouts import Case, list_cases
@@ -29,6 +28,7 @@ from medhybrid.data.plan import Plan, make_plan
 from medhybrid.data.splits import load_folds
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
 from medhybrid.errors import DataError
+from medhybrid.files import write_atomically
 from medhybrid.steps.progress import Reporter, Silent
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import medhybrid
 from medhybrid.config import StudyConfig
-from medhybrid.data.dataset import write_atomically
 from medhybrid.errors import DataError
+from medhybrid.files import write_atomically
 from medhybrid.steps.independence import check_independence
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part, run_config

@@ -9,9 +9,7 @@ RUNS/<study>/tune-<search>/
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import os
@@ -25,8 +23,9 @@ from typing import Any
 import psutil
 
 from medhybrid.config import SearchConfig, StudyConfig, save_config, with_values
-from medhybrid.data.dataset import PreparedDataset, write_atomically
+from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, MedHybridError
+from medhybrid.files import write_csv
 from medhybrid.review.tuning import draw_search
 from medhybrid.steps.independence import check_independence
 from medhybrid.steps.preprocess import prepared_folder
@@ -269,13 +268,11 @@ def _conclude(study: Any, config: StudyConfig, folder: Path) -> Tuning:
 def _write_trials(study: Any, path: Path) -> None:
     trials = study.get_trials(deepcopy=False)
     keys = sorted({key for t in trials for key in t.params})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "dice", "minutes", *keys, "run", "problem"])
+    rows: list[list[Any]] = [["trial", "state", "dice", "minutes", *keys, "run", "problem"]]
     for t in trials:
         attrs: Mapping[str, Any] = t.user_attrs
         dice = "" if t.value is None else f"{t.value:.4f}"
         row = [t.number, t.state.name.lower(), dice, f"{attrs.get('minutes', 0):.2f}"]
         name = Path(attrs["run"]).name if "run" in attrs else ""
-        writer.writerow([*row, *(t.params.get(k, "") for k in keys), name, attrs.get("problem", "")])
-    write_atomically(path, text.getvalue())
+        rows.append([*row, *(t.params.get(k, "") for k in keys), name, attrs.get("problem", "")])
+    write_csv(path, rows)

@@ -70,7 +70,7 @@ def test_the_masks_are_good(trained: tuple[StudyFolder, Path], scans: Path, tmp_
 def test_reading_and_writing_beside_the_network_gives_the_same(
     trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_job, "RESULTS_EVERY_S", 1000.0)  # the table is whole all the same
+    monkeypatch.setattr(folder_job, "TABLES_EVERY_S", 1000.0)  # the table is whole all the same
     model, outs = medhybrid.load_model(trained[1]), [tmp_path / "plain", tmp_path / "at-once"]
     for at_once, out in enumerate(outs):
         work = make_worklist(discover(scans), [("T1", False)], {})

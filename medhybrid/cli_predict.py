@@ -1,0 +1,130 @@
+"""`medhybrid predict`, on its own page for its many options."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medhybrid.cli_options import (
+    Deidentify,
+    Device,
+    FromPacs,
+    KeepSheared,
+    MaxMemory,
+    ModelPaths,
+    OtherGrids,
+    PrecisionOption,
+    Probabilities,
+    Quiet,
+    ResampleIrregular,
+    ToPacs,
+    TrackingUri,
+    called_with,
+    make_reporter,
+)
+from medhybrid.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medhybrid.steps.progress import Reporter
+
+Engine = Annotated[
+    str, typer.Option(help="local; ray, workers on a cluster; slurm, which writes the script of an array and ends.")
+]
+Workers = Annotated[int, typer.Option(help="Processes, each with the model; actors of Ray; jobs of a Slurm array.")]
+Address = Annotated[str, typer.Option(help="Of the Ray cluster: auto, ray://host:port, or local for one made here.")]
+Shard = Annotated[str, typer.Option(help="Do only the part i/n of the scans, as 0/8; another process does the others.")]
+
+
+def predict(
+    model: ModelPaths,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and tables go.")],
+    scans: Annotated[Path | None, typer.Argument(help="A scan, or a folder searched at any depth.")] = None,
+    source: FromPacs = "",
+    target: ToPacs = "",
+    deidentify: Deidentify = None,
+    probabilities: Probabilities = False,
+    resample_irregular: ResampleIrregular = False,
+    keep_sheared: KeepSheared = False,
+    other_grids: OtherGrids = "",
+    device: Device = "auto",
+    precision: PrecisionOption = None,
+    max_memory: MaxMemory = None,
+    tracking_uri: TrackingUri = None,
+    engine: Engine = "local",
+    workers: Workers = 1,
+    address: Address = "auto",
+    shard: Shard = "",
+    quiet: Quiet = False,
+) -> int:
+    """Make masks and measurements of every scan in a folder; what is done and unchanged is skipped."""
+    from medhybrid.inference.sharing import Share
+    from medhybrid.steps.interrupt import end_on_sigterm
+    from medhybrid.steps.predict import fetch, send_results
+    from medhybrid.steps.predict import predict as run
+
+    reporter = make_reporter(quiet)
+    if (scans is None) == (not source):
+        raise ConfigError("predict needs scans", expected="a path, or --from a PACS")
+    if engine not in ("local", "ray", "slurm"):
+        raise ConfigError(f"unknown engine {engine!r}", expected="local, ray or slurm")
+    if workers < 1:
+        raise ConfigError(f"{workers} workers cannot work", expected="--workers of 1 or more")
+    if engine == "slurm":
+        return _write_array(out, workers, reporter)
+    end_on_sigterm()
+    place: Path = scans or fetch(source, out)
+    ways = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
+    result = run(
+        place,
+        model=model,
+        out=out,
+        device=device,
+        precision=precision,
+        tracking_uri=tracking_uri,
+        deidentify=deidentify,
+        probabilities=probabilities,
+        options={name: value for name, value in ways.items() if value},
+        max_memory=max_memory,
+        workers=workers,
+        ray_address=address if engine == "ray" else "",
+        share=Share.parse(shard) if shard else None,
+        reporter=reporter,
+    )
+    if target:
+        reporter.message(f"{send_results(result, target)} objects sent to {target}")
+    failed = [[p.case, p.message] for p in result.predictions if p.status == "failed"]
+    if failed:
+        reporter.table("Without a mask", ["scan", "reason"], failed)
+    if result.left_aside:
+        rows = [[e.name, e.left_aside] for e in result.left_aside]
+        reporter.table("Left aside, no scans", ["series", "what it is"], rows)
+    reporter.message(
+        f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out / 'results.csv'}"
+    )
+    if not result.predictions or result.n_done == 0:
+        return 2
+    return 1 if result.n_failed else 0
+
+
+def _write_array(out: Path, n: int, reporter: Reporter) -> int:
+    """The command as it was called, in a script, with a share a job."""
+    from medhybrid.inference.engines.slurm import write_array_script
+
+    command = [sys.executable, "-m", "medhybrid", *_without_engine(called_with)]
+    path = write_array_script(out / "predict.sbatch", command, n)
+    reporter.message(f"{n} jobs; hand them in from this folder:  sbatch {path}")
+    return 0
+
+
+def _without_engine(arguments: list[str]) -> list[str]:
+    """The command line without --engine and --workers, which are for the script."""
+    left: list[str] = []
+    skip = False
+    for a in arguments:
+        if not (skip or a.startswith(("--engine", "--workers"))):
+            left.append(a)
+        skip = a in ("--engine", "--workers")
+    return left

@@ -1,0 +1,60 @@
+"""Text files that are whole or not there: written under another name, then renamed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write text, and its folder where there is none; raises `OSError`, and leaves no part of a file then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pending = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        pending.write_text(text)
+        pending.replace(path)
+    except BaseException:
+        pending.unlink(missing_ok=True)
+        raise
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows, the first of them the names of the columns, as `write_atomically` does."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+@contextmanager
+def held(path: Path, *, is_shared: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock on a file, made where it is absent, that ends with the process; yields whether it is held.
+
+    Where the system or the disk knows no such locks, it is taken as held.
+
+    Parameters
+    ----------
+    is_shared : bool
+        Others may share it, and nobody may hold it alone.
+    wait : bool
+        Wait until it is free, else give up at once.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield True
+        return
+    with path.open("a") as file:
+        kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+            has_it = True
+        except BlockingIOError:
+            has_it = False
+        except OSError:
+            has_it = True
+        yield has_it

@@ -1,0 +1,99 @@
+"""Workers on a Ray cluster: an actor each, which loads the model once; one that dies is replaced.
+
+Ray comes with the extra `[scale]`. Scans, model and output folder must be at the same paths on every machine of the cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from medhybrid.data.workers import PLACE, WorkerDied
+from medhybrid.errors import ConfigError, DeviceError
+from medhybrid.inference.engines.pool import Work
+from medhybrid.inference.worklist import WorkItem
+
+
+class RayActors:
+    """Up to `n` actors, as a `Pool`.
+
+    Parameters
+    ----------
+    address : str
+        Of a cluster (`auto` finds the one that this machine belongs to), or `local` for one of this machine alone, which ends
+        with the pool.
+    device : str
+        `cpu` and `openvino` take a core each; others a GPU each, where the cluster has any.
+
+    Raises
+    ------
+    ConfigError, DeviceError
+        If Ray is not installed, or no cluster is there.
+    """
+
+    def __init__(self, n: int, *, address: str = "auto", device: str = "auto") -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError("Ray is not installed", remedy="pip install 'medhybrid[scale]'") from error
+        self._ray = ray
+        try:
+            own: dict[str, Any] = {"address": "local", "include_dashboard": False, "num_cpus": n}
+            ray.init(
+                **(own if address == "local" else {"address": address}),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise DeviceError(
+                f"no Ray cluster at {address!r}",
+                found=str(error).splitlines()[0],
+                remedy="start one with `ray start --head`, or give --address",
+            ) from error
+        self.n = max(1, n)
+        has_gpus = device not in ("cpu", "openvino") and ray.cluster_resources().get("GPU", 0) >= 1
+        self._actor = ray.remote(num_gpus=int(has_gpus), num_cpus=1, max_restarts=0)(_Worker)
+        self._idle: list[tuple[int, Any]] = []
+
+    def __enter__(self) -> RayActors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.shutdown()
+
+    def map(self, function: Work, items: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Any]]:
+        """Apply `function` to each item; see `Pool`."""
+        taken = {place for place, _ in self._idle}
+        wanted = min(self.n, len(items)) - len(self._idle)
+        self._idle += [(n, self._actor.remote(n)) for n in range(self.n) if n not in taken][: max(0, wanted)]
+        waiting = list(reversed(items))
+        busy: dict[Any, tuple[int, Any, WorkItem]] = {}
+        while waiting or busy:
+            while waiting and self._idle:
+                place, actor = self._idle.pop()
+                item = waiting.pop()
+                busy[actor.apply.remote(function, item)] = (place, actor, item)
+            (ready, *_), _ = self._ray.wait(list(busy), num_returns=1)
+            place, actor, item = busy.pop(ready)
+            try:
+                result = self._ray.get(ready)
+            except self._ray.exceptions.RayActorError as error:
+                found = str(error).splitlines()[0] if str(error) else type(error).__name__
+                result, actor = WorkerDied(f"the worker of {item.case} died", found=found), self._actor.remote(place)
+            self._idle.append((place, actor))
+            yield item, result
+
+
+class _Worker:
+    """What an actor does."""
+
+    def __init__(self, place: int) -> None:
+        os.environ[PLACE] = str(place)
+
+    def apply(self, function: Work, item: WorkItem) -> Any:
+        """One item."""
+        return function(item)

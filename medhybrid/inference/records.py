@@ -1,0 +1,183 @@
+"""What became of each scan of a folder, on disk: a record a scan, and tables of all.
+
+OUT/done/<case>.json      a scan with a mask: what was made of what, so that a second run skips what is unchanged
+OUT/failed/<case>.json    a scan without one, and why
+OUT/begun/<case>.json     a scan in work: which attempt, by whom; left behind where a worker dies
+OUT/results.csv           a row a finished scan, with its measures
+OUT/work.csv              a row a scan: state, attempts, worker, seconds, reason
+
+Each file is written whole under another name and renamed, so that several processes may write, and any may be killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medhybrid.files import write_atomically, write_csv
+
+MAX_ATTEMPTS = 3
+"""A scan that as many workers died on is set aside."""
+
+Stamps = list[tuple[str, int, int]]
+"""Path, size and time of change of each file."""
+
+
+class LabelMeasure(BaseModel):
+    """Size of one label in one scan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    volume_ml: float
+    n_components: int
+    largest_ml: float
+    largest_mm: float
+
+
+class Prediction(BaseModel):
+    """What became of one scan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    case: str
+    status: Literal["done", "failed"]
+    message: str = ""
+    seconds: float = 0.0
+    score: float | None = None
+    verdict: str = ""
+    measures: dict[str, LabelMeasure] = {}
+    made_by: str = ""
+    input_hash: str = ""
+    stamps: Stamps = []
+    attempts: int = 1
+    worker: str = ""
+
+
+class _Begun(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attempt: int
+    worker: str
+    since: str
+    files: str
+
+
+@cache
+def this_worker() -> str:
+    """Host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records below an output folder.
+
+    Attributes
+    ----------
+    in_hand : set of str
+        Cases that this process has begun and not ended.
+    """
+
+    out: Path
+    in_hand: set[str] = field(default_factory=set)
+
+    def done(self, case: str) -> Prediction | None:
+        """The record of a scan with a mask; None where there is none that can be read."""
+        return self._read("done", case)
+
+    def begin(self, case: str, stamps: Stamps) -> int | Prediction:
+        """Note that a scan is in work.
+
+        Returns
+        -------
+        int or Prediction
+            The number of the attempt, from 1; or a failure, where `MAX_ATTEMPTS` workers died on these files before.
+        """
+        path = self.out / "begun" / f"{case}.json"
+        files = hashlib.sha256(repr(stamps).encode()).hexdigest()
+        earlier = self._begun(case)
+        attempt = earlier.attempt + 1 if earlier is not None and earlier.files == files else 1
+        if earlier is not None and attempt > MAX_ATTEMPTS:
+            message = (
+                f"{case}: set aside after {MAX_ATTEMPTS} attempts that ended with the worker's death (the last by "
+                f"{earlier.worker}, {earlier.since}), most often for too little memory. Give it more, and remove {path}"
+            )
+            return Prediction(case=case, status="failed", message=message, attempts=MAX_ATTEMPTS)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_atomically(path, _Begun(attempt=attempt, worker=this_worker(), since=now, files=files).model_dump_json())
+        self.in_hand.add(case)
+        return attempt
+
+    def end(self, prediction: Prediction) -> None:
+        """Put what became of a scan on record, in place of what was there."""
+        case, other = prediction.case, {"done": "failed", "failed": "done"}[prediction.status]
+        text = prediction.model_dump_json(indent=1)
+        write_atomically(self.out / prediction.status / f"{case}.json", text)
+        (self.out / other / f"{case}.json").unlink(missing_ok=True)
+        self.release(case)
+
+    def release(self, case: str) -> None:
+        """The scan is in work no longer: a worker that lives on has let go of it."""
+        if case in self.in_hand:
+            (self.out / "begun" / f"{case}.json").unlink(missing_ok=True)
+            self.in_hand.discard(case)
+
+    def all(self, cases: Iterable[str]) -> list[Prediction]:
+        """The records of those of the cases that are finished, in their order."""
+        names = {state: _names(self.out / state) for state in ("done", "failed")}
+        found = (self._read(state, c) for c in cases for state in ("done", "failed") if c in names[state])
+        return [p for p in found if p is not None]
+
+    def write_tables(self, cases: Sequence[str], finished: Sequence[Prediction], labels: Mapping[str, int]) -> None:
+        """`results.csv` of what is finished, and `work.csv` of every case."""
+        write_results(self.out / "results.csv", finished, labels)
+        by_case, begun = {p.case: p for p in finished}, _names(self.out / "begun")
+        rows: list[list[Any]] = []
+        for case in cases:
+            p, b = by_case.get(case), self._begun(case) if case in begun else None
+            if p is not None:
+                rows.append([case, p.status, p.attempts, p.worker, f"{p.seconds:.2f}", p.message])
+            elif b is not None:
+                rows.append([case, "begun", b.attempt, b.worker, "", f"since {b.since}"])
+            else:
+                rows.append([case, "waiting", 0, "", "", ""])
+        write_csv(self.out / "work.csv", [["case", "state", "attempts", "worker", "seconds", "reason"], *rows])
+
+    def _begun(self, case: str) -> _Begun | None:
+        try:
+            return _Begun.model_validate_json((self.out / "begun" / f"{case}.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _read(self, state: str, case: str) -> Prediction | None:
+        try:
+            return Prediction.model_validate_json((self.out / state / f"{case}.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+
+def write_results(path: Path, predictions: Sequence[Prediction], labels: Mapping[str, int]) -> None:
+    """`results.csv`: a row a scan, columns by label."""
+    sizes = [f"{n} {m}" for n in labels for m in ("volume_ml", "n_components", "largest_ml", "largest_mm")]
+    rows: list[list[Any]] = [["case", "status", "verdict", "score", *sizes, "seconds", "message"]]
+    for p in predictions:
+        row: list[Any] = []
+        for name in labels:
+            m = p.measures.get(name)
+            row += [m.volume_ml, m.n_components, m.largest_ml, m.largest_mm] if m else [""] * 4
+        score = "" if p.score is None else f"{p.score:.4f}"
+        rows.append([p.case, p.status, p.verdict, score, *row, f"{p.seconds:.2f}", p.message])
+    write_csv(path, rows)
+
+
+def _names(folder: Path) -> set[str]:
+    return {e.name[:-5] for e in os.scandir(folder) if e.name.endswith(".json")} if folder.is_dir() else set()
