@@ -1,24 +1,38 @@
-"""Full and read-only disks, files that vanish or change: the reason is told, what is done is kept, no half file has a name."""
+"""Full disks, files that vanish or change, killed and doubled processes: told, nothing lost, no half file has a name."""
 
 from __future__ import annotations
 
 import errno
+import itertools
+import json
+import random
+import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+import medhybrid
+from medhybrid.config import StudyConfig, load_config
 from medhybrid.errors import OutputError
+from medhybrid.files import held
 from medhybrid.inference import folder as folder_job
 from medhybrid.inference.folder import FolderJob
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.steps.predict import predict
+from medhybrid.steps.train import resume
+from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.inference.test_engines import SHAPE, load, rows_of, write_scans
-from tests.synthetic import save_nifti
+from tests.synthetic import StudyFolder, save_nifti
+from tests.training.trainers import every_loss, trainer
 
 
 @pytest.fixture
@@ -121,3 +135,111 @@ def test_a_disk_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(WorkItem, "read", read)
 
     assert predict(scans, model=load(), out=tmp_path / "out").n_done == 1
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_twice_ends_with_the_weights_of_one_that_was_not(
+    prepared: StudyFolder, tmp_path: Path
+) -> None:
+    changes = ["training.iterations=60", "training.checkpoint_minutes=0.0005", "tracking.kind=jsonl"]
+    whole = medhybrid.train(changed(prepared, f"runs={tmp_path / 'whole'}", *changes))
+    command = [sys.executable, "-m", "medhybrid", "train", "--config", str(prepared.folder / "small.yaml")]
+    runs = tmp_path / "killed"
+    rng = random.Random(0)
+    for n in range(2):
+        added = ["--resume"] if n else changes
+        process = subprocess.Popen(
+            [*command, f"runs={runs}", *added], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        before = mark(runs)
+        wait_until(lambda before=before: mark(runs) > before, process)  # type: ignore[misc]
+        time.sleep(rng.uniform(0.0, 0.3))
+        process.kill()
+        process.communicate()
+    (run,) = (runs / "blobs").iterdir()
+    assert not (run / "model").exists(), "it was killed before its end"
+
+    resume(run)
+
+    assert losses_of(run) == losses_of(whole.folder)
+    ours, theirs = (load_file(f / "model" / "model.safetensors") for f in (run, whole.folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def changed(study: StudyFolder, *overrides: str) -> StudyConfig:
+    return load_config(study.folder / "small.yaml", overrides)
+
+
+def mark(runs: Path) -> int:
+    """When the newest checkpoint was written."""
+    return max((p.stat().st_mtime_ns for p in runs.glob("*/*/checkpoint/last.pt")), default=0)
+
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def losses_of(run: Path) -> dict[int, float]:
+    """The last word on the loss of each step on record."""
+    events = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines() if line.startswith("{"))
+    return {e["step"]: e["values"]["train/loss"] for e in events if "train/loss" in e.get("values", {})}
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_anew(prepared: StudyFolder, tmp_path: Path) -> None:
+    run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=4", "tracking.kind=jsonl"))
+    shutil.rmtree(run.folder / "checkpoint")
+
+    again = resume(run.folder)
+
+    assert again.n_steps == 4
+    assert again.folder == run.folder
+
+
+def test_two_processes_do_not_train_one_run(prepared: StudyFolder, tmp_path: Path) -> None:
+    run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=4", "tracking.kind=jsonl"))
+
+    with held(run.folder / ".lock"), pytest.raises(OutputError, match="another process trains the run"):
+        resume(run.folder, ["training.iterations=+2"])
+    assert resume(run.folder, ["training.iterations=+2"]).n_steps == 6
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(small_disk: Path) -> None:
+    save_checkpoint(small_disk / "checkpoint", {"step": 1})
+
+    with pytest.raises(OutputError, match=r"no checkpoint can be written.*No space left on device.*Make room"):
+        save_checkpoint(small_disk / "checkpoint", {"step": 2, "weights": torch.zeros(100_000)})
+
+    assert load_checkpoint(small_disk / "checkpoint")["step"] == 1
+    assert [p.name for p in (small_disk / "checkpoint").iterdir()] == ["last.pt"]
+
+
+def test_a_training_goes_on_while_the_disk_is_full(
+    prepared: StudyFolder, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = trainer(prepared, small_disk / "run", checkpoint_minutes=0.00001)
+
+    with pytest.raises(OutputError, match="No space left on device"):  # at its end, where it must
+        made.fit()
+
+    assert made.step == 12
+    assert "no checkpoint can be written" in caplog.text
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = trainer(prepared, tmp_path / "plain", iterations=4)
+    expected = every_loss(plain)
+    plain.fit()
+    jumps = itertools.cycle([0.0, 4e9, 1e9])
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+    jumping = trainer(prepared, tmp_path / "jumping", iterations=4)
+    losses = every_loss(jumping)
+    outcome = jumping.fit()
+
+    assert losses == expected
+    assert 0 < outcome.elapsed_s < 600

@@ -25,7 +25,7 @@ from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder, preprocess
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
-from medhybrid.steps.run_record import make_tracker, new_run_folder
+from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder
 from medhybrid.steps.train import Run
 from medhybrid.training.loop import Outcome, Progress
 from medhybrid.training.pretraining import MaskedAutoencoder, Pretrainer
@@ -53,7 +53,8 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     save_config(config, folder / "config.yaml")
     dataset = PreparedDataset(prepared_folder(config))
     dataset.plan_for(config).save(folder / "plan.json")
-    return _run(config, dataset, folder, reporter, resume=False)
+    with hold_run(folder):
+        return _run(config, dataset, folder, reporter, resume=False)
 
 
 def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | None = None) -> Run:
@@ -65,8 +66,10 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
     now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
     if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
         raise DataError(f"the prepared scans have another plan than the run {folder.name}", remedy="start a new run")
-    save_config(config, folder / "config.yaml")
-    return _run(config, dataset, folder, reporter or Silent(), resume=True)
+    with hold_run(folder):
+        save_config(config, folder / "config.yaml")
+        has_begun = any((folder / "checkpoint").glob("*.pt"))
+        return _run(config, dataset, folder, reporter or Silent(), resume=has_begun)
 
 
 def for_scans(config: StudyConfig) -> StudyConfig:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, OutputError
+from medhybrid.files import held
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.resume import run_config
 from medhybrid.tracking.jsonl import JsonlTracker
@@ -34,6 +37,15 @@ def new_run_folder(config: StudyConfig, what: str = "") -> Path:
             continue
         return folder
     raise DataError(f"too many runs of one second in {base}")
+
+
+@contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Keep a run for this process; raises `OutputError` where another trains it."""
+    with held(folder / ".lock", wait=False) as is_free:
+        if not is_free:
+            raise OutputError(f"another process trains the run {folder.name}", remedy="wait for it, or stop it")
+        yield
 
 
 def make_tracker(

@@ -27,7 +27,7 @@ from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
-from medhybrid.steps.run_record import make_tracker, new_run_folder
+from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder
 from medhybrid.training.loop import Outcome, Progress, Trainer
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset
@@ -85,7 +85,10 @@ def train(
     save_config(config, folder / "config.yaml")
     dataset.plan_for(config).save(folder / "plan.json")
     on_start(folder)
-    return _run(config, dataset, folder, reporter or Silent(), resume=False, parent_run_id=parent_run_id, watch=watch)
+    with hold_run(folder):
+        return _run(
+            config, dataset, folder, reporter or Silent(), resume=False, parent_run_id=parent_run_id, watch=watch
+        )
 
 
 def resume(
@@ -100,7 +103,9 @@ def resume(
     Raises
     ------
     ModelError
-        If the run has no usable checkpoint.
+        If the run's checkpoints are damaged. A run that has none yet begins anew.
+    OutputError
+        If another process trains the run.
     """
     config = extend(run_config(folder), overrides)
     _refuse_unlabelled(config)
@@ -112,9 +117,16 @@ def resume(
             remedy="preprocess with the run's config.yaml, or start a new run",
         )
     fold = dataset.fold_for(config)
-    remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))  # a refused run stays as it was
-    save_config(config, folder / "config.yaml")
-    return _run(config, dataset, folder, reporter or Silent(), resume=True, watch=watch)
+    reporter = reporter or Silent()
+    with hold_run(folder):
+        remember_pictures(
+            folder, dataset.open(fold.train), dataset.open(fold.validation)
+        )  # a refused run stays as it was
+        save_config(config, folder / "config.yaml")
+        has_begun = any((folder / "checkpoint").glob("*.pt"))
+        if not has_begun:
+            reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
+        return _run(config, dataset, folder, reporter, resume=has_begun, watch=watch)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------

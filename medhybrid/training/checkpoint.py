@@ -1,12 +1,14 @@
 """The state of a run on disk: everything that is needed to go on as if nothing had happened.
 
-`last.pt` is written under a temporary name, the one before is kept as `previous.pt`, and then the new one is renamed: at any
-moment at least one whole checkpoint has its final name. Loaded with `weights_only=True`: no pickled code runs.
+`last.pt` is written under a temporary name and to the disk itself, the one before is kept as `previous.pt`, and then the new
+one is renamed: at any moment, that of a power cut too, at least one whole checkpoint has its final name. Loaded with
+`weights_only=True`: no pickled code runs.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medhybrid.errors import ModelError
+from medhybrid.errors import ModelError, OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +26,27 @@ VERSION = 2
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, containers of them)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `state` (tensors, numbers, strings, containers of them); raises `OutputError`, and keeps what was there then."""
     pending, last = folder / ".pending.pt", folder / "last.pt"
-    torch.save({"version": VERSION, **state}, pending)
-    if last.exists():
-        last.replace(folder / "previous.pt")
-    pending.replace(last)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with pending.open("wb") as file:
+            torch.save({"version": VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if last.exists():
+            last.replace(folder / "previous.pt")
+        pending.replace(last)
+    except (OSError, RuntimeError) as error:
+        pending.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__  # torch hides it behind its own
+        if not isinstance(cause, OSError):
+            raise
+        raise OutputError(
+            f"no checkpoint can be written to {folder}",
+            found=cause.strerror or str(cause),
+            remedy="make room; a later --resume goes on from the checkpoint before",
+        ) from error
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:

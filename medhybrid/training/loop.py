@@ -6,6 +6,7 @@ Each step is a function of (state, seed, step): patches, augmentation and drop-o
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from medhybrid.data.augment import apply, centre_crop, draw_parameters
 from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch, PatchSampler, Prefetcher
 from medhybrid.data.store import PreparedCase
-from medhybrid.errors import TrainingError
+from medhybrid.errors import OutputError, TrainingError
 from medhybrid.inference.device import autocast, choose_device, choose_precision
 from medhybrid.inference.model import network_for
 from medhybrid.inference.weights_file import About
@@ -32,6 +33,8 @@ from medhybrid.training.stages import Stage, check_stage, learning_rate, plan_st
 from medhybrid.training.step import PlainStep, RecordedStep
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset, validate
+
+logger = logging.getLogger(__name__)
 
 LOG_EVERY = 10
 """Steps between two records of the loss."""
@@ -168,7 +171,7 @@ class Trainer:
                     self.elapsed_s = time.monotonic() - started
                     interval_started, interval_steps, waited_s = time.monotonic(), 0, 0.0
                 if time.monotonic() - saved_at > self.training.checkpoint_minutes * 60:
-                    self.save()
+                    self._save_if_there_is_room()
                     saved_at = time.monotonic()
                 if self.should_stop():
                     is_interrupted = self.progress < 1.0
@@ -358,6 +361,13 @@ class Trainer:
                 "last_dice": self.last_dice,
             },
         )
+
+    def _save_if_there_is_room(self) -> None:
+        """A full disk in mid-run is told; the run goes on, and there may be room when it is next asked for."""
+        try:
+            self.save()
+        except OutputError as error:
+            logger.warning("%s", error)
 
     def restore(self) -> None:
         """Go back to the run's last checkpoint."""
