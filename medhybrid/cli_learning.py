@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medhybrid.cli_options import Config, Overrides, Quiet, make_reporter, whole_numbers
+from medhybrid.cli_options import Config, Overrides, Quiet, called_without, make_reporter, whole_numbers
 from medhybrid.errors import ConfigError
 
 
@@ -16,6 +17,7 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run of the study.")] = False,
     run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
+    processes: Annotated[int, typer.Option(help="Processes of this machine that train together, a GPU each.")] = 1,
     quiet: Quiet = False,
 ) -> int:
     """Train on the prepared dataset. Ctrl-C stops cleanly; --resume goes on; +N extends a finished run."""
@@ -23,7 +25,12 @@ def train(
     from medhybrid.steps.train import resume as go_on
     from medhybrid.steps.train import train as start
 
-    reporter = make_reporter(quiet)
+    if processes != 1:
+        from medhybrid.steps.launch import launch
+
+        return launch(called_without("--processes"), processes)
+    is_first = os.environ.get("RANK", "0") == "0"
+    reporter = make_reporter(quiet or not is_first)
     if resume:
         folder, length = find_run(config, overrides or [], run)
         result = go_on(folder, length, reporter=reporter)

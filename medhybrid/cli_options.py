@@ -61,6 +61,17 @@ called_with: list[str] = []
 """The arguments of this call, as they were given."""
 
 
+def called_without(*options: str) -> list[str]:
+    """The arguments of this call but for options with a value."""
+    left: list[str] = []
+    skip = False
+    for argument in called_with:
+        if not (skip or argument.split("=")[0] in options):
+            left.append(argument)
+        skip = argument in options
+    return left
+
+
 def make_reporter(quiet: bool = False) -> Reporter:
     """What a person sees."""
     from medhybrid.terminal import TerminalReporter

@@ -22,7 +22,7 @@ from medhybrid.cli_options import (
     ResampleIrregular,
     ToPacs,
     TrackingUri,
-    called_with,
+    called_without,
     make_reporter,
 )
 from medhybrid.errors import ConfigError
@@ -113,18 +113,7 @@ def _write_array(out: Path, n: int, reporter: Reporter) -> int:
     """The command as it was called, in a script, with a share a job."""
     from medhybrid.inference.engines.slurm import write_array_script
 
-    command = [sys.executable, "-m", "medhybrid", *_without_engine(called_with)]
+    command = [sys.executable, "-m", "medhybrid", *called_without("--engine", "--workers")]
     path = write_array_script(out / "predict.sbatch", command, n)
     reporter.message(f"{n} jobs; hand them in from this folder:  sbatch {path}")
     return 0
-
-
-def _without_engine(arguments: list[str]) -> list[str]:
-    """The command line without --engine and --workers, which are for the script."""
-    left: list[str] = []
-    skip = False
-    for a in arguments:
-        if not (skip or a.startswith(("--engine", "--workers"))):
-            left.append(a)
-        skip = a in ("--engine", "--workers")
-    return left

@@ -38,6 +38,8 @@ class PatchSampler:
         Share of a batch, rounded over steps, whose centre is a foreground voxel of a random label.
     context : sequence of str
         Fields of `data.context` that are read with it.
+    places : sequence of int, optional
+        Places of the batch that are read; by default all.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class PatchSampler:
         foreground_share: float,
         seed: int,
         context: Sequence[str] = (),
+        places: Sequence[int] | None = None,
     ) -> None:
+        self.places = tuple(range(batch_size) if places is None else places)
         self.cases, self.context = list(cases), tuple(context)
         self.patch_size, self.batch_size = patch_size, batch_size
         self.foreground_share, self.seed = foreground_share, seed
@@ -59,7 +63,7 @@ class PatchSampler:
     def batch(self, step: int) -> Batch:
         """The batch of a step; the same whenever and wherever it is asked for."""
         images, labels, names, context = [], [], [], []
-        for index in range(self.batch_size):
+        for index in self.places:
             rng = np.random.default_rng((self.seed, step, index))
             case = self.cases[int(rng.integers(len(self.cases)))]
             image, label = case.read_box(self._start(case, rng, step * self.batch_size + index), self.read_size)

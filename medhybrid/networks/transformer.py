@@ -91,12 +91,15 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.part = (0, 1)
+        """Which part of the whole batch is seen, of how many: what is left out is drawn for all of it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         if not self.training or self.rate == 0:
             return x
-        keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
+        part, count = self.part
+        keep = torch.rand(count * x.shape[0], 1, 1, device=x.device).chunk(count)[part] >= self.rate
         return x * keep.to(x.dtype) / (1 - self.rate)
 
 

@@ -29,6 +29,7 @@ from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder
 from medhybrid.steps.train import Run
 from medhybrid.training.loop import Outcome, Progress
 from medhybrid.training.pretraining import MaskedAutoencoder, Pretrainer
+from medhybrid.training.team import refuse_team
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     ConfigError
         If the network has no encoder to teach.
     """
+    refuse_team("pretrain")
     reporter = reporter or Silent()
     config = for_scans(config)
     preprocess(config, reporter=reporter)

@@ -60,6 +60,11 @@ def make_tracker(
     return StageTracker(run, lambda stage: _stage_tracker(config, stage, run, folder))
 
 
+def silent_tracker() -> StageTracker:
+    """Keeps nothing: for the processes of a team but the first."""
+    return StageTracker(SeveralTrackers([]), lambda _: SeveralTrackers([]))
+
+
 def _stage_tracker(config: StudyConfig, stage: Stage, run: Tracker, folder: Path) -> Tracker:
     """A nested run, where the run has stages."""
     if config.tracking.kind != "mlflow" or not config.training.stages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from medhybrid.data.prepare import outside_labels
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.confidence import Calibration
+from medhybrid.inference.device import choose_device
 from medhybrid.inference.model import ModelRecord, model_card, network_for, save_model
 from medhybrid.networks import Network
 from medhybrid.review.training import draw_reference, draw_result, write_table
@@ -27,8 +29,9 @@ from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
-from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder
+from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder, silent_tracker
 from medhybrid.training.loop import Outcome, Progress, Trainer
+from medhybrid.training.team import Team, join_team, own_gpu
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset
 
@@ -81,13 +84,14 @@ def train(
     """
     _refuse_unlabelled(config)
     dataset = PreparedDataset(prepared_folder(config))
-    folder = new_run_folder(config)
-    save_config(config, folder / "config.yaml")
-    dataset.plan_for(config).save(folder / "plan.json")
-    on_start(folder)
-    with hold_run(folder):
+    with join_team(choose_device(own_gpu(config.training.device))) as team:
+        folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
+        if team.is_first:
+            save_config(config, folder / "config.yaml")
+            dataset.plan_for(config).save(folder / "plan.json")
+        on_start(folder)
         return _run(
-            config, dataset, folder, reporter or Silent(), resume=False, parent_run_id=parent_run_id, watch=watch
+            config, dataset, folder, reporter or Silent(), team, resume=False, parent_run_id=parent_run_id, watch=watch
         )
 
 
@@ -118,15 +122,12 @@ def resume(
         )
     fold = dataset.fold_for(config)
     reporter = reporter or Silent()
-    with hold_run(folder):
-        remember_pictures(
-            folder, dataset.open(fold.train), dataset.open(fold.validation)
-        )  # a refused run stays as it was
-        save_config(config, folder / "config.yaml")
-        has_begun = any((folder / "checkpoint").glob("*.pt"))
-        if not has_begun:
-            reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
-        return _run(config, dataset, folder, reporter, resume=has_begun, watch=watch)
+    remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))  # a refused run stays as it was
+    has_begun = any((folder / "checkpoint").glob("*.pt"))
+    if not has_begun:
+        reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
+    with join_team(choose_device(own_gpu(config.training.device))) as team:
+        return _run(config, dataset, folder, reporter, team, resume=has_begun, watch=watch)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -137,16 +138,40 @@ def _run(
     dataset: PreparedDataset,
     folder: Path,
     reporter: Reporter,
+    team: Team,
     *,
     resume: bool,
     watch: Watch,
     parent_run_id: str = "",
 ) -> Run:
+    """The run; the first of the team keeps its records, the others learn."""
+    if not team.is_first:
+        reporter = Silent()
+    with hold_run(folder) if team.is_first else nullcontext():
+        if team.is_first:
+            save_config(config, folder / "config.yaml")  # a resumed run may be longer
+        return _learn(config, dataset, folder, reporter, team, resume=resume, watch=watch, parent_run_id=parent_run_id)
+
+
+def _learn(
+    config: StudyConfig,
+    dataset: PreparedDataset,
+    folder: Path,
+    reporter: Reporter,
+    team: Team,
+    *,
+    resume: bool,
+    watch: Watch,
+    parent_run_id: str,
+) -> Run:
     plan = dataset.plan_for(config)
     fold = dataset.fold_for(config)
     train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
     data_hash = dataset.data_hash()
-    tracker = make_tracker(config, dataset, folder, data_hash, parent_run_id=parent_run_id)
+    if team.is_first:
+        tracker = make_tracker(config, dataset, folder, data_hash, parent_run_id=parent_run_id)
+    else:
+        tracker = silent_tracker()
     shown = max((i for i, n in enumerate(plan.normalisation) if not n.optional), default=0)
 
     pictured = subset(subset(validation_cases, config.training.validation_cases), PICTURED_CASES)
@@ -180,18 +205,19 @@ def _run(
                 on_stage=tracker.begin,
                 network=network,
                 learnt_from=pictures,
+                team=team,
             )
             if resume:
                 trainer.restore()
-            else:
+            elif team.is_first:
                 _report_start(start, folder, tracker, reporter)
                 _log_inputs(tracker, folder)
                 _show_references(pictured, folder, tracker, shown)
             reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
             outcome = trainer.fit()
             reporter.end()
-            metrics = _save(config, plan, outcome, folder, data_hash)
-            if not outcome.is_interrupted:
+            metrics = _save(config, plan, outcome, folder, data_hash) if team.is_first else {}
+            if team.is_first and not outcome.is_interrupted:
                 tracker.log_metrics({f"final/{k}": v for k, v in metrics.items()}, outcome.step)
                 register_as = config.name if config.tracking.register_model else None
                 tracker.log_model(folder / "model", register_as=register_as, alias=config.tracking.alias)

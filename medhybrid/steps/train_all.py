@@ -25,6 +25,7 @@ from medhybrid.steps.resume import mark_part, run_config
 from medhybrid.steps.run_record import code_revision
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
+from medhybrid.training.team import refuse_team
 from medhybrid.training.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def train_all(
     DataError
         If a name of an earlier call stands for another config now, or a start has seen a case that is to validate.
     """
+    refuse_team("a row of trainings")
     reporter = reporter or Silent()
     index = folder / "runs.json"
     known: dict[str, str] = json.loads(index.read_text()) if index.is_file() else {}

@@ -33,6 +33,7 @@ from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.steps.train_all import InterruptedRunsError, nested_runs
+from medhybrid.training.team import refuse_team
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ def tune(
     ConfigError
         If a key of the search does not exist, or no trial gave a score.
     """
+    refuse_team("tune")
     reporter = reporter or Silent()
     folder = Path(config.runs) / config.name / f"tune-{search.name}"
     folder.mkdir(parents=True, exist_ok=True)

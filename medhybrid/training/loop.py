@@ -31,19 +31,17 @@ from medhybrid.training.losses import Loss, compute_loss
 from medhybrid.training.optimiser import WeightAverage, make_optimiser
 from medhybrid.training.stages import Stage, check_stage, learning_rate, plan_stages, rate_factors, stage_at
 from medhybrid.training.step import PlainStep, RecordedStep
+from medhybrid.training.team import ALONE, Team, draw_for_all, own_gpu
 from medhybrid.training.tracker import Tracker
-from medhybrid.training.validation import Validation, subset, validate
+from medhybrid.training.validation import CaseResult, Validation, subset, validate
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY = 10
 """Steps between two records of the loss."""
 
-CONTEXT_STREAM = 2
-"""Keeps the generator that takes context away apart from the others."""
-
-AUGMENT_STREAM = 1
-"""Keeps the generator of augmentation apart from that of sampling."""
+AUGMENT_STREAM, CONTEXT_STREAM = 1, 2
+"""Keep the generators of augmentation and of context that is taken away apart from that of sampling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +82,8 @@ class Trainer:
         Trained in place of the config's; as `SegmentationNetwork`, it returns `Logits`.
     learnt_from : sequence of str
         Hashes of the pictures that train, for what checkpoints say of themselves.
+    team : Team
+        Processes that train together; the first of them writes, and has the validation in its outcome.
     """
 
     def __init__(
@@ -101,21 +101,24 @@ class Trainer:
         on_stage: Callable[[Stage], None] = lambda _: None,
         network: Any = None,
         learnt_from: Sequence[str] = (),
+        team: Team = ALONE,
     ) -> None:
         if not train_cases:
             raise TrainingError("no case to train on", remedy="run medhybrid preprocess and read its table")
-        self.config, self.plan, self.tracker, self.folder = config, plan, tracker, folder
+        self.config, self.plan, self.tracker, self.folder, self.team = config, plan, tracker, folder, team
         self.training = config.training
         self.validation_cases = list(validation_cases)
         self.should_stop, self.on_progress = should_stop, on_progress
         self.on_validation, self.on_stage = on_validation, on_stage
-        self.device = choose_device(self.training.device)
+        self.device = choose_device(own_gpu(self.training.device))
         self.precision = choose_precision(self.device, self.training.precision)
         torch.manual_seed(self.training.seed)
         network = network or network_for(config.network, plan)
         self.network = network.to(self.device).to(memory_format=torch.channels_last_3d)
         self.optimiser = make_optimiser(self.network, self.training, self.precision)
         self.average = WeightAverage(self.network, self.training.ema)
+        draw_for_all(self.network, team)
+        self.own = team.part(plan.batch_size)
         self.sampler = PatchSampler(
             train_cases,
             patch_size=plan.patch_size,
@@ -123,6 +126,7 @@ class Trainer:
             foreground_share=self.training.foreground_share,
             seed=self.training.seed,
             context=plan.context,
+            places=team.places(plan.batch_size, pastes=config.augment.paste_probability > 0),
         )
         self.about = About(
             channels=plan.channels,
@@ -161,19 +165,19 @@ class Trainer:
                 terms = self._train_step(batch)
                 self.step += 1
                 interval_steps += 1
-                self.elapsed_s = time.monotonic() - started
+                self.elapsed_s, stop = self.team.agree(time.monotonic() - started, self.should_stop(), self.device)
                 if self.step % LOG_EVERY == 0:
                     seconds = time.monotonic() - interval_started
                     self._log_interval(terms, interval_steps / seconds, waited_s / seconds)
                     interval_started, interval_steps, waited_s = time.monotonic(), 0, 0.0
                 if self._is_validation_due():
                     self._validate_some()
-                    self.elapsed_s = time.monotonic() - started
+                    self.elapsed_s, _ = self.team.agree(time.monotonic() - started, False, self.device)
                     interval_started, interval_steps, waited_s = time.monotonic(), 0, 0.0
                 if time.monotonic() - saved_at > self.training.checkpoint_minutes * 60:
                     self._save_if_there_is_room()
                     saved_at = time.monotonic()
-                if self.should_stop():
+                if stop:
                     is_interrupted = self.progress < 1.0
                     break
         finally:
@@ -201,9 +205,9 @@ class Trainer:
         weights = dict(self.network.named_parameters())
         factors = rate_factors(weights, stage.config)
         self.optimiser.set_factors({weights[name]: factor for name, factor in factors.items()})
-        made = RecordedStep if self.device.type == "cuda" else PlainStep
+        made = RecordedStep if self.device.type == "cuda" and self.team.size == 1 else PlainStep
         learning = list(self.network.parameters())
-        self.maker = made(self._compute_loss, learning, self.optimiser, self.training.gradient_clip)
+        self.maker = made(self._compute_loss, learning, self.optimiser, self.training.gradient_clip, self.team)
         self._learn()
 
     def _learn(self) -> None:
@@ -239,15 +243,16 @@ class Trainer:
         with autocast(self.device, self.precision):
             logits = self.network(image, context) if self.plan.context else self.network(image)
         weight = self.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
-        return compute_loss(logits, target, weight)
+        return compute_loss(logits, target, weight, self.team)
 
     def _some_context(self, batch: Batch) -> Tensor:
         """Values of context (B, F), some taken away at random, so that the network can do without."""
-        values = torch.from_numpy(batch.context)
+        values = torch.from_numpy(batch.context)[: len(self.own)]
         if not values.numel() or not self.config.augment.enabled:
             return values.to(self.device)
         rng = np.random.default_rng((self.training.seed, batch.step, CONTEXT_STREAM))
-        dropped = torch.from_numpy(rng.random(values.shape) < self.config.augment.drop_context_probability)
+        drawn = rng.random((self.plan.batch_size, values.shape[1]))[list(self.own)]
+        dropped = torch.from_numpy(drawn < self.config.augment.drop_context_probability)
         return values.masked_fill(dropped, torch.nan).to(self.device)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -265,11 +270,12 @@ class Trainer:
                     mirror_axes=plan.mirror_axes,
                     optional=optional,
                 )
-                for index in range(len(image))
+                for index in self.sampler.places
             ]
             image, target = apply(image, labels, parameters, patch_size=plan.patch_size, spacing_mm=plan.spacing_mm)
         else:
             image, target = centre_crop(image, plan.patch_size), centre_crop(labels, plan.patch_size).long()
+        image, target = image[: len(self.own)], target[: len(self.own)]
         return image.contiguous(memory_format=torch.channels_last_3d), target
 
     # --- records ------------------------------------------------------------------------------------------------------
@@ -298,17 +304,21 @@ class Trainer:
     def _validate_some(self) -> None:
         self.validations_done = int(self.progress * self.training.n_validations)
         chosen = subset(self.validation_cases, self.training.validation_cases)
-        result = self._validate(self.average.state, chosen, is_complete=False)
-        if result.mean_dice > self.best_dice:
-            self.best_dice, self.best_weights = result.mean_dice, to_cpu(self.average.state)
+        self._validate(self.average.state, chosen, is_complete=False)
+        if self.last_dice is not None and self.last_dice > self.best_dice:
+            self.best_dice, self.best_weights = self.last_dice, to_cpu(self.average.state)
 
-    def _validate(self, weights: dict[str, Tensor], cases: Sequence[PreparedCase], *, is_complete: bool) -> Validation:
+    def _validate(
+        self, weights: dict[str, Tensor], cases: Sequence[PreparedCase], *, is_complete: bool
+    ) -> Validation | None:
+        """Shared out by case; the first of the team has the result."""
         current = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(weights)
         self.network.eval()
-        result = validate(
+        share = cases[self.team.rank :: self.team.size]
+        mine = validate(
             self.network,
-            cases,
+            share,
             self.plan,
             # Mirroring doubles the cost of each axis: it is kept for the validation that counts.
             self.config.inference if is_complete else self.config.inference.model_copy(update={"mirror": False}),
@@ -319,9 +329,13 @@ class Trainer:
         )
         self.network.load_state_dict(current)
         self._learn()
-        self.last_dice = result.mean_dice
-        self.tracker.log_metrics(result.metrics(), self.step)
-        self.on_validation(result)
+        told = self.team.collect([(r.dice, r.prediction, r.voxels) for r in mine.results], len(cases))
+        results = tuple(CaseResult(case, *values) for case, values in zip(cases, told, strict=bool(told)))
+        result = Validation(self.step, results, is_complete) if self.team.is_first else None
+        self.last_dice = self.team.tell(None if result is None else result.mean_dice)
+        if result is not None:
+            self.tracker.log_metrics(result.metrics(), self.step)
+            self.on_validation(result)
         return result
 
     # --- ends ---------------------------------------------------------------------------------------------------------
@@ -342,25 +356,26 @@ class Trainer:
     # --- checkpoint ----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the checkpoint."""
-        save_checkpoint(
-            self.folder / "checkpoint",
-            {
-                "about": self.about.model_dump_json(),
-                "network": self.network.state_dict(),
-                "average": self.average.state,
-                "optimiser": self.optimiser.state_dict(),
-                "torch_random": torch.get_rng_state(),
-                "stage": self.stage.number,
-                "stage_began_at": self.stage_began_at,
-                "step": self.step,
-                "elapsed_s": self.elapsed_s,
-                "validations_done": self.validations_done,
-                "best_dice": self.best_dice,
-                "best_weights": self.best_weights,
-                "last_dice": self.last_dice,
-            },
-        )
+        """Write the checkpoint; the first of the team does."""
+        if self.team.is_first:
+            save_checkpoint(self.folder / "checkpoint", self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "about": self.about.model_dump_json(),
+            "network": self.network.state_dict(),
+            "average": self.average.state,
+            "optimiser": self.optimiser.state_dict(),
+            "torch_random": torch.get_rng_state(),
+            "stage": self.stage.number,
+            "stage_began_at": self.stage_began_at,
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "validations_done": self.validations_done,
+            "best_dice": self.best_dice,
+            "best_weights": self.best_weights,
+            "last_dice": self.last_dice,
+        }
 
     def _save_if_there_is_room(self) -> None:
         """A full disk in mid-run is told; the run goes on, and there may be room when it is next asked for."""
@@ -371,7 +386,7 @@ class Trainer:
 
     def restore(self) -> None:
         """Go back to the run's last checkpoint."""
-        state = load_checkpoint(self.folder / "checkpoint")
+        state = load_checkpoint(self.folder / "checkpoint")  # of any number of processes
         self.network.load_state_dict(state["network"])
         self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
         self._begin_stage(self.stages[state["stage"] - 1])

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medhybrid.networks import Logits
+from medhybrid.training.team import ALONE, Team
 
 SMOOTH_VOXELS = 1.0
 """Added to both sides of the Dice quotient, so that an absent label gives no jump."""
@@ -45,8 +46,8 @@ class LossTerms:
         }
 
 
-def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
-    """1 - mean soft Dice of the foreground labels, sums taken over the whole batch.
+def soft_dice_loss(probabilities: Tensor, target: Tensor, team: Team = ALONE) -> Tensor:
+    """1 - mean soft Dice of the foreground labels, sums taken over the whole batch, whoever has its parts.
 
     Parameters
     ----------
@@ -58,16 +59,16 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     Milletari et al. (2016), doi:10.1109/3DV.2016.79, without squares; batch Dice as in Isensee et al. (2021),
     doi:10.1038/s41592-020-01008-z.
     """
-    losses = []
+    sums = []
     for k in range(1, probabilities.shape[1]):
         p, t = probabilities[:, k], (target == k).to(probabilities.dtype)
-        overlap = (p * t).sum()
-        losses.append(1 - (2 * overlap + SMOOTH_VOXELS) / (p.sum() + t.sum() + SMOOTH_VOXELS))
-    return torch.stack(losses).mean()
+        sums.append(torch.stack([(p * t).sum(), p.sum() + t.sum()]))
+    overlap, size = team.total(torch.stack(sums)).unbind(1)
+    return (1 - (2 * overlap + SMOOTH_VOXELS) / (size + SMOOTH_VOXELS)).mean()
 
 
-def compute_loss(logits: Logits, target: Tensor, auxiliary_weight: float) -> LossTerms:
-    """Loss of a batch, in float32.
+def compute_loss(logits: Logits, target: Tensor, auxiliary_weight: float, team: Team = ALONE) -> LossTerms:
+    """Loss of a batch, in float32; its gradients, added up over the team, are those of the whole batch.
 
     Parameters
     ----------
@@ -76,11 +77,12 @@ def compute_loss(logits: Logits, target: Tensor, auxiliary_weight: float) -> Los
         Weight of the same loss at the auxiliary size; the target is taken at the nearest voxel there.
     """
     full = logits.full.float()
-    cross_entropy = F.cross_entropy(full, target)
-    dice = soft_dice_loss(full.softmax(dim=1), target)
+    cross_entropy = team.total(F.cross_entropy(full, target) / team.size)
+    dice = soft_dice_loss(full.softmax(dim=1), target, team)
     auxiliary = torch.zeros((), device=full.device)
     if auxiliary_weight > 0:
         small = logits.auxiliary.float()
         coarse = F.interpolate(target[:, None].float(), size=small.shape[2:], mode="nearest")[:, 0].long()
-        auxiliary = F.cross_entropy(small, coarse) + soft_dice_loss(small.softmax(dim=1), coarse)
+        auxiliary = team.total(F.cross_entropy(small, coarse) / team.size)
+        auxiliary = auxiliary + soft_dice_loss(small.softmax(dim=1), coarse, team)
     return LossTerms(cross_entropy + dice + auxiliary_weight * auxiliary, cross_entropy, dice, auxiliary)

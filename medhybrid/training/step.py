@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medhybrid.training.losses import Loss
 from medhybrid.training.optimiser import JointOptimiser
+from medhybrid.training.team import ALONE, Team
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,21 @@ class PlainStep:
     """
 
     def __init__(
-        self, compute: Callable[..., Loss], weights: Sequence[nn.Parameter], optimiser: JointOptimiser, clip: float
+        self,
+        compute: Callable[..., Loss],
+        weights: Sequence[nn.Parameter],
+        optimiser: JointOptimiser,
+        clip: float,
+        team: Team = ALONE,
     ) -> None:
-        self.compute, self.weights, self.optimiser, self.clip = compute, weights, optimiser, clip
+        self.compute, self.weights, self.optimiser, self.clip, self.team = compute, weights, optimiser, clip, team
 
     def gradients(self, *inputs: Tensor) -> tuple[Loss, Tensor]:
         """Loss of the inputs, and the norm of its gradients, which the weights now have, before they were clipped."""
         self.optimiser.zero_grad(set_to_none=True)
         terms = self.compute(*inputs)
         terms.total.backward()  # type: ignore[no-untyped-call]
+        self.team.add_gradients(self.weights)
         return terms, torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
 
     def update(self) -> None:

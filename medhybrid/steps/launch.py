@@ -1,0 +1,85 @@
+"""`medhybrid train --processes N`: this command again, N times on this machine, as one team.
+
+On several machines, `torchrun` does this: `torchrun --nnodes 2 --nproc-per-node 8 ... -m medhybrid train ...`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from medhybrid.data.workers import default_workers
+from medhybrid.errors import ConfigError
+
+POLL_S = 0.1
+
+GRACE_S = 60.0
+"""The others of a team that lost one are ended, by force after this time."""
+
+
+def launch(arguments: Sequence[str], n: int) -> int:
+    """Run `medhybrid ARGUMENTS` in `n` processes that know of each other; returns the exit code.
+
+    Ctrl-C and SIGTERM reach all of them. When one fails, the others are ended.
+
+    Raises
+    ------
+    ConfigError
+        If `n` is less than 1.
+    """
+    if n < 1:
+        raise ConfigError(f"{n} processes cannot train", expected="--processes of 1 or more")
+    common = os.environ | {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    common.setdefault("OMP_NUM_THREADS", str(max(1, default_workers() // n)))
+    if sys.platform == "linux":
+        common.setdefault("GLOO_SOCKET_IFNAME", "lo")  # its own choice needs the machine's name to be known
+    command = [sys.executable, "-m", "medhybrid", *arguments]
+    team = [subprocess.Popen(command, env=common | {"RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(n)]
+
+    def pass_on(number: int, _: object) -> None:
+        for process in team:
+            process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        return _wait(team)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait(team: list[subprocess.Popen[bytes]]) -> int:
+    """The exit code of the first that failed, or 0."""
+    while any(process.poll() is None for process in team):
+        try:
+            if failed := [p for p in team if p.poll()]:
+                _end(team, failed[0])
+            time.sleep(POLL_S)
+        except KeyboardInterrupt:  # the terminal has told all of them
+            continue
+    codes = [p.returncode for p in team if p.returncode]
+    return codes[0] if codes and codes[0] > 0 else len(codes) > 0
+
+
+def _end(team: list[subprocess.Popen[bytes]], failed: subprocess.Popen[bytes]) -> None:
+    """The others wait for one that is gone, so that asking them to stop after their step may not be enough."""
+    deadline = time.monotonic() + (0 if failed.returncode < 0 else GRACE_S)
+    for process in team:
+        if process.poll() is None and failed.returncode != 130:
+            process.terminate()
+    while any(p.poll() is None for p in team) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    for process in team:
+        if process.poll() is None:
+            process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

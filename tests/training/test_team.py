@@ -1,0 +1,143 @@
+"""Several processes give the training that one gives; a run goes on with another number of them; one that dies ends all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import medhybrid
+from medhybrid.config import load_config
+from medhybrid.errors import ConfigError
+from medhybrid.networks.transformer import DropPath
+from medhybrid.steps.train import resume
+from medhybrid.training.team import ALONE, Team, refuse_team
+from tests.synthetic import StudyFolder
+from tests.test_faults import losses_of, wait_until
+
+CHANGES = [
+    "tracking.kind=jsonl",
+    "training.iterations=20",
+    "network.drop_path=0.5",
+    "network.depth=2",
+    "augment.paste_probability=0.5",
+]
+
+
+@given(st.integers(1, 9), st.integers(1, 5))
+def test_parts_are_the_whole_batch_once(size: int, each: int) -> None:
+    parts = [Team(rank, size).part(size * each) for rank in range(size)]
+
+    assert [place for part in parts for place in part] == list(range(size * each))
+
+
+def test_who_pastes_needs_the_next_patch_too() -> None:
+    assert [Team(r, 2).places(4, pastes=True) for r in range(2)] == [(0, 1, 2), (2, 3, 0)]
+    assert Team(1, 2).places(4, pastes=False) == (2, 3)
+    assert ALONE.places(4, pastes=True) == (0, 1, 2, 3)
+
+
+def test_a_batch_that_cannot_be_shared_out_evenly_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch of 2 cannot be shared out to 3 processes.*prepare\.batch_size"):
+        Team(0, 3).part(2)
+
+
+def test_what_one_process_can_do_alone_refuses_a_team(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_team("tune")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"tune is no work for a team.*WORLD_SIZE=2"):
+        refuse_team("tune")
+
+
+def test_what_is_left_out_is_drawn_for_the_whole_batch() -> None:
+    whole = DropPath(0.5)
+    x = torch.ones(8, 3, 2)
+    parts = []
+    for part in (0, 1):
+        torch.manual_seed(0)
+        module = DropPath(0.5)
+        module.part = (part, 2)
+        parts.append(module(x[:4]))
+    torch.manual_seed(0)
+
+    assert torch.equal(whole(x), torch.cat(parts))
+
+
+def command_of(study: StudyFolder, runs: Path, *more: str) -> list[str]:
+    config = ["--config", str(study.folder / "small.yaml")]
+    return [sys.executable, "-m", "medhybrid", "train", *config, f"runs={runs}", *more]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_one_goes_on_with_their_run(prepared: StudyFolder, tmp_path: Path) -> None:
+    one = medhybrid.train(load_config(prepared.folder / "small.yaml", [f"runs={tmp_path / 'one'}", *CHANGES])).folder
+    done = subprocess.run(
+        command_of(prepared, tmp_path / "two", *CHANGES, "--processes", "2"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (two,) = (tmp_path / "two" / "blobs").iterdir()
+
+    assert done.stdout.count("run and model:") == 1, "the first of the two speaks"
+    losses, expected = losses_of(two), losses_of(one)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert len(losses) == 2
+    ours, theirs = (load_file(f / "model" / "model.safetensors") for f in (two, one))
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-3, err_msg=name)
+    assert [r.split(",")[0] for r in (two / "validation.csv").read_text().splitlines()] == [
+        r.split(",")[0] for r in (one / "validation.csv").read_text().splitlines()
+    ]
+
+    longer = [resume(run, ["training.iterations=+10"]) for run in (one, two)]
+    assert [r.n_steps for r in longer] == [30, 30]
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
+    prepared: StudyFolder, tmp_path: Path
+) -> None:
+    changes = ["tracking.kind=jsonl", "training.iterations=100000", "training.checkpoint_minutes=0.001"]
+    command = command_of(prepared, tmp_path, *changes, "--processes", "2")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_until(lambda: any(tmp_path.glob("blobs/*/checkpoint/last.pt")), process)
+    members = psutil.Process(process.pid).children()
+    assert len(members) == 2
+
+    members[1].kill()
+    process.communicate(timeout=90)
+
+    assert process.returncode == 1
+    assert not any(m.is_running() and m.status() != psutil.STATUS_ZOMBIE for m in members)
+    (run,) = (tmp_path / "blobs").iterdir()
+    assert not (run / "model").exists()
+    step = torch.load(run / "checkpoint" / "last.pt", weights_only=True)["step"]
+    assert resume(run, [f"training.iterations={step + 2}"]).n_steps == step + 2
+
+
+@pytest.mark.slow
+def test_sigterm_stops_a_team_after_its_step(prepared: StudyFolder, tmp_path: Path) -> None:
+    changes = ["tracking.kind=jsonl", "training.iterations=100000"]
+    command = command_of(prepared, tmp_path, *changes, "--processes", "2")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: any(tmp_path.glob("blobs/*/log.jsonl")), process)
+    time.sleep(2)
+
+    process.terminate()
+    shown, problems = process.communicate(timeout=90)
+
+    assert process.returncode == 130, problems
+    assert b"go on with: medhybrid train --resume" in shown
+    (run,) = (tmp_path / "blobs").iterdir()
+    assert (run / "checkpoint" / "last.pt").exists()
+    assert os.listdir(run / "model")
