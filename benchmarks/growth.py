@@ -27,7 +27,8 @@ import medhybrid
 from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.inference.folder import predict_worklist
-from medhybrid.inference.model import Model, ModelRecord, network_for
+from medhybrid.inference.model import Model, network_for
+from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.networks.logits import Logits
 from medhybrid.scans import discover

@@ -154,6 +154,7 @@ app.command()(cli_learning.train)
 app.command("cross-validate")(cli_learning.cross_validate)
 app.command()(cli_learning.pretrain)
 app.command()(cli_learning.tune)
+app.command()(cli_learning.reproduce)
 
 
 @app.command()

@@ -18,6 +18,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run of the study.")] = False,
     run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
     processes: Annotated[int, typer.Option(help="Processes of this machine that train together, a GPU each.")] = 1,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Bit-equal weights when trained again here; slower on a GPU.")
+    ] = False,
     quiet: Quiet = False,
 ) -> int:
     """Train on the prepared dataset. Ctrl-C stops cleanly; --resume goes on; +N extends a finished run."""
@@ -39,7 +42,8 @@ def train(
 
         if not config:
             raise ConfigError("train needs --config", expected="a YAML file, or a packaged config such as brain.yaml")
-        result = start(load_config(config, overrides or []), reporter=reporter)
+        changes = [*(overrides or []), *(["training.deterministic=true"] if deterministic else [])]
+        result = start(load_config(config, changes), reporter=reporter)
     if result.is_interrupted:
         reporter.message(
             f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}"
@@ -147,3 +151,28 @@ def tune(
     )
     reporter.message(f"train with it: medhybrid train --config {result.folder / 'best.yaml'}")
     return 0
+
+
+def reproduce(
+    model: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Where data are here: data.root=..., runs=...")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the config goes.")] = Path("reproduce.yaml"),
+    run: Annotated[bool, typer.Option("--run", help="Train it again now, and compare the weights.")] = False,
+    quiet: Quiet = False,
+) -> int:
+    """Say how a model was made and what is not the same here, and make it again."""
+    from medhybrid.inference.model_record import read_record
+    from medhybrid.steps.reproduce import recipe_of
+    from medhybrid.steps.reproduce import reproduce as make_again
+
+    reporter = make_reporter(quiet)
+    recipe = recipe_of(read_record(model)[1], overrides or [])
+    for line in recipe.save(out):
+        reporter.message(line)
+    if recipe.differences:
+        reporter.table("Not the same here", ["what", "then", "here"], recipe.differences)
+    if not run:
+        return 0
+    made, is_same = make_again(recipe, reporter=reporter)
+    reporter.message(f"{made.folder}: the weights are {'the same, bit for bit' if is_same else 'not the same'}")
+    return 0 if is_same else 1

@@ -14,7 +14,7 @@ import yaml
 
 from medhybrid.config import InferenceConfig, NetworkConfig, StudyConfig, load_config
 from medhybrid.data.plan import Normalisation, Plan
-from medhybrid.inference.model import ModelRecord
+from medhybrid.inference.model_record import ModelRecord
 
 SHAPE = (36, 40, 20)
 AFFINE = np.array([[-1.5, 0, 0, 30], [0, 1.5, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1.0]])  # LAS, slices of 3 mm

@@ -71,7 +71,8 @@ def _converted(network: Any, window: tuple[int, int, int]) -> Any:
     """The network as `predict --device openvino` runs it, converted anew."""
     from medhybrid.config import InferenceConfig
     from medhybrid.data.plan import Normalisation, Plan
-    from medhybrid.inference.model import Model, ModelRecord
+    from medhybrid.inference.model import Model
+    from medhybrid.inference.model_record import ModelRecord
     from medhybrid.inference.openvino import on_openvino
 
     channels = [f"channel{i}" for i in range(network.encoder.stem[0].in_channels)]

@@ -337,11 +337,16 @@ class TrainingConfig(Frozen):
     workers: int = Field(2, ge=0, description="Threads that read patches; the samples do not depend on it.")
     precision: Precision = Field("auto", description="`auto` takes bf16 where the processor computes in it.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train.")
+    deterministic: bool = Field(
+        False, description="Bit-equal weights when trained again on the same machine; needs `training.iterations`."
+    )
 
     @model_validator(mode="after")
     def _has_one_length(self) -> Self:
         if (self.max_minutes is None) == (self.iterations is None):
             raise ValueError("give exactly one of max_minutes and iterations")
+        if self.deterministic and self.iterations is None:
+            raise ValueError("a deterministic training needs iterations (and max_minutes: null), for no clock is")
         return self
 
 

@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
+from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
 from medhybrid.errors import DeviceError, ModelError
-from medhybrid.inference.confidence import Calibration, ScoreSum, Verdict, score_logits, verdict
+from medhybrid.inference.confidence import ScoreSum, Verdict, score_logits, verdict
 from medhybrid.inference.device import choose_device, choose_precision, free_cache, is_out_of_memory
+from medhybrid.inference.model_record import ModelRecord, read_record
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
-from medhybrid.inference.weights_file import FORMAT_VERSION, About, write_weights
+from medhybrid.inference.weights_file import write_weights
 from medhybrid.inference.windows import BatchSize, Predictor, predict_slabs, predict_windows, to_tensor
 from medhybrid.networks import Network, build_network
 from medhybrid.networks.logits import Logits
@@ -39,45 +39,6 @@ from medhybrid.scans.context import read_context
 logger = logging.getLogger(__name__)
 
 Context = Mapping[str, float]
-
-
-class ModelRecord(BaseModel):
-    """What `model.json` holds.
-
-    Attributes
-    ----------
-    learnt_from : tuple of str
-        Hashes of the pictures (`data.pictures`) that the weights were learnt from, those of its start among them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: int = FORMAT_VERSION
-    medhybrid_version: str
-    network: NetworkConfig
-    inference: InferenceConfig
-    scans: ScansConfig = ScansConfig()
-    channel_map: dict[str, str | ChannelRule]
-    label_codes: dict[str, LabelCode] = {}
-    plan: Plan
-    fold: int
-    inner: int | None = None
-    data_hash: str
-    learnt_from: tuple[str, ...] = ()
-    weights_sha256: str
-    metrics: dict[str, float]
-    calibration: Calibration = Calibration()
-
-    @property
-    def about(self) -> About:
-        """What the file of the weights says of itself."""
-        return About(
-            format_version=self.format_version,
-            channels=self.plan.channels,
-            labels=tuple(self.plan.labels),
-            heads=self.network.heads,
-            learnt_from=self.learnt_from,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,23 +269,7 @@ def load_model(path: str | Path, *, device: str = "auto", precision: str | None 
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(path)
-    folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
-    if not (folder / "model.json").is_file():
-        raise ModelError(
-            f"{path} holds no model", expected="a run folder, or a folder with model.json", remedy="check --model"
-        )
-    try:
-        record = ModelRecord.model_validate_json((folder / "model.json").read_bytes())
-    except (ValidationError, ValueError) as error:
-        raise ModelError(f"{folder / 'model.json'} cannot be used", found=str(error)[:300]) from error
-    if record.format_version != FORMAT_VERSION:
-        raise ModelError(
-            f"the model in {folder} was made by another version of medhybrid ({record.medhybrid_version})",
-            expected=f"format {FORMAT_VERSION}",
-            found=f"format {record.format_version}",
-            remedy="train it again, or use it with the version that made it",
-        )
+    folder, record = read_record(path)
     weights = folder / "model.safetensors"
     if not weights.is_file() or _sha256(weights) != record.weights_sha256:
         raise ModelError(

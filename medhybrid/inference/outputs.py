@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from medhybrid.errors import ScanError
 from medhybrid.inference.confidence import uncertainty
-from medhybrid.inference.model import ModelRecord, Segmentation
+from medhybrid.inference.model import Segmentation
+from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.records import LabelMeasure
 from medhybrid.metrics import Component, measure_components, measure_whole
 from medhybrid.scans import Scan, write_nifti

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,6 +150,23 @@ def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
         "training.seed": training.seed,
     }
     return {k: str(v) for k, v in values.items() if v is not None}
+
+
+def made_with(config: StudyConfig) -> dict[str, str]:
+    """Versions, and the kind of processor: what decides the bits of a training besides config and data."""
+    import torch
+
+    from medhybrid.inference.device import choose_device
+
+    device = choose_device(config.training.device)
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "medhybrid": medhybrid.__version__,
+        "code": code_revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": f"{platform.machine()} {processor}, {torch.get_num_threads()} threads",
+    }
 
 
 def code_revision() -> str:

@@ -19,7 +19,8 @@ from medhybrid.data.store import PreparedCase
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.device import choose_device
-from medhybrid.inference.model import ModelRecord, model_card, network_for, save_model
+from medhybrid.inference.model import model_card, network_for, save_model
+from medhybrid.inference.model_record import Made, ModelRecord
 from medhybrid.networks import Network
 from medhybrid.review.training import draw_reference, draw_result, write_table
 from medhybrid.scans import write_nifti
@@ -29,7 +30,8 @@ from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
-from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder, silent_tracker
+from medhybrid.steps.run_record import hold_run, made_with, make_tracker, new_run_folder, silent_tracker
+from medhybrid.training.determinism import deterministic
 from medhybrid.training.loop import Outcome, Progress, Trainer
 from medhybrid.training.team import Team, join_team, own_gpu
 from medhybrid.training.tracker import Tracker
@@ -188,7 +190,7 @@ def _learn(
         dice = "" if p.dice is None else f"  dice {p.dice:.3f}"
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}{dice}  {_minutes(p.left_s)} left")
 
-    with stop_on_signals() as should_stop:
+    with stop_on_signals() as should_stop, deterministic(config.training.deterministic):
         try:
             network, start = (None, None) if resume else _begin(config, plan)
             pictures = remember_pictures(folder, train_cases, validation_cases, start)
@@ -276,6 +278,7 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
         weights_sha256="",
         metrics=metrics,
         calibration=calibration,
+        made=Made(config=config.model_dump(mode="json"), n_steps=outcome.step, software=made_with(config)),
     )
     save_model(folder / "model", outcome.weights, record, model_card(record, f"{config.name}, {folder.name}"))
     return metrics

@@ -1,0 +1,88 @@
+"""`model.json`: what a model is, what it was made from and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
+from medhybrid.data.plan import Plan
+from medhybrid.errors import ModelError
+from medhybrid.inference.confidence import Calibration
+from medhybrid.inference.weights_file import FORMAT_VERSION, About
+
+
+class Made(BaseModel):
+    """How a model was made: the resolved config, the steps it took, versions of software and the processor's kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: dict[str, Any]
+    n_steps: int
+    software: dict[str, str]
+
+
+class ModelRecord(BaseModel):
+    """What `model.json` holds.
+
+    Attributes
+    ----------
+    learnt_from : tuple of str
+        Hashes of the pictures (`data.pictures`) that the weights were learnt from, those of its start among them.
+    made : Made, optional
+        How to make it again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    medhybrid_version: str
+    network: NetworkConfig
+    inference: InferenceConfig
+    scans: ScansConfig = ScansConfig()
+    channel_map: dict[str, str | ChannelRule]
+    label_codes: dict[str, LabelCode] = {}
+    plan: Plan
+    fold: int
+    inner: int | None = None
+    data_hash: str
+    learnt_from: tuple[str, ...] = ()
+    weights_sha256: str
+    metrics: dict[str, float]
+    calibration: Calibration = Calibration()
+    made: Made | None = None
+
+    @property
+    def about(self) -> About:
+        """What the file of the weights says of itself."""
+        return About(
+            format_version=self.format_version,
+            channels=self.plan.channels,
+            labels=tuple(self.plan.labels),
+            heads=self.network.heads,
+            learnt_from=self.learnt_from,
+        )
+
+
+def read_record(path: str | Path) -> tuple[Path, ModelRecord]:
+    """The model folder that a run or model folder is or has, and its record; raises `ModelError`."""
+    folder = Path(path)
+    folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
+    if not (folder / "model.json").is_file():
+        raise ModelError(
+            f"{path} holds no model", expected="a run folder, or a folder with model.json", remedy="check --model"
+        )
+    try:
+        record = ModelRecord.model_validate_json((folder / "model.json").read_bytes())
+    except (ValidationError, ValueError) as error:
+        raise ModelError(f"{folder / 'model.json'} cannot be used", found=str(error)[:300]) from error
+    if record.format_version != FORMAT_VERSION:
+        raise ModelError(
+            f"the model in {folder} was made by another version of medhybrid ({record.medhybrid_version})",
+            expected=f"format {FORMAT_VERSION}",
+            found=f"format {record.format_version}",
+            remedy="train it again, or use it with the version that made it",
+        )
+    return folder, record

@@ -1,0 +1,82 @@
+"""A model says how it was made; made again on the same machine it has the same bits, and what differs here is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import medhybrid
+from medhybrid.cli import main
+from medhybrid.config import load_config
+from medhybrid.errors import ConfigError, ModelError
+from medhybrid.inference.model_record import read_record
+from medhybrid.steps.reproduce import recipe_of
+from medhybrid.training.determinism import deterministic
+from tests.synthetic import StudyFolder, make_test_plan, make_test_record
+
+
+@pytest.fixture
+def run(prepared: StudyFolder, tmp_path: Path) -> Path:
+    changes = [f"runs={tmp_path / 'first'}", "tracking.kind=jsonl", "training.iterations=6"]
+    changes += ["training.deterministic=true"]
+    return medhybrid.train(load_config(prepared.folder / "small.yaml", changes)).folder
+
+
+@pytest.mark.slow
+def test_a_deterministic_training_is_made_again_bit_for_bit(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my recipes" / "again.yaml"
+    assert main(["reproduce", str(run), f"runs={tmp_path / 'second'}", "--out", str(out), "--run"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "the same, bit for bit" in shown
+    assert f"medhybrid train --config '{out}' --deterministic" in shown
+    assert "Not the same here" not in shown
+    assert len(list((tmp_path / "second" / "blobs").iterdir())) == 1
+
+
+def test_what_is_not_the_same_here_is_told(run: Path, tmp_path: Path) -> None:
+    record = read_record(run)[1]
+    assert record.made is not None
+    software = record.made.software | {"torch": "1.0"}
+    changed = record.model_copy(update={"made": record.made.model_copy(update={"software": software})})
+
+    recipe = recipe_of(changed, [f"prepare.folder={tmp_path / 'elsewhere'}"])
+
+    assert [row[0] for row in recipe.differences] == ["data", "torch"]
+    assert recipe.differences[0][2] == "not prepared here"
+    assert recipe.differences[1] == ("torch", "1.0", torch.__version__)
+
+
+def test_a_model_of_minutes_is_made_again_by_steps_and_says_so(run: Path) -> None:
+    record = read_record(run)[1]
+    assert record.made is not None
+    training = record.made.config["training"] | {"iterations": None, "max_minutes": 3.0, "deterministic": False}
+    made = record.made.model_copy(update={"config": record.made.config | {"training": training}})
+
+    recipe = recipe_of(record.model_copy(update={"made": made}))
+
+    assert (recipe.config.training.iterations, recipe.config.training.max_minutes) == (6, None)
+    assert "length" in [row[0] for row in recipe.differences]
+
+
+def test_only_places_can_change_and_a_model_without_a_recipe_is_refused(run: Path) -> None:
+    with pytest.raises(ModelError, match=r"training\.seed cannot change"):
+        recipe_of(read_record(run)[1], ["training.seed=3"])
+    with pytest.raises(ModelError, match="does not say how it was made"):
+        recipe_of(make_test_record(make_test_plan()))
+
+
+def test_no_clock_is_deterministic(prepared: StudyFolder) -> None:
+    changes = ["training.iterations=null", "training.max_minutes=1", "training.deterministic=true"]
+    with pytest.raises(ConfigError, match="needs iterations"):
+        load_config(prepared.folder / "small.yaml", changes)
+
+
+def test_the_setting_of_torch_is_put_back() -> None:
+    with deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()
