@@ -131,7 +131,9 @@ def test_no_command_tells_what_identifies(
     spoken = {"stdout": told.out, "stderr": told.err, "log": caplog.text}
     written = {str(p.relative_to(out)): content_of(p) for p in out.rglob("*") if p.is_file()}
     assert sum(name.startswith("predicted/seg/") for name in written) == 3, "DICOM output has the patient's attributes"
-    assert all(word_of("PatientID") in c for n, c in written.items() if n.startswith("predicted/seg/")), "it was planted"
+    assert all(word_of("PatientID") in c for n, c in written.items() if n.startswith("predicted/seg/")), (
+        "it was planted"
+    )
     assert any(name.endswith("mlflow.db") for name in written)
     secrets = [*map(word_of, (*NAMES, *TEXTS)), "zq98wxv", "zq99wxv", "19370419", "^given"]
     for where, content in (spoken | written).items():

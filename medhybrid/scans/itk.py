@@ -11,6 +11,7 @@ from medhybrid.errors import GeometryError, ScanError
 from medhybrid.geometry import LPS_FROM_RAS, Affine
 from medhybrid.scans.nifti import MAX_VALUES
 from medhybrid.scans.scan import Scan, Source
+from medhybrid.scans.text_headers import check_text_header
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -51,6 +52,7 @@ def itk_header(path: Path) -> tuple[tuple[int, ...], Affine]:
     """Shape `(X, Y, Z[, C])` and affine to RAS mm without reading the values; raises `ScanError`."""
     import SimpleITK as sitk
 
+    check_text_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -48,3 +48,29 @@ def test_reject_damaged_files(tmp_path: Path, content: bytes) -> None:
 
         with pytest.raises(ScanError):
             read_scan(tmp_path / name)
+
+
+@pytest.mark.parametrize("n", ["-1", "999999999999", "3.5", ""])
+def test_a_number_of_axes_that_would_end_the_process_is_refused(tmp_path: Path, n: str) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(tmp_path / "x.mha"))
+    content = (tmp_path / "x.mha").read_bytes()
+    (tmp_path / "x.mha").write_bytes(content.replace(b"NDims = 3", b"NDims = " + n.encode()))
+
+    with pytest.raises(ScanError, match=r"x\.mha has an unusable header"):
+        read_scan(tmp_path / "x.mha")
+
+
+@pytest.mark.parametrize(("name", "key"), [("x.mhd", "ElementDataFile = "), ("x.nhdr", "data file: ")])
+def test_values_in_another_file_are_read_from_the_same_folder_alone(tmp_path: Path, name: str, key: str) -> None:
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    for folder in ("here", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / folder / name))
+    path = tmp_path / "here" / name
+    np.testing.assert_array_equal(read_scan(path).array[0], array.transpose(2, 1, 0))
+
+    lines = path.read_text().split("\n")
+    for elsewhere in (f"../elsewhere/{name.split('.')[0]}.raw", str(tmp_path / "elsewhere" / "x.raw"), "LIST"):
+        path.write_text("\n".join(key + elsewhere if line.startswith(key) else line for line in lines))
+        with pytest.raises(ScanError, match="has its values elsewhere"):
+            read_scan(path)

@@ -1,0 +1,59 @@
+"""Headers of MetaImage and NRRD, looked at before ITK reads them: what would crash it, or lead it elsewhere.
+
+ITK's reader of MetaImage ends the process where NDims is negative or huge. Both formats may name another file that holds the
+values; one outside the header's folder is no part of the scan, whoever sent it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medhybrid.errors import ScanError
+
+MAX_HEADER_BYTES = 1 << 20
+
+MAX_DIMENSIONS = 10
+
+
+def check_text_header(path: Path) -> None:
+    """Raise `ScanError` where a header says what ITK must not be told."""
+    is_meta = path.suffix.lower() in (".mha", ".mhd")
+    try:
+        with path.open("rb") as file:
+            head = file.read(MAX_HEADER_BYTES)
+    except OSError as error:
+        raise ScanError(f"{path.name} cannot be read", found=error.strerror or str(error)) from error
+    lines = [line.strip() for line in re.split(rb"\r\n|\n|\r", _header_of(head, is_meta))]
+    fields = [line.split(b"=" if is_meta else b":", 1) for line in lines if not line.startswith(b"#")]
+    said = [(f[0].strip().lower().decode("latin-1"), f[1].strip().decode("latin-1")) for f in fields if len(f) == 2]
+    for key, value in said:
+        if key in ("ndims", "dimension") and not _is_dimension(value):
+            raise ScanError(
+                f"{path.name} has an unusable header", expected="3 or 4 axes", found=f"{key} {value[:20]!r}"
+            )
+        if key in ("elementdatafile", "data file", "datafile"):
+            _check_data_file(path, value)
+
+
+def _header_of(head: bytes, is_meta: bool) -> bytes:
+    """The text before the values."""
+    if is_meta:
+        found = re.search(rb"ElementDataFile[^\r\n]*", head, re.IGNORECASE)
+        return head[: found.end()] if found else head
+    end = re.search(rb"\r?\n\r?\n", head)
+    return head[: end.start()] if end else head
+
+
+def _is_dimension(value: str) -> bool:
+    return value.isascii() and value.isdigit() and len(value) <= 2 and 1 <= int(value) <= MAX_DIMENSIONS
+
+
+def _check_data_file(path: Path, value: str) -> None:
+    if "/" in value or "\\" in value or value.upper().startswith("LIST"):
+        raise ScanError(
+            f"{path.name} has its values elsewhere",
+            expected="in it, or in one file of the same folder",
+            found=value[:80],
+            remedy="put both files into one folder and name it in the header without a path",
+        )
