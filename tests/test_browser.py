@@ -102,6 +102,17 @@ def scroll_to_end(browser: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("header", ["Host", "Origin"])
+def test_another_host_or_origin_is_refused(server: str, header: str) -> None:
+    """A page in the same browser must not reach the store by a name that leads to this machine."""
+    asked = urllib.request.Request(f"{server}/api/2.0/mlflow/experiments/create", b'{"name": "x"}')
+    asked.add_header("Content-Type", "application/json")
+    asked.add_header(header, "evil.example" if header == "Host" else "http://evil.example")
+
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(asked, timeout=20)
+
+
 def test_curves_are_drawn_and_pictures_have_a_step_slider(
     server: str, browser: Any, trained: tuple[StudyFolder, Path]
 ) -> None:
