@@ -42,7 +42,9 @@ def test_every_command_is_documented() -> None:
     assert headings == set(commands)
 
 
-@pytest.mark.parametrize("page", [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"], ids=lambda p: p.name
+)
 def test_files_that_a_page_names_exist(page: Path) -> None:
     """Paths of the repository in backticks and table cells, as `data/plan.py` or `tests/metrics/`."""
     named = re.findall(
