@@ -135,7 +135,7 @@ def predict(
                 pool = stack.enter_context(RayActors(workers, address=ray_address, device=device))
             else:
                 pool = stack.enter_context(Processes(workers))
-            outcomes = predict_on(pool, recipe, mine)
+            outcomes = predict_on(pool, recipe, mine, job)
         else:
             outcomes = predict_items(job, mine)
 

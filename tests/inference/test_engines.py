@@ -70,7 +70,7 @@ def run(out: Path, scans: Path, pool: Pool | None, **load_arguments: Any) -> dic
     """Predict in this process or on a pool; the rows of `work.csv` by case."""
     items, job = items_of(scans), FolderJob(load(), out)
     recipe = Recipe(load, tuple(load_arguments.items()), "cpu", out, threads=1)
-    outcomes = predict_items(job, items) if pool is None else predict_on(pool, recipe, items)
+    outcomes = predict_items(job, items) if pool is None else predict_on(pool, recipe, items, job)
     collect(outcomes, [i.case for i in items], job)
     return rows_of(out / "work.csv")
 
@@ -156,9 +156,9 @@ def test_a_worker_that_cannot_load_the_model_ends_the_work(tmp_path: Path) -> No
     def no_model(**_: Any) -> Model:
         raise ConfigError("no model here")
 
-    recipe = Recipe(no_model, (), "cpu", tmp_path)
+    recipe, items = Recipe(no_model, (), "cpu", tmp_path), items_of(write_scans(tmp_path / "scans", 2))
     with pytest.raises(ConfigError, match="no model here"):
-        list(predict_on(InThisProcess(), recipe, items_of(write_scans(tmp_path / "scans", 2))))
+        list(predict_on(InThisProcess(), recipe, items, FolderJob(load(), tmp_path)))
 
 
 def test_gpus_are_dealt_out_in_turn() -> None:

@@ -55,8 +55,13 @@ class Recipe:
     threads: int = 0
 
 
-def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem]) -> Iterator[Outcome]:
+def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: FolderJob) -> Iterator[Outcome]:
     """Predict scans on a pool, in order of completion.
+
+    Parameters
+    ----------
+    job : FolderJob
+        The same folder's in this process, for the record of what no worker survived.
 
     A scan whose worker dies is tried `MAX_ATTEMPTS` times, then reported as failed; the others go on.
 
@@ -80,7 +85,6 @@ def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem]) -> Iterato
         if attempt < MAX_ATTEMPTS:
             time.sleep(again_after)
             waiting, again_after = [item for item, _ in died], 2 * again_after
-    job = _job(recipe, on_cpu=True)
     for item, error in died:
         message = f"{item.case}: set aside, {MAX_ATTEMPTS} workers died on it. Found {error.found}. "
         message += "Give it more memory or fewer workers"
@@ -100,16 +104,13 @@ def _predict_one(recipe: Recipe, item: WorkItem) -> Outcome | MedHybridError:
 
 
 @lru_cache(maxsize=1)
-def _job(recipe: Recipe, on_cpu: bool = False) -> FolderJob:
+def _job(recipe: Recipe) -> FolderJob:
     import torch
 
-    if not on_cpu:
-        signal.signal(
-            signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-        )  # lets go of its scan, as of no attempt
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
-    device = "cpu" if on_cpu else own_device(recipe.device, torch.cuda.device_count(), int(os.environ.get(PLACE, "0")))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # lets go of its scan, as of no attempt
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    device = own_device(recipe.device, torch.cuda.device_count(), int(os.environ.get(PLACE, "0")))
     return FolderJob(
         recipe.load(**dict(recipe.arguments), device=device),
         recipe.out,
