@@ -40,8 +40,10 @@ Shard = Annotated[str, typer.Option(help="Do only the part i/n of the scans, as 
 
 def predict(
     model: ModelPaths,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where masks and tables go.")],
-    scans: Annotated[Path | None, typer.Argument(help="A scan, or a folder searched at any depth.")] = None,
+    out: Annotated[str, typer.Option("--out", "-o", help="Where masks and tables go; a folder, or a URL as s3://...")],
+    scans: Annotated[
+        str, typer.Argument(help="A scan, or a folder searched at any depth; or its URL, as s3://...")
+    ] = "",
     source: FromPacs = "",
     target: ToPacs = "",
     deidentify: Deidentify = None,
@@ -66,16 +68,16 @@ def predict(
     from medhybrid.steps.predict import predict as run
 
     reporter = make_reporter(quiet)
-    if (scans is None) == (not source):
+    if bool(scans) == bool(source):
         raise ConfigError("predict needs scans", expected="a path, or --from a PACS")
     if engine not in ("local", "ray", "slurm"):
         raise ConfigError(f"unknown engine {engine!r}", expected="local, ray or slurm")
     if workers < 1:
         raise ConfigError(f"{workers} workers cannot work", expected="--workers of 1 or more")
     if engine == "slurm":
-        return _write_array(out, workers, reporter)
+        return _write_array(Path(out), workers, reporter)
     end_on_sigterm()
-    place: Path = scans or fetch(source, out)
+    place = scans or fetch(source, Path(out))
     ways = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
     result = run(
         place,
@@ -102,7 +104,7 @@ def predict(
         rows = [[e.name, e.left_aside] for e in result.left_aside]
         reporter.table("Left aside, no scans", ["series", "what it is"], rows)
     reporter.message(
-        f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out / 'results.csv'}"
+        f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out}/results.csv"
     )
     if not result.predictions or result.n_done == 0:
         return 2

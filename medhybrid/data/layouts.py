@@ -19,6 +19,7 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.channels import match_channels, matches, read_table
 from medhybrid.errors import DataError
+from medhybrid.remote import local_copy
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
 from medhybrid.scans.dicom.references import KINDS
@@ -78,7 +79,7 @@ def list_cases(config: DataConfig) -> list[Case]:
     """
     if config.root is None:
         raise DataError("data.root is not set", remedy="give the dataset's folder: data.root=/path/to/dataset")
-    root = Path(config.root)
+    root = local_copy(config.root)
     if not root.is_dir():
         raise DataError(f"dataset folder {root} does not exist", remedy="check data.root")
     layout = _recognise(root) if config.layout == "auto" else config.layout

@@ -15,7 +15,7 @@ from medhybrid.errors import ScanError
 from medhybrid.inference.confidence import uncertainty
 from medhybrid.inference.model import Segmentation
 from medhybrid.inference.model_record import ModelRecord
-from medhybrid.inference.records import LabelMeasure
+from medhybrid.inference.records import LabelMeasure, Prediction
 from medhybrid.metrics import Component, measure_components, measure_whole
 from medhybrid.scans import Scan, write_nifti
 from medhybrid.scans.dicom.deidentify import Deidentifier
@@ -31,6 +31,24 @@ NOTHING = np.zeros((1, 1, 1), bool)
 
 Regions = dict[str, tuple[Component, list[Component]]]
 """By label: all of it, and its components."""
+
+
+FOLDERS = ("masks", "probabilities", "seg", "sr", "failed", "done")
+"""Below the output folder, in the order in which their files may be trusted: the record comes last."""
+
+
+def files_of(prediction: Prediction) -> list[str]:
+    """Names, below the output folder, of all files that a case may have; in the order of `FOLDERS`."""
+    case = prediction.case
+    masks = [f"masks/{case}.nii.gz"]
+    shares = [f"probabilities/{case}{end}" for end in (".nii.gz", "_uncertainty.nii.gz", ".dcm")]
+    return [
+        *masks,
+        *shares,
+        *(f"{kind}/{case}.dcm" for kind in ("seg", "sr")),
+        f"failed/{case}.json",
+        f"done/{case}.json",
+    ]
 
 
 def write_outputs(

@@ -22,9 +22,11 @@ from medhybrid.inference.engines.pool import Pool, Recipe, predict_on
 from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import FolderJob, collect, fingerprint_of, predict_items
 from medhybrid.inference.model import Model
+from medhybrid.inference.outputs import FOLDERS, files_of
 from medhybrid.inference.records import Prediction
 from medhybrid.inference.sharing import Share, hold_folder
 from medhybrid.inference.worklist import WorkList, make_worklist
+from medhybrid.remote import Mirror, is_remote, local_copy
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.steps.models import load_models
@@ -73,7 +75,9 @@ def predict(
     Parameters
     ----------
     scans : str or Path
-        A file, or a folder searched at any depth.
+        A file, or a folder searched at any depth; or the URL of a folder, as s3://bucket/scans, which is copied here first.
+    out : str or Path
+        Where masks, records and tables go; or a URL, to which each case is sent when it is done.
     model : str, Path, Model or sequence
         A run folder, a model folder, `models:/name@alias`, or a loaded model; of several the probabilities are averaged.
     precision : str, optional
@@ -98,8 +102,11 @@ def predict(
     MedHybridError
         If the model cannot be loaded, `scans` does not exist, or another process works on `out`.
     """
-    reporter, out, is_pooled = reporter or Silent(), Path(out), workers > 1 or bool(ray_address)
-    found = discover(Path(scans).resolve() if is_pooled else Path(scans))
+    reporter, is_pooled = reporter or Silent(), workers > 1 or bool(ray_address)
+    mirror = Mirror(str(out)) if is_remote(out) else None
+    out = Path(out) if mirror is None else mirror.fetch()
+    place = local_copy(scans)
+    found = discover(place.resolve() if is_pooled else place)
     key = None if deidentify is None else Deidentifier.from_file(deidentify)
     with hold_folder(out, share), ExitStack() as stack:
         arguments: dict[str, Any] = {"precision": precision, "tracking_uri": tracking_uri}
@@ -144,6 +151,8 @@ def predict(
         def on_case(n: int, prediction: Prediction, is_skipped: bool) -> None:
             nonlocal n_skipped
             n_skipped += is_skipped
+            if mirror is not None and not is_skipped:
+                mirror.send(files_of(prediction))
             reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
 
         by = f"{workers} workers" if is_pooled else str(loaded.device)
@@ -151,8 +160,12 @@ def predict(
         cases = [i.case for i in work.items]
         known = collect(outcomes, cases, job, on_case=on_case, shares_tables=share is not None)
         reporter.end()
-        place = f"{workers} workers, {ray_address or 'this machine'}, {device}" if is_pooled else str(loaded.device)
-        _write_record(out, known, n_skipped, work, loaded, place, found.n_skipped)
+        device_told = (
+            f"{workers} workers, {ray_address or 'this machine'}, {device}" if is_pooled else str(loaded.device)
+        )
+        _write_record(out, known, n_skipped, work, loaded, device_told, found.n_skipped)
+        if mirror is not None:
+            mirror.send_changes([*FOLDERS, "."])
     names = {i.case for i in mine}
     return FolderResult(out, tuple(p for p in known if p.case in names), n_skipped, work.left_aside)
 

@@ -1,0 +1,179 @@
+"""Scans, datasets and results on S3: fetched once, sent when done, and nothing is lost while the store is away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medhybrid.config import load_config
+from medhybrid.data.layouts import list_cases
+from medhybrid.errors import DataError
+from medhybrid.remote import INDEX, Mirror, is_remote, local_copy
+from medhybrid.steps.predict import predict
+from tests.inference.test_engines import load, masks_of, rows_of, write_scans
+from tests.synthetic import StudyFolder
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("s3fs") is None, reason="s3fs (extra [scale]) is not installed"),
+    pytest.mark.skipif(find_spec("moto") is None, reason="moto, a local S3, is not installed"),
+    pytest.mark.filterwarnings("ignore"),  # of its drivers
+]
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """A local S3 server's address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket, and the environment that leads to it."""
+    import s3fs
+
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": store,
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"b{abs(hash(tmp_path)) % 10**9}"
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}"
+
+
+def put(folder: Path, url: str) -> None:
+    import s3fs
+
+    s3fs.S3FileSystem().put(str(folder) + "/", url.removeprefix("s3://") + "/", recursive=True)
+
+
+def names_in(url: str) -> set[str]:
+    import s3fs
+
+    fs = s3fs.S3FileSystem()
+    fs.invalidate_cache()
+    root = url.removeprefix("s3://")
+    return {p[len(root) + 1 :] for p in fs.find(root)}
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("s3://b/x", True),
+        ("gs://b/x", True),
+        ("/data/x", False),
+        ("x", False),
+        ("dimse://h", False),
+        ("dicomweb://h/x", False),
+        ("https://h/x", False),
+        (Path("/x"), False),
+    ],
+)
+def test_what_is_remote(place: Any, expected: bool) -> None:
+    assert is_remote(place) == expected
+
+
+def test_only_what_changed_is_fetched_again(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for n in range(3):
+        (tmp_path / "in" / "deep" / f"{n}.txt").write_text(f"{n}")
+    put(tmp_path / "in", f"{bucket}/data")
+    mirror = Mirror(f"{bucket}/data")
+    folder = mirror.fetch()
+    before = {p.name: p.stat().st_mtime_ns for p in (folder / "deep").iterdir()}
+    assert sorted(before) == ["0.txt", "1.txt", "2.txt"]
+
+    (tmp_path / "in" / "deep" / "1.txt").write_text("changed")
+    put(tmp_path / "in" / "deep", f"{bucket}/data/deep")
+    mirror._fs.rm_file(f"{bucket}/data/deep/2.txt")
+    Mirror(f"{bucket}/data").fetch()
+
+    after = {p.name: p.stat().st_mtime_ns for p in (folder / "deep").iterdir()}
+    assert sorted(after) == ["0.txt", "1.txt"]
+    assert (folder / "deep" / "1.txt").read_text() == "changed"
+    assert after["0.txt"] == before["0.txt"]
+
+
+def test_a_folder_of_scans_becomes_masks_on_s3_and_a_second_call_skips_them(bucket: str, tmp_path: Path) -> None:
+    put(write_scans(tmp_path / "scans", 4), f"{bucket}/scans")
+    plain = predict(tmp_path / "scans", model=load(), out=tmp_path / "plain")
+
+    done = predict(f"{bucket}/scans", model=load(), out=f"{bucket}/out")
+
+    assert (done.n_done, done.n_skipped) == (plain.n_done, 0) == (4, 0)
+    sent = names_in(f"{bucket}/out")
+    expected = {f"{kind}/s{n}.{end}" for n in range(4) for kind, end in (("masks", "nii.gz"), ("done", "json"))}
+    assert sent == expected | {"results.csv", "work.csv", "run.json"}
+    copy = local_copy(f"{bucket}/out")
+    assert masks_of(copy) == masks_of(tmp_path / "plain")
+
+    for path in (tmp_path / "cache").rglob("*"):  # another machine, with no copy yet
+        if path.is_file():
+            path.unlink()
+    assert predict(f"{bucket}/scans", model=load(), out=f"{bucket}/out").n_skipped == 4
+    assert len(rows_of(copy / "results.csv")) == 4
+
+
+def test_a_mask_that_could_not_be_sent_is_sent_by_the_next_call(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, plain = write_scans(tmp_path / "scans", 3), Mirror.send
+    put(scans, f"{bucket}/scans")
+
+    def fail_at_second(self: Mirror, names: Any) -> None:
+        names = list(names)
+        if any("s1" in n for n in names):
+            raise DataError("the store is away")
+        plain(self, names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "send", fail_at_second)
+        with pytest.raises(DataError, match="the store is away"):
+            predict(f"{bucket}/scans", model=load(), out=f"{bucket}/out")
+    assert "masks/s1.nii.gz" not in names_in(f"{bucket}/out")
+
+    again = predict(f"{bucket}/scans", model=load(), out=f"{bucket}/out")
+
+    assert (again.n_done, again.n_skipped) == (3, 2), "the second was done, and not sent"
+    assert {f"masks/s{n}.nii.gz" for n in range(3)} < names_in(f"{bucket}/out")
+
+
+def test_a_dataset_on_s3_is_listed_from_its_copy(bucket: str, study: StudyFolder) -> None:
+    put(study.folder / "data", f"{bucket}/data")
+    config = load_config(study.folder / "small.yaml", [f"data.root={bucket}/data"])
+
+    cases = list_cases(config.data)
+
+    assert len(cases) == 10
+    assert config.data.root == f"{bucket}/data", "the config says where the data are, not where their copy is"
+
+
+def test_a_name_that_leads_elsewhere_and_a_store_that_is_not_there_are_refused(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror(f"{bucket}/data")
+    with pytest.raises(DataError, match="leads elsewhere"):
+        mirror._name_of(f"{mirror._root}/../x")
+    with pytest.raises(DataError, match="does not answer"):
+        Mirror("s3://no-such-bucket-at-all/x").fetch()
+
+
+def test_a_damaged_index_is_forgotten(tmp_path: Path) -> None:
+    for content in ("", "[]", '{"a": 1}', "\0", json.dumps({"a": ["x"]})):
+        (tmp_path / INDEX).write_text(content)
+        assert Mirror(f"file://{tmp_path}/there", tmp_path)._index == {}
