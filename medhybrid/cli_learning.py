@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from medhybrid.cli_options import Config, Overrides, Quiet, called_without, make_reporter, whole_numbers
+from medhybrid.cli_options import (
+    Address,
+    Config,
+    Engine,
+    Overrides,
+    Quiet,
+    called_without,
+    make_reporter,
+    open_pool,
+    whole_numbers,
+)
 from medhybrid.errors import ConfigError
 
 
@@ -62,6 +72,9 @@ def cross_validate(
     folds: Annotated[str, typer.Option(help="Comma list of folds; all by default.")] = "",
     seeds: Annotated[str, typer.Option(help="Comma list of seeds.")] = "0",
     name: Annotated[str, typer.Option(help="Folder of the result, beside the runs.")] = "cross-validation",
+    engine: Engine = "local",
+    workers: Annotated[int, typer.Option(help="Trainings at the same time, a GPU each where there are several.")] = 1,
+    address: Address = "auto",
     quiet: Quiet = False,
 ) -> int:
     """Train every fold with every seed, nested in MLflow, and give the mean over all cases; call again to go on."""
@@ -70,7 +83,11 @@ def cross_validate(
 
     reporter = make_reporter(quiet)
     study, numbers = load_config(config, overrides or []), [whole_numbers(text) for text in (folds, seeds)]
-    result = run(study, folds=numbers[0], seeds=numbers[1], name=name, reporter=reporter)
+    try:
+        with open_pool(engine, workers, address, study.training.device) as pool:
+            result = run(study, folds=numbers[0], seeds=numbers[1], name=name, pool=pool, reporter=reporter)
+    except KeyboardInterrupt:  # the workers have written their states
+        result = None
     if result is None:
         reporter.message("interrupted; the same command goes on")
         return 130

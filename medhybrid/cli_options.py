@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from medhybrid.errors import ConfigError
 
 if TYPE_CHECKING:
+    from medhybrid.inference.engines.pool import Pool
     from medhybrid.steps.progress import Reporter
 
 Config = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or a packaged config such as brain.yaml.")]
@@ -57,6 +59,9 @@ MaxMemory = Annotated[
 ]
 
 
+Engine = Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")]
+Address = Annotated[str, typer.Option(help="Of the Ray cluster: auto, ray://host:port, or local for one made here.")]
+
 called_with: list[str] = []
 """The arguments of this call, as they were given."""
 
@@ -70,6 +75,21 @@ def called_without(*options: str) -> list[str]:
             left.append(argument)
         skip = argument in options
     return left
+
+
+def open_pool(engine: str, workers: int, address: str, device: str) -> AbstractContextManager[Pool | None]:
+    """Workers, where several or a cluster are asked for; raises `ConfigError`."""
+    if engine not in ("local", "ray"):
+        raise ConfigError(f"unknown engine {engine!r}", expected="local or ray")
+    if workers < 1:
+        raise ConfigError(f"{workers} workers cannot work", expected="--workers of 1 or more")
+    if engine == "ray":
+        from medhybrid.inference.engines.ray import RayActors
+
+        return RayActors(workers, address=address, device=device)
+    from medhybrid.data.workers import Processes
+
+    return nullcontext() if workers == 1 else Processes(workers)
 
 
 def make_reporter(quiet: bool = False) -> Reporter:

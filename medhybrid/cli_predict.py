@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medhybrid.cli_options import (
+    Address,
     Deidentify,
     Device,
     FromPacs,
@@ -30,11 +31,7 @@ from medhybrid.errors import ConfigError
 if TYPE_CHECKING:
     from medhybrid.steps.progress import Reporter
 
-Engine = Annotated[
-    str, typer.Option(help="local; ray, workers on a cluster; slurm, which writes the script of an array and ends.")
-]
 Workers = Annotated[int, typer.Option(help="Processes, each with the model; actors of Ray; jobs of a Slurm array.")]
-Address = Annotated[str, typer.Option(help="Of the Ray cluster: auto, ray://host:port, or local for one made here.")]
 Shard = Annotated[str, typer.Option(help="Do only the part i/n of the scans, as 0/8; another process does the others.")]
 
 
@@ -55,7 +52,9 @@ def predict(
     precision: PrecisionOption = None,
     max_memory: MaxMemory = None,
     tracking_uri: TrackingUri = None,
-    engine: Engine = "local",
+    engine: Annotated[
+        str, typer.Option(help="local; ray, workers on a cluster; slurm: write the script of an array and end.")
+    ] = "local",
     workers: Workers = 1,
     address: Address = "auto",
     shard: Shard = "",

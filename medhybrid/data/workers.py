@@ -30,6 +30,10 @@ PLACE = "MEDHYBRID_WORKER"
 """Environment variable in which a process finds its place among its fellows, from 0; one that replaces another has the same."""
 
 
+FELLOWS = "MEDHYBRID_WORKERS"
+"""And in this one, how many they are."""
+
+
 class WorkerDied(DataError):
     """The process that worked on an item ended without an answer."""
 
@@ -64,7 +68,9 @@ class Processes:
         waiting = list(reversed(items))
         self._workers = [w for w in self._workers if w.process.is_alive()]
         free = [n for n in range(self.n) if n not in {w.place for w in self._workers}]
-        self._workers += [_Worker(place) for place in free[: max(0, min(self.n, len(items)) - len(self._workers))]]
+        self._workers += [
+            _Worker(place, self.n) for place in free[: max(0, min(self.n, len(items)) - len(self._workers))]
+        ]
         busy: dict[_Worker, Item] = {}
         try:
             while waiting or busy:
@@ -72,7 +78,7 @@ class Processes:
                     try:
                         worker.pipe.send((function, waiting[-1]))
                     except OSError:  # died while it had nothing to do: the item is not to blame
-                        self._workers[self._workers.index(worker)] = _Worker(worker.place)
+                        self._workers[self._workers.index(worker)] = _Worker(worker.place, self.n)
                         worker.stop()
                         continue
                     busy[worker] = waiting.pop()
@@ -93,7 +99,7 @@ class Processes:
 
     def _replace(self, worker: _Worker, item: object) -> WorkerDied:
         worker.process.join()
-        self._workers[self._workers.index(worker)] = _Worker(worker.place)
+        self._workers[self._workers.index(worker)] = _Worker(worker.place, self.n)
         return WorkerDied(
             f"the process working on {getattr(item, 'name', item)} died",
             found=_cause(worker.process.exitcode),
@@ -104,11 +110,11 @@ class Processes:
 class _Worker:
     """A process and the pipe to it."""
 
-    def __init__(self, place: int) -> None:
+    def __init__(self, place: int, n: int) -> None:
         self.place = place
         context = mp.get_context("spawn")  # fork is unsafe once threads of numerical libraries run
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, place), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, place, n), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -118,8 +124,8 @@ class _Worker:
         self.pipe.close()
 
 
-def _serve(pipe: Connection, place: int) -> None:
-    os.environ[PLACE] = str(place)
+def _serve(pipe: Connection, place: int, n: int) -> None:
+    os.environ |= {PLACE: str(place), FELLOWS: str(n)}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     while True:
         try:

@@ -22,6 +22,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.prepare import inside_labels
 from medhybrid.errors import ConfigError
 from medhybrid.files import write_atomically
+from medhybrid.inference.engines.pool import Pool
 from medhybrid.inference.model import set_component_rules
 from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
 from medhybrid.metrics import Interval, mean_interval
@@ -58,6 +59,7 @@ def cross_validate(
     folds: Sequence[int] = (),
     seeds: Sequence[int] = (0,),
     name: str = "cross-validation",
+    pool: Pool | None = None,
     reporter: Reporter | None = None,
 ) -> CrossValidation | None:
     """Train every fold with every seed; a second call goes on where the first one stopped. None if interrupted.
@@ -68,6 +70,8 @@ def cross_validate(
         All by default.
     name : str
         Folder of the result, in the study's folder of runs.
+    pool : Pool, optional
+        Workers that train at the same time; by default one training follows the other.
 
     Raises
     ------
@@ -85,7 +89,7 @@ def cross_validate(
     length = config.training.max_minutes
     text = f"folds {chosen}, seeds {list(seeds)}" + (f", {length:g} minutes each" if length else "")
     with nested_runs(config, folder, f"**{config.name}**: cross-validation, {text}") as (parent, tracker):
-        trainings = train_all(configs, folder, parent_run_id=parent, reporter=reporter or Silent())
+        trainings = train_all(configs, folder, parent_run_id=parent, pool=pool, reporter=reporter or Silent())
         if trainings is None:
             raise InterruptedRunsError
         rules = _choose_rules(trainings, dataset)

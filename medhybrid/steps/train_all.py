@@ -1,6 +1,7 @@
 """Several trainings as one: each once, resumed where it stopped, recorded under one MLflow run.
 
 FOLDER/runs.json     name of each training to its run folder
+FOLDER/begun/<name>  the run folder of a training that a worker began, until runs.json has it
 FOLDER/cases.csv     Dice of every validation case of every training
 """
 
@@ -9,16 +10,23 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
+import signal
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import medhybrid
 from medhybrid.config import StudyConfig
-from medhybrid.errors import DataError
+from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied, default_workers
+from medhybrid.errors import DataError, MedHybridError, TrainingError
 from medhybrid.files import write_atomically
+from medhybrid.inference.engines.pool import Pool
+from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.steps.independence import check_independence
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part, run_config
@@ -50,7 +58,12 @@ class Training:
 
 
 def train_all(
-    configs: Mapping[str, StudyConfig], folder: Path, *, parent_run_id: str = "", reporter: Reporter | None = None
+    configs: Mapping[str, StudyConfig],
+    folder: Path,
+    *,
+    parent_run_id: str = "",
+    pool: Pool | None = None,
+    reporter: Reporter | None = None,
 ) -> list[Training] | None:
     """Train every config, in order; a second call goes on where the first one stopped.
 
@@ -60,6 +73,8 @@ def train_all(
         What belongs together; a training is known by its name there.
     parent_run_id : str
         MLflow run under which the others are nested.
+    pool : Pool, optional
+        Workers that train one each at the same time; by default this process trains them in turn.
 
     Returns
     -------
@@ -69,33 +84,114 @@ def train_all(
     ------
     DataError
         If a name of an earlier call stands for another config now, or a start has seen a case that is to validate.
+    TrainingError
+        If workers died on a training again and again.
     """
     refuse_team("a row of trainings")
     reporter = reporter or Silent()
-    index = folder / "runs.json"
-    known: dict[str, str] = json.loads(index.read_text()) if index.is_file() else {}
-    trainings: list[Training] = []
+    known = _known_runs(folder)
+    waiting: list[Job] = []
+    trainings: dict[str, Training] = {}
     for name, config in configs.items():
         if name not in known:
             check_independence(config)
-    for n, (name, config) in enumerate(configs.items(), start=1):
-        reporter.message(f"training {n} of {len(configs)}: {name}")
-        run = _earlier(Path(known[name]), config, name) if name in known else None
-        if run is None:
-
-            def remember(started: Path, name: str = name) -> None:
-                known[name] = str(started)
-                mark_part(started, folder)
-                write_atomically(index, json.dumps(known, indent=1))
-
-            run = train(config, parent_run_id=parent_run_id, on_start=remember, reporter=reporter)
-        elif run.is_interrupted:
-            run = resume(run.folder, reporter=reporter)
+        run = _earlier(known[name], config, name) if name in known else None
+        if run is not None and not run.is_interrupted:
+            trainings[name] = Training(name, config, run, _cases(run.folder))
+        else:
+            waiting.append(Job(name, config, None if run is None else run.folder))
+    work = partial(train_job, folder, parent_run_id)
+    results = _in_turn(waiting, folder, parent_run_id, reporter) if pool is None else _on(pool, work, waiting, folder)
+    for n, (job, run) in enumerate(results, start=1):
+        _known_runs(folder)
         if run.is_interrupted:
             return None
-        trainings.append(Training(name, config, run, _cases(run.folder)))
-        _write_cases(folder / "cases.csv", trainings)
-    return trainings
+        trainings[job.name] = Training(job.name, job.config, run, _cases(run.folder))
+        _write_cases(folder / "cases.csv", [trainings[name] for name in configs if name in trainings])
+        if pool is not None:
+            reporter.message(
+                f"{job.name}: mean Dice {trainings[job.name].mean_dice:.4f}; {n} of {len(waiting)} trained"
+            )
+    return [trainings[name] for name in configs]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A training that is to be done, or gone on with."""
+
+    name: str
+    config: StudyConfig
+    run: Path | None
+
+
+def _in_turn(jobs: Sequence[Job], folder: Path, parent_run_id: str, reporter: Reporter) -> Iterator[tuple[Job, Run]]:
+    for n, job in enumerate(jobs, start=1):
+        reporter.message(f"training {n} of {len(jobs)}: {job.name}")
+        yield job, _train(job, folder, parent_run_id, reporter)
+
+
+def _on(
+    pool: Pool, work: Callable[[Job], Run | MedHybridError], jobs: Sequence[Job], folder: Path
+) -> Iterator[tuple[Job, Run]]:
+    """Trainings as they end; one whose worker died goes on from its last checkpoint with another."""
+    waiting = list(jobs)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        died: list[tuple[Job, WorkerDied]] = []
+        for job, result in pool.map(work, waiting):
+            if isinstance(result, WorkerDied):
+                died.append((job, result))
+            elif isinstance(result, MedHybridError):
+                raise result
+            else:
+                yield job, result
+        if not died:
+            return
+        logger.warning("a worker died on %s (attempt %d)", ", ".join(job.name for job, _ in died), attempt)
+        known = _known_runs(folder)
+        waiting = [replace(job, run=known.get(job.name)) for job, _ in died]
+    raise TrainingError(
+        f"workers died {MAX_ATTEMPTS} times on {died[0][0].name}", found=died[0][1].found, remedy="give it more memory"
+    )
+
+
+def train_job(folder: Path, parent_run_id: str, job: Job) -> Run | MedHybridError:
+    """In a worker, on a GPU of its own where there are several."""
+    import torch
+
+    place = int(os.environ.get(PLACE, "0"))
+    if torch.cuda.device_count() > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(place % torch.cuda.device_count())
+    torch.set_num_threads(max(1, default_workers() // int(os.environ.get(FELLOWS, "1"))))
+    try:
+        run = _train(job, folder, parent_run_id, Silent())
+    except MedHybridError as error:
+        return error
+    if run.is_interrupted:
+        sys.exit(128 + signal.SIGTERM)  # whoever sent it waits for this process to end
+    return run
+
+
+def _train(job: Job, folder: Path, parent_run_id: str, reporter: Reporter) -> Run:
+    def remember(started: Path) -> None:
+        write_atomically(folder / "begun" / job.name, str(started))
+        mark_part(started, folder)
+
+    if job.run is not None:
+        return resume(job.run, reporter=reporter)
+    return train(job.config, parent_run_id=parent_run_id, on_start=remember, reporter=reporter)
+
+
+def _known_runs(folder: Path) -> dict[str, Path]:
+    """The run folder of each training that was begun; `runs.json` has them from now on."""
+    index = folder / "runs.json"
+    known: dict[str, str] = json.loads(index.read_text()) if index.is_file() else {}
+    begun = sorted(p for p in (folder / "begun").glob("*") if not p.name.startswith("."))
+    if begun:
+        known |= {path.name: path.read_text() for path in begun}
+        write_atomically(index, json.dumps(known, indent=1))
+        for path in begun:
+            path.unlink()
+    return {name: Path(run) for name, run in known.items()}
 
 
 def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:

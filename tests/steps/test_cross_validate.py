@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
+import time
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 
 import medhybrid
 from medhybrid.config import StudyConfig
+from medhybrid.data.workers import Processes
 from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.inference.ensemble import Ensemble
 from medhybrid.steps.cross_validate import CrossValidation
@@ -166,3 +170,37 @@ def _by_case(folder: Path, setting: str) -> dict[str, list[float]]:
             if row["training"].startswith(setting):
                 values.setdefault(row["case"], []).append(float(row["dice"]))
     return values
+
+
+def test_two_workers_train_what_one_process_does_though_one_is_killed(
+    crossed: tuple[StudyConfig, CrossValidation], tmp_path: Path
+) -> None:
+    changes = {"runs": str(tmp_path), "tracking": crossed[0].tracking.model_copy(update={"kind": "jsonl"})}
+    training = crossed[0].training.model_copy(update={"checkpoint_minutes": 0.0005, "iterations": 40})
+    config = crossed[0].model_copy(update={**changes, "training": training})
+    killed: list[int] = []
+
+    def kill_first() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if any(tmp_path.glob("*/*/checkpoint/last.pt")):
+                worker = next(c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline()))
+                worker.kill()
+                killed.append(worker.pid)
+                return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_first)
+    killer.start()
+    with Processes(2) as pool:
+        result = medhybrid.cross_validate(config, pool=pool)
+    killer.join()
+    alone = medhybrid.cross_validate(config.model_copy(update={"runs": str(tmp_path / "alone")}))
+
+    assert result is not None
+    assert alone is not None
+    assert len(killed) == 1
+    assert {t.name: t.cases for t in result.trainings} == {t.name: t.cases for t in alone.trainings}
+    assert set(json.loads((result.folder / "runs.json").read_text())) == {"fold0-seed0", "fold1-seed0"}
+    assert len(list((tmp_path / config.name).glob("2*"))) == 2, "the training that was killed went on"
+    assert [t.name for t in result.trainings] == ["fold0-seed0", "fold1-seed0"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from medhybrid.data.workers import PLACE, WorkerDied
 from medhybrid.errors import MedHybridError
@@ -23,13 +23,13 @@ from medhybrid.scans.dicom.deidentify import Deidentifier
 AGAIN_AFTER_S = 1.0
 """Wait before scans that a worker died on are tried again; twice as long the next time."""
 
-Work = Callable[[WorkItem], Outcome | MedHybridError]
+Item = TypeVar("Item")
 
 
 class Pool(Protocol):
     """Workers; `medhybrid.data.workers.Processes` is one."""
 
-    def map(self, function: Work, items: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Any]]:
+    def map(self, function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
         """Each item with its result, or with a `WorkerDied`, in order of completion."""
 
 

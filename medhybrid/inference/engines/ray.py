@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from medhybrid.data.workers import PLACE, WorkerDied
+from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied
 from medhybrid.errors import ConfigError, DeviceError
-from medhybrid.inference.engines.pool import Work
-from medhybrid.inference.worklist import WorkItem
+from medhybrid.inference.engines.pool import Item
 
 
 class RayActors:
@@ -65,13 +64,13 @@ class RayActors:
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
-    def map(self, function: Work, items: Sequence[WorkItem]) -> Iterator[tuple[WorkItem, Any]]:
+    def map(self, function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
         """Apply `function` to each item; see `Pool`."""
         taken = {place for place, _ in self._idle}
         wanted = min(self.n, len(items)) - len(self._idle)
-        self._idle += [(n, self._actor.remote(n)) for n in range(self.n) if n not in taken][: max(0, wanted)]
+        self._idle += [(n, self._actor.remote(n, self.n)) for n in range(self.n) if n not in taken][: max(0, wanted)]
         waiting = list(reversed(items))
-        busy: dict[Any, tuple[int, Any, WorkItem]] = {}
+        busy: dict[Any, tuple[int, Any, Item]] = {}
         while waiting or busy:
             while waiting and self._idle:
                 place, actor = self._idle.pop()
@@ -83,7 +82,7 @@ class RayActors:
                 result = self._ray.get(ready)
             except self._ray.exceptions.RayActorError as error:
                 found = str(error).splitlines()[0] if str(error) else type(error).__name__
-                result, actor = WorkerDied(f"the worker of {item.case} died", found=found), self._actor.remote(place)
+                result, actor = WorkerDied("a worker died", found=found), self._actor.remote(place, self.n)
             self._idle.append((place, actor))
             yield item, result
 
@@ -91,9 +90,9 @@ class RayActors:
 class _Worker:
     """What an actor does."""
 
-    def __init__(self, place: int) -> None:
-        os.environ[PLACE] = str(place)
+    def __init__(self, place: int, n: int) -> None:
+        os.environ |= {PLACE: str(place), FELLOWS: str(n)}
 
-    def apply(self, function: Work, item: WorkItem) -> Any:
+    def apply(self, function: Callable[[Any], Any], item: Any) -> Any:
         """One item."""
         return function(item)

@@ -1,0 +1,192 @@
+"""`kill -9` at random times, many times over: a training, and a folder of scans; what is lost, and what the user sees.
+
+    python benchmarks/faults.py --kills 20
+
+A small study is made, prepared and trained without a fault; then the same training is killed at random times, resumed, and held
+against it: the losses on record and the weights. Then a folder is predicted and killed as often (by one process, then by two
+workers, of which one is killed), and held against one that was not. Results go to results/faults.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import medhybrid  # noqa: E402
+from tests.synthetic import blob_case, save_nifti, small_config, write_study  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+CHANGES = ["training.iterations=600", "training.checkpoint_minutes=0.005", "tracking.kind=jsonl"]
+N_SCANS = 60
+
+
+def call(*arguments: str) -> subprocess.Popen[str]:
+    """`medhybrid ARGUMENTS`, begun."""
+    command = [sys.executable, "-m", "medhybrid", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def half_files(folder: Path) -> list[str]:
+    """NIfTI, JSON and safetensors files under their final names that cannot be read."""
+    bad = []
+    for path in folder.rglob("*"):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        try:
+            if path.name.endswith(".nii.gz"):
+                np.asarray(nib.load(path).dataobj)
+            elif path.suffix == ".json":
+                json.loads(path.read_text())
+        except Exception:  # whatever is wrong with it
+            bad.append(str(path.relative_to(folder)))
+    return bad
+
+
+def losses_of(run: Path) -> dict[int, float]:
+    """The last word on each recorded step."""
+    found = {}
+    for line in (run / "log.jsonl").read_text().splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:  # a line that a kill cut off
+            continue
+        if "train/loss" in event.get("values", {}):
+            found[event["step"]] = event["values"]["train/loss"]
+    return found
+
+
+def digest(path: Path) -> str:
+    """Of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def kill_training(root: Path, kills: int, rng: random.Random) -> dict[str, Any]:
+    """Train once in peace and once with kills."""
+    config = str(root / "small.yaml")
+    whole = medhybrid.train(medhybrid.load_config(config, [*CHANGES, f"runs={root / 'whole'}"])).folder
+    runs, said, damaged = root / "killed", [], []
+    for n in range(kills):
+        run = next(iter((runs / "blobs").glob("*")), None)
+        process = (
+            call("train", "--resume", "--run", str(run))
+            if run
+            else call("train", "-c", config, *CHANGES, f"runs={runs}")
+        )
+        began = time.monotonic()
+        time.sleep(rng.uniform(4.0, 12.0))
+        if process.poll() is not None:
+            print(f"it ended before kill {n}", flush=True)
+            break
+        process.kill()
+        said.append(process.communicate()[0][-200:])
+        damaged += half_files(runs)
+        print(f"kill {n + 1} after {time.monotonic() - began:.1f} s", flush=True)
+    (run,) = (runs / "blobs").iterdir()
+    n_kills = len(said)
+    last = call("train", "--resume", "--run", str(run))
+    shown = last.communicate()[0]
+    same = losses_of(run) == losses_of(whole)
+    weights = [digest(f / "model" / "model.safetensors") for f in (run, whole)]
+    return {
+        "fault": "kill -9 of a training at a random time",
+        "times": n_kills,
+        "half_files": damaged,
+        "exit_after": last.returncode,
+        "losses_equal": same,
+        "weights_equal": weights[0] == weights[1],
+        "seen": shown.strip().splitlines()[-1:],
+    }
+
+
+def masks_of(out: Path) -> dict[str, str]:
+    """Hashes of the values by mask."""
+    folder = out / "masks"
+    return {
+        p.name: hashlib.sha256(np.asarray(nib.load(p).dataobj).tobytes()).hexdigest() for p in folder.glob("*.nii.gz")
+    }
+
+
+def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.Random) -> dict[str, Any]:
+    """Predict once in peace and once with kills: of the process, or of one of its workers."""
+    scans, peace, out = root / "scans", root / "peace", root / f"killed{workers}"
+    if not peace.exists():
+        medhybrid.predict(scans, model=model, out=peace)
+    n, damaged, process = 0, [], None
+    while n < kills:
+        if process is None or process.poll() is not None:
+            process = call("predict", str(scans), "-m", str(model), "-o", str(out), "--workers", str(workers))
+            wait_for_begun(out, process)
+        time.sleep(rng.uniform(0.0, 0.5))
+        victims = psutil.Process(process.pid).children() if workers > 1 else [psutil.Process(process.pid)]
+        victims = [v for v in victims if "spawn_main" in " ".join(v.cmdline())] if workers > 1 else victims
+        if process.poll() is not None or not victims:
+            for mask in list((out / "done").glob("*.json"))[
+                : N_SCANS // 2
+            ]:  # it was done: half of it is to be done again
+                mask.unlink()
+            continue
+        rng.choice(victims).kill()
+        n += 1
+        if workers == 1:
+            process.wait()
+        damaged += half_files(out)
+    shown = process.communicate()[0]
+    final = call("predict", str(scans), "-m", str(model), "-o", str(out), "--workers", str(workers))
+    shown = final.communicate()[0]
+    rows = (out / "results.csv").read_text().splitlines()[1:]
+    return {
+        "fault": "kill -9 of " + ("predict" if workers == 1 else f"one of {workers} workers of predict"),
+        "times": n,
+        "half_files": damaged,
+        "exit_after": final.returncode,
+        "masks_equal": masks_of(out) == masks_of(peace),
+        "rows": len(rows),
+        "rows_of_cases_twice": len(rows) - len({r.split(",")[0] for r in rows}),
+        "seen": shown.strip().splitlines()[-1:],
+    }
+
+
+def wait_for_begun(out: Path, process: subprocess.Popen[str]) -> None:
+    """Until a scan is in work."""
+    while process.poll() is None:
+        if (out / "begun").is_dir() and any((out / "begun").iterdir()):
+            return
+        time.sleep(0.02)
+
+
+def main() -> None:
+    """All of it, and a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    kills, rng = parser.parse_args().kills, random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_study(root / "data")
+        medhybrid.preprocess(small_config(root))
+        rows = [kill_training(root, kills, rng)]
+        model = next((root / "whole" / "blobs").iterdir())
+        for n in range(N_SCANS):
+            save_nifti(root / "scans" / f"s{n:03}.nii.gz", blob_case(100 + n)[0])
+        rows += [kill_predict(root, model, kills, workers, rng) for workers in (1, 2)]
+    for row in rows:
+        print(row, flush=True)
+    (RESULTS / "faults.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
