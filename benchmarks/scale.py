@@ -202,7 +202,7 @@ def run_list(n: int, share: float) -> dict[str, Any]:
         job = FolderJob(model, Path(folder) / "out")
         items = [WorkItem(f"s{i:07}", ()) for i in range(n)]
         pool = Deadly(share, job)
-        recipe = pools.Recipe(lambda **_: model, (), "cpu", job.out)
+        recipe = pools.Recipe(lambda **_: model, (), "cpu", job.out, job.made_by)
         began = time.monotonic()
         known = collect(pools.predict_on(pool, recipe, items, job), [i.case for i in items], job)
         seconds = time.monotonic() - began

@@ -44,6 +44,8 @@ def train(
         return launch(called_without("--processes"), processes)
     is_first = os.environ.get("RANK", "0") == "0"
     reporter = make_reporter(quiet or not is_first)
+    if resume and deterministic:
+        raise ConfigError("--deterministic cannot change on --resume", remedy="a run goes on as it began")
     if resume:
         folder, length = find_run(config, overrides or [], run)
         result = go_on(folder, length, reporter=reporter)
@@ -191,5 +193,7 @@ def reproduce(
     if not run:
         return 0
     made, is_same = make_again(recipe, reporter=reporter)
+    if made.is_interrupted:
+        return 130
     reporter.message(f"{made.folder}: the weights are {'the same, bit for bit' if is_same else 'not the same'}")
     return 0 if is_same else 1

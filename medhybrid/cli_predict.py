@@ -62,6 +62,8 @@ def predict(
 ) -> int:
     """Make masks and measurements of every scan in a folder; what is done and unchanged is skipped."""
     from medhybrid.inference.sharing import Share
+    from medhybrid.remote import is_remote
+    from medhybrid.scans.dicom.deidentify import Deidentifier
     from medhybrid.steps.interrupt import end_on_sigterm
     from medhybrid.steps.predict import fetch, send_results
     from medhybrid.steps.predict import predict as run
@@ -74,8 +76,16 @@ def predict(
     if workers < 1:
         raise ConfigError(f"{workers} workers cannot work", expected="--workers of 1 or more")
     if engine == "slurm":
+        if source or is_remote(out):
+            raise ConfigError(
+                "a Slurm array works on folders that every job sees", expected="paths for SCANS and --out"
+            )
+        if deidentify is not None:
+            Deidentifier.from_file(deidentify)  # one key for all jobs, made before them
         return _write_array(Path(out), workers, reporter)
     end_on_sigterm()
+    if source and is_remote(out):
+        raise ConfigError("a study of a PACS is fetched into the output folder", expected="a path for --out", found=out)
     place = scans or fetch(source, Path(out))
     ways = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
     result = run(
@@ -105,6 +115,8 @@ def predict(
     reporter.message(
         f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out}/results.csv"
     )
+    if shard and not result.predictions:
+        return 0  # nothing fell to it
     if not result.predictions or result.n_done == 0:
         return 2
     return 1 if result.n_failed else 0

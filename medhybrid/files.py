@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 def write_atomically(path: Path, text: str) -> None:
     """Write text, and its folder where there is none; raises `OSError`, and leaves no part of a file then."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pending = path.with_name(f".{os.getpid()}.{path.name}")
+    pending = path.with_name(
+        f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}"
+    )  # processes of containers share numbers
     try:
         pending.write_text(text)
         pending.replace(path)
@@ -48,7 +51,7 @@ def held(path: Path, *, is_shared: bool = False, wait: bool = True) -> Iterator[
     except ImportError:  # not a POSIX system
         yield True
         return
-    with path.open("a") as file:
+    with path.open("a+") as file:  # on NFS a shared lock is one for reading
         kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
         try:
             fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import TypeVar
@@ -127,12 +128,21 @@ class _Worker:
 def _serve(pipe: Connection, place: int, n: int) -> None:
     os.environ |= {PLACE: str(place), FELLOWS: str(n)}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
             function, item = pipe.recv()
         except EOFError:
             return
         pipe.send(function(item))
+
+
+def _end_with_parent() -> None:
+    """End where the parent was killed: its locks are free then, and another may begin on the same item."""
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _cause(exit_code: int | None) -> str:

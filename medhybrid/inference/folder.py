@@ -28,7 +28,7 @@ from medhybrid.errors import MedHybridError, OutputError, ScanError
 from medhybrid.files import held
 from medhybrid.inference.memory import refuse_too_large
 from medhybrid.inference.model import Inferred, Model
-from medhybrid.inference.outputs import NO_ROOM, write_outputs
+from medhybrid.inference.outputs import NO_ROOM, files_of, write_outputs
 from medhybrid.inference.records import Prediction, Records, Stamps, this_worker
 from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
@@ -237,6 +237,7 @@ def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
             return None
         files = _sources(job, item)
         if earlier.stamps == stamp_files(files) or earlier.input_hash == hash_files(files):
+            (job.out / "failed" / f"{item.case}.json").unlink(missing_ok=True)  # of a death between two records
             return earlier
     except OSError:
         return None
@@ -273,9 +274,8 @@ def _read(job: FolderJob, case: _Case) -> None:
     if case.prediction is not None:
         case.is_skipped = True
         return
-    (job.out / "done" / f"{item.case}.json").unlink(missing_ok=True)
-    for name in (f"{item.case}.nii.gz", f"{item.case}_uncertainty.nii.gz", f"{item.case}.dcm"):
-        (job.out / "probabilities" / name).unlink(missing_ok=True)  # those of an earlier mask
+    for name in reversed(files_of(item.case)):  # those of an earlier scan or model, its record first
+        (job.out / name).unlink(missing_ok=True)
     if item.is_burned_in:
         logger.warning("%s: %s", item.case, BURNED_IN)
     if item.problem:
@@ -293,22 +293,23 @@ def _read(job: FolderJob, case: _Case) -> None:
         with_probabilities=job.with_probabilities,
     )
     case.prepared = model.prepare(case.scan)
+    job.records.release(item.case)  # while it waits for its turn, another's death is not its own
 
 
 def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
     """The scan, from files that stayed as they are; None if it was set aside. Raises `ScanError`."""
-    item = case.item
+    item, files, has_begun = case.item, case.item.files, False
     problem: Exception | None = None
     for wait in (0.0, *RETRY_AFTER_S):
         time.sleep(wait)
         try:
             files = _sources(job, item)
             case.stamps = stamp_files(files)
-            began = job.records.begin(item.case, case.stamps) if not wait else case.attempts
+            began = case.attempts if has_begun else job.records.begin(item.case, case.stamps)
             if isinstance(began, Prediction):
                 case.prediction, case.attempts = began, began.attempts
                 return None
-            case.attempts = began
+            case.attempts, has_begun = began, True
             case.input_hash = hash_files(files)
             scan = item.read(job.model.plan.channels, job.model.record.scans)
             if stamp_files(files) == case.stamps:
@@ -350,6 +351,7 @@ def _stay(files: tuple[Path, ...], stamps: Stamps) -> bool:
 def _infer(job: FolderJob, case: _Case) -> None:
     assert case.scan is not None
     assert case.prepared is not None
+    job.records.begin(case.item.case, case.stamps)
     case.inferred = job.model.infer(case.scan, case.prepared, with_probabilities=job.with_probabilities)
     case.prepared = None
 

@@ -15,12 +15,13 @@ from medhybrid.inference.weights_file import FORMAT_VERSION, About
 
 
 class Made(BaseModel):
-    """How a model was made: the resolved config, the steps it took, versions of software and the processor's kind."""
+    """How a model was made: the config but for places, the steps it took, versions of software and the processor's kind."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: dict[str, Any]
     n_steps: int
+    is_interrupted: bool = False
     software: dict[str, str]
 
 

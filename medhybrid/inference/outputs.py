@@ -15,7 +15,7 @@ from medhybrid.errors import ScanError
 from medhybrid.inference.confidence import uncertainty
 from medhybrid.inference.model import Segmentation
 from medhybrid.inference.model_record import ModelRecord
-from medhybrid.inference.records import LabelMeasure, Prediction
+from medhybrid.inference.records import LabelMeasure
 from medhybrid.metrics import Component, measure_components, measure_whole
 from medhybrid.scans import Scan, write_nifti
 from medhybrid.scans.dicom.deidentify import Deidentifier
@@ -37,9 +37,8 @@ FOLDERS = ("masks", "probabilities", "seg", "sr", "failed", "done")
 """Below the output folder, in the order in which their files may be trusted: the record comes last."""
 
 
-def files_of(prediction: Prediction) -> list[str]:
+def files_of(case: str) -> list[str]:
     """Names, below the output folder, of all files that a case may have; in the order of `FOLDERS`."""
-    case = prediction.case
     masks = [f"masks/{case}.nii.gz"]
     shares = [f"probabilities/{case}{end}" for end in (".nii.gz", "_uncertainty.nii.gz", ".dcm")]
     return [

@@ -83,12 +83,12 @@ class Records:
 
     Attributes
     ----------
-    in_hand : set of str
-        Cases that this process has begun and not ended.
+    in_hand : dict
+        Cases that this process has begun and not ended, with the record of the attempt before, if there was one.
     """
 
     out: Path
-    in_hand: set[str] = field(default_factory=set)
+    in_hand: dict[str, str | None] = field(default_factory=dict)
 
     def done(self, case: str) -> Prediction | None:
         """The record of a scan with a mask; None where there is none that can be read."""
@@ -104,7 +104,8 @@ class Records:
         """
         path = self.out / "begun" / f"{case}.json"
         files = hashlib.sha256(repr(stamps).encode()).hexdigest()
-        earlier = self._begun(case)
+        text = self.in_hand[case] if case in self.in_hand else _text_of(path)
+        earlier = _begun(text)
         attempt = earlier.attempt + 1 if earlier is not None and earlier.files == files else 1
         if earlier is not None and attempt > MAX_ATTEMPTS:
             message = (
@@ -114,7 +115,7 @@ class Records:
             return Prediction(case=case, status="failed", message=message, attempts=MAX_ATTEMPTS)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         write_atomically(path, _Begun(attempt=attempt, worker=this_worker(), since=now, files=files).model_dump_json())
-        self.in_hand.add(case)
+        self.in_hand[case] = text
         return attempt
 
     def end(self, prediction: Prediction) -> None:
@@ -123,18 +124,24 @@ class Records:
         text = prediction.model_dump_json(indent=1)
         write_atomically(self.out / prediction.status / f"{case}.json", text)
         (self.out / other / f"{case}.json").unlink(missing_ok=True)
-        self.release(case)
+        if case in self.in_hand:
+            del self.in_hand[case]
+            (self.out / "begun" / f"{case}.json").unlink(missing_ok=True)
 
     def release(self, case: str) -> None:
-        """The scan is in work no longer: a worker that lives on has let go of it."""
+        """Let go of a scan, alive: this was no attempt, and what was on record before is again."""
         if case in self.in_hand:
-            (self.out / "begun" / f"{case}.json").unlink(missing_ok=True)
-            self.in_hand.discard(case)
+            path, text = self.out / "begun" / f"{case}.json", self.in_hand.pop(case)
+            if text is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomically(path, text)
 
     def all(self, cases: Iterable[str]) -> list[Prediction]:
-        """The records of those of the cases that are finished, in their order."""
+        """The records of those of the cases that are finished, in their order; a mask counts for more than a failure."""
         names = {state: _names(self.out / state) for state in ("done", "failed")}
-        found = (self._read(state, c) for c in cases for state in ("done", "failed") if c in names[state])
+        states = ((c, next((s for s in ("done", "failed") if c in names[s]), None)) for c in cases)
+        found = (self._read(state, c) for c, state in states if state is not None)
         return [p for p in found if p is not None]
 
     def write_tables(self, cases: Sequence[str], finished: Sequence[Prediction], labels: Mapping[str, int]) -> None:
@@ -143,7 +150,7 @@ class Records:
         by_case, begun = {p.case: p for p in finished}, _names(self.out / "begun")
         rows: list[list[Any]] = []
         for case in cases:
-            p, b = by_case.get(case), self._begun(case) if case in begun else None
+            p, b = by_case.get(case), _begun(_text_of(self.out / "begun" / f"{case}.json")) if case in begun else None
             if p is not None:
                 rows.append([case, p.status, p.attempts, p.worker, f"{p.seconds:.2f}", p.message])
             elif b is not None:
@@ -151,12 +158,6 @@ class Records:
             else:
                 rows.append([case, "waiting", 0, "", "", ""])
         write_csv(self.out / "work.csv", [["case", "state", "attempts", "worker", "seconds", "reason"], *rows])
-
-    def _begun(self, case: str) -> _Begun | None:
-        try:
-            return _Begun.model_validate_json((self.out / "begun" / f"{case}.json").read_bytes())
-        except (OSError, ValidationError):
-            return None
 
     def _read(self, state: str, case: str) -> Prediction | None:
         try:
@@ -177,6 +178,20 @@ def write_results(path: Path, predictions: Sequence[Prediction], labels: Mapping
         score = "" if p.score is None else f"{p.score:.4f}"
         rows.append([p.case, p.status, p.verdict, score, *row, f"{p.seconds:.2f}", p.message])
     write_csv(path, rows)
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _begun(text: str | None) -> _Begun | None:
+    try:
+        return None if text is None else _Begun.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
 def _names(folder: Path) -> set[str]:

@@ -15,6 +15,10 @@ MAX_HEADER_BYTES = 1 << 20
 
 MAX_DIMENSIONS = 10
 
+LAST_OF_META = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][^\r\n]*", re.MULTILINE | re.IGNORECASE)
+
+LAST_OF_NRRD = re.compile(rb"\r?\n\r?\n")
+
 
 def check_text_header(path: Path) -> None:
     """Raise `ScanError` where a header says what ITK must not be told."""
@@ -24,9 +28,14 @@ def check_text_header(path: Path) -> None:
             head = file.read(MAX_HEADER_BYTES)
     except OSError as error:
         raise ScanError(f"{path.name} cannot be read", found=error.strerror or str(error)) from error
-    lines = [line.strip() for line in re.split(rb"\r\n|\n|\r", _header_of(head, is_meta))]
-    fields = [line.split(b"=" if is_meta else b":", 1) for line in lines if not line.startswith(b"#")]
-    said = [(f[0].strip().lower().decode("latin-1"), f[1].strip().decode("latin-1")) for f in fields if len(f) == 2]
+    end = (LAST_OF_META if is_meta else LAST_OF_NRRD).search(head)
+    if end is None and (is_meta or len(head) == MAX_HEADER_BYTES):
+        raise ScanError(f"{path.name} has an unusable header", found="no end of it", remedy="export it again")
+    lines = re.split(rb"\r\n|\n|\r", head if end is None else head[: end.end()])
+    fields = [re.split(rb"[=:]", line, maxsplit=1) for line in lines if not line.lstrip().startswith(b"#")]
+    said = [
+        (f[0].strip().lower().decode("latin-1"), f[1].strip(b" \t=").decode("latin-1")) for f in fields if len(f) == 2
+    ]
     for key, value in said:
         if key in ("ndims", "dimension") and not _is_dimension(value):
             raise ScanError(
@@ -34,15 +43,6 @@ def check_text_header(path: Path) -> None:
             )
         if key in ("elementdatafile", "data file", "datafile"):
             _check_data_file(path, value)
-
-
-def _header_of(head: bytes, is_meta: bool) -> bytes:
-    """The text before the values."""
-    if is_meta:
-        found = re.search(rb"ElementDataFile[^\r\n]*", head, re.IGNORECASE)
-        return head[: found.end()] if found else head
-    end = re.search(rb"\r?\n\r?\n", head)
-    return head[: end.start()] if end else head
 
 
 def _is_dimension(value: str) -> bool:

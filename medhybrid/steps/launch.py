@@ -53,16 +53,17 @@ def launch(arguments: Sequence[str], n: int) -> int:
 
 
 def _wait(team: list[subprocess.Popen[bytes]]) -> int:
-    """The exit code of the first that failed, or 0."""
+    """The exit code of the first that failed (2 for one that was killed), or 0."""
+    failed: subprocess.Popen[bytes] | None = None
     while any(process.poll() is None for process in team):
         try:
-            if failed := [p for p in team if p.poll()]:
-                _end(team, failed[0])
+            if failed is None and (failed := next((p for p in team if p.poll()), None)):
+                _end(team, failed)
             time.sleep(POLL_S)
         except KeyboardInterrupt:  # the terminal has told all of them
             continue
-    codes = [p.returncode for p in team if p.returncode]
-    return codes[0] if codes and codes[0] > 0 else len(codes) > 0
+    failed = failed or next((p for p in team if p.returncode), None)
+    return 0 if failed is None else failed.returncode if failed.returncode > 0 else 2
 
 
 def _end(team: list[subprocess.Popen[bytes]], failed: subprocess.Popen[bytes]) -> None:

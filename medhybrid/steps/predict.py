@@ -17,10 +17,11 @@ import medhybrid
 from medhybrid.config import change_scans
 from medhybrid.data.workers import Processes, default_workers
 from medhybrid.errors import ConfigError
-from medhybrid.files import write_atomically
+from medhybrid.files import held, write_atomically
 from medhybrid.inference.engines.pool import Pool, Recipe, predict_on
 from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import FolderJob, collect, fingerprint_of, predict_items
+from medhybrid.inference.memory import free_memory
 from medhybrid.inference.model import Model
 from medhybrid.inference.outputs import FOLDERS, files_of
 from medhybrid.inference.records import Prediction
@@ -125,6 +126,8 @@ def predict(
             work = work.deidentified(key)
         mine = [i for i in work.items if share is None or share.takes(i.case)]
         memory = None if max_memory is None else int(max_memory * 2**30)
+        if memory is None and workers > 1 and not ray_address:
+            memory = free_memory() // workers  # what is free is free for all of them
         job = FolderJob(loaded, out, deidentifier=key, with_probabilities=probabilities, max_memory=memory)
         if is_pooled:
             recipe = Recipe(
@@ -132,6 +135,7 @@ def predict(
                 tuple(arguments.items()),
                 device,
                 out.resolve(),
+                job.made_by,
                 key=None if deidentify is None else deidentify.resolve(),
                 with_probabilities=probabilities,
                 max_memory=memory,
@@ -152,7 +156,7 @@ def predict(
             nonlocal n_skipped
             n_skipped += is_skipped
             if mirror is not None and not is_skipped:
-                mirror.send(files_of(prediction))
+                mirror.send(files_of(prediction.case))
             reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
 
         by = f"{workers} workers" if is_pooled else str(loaded.device)
@@ -160,10 +164,14 @@ def predict(
         cases = [i.case for i in work.items]
         known = collect(outcomes, cases, job, on_case=on_case, shares_tables=share is not None)
         reporter.end()
+        computed_in = (precision or "auto") if is_pooled else str(loaded.precision).removeprefix("torch.")
         device_told = (
             f"{workers} workers, {ray_address or 'this machine'}, {device}" if is_pooled else str(loaded.device)
         )
-        _write_record(out, known, n_skipped, work, loaded, device_told, found.n_skipped)
+        with held(out / ".tables.lock"):
+            if share is not None:  # others may have ended since
+                known = [p for p in job.records.all(cases) if p.made_by == job.made_by]
+            _write_record(out, known, n_skipped, work, loaded, device_told, computed_in, found.n_skipped)
         if mirror is not None:
             mirror.send_changes([*FOLDERS, "."])
     names = {i.case for i in mine}
@@ -214,7 +222,14 @@ def send_results(result: FolderResult, target: str) -> int:
 
 
 def _write_record(
-    out: Path, known: Sequence[Prediction], n_skipped: int, work: WorkList, model: Model, place: str, n_other_files: int
+    out: Path,
+    known: Sequence[Prediction],
+    n_skipped: int,
+    work: WorkList,
+    model: Model,
+    place: str,
+    precision: str,
+    n_other_files: int,
 ) -> None:
     n_done = sum(p.status == "done" for p in known)
     record = {
@@ -223,7 +238,7 @@ def _write_record(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": place,
         "runtime": model.runtime,
-        "precision": str(model.precision).removeprefix("torch."),
+        "precision": precision,
         "model_weights_sha256": model.record.weights_sha256,
         "made_by": fingerprint_of(model),
         "n_done": n_done,

@@ -27,6 +27,7 @@ from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
 from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder
 from medhybrid.steps.train import Run
+from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.loop import Outcome, Progress
 from medhybrid.training.pretraining import MaskedAutoencoder, Pretrainer
 from medhybrid.training.team import refuse_team
@@ -70,7 +71,7 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
         raise DataError(f"the prepared scans have another plan than the run {folder.name}", remedy="start a new run")
     with hold_run(folder):
         save_config(config, folder / "config.yaml")
-        has_begun = any((folder / "checkpoint").glob("*.pt"))
+        has_begun = has_checkpoint(folder / "checkpoint")
         return _run(config, dataset, folder, reporter or Silent(), resume=has_begun)
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medhybrid.config import StudyConfig, config_from_dict, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import DataError, ModelError
-from medhybrid.inference.model_record import ModelRecord, read_record
+from medhybrid.inference.model_record import Made, ModelRecord, read_record
 from medhybrid.steps.preprocess import prepared_folder, preprocess
 from medhybrid.steps.progress import Reporter
 from medhybrid.steps.run_record import made_with
 from medhybrid.steps.train import Run, train
+
+PLACES: dict[str, str | None] = {
+    "data.root": None,
+    "prepare.folder": "reproduced/prepared",
+    "runs": "reproduced/runs",
+    "training.start": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,8 @@ class Recipe:
     config : StudyConfig
         With the length in steps that the training took.
     differences : tuple of (what, then, here)
-        Of software, processor and data; none means that its weights can be made again, bit for bit.
+        Of software, processor, data and length; with none, its weights can be made again (on a GPU if it was trained with
+        `training.deterministic`).
     """
 
     record: ModelRecord
@@ -49,7 +56,8 @@ def recipe_of(record: ModelRecord, overrides: Sequence[str] = ()) -> Recipe:
     Parameters
     ----------
     overrides : sequence of str
-        Where the data are here, as `data.root=...`, `prepare.folder=...`, `runs=...`.
+        Where things are here: `data.root=...`, and `training.start=...` if it began with weights; `prepare.folder=...` and
+        `runs=...` are in `reproduced/` by default, beside what is there.
 
     Raises
     ------
@@ -61,24 +69,42 @@ def recipe_of(record: ModelRecord, overrides: Sequence[str] = ()) -> Recipe:
         raise ModelError(
             "the model does not say how it was made", remedy="the run folder that it was trained in has a config.yaml"
         )
-    values: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in made.config.items()}
-    values["training"] |= {"iterations": made.n_steps, "max_minutes": None}
-    for item in overrides:
-        key, _, value = item.partition("=")
-        if key not in ("data.root", "prepare.folder", "runs"):
-            raise ModelError(f"{key} cannot change", expected="data.root=..., prepare.folder=... or runs=...")
-        section, _, name = key.rpartition(".")
-        (values[section] if section else values)[name] = value
-    config = config_from_dict(values, source="the model")
-    here = made_with(config) | {"data": _data_hash(config)}
-    then = made.software | {"data": record.data_hash}
-    told = [(key, then.get(key, ""), here.get(key, "")) for key in sorted(then.keys() | here.keys())]
-    if not config.training.deterministic:
-        told.append(("training.deterministic", "false", "true would be needed for equal bits on a GPU"))
-    if made.config["training"]["iterations"] is None:
-        minutes = made.config["training"]["max_minutes"]
-        told.append(("length", f"{minutes:g} minutes, {made.n_steps} steps", f"{made.n_steps} steps: another schedule"))
+    places = dict(item.partition("=")[::2] for item in overrides)
+    if others := places.keys() - PLACES.keys():
+        raise ModelError(f"{', '.join(sorted(others))} cannot change", expected=", ".join(f"{k}=..." for k in PLACES))
+    config = _config_here(made, PLACES | places)
+    then = made.software | {"data": record.data_hash, "length": _length(made)}
+    here = made_with(config) | {"data": _data_hash(config), "length": f"{made.n_steps} steps"}
+    if config.training.start is not None:
+        then["start"], here["start"] = made.config["training"]["start"], "the file that you name"
+    if "+changes" in then.get("code", ""):
+        here["code"] += " (it was trained with code that no revision has)"
+    told = ((key, then.get(key, ""), here.get(key, "")) for key in sorted(then.keys() | here.keys()))
     return Recipe(record, config, tuple(row for row in told if row[1] != row[2]))
+
+
+def _config_here(made: Made, places: Mapping[str, str | None]) -> StudyConfig:
+    try:
+        training = made.config["training"] | {"iterations": made.n_steps, "max_minutes": None}
+        if training["start"] is not None:
+            training["start"] = places["training.start"] or training["start"]
+        values = {
+            **made.config,
+            "training": training,
+            "runs": places["runs"],
+            "data": made.config["data"] | {"root": places["data.root"]},
+            "prepare": made.config["prepare"] | {"folder": places["prepare.folder"]},
+            "tracking": {"kind": "jsonl"},  # the store of whoever made it is not ours, and its alias stays where it is
+        }
+    except (KeyError, TypeError) as error:
+        raise ModelError("the model's record of how it was made is damaged", found=repr(error)) from error
+    return config_from_dict(values, source="the model")
+
+
+def _length(made: Made) -> str:
+    minutes = made.config["training"].get("max_minutes")
+    schedule = f" on the schedule of {minutes:g} minutes" if minutes else ""
+    return f"{made.n_steps} steps{schedule}" + (", interrupted" if made.is_interrupted else "")
 
 
 def reproduce(recipe: Recipe, *, reporter: Reporter) -> tuple[Run, bool]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import medhybrid
 from medhybrid.config import StudyConfig
@@ -152,6 +154,16 @@ def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
     return {k: str(v) for k, v in values.items() if v is not None}
 
 
+def without_places(config: StudyConfig) -> dict[str, Any]:
+    """A config for a model that others will have: without paths, addresses and the passwords that these may hold."""
+    values = config.model_dump(mode="json")
+    for section, key in (("", "runs"), ("", "tracking"), ("data", "root"), ("prepare", "folder")):
+        del (values[section] if section else values)[key]
+    if values["training"]["start"] is not None:
+        values["training"]["start"] = Path(values["training"]["start"]).name
+    return values
+
+
 def made_with(config: StudyConfig) -> dict[str, str]:
     """Versions, and the kind of processor: what decides the bits of a training besides config and data."""
     import torch
@@ -165,6 +177,7 @@ def made_with(config: StudyConfig) -> dict[str, str]:
         "code": code_revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "processes": os.environ.get("WORLD_SIZE", "1"),
         "processor": f"{platform.machine()} {processor}, {torch.get_num_threads()} threads",
     }
 

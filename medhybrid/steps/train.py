@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import medhybrid
-from medhybrid.config import StudyConfig, save_config
+from medhybrid.config import StudyConfig, config_from_dict, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import outside_labels
 from medhybrid.data.store import PreparedCase
-from medhybrid.errors import ConfigError, DataError
+from medhybrid.errors import ConfigError, DataError, OutputError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.model import model_card, network_for, save_model
@@ -30,7 +30,15 @@ from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
-from medhybrid.steps.run_record import hold_run, made_with, make_tracker, new_run_folder, silent_tracker
+from medhybrid.steps.run_record import (
+    hold_run,
+    made_with,
+    make_tracker,
+    new_run_folder,
+    silent_tracker,
+    without_places,
+)
+from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.determinism import deterministic
 from medhybrid.training.loop import Outcome, Progress, Trainer
 from medhybrid.training.team import Team, join_team, own_gpu
@@ -87,11 +95,12 @@ def train(
     _refuse_unlabelled(config)
     dataset = PreparedDataset(prepared_folder(config))
     with join_team(choose_device(own_gpu(config.training.device))) as team:
+        team.part(dataset.plan_for(config).batch_size)  # refuses before anything is made
         folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
         if team.is_first:
             save_config(config, folder / "config.yaml")
             dataset.plan_for(config).save(folder / "plan.json")
-        on_start(folder)
+            on_start(folder)
         return _run(
             config, dataset, folder, reporter or Silent(), team, resume=False, parent_run_id=parent_run_id, watch=watch
         )
@@ -113,22 +122,25 @@ def resume(
     OutputError
         If another process trains the run.
     """
-    config = extend(run_config(folder), overrides)
+    reporter, config = reporter or Silent(), extend(run_config(folder), overrides)
     _refuse_unlabelled(config)
-    dataset = PreparedDataset(prepared_folder(config))
-    now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
-    if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
-        raise DataError(
-            f"the prepared dataset has another plan than the run {folder.name}",
-            remedy="preprocess with the run's config.yaml, or start a new run",
-        )
-    fold = dataset.fold_for(config)
-    reporter = reporter or Silent()
-    remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))  # a refused run stays as it was
-    has_begun = any((folder / "checkpoint").glob("*.pt"))
-    if not has_begun:
-        reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
     with join_team(choose_device(own_gpu(config.training.device))) as team:
+        # The first one will write a longer config: what the others have read of the file may be that.
+        values, has_begun = team.tell((config.model_dump(mode="json"), has_checkpoint(folder / "checkpoint")))
+        config = config_from_dict(values, source=str(folder))
+        dataset = PreparedDataset(prepared_folder(config))
+        now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
+        if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
+            raise DataError(
+                f"the prepared dataset has another plan than the run {folder.name}",
+                remedy="preprocess with the run's config.yaml, or start a new run",
+            )
+        fold = dataset.fold_for(config)
+        remember_pictures(
+            folder, dataset.open(fold.train), dataset.open(fold.validation)
+        )  # a refused run stays as it was
+        if not has_begun:
+            reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
         return _run(config, dataset, folder, reporter, team, resume=has_begun, watch=watch)
 
 
@@ -149,9 +161,16 @@ def _run(
     """The run; the first of the team keeps its records, the others learn."""
     if not team.is_first:
         reporter = Silent()
-    with hold_run(folder) if team.is_first else nullcontext():
+    with ExitStack() as stack:
+        problem: OutputError | None = None
         if team.is_first:
-            save_config(config, folder / "config.yaml")  # a resumed run may be longer
+            try:
+                stack.enter_context(hold_run(folder))
+                save_config(config, folder / "config.yaml")  # a resumed run may be longer
+            except OutputError as error:
+                problem = error
+        if (problem := team.tell(problem)) is not None:
+            raise problem
         return _learn(config, dataset, folder, reporter, team, resume=resume, watch=watch, parent_run_id=parent_run_id)
 
 
@@ -278,7 +297,12 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
         weights_sha256="",
         metrics=metrics,
         calibration=calibration,
-        made=Made(config=config.model_dump(mode="json"), n_steps=outcome.step, software=made_with(config)),
+        made=Made(
+            config=without_places(config),
+            n_steps=outcome.step,
+            is_interrupted=outcome.is_interrupted,
+            software=made_with(config),
+        ),
     )
     save_model(folder / "model", outcome.weights, record, model_card(record, f"{config.name}, {folder.name}"))
     return metrics

@@ -33,6 +33,7 @@ from medhybrid.steps.resume import mark_part, run_config
 from medhybrid.steps.run_record import code_revision
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
+from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.team import refuse_team
 from medhybrid.training.tracker import Tracker
 
@@ -159,8 +160,9 @@ def train_job(folder: Path, parent_run_id: str, job: Job) -> Run | MedHybridErro
     import torch
 
     place = int(os.environ.get(PLACE, "0"))
-    if torch.cuda.device_count() > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(place % torch.cuda.device_count())
+    if (n_gpus := torch.cuda.device_count()) > 1:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n_gpus)))).split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen[place % n_gpus]  # before this process has used one
     torch.set_num_threads(max(1, default_workers() // int(os.environ.get(FELLOWS, "1"))))
     try:
         run = _train(job, folder, parent_run_id, Silent())
@@ -203,7 +205,7 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
             f"training {name} has another config than in an earlier call", remedy="give the whole another name"
         )
     is_done = (folder / "validation.csv").is_file() and (folder / "model" / "model.json").is_file()
-    if not is_done and not any((folder / "checkpoint").glob("*")):
+    if not is_done and not has_checkpoint(folder / "checkpoint"):
         return None
     run_id = folder / "mlflow_run_id"
     return Run(folder, run_id.read_text().strip() if run_id.is_file() else None, {}, 0, is_interrupted=not is_done)

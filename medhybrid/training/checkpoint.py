@@ -21,6 +21,8 @@ from medhybrid.errors import ModelError, OutputError
 
 logger = logging.getLogger(__name__)
 
+NAMES = ("last.pt", "previous.pt")
+
 VERSION = 2
 """Of the state and of what the network computes with it."""
 
@@ -49,6 +51,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         ) from error
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether one was ever written to its end."""
+    return any((folder / name).exists() for name in NAMES)
+
+
 def load_checkpoint(folder: Path) -> dict[str, Any]:
     """Read the last whole checkpoint.
 
@@ -57,7 +64,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     ModelError
         If there is none.
     """
-    for name in ("last.pt", "previous.pt"):
+    for name in NAMES:
         path = folder / name
         if not path.exists():
             continue

@@ -123,7 +123,7 @@ def join_team(device: torch.device) -> Iterator[Team]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")  # plain data go by gloo
     try:
         yield Team(dist.get_rank(), dist.get_world_size())
     finally:
@@ -131,14 +131,33 @@ def join_team(device: torch.device) -> Iterator[Team]:
 
 
 def draw_for_all(network: nn.Module, team: Team) -> None:
-    """Let what a network leaves out at random be that of the whole batch, of which it sees a part."""
+    """Let what a network leaves out at random be that of the whole batch, of which it sees a part.
+
+    Raises
+    ------
+    ConfigError
+        If the network normalises over the batch, which no part of a batch can.
+    """
+    if team.size > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+        raise ConfigError(
+            "a network with batch norm cannot be trained by several processes",
+            expected="network.kind of hybrid, interleave, identity, resnet or transformer",
+            remedy="train it with one process",
+        )
     for module in network.modules():
         if isinstance(module, DropPath):
             module.part = (team.rank, team.size)
 
 
 def own_gpu(device: str) -> str:
-    """The GPU of this process among those of its machine, where it is asked for any and there are several."""
-    place = int(os.environ.get("LOCAL_RANK", "0"))
-    several = is_told_of_others() and torch.cuda.is_available() and device in ("auto", "cuda")
-    return f"cuda:{place % torch.cuda.device_count()}" if several else device
+    """The GPU of this process among those of its machine, where one is asked for; raises `ConfigError` if they are too few."""
+    if not (is_told_of_others() and torch.cuda.is_available() and device in ("auto", "cuda")):
+        return device
+    place, n_gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= n_gpus:
+        raise ConfigError(
+            "more processes than GPUs",
+            expected=f"{n_gpus} of this machine",
+            remedy="fewer --processes, or training.device=cpu",
+        )
+    return f"cuda:{place}"

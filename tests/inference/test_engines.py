@@ -69,7 +69,7 @@ def items_of(scans: Path) -> list[WorkItem]:
 def run(out: Path, scans: Path, pool: Pool | None, **load_arguments: Any) -> dict[str, dict[str, str]]:
     """Predict in this process or on a pool; the rows of `work.csv` by case."""
     items, job = items_of(scans), FolderJob(load(), out)
-    recipe = Recipe(load, tuple(load_arguments.items()), "cpu", out, threads=1)
+    recipe = Recipe(load, tuple(load_arguments.items()), "cpu", out, job.made_by, threads=1)
     outcomes = predict_items(job, items) if pool is None else predict_on(pool, recipe, items, job)
     collect(outcomes, [i.case for i in items], job)
     return rows_of(out / "work.csv")
@@ -156,7 +156,7 @@ def test_a_worker_that_cannot_load_the_model_ends_the_work(tmp_path: Path) -> No
     def no_model(**_: Any) -> Model:
         raise ConfigError("no model here")
 
-    recipe, items = Recipe(no_model, (), "cpu", tmp_path), items_of(write_scans(tmp_path / "scans", 2))
+    recipe, items = Recipe(no_model, (), "cpu", tmp_path, ""), items_of(write_scans(tmp_path / "scans", 2))
     with pytest.raises(ConfigError, match="no model here"):
         list(predict_on(InThisProcess(), recipe, items, FolderJob(load(), tmp_path)))
 

@@ -74,3 +74,35 @@ def test_values_in_another_file_are_read_from_the_same_folder_alone(tmp_path: Pa
         path.write_text("\n".join(key + elsewhere if line.startswith(key) else line for line in lines))
         with pytest.raises(ScanError, match="has its values elsewhere"):
             read_scan(path)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        b"Comment = ElementDataFile = LOCAL\nNDims = -1\n",
+        b"Comment = ElementDataFile\nNDims = -3\n",
+        b"NDims : -1\n",
+    ],
+)
+def test_what_would_end_the_process_is_found_wherever_it_hides(tmp_path: Path, hidden: bytes) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(tmp_path / "x.mha"))
+    content = (tmp_path / "x.mha").read_bytes()
+    (tmp_path / "x.mha").write_bytes(content.replace(b"NDims = 3\n", hidden))
+
+    with pytest.raises(ScanError, match=r"x\.mha has an unusable header"):
+        read_scan(tmp_path / "x.mha")
+
+
+def test_a_name_elsewhere_is_found_wherever_it_hides(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.raw").write_bytes(array.tobytes())
+    for name, key in (("x.mhd", "ElementDataFile = "), ("x.nhdr", "data file: ")):
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / name))
+        lines = (tmp_path / name).read_text().split("\n")
+        there = tmp_path / "elsewhere" / "x.raw"
+        bad = "\n".join(key.replace(" = ", " : ") + str(there) if line.startswith(key) else line for line in lines)
+        padded = bad if name == "x.mhd" else bad.replace("type:", "#" * 2**20 + "\ntype:")
+        (tmp_path / name).write_text(padded)
+        with pytest.raises(ScanError, match=r"values elsewhere|no end of it"):
+            read_scan(tmp_path / name)

@@ -26,15 +26,21 @@ def run(prepared: StudyFolder, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_deterministic_training_is_made_again_bit_for_bit(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, prepared: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "my recipes" / "again.yaml"
-    assert main(["reproduce", str(run), f"runs={tmp_path / 'second'}", "--out", str(out), "--run"]) == 0
+    places = [f"data.root={prepared.folder / 'data'}", f"runs={tmp_path / 'second'}"]
+    assert (
+        main(["preprocess", "--config", str(prepared.folder / "small.yaml"), f"prepare.folder={tmp_path / 'p'}"]) == 0
+    )
+    places.append(f"prepare.folder={tmp_path / 'p'}")
+    assert main(["reproduce", str(run), *places, "--out", str(out), "--run"]) == 0
 
     shown = capsys.readouterr().out
     assert "the same, bit for bit" in shown
     assert f"medhybrid train --config '{out}' --deterministic" in shown
-    assert "Not the same here" not in shown
+    told = recipe_of(read_record(run)[1], places).differences
+    assert not [row for row in told if row[0] != "code"], "the code may have changes that no revision has"
     assert len(list((tmp_path / "second" / "blobs").iterdir())) == 1
 
 
@@ -44,7 +50,7 @@ def test_what_is_not_the_same_here_is_told(run: Path, tmp_path: Path) -> None:
     software = record.made.software | {"torch": "1.0"}
     changed = record.model_copy(update={"made": record.made.model_copy(update={"software": software})})
 
-    recipe = recipe_of(changed, [f"prepare.folder={tmp_path / 'elsewhere'}"])
+    recipe = recipe_of(changed, ["data.root=/data", f"prepare.folder={tmp_path / 'elsewhere'}"])
 
     assert [row[0] for row in recipe.differences] == ["data", "torch"]
     assert recipe.differences[0][2] == "not prepared here"
@@ -60,7 +66,8 @@ def test_a_model_of_minutes_is_made_again_by_steps_and_says_so(run: Path) -> Non
     recipe = recipe_of(record.model_copy(update={"made": made}))
 
     assert (recipe.config.training.iterations, recipe.config.training.max_minutes) == (6, None)
-    assert "length" in [row[0] for row in recipe.differences]
+    (length,) = [row for row in recipe.differences if row[0] == "length"]
+    assert length[1] == "6 steps on the schedule of 3 minutes"
 
 
 def test_only_places_can_change_and_a_model_without_a_recipe_is_refused(run: Path) -> None:
@@ -68,6 +75,27 @@ def test_only_places_can_change_and_a_model_without_a_recipe_is_refused(run: Pat
         recipe_of(read_record(run)[1], ["training.seed=3"])
     with pytest.raises(ModelError, match="does not say how it was made"):
         recipe_of(make_test_record(make_test_plan()))
+
+
+def test_a_model_tells_no_place_and_no_password(prepared: StudyFolder, tmp_path: Path) -> None:
+    changes = [f"runs={tmp_path / 'Smith'}", "training.iterations=2", "tracking.kind=jsonl"]
+    changes += ["tracking.uri=postgresql://u:PASSWORD@db"]
+    run = medhybrid.train(load_config(prepared.folder / "small.yaml", changes)).folder
+
+    text = (run / "model" / "model.json").read_text()
+
+    assert not [s for s in ("PASSWORD", "Smith", str(prepared.folder)) if s in text]
+
+
+def test_an_interrupted_model_and_a_damaged_recipe_are_told(run: Path) -> None:
+    record = read_record(run)[1]
+    assert record.made is not None
+    interrupted = record.model_copy(update={"made": record.made.model_copy(update={"is_interrupted": True})})
+    assert ("length", "6 steps, interrupted", "6 steps") in recipe_of(interrupted, ["data.root=/data"]).differences
+
+    damaged = record.model_copy(update={"made": record.made.model_copy(update={"config": {"training": 3}})})
+    with pytest.raises(ModelError, match="how it was made is damaged"):
+        recipe_of(damaged)
 
 
 def test_no_clock_is_deterministic(prepared: StudyFolder) -> None:

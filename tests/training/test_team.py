@@ -117,7 +117,7 @@ def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
     members[1].kill()
     process.communicate(timeout=90)
 
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert not any(m.is_running() and m.status() != psutil.STATUS_ZOMBIE for m in members)
     (run,) = (tmp_path / "blobs").iterdir()
     assert not (run / "model").exists()

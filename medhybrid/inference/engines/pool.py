@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from medhybrid.data.workers import PLACE, WorkerDied
-from medhybrid.errors import MedHybridError
+from medhybrid.errors import ConfigError, MedHybridError, ModelError
 from medhybrid.inference.folder import FolderJob, Outcome, predict_items
 from medhybrid.inference.model import Model
 from medhybrid.inference.records import MAX_ATTEMPTS, Prediction
@@ -41,6 +41,8 @@ class Recipe:
     ----------
     load : callable
         A function of a module, which gives the model from `arguments`; its `device` is that of the worker.
+    made_by : str
+        What `fingerprint_of` the model must be, for a name as `models:/x@newest` may stand for another one by now.
     threads : int
         Of torch, in each worker; 0 leaves them.
     """
@@ -49,6 +51,7 @@ class Recipe:
     arguments: tuple[tuple[str, Any], ...]
     device: str
     out: Path
+    made_by: str
     key: Path | None = None
     with_probabilities: bool = False
     max_memory: int | None = None
@@ -73,7 +76,9 @@ def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: Folde
     waiting, again_after = list(items), AGAIN_AFTER_S
     for attempt in range(1, MAX_ATTEMPTS + 1):
         died: list[tuple[WorkItem, WorkerDied]] = []
-        for item, result in pool.map(partial(_predict_one, recipe), waiting):
+        together = [waiting] if attempt < MAX_ATTEMPTS else [[item] for item in waiting]  # alone, it has all the memory
+        work = partial(_predict_one, recipe)
+        for item, result in (pair for some in together for pair in pool.map(work, some)):
             if isinstance(result, WorkerDied):
                 died.append((item, result))
             elif isinstance(result, MedHybridError):
@@ -98,7 +103,17 @@ def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: Folde
 def _predict_one(recipe: Recipe, item: WorkItem) -> Outcome | MedHybridError:
     """In a worker: what became of a scan, or why no scan can be worked on."""
     try:
-        return next(predict_items(_job(recipe), [item], at_once=False))
+        job = _job(recipe)
+    except MedHybridError as error:
+        return error
+    except Exception as error:  # the same for every scan: none is to blame
+        return ModelError("a worker cannot load the model", found=f"{type(error).__name__}: {str(error)[:200]}")
+    if job.made_by != recipe.made_by:
+        return ModelError(
+            "a worker has loaded another model than this process", remedy="run again, with a model that stays"
+        )
+    try:
+        return next(predict_items(job, [item], at_once=False))
     except MedHybridError as error:
         return error
 
@@ -110,6 +125,10 @@ def _job(recipe: Recipe) -> FolderJob:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # lets go of its scan, as of no attempt
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
+    if recipe.key is not None and not recipe.key.is_file():
+        raise ConfigError(
+            f"the key {recipe.key} is not there for this worker", remedy="keep it where all workers see it"
+        )
     device = own_device(recipe.device, torch.cuda.device_count(), int(os.environ.get(PLACE, "0")))
     return FolderJob(
         recipe.load(**dict(recipe.arguments), device=device),

@@ -14,6 +14,8 @@ from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied
 from medhybrid.errors import ConfigError, DeviceError
 from medhybrid.inference.engines.pool import Item
 
+logger = logging.getLogger(__name__)
+
 
 class RayActors:
     """Up to `n` actors, as a `Pool`.
@@ -53,8 +55,15 @@ class RayActors:
                 found=str(error).splitlines()[0],
                 remedy="start one with `ray start --head`, or give --address",
             ) from error
-        self.n = max(1, n)
         has_gpus = device not in ("cpu", "openvino") and ray.cluster_resources().get("GPU", 0) >= 1
+        room = ray.available_resources()
+        kind = "GPU" if has_gpus else "CPU"
+        self.n = min(n, int(room.get(kind, 0)))  # one that finds no place would wait for good
+        if self.n < n:
+            logger.warning("the cluster has room for %d of %d workers", self.n, n)
+        if self.n < 1:
+            ray.shutdown()
+            raise DeviceError("the Ray cluster has no room for a worker", expected=f"a {kind} that is free")
         self._actor = ray.remote(num_gpus=int(has_gpus), num_cpus=1, max_restarts=0)(_Worker)
         self._idle: list[tuple[int, Any]] = []
 
@@ -80,8 +89,11 @@ class RayActors:
             place, actor, item = busy.pop(ready)
             try:
                 result = self._ray.get(ready)
-            except self._ray.exceptions.RayActorError as error:
+            except self._ray.exceptions.RayTaskError:  # a defect of ours, not a death
+                raise
+            except self._ray.exceptions.RayError as error:  # killed, out of memory, its machine gone
                 found = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self._ray.kill(actor)  # it might be away, and come back to the same item
                 result, actor = WorkerDied("a worker died", found=found), self._actor.remote(place, self.n)
             self._idle.append((place, actor))
             yield item, result

@@ -1,4 +1,4 @@
-"""The script of a Slurm array: a job a share, and one that does what is left and makes the tables."""
+"""The script of a Slurm array: a job a share; the last of them to end leaves the tables of all."""
 
 from __future__ import annotations
 
