@@ -54,6 +54,9 @@ from medhybrid.tracking.several import SeveralTrackers
 from medhybrid.training.loop import Trainer
 from medhybrid.training.validation import Validation
 
+HARDLY_BEGUN = 0.5
+"""A mean Dice below it would squeeze the others together in the plot; it is written there."""
+
 RESULTS = Path(__file__).parent / "results"
 DEVICE = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 MACHINE = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {DEVICE}"
@@ -268,7 +271,7 @@ def write_report(study: str, records: list[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    draw = draw_minutes if any(len(r["curve"]) > 1 for r in records) else draw_cases
+    draw = draw_minutes if all(len(r["curve"]) > 1 for r in records) else draw_cases
     draw(axes, records)
     figure.savefig(RESULTS / f"accuracy_{study}.png", dpi=110)
 
@@ -288,15 +291,23 @@ def draw_minutes(axes: Any, records: list[dict[str, Any]]) -> None:
 
 def draw_cases(axes: Any, records: list[dict[str, Any]]) -> None:
     """Dice of every case in grey, and the mean of every training: for trainings that were validated only at their end."""
-    means: dict[str, list[float]] = {}
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for r in records:
-        means.setdefault(r["setting"], []).append(r["summary"]["dice"])
-    order = sorted(means, key=lambda setting: float(np.mean(means[setting])))
-    for y, setting in enumerate(order):
-        cases = [dice for r in records if r["setting"] == setting for dice in r["cases"].values()]
+        groups.setdefault((r["setting"], r["minutes"]), []).append(r)
+    mean = {key: float(np.mean([r["summary"]["dice"] for r in members])) for key, members in groups.items()}
+    order = sorted(groups, key=lambda key: mean[key])
+    low = min(d for key in order if mean[key] > HARDLY_BEGUN for r in groups[key] for d in r["cases"].values()) - 0.02
+    for y, key in enumerate(order):
+        if mean[key] <= HARDLY_BEGUN:
+            axes.text(low, y, f" {mean[key]:.2f}, not drawn", va="center")
+            continue
+        cases = [dice for r in groups[key] for dice in r["cases"].values()]
         axes.plot(cases, [y] * len(cases), "|", color="0.7")
-        axes.plot(means[setting], [y] * len(means[setting]), "o", color="C0")
-    axes.set_yticks(range(len(order)), order)
+        means = [r["summary"]["dice"] for r in groups[key]]
+        axes.plot(means, [y] * len(means), "o", color="C0")
+    axes.set_yticks(range(len(order)), [f"{setting}, {minutes:g} min" for setting, minutes in order])
+    axes.set_xlim(left=low)
+    axes.set_ylim(-0.7, len(order) - 0.3)
     axes.set_xlabel("Dice: each case (grey), mean of each training (blue)")
 
 
