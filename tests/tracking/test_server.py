@@ -1,0 +1,125 @@
+"""A real MLflow server with artifacts through it, on PostgreSQL where that is here, which goes away in mid-run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from medhybrid.steps.models import load_model
+from tests.synthetic import StudyFolder
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+PATIENCE_S = 90
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextmanager
+def server(store: str, folder: Path, port: int) -> Iterator[str]:
+    """`mlflow server` as docker/compose.yaml runs it; killed at the end, with all its workers."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += [
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        store,
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+        "--serve-artifacts",
+    ]
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            until(lambda: answers(f"http://127.0.0.1:{port}"))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[str]:
+    """A PostgreSQL of its own; sqlite where there is none, no driver (pg8000, extra [server]), or no right to start it."""
+    if not POSTGRES or find_spec("pg8000") is None or shutil.which("setpriv") is None or os.getuid() != 0:
+        yield f"sqlite:///{tmp_path / 'mlflow.db'}"
+        return
+    bin_, data, port = POSTGRES[-1].parent, Path(f"/tmp/medhybrid-postgres-{os.getpid()}"), free_port()
+    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    data.mkdir()
+    shutil.chown(data, "postgres", "postgres")
+    subprocess.run(
+        [*as_user, bin_ / "initdb", "-D", data, "-A", "trust", "-U", "mlflow"], check=True, capture_output=True
+    )
+    options = ["-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}"]
+    process = subprocess.Popen([*as_user, bin_ / "postgres", "-D", data, *options], stderr=subprocess.DEVNULL)
+    try:
+        made = [*as_user, bin_ / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"]
+        until(lambda: subprocess.run(made, capture_output=True).returncode == 0)
+        yield f"postgresql+pg8000://mlflow@127.0.0.1:{port}/mlflow"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        shutil.rmtree(data)
+
+
+def test_a_server_that_goes_away_and_comes_back_has_every_step_and_the_model(
+    prepared: StudyFolder, store: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "medhybrid", "train", "--config", str(prepared.folder / "small.yaml")]
+    changes = [f"runs={tmp_path / 'runs'}", "training.iterations=400", f"tracking.uri=http://127.0.0.1:{port}"]
+    with server(store, tmp_path, port):
+        environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+        training = subprocess.Popen(
+            [*command, *changes], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        until(lambda: any(tmp_path.glob("runs/blobs/*/mlflow_run_id")) or training.poll() is not None)
+    time.sleep(3)
+    with server(store, tmp_path, port) as address:
+        _, said = training.communicate(timeout=300)
+        assert training.returncode == 0, said
+        assert b"cannot send" in said, "it was away"
+        (id_file,) = tmp_path.glob("runs/blobs/*/mlflow_run_id")
+        client, run_id = mlflow.MlflowClient(address), id_file.read_text().strip()
+        losses = client.get_metric_history(run_id, "train/loss")
+        artifacts = {a.path for a in client.list_artifacts(run_id)}
+        loaded = load_model("models:/blobs@newest", device="cpu", tracking_uri=address)
+
+    assert [m.step for m in losses] == list(range(10, 401, 10))
+    assert "config.yaml" in artifacts
+    assert loaded.record.plan.study == "blobs"
