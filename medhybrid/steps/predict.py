@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -139,7 +140,8 @@ def predict(
                 key=None if deidentify is None else deidentify.resolve(),
                 with_probabilities=probabilities,
                 max_memory=memory,
-                threads=max(1, default_workers() // workers),
+                # Ray gives each actor as many as it has cores; what the user's environment says stays.
+                threads=0 if ray_address or "OMP_NUM_THREADS" in os.environ else max(1, default_workers() // workers),
             )
             pool: Pool
             if ray_address:
