@@ -39,7 +39,7 @@ def predict(
     model: ModelPaths,
     out: Annotated[str, typer.Option("--out", "-o", help="Where masks and tables go; a folder, or a URL as s3://...")],
     scans: Annotated[
-        str, typer.Argument(help="A scan, or a folder searched at any depth; or its URL, as s3://...")
+        str, typer.Argument(help="A scan, or a folder searched at any depth; or the URL of a folder, as s3://...")
     ] = "",
     source: FromPacs = "",
     target: ToPacs = "",

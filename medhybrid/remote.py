@@ -132,8 +132,11 @@ class Mirror:
     def _name_of(self, path: str) -> str:
         """Below the folder; raises `DataError` for a key that would lead elsewhere."""
         name = path[len(self._root) :].lstrip("/") if path.startswith(self._root) else path
-        parts = PurePosixPath(name).parts
-        if not parts or ".." in parts or name.startswith("/") or "\0" in name or "\\" in name:
+        if not name:
+            raise DataError(
+                f"{self.url} is a file", expected="the URL of a folder", remedy="give that of the folder it is in"
+            )
+        if ".." in PurePosixPath(name).parts or name.startswith("/") or "\0" in name or "\\" in name:
             raise DataError(f"{self.url} has a file whose name leads elsewhere", found=name[:80])
         return name
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medhybrid.tracking.mlflow_store import default_uri
+from tests.servers import PATIENCE_S, answers, free_port, until
 from tests.synthetic import StudyFolder
 
 pytestmark = [
@@ -29,15 +28,11 @@ pytestmark = [
     ),
 ]
 
-PATIENCE_S = 60
-
 
 @pytest.fixture(scope="module")
 def server(trained: tuple[StudyFolder, Path]) -> Iterator[str]:
     """`medhybrid review` on the store of the trained study; ends cleanly on Ctrl-C."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "medhybrid", "review", "--runs", str(trained[0].config.runs), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     address = f"http://127.0.0.1:{port}"
@@ -65,24 +60,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver = webdriver.Chrome(options=options, service=Service(str(shutil.which("chromedriver"))))
     yield driver
     driver.quit()
-
-
-def answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """The condition's value as soon as it is true."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.3)
-    raise AssertionError("the page did not get there in time")
 
 
 def run_page(server: str, runs: str) -> str:

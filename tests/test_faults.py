@@ -26,6 +26,7 @@ from medhybrid.errors import OutputError
 from medhybrid.files import held
 from medhybrid.inference import folder as folder_job
 from medhybrid.inference.folder import FolderJob
+from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.steps.predict import predict
 from medhybrid.steps.train import resume
@@ -68,6 +69,19 @@ def test_a_full_disk_ends_the_folder_with_the_reason_and_the_next_run_goes_on(sm
 
     assert (again.n_done, again.n_skipped) == (30, n_recorded)
     assert n_recorded > 0
+
+
+def test_a_disk_that_is_full_before_a_scan_is_read_is_no_fault_of_the_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Records, "begin", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        predict(write_scans(tmp_path / "scans", 2), model=load(), out=tmp_path / "out")
+
+    assert not list((tmp_path / "out" / "failed").iterdir())
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:

@@ -169,6 +169,9 @@ def test_a_name_that_leads_elsewhere_and_a_store_that_is_not_there_are_refused(
     mirror = Mirror(f"{bucket}/data")
     with pytest.raises(DataError, match="leads elsewhere"):
         mirror._name_of(f"{mirror._root}/../x")
+    put(write_scans(tmp_path / "scans", 1), f"{bucket}/scans")
+    with pytest.raises(DataError, match=r"s0\.nii\.gz is a file.*the URL of a folder"):
+        Mirror(f"{bucket}/scans/s0.nii.gz").fetch()
     with pytest.raises(DataError, match="does not answer"):
         Mirror("s3://no-such-bucket-at-all/x").fetch()
 

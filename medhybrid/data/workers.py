@@ -21,10 +21,14 @@ MEMORY_PER_WORKER = 2 << 30
 """Bytes a preparing process may need; fewer processes are started where memory is short."""
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers() -> int:
     """One process a core, as far as memory allows."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(psutil.virtual_memory().available // MEMORY_PER_WORKER)))
+    return max(1, min(available_cores(), int(psutil.virtual_memory().available // MEMORY_PER_WORKER)))
 
 
 PLACE = "MEDHYBRID_WORKER"

@@ -321,7 +321,7 @@ def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
             problem = error
             if not _may_pass(error) and _stay(files, case.stamps):
                 break
-    if isinstance(problem, OSError):
+    if isinstance(problem, OSError) and problem.errno not in NO_ROOM:
         raise ScanError(
             f"{item.case} cannot be read",
             found=problem.strerror or str(problem),

@@ -15,6 +15,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -132,10 +133,11 @@ class Records:
         """Let go of a scan, alive: this was no attempt, and what was on record before is again."""
         if case in self.in_hand:
             path, text = self.out / "begun" / f"{case}.json", self.in_hand.pop(case)
-            if text is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_atomically(path, text)
+            with suppress(OSError):  # on a full disk, which is told already
+                if text is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    write_atomically(path, text)
 
     def all(self, cases: Iterable[str]) -> list[Prediction]:
         """The records of those of the cases that are finished, in their order; a mask counts for more than a failure."""

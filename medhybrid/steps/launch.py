@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from medhybrid.data.workers import default_workers
+from medhybrid.data.workers import available_cores
 from medhybrid.errors import ConfigError
 
 POLL_S = 0.1
@@ -35,7 +35,7 @@ def launch(arguments: Sequence[str], n: int) -> int:
     if n < 1:
         raise ConfigError(f"{n} processes cannot train", expected="--processes of 1 or more")
     common = os.environ | {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    common.setdefault("OMP_NUM_THREADS", str(max(1, default_workers() // n)))
+    common.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // n)))
     if sys.platform == "linux":
         common.setdefault("GLOO_SOCKET_IFNAME", "lo")  # its own choice needs the machine's name to be known
     command = [sys.executable, "-m", "medhybrid", *arguments]

@@ -16,7 +16,7 @@ from typing import Any
 
 import medhybrid
 from medhybrid.config import change_scans
-from medhybrid.data.workers import Processes, default_workers
+from medhybrid.data.workers import Processes, available_cores
 from medhybrid.errors import ConfigError
 from medhybrid.files import held, write_atomically
 from medhybrid.inference.engines.pool import Pool, Recipe, predict_on
@@ -141,7 +141,7 @@ def predict(
                 with_probabilities=probabilities,
                 max_memory=memory,
                 # Ray gives each actor as many as it has cores; what the user's environment says stays.
-                threads=0 if ray_address or "OMP_NUM_THREADS" in os.environ else max(1, default_workers() // workers),
+                threads=0 if ray_address or "OMP_NUM_THREADS" in os.environ else max(1, available_cores() // workers),
             )
             pool: Pool
             if ray_address:

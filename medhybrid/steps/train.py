@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,13 +97,12 @@ def train(
     with join_team(choose_device(own_gpu(config.training.device))) as team:
         team.part(dataset.plan_for(config).batch_size)  # refuses before anything is made
         folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
-        if team.is_first:
-            save_config(config, folder / "config.yaml")
-            dataset.plan_for(config).save(folder / "plan.json")
-            on_start(folder)
-        return _run(
-            config, dataset, folder, reporter or Silent(), team, resume=False, parent_run_id=parent_run_id, watch=watch
-        )
+        with _held(folder, config, team):
+            if team.is_first:
+                dataset.plan_for(config).save(folder / "plan.json")
+                on_start(folder)
+            reporter = reporter or Silent()
+            return _run(config, dataset, folder, reporter, team, resume=False, parent_run_id=parent_run_id, watch=watch)
 
 
 def resume(
@@ -136,12 +135,28 @@ def resume(
                 remedy="preprocess with the run's config.yaml, or start a new run",
             )
         fold = dataset.fold_for(config)
-        remember_pictures(
-            folder, dataset.open(fold.train), dataset.open(fold.validation)
-        )  # a refused run stays as it was
+        # Before anything is written: a refused run stays as it was.
+        remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))
         if not has_begun:
             reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
-        return _run(config, dataset, folder, reporter, team, resume=has_begun, watch=watch)
+        with _held(folder, config, team):
+            return _run(config, dataset, folder, reporter, team, resume=has_begun, watch=watch)
+
+
+@contextmanager
+def _held(folder: Path, config: StudyConfig, team: Team) -> Iterator[None]:
+    """Keep a run for its team, and write its config, which a resume may have made longer; all raise what the first does."""
+    with ExitStack() as stack:
+        problem: OutputError | None = None
+        if team.is_first:
+            try:
+                stack.enter_context(hold_run(folder))
+                save_config(config, folder / "config.yaml")
+            except OutputError as error:
+                problem = error
+        if (problem := team.tell(problem)) is not None:
+            raise problem
+        yield
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -161,30 +176,6 @@ def _run(
     """The run; the first of the team keeps its records, the others learn."""
     if not team.is_first:
         reporter = Silent()
-    with ExitStack() as stack:
-        problem: OutputError | None = None
-        if team.is_first:
-            try:
-                stack.enter_context(hold_run(folder))
-                save_config(config, folder / "config.yaml")  # a resumed run may be longer
-            except OutputError as error:
-                problem = error
-        if (problem := team.tell(problem)) is not None:
-            raise problem
-        return _learn(config, dataset, folder, reporter, team, resume=resume, watch=watch, parent_run_id=parent_run_id)
-
-
-def _learn(
-    config: StudyConfig,
-    dataset: PreparedDataset,
-    folder: Path,
-    reporter: Reporter,
-    team: Team,
-    *,
-    resume: bool,
-    watch: Watch,
-    parent_run_id: str,
-) -> Run:
     plan = dataset.plan_for(config)
     fold = dataset.fold_for(config)
     train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)

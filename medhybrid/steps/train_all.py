@@ -22,7 +22,7 @@ from pathlib import Path
 
 import medhybrid
 from medhybrid.config import StudyConfig
-from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied, default_workers
+from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied, available_cores
 from medhybrid.errors import DataError, MedHybridError, TrainingError
 from medhybrid.files import write_atomically
 from medhybrid.inference.engines.pool import Pool
@@ -163,7 +163,7 @@ def train_job(folder: Path, parent_run_id: str, job: Job) -> Run | MedHybridErro
     if (n_gpus := torch.cuda.device_count()) > 1:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n_gpus)))).split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = seen[place % n_gpus]  # before this process has used one
-    torch.set_num_threads(max(1, default_workers() // int(os.environ.get(FELLOWS, "1"))))
+    torch.set_num_threads(max(1, available_cores() // int(os.environ.get(FELLOWS, "1"))))
     try:
         run = _train(job, folder, parent_run_id, Silent())
     except MedHybridError as error:
