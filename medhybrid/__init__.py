@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.predict import predict
     from medhybrid.steps.preprocess import preprocess
     from medhybrid.steps.pretrain import pretrain
+    from medhybrid.steps.report import report
     from medhybrid.steps.train import train
     from medhybrid.steps.train_all import train_all
     from medhybrid.steps.tune import tune
@@ -58,6 +59,7 @@ _HOMES = {
     "preprocess": "medhybrid.steps.preprocess",
     "pretrain": "medhybrid.steps.pretrain",
     "read_scan": "medhybrid.scans.reader",
+    "report": "medhybrid.steps.report",
     "train": "medhybrid.steps.train",
     "train_all": "medhybrid.steps.train_all",
     "tune": "medhybrid.steps.tune",
@@ -84,6 +86,7 @@ __all__ = [
     "preprocess",
     "pretrain",
     "read_scan",
+    "report",
     "train",
     "train_all",
     "tune",

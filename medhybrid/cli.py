@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from medhybrid import cli_learning, cli_predict
+from medhybrid import cli_learning, cli_predict, cli_review
 from medhybrid.cli_options import (
     Config,
     Device,
@@ -236,25 +236,8 @@ def export(
     return 0
 
 
-@app.command()
-def review(
-    runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
-    host: Annotated[str, typer.Option(help="Address to serve on; loopback unless you say otherwise.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port.")] = 5000,
-    tracking_uri: TrackingUri = None,
-) -> int:
-    """Serve the MLflow UI on the recorded runs."""
-    from medhybrid.steps.review import review as run
-    from medhybrid.steps.review import review_command
-
-    review_command(runs, host=host, port=port, uri=tracking_uri)  # refuses before anything is printed
-    reporter = make_reporter()
-    reporter.message(f"MLflow at http://{host}:{port}  (Ctrl-C ends it)")
-    reporter.message(
-        "  Experiments > your study > a run: Model metrics has the curves, Artifacts the pictures and tables"
-    )
-    reporter.message("  Overview: config, plan, code revision, data; Models: the registered versions and their alias")
-    return run(runs, host=host, port=port, uri=tracking_uri)
+app.command()(cli_review.report)
+app.command()(cli_review.review)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,25 +14,28 @@ from typing import Any
 import pytest
 
 from medhybrid.tracking.mlflow_store import default_uri
+from tests.browser import chromium, needs_browser, watched_page
 from tests.servers import PATIENCE_S, answers, free_port, until
 from tests.synthetic import StudyFolder
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(
-        shutil.which("chromium") is None or shutil.which("chromedriver") is None,
-        reason="Chromium and its driver are not installed (Debian: apt-get install chromium chromium-driver)",
-    ),
-]
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
 def server(trained: tuple[StudyFolder, Path]) -> Iterator[str]:
     """`medhybrid review` on the store of the trained study; ends cleanly on Ctrl-C."""
     port = free_port()
-    command = [sys.executable, "-m", "medhybrid", "review", "--runs", str(trained[0].config.runs), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "medhybrid",
+        "review",
+        "--runs",
+        str(trained[0].config.runs),
+        "--port",
+        str(port),
+        "--no-browser",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     address = f"http://127.0.0.1:{port}"
     until(lambda: answers(address))
@@ -46,20 +48,10 @@ def server(trained: tuple[StudyFolder, Path]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,1500"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={profile}")
-    driver = webdriver.Chrome(options=options, service=Service(str(shutil.which("chromedriver"))))
-    yield driver
-    driver.quit()
+def page() -> Iterator[Any]:
+    """A page of headless Chromium."""
+    with chromium() as browser, watched_page(browser, width=1600, height=1500) as watched:
+        yield watched.page
 
 
 def run_page(server: str, runs: str) -> str:
@@ -71,8 +63,8 @@ def run_page(server: str, runs: str) -> str:
     return f"{server}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
 
 
-def scroll_to_end(browser: Any) -> None:
-    browser.execute_script(
+def scroll_to_end(page: Any) -> None:
+    page.evaluate(
         "for (const e of document.querySelectorAll('div'))"
         " if (e.scrollHeight > e.clientHeight + 100 && getComputedStyle(e).overflowY != 'visible')"
         " e.scrollTop = e.scrollHeight"
@@ -91,28 +83,29 @@ def test_another_host_or_origin_is_refused(server: str, header: str) -> None:
 
 
 def test_curves_are_drawn_and_pictures_have_a_step_slider(
-    server: str, browser: Any, trained: tuple[StudyFolder, Path]
+    server: str, page: Any, trained: tuple[StudyFolder, Path]
 ) -> None:
-    browser.get(run_page(server, trained[0].config.runs) + "/model-metrics")
+    page.goto(run_page(server, trained[0].config.runs) + "/model-metrics")
 
-    assert until(lambda: browser.find_elements("css selector", ".js-plotly-plot"))
-    until(lambda: scroll_to_end(browser) or browser.find_elements("css selector", "[role=slider]"))
-    pictures = until(lambda: [i for i in browser.find_elements("css selector", "img") if i.size["width"] > 100])
-    width = browser.execute_script("return arguments[0].naturalWidth", pictures[0])
-    assert width > 100, "the picture was loaded, not only framed"
-    assert "validation/case_07" in browser.find_element("css selector", "body").text
-
-
-def test_the_model_is_registered_under_its_alias(server: str, browser: Any) -> None:
-    browser.get(f"{server}/#/models/blobs")
-
-    until(lambda: "newest" in browser.find_element("css selector", "body").text)
-    assert "Version 1" in browser.find_element("css selector", "body").text
+    page.wait_for_selector(".js-plotly-plot")
+    until(lambda: scroll_to_end(page) or page.query_selector("[role=slider]"))
+    pictures = until(
+        lambda: [i for i in page.query_selector_all("img") if (i.bounding_box() or {}).get("width", 0) > 100]
+    )
+    assert pictures[0].evaluate("i => i.naturalWidth") > 100, "the picture was loaded, not only framed"
+    assert "validation/case_07" in page.inner_text("body")
 
 
-def test_the_overview_tells_parameters_and_data(server: str, browser: Any, trained: tuple[StudyFolder, Path]) -> None:
-    browser.get(run_page(server, trained[0].config.runs))
+def test_the_model_is_registered_under_its_alias(server: str, page: Any) -> None:
+    page.goto(f"{server}/#/models/blobs")
 
-    text = until(lambda: (t := browser.find_element("css selector", "body").text) and "network.kind" in t and t)
+    until(lambda: "newest" in page.inner_text("body"))
+    assert "Version 1" in page.inner_text("body")
+
+
+def test_the_overview_tells_parameters_and_data(server: str, page: Any, trained: tuple[StudyFolder, Path]) -> None:
+    page.goto(run_page(server, trained[0].config.runs))
+
+    text = until(lambda: (t := page.inner_text("body")) and "network.kind" in t and t)
     assert "medhybrid.code" in text
     assert "blobs-fold0-" in text

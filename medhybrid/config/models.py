@@ -126,6 +126,11 @@ class DataConfig(Frozen):
     splits: str | None = Field(
         "splits.json", description="File of folds (a list of {train, validation}), relative to `root`; made if absent."
     )
+    corrections: tuple[str, ...] = Field(
+        (),
+        description="Output folders of `predict` whose `corrected/` holds masks that a reviewer corrected: in place of the "
+        "dataset's own, or of new cases, which train only.",
+    )
     n_folds: int = Field(5, ge=2, description="Number of folds, where splits are made.")
     split_seed: int = Field(0, description="Seed of the splits, where they are made.")
 

@@ -114,7 +114,8 @@ def _read_json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read as JSON", found=str(error)) from error
 
 
-def _subject(config: DataConfig, case: str) -> str:
+def subject_of(config: DataConfig, case: str) -> str:
+    """The subject of a case, by `data.subject_pattern`."""
     if config.subject_pattern is None:
         return case
     match = re.search(config.subject_pattern, case)
@@ -143,7 +144,7 @@ def _decathlon(config: DataConfig, root: Path) -> list[Case]:
         image, mask = (Files((_inside(root, entry[key]),)) if entry.get(key) else None for key in ("image", "label"))
         if mask is None and config.labelled:
             raise DataError(f"{root / 'dataset.json'} names no label of {name}", remedy="add it, or take the entry out")
-        cases.append(Case(name, _subject(config, name), (image,), mask, is_labelled=mask is not None))
+        cases.append(Case(name, subject_of(config, name), (image,), mask, is_labelled=mask is not None))
     return cases
 
 
@@ -164,7 +165,7 @@ def _nnunet(config: DataConfig, root: Path) -> list[Case]:
         files = [images.get(f"{name}_{i:04d}") for i in range(n_channels)]
         mask = Files((masks[name],)) if name in masks else None
         channels = tuple(Files((p,)) if p else None for p in files)
-        cases.append(Case(name, _subject(config, name), channels, mask, is_labelled=mask is not None))
+        cases.append(Case(name, subject_of(config, name), channels, mask, is_labelled=mask is not None))
     return cases
 
 
@@ -183,7 +184,7 @@ def _csv(config: DataConfig, root: Path) -> list[Case]:
     cases = []
     for row in rows:
         images = tuple(_csv_files(root, row.get(c.name)) for c in config.channels)
-        subject = row.get("subject") or _subject(config, row["case"])
+        subject = row.get("subject") or subject_of(config, row["case"])
         mask = _csv_files(root, row.get("mask"))
         cases.append(Case(row["case"], subject, images, mask, is_labelled=mask is not None))
     return cases
@@ -208,7 +209,7 @@ def _studies(config: DataConfig, root: Path) -> list[Case]:
     for study, entries in by_study.items():
         masks = [e for e in entries if matches(e, config.mask_pattern)] or [e for e in entries if e.modality in KINDS]
         images = [e for e in entries if e not in masks and not e.problem and not e.left_aside]
-        subject = _subject(config, study)
+        subject = subject_of(config, study)
         wanted = [(c.name, c.optional) for c in config.channels]
         try:
             mask = _only_mask(masks, config.mask_pattern, study)
@@ -237,7 +238,7 @@ def _scans(config: DataConfig, root: Path) -> list[Case]:
     cases = []
     for entry in (e for e, whole in zip(images, is_whole, strict=True) if whole):
         name = entry.name.replace("/", "_")
-        subject = _subject(config, name) if config.subject_pattern else _study_folder(entry, base)
+        subject = subject_of(config, name) if config.subject_pattern else _study_folder(entry, base)
         cases.append(Case(name, subject, (_files(entry),), None))
     cases += _studies_of_scans(config, root, [e for e, whole in zip(images, is_whole, strict=True) if not whole])
     studies = {_study_folder(entry, base): entry for entry in masks}
@@ -253,7 +254,7 @@ def _subject_of_mask(config: DataConfig, entry: ScanEntry, study: str) -> str:
     """As of the scans beside it; empty for a mask that belongs to none."""
     for name in (study, entry.name.replace("/", "_")):
         with suppress(DataError):
-            return _subject(config, name)
+            return subject_of(config, name)
     return ""
 
 
@@ -269,7 +270,7 @@ def _studies_of_scans(config: DataConfig, root: Path, entries: Sequence[ScanEntr
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
     wanted, table, cases = [(c.name, c.optional) for c in config.channels], read_table(root), []
     for study, images in by_study.items():
-        subject = _subject(config, study)
+        subject = subject_of(config, study)
         try:
             matched = match_channels(images, wanted, config.channel_map, case=study, table=table)
         except DataError as error:

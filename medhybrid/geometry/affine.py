@@ -55,6 +55,14 @@ class Grid:
         index = np.array(list(product(*((0, n - 1) for n in self.shape))), float)
         return apply_affine(self.affine, index)
 
+    def box(self, box: tuple[slice, ...]) -> Grid:
+        """The grid of a part: a slice with step 1 for each axis."""
+        ranges = [range(*s.indices(n)) for s, n in zip(box, self.shape, strict=True)]
+        affine = self.affine.copy()
+        affine[:3, 3] = apply_affine(self.affine, np.array([r.start for r in ranges], float))
+        x, y, z = (len(r) for r in ranges)
+        return Grid((x, y, z), affine)
+
 
 def check_affine(affine: Affine) -> None:
     """Raise `GeometryError` unless `affine` maps voxels to distinct, finite positions."""

@@ -31,7 +31,12 @@ def largest_region_centre(mask: NDArray[np.generic]) -> tuple[int, int, int]:
         x, y, z = (s // 2 for s in mask.shape)
         return x, y, z
     largest = 1 + int(np.bincount(labelled.ravel())[1:].argmax())
-    voxels = np.argwhere(labelled == largest)
+    return nearest_to_centre(labelled == largest)
+
+
+def nearest_to_centre(mask: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """The voxel of a mask that is nearest to its centre of mass."""
+    voxels = np.argwhere(mask)
     nearest = voxels[np.linalg.norm(voxels - voxels.mean(axis=0), axis=1).argmin()]
     return int(nearest[0]), int(nearest[1]), int(nearest[2])
 
@@ -58,7 +63,7 @@ def draw_case(
     from matplotlib.figure import Figure
 
     low, high = np.percentile(np.asarray(image, np.float64), [1, 99.9])
-    box = _box_of_content(image > low + CONTENT_SHARE * (high - low), prediction, reference)
+    box = box_of_content(image > low + CONTENT_SHARE * (high - low), prediction, reference)
     image, prediction = image[box], prediction[box]
     reference = None if reference is None else reference[box]
     centre = largest_region_centre(reference if reference is not None and reference.any() else prediction)
@@ -85,7 +90,7 @@ def draw_case(
     figure.savefig(path, dpi=100, facecolor="black")
 
 
-def _box_of_content(*volumes: NDArray[np.generic] | None) -> tuple[slice, ...]:
+def box_of_content(*volumes: NDArray[np.generic] | None) -> tuple[slice, ...]:
     """The smallest box, with a margin, around everything that is not zero; the whole grid if nothing is."""
     content = np.any([v != 0 for v in volumes if v is not None], axis=0)
     if not content.any():

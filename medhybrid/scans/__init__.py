@@ -1,7 +1,7 @@
 """The only modules that open image files: discovery, reading, writing."""
 
 from medhybrid.scans.discover import BURNED_IN, Discovery, ScanEntry, discover
-from medhybrid.scans.nifti import write_nifti
+from medhybrid.scans.nifti import nifti_bytes, write_nifti
 from medhybrid.scans.scan import Scan, Source
 
-__all__ = ["BURNED_IN", "Discovery", "Scan", "ScanEntry", "Source", "discover", "write_nifti"]
+__all__ = ["BURNED_IN", "Discovery", "Scan", "ScanEntry", "Source", "discover", "nifti_bytes", "write_nifti"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import zlib
 from pathlib import Path
@@ -99,16 +100,8 @@ def write_nifti(path: Path, array: NDArray[np.generic], affine: Affine, *, like:
     """
     import nibabel as nib
 
-    data = array if array.ndim == 3 else np.moveaxis(array, 0, 3)
-    image = nib.Nifti1Image(data, affine)
     header = like.header if like is not None and like.kind == "nifti" else None
-    code = int(header["sform_code"]) or int(header["qform_code"]) if header is not None else 1
-    image.set_sform(affine, code=code or 1)
-    if is_sheared(affine):
-        image.set_qform(None, code=0)  # a quaternion cannot hold shear; readers that know only qform then refuse
-    else:
-        image.set_qform(affine, code=code or 1)
-    image.header.set_xyzt_units("mm")
+    image = _nifti_image(array if array.ndim == 3 else np.moveaxis(array, 0, 3), affine, header)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -116,6 +109,27 @@ def write_nifti(path: Path, array: NDArray[np.generic], affine: Affine, *, like:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def nifti_bytes(array: NDArray[np.generic], affine: Affine, *, slope: float = 1.0, intercept: float = 0.0) -> bytes:
+    """The content of a `.nii.gz` file of `array` (X, Y, Z), whose values are `slope * array + intercept`."""
+    image = _nifti_image(array, affine, None)
+    image.header.set_slope_inter(slope, intercept)
+    return gzip.compress(image.to_bytes(), 6, mtime=0)
+
+
+def _nifti_image(data: NDArray[np.generic], affine: Affine, header: Any) -> Any:
+    import nibabel as nib
+
+    image = nib.Nifti1Image(data, affine)
+    code = int(header["sform_code"]) or int(header["qform_code"]) if header is not None else 1
+    image.set_sform(affine, code=code or 1)
+    if is_sheared(affine):
+        image.set_qform(None, code=0)  # a quaternion cannot hold shear; readers that know only qform then refuse
+    else:
+        image.set_qform(affine, code=code or 1)
+    image.header.set_xyzt_units("mm")
+    return image
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medhybrid.errors import DataError, MedHybridError
-from medhybrid.geometry import corner_distance_mm, match_axes
+from medhybrid.geometry import Grid, corner_distance_mm, match_axes
 from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.progress import Reporter, Silent
@@ -60,8 +61,8 @@ def evaluate(
         If there is nothing to score.
     """
     reporter = reporter or Silent()
-    predicted = _masks(Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions))
-    known = _masks(Path(references))
+    predicted = masks_in(Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions))
+    known = masks_in(Path(references))
     names = list(cases) if cases is not None else sorted(set(predicted) & set(known))
     if not names:
         raise DataError(
@@ -122,21 +123,26 @@ def _score(
     problems: dict[str, str],
 ) -> list[LabelScore]:
     reference = read_scan(reference_path, case=case)
-    array = np.zeros_like(reference.array[0])
+    array: NDArray[np.generic] = np.zeros_like(reference.array[0])
     if prediction_path is None:
         problems[case] = "no prediction: scored as empty"
+    elif (found := mask_on_grid(prediction_path, reference.grid)) is None:
+        problems[case] = "prediction is not on the reference's grid: scored as empty"
     else:
-        prediction = read_scan(prediction_path, case=case)
-        turned, grid = match_axes(prediction.array[0], prediction.grid, reference.grid)
-        if grid.shape != reference.grid.shape or corner_distance_mm(grid, reference.grid) > MAX_GAP_MM:
-            problems[case] = "prediction is not on the reference's grid: scored as empty"
-        else:
-            array = turned
+        array = found
     spacing = reference.grid.spacing_mm
     return score_case(case, array, reference.array[0], labels, spacing, tolerance_mm=tolerance_mm)
 
 
-def _masks(folder: Path) -> dict[str, Path]:
+def mask_on_grid(path: Path, grid: Grid) -> NDArray[np.generic] | None:
+    """A mask (X, Y, Z) with the axes of `grid`; None where it lies elsewhere. Raises `ScanError`."""
+    mask = read_scan(path)
+    turned, its = match_axes(mask.array[0], mask.grid, grid)
+    return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
+
+
+def masks_in(folder: Path) -> dict[str, Path]:
+    """The masks of a folder by case; raises `DataError` where it is none."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder of masks")
     found = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from medhybrid.files import held, write_atomically
 from medhybrid.inference.engines.pool import Pool, Recipe, predict_on
 from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import FolderJob, collect, fingerprint_of, predict_items
+from medhybrid.inference.folder_record import FolderRecord, LeftAside
 from medhybrid.inference.memory import free_memory
 from medhybrid.inference.model import Model
 from medhybrid.inference.outputs import FOLDERS, files_of
@@ -173,7 +173,8 @@ def predict(
         with held(out / ".tables.lock"):
             if share is not None:  # others may have ended since
                 known = [p for p in job.records.all(cases) if p.made_by == job.made_by]
-            _write_record(out, known, n_skipped, work, loaded, device_told, computed_in, found.n_skipped)
+            where = str(place.resolve()) if key is None else ""
+            _write_record(out, known, n_skipped, work, loaded, device_told, computed_in, found.n_skipped, where)
         if mirror is not None:
             mirror.send_changes([*FOLDERS, "."])
     names = {i.case for i in mine}
@@ -232,24 +233,29 @@ def _write_record(
     place: str,
     precision: str,
     n_other_files: int,
+    scans: str,
 ) -> None:
     n_done = sum(p.status == "done" for p in known)
-    record = {
-        "medhybrid": medhybrid.__version__,
-        "python": platform.python_version(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": place,
-        "runtime": model.runtime,
-        "precision": precision,
-        "model_weights_sha256": model.record.weights_sha256,
-        "made_by": fingerprint_of(model),
-        "n_done": n_done,
-        "n_unchanged": n_skipped,
-        "n_failed": len(known) - n_done,
-        "n_waiting": len(work.items) - len(known),
-        "left_aside": [{"name": e.name, "reason": e.left_aside} for e in work.left_aside],
-        "n_other_files": n_other_files,
-        "channels": {i.case: i.reasons for i in work.items if i.reasons},
-        "labels": dict(model.plan.labels),
-    }
-    write_atomically(out / "run.json", json.dumps(record, indent=1))
+    record = FolderRecord(
+        medhybrid=medhybrid.__version__,
+        python=platform.python_version(),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=place,
+        runtime=model.runtime,
+        precision=precision,
+        model_weights_sha256=model.record.weights_sha256,
+        made_by=fingerprint_of(model),
+        n_done=n_done,
+        n_unchanged=n_skipped,
+        n_failed=len(known) - n_done,
+        n_waiting=len(work.items) - len(known),
+        left_aside=[LeftAside(name=e.name, reason=e.left_aside) for e in work.left_aside],
+        n_other_files=n_other_files,
+        channels={i.case: i.reasons for i in work.items if i.reasons},
+        labels=dict(model.plan.labels),
+        scans=scans,
+        model_channels=[(n.channel, n.optional) for n in model.plan.normalisation],
+        channel_map=dict(model.record.channel_map),
+        scan_options=model.record.scans,
+    )
+    write_atomically(out / "run.json", record.model_dump_json(indent=1))

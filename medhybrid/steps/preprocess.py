@@ -29,6 +29,7 @@ from medhybrid.data.splits import load_folds
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
 from medhybrid.errors import DataError
 from medhybrid.files import write_atomically
+from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
 from medhybrid.steps.progress import Reporter, Silent
 
 
@@ -61,6 +62,8 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     folder = prepared_folder(config)
     cases = list_cases(config.data)
     folds, origin = load_folds(config.data, cases)
+    cases, corrections = with_corrections(cases, config.data)
+    folds = with_new_cases(folds, cases, corrections)
     memory = free_memory()  # before processes take some: a training will not have them beside it
 
     with Processes(config.prepare.workers or default_workers()) as processes:
@@ -84,9 +87,17 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     write_atomically(folder / "folds.json", json.dumps([f.model_dump() for f in folds], indent=1))
     write_atomically(folder / "plan.json", plan.model_dump_json(indent=1))
     _write_problems(folder, findings)
+    (folder / "corrections.csv").unlink(missing_ok=True)
+    if corrections:
+        write_corrections(folder / "corrections.csv", corrections)
     save_config(config, folder / "config.yaml")
     _forget_others(folder, {c.name for c in cases} - set(left_out))
     reporter.message(f"folds: {len(folds)}, {origin}")
+    if corrections:
+        n_new = sum(c.is_new for c in corrections)
+        reporter.message(
+            f"corrected masks: {len(corrections) - n_new} in place of the dataset's own, {n_new} of new cases"
+        )
     n_prepared = len(waiting) - len(failed)
     return Preparation(folder, plan, n_prepared, len(usable) - len(waiting), tuple(findings), tuple(left_out))
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+import webbrowser
 from pathlib import Path
 
 from medhybrid.errors import ConfigError
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.tracking.mlflow_store import default_uri, quiet_mlflow
+from medhybrid.tracking.mlflow_ui import experiment_page
 
 POLL_S = 0.2
 """How often the server is looked after."""
@@ -36,13 +40,31 @@ def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list
     ]
 
 
-def review(runs: str | Path = "runs", *, host: str = "127.0.0.1", port: int = 5000, uri: str | None = None) -> int:
-    """Serve the UI until Ctrl-C or SIGTERM; returns its exit code (0 when stopped)."""
+def review(
+    runs: str | Path = "runs",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    uri: str | None = None,
+    opens: bool = False,
+) -> int:
+    """Serve the UI until Ctrl-C or SIGTERM; returns its exit code (0 when stopped).
+
+    Parameters
+    ----------
+    opens : bool
+        Show, in the browser, the experiment with the newest run, the columns that matter first.
+    """
     quiet_mlflow()
     server = subprocess.Popen(review_command(Path(runs), host=host, port=port, uri=uri))
+    is_waiting = opens
     with stop_on_signals() as should_stop:
         while server.poll() is None and not should_stop():
             time.sleep(POLL_S)
+            if is_waiting and _answers(host, port):
+                is_waiting = False
+                page = experiment_page(uri or default_uri(Path(runs)))
+                webbrowser.open(f"http://{host}:{port}/{page}")
     if server.poll() is not None and not should_stop():
         return server.returncode
     server.terminate()
@@ -52,3 +74,11 @@ def review(runs: str | Path = "runs", *, host: str = "127.0.0.1", port: int = 50
         server.kill()
         server.wait()
     return 0
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=1):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False

@@ -157,7 +157,13 @@ def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
 def without_places(config: StudyConfig) -> dict[str, Any]:
     """A config for a model that others will have: without paths, addresses and the passwords that these may hold."""
     values = config.model_dump(mode="json")
-    for section, key in (("", "runs"), ("", "tracking"), ("data", "root"), ("prepare", "folder")):
+    for section, key in (
+        ("", "runs"),
+        ("", "tracking"),
+        ("data", "root"),
+        ("data", "corrections"),
+        ("prepare", "folder"),
+    ):
         del (values[section] if section else values)[key]
     if values["training"]["start"] is not None:
         values["training"]["start"] = Path(values["training"]["start"]).name

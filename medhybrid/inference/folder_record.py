@@ -1,0 +1,77 @@
+"""What `run.json` of a folder of masks says: which model made them, of what, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medhybrid.config import ChannelRule, ScansConfig
+from medhybrid.errors import DataError
+
+
+class LeftAside(BaseModel):
+    """A series or file that is no scan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    reason: str
+
+
+class FolderRecord(BaseModel):
+    """The run as a whole; `records.Prediction` says what became of each scan.
+
+    Attributes
+    ----------
+    scans : str
+        Where the scans were; empty where names are replaced, since folders may hold them.
+    model_channels : list of (str, bool)
+        Name, and whether a scan may lack it.
+    channels : dict
+        By case, why each scan of a study was taken for its channel.
+    labels : dict
+        Names and their values in the masks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    medhybrid: str
+    python: str
+    time: str
+    device: str
+    runtime: str
+    precision: str
+    model_weights_sha256: str
+    made_by: str
+    n_done: int
+    n_unchanged: int
+    n_failed: int
+    n_waiting: int
+    left_aside: list[LeftAside]
+    n_other_files: int
+    channels: dict[str, tuple[str, ...]]
+    labels: dict[str, int]
+    scans: str = ""
+    model_channels: list[tuple[str, bool]] = []
+    channel_map: dict[str, str | ChannelRule] = {}
+    scan_options: ScansConfig = ScansConfig()
+
+
+def read_folder_record(folder: Path) -> FolderRecord:
+    """The record of a folder of masks; raises `DataError` where it has none that can be read."""
+    path = folder / "run.json"
+    try:
+        return FolderRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"{folder} is no folder of masks made by medhybrid predict",
+            expected=f"{path}",
+            found=_first_line(error),
+            remedy="give the --out folder of medhybrid predict",
+        ) from error
+
+
+def _first_line(error: Any) -> str:
+    return str(error).splitlines()[0][:200]

@@ -1,0 +1,143 @@
+// The table of scans, the marks of a reviewer, light and dark. Nothing here is needed to read the report.
+"use strict";
+document.documentElement.classList.add("scripted");
+
+// --- light and dark --------------------------------------------------------------------------------------------------
+
+const memory = {
+  // A page inside a sandboxed frame has no storage: what is kept there ends with the page.
+  values: {},
+  get(key) { try { return localStorage.getItem(key); } catch { return this.values[key] ?? null; } },
+  set(key, value) { this.values[key] = value; try { localStorage.setItem(key, value); } catch { /* kept above */ } },
+};
+
+const root = document.documentElement;
+if (memory.get("medhybrid-theme")) root.dataset.theme = memory.get("medhybrid-theme");
+document.getElementById("theme").addEventListener("click", () => {
+  const isDark = getComputedStyle(root).colorScheme === "dark";
+  root.dataset.theme = isDark ? "light" : "dark";
+  memory.set("medhybrid-theme", root.dataset.theme);
+});
+
+// --- the table of scans ----------------------------------------------------------------------------------------------
+
+const table = document.getElementById("cases");
+
+function sortBy(header) {
+  const column = header.cellIndex, isNumber = header.dataset.sort === "number";
+  const isDown = header.getAttribute("aria-sort") === "ascending";
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  header.setAttribute("aria-sort", isDown ? "descending" : "ascending");
+  const value = (row) => isNumber ? Number(row.cells[column].dataset.value) : row.cells[column].textContent.trim();
+  const compare = (a, b) => isNumber ? value(a) - value(b) : value(a).localeCompare(value(b), undefined, {numeric: true});
+  const rows = [...table.tBodies[0].rows].sort((a, b) => isDown ? compare(b, a) : compare(a, b));
+  table.tBodies[0].append(...rows);
+}
+
+function filter() {
+  const words = document.getElementById("find").value.toLowerCase(), state = document.getElementById("show").value;
+  let n = 0;
+  for (const row of table.tBodies[0].rows) {
+    const isMarked = Boolean(marks[row.dataset.case]);
+    const isKept = state === "" || (state === "unmarked" ? !isMarked && row.dataset.state !== "failed" : row.dataset.state === state);
+    row.hidden = !(isKept && row.textContent.toLowerCase().includes(words));
+    n += !row.hidden;
+  }
+  document.getElementById("shown").textContent = `${n} of ${table.tBodies[0].rows.length}`;
+}
+
+if (table) {
+  for (const header of table.tHead.rows[0].cells) {
+    if (!header.dataset.sort) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = header.textContent;
+    button.addEventListener("click", () => sortBy(header));
+    header.replaceChildren(button);
+  }
+  document.getElementById("find").addEventListener("input", filter);
+  document.getElementById("show").addEventListener("change", filter);
+}
+
+// --- marks -----------------------------------------------------------------------------------------------------------
+
+// Saved where `medhybrid review` serves the page; else kept in the browser until they are downloaded.
+const key = `medhybrid-review-${root.dataset.key}`;
+const marks = JSON.parse(memory.get(key) ?? "{}");
+const marksUrl = new URL(root.dataset.marks ?? "marks", location.href);
+let isServed = false;
+
+function show() {
+  for (const row of table?.tBodies[0].rows ?? []) {
+    const mark = marks[row.dataset.case], cell = row.querySelector(".mark");
+    cell.replaceChildren();
+    if (!mark) continue;
+    const badge = document.createElement("span");
+    badge.className = `badge ${mark.decision.replace(" ", "-")}`;
+    badge.textContent = mark.decision;
+    if (mark.comment) badge.title = mark.comment;
+    cell.append(badge);
+  }
+  for (const form of document.querySelectorAll("form.review")) {
+    const mark = marks[form.closest(".case").dataset.case];
+    for (const radio of form.elements.decision) radio.checked = radio.value === mark?.decision;
+    if (document.activeElement !== form.elements.comment) form.elements.comment.value = mark?.comment ?? "";
+  }
+  if (table) filter();
+}
+
+function say(text) {
+  const place = document.getElementById("saved");
+  if (place) place.textContent = text;
+}
+
+async function keep(name, mark) {
+  if (mark) marks[name] = mark; else delete marks[name];
+  memory.set(key, JSON.stringify(marks));
+  show();
+  if (!isServed) return say(`${Object.keys(marks).length} marks, in this browser only`);
+  const answer = await fetch(marksUrl, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({case: name, mark: mark ?? null})}).catch(() => null);
+  say(answer?.ok ? `${Object.keys(marks).length} marks saved` : "not saved: the server does not answer");
+}
+
+for (const form of document.querySelectorAll("form.review")) {
+  const name = form.closest(".case").dataset.case;
+  const change = () => {
+    const decision = form.elements.decision.value;
+    if (!decision) return;
+    keep(name, {decision, comment: form.elements.comment.value.trim(), reviewer: memory.get("medhybrid-reviewer") ?? "", time: new Date().toISOString()});
+  };
+  form.addEventListener("change", change);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.querySelector(".clear").addEventListener("click", () => keep(name, null));
+}
+
+const reviewer = document.getElementById("reviewer");
+if (reviewer) {
+  reviewer.value = memory.get("medhybrid-reviewer") ?? "";
+  reviewer.addEventListener("input", () => memory.set("medhybrid-reviewer", reviewer.value.trim()));
+  document.getElementById("download").addEventListener("click", () => {
+    const text = JSON.stringify({format: 1, key: root.dataset.key, marks}, null, 1);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
+    link.download = "review.json";
+    link.click();
+    URL.revokeObjectURL(link.href);
+  });
+}
+window.addEventListener("storage", (event) => {
+  if (event.key !== key) return;
+  Object.keys(marks).forEach((name) => delete marks[name]);
+  Object.assign(marks, JSON.parse(event.newValue ?? "{}"));
+  show();
+});
+show();
+if (location.protocol.startsWith("http")) {
+  fetch(marksUrl).then((answer) => answer.ok ? answer.json() : null).then((saved) => {
+    if (!saved?.marks) return;
+    isServed = true;
+    Object.keys(marks).forEach((name) => delete marks[name]);
+    Object.assign(marks, saved.marks);
+    show();
+  }).catch(() => {});
+}

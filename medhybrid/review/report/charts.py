@@ -1,0 +1,111 @@
+"""Distributions over cases as SVG: a point a case, linked to it; outliers named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+WIDTH, HEIGHT = 640, 118
+LEFT, RIGHT, MIDDLE, RADIUS = 24, 24, 58, 4.0
+WHISKER = 1.5
+"""Interquartile ranges beyond the quartiles at which a point is an outlier (Tukey 1977)."""
+
+MAX_NAMED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A case with its value and where it is told of."""
+
+    case: str
+    value: float
+    href: str
+
+
+def strip(title: str, points: Sequence[Point], *, is_log: bool = False) -> str:
+    """Points over a box of the quartiles, side by side where they are close; those at 0 stand left of a log scale.
+
+    Parameters
+    ----------
+    title : str
+        What is shown, with its unit.
+    is_log : bool
+        A logarithmic scale; outliers are told on it, too.
+    """
+    if not points:
+        return ""
+    positive = np.array([p.value for p in points if p.value > 0 or not is_log])
+    scaled = np.log10(positive) if is_log else positive
+    low, high = (float(scaled.min()), float(scaled.max())) if len(scaled) else (0.0, 1.0)
+    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    left = LEFT + (46 if is_log and len(positive) < len(points) else 0)
+
+    def x(value: float) -> float:
+        if is_log and value <= 0:
+            return LEFT + 8
+        place = np.log10(value) if is_log else value
+        return float(left + (WIDTH - left - RIGHT) * (place - low) / (high - low))
+
+    parts = [f'<svg class="strip" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{escape(title)}">']
+    parts.append(f'<text x="{LEFT}" y="13" class="title">{escape(title)}</text>')
+    limits = (-np.inf, np.inf)
+    if len(positive) > 3:
+        q1, q2, q3 = (float(v) for v in np.percentile(scaled, [25, 50, 75]))
+        limits = (q1 - WHISKER * (q3 - q1), q3 + WHISKER * (q3 - q1))
+        a, m, b = (x(10**v if is_log else v) for v in (q1, q2, q3))
+        top, tall = MIDDLE - 22, 44
+        parts.append(f'<rect class="box" x="{a:.1f}" y="{top}" width="{max(b - a, 1):.1f}" height="{tall}"/>')
+        parts.append(f'<line class="median" x1="{m:.1f}" x2="{m:.1f}" y1="{top}" y2="{top + tall}"/>')
+    parts.append(f'<line class="axis" x1="{left}" x2="{WIDTH - RIGHT}" y1="92" y2="92"/>')
+    for value in _ticks(low, high, is_log):
+        parts.append(f'<line class="axis" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="92" y2="97"/>')
+        parts.append(f'<text x="{x(value):.1f}" y="110" text-anchor="middle">{figure(value)}</text>')
+    if left > LEFT:
+        parts.append(f'<text x="{LEFT + 8}" y="110" text-anchor="middle">0</text>')
+    placed: list[tuple[float, float]] = []
+    n_named = 0
+    for p in sorted(points, key=lambda p: p.value):
+        px = x(p.value)
+        py = _free_row(px, placed)
+        placed.append((px, py))
+        place = np.log10(p.value) if is_log and p.value > 0 else p.value
+        is_out = not (limits[0] <= place <= limits[1]) and not (is_log and p.value <= 0)
+        parts.append(
+            f'<a href="{escape(p.href)}"><circle class="{"outlier" if is_out else "point"}" cx="{px:.1f}" '
+            f'cy="{py:.1f}" r="{RADIUS}"/><title>{escape(p.case)}: {figure(p.value)}</title></a>'
+        )
+        if is_out and n_named < MAX_NAMED:
+            n_named += 1
+            anchor = "end" if px > WIDTH * 0.7 else "start" if px < WIDTH * 0.3 else "middle"
+            parts.append(f'<text class="name" x="{px:.1f}" y="{28 + 9 * (n_named % 2)}" text-anchor="{anchor}">')
+            parts.append(f"{escape(p.case)}</text>")
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+def figure(value: float) -> str:
+    """A number as people write it: three figures, no exponent."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _free_row(px: float, placed: Sequence[tuple[float, float]]) -> float:
+    """The row nearest to the middle where no point is in the way; the middle where there is none."""
+    near = [(x, y) for x, y in placed[-60:] if abs(x - px) < 2 * RADIUS]
+    for k in range(9):
+        for sign in (1, -1) if k else (1,):
+            row = MIDDLE + sign * k * RADIUS
+            if abs(row - MIDDLE) <= 28 and all((x - px) ** 2 + (y - row) ** 2 >= (2 * RADIUS) ** 2 for x, y in near):
+                return row
+    return MIDDLE
+
+
+def _ticks(low: float, high: float, is_log: bool) -> list[float]:
+    if is_log:
+        whole = [10.0**e for e in range(int(np.ceil(low)), int(np.floor(high)) + 1)]
+        return whole if len(whole) > 1 else [float(f"{10**v:.3g}") for v in np.linspace(low, high, 4)]
+    step = 10 ** np.floor(np.log10(high - low))
+    step = next(step * f for f in (0.1, 0.2, 0.5, 1, 2) if (high - low) / (step * f) <= 7)
+    return [float(v) for v in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step]

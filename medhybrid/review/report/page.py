@@ -1,0 +1,182 @@
+"""The report as HTML: one file, or an index and a page a case.
+
+OUT/report.html            all of it, or the index
+OUT/report/<n>.html        a page a case, where there are many
+OUT/report/viewer.js       the viewer that those pages share
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from medhybrid.files import write_atomically
+from medhybrid.review.figures import largest_region_centre
+from medhybrid.review.report.charts import Point, figure, strip
+from medhybrid.review.report.slices import crop, draw, montage, three_planes, window_of
+from medhybrid.review.report.views import CaseView, Pictured, case_order, lesions_of
+from medhybrid.review.report.volumes import niivue, viewer_data
+
+MAX_ON_ONE_PAGE = 15
+"""More cases are split over pages."""
+
+ENOUGH_FOR_A_CHART = 4
+
+STATES = {"failed": "no mask", "look": "look at this one", "found": "finding", "empty": "no finding"}
+
+Layout = Literal["auto", "single", "pages"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportInfo:
+    """What a report is of.
+
+    Attributes
+    ----------
+    labels : dict
+        Label names and their values in the masks.
+    facts : dict
+        What was run: model, device, time.
+    left_aside : tuple of (str, str)
+        Files that are no scans, and why.
+    key : str
+        What the marks of a reviewer belong to: another one for other masks.
+    version : str
+        Of medhybrid.
+    """
+
+    title: str
+    labels: Mapping[str, int]
+    facts: Mapping[str, str]
+    left_aside: tuple[tuple[str, str], ...] = ()
+    n_other_files: int = 0
+    key: str = ""
+    version: str = ""
+
+
+def write_report(
+    out: Path, info: ReportInfo, cases: Iterable[CaseView], n_cases: int, *, layout: Layout = "auto"
+) -> Path:
+    """Write the report; returns its first page. Each case is let go of when it is drawn.
+
+    Parameters
+    ----------
+    n_cases : int
+        How many `cases` will give.
+    """
+    is_split = layout == "pages" or (layout == "auto" and n_cases > MAX_ON_ONE_PAGE)
+    page, folder = _Page(info, is_split), out / "report"
+    shutil.rmtree(folder, ignore_errors=True)
+    rows: list[dict[str, Any]] = []
+    sections: dict[str, str] = {}
+    for number, view in enumerate(cases, start=1):
+        pictured = None if view.pictured is None else crop(view.pictured)
+        rows.append(page.row(view, number, pictured))
+        section = page.case(view, number, pictured)
+        if is_split:
+            text = page.whole(f"{view.case} - {info.title}", sections=[section])
+            write_atomically(folder / f"{number}.html", text)
+        else:
+            sections[view.case] = section
+    rows.sort(key=lambda r: case_order(r["view"]))
+    if is_split:
+        write_atomically(folder / "viewer.js", page.shared_viewer())
+    shown = [] if is_split else [sections[r["case"]] for r in rows]
+    write_atomically(out / "report.html", page.whole(info.title, index=page.index(rows), sections=shown))
+    return out / "report.html"
+
+
+class _Page:
+    """Renders with the templates and scripts of `assets/`."""
+
+    def __init__(self, info: ReportInfo, is_split: bool) -> None:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        loader = PackageLoader("medhybrid.review.report", "assets")
+        self.environment = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        self.environment.filters["ml"] = figure
+        self.environment.globals |= {"info": info, "is_split": is_split, "names": STATES}
+        self.info, self.is_split = info, is_split
+        self.labels = list(info.labels.values())
+        assets = files("medhybrid.review.report") / "assets"
+        self.asset = {p: (assets / p).read_text() for p in ("report.css", "report.js", "viewer.js")}
+
+    def row(self, view: CaseView, number: int, pictured: Pictured | None) -> dict[str, Any]:
+        """What the index tells of a case."""
+        thumbnail = ""
+        if pictured is not None:
+            index = largest_region_centre(pictured.prediction)[2]
+            window = window_of(pictured.image)
+            thumbnail = draw(pictured, 2, index, window, self.labels, is_small=True).svg
+        return {
+            "case": view.case,
+            "view": replace(view, pictured=None),
+            "thumbnail": thumbnail,
+            "href": f"report/{number}.html" if self.is_split else f"#case-{number}",
+        }
+
+    def case(self, view: CaseView, number: int, pictured: Pictured | None) -> str:
+        """The section of a case."""
+        values: dict[str, Any] = {"lesions": [], "planes": [], "slices": [], "data": None, "facts": view.facts}
+        if pictured is not None:
+            values["lesions"] = lesions_of(pictured, self.info.labels)
+            values["planes"] = three_planes(pictured, self.labels)
+            values["slices"] = montage(pictured, self.labels)
+            values["data"] = None if niivue() is None else viewer_data(pictured, self.labels)
+        return self.environment.get_template("case.html").render(view=view, number=number, **values)
+
+    def index(self, rows: Sequence[dict[str, Any]]) -> str:
+        """Summary, distributions, table."""
+        views: list[CaseView] = [r["view"] for r in rows]
+        counts = {s: sum(v.state == s for v in views) for s in STATES}
+        hrefs = {v.case: r["href"] for v, r in zip(views, rows, strict=True)}
+
+        def points(values: Iterable[tuple[CaseView, float | None]]) -> list[Point]:
+            return [Point(v.case, value, hrefs[v.case]) for v, value in values if value is not None]
+
+        charts = []
+        for name in self.info.labels:
+            volumes = points((v, v.sizes[name].volume_ml) for v in views if name in v.sizes)
+            charts.append(strip(f"{name}: volume, ml", volumes, is_log=True))
+        sure, dice = points((v, v.score) for v in views), points((v, v.dice) for v in views)
+        charts.append(strip("confidence: the Dice that the model expects", sure))
+        charts.append(strip("Dice against the reference", dice))
+        return self.environment.get_template("index.html").render(
+            rows=rows,
+            counts=counts,
+            charts=[c for c in charts if c] if len(views) >= ENOUGH_FOR_A_CHART else [],
+            has={"score": bool(sure), "dice": bool(dice)},
+            mean_dice=float(np.mean([p.value for p in dice])) if dice else None,
+        )
+
+    def whole(self, title: str, *, index: str = "", sections: Sequence[str] = ()) -> str:
+        """A page with style and scripts."""
+        has_viewer = bool(sections) and niivue() is not None
+        page = {
+            "title": title,
+            "index": index,
+            "sections": sections,
+            "key": self.info.key,
+            "marks": "../marks" if self.is_split and sections else "marks",
+            "css": self.asset["report.css"],
+            "report_js": self.asset["report.js"],
+            "viewer_js": self.asset["viewer.js"],
+            "viewer": "" if not has_viewer else "shared" if self.is_split else "inline",
+            "niivue": niivue() if has_viewer and not self.is_split else None,
+            "version": self.info.version,
+            "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        }
+        return self.environment.get_template("page.html").render(page=page)
+
+    def shared_viewer(self) -> str:
+        """The viewer as a script of its own."""
+        return f'const NIIVUE_GZ = "{niivue() or ""}";\n{self.asset["viewer.js"]}'

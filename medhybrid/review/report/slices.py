@@ -1,0 +1,169 @@
+"""Slices with contours, as SVG: sharp at any size, contours switched on and off by style alone.
+
+Seen as radiologists do: the patient's right on the left, anterior up, or to the left where the picture is sagittal.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.review.figures import CONTENT_SHARE, PLANES, box_of_content, largest_region_centre
+from medhybrid.review.report.views import Pictured
+
+MAX_SLICES = 12
+"""Slices of a montage."""
+
+EMPTY_SLICES = 6
+"""Slices of a scan in which nothing was found."""
+
+WINDOW_PERCENTILES = (1.0, 99.5)
+WEBP_QUALITY = 82
+
+THUMBNAIL = 96
+"""Pixels of the longer side of a small picture."""
+
+SIDES = {0: "APSI", 1: "RLSI", 2: "RLAP"}
+"""Left, right, top and bottom of a picture, by the axis that it cuts."""
+
+Window = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One picture: SVG text, where it cuts, and that place in mm along its axis."""
+
+    svg: str
+    plane: str
+    axis: int
+    index: int
+    n: int
+    position_mm: float
+
+
+def crop(pictured: Pictured) -> Pictured:
+    """Without the air around, which is most of a scan; masks stay whole."""
+    low, high = window_of(pictured.image)
+    box = box_of_content(
+        np.asarray(pictured.image) > low + CONTENT_SHARE * (high - low), pictured.prediction, pictured.reference
+    )
+    reference = None if pictured.reference is None else pictured.reference[box]
+    return Pictured(pictured.image[box], pictured.prediction[box], reference, pictured.grid.box(box))
+
+
+def window_of(image: NDArray[np.generic]) -> Window:
+    """Grey values shown as black and as white."""
+    low, high = np.percentile(np.asarray(image, np.float32)[::2, ::2], WINDOW_PERCENTILES)
+    return float(low), float(max(high, low + 1e-6))
+
+
+def three_planes(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
+    """Axial, coronal and sagittal through the largest region: of the reference, else of the prediction."""
+    reference, prediction = pictured.reference, pictured.prediction
+    centre = largest_region_centre(reference if reference is not None and reference.any() else prediction)
+    window = window_of(pictured.image)
+    return [draw(pictured, axis, centre[axis], window, labels) for _, axis in reversed(PLANES)]
+
+
+def montage(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
+    """Slices across all that was found or should have been, evenly spaced, along the axis with the thickest slices."""
+    spacing = pictured.grid.spacing_mm
+    axis = 2 if max(spacing) < 1.2 * spacing[2] else int(np.argmax(spacing))
+    others = tuple(a for a in range(3) if a != axis)
+    marked = pictured.prediction != 0
+    if pictured.reference is not None:
+        marked = marked | (pictured.reference != 0)
+    where = np.flatnonzero(marked.any(axis=others))
+    n = pictured.image.shape[axis]
+    if len(where):
+        places = where[np.unique(np.linspace(0, len(where) - 1, min(MAX_SLICES, len(where))).round().astype(int))]
+    else:
+        places = np.unique(np.linspace(0, n - 1, EMPTY_SLICES + 2).round().astype(int))[1:-1]
+    window = window_of(pictured.image)
+    return [draw(pictured, axis, int(i), window, labels) for i in places[::-1]]
+
+
+def draw(
+    pictured: Pictured, axis: int, index: int, window: Window, labels: Sequence[int], *, is_small: bool = False
+) -> Slice:
+    """One slice.
+
+    Parameters
+    ----------
+    axis, index : int
+        Of the RAS grid.
+    labels : sequence of int
+        Values of the masks; the n-th has the style class `label-n`.
+    is_small : bool
+        For a row of a table: few pixels, no letters.
+    """
+    kept = [a for a in range(3) if a != axis]
+    dx, dy = (pictured.grid.spacing_mm[a] for a in kept)
+    picture = _seen(pictured.image, axis, index)
+    height, width = picture.shape[0] * dy, picture.shape[1] * dx
+    plane = PLANES[axis][0]
+    size = f'width="{width:.1f}" height="{height:.1f}"'
+    href = _webp(picture, window, THUMBNAIL if is_small else None)
+    parts = [
+        f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{plane} slice {index + 1}">',
+        f'<image href="{href}" {size} preserveAspectRatio="none"/>',
+    ]
+    for name, mask in (("reference", pictured.reference), ("prediction", pictured.prediction)):
+        if mask is None:
+            continue
+        seen = _seen(mask, axis, index)
+        for n, value in enumerate(labels, start=1):
+            if path := _contour(seen == value, dx, dy):
+                parts.append(f'<path class="{name} label-{n}" d="{path}"/>')
+    if not is_small:
+        tall = 0.055 * height
+        places = [
+            (tall * 0.5, height / 2),
+            (width - tall * 0.5, height / 2),
+            (width / 2, tall),
+            (width / 2, height - 3),
+        ]
+        for letter, (x, y) in zip(SIDES[axis], places, strict=True):
+            parts.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{tall:.1f}">{letter}</text>')
+    parts.append("</svg>")
+    middle = [index if a == axis else (n - 1) / 2 for a, n in enumerate(pictured.image.shape)]
+    position = pictured.grid.affine[axis, :3] @ middle + pictured.grid.affine[axis, 3]
+    return Slice("".join(parts), plane, axis, index, pictured.image.shape[axis], float(position))
+
+
+def _seen(volume: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
+    """Rows run down, columns to the patient's left, or to posterior."""
+    plane: NDArray[np.generic] = np.take(volume, index, axis=axis).T[::-1, ::-1]
+    return plane
+
+
+def _webp(picture: NDArray[np.generic], window: Window, most_pixels: int | None) -> str:
+    from PIL import Image
+
+    low, high = window
+    grey = np.clip((picture.astype(np.float32) - low) / (high - low), 0, 1)
+    data = io.BytesIO()
+    image = Image.fromarray((255 * grey + 0.5).astype(np.uint8))
+    if most_pixels is not None:
+        image.thumbnail((most_pixels, most_pixels))
+    image.save(data, "WEBP", quality=WEBP_QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def _contour(mask: NDArray[np.bool_], dx: float, dy: float) -> str:
+    """An SVG path around a mask, in mm; empty where the mask is."""
+    if not mask.any():
+        return ""
+    from contourpy import contour_generator
+
+    padded = np.pad(mask, 1).astype(float)
+    lines: Any = contour_generator(z=padded).lines(0.5)
+    return "".join(
+        "M" + "L".join(f"{(x - 0.5) * dx:.1f} {(y - 0.5) * dy:.1f}" for x, y in line) + "Z" for line in lines
+    )

@@ -1,0 +1,116 @@
+"""A scan and its masks for the viewer in the page, and the viewer itself.
+
+NiiVue comes from the installed ipyniivue, whose script for notebooks holds it; `assets/viewer.js` stands in for the notebook.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.geometry import Affine, Grid
+from medhybrid.review.report.slices import window_of
+from medhybrid.review.report.views import Pictured
+from medhybrid.scans import nifti_bytes
+
+MAX_VOXELS = 6_000_000
+"""A larger scan is halved along its finest axes for the viewer, and the page says so."""
+
+LEVELS = 2047
+"""Steps between the lowest and the highest grey value: enough for any window, and small when compressed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewerData:
+    """Base64 of `.nii.gz` files on one RAS grid, and what the viewer must know of them.
+
+    Attributes
+    ----------
+    factors : (3,) tuple of int
+        Voxels of the scan that one voxel here stands for, along each axis.
+    """
+
+    image: str
+    prediction: str
+    reference: str | None
+    shape: tuple[int, int, int]
+    factors: tuple[int, int, int]
+    window: tuple[float, float]
+
+
+def viewer_data(pictured: Pictured, labels: Sequence[int]) -> ViewerData:
+    """Compress a case; of its grey values `LEVELS` steps are kept, and the n-th label has the value n."""
+    image = np.asarray(pictured.image)
+    masks = [None if m is None else _numbered(m, labels) for m in (pictured.prediction, pictured.reference)]
+    grid, factors = pictured.grid, [1, 1, 1]
+    while np.prod(grid.shape) > MAX_VOXELS:
+        axis = int(np.argmin([s if n > 1 else np.inf for s, n in zip(grid.spacing_mm, grid.shape, strict=True)]))
+        image = _pairs(image, axis).mean(axis, dtype=np.float32)
+        masks = [None if m is None else _pairs(m, axis).max(axis) for m in masks]
+        grid, factors[axis] = _halved(grid, axis), factors[axis] * 2
+    whole, slope, low = _quantised(image)
+    prediction, reference = (None if m is None else _packed(m, grid.affine) for m in masks)
+    return ViewerData(
+        image=_packed(whole, grid.affine, slope, low),
+        prediction=prediction or "",
+        reference=reference,
+        shape=grid.shape,
+        factors=(factors[0], factors[1], factors[2]),
+        window=window_of(image),
+    )
+
+
+@cache
+def niivue() -> str | None:
+    """Base64 of the compressed script of ipyniivue; None where it is not installed."""
+    spec = find_spec("ipyniivue")  # without importing it: notebooks' libraries come with it
+    if spec is None or spec.origin is None:
+        return None
+    script = Path(spec.origin).parent / "static" / "widget.js"
+    return base64.b64encode(gzip.compress(script.read_bytes(), 9, mtime=0)).decode() if script.is_file() else None
+
+
+def _numbered(mask: NDArray[np.generic], labels: Sequence[int]) -> NDArray[np.uint8]:
+    numbered = np.zeros(mask.shape, np.uint8)
+    for n, value in enumerate(labels, start=1):
+        numbered[mask == value] = n
+    return numbered
+
+
+def _packed(array: NDArray[np.generic], affine: Affine, slope: float = 1.0, intercept: float = 0.0) -> str:
+    return base64.b64encode(nifti_bytes(array, affine, slope=slope, intercept=intercept)).decode()
+
+
+def _quantised(image: NDArray[np.generic]) -> tuple[NDArray[np.int16], float, float]:
+    """Whole numbers with the slope and intercept that lead back; whole values of less range stay exact."""
+    values = np.nan_to_num(image.astype(np.float32))
+    low, high = float(values.min()), float(values.max())
+    step = (high - low) / LEVELS
+    if np.issubdtype(image.dtype, np.integer) and step < 1:
+        step = 1.0
+    step = step or 1.0
+    return np.round((values - low) / step).astype(np.int16), step, low
+
+
+def _pairs(array: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
+    """Neighbours along an axis put side by side on a new axis after it; the last one twice where their number is odd."""
+    n = array.shape[axis]
+    even = np.take(array, np.minimum(np.arange(n + n % 2), n - 1), axis)
+    shape = (*array.shape[:axis], (n + 1) // 2, 2, *array.shape[axis + 1 :])
+    return np.moveaxis(even.reshape(shape), axis + 1, axis)
+
+
+def _halved(grid: Grid, axis: int) -> Grid:
+    affine = grid.affine.copy()
+    affine[:3, 3] += 0.5 * affine[:3, axis]
+    affine[:3, axis] *= 2
+    shape = [(n + 1) // 2 if a == axis else n for a, n in enumerate(grid.shape)]
+    return Grid((shape[0], shape[1], shape[2]), affine)

@@ -1,0 +1,180 @@
+"""`medhybrid report`: what was found in a folder of scans, or by a training on its validation cases, as a page.
+
+The scans are read again, as `predict` read them: masks and measures are those on disk, nothing is computed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import medhybrid
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.geometry import Grid, orientation_code
+from medhybrid.inference.folder_record import FolderRecord, read_folder_record
+from medhybrid.inference.records import Prediction, Records
+from medhybrid.inference.worklist import WorkItem, make_worklist
+from medhybrid.metrics import LabelScore, score_case
+from medhybrid.review.report import CaseView, Pictured, ReportInfo, write_report
+from medhybrid.review.report.page import Layout
+from medhybrid.review.report.views import Size
+from medhybrid.scans import discover
+from medhybrid.scans.dicom.deidentify import Deidentifier
+from medhybrid.steps.evaluate import mask_on_grid, masks_in
+from medhybrid.steps.progress import Reporter, Silent
+
+
+def report(
+    folder: str | Path,
+    *,
+    scans: str | Path | None = None,
+    references: str | Path | None = None,
+    deidentify: Path | None = None,
+    layout: Layout = "auto",
+    reporter: Reporter | None = None,
+) -> Path:
+    """Write `report.html` into a folder of masks; returns its path.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The output folder of `predict`.
+    scans : str or Path, optional
+        Where the scans are, if not where they were; needed where names were replaced.
+    references : str or Path, optional
+        Folder of reference masks by the names of the cases: they are drawn and scored.
+    deidentify : Path, optional
+        The key that the names of the outputs were made with.
+    layout : str
+        `single`, one file; `pages`, an index and a page a case; `auto` by the number of cases.
+
+    Raises
+    ------
+    DataError
+        If the folder holds no record of a prediction, or no case.
+    """
+    folder, reporter = Path(folder), reporter or Silent()
+    record = read_folder_record(folder)
+    place = Path(scans) if scans is not None else Path(record.scans) if record.scans else None
+    items = _items(place, record, deidentify)
+    names = sorted({p.stem for state in ("done", "failed") for p in (folder / state).glob("*.json")})
+    predictions = Records(folder).all(names)
+    if not predictions:
+        raise DataError(f"{folder} has no case", expected="records in done/ or failed/", remedy="run medhybrid predict")
+    if place is not None and not items:
+        reporter.message(f"{place} holds no scan any more: the report is without pictures. Give --scans")
+    known = {} if references is None else masks_in(Path(references))
+
+    def views() -> Iterator[CaseView]:
+        for n, prediction in enumerate(predictions, start=1):
+            yield _view(folder, prediction, record, items.get(prediction.case), known.get(prediction.case))
+            reporter.advance(n, prediction.case)
+
+    info = ReportInfo(
+        title=f"{folder.resolve().name}: {', '.join(record.labels)}",
+        labels=record.labels,
+        facts=_facts(record),
+        left_aside=tuple((e.name, e.reason) for e in record.left_aside),
+        key=record.made_by[:16],
+        version=medhybrid.__version__,
+    )
+    reporter.begin("drawing", len(predictions))
+    path = write_report(folder, info, views(), len(predictions), layout=layout)
+    reporter.end()
+    return path
+
+
+def _items(place: Path | None, record: FolderRecord, deidentify: Path | None) -> dict[str, WorkItem]:
+    if place is None or not place.exists():
+        return {}
+    work = make_worklist(discover(place), record.model_channels, record.channel_map)
+    if deidentify is not None:
+        work = work.deidentified(Deidentifier.from_file(deidentify))
+    return {i.case: i for i in work.items if not i.problem}
+
+
+def _view(
+    folder: Path, prediction: Prediction, record: FolderRecord, item: WorkItem | None, reference: Path | None
+) -> CaseView:
+    sizes = {n: Size(m.volume_ml, m.n_components, m.largest_mm) for n, m in prediction.measures.items()}
+    facts: tuple[tuple[str, str], ...] = ()
+    notes: list[str] = []
+    scores: list[LabelScore] = []
+    pictured = None
+    if prediction.status == "done":
+        try:
+            pictured, scores, facts = _read(folder, prediction.case, record, item, reference, notes)
+        except MedHybridError as error:
+            notes.append(f"no picture: {error}")
+    reasons = record.channels.get(prediction.case, ())
+    return CaseView(
+        case=prediction.case,
+        status=prediction.status,
+        message=prediction.message,
+        verdict=prediction.verdict,
+        score=prediction.score,
+        sizes=sizes,
+        facts=(*facts, *(("channel", r) for r in reasons), ("time", f"{prediction.seconds:.1f} s")),
+        notes=tuple(notes),
+        scores=tuple(scores),
+        pictured=pictured,
+    )
+
+
+def _read(
+    folder: Path,
+    case: str,
+    record: FolderRecord,
+    item: WorkItem | None,
+    reference: Path | None,
+    notes: list[str],
+) -> tuple[Pictured | None, list[LabelScore], tuple[tuple[str, str], ...]]:
+    if item is None:
+        return None, [], ()
+    names = [n for n, _ in record.model_channels]
+    scan = item.read(names, record.scan_options)
+    notes += scan.notes
+    mask = mask_on_grid(folder / "masks" / f"{case}.nii.gz", scan.grid)
+    if mask is None:
+        raise DataError(
+            f"case {case}: the mask is not on the grid of the scan that is there now",
+            remedy="predict again: the scan has changed",
+        )
+    known: NDArray[np.generic] | None = None
+    scores: list[LabelScore] = []
+    if reference is not None:
+        known = mask_on_grid(reference, scan.grid)
+        if known is None:
+            notes.append("the reference is not on the scan's grid: it is neither drawn nor scored")
+        else:
+            scores = score_case(case, mask, known, record.labels, scan.grid.spacing_mm)
+    shown = shown_channel(record.model_channels)
+    image = scan.array[shown if shown < len(scan.array) else 0]
+    return Pictured.from_scan(image, mask, known, scan.grid), scores, facts_of(scan.grid, scan.source.kind)
+
+
+def shown_channel(channels: list[tuple[str, bool]]) -> int:
+    """The last channel that no scan lacks."""
+    return max((i for i, (_, is_optional) in enumerate(channels) if not is_optional), default=0)
+
+
+def facts_of(grid: Grid, kind: str) -> tuple[tuple[str, str], ...]:
+    """What is told of a scan's own grid."""
+    return (
+        ("grid", " x ".join(map(str, grid.shape))),
+        ("spacing", " x ".join(f"{s:.3g}" for s in grid.spacing_mm) + " mm"),
+        ("axes", orientation_code(grid.affine)),
+        ("read from", {"nifti": "NIfTI", "dicom": "DICOM"}.get(kind, kind)),
+    )
+
+
+def _facts(record: FolderRecord) -> dict[str, str]:
+    return {
+        "predicted": record.time.replace("T", " ").replace("+00:00", " UTC"),
+        "model": record.model_weights_sha256[:12],
+        "by": f"medhybrid {record.medhybrid} on {record.device}, {record.precision}",
+        "other files": str(record.n_other_files),
+    }

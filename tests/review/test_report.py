@@ -1,0 +1,260 @@
+"""The report of a folder of masks: pictures that show the truth, a page that is whole in itself."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medhybrid.geometry import Grid, apply_affine
+from medhybrid.review.report import CaseView, Pictured, ReportInfo, case_order, write_report
+from medhybrid.review.report.charts import Point, strip
+from medhybrid.review.report.slices import crop, draw, montage, three_planes, window_of
+from medhybrid.review.report.views import Size, lesions_of
+from medhybrid.review.report.volumes import MAX_VOXELS, _halved, _pairs, niivue, viewer_data
+from tests.synthetic import AFFINE, blob_case
+
+LABELS = {"left": 1, "right": 4}
+
+
+def pictured(seed: int = 0, *, with_reference: bool = False) -> Pictured:
+    image, mask = blob_case(seed)
+    reference = np.roll(mask, 1, axis=1) if with_reference else None
+    return Pictured.from_scan(image, mask, reference, Grid(image.shape, AFFINE))
+
+
+def view(case: str, *, score: float | None = 0.9, verdict: str = "confident", ml: float = 2.0) -> CaseView:
+    return CaseView(
+        case, "done", verdict=verdict, score=score, sizes={"left": Size(ml, 1, 9.0), "right": Size(ml, 2, 5.0)}
+    )
+
+
+# --- slices -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2))
+def test_contours_enclose_as_much_as_the_mask_has(seed: int, axis: int) -> None:
+    """The area of the paths, by Gauss's formula, holes counted off, is that of the voxels within half a voxel's edge."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    mask = ndimage.binary_opening(ndimage.gaussian_filter(rng.normal(size=(20, 18, 16)), 2) > 0.02, iterations=2)
+    grid = Grid(mask.shape, np.diag([2.0, 1.5, 3.0, 1.0]))
+    picture = Pictured(mask.astype(np.float32), mask.astype(np.uint8), None, grid)
+    index = int(mask.any(axis=tuple(a for a in range(3) if a != axis)).argmax())
+
+    svg = draw(picture, axis, index, (0.0, 1.0), [1]).svg
+
+    area = 0.0
+    for path in re.findall(r'<path class="prediction label-1" d="([^"]+)"', svg):
+        for line in re.findall(r"M([^Z]+)Z", path):
+            x, y = np.array([[float(v) for v in p.split()] for p in line.split("L")]).T
+            area += 0.5 * float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
+    kept = [a for a in range(3) if a != axis]
+    spacing = np.array(grid.spacing_mm)[kept]
+    plane = np.take(mask, index, axis)
+    edges = (
+        np.abs(np.diff(np.pad(plane, 1).astype(int), axis=0)).sum()
+        + np.abs(np.diff(np.pad(plane, 1).astype(int), axis=1)).sum()
+    )
+    voxel = float(spacing.prod())
+    assert abs(abs(area) - plane.sum() * voxel) <= 0.3 * edges * voxel + 1e-6
+
+
+def test_the_patients_right_is_on_the_left_of_the_picture() -> None:
+    """A mark far to the right, anterior and up lies left and above in axial and coronal pictures, left in sagittal ones."""
+    image = np.zeros((30, 30, 30), np.float32)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[24:28, 24:28, 24:28] = 1
+    picture = Pictured(image, mask, None, Grid(image.shape, np.eye(4)))
+
+    for axis in range(3):
+        svg = draw(picture, axis, 25, (0.0, 1.0), [1]).svg
+        points = np.array(
+            [[float(v) for v in p.split()] for p in re.findall(r"[\d.]+ [\d.]+", re.search(r' d="([^"]+)"', svg)[1])]
+        )
+        assert (points < 10).all(), axis
+        assert svg.count("<text") == 4
+
+
+def test_a_montage_shows_what_was_found_and_what_should_have_been() -> None:
+    mask = np.zeros((20, 20, 40), np.uint8)
+    mask[5:9, 5:9, 10] = 1
+    reference = np.zeros_like(mask)
+    reference[5:9, 5:9, 30] = 1
+    picture = Pictured(mask.astype(np.float32), mask, reference, Grid(mask.shape, np.diag([1.0, 1, 3, 1])))
+
+    assert [s.index for s in montage(picture, [1])] == [30, 10]
+    assert {s.plane for s in three_planes(picture, [1])} == {"axial", "coronal", "sagittal"}
+
+
+def test_lesions_are_listed_with_a_place_inside_them() -> None:
+    picture = crop(pictured())
+
+    lesions = lesions_of(picture, LABELS)
+
+    assert [x.label for x in lesions] == ["left", "right"]
+    for x in lesions:
+        assert picture.prediction[x.voxel] == LABELS[x.label]
+        np.testing.assert_allclose(apply_affine(picture.grid.affine, np.array(x.voxel, float)), x.centre_mm)
+        assert x.volume_ml == pytest.approx((picture.prediction == LABELS[x.label]).sum() * 1.5 * 1.5 * 3 / 1000)
+
+
+# --- volumes ----------------------------------------------------------------------------------------------------------
+
+
+def decoded(text: str) -> nib.Nifti1Image:
+    return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+
+
+def test_the_viewer_gets_the_scans_values_in_their_places() -> None:
+    """nibabel is the judge: each voxel of the crop has the value and the world position of the scan's."""
+    image, mask = blob_case(3)
+    data = viewer_data(crop(Pictured.from_scan(image, mask, None, Grid(image.shape, AFFINE))), [1, 4])
+
+    shown, labels = decoded(data.image), decoded(data.prediction)
+    index = np.argwhere(np.ones(shown.shape, bool))
+    voxels = np.round(nib.affines.apply_affine(np.linalg.inv(AFFINE) @ shown.affine, index)).astype(int)
+    np.testing.assert_array_equal(shown.get_fdata().ravel(), image[tuple(voxels.T)])
+    numbered = np.select([mask == 1, mask == 4], [1, 2])
+    np.testing.assert_array_equal(np.asarray(labels.dataobj).ravel(), numbered[tuple(voxels.T)])
+    assert (np.asarray(labels.dataobj) > 0).sum() == (mask > 0).sum()
+    assert nib.aff2axcodes(shown.affine) == ("R", "A", "S")
+
+
+def test_a_large_scan_is_halved_and_small_lesions_stay() -> None:
+    shape = (260, 251, 100)
+    assert np.prod(shape) > MAX_VOXELS
+    mask = np.zeros(shape, np.uint8)
+    mask[101, 77, 50] = 1
+    affine = np.diag([0.5, 0.6, 2.0, 1.0])
+    image = np.add.outer(np.arange(260.0), np.zeros((251, 100))).astype(np.float32)
+
+    data = viewer_data(Pictured(image, mask, None, Grid(shape, affine)), [1])
+
+    assert data.factors == (2, 1, 1)
+    shown, labels = decoded(data.image), decoded(data.prediction)
+    assert shown.shape == (130, 251, 100)
+    place = np.argwhere(np.asarray(labels.dataobj))
+    assert len(place) == 1
+    assert (
+        np.abs(nib.affines.apply_affine(labels.affine, place[0]) - affine[:3, :3] @ (101, 77, 50)).max() <= 0.25 + 1e-6
+    )
+    np.testing.assert_allclose(shown.get_fdata()[10, 0, 0], 20.5, atol=0.13)
+
+
+@given(st.integers(1, 9), st.integers(0, 2))
+def test_halving_keeps_the_middle_of_each_pair(n: int, axis: int) -> None:
+    shape = [4, 4, 4]
+    shape[axis] = n
+    places = np.indices(shape)[axis].astype(float)
+    halved = _pairs(places, axis).mean(axis)
+    grid = _halved(Grid(tuple(shape), np.eye(4)), axis)
+
+    assert halved.shape == grid.shape
+    expected = grid.affine[axis, 3] + grid.affine[axis, axis] * np.indices(grid.shape)[axis]
+    if n % 2:  # the last one stands alone
+        expected, halved = np.take(expected, range(n // 2), axis), np.take(halved, range(n // 2), axis)
+    np.testing.assert_allclose(halved, expected)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_failures_come_first_then_doubt_then_the_least_sure() -> None:
+    views = [
+        view("sure"),
+        view("unsure", score=0.5),
+        view("doubtful", score=0.8, verdict="look at this one"),
+        CaseView("broken", "failed", message="cut off"),
+    ]
+
+    assert [v.case for v in sorted(views, key=case_order)] == ["broken", "doubtful", "unsure", "sure"]
+
+
+def test_names_and_messages_cannot_become_code(tmp_path: Path) -> None:
+    evil = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
+    info = ReportInfo(evil, LABELS, {evil: evil}, ((evil, evil),), key="k")
+    cases = [CaseView(f"{evil}{i}", "failed", message=evil) for i in range(3)]
+    cases += [view(f"{evil} {i}", ml=10.0**i) for i in range(5)]
+
+    for layout in ("single", "pages"):
+        write_report(tmp_path, info, iter(cases), len(cases), layout=layout)
+        for page in tmp_path.rglob("*.html"):
+            text = page.read_text()
+            assert "<script>alert" not in text
+            assert "<img src=x" not in text
+
+
+@pytest.mark.parametrize("layout", ["single", "pages"])
+def test_a_page_asks_for_nothing_from_elsewhere(tmp_path: Path, layout: str) -> None:
+    cases = [CaseView(c, "done", sizes={}, pictured=pictured(i, with_reference=True)) for i, c in enumerate("ab")]
+
+    page = write_report(tmp_path, ReportInfo("t", LABELS, {}), iter(cases), 2, layout=layout)
+
+    assert sorted(p.name for p in (tmp_path / "report").glob("*")) == (
+        [] if layout == "single" else ["1.html", "2.html", "viewer.js"]
+    )
+    for file in (page, *tmp_path.glob("report/*.html")):
+        text = re.sub(r'NIIVUE_GZ = "[^"]+"', "", file.read_text())
+        assert "default-src 'none'" in text
+        links = re.findall(r'(?:href|src)="([^"]*)"', text)
+        assert all(x.startswith(("#", "data:", "report/", "../report.html", "viewer.js")) for x in links)
+        assert "http" not in re.sub(r"http-equiv|\"http\"", "", text)
+
+
+def test_an_earlier_reports_pages_do_not_stay(tmp_path: Path) -> None:
+    info = ReportInfo("t", LABELS, {})
+    write_report(tmp_path, info, iter([view(c) for c in "abc"]), 3, layout="pages")
+
+    write_report(tmp_path, info, iter([view("a")]), 1, layout="pages")
+
+    assert not (tmp_path / "report" / "2.html").exists()
+
+
+def test_a_hundred_scans_make_a_small_index(tmp_path: Path) -> None:
+    """Pages hold the scans; the index has a row and a small picture of each."""
+    shared = pictured()
+    cases = (
+        CaseView(f"case {i}", "done", score=0.9, pictured=shared, sizes={"left": Size(1 + i, 1, 4.0)})
+        for i in range(100)
+    )
+
+    page = write_report(tmp_path, ReportInfo("t", LABELS, {}), cases, 100)
+
+    assert len(list((tmp_path / "report").glob("*.html"))) == 100
+    assert page.stat().st_size < 1_000_000
+
+
+def test_outliers_are_named_and_linked() -> None:
+    points = [Point(f"c{i}", 10.0 + 0.1 * i, f"#c{i}") for i in range(12)] + [
+        Point("far", 900.0, "#far"),
+        Point("none", 0.0, "#none"),
+    ]
+
+    svg = strip("volume, ml", points, is_log=True)
+
+    assert svg.count("<circle") == 14
+    assert svg.count('class="outlier"') == 1
+    assert 'class="name"' in svg
+    assert 'href="#far"' in svg
+    assert strip("nothing", []) == ""
+
+
+def test_the_viewer_comes_with_the_installed_package() -> None:
+    script = gzip.decompress(base64.b64decode(niivue() or "")).decode()
+
+    assert re.search(r"export\s*\{\w+ as default\}", script)
+
+
+def test_the_window_holds_a_flat_picture() -> None:
+    low, high = window_of(np.zeros((4, 4, 4)))
+
+    assert high > low

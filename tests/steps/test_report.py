@@ -1,0 +1,253 @@
+"""`medhybrid report` and `review OUT` on a folder of masks, and corrected masks on their way back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import medhybrid
+from medhybrid.cli import main
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.errors import DataError
+from medhybrid.review.marks import read_marks
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.report import report
+from medhybrid.steps.review_report import make_server
+from tests.synthetic import StudyFolder, blob_case, save_nifti
+
+
+@pytest.fixture(scope="module")
+def masks(trained: tuple[StudyFolder, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output of `predict` for two new scans, one that cannot be read, and a case of the dataset."""
+    folder = tmp_path_factory.mktemp("masks")
+    for n, name in ((20, "new_20"), (21, "new_21"), (0, "case_00")):
+        save_nifti(folder / "scans" / f"{name}.nii.gz", blob_case(n)[0])
+    (folder / "scans" / "broken.nii.gz").write_bytes(b"no scan")
+    medhybrid.predict(folder / "scans", model=trained[1], out=folder / "out")
+    return folder
+
+
+def with_corrections(trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path, **changes: Any) -> StudyConfig:
+    out = tmp_path / "out"
+    shutil.copytree(masks / "out", out)
+    (out / "corrected").mkdir()
+    config = trained[0].config
+    data = config.data.model_copy(update={"corrections": (str(out),), **changes})
+    prepare = config.prepare.model_copy(update={"folder": str(tmp_path / "prepared")})
+    return config.model_copy(update={"data": data, "prepare": prepare})
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_tells_every_scan_and_draws_those_that_can_be_read(masks: Path, tmp_path: Path) -> None:
+    shutil.copytree(masks / "out", tmp_path / "out")
+    for n, name in ((20, "new_20"), (21, "new_21")):
+        save_nifti(tmp_path / "references" / f"{name}.nii.gz", blob_case(n)[1])
+
+    assert main(["report", str(tmp_path / "out"), "--references", str(tmp_path / "references"), "--quiet"]) == 0
+
+    text = (tmp_path / "out" / "report.html").read_text()
+    for name in ("new_20", "new_21", "case_00", "broken"):
+        assert text.count(f'data-case="{name}"') == 2, "a row and a section"
+    assert text.count('data-kind="image"') == 3
+    assert text.count('data-kind="reference"') == 2
+    assert "Against the reference" in text
+    assert "cannot be read as NIfTI" in text
+
+
+def test_a_report_without_scans_keeps_the_figures(masks: Path, tmp_path: Path) -> None:
+    shutil.copytree(masks / "out", tmp_path / "out")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    (tmp_path / "out" / "run.json").write_text(json.dumps(run | {"scans": str(tmp_path / "gone")}))
+
+    text = report(tmp_path / "out").read_text()
+
+    assert "No picture: the scan was not found again" in text
+    assert 'data-kind="image"' not in text
+    assert text.count('<tr data-state="') == 4
+
+
+def test_a_scan_that_changed_is_not_drawn_under_its_old_mask(masks: Path, tmp_path: Path) -> None:
+    shutil.copytree(masks, tmp_path / "m")
+    image = blob_case(20)[0]
+    save_nifti(tmp_path / "m" / "scans" / "new_20.nii.gz", image[:-2])
+
+    text = report(tmp_path / "m" / "out", scans=tmp_path / "m" / "scans").read_text()
+
+    assert "the mask is not on the grid of the scan that is there now" in text
+    assert text.count('data-kind="image"') == 2
+
+
+def test_a_folder_without_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert "no folder of masks made by medhybrid predict" in capsys.readouterr().err
+
+
+# --- marks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(masks: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The server of a report, at its address."""
+    out = tmp_path / "out"
+    shutil.copytree(masks / "out", out)
+    report(out, layout="pages")
+    server = make_server(out, "key", "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", out
+    server.shutdown()
+    server.server_close()
+
+
+def ask(url: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_marks_are_saved_beside_the_masks_and_can_be_taken_away(served: tuple[str, Path]) -> None:
+    url, out = served
+    mark = {"decision": "to correct", "comment": "left side", "reviewer": "AB", "time": "2026-01-01T00:00:00Z"}
+
+    assert ask(f"{url}/marks", {"case": "new_20", "mark": mark})[0] == 200
+    assert ask(f"{url}/marks", {"case": "new_21", "mark": mark | {"decision": "accepted"}})[0] == 200
+    assert ask(f"{url}/marks", {"case": "new_21", "mark": None})[0] == 200
+
+    assert list(read_marks(out).marks) == ["new_20"]
+    assert json.loads(ask(f"{url}/marks")[1])["marks"]["new_20"]["comment"] == "left side"
+    assert ask(f"{url}/")[1] == (out / "report.html").read_bytes()
+    assert ask(f"{url}/report/1.html")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/run.json",
+        "/masks/new_20.nii.gz",
+        "/report/../run.json",
+        "/report/%2e%2e/run.json",
+        "/report/x.html",
+        "//etc/passwd",
+    ],
+)
+def test_nothing_but_the_reports_own_pages_is_served(served: tuple[str, Path], path: str) -> None:
+    assert ask(served[0] + path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "code"),
+    [
+        ({"case": "nobody", "mark": None}, {}, 400),
+        ({"case": "new_20", "mark": {"decision": "maybe"}}, {}, 400),
+        ({"case": "../x", "mark": None}, {}, 400),
+        ([1], {}, 400),
+        ({"case": "new_20", "mark": {"decision": "accepted", "comment": "x" * 70_000}}, {}, 413),
+        ({"case": "new_20", "mark": None}, {"Content-Type": "text/plain"}, 404),
+        ({"case": "new_20", "mark": None}, {"Origin": "http://evil.example"}, 403),
+        ({"case": "new_20", "mark": None}, {"Host": "evil.example"}, 403),
+    ],
+)
+def test_what_is_no_mark_is_refused(served: tuple[str, Path], body: object, headers: dict[str, str], code: int) -> None:
+    url, out = served
+
+    assert ask(f"{url}/marks", body, **headers)[0] == code
+    assert not (out / "review.json").exists()
+
+
+def test_a_damaged_file_of_marks_is_told_and_kept(masks: Path, tmp_path: Path) -> None:
+    (tmp_path / "review.json").write_text("{")
+
+    with pytest.raises(DataError, match="holds no marks"):
+        read_marks(tmp_path)
+    assert (tmp_path / "review.json").read_text() == "{"
+
+
+# --- corrections ------------------------------------------------------------------------------------------------------
+
+
+def test_corrected_masks_replace_and_new_cases_train_only(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    config = with_corrections(trained, masks, tmp_path)
+    before = medhybrid.preprocess(config.model_copy(update={"data": trained[0].config.data}))
+    plain_hash = PreparedDataset(before.folder).data_hash()
+    out = tmp_path / "out"
+    corrected = np.zeros_like(blob_case(0)[1])
+    corrected[10:14, 10:14, 8:12] = 4
+    save_nifti(out / "corrected" / "case_00.nii.gz", corrected)
+    save_nifti(out / "corrected" / "new_20.nii.gz", blob_case(20)[1])
+    mark = {"decision": "to correct", "comment": "too large", "reviewer": "AB", "time": "2026-01-01T00:00:00Z"}
+    (out / "review.json").write_text(json.dumps({"format": 1, "key": "", "marks": {"case_00": mark}}))
+
+    after = medhybrid.preprocess(config)
+
+    assert after.n_prepared == 2, "the others are unchanged"
+    dataset = PreparedDataset(prepared_folder(config))
+    assert dataset.data_hash() != plain_hash
+    fold = dataset.fold_for(config)
+    assert "new_20" in fold.train
+    assert "new_20" not in fold.validation
+    (case,) = dataset.open(["case_00"])
+    np.testing.assert_array_equal(case.source_mask() == 2, corrected == 4)
+    rows = list(csv.DictReader((after.folder / "corrections.csv").read_text().splitlines()))
+    assert [(r["case"], r["is_new"], r["reviewer"], r["comment"]) for r in rows] == [
+        ("case_00", "False", "AB", "too large"),
+        ("new_20", "True", "", ""),
+    ]
+    assert rows[1]["time"], "the file's own time where nobody marked it"
+
+
+def test_corrections_of_another_task_are_refused(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    config = with_corrections(trained, masks, tmp_path, labels={"left": 1, "right": 2})
+    save_nifti(tmp_path / "out" / "corrected" / "new_20.nii.gz", blob_case(20)[1])
+
+    with pytest.raises(DataError, match="of another task"):
+        medhybrid.preprocess(config)
+
+
+def test_a_corrected_mask_on_another_grid_leaves_its_case_out(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    config = with_corrections(trained, masks, tmp_path)
+    save_nifti(tmp_path / "out" / "corrected" / "case_00.nii.gz", blob_case(0)[1], np.eye(4))
+
+    assert medhybrid.preprocess(config).left_out == ("case_00",)
+
+
+def test_a_corrected_mask_without_scan_is_left_out_by_name(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    config = with_corrections(trained, masks, tmp_path)
+    save_nifti(tmp_path / "out" / "corrected" / "unknown.nii.gz", blob_case(20)[1])
+
+    done = medhybrid.preprocess(config)
+
+    assert done.left_out == ("unknown",)
+    assert "its scan is not where predict read it" in " ".join(f.message for f in done.findings)
+
+
+def test_the_masks_on_disk_are_those_that_were_corrected(masks: Path) -> None:
+    """A correction begins with a copy of the prediction: it opens in any viewer, on the scan's grid."""
+    mask, scan = (nib.load(masks / p) for p in ("out/masks/new_20.nii.gz", "scans/new_20.nii.gz"))
+
+    assert mask.shape == scan.shape
+    np.testing.assert_allclose(mask.affine, scan.affine)
