@@ -238,6 +238,8 @@ def export(
 
 app.command()(cli_review.report)
 app.command()(cli_review.review)
+app.command()(cli_review.compare)
+app.command()(cli_review.promote)
 
 
 @app.command()

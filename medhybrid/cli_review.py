@@ -1,4 +1,4 @@
-"""`medhybrid report` and `review`: looking at what was made."""
+"""`medhybrid report`, `review`, `compare` and `promote`: looking at what was made."""
 
 from __future__ import annotations
 
@@ -66,3 +66,46 @@ def review(
     )
     reporter.message("  Overview: config, plan, code revision, data; Models: the registered versions and their alias")
     return run(runs, host=host, port=port, uri=tracking_uri, opens=browser)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run folder of a training, or a folder of masks with evaluation/.")],
+    second: Annotated[Path, typer.Argument(help="Another, on the same cases.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where comparison.html goes.")] = Path("comparison"),
+    quiet: Quiet = False,
+) -> int:
+    """Compare two runs case by case: the difference with its interval, what changed most, and what differs between them."""
+    from medhybrid.steps.compare_runs import compare_runs
+
+    reporter = make_reporter(quiet)
+    result = compare_runs(first, second, out=out, reporter=reporter)
+    d = result.difference
+    rows = [["mean difference of Dice (95 %)", str(d.interval)], ["better, worse", f"{d.n_better}, {d.n_worse}"]]
+    reporter.table(f"{second.name} less {first.name}", ["what", "value"], [*rows, ["p (Wilcoxon)", f"{d.p:.3f}"]])
+    if result.settings:
+        reporter.table("What differs", ["setting", "first", "second"], [list(row) for row in result.settings])
+    reporter.message(f"{result.page}")
+    return 0
+
+
+def promote(
+    run: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
+    force: Annotated[bool, typer.Option("--force", help="Whatever the validation says.")] = False,
+    tracking_uri: TrackingUri = None,
+) -> int:
+    """Make a run's model the champion, if on the same validation cases it is better by more than chance."""
+    from medhybrid.steps.promote import promote as move
+
+    result, reporter = move(run, tracking_uri=tracking_uri, force=force), make_reporter()
+    said = {
+        "first": "is the champion: there was none",
+        "already": "is the champion already",
+        "forced": f"is the champion in place of version {result.champion}, as told",
+        "better": f"is the champion in place of version {result.champion}",
+        "not shown": f"is the challenger: it is not shown to be better than version {result.champion}",
+    }[result.outcome]
+    reporter.message(f"models:/{result.model}, version {result.version} {said}")
+    if result.difference is not None:
+        d = result.difference
+        reporter.message(f"  Dice less the champion's: {d.interval}; {d.n_better} cases better, {d.n_worse} worse")
+    return 0 if result.is_champion else 1

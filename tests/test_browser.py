@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from medhybrid.tracking.mlflow_store import default_uri
-from tests.browser import chromium, needs_browser, watched_page
+from medhybrid.tracking.mlflow_ui import experiment_page
+from tests.browser import SCREENSHOTS, chromium, needs_browser, watched_page
 from tests.servers import PATIENCE_S, answers, free_port, until
 from tests.synthetic import StudyFolder
 
@@ -109,3 +110,25 @@ def test_the_overview_tells_parameters_and_data(server: str, page: Any, trained:
     text = until(lambda: (t := page.inner_text("body")) and "network.kind" in t and t)
     assert "medhybrid.code" in text
     assert "blobs-fold0-" in text
+
+
+def test_the_report_is_shown_inside_the_ui(server: str, page: Any, trained: tuple[StudyFolder, Path]) -> None:
+    """MLflow shows it in a frame that may run scripts and nothing else: table and pictures are there, and so is the viewer."""
+    page.goto(run_page(server, trained[0].config.runs) + "/artifacts/report.html")
+
+    frame = until(lambda: next((f for f in page.frames if f.query_selector("#cases")), None))
+    assert frame.locator("#cases tbody tr").count() == 3
+    frame.click("section.case .open >> nth=0")
+    until(lambda: "mm" in (frame.text_content(".location >> nth=0") or ""))
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "mlflow-report.png")
+
+
+def test_review_opens_the_experiment_with_the_columns_that_matter(
+    server: str, page: Any, trained: tuple[StudyFolder, Path]
+) -> None:
+    page.goto(f"{server}/{experiment_page(default_uri(Path(trained[0].config.runs)))}")
+
+    text = until(lambda: (t := page.inner_text("body")) and "final/val/dice" in t and t)
+    assert "network.kind" in text
+    page.screenshot(path=SCREENSHOTS / "mlflow-runs.png")

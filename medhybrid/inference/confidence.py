@@ -19,7 +19,14 @@ from scipy.special import softmax
 from torch import Tensor
 
 from medhybrid.inference.to_grid import highest_label
-from medhybrid.metrics import area_under_curve, expected_calibration_error, expected_dice, fit_temperature
+from medhybrid.metrics import (
+    Reliability,
+    area_under_curve,
+    expected_calibration_error,
+    expected_dice,
+    fit_temperature,
+    reliability_bins,
+)
 
 GOOD_DICE = 0.7
 """A mask with less is one that a person should have looked at."""
@@ -174,6 +181,18 @@ def calibrate(samples: Sequence[VoxelSample], dice: Sequence[float]) -> Calibrat
         threshold=_threshold(scores, is_bad) if is_mixed else DEFAULT_THRESHOLD,
         auc=round(area_under_curve(scores.tolist(), is_bad.tolist()), 4) if is_mixed else None,
     )
+
+
+def reliability_of(samples: Sequence[VoxelSample]) -> tuple[Reliability, Reliability] | None:
+    """Before and after the temperature, each half of the cases with the other's; None where there are too few cases."""
+    if len(samples) < 2:
+        return None
+    halves = [_pool(samples[i::2]) for i in range(2)]
+    temperatures = [fit_temperature(*halves[1 - i]) for i in range(2)]
+    logits, labels = (np.concatenate(parts) for parts in zip(*halves, strict=True))
+    scaled = np.concatenate([half[0] / t for half, t in zip(halves, temperatures, strict=True)])
+    before, after = (reliability_bins(softmax(x, axis=1), labels) for x in (logits, scaled))
+    return before, after
 
 
 def _threshold(scores: NDArray[np.float64], is_bad: NDArray[np.bool_]) -> float:

@@ -324,8 +324,29 @@ def model_card(record: ModelRecord, title: str) -> str:
         ("medhybrid", record.medhybrid_version),
     ]
     lines = [f"# {title}", "", "A research model. Not a medical device: not for clinical decisions.", ""]
+    lines += [
+        "## Intended use",
+        "",
+        "Outlines of the labels below for research, looked at by a person who can judge them. Scans of the channels below,",
+        "of patients and scanners like those it was trained on; what is left aside or doubtful is said by `medhybrid predict`.",
+        "",
+    ]
     lines += ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows), ""]
     lines += ["## Validation", "", "| measure | value |", "| --- | --- |"]
     lines += [f"| {k} | {v:.4f} |" for k, v in sorted(record.metrics.items())]
-    lines += ["", "Measured on cases that were kept out of the training.", ""]
+    lines += [
+        "",
+        "Measured on cases that were kept out of the training; `dice_low` and `dice_high` are the 95 % interval of the mean",
+        "over them (bootstrap).",
+    ]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "- Nothing is known of scans unlike those above: other ages, diseases, scanners, sequences, or after treatment.",
+    ]
+    lines += [
+        "- The score of a mask says how sure the model is, not whether it is right; it was fitted on the validation cases."
+    ]
+    lines += ["- Volumes of small findings are the least certain: see Dice over size among the plots of the run.", ""]
     return "\n".join(lines)

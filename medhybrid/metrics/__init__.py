@@ -1,10 +1,12 @@
 """Overlap, surface and lesion measures: pure functions on arrays."""
 
 from medhybrid.metrics.calibration import (
+    Reliability,
     area_under_curve,
     expected_calibration_error,
     expected_dice,
     fit_temperature,
+    reliability_bins,
 )
 from medhybrid.metrics.case import LabelScore, score_case, summarise
 from medhybrid.metrics.comparison import Difference, Interval, mean_interval, paired_difference
@@ -26,6 +28,7 @@ __all__ = [
     "Interval",
     "LabelScore",
     "LesionCounts",
+    "Reliability",
     "area_under_curve",
     "component_volumes_ml",
     "count_lesions",
@@ -39,6 +42,7 @@ __all__ = [
     "measure_components",
     "measure_whole",
     "paired_difference",
+    "reliability_bins",
     "score_case",
     "summarise",
     "surface_dice",

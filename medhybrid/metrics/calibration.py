@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,40 @@ def fit_temperature(logits: Floats, labels: NDArray[np.integer]) -> float:
     return float(np.exp(minimize_scalar(cost, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x))
 
 
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Bins of confidence that hold anything: mean confidence, share that is right, share of all rows; each (B,)."""
+
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    weight: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """Mean gap between confidence and accuracy, weighted by size; in [0, 1]."""
+        return float((self.weight * np.abs(self.confidence - self.accuracy)).sum())
+
+
+def reliability_bins(probabilities: Floats, labels: NDArray[np.integer]) -> Reliability:
+    """How often the most likely class is right, by how likely it is held.
+
+    Parameters
+    ----------
+    probabilities : (N, K) ndarray
+    labels : (N,) integer ndarray
+
+    References
+    ----------
+    Guo et al. (2017), arXiv:1706.04599, section 2, with 15 bins.
+    """
+    confidence = probabilities.max(axis=1)
+    is_right = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
+    held = [bins == b for b in range(N_BINS) if (bins == b).any()]
+    means = [(confidence[h].mean(), is_right[h].mean(), h.mean()) for h in held]
+    return Reliability(*np.array(means, np.float64).reshape(-1, 3).T)
+
+
 def expected_calibration_error(probabilities: Floats, labels: NDArray[np.integer]) -> float:
     """Mean gap between confidence and accuracy over bins of confidence, weighted by their size; in [0, 1].
 
@@ -49,15 +84,7 @@ def expected_calibration_error(probabilities: Floats, labels: NDArray[np.integer
     ----------
     Guo et al. (2017), arXiv:1706.04599, equation 5, with 15 bins.
     """
-    confidence = probabilities.max(axis=1)
-    is_right = probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
-    gaps = [
-        (bins == b).mean() * abs(confidence[bins == b].mean() - is_right[bins == b].mean())
-        for b in range(N_BINS)
-        if (bins == b).any()
-    ]
-    return float(sum(gaps))
+    return reliability_bins(probabilities, labels).error
 
 
 def expected_dice(probability: Floats, mask: NDArray[np.bool_]) -> float:

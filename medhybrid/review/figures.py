@@ -22,6 +22,8 @@ MARGIN = 3
 """Voxels of air kept around the content."""
 
 PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
+LEFT_SIDES = "ARR"
+"""What lies on the left of a picture, by the axis that it cuts."""
 
 
 def largest_region_centre(mask: NDArray[np.generic]) -> tuple[int, int, int]:
@@ -80,6 +82,7 @@ def draw_case(
         if reference is not None:
             _contours(ax, _plane(reference, axis, centre[axis]), REFERENCE_COLOUR, "solid")
         _contours(ax, _plane(prediction, axis, centre[axis]), PREDICTION_COLOUR, "dashed")
+        ax.text(0.02, 0.5, LEFT_SIDES[axis], color="white", fontsize=8, transform=ax.transAxes, va="center")
         ax.axis("off")
         middle = ax.get_position().x0 + ax.get_position().width / 2
         figure.text(middle, 0.9, name, color="white", fontsize=9, ha="center", va="top")
@@ -103,9 +106,9 @@ def box_of_content(*volumes: NDArray[np.generic] | None) -> tuple[slice, ...]:
 
 
 def _plane(volume: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
-    """Rows go up (posterior to anterior, or feet to head), columns left to right."""
+    """Rows go up (to anterior, or to the head), columns to the patient's left or to posterior, as radiologists look."""
     plane: NDArray[np.generic] = np.take(volume, index, axis=axis)
-    return plane.T
+    return plane.T[:, ::-1]
 
 
 def _contours(ax: Any, labels: NDArray[np.generic], colour: str, style: str) -> None:

@@ -1,38 +1,40 @@
-"""What a validation leaves for people: a picture of each case and a table."""
+"""What a validation shows of its cases: pictures, rows of tables and plots, and what a report tells."""
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medhybrid.data.store import PreparedCase
+from medhybrid.files import write_csv
 from medhybrid.geometry import resample_labels
+from medhybrid.metrics import mean_interval, score_case
 from medhybrid.review.figures import draw_case
+from medhybrid.review.plots import CaseRow
+from medhybrid.review.report import CaseView, Pictured
+from medhybrid.review.report.views import Size
 from medhybrid.training.validation import CaseResult, Validation
 
 
-def draw_result(result: CaseResult, folder: Path, *, channel: int, step: int) -> Path:
+def draw_result(result: CaseResult, path: Path, *, channel: int, step: int) -> Path:
     """A PNG of one case: reference and prediction on the network's grid."""
     case = result.case
-    turned = case.turn.grid(case.source_grid)
-    prediction = resample_labels(case.turn.apply(result.prediction), turned, case.grid, len(result.dice))
-    path = folder / f"{case.name}_{step:06d}.png"
     draw_case(
         path,
         case.image()[channel],
         reference=case.labels(),
-        prediction=prediction,
+        prediction=_on_prepared_grid(result),
         spacing_mm=case.grid.spacing_mm,
         title=f"{case.name}    step {step}    Dice {result.mean_dice:.3f}",
     )
     return path
 
 
-def draw_reference(case: PreparedCase, folder: Path, *, channel: int) -> Path:
+def draw_reference(case: PreparedCase, path: Path, *, channel: int) -> Path:
     """A PNG of one case with its reference alone: step 0 of its series of pictures."""
-    path = folder / f"{case.name}_{0:06d}.png"
     labels = case.labels()
     draw_case(
         path,
@@ -45,14 +47,70 @@ def draw_reference(case: PreparedCase, folder: Path, *, channel: int) -> Path:
     return path
 
 
-def write_table(validation: Validation, path: Path) -> Path:
-    """Dice by case and label, worst first."""
-    ordered = sorted(validation.results, key=lambda r: r.mean_dice)
-    labels = list(ordered[0].dice)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["case", "dice", *(f"dice {n}" for n in labels), *(f"reference ml {n}" for n in labels)])
-        for r in ordered:
-            ml = [r.case.record.reference_ml[n] for n in labels]
-            writer.writerow([r.case.name, f"{r.mean_dice:.4f}", *(f"{r.dice[n]:.4f}" for n in labels), *ml])
+def case_row(result: CaseResult) -> CaseRow:
+    """Dice and volumes of a case."""
+    ml = float(np.prod(result.case.source_grid.spacing_mm)) / 1000
+    sizes = np.bincount(result.prediction.ravel(), minlength=len(result.dice) + 1)
+    predicted = {n: float(sizes[v]) * ml for v, n in enumerate(result.dice, start=1)}
+    return CaseRow(result.case.name, result.mean_dice, result.dice, result.case.record.reference_ml, predicted)
+
+
+def write_table(path: Path, rows: Sequence[CaseRow], pictures: Sequence[str]) -> Path:
+    """Dice and volumes by case and label; `pictures` are paths below the table's folder, empty where there is none."""
+    labels = list(rows[0].dice)
+    names = ["case", "dice", *(f"dice {n}" for n in labels)]
+    names += [*(f"reference ml {n}" for n in labels), *(f"predicted ml {n}" for n in labels), "picture"]
+    lines: list[Sequence[object]] = [names]
+    for row, picture in zip(rows, pictures, strict=True):
+        dice = [f"{row.dice[n]:.4f}" for n in labels]
+        ml = [f"{row.predicted_ml[n]:.4f}" for n in labels]
+        lines.append([row.case, f"{row.mean_dice:.4f}", *dice, *(row.reference_ml[n] for n in labels), *ml, picture])
+    write_csv(path, lines)
     return path
+
+
+def result_table(validation: Validation) -> str:
+    """Markdown: Dice by label with its interval over cases."""
+    columns = {"mean over labels": [r.mean_dice for r in validation.results]}
+    for name in validation.results[0].dice:
+        columns[name] = [r.dice[name] for r in validation.results if r.case.record.reference_ml[name] > 0]
+    lines = ["| Dice | mean (95 %) | median | lowest | cases |", "| --- | --- | --- | --- | --- |"]
+    for name, values in columns.items():
+        if values:
+            told = [
+                name,
+                str(mean_interval(values)),
+                f"{np.median(values):.4f}",
+                f"{min(values):.4f}",
+                str(len(values)),
+            ]
+            lines.append("| " + " | ".join(told) + " |")
+    return "\n".join(lines)
+
+
+def case_view(result: CaseResult, *, channel: int, is_drawn: bool) -> CaseView:
+    """What a report tells of a case; masks have the values 1 to K."""
+    case, grid = result.case, result.case.source_grid
+    labels = {n: v for v, n in enumerate(result.dice, start=1)}
+    scores = tuple(score_case(case.name, result.prediction, case.source_mask(), labels, grid.spacing_mm))
+    row = case_row(result)
+    pictured = None
+    if is_drawn:
+        pictured = Pictured(case.image()[channel], _on_prepared_grid(result), case.labels(), case.grid)
+    return CaseView(
+        case=case.name,
+        status="done",
+        sizes={n: Size(row.predicted_ml[n], None, None) for n in labels},
+        facts=(
+            ("grid", " x ".join(map(str, grid.shape))),
+            ("spacing", " x ".join(f"{s:.3g}" for s in grid.spacing_mm) + " mm"),
+        ),
+        scores=scores,
+        pictured=pictured,
+    )
+
+
+def _on_prepared_grid(result: CaseResult) -> NDArray[np.uint8]:
+    case = result.case
+    turned = case.turn.grid(case.source_grid)
+    return resample_labels(case.turn.apply(result.prediction), turned, case.grid, len(result.dice))

@@ -21,7 +21,7 @@ from medhybrid.inference.model import network_for
 from medhybrid.review.comparison import Setting, comparison_table, draw_comparison
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
-from medhybrid.steps.train_all import InterruptedRunsError, Training, nested_runs, train_all
+from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +104,8 @@ def _setting(name: str, trainings: Sequence[Training]) -> Setting:
         tuple(_n_steps(t.run.folder) for t in trainings),
         tuple(t.mean_dice for t in trainings),
         cases,
-        tuple(_curve(t) for t in trainings),
+        tuple(curve_of(t) for t in trainings),
     )
-
-
-def _curve(training: Training) -> tuple[tuple[float, float], ...]:
-    """Minutes or steps, and mean Dice, of the validations; minutes by the share of the steps: a pause does not count."""
-    events = [json.loads(line) for line in (training.run.folder / "log.jsonl").read_text().splitlines()]
-    points = [(int(e["step"]), float(e["values"]["val/dice"])) for e in events if "val/dice" in e.get("values", {})]
-    minutes = training.config.training.max_minutes
-    scale = 1.0 if minutes is None else minutes / max(points[-1][0], 1)
-    return tuple((step * scale, dice) for step, dice in points)
 
 
 def _n_steps(folder: Path) -> int:

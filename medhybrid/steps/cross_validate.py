@@ -1,6 +1,7 @@
 """`medhybrid cross-validate`: every fold, with every seed, and what it amounts to over all cases.
 
 RUNS/<study>/<name>/cases.csv        Dice of every validation case of every training
+RUNS/<study>/<name>/curves.png       Dice over the training, a line a fold
 RUNS/<study>/<name>/summary.json     mean over all cases with its interval, by fold and seed; component rules
 
 Component rules (keep the largest, remove the small) are chosen on the validation masks of all trainings, only where the whole
@@ -26,10 +27,11 @@ from medhybrid.inference.engines.pool import Pool
 from medhybrid.inference.model import set_component_rules
 from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
 from medhybrid.metrics import Interval, mean_interval
+from medhybrid.review.plots import learning_curves
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
-from medhybrid.steps.train_all import InterruptedRunsError, Training, nested_runs, train_all
+from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,11 @@ def cross_validate(
             raise InterruptedRunsError
         rules = _choose_rules(trainings, dataset)
         result = _summarise(folder, trainings, rules)
+        unit = "minutes" if length else "steps"
+        curves = learning_curves(folder / "curves.png", {t.name: curve_of(t) for t in trainings}, unit=unit)
         if tracker is not None:
             tracker.log_metrics({"dice": result.dice.mean, "dice_median": result.median}, 0)
-            for path in (folder / "cases.csv", folder / "summary.json"):
+            for path in (folder / "cases.csv", folder / "summary.json", curves):
                 tracker.log_file(path, "")
             tracker.log_table(folder / "cases.csv", "cases")
         return result

@@ -5,7 +5,8 @@ The scans are read again, as `predict` read them: masks and measures are those o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,12 @@ def _read(
     shown = shown_channel(record.model_channels)
     image = scan.array[shown if shown < len(scan.array) else 0]
     return Pictured.from_scan(image, mask, known, scan.grid), scores, facts_of(scan.grid, scan.source.kind)
+
+
+def pictures_of(folder: Path, record: FolderRecord) -> Callable[[str], Pictured | None]:
+    """What draws a case of a folder of masks: None where its scan is not found; `MedHybridError` where it cannot be read."""
+    items = cache(lambda: _items(Path(record.scans) if record.scans else None, record, None))
+    return lambda case: _read(folder, case, record, items().get(case), None, [])[0]
 
 
 def shown_channel(channels: list[tuple[str, bool]]) -> int:

@@ -98,16 +98,6 @@ def _run_info(
     fold = dataset.fold_for(config)
     present = set(dataset.names())
     plan, training = dataset.plan_for(config), config.training
-    length = f"{training.max_minutes:g} min" if training.max_minutes else f"{training.iterations} steps"
-    description = "\n".join(
-        [
-            f"**{config.name}**: {', '.join(plan.labels)} from {', '.join(plan.channels)}",
-            "",
-            f"- network: {config.network.kind}, widths {config.network.widths}",
-            f"- patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}",
-            f"- length: {length}, fold {training.fold}, seed {training.seed}",
-        ]
-    )
     sides = {"train": fold.train, "validation": fold.validation}
     datasets = {
         side: {
@@ -120,7 +110,7 @@ def _run_info(
     return RunInfo(
         experiment=config.tracking.experiment or config.name,
         name=folder.name,
-        description=description,
+        description=description_of(config, plan),
         params=_key_parameters(config, plan),
         tags={
             "medhybrid.version": medhybrid.__version__,
@@ -132,6 +122,21 @@ def _run_info(
             **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
         },
         datasets=datasets,
+    )
+
+
+def description_of(config: StudyConfig, plan: Plan) -> str:
+    """What a run is, in Markdown."""
+    training = config.training
+    length = f"{training.max_minutes:g} min" if training.max_minutes else f"{training.iterations} steps"
+    return "\n".join(
+        [
+            f"**{config.name}**: {', '.join(plan.labels)} from {', '.join(plan.channels)}",
+            "",
+            f"- network: {config.network.kind}, widths {config.network.widths}",
+            f"- patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}",
+            f"- length: {length}, fold {training.fold}, seed {training.seed}",
+        ]
     )
 
 

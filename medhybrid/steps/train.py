@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,13 @@ import medhybrid
 from medhybrid.config import StudyConfig, config_from_dict, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import outside_labels
-from medhybrid.data.store import PreparedCase
 from medhybrid.errors import ConfigError, DataError, OutputError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.model import model_card, network_for, save_model
 from medhybrid.inference.model_record import Made, ModelRecord
+from medhybrid.metrics import mean_interval
 from medhybrid.networks import Network
-from medhybrid.review.training import draw_reference, draw_result, write_table
-from medhybrid.scans import write_nifti
 from medhybrid.starts import Start, begin_with
 from medhybrid.steps.independence import learnt_from, remember_pictures
 from medhybrid.steps.interrupt import stop_on_signals
@@ -31,6 +28,7 @@ from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
 from medhybrid.steps.run_record import (
+    description_of,
     hold_run,
     made_with,
     make_tracker,
@@ -38,6 +36,7 @@ from medhybrid.steps.run_record import (
     silent_tracker,
     without_places,
 )
+from medhybrid.steps.validation_record import show_references, show_validation
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.determinism import deterministic
 from medhybrid.training.loop import Outcome, Progress, Trainer
@@ -194,7 +193,7 @@ def _run(
         nonlocal is_ended
         if not validation.is_complete:
             is_ended = watch(trainer.validations_done, validation.mean_dice)
-        _show_validation(validation, {c.name for c in pictured}, folder, tracker, shown)
+        show_validation(validation, {c.name for c in pictured}, folder, tracker, shown, description_of(config, plan))
 
     def on_progress(p: Progress) -> None:
         dice = "" if p.dice is None else f"  dice {p.dice:.3f}"
@@ -224,7 +223,7 @@ def _run(
             elif team.is_first:
                 _report_start(start, folder, tracker, reporter)
                 _log_inputs(tracker, folder)
-                _show_references(pictured, folder, tracker, shown)
+                show_references(pictured, folder, tracker, shown)
             reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
             outcome = trainer.fit()
             reporter.end()
@@ -270,6 +269,8 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
     calibration = Calibration()
     if outcome.validation is not None:
         metrics = {k: v for k, v in outcome.validation.metrics().items() if not k.startswith("val_case/")}
+        interval = mean_interval([r.mean_dice for r in outcome.validation.results])
+        metrics |= {"val/dice_low": interval.low, "val/dice_high": interval.high}
         calibration = outcome.validation.calibration()
         measured = {"ece": calibration.ece, "ece_calibrated": calibration.ece_calibrated, "auc": calibration.auc}
         metrics |= {f"val_confidence/{k}": v for k, v in measured.items() if v is not None}
@@ -297,40 +298,6 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
     )
     save_model(folder / "model", outcome.weights, record, model_card(record, f"{config.name}, {folder.name}"))
     return metrics
-
-
-def _show_references(cases: Sequence[PreparedCase], folder: Path, tracker: Tracker, channel: int) -> None:
-    """Step 0 of each series of pictures: MLflow's slider begins there."""
-    try:
-        for case in cases:
-            path = draw_reference(case, folder / "pictures", channel=channel)
-            tracker.log_image(path, f"validation/{case.name}", 0)
-    except (OSError, ValueError) as error:
-        logger.warning("no pictures of the references: %s", error)
-
-
-def _show_validation(
-    validation: Validation, pictured: Collection[str], folder: Path, tracker: Tracker, channel: int
-) -> None:
-    """Pictures of the same few cases each time; a table of all at the end."""
-    try:
-        for result in (r for r in validation.results if r.case.name in pictured):
-            path = draw_result(result, folder / "pictures", channel=channel, step=validation.step)
-            tracker.log_image(path, f"validation/{result.case.name}", validation.step)
-        if validation.is_complete:
-            _write_masks(validation, folder)
-            tracker.log_table(write_table(validation, folder / "validation.csv"), "validation")
-            tracker.log_file(folder / "validation.csv", "")
-    except (OSError, ValueError) as error:  # a picture must not stop a training
-        logger.warning("no pictures of this validation: %s", error)
-
-
-def _write_masks(validation: Validation, folder: Path) -> None:
-    """What the model makes of its validation cases, in the values and on the grids of their scans."""
-    labels = Plan.load(folder / "plan.json").labels
-    for r in validation.results:
-        path = folder / "validation" / f"{r.case.name}.nii.gz"
-        write_nifti(path, outside_labels(r.prediction, labels), r.case.source_grid.affine)
 
 
 def _log_inputs(tracker: Tracker, folder: Path) -> None:

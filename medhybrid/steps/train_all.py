@@ -261,3 +261,12 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
     except BaseException:
         tracker.finish("KILLED")
         raise
+
+
+def curve_of(training: Training) -> tuple[tuple[float, float], ...]:
+    """Minutes or steps, and mean Dice, of the validations; minutes by the share of the steps: a pause does not count."""
+    events = [json.loads(line) for line in (training.run.folder / "log.jsonl").read_text().splitlines()]
+    points = [(int(e["step"]), float(e["values"]["val/dice"])) for e in events if "val/dice" in e.get("values", {})]
+    minutes = training.config.training.max_minutes
+    scale = 1.0 if minutes is None else minutes / max(points[-1][0], 1)
+    return tuple((step * scale, dice) for step, dice in points)

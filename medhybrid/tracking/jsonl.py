@@ -46,6 +46,10 @@ class JsonlTracker:
         """Where the table is."""
         self._write("table", path=str(path), name=name)
 
+    def describe(self, text: str) -> None:
+        """The text."""
+        self._write("description", text=text)
+
     def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
         """Where the model is."""
         self._write("model", path=str(folder))

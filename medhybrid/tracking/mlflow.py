@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,12 @@ class MlflowTracker:
         self._spool.put({"call": "file", "path": str(path.resolve()), "folder": folder})
 
     def log_table(self, path: Path, name: str) -> None:
-        """A CSV table, as MLflow table."""
+        """A CSV table, as MLflow table; a column `picture` holds paths of pictures, which the table then shows."""
         self._spool.put({"call": "table", "path": str(path.resolve()), "name": name})
+
+    def describe(self, text: str) -> None:
+        """The run's description, on its overview."""
+        self._spool.put({"call": "description", "text": text})
 
     def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
         """The model folder, its exported program, and a registered version."""
@@ -217,9 +222,23 @@ class MlflowTracker:
         send(self._run_id, str(path), event["folder"] or None)
 
     def _send_table(self, event: Event) -> None:
+        import mlflow
+        import numpy as np
         import pandas as pd
 
-        self._client.log_table(self._run_id, pd.read_csv(event["path"]), f"{event['name']}.json")
+        path = Path(event["path"])
+        table = pd.read_csv(path)
+        if "picture" in table:
+            files = [path.parent / str(name) for name in table["picture"]]
+            blank = np.zeros((1, 1, 3), np.uint8)  # a column is all pictures or none
+            shown = [mlflow.Image(str(f) if f.is_file() else blank) for f in files]
+            table["picture"] = pd.Series(shown, dtype=object)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow looks for pictures in a way that pandas will give up
+            self._client.log_table(self._run_id, table, f"{event['name']}.json")
+
+    def _send_description(self, event: Event) -> None:
+        self._client.set_tag(self._run_id, "mlflow.note.content", event["text"])
 
     def _send_model(self, event: Event) -> None:
         from medhybrid.tracking.mlflow_model import log_model

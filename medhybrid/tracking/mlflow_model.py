@@ -13,6 +13,9 @@ from typing import Any
 
 from medhybrid.errors import ModelError
 
+CARD_LENGTH = 5000
+"""Characters of a description that a store takes."""
+
 logging.getLogger("torch._export.non_strict_utils").setLevel(logging.ERROR)
 
 
@@ -45,10 +48,11 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
             pip_requirements=["torch", "medhybrid"],
         )
     if register_as:
-        _register(client, register_as, info, run_id, alias)
+        card = folder / "card.md"
+        _register(client, register_as, info, run_id, alias, card.read_text() if card.is_file() else "")
 
 
-def _register(client: Any, name: str, info: Any, run_id: str, alias: str) -> None:
+def _register(client: Any, name: str, info: Any, run_id: str, alias: str, card: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -56,7 +60,9 @@ def _register(client: Any, name: str, info: Any, run_id: str, alias: str) -> Non
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(name, info.model_uri, run_id=run_id, model_id=info.model_id)
+    version = client.create_model_version(
+        name, info.model_uri, run_id=run_id, model_id=info.model_id, description=card[:CARD_LENGTH]
+    )
     client.set_registered_model_alias(name, alias, version.version)
 
 

@@ -39,6 +39,11 @@ class SeveralTrackers:
         for t in self.trackers:
             t.log_table(path, name)
 
+    def describe(self, text: str) -> None:
+        """To all."""
+        for t in self.trackers:
+            t.describe(text)
+
     def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
         """To all."""
         for t in self.trackers:

@@ -54,6 +54,10 @@ class StageTracker:
         """To the run."""
         self.run.log_table(path, name)
 
+    def describe(self, text: str) -> None:
+        """To the run."""
+        self.run.describe(text)
+
     def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
         """To the run."""
         self.run.log_model(folder, register_as=register_as, alias=alias)

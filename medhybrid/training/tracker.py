@@ -29,6 +29,9 @@ class Tracker(Protocol):
     def log_table(self, path: Path, name: str) -> None:
         """A CSV table."""
 
+    def describe(self, text: str) -> None:
+        """What the run is and what came of it, in Markdown; in place of what was said before."""
+
     def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
         """A model folder."""
 

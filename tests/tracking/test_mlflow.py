@@ -75,6 +75,34 @@ def test_pictures_with_steps_config_plan_and_model_are_kept(client: Any, run: An
     pictures = [f for f in files if f.startswith("images/validation") and "case_07" in f]
     assert len([f for f in pictures if f.endswith(".png")]) == 3, "the reference at step 0, then one a validation"
     assert {"config.yaml", "plan.json", "validation.json", "validation.csv", "model/model.safetensors"} <= set(files)
+    assert {f"plots/{p}.png" for p in ("dice_by_case", "volumes", "dice_over_size", "reliability")} <= set(files)
+    assert "report.html" in files
+
+
+def test_the_table_of_cases_shows_each_with_its_picture(client: Any, run: Any, tmp_path: Path) -> None:
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, "validation.json", str(tmp_path))).read_text())
+
+    rows = [dict(zip(table["columns"], r, strict=True)) for r in table["data"]]
+    assert sorted(r["case"] for r in rows) == ["case_07", "case_08", "case_09"]
+    assert [r["dice"] for r in rows] == sorted(r["dice"] for r in rows), "the worst first"
+    files = set(artifacts(client, run.info.run_id))
+    assert all(r["picture"]["filepath"] in files for r in rows)
+
+
+def test_the_description_tells_task_network_and_result(run: Any) -> None:
+    text = run.data.tags["mlflow.note.content"]
+
+    assert "left, right from T1" in text
+    assert "network: hybrid" in text
+    dice = run.data.metrics["final/val/dice"]
+    assert f"| mean over labels | {dice:.4f} ({run.data.metrics['final/val/dice_low']:.4f} to" in text
+
+
+def test_the_registered_version_carries_the_model_card(client: Any) -> None:
+    card = client.get_model_version_by_alias("blobs", "newest").description
+
+    assert "not for clinical decisions" in card
+    assert "## Limits" in card
 
 
 def test_the_registered_model_is_the_runs_model(

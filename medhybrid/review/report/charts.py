@@ -86,6 +86,29 @@ def strip(title: str, points: Sequence[Point], *, is_log: bool = False) -> str:
     return "".join(parts)
 
 
+def paired(first: str, second: str, rows: Sequence[tuple[str, float, float]]) -> str:
+    """A line a case from its Dice under the first to that under the second; what got worse is in the other colour."""
+    low = min(min(a, b) for _, a, b in rows)
+    high = max(max(a, b) for _, a, b in rows)
+    high = high if high > low else low + 1e-3
+    width, height, top, left = 640, 300, 26, 60
+
+    def y(value: float) -> float:
+        return top + (height - top - 24) * (high - value) / (high - low)
+
+    parts = [f'<svg class="strip" viewBox="0 0 {width} {height}" role="img" aria-label="Dice of each case under both">']
+    for value in _ticks(low, high, False):
+        parts.append(f'<line class="axis" x1="{left - 6}" x2="{left}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        parts.append(f'<text x="{left - 9}" y="{y(value) + 4:.1f}" text-anchor="end">{figure(value)}</text>')
+    for case, a, b in rows:
+        kind = "down" if b < a else "up"
+        parts.append(f'<line class="{kind}" x1="{left + 20}" x2="{width - 40}" y1="{y(a):.1f}" y2="{y(b):.1f}">')
+        parts.append(f"<title>{escape(case)}: {figure(a)} to {figure(b)}</title></line>")
+    parts.append(f'<text class="title" x="{left + 20}" y="16">{escape(first)}</text>')
+    parts.append(f'<text class="title" x="{width - 40}" y="16" text-anchor="end">{escape(second)}</text></svg>')
+    return "".join(parts)
+
+
 def figure(value: float) -> str:
     """A number as people write it: three figures, no exponent."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from medhybrid.review.report.charts import Point, figure, strip
 from medhybrid.review.report.slices import crop, draw, montage, three_planes, window_of
 from medhybrid.review.report.views import CaseView, Pictured, case_order, lesions_of
 from medhybrid.review.report.volumes import niivue, viewer_data
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MAX_ON_ONE_PAGE = 15
 """More cases are split over pages."""
@@ -93,22 +96,29 @@ def write_report(
     return out / "report.html"
 
 
+def environment(**values: Any) -> Environment:
+    """The templates of `assets/`, everything in them escaped; `values` are known in all of them."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("medhybrid.review.report", "assets")
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["ml"] = figure
+    made.globals |= {"now": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **values}
+    return made
+
+
+def asset(name: str) -> str:
+    """A style or script of `assets/`."""
+    return (files("medhybrid.review.report") / "assets" / name).read_text()
+
+
 class _Page:
     """Renders with the templates and scripts of `assets/`."""
 
     def __init__(self, info: ReportInfo, is_split: bool) -> None:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
-        loader = PackageLoader("medhybrid.review.report", "assets")
-        self.environment = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        self.environment.filters["ml"] = figure
-        self.environment.globals |= {"info": info, "is_split": is_split, "names": STATES}
+        self.environment = environment(info=info, is_split=is_split, names=STATES)
         self.info, self.is_split = info, is_split
         self.labels = list(info.labels.values())
-        assets = files("medhybrid.review.report") / "assets"
-        self.asset = {p: (assets / p).read_text() for p in ("report.css", "report.js", "viewer.js")}
 
     def row(self, view: CaseView, number: int, pictured: Pictured | None) -> dict[str, Any]:
         """What the index tells of a case."""
@@ -154,7 +164,11 @@ class _Page:
             rows=rows,
             counts=counts,
             charts=[c for c in charts if c] if len(views) >= ENOUGH_FOR_A_CHART else [],
-            has={"score": bool(sure), "dice": bool(dice)},
+            has={
+                "score": bool(sure),
+                "dice": bool(dice),
+                "parts": any(s.n_lesions is not None for v in views for s in v.sizes.values()),
+            },
             mean_dice=float(np.mean([p.value for p in dice])) if dice else None,
         )
 
@@ -167,16 +181,15 @@ class _Page:
             "sections": sections,
             "key": self.info.key,
             "marks": "../marks" if self.is_split and sections else "marks",
-            "css": self.asset["report.css"],
-            "report_js": self.asset["report.js"],
-            "viewer_js": self.asset["viewer.js"],
+            "css": asset("report.css"),
+            "report_js": asset("report.js"),
+            "viewer_js": asset("viewer.js"),
             "viewer": "" if not has_viewer else "shared" if self.is_split else "inline",
             "niivue": niivue() if has_viewer and not self.is_split else None,
             "version": self.info.version,
-            "time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         }
         return self.environment.get_template("page.html").render(page=page)
 
     def shared_viewer(self) -> str:
         """The viewer as a script of its own."""
-        return f'const NIIVUE_GZ = "{niivue() or ""}";\n{self.asset["viewer.js"]}'
+        return f'const NIIVUE_GZ = "{niivue() or ""}";\n{asset("viewer.js")}'

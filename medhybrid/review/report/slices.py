@@ -49,10 +49,28 @@ class Slice:
 
 def crop(pictured: Pictured) -> Pictured:
     """Without the air around, which is most of a scan; masks stay whole."""
+    return _cut(pictured, _content(pictured))
+
+
+def crop_together(a: Pictured, b: Pictured) -> tuple[Pictured, Pictured]:
+    """Two of one scan, cut alike, so that the masks of both stay whole."""
+    boxes = _content(a), _content(b)
+    box = tuple(slice(min(x.start or 0, y.start or 0), _last(x.stop, y.stop)) for x, y in zip(*boxes, strict=True))
+    return _cut(a, box), _cut(b, box)
+
+
+def _last(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else max(a, b)
+
+
+def _content(pictured: Pictured) -> tuple[slice, ...]:
     low, high = window_of(pictured.image)
-    box = box_of_content(
+    return box_of_content(
         np.asarray(pictured.image) > low + CONTENT_SHARE * (high - low), pictured.prediction, pictured.reference
     )
+
+
+def _cut(pictured: Pictured, box: tuple[slice, ...]) -> Pictured:
     reference = None if pictured.reference is None else pictured.reference[box]
     return Pictured(pictured.image[box], pictured.prediction[box], reference, pictured.grid.box(box))
 

@@ -67,11 +67,11 @@ class Pictured:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of a label there is."""
+    """How much of a label there is; None where it was not counted."""
 
     volume_ml: float
-    n_lesions: int
-    largest_mm: float
+    n_lesions: int | None
+    largest_mm: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,10 @@ class CaseView:
 
 
 def case_order(view: CaseView) -> tuple[int, float, str]:
-    """What to look at first: scans without mask, doubtful masks, then the rest; the least sure first."""
+    """What to look at first: scans without mask, doubtful masks, then the rest; the least sure, else the lowest Dice, first."""
     rank = {"failed": 0, "look": 1, "found": 2, "empty": 2}[view.state]
-    return rank, 1.0 if view.score is None else view.score, view.case
+    sure = view.score if view.score is not None else view.dice
+    return rank, 1.0 if sure is None else sure, view.case
 
 
 def lesions_of(pictured: Pictured, labels: Mapping[str, int]) -> list[Lesion]:

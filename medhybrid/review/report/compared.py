@@ -1,0 +1,86 @@
+"""Two runs side by side as one page: the difference, the cases that changed most, and what differs between the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medhybrid.files import write_atomically
+from medhybrid.metrics import Difference
+from medhybrid.review.figures import largest_region_centre
+from medhybrid.review.report.charts import paired
+from medhybrid.review.report.page import asset, environment
+from medhybrid.review.report.slices import Slice, crop_together, draw, window_of
+from medhybrid.review.report.views import Pictured
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonInfo:
+    """What was compared: `difference` is the second less the first; `rows` have case and both Dice, what got worse first."""
+
+    first: str
+    second: str
+    difference: Difference
+    rows: tuple[tuple[str, float, float], ...]
+    settings: tuple[tuple[str, str, str], ...]
+    left_out: tuple[str, ...]
+    labels: Mapping[str, int]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedCase:
+    """A case with both Dice, and what each run made of it."""
+
+    case: str
+    first_dice: float
+    second_dice: float
+    first: Pictured | None
+    second: Pictured | None
+
+
+def write_comparison(path: Path, info: ComparisonInfo, cases: Iterable[ComparedCase]) -> Path:
+    """Write the page; pictures of a case go through the voxel where the two masks differ most."""
+    pages = environment()
+    sections = [(c, *_slices(c, list(info.labels.values()))) for c in cases]
+    means = tuple(float(np.mean([r[k] for r in info.rows])) for k in (1, 2))
+    body = pages.get_template("comparison.html").render(
+        c=info, means=means, sections=sections, chart=paired(info.first, info.second, info.rows), verdict=_verdict(info)
+    )
+    page = {
+        "title": f"{info.first} and {info.second}",
+        "index": body,
+        "sections": (),
+        "key": "comparison",
+        "marks": "marks",
+        "css": asset("report.css"),
+        "report_js": asset("report.js"),
+        "viewer": "",
+        "niivue": None,
+        "version": info.version,
+    }
+    write_atomically(path, pages.get_template("page.html").render(page=page))
+    return path
+
+
+def _verdict(info: ComparisonInfo) -> str:
+    low, high = info.difference.interval.low, info.difference.interval.high
+    if low > 0:
+        return f"{info.second} is better: the whole interval lies above 0."
+    if high < 0:
+        return f"{info.second} is worse: the whole interval lies below 0."
+    return "No difference is shown: the interval holds 0."
+
+
+def _slices(case: ComparedCase, labels: list[int]) -> tuple[list[Slice], list[Slice]]:
+    if case.first is None or case.second is None or case.first.image.shape != case.second.image.shape:
+        return [], []
+    first, second = crop_together(case.first, case.second)
+    differs = np.asarray(first.prediction != second.prediction)
+    centre = largest_region_centre(differs.astype(np.uint8))
+    window = window_of(first.image)
+    one, two = ([draw(p, axis, centre[axis], window, labels) for axis in (2, 1, 0)] for p in (first, second))
+    return one, two

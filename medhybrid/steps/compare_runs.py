@@ -1,0 +1,199 @@
+"""`medhybrid compare A B`: two runs on the same cases, paired by case, and what differs between them.
+
+A and B are run folders of trainings, whose validation cases are compared, or output folders of `predict` that were scored by
+`medhybrid evaluate` or hold masks of the same scans.
+
+OUT/comparison.html      the difference with its interval, the cases that got better and worse with pictures, what differs
+OUT/comparison.csv       Dice of every case under both
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import medhybrid
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.plan import Plan
+from medhybrid.data.prepare import inside_labels
+from medhybrid.errors import DataError, MedHybridError, ModelError
+from medhybrid.files import write_csv
+from medhybrid.geometry import resample_labels
+from medhybrid.inference.folder_record import read_folder_record
+from medhybrid.inference.model_record import ModelRecord, read_record
+from medhybrid.metrics import Difference, paired_difference
+from medhybrid.review.report import Pictured
+from medhybrid.review.report.compared import ComparedCase, ComparisonInfo, write_comparison
+from medhybrid.scans.reader import read_scan
+from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.steps.report import pictures_of, shown_channel
+from medhybrid.steps.resume import run_config
+
+N_SHOWN = 4
+"""Cases with pictures, of those that got better and of those that got worse."""
+
+Draw = Callable[[str], Pictured | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One side of a comparison.
+
+    Attributes
+    ----------
+    dice : dict
+        By case.
+    settings : dict
+        Everything that could differ: config, data, code, versions; flat.
+    """
+
+    name: str
+    dice: Mapping[str, float]
+    settings: Mapping[str, str]
+    labels: Mapping[str, int]
+    draw: Draw
+
+
+@dataclass(frozen=True, slots=True)
+class RunComparison:
+    """The second less the first, by case."""
+
+    page: Path
+    difference: Difference
+    cases: tuple[tuple[str, float, float], ...]
+    settings: tuple[tuple[str, str, str], ...]
+    left_out: tuple[str, ...]
+
+
+def compare_runs(first: Path, second: Path, *, out: Path, reporter: Reporter | None = None) -> RunComparison:
+    """Compare two runs and write a page.
+
+    Raises
+    ------
+    DataError
+        If they have no case in common, or cannot be judged.
+    """
+    reporter = reporter or Silent()
+    a, b = judged(first), judged(second)
+    common = sorted(set(a.dice) & set(b.dice))
+    if not common:
+        raise DataError(
+            f"{a.name} and {b.name} have no case in common",
+            found=f"{len(a.dice)} and {len(b.dice)} cases",
+            remedy="compare trainings of one fold, or predictions of the same scans",
+        )
+    difference = paired_difference([b.dice[c] for c in common], [a.dice[c] for c in common])
+    rows = sorted(((c, a.dice[c], b.dice[c]) for c in common), key=lambda r: r[2] - r[1])
+    left_out = tuple(sorted(set(a.dice) ^ set(b.dice)))
+    settings = tuple(_differing(a.settings, b.settings))
+    write_csv(out / "comparison.csv", [["case", a.name, b.name, "difference"], *((c, x, y, y - x) for c, x, y in rows)])
+    worse, better = rows[:N_SHOWN], rows[::-1][:N_SHOWN]
+    shown = [r for r in worse if r[2] < r[1]] + [r for r in better if r[2] > r[1]]
+    reporter.begin("drawing", len(shown))
+
+    def drawn() -> Iterator[ComparedCase]:
+        for n, (case, x, y) in enumerate(shown, start=1):
+            yield ComparedCase(case, x, y, _drawn(a.draw, case), _drawn(b.draw, case))
+            reporter.advance(n, case)
+
+    info = ComparisonInfo(a.name, b.name, difference, tuple(rows), settings, left_out, a.labels, medhybrid.__version__)
+    page = write_comparison(out / "comparison.html", info, drawn())
+    reporter.end()
+    return RunComparison(page, difference, tuple(rows), settings, left_out)
+
+
+def judged(folder: Path) -> Judged:
+    """A run of a training, or a scored folder of masks; raises `DataError`."""
+    if (folder / "validation.csv").is_file():
+        return _training(folder)
+    scores = folder / "evaluation" / "scores.csv"
+    if scores.is_file():
+        return _predictions(folder, scores)
+    raise DataError(
+        f"{folder} cannot be judged",
+        expected="a finished run of train (validation.csv), or an output of predict that was scored (evaluation/scores.csv)",
+        remedy="let the training end, or run medhybrid evaluate REFERENCES OUT",
+    )
+
+
+def case_dice(table: str) -> dict[str, float]:
+    """Dice by case of the text of a `validation.csv`."""
+    return {row["case"]: float(row["dice"]) for row in csv.DictReader(table.splitlines())}
+
+
+def _training(folder: Path) -> Judged:
+    dice = case_dice((folder / "validation.csv").read_text())
+    config = run_config(folder)
+    plan = Plan.load(folder / "plan.json")
+    try:
+        _, record = read_record(folder)
+    except ModelError:
+        record = None
+    channel = shown_channel([(n.channel, n.optional) for n in plan.normalisation])
+    settings = _flat(config.model_dump(mode="json")) | _made(record)
+    labels = {n: v for v, n in enumerate(plan.labels, start=1)}
+    return Judged(
+        folder.name, dice, settings, labels, lambda case: _draw_validation(folder, config, plan, channel, case)
+    )
+
+
+def _draw_validation(folder: Path, config: StudyConfig, plan: Plan, channel: int, case: str) -> Pictured | None:
+    prepared = prepared_folder(config)
+    if not (prepared / "cases" / case).is_dir():
+        return None
+    (opened,) = PreparedDataset(prepared).open([case])
+    mask = inside_labels(read_scan(folder / "validation" / f"{case}.nii.gz").array[0], plan.labels)
+    turned = opened.turn.grid(opened.source_grid)
+    prediction: NDArray[np.generic] = resample_labels(opened.turn.apply(mask), turned, opened.grid, len(plan.labels))
+    return Pictured(opened.image()[channel], prediction, opened.labels(), opened.grid)
+
+
+def _predictions(folder: Path, scores: Path) -> Judged:
+    by_case: dict[str, list[float]] = {}
+    for row in csv.DictReader(scores.read_text().splitlines()):
+        held = by_case.setdefault(row["case"], [])
+        held += [float(row["dice"])] if float(row["reference_ml"]) or float(row["predicted_ml"]) else []
+    record = read_folder_record(folder)
+    dice = {c: float(np.mean(v)) if v else 1.0 for c, v in by_case.items()}
+    settings = {k: str(v) for k, v in record.model_dump(include={"medhybrid", "python", "device", "precision"}).items()}
+    settings |= {"model": record.model_weights_sha256[:12]}
+    return Judged(folder.name, dice, settings, record.labels, pictures_of(folder, record))
+
+
+def _drawn(draw: Draw, case: str) -> Pictured | None:
+    try:
+        return draw(case)
+    except MedHybridError:
+        return None  # the figures stand without it
+
+
+def _made(record: ModelRecord | None) -> dict[str, str]:
+    if record is None:
+        return {}
+    software = record.made.software if record.made is not None else {}
+    told = {"data (SHA-256)": record.data_hash, "steps": str(record.made.n_steps if record.made else "")}
+    return told | {f"software.{k}": str(v) for k, v in software.items()}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    for key in [*a, *(k for k in b if k not in a)]:
+        if a.get(key, "") != b.get(key, ""):
+            yield key, a.get(key, ""), b.get(key, "")

@@ -1,0 +1,101 @@
+"""`medhybrid promote RUN`: the alias `champion` moves to a run's model if its validation says so.
+
+The champion is what `predict --model models:/<study>@champion` loads. A run takes its place only if, on the same validation
+cases, the whole 95 % interval of its Dice less the champion's lies above 0; else it becomes the `challenger`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from medhybrid.errors import DataError
+from medhybrid.metrics import Difference, paired_difference
+from medhybrid.steps.compare_runs import case_dice
+from medhybrid.steps.resume import run_config
+from medhybrid.tracking.mlflow_store import default_uri
+from medhybrid.tracking.registry import CHALLENGER, CHAMPION, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What became of a run.
+
+    Attributes
+    ----------
+    outcome : str
+        `first`: there was no champion; `better`, `not shown`: the difference decided; `forced`; `already`: it is the champion.
+    difference : Difference, optional
+        Its Dice less the champion's, by case.
+    """
+
+    model: str
+    version: str
+    champion: str
+    outcome: Literal["first", "better", "not shown", "forced", "already"]
+    difference: Difference | None = None
+
+    @property
+    def is_champion(self) -> bool:
+        """Whether the run's model has the alias now."""
+        return self.outcome != "not shown"
+
+
+def promote(run: Path, *, tracking_uri: str | None = None, force: bool = False) -> Promotion:
+    """Move the alias, or not.
+
+    Parameters
+    ----------
+    run : Path
+        Folder of a finished training.
+    force : bool
+        Move it whatever the difference says; the version then says so.
+
+    Raises
+    ------
+    DataError
+        If the two were validated on different cases.
+    ModelError
+        If the store does not have the run's model.
+    """
+    config = run_config(run)
+    id_file = run / "mlflow_run_id"
+    if not id_file.is_file():
+        raise DataError(f"{run} is not in MLflow", expected="a training with tracking.kind=mlflow")
+    registry = Registry(tracking_uri or config.tracking.uri or default_uri(Path(config.runs)))
+    version = registry.of_run(config.name, id_file.read_text().strip())
+    champion = registry.champion(config.name)
+    if champion is None:
+        registry.set_alias(version, CHAMPION)
+        return Promotion(config.name, version.number, "", "first")
+    if champion == version:
+        return Promotion(config.name, version.number, champion.number, "already")
+    difference = (
+        None if force else _difference(registry.validation(version), registry.validation(champion), champion.number)
+    )
+    is_better = force or (difference is not None and difference.interval.low > 0)
+    said = (
+        "forced"
+        if difference is None
+        else f"{difference.interval}, {difference.n_better} better, {difference.n_worse} worse"
+    )
+    registry.note(version, "medhybrid.against_champion", f"version {champion.number}: {said}")
+    registry.set_alias(version, CHAMPION if is_better else CHALLENGER)
+    if is_better:
+        registry.drop_alias(config.name, CHALLENGER)
+    outcome = "forced" if force else "better" if is_better else "not shown"
+    return Promotion(config.name, version.number, champion.number, outcome, difference)  # type: ignore[arg-type]
+
+
+def _difference(ours: str, theirs: str, champion: str) -> Difference:
+    a, b = case_dice(ours), case_dice(theirs)
+    if set(a) != set(b):
+        raise DataError(
+            f"the run and the champion (version {champion}) were validated on different cases",
+            expected="the same fold of the same data",
+            found=f"{len(set(a) & set(b))} cases in common, {len(set(a) ^ set(b))} of one alone",
+            remedy="train on the champion's fold, or compare both on scans that neither saw and use --force",
+        )
+    cases = sorted(a)
+    return paired_difference([a[c] for c in cases], [b[c] for c in cases])

@@ -1,0 +1,111 @@
+"""`medhybrid compare` and `promote`: two runs on the same cases, and which of them is the champion."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+
+import medhybrid
+from medhybrid.cli import main
+from medhybrid.errors import DataError
+from medhybrid.steps.compare_runs import compare_runs, judged
+from medhybrid.steps.promote import promote
+from medhybrid.tracking.mlflow_store import default_uri
+from tests.synthetic import StudyFolder, blob_case, save_nifti
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def two(prepared: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of few steps and one of more, on the same fold, in a store of their own."""
+    config = prepared.config.model_copy(update={"runs": str(tmp_path_factory.mktemp("compared") / "runs")})
+    training = config.training.model_copy(update={"iterations": 20})
+    network = config.network.model_copy(update={"kind": "resnet"})
+    short = medhybrid.train(config.model_copy(update={"training": training, "network": network}))
+    return short.folder, medhybrid.train(config).folder
+
+
+def test_two_runs_are_paired_by_case_and_what_differs_is_told(two: tuple[Path, Path], tmp_path: Path) -> None:
+    short, run = two
+
+    result = compare_runs(short, run, out=tmp_path)
+
+    a, b = judged(short).dice, judged(run).dice
+    assert {c: (x, y) for c, x, y in result.cases} == {c: (a[c], b[c]) for c in a}
+    assert [y - x for _, x, y in result.cases] == sorted(y - x for _, x, y in result.cases)
+    assert result.difference.interval.mean == pytest.approx(sum(b[c] - a[c] for c in a) / len(a))
+    differing = {key: (x, y) for key, x, y in result.settings}
+    assert differing["training.iterations"] == ("20", "120")
+    assert differing["network.kind"] == ("resnet", "hybrid")
+    assert "data (SHA-256)" not in differing
+    page = result.page.read_text()
+    assert page.count("<svg viewBox") == 6 * len([1 for _, x, y in result.cases if x != y]), "three planes under both"
+    with (tmp_path / "comparison.csv").open() as file:
+        assert [r["case"] for r in csv.DictReader(file)] == [c for c, _, _ in result.cases]
+
+
+def test_a_run_against_itself_shows_no_difference(two: tuple[Path, Path], tmp_path: Path) -> None:
+    assert main(["compare", str(two[1]), str(two[1]), "--out", str(tmp_path), "--quiet"]) == 0
+
+    page = (tmp_path / "comparison.html").read_text()
+    assert "No difference is shown" in page
+    assert "Nothing in config, data, code and versions" in page
+
+
+def test_scored_masks_are_compared_too(two: tuple[Path, Path], tmp_path: Path, prepared: StudyFolder) -> None:
+    for n in (30, 31):
+        image, mask = blob_case(n)
+        save_nifti(tmp_path / "scans" / f"new_{n}.nii.gz", image)
+        save_nifti(tmp_path / "references" / f"new_{n}.nii.gz", mask)
+    labels = prepared.config.data.labels
+    for name, run in zip(("a", "b"), two, strict=True):
+        medhybrid.predict(tmp_path / "scans", model=run, out=tmp_path / name)
+        medhybrid.evaluate(tmp_path / "references", tmp_path / name, labels=labels, out=tmp_path / name / "evaluation")
+
+    result = compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
+
+    assert [c for c, _, _ in sorted(result.cases)] == ["new_30", "new_31"]
+    assert any(key == "model" for key, _, _ in result.settings)
+
+
+def test_runs_without_a_case_in_common_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(two[0], tmp_path / "other")
+    table = (tmp_path / "other" / "validation.csv").read_text()
+    (tmp_path / "other" / "validation.csv").write_text(table.replace("case_", "other_"))
+
+    with pytest.raises(DataError, match="no case in common"):
+        compare_runs(two[0], tmp_path / "other", out=tmp_path)
+    with pytest.raises(DataError, match="cannot be judged"):
+        compare_runs(two[0], tmp_path, out=tmp_path)
+
+
+def test_the_champion_changes_only_where_validation_shows_it(
+    two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    short, run = two
+    client = mlflow.MlflowClient(tracking_uri=default_uri(run.parents[1]))
+
+    def holder(alias: str) -> str:
+        return client.get_run(client.get_model_version_by_alias("blobs", alias).run_id).info.run_name
+
+    assert promote(run).outcome == "first"
+    assert holder("champion") == run.name
+    assert promote(run).outcome == "already"
+
+    assert main(["promote", str(short)]) == 1, "a worse one is the challenger"
+    assert "not shown to be better" in capsys.readouterr().out
+    assert (holder("champion"), holder("challenger")) == (run.name, short.name)
+
+    assert promote(short, force=True).outcome == "forced"
+    assert holder("champion") == short.name
+    with pytest.raises(mlflow.MlflowException):
+        client.get_model_version_by_alias("blobs", "challenger")
+    outcome = promote(run)
+    expected = "better" if outcome.difference is not None and outcome.difference.interval.low > 0 else "not shown"
+    assert outcome.outcome == expected
+    assert holder("champion") == (run.name if expected == "better" else short.name)
