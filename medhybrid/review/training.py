@@ -58,13 +58,13 @@ def case_row(result: CaseResult) -> CaseRow:
 def write_table(path: Path, rows: Sequence[CaseRow], pictures: Sequence[str]) -> Path:
     """Dice and volumes by case and label; `pictures` are paths below the table's folder, empty where there is none."""
     labels = list(rows[0].dice)
-    names = ["case", "dice", *(f"dice {n}" for n in labels)]
-    names += [*(f"reference ml {n}" for n in labels), *(f"predicted ml {n}" for n in labels), "picture"]
+    names = ["case", "dice", "picture", *(f"dice {n}" for n in labels)]
+    names += [*(f"reference ml {n}" for n in labels), *(f"predicted ml {n}" for n in labels)]
     lines: list[Sequence[object]] = [names]
     for row, picture in zip(rows, pictures, strict=True):
         dice = [f"{row.dice[n]:.4f}" for n in labels]
         ml = [f"{row.predicted_ml[n]:.4f}" for n in labels]
-        lines.append([row.case, f"{row.mean_dice:.4f}", *dice, *(row.reference_ml[n] for n in labels), *ml, picture])
+        lines.append([row.case, f"{row.mean_dice:.4f}", picture, *dice, *(row.reference_ml[n] for n in labels), *ml])
     write_csv(path, lines)
     return path
 

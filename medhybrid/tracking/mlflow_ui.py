@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from urllib.parse import urlencode
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = (
     "attributes.`Duration`",
     "metrics.`final/val/dice`",
+    "metrics.`final/val/dice_low`",
+    "metrics.`final/val/dice_high`",
     "metrics.`final/val/dice_median`",
     "params.`network.kind`",
     "params.`training.max_minutes`",
     "tags.`medhybrid.fold`",
     "tags.`medhybrid.seed`",
-    "tags.`medhybrid.code`",
 )
 """What runs are compared by, beside their names."""
+
+VIEW = "medhybrid"
+"""Name of the view that is kept with the experiment, as the UI keeps one that is shared."""
 
 
 def experiment_page(uri: str) -> str:
     """The path of the experiment with the newest run, the best run on top; the list of experiments where there is none."""
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient(tracking_uri=uri)
     ids = [e.experiment_id for e in client.search_experiments()]
     runs = client.search_runs(ids, order_by=["attributes.start_time DESC"], max_results=1) if ids else []
     if not runs:
         return ""
-    asked = {
+    experiment, asked = runs[0].info.experiment_id, {"viewStateShareKey": VIEW}
+    view = {
         "orderByKey": "metrics.`final/val/dice`",
-        "orderByAsc": "false",
-        "selectedColumns": ",".join(COLUMNS),
+        "orderByAsc": False,
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": list(COLUMNS),
     }
-    return f"#/experiments/{runs[0].info.experiment_id}/runs?{urlencode(asked)}"
+    try:
+        client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{VIEW}", json.dumps(view))
+    except MlflowException as error:  # a store that others may read only
+        logger.debug("no view is kept", exc_info=error)
+        asked = {"orderByKey": "metrics.`final/val/dice`", "orderByAsc": "false"}
+    return f"#/experiments/{experiment}/runs?{urlencode(asked)}"

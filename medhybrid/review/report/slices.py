@@ -145,7 +145,7 @@ def draw(
             (tall * 0.5, height / 2),
             (width - tall * 0.5, height / 2),
             (width / 2, tall),
-            (width / 2, height - 3),
+            (width / 2, height - tall / 3),
         ]
         for letter, (x, y) in zip(SIDES[axis], places, strict=True):
             parts.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{tall:.1f}">{letter}</text>')
