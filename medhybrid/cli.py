@@ -5,6 +5,7 @@ Exit codes: 0 all done; 1 some cases failed, the rest done; 2 nothing could be d
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from medhybrid.cli_options import (
     Overrides,
     Quiet,
     ResampleIrregular,
+    Shown,
     TrackingUri,
     called_with,
     make_reporter,
@@ -46,8 +48,9 @@ class _Settings:
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell everything as lines of JSON on stdout.")] = False,
 ) -> None:
-    _Settings.debug = debug
+    _Settings.debug, Shown.as_json = debug, as_json
     level = logging.DEBUG if debug else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("medhybrid").setLevel(level)
@@ -262,6 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MedHybridError as error:
         if _Settings.debug:
             raise
+        if Shown.as_json:
+            print(json.dumps({"event": "error", "kind": type(error).__name__, "text": str(error)}), flush=True)
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

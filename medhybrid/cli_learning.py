@@ -64,6 +64,8 @@ def train(
         return 130
     rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
     reporter.table("Validation, all cases of the fold", ["measure", "value"], rows)
+    if pictures := sorted((result.folder / "pictures").glob(f"*_{result.n_steps:06d}.png")):
+        reporter.picture(pictures[0])
     reporter.message(f"run and model: {result.folder}")
     return 0
 

@@ -92,11 +92,17 @@ def open_pool(engine: str, workers: int, address: str, device: str) -> AbstractC
     return nullcontext() if workers == 1 else Processes(workers)
 
 
-def make_reporter(quiet: bool = False) -> Reporter:
-    """What a person sees."""
-    from medhybrid.terminal import TerminalReporter
+class Shown:
+    """How commands tell what they do; set by the options before the command."""
 
-    return TerminalReporter(quiet=quiet)
+    as_json = False
+
+
+def make_reporter(quiet: bool = False) -> Reporter:
+    """What a person or a program sees."""
+    from medhybrid.terminal import JsonReporter, TerminalReporter
+
+    return JsonReporter(quiet=quiet) if Shown.as_json else TerminalReporter(quiet=quiet)
 
 
 def whole_numbers(text: str) -> list[int]:

@@ -1,10 +1,12 @@
-"""What a person sees in the terminal: one progress line on stderr, tables and messages on stdout."""
+"""What a person sees in the terminal, progress on stderr, the rest on stdout; or JSON lines for programs."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +15,10 @@ from rich.table import Table
 
 PLAIN_INTERVAL_S = 30.0
 """Where stderr is no terminal, a line at most this often."""
+
+
+JSON_INTERVAL_S = 1.0
+PICTURE_COLUMNS = 120
 
 
 class TerminalReporter:
@@ -73,3 +79,54 @@ class TerminalReporter:
             table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
         width = None if self.out.is_terminal else 160
         Console(width=width, highlight=False).print(table) if width else self.out.print(table)
+
+    def picture(self, path: Path) -> None:
+        """Two pixels a character, where stdout is a terminal with all colours."""
+        if self.quiet or not self.out.is_terminal or self.out.color_system != "truecolor":
+            return
+        from PIL import Image
+        from rich_pixels import Pixels
+
+        with Image.open(path) as image:
+            width = min(self.out.width, PICTURE_COLUMNS)
+            small = image.convert("RGB").resize((width, max(2, round(image.height * width / image.width))))
+        self.out.print(Pixels.from_image(small))
+
+
+class JsonReporter:
+    """A `Reporter` for programs: each thing that is told is a line of JSON on stdout."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._title, self._total, self._shown_at = "", 1.0, 0.0
+
+    def begin(self, title: str, total: float) -> None:
+        """`begin`, with what and how much."""
+        self._title, self._total, self._shown_at = title, max(total, 1e-9), time.monotonic()
+        self._tell("begin", title=title, total=total)
+
+    def advance(self, done: float, text: str = "") -> None:
+        """`progress`, at most every second."""
+        if time.monotonic() - self._shown_at >= JSON_INTERVAL_S:
+            self._shown_at = time.monotonic()
+            self._tell("progress", title=self._title, share=round(done / self._total, 4), text=text)
+
+    def end(self) -> None:
+        """`end`."""
+        self._tell("end", title=self._title)
+
+    def message(self, text: str) -> None:
+        """`message`."""
+        self._tell("message", text=text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """`table`, a row an object."""
+        self._tell("table", title=title, rows=[dict(zip(columns, map(str, row), strict=True)) for row in rows])
+
+    def picture(self, path: Path) -> None:
+        """`picture`, where it is."""
+        self._tell("picture", path=str(path))
+
+    def _tell(self, event: str, **values: object) -> None:
+        if not self.quiet:
+            print(json.dumps({"event": event, **values}), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 
@@ -24,6 +25,9 @@ class Reporter(Protocol):
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table."""
 
+    def picture(self, path: Path) -> None:
+        """A PNG, shown where that can be."""
+
 
 class Silent:
     """Says nothing."""
@@ -41,4 +45,7 @@ class Silent:
         """Nothing."""
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Nothing."""
+
+    def picture(self, path: Path) -> None:
         """Nothing."""

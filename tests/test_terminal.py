@@ -1,0 +1,72 @@
+"""What commands tell: to people in the terminal, to programs as lines of JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from medhybrid.cli import main
+from medhybrid.terminal import JsonReporter, TerminalReporter
+from tests.synthetic import StudyFolder
+
+
+def test_json_tells_progress_tables_and_messages_a_line_each(
+    prepared: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["--json", "inspect", str(prepared.folder / "data" / "imagesTr")])
+
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert code == 0
+    table = next(e for e in events if e["event"] == "table")
+    assert [r["scan"] for r in table["rows"]] == [f"case_{i:02d}" for i in range(10)]
+    assert table["rows"][0]["shape"] == "36 x 40 x 20"
+    assert events[-1] == {"event": "message", "text": "10 scans, 0 refused, 0 left aside, 0 other files"}
+
+
+def test_json_tells_errors_too_and_the_next_call_is_for_people_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "inspect", "nowhere"]) == 2
+
+    shown = capsys.readouterr()
+    event = json.loads(shown.out)
+    assert event["event"] == "error"
+    assert "nowhere does not exist" in event["text"]
+    main(["inspect", "nowhere"])
+    assert capsys.readouterr().out == ""
+
+
+def test_json_progress_is_a_share_and_not_a_flood(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = JsonReporter()
+    reporter.begin("work", 1000)
+    for n in range(1000):
+        reporter.advance(n)
+    reporter.end()
+
+    events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+    assert events[0] == "begin"
+    assert events[-1] == "end"
+    assert len(events) < 20
+
+
+@pytest.mark.parametrize(("is_terminal", "colours"), [(True, "truecolor"), (True, "standard"), (False, "truecolor")])
+def test_a_picture_is_shown_only_where_a_terminal_has_all_colours(
+    tmp_path: Path, is_terminal: bool, colours: str
+) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.full((40, 80, 3), (10, 200, 30), np.uint8)).save(tmp_path / "x.png")
+    reporter, shown = TerminalReporter(), io.StringIO()
+    reporter.out = Console(file=shown, force_terminal=is_terminal, color_system=colours, width=60)  # type: ignore[arg-type]
+
+    reporter.picture(tmp_path / "x.png")
+
+    if is_terminal and colours == "truecolor":
+        lines = shown.getvalue().splitlines()
+        assert len(lines) == 15, "60 columns, 30 rows of pixels, two a line"
+        assert "10;200;30" in lines[0]
+    else:
+        assert shown.getvalue() == ""
