@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medhybrid.scans import Scan, write_nifti
     from medhybrid.scans.reader import read_scan
     from medhybrid.steps.compare import compare
+    from medhybrid.steps.compare_runs import compare_runs
     from medhybrid.steps.convert import convert
     from medhybrid.steps.cross_validate import cross_validate
     from medhybrid.steps.demo_data import write_demo_data
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.predict import predict
     from medhybrid.steps.preprocess import preprocess
     from medhybrid.steps.pretrain import pretrain
+    from medhybrid.steps.promote import promote
     from medhybrid.steps.report import report
     from medhybrid.steps.train import train
     from medhybrid.steps.train_all import train_all
@@ -47,6 +49,7 @@ _HOMES = {
     "Scan": "medhybrid.scans",
     "StudyConfig": "medhybrid.config",
     "compare": "medhybrid.steps.compare",
+    "compare_runs": "medhybrid.steps.compare_runs",
     "convert": "medhybrid.steps.convert",
     "cross_validate": "medhybrid.steps.cross_validate",
     "evaluate": "medhybrid.steps.evaluate",
@@ -58,6 +61,7 @@ _HOMES = {
     "predict": "medhybrid.steps.predict",
     "preprocess": "medhybrid.steps.preprocess",
     "pretrain": "medhybrid.steps.pretrain",
+    "promote": "medhybrid.steps.promote",
     "read_scan": "medhybrid.scans.reader",
     "report": "medhybrid.steps.report",
     "train": "medhybrid.steps.train",
@@ -74,6 +78,7 @@ __all__ = [
     "StudyConfig",
     "__version__",
     "compare",
+    "compare_runs",
     "convert",
     "cross_validate",
     "evaluate",
@@ -85,6 +90,7 @@ __all__ = [
     "predict",
     "preprocess",
     "pretrain",
+    "promote",
     "read_scan",
     "report",
     "train",

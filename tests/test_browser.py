@@ -95,6 +95,15 @@ def test_curves_are_drawn_and_pictures_have_a_step_slider(
     )
     assert pictures[0].evaluate("i => i.naturalWidth") > 100, "the picture was loaded, not only framed"
     assert "validation/case_07" in page.inner_text("body")
+    before = {i.get_attribute("src") for i in pictures}
+    slider = page.locator("[role=slider]").first
+    step = slider.get_attribute("aria-valuenow")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    until(lambda: slider.get_attribute("aria-valuenow") != step)
+    until(
+        lambda: {i.get_attribute("src") for i in page.query_selector_all("img")} - before, "the picture of another step"
+    )
 
 
 def test_the_model_is_registered_under_its_alias(server: str, page: Any) -> None:

@@ -14,6 +14,7 @@ from medhybrid.steps.evaluate import evaluate, log_evaluation
 from medhybrid.steps.predict import predict
 from medhybrid.steps.preprocess import preprocess
 from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.steps.report import report
 from medhybrid.steps.train import train
 
 
@@ -59,6 +60,7 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
         reporter=reporter,
     )
     log_evaluation(run.folder, folder / "predictions" / "evaluation", scores.summary)
+    page = report(folder / "predictions", references=folder / "data" / "references", reporter=reporter)
     picture = _draw_typical(folder, scores.summary, {s.case: s.dice for s in scores.scores})
 
     rows = [
@@ -69,6 +71,7 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
         ["the same as DICOM SEG", str(predicted.out / "seg")],
         ["measurements", str(predicted.out / "results.csv")],
         ["scores by case", str(predicted.out / "evaluation" / "scores.csv")],
+        ["report, with a viewer", str(page)],
         ["picture", str(picture)],
         ["run: model, pictures, log", str(run.folder)],
         ["review in the browser", f"medhybrid review --runs {folder / 'runs'}"],
