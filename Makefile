@@ -2,12 +2,13 @@
 #   make demo    the main job on data it makes itself
 #   make test    every check
 #   make docs    the site in site/
+#   make sbom    the list of what is installed; make audit looks each up (needs the network)
 #   make docker-check    the Dockerfile's install steps, without an engine
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format docs docker-check clean
+.PHONY: help demo test check format docs sbom audit docker-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -15,8 +16,9 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/medhybrid demo
 
+# Two processes with a core each are quicker than one with two.
 test: $(VENV)/.dev check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -29,6 +31,13 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+
+sbom: $(VENV)/.dev
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment $(BIN)/python --output-format JSON --output-file build/sbom.json
+
+audit: $(VENV)/.dev
+	$(BIN)/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 docker-check:
 	bash docker/try_install.sh
