@@ -10,11 +10,14 @@ import typer
 from medhybrid.cli_options import Deidentify, Quiet, TrackingUri, make_reporter
 from medhybrid.errors import ConfigError
 
+Scans = Annotated[Path | None, typer.Option(help="Where the scans are, if not where they were.")]
+References = Annotated[Path | None, typer.Option(help="Folder of reference masks, drawn and scored beside.")]
+
 
 def report(
     folder: Annotated[Path, typer.Argument(help="The output folder of predict.")],
-    scans: Annotated[Path | None, typer.Option(help="Where the scans are, if not where they were.")] = None,
-    references: Annotated[Path | None, typer.Option(help="Folder of reference masks, drawn and scored beside.")] = None,
+    scans: Scans = None,
+    references: References = None,
     layout: Annotated[str, typer.Option(help="single file, pages, or auto: by the number of scans.")] = "auto",
     deidentify: Deidentify = None,
     quiet: Quiet = False,
@@ -41,6 +44,9 @@ def review(
     folder: Annotated[
         Path | None, typer.Argument(help="Output folder of predict; without it, the recorded trainings in MLflow.")
     ] = None,
+    scans: Scans = None,
+    references: References = None,
+    deidentify: Deidentify = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="Address to serve on; loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port.")] = 5000,
@@ -55,7 +61,17 @@ def review(
         def on_start(url: str) -> None:
             reporter.message(f"the report at {url}, marks go to {folder / 'review.json'}  (Ctrl-C ends it)")
 
-        return review_report(folder, host=host, port=port, opens=browser, on_start=on_start, reporter=reporter)
+        return review_report(
+            folder,
+            scans=scans,
+            references=references,
+            deidentify=deidentify,
+            host=host,
+            port=port,
+            opens=browser,
+            on_start=on_start,
+            reporter=reporter,
+        )
     from medhybrid.steps.review import review as run
     from medhybrid.steps.review import review_command
 

@@ -129,6 +129,8 @@ def test_the_report_is_shown_inside_the_ui(server: str, page: Any, trained: tupl
     assert frame.locator("#cases tbody tr").count() == 3
     frame.click("section.case .open >> nth=0")
     until(lambda: "mm" in (frame.text_content(".location >> nth=0") or ""))
+    frame.check("section.case form.review input[value=accepted] >> nth=0")  # the page's own script runs there, too
+    until(lambda: "accepted" in (frame.text_content("#cases") or ""))
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / "mlflow-report.png")
 

@@ -125,6 +125,15 @@ def test_another_case_opens_in_the_same_viewer(browser: Any, out: Path) -> None:
             pictures.append(drawn(page, f"section[data-case={case}] .canvas"))
 
         assert page.locator(".stage:visible").count() == 1
+        for case in ("scan_22", "scan_23", "scan_22"):  # the second click comes while the first case still loads
+            page.click(f"section[data-case={case}] .jump >> nth=0")
+        last = page.locator("section[data-case=scan_22]")
+        expect(last.locator(".location")).to_contain_text("mm", timeout=PATIENCE_MS)
+        expect(last.locator(".stage")).to_be_visible()
+        centre = [float(v) for v in last.locator(".lesions tbody td:last-child").first.inner_text().split(",")]
+        told = last.locator(".location").inner_text().split(", ")
+        assert all(abs(float(t.split(" mm")[0]) - abs(v)) <= 0.6 for t, v in zip(told, centre, strict=False))
+        assert page.locator(".stage:visible").count() == 1
         assert pictures[0].shape == pictures[1].shape
         assert (np.abs(pictures[0] - pictures[1]) > 20).mean() > 0.01
         assert watched.errors == []

@@ -126,11 +126,7 @@ class DataConfig(Frozen):
     splits: str | None = Field(
         "splits.json", description="File of folds (a list of {train, validation}), relative to `root`; made if absent."
     )
-    corrections: tuple[str, ...] = Field(
-        (),
-        description="Output folders of `predict` whose `corrected/` holds masks that a reviewer corrected: in place of the "
-        "dataset's own, or of new cases, which train only.",
-    )
+    corrections: tuple[str, ...] = Field((), description="Outputs of `predict`: masks in `corrected/` are taken up.")
     n_folds: int = Field(5, ge=2, description="Number of folds, where splits are made.")
     split_seed: int = Field(0, description="Seed of the splits, where they are made.")
 
@@ -377,6 +373,9 @@ class TrackingConfig(Frozen):
     kind: Literal["mlflow", "jsonl", "none"] = Field("mlflow", description="Besides the run's own `log.jsonl`.")
     uri: str | None = Field(None, description="MLflow server or store; null takes `runs/mlflow.db` (sqlite).")
     experiment: str | None = Field(None, description="MLflow experiment; null takes the study's name.")
+    log_report: bool = Field(
+        True, description="Log `report.html`, which holds voxels of scans; it stays in the run folder."
+    )
     register_model: bool = Field(True, description="Register the model in MLflow under the study's name.")
     alias: str = Field("newest", description="Alias given to the registered version.")
 

@@ -43,6 +43,11 @@ class Difference:
     n_better: int
     n_worse: int
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether interval and test agree that there is one: few cases show nothing, however alike they are."""
+        return self.p < 1 - LEVEL and not self.interval.low <= 0 <= self.interval.high
+
 
 def mean_interval(values: Sequence[float] | NDArray[np.floating], *, seed: int = 0) -> Interval:
     """Mean of the cases and its percentile bootstrap interval.

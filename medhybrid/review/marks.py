@@ -59,9 +59,15 @@ def read_marks(folder: Path) -> Marks:
 
 
 def write_mark(folder: Path, key: str, case: str, mark: Mark | None) -> Marks:
-    """Set the mark of a case, or take it away; two processes may do so at once. Returns all marks."""
+    """Set the mark of a case, or take it away; two processes may do so at once. Returns all marks.
+
+    Marks of other masks (another key) are put aside under a name of their own.
+    """
     with held(folder / ".review.lock"):
         earlier = read_marks(folder)
+        if earlier.marks and earlier.key not in ("", key):
+            (folder / FILE).replace(folder / f"review-{earlier.key}.json")
+            earlier = Marks()
         marks = {c: m for c, m in earlier.marks.items() if c != case} | ({} if mark is None else {case: mark})
         now = Marks(key=key, marks=marks)
         write_atomically(folder / FILE, now.model_dump_json(indent=1))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medhybrid.data.store import PreparedCase
 from medhybrid.files import write_csv
 from medhybrid.geometry import resample_labels
-from medhybrid.metrics import mean_interval, score_case
+from medhybrid.metrics import LabelScore, mean_interval, score_case
 from medhybrid.review.figures import draw_case
 from medhybrid.review.plots import CaseRow
 from medhybrid.review.report import CaseView, Pictured
@@ -89,23 +89,24 @@ def result_table(validation: Validation) -> str:
 
 
 def case_view(result: CaseResult, *, channel: int, is_drawn: bool) -> CaseView:
-    """What a report tells of a case; masks have the values 1 to K."""
+    """What a report tells of a case, masks with the values 1 to K; of one that is not drawn, Dice and volumes alone."""
     case, grid = result.case, result.case.source_grid
     labels = {n: v for v, n in enumerate(result.dice, start=1)}
-    scores = tuple(score_case(case.name, result.prediction, case.source_mask(), labels, grid.spacing_mm))
     row = case_row(result)
-    pictured = None
+    pictured: Pictured | None = None
+    scores: tuple[LabelScore, ...] = ()
     if is_drawn:
         pictured = Pictured(case.image()[channel], _on_prepared_grid(result), case.labels(), case.grid)
+        scores = tuple(score_case(case.name, result.prediction, case.source_mask(), labels, grid.spacing_mm))
+    spacing = " x ".join(f"{s:.3g}" for s in grid.spacing_mm)
     return CaseView(
         case=case.name,
         status="done",
         sizes={n: Size(row.predicted_ml[n], None, None) for n in labels},
-        facts=(
-            ("grid", " x ".join(map(str, grid.shape))),
-            ("spacing", " x ".join(f"{s:.3g}" for s in grid.spacing_mm) + " mm"),
-        ),
+        facts=(("grid", " x ".join(map(str, grid.shape))), ("spacing", f"{spacing} mm")),
+        notes=() if is_drawn else ("Not drawn: the report shows the worst cases.",),
         scores=scores,
+        mean_dice=result.mean_dice,
         pictured=pictured,
     )
 

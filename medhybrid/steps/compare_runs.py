@@ -36,6 +36,7 @@ from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.report import pictures_of, shown_channel
 from medhybrid.steps.resume import run_config
+from medhybrid.steps.run_record import without_places
 
 N_SHOWN = 4
 """Cases with pictures, of those that got better and of those that got worse."""
@@ -56,6 +57,7 @@ class Judged:
     """
 
     name: str
+    kind: str
     dice: Mapping[str, float]
     settings: Mapping[str, str]
     labels: Mapping[str, int]
@@ -83,6 +85,12 @@ def compare_runs(first: Path, second: Path, *, out: Path, reporter: Reporter | N
     """
     reporter = reporter or Silent()
     a, b = judged(first), judged(second)
+    if a.kind != b.kind or a.labels != b.labels:
+        raise DataError(
+            f"{a.name} and {b.name} cannot be compared",
+            expected="two trainings, or two folders of masks, with the same labels",
+            found=f"{a.kind} with {', '.join(a.labels)}; {b.kind} with {', '.join(b.labels)}",
+        )
     common = sorted(set(a.dice) & set(b.dice))
     if not common:
         raise DataError(
@@ -138,10 +146,15 @@ def _training(folder: Path) -> Judged:
     except ModelError:
         record = None
     channel = shown_channel([(n.channel, n.optional) for n in plan.normalisation])
-    settings = _flat(config.model_dump(mode="json")) | _made(record)
+    settings = _flat(without_places(config)) | _made(record)
     labels = {n: v for v, n in enumerate(plan.labels, start=1)}
     return Judged(
-        folder.name, dice, settings, labels, lambda case: _draw_validation(folder, config, plan, channel, case)
+        folder.name,
+        "training",
+        dice,
+        settings,
+        labels,
+        lambda case: _draw_validation(folder, config, plan, channel, case),
     )
 
 
@@ -163,15 +176,15 @@ def _predictions(folder: Path, scores: Path) -> Judged:
         held += [float(row["dice"])] if float(row["reference_ml"]) or float(row["predicted_ml"]) else []
     record = read_folder_record(folder)
     dice = {c: float(np.mean(v)) if v else 1.0 for c, v in by_case.items()}
-    settings = {k: str(v) for k, v in record.model_dump(include={"medhybrid", "python", "device", "precision"}).items()}
-    settings |= {"model": record.model_weights_sha256[:12]}
-    return Judged(folder.name, dice, settings, record.labels, pictures_of(folder, record))
+    told = {"medhybrid", "python", "device", "precision", "runtime", "channel_map", "scan_options", "model_channels"}
+    settings = _flat(record.model_dump(mode="json", include=told)) | {"model": record.model_weights_sha256[:12]}
+    return Judged(folder.name, "masks", dice, settings, record.labels, pictures_of(folder, record))
 
 
 def _drawn(draw: Draw, case: str) -> Pictured | None:
     try:
         return draw(case)
-    except MedHybridError:
+    except (MedHybridError, OSError, ValueError, IndexError):
         return None  # the figures stand without it
 
 

@@ -1,19 +1,21 @@
 """Masks that a reviewer corrected, on their way back into a dataset.
 
 OUT/corrected/<case>.nii.gz       the corrected mask of a case in the output folder of `predict`
-OUT/review.json                   who marked it, when, and what was said
-PREPARED/corrections.csv          which were taken: the dataset has another hash, and this says why
+OUT/review.json                   who marked it, when, and what was said; what was rejected is not taken
+PREPARED/corrections.csv          what became of each: the dataset has another hash, and this says why
 
-A case of the dataset gets the corrected mask in place of its own. One that is not in the dataset is new: it trains in every
-fold and validates in none, so that scores stay comparable with those of before.
+A scan that the dataset has, by the content of its files, gets the corrected mask in place of its own. One that it does not have
+is new: it trains in every fold and validates in none, so that scores stay comparable with those of before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields, replace
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case, Files, subject_of
@@ -21,17 +23,17 @@ from medhybrid.data.splits import Fold
 from medhybrid.errors import DataError
 from medhybrid.files import write_csv
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
-from medhybrid.inference.worklist import WorkItem, make_worklist
+from medhybrid.inference.worklist import WorkItem
 from medhybrid.review.marks import Mark, read_marks
-from medhybrid.scans import discover
 from medhybrid.steps.evaluate import masks_in
+from medhybrid.steps.folder_scans import FolderScans, is_unchanged
 
 FOLDER = "corrected"
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A corrected mask: of which case, whether the dataset did not have it, and who decided what and when."""
+    """A corrected mask: of which case of the dataset, whether it is new there, and who decided what and when."""
 
     case: str
     mask: str
@@ -41,16 +43,29 @@ class Correction:
     comment: str
 
 
-def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Case], list[Correction]]:
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """What `data.corrections` bring; `kept` holds unpacked archives as long as they are to be read."""
+
+    taken: tuple[Correction, ...] = ()
+    kept: tuple[Any, ...] = ()
+
+
+def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Case], Corrections]:
     """The cases of a dataset with the masks of `data.corrections`, sorted by name, and what was taken.
+
+    A mask whose scan cannot be told is a case with a problem, which is left out by name.
 
     Raises
     ------
     DataError
-        If a folder holds no corrected mask, or its labels or channels are not those of the dataset.
+        If a folder holds no corrected mask, its labels or channels are not those of the dataset, or nobody can tell which
+        subjects new scans are of.
     """
-    by_name, taken = {c.name: c for c in cases}, []
-    for folder in map(Path, config.corrections):
+    by_name = {c.name: c for c in cases}
+    taken: list[Correction] = []
+    kept: list[Any] = []
+    for folder in map(Path, config.corrections if config.labelled else ()):
         masks = masks_in(folder / FOLDER)
         if not masks:
             raise DataError(
@@ -58,19 +73,21 @@ def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Ca
             )
         record, marks = read_folder_record(folder), read_marks(folder).marks
         _check_fits(folder, record, config)
-        items = _items(record, config)
+        scans = FolderScans.find(folder, record)
+        kept.append(scans)
         for name, path in masks.items():
-            earlier = by_name.get(name)
-            if earlier is None:
-                by_name[name] = _new_case(name, path, items.get(name), config)
-            else:
-                by_name[name] = replace(earlier, mask=Files((path,)), is_labelled=True)
             mark = marks.get(name, Mark(decision="to correct"))
+            if mark.decision == "rejected":
+                continue
+            item = scans.items.get(name)
+            twin = None if item is None else _same_scan(item.files, cases)
+            case = _with_mask(twin, path, item) if twin else _new_case(name, path, item, scans, cases, config)
+            by_name[case.name] = case
             changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
             taken.append(
-                Correction(name, str(path), earlier is None, mark.reviewer, mark.time or changed, mark.comment)
+                Correction(case.name, str(path), twin is None, mark.reviewer, mark.time or changed, mark.comment)
             )
-    return sorted(by_name.values(), key=lambda c: c.name), taken
+    return sorted(by_name.values(), key=lambda c: c.name), Corrections(tuple(taken), tuple(kept))
 
 
 def with_new_cases(folds: Sequence[Fold], cases: Sequence[Case], taken: Sequence[Correction]) -> list[Fold]:
@@ -85,9 +102,20 @@ def with_new_cases(folds: Sequence[Fold], cases: Sequence[Case], taken: Sequence
     return extended
 
 
-def write_corrections(path: Path, taken: Sequence[Correction]) -> None:
-    """A row a correction."""
-    write_csv(path, [[f.name for f in fields(Correction)], *(astuple(c) for c in taken)])
+def write_corrections(path: Path, taken: Sequence[Correction], left_out: Collection[str]) -> None:
+    """A row a correction, with what became of it."""
+    rows = [
+        [
+            c.case,
+            "left out" if c.case in left_out else "new" if c.is_new else "replaced",
+            c.mask,
+            c.reviewer,
+            c.time,
+            c.comment,
+        ]
+        for c in taken
+    ]
+    write_csv(path, [["case", "state", "mask", "reviewer", "time", "comment"], *rows])
 
 
 def _check_fits(folder: Path, record: FolderRecord, config: DataConfig) -> None:
@@ -100,21 +128,78 @@ def _check_fits(folder: Path, record: FolderRecord, config: DataConfig) -> None:
         )
 
 
-def _items(record: FolderRecord, config: DataConfig) -> dict[str, WorkItem]:
-    place = Path(record.scans)
-    if not record.scans or not place.exists():
-        return {}
-    return {i.case: i for i in make_worklist(discover(place), record.model_channels, record.channel_map).items}
+def _same_scan(files: Iterable[Path], cases: Sequence[Case]) -> Case | None:
+    """The case of the dataset whose pictures are these files, whatever they are called."""
+    sizes = _sizes(files)
+    alike = [c for c in cases if c.images and _sizes(_pictures(c)) == sizes]
+    content = _content(files) if alike else ()
+    return next((c for c in alike if _content(_pictures(c)) == content), None)
 
 
-def _new_case(name: str, mask: Path, item: WorkItem | None, config: DataConfig) -> Case:
-    subject = subject_of(config, name)
-    if item is None or item.problem:
+def _pictures(case: Case) -> list[Path]:
+    return [p for files in case.images if files for p in files.paths]
+
+
+def _with_mask(case: Case, mask: Path, item: WorkItem | None) -> Case:
+    if case.problem is not None and item is not None:  # what was wrong was its mask: it is a case now
+        return Case(case.name, case.subject, _images(item), Files((mask,)), is_labelled=False)
+    return replace(case, mask=Files((mask,)))
+
+
+def _new_case(
+    name: str, mask: Path, item: WorkItem | None, scans: FolderScans, cases: Sequence[Case], config: DataConfig
+) -> Case:
+    problem, subject = None, name
+    if item is None or item.problem or not is_unchanged(scans.folder, item):
         problem = DataError(
-            f"case {name}: a corrected mask, but its scan is not where predict read it",
-            found=item.problem if item is not None else "",
+            f"case {name}: a corrected mask, but its scan is not as predict read it",
+            found=item.problem if item is not None else "no such scan",
             remedy="predict again from the folder where the scans are now, or remove the mask",
         )
-        return Case(name, subject, (), Files((mask,)), problem)
-    images = tuple(None if e is None else Files(e.paths, e.part) for e in item.entries)
-    return Case(name, subject, images, Files((mask,)))
+    elif any(c.name == name for c in cases):
+        problem = DataError(
+            f"case {name}: the dataset has another scan of that name",
+            remedy="predict from files of another name, or remove the mask",
+        )
+        name = f"{name} (corrected)"
+    else:
+        try:
+            subject = _subject(name, cases, config)
+        except DataError as error:
+            problem = error
+    images = () if item is None else _images(item)
+    # A mask that began as a prediction judges no model: the case does not validate, in inner parts neither.
+    return Case(name, subject, images, Files((mask,)), problem, is_labelled=False)
+
+
+def _subject(name: str, cases: Sequence[Case], config: DataConfig) -> str:
+    if config.subject_pattern is None and any(c.subject != c.name for c in cases):
+        raise DataError(
+            f"case {name}: nobody can tell which subject it is of, and the dataset has subjects with several cases",
+            remedy="set data.subject_pattern: a subject must not train and validate",
+        )
+    return subject_of(config, name)
+
+
+def _images(item: WorkItem) -> tuple[Files | None, ...]:
+    return tuple(None if e is None else Files(e.paths, e.part) for e in item.entries)
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """A folder stands for its files."""
+    return [f for p in paths for f in (sorted(x for x in p.iterdir() if x.is_file()) if p.is_dir() else [p])]
+
+
+def _sizes(paths: Iterable[Path]) -> list[int]:
+    try:
+        return sorted(f.stat().st_size for f in _files(paths))
+    except OSError:
+        return []
+
+
+def _content(paths: Iterable[Path]) -> list[str]:
+    digests = []
+    for path in _files(paths):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return sorted(digests)

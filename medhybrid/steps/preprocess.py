@@ -63,7 +63,7 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     cases = list_cases(config.data)
     folds, origin = load_folds(config.data, cases)
     cases, corrections = with_corrections(cases, config.data)
-    folds = with_new_cases(folds, cases, corrections)
+    folds = with_new_cases(folds, cases, corrections.taken)
     memory = free_memory()  # before processes take some: a training will not have them beside it
 
     with Processes(config.prepare.workers or default_workers()) as processes:
@@ -88,16 +88,14 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     write_atomically(folder / "plan.json", plan.model_dump_json(indent=1))
     _write_problems(folder, findings)
     (folder / "corrections.csv").unlink(missing_ok=True)
-    if corrections:
-        write_corrections(folder / "corrections.csv", corrections)
+    if corrections.taken:
+        write_corrections(folder / "corrections.csv", corrections.taken, left_out)
     save_config(config, folder / "config.yaml")
     _forget_others(folder, {c.name for c in cases} - set(left_out))
     reporter.message(f"folds: {len(folds)}, {origin}")
-    if corrections:
-        n_new = sum(c.is_new for c in corrections)
-        reporter.message(
-            f"corrected masks: {len(corrections) - n_new} in place of the dataset's own, {n_new} of new cases"
-        )
+    if taken := [c for c in corrections.taken if c.case not in left_out]:
+        n_new = sum(c.is_new for c in taken)
+        reporter.message(f"corrected masks: {len(taken) - n_new} in place of the dataset's own, {n_new} of new cases")
     n_prepared = len(waiting) - len(failed)
     return Preparation(folder, plan, n_prepared, len(usable) - len(waiting), tuple(findings), tuple(left_out))
 

@@ -1,11 +1,13 @@
 """`medhybrid promote RUN`: the alias `champion` moves to a run's model if its validation says so.
 
 The champion is what `predict --model models:/<study>@champion` loads. A run takes its place only if, on the same validation
-cases, the whole 95 % interval of its Dice less the champion's lies above 0; else it becomes the `challenger`.
+cases with the same references, the whole 95 % interval of its Dice less the champion's lies above 0 and Wilcoxon's test agrees
+(p below 0.05); else it becomes the `challenger`.
 """
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,12 +71,17 @@ def promote(run: Path, *, tracking_uri: str | None = None, force: bool = False) 
     if champion is None:
         registry.set_alias(version, CHAMPION)
         return Promotion(config.name, version.number, "", "first")
+    if champion.number != version.number and champion.run_id == version.run_id and not force:
+        raise DataError(
+            f"the champion (version {champion.number}) is the same run before it was extended: its validation is gone",
+            remedy="compare both models on other scans, and use --force",
+        )
     if champion == version:
         return Promotion(config.name, version.number, champion.number, "already")
     difference = (
         None if force else _difference(registry.validation(version), registry.validation(champion), champion.number)
     )
-    is_better = force or (difference is not None and difference.interval.low > 0)
+    is_better = force or (difference is not None and difference.is_shown and difference.interval.mean > 0)
     said = (
         "forced"
         if difference is None
@@ -90,12 +97,18 @@ def promote(run: Path, *, tracking_uri: str | None = None, force: bool = False) 
 
 def _difference(ours: str, theirs: str, champion: str) -> Difference:
     a, b = case_dice(ours), case_dice(theirs)
-    if set(a) != set(b):
+    if _references(ours) != _references(theirs):
         raise DataError(
-            f"the run and the champion (version {champion}) were validated on different cases",
+            f"the run and the champion (version {champion}) were validated on different cases, or by different references",
             expected="the same fold of the same data",
             found=f"{len(set(a) & set(b))} cases in common, {len(set(a) ^ set(b))} of one alone",
-            remedy="train on the champion's fold, or compare both on scans that neither saw and use --force",
+            remedy="train on the champion's fold and data, or compare both on scans that neither saw and use --force",
         )
     cases = sorted(a)
     return paired_difference([a[c] for c in cases], [b[c] for c in cases])
+
+
+def _references(table: str) -> dict[str, tuple[str, ...]]:
+    """By case, how much of each label its reference has: other masks have other volumes."""
+    rows = csv.DictReader(table.splitlines())
+    return {r["case"]: tuple(f"{k}={v}" for k, v in sorted(r.items()) if k.startswith("reference ml")) for r in rows}

@@ -17,14 +17,13 @@ from medhybrid.errors import DataError, MedHybridError
 from medhybrid.geometry import Grid, orientation_code
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.records import Prediction, Records
-from medhybrid.inference.worklist import WorkItem, make_worklist
+from medhybrid.inference.worklist import WorkItem, without_names
 from medhybrid.metrics import LabelScore, score_case
 from medhybrid.review.report import CaseView, Pictured, ReportInfo, write_report
 from medhybrid.review.report.page import Layout
 from medhybrid.review.report.views import Size
-from medhybrid.scans import discover
-from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.steps.evaluate import mask_on_grid, masks_in
+from medhybrid.steps.folder_scans import FolderScans, is_unchanged
 from medhybrid.steps.progress import Reporter, Silent
 
 
@@ -59,19 +58,21 @@ def report(
     """
     folder, reporter = Path(folder), reporter or Silent()
     record = read_folder_record(folder)
-    place = Path(scans) if scans is not None else Path(record.scans) if record.scans else None
-    items = _items(place, record, deidentify)
+    found = FolderScans.find(folder, record, scans=None if scans is None else Path(scans), deidentify=deidentify)
     names = sorted({p.stem for state in ("done", "failed") for p in (folder / state).glob("*.json")})
-    predictions = Records(folder).all(names)
+    predictions = [p for p in Records(folder).all(names) if p.made_by in ("", record.made_by)]
     if not predictions:
         raise DataError(f"{folder} has no case", expected="records in done/ or failed/", remedy="run medhybrid predict")
-    if place is not None and not items:
-        reporter.message(f"{place} holds no scan any more: the report is without pictures. Give --scans")
+    if not any(p.case in found.items for p in predictions):
+        where = scans or record.scans or "a folder that is not on record, since names were replaced"
+        reporter.message(
+            f"no scan of these masks is in {where}: the report is without pictures. Give --scans (and --deidentify)"
+        )
     known = {} if references is None else masks_in(Path(references))
 
     def views() -> Iterator[CaseView]:
         for n, prediction in enumerate(predictions, start=1):
-            yield _view(folder, prediction, record, items.get(prediction.case), known.get(prediction.case))
+            yield _view(folder, prediction, record, found.items.get(prediction.case), known.get(prediction.case))
             reporter.advance(n, prediction.case)
 
     info = ReportInfo(
@@ -80,21 +81,13 @@ def report(
         facts=_facts(record),
         left_aside=tuple((e.name, e.reason) for e in record.left_aside),
         key=record.made_by[:16],
+        folder=folder.resolve().name,
         version=medhybrid.__version__,
     )
     reporter.begin("drawing", len(predictions))
     path = write_report(folder, info, views(), len(predictions), layout=layout)
     reporter.end()
     return path
-
-
-def _items(place: Path | None, record: FolderRecord, deidentify: Path | None) -> dict[str, WorkItem]:
-    if place is None or not place.exists():
-        return {}
-    work = make_worklist(discover(place), record.model_channels, record.channel_map)
-    if deidentify is not None:
-        work = work.deidentified(Deidentifier.from_file(deidentify))
-    return {i.case: i for i in work.items if not i.problem}
 
 
 def _view(
@@ -110,6 +103,8 @@ def _view(
             pictured, scores, facts = _read(folder, prediction.case, record, item, reference, notes)
         except MedHybridError as error:
             notes.append(f"no picture: {error}")
+        if not record.scans and item is not None:  # names were replaced: those in messages are, too
+            notes = [without_names(n, item, prediction.case) for n in notes]
     reasons = record.channels.get(prediction.case, ())
     return CaseView(
         case=prediction.case,
@@ -135,15 +130,20 @@ def _read(
 ) -> tuple[Pictured | None, list[LabelScore], tuple[tuple[str, str], ...]]:
     if item is None:
         return None, [], ()
+    if item.problem or not is_unchanged(folder, item):
+        raise DataError(
+            f"case {case}: the scan that is there now is not the one that the mask was made of",
+            found=item.problem,
+            remedy="predict again, or give --scans with the folder that predict read",
+        )
+    if item.is_burned_in and not record.scans:
+        raise DataError(f"case {case}: a header says that text is part of the pixels, and names were to be replaced")
     names = [n for n, _ in record.model_channels]
     scan = item.read(names, record.scan_options)
     notes += scan.notes
     mask = mask_on_grid(folder / "masks" / f"{case}.nii.gz", scan.grid)
     if mask is None:
-        raise DataError(
-            f"case {case}: the mask is not on the grid of the scan that is there now",
-            remedy="predict again: the scan has changed",
-        )
+        raise DataError(f"case {case}: the mask is not on the scan's grid", remedy="predict again")
     known: NDArray[np.generic] | None = None
     scores: list[LabelScore] = []
     if reference is not None:
@@ -159,8 +159,8 @@ def _read(
 
 def pictures_of(folder: Path, record: FolderRecord) -> Callable[[str], Pictured | None]:
     """What draws a case of a folder of masks: None where its scan is not found; `MedHybridError` where it cannot be read."""
-    items = cache(lambda: _items(Path(record.scans) if record.scans else None, record, None))
-    return lambda case: _read(folder, case, record, items().get(case), None, [])[0]
+    found = cache(lambda: FolderScans.find(folder, record))
+    return lambda case: _read(folder, case, record, found().items.get(case), None, [])[0]
 
 
 def shown_channel(channels: list[tuple[str, bool]]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from medhybrid.errors import ConfigError
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.tracking.mlflow_store import default_uri, quiet_mlflow
 from medhybrid.tracking.mlflow_ui import experiment_page
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
 """How often the server is looked after."""
@@ -58,22 +61,34 @@ def review(
     quiet_mlflow()
     server = subprocess.Popen(review_command(Path(runs), host=host, port=port, uri=uri))
     is_waiting = opens
-    with stop_on_signals() as should_stop:
-        while server.poll() is None and not should_stop():
-            time.sleep(POLL_S)
-            if is_waiting and _answers(host, port):
-                is_waiting = False
-                page = experiment_page(uri or default_uri(Path(runs)))
-                webbrowser.open(f"http://{host}:{port}/{page}")
-    if server.poll() is not None and not should_stop():
-        return server.returncode
+    try:
+        with stop_on_signals() as should_stop:
+            while server.poll() is None and not should_stop():
+                time.sleep(POLL_S)
+                if is_waiting and _answers(host, port):
+                    is_waiting = False
+                    _open_page(f"http://{host}:{port}/", uri or default_uri(Path(runs)))
+            return 0 if should_stop() or server.returncode is None else server.returncode
+    finally:
+        _end(server)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is not None:
+        return
     server.terminate()
     try:
         server.wait(10)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
-    return 0
+
+
+def _open_page(address: str, uri: str) -> None:
+    try:
+        webbrowser.open(address + experiment_page(uri))
+    except Exception as error:  # the address is on the screen: a person can go there
+        logger.debug("no browser was opened", exc_info=error)
 
 
 def _answers(host: str, port: int) -> bool:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.inference.folder_record import read_folder_record
-from medhybrid.review.marks import Mark, read_marks, write_mark
+from medhybrid.review.marks import Mark, Marks, read_marks, write_mark
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.progress import Reporter
 from medhybrid.steps.report import report
@@ -38,6 +38,9 @@ class _Change(BaseModel):
 def review_report(
     folder: Path,
     *,
+    scans: Path | None = None,
+    references: Path | None = None,
+    deidentify: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 5000,
     opens: bool = True,
@@ -55,7 +58,7 @@ def review_report(
     """
     record, page = read_folder_record(folder), folder / "report.html"
     if not page.is_file() or page.stat().st_mtime < (folder / "run.json").stat().st_mtime:
-        report(folder, reporter=reporter)
+        report(folder, scans=scans, references=references, deidentify=deidentify, reporter=reporter)
     read_marks(folder)  # a damaged file is told before anything is marked
     server = make_server(folder, record.made_by[:16], host, port)
     url = f"http://{host}:{server.server_port}/"
@@ -97,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path = self.path.split("?")[0].split("#")[0]
         if path == "/marks":
-            self._answer(read_marks(self.place).model_dump_json(), "application/json")
+            self._give_marks()
             return
         allowed = {"/": "report.html", "/report.html": "report.html", "/report/viewer.js": "report/viewer.js"}
         number = path.removeprefix("/report/").removesuffix(".html")
@@ -108,6 +111,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND)
             return
         self._answer(file.read_bytes(), "text/javascript" if file.suffix == ".js" else "text/html; charset=utf-8")
+
+    def _give_marks(self) -> None:
+        try:
+            marks = read_marks(self.place)
+        except MedHybridError as error:
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=str(error))
+            return
+        is_ours = marks.key in ("", self.marks_key)  # else they are of other masks
+        self._answer((marks if is_ours else Marks()).model_dump_json(), "application/json")
 
     def do_POST(self) -> None:
         if not self._is_meant_for_us():

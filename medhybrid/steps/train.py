@@ -36,7 +36,7 @@ from medhybrid.steps.run_record import (
     silent_tracker,
     without_places,
 )
-from medhybrid.steps.validation_record import show_references, show_validation
+from medhybrid.steps.validation_record import record_validation, show_progress, show_references
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.determinism import deterministic
 from medhybrid.training.loop import Outcome, Progress, Trainer
@@ -193,7 +193,7 @@ def _run(
         nonlocal is_ended
         if not validation.is_complete:
             is_ended = watch(trainer.validations_done, validation.mean_dice)
-        show_validation(validation, {c.name for c in pictured}, folder, tracker, shown, description_of(config, plan))
+        show_progress(validation, {c.name for c in pictured}, folder, tracker, shown)
 
     def on_progress(p: Progress) -> None:
         dice = "" if p.dice is None else f"  dice {p.dice:.3f}"
@@ -228,6 +228,10 @@ def _run(
             outcome = trainer.fit()
             reporter.end()
             metrics = _save(config, plan, outcome, folder, data_hash) if team.is_first else {}
+            if team.is_first and outcome.validation is not None and outcome.validation.is_complete:
+                # The model is safe: what follows may take minutes where there are hundreds of cases.
+                text, logs_report = description_of(config, plan), config.tracking.log_report
+                record_validation(outcome.validation, folder, tracker, shown, text, logs_report=logs_report)
             if team.is_first and not outcome.is_interrupted:
                 tracker.log_metrics({f"final/{k}": v for k, v in metrics.items()}, outcome.step)
                 register_as = config.name if config.tracking.register_model else None

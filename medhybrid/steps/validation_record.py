@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 import medhybrid
 from medhybrid.data.plan import Plan
@@ -19,7 +22,7 @@ from medhybrid.data.prepare import outside_labels
 from medhybrid.data.store import PreparedCase
 from medhybrid.inference.confidence import reliability_of
 from medhybrid.review import plots
-from medhybrid.review.report import CaseView, ReportInfo, write_report
+from medhybrid.review.report import ReportInfo, write_report
 from medhybrid.review.training import case_row, case_view, draw_reference, draw_result, result_table, write_table
 from medhybrid.scans import write_nifti
 from medhybrid.training.tracker import Tracker
@@ -30,41 +33,69 @@ logger = logging.getLogger(__name__)
 MAX_DRAWN = 30
 """Cases, the worst ones, that the table and the report have pictures of."""
 
+MAX_DRAWN_VOXELS = 40_000_000
+"""Of the cases in the report, all together: about as many bytes, in one file."""
+
 
 def show_references(cases: Sequence[PreparedCase], folder: Path, tracker: Tracker, channel: int) -> None:
     """Step 0 of each series of pictures: MLflow's slider begins there."""
-    try:
+    with _harmless("pictures of the references"):
         for case in cases:
             path = draw_reference(case, folder / "pictures" / f"{case.name}_{0:06d}.png", channel=channel)
             tracker.log_image(path, f"validation/{case.name}", 0)
-    except (OSError, ValueError) as error:
-        logger.warning("no pictures of the references: %s", error)
 
 
-def show_validation(
-    validation: Validation, pictured: Collection[str], folder: Path, tracker: Tracker, channel: int, description: str
+def show_progress(
+    validation: Validation, pictured: Collection[str], folder: Path, tracker: Tracker, channel: int
 ) -> None:
-    """Pictures of the same few cases each time; of the complete validation at the end all there is to see.
+    """Pictures of the same few cases at each validation."""
+    with _harmless("pictures of this validation"):
+        for result in (r for r in validation.results if r.case.name in pictured):
+            path = folder / "pictures" / f"{result.case.name}_{validation.step:06d}.png"
+            draw_result(result, path, channel=channel, step=validation.step)
+            tracker.log_image(path, f"validation/{result.case.name}", validation.step)
+
+
+def record_validation(
+    validation: Validation, folder: Path, tracker: Tracker, channel: int, description: str, *, logs_report: bool
+) -> None:
+    """All there is to see of the complete validation at the end; the masks and the table first.
 
     Parameters
     ----------
     description : str
         What the run is; the result is put below it.
+    logs_report : bool
+        Whether the report, which holds voxels of the scans, goes to the tracker.
     """
+    worst_first = sorted(validation.results, key=lambda r: r.mean_dice)
+    rows = [case_row(r) for r in worst_first]
+    _write_masks(validation, folder)
+    table = write_table(folder / "validation.csv", rows, [""] * len(rows))
+    with _harmless("description"):
+        tracker.describe(f"{description}\n\n### Validation\n\n{result_table(validation)}")
+    with _harmless("pictures of the cases"):
+        pictures = _draw_worst(worst_first, validation.step, folder, channel)
+        table = write_table(folder / "validation.csv", rows, pictures)
+    tracker.log_table(table, "validation")
+    tracker.log_file(table, "")
+    with _harmless("plots"):
+        for path in _draw_plots(worst_first, rows, folder / "plots"):
+            tracker.log_file(path, "plots")
+    with _harmless("report"):
+        page = _write_report(worst_first, folder, channel)
+        if logs_report:
+            tracker.log_file(page, "")
+
+
+@contextmanager
+def _harmless(what: str) -> Iterator[None]:
+    """A picture must not stop a training, whatever is wrong with it."""
     try:
-        for result in (r for r in validation.results if r.case.name in pictured):
-            path = folder / "pictures" / f"{result.case.name}_{validation.step:06d}.png"
-            draw_result(result, path, channel=channel, step=validation.step)
-            tracker.log_image(path, f"validation/{result.case.name}", validation.step)
-        if validation.is_complete:
-            _write_masks(validation, folder)
-            worst_first = sorted(validation.results, key=lambda r: r.mean_dice)
-            _show_table(worst_first, validation.step, folder, tracker, channel)
-            _show_plots(worst_first, folder, tracker)
-            tracker.log_file(_write_report(worst_first, folder, channel), "")
-            tracker.describe(f"{description}\n\n### Validation\n\n{result_table(validation)}")
-    except (OSError, ValueError) as error:  # a picture must not stop a training
-        logger.warning("no pictures of this validation: %s", error)
+        yield
+    except Exception as error:
+        logger.warning("no %s: %s: %s", what, type(error).__name__, error)
+        logger.debug("%s", what, exc_info=error)
 
 
 def _write_masks(validation: Validation, folder: Path) -> None:
@@ -74,39 +105,38 @@ def _write_masks(validation: Validation, folder: Path) -> None:
         write_nifti(path, outside_labels(r.prediction, labels), r.case.source_grid.affine)
 
 
-def _show_table(results: Sequence[CaseResult], step: int, folder: Path, tracker: Tracker, channel: int) -> None:
+def _draw_worst(results: Sequence[CaseResult], step: int, folder: Path, channel: int) -> list[str]:
+    """Paths below the run folder, empty for those that are not drawn."""
     pictures = []
     for r in results[:MAX_DRAWN]:
         pictures.append(f"pictures/{r.case.name}_{step:06d}.png")
         if not (folder / pictures[-1]).is_file():
             draw_result(r, folder / pictures[-1], channel=channel, step=step)
-    pictures += [""] * (len(results) - len(pictures))
-    path = write_table(folder / "validation.csv", [case_row(r) for r in results], pictures)
-    tracker.log_table(path, "validation")
-    tracker.log_file(path, "")
+    return pictures + [""] * (len(results) - len(pictures))
 
 
-def _show_plots(results: Sequence[CaseResult], folder: Path, tracker: Tracker) -> None:
-    rows, place = [case_row(r) for r in results], folder / "plots"
+def _draw_plots(results: Sequence[CaseResult], rows: Sequence[plots.CaseRow], place: Path) -> list[Path]:
     paths = [
         plots.dice_by_case(place / "dice_by_case.png", rows),
         plots.volumes(place / "volumes.png", rows),
         plots.dice_over_size(place / "dice_over_size.png", rows),
     ]
     bins = reliability_of([r.voxels for r in results if r.voxels is not None])
-    if bins is not None:
-        paths.append(plots.reliability(place / "reliability.png", *bins))
-    for path in paths:
-        tracker.log_file(path, "plots")
+    return paths if bins is None else [*paths, plots.reliability(place / "reliability.png", *bins)]
 
 
 def _write_report(results: Sequence[CaseResult], folder: Path, channel: int) -> Path:
     labels = {n: v for v, n in enumerate(results[0].dice, start=1)}
-    facts = {"run": folder.name, "cases": str(len(results)), "drawn": f"the worst {min(MAX_DRAWN, len(results))}"}
-
-    def views() -> Iterator[CaseView]:
-        for n, r in enumerate(results):
-            yield case_view(r, channel=channel, is_drawn=n < MAX_DRAWN)
-
-    info = ReportInfo(f"Validation of {folder.name}", labels, facts, key=folder.name, version=medhybrid.__version__)
-    return write_report(folder, info, views(), len(results), layout="single")
+    voxels = np.cumsum([np.prod(r.case.grid.shape) for r in results])
+    n_drawn = max(1, min(MAX_DRAWN, int((voxels <= MAX_DRAWN_VOXELS).sum())))
+    facts = {"run": folder.name, "cases": str(len(results)), "drawn": f"the worst {min(n_drawn, len(results))}"}
+    views = (case_view(r, channel=channel, is_drawn=n < n_drawn) for n, r in enumerate(results))
+    info = ReportInfo(
+        f"Validation of {folder.name}",
+        labels,
+        facts,
+        key=folder.name,
+        folder=folder.name,
+        version=medhybrid.__version__,
+    )
+    return write_report(folder, info, views, len(results), layout="single")

@@ -227,7 +227,7 @@ class MlflowTracker:
         import pandas as pd
 
         path = Path(event["path"])
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype={"case": str})
         if "picture" in table:
             files = [path.parent / str(name) for name in table["picture"]]
             blank = np.zeros((1, 1, 3), np.uint8)  # a column is all pictures or none

@@ -80,4 +80,8 @@ class Registry:
         try:
             return question()
         except (MlflowException, OSError) as error:
-            raise ModelError(f"{self.uri} does not give what was asked for", found=str(error)[:200]) from error
+            raise ModelError(
+                f"{self.uri} does not give what was asked for",
+                found=str(error)[:200],
+                remedy="look the version up in the MLflow UI; where its run has no validation.csv, use --force",
+            ) from error

@@ -106,6 +106,7 @@ def test_the_champion_changes_only_where_validation_shows_it(
     with pytest.raises(mlflow.MlflowException):
         client.get_model_version_by_alias("blobs", "challenger")
     outcome = promote(run)
-    expected = "better" if outcome.difference is not None and outcome.difference.interval.low > 0 else "not shown"
-    assert outcome.outcome == expected
-    assert holder("champion") == (run.name if expected == "better" else short.name)
+    assert outcome.difference is not None
+    assert outcome.difference.n_better == 3
+    assert outcome.outcome == "not shown", "three cases prove nothing, however much better they are"
+    assert holder("champion") == short.name

@@ -21,7 +21,7 @@ from medhybrid.cli import main
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import DataError
-from medhybrid.review.marks import read_marks
+from medhybrid.review.marks import Mark, read_marks, write_mark
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.report import report
 from medhybrid.steps.review_report import make_server
@@ -87,7 +87,7 @@ def test_a_scan_that_changed_is_not_drawn_under_its_old_mask(masks: Path, tmp_pa
 
     text = report(tmp_path / "m" / "out", scans=tmp_path / "m" / "scans").read_text()
 
-    assert "the mask is not on the grid of the scan that is there now" in text
+    assert "the scan that is there now is not the one that the mask was made of" in text
     assert text.count('data-kind="image"') == 2
 
 
@@ -207,11 +207,80 @@ def test_corrected_masks_replace_and_new_cases_train_only(
     (case,) = dataset.open(["case_00"])
     np.testing.assert_array_equal(case.source_mask() == 2, corrected == 4)
     rows = list(csv.DictReader((after.folder / "corrections.csv").read_text().splitlines()))
-    assert [(r["case"], r["is_new"], r["reviewer"], r["comment"]) for r in rows] == [
-        ("case_00", "False", "AB", "too large"),
-        ("new_20", "True", "", ""),
+    assert [(r["case"], r["state"], r["reviewer"], r["comment"]) for r in rows] == [
+        ("case_00", "replaced", "AB", "too large"),
+        ("new_20", "new", "", ""),
     ]
     assert rows[1]["time"], "the file's own time where nobody marked it"
+
+
+def test_another_scan_of_a_datasets_name_does_not_touch_its_case(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    """The same name, the same grid, another patient: nothing but the content of the files tells them apart."""
+    config = with_corrections(trained, masks, tmp_path)
+    save_nifti(tmp_path / "scans" / "case_03.nii.gz", blob_case(40)[0])
+    medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "other")
+    save_nifti(tmp_path / "other" / "corrected" / "case_03.nii.gz", blob_case(40)[1])
+    data = config.data.model_copy(update={"corrections": (str(tmp_path / "other"),)})
+    config = config.model_copy(update={"data": data})
+
+    done = medhybrid.preprocess(config)
+
+    assert done.left_out == ("case_03 (corrected)",)
+    (case,) = PreparedDataset(done.folder).open(["case_03"])
+    np.testing.assert_array_equal(case.source_mask() == 2, blob_case(3)[1] == 4)
+
+
+def test_a_scan_of_the_dataset_is_known_under_another_name(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    config = with_corrections(trained, masks, tmp_path)
+    save_nifti(tmp_path / "scans" / "visit.nii.gz", blob_case(2)[0])
+    shutil.copy(trained[0].folder / "data" / "imagesTr" / "case_02.nii.gz", tmp_path / "scans" / "visit.nii.gz")
+    medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "other")
+    corrected = np.zeros_like(blob_case(2)[1])
+    corrected[10:14, 10:14, 8:12] = 4
+    save_nifti(tmp_path / "other" / "corrected" / "visit.nii.gz", corrected)
+    data = config.data.model_copy(update={"corrections": (str(tmp_path / "other"),)})
+
+    done = medhybrid.preprocess(config.model_copy(update={"data": data}))
+
+    assert not done.left_out
+    assert "visit" not in PreparedDataset(done.folder).names()
+    (case,) = PreparedDataset(done.folder).open(["case_02"])
+    np.testing.assert_array_equal(case.source_mask() == 2, corrected == 4)
+
+
+def test_new_cases_validate_in_no_inner_part_and_rejected_ones_are_not_taken(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    config = with_corrections(trained, masks, tmp_path)
+    out = tmp_path / "out"
+    for n in (20, 21):
+        save_nifti(out / "corrected" / f"new_{n}.nii.gz", blob_case(n)[1])
+    mark = {"decision": "rejected", "comment": "", "reviewer": "", "time": "2026-01-01T00:00:00Z"}
+    (out / "review.json").write_text(json.dumps({"format": 1, "key": "", "marks": {"new_21": mark}}))
+
+    dataset = PreparedDataset(medhybrid.preprocess(config).folder)
+
+    assert "new_20" in dataset.names()
+    assert "new_21" not in dataset.names()
+    for inner in range(3):
+        training = config.training.model_copy(update={"inner": inner})
+        data = config.data.model_copy(update={"n_folds": 3})
+        fold = dataset.fold_for(config.model_copy(update={"training": training, "data": data}))
+        assert "new_20" in fold.train
+
+
+def test_marks_of_other_masks_are_put_aside(tmp_path: Path) -> None:
+    mark = Mark(decision="accepted")
+    write_mark(tmp_path, "first", "a", mark)
+
+    now = write_mark(tmp_path, "second", "b", mark)
+
+    assert list(now.marks) == ["b"]
+    assert "a" in (tmp_path / "review-first.json").read_text()
 
 
 def test_corrections_of_another_task_are_refused(
@@ -242,7 +311,7 @@ def test_a_corrected_mask_without_scan_is_left_out_by_name(
     done = medhybrid.preprocess(config)
 
     assert done.left_out == ("unknown",)
-    assert "its scan is not where predict read it" in " ".join(f.message for f in done.findings)
+    assert "its scan is not as predict read it" in " ".join(f.message for f in done.findings)
 
 
 def test_the_masks_on_disk_are_those_that_were_corrected(masks: Path) -> None:

@@ -55,6 +55,7 @@ def write_comparison(path: Path, info: ComparisonInfo, cases: Iterable[ComparedC
         "index": body,
         "sections": (),
         "key": "comparison",
+        "folder": "",
         "marks": "marks",
         "css": asset("report.css"),
         "report_js": asset("report.js"),
@@ -67,12 +68,10 @@ def write_comparison(path: Path, info: ComparisonInfo, cases: Iterable[ComparedC
 
 
 def _verdict(info: ComparisonInfo) -> str:
-    low, high = info.difference.interval.low, info.difference.interval.high
-    if low > 0:
-        return f"{info.second} is better: the whole interval lies above 0."
-    if high < 0:
-        return f"{info.second} is worse: the whole interval lies below 0."
-    return "No difference is shown: the interval holds 0."
+    if not info.difference.is_shown:
+        return "No difference is shown: the interval holds 0, or too few cases differ."
+    better = "better" if info.difference.interval.mean > 0 else "worse"
+    return f"{info.second} is {better}: the whole interval lies on one side of 0, and Wilcoxon's test agrees (p below 0.05)."
 
 
 def _slices(case: ComparedCase, labels: list[int]) -> tuple[list[Slice], list[Slice]]:

@@ -51,6 +51,8 @@ class ReportInfo:
         Files that are no scans, and why.
     key : str
         What the marks of a reviewer belong to: another one for other masks.
+    folder : str
+        Name of the folder: marks that a browser keeps are apart for each.
     version : str
         Of medhybrid.
     """
@@ -59,8 +61,8 @@ class ReportInfo:
     labels: Mapping[str, int]
     facts: Mapping[str, str]
     left_aside: tuple[tuple[str, str], ...] = ()
-    n_other_files: int = 0
     key: str = ""
+    folder: str = ""
     version: str = ""
 
 
@@ -75,7 +77,7 @@ def write_report(
         How many `cases` will give.
     """
     is_split = layout == "pages" or (layout == "auto" and n_cases > MAX_ON_ONE_PAGE)
-    page, folder = _Page(info, is_split), out / "report"
+    page, folder = _Page(info, is_split), out / ".report-new"
     shutil.rmtree(folder, ignore_errors=True)
     rows: list[dict[str, Any]] = []
     sections: dict[str, str] = {}
@@ -91,6 +93,9 @@ def write_report(
     rows.sort(key=lambda r: case_order(r["view"]))
     if is_split:
         write_atomically(folder / "viewer.js", page.shared_viewer())
+    shutil.rmtree(out / "report", ignore_errors=True)
+    if is_split:
+        folder.rename(out / "report")
     shown = [] if is_split else [sections[r["case"]] for r in rows]
     write_atomically(out / "report.html", page.whole(info.title, index=page.index(rows), sections=shown))
     return out / "report.html"
@@ -180,6 +185,7 @@ class _Page:
             "index": index,
             "sections": sections,
             "key": self.info.key,
+            "folder": self.info.folder,
             "marks": "../marks" if self.is_split and sections else "marks",
             "css": asset("report.css"),
             "report_js": asset("report.js"),

@@ -43,7 +43,6 @@ class Slice:
     plane: str
     axis: int
     index: int
-    n: int
     position_mm: float
 
 
@@ -129,7 +128,7 @@ def draw(
     size = f'width="{width:.1f}" height="{height:.1f}"'
     href = _webp(picture, window, THUMBNAIL if is_small else None)
     parts = [
-        f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{plane} slice {index + 1}">',
+        f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{plane} slice">',
         f'<image href="{href}" {size} preserveAspectRatio="none"/>',
     ]
     for name, mask in (("reference", pictured.reference), ("prediction", pictured.prediction)):
@@ -152,7 +151,7 @@ def draw(
     parts.append("</svg>")
     middle = [index if a == axis else (n - 1) / 2 for a, n in enumerate(pictured.image.shape)]
     position = pictured.grid.affine[axis, :3] @ middle + pictured.grid.affine[axis, 3]
-    return Slice("".join(parts), plane, axis, index, pictured.image.shape[axis], float(position))
+    return Slice("".join(parts), plane, axis, index, float(position))
 
 
 def _seen(volume: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:

@@ -92,6 +92,8 @@ class CaseView:
         What a reader should know of scan and mask.
     scores : tuple of LabelScore
         Against the reference, where there is one.
+    mean_dice : float, optional
+        Where it is known without them.
     pictured : Pictured, optional
         None where the scan could not be read again.
     """
@@ -105,13 +107,14 @@ class CaseView:
     facts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     scores: tuple[LabelScore, ...] = ()
+    mean_dice: float | None = None
     pictured: Pictured | None = None
 
     @property
     def dice(self) -> float | None:
         """Mean over the labels that reference or prediction hold; 1 where neither holds any; None without reference."""
         if not self.scores:
-            return None
+            return self.mean_dice
         held = [s.dice for s in self.scores if s.reference_ml or s.predicted_ml]
         return float(np.mean(held)) if held else 1.0
 

@@ -62,9 +62,8 @@ if (table) {
 // --- marks -----------------------------------------------------------------------------------------------------------
 
 // Saved where `medhybrid review` serves the page; else kept in the browser until they are downloaded.
-const key = `medhybrid-review-${root.dataset.key}`;
+const key = `medhybrid-review-${root.dataset.key}-${root.dataset.folder}`;
 const marks = JSON.parse(memory.get(key) ?? "{}");
-const marksUrl = new URL(root.dataset.marks ?? "marks", location.href);
 let isServed = false;
 
 function show() {
@@ -87,17 +86,25 @@ function show() {
 }
 
 function say(text) {
-  const place = document.getElementById("saved");
-  if (place) place.textContent = text;
+  for (const place of document.querySelectorAll(".saved")) place.textContent = text;
 }
 
-async function keep(name, mark) {
-  if (mark) marks[name] = mark; else delete marks[name];
+function remember() {
   memory.set(key, JSON.stringify(marks));
   show();
-  if (!isServed) return say(`${Object.keys(marks).length} marks, in this browser only`);
-  const answer = await fetch(marksUrl, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({case: name, mark: mark ?? null})}).catch(() => null);
-  say(answer?.ok ? `${Object.keys(marks).length} marks saved` : "not saved: the server does not answer");
+}
+
+async function send(name, mark) {
+  const body = JSON.stringify({case: name, mark: mark ?? null}), headers = {"Content-Type": "application/json"};
+  const answer = await fetch(new URL(root.dataset.marks, location.href), {method: "POST", headers, body}).catch(() => null);
+  if (answer === null) say("not saved: the server does not answer; the mark is kept in this browser");
+  else say(answer.ok ? `${Object.keys(marks).length} marks saved` : `not saved: the server refuses the mark of ${name} (${answer.status})`);
+}
+
+function keep(name, mark) {
+  if (mark) marks[name] = mark; else delete marks[name];
+  remember();
+  if (isServed) send(name, mark); else say(`${Object.keys(marks).length} marks, in this browser only`);
 }
 
 for (const form of document.querySelectorAll("form.review")) {
@@ -132,12 +139,14 @@ window.addEventListener("storage", (event) => {
   show();
 });
 show();
-if (location.protocol.startsWith("http")) {
-  fetch(marksUrl).then((answer) => answer.ok ? answer.json() : null).then((saved) => {
+if (location.protocol.startsWith("http")) {  // not in MLflow's frame, whose address is no place for marks
+  fetch(new URL(root.dataset.marks, location.href)).then((answer) => answer.ok ? answer.json() : null).then((saved) => {
     if (!saved?.marks) return;
     isServed = true;
-    Object.keys(marks).forEach((name) => delete marks[name]);
-    Object.assign(marks, saved.marks);
-    show();
+    for (const [name, mark] of Object.entries(marks)) {  // what the server was not told, since it was away
+      if (mark.time > (saved.marks[name]?.time ?? "")) send(name, mark); else delete marks[name];
+    }
+    for (const [name, mark] of Object.entries(saved.marks)) marks[name] ??= mark;
+    remember();
   }).catch(() => {});
 }

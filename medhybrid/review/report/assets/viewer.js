@@ -56,14 +56,17 @@ async function begin() {
   return {widget, model};
 }
 
+let turn = Promise.resolve();  // one case after the other: the widget must not be asked for a second while it loads the first
+
 class Viewer {
   constructor(place) {
     this.place = place;
     this.stage = place.querySelector(".stage");
+    this.button = place.querySelector(".open");
     const numbers = (name) => place.dataset[name].split(" ").map(Number);
     this.shape = numbers("shape"); this.factors = numbers("factors"); this.window = numbers("window");
     this.n = place.dataset.labels.split("|").length;
-    place.querySelector(".open").addEventListener("click", () => open === this ? this.close() : this.show());
+    this.button.addEventListener("click", () => open === this ? this.close() : this.show());
   }
 
   async volumes() {
@@ -83,44 +86,59 @@ class Viewer {
     return made;
   }
 
-  async show(voxel) {
-    if (open !== this) {
-      open?.close();
-      open = this;
+  show(voxel) {
+    const shown = turn.then(async () => {
+      if (open !== this) await this.load();
+      this.jump(voxel ?? this.first());
+      this.stage.scrollIntoView({block: "nearest"});
+    });
+    turn = shown.catch((error) => {
+      open = null;
       this.stage.hidden = false;
-      this.place.querySelector(".open").textContent = "Close the viewer";
-      const location = this.stage.querySelector(".location");
-      location.textContent = "loading";
-      niivue ??= begin();
-      const {widget, model} = await niivue;
-      this.model = model;
-      this.parts = await this.volumes();
-      model.onSend = (m) => { if (m.event === "location_change") location.textContent = this.describe(m.data); };
-      const order = ["image", "reference", "prediction"].filter((k) => this.parts[k]);
-      model.set("volumes", order.map((k) => `IPY_MODEL_${this.parts[k].get("id")}`));
-      const quiet = console.log;
-      console.log = () => {};
-      try {
-        await widget.render({model, el: this.stage.querySelector(".canvas")});
-        for (const l of model.listeners["change:volumes"] ?? []) await l();
-        await this.loaded();
-      } finally { console.log = quiet; }
-      this.controls();
-      model.tell("resize_listener");
-      location.textContent = "";
-    }
-    this.jump(voxel ?? this.first());
-    this.stage.scrollIntoView({block: "nearest"});
+      this.stage.querySelector(".location").textContent = `the viewer cannot be shown here: ${error.message}`;
+    });
+    return turn;
   }
 
-  async loaded() {  // the widget loads on its own account where it was shown before
-    const image = this.parts.image;
-    for (let i = 0; i < 200 && !image.get("dims_ras"); i++) await new Promise((done) => setTimeout(done, 50));
+  async load() {
+    open?.close();
+    open = this;
+    this.stage.hidden = false;
+    this.button.textContent = "Close the viewer";
+    const location = this.stage.querySelector(".location");
+    location.textContent = "loading";
+    niivue ??= begin();
+    const {widget, model} = await niivue;
+    this.model = model;
+    const before = model.get("volumes").map((name) => name.slice("IPY_MODEL_".length));
+    this.parts = await this.volumes();
+    model.onSend = () => {};
+    const order = ["image", "reference", "prediction"].filter((k) => this.parts[k]);
+    model.set("volumes", order.map((k) => `IPY_MODEL_${this.parts[k].get("id")}`));
+    const quiet = console.log;
+    console.log = () => {};
+    try {
+      await widget.render({model, el: this.stage.querySelector(".canvas")});
+      for (const l of model.listeners["change:volumes"] ?? []) await l();
+      await this.loaded();
+    } finally { console.log = quiet; }
+    for (const id of before) delete Stand.all[id];
+    model.onSend = (m) => { if (m.event === "location_change") location.textContent = this.describe(m.data); };
+    this.controls();
+    model.tell("resize_listener");
+    location.textContent = "";
+  }
+
+  async loaded() {  // the widget loads on its own account where it was shown before; what it tells last is `dims_ras`
+    const parts = Object.values(this.parts), wait = (ms) => new Promise((done) => setTimeout(done, ms));
+    for (let i = 0; i < 1200 && !parts.every((p) => p.get("dims_ras")); i++) await wait(50);
+    if (!parts.every((p) => p.get("dims_ras"))) throw new Error("a volume was not loaded");
+    await wait(50);  // and then puts the volumes in their order
   }
 
   first() {
     const link = this.place.closest(".case").querySelector(".jump");
-    return link ? link.dataset.voxel.split(" ").map(Number) : this.shape.map((n, a) => n * this.factors[a] / 2);
+    return link ? link.dataset.voxel.split(" ").map(Number) : this.shape.map((n, a) => Math.floor(n * this.factors[a] / 2));
   }
 
   jump(voxel) {
@@ -138,44 +156,51 @@ class Viewer {
     return `${side(r, "right", "left")}, ${side(a, "anterior", "posterior")}, ${side(s, "up", "down")}${grey}`;
   }
 
-  controls() {
+  controls() {  // the widget is one for all cases: each begins with the same settings
     const find = (name) => this.stage.querySelector(`.${name}`), {image, prediction, reference} = this.parts;
-    const [low, high] = [find("low"), find("high")];
+    const [low, high, layout, outline] = [find("low"), find("high"), find("layout"), find("outline")];
     low.value = Number(this.window[0].toPrecision(4)); high.value = Number(this.window[1].toPrecision(4));
     low.onchange = () => image.change("cal_min", Number(low.value));
     high.onchange = () => image.change("cal_max", Number(high.value));
+    find("opacity").value = 0.5;
     find("opacity").oninput = (e) => prediction.change("opacity", Number(e.target.value));
-    if (reference) find("reference-opacity").oninput = (e) => reference.change("opacity", Number(e.target.value));
-    find("outline").onchange = (e) => this.model.change("overlay_outline_width", e.target.checked ? 1 : 0);
-    find("layout").onchange = (e) => {
-      this.model.change("opts", {...this.model.get("opts"), sliceType: Number(e.target.value)});
+    if (reference) {
+      find("reference-opacity").value = 0;
+      find("reference-opacity").oninput = (e) => reference.change("opacity", Number(e.target.value));
+    }
+    outline.onchange = () => this.model.change("overlay_outline_width", outline.checked ? 1 : 0);
+    layout.onchange = () => {
+      this.model.change("opts", {...this.model.get("opts"), sliceType: Number(layout.value)});
       this.model.tell("update_gl_volume");
     };
+    outline.checked = false;
+    layout.value = "3";
+    outline.onchange();
+    layout.onchange();
   }
 
   close() {
     this.stage.hidden = true;
-    this.place.querySelector(".open").textContent = "Open the viewer";
+    this.button.textContent = "Open the viewer";
     open = null;
   }
 }
 
 for (const place of document.querySelectorAll(".viewer")) {
   const viewer = new Viewer(place), section = place.closest(".case");
-  const failed = (error) => { place.querySelector(".location").textContent = `the viewer cannot be shown here: ${error.message}`; };
   for (const link of section.querySelectorAll(".jump")) {
-    link.addEventListener("click", (event) => { event.preventDefault(); viewer.show(link.dataset.voxel.split(" ").map(Number)).catch(failed); });
+    link.addEventListener("click", (event) => { event.preventDefault(); viewer.show(link.dataset.voxel.split(" ").map(Number)); });
   }
   for (const figure of section.querySelectorAll("figure")) {
-    figure.addEventListener("click", () => {
+    const jump = () => {
       const voxel = viewer.first(), axis = Number(figure.dataset.axis);
       voxel[axis] = Number(figure.dataset.index);
-      viewer.show(voxel).catch(failed);
-    });
+      viewer.show(voxel);
+    };
+    figure.tabIndex = 0;
+    figure.setAttribute("role", "button");
+    figure.setAttribute("aria-label", `Show in the viewer: ${figure.querySelector("figcaption").textContent}`);
+    figure.addEventListener("click", jump);
+    figure.addEventListener("keydown", (event) => { if (event.key === "Enter") jump(); });
   }
-  place.querySelector(".open").addEventListener("error", failed);
 }
-window.addEventListener("unhandledrejection", (event) => {
-  const place = document.querySelector(".stage:not([hidden]) .location");
-  if (place) place.textContent = `the viewer cannot be shown here: ${event.reason?.message ?? event.reason}`;
-});
