@@ -101,9 +101,8 @@ def test_curves_are_drawn_and_pictures_have_a_step_slider(
     slider.focus()
     page.keyboard.press("ArrowLeft")
     until(lambda: slider.get_attribute("aria-valuenow") != step)
-    until(
-        lambda: {i.get_attribute("src") for i in page.query_selector_all("img")} - before, "the picture of another step"
-    )
+    # the picture of another step is shown
+    until(lambda: {i.get_attribute("src") for i in page.query_selector_all("img")} - before)
 
 
 def test_the_model_is_registered_under_its_alias(server: str, page: Any) -> None:
@@ -140,6 +139,6 @@ def test_review_opens_the_experiment_with_the_columns_that_matter(
 ) -> None:
     page.goto(f"{server}/{experiment_page(default_uri(Path(trained[0].config.runs)))}")
 
-    text = until(lambda: (t := page.inner_text("body")) and "final/val/dice" in t and t)
-    assert "network.kind" in text
+    text = until(lambda: (t := page.inner_text("body")) and "network.kind" in t and t)
+    assert "final/val/dice" in text
     page.screenshot(path=SCREENSHOTS / "mlflow-runs.png")
