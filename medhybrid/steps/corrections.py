@@ -25,8 +25,8 @@ from medhybrid.files import write_csv
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.review.marks import Mark, read_marks
-from medhybrid.steps.evaluate import masks_in
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
+from medhybrid.steps.mask_files import masks_in
 
 FOLDER = "corrected"
 

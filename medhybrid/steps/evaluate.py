@@ -12,15 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import DataError, MedHybridError
-from medhybrid.geometry import Grid, corner_distance_mm, match_axes
 from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.scans.reader import read_scan
+from medhybrid.steps.mask_files import mask_on_grid, masks_in
 from medhybrid.steps.progress import Reporter, Silent
-
-MAX_GAP_MM = 0.01
-"""A prediction whose corners lie further from the reference's is not on its grid."""
-
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,22 +127,3 @@ def _score(
         array = found
     spacing = reference.grid.spacing_mm
     return score_case(case, array, reference.array[0], labels, spacing, tolerance_mm=tolerance_mm)
-
-
-def mask_on_grid(path: Path, grid: Grid) -> NDArray[np.generic] | None:
-    """A mask (X, Y, Z) with the axes of `grid`; None where it lies elsewhere. Raises `ScanError`."""
-    mask = read_scan(path)
-    turned, its = match_axes(mask.array[0], mask.grid, grid)
-    return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
-
-
-def masks_in(folder: Path) -> dict[str, Path]:
-    """The masks of a folder by case; raises `DataError` where it is none."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder of masks")
-    found = {}
-    for path in sorted(folder.iterdir()):
-        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
-        if suffix and not path.name.startswith("."):
-            found[path.name.removesuffix(suffix)] = path
-    return found

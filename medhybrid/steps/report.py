@@ -22,8 +22,8 @@ from medhybrid.metrics import LabelScore, score_case
 from medhybrid.review.report import CaseView, Pictured, ReportInfo, write_report
 from medhybrid.review.report.page import Layout
 from medhybrid.review.report.views import Size
-from medhybrid.steps.evaluate import mask_on_grid, masks_in
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
+from medhybrid.steps.mask_files import mask_on_grid, masks_in
 from medhybrid.steps.progress import Reporter, Silent
 
 

@@ -1,0 +1,36 @@
+"""Masks as files: those of a folder by case, and one on the grid of its scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.errors import DataError
+from medhybrid.geometry import Grid, corner_distance_mm, match_axes
+from medhybrid.scans.reader import read_scan
+
+MAX_GAP_MM = 0.01
+"""A mask whose corners lie further from a grid's is not on it."""
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+def mask_on_grid(path: Path, grid: Grid) -> NDArray[np.generic] | None:
+    """A mask (X, Y, Z) with the axes of `grid`; None where it lies elsewhere. Raises `ScanError`."""
+    mask = read_scan(path)
+    turned, its = match_axes(mask.array[0], mask.grid, grid)
+    return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
+
+
+def masks_in(folder: Path) -> dict[str, Path]:
+    """The masks of a folder by case; raises `DataError` where it is none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder of masks")
+    found = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
+        if suffix and not path.name.startswith("."):
+            found[path.name.removesuffix(suffix)] = path
+    return found
