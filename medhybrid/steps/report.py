@@ -1,4 +1,4 @@
-"""`medhybrid report`: what was found in a folder of scans, or by a training on its validation cases, as a page.
+"""`medhybrid report`: what was found in a folder of scans, as a page.
 
 The scans are read again, as `predict` read them: masks and measures are those on disk, nothing is computed anew.
 """
