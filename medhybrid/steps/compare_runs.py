@@ -1,7 +1,7 @@
 """`medhybrid compare A B`: two runs on the same cases, paired by case, and what differs between them.
 
 A and B are run folders of trainings, whose validation cases are compared, or output folders of `predict` that were scored by
-`medhybrid evaluate` or hold masks of the same scans.
+`medhybrid evaluate`.
 
 OUT/comparison.html      the difference with its interval, the cases that got better and worse with pictures, what differs
 OUT/comparison.csv       Dice of every case under both

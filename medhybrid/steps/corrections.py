@@ -80,8 +80,9 @@ def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Ca
             if mark.decision == "rejected":
                 continue
             item = scans.items.get(name)
-            twin = None if item is None else _same_scan(item.files, cases)
-            case = _with_mask(twin, path, item) if twin else _new_case(name, path, item, scans, cases, config)
+            known = list(by_name.values())  # those of folders before this one, too
+            twin = None if item is None else _same_scan(item.files, known)
+            case = replace(twin, mask=Files((path,))) if twin else _new_case(name, path, item, scans, known, config)
             by_name[case.name] = case
             changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
             taken.append(
@@ -93,11 +94,11 @@ def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Ca
 def with_new_cases(folds: Sequence[Fold], cases: Sequence[Case], taken: Sequence[Correction]) -> list[Fold]:
     """Folds in which new cases train, but for those where a case of the same subject validates."""
     subjects = {c.name: c.subject for c in cases}
-    new = [c.case for c in taken if c.is_new]
+    new = list(dict.fromkeys(c.case for c in taken if c.is_new))
     extended = []
     for fold in folds:
         kept_apart = {subjects.get(n, n) for n in fold.validation}
-        added = tuple(n for n in new if subjects[n] not in kept_apart)
+        added = tuple(n for n in new if subjects[n] not in kept_apart and n not in fold.train)
         extended.append(Fold(train=fold.train + added, validation=fold.validation))
     return extended
 
@@ -131,7 +132,7 @@ def _check_fits(folder: Path, record: FolderRecord, config: DataConfig) -> None:
 def _same_scan(files: Iterable[Path], cases: Sequence[Case]) -> Case | None:
     """The case of the dataset whose pictures are these files, whatever they are called."""
     sizes = _sizes(files)
-    alike = [c for c in cases if c.images and _sizes(_pictures(c)) == sizes]
+    alike = [c for c in cases if c.images and c.problem is None and _sizes(_pictures(c)) == sizes]
     content = _content(files) if alike else ()
     return next((c for c in alike if _content(_pictures(c)) == content), None)
 
@@ -140,25 +141,22 @@ def _pictures(case: Case) -> list[Path]:
     return [p for files in case.images if files for p in files.paths]
 
 
-def _with_mask(case: Case, mask: Path, item: WorkItem | None) -> Case:
-    if case.problem is not None and item is not None:  # what was wrong was its mask: it is a case now
-        return Case(case.name, case.subject, _images(item), Files((mask,)), is_labelled=False)
-    return replace(case, mask=Files((mask,)))
-
-
 def _new_case(
     name: str, mask: Path, item: WorkItem | None, scans: FolderScans, cases: Sequence[Case], config: DataConfig
 ) -> Case:
     problem, subject = None, name
+    earlier = next((c for c in cases if c.name == name), None)
     if item is None or item.problem or not is_unchanged(scans.folder, item):
         problem = DataError(
             f"case {name}: a corrected mask, but its scan is not as predict read it",
             found=item.problem if item is not None else "no such scan",
             remedy="predict again from the folder where the scans are now, or remove the mask",
         )
-    elif any(c.name == name for c in cases):
+    elif earlier is not None and not earlier.images and _is_below(config.root, item):
+        subject = earlier.subject  # a study of the dataset that had no mask
+    elif earlier is not None:
         problem = DataError(
-            f"case {name}: the dataset has another scan of that name",
+            f"case {name}: another scan has that name already",
             remedy="predict from files of another name, or remove the mask",
         )
         name = f"{name} (corrected)"
@@ -179,6 +177,10 @@ def _subject(name: str, cases: Sequence[Case], config: DataConfig) -> str:
             remedy="set data.subject_pattern: a subject must not train and validate",
         )
     return subject_of(config, name)
+
+
+def _is_below(root: str | None, item: WorkItem) -> bool:
+    return root is not None and all(p.resolve().is_relative_to(Path(root).resolve()) for p in item.files)
 
 
 def _images(item: WorkItem) -> tuple[Files | None, ...]:

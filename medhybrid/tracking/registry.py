@@ -33,16 +33,16 @@ class Registry:
         self._client: Any = mlflow.MlflowClient(tracking_uri=uri)
 
     def of_run(self, name: str, run_id: str) -> Version:
-        """The version that a run registered."""
+        """The version that a run registered, the newest of one that was extended."""
         found = self._ask(lambda: self._client.search_model_versions(f"name = '{name}'"))
-        version = next((v for v in found if v.run_id == run_id), None)
-        if version is None:
+        numbers = [int(v.version) for v in found if v.run_id == run_id]
+        if not numbers:
             raise ModelError(
                 f"the run has no version of the model {name} in {self.uri}",
                 expected="a training that ended, with tracking.register_model",
                 remedy="let it end, or give --tracking-uri",
             )
-        return Version(name, version.version, run_id)
+        return Version(name, str(max(numbers)), run_id)
 
     def champion(self, name: str) -> Version | None:
         """The version with the alias; None where none has it yet."""
@@ -54,7 +54,7 @@ class Registry:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise ModelError(f"{self.uri} does not answer", found=str(error)[:200]) from error
-        return Version(name, found.version, found.run_id)
+        return Version(name, str(found.version), found.run_id)
 
     def validation(self, version: Version) -> str:
         """The text of its run's `validation.csv`."""

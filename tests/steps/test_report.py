@@ -20,8 +20,10 @@ import medhybrid
 from medhybrid.cli import main
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.layouts import Case
 from medhybrid.errors import DataError
 from medhybrid.review.marks import Mark, read_marks, write_mark
+from medhybrid.steps import corrections
 from medhybrid.steps.preprocess import prepared_folder
 from medhybrid.steps.report import report
 from medhybrid.steps.review_report import make_server
@@ -271,6 +273,56 @@ def test_new_cases_validate_in_no_inner_part_and_rejected_ones_are_not_taken(
         data = config.data.model_copy(update={"n_folds": 3})
         fold = dataset.fold_for(config.model_copy(update={"training": training, "data": data}))
         assert "new_20" in fold.train
+
+
+@pytest.mark.parametrize("place", ["data", "elsewhere"])
+def test_a_study_without_mask_takes_the_corrected_one_if_the_scan_is_its_own(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path, place: str
+) -> None:
+    """Such a study is listed without files: what tells its scan is that it lies in the dataset's folder."""
+    config = with_corrections(trained, masks, tmp_path, root=str(tmp_path / "data"))
+    shutil.copytree(masks / "scans", tmp_path / place)
+    (tmp_path / place / "broken.nii.gz").unlink()
+    medhybrid.predict(tmp_path / place, model=trained[1], out=tmp_path / "third")
+    save_nifti(tmp_path / "third" / "corrected" / "new_20.nii.gz", blob_case(20)[1])
+    data = config.data.model_copy(update={"corrections": (str(tmp_path / "third"),)})
+    study = Case("new_20", "someone", (), None, DataError("no mask"), is_labelled=False)
+
+    cases, found = corrections.with_corrections([study], data)
+
+    taken = next(c for c in cases if c.name == found.taken[0].case)
+    if place == "data":
+        assert (taken.name, taken.subject, taken.problem) == ("new_20", "someone", None)
+        assert taken.images
+    else:
+        assert taken.name == "new_20 (corrected)"
+        assert taken.problem is not None
+        assert study in cases
+
+
+@pytest.mark.parametrize("is_same_scan", [True, False])
+def test_a_new_case_of_two_folders_is_taken_once_and_never_replaced_by_another_scan(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path, is_same_scan: bool
+) -> None:
+    config = with_corrections(trained, masks, tmp_path)
+    save_nifti(tmp_path / "out" / "corrected" / "new_20.nii.gz", blob_case(20)[1])
+    save_nifti(tmp_path / "scans" / "new_20.nii.gz", blob_case(20 if is_same_scan else 41)[0])
+    if is_same_scan:
+        shutil.copy(masks / "scans" / "new_20.nii.gz", tmp_path / "scans" / "new_20.nii.gz")
+    medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "second")
+    later = np.zeros_like(blob_case(20)[1])
+    later[10:14, 10:14, 8:12] = 4
+    save_nifti(tmp_path / "second" / "corrected" / "new_20.nii.gz", later)
+    folders = (str(tmp_path / "out"), str(tmp_path / "second"))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"corrections": folders})})
+
+    done = medhybrid.preprocess(config)
+
+    dataset = PreparedDataset(done.folder)
+    assert dataset.fold_for(config).train.count("new_20") == 1
+    (case,) = dataset.open(["new_20"])
+    np.testing.assert_array_equal(case.source_mask() == 2, (later if is_same_scan else blob_case(20)[1]) == 4)
+    assert done.left_out == (() if is_same_scan else ("new_20 (corrected)",))
 
 
 def test_marks_of_other_masks_are_put_aside(tmp_path: Path) -> None:
