@@ -1,18 +1,30 @@
-"""What each practice of docs/practices.md gives: against training from scratch, two seeds, paired by case.
+"""What each practice of docs/practices.md gives for the same total time, paired by case, two seeds.
 
-    python benchmarks/practices.py --hippocampus /data/hippocampus --glioma /data/glioma
-    python benchmarks/practices.py --hippocampus /data/hippocampus --glioma /data/glioma --only stages,transfer
+    python benchmarks/practices.py hippocampus.yaml /data/hippocampus --other brain.yaml /data/glioma --work /tmp/practices \
+        --steps 470 --other-steps 290 --pretrain-steps 600 --masks 5,25
+    python benchmarks/practices.py brain.yaml /data/glioma --other hippocampus.yaml /data/hippocampus --work /tmp/practices \
+        --steps 570 --other-steps 950 --pretrain-steps 800 --masks 5 data.context=[pixel_mm,slice_mm]
 
-Studies: `stages` (parts trained one after the other), `transfer` (a model of one task as a start for the other), `pretrain`
-(learnt from scans, then from few masks), `context` (what the scan's grid tells). Where a start had to be learnt first,
-`scratch_twice` trains from scratch for the minutes of both. Each is a comparison, its trainings nested in MLflow; a second call
-goes on. Tables are written to results/practice_<study>.md.
+Lengths are steps that stand for the same minutes on an idle machine (`step_rates.py` tells them): so that trainings may run
+beside other work. Settings:
+
+    scratch         as `medhybrid train` does it
+    twice           from scratch for the minutes of a start and of what goes on from it together
+    in_stages       encoder and decoder, then the Transformer, then all
+    layer_decay     rates that fall from the decoder towards the picture
+    other, other_encoder    a model of the other study as a start, whole or its encoder
+    pretrained      what was learnt from this study's scans without masks as a start
+    told            the fields of data.context as tokens, if the call names any
+
+and, for each number of --masks, scratch, twice and pretrained with so few cases. A second call goes on where the first one
+stopped. Tables are written to results/practices_<study>.md, Dice by case beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import medhybrid
@@ -27,110 +39,82 @@ STAGED = (
 LAYERED = "training.stages=[{train: [all], share: 1, layer_decay: 0.8}]"
 
 
-class Bench:
-    """The data sets, and how long a training may be."""
-
-    def __init__(self, roots: dict[str, str], minutes: dict[str, float], seeds: list[int]) -> None:
-        self.roots, self.minutes, self.seeds = roots, minutes, seeds
-
-    def config(self, study: str, *overrides: str) -> medhybrid.StudyConfig:
-        """A study's config with the budget of this benchmark."""
-        length = f"training.max_minutes={self.minutes[study]}"
-        return medhybrid.load_config(f"{study}.yaml", [f"data.root={self.roots[study]}", length, *overrides])
-
-    def compare(self, name: str, study: str, settings: dict[str, list[str]], prepare: Sequence[str] = ()) -> str:
-        """The table of a comparison, with a heading; `prepare` are overrides of the preparation, a name of its own first."""
-        configs = {setting: self.config(study, *prepare[:1], *overrides) for setting, overrides in settings.items()}
-        medhybrid.preprocess(self.config(study, *prepare))
-        result = medhybrid.compare(configs, seeds=self.seeds, name=f"practice-{name}")
-        if result is None:
+def once(note: Path, make: Callable[[], Run]) -> Path:
+    """The run folder that a note names, else a run made now; one that is interrupted is not noted."""
+    if not note.is_file():
+        run = make()
+        if run.is_interrupted:
             raise SystemExit(130)
-        return f"### {name}: {study}, {self.minutes[study]:g} minutes\n\n{result.table}\n"
-
-    def once(self, note: Path, make: Callable[[], Run]) -> Path:
-        """The run folder that a note names, else a run made now; one that is interrupted is not noted."""
-        if not note.is_file():
-            run = make()
-            if run.is_interrupted:
-                raise SystemExit(130)
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(str(run.folder))
-        return Path(note.read_text())
-
-    def twice(self, study: str) -> str:
-        """As long as a start and what goes on from it together."""
-        return f"training.max_minutes={2 * self.minutes[study]}"
-
-
-def stages(bench: Bench) -> list[str]:
-    """All at once, or encoder and decoder, then the Transformer, then all; and rates that fall towards the picture."""
-    settings = {"together": [], "in_stages": [STAGED], "layer_decay": [LAYERED]}
-    return [bench.compare("stages", study, settings) for study in bench.roots]
-
-
-def transfer(bench: Bench) -> list[str]:
-    """Each task's model as a start for the other."""
-    tables = []
-    for study in bench.roots:
-        other = next(s for s in bench.roots if s != study)
-
-        def train(source: str = other) -> Run:
-            config = bench.config(source, "training.seed=100")
-            medhybrid.preprocess(config)
-            return medhybrid.train(config)
-
-        run = bench.once(Path("runs") / other / "practice-source.txt", train)
-        start = f"training.start={run}"
-        settings = {"started": [start], "encoder": [start, "training.start_parts=[encoder]"], "scratch": []}
-        settings["scratch_twice"] = [bench.twice(study)]
-        tables.append(bench.compare(f"transfer-from-{other}", study, settings))
-    return tables
-
-
-def pretrain(bench: Bench) -> list[str]:
-    """Dice over the number of masks, with what was learnt from all scans that train and without."""
-    tables = []
-    for study, numbers in (("hippocampus", (5, 10, 25, 50, 176)), ("brain", (5, 10, 30))):
-        run = bench.once(
-            Path("runs") / study / "practice-pretrain.txt",
-            lambda study=study: medhybrid.pretrain(bench.config(study)),  # type: ignore[misc]
-        )
-        for n in numbers:
-            few = f"training.max_cases={n}"
-            settings = {
-                "pretrained": [few, f"training.start={run}"],
-                "scratch": [few],
-                "scratch_twice": [few, bench.twice(study)],
-            }
-            tables.append(bench.compare(f"pretrain-{n}-cases", study, settings))
-    return tables
-
-
-def context(bench: Bench) -> list[str]:
-    """The distance of slices and pixels as tokens."""
-    told = "data.context=[pixel_mm, slice_mm]"
-    return [bench.compare("context", "brain", {"told": [told], "untold": []}, prepare=["name=brain-told", told])]
-
-
-STUDIES = {"stages": stages, "transfer": transfer, "pretrain": pretrain, "context": context}
+        note.write_text(str(run.folder))
+    return Path(note.read_text())
 
 
 def main() -> None:
-    """Run what is asked for; the tables of all are kept."""
+    """The starts, then a comparison with all masks and one for each smaller number."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hippocampus", required=True)
-    parser.add_argument("--glioma", required=True)
-    parser.add_argument("--only", default=",".join(STUDIES))
-    parser.add_argument("--minutes", default="4,8", help="of a training, hippocampus and glioma")
+    parser.add_argument("config")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--other", nargs=2, required=True, metavar=("CONFIG", "ROOT"))
+    parser.add_argument("--work", type=Path, required=True, help="folder of prepared cases and runs")
+    parser.add_argument("--steps", type=int, required=True, help="of a training")
+    parser.add_argument("--other-steps", type=int, required=True, help="as long, of the other study")
+    parser.add_argument("--pretrain-steps", type=int, required=True, help="as long, without masks")
+    parser.add_argument("--masks", default="5")
     parser.add_argument("--seeds", default="0,1")
-    chosen = parser.parse_args()
-    length = [float(m) for m in chosen.minutes.split(",")]
-    roots = {"hippocampus": chosen.hippocampus, "brain": chosen.glioma}
-    bench = Bench(roots, dict(zip(roots, length, strict=True)), [int(s) for s in chosen.seeds.split(",")])
-    for name in chosen.only.split(","):
-        tables = STUDIES[name](bench)
-        (RESULTS / f"practice_{name}.md").write_text("\n".join(tables))
-        print("\n".join(tables), flush=True)
+    chosen = parser.parse_intermixed_args()
+    chosen.work.mkdir(parents=True, exist_ok=True)
+
+    def config_of(config: str, root: str | Path, n_steps: int, *overrides: str) -> medhybrid.StudyConfig:
+        places = [f"data.root={root}", f"prepare.folder={chosen.work}/prepared", f"runs={chosen.work}/runs"]
+        length = [f"training.iterations={n_steps}", "training.max_minutes=null"]
+        return medhybrid.load_config(config, [*places, *length, *overrides])
+
+    told = [o for o in chosen.overrides if o.startswith("data.context=")]
+    common = [o for o in chosen.overrides if o not in told]
+
+    def own(*overrides: str, n_steps: int = chosen.steps) -> medhybrid.StudyConfig:
+        return config_of(chosen.config, chosen.root, n_steps, *common, *overrides)
+
+    def train_other() -> Run:
+        source = config_of(*chosen.other, chosen.other_steps, "training.seed=100")
+        medhybrid.preprocess(source)
+        return medhybrid.train(source)
+
+    study = own(*told)
+    medhybrid.preprocess(study)  # a setting that is told nothing may share what knows more
+    other = once(chosen.work / f"{study.name}-other.txt", train_other)
+    pretrained = once(
+        chosen.work / f"{study.name}-pretrained.txt", lambda: medhybrid.pretrain(own(n_steps=chosen.pretrain_steps))
+    )
+    settings = {
+        "scratch": own(),
+        "twice": own(n_steps=2 * chosen.steps),
+        "in_stages": own(STAGED),
+        "layer_decay": own(LAYERED),
+        "other": own(f"training.start={other}"),
+        "other_encoder": own(f"training.start={other}", "training.start_parts=[encoder]"),
+        "pretrained": own(f"training.start={pretrained}"),
+        **({"told": own(*told)} if told else {}),
+    }
+    comparisons = {"all masks": settings}
+    for n in chosen.masks.split(","):
+        few = f"training.max_cases={n}"
+        comparisons[f"{n} masks"] = {
+            "scratch": own(few),
+            "twice": own(few, n_steps=2 * chosen.steps),
+            "pretrained": own(few, f"training.start={pretrained}"),
+        }
+    tables: list[str] = []
+    for heading, configs in comparisons.items():
+        name = f"practices-{heading.replace(' ', '-')}"
+        result = medhybrid.compare(configs, seeds=[int(s) for s in chosen.seeds.split(",")], name=name)
+        if result is None:
+            raise SystemExit(130)
+        tables.append(f"### {study.name}, {heading}\n\n{result.table}\n")
+        (RESULTS / f"practices_{study.name}.md").write_text("\n".join(tables))
+        shutil.copyfile(result.folder / "cases.csv", RESULTS / f"{name.replace('-', '_')}_{study.name}.csv")
+        print(tables[-1], flush=True)
 
 
 if __name__ == "__main__":  # workers import this file

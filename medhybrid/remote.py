@@ -16,10 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medhybrid.errors import ConfigError, DataError
-from medhybrid.files import write_atomically
+from medhybrid.files import held, write_atomically
 
 INDEX = ".mirror.json"
 """In the local folder: by file, what original and copy were when they were the same."""
+
+PART = ".part"
+"""Ending of a file that is being fetched."""
 
 FILES_AT_ONCE = 64
 """Fetched together, and on record together: what a kill costs."""
@@ -72,19 +75,22 @@ class Mirror:
         DataError
             If the store does not answer, or a name leads out of the folder.
         """
-        try:
-            self._fs.invalidate_cache()
-            found: dict[str, Any] = self._fs.find(self._root, detail=True)
-        except Exception as error:  # each driver has errors of its own
-            raise _unreachable(self.url, error) from error
-        wanted = {self._name_of(path): _mark(info) for path, info in found.items()}
-        new = [n for n, m in wanted.items() if self._index.get(n, ("",))[0] != m or not (self.folder / n).is_file()]
-        for begin in range(0, len(new), FILES_AT_ONCE):
-            self._fetch(new[begin : begin + FILES_AT_ONCE], wanted)
-        for name in self._index.keys() - wanted.keys():
-            (self.folder / name).unlink(missing_ok=True)
-            del self._index[name]
-        self._write_index()
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with held(self.folder.with_name(f"{self.folder.name}.lock")):  # processes of one training fetch together
+            self._index = _read_index(self._index_path)
+            try:
+                self._fs.invalidate_cache()
+                found: dict[str, Any] = self._fs.find(self._root, detail=True)
+            except Exception as error:  # each driver has errors of its own
+                raise _unreachable(self.url, error) from error
+            wanted = {self._name_of(path): _mark(info) for path, info in found.items()}
+            new = [n for n, m in wanted.items() if self._index.get(n, ("",))[0] != m or not (self.folder / n).is_file()]
+            for begin in range(0, len(new), FILES_AT_ONCE):
+                self._fetch(new[begin : begin + FILES_AT_ONCE], wanted)
+            for name in self._index.keys() - wanted.keys():
+                (self.folder / name).unlink(missing_ok=True)
+                del self._index[name]
+            self.save()
         return self.folder
 
     def send(self, names: Iterable[str]) -> None:
@@ -112,12 +118,34 @@ class Mirror:
     def send_changes(self, folders: Sequence[str]) -> None:
         """Send what is new or other than its original in these folders below the copy, as after a store was away."""
         files = [p for f in folders for p in sorted((self.folder / f).glob("*")) if not p.name.startswith(".")]
+        self.send(self._changed(files))
+        self.save()
+
+    def changes(self) -> list[str]:
+        """Files anywhere below the copy that are new or other than their originals, and those that are gone from it."""
+        files = [p for p in sorted(self.folder.rglob("*")) if not _is_ours(p.relative_to(self.folder))]
+        gone = [n for n in self._index if not (self.folder / n).is_file()]
+        return [*self._changed(files), *gone]
+
+    def withdraw(self, names: Iterable[str]) -> None:
+        """Take originals away that are to be sent again; raises `DataError` if the store does not answer."""
+        try:
+            for name in names:
+                if self._index.pop(name, None) is not None:
+                    self._fs.rm_file(f"{self._root}/{name}")
+        except Exception as error:
+            raise _unreachable(self.url, error) from error
+
+    def save(self) -> None:
+        """Remember what is the same here and there."""
+        write_atomically(self._index_path, json.dumps(self._index))
+
+    def _changed(self, files: Iterable[Path]) -> list[str]:
         names = [p.relative_to(self.folder).as_posix() for p in files if p.is_file()]
-        self.send(n for n in names if self._index.get(n, ("", ""))[1] != _stamp(self.folder / n))
-        self._write_index()
+        return [n for n in names if self._index.get(n, ("", ""))[1] != _stamp(self.folder / n)]
 
     def _fetch(self, names: Sequence[str], marks: dict[str, str]) -> None:
-        pending = [self.folder / f"{name}.part" for name in names]
+        pending = [self.folder / f"{name}{PART}" for name in names]
         for path in pending:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -127,7 +155,7 @@ class Mirror:
         for name, path in zip(names, pending, strict=True):
             path.replace(self.folder / name)
             self._index[name] = marks[name], _stamp(self.folder / name)
-        self._write_index()
+        self.save()
 
     def _name_of(self, path: str) -> str:
         """Below the folder; raises `DataError` for a key that would lead elsewhere."""
@@ -139,9 +167,6 @@ class Mirror:
         if ".." in PurePosixPath(name).parts or name.startswith("/") or "\0" in name or "\\" in name:
             raise DataError(f"{self.url} has a file whose name leads elsewhere", found=name[:80])
         return name
-
-    def _write_index(self) -> None:
-        write_atomically(self._index_path, json.dumps(self._index))
 
 
 def local_copy(place: str | Path) -> Path:
@@ -159,6 +184,11 @@ def _read_index(path: Path) -> dict[str, tuple[str, str]]:
         return {str(name): (str(mark), str(stamp)) for name, (mark, stamp) in found.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
+
+
+def _is_ours(name: Path) -> bool:
+    """Hidden, or not yet whole."""
+    return name.suffix == PART or any(part.startswith(".") for part in name.parts)
 
 
 def _stamp(path: Path) -> str:

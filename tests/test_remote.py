@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 
 from medhybrid.config import load_config
+from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.layouts import list_cases
 from medhybrid.errors import DataError
 from medhybrid.remote import INDEX, Mirror, is_remote, local_copy
 from medhybrid.steps.predict import predict
+from medhybrid.steps.prepared import _fetched, prepared_folder
+from medhybrid.steps.preprocess import preprocess
 from tests.inference.test_engines import load, masks_of, rows_of, write_scans
 from tests.synthetic import StudyFolder
 
@@ -71,6 +75,12 @@ def names_in(url: str) -> set[str]:
     return {p[len(root) + 1 :] for p in fs.find(root)}
 
 
+def forget_copies(tmp_path: Path) -> None:
+    """As on another machine, which has no copy yet."""
+    _fetched.cache_clear()
+    shutil.rmtree(tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("place", "expected"),
     [
@@ -122,9 +132,7 @@ def test_a_folder_of_scans_becomes_masks_on_s3_and_a_second_call_skips_them(buck
     copy = local_copy(f"{bucket}/out")
     assert masks_of(copy) == masks_of(tmp_path / "plain")
 
-    for path in (tmp_path / "cache").rglob("*"):  # another machine, with no copy yet
-        if path.is_file():
-            path.unlink()
+    forget_copies(tmp_path)
     assert predict(f"{bucket}/scans", model=load(), out=f"{bucket}/out").n_skipped == 4
     assert len(rows_of(copy / "results.csv")) == 4
 
@@ -161,6 +169,56 @@ def test_a_dataset_on_s3_is_listed_from_its_copy(bucket: str, study: StudyFolder
 
     assert len(cases) == 10
     assert config.data.root == f"{bucket}/data", "the config says where the data are, not where their copy is"
+
+
+def test_prepared_cases_on_s3_are_made_once_and_read_by_another_machine(
+    bucket: str, study: StudyFolder, tmp_path: Path
+) -> None:
+    place = [f"prepare.folder={bucket}/prepared"]
+    config = load_config(study.folder / "small.yaml", place)
+    made = preprocess(config)
+    assert made.n_prepared == 10
+    assert {"plan.json", "folds.json", "cases/case_00/case.json"} < names_in(f"{bucket}/prepared/blobs")
+    assert not any(".part" in n or "/." in n for n in names_in(f"{bucket}/prepared/blobs"))
+
+    forget_copies(tmp_path)  # another machine
+    dataset = PreparedDataset(prepared_folder(config))
+    here = PreparedDataset(preprocess(load_config(study.folder / "small.yaml")).folder)
+    assert dataset.data_hash() == here.data_hash()
+    assert dataset.plan == here.plan
+
+    forget_copies(tmp_path)
+    again = preprocess(config)
+    assert (again.n_prepared, again.n_unchanged) == (0, 10)
+
+
+def test_a_case_is_on_s3_with_its_record_or_without_both_old_and_new(
+    bucket: str, study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(study.folder / "small.yaml", [f"prepare.folder={bucket}/prepared"])
+    preprocess(config)
+    finer = load_config(
+        study.folder / "small.yaml", [f"prepare.folder={bucket}/prepared", "prepare.spacing_mm=[3,3,3]"]
+    )
+    plain = Mirror.send
+
+    def fail_halfway(self: Mirror, names: Any) -> None:
+        names = list(names)
+        plain(self, names[: len(names) // 2])
+        raise DataError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "send", fail_halfway)
+        with pytest.raises(DataError, match="the store is away"):
+            preprocess(finer)
+    left = names_in(f"{bucket}/prepared/blobs")
+    assert left, "half of it is there"
+    assert "plan.json" not in left
+    assert not any(n.endswith("case.json") for n in left), "no record of what may be half of one and half of another"
+
+    forget_copies(tmp_path)
+    assert preprocess(finer).n_prepared == 10
+    assert PreparedDataset(prepared_folder(finer)).plan.spacing_mm == (3, 3, 3)
 
 
 def test_a_name_that_leads_elsewhere_and_a_store_that_is_not_there_are_refused(

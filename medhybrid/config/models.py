@@ -184,7 +184,9 @@ class ScansConfig(Frozen):
 class PrepareConfig(Frozen):
     """How scans become prepared cases. What is left null is decided by the plan's rules."""
 
-    folder: str = Field("prepared", description="Folder of prepared datasets; each study gets a folder of its name.")
+    folder: str = Field(
+        "prepared", description="Folder, or URL (s3://...), of prepared datasets, each in one of its name."
+    )
     spacing_mm: tuple[float, float, float] | None = Field(None, description="Voxel spacing of the network's grid.")
     patch_size: tuple[int, int, int] | None = Field(None, description="Patch in voxels of that grid.")
     batch_size: int | None = Field(None, ge=1, description="Patches in a training step.")

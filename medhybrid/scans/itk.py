@@ -9,7 +9,7 @@ import numpy as np
 
 from medhybrid.errors import GeometryError, ScanError
 from medhybrid.geometry import LPS_FROM_RAS, Affine
-from medhybrid.scans.nifti import MAX_VALUES
+from medhybrid.scans.claims import check_claim
 from medhybrid.scans.scan import Scan, Source
 from medhybrid.scans.text_headers import check_text_header
 
@@ -27,7 +27,7 @@ def read_itk(path: Path) -> Scan:
     import SimpleITK as sitk
 
     shape, affine = itk_header(path)
-    if len(shape) not in (3, 4) or min(shape) < 1 or int(np.prod(shape, dtype=object)) > MAX_VALUES:
+    if len(shape) not in (3, 4) or min(shape) < 1:
         raise ScanError(f"{path.name} is no volume", expected="3 axes and channels", found=f"shape {shape}")
     try:
         image = sitk.ReadImage(str(path))
@@ -52,7 +52,7 @@ def itk_header(path: Path) -> tuple[tuple[int, ...], Affine]:
     """Shape `(X, Y, Z[, C])` and affine to RAS mm without reading the values; raises `ScanError`."""
     import SimpleITK as sitk
 
-    check_text_header(path)
+    values = check_text_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -66,9 +66,11 @@ def itk_header(path: Path) -> tuple[tuple[int, ...], Affine]:
     lps = np.eye(4)
     lps[:3, :3] = direction * np.array(reader.GetSpacing()[:3])
     lps[:3, 3] = reader.GetOrigin()[:3]
-    shape = tuple(int(n) for n in reader.GetSize())
     n_components = reader.GetNumberOfComponents()
-    return (*shape, n_components) if n_components > 1 else shape, LPS_FROM_RAS @ lps
+    shape = (*reader.GetSize(), *([n_components] if n_components > 1 else []))
+    value_bytes = sitk.Image([1, 1, 1], reader.GetPixelID(), n_components).GetSizeOfPixelComponent()
+    check_claim(path, shape, value_bytes, data=values.path, is_compressed=values.is_compressed)
+    return shape, LPS_FROM_RAS @ lps
 
 
 def _last_line(error: Exception) -> str:

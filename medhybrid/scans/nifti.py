@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from medhybrid.errors import GeometryError, ScanError
 from medhybrid.geometry import Affine, corner_distance_mm, is_sheared
 from medhybrid.geometry.affine import Grid
+from medhybrid.scans.claims import check_claim
 from medhybrid.scans.scan import Scan, Source
 
 SUFFIXES = (".nii.gz", ".nii")
-
-MAX_VALUES = 4_000_000_000
-"""A header that claims more values than this is refused before memory is asked for."""
 
 MAX_FORM_DIFFERENCE_MM = 0.1
 """Where sform and qform place a corner further apart than this, the scan carries a note."""
@@ -49,7 +47,9 @@ def read_nifti(path: Path) -> Scan:
         image: Any = nib.load(path)
         shape = tuple(int(n) for n in image.shape)
         shape = shape[:3] if len(shape) == 4 and shape[3] == 1 else shape
-        _check_shape(path, shape, image.header.get_data_dtype())
+        stored = image.header.get_data_dtype()
+        _check_shape(path, shape, stored)
+        check_claim(path, shape, stored.itemsize, data=path, is_compressed=path.name.lower().endswith(".gz"))
         affine = np.asarray(image.affine, np.float64)
         array = _values(image).reshape(shape)
     except ScanError:
@@ -140,8 +140,6 @@ def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
             found=f"shape {shape}",
             remedy="split time series into volumes",
         )
-    if int(np.prod(shape, dtype=object)) > MAX_VALUES:
-        raise ScanError(f"{path.name} claims too many values", expected=f"at most {MAX_VALUES}", found=f"shape {shape}")
     if dtype.fields is not None or dtype.kind == "c":
         raise ScanError(f"{path.name} holds no plain numbers", expected="integers or floats", found=str(dtype))
 

@@ -7,6 +7,7 @@ values; one outside the header's folder is no part of the scan, whoever sent it.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.errors import ScanError
@@ -20,8 +21,16 @@ LAST_OF_META = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][^\r\n]*", re.MULTI
 LAST_OF_NRRD = re.compile(rb"\r?\n\r?\n")
 
 
-def check_text_header(path: Path) -> None:
-    """Raise `ScanError` where a header says what ITK must not be told."""
+@dataclass(frozen=True, slots=True)
+class ValuesFile:
+    """Where the values of a header lie: in the header's own file, or in one beside it."""
+
+    path: Path
+    is_compressed: bool
+
+
+def check_text_header(path: Path) -> ValuesFile:
+    """Where the values are; raises `ScanError` where a header says what ITK must not be told."""
     is_meta = path.suffix.lower() in (".mha", ".mhd")
     try:
         with path.open("rb") as file:
@@ -36,6 +45,7 @@ def check_text_header(path: Path) -> None:
     said = [
         (f[0].strip().lower().decode("latin-1"), f[1].strip(b" \t=").decode("latin-1")) for f in fields if len(f) == 2
     ]
+    values, is_compressed = path, False
     for key, value in said:
         if key in ("ndims", "dimension") and not _is_dimension(value):
             raise ScanError(
@@ -43,6 +53,14 @@ def check_text_header(path: Path) -> None:
             )
         if key in ("elementdatafile", "data file", "datafile"):
             _check_data_file(path, value)
+            values = path if value.upper() == "LOCAL" else path.parent / value
+        if key == "encoding":
+            is_compressed = (
+                value.lower() != "raw"
+            )  # written as text, a value takes more bytes than it is, or some fewer
+        if key == "compresseddata":
+            is_compressed = value.lower() == "true"
+    return ValuesFile(values, is_compressed)
 
 
 def _is_dimension(value: str) -> bool:
@@ -50,7 +68,7 @@ def _is_dimension(value: str) -> bool:
 
 
 def _check_data_file(path: Path, value: str) -> None:
-    if "/" in value or "\\" in value or value.upper().startswith("LIST"):
+    if any(c in value for c in "/\\%") or value.upper().startswith("LIST"):
         raise ScanError(
             f"{path.name} has its values elsewhere",
             expected="in it, or in one file of the same folder",

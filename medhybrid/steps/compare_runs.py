@@ -32,7 +32,7 @@ from medhybrid.metrics import Difference, paired_difference
 from medhybrid.review.report import Pictured
 from medhybrid.review.report.compared import ComparedCase, ComparisonInfo, write_comparison
 from medhybrid.scans.reader import read_scan
-from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.report import pictures_of, shown_channel
 from medhybrid.steps.resume import run_config

@@ -29,7 +29,7 @@ from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_r
 from medhybrid.metrics import Interval, mean_interval
 from medhybrid.review.plots import learning_curves
 from medhybrid.scans.reader import read_scan
-from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
 

@@ -15,7 +15,7 @@ from medhybrid.data.store import PreparedCase
 from medhybrid.errors import DataError
 from medhybrid.files import write_atomically
 from medhybrid.starts import Start, read_weights
-from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.prepared import prepared_folder
 
 FILE = "learnt_from.json"
 

@@ -13,7 +13,6 @@ from medhybrid.data.checks import Finding, from_error
 from medhybrid.data.dataset import (
     CaseCheck,
     CheckTask,
-    PreparedDataset,
     PrepareTask,
     check_case,
     check_settings,
@@ -30,6 +29,7 @@ from medhybrid.data.workers import Processes, WorkerDied, default_workers
 from medhybrid.errors import DataError
 from medhybrid.files import write_atomically
 from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
+from medhybrid.steps.prepared import refresh_prepared, send_prepared
 from medhybrid.steps.progress import Reporter, Silent
 
 
@@ -45,21 +45,16 @@ class Preparation:
     left_out: tuple[str, ...]
 
 
-def prepared_folder(config: StudyConfig) -> Path:
-    """Where a study's prepared cases are."""
-    return Path(config.prepare.folder) / config.name
-
-
 def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Preparation:
     """Prepare a dataset; cases with errors are left out by name, the others are kept.
 
     Raises
     ------
     DataError
-        If there is no usable case.
+        If there is no usable case, or a store of prepared cases does not answer.
     """
     reporter = reporter or Silent()
-    folder = prepared_folder(config)
+    folder = refresh_prepared(config)
     cases = list_cases(config.data)
     folds, origin = load_folds(config.data, cases)
     cases, corrections = with_corrections(cases, config.data)
@@ -92,6 +87,7 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
         write_corrections(folder / "corrections.csv", corrections.taken, left_out)
     save_config(config, folder / "config.yaml")
     _forget_others(folder, {c.name for c in cases} - set(left_out))
+    send_prepared(config)
     reporter.message(f"folds: {len(folds)}, {origin}")
     if taken := [c for c in corrections.taken if c.case not in left_out]:
         n_new = sum(c.is_new for c in taken)
@@ -172,6 +168,3 @@ def _forget_others(folder: Path, keep: set[str]) -> None:
 
 def _first(findings: Sequence[Finding]) -> str:
     return f"{findings[0].where}: {findings[0].message}" if findings else "no cases"
-
-
-__all__ = ["Preparation", "PreparedDataset", "prepared_folder", "preprocess"]

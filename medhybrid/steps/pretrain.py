@@ -22,7 +22,8 @@ from medhybrid.inference.weights_file import About, write_weights
 from medhybrid.networks import SegmentationNetwork
 from medhybrid.steps.independence import learnt_from, remember_pictures
 from medhybrid.steps.interrupt import stop_on_signals
-from medhybrid.steps.preprocess import prepared_folder, preprocess
+from medhybrid.steps.prepared import prepared_folder
+from medhybrid.steps.preprocess import preprocess
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
 from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder

@@ -11,7 +11,8 @@ from medhybrid.config import StudyConfig, config_from_dict, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import DataError, ModelError
 from medhybrid.inference.model_record import Made, ModelRecord, read_record
-from medhybrid.steps.preprocess import prepared_folder, preprocess
+from medhybrid.steps.prepared import prepared_folder
+from medhybrid.steps.preprocess import preprocess
 from medhybrid.steps.progress import Reporter
 from medhybrid.steps.run_record import made_with
 from medhybrid.steps.train import Run, train

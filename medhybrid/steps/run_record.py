@@ -17,7 +17,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.errors import DataError, OutputError
 from medhybrid.files import held
-from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.resume import run_config
 from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo

@@ -24,7 +24,7 @@ from medhybrid.networks import Network
 from medhybrid.starts import Start, begin_with
 from medhybrid.steps.independence import learnt_from, remember_pictures
 from medhybrid.steps.interrupt import stop_on_signals
-from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
 from medhybrid.steps.run_record import (

@@ -28,7 +28,7 @@ from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.files import write_csv
 from medhybrid.review.tuning import draw_search
 from medhybrid.steps.independence import check_independence
-from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part
 from medhybrid.steps.train import Run, resume, train

@@ -25,7 +25,7 @@ from medhybrid.starts import begin_with
 from medhybrid.starts.files import read_weights
 from medhybrid.starts.fit import Names, fit
 from medhybrid.starts.layouts import to_our_names
-from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.resume import run_config
 from medhybrid.steps.train import resume
 from medhybrid.training.checkpoint import save_checkpoint

@@ -24,7 +24,7 @@ from medhybrid.data.layouts import Case
 from medhybrid.errors import DataError
 from medhybrid.review.marks import Mark, read_marks, write_mark
 from medhybrid.steps import corrections
-from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.report import report
 from medhybrid.steps.review_report import make_server
 from tests.synthetic import StudyFolder, blob_case, save_nifti

@@ -15,7 +15,7 @@ from medhybrid.config import NetworkConfig, StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError
 from medhybrid.networks import SegmentationNetwork, build_network
-from medhybrid.steps.preprocess import prepared_folder
+from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.pretrain import for_scans
 from medhybrid.training.pretraining import (
     MaskedAutoencoder,

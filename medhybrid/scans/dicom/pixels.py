@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import SeriesError
+from medhybrid.scans.claims import MAX_VALUES
 from medhybrid.scans.dicom.frames import Frame, integer, text
-
-MAX_VALUES = 4_000_000_000
-"""A series that claims more values than this is refused before memory is asked for."""
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 PLAIN_SYNTAXES = (IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.1")
