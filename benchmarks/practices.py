@@ -13,7 +13,7 @@ beside other work. Settings:
     in_stages       encoder and decoder, then the Transformer, then all
     layer_decay     rates that fall from the decoder towards the picture
     other, other_encoder    a model of the other study as a start, whole or its encoder
-    pretrained      what was learnt from this study's scans without masks as a start
+    pretrained      what was learnt from this study's scans without masks as a start, with --pretrain-steps
     told            the fields of data.context as tokens, if the call names any
 
 and, for each number of --masks, scratch, twice and pretrained with so few cases. A second call goes on where the first one
@@ -59,8 +59,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of prepared cases and runs")
     parser.add_argument("--steps", type=int, required=True, help="of a training")
     parser.add_argument("--other-steps", type=int, required=True, help="as long, of the other study")
-    parser.add_argument("--pretrain-steps", type=int, required=True, help="as long, without masks")
+    parser.add_argument("--pretrain-steps", type=int, default=0, help="as long, without masks")
     parser.add_argument("--masks", default="5")
+    parser.add_argument("--settings", help="with all masks, scratch first; by default all of them")
     parser.add_argument("--seeds", default="0,1")
     chosen = parser.parse_intermixed_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
@@ -84,9 +85,10 @@ def main() -> None:
     study = own(*told)
     medhybrid.preprocess(study)  # a setting that is told nothing may share what knows more
     other = once(chosen.work / f"{study.name}-other.txt", train_other)
-    pretrained = once(
-        chosen.work / f"{study.name}-pretrained.txt", lambda: medhybrid.pretrain(own(n_steps=chosen.pretrain_steps))
-    )
+    pretrained = None
+    if chosen.pretrain_steps:
+        without_masks = own(n_steps=chosen.pretrain_steps)
+        pretrained = once(chosen.work / f"{study.name}-pretrained.txt", lambda: medhybrid.pretrain(without_masks))
     settings = {
         "scratch": own(),
         "twice": own(n_steps=2 * chosen.steps),
@@ -94,16 +96,18 @@ def main() -> None:
         "layer_decay": own(LAYERED),
         "other": own(f"training.start={other}"),
         "other_encoder": own(f"training.start={other}", "training.start_parts=[encoder]"),
-        "pretrained": own(f"training.start={pretrained}"),
+        **({"pretrained": own(f"training.start={pretrained}")} if pretrained else {}),
         **({"told": own(*told)} if told else {}),
     }
+    if chosen.settings:
+        settings = {name: settings[name] for name in chosen.settings.split(",")}
     comparisons = {"all masks": settings}
-    for n in chosen.masks.split(","):
+    for n in filter(None, chosen.masks.split(",")):
         few = f"training.max_cases={n}"
         comparisons[f"{n} masks"] = {
             "scratch": own(few),
             "twice": own(few, n_steps=2 * chosen.steps),
-            "pretrained": own(few, f"training.start={pretrained}"),
+            **({"pretrained": own(few, f"training.start={pretrained}")} if pretrained else {}),
         }
     tables: list[str] = []
     for heading, configs in comparisons.items():

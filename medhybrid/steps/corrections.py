@@ -1,6 +1,6 @@
 """Masks that a reviewer corrected, on their way back into a dataset.
 
-OUT/corrected/<case>.nii.gz       the corrected mask of a case in the output folder of `predict`
+OUT/corrected/<case>.nii.gz       the corrected mask of a case in the output folder of `predict` (.dcm: a SEG or RTSTRUCT)
 OUT/review.json                   who marked it, when, and what was said; what was rejected is not taken
 PREPARED/corrections.csv          what became of each: the dataset has another hash, and this says why
 
@@ -26,7 +26,7 @@ from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.review.marks import Mark, read_marks
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
-from medhybrid.steps.mask_files import masks_in
+from medhybrid.steps.mask_files import SUFFIXES, masks_in
 
 FOLDER = "corrected"
 
@@ -66,10 +66,10 @@ def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Ca
     taken: list[Correction] = []
     kept: list[Any] = []
     for folder in map(Path, config.corrections if config.labelled else ()):
-        masks = masks_in(folder / FOLDER)
+        masks = masks_in(folder / FOLDER, suffixes=(*SUFFIXES, ".dcm"))
         if not masks:
             raise DataError(
-                f"{folder / FOLDER} holds no mask", expected="<case>.nii.gz", remedy="put corrected masks there"
+                f"{folder / FOLDER} holds no mask", expected="<case>.nii.gz or .dcm", remedy="put corrected masks there"
             )
         record, marks = read_folder_record(folder), read_marks(folder).marks
         _check_fits(folder, record, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,22 @@ def mask_on_grid(path: Path, grid: Grid) -> NDArray[np.generic] | None:
     return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
 
 
-def masks_in(folder: Path) -> dict[str, Path]:
-    """The masks of a folder by case; raises `DataError` where it is none."""
+def masks_in(folder: Path, *, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
+    """The masks of a folder by case; raises `DataError` where it is none, or a case has two."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder of masks")
-    found = {}
+    found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
-        if suffix and not path.name.startswith("."):
-            found[path.name.removesuffix(suffix)] = path
+        suffix = next((s for s in suffixes if path.name.endswith(s)), None)
+        if suffix is None or path.name.startswith("."):
+            continue
+        case = path.name.removesuffix(suffix)
+        if case in found:
+            raise DataError(
+                f"{folder} has two masks of {case}",
+                expected="one",
+                found=f"{found[case].name}, {path.name}",
+                remedy="leave the one that counts",
+            )
+        found[case] = path
     return found

@@ -23,6 +23,9 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.layouts import Case
 from medhybrid.errors import DataError
 from medhybrid.review.marks import Mark, read_marks, write_mark
+from medhybrid.scans.dicom.seg import SegInfo, write_seg
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_scan
 from medhybrid.steps import corrections
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.report import report
@@ -214,6 +217,42 @@ def test_corrected_masks_replace_and_new_cases_train_only(
         ("new_20", "new", "", ""),
     ]
     assert rows[1]["time"], "the file's own time where nobody marked it"
+
+
+def test_a_mask_corrected_in_a_dicom_viewer_comes_back_as_a_segmentation(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
+    values = np.clip(blob_case(20)[0] * 100 + 500, 0, 4000)
+    series = tmp_path / "scans" / "new_20"
+    write_mr_series(series, values, np.diag([2.0, 2.0, 3.0, 1.0]), description="MR", study="s", case="new_20")
+    done = medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
+    scan, labels = read_scan(series), trained[0].config.data.labels
+    corrected = np.zeros(scan.array.shape[1:], np.uint8)
+    corrected[10:14, 10:14, 8:12] = 4
+    (tmp_path / "out" / "corrected").mkdir()
+    (case,) = (p.case for p in done.predictions)
+    write_seg(tmp_path / "out" / "corrected" / f"{case}.dcm", corrected, scan, SegInfo(labels, "0"))
+    config = trained[0].config
+    data = config.data.model_copy(update={"corrections": (str(tmp_path / "out"),)})
+    prepare = config.prepare.model_copy(update={"folder": str(tmp_path / "prepared")})
+    config = config.model_copy(update={"data": data, "prepare": prepare})
+
+    medhybrid.preprocess(config)
+
+    dataset = PreparedDataset(prepared_folder(config))
+    assert case in dataset.fold_for(config).train
+    np.testing.assert_array_equal(dataset.open([case])[0].source_mask() == 2, corrected == 4)
+
+
+def test_two_corrected_masks_of_one_case_are_refused(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    config = with_corrections(trained, masks, tmp_path)
+    for name in ("case_00.nii.gz", "case_00.nii"):
+        save_nifti(tmp_path / "out" / "corrected" / name, blob_case(0)[1])
+
+    with pytest.raises(DataError, match="two masks of case_00"):
+        medhybrid.preprocess(config)
 
 
 def test_another_scan_of_a_datasets_name_does_not_touch_its_case(
