@@ -71,6 +71,28 @@ def test_a_full_disk_ends_the_folder_with_the_reason_and_the_next_run_goes_on(sm
     assert n_recorded > 0
 
 
+def test_a_shared_memory_of_64_kib_is_enough(study: StudyFolder, tmp_path: Path) -> None:
+    """Containers often have little; loaders of other programs die of it."""
+    own_mount = ["unshare", "-m", "sh", "-ec"]
+    small = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    if shutil.which("unshare") is None or subprocess.run([*own_mount, small], capture_output=True).returncode:
+        pytest.skip("a small /dev/shm cannot be mounted here")
+    medhybrid = f"{sys.executable} -m medhybrid"
+    config = f"--config {study.folder}/small.yaml prepare.folder={tmp_path}/prepared runs={tmp_path}/runs"
+    write_scans(tmp_path / "scans", 4)
+    lines = [
+        small,
+        f"{medhybrid} preprocess {config} prepare.workers=2",
+        f"{medhybrid} train {config} training.iterations=4 training.workers=2 tracking.kind=none",
+        f"{medhybrid} predict {tmp_path}/scans --model {tmp_path}/runs/*/* --out {tmp_path}/out --workers 2",
+    ]
+
+    done = subprocess.run([*own_mount, "\n".join(lines)], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert len(rows_of(tmp_path / "out" / "results.csv")) == 4
+
+
 def test_a_disk_that_is_full_before_a_scan_is_read_is_no_fault_of_the_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
