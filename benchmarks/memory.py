@@ -47,7 +47,7 @@ def write_record(name: str, unit: str, points: Points, **more: Any) -> None:
     (RESULTS / f"memory_{name}.json").write_text(json.dumps(record | {"points": points}) + "\n")
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     axes.plot(*zip(*points, strict=True))
-    axes.set(xlabel=unit, ylabel="resident MiB", ylim=(0, None), title=name)
+    axes.set(xlabel=unit, ylabel="resident MiB", ylim=(0, 1.1 * record["most_mib"]), title=name)
     figure.savefig(RESULTS / f"memory_{name}.png", dpi=110)
     print(record)
 
