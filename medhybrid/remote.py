@@ -80,9 +80,11 @@ class Mirror:
             self._index = _read_index(self._index_path)
             try:
                 self._fs.invalidate_cache()
-                found: dict[str, Any] = self._fs.find(self._root, detail=True)
+                listed: dict[str, Any] = self._fs.find(self._root, detail=True)
             except Exception as error:  # each driver has errors of its own
                 raise _unreachable(self.url, error) from error
+            # some tools keep a folder as an empty file whose name ends in a slash
+            found = {p: i for p, i in listed.items() if not p.endswith("/") and i.get("type") != "directory"}
             wanted = {self._name_of(path): _mark(info) for path, info in found.items()}
             new = [n for n, m in wanted.items() if self._index.get(n, ("",))[0] != m or not (self.folder / n).is_file()]
             for begin in range(0, len(new), FILES_AT_ONCE):
@@ -146,15 +148,15 @@ class Mirror:
 
     def _fetch(self, names: Sequence[str], marks: dict[str, str]) -> None:
         pending = [self.folder / f"{name}{PART}" for name in names]
-        for path in pending:
-            path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            for path in pending:
+                path.parent.mkdir(parents=True, exist_ok=True)
             self._fs.get([f"{self._root}/{n}" for n in names], [str(p) for p in pending])
-        except Exception as error:
+            for name, path in zip(names, pending, strict=True):
+                path.replace(self.folder / name)
+                self._index[name] = marks[name], _stamp(self.folder / name)
+        except Exception as error:  # the driver's; or a name that is a file here and a folder there
             raise _unreachable(self.url, error) from error
-        for name, path in zip(names, pending, strict=True):
-            path.replace(self.folder / name)
-            self._index[name] = marks[name], _stamp(self.folder / name)
         self.save()
 
     def _name_of(self, path: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 from medhybrid.config import load_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.layouts import list_cases
+from medhybrid.data.splits import load_folds
 from medhybrid.errors import DataError
 from medhybrid.remote import INDEX, Mirror, is_remote, local_copy
 from medhybrid.steps.predict import predict
@@ -238,3 +239,28 @@ def test_a_damaged_index_is_forgotten(tmp_path: Path) -> None:
     for content in ("", "[]", '{"a": 1}', "\0", json.dumps({"a": ["x"]})):
         (tmp_path / INDEX).write_text(content)
         assert Mirror(f"file://{tmp_path}/there", tmp_path)._index == {}
+
+
+def test_keys_that_stand_for_folders_are_no_files_and_names_that_clash_are_told(bucket: str) -> None:
+    import s3fs
+
+    fs, root = s3fs.S3FileSystem(), bucket.removeprefix("s3://")
+    for key in ("x/", "x/a.txt", "x/deep/", "x/empty/"):
+        fs.call_s3("put_object", Bucket=root, Key=key, Body=b"" if key.endswith("/") else b"text")
+
+    assert [p.name for p in Mirror(f"{bucket}/x").fetch().rglob("*.txt")] == ["a.txt"]
+
+    for key in ("y/a", "y/a/b.txt"):
+        fs.call_s3("put_object", Bucket=root, Key=key, Body=b"text")
+    with pytest.raises(DataError):
+        Mirror(f"{bucket}/y").fetch()
+
+
+def test_the_folds_of_a_dataset_on_s3_are_its_own(bucket: str, study: StudyFolder) -> None:
+    put(study.folder / "data", f"{bucket}/data")
+    config = load_config(study.folder / "small.yaml", [f"data.root={bucket}/data"])
+
+    folds, origin = load_folds(config.data, list_cases(config.data))
+
+    assert origin == "splits.json"
+    assert folds[0].validation == ("case_07", "case_08", "case_09")

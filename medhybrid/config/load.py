@@ -21,6 +21,7 @@ from medhybrid.config.listen import ListenConfig
 from medhybrid.config.models import ScansConfig, StudyConfig
 from medhybrid.config.search import SearchConfig
 from medhybrid.errors import ConfigError
+from medhybrid.files import write_atomically
 
 MAX_CONFIG_BYTES = 1_000_000
 """A larger YAML file is refused: configs are pages, not data."""
@@ -166,7 +167,7 @@ def config_from_dict(values: Mapping[str, Any], *, source: str) -> StudyConfig:
 
 def save_config(config: StudyConfig, path: Path) -> None:
     """Write the resolved config as YAML."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    write_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from medhybrid.config import ChannelRule
 from medhybrid.errors import DataError
@@ -24,6 +25,20 @@ CONDITIONS = {
     "inversion_time_ms": "inversion time",
     "repetition_time_ms": "repetition time",
 }
+
+
+class HasPart(Protocol):
+    """A scan's files, and which volume of them."""
+
+    @property
+    def part(self) -> str: ...
+
+
+def slots_of(entries: Sequence[HasPart | None]) -> str:
+    """Which channels are there and of which volumes, beside the files themselves; empty where one entry is the whole scan."""
+    if len(entries) == 1 and entries[0] is not None and not entries[0].part:
+        return ""
+    return "|".join("-" if e is None else f"+{e.part}" for e in entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import StudyConfig
+from medhybrid.data.channels import slots_of
 from medhybrid.data.checks import Finding, check_image, check_mask, from_error
 from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
 from medhybrid.data.layouts import Case
@@ -89,9 +90,10 @@ def reading_of(config: StudyConfig) -> dict[str, object]:
     return config.scans.model_dump() | config.data.model_dump(include={"segments", "other_segments", "overlaps"})
 
 
-def check_settings(config: StudyConfig) -> str:
-    """Hash of the settings that a check depends on."""
+def check_settings(config: StudyConfig, case: Case) -> str:
+    """Hash of what a check depends on besides the files: settings, and which volume is which channel."""
     values = [
+        *([slots] if (slots := slots_of(case.images)) else []),
         *([] if config.data.labelled else ["scans alone"]),
         [c.model_dump() for c in config.data.channels],
         config.data.labels,
@@ -109,7 +111,7 @@ def _sources(case: Case, config: StudyConfig) -> tuple[Path, ...]:
 
 def _hash_sources(case: Case, config: StudyConfig) -> str:
     """Of the files, and of how they are read."""
-    reading = json.dumps(reading_of(config), sort_keys=True)
+    reading = json.dumps(reading_of(config), sort_keys=True) + slots_of(case.images)
     return hashlib.sha256((hash_files(_sources(case, config)) + reading).encode()).hexdigest()
 
 
@@ -125,7 +127,7 @@ def check_case(task: CheckTask) -> CaseCheck:
         return CaseCheck(
             case=case.name,
             stamps=[],
-            settings=check_settings(config),
+            settings=check_settings(config, case),
             sources_hash="",
             findings=findings,
             fingerprint=None,
@@ -159,7 +161,7 @@ def check_case(task: CheckTask) -> CaseCheck:
     return CaseCheck(
         case=case.name,
         stamps=stamps,
-        settings=check_settings(config),
+        settings=check_settings(config, case),
         sources_hash=sources_hash,
         findings=findings,
         fingerprint=fingerprint,
@@ -204,19 +206,21 @@ def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:
         return None
     try:
         check = CaseCheck.model_validate_json(path.read_bytes())
-        is_current = check.stamps == stamp_files(_sources(case, config)) and check.settings == check_settings(config)
+        settings = check_settings(config, case)
+        is_current = check.stamps == stamp_files(_sources(case, config)) and check.settings == settings
     except (OSError, ValidationError, ValueError):
         return None
     return check if is_current else None
 
 
-def is_prepared(folder: Path, sources_hash: str, plan: Plan) -> bool:
-    """Whether a prepared case is there, of these sources and this plan."""
+def is_prepared(folder: Path, case: Case, sources_hash: str, plan: Plan) -> bool:
+    """Whether a prepared case is there, of these sources and this plan, and of the same subject."""
     try:
         record = CaseRecord.model_validate_json((folder / "case.json").read_bytes())
     except (OSError, ValidationError, ValueError):
         return False
-    return record.sources_hash == sources_hash and record.preparation_hash == plan.preparation_hash
+    is_same = (record.subject, record.is_labelled) == (case.subject, case.is_labelled)
+    return is_same and record.sources_hash == sources_hash and record.preparation_hash == plan.preparation_hash
 
 
 class PreparedDataset:
@@ -239,13 +243,26 @@ class PreparedDataset:
             raise DataError(f"{folder / 'folds.json'} cannot be used", found=str(error)[:200]) from error
 
     def names(self) -> list[str]:
-        """Prepared cases of the current plan, sorted."""
+        """Prepared cases, sorted."""
         return sorted(p.parent.name for p in (self.folder / "cases").glob("*/case.json") if p.parent.name[0] != ".")
 
     def open(self, names: Sequence[str]) -> list[PreparedCase]:
-        """Open those of `names` that were prepared; the others were left out by name at preparation."""
+        """Open those of `names` that were prepared; the others were left out by name at preparation.
+
+        Raises
+        ------
+        DataError
+            If one is damaged, or was prepared by another plan.
+        """
         present = set(self.names())
-        return [PreparedCase(self.folder / "cases" / n) for n in names if n in present]
+        cases = [PreparedCase(self.folder / "cases" / n) for n in names if n in present]
+        if others := [c.name for c in cases if c.record.preparation_hash != self.plan.preparation_hash]:
+            raise DataError(
+                f"{len(others)} prepared cases are of another plan",
+                found=", ".join(others[:5]),
+                remedy="run medhybrid preprocess again",
+            )
+        return cases
 
     def fold(self, k: int) -> Fold:
         """Fold `k`."""
@@ -259,8 +276,21 @@ class PreparedDataset:
         Raises
         ------
         DataError
-            If the cases were prepared without one of them.
+            If the cases were prepared without one of them, or by other settings than the config has.
         """
+        asked = {
+            "labels": config.data.labels,
+            "channels": tuple(c.name for c in config.data.channels),
+            **config.prepare.model_dump(include={"spacing_mm", "patch_size", "batch_size"}, exclude_none=True),
+            **config.prepare.model_dump(include={"mirror_axes", "keep_largest", "min_component_ml"}),
+        }
+        if others := [key for key, value in asked.items() if getattr(self.plan, key) != value]:
+            raise DataError(
+                f"the cases in {self.folder} were prepared by other settings",
+                expected="; ".join(f"{key} {asked[key]}" for key in others),
+                found="; ".join(f"{key} {getattr(self.plan, key)}" for key in others),
+                remedy="run medhybrid preprocess with this config",
+            )
         if unknown := [field for field in config.data.context if field not in self.plan.context]:
             raise DataError(
                 f"the cases in {self.folder} were prepared without {', '.join(unknown)} of data.context",
@@ -277,6 +307,8 @@ class PreparedDataset:
             others = {r.case: r.subject for r in records if r.case not in labelled}
             fold = fold.inner(training.inner, labelled, config.data.n_folds, config.data.split_seed, others)
         if training.max_cases is not None:
+            present = set(self.names())
+            fold = Fold(train=tuple(n for n in fold.train if n in present), validation=fold.validation)
             fold = fold.limited(training.max_cases, config.data.split_seed)
         return fold
 

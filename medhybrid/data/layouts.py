@@ -296,7 +296,8 @@ def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntr
 
 
 def _study_folder(entry: ScanEntry, root: Path) -> str:
-    parts = entry.paths[0].relative_to(root).parts
+    path = entry.paths[0]
+    parts = path.relative_to(root if path.is_relative_to(root) else path.parents[1]).parts
     return parts[0] if len(parts) > 1 else _strip(parts[0])
 
 

@@ -58,7 +58,7 @@ def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> Prepare
     Raises
     ------
     DataError
-        If the number of channels is not the plan's.
+        If the number of channels is not the plan's, or a value is no number: it would spread over the whole picture.
     """
     if array.shape[0] != len(plan.channels):
         raise DataError(
@@ -66,6 +66,13 @@ def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> Prepare
             expected=f"{len(plan.channels)} ({', '.join(plan.channels)})",
             found=str(array.shape[0]),
             remedy="give the channels by data.channel_map, or another model",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(
+            "scan holds values that are no numbers",
+            expected="finite values",
+            found=f"{int((~np.isfinite(array)).sum())} voxels",
+            remedy="export it again, or replace them",
         )
     turn = turn_to_ras(grid.affine)
     turned = turn.grid(grid)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case
 from medhybrid.errors import DataError
+from medhybrid.remote import local_copy
 
 
 class Fold(BaseModel):
@@ -40,8 +40,11 @@ class Fold(BaseModel):
             Case to subject of those without a mask, which train unless their subject validates.
         """
         groups = sorted({subjects[name] for name in self.train if name in subjects})
-        if not 0 <= part < n_parts or len(groups) < n_parts:
-            raise DataError(f"inner part {part} does not exist", expected=f"0 to {min(n_parts, len(groups)) - 1}")
+        n_parts = min(n_parts, len(groups))
+        if n_parts < 2:
+            raise DataError("the training cases cannot be parted", expected="two subjects", found=str(len(groups)))
+        if not 0 <= part < n_parts:
+            raise DataError(f"inner part {part} does not exist", expected=f"0 to {n_parts - 1}")
         order = np.random.default_rng(seed).permutation(len(groups))
         chosen = {groups[i] for k, i in enumerate(order) if k % n_parts == part}
         names, others = [name for name in self.train if name in subjects], unlabelled or {}
@@ -87,7 +90,7 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
     DataError
         If the file is damaged, or a subject stands on both sides of a fold.
     """
-    path = Path(config.root or ".") / config.splits if config.splits else None
+    path = local_copy(config.root or ".") / config.splits if config.splits else None
     if path is None or not path.is_file():
         return make_folds(cases, config.n_folds, config.split_seed), f"made with seed {config.split_seed}"
     try:

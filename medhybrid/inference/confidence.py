@@ -123,7 +123,9 @@ class ScoreSum:
 
     @property
     def score(self) -> float:
-        """Of all that was added."""
+        """Of all that was added; 0 where a logit was no number."""
+        if not np.isfinite(self._size).all():
+            return 0.0
         pairs = zip(self._overlap[1:], self._size[1:], strict=True)
         return min(2 * float(o) / float(s) if s > 1 else 1.0 for o, s in pairs)
 

@@ -57,7 +57,8 @@ class Ensemble(Model):
 
 
 def _refuse_other_plan(a: Model, b: Model) -> None:
-    ours, theirs = (m.plan.model_dump(include={"spacing_mm", "normalisation", "labels", "context"}) for m in (a, b))
+    of_images = {"spacing_mm", "normalisation", "labels", "context", "blank_copied_channels"}
+    ours, theirs = (m.plan.model_dump(include=of_images) for m in (a, b))
     if differing := [k for k in ours if ours[k] != theirs[k]]:
         raise ModelError(
             "these models do not see the same images",

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medhybrid.data.channels import slots_of
 from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import MedHybridError, OutputError, ScanError
@@ -175,7 +176,8 @@ def collect(
             on_case(n, prediction, is_skipped)
             began = time.monotonic()
             if not shares_tables and began - written_at > max(TABLES_EVERY_S, took / TABLES_SHARE):
-                records.write_tables(cases, in_order(), labels)
+                with suppress(OSError):  # the last ones are written in any case, and say so where they cannot be
+                    records.write_tables(cases, in_order(), labels)
                 written_at = time.monotonic()
                 took = written_at - began
     except BaseException:
@@ -227,13 +229,10 @@ def fingerprint_of(model: Model) -> str:
 def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
     try:
         earlier = job.records.done(item.case)
-        if (
-            earlier is None
-            or earlier.made_by != job.made_by
-            or not (job.out / "masks" / f"{item.case}.nii.gz").is_file()
-        ):
+        if earlier is None or (earlier.made_by, earlier.slots) != (job.made_by, slots_of(item.entries)):
             return None
-        if job.with_probabilities and not (job.out / "probabilities" / f"{item.case}.nii.gz").is_file():
+        kinds = ["masks", *(["probabilities"] if job.with_probabilities else [])]
+        if not all((job.out / kind / f"{item.case}.nii.gz").is_file() for kind in kinds):
             return None
         files = _sources(job, item)
         if earlier.stamps == stamp_files(files) or earlier.input_hash == hash_files(files):
@@ -371,6 +370,7 @@ def _conclude(job: FolderJob, case: _Case) -> None:
         measures=measures,
         input_hash=case.input_hash,
         stamps=case.stamps,
+        slots=slots_of(case.item.entries),
     )
 
 

@@ -288,8 +288,8 @@ def load_model(path: str | Path, *, device: str = "auto", precision: str | None 
     return Model(network, record, choose_device(device))
 
 
-def set_component_rules(folder: Path, rules: ComponentRules) -> None:
-    """Give the model of a run or model folder other component rules; errors as `load_model`."""
+def set_component_rules(folder: Path, rules: ComponentRules) -> bool:
+    """Give the model of a run or model folder other component rules; whether it had others. Errors as `load_model`."""
     record = load_model(folder, device="cpu").record
     changes = {"keep_largest": rules.keep_largest, "min_component_ml": rules.min_component_ml}
     target = folder / "model" if (folder / "model" / "model.json").is_file() else folder
@@ -298,6 +298,7 @@ def set_component_rules(folder: Path, rules: ComponentRules) -> None:
         record.model_copy(update={"plan": record.plan.model_copy(update=changes)}).model_dump_json(indent=1)
     )
     pending.replace(target / "model.json")
+    return (record.plan.keep_largest, record.plan.min_component_ml) != (rules.keep_largest, rules.min_component_ml)
 
 
 def _sha256(path: Path) -> str:

@@ -59,6 +59,7 @@ class Prediction(BaseModel):
     made_by: str = ""
     input_hash: str = ""
     stamps: Stamps = []
+    slots: str = ""
     attempts: int = 1
     worker: str = ""
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
-from medhybrid.data.channels import Rules, match_channels, read_table
+from medhybrid.data.channels import Match, Rules, match_channels, read_table
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans import Discovery, Scan, ScanEntry
 from medhybrid.scans.dicom.deidentify import Deidentifier
+from medhybrid.scans.discover import short_name
 from medhybrid.scans.reader import read_entry, stack_channels
 
 
@@ -63,6 +65,7 @@ class WorkList:
     def deidentified(self, deidentifier: Deidentifier) -> WorkList:
         """The same work under names by keyed hash."""
         items = tuple(_deidentified(i, deidentifier) for i in self.items)
+        _refuse_doubled(items)
         aside = tuple(replace(e, name=deidentifier.name(e.uid or e.name)) for e in self.left_aside)
         return WorkList(tuple(sorted(items, key=lambda i: i.case)), aside)
 
@@ -77,6 +80,8 @@ def without_names(message: str, item: WorkItem, case: str) -> str:
     """A message in which the names of files, folders and scans are replaced."""
     for number, path in enumerate(item.files, start=1):
         message = message.replace(str(path), f"file {number}").replace(path.name, f"file {number}")
+    for folder in sorted({str(f) for p in item.files for f in p.parents if len(f.parts) > 1}, key=len, reverse=True):
+        message = message.replace(folder, "folder")
     folders = {path.parent.name for path in item.files}
     names = {item.case, *(e.name for e in item.entries if e is not None), *folders}
     for name in sorted(names, key=len, reverse=True):
@@ -95,54 +100,91 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
     images = [e for e in found.entries if not e.problem and not e.left_aside]
     items = [WorkItem(e.name, (e,), e.problem) for e in broken]
     if len(channels) == 1:
-        items += [WorkItem(re.sub(r"_0000$", "", e.name), (e,)) for e in images]
+        items += [WorkItem(re.sub(r"_0000$", "", e.name) if e.kind != "dicom" else e.name, (e,)) for e in images]
     else:
         whole = [e for e in images if e.n_channels == len(channels)]
         items += [WorkItem(e.name, (e,)) for e in whole]
-        items += _studies([e for e in images if e not in whole], channels, channel_map, found.root)
-    names = [i.case for i in items]
-    if len(set(names)) != len(names):
-        doubled = sorted({n for n in names if names.count(n) > 1})
-        raise DataError("two scans would get the same name", found=", ".join(doubled[:5]), remedy="rename one of them")
+        items += _studies([e for e in images if e not in whole], broken, channels, channel_map, found.root)
+    _refuse_doubled(items)
     return WorkList(tuple(sorted(items, key=lambda i: i.case)), tuple(aside))
 
 
+def _refuse_doubled(items: Sequence[WorkItem]) -> None:
+    counts = Counter(i.case for i in items)
+    if doubled := sorted(name for name, n in counts.items() if n > 1):
+        raise DataError("two scans would get the same name", found=", ".join(doubled[:5]), remedy="rename one of them")
+
+
 def _studies(
-    entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], channel_map: Rules, root: Path
+    entries: Sequence[ScanEntry],
+    broken: Sequence[ScanEntry],
+    channels: Sequence[tuple[str, bool]],
+    channel_map: Rules,
+    root: Path,
 ) -> list[WorkItem]:
     table = read_table(root if root.is_dir() else root.parent)
-    groups: dict[str, list[ScanEntry]] = {}
+    groups: dict[tuple[str, bool], list[ScanEntry]] = {}
     for e in entries:
-        numbered = re.fullmatch(r"(.+)_\d{4}", e.name)
-        groups.setdefault(f"file {numbered.group(1)}" if numbered else e.study, []).append(e)
+        groups.setdefault(_group_of(e, table, len(channels)), []).append(e)
     items = []
-    for key, members in groups.items():
-        case = key.removeprefix("file ") if key.startswith("file ") else _study_name(members, root)
-        reasons: tuple[str, ...] = ()
+    for (key, is_numbered), members in groups.items():
+        case = key if is_numbered else _study_name(members, root)
+        lost = [e for e in broken if _group_of(e, table, len(channels)) == (key, is_numbered)]
+
+        def match(found: Sequence[ScanEntry], case: str = case, is_numbered: bool = is_numbered) -> tuple[Match, ...]:
+            if is_numbered:
+                return _numbered(found, channels, case)
+            return match_channels(found, channels, channel_map, case=case, table=table)
+
         try:
-            if key.startswith("file "):
-                matched = _numbered(members, channels, case)
-            else:
-                found = match_channels(members, channels, channel_map, case=case, table=table)
-                matched, reasons = tuple(m.entry for m in found), tuple(m.reason for m in found)
-            items.append(WorkItem(case, matched, reasons=reasons))
+            matched = match(members)
+            if any(m.entry is None for m in matched) and lost:
+                _refuse_lost(match, [*members, *lost])
+            items.append(WorkItem(case, tuple(m.entry for m in matched), reasons=tuple(m.reason for m in matched)))
         except MedHybridError as error:
             items.append(WorkItem(case, tuple(members), str(error)))
     return items
 
 
-def _numbered(
-    members: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], case: str
-) -> tuple[ScanEntry | None, ...]:
+def _group_of(entry: ScanEntry, table: Mapping[str, str], n_channels: int) -> tuple[str, bool]:
+    """What a scan belongs to, and whether its file's name says which channel it is, as nnU-Net's <case>_0000 do."""
+    numbered = re.fullmatch(r"(.+)_(\d{4})", entry.name) if entry.kind != "dicom" and entry.name not in table else None
+    if numbered is not None and int(numbered.group(2)) < n_channels:
+        return numbered.group(1), True
+    return entry.study, False
+
+
+def _refuse_lost(match: Callable[[Sequence[ScanEntry]], tuple[Match, ...]], entries: Sequence[ScanEntry]) -> None:
+    """A channel whose file cannot be read is not a channel that is missing: raise `DataError` with what is wrong with it."""
+    try:
+        matched = match(entries)
+    except MedHybridError:  # with what cannot be read, nobody can tell
+        return
+    if lost := next((m.entry for m in matched if m.entry is not None and m.entry.problem), None):
+        raise DataError(
+            f"the channel in {lost.name} cannot be used", found=lost.problem, remedy="export it again, or remove it"
+        )
+
+
+def _numbered(members: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], case: str) -> tuple[Match, ...]:
     """nnU-Net's file names: <case>_0000, <case>_0001, one a channel."""
     by_number = {int(e.name[-4:]): e for e in members}
+    if len(by_number) < len(members):
+        raise DataError(
+            f"study {case}: two files of one channel",
+            found=", ".join(sorted(p.name for e in members for p in e.paths)[:5]),
+            remedy="leave the one that counts",
+        )
     if absent := [n for i, (n, optional) in enumerate(channels) if i not in by_number and not optional]:
         raise DataError(f"study {case}: channels are missing", expected=", ".join(absent))
-    return tuple(by_number.get(i) for i in range(len(channels)))
+    return tuple(
+        Match(e := by_number.get(i), f"{n}: {e.name if e else 'none'} (the number in its name)")
+        for i, (n, _) in enumerate(channels)
+    )
 
 
 def _study_name(members: Sequence[ScanEntry], root: Path) -> str:
     base = root.parent if root.is_file() else root
     folders = [str(p.parent) for e in members for p in e.paths]
     common = Path(os.path.commonpath(folders)).relative_to(base)
-    return "__".join(common.parts) or members[0].name
+    return short_name("__".join(common.parts)) or members[0].name

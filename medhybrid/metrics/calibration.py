@@ -98,7 +98,7 @@ def expected_dice(probability: Floats, mask: NDArray[np.bool_]) -> float:
         Of the mask's label.
     """
     size = float(probability.sum()) + float(mask.sum())
-    return 2 * float(probability[mask].sum()) / size if size > 1 else 1.0
+    return 1.0 if size <= 1 else 2 * float(probability[mask].sum()) / size
 
 
 def area_under_curve(scores: Sequence[float], is_bad: Sequence[bool]) -> float:

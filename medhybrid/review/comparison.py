@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medhybrid.errors import DataError
 from medhybrid.metrics import mean_interval, paired_difference
 
 
@@ -37,8 +38,18 @@ class Setting:
 
 
 def comparison_table(settings: Sequence[Setting]) -> str:
-    """A Markdown table of the settings, and of how much better the first one is than each, paired by case."""
+    """A Markdown table of the settings, and of how much better the first one is than each, paired by case.
+
+    Raises
+    ------
+    DataError
+        If the settings have other cases.
+    """
     first = settings[0]
+    if odd := [s.name for s in settings if s.cases.keys() != first.cases.keys()]:
+        raise DataError(
+            f"{', '.join(odd)} has other cases than {first.name}", expected="the same cases: they are paired"
+        )
     reference = [first.cases[c] for c in sorted(first.cases)]
     columns = ["setting", "parameters", "steps", "mean Dice (95 %)", "median", "by seed"]
     columns += [f"{first.name} less it (95 %)", "p", "better, worse"]

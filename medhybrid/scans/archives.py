@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import tempfile
@@ -46,7 +47,15 @@ def unpack(archive: Path, into: Path) -> None:
             _check(archive, members, shutil.disk_usage(into).free)
             for member in members:
                 _extract(file, member, into / _relative(archive, member))
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, zlib.error, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+    ) as error:
         raise _refused(archive, str(error) or type(error).__name__) from error
 
 

@@ -142,7 +142,10 @@ def _of_table(scan: Scan) -> Mapping[str, str]:
     for file in _tables(path):
         if file.is_file():
             table = _read_table(file, file.stat().st_mtime_ns)
-            row = next((table[name] for name in (_stem(path), scan.case, path.parent.name) if name in table), {})
+            stem = _stem(path)
+            # a case may go by a name of its own here (a keyed hash): the file's, less nnU-Net's number, is that of the table
+            names = (stem, scan.case, re.sub(r"_\d{4}$", "", stem), path.parent.name)
+            row = next((table[name] for name in names if name in table), {})
             return {field: text for field, text in row.items() if text.strip()}
     return {}
 
@@ -152,19 +155,21 @@ def _read_table(path: Path, _changed: int) -> dict[str, dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ScanError(f"{path} cannot be read", expected="a table in UTF-8", found=str(error)[:100]) from error
+        raise ScanError(f"{path.name} cannot be read", expected="a table in UTF-8", found=str(error)[:100]) from error
     with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or [])
         unknown = [c for c in columns if c not in ("case", *READERS)]
         if "case" not in columns or unknown:
             raise ScanError(
-                f"{path} cannot be used: "
+                f"{path.name} cannot be used: "
                 + (f"{', '.join(unknown)} are no fields" if unknown else "it has no column case"),
                 expected="case, and any of " + ", ".join(READERS),
                 remedy="leave other columns out; what identifies a patient must not stand here",
             )
         rows = list(reader)
         if long := next((n for n, row in enumerate(rows, start=2) if None in row), None):
-            raise ScanError(f"{path}: line {long} has more cells than there are columns", remedy="correct the table")
+            raise ScanError(
+                f"{path.name}: line {long} has more cells than there are columns", remedy="correct the table"
+            )
         return {row["case"]: {k: v or "" for k, v in row.items() if k != "case"} for row in rows}

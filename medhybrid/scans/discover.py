@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,9 @@ from medhybrid.scans.dicom.headers import SeriesEntry, group_series
 from medhybrid.scans.dicom.volumes import Volume
 
 BURNED_IN = "the scan's pixels may show the patient's name (BurnedInAnnotation)"
+MAX_NAME_BYTES = 180
+"""Of a scan's name; file systems allow 255 for a file's."""
+
 FILE_SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES)
 
 
@@ -87,14 +92,22 @@ class Discovery:
 
 
 def discover(
-    root: Path, *, with_archives: bool = True, on_progress: Callable[[str], None] = lambda _: None
+    root: Path,
+    *,
+    with_archives: bool = True,
+    without: Path | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> Discovery:
     """Search a file or folder, at any depth, links not followed.
+
+    A folder that cannot be listed is an entry with that problem.
 
     Parameters
     ----------
     with_archives : bool
         Unpack zip archives; their scans can be read as long as the discovery is kept.
+    without : Path, optional
+        A folder below `root` that is left out: what is written there are no scans.
 
     Raises
     ------
@@ -104,7 +117,7 @@ def discover(
     if not root.exists():
         raise ScanError(f"{root} does not exist", remedy="check the path")
     base = root.parent if root.is_file() else root
-    paths, entries, holds = _list_files(root, base, with_archives)
+    paths, entries, holds = _list_files(root, base, with_archives, without)
     images = [p for p in paths if p.name.lower().endswith(FILE_SUFFIXES)]
     others = [p for p in paths if p not in set(images)]
     on_progress(f"{len(paths)} files")
@@ -119,11 +132,16 @@ def discover(
 
 
 def _list_files(
-    root: Path, base: Path, with_archives: bool
+    root: Path, base: Path, with_archives: bool, without: Path | None
 ) -> tuple[list[Path], list[ScanEntry], list[UnpackedFolder]]:
-    """Every file, those in archives unpacked; an entry for what a DICOMDIR or archive fails to give."""
-    found = [root] if root.is_file() else sorted(_walk(root))
+    """Every file, those in archives unpacked; an entry for what a folder, a DICOMDIR or an archive fails to give."""
     problems: list[ScanEntry] = []
+
+    def on_error(error: OSError) -> None:
+        folder = Path(error.filename or root)
+        problems.append(_broken_entry(folder, base, f"the folder cannot be listed. Found {error.strerror}"))
+
+    found = [root] if root.is_file() else sorted(_walk(root, on_error, without))
     holds: list[UnpackedFolder] = []
     paths: list[Path] = []
     for path in found:
@@ -133,7 +151,7 @@ def _list_files(
                 inside = holds[-1].path / _flat(path.relative_to(base).with_suffix(""))
                 inside.mkdir()
                 unpack(path, inside)
-                paths += sorted(_walk(inside))
+                paths += sorted(_walk(inside, on_error))
                 continue
             if path.name.upper() == "DICOMDIR":
                 named, n_absent = files_of_dicomdir(path)
@@ -145,6 +163,8 @@ def _list_files(
                     )
         except ScanError as error:
             problems.append(_broken_entry(path, base, str(error)))
+        except OSError as error:
+            problems.append(_broken_entry(path, base, error.strerror or str(error)))
         else:
             paths.append(path)
     return paths, problems, holds
@@ -161,15 +181,34 @@ def _broken_entry(path: Path, base: Path, problem: str) -> ScanEntry:
     )
 
 
-def _walk(root: Path) -> list[Path]:
+def _walk(root: Path, on_error: Callable[[OSError], None], without: Path | None = None) -> list[Path]:
+    """Files, and links to what may be gone; pipes and devices, on which reading waits for ever, are left out."""
     found = []
-    for folder, _, files in os.walk(root):
-        found += [Path(folder) / f for f in files if not f.startswith(".")]
+    left_out = None if without is None else without.resolve()
+    for folder, folders, files in os.walk(root, onerror=on_error):
+        if left_out is not None:
+            folders[:] = [f for f in folders if (Path(folder) / f).resolve() != left_out]
+        found += [p for f in files if not f.startswith(".") and _may_be_read(p := Path(folder) / f)]
     return found
 
 
+def _may_be_read(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True  # its reader will say why not
+
+
 def _flat(relative: Path) -> str:
-    return "__".join(relative.parts)
+    return short_name("__".join(relative.parts))
+
+
+def short_name(name: str) -> str:
+    """A name that a file can have with what is added to it; a long one ends in a hash of the whole."""
+    content = name.encode()
+    if len(content) <= MAX_NAME_BYTES:
+        return name
+    return f"{content[: MAX_NAME_BYTES - 13].decode(errors='ignore')}~{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def _image_entry(path: Path, base: Path) -> ScanEntry:
@@ -210,7 +249,7 @@ def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
         paths=series.paths,
         modality=series.modality,
         description=series.description,
-        study=series.study_uid,
+        study=series.study_uid or str(series.paths[0].parent),
         shape=(),
         spacing_mm=(),
         orientation="",

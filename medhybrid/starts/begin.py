@@ -36,6 +36,8 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
     check_patterns(names, parts, key="training.start_parts")
     weights = read_weights(path)
     about, source, tensors = weights.about or About(), weights.source, weights.tensors
+    if "hidden_token" in tensors:  # a checkpoint of a pretraining holds the network in what teaches it
+        tensors = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
     if not tensors.keys() & set(names):
         layout, tensors = to_our_names(tensors)
         source += f" (as a {layout})" if layout else ""

@@ -84,7 +84,10 @@ def to_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
     """Name of the layout that meets most weights, and these by our names; an empty name where none does."""
     if NPZ_SIGN in tensors:
         return "R50+ViT", from_npz(tensors)
-    renamed = {layout: _rename(tensors, rules) for layout, rules in LAYOUTS.items()}
+    # Blocks of three convolutions have the names of ours of two, and mean something else by them.
+    has_three = any(re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name) for name in tensors)
+    fitting = {layout: rules for layout, rules in LAYOUTS.items() if not (has_three and rules is RESNET)}
+    renamed = {layout: _rename(tensors, rules) for layout, rules in fitting.items()}
     best = max(renamed, key=lambda layout: len(renamed[layout]))
     return (best, renamed[best]) if renamed[best] else ("", {})
 

@@ -6,7 +6,6 @@ RUNS/<study>/<name>/cases.csv                         Dice of every validation c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from medhybrid.review.comparison import Setting, comparison_table, draw_comparis
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
+from medhybrid.tracking.jsonl import read_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,18 @@ def compare(
     Raises
     ------
     ConfigError
-        If there is nothing to compare, or the configs are of several studies.
+        If there is nothing to compare, or the configs are of several studies, preparations or folds.
     """
     if not configs or not seeds or len({c.name for c in configs.values()}) > 1:
         raise ConfigError("nothing to compare", expected="settings of one study, and at least one seed")
     first = next(iter(configs.values()))
     for setting, config in configs.items():
+        if _judged_by(config) != _judged_by(first):
+            raise ConfigError(
+                f"setting {setting} is judged by other cases than {next(iter(configs))}",
+                expected="the same training.fold and training.inner",
+                found=f"{_judged_by(config)} and {_judged_by(first)}",
+            )
         if _preparation(config) != _preparation(first):
             raise ConfigError(
                 f"setting {setting} is prepared in another way than {next(iter(configs))}",
@@ -82,6 +88,10 @@ def compare(
                 tracker.log_file(folder / file, "")
         return Comparison(folder, tuple(settings), table)
     return None
+
+
+def _judged_by(config: StudyConfig) -> tuple[int, int | None]:
+    return config.training.fold, config.training.inner
 
 
 def _preparation(config: StudyConfig) -> object:
@@ -109,5 +119,4 @@ def _setting(name: str, trainings: Sequence[Training]) -> Setting:
 
 
 def _n_steps(folder: Path) -> int:
-    lines = (folder / "log.jsonl").read_text().splitlines()
-    return max(int(e["step"]) for e in map(json.loads, lines) if "step" in e)
+    return max(int(e["step"]) for e in read_log(folder / "log.jsonl") if "step" in e)

@@ -24,6 +24,7 @@ from medhybrid.errors import DataError
 from medhybrid.files import write_csv
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.worklist import WorkItem
+from medhybrid.remote import local_copy
 from medhybrid.review.marks import Mark, read_marks
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
 from medhybrid.steps.mask_files import SUFFIXES, masks_in
@@ -81,7 +82,8 @@ def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Ca
                 continue
             item = scans.items.get(name)
             known = list(by_name.values())  # those of folders before this one, too
-            twin = None if item is None else _same_scan(item.files, known)
+            is_as_read = item is not None and not item.problem and is_unchanged(scans.folder, item)
+            twin = _same_scan(item.files, known) if item is not None and is_as_read else None
             case = replace(twin, mask=Files((path,))) if twin else _new_case(name, path, item, scans, known, config)
             by_name[case.name] = case
             changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
@@ -97,9 +99,12 @@ def with_new_cases(folds: Sequence[Fold], cases: Sequence[Case], taken: Sequence
     new = list(dict.fromkeys(c.case for c in taken if c.is_new))
     extended = []
     for fold in folds:
-        kept_apart = {subjects.get(n, n) for n in fold.validation}
+        validation = tuple(
+            n for n in fold.validation if n not in new
+        )  # a study without mask may have had a place there
+        kept_apart = {subjects.get(n, n) for n in validation}
         added = tuple(n for n in new if subjects[n] not in kept_apart and n not in fold.train)
-        extended.append(Fold(train=fold.train + added, validation=fold.validation))
+        extended.append(Fold(train=fold.train + added, validation=validation))
     return extended
 
 
@@ -180,7 +185,7 @@ def _subject(name: str, cases: Sequence[Case], config: DataConfig) -> str:
 
 
 def _is_below(root: str | None, item: WorkItem) -> bool:
-    return root is not None and all(p.resolve().is_relative_to(Path(root).resolve()) for p in item.files)
+    return root is not None and all(p.resolve().is_relative_to(local_copy(root).resolve()) for p in item.files)
 
 
 def _images(item: WorkItem) -> tuple[Files | None, ...]:

@@ -31,6 +31,7 @@ from medhybrid.review.plots import learning_curves
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.steps.run_record import reopen_tracker
 from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
 
 
@@ -123,7 +124,11 @@ def _choose_rules(trainings: list[Training], dataset: PreparedDataset) -> Compon
             judged.append(JudgedCase(inside, case.source_mask(), case.source_grid.spacing_mm))
     rules = choose_rules(judged, list(plan.labels))
     for t in trainings:
-        set_component_rules(t.run.folder, rules)
+        is_changed = set_component_rules(t.run.folder, rules)
+        if is_changed and t.config.tracking.register_model:
+            tracker = reopen_tracker(t.run.folder)  # the version that the training registered knows no rules
+            tracker.log_model(t.run.folder / "model", register_as=t.config.name, alias=t.config.tracking.alias)
+            tracker.finish("FINISHED")
     return rules
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.errors import DataError, MedHybridError
+from medhybrid.errors import DataError, MedHybridError, OutputError
+from medhybrid.inference.folder_record import read_folder_record
+from medhybrid.inference.records import Records
 from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.mask_files import mask_on_grid, masks_in
@@ -46,7 +48,8 @@ def evaluate(
     labels : mapping
         Label names and values.
     cases : sequence of str, optional
-        Which cases; by default every prediction. One without prediction is scored as empty, and named.
+        Which cases; by default every reference that a mask was made of, or could not be made of. One without prediction is
+        scored as empty, and named; one whose mask another model made than the folder's record says is named and not scored.
     out : path, optional
         Where `scores.csv` and `summary.json` go.
 
@@ -58,7 +61,11 @@ def evaluate(
     reporter = reporter or Silent()
     predicted = masks_in(Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions))
     known = masks_in(Path(references))
-    names = list(cases) if cases is not None else sorted(set(predicted) & set(known))
+    failed, foreign = _on_record(Path(predictions))
+    names = list(cases) if cases is not None else sorted((set(predicted) | failed) & set(known))
+    if cases is None and (others := sorted(set(predicted) - set(known))):
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        reporter.message(f"no reference, so not scored: {', '.join(others[:5])}{more}")
     if not names:
         raise DataError(
             "there is nothing to score",
@@ -72,6 +79,10 @@ def evaluate(
         try:
             if case not in known:
                 raise DataError(f"case {case} has no reference")
+            if case in foreign:
+                raise DataError(
+                    f"the mask of {case} is of another model", remedy="run predict to its end, then evaluate"
+                )
             scores += _score(case, known[case], predicted.get(case), labels, tolerance_mm, problems)
         except MedHybridError as error:
             problems[case] = str(error)
@@ -86,8 +97,13 @@ def evaluate(
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """`scores.csv` (a row a case and label) and `summary.json`."""
-    out.mkdir(parents=True, exist_ok=True)
+    """`scores.csv` (a row a case and label) and `summary.json`; raises `OutputError` where there can be no such folder."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{out} cannot be made", found=error.strerror or str(error), remedy="choose another folder"
+        ) from error
     with (out / "scores.csv").open("w", newline="") as file:
         rows = [s.as_row() for s in evaluation.scores]
         writer = csv.DictWriter(file, list(rows[0]))
@@ -96,6 +112,17 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     (out / "summary.json").write_text(
         json.dumps({"summary": evaluation.summary, "problems": evaluation.problems}, indent=1)
     )
+
+
+def _on_record(folder: Path) -> tuple[set[str], set[str]]:
+    """Scans of an output folder of `predict` without mask, and those whose mask is not of the model that its record names."""
+    try:
+        made_by = read_folder_record(folder).made_by
+    except DataError:  # a folder of masks from elsewhere
+        return set(), set()
+    failed = {p.stem for p in (folder / "failed").glob("[!.]*.json")}
+    done = Records(folder).all([p.stem for p in (folder / "done").glob("[!.]*.json")])
+    return failed, {p.case for p in done if p.status == "done" and p.made_by != made_by}
 
 
 def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:

@@ -45,8 +45,8 @@ def export(model: str | Path, *, out: Path, format_: str = "onnx", tracking_uri:
     chosen = next((f for f in FORMATS if f == format_), None)
     if chosen is None:
         raise ConfigError(f"unknown format {format_}", expected=", ".join(FORMATS))
-    if out.exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty", remedy="give a new folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is no empty folder", remedy="give a new folder")
     loaded = load_model(model, device="cpu", tracking_uri=tracking_uri)
     with tempfile.TemporaryDirectory(dir=_parent(out)) as pending:
         place = Path(pending)

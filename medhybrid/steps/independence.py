@@ -28,7 +28,14 @@ def check_independence(config: StudyConfig) -> None:
     fold = dataset.fold_for(config)
     start = Path(config.training.start) if config.training.start else None
     about = read_weights(start).about if start else None
-    _independent(dataset.open(fold.train), dataset.open(fold.validation), START, about.learnt_from if about else ())
+    train, validation = dataset.open(fold.train), dataset.open(fold.validation)
+    for side, cases in (("train", train), ("validate", validation)):
+        if not cases:
+            raise DataError(
+                f"no case that is to {side} in fold {config.training.fold} was prepared",
+                remedy=f"see {dataset.folder / 'problems.csv'}, or change the folds",
+            )
+    _independent(train, validation, START, about.learnt_from if about else ())
 
 
 def remember_pictures(

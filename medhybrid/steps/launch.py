@@ -18,8 +18,8 @@ from medhybrid.errors import ConfigError
 
 POLL_S = 0.1
 
-GRACE_S = 60.0
-"""The others of a team that lost one are ended, by force after this time."""
+GRACE_S = 180.0
+"""The others of a team that lost one are ended, by force after this time: more than the first may take to close its records."""
 
 
 def launch(arguments: Sequence[str], n: int) -> int:

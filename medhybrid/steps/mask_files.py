@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, ScanError
 from medhybrid.geometry import Grid, corner_distance_mm, match_axes
 from medhybrid.scans.reader import read_scan
 
@@ -21,6 +21,8 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 def mask_on_grid(path: Path, grid: Grid) -> NDArray[np.generic] | None:
     """A mask (X, Y, Z) with the axes of `grid`; None where it lies elsewhere. Raises `ScanError`."""
     mask = read_scan(path)
+    if len(mask.array) != 1:
+        raise ScanError(f"{path.name} is no mask", expected="one value a voxel", found=f"{len(mask.array)} of them")
     turned, its = match_axes(mask.array[0], mask.grid, grid)
     return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
 

@@ -108,7 +108,7 @@ def predict(
     mirror = Mirror(str(out)) if is_remote(out) else None
     out = Path(out) if mirror is None else mirror.fetch()
     place = local_copy(scans)
-    found = discover(place.resolve() if is_pooled else place)
+    found = discover(place.resolve() if is_pooled else place, without=out)
     key = None if deidentify is None else Deidentifier.from_file(deidentify)
     with hold_folder(out, share), ExitStack() as stack:
         arguments: dict[str, Any] = {"precision": precision, "tracking_uri": tracking_uri}
@@ -158,6 +158,7 @@ def predict(
             nonlocal n_skipped
             n_skipped += is_skipped
             if mirror is not None and not is_skipped:
+                mirror.withdraw([f"{kind}/{prediction.case}.json" for kind in ("done", "failed")])
                 mirror.send(files_of(prediction.case))
             reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
 

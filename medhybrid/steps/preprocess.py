@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Sequence
@@ -26,8 +27,8 @@ from medhybrid.data.layouts import Case, list_cases
 from medhybrid.data.plan import Plan, make_plan
 from medhybrid.data.splits import load_folds
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
-from medhybrid.errors import DataError
-from medhybrid.files import write_atomically
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.files import held, write_atomically
 from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
 from medhybrid.steps.prepared import refresh_prepared, send_prepared
 from medhybrid.steps.progress import Reporter, Silent
@@ -55,6 +56,15 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     """
     reporter = reporter or Silent()
     folder = refresh_prepared(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / ".lock", wait=False) as is_free:
+        if not is_free:
+            reporter.message(f"another process prepares {folder}; this one waits")
+    with held(folder / ".lock"):
+        return _preprocess(config, folder, reporter)
+
+
+def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Preparation:
     cases = list_cases(config.data)
     folds, origin = load_folds(config.data, cases)
     cases, corrections = with_corrections(cases, config.data)
@@ -73,7 +83,10 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
 
         fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
         plan = make_plan(config, fingerprint, free_memory=memory)
-        waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, checks[c.name].sources_hash, plan)]
+        waiting = [
+            c for c in usable if not is_prepared(folder / "cases" / c.name, c, checks[c.name].sources_hash, plan)
+        ]
+        _withdraw_other_plan(folder, plan)
         failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
     findings += failed
     left_out = sorted({f.where for f in findings if f.severity == "error"})
@@ -112,7 +125,7 @@ def _check_all(
             result = CaseCheck(
                 case=task.name,
                 stamps=[],
-                settings=check_settings(config),
+                settings=check_settings(config, task.case),
                 sources_hash="",
                 findings=[finding],
                 fingerprint=None,
@@ -147,6 +160,14 @@ def _prepare_all(
         reporter.advance(done, task.name)
     reporter.end()
     return failed
+
+
+def _withdraw_other_plan(folder: Path, plan: Plan) -> None:
+    """If this is interrupted, cases of two plans lie side by side: then there is no dataset until it is run again."""
+    with contextlib.suppress(OSError, MedHybridError):
+        if Plan.load(folder / "plan.json").preparation_hash == plan.preparation_hash:
+            return
+    (folder / "plan.json").unlink(missing_ok=True)
 
 
 def _write_problems(folder: Path, findings: Sequence[Finding]) -> None:

@@ -5,7 +5,6 @@ RUNS/<study>-scans/<run>/start.safetensors     what `training.start` takes
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +25,12 @@ from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.preprocess import preprocess
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
+from medhybrid.steps.run_data import check_data, remember_data
 from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder
 from medhybrid.steps.train import Run
+from medhybrid.tracking.jsonl import read_log
 from medhybrid.training.checkpoint import has_checkpoint
+from medhybrid.training.determinism import deterministic
 from medhybrid.training.loop import Outcome, Progress
 from medhybrid.training.pretraining import MaskedAutoencoder, Pretrainer
 from medhybrid.training.team import refuse_team
@@ -57,6 +59,7 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     save_config(config, folder / "config.yaml")
     dataset = PreparedDataset(prepared_folder(config))
     dataset.plan_for(config).save(folder / "plan.json")
+    remember_data(folder, config, dataset)
     with hold_run(folder):
         return _run(config, dataset, folder, reporter, resume=False)
 
@@ -70,6 +73,7 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
     now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
     if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
         raise DataError(f"the prepared scans have another plan than the run {folder.name}", remedy="start a new run")
+    check_data(folder, config)
     with hold_run(folder):
         save_config(config, folder / "config.yaml")
         has_begun = has_checkpoint(folder / "checkpoint")
@@ -105,7 +109,7 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
     def on_progress(p: Progress) -> None:
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}  {p.left_s / 60:.0f} min left")
 
-    with stop_on_signals() as should_stop:
+    with stop_on_signals() as should_stop, deterministic(config.training.deterministic):
         try:
             trainer = Pretrainer(
                 config,
@@ -146,7 +150,6 @@ def _save(outcome: Outcome, plan: Plan, heads: int, folder: Path) -> Path:
 
 def _last_metrics(folder: Path) -> dict[str, float]:
     found: dict[str, float] = {}
-    for line in (folder / "log.jsonl").read_text().splitlines():
-        values = json.loads(line).get("values", {})
-        found |= {k: v for k, v in values.items() if k.startswith("val/")}
+    for event in read_log(folder / "log.jsonl"):
+        found |= {k: v for k, v in event.get("values", {}).items() if k.startswith("val/")}
     return found

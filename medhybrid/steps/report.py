@@ -59,7 +59,7 @@ def report(
     folder, reporter = Path(folder), reporter or Silent()
     record = read_folder_record(folder)
     found = FolderScans.find(folder, record, scans=None if scans is None else Path(scans), deidentify=deidentify)
-    names = sorted({p.stem for state in ("done", "failed") for p in (folder / state).glob("*.json")})
+    names = sorted({p.stem for state in ("done", "failed") for p in (folder / state).glob("[!.]*.json")})
     predictions = [p for p in Records(folder).all(names) if p.made_by in ("", record.made_by)]
     if not predictions:
         raise DataError(f"{folder} has no case", expected="records in done/ or failed/", remedy="run medhybrid predict")

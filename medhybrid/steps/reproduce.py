@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medhybrid.config import StudyConfig, config_from_dict, save_config
 from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.plan import Plan
 from medhybrid.errors import DataError, ModelError
 from medhybrid.inference.model_record import Made, ModelRecord, read_record
 from medhybrid.steps.prepared import prepared_folder
@@ -73,7 +74,7 @@ def recipe_of(record: ModelRecord, overrides: Sequence[str] = ()) -> Recipe:
     places = dict(item.partition("=")[::2] for item in overrides)
     if others := places.keys() - PLACES.keys():
         raise ModelError(f"{', '.join(sorted(others))} cannot change", expected=", ".join(f"{k}=..." for k in PLACES))
-    config = _config_here(made, PLACES | places)
+    config = _config_here(made, record.plan, PLACES | places)
     then = made.software | {"data": record.data_hash, "length": _length(made)}
     here = made_with(config) | {"data": _data_hash(config), "length": f"{made.n_steps} steps"}
     if config.training.start is not None:
@@ -84,7 +85,9 @@ def recipe_of(record: ModelRecord, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(record, config, tuple(row for row in told if row[1] != row[2]))
 
 
-def _config_here(made: Made, places: Mapping[str, str | None]) -> StudyConfig:
+def _config_here(made: Made, plan: Plan, places: Mapping[str, str | None]) -> StudyConfig:
+    """What the plan chose, from the data or the memory that was free, is asked for by name: it may be chosen otherwise here."""
+    planned = plan.model_dump(mode="json", include={"spacing_mm", "patch_size", "batch_size"})
     try:
         training = made.config["training"] | {"iterations": made.n_steps, "max_minutes": None}
         if training["start"] is not None:
@@ -94,7 +97,7 @@ def _config_here(made: Made, places: Mapping[str, str | None]) -> StudyConfig:
             "training": training,
             "runs": places["runs"],
             "data": made.config["data"] | {"root": places["data.root"]},
-            "prepare": made.config["prepare"] | {"folder": places["prepare.folder"]},
+            "prepare": made.config["prepare"] | planned | {"folder": places["prepare.folder"]},
             "tracking": {"kind": "jsonl"},  # the store of whoever made it is not ours, and its alias stays where it is
         }
     except (KeyError, TypeError) as error:

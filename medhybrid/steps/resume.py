@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,11 @@ def run_config(folder: Path) -> StudyConfig:
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder} is no run folder", expected="config.yaml in it", remedy="check --resume")
-    return config_from_dict(yaml.safe_load(path.read_text()), source=str(path))
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read", found=str(error).splitlines()[0]) from error
+    return config_from_dict(values, source=str(path))
 
 
 def mark_part(run: Path, whole: Path) -> None:
@@ -75,6 +80,16 @@ def latest_run(config: StudyConfig) -> Path:
     )
 
 
+def _number(text: str, item: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise ConfigError(f"{item} is no length", expected="a number")
+    return value
+
+
 def extend(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
     """Change a run's length, absolute or relative (`+1000`); nothing else may change on resume."""
     length: dict[str, Any] = {}
@@ -86,7 +101,7 @@ def extend(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
                 expected="training.iterations=N, +N, or training.max_minutes=M, +M",
                 remedy="start a new run for other settings",
             )
-        name, is_more, value = match.group(1), match.group(2), float(match.group(3))
+        name, is_more, value = match.group(1), match.group(2), _number(match.group(3), item)
         old = getattr(config.training, name)
         if is_more and old is None:
             raise ConfigError(f"{item}: the run's length is not set by {name}")

@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _keep(self, body: bytes) -> None:
         try:
             change = _Change.model_validate_json(body)
-            if change.case not in {p.stem for p in (self.place / "done").glob("*.json")}:
+            if change.case not in {p.stem for p in (self.place / "done").glob("[!.]*.json")}:
                 raise ConfigError(f"there is no mask of {change.case}")
             marks = write_mark(self.place, self.marks_key, change.case, change.mark)
         except (ValidationError, ConfigError):

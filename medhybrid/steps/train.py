@@ -22,11 +22,12 @@ from medhybrid.inference.model_record import Made, ModelRecord
 from medhybrid.metrics import mean_interval
 from medhybrid.networks import Network
 from medhybrid.starts import Start, begin_with
-from medhybrid.steps.independence import learnt_from, remember_pictures
+from medhybrid.steps.independence import check_independence, learnt_from, remember_pictures
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
+from medhybrid.steps.run_data import check_data, remember_data
 from medhybrid.steps.run_record import (
     description_of,
     hold_run,
@@ -93,12 +94,14 @@ def train(
     """
     _refuse_unlabelled(config)
     dataset = PreparedDataset(prepared_folder(config))
+    check_independence(config)  # before there is a folder: a refused training is no run
     with join_team(choose_device(own_gpu(config.training.device))) as team:
         team.part(dataset.plan_for(config).batch_size)  # refuses before anything is made
         folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
         with _held(folder, config, team):
             if team.is_first:
                 dataset.plan_for(config).save(folder / "plan.json")
+                remember_data(folder, config, dataset)
                 on_start(folder)
             reporter = reporter or Silent()
             return _run(config, dataset, folder, reporter, team, resume=False, parent_run_id=parent_run_id, watch=watch)
@@ -117,6 +120,8 @@ def resume(
     ------
     ModelError
         If the run's checkpoints are damaged. A run that has none yet begins anew.
+    DataError
+        If the data or the fold have changed since it began.
     OutputError
         If another process trains the run.
     """
@@ -133,6 +138,7 @@ def resume(
                 f"the prepared dataset has another plan than the run {folder.name}",
                 remedy="preprocess with the run's config.yaml, or start a new run",
             )
+        check_data(folder, config)
         fold = dataset.fold_for(config)
         # Before anything is written: a refused run stays as it was.
         remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))
@@ -153,6 +159,8 @@ def _held(folder: Path, config: StudyConfig, team: Team) -> Iterator[None]:
                 save_config(config, folder / "config.yaml")
             except OutputError as error:
                 problem = error
+            except OSError as error:
+                problem = OutputError(f"{folder} cannot be written to", found=error.strerror or str(error))
         if (problem := team.tell(problem)) is not None:
             raise problem
         yield

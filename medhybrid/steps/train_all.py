@@ -30,8 +30,10 @@ from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.steps.independence import check_independence
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part, run_config
+from medhybrid.steps.run_data import check_data
 from medhybrid.steps.run_record import code_revision
 from medhybrid.steps.train import Run, resume, train
+from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.team import refuse_team
@@ -84,7 +86,8 @@ def train_all(
     Raises
     ------
     DataError
-        If a name of an earlier call stands for another config now, or a start has seen a case that is to validate.
+        If a name of an earlier call stands for another config, other data or folds now, or a start has seen a case that is to
+        validate.
     TrainingError
         If workers died on a training again and again.
     """
@@ -204,6 +207,7 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
         raise DataError(
             f"training {name} has another config than in an earlier call", remedy="give the whole another name"
         )
+    check_data(folder, config)
     is_done = (folder / "validation.csv").is_file() and (folder / "model" / "model.json").is_file()
     if not is_done and not has_checkpoint(folder / "checkpoint"):
         return None
@@ -265,7 +269,7 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
 
 def curve_of(training: Training) -> tuple[tuple[float, float], ...]:
     """Minutes or steps, and mean Dice, of the validations; minutes by the share of the steps: a pause does not count."""
-    events = [json.loads(line) for line in (training.run.folder / "log.jsonl").read_text().splitlines()]
+    events = read_log(training.run.folder / "log.jsonl")
     points = [(int(e["step"]), float(e["values"]["val/dice"])) for e in events if "val/dice" in e.get("values", {})]
     minutes = training.config.training.max_minutes
     scale = 1.0 if minutes is None else minutes / max(points[-1][0], 1)

@@ -25,7 +25,8 @@ import psutil
 from medhybrid.config import SearchConfig, StudyConfig, save_config, with_values
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, MedHybridError
-from medhybrid.files import write_csv
+from medhybrid.files import held, write_csv
+from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.review.tuning import draw_search
 from medhybrid.steps.independence import check_independence
 from medhybrid.steps.prepared import prepared_folder
@@ -114,7 +115,7 @@ def tune(
     dataset = PreparedDataset(prepared_folder(config))
     check_independence(base)  # what is missing, or was seen by a start, shows before the first trial
     study = _open_study(config, search, folder, storage)
-    _refuse_other_search(study, base, search, dataset.data_hash())
+    _refuse_other_search(study, base, search, dataset)
     text = f"**{config.name}**: search {search.name} over {', '.join(search.space)}; {minutes:g} minutes"
     with nested_runs(config, folder, text) as (parent, tracker):
         while (spent := _minutes_spent(study)) < minutes:
@@ -166,8 +167,14 @@ def _one_trial(
     orphan = next((t for t in study.get_trials(deepcopy=False) if _is_orphan(t)), None)
     trial = study.ask() if orphan is None else Trial(study, orphan._trial_id)
     began = time.monotonic() - 60 * float(trial.user_attrs.get("minutes", 0))
-    trial.set_user_attr("host", socket.gethostname())
     trial.set_user_attr("process", os.getpid())
+    trial.set_user_attr("host", socket.gethostname())  # from now on others may ask whether this process lives
+    attempts = int(trial.user_attrs.get("attempts", 0)) + 1
+    if attempts > MAX_ATTEMPTS:
+        trial.set_user_attr("problem", f"its process died {MAX_ATTEMPTS} times")
+        study.tell(trial.number, state=TrialState.FAIL)
+        return True
+    trial.set_user_attr("attempts", attempts)
     is_pruned = False
 
     def watch(number: int, dice: float) -> bool:
@@ -196,10 +203,15 @@ def _one_trial(
     return True
 
 
-def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, data_hash: str) -> None:
-    """Trials of one name must be of one question: config, data, fold, space."""
+def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, dataset: PreparedDataset) -> None:
+    """Trials of one name must be of one question: config, data, fold, plan, space."""
     asked = base.model_dump(mode="json", exclude={"runs", "tracking"}) | {"search": search.model_dump(mode="json")}
-    sign = hashlib.sha256(json.dumps([asked, data_hash], sort_keys=True).encode()).hexdigest()
+    of = [
+        dataset.data_hash(),
+        dataset.fold_for(base).model_dump(),
+        dataset.plan_for(base).model_dump(exclude={"reasons"}),
+    ]
+    sign = hashlib.sha256(json.dumps([asked, of], sort_keys=True).encode()).hexdigest()
     if study.user_attrs.get("asked", sign) != sign:
         raise ConfigError(
             f"search {search.name} was begun with another config, space, fold or data",
@@ -235,7 +247,13 @@ def _is_orphan(trial: Any) -> bool:
     here = trial.user_attrs.get("host") == socket.gethostname()
     process = trial.user_attrs.get("process", 0)
     is_mine = process == os.getpid()
-    return trial.state.name == "RUNNING" and here and (is_mine or not psutil.pid_exists(process))
+    if trial.state.name != "RUNNING" or not here or not (is_mine or not psutil.pid_exists(process)):
+        return False
+    run = Path(trial.user_attrs.get("run", ""))
+    if not (run / "config.yaml").is_file():
+        return True
+    with held(run / ".lock", wait=False) as is_free:  # in containers, numbers of processes say little
+        return is_free
 
 
 def _suggest(trial: Any, search: SearchConfig) -> dict[str, Any]:

@@ -7,9 +7,20 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The events of a `log.jsonl`; a line that a kill cut off is no event."""
+    events = []
+    for line in path.read_text().splitlines():
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return [e for e in events if isinstance(e, dict)]
 
 
 class JsonlTracker:

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,17 +109,29 @@ class Spool:
     def _load_unsent(self) -> list[Event]:
         if not self.unsent.exists():
             return []
-        events = [json.loads(line) for line in self.unsent.read_text().splitlines() if line.strip()]
-        self.unsent.unlink()
+        events: list[Event] = []
+        try:
+            lines = self.unsent.read_text().splitlines()
+            self.unsent.unlink()
+        except OSError as error:
+            logger.warning("tracking: %s cannot be read: %s", self.unsent, error.strerror)
+            return events
+        for line in lines:
+            with suppress(ValueError):  # a kill may have cut the last one off
+                events.append(json.loads(line))
         return events
 
     def _keep(self, events: list[Event]) -> None:
         if not events:
             return
-        self.unsent.parent.mkdir(parents=True, exist_ok=True)
-        with self.unsent.open("a") as file:
-            for event in events:
-                file.write(json.dumps(event) + "\n")
+        try:
+            self.unsent.parent.mkdir(parents=True, exist_ok=True)
+            with self.unsent.open("a") as file:
+                for event in events:
+                    file.write(json.dumps(event) + "\n")
+        except OSError as error:
+            logger.warning("tracking: %d events are lost: %s", len(events), error.strerror)
+            return
         logger.warning("tracking: %d events are kept in %s and sent with the next run", len(events), self.unsent)
 
 

@@ -343,6 +343,7 @@ class Trainer:
     def _final_outcome(self) -> Outcome:
         weights = to_cpu(self.average.state)
         if self.training.keep == "best" and self.best_weights is not None:
+            self._validate_some()  # the last may be the best
             weights = self.best_weights
         validation = None
         if self.validation_cases:

@@ -57,7 +57,8 @@ def test_masks_in_bf16_are_nearly_those_in_float32(trained: tuple[StudyFolder, P
     logits = exact.logits(image)
 
     assert float((quick.logits(image) - logits).abs().max()) < 0.02 * float(logits.abs().max())
-    scans = [medhybrid.read_scan(save_nifti(tmp_path / f"{n}.nii.gz", blob_case(n)[0])) for n in range(6)]
+    # A mask has some 400 voxels: of few of them, one voxel more or less would decide.
+    scans = [medhybrid.read_scan(save_nifti(tmp_path / f"{n}.nii.gz", blob_case(n)[0])) for n in range(24)]
     a, b = (np.stack([model.predict(scan) > 0 for scan in scans]) for model in (exact, quick))
     assert dice(a, b) >= 0.999
 

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from medhybrid.errors import DataError
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.scans import discover
+from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.dicom.write import write_mr_series
 from tests.synthetic import AFFINE, blob_case, save_nifti
 
@@ -59,3 +61,64 @@ def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="the same name"):
         make_worklist(discover(tmp_path), [("T1", False)], {})
+
+
+def test_numbers_in_the_names_of_series_and_years_in_those_of_files_are_no_channels(tmp_path: Path) -> None:
+    image, _ = blob_case(0)
+    for number, name in (("0000", "FLAIR"), ("0001", "T1")):
+        write_mr_series(tmp_path / "p1" / f"SER_{number}", image, AFFINE, description=name, study="p1", case="c")
+    save_nifti(tmp_path / "p2" / "T1_2019.nii.gz", image)
+    save_nifti(tmp_path / "p2" / "FLAIR_2019.nii.gz", image)
+
+    items = {i.case: i for i in make_worklist(discover(tmp_path), CHANNELS, MAP).items}
+
+    assert set(items) == {"p1", "p2"}
+    assert [e.description for e in items["p1"].entries if e] == ["T1", "FLAIR"]
+    assert [e.name for e in items["p2"].entries if e] == ["p2__T1_2019", "p2__FLAIR_2019"]
+
+
+def test_two_files_of_one_number_are_refused(tmp_path: Path) -> None:
+    for name in ("p_0000.nii.gz", "p_0000.nii", "p_0001.nii.gz"):
+        save_nifti(tmp_path / name, blob_case(0)[0])
+
+    (item,) = make_worklist(discover(tmp_path), CHANNELS, MAP).items
+
+    assert "two files of one channel" in item.problem
+
+
+@pytest.mark.parametrize("names", [("s1/x_T1.nii", "s1/x_FLAIR.nii"), ("p_0000.nii", "p_0001.nii")])
+def test_an_optional_channel_that_cannot_be_read_is_not_missing(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        save_nifti(tmp_path / name, blob_case(0)[0])
+    (tmp_path / names[0]).write_bytes((tmp_path / names[0]).read_bytes()[:100])
+
+    items = make_worklist(discover(tmp_path), CHANNELS, MAP).items
+
+    assert all(i.problem for i in items)
+    assert any("cannot be used" in i.problem for i in items)
+
+
+def test_series_without_study_number_are_studies_by_folder(tmp_path: Path) -> None:
+    image, _ = blob_case(0)
+    for folder, name in (("a", "T1"), ("b", "FLAIR")):
+        for path in write_mr_series(tmp_path / folder, image, AFFINE, description=name, study=folder, case="c"):
+            dataset = pydicom.dcmread(path)
+            del dataset.StudyInstanceUID
+            dataset.save_as(path)
+
+    items = make_worklist(discover(tmp_path), CHANNELS, MAP).items
+
+    assert len(items) == 2, "nothing says that they belong together"
+
+
+def test_names_by_key_that_would_be_the_same_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_mr_series(tmp_path / folder, blob_case(0)[0], AFFINE, description="T1", study=folder, case="c")
+    for path in (p for p in tmp_path.rglob("*") if p.is_file()):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID = "1.2.3"
+        dataset.save_as(path)
+    work = make_worklist(discover(tmp_path), [("T1", False)], {})
+    if len(work.items) == 2:
+        with pytest.raises(DataError, match="the same name"):
+            work.deidentified(Deidentifier(b"0" * 32))

@@ -1,6 +1,9 @@
 """Every scan under a folder is found, at any depth; files that are none are counted."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,3 +50,46 @@ def test_headers_give_shape_and_axes(folder: Path) -> None:
 def test_a_folder_that_is_absent_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="does not exist"):
         discover(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_nifti(folder / "locked" / "x.nii.gz", blob_case(0)[0])
+    plain = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    (entry,) = (e for e in discover(folder).entries if "locked" in e.name)
+
+    assert "cannot be listed. Found Permission denied" in entry.problem
+
+
+@pytest.mark.timeout(30)
+def test_pipes_are_left_out(folder: Path) -> None:
+    before = len(discover(folder).entries)
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "pipe.nii")
+
+    assert len(discover(folder).entries) == before
+
+
+def test_a_folder_may_be_left_out(folder: Path) -> None:
+    before = [e.name for e in discover(folder).entries]
+    save_nifti(folder / "out" / "masks" / "x.nii.gz", blob_case(0)[0])
+
+    assert [e.name for e in discover(folder, without=folder / "out").entries] == before
+    assert len(discover(folder).entries) == len(before) + 1
+
+
+def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
+    for end in "ab":
+        save_nifti(tmp_path / ("é" * 80) / ("x" * 90) / f"{'y' * 80}{end}.nii", blob_case(0)[0])
+
+    names = [e.name for e in discover(tmp_path).entries]
+
+    assert len(set(names)) == 2
+    assert all(len(n.encode()) <= 180 for n in names)

@@ -390,6 +390,11 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
     (data / "splits.json").write_text(json.dumps([moved]))
     medhybrid.preprocess(config)
     before = (first.folder / "config.yaml").read_text()
+    with pytest.raises(
+        DataError, match=rf"the data have changed since the run {first.folder.name} began.*another fold"
+    ):
+        resume(first.folder, ["training.iterations=+1"])
+    (first.folder / "data.json").unlink()  # as of a version that did not write it
     with pytest.raises(DataError, match=rf"the run {first.folder.name} has seen 1 of the 1 cases.*new run"):
         resume(first.folder, ["training.iterations=+1"])
     assert (first.folder / "config.yaml").read_text() == before

@@ -18,6 +18,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.workers import Processes
 from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.inference.ensemble import Ensemble
+from medhybrid.review.comparison import Setting, comparison_table
 from medhybrid.steps.cross_validate import CrossValidation
 from medhybrid.steps.resume import latest_run
 from medhybrid.steps.train import Run
@@ -204,3 +205,27 @@ def test_two_workers_train_what_one_process_does_though_one_is_killed(
     assert set(json.loads((result.folder / "runs.json").read_text())) == {"fold0-seed0", "fold1-seed0"}
     assert len(list((tmp_path / config.name).glob("2*"))) == 2, "the training that was killed went on"
     assert [t.name for t in result.trainings] == ["fold0-seed0", "fold1-seed0"]
+
+
+def test_trainings_on_other_data_are_not_joined(tmp_path: Path) -> None:
+    write_study(tmp_path / "data", n_cases=6)
+    config = small_config(tmp_path, "training.iterations=4", "data.splits=null", "data.n_folds=2", "tracking.kind=none")
+    medhybrid.preprocess(config)
+    assert medhybrid.cross_validate(config, folds=[0]) is not None
+    write_study(tmp_path / "data", n_cases=8)
+    medhybrid.preprocess(config)
+
+    with pytest.raises(DataError, match=r"the data have changed since the run .* began"):
+        medhybrid.cross_validate(config)
+
+
+def test_settings_that_are_judged_by_other_cases_are_not_compared(
+    crossed: tuple[StudyConfig, CrossValidation],
+) -> None:
+    config, _ = crossed
+    other = config.model_copy(update={"training": config.training.model_copy(update={"fold": 1})})
+
+    with pytest.raises(ConfigError, match=r"b is judged by other cases than a"):
+        medhybrid.compare({"a": config, "b": other}, seeds=[0], name="unlike")
+    with pytest.raises(DataError, match="b has other cases than a"):
+        comparison_table([Setting("a", 1, (1,), (0.5,), {"x": 0.5}), Setting("b", 1, (1,), (0.5,), {"y": 0.5})])

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -69,3 +70,34 @@ def test_the_result_is_added_to_the_record_of_the_run(
     events = [json.loads(line) for line in (trained[1] / "log.jsonl").read_text().splitlines()]
     added = [e["values"] for e in events if "evaluation/dice" in e.get("values", {})]
     assert added[-1]["evaluation/dice"] == pytest.approx(result.summary["dice"])
+
+
+def test_a_scan_that_failed_counts_as_empty_and_a_mask_of_another_model_is_named(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
+    for n in range(3):
+        save_nifti(tmp_path / "scans" / f"c{n}.nii.gz", blob_case(20 + n)[0])
+        save_nifti(tmp_path / "references" / f"c{n}.nii.gz", blob_case(20 + n)[1])
+    (tmp_path / "scans" / "c2.nii.gz").write_bytes(b"x")
+    medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
+    record = tmp_path / "out" / "done" / "c1.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"made_by": "another"}))
+
+    result = medhybrid.evaluate(
+        tmp_path / "references", tmp_path / "out", labels=trained[0].config.data.labels, out=tmp_path / "scores"
+    )
+
+    assert {s.case for s in result.scores} == {"c0", "c2"}
+    assert "of another model" in result.problems["c1"]
+    assert "scored as empty" in result.problems["c2"]
+
+
+def test_a_mask_with_channels_is_no_mask(folders: tuple[Path, Path]) -> None:
+    references, predictions = folders
+    path = sorted(predictions.glob("*.nii.gz"))[0]
+    image = nib.load(path)
+    save_nifti(path, np.stack([np.asarray(image.dataobj)] * 2, -1), image.affine)
+
+    result = medhybrid.evaluate(references, predictions, labels={"left": 1, "right": 4})
+
+    assert "is no mask" in result.problems[path.name.removesuffix(".nii.gz")]

@@ -212,3 +212,26 @@ def test_an_unknown_way_with_other_grids_is_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigError, match=r"other_grids.*'same_frame', 'refuse', 'resample' or 'register'"):
         medhybrid.predict(scans, model=trained[1], out=tmp_path, options={"other_grids": "guess"})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_scan_with_a_value_that_is_no_number_is_refused_and_not_called_empty(
+    trained: tuple[StudyFolder, Path], tmp_path: Path, value: float
+) -> None:
+    image = blob_case(20)[0].astype(np.float32)
+    image[0, 0, 0] = value
+    save_nifti(tmp_path / "scans" / "a.nii.gz", image)
+
+    result = medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
+
+    assert result.n_failed == 1
+    assert "values that are no numbers" in result.predictions[0].message
+
+
+def test_masks_below_the_scans_are_no_scans(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    save_nifti(tmp_path / "x.nii.gz", blob_case(20)[0])
+    for _ in range(2):
+        result = medhybrid.predict(tmp_path, model=trained[1], out=tmp_path / "out")
+
+    assert [p.case for p in result.predictions] == ["x"]
+    assert result.n_skipped == 1

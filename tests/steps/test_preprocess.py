@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +18,8 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import DataError
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
+from medhybrid.steps import preprocess as steps_preprocess
+from medhybrid.steps.prepared import prepared_folder
 from tests.synthetic import AFFINE, blob_case, save_nifti, small_config, write_csv, write_study
 
 
@@ -188,3 +191,57 @@ def test_studies_of_tilted_series_with_rtstruct_are_prepared_as_the_config_says(
     area_mm2 = np.pi * 4.2 * 6.3 * 1.5 * 1.5
     assert case.record.reference_ml["left"] == pytest.approx(area_mm2 * 4 * 3 / 1000, rel=0.05)
     assert case.record.reference_ml["right"] == 0
+
+
+def test_what_is_interrupted_with_other_settings_is_no_dataset_until_it_is_done(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medhybrid.preprocess(config)
+    finer = config.model_copy(update={"prepare": config.prepare.model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)})})
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps_preprocess, "_prepare_all", stop)
+        with pytest.raises(KeyboardInterrupt):
+            medhybrid.preprocess(finer)
+    with pytest.raises(DataError, match="no prepared dataset"):
+        PreparedDataset(prepared_folder(config))
+
+    medhybrid.preprocess(config)
+    (case, *_) = PreparedDataset(prepared_folder(config)).names()
+    record = prepared_folder(config) / "cases" / case / "case.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"preparation_hash": "another"}))
+    with pytest.raises(DataError, match="1 prepared cases are of another plan"):
+        PreparedDataset(prepared_folder(config)).open([case])
+
+
+def test_a_changed_subject_prepares_its_cases_anew(config: StudyConfig) -> None:
+    medhybrid.preprocess(config)
+    together = {"subject_pattern": r"case_(0[0-4]|0)", "splits": None, "n_folds": 2}
+    medhybrid.preprocess(config.model_copy(update={"data": config.data.model_copy(update=together)}))
+
+    subjects = {
+        c.record.case: c.record.subject for c in PreparedDataset(prepared_folder(config)).open(["case_05", "case_06"])
+    }
+    assert len(set(subjects.values())) == 1
+
+
+def test_settings_that_the_cases_were_not_prepared_by_are_refused(config: StudyConfig) -> None:
+    medhybrid.preprocess(config)
+    data = config.data.model_copy(update={"labels": {"left": 1, "other": 4}})
+    dataset = PreparedDataset(prepared_folder(config))
+
+    with pytest.raises(DataError, match=r"prepared by other settings. Expected labels .*other"):
+        dataset.plan_for(config.model_copy(update={"data": data}))
+    with pytest.raises(DataError, match="batch_size 7"):
+        dataset.plan_for(config.model_copy(update={"prepare": config.prepare.model_copy(update={"batch_size": 7})}))
+
+
+def test_two_at_once_take_turns(config: StudyConfig) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(medhybrid.preprocess, [config, config]))
+
+    assert sorted(d.n_prepared for d in done)[0] == 0
+    assert all(d.n_prepared + d.n_unchanged == 8 for d in done)

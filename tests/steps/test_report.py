@@ -20,7 +20,8 @@ import medhybrid
 from medhybrid.cli import main
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
-from medhybrid.data.layouts import Case
+from medhybrid.data.layouts import Case, list_cases
+from medhybrid.data.splits import make_folds
 from medhybrid.errors import DataError
 from medhybrid.review.marks import Mark, read_marks, write_mark
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
@@ -411,3 +412,30 @@ def test_the_masks_on_disk_are_those_that_were_corrected(masks: Path) -> None:
 
     assert mask.shape == scan.shape
     np.testing.assert_allclose(mask.affine, scan.affine)
+
+
+def test_a_scan_that_took_anothers_name_does_not_get_its_mask(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
+    images = Path(str(trained[0].config.data.root)) / "imagesTr"
+    scan = tmp_path / "scans" / "patient.nii.gz"
+    scan.parent.mkdir()
+    shutil.copyfile(images / "case_01.nii.gz", scan)
+    medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
+    save_nifti(tmp_path / "out" / "corrected" / "patient.nii.gz", blob_case(1)[1])
+    shutil.copyfile(images / "case_04.nii.gz", scan)
+    data = trained[0].config.data.model_copy(update={"corrections": (str(tmp_path / "out"),)})
+
+    cases, found = corrections.with_corrections(list_cases(data), data)
+
+    assert all(c.mask is None or "corrected" not in str(c.mask.paths[0]) for c in cases if c.problem is None)
+    assert [c.is_new for c in found.taken] == [True]
+
+
+def test_a_study_without_mask_that_had_a_place_among_those_that_validate_trains_once_it_has_one() -> None:
+    cases = [Case(f"s{n}_{v}", f"s{n}", (None,), None, is_labelled=v == "a") for n in range(4) for v in "ab"]
+    taken = [corrections.Correction(f"s{n}_b", "", True, "", "", "") for n in range(4)]
+
+    folds = corrections.with_new_cases(make_folds(cases, 2, 0), cases, taken)
+
+    assert all(name.endswith("_a") for fold in folds for name in fold.validation)

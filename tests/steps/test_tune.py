@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import medhybrid
 from medhybrid.config import RangeConfig, SearchConfig, StudyConfig, load_config, load_search, with_values
 from medhybrid.data.splits import Fold
 from medhybrid.errors import ConfigError, DataError
+from medhybrid.files import held
 from medhybrid.steps import tune as module
 from medhybrid.steps.resume import PART_OF
 from medhybrid.steps.train import Run
@@ -315,3 +317,43 @@ def test_without_prepared_cases_no_trial_begins(config: StudyConfig, trainings: 
     with pytest.raises(DataError, match="holds no prepared dataset"):
         medhybrid.tune(away, SEARCH, minutes=60)
     assert not trainings.configs
+
+
+def test_a_trial_whose_process_died_three_times_is_given_up(config: StudyConfig, trainings: Trainings) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+
+        def die(*_: Any, **__: Any) -> Run:
+            raise KeyboardInterrupt
+
+        patch.setattr(module, "train", die)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                medhybrid.tune(config, SEARCH, minutes=3)
+
+    assert medhybrid.tune(config, SEARCH, minutes=3) is not None
+    rows = list(csv.DictReader((Path(config.runs) / "blobs" / "tune-small" / "trials.csv").read_text().splitlines()))
+    assert rows[0]["state"] == "fail"
+    assert rows[0]["problem"] == "its process died 3 times"
+
+
+def test_an_orphan_by_its_number_whose_run_is_held_is_left_alone(config: StudyConfig, tmp_path: Path) -> None:
+    """In containers two processes may have one number."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    study = optuna.create_study()
+    trial = study.ask()
+    for key, value in {"host": socket.gethostname(), "process": os.getpid(), "run": str(run)}.items():
+        trial.set_user_attr(key, value)
+    assert module._is_orphan(study.trials[0])
+
+    with held(run / ".lock"):
+        assert not module._is_orphan(study.trials[0])
+
+
+def test_few_subjects_are_shared_out_among_fewer_parts() -> None:
+    fold = Fold(train=("a", "b", "c"), validation=("d",))
+    inner = fold.inner(2, {n: n for n in "abc"}, 5, 0)
+    assert len(inner.validation) == 1
+    with pytest.raises(DataError, match=r"Expected 0 to 2"):
+        fold.inner(3, {n: n for n in "abc"}, 5, 0)

@@ -170,17 +170,25 @@ def integer(dataset: Any, name: str) -> int | None:
 def number(dataset: Any, name: str) -> float | None:
     """A finite number, or None."""
     try:
-        found = float(value_of(dataset, name))
+        found = _float(value_of(dataset, name))
     except (TypeError, ValueError, OverflowError):
         return None
     return found if np.isfinite(found) else None
+
+
+def _float(value: Any) -> float:
+    from pydicom.tag import BaseTag
+
+    if isinstance(value, BaseTag):  # of an element whose VR is damaged; for Python it is a whole number
+        raise TypeError("a tag is no number")
+    return float(value)
 
 
 def numbers(dataset: Any, name: str, n: int) -> tuple[float, ...] | None:
     """Exactly `n` finite numbers, or None."""
     try:
         value = value_of(dataset, name)
-        found = tuple(float(v) for v in ([value] if isinstance(value, str) else value))
+        found = tuple(_float(v) for v in ([value] if isinstance(value, str) else value))
     except (TypeError, ValueError, OverflowError):
         return None
     return found if len(found) == n and np.isfinite(found).all() else None

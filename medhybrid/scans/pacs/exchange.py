@@ -24,6 +24,9 @@ AE_TITLE = "MEDHYBRID"
 
 TIMEOUT_S = 60.0
 
+OUT_OF_RESOURCES = 0xA700
+"""Our answer to an instance that cannot be kept."""
+
 
 class PacsError(ScanError):
     """A PACS that cannot be reached, or refuses."""
@@ -103,9 +106,11 @@ def fetch_study(source: Endpoint, folder: Path) -> list[Path]:
     if not source.study_uid:
         raise PacsError("nothing to fetch is named", expected="?StudyInstanceUID=... at the end of the address")
     folder.mkdir(parents=True, exist_ok=True)
-    instances = _fetch_web(source) if source.kind == "dicomweb" else _fetch_dimse(source)
     try:
-        paths = [save_instance(d, folder) for d in instances]
+        if source.kind == "dicomweb":
+            paths = [save_instance(d, folder) for d in _fetch_web(source)]
+        else:
+            paths = _fetch_dimse(source, folder)
     except MedHybridError:
         raise
     except Exception as error:  # of the network and of HTTP; the address is the user's own
@@ -192,19 +197,25 @@ def _send_web(target: Endpoint, datasets: Iterable[Any]) -> None:
 # --- DIMSE --------------------------------------------------------------------------------------------------------
 
 
-def _fetch_dimse(source: Endpoint) -> list[Any]:
+def _fetch_dimse(source: Endpoint, folder: Path) -> list[Path]:
+    """Each instance goes to disk as it arrives: a study may be larger than the memory."""
     from pydicom.dataset import Dataset
     from pynetdicom import AE, StoragePresentationContexts, build_role, evt
     from pynetdicom.sop_class import (
         StudyRootQueryRetrieveInformationModelGet,
     )
 
-    received: list[Any] = []
+    received: list[Path] = []
+    problems: list[Exception] = []
 
     def on_store(event: Any) -> int:
         dataset = event.dataset
         dataset.file_meta = event.file_meta
-        received.append(dataset)
+        try:
+            received.append(save_instance(dataset, folder))
+        except Exception as error:  # would be lost in the association's thread
+            problems.append(error)
+            return OUT_OF_RESOURCES
         return 0x0000
 
     ae = AE(ae_title=AE_TITLE)
@@ -230,10 +241,14 @@ def _fetch_dimse(source: Endpoint) -> list[Any]:
     try:
         for status, _ in association.send_c_get(wanted, StudyRootQueryRetrieveInformationModelGet):
             if not status or status.Status not in (0x0000, 0xFF00, 0xFF01):
+                if problems:
+                    raise problems[0]
                 code = f"status {status.Status:#06x}" if status else "no answer"
                 raise PacsError(f"{source} did not deliver the study whole", found=code)
     finally:
         association.release()
+    if problems:
+        raise problems[0]
     return received
 
 

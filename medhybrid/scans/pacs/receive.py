@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.config import ListenConfig
-from medhybrid.scans.pacs.exchange import PacsError
+from medhybrid.scans.pacs.exchange import OUT_OF_RESOURCES, PacsError
 
 logger = logging.getLogger(__name__)
 
-NOT_AUTHORISED, OUT_OF_RESOURCES, CANNOT_UNDERSTAND, SUCCESS = 0x0124, 0xA700, 0xC000, 0x0000
+NOT_AUTHORISED, CANNOT_UNDERSTAND, SUCCESS = 0x0124, 0xC000, 0x0000
 
 
 class Receiver:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom.dataelem import DataElement, RawDataElement
 
@@ -100,6 +100,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, bytes], 
 
 
 @EXAMPLES
+@example(damage_done=("vr", 169, "AT"), n=1)  # an intercept that is read as a tag
 @given(damage_done=damages, n=st.integers(0, 3))
 def test_a_series_with_one_damaged_file_is_right_or_refused(
     plain: tuple[dict[Path, bytes], np.ndarray, np.ndarray], damage_done: tuple[str, int, object], n: int
