@@ -31,7 +31,10 @@ import medhybrid  # noqa: E402
 from tests.synthetic import blob_case, save_nifti, small_config, write_study  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
-CHANGES = ["training.iterations=600", "training.checkpoint_minutes=0.005", "tracking.kind=jsonl"]
+CHANGES = ["training.checkpoint_minutes=0.005", "tracking.kind=jsonl"]
+WAITS_S = (4.0, 12.0)
+"""Before a kill; the start takes some of it."""
+
 N_SCANS = 60
 
 
@@ -75,20 +78,30 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def enough_steps(config: str, root: Path, kills: int) -> int:
+    """So many that a training on this machine is not at its end before the last kill."""
+    n = 100
+    short = medhybrid.load_config(config, [*CHANGES, f"training.iterations={n}", f"runs={root / 'short'}"])
+    began = time.monotonic()
+    medhybrid.train(short)
+    return max(600, round(n / (time.monotonic() - began) * kills * sum(WAITS_S) / 2))
+
+
 def kill_training(root: Path, kills: int, rng: random.Random) -> dict[str, Any]:
     """Train once in peace and once with kills."""
     config = str(root / "small.yaml")
-    whole = medhybrid.train(medhybrid.load_config(config, [*CHANGES, f"runs={root / 'whole'}"])).folder
+    changes = [*CHANGES, f"training.iterations={enough_steps(config, root, kills)}"]
+    whole = medhybrid.train(medhybrid.load_config(config, [*changes, f"runs={root / 'whole'}"])).folder
     runs, said, damaged = root / "killed", [], []
     for n in range(kills):
         run = next(iter((runs / "blobs").glob("*")), None)
         process = (
             call("train", "--resume", "--run", str(run))
             if run
-            else call("train", "-c", config, *CHANGES, f"runs={runs}")
+            else call("train", "-c", config, *changes, f"runs={runs}")
         )
         began = time.monotonic()
-        time.sleep(rng.uniform(4.0, 12.0))
+        time.sleep(rng.uniform(*WAITS_S))
         if process.poll() is not None:
             print(f"it ended before kill {n}", flush=True)
             break

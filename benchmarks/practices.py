@@ -16,18 +16,21 @@ beside other work. Settings:
     pretrained      what was learnt from this study's scans without masks as a start, with --pretrain-steps
     told            the fields of data.context as tokens, if the call names any
 
-and, for each number of --masks, scratch, twice and pretrained with so few cases. A second call goes on where the first one
-stopped. Tables are written to results/practices_<study>.md, Dice by case beside it.
+and, for each number of --masks, scratch, twice and pretrained with so few cases. Every training is on record in
+results/practices_<study>.json with the Dice of its cases; one that is there is not trained again, so that a second call
+goes on, on another day or machine too. The tables in results/practices_<study>.md are over the seeds that all of a group have.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import medhybrid
+from medhybrid.review.comparison import Setting, comparison_table
 from medhybrid.steps.train import Run
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,8 +52,50 @@ def once(note: Path, make: Callable[[], Run]) -> Path:
     return Path(note.read_text())
 
 
+class Records:
+    """The trainings of a study, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.all: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+
+    def has(self, group: str, setting: str, seed: int, unit: int) -> bool:
+        """Whether a training is there; `unit` is the length that the others are multiples of."""
+        return any((r["group"], r["setting"], r["seed"], r["unit"]) == (group, setting, seed, unit) for r in self.all)
+
+    def add(self, group: str, seed: int, unit: int, made: Setting) -> None:
+        """Add a training of one seed."""
+        record = {"group": group, "setting": made.name, "seed": seed, "unit": unit, "steps": made.n_steps[0]}
+        record |= {"parameters": made.n_parameters, "dice": made.by_seed[0], "cases": made.cases}
+        self.all.append(record)
+        self.path.write_text(json.dumps(self.all, indent=1) + "\n")
+
+    def tables(self, study: str) -> str:
+        """A table a group and length: each setting against the group's first, over the seeds that all of them have."""
+        told = []
+        for group, unit in dict.fromkeys((r["group"], r["unit"]) for r in self.all):
+            mine = [r for r in self.all if (r["group"], r["unit"]) == (group, unit)]
+            names = list(dict.fromkeys(r["setting"] for r in mine))
+            seeds = sorted(set.intersection(*({r["seed"] for r in mine if r["setting"] == n} for n in names)))
+            if not seeds:
+                continue
+            runs = {n: [next(r for r in mine if (r["setting"], r["seed"]) == (n, s)) for s in seeds] for n in names}
+            settings = [
+                Setting(
+                    name,
+                    of[0]["parameters"],
+                    tuple(r["steps"] for r in of),
+                    tuple(r["dice"] for r in of),
+                    {case: sum(r["cases"][case] for r in of) / len(of) for case in of[0]["cases"]},
+                )
+                for name, of in runs.items()
+            ]
+            told.append(f"### {study}, {group}, {unit} steps a training\n\n{comparison_table(settings)}\n")
+        return "\n".join(told)
+
+
 def main() -> None:
-    """The starts, then a comparison with all masks and one for each smaller number."""
+    """The starts, then the trainings, one seed after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)
@@ -101,24 +146,26 @@ def main() -> None:
     }
     if chosen.settings:
         settings = {name: settings[name] for name in chosen.settings.split(",")}
-    comparisons = {"all masks": settings}
+    groups = {"all masks": settings}
     for n in filter(None, chosen.masks.split(",")):
         few = f"training.max_cases={n}"
-        comparisons[f"{n} masks"] = {
+        groups[f"{n} masks"] = {
             "scratch": own(few),
             "twice": own(few, n_steps=2 * chosen.steps),
             **({"pretrained": own(few, f"training.start={pretrained}")} if pretrained else {}),
         }
-    tables: list[str] = []
-    for heading, configs in comparisons.items():
-        name = f"practices-{heading.replace(' ', '-')}"
-        result = medhybrid.compare(configs, seeds=[int(s) for s in chosen.seeds.split(",")], name=name)
-        if result is None:
-            raise SystemExit(130)
-        tables.append(f"### {study.name}, {heading}\n\n{result.table}\n")
-        (RESULTS / f"practices_{study.name}.md").write_text("\n".join(tables))
-        shutil.copyfile(result.folder / "cases.csv", RESULTS / f"{name.replace('-', '_')}_{study.name}.csv")
-        print(tables[-1], flush=True)
+    records = Records(RESULTS / f"practices_{study.name}.json")
+    for seed in map(int, chosen.seeds.split(",")):
+        for group, configs in groups.items():
+            for setting, config in configs.items():
+                if not records.has(group, setting, seed, chosen.steps):
+                    name = f"practices-{group.replace(' ', '-')}"
+                    result = medhybrid.compare({setting: config}, seeds=[seed], name=name)
+                    if result is None:
+                        raise SystemExit(130)
+                    records.add(group, seed, chosen.steps, result.settings[0])
+                    (RESULTS / f"practices_{study.name}.md").write_text(records.tables(study.name))
+    print(records.tables(study.name))
 
 
 if __name__ == "__main__":  # workers import this file
