@@ -66,7 +66,8 @@ def show_config(
     from medhybrid.config import load_config_with_origins
 
     config, origins = load_config_with_origins(name, overrides or [])
-    lines = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).splitlines()
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=10**9)
+    lines = text.splitlines()  # of whole values: a comment within a folded one would be part of it
     width = max(len(line) for line in lines) + 2
     path: list[str] = []
     for line in lines:

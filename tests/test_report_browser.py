@@ -174,7 +174,9 @@ def test_marks_stay_in_the_browser_and_are_downloaded(browser: Any, out: Path) -
             page.click("#download")
 
         marks = json.loads(Path(download.value.path()).read_text())
+        sign = page.get_attribute("section[data-case=scan_21]", "data-of")
         assert marks["marks"]["scan_21"] | {"time": ""} == {
+            "of": sign,
             "decision": "to correct",
             "comment": "left side",
             "reviewer": "AB",

@@ -63,6 +63,11 @@ class Prediction(BaseModel):
     attempts: int = 1
     worker: str = ""
 
+    @property
+    def sign(self) -> str:
+        """Of this mask: another scan, or another model, gives another."""
+        return hashlib.sha256(f"{self.made_by} {self.input_hash} {self.slots}".encode()).hexdigest()[:16]
+
 
 class _Begun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -47,6 +47,10 @@ def hd95_mm(prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, f
     return float(np.percentile(surface_distances_mm(prediction, reference, spacing_mm), 95))
 
 
+ROUNDING_MM = 1e-4
+"""Spacings come from affines in float32: a voxel of 1 mm may be a little more."""
+
+
 def surface_dice(
     prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, float], tolerance_mm: float = 1.0
 ) -> float:
@@ -59,7 +63,7 @@ def surface_dice(
     n_empty = int(not prediction.any()) + int(not reference.any())
     if n_empty:
         return float(n_empty == 2)
-    return float((surface_distances_mm(prediction, reference, spacing_mm) <= tolerance_mm).mean())
+    return float((surface_distances_mm(prediction, reference, spacing_mm) <= tolerance_mm + ROUNDING_MM).mean())
 
 
 def _surface(mask: Mask) -> Mask:

@@ -17,7 +17,7 @@ FILE = "review.json"
 
 
 class Mark(BaseModel):
-    """What was decided of one mask, by whom and when (ISO 8601)."""
+    """What was decided of one mask, by whom and when (ISO 8601); `of` is the sign of that mask, where it is known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,6 +25,11 @@ class Mark(BaseModel):
     comment: str = Field("", max_length=2000)
     reviewer: str = Field("", max_length=200)
     time: str = Field("", max_length=40)
+    of: str = Field("", max_length=64)
+
+    def is_of(self, sign: str) -> bool:
+        """Whether it was said of the mask with this sign, and not of one before it."""
+        return self.of in ("", sign)
 
 
 class Marks(BaseModel):

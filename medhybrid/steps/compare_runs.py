@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import inside_labels
-from medhybrid.errors import DataError, MedHybridError, ModelError
+from medhybrid.errors import DataError, MedHybridError, ModelError, OutputError
 from medhybrid.files import write_csv
 from medhybrid.geometry import resample_labels
 from medhybrid.inference.folder_record import read_folder_record
@@ -52,6 +53,8 @@ class Judged:
     ----------
     dice : dict
         By case.
+    references_ml : dict
+        Volume of each case's reference, where it is on record.
     settings : dict
         Everything that could differ: config, data, code, versions; flat.
     """
@@ -62,6 +65,7 @@ class Judged:
     settings: Mapping[str, str]
     labels: Mapping[str, int]
     draw: Draw
+    references_ml: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,9 @@ def compare_runs(first: Path, second: Path, *, out: Path, reporter: Reporter | N
     Raises
     ------
     DataError
-        If they have no case in common, or cannot be judged.
+        If they have no case in common, cannot be judged, or were scored by different references.
+    OutputError
+        If `out` cannot be written to.
     """
     reporter = reporter or Silent()
     a, b = judged(first), judged(second)
@@ -98,11 +104,18 @@ def compare_runs(first: Path, second: Path, *, out: Path, reporter: Reporter | N
             found=f"{len(a.dice)} and {len(b.dice)} cases",
             remedy="compare trainings of one fold, or predictions of the same scans",
         )
+    known = [c for c in common if c in a.references_ml and c in b.references_ml]
+    if others := [c for c in known if not isclose(a.references_ml[c], b.references_ml[c], rel_tol=1e-3, abs_tol=1e-3)]:
+        raise DataError(
+            f"{a.name} and {b.name} were scored by different references",
+            found=", ".join(others[:5]),
+            remedy="run medhybrid evaluate on both with the same ones",
+        )
     difference = paired_difference([b.dice[c] for c in common], [a.dice[c] for c in common])
     rows = sorted(((c, a.dice[c], b.dice[c]) for c in common), key=lambda r: r[2] - r[1])
     left_out = tuple(sorted(set(a.dice) ^ set(b.dice)))
     settings = tuple(_differing(a.settings, b.settings))
-    write_csv(out / "comparison.csv", [["case", a.name, b.name, "difference"], *((c, x, y, y - x) for c, x, y in rows)])
+    table = [["case", a.name, b.name, "difference"], *((c, x, y, y - x) for c, x, y in rows)]
     worse, better = rows[:N_SHOWN], rows[::-1][:N_SHOWN]
     shown = [r for r in worse if r[2] < r[1]] + [r for r in better if r[2] > r[1]]
     reporter.begin("drawing", len(shown))
@@ -113,7 +126,13 @@ def compare_runs(first: Path, second: Path, *, out: Path, reporter: Reporter | N
             reporter.advance(n, case)
 
     info = ComparisonInfo(a.name, b.name, difference, tuple(rows), settings, left_out, a.labels, medhybrid.__version__)
-    page = write_comparison(out / "comparison.html", info, drawn())
+    try:
+        write_csv(out / "comparison.csv", table)
+        page = write_comparison(out / "comparison.html", info, drawn())
+    except OSError as error:
+        raise OutputError(
+            f"{out} cannot be written to", found=error.strerror or str(error), remedy="choose another folder"
+        ) from error
     reporter.end()
     return RunComparison(page, difference, tuple(rows), settings, left_out)
 
@@ -171,14 +190,19 @@ def _draw_validation(folder: Path, config: StudyConfig, plan: Plan, channel: int
 
 def _predictions(folder: Path, scores: Path) -> Judged:
     by_case: dict[str, list[float]] = {}
+    references: dict[str, float] = {}
     for row in csv.DictReader(scores.read_text().splitlines()):
         held = by_case.setdefault(row["case"], [])
+        references[row["case"]] = references.get(row["case"], 0.0) + float(row["reference_ml"])
         held += [float(row["dice"])] if float(row["reference_ml"]) or float(row["predicted_ml"]) else []
     record = read_folder_record(folder)
+    newest = max((p.stat().st_mtime_ns for p in (folder / "masks").glob("[!.]*.nii.gz")), default=0)
+    if scores.stat().st_mtime_ns < newest:
+        raise DataError(f"{folder} was scored before its masks were made", remedy="run medhybrid evaluate again")
     dice = {c: float(np.mean(v)) if v else 1.0 for c, v in by_case.items()}
     told = {"medhybrid", "python", "device", "precision", "runtime", "channel_map", "scan_options", "model_channels"}
     settings = _flat(record.model_dump(mode="json", include=told)) | {"model": record.model_weights_sha256[:12]}
-    return Judged(folder.name, "masks", dice, settings, record.labels, pictures_of(folder, record))
+    return Judged(folder.name, "masks", dice, settings, record.labels, pictures_of(folder, record), references)
 
 
 def _drawn(draw: Draw, case: str) -> Pictured | None:

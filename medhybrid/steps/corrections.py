@@ -23,6 +23,7 @@ from medhybrid.data.splits import Fold
 from medhybrid.errors import DataError
 from medhybrid.files import write_csv
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
+from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.remote import local_copy
 from medhybrid.review.marks import Mark, read_marks
@@ -78,6 +79,9 @@ def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Ca
         kept.append(scans)
         for name, path in masks.items():
             mark = marks.get(name, Mark(decision="to correct"))
+            done = Records(folder).done(name)
+            if done is not None and not mark.is_of(done.sign):
+                mark = Mark(decision="to correct")  # it was said of a mask before this one
             if mark.decision == "rejected":
                 continue
             item = scans.items.get(name)

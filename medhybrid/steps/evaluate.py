@@ -153,4 +153,5 @@ def _score(
     else:
         array = found
     spacing = reference.grid.spacing_mm
-    return score_case(case, array, reference.array[0], labels, spacing, tolerance_mm=tolerance_mm)
+    voxel_ml = abs(float(np.linalg.det(reference.affine[:3, :3]))) / 1000
+    return score_case(case, array, reference.array[0], labels, spacing, tolerance_mm=tolerance_mm, voxel_ml=voxel_ml)

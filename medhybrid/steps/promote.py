@@ -71,9 +71,10 @@ def promote(run: Path, *, tracking_uri: str | None = None, force: bool = False) 
     if champion is None:
         registry.set_alias(version, CHAMPION)
         return Promotion(config.name, version.number, "", "first")
-    if champion.number != version.number and champion.run_id == version.run_id and not force:
+    newest = registry.of_run(config.name, champion.run_id).number
+    if champion.number != newest and champion.number != version.number and not force:
         raise DataError(
-            f"the champion (version {champion.number}) is the same run before it was extended: its validation is gone",
+            f"the champion (version {champion.number}) is of a run that was extended since: its validation is gone",
             remedy="compare both models on other scans, and use --force",
         )
     if champion == version:

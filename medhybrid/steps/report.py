@@ -5,6 +5,7 @@ The scans are read again, as `predict` read them: masks and measures are those o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medhybrid
-from medhybrid.errors import DataError, MedHybridError
+from medhybrid.errors import DataError, MedHybridError, OutputError
 from medhybrid.geometry import Grid, orientation_code
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.records import Prediction, Records
@@ -55,6 +56,8 @@ def report(
     ------
     DataError
         If the folder holds no record of a prediction, or no case.
+    OutputError
+        If it cannot be written to.
     """
     folder, reporter = Path(folder), reporter or Silent()
     record = read_folder_record(folder)
@@ -81,11 +84,18 @@ def report(
         facts=_facts(record),
         left_aside=tuple((e.name, e.reason) for e in record.left_aside),
         key=record.made_by[:16],
-        folder=folder.resolve().name,
+        folder=f"{folder.resolve().name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}",
         version=medhybrid.__version__,
     )
     reporter.begin("drawing", len(predictions))
-    path = write_report(folder, info, views(), len(predictions), layout=layout)
+    try:
+        path = write_report(folder, info, views(), len(predictions), layout=layout)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written to",
+            found=error.strerror or str(error),
+            remedy="make room, or copy it elsewhere",
+        ) from error
     reporter.end()
     return path
 
@@ -110,6 +120,7 @@ def _view(
         case=prediction.case,
         status=prediction.status,
         message=prediction.message,
+        sign=prediction.sign,
         verdict=prediction.verdict,
         score=prediction.score,
         sizes=sizes,

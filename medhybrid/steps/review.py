@@ -28,7 +28,7 @@ def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list
     Raises
     ------
     ConfigError
-        If there is no store yet.
+        If there is no store yet, or it is a server.
     """
     if uri is None and not (runs / "mlflow.db").is_file():
         raise ConfigError(
@@ -36,6 +36,8 @@ def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list
             expected=f"{runs / 'mlflow.db'}",
             remedy="train first, or give --tracking-uri",
         )
+    if uri is not None and uri.startswith(("http://", "https://")):
+        raise ConfigError(f"{uri} is a server, which shows its runs itself", remedy="open it in the browser")
     return [
         *(sys.executable, "-m", "mlflow", "ui"),
         *("--backend-store-uri", uri or default_uri(runs)),

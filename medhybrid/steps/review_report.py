@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.inference.folder_record import read_folder_record
+from medhybrid.inference.records import Records
 from medhybrid.review.marks import Mark, Marks, read_marks, write_mark
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.progress import Reporter
@@ -47,7 +48,7 @@ def review_report(
     on_start: Callable[[str], None] = lambda _: None,
     reporter: Reporter | None = None,
 ) -> int:
-    """Serve the report, made first where it is absent or older than the masks, until Ctrl-C or SIGTERM.
+    """Serve the report, made first where it is absent, older than the masks, or asked for with more, until Ctrl-C or SIGTERM.
 
     Raises
     ------
@@ -57,7 +58,8 @@ def review_report(
         If the port is taken.
     """
     record, page = read_folder_record(folder), folder / "report.html"
-    if not page.is_file() or page.stat().st_mtime < (folder / "run.json").stat().st_mtime:
+    is_asked = bool(scans or references or deidentify)
+    if is_asked or not page.is_file() or page.stat().st_mtime < (folder / "run.json").stat().st_mtime:
         report(folder, scans=scans, references=references, deidentify=deidentify, reporter=reporter)
     read_marks(folder)  # a damaged file is told before anything is marked
     server = make_server(folder, record.made_by[:16], host, port)
@@ -118,8 +120,14 @@ class _Handler(BaseHTTPRequestHandler):
         except MedHybridError as error:
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=str(error))
             return
-        is_ours = marks.key in ("", self.marks_key)  # else they are of other masks
-        self._answer((marks if is_ours else Marks()).model_dump_json(), "application/json")
+        if marks.key not in ("", self.marks_key):  # they are of another model's masks
+            marks = Marks()
+        current = {c: m for c, m in marks.marks.items() if m.is_of(self._sign_of(c))}
+        self._answer(marks.model_copy(update={"marks": current}).model_dump_json(), "application/json")
+
+    def _sign_of(self, case: str) -> str:
+        done = Records(self.place).done(case)
+        return "" if done is None else done.sign
 
     def do_POST(self) -> None:
         if not self._is_meant_for_us():
@@ -137,6 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
             change = _Change.model_validate_json(body)
             if change.case not in {p.stem for p in (self.place / "done").glob("[!.]*.json")}:
                 raise ConfigError(f"there is no mask of {change.case}")
+            if change.mark is not None and not change.mark.is_of(self._sign_of(change.case)):
+                self.send_error(HTTPStatus.CONFLICT)  # a page of masks that are no more, or of another folder
+                return
             marks = write_mark(self.place, self.marks_key, change.case, change.mark)
         except (ValidationError, ConfigError):
             self.send_error(HTTPStatus.BAD_REQUEST)

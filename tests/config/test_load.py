@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from medhybrid.cli import main
 from medhybrid.config import load_config, load_config_with_origins, packaged_configs, save_config
 from medhybrid.config.load import packaged_searches
 from medhybrid.errors import ConfigError
@@ -121,3 +122,14 @@ def test_saving_and_loading_is_identity(
     save_config(config, path)
 
     assert load_config(path) == config
+
+
+def test_a_printed_config_with_long_values_is_read_back_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = "/data/a folder with spaces in its name/and another long one here/and then some more of it, to the end"
+
+    assert main(["config", "demo.yaml", f"data.root={place}"]) == 0
+
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    assert load_config(tmp_path / "mine.yaml").data.root == place

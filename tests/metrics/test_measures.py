@@ -189,3 +189,11 @@ def test_all_measures_agree_with_the_independent_scorer(shared: Path, tmp_path: 
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summarise(ours)["dice"] == pytest.approx(summary["mean_dice"], abs=1e-6)
     assert summarise(ours)["dice_median"] == pytest.approx(summary["median_dice"], abs=1e-6)
+
+
+def test_the_rounding_of_an_affine_does_not_decide_of_surface_dice() -> None:
+    mask = np.zeros((12, 12, 12), bool)
+    mask[3:8, 3:8, 3:8] = True
+    moved = np.roll(mask, 1, 0)
+
+    assert surface_dice(mask, moved, (1.0 + 4e-9, 1.0, 1.0)) == surface_dice(mask, moved, (1.0, 1.0, 1.0))

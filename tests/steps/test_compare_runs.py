@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import medhybrid
 from medhybrid.cli import main
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, OutputError
 from medhybrid.steps.compare_runs import compare_runs, judged
 from medhybrid.steps.promote import promote
 from medhybrid.tracking.mlflow_store import default_uri
@@ -71,6 +72,34 @@ def test_scored_masks_are_compared_too(two: tuple[Path, Path], tmp_path: Path, p
 
     assert [c for c, _, _ in sorted(result.cases)] == ["new_30", "new_31"]
     assert any(key == "model" for key, _, _ in result.settings)
+
+
+def test_masks_scored_by_other_references_or_before_they_were_made_are_refused(
+    two: tuple[Path, Path], tmp_path: Path, prepared: StudyFolder
+) -> None:
+    image, mask = blob_case(30)
+    save_nifti(tmp_path / "scans" / "new.nii.gz", image)
+    for name in ("a", "b"):
+        save_nifti(tmp_path / f"references_{name}" / "new.nii.gz", mask)
+        medhybrid.predict(tmp_path / "scans", model=two[1], out=tmp_path / name)
+    mask[mask == 1] = 0
+    save_nifti(tmp_path / "references_b" / "new.nii.gz", mask)
+    for name in ("a", "b"):
+        medhybrid.evaluate(
+            tmp_path / f"references_{name}",
+            tmp_path / name,
+            labels=prepared.config.data.labels,
+            out=tmp_path / name / "evaluation",
+        )
+
+    with pytest.raises(DataError, match=r"scored by different references. Found new"):
+        compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
+    os.utime(tmp_path / "b" / "masks" / "new.nii.gz")
+    with pytest.raises(DataError, match="scored before its masks were made"):
+        compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written to"):
+        compare_runs(two[0], two[1], out=tmp_path / "file")
 
 
 def test_runs_without_a_case_in_common_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:

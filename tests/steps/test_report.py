@@ -23,6 +23,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.layouts import Case, list_cases
 from medhybrid.data.splits import make_folds
 from medhybrid.errors import DataError
+from medhybrid.inference.records import Prediction
 from medhybrid.review.marks import Mark, read_marks, write_mark
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
@@ -175,6 +176,20 @@ def test_what_is_no_mark_is_refused(served: tuple[str, Path], body: object, head
 
     assert ask(f"{url}/marks", body, **headers)[0] == code
     assert not (out / "review.json").exists()
+
+
+def test_a_mark_stays_with_the_mask_that_it_was_made_of(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, out = served
+    record = out / "done" / "new_20.json"
+    sign = Prediction.model_validate_json(record.read_bytes()).sign
+    assert f'data-of="{sign}"' in (out / "report.html").read_text()
+    mark = {"decision": "accepted", "time": "2026-01-01T00:00:00Z", "of": sign}
+    assert ask(f"{url}/marks", {"case": "new_20", "mark": mark})[0] == 200
+
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"input_hash": "of another scan"}))
+
+    assert ask(f"{url}/marks", {"case": "new_20", "mark": mark})[0] == 409, "a page that was open since before"
+    assert json.loads(ask(f"{url}/marks")[1])["marks"] == {}
 
 
 def test_a_damaged_file_of_marks_is_told_and_kept(masks: Path, tmp_path: Path) -> None:

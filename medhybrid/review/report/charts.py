@@ -111,7 +111,9 @@ def paired(first: str, second: str, rows: Sequence[tuple[str, float, float]]) ->
 
 def figure(value: float) -> str:
     """A number as people write it: three figures, no exponent."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if abs(value) >= 999.5:
+        return f"{value:.0f}"
+    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
 
 
 def _free_row(px: float, placed: Sequence[tuple[float, float]]) -> float:

@@ -82,6 +82,8 @@ class CaseView:
     ----------
     status : str
         `done`, or `failed`: there is no mask, and `message` says why.
+    sign : str
+        Of the mask, so that a mark stays with it.
     score : float, optional
         The model's confidence: the Dice that it expects of its mask.
     sizes : dict
@@ -101,6 +103,7 @@ class CaseView:
     case: str
     status: Literal["done", "failed"]
     message: str = ""
+    sign: str = ""
     verdict: str = ""
     score: float | None = None
     sizes: Mapping[str, Size] = field(default_factory=dict)

@@ -64,11 +64,18 @@ if (table) {
 // Saved where `medhybrid review` serves the page; else kept in the browser until they are downloaded.
 const key = `medhybrid-review-${root.dataset.key}-${root.dataset.folder}`;
 const marks = JSON.parse(memory.get(key) ?? "{}");
+const unsent = new Set(JSON.parse(memory.get(`${key}-unsent`) ?? "[]"));  // what the server was not told, since it was away
 let isServed = false;
+
+// A mark of a mask that was there before this one says nothing of it.
+function markOf(place) {
+  const mark = marks[place.dataset.case];
+  return mark && (!mark.of || mark.of === place.dataset.of) ? mark : undefined;
+}
 
 function show() {
   for (const row of table?.tBodies[0].rows ?? []) {
-    const mark = marks[row.dataset.case], cell = row.querySelector(".mark");
+    const mark = markOf(row), cell = row.querySelector(".mark");
     cell.replaceChildren();
     if (!mark) continue;
     const badge = document.createElement("span");
@@ -78,7 +85,7 @@ function show() {
     cell.append(badge);
   }
   for (const form of document.querySelectorAll("form.review")) {
-    const mark = marks[form.closest(".case").dataset.case];
+    const mark = markOf(form.closest(".case"));
     for (const radio of form.elements.decision) radio.checked = radio.value === mark?.decision;
     if (document.activeElement !== form.elements.comment) form.elements.comment.value = mark?.comment ?? "";
   }
@@ -97,6 +104,8 @@ function remember() {
 async function send(name, mark) {
   const body = JSON.stringify({case: name, mark: mark ?? null}), headers = {"Content-Type": "application/json"};
   const answer = await fetch(new URL(root.dataset.marks, location.href), {method: "POST", headers, body}).catch(() => null);
+  if (answer === null) unsent.add(name); else unsent.delete(name);
+  memory.set(`${key}-unsent`, JSON.stringify([...unsent]));
   if (answer === null) say("not saved: the server does not answer; the mark is kept in this browser");
   else say(answer.ok ? `${Object.keys(marks).length} marks saved` : `not saved: the server refuses the mark of ${name} (${answer.status})`);
 }
@@ -108,11 +117,11 @@ function keep(name, mark) {
 }
 
 for (const form of document.querySelectorAll("form.review")) {
-  const name = form.closest(".case").dataset.case;
+  const {case: name, of} = form.closest(".case").dataset;
   const change = () => {
     const decision = form.elements.decision.value;
     if (!decision) return;
-    keep(name, {decision, comment: form.elements.comment.value.trim(), reviewer: memory.get("medhybrid-reviewer") ?? "", time: new Date().toISOString()});
+    keep(name, {decision, comment: form.elements.comment.value.trim(), reviewer: memory.get("medhybrid-reviewer") ?? "", time: new Date().toISOString(), of});
   };
   form.addEventListener("change", change);
   form.addEventListener("submit", (event) => event.preventDefault());
@@ -143,10 +152,9 @@ if (location.protocol.startsWith("http")) {  // not in MLflow's frame, whose add
   fetch(new URL(root.dataset.marks, location.href)).then((answer) => answer.ok ? answer.json() : null).then((saved) => {
     if (!saved?.marks) return;
     isServed = true;
-    for (const [name, mark] of Object.entries(marks)) {  // what the server was not told, since it was away
-      if (mark.time > (saved.marks[name]?.time ?? "")) send(name, mark); else delete marks[name];
-    }
-    for (const [name, mark] of Object.entries(saved.marks)) marks[name] ??= mark;
+    for (const name of Object.keys(marks)) if (!unsent.has(name)) delete marks[name];
+    for (const [name, mark] of Object.entries(saved.marks)) if (!unsent.has(name)) marks[name] = mark;
+    for (const name of unsent) send(name, marks[name]);
     remember();
   }).catch(() => {});
 }
