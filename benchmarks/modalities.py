@@ -2,7 +2,7 @@
 
     python benchmarks/modalities.py /tmp/two
     cd /tmp/two; python REPOSITORY/benchmarks/practices.py ct.yaml ct --other mr.yaml mr --work work \
-        --steps 200 --other-steps 200 --settings scratch,twice,other,other_encoder --masks ''
+        --steps 600 --other-steps 600 --settings scratch,twice,other,other_encoder --masks ''
 
 The MR is the demo's T1. The CT has other subjects: fluid near 5, white matter near 28, grey matter near 37, bone above 600
 Hounsfield units, lesions some 15 darker than what is around them, noise of 5. Of each, 14 subjects train and 10 validate.
