@@ -103,7 +103,7 @@ def inspect(
     n_aside = sum(not r.is_scan for r in rows)
     n_ok = len(rows) - n_refused - n_aside
     reporter.message(f"{n_ok} scans, {n_refused} refused, {n_aside} left aside, {n_other} other files")
-    return (1 if n_ok else 2) if n_refused else 0
+    return 2 if not n_ok else 1 if n_refused else 0
 
 
 @app.command()

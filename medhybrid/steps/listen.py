@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from medhybrid.config import ListenConfig
@@ -136,7 +138,9 @@ class Listener:
         self._on_event(study.name, state)
 
     def _touch(self, study: Path) -> None:
-        study.touch()
+        # Where it was taken to the queue meanwhile, a file of its name would block the next part.
+        with suppress(FileNotFoundError):
+            os.utime(study)
 
 
 def _folders(parent: Path) -> list[Path]:
