@@ -84,7 +84,9 @@ def enough_steps(config: str, root: Path, kills: int) -> int:
     short = medhybrid.load_config(config, [*CHANGES, f"training.iterations={n}", f"runs={root / 'short'}"])
     began = time.monotonic()
     medhybrid.train(short)
-    return max(600, round(n / (time.monotonic() - began) * kills * sum(WAITS_S) / 2))
+    return max(
+        600, round(n / (time.monotonic() - began) * kills * sum(WAITS_S))
+    )  # the short one takes its time to begin
 
 
 def kill_training(root: Path, kills: int, rng: random.Random) -> dict[str, Any]:
