@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.metrics.lesions import count_lesions
-from medhybrid.metrics.overlap import dice, volume_error_percent
+from medhybrid.metrics.overlap import dice, volume_error_ml, volume_error_percent, volume_ml
 from medhybrid.metrics.surface import hd95_mm, surface_dice
 
 
@@ -52,7 +52,8 @@ def score_case(
     voxel_ml : float, optional
         Volume of a voxel; by default that of one with right angles, which those of a tilted scan do not have.
     """
-    scores, ml = [], float(np.prod(spacing_mm)) / 1000 if voxel_ml is None else voxel_ml
+    scores = []
+    share = 1.0 if voxel_ml is None else 1000 * voxel_ml / float(np.prod(spacing_mm))
     for name, value in labels.items():
         p, r = prediction == value, reference == value
         lesions = count_lesions(p, r)
@@ -63,9 +64,9 @@ def score_case(
                 dice=dice(p, r),
                 hd95_mm=hd95_mm(p, r, spacing_mm),
                 surface_dice=surface_dice(p, r, spacing_mm, tolerance_mm),
-                reference_ml=int(r.sum()) * ml,
-                predicted_ml=int(p.sum()) * ml,
-                volume_error_ml=(int(p.sum()) - int(r.sum())) * ml,
+                reference_ml=share * volume_ml(r, spacing_mm),
+                predicted_ml=share * volume_ml(p, spacing_mm),
+                volume_error_ml=share * volume_error_ml(p, r, spacing_mm),
                 volume_error_percent=volume_error_percent(p, r),
                 lesion_precision=lesions.precision,
                 lesion_recall=lesions.recall,

@@ -197,3 +197,11 @@ def test_the_rounding_of_an_affine_does_not_decide_of_surface_dice() -> None:
     moved = np.roll(mask, 1, 0)
 
     assert surface_dice(mask, moved, (1.0 + 4e-9, 1.0, 1.0)) == surface_dice(mask, moved, (1.0, 1.0, 1.0))
+
+
+def test_volumes_of_slanted_voxels_are_theirs() -> None:
+    mask = np.ones((4, 4, 4), np.uint8)
+
+    (score,) = score_case("c", mask, mask, {"x": 1}, SPACING, voxel_ml=0.9 * 4.5 / 1000)
+
+    assert score.reference_ml == score.predicted_ml == pytest.approx(0.9 * 64 * 4.5 / 1000)
