@@ -1,11 +1,12 @@
-"""How seconds and memory of a prediction grow with the scan and the number of labels.
+"""How seconds and memory of a prediction grow with the scan, the number of labels and the number of scans.
 
-    python benchmarks/growth.py --sizes 128x128x100,256x256x200,512x512x400,512x512x800 --labels 1,10
+    python benchmarks/growth.py --sizes 128x128x100,256x256x200,512x512x400,512x512x800 --labels 1,10 --cases 10,100,1000
 
 Each point is a process of its own: a scan of int16 at 0.8 x 0.8 x 1 mm is read, prepared, cut into windows of 96 voxels on the
 network's grid (`--spacing 0` is the scan's own), brought back to the scan, cleaned of small components, measured, written. In
 the network's place stands a smooth field with every label everywhere, the worst case for the way back; what the network takes
-is the number of windows, which is told, times what one takes. Writes results/growth.json, .md and .png.
+is the number of windows, which is told, times what one takes. Scans that are counted are of 40 x 48 x 36 voxels, a window
+each. Writes results/growth.json, .md and .png.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ RESULTS = Path(__file__).parent / "results"
 SPACING = (0.8, 0.8, 1.0)
 
 WINDOW = (96, 96, 96)
+
+SMALL = "40x48x36"
 
 
 def make_model(spacing_mm: float, n_labels: int) -> tuple[Model, list[int]]:
@@ -74,7 +77,7 @@ def make_model(spacing_mm: float, n_labels: int) -> tuple[Model, list[int]]:
     return model, batches
 
 
-def one(shape: tuple[int, int, int], n_labels: int, spacing_mm: float) -> dict[str, Any]:
+def one(shape: tuple[int, int, int], n_labels: int, spacing_mm: float, n_cases: int = 1) -> dict[str, Any]:
     """A point: seconds, peak memory, windows."""
     model, batches = make_model(spacing_mm, n_labels)
     with tempfile.TemporaryDirectory() as folder:
@@ -82,18 +85,21 @@ def one(shape: tuple[int, int, int], n_labels: int, spacing_mm: float) -> dict[s
         array = np.empty(shape, np.int16)
         for z in range(shape[2]):
             array[:, :, z] = rng.normal(0, 200, shape[:2])
-        nib.save(nib.Nifti1Image(array, np.diag([*SPACING, 1.0])), Path(folder) / "scan.nii")
+        scans = Path(folder) / "scans"
+        scans.mkdir()
+        for n in range(n_cases):
+            nib.save(nib.Nifti1Image(array, np.diag([*SPACING, 1.0])), scans / f"scan{n}.nii")
         del array
         before = _peak()
         began = time.perf_counter()
-        work = make_worklist(discover(Path(folder) / "scan.nii"), [("CT", False)], {})
-        (done,) = predict_worklist(model, work, Path(folder) / "out")
+        work = make_worklist(discover(scans), [("CT", False)], {})
+        done = predict_worklist(model, work, Path(folder) / "out")
         seconds = time.perf_counter() - began
-    if done.status != "done":
-        raise SystemExit(done.message)
+    if failed := [p.message for p in done if p.status != "done"]:
+        raise SystemExit(failed[0])
     return {
-        "shape": list(shape), "megavoxels": float(np.prod(shape)) / 1e6, "labels": n_labels, "seconds": seconds,
-        "peak_gib": _peak(), "imports_gib": before, "windows": sum(batches),
+        "shape": list(shape), "megavoxels": float(np.prod(shape)) / 1e6, "labels": n_labels, "cases": n_cases,
+        "seconds": seconds, "peak_gib": _peak(), "imports_gib": before, "windows": sum(batches),
     }  # fmt: skip
 
 
@@ -106,17 +112,22 @@ def _peak() -> float:
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
-    """Seconds and memory over voxels, a line for each number of labels."""
+    """Seconds and memory over voxels, a line for each number of labels; and over the number of scans."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for panel, key, title in zip(panels, ("seconds", "peak_gib"), ("seconds", "peak memory, GiB"), strict=True):
-        for n_labels in sorted({p["labels"] for p in points}):
-            line = sorted((p["megavoxels"], p[key]) for p in points if p["labels"] == n_labels)
-            panel.plot(*zip(*line, strict=True), "o-", label=f"{n_labels} label{'s' if n_labels > 1 else ''}")
-        panel.set(xlabel="million voxels", ylabel=title, ylim=(0, None), xlim=(0, None))
+    figure, rows = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
+    single, many = ([p for p in points if (p["cases"] > 1) is is_many] for is_many in (False, True))
+    for column, (key, title) in enumerate({"seconds": "seconds", "peak_gib": "peak memory, GiB"}.items()):
+        for n_labels in sorted({p["labels"] for p in single}):
+            line = sorted((p["megavoxels"], p[key]) for p in single if p["labels"] == n_labels)
+            rows[0, column].plot(*zip(*line, strict=True), "o-", label=f"{n_labels} label{'s' if n_labels > 1 else ''}")
+        rows[0, column].set(xlabel="million voxels of one scan", ylabel=title)
+        rows[1, column].plot([p["cases"] for p in many], [p[key] for p in many], "o-")
+        rows[1, column].set(xlabel="scans of 0.07 million voxels", ylabel=title)
+    for panel in rows.flat:
+        panel.set(ylim=(0, None), xlim=(0, None))
         panel.grid(alpha=0.3)
-    panels[0].legend(frameon=False)
+    rows[0, 0].legend(frameon=False)
     figure.savefig(path, dpi=120)
 
 
@@ -125,30 +136,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", required=True)
     parser.add_argument("--labels", default="1,10")
+    parser.add_argument("--cases", default="10,100,1000")
     parser.add_argument("--spacing", type=float, default=1.5)
     parser.add_argument("--one", action="store_true", help="a point in this process, told as JSON")
     chosen = parser.parse_args()
-    sizes = [tuple(int(n) for n in size.split("x")) for size in chosen.sizes.split(",")]
-    labels = [int(n) for n in chosen.labels.split(",")]
+    sizes, labels, cases = (getattr(chosen, key).split(",") for key in ("sizes", "labels", "cases"))
     if chosen.one:
-        print(json.dumps(one(sizes[0], labels[0], chosen.spacing)))
+        x, y, z = map(int, sizes[0].split("x"))
+        print(json.dumps(one((x, y, z), int(labels[0]), chosen.spacing, int(cases[0]))))
         return
+    asked = [(size, n, "1") for size in sizes for n in labels] + [(SMALL, "1", n) for n in cases]
     points = []
-    for size in chosen.sizes.split(","):
-        for n_labels in labels:
-            call = [sys.executable, __file__, "--one", "--sizes", size, "--labels", str(n_labels)]
-            told = subprocess.run([*call, "--spacing", str(chosen.spacing)], capture_output=True, text=True, check=True)
-            points.append(json.loads(told.stdout.splitlines()[-1]))
-            print(points[-1], flush=True)
+    for size, n_labels, n_cases in asked:
+        call = [sys.executable, __file__, "--one", "--sizes", size, "--labels", n_labels, "--cases", n_cases]
+        told = subprocess.run([*call, "--spacing", str(chosen.spacing)], capture_output=True, text=True, check=True)
+        points.append(json.loads(told.stdout.splitlines()[-1]))
+        print(points[-1], flush=True)
     RESULTS.mkdir(exist_ok=True)
     record = {"spacing_mm": chosen.spacing, "medhybrid": medhybrid.__version__, "points": points}
     (RESULTS / "growth.json").write_text(json.dumps(record, indent=1) + "\n")
-    rows = [
-        f"| {' x '.join(map(str, p['shape']))} | {p['labels']} | {p['seconds']:.1f} | {p['peak_gib']:.2f} | {p['windows']} |"
+    lines = [
+        f"| {p['cases']} | {' x '.join(map(str, p['shape']))} | {p['labels']} | {p['seconds']:.1f} | "
+        f"{p['peak_gib']:.2f} | {p['windows']} |"
         for p in points
     ]
-    head = ["| scan | labels | seconds | peak GiB | windows |", "| --- " * 5 + "|"]
-    (RESULTS / "growth.md").write_text("\n".join([*head, *rows]) + "\n")
+    head = ["| scans | voxels | labels | seconds | peak GiB | windows |", "| --- " * 6 + "|"]
+    (RESULTS / "growth.md").write_text("\n".join([*head, *lines]) + "\n")
     draw(points, RESULTS / "growth.png")
 
 

@@ -39,6 +39,9 @@ HERE = Path(__file__).parent
 
 RESULTS = HERE / "results"
 
+N_STEPS = 300
+"""Of our model: masks of an untrained network have hundreds of components a scan, which are measured, too."""
+
 MEDHYBRID = [sys.executable, "-m", "medhybrid"]
 
 
@@ -99,10 +102,10 @@ class Bench:
         return [self.commands / "nnUNetv2_plan_and_preprocess", *dataset]
 
     def model(self, study: str) -> Path:
-        """A run of ours of one step."""
+        """A run of ours that is long enough for masks like those of a trained one."""
         note = self.work / f"{study}-run.txt"
         if not note.is_file():
-            config = self.config(study, "training.iterations=1", "training.n_validations=1")
+            config = self.config(study, f"training.iterations={N_STEPS}", "training.n_validations=1")
             medhybrid.preprocess(config)
             note.write_text(str(medhybrid.train(config).folder))
         return Path(note.read_text())

@@ -32,6 +32,7 @@ from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.weights_file import write_weights
 from medhybrid.inference.windows import BatchSize, Predictor, predict_slabs, predict_windows, to_tensor
 from medhybrid.networks import Network, build_network
+from medhybrid.networks.cast import cast_weights
 from medhybrid.networks.logits import Logits
 from medhybrid.scans import Scan
 from medhybrid.scans.context import read_context
@@ -100,7 +101,7 @@ class Model:
         self.record, self.device = record, device
         self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
         self.precision = choose_precision(device, record.inference.precision)
-        self.run: Callable[..., Logits] = self.network
+        self.run: Callable[..., Logits] = cast_weights(self.network, self.precision)
         self.runtime = f"torch {torch.__version__}"
         self.n_networks, self.batch_size = 1, BatchSize(record.inference.window_batch)
 

@@ -5,6 +5,9 @@ Shapes: B batch, C channels, X Y Z space.
 
 from __future__ import annotations
 
+import math
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,18 +45,23 @@ class Upsample(nn.ConvTranspose3d):
     def __init__(self, channels: int, width: int, stride: Stride) -> None:
         super().__init__(channels, width, stride, stride=stride)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """(B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s)."""
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """(B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s), and behind these channels those of `beside`."""
         if is_exporting() or x.device.type != "cpu":
-            return super().forward(x, output_size)
+            y = super().forward(x)
+            return y if beside is None else torch.cat((y, beside.to(y.dtype)), dim=1)
         batch, channels, nx, ny, nz = x.shape
         width, sx, sy, sz = self.weight.shape[1:]
         kernel = self.weight.permute(2, 3, 4, 1, 0).reshape(-1, channels)  # (s s s width, C)
-        y = F.linear(x.permute(0, 2, 3, 4, 1), kernel)  # (B, X, Y, Z, s s s width)
-        y = y.view(batch, nx, ny, nz, sx, sy, sz, width).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        y = y.reshape(batch, nx * sx, ny * sy, nz * sz, width)
         assert self.bias is not None
-        return (y + self.bias.to(y.dtype)).permute(0, 4, 1, 2, 3)  # channels last in memory
+        y = F.linear(x.permute(0, 2, 3, 4, 1), kernel, self.bias.repeat(sx * sy * sz))  # (B, X, Y, Z, s s s width)
+        y = y.view(batch, nx, ny, nz, sx, sy, sz, width).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        if (
+            beside is not None
+        ):  # joined where it is copied anyway; along the last axis, which one channel is laid out by, too
+            other = beside.to(y.dtype).permute(0, 2, 3, 4, 1)
+            y = torch.cat((y, other.reshape(batch, nx, sx, ny, sy, nz, sz, -1)), dim=-1)
+        return y.reshape(batch, nx * sx, ny * sy, nz * sz, -1).permute(0, 4, 1, 2, 3)  # channels last in memory
 
 
 class ConvNormAct(nn.Sequential):
@@ -67,6 +75,26 @@ class ConvNormAct(nn.Sequential):
         )
 
 
+class Shortcut(nn.Sequential):
+    """The mean of each cell of `stride` voxels, and a 1x1x1 convolution: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s).
+
+    On CPUs one convolution whose kernel is the cell: torch's mean pooling knows no bf16 there.
+    """
+
+    def __init__(self, channels: int, width: int, stride: Stride) -> None:
+        pool = nn.Identity() if stride == (1, 1, 1) else nn.AvgPool3d(stride, stride)
+        super().__init__(pool, nn.Conv3d(channels, width, 1, bias=False))
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""
+        if is_exporting() or x.device.type != "cpu" or self.stride == (1, 1, 1):
+            out: Tensor = self[1](self[0](x))
+            return out
+        weight = cast(nn.Conv3d, self[1]).weight
+        return F.conv3d(x, weight.expand(-1, -1, *self.stride) / math.prod(self.stride), stride=self.stride)
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions beside a shortcut; the branch starts at zero, so that a deep network begins as a shallow one."""
 
@@ -77,10 +105,8 @@ class ResidualBlock(nn.Module):
         self.norm = InstanceNorm(width)
         nn.init.zeros_(self.norm.weight)
         self.act = nn.LeakyReLU(SLOPE, inplace=True)
-        self.shortcut: nn.Module = nn.Identity()
-        if channels != width or stride != (1, 1, 1):
-            pool: nn.Module = nn.AvgPool3d(stride, stride) if stride != (1, 1, 1) else nn.Identity()
-            self.shortcut = nn.Sequential(pool, nn.Conv3d(channels, width, 1, bias=False))
+        has_other_shape = channels != width or stride != (1, 1, 1)
+        self.shortcut = Shortcut(channels, width, stride) if has_other_shape else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""

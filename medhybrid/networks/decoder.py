@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from medhybrid.networks.blocks import ConvNormAct, ResidualBlock, Stride, Upsample
@@ -20,8 +19,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s)."""
-        x = self.up(x)
-        out: Tensor = self.block(x if skip is None else torch.cat((x, skip), dim=1))
+        out: Tensor = self.block(self.up(x, skip))
         return out
 
 
@@ -51,5 +49,5 @@ class Decoder(nn.Module):
         for up, skip in zip(self.ups, skips, strict=True):
             x = up(x, skip)
         auxiliary = self.auxiliary(x)
-        full = self.detail(torch.cat((self.up(x), image), dim=1))
+        full = self.detail(self.up(x, image))
         return self.logits(full), auxiliary

@@ -45,6 +45,7 @@ class SegmentationNetwork(nn.Module):
         total = np.prod(strides, axis=0)
         self.total_stride: Stride = (int(total[0]), int(total[1]), int(total[2]))
         n_presence = n_channels if config.presence_tokens and has_optional_channels else 0
+        self.asks_presence = n_presence > 0
 
         def study_tokens() -> StudyTokens | None:
             return StudyTokens(n_presence, context, config.token_width) if n_presence or context else None
@@ -83,8 +84,10 @@ class SegmentationNetwork(nn.Module):
         )
 
     def study_of(self, image: Tensor, context: Tensor | None = None) -> Study:
-        """What is known of the studies of images (B, C, X, Y, Z): a channel that is 0 everywhere is absent."""
-        presence = image.detach().flatten(2).abs().amax(2) > 0  # (B, C)
+        """What is known of the studies of images (B, C, X, Y, Z): a channel that is 0 everywhere is absent, if it is asked."""
+        presence = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
+        if self.asks_presence:
+            presence = image.detach().flatten(2).abs().amax(2) > 0  # (B, C)
         if context is None:
             context = torch.full((image.shape[0], self.n_context), torch.nan, device=image.device)
         return Study(presence, context)

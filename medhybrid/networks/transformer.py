@@ -45,11 +45,13 @@ def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tenso
 
 
 @lru_cache(maxsize=4)
-def _bias_of(shape: tuple[int, ...], token_mm: tuple[float, float, float], heads: int, device: torch.device) -> Tensor:
+def _bias_of(
+    shape: tuple[int, ...], token_mm: tuple[float, float, float], heads: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """Bias (H, T, T) of a map, kept for the next step: nothing in it is learnt."""
     with torch.inference_mode(False):  # or what a validation computed could not be used in training
         positions = token_positions_mm(cast(tuple[int, int, int], shape), token_mm).to(device)
-        return distance_bias(positions, heads, min(token_mm))
+        return distance_bias(positions, heads, min(token_mm)).to(dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -144,7 +146,9 @@ class Transformer(nn.Module):
         """(B, D, X, Y, Z), and context tokens (B, N, D) that have no place -> (B, D, X, Y, Z)."""
         batch, width, *shape = x.shape
         find = _bias_of.__wrapped__ if is_exporting() else _bias_of  # an exported network knows any size
-        bias = find(tuple(shape), self.token_mm, self.heads, x.device)  # (H, T, T)
+        kind = x.device.type  # scores are of the precision of products
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        bias = find(tuple(shape), self.token_mm, self.heads, x.device, dtype)  # (H, T, T)
         tokens = x.flatten(2).transpose(1, 2)  # (B, D, X, Y, Z) -> (B, T, D)
         n_tokens = tokens.shape[1]
         if context is not None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medhybrid.networks.blocks import InstanceNorm, Stride, Upsample
+from medhybrid.networks.blocks import InstanceNorm, Shortcut, Stride, Upsample
 
 
 def gradients(layer: nn.Module, x: Tensor, downstream: Tensor) -> tuple[Tensor, ...]:
@@ -45,3 +45,35 @@ def test_instance_norm_of_bf16_sums_in_float32() -> None:
 def test_upsampling_is_torchs_transposed_convolution(stride: Stride, batch: int) -> None:
     ours, theirs = Upsample(6, 5, stride).double(), nn.ConvTranspose3d(6, 5, stride, stride=stride).double()
     assert_same_layer(ours, theirs, torch.randn(batch, 6, 3, 4, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n_beside", [1, 3])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_is_beside_an_upsampled_map_is_joined_behind_its_channels(n_beside: int, batch: int) -> None:
+    ours = Upsample(6, 5, (2, 2, 1))
+    x, beside = torch.randn(batch, 6, 3, 4, 5), torch.randn(batch, n_beside, 6, 8, 5)
+    joined = ours(x, beside)
+    assert joined.is_contiguous(memory_format=torch.channels_last_3d)  # torch.cat lays one channel out by itself
+    torch.testing.assert_close(joined, torch.cat((ours(x), beside), dim=1))
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 1), (2, 2, 2), (1, 1, 1)])
+def test_a_shortcut_is_mean_pooling_and_a_convolution(stride: Stride) -> None:
+    ours = Shortcut(6, 5, stride).double()
+    plain = nn.Sequential(*ours).double()
+    x = torch.randn(2, 6, 4, 8, 6, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(ours(x), plain(x))
+    downstream = torch.randn_like(plain(x))
+    for a, b in zip(gradients(ours, x, downstream), gradients(plain, x, downstream), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("size", [(16, 16, 8), (8, 16, 16), (4, 4, 4)])
+def test_strided_convolutions_of_bf16_are_right_for_as_few_voxels_as_plans_leave(size: Stride, kernel: int) -> None:
+    """Torch 2.13 has them wrong on CPUs where one voxel comes out along the last axis; plans leave four (`data.plan`)."""
+    torch.manual_seed(0)
+    layer = nn.Conv3d(32, 16, kernel, stride=2, padding=kernel // 2 if kernel == 3 else 0, bias=False)
+    x = torch.randn(2, 32, *size).bfloat16().to(memory_format=torch.channels_last_3d)
+    exact = nn.functional.conv3d(x.float(), layer.weight.bfloat16().float(), stride=2, padding=layer.padding)
+    assert (layer.bfloat16()(x).float() - exact).abs().max() < 0.02 * exact.abs().max()

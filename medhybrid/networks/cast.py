@@ -1,0 +1,29 @@
+"""Weights in the precision that a network computes in, cast once and not for each window."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from medhybrid.networks.blocks import Upsample
+from medhybrid.networks.encoder import ResidualEncoder
+
+CAST = (nn.Conv3d, nn.Linear, Upsample)
+"""What autocast gives its weights to as they are; a kind made of them may change them first, in float32."""
+
+
+def cast_weights(network: nn.Module, precision: torch.dtype) -> nn.Module:
+    """A network for evaluation that computes the same under autocast to `precision`, bit by bit; other weights are shared."""
+    if precision is torch.float32:
+        return network
+    shared = {id(p): p for p in network.parameters()}
+    made: nn.Module = copy.deepcopy(network, shared)
+    stems = [encoder.stem for encoder in made.modules() if isinstance(encoder, ResidualEncoder)]
+    in_float32 = {part for stem in stems for part in stem.modules()}
+    for part in made.modules():
+        if type(part) in CAST and part not in in_float32:
+            for name, weight in part.named_parameters(recurse=False):
+                part.register_parameter(name, nn.Parameter(weight.detach().to(precision), requires_grad=False))
+    return made
