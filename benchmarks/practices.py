@@ -15,10 +15,12 @@ beside other work. Settings:
     other, other_encoder    a model of the other study as a start, whole or its encoder
     pretrained      what was learnt from this study's scans without masks as a start, with --pretrain-steps
     told            the fields of data.context as tokens, if the call names any
+    tuned           the config that a search wrote (--tuned RUNS/<study>/tune-<search>/best.yaml), if the call names one
 
-and, for each number of --masks, scratch, twice and pretrained with so few cases. Every training is on record in
-results/practices_<study>.json with the Dice of its cases; one that is there is not trained again, so that a second call
-goes on, on another day or machine too. The tables in results/practices_<study>.md are over the seeds that all of a group have.
+and scratch and tuned for twice as long, and, for each number of --masks, scratch, twice and pretrained with so few cases.
+Every training is on record in results/practices_<study>.json with the Dice of its cases; one that is there is not trained
+again, so that a second call goes on, on another day or machine too. The tables in results/practices_<study>.md are over the
+seeds that all of a group have.
 """
 
 from __future__ import annotations
@@ -106,6 +108,7 @@ def main() -> None:
     parser.add_argument("--other-steps", type=int, required=True, help="as long, of the other study")
     parser.add_argument("--pretrain-steps", type=int, default=0, help="as long, without masks")
     parser.add_argument("--masks", default="5")
+    parser.add_argument("--tuned", type=Path, help="config")
     parser.add_argument("--settings", help="with all masks, scratch first; by default all of them")
     parser.add_argument("--seeds", default="0,1")
     chosen = parser.parse_intermixed_args()
@@ -119,8 +122,11 @@ def main() -> None:
     told = [o for o in chosen.overrides if o.startswith("data.context=")]
     common = [o for o in chosen.overrides if o not in told]
 
-    def own(*overrides: str, n_steps: int = chosen.steps) -> medhybrid.StudyConfig:
-        return config_of(chosen.config, chosen.root, n_steps, *common, *overrides)
+    def own(*overrides: str, n_steps: int = chosen.steps, config: str = chosen.config) -> medhybrid.StudyConfig:
+        return config_of(config, chosen.root, n_steps, *common, *overrides)
+
+    def tuned(n_steps: int = chosen.steps) -> medhybrid.StudyConfig:
+        return own("training.inner=null", n_steps=n_steps, config=str(chosen.tuned))
 
     def train_other() -> Run:
         source = config_of(*chosen.other, chosen.other_steps, "training.seed=100")
@@ -143,10 +149,14 @@ def main() -> None:
         "other_encoder": own(f"training.start={other}", "training.start_parts=[encoder]"),
         **({"pretrained": own(f"training.start={pretrained}")} if pretrained else {}),
         **({"told": own(*told)} if told else {}),
+        **({"tuned": tuned()} if chosen.tuned else {}),
     }
     if chosen.settings:
         settings = {name: settings[name] for name in chosen.settings.split(",")}
     groups = {"all masks": settings}
+    if chosen.tuned:
+        length = 2 * chosen.steps
+        groups["all masks, twice as long"] = {"scratch": own(n_steps=length), "tuned": tuned(length)}
     for n in filter(None, chosen.masks.split(",")):
         few = f"training.max_cases={n}"
         groups[f"{n} masks"] = {

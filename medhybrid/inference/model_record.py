@@ -15,13 +15,20 @@ from medhybrid.inference.weights_file import FORMAT_VERSION, About
 
 
 class Made(BaseModel):
-    """How a model was made: the config but for places, the steps it took, versions of software and the processor's kind."""
+    """How a model was made: the config but for places, the steps it took, versions of software and the processor's kind.
+
+    Attributes
+    ----------
+    is_extended : bool
+        A part of its steps had the learning rates of a shorter training.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: dict[str, Any]
     n_steps: int
     is_interrupted: bool = False
+    is_extended: bool = False
     software: dict[str, str]
 
 

@@ -108,7 +108,8 @@ def _config_here(made: Made, plan: Plan, places: Mapping[str, str | None]) -> St
 def _length(made: Made) -> str:
     minutes = made.config["training"].get("max_minutes")
     schedule = f" on the schedule of {minutes:g} minutes" if minutes else ""
-    return f"{made.n_steps} steps{schedule}" + (", interrupted" if made.is_interrupted else "")
+    marks = [", interrupted"] * made.is_interrupted + [", extended from a shorter training"] * made.is_extended
+    return "".join([f"{made.n_steps} steps{schedule}", *marks])
 
 
 def reproduce(recipe: Recipe, *, reporter: Reporter) -> tuple[Run, bool]:

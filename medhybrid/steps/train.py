@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 PICTURED_CASES = 3
 """Cases drawn at each validation: the same ones, so that progress can be seen."""
 
+EXTENDED = "extended"
+"""An empty file in the folder of a run that was given more steps than it began with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -145,6 +148,8 @@ def resume(
         if not has_begun:
             reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
         with _held(folder, config, team):
+            if team.is_first and has_begun and overrides:
+                (folder / EXTENDED).touch()
             return _run(config, dataset, folder, reporter, team, resume=has_begun, watch=watch)
 
 
@@ -305,6 +310,7 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
             config=without_places(config),
             n_steps=outcome.step,
             is_interrupted=outcome.is_interrupted,
+            is_extended=(folder / EXTENDED).exists(),
             software=made_with(config),
         ),
     )

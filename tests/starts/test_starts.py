@@ -271,6 +271,25 @@ def test_the_checkpoint_of_a_run_gives_the_weights_it_would_keep(tmp_path: Path)
         begin_with(network(), tmp_path / "old.pt", make_test_plan())
 
 
+def test_the_checkpoint_of_a_pretraining_is_a_start(tmp_path: Path) -> None:
+    ours = network()
+    taught = {f"network.{name}": weight for name, weight in ours.state_dict().items()}
+    average = {**taught, "hidden_token": torch.zeros(4), "to_voxels.weight": torch.zeros(2, 2)}
+    save_checkpoint(tmp_path, {"network": {}, "average": average, "optimiser": {}})
+
+    start = begin_with(network(), tmp_path / "last.pt", make_test_plan())
+
+    assert {row.what for row in start.rows} == {"taken"}
+
+
+def test_resnets_of_three_convolutions_a_block_are_not_taken_for_ours_of_two(tmp_path: Path) -> None:
+    of_three = {**resnet18(), "layer1.0.conv3.weight": torch.ones(256, 64, 1, 1)}
+    save_file(of_three, tmp_path / "resnet50.safetensors")
+
+    with pytest.raises(ModelError, match=r"nothing in .* fits this network"):
+        begin_with(network(), tmp_path / "resnet50.safetensors", make_test_plan())
+
+
 def test_attention_with_another_number_of_heads_is_not_taken(tmp_path: Path) -> None:
     path = write_weights(tmp_path / "start.safetensors", state(network(heads=2)), About(channels=("T1",), heads=2))
 

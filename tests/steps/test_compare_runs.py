@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -16,6 +17,7 @@ from medhybrid.errors import DataError, OutputError
 from medhybrid.steps.compare_runs import compare_runs, judged
 from medhybrid.steps.promote import promote
 from medhybrid.tracking.mlflow_store import default_uri
+from medhybrid.tracking.registry import Registry, Version
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -139,3 +141,19 @@ def test_the_champion_changes_only_where_validation_shows_it(
     assert outcome.difference.n_better == 3
     assert outcome.outcome == "not shown", "three cases prove nothing, however much better they are"
     assert holder("champion") == short.name
+
+
+def test_a_champion_whose_run_was_extended_since_can_be_judged_no_longer(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, run = two
+    promote(short, force=True)
+    mine, of_run = Registry.of_run, (short / "mlflow_run_id").read_text().strip()
+
+    def extended(self: Registry, model: str, run_id: str) -> Version:
+        version = mine(self, model, run_id)
+        return replace(version, number=f"{version.number}0") if run_id == of_run else version
+
+    monkeypatch.setattr(Registry, "of_run", extended)
+    with pytest.raises(DataError, match="of a run that was extended since"):
+        promote(run)

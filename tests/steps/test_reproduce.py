@@ -13,6 +13,7 @@ from medhybrid.config import load_config
 from medhybrid.errors import ConfigError, ModelError
 from medhybrid.inference.model_record import read_record
 from medhybrid.steps.reproduce import recipe_of
+from medhybrid.steps.train import resume
 from medhybrid.training.determinism import deterministic
 from tests.synthetic import StudyFolder, make_test_plan, make_test_record
 
@@ -68,6 +69,25 @@ def test_a_model_of_minutes_is_made_again_by_steps_and_says_so(run: Path) -> Non
     assert (recipe.config.training.iterations, recipe.config.training.max_minutes) == (6, None)
     (length,) = [row for row in recipe.differences if row[0] == "length"]
     assert length[1] == "6 steps on the schedule of 3 minutes"
+
+
+def test_what_the_plan_chose_there_is_asked_for_by_name(run: Path) -> None:
+    record = read_record(run)[1]
+    plan = record.plan.model_copy(update={"batch_size": 7})
+
+    prepare = recipe_of(record.model_copy(update={"plan": plan})).config.prepare
+
+    chosen = (prepare.spacing_mm, prepare.patch_size, prepare.batch_size)
+    assert chosen == (plan.spacing_mm, plan.patch_size, 7)
+
+
+def test_a_model_that_was_extended_says_that_its_steps_are_not_those_of_one_training(run: Path) -> None:
+    extended = resume(run, ["training.iterations=+2"])
+
+    recipe = recipe_of(read_record(extended.folder)[1])
+
+    (length,) = [row for row in recipe.differences if row[0] == "length"]
+    assert length[1:] == ("8 steps, extended from a shorter training", "8 steps")
 
 
 def test_only_places_can_change_and_a_model_without_a_recipe_is_refused(run: Path) -> None:

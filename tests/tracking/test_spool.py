@@ -57,6 +57,15 @@ def test_what_a_server_that_is_away_did_not_get_is_sent_by_the_next_run(tmp_path
     assert not (tmp_path / "unsent.jsonl").exists()
 
 
+def test_lines_that_a_kill_cut_off_hold_up_no_others(tmp_path: Path) -> None:
+    (tmp_path / "unsent.jsonl").write_text('{"n": 0}\n{"n": 1}\n{"n"')
+    server = Server()
+
+    assert Spool(server.send, tmp_path / "unsent.jsonl").close(5) == 0
+
+    assert server.got == [0, 1]
+
+
 def test_a_server_that_comes_back_gets_everything(tmp_path: Path) -> None:
     server = Server()
     server.is_up = False

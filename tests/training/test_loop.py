@@ -91,6 +91,19 @@ def test_an_interrupted_run_keeps_its_best_validated_weights(prepared: StudyFold
     assert all(torch.equal(outcome.weights[k], v) for k, v in made.best_weights.items())
 
 
+@pytest.mark.parametrize("keep", ["final", "best"])
+def test_the_best_validated_weights_are_kept_where_that_is_asked_for(
+    prepared: StudyFolder, tmp_path: Path, keep: str
+) -> None:
+    made = trainer(prepared, tmp_path, iterations=4, keep=keep)
+    best = {name: weight.clone() for name, weight in made.network.state_dict().items()}
+    made.best_dice, made.best_weights = 2.0, best  # which no validation beats
+
+    outcome = made.fit()
+
+    assert all(torch.equal(outcome.weights[k], v) for k, v in best.items()) is (keep == "best")
+
+
 def test_without_training_cases_the_error_says_so(prepared: StudyFolder, tmp_path: Path) -> None:
     dataset = PreparedDataset(prepared_folder(prepared.config))
 

@@ -232,6 +232,16 @@ def test_a_study_waits_while_its_destination_is_away(
     assert len(list((tmp_path / "spool" / "queued").iterdir())) == 1
 
 
+def test_an_instance_that_ends_as_its_study_is_taken_leaves_no_file_in_the_way_of_the_next(
+    model: Model, tmp_path: Path
+) -> None:
+    listener = Listener(listener_config(tmp_path, free_port()), model)
+
+    listener._touch(tmp_path / "spool" / "incoming" / "taken")
+
+    assert not list((tmp_path / "spool" / "incoming").iterdir())
+
+
 @pytest.mark.parametrize("change", [{"ae_title": "OTHER"}, {"address": "10.0.0.1"}])
 def test_who_is_not_listed_is_refused(
     change: dict[str, str],
