@@ -16,7 +16,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -151,6 +150,7 @@ def check_case(task: CheckTask) -> CaseCheck:
                 turn.apply(image.array),
                 turn.apply(measured),
                 turn.grid(image.grid).spacing_mm,
+                image.grid.voxel_ml,
                 channels,
                 list(labels),
             )
@@ -176,7 +176,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
         mask = inside_labels(load_mask(case, scan, config.data, config.scans).array[0], plan.labels)
         prepared = prepare_image(scan.array, scan.grid, plan)
         labels = prepare_labels(mask, prepared, plan)
-        ml = float(np.prod(scan.grid.spacing_mm)) / 1000
+        ml = scan.grid.voxel_ml
         record = CaseRecord(
             case=case.name,
             subject=case.subject,

@@ -50,6 +50,7 @@ def fingerprint_case(
     image: NDArray[np.generic],
     labels: NDArray[np.generic],
     spacing_mm: tuple[float, float, float],
+    voxel_ml: float,
     channels: Sequence[str],
     names: Sequence[str],
 ) -> CaseFingerprint:
@@ -57,12 +58,11 @@ def fingerprint_case(
     foreground = np.flatnonzero(labels.ravel())
     step = max(1, len(foreground) // SAMPLES_PER_CASE)
     chosen = foreground[::step]
-    ml = float(np.prod(spacing_mm)) / 1000
     x, y, z = labels.shape
     return CaseFingerprint(
         shape=(x, y, z),
         spacing_mm=spacing_mm,
-        foreground_ml={n: float((labels == i).sum()) * ml for i, n in enumerate(names, start=1)},
+        foreground_ml={n: float((labels == i).sum()) * voxel_ml for i, n in enumerate(names, start=1)},
         samples={c: image[i].reshape(-1)[chosen].astype(float).tolist() for i, c in enumerate(channels)},
     )
 

@@ -9,6 +9,7 @@ from medhybrid.geometry.affine import (
     corner_distance_mm,
     is_sheared,
     spacing_mm,
+    voxel_ml,
 )
 from medhybrid.geometry.orientation import Turn, match_axes, orientation_code, turn_to_ras
 from medhybrid.geometry.resample import (
@@ -37,4 +38,5 @@ __all__ = [
     "respace",
     "spacing_mm",
     "turn_to_ras",
+    "voxel_ml",
 ]

@@ -50,6 +50,11 @@ class Grid:
         return spacing_mm(self.affine)
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel, in a tilted scan, too, whose axes are not at right angles."""
+        return voxel_ml(self.affine)
+
+    @property
     def corners_mm(self) -> NDArray[np.float64]:
         """World positions `(8, 3)` of the corner voxels' centres."""
         index = np.array(list(product(*((0, n - 1) for n in self.shape))), float)
@@ -72,6 +77,11 @@ def check_affine(affine: Affine) -> None:
         raise GeometryError("affine cannot be used", expected="last row (0, 0, 0, 1)", found=str(affine[3].tolist()))
     if abs(np.linalg.det(affine[:3, :3])) < MIN_DETERMINANT_MM3:
         raise GeometryError("affine is singular", found=str(affine.tolist()), remedy="repair the file's header")
+
+
+def voxel_ml(affine: Affine) -> float:
+    """Volume of a voxel of a grid with this affine."""
+    return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 def spacing_mm(affine: Affine) -> tuple[float, float, float]:

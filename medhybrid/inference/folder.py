@@ -214,14 +214,14 @@ def _unwritable(out: Path, error: OSError) -> OutputError:
 
 
 def fingerprint_of(model: Model) -> str:
-    """Hash of what decides a mask besides the scan: weights, plan, windows."""
+    """Hash of what decides a mask and its verdict besides the scan: weights, plan, windows, calibration."""
     r = model.record
     text = (
         r.weights_sha256
         + r.plan.model_dump_json()
         + r.inference.model_dump_json()
         + r.scans.model_dump_json()
-        + r.model_dump_json(include={"channel_map"})
+        + r.model_dump_json(include={"channel_map", "calibration"})
     )
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -188,7 +188,7 @@ class Model:
             names=tuple(self.plan.labels),
             keep_largest=self.plan.keep_largest,
             min_component_ml=self.plan.min_component_ml,
-            spacing_mm=scan.grid.spacing_mm,
+            voxel_ml=scan.grid.voxel_ml,
         )
         sure = verdict(inferred.score, self.record.calibration)
         return Segmentation(outside_labels(inside, self.plan.labels), inferred.score, sure, inferred.probabilities)

@@ -17,7 +17,7 @@ def apply_component_rules(
     names: Sequence[str],
     keep_largest: Sequence[str],
     min_component_ml: float,
-    spacing_mm: tuple[float, float, float],
+    voxel_ml: float,
 ) -> NDArray[np.uint8]:
     """Keep the largest component of some labels; remove components below a volume.
 
@@ -29,7 +29,6 @@ def apply_component_rules(
     if not keep_largest and min_component_ml <= 0:
         return labels
     out = labels.copy()
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
     boxes = ndimage.find_objects(labels, len(names))
     for value, (name, box) in enumerate(zip(names, boxes, strict=True), start=1):
         if box is None:

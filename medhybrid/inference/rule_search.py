@@ -23,7 +23,7 @@ class JudgedCase:
 
     prediction: NDArray[np.uint8]
     reference: NDArray[np.uint8]
-    spacing_mm: tuple[float, float, float]
+    voxel_ml: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def _with_rules(
     values = []
     for c in cases:
         cleaned = apply_component_rules(
-            c.prediction, names=names, keep_largest=keep, min_component_ml=volume, spacing_mm=c.spacing_mm
+            c.prediction, names=names, keep_largest=keep, min_component_ml=volume, voxel_ml=c.voxel_ml
         )
         values.append(_mean_dice(cleaned, c.reference, len(names)))
     return np.array(values)

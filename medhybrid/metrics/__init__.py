@@ -13,7 +13,6 @@ from medhybrid.metrics.comparison import Difference, Interval, mean_interval, pa
 from medhybrid.metrics.lesions import (
     Component,
     LesionCounts,
-    component_volumes_ml,
     count_lesions,
     longest_distance,
     measure_components,
@@ -30,7 +29,6 @@ __all__ = [
     "LesionCounts",
     "Reliability",
     "area_under_curve",
-    "component_volumes_ml",
     "count_lesions",
     "dice",
     "expected_calibration_error",

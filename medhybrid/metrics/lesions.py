@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
+from medhybrid.geometry import voxel_ml
 from medhybrid.metrics.overlap import Mask, check_same_shape
 
 CONNECTIVITY = np.ones((3, 3, 3), bool)
@@ -82,7 +83,7 @@ def measure_components(mask: Mask, affine: NDArray[np.float64]) -> list[Componen
     """The components of a mask (X, Y, Z) with `affine` (4, 4) to mm, largest volume first."""
     labelled, n = ndimage.label(mask, CONNECTIVITY)
     sizes = np.bincount(labelled.ravel(), minlength=n + 1)[1:]
-    speck = Component(_voxel_ml(affine), 0.0)  # a poor mask has thousands of single voxels
+    speck = Component(voxel_ml(affine), 0.0)  # a poor mask has thousands of single voxels
     components = [
         speck if size == 1 else _measure(labelled[box] == value, affine)
         for value, (size, box) in enumerate(zip(sizes, ndimage.find_objects(labelled), strict=True), start=1)
@@ -96,11 +97,7 @@ def measure_whole(mask: Mask, affine: NDArray[np.float64]) -> Component:
 
 
 def _measure(mask: Mask, affine: NDArray[np.float64]) -> Component:
-    return Component(int(np.count_nonzero(mask)) * _voxel_ml(affine), longest_distance(_ends(mask) @ affine[:3, :3].T))
-
-
-def _voxel_ml(affine: NDArray[np.float64]) -> float:
-    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    return Component(int(np.count_nonzero(mask)) * voxel_ml(affine), longest_distance(_ends(mask) @ affine[:3, :3].T))
 
 
 def _ends(mask: Mask) -> NDArray[np.int64]:
@@ -129,11 +126,3 @@ def _hull_vertices(flat: NDArray[np.float64]) -> NDArray[np.int64]:
     if flat.shape[1] == 1:
         return np.array([int(flat.argmin()), int(flat.argmax())])
     return np.asarray(ConvexHull(flat).vertices, np.int64)
-
-
-def component_volumes_ml(mask: Mask, spacing_mm: tuple[float, float, float]) -> list[float]:
-    """Volumes of the components of a mask, largest first."""
-    labelled, n = ndimage.label(mask, CONNECTIVITY)
-    sizes = np.bincount(labelled.ravel(), minlength=n + 1)[1:]
-    ml = float(np.prod(spacing_mm)) / 1000
-    return sorted((float(s) * ml for s in sizes), reverse=True)

@@ -49,7 +49,7 @@ def draw_reference(case: PreparedCase, path: Path, *, channel: int) -> Path:
 
 def case_row(result: CaseResult) -> CaseRow:
     """Dice and volumes of a case."""
-    ml = float(np.prod(result.case.source_grid.spacing_mm)) / 1000
+    ml = result.case.source_grid.voxel_ml
     sizes = np.bincount(result.prediction.ravel(), minlength=len(result.dice) + 1)
     predicted = {n: float(sizes[v]) * ml for v, n in enumerate(result.dice, start=1)}
     return CaseRow(result.case.name, result.mean_dice, result.dice, result.case.record.reference_ml, predicted)

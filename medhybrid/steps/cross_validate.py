@@ -121,7 +121,7 @@ def _choose_rules(trainings: list[Training], dataset: PreparedDataset) -> Compon
         for case in dataset.open(sorted(t.cases)):
             mask = read_scan(t.run.folder / "validation" / f"{case.name}.nii.gz").array[0]
             inside = inside_labels(mask, plan.labels)
-            judged.append(JudgedCase(inside, case.source_mask(), case.source_grid.spacing_mm))
+            judged.append(JudgedCase(inside, case.source_mask(), case.source_grid.voxel_ml))
     rules = choose_rules(judged, list(plan.labels))
     for t in trainings:
         is_changed = set_component_rules(t.run.folder, rules)

@@ -152,6 +152,5 @@ def _score(
         problems[case] = "prediction is not on the reference's grid: scored as empty"
     else:
         array = found
-    spacing = reference.grid.spacing_mm
-    voxel_ml = abs(float(np.linalg.det(reference.affine[:3, :3]))) / 1000
-    return score_case(case, array, reference.array[0], labels, spacing, tolerance_mm=tolerance_mm, voxel_ml=voxel_ml)
+    spacing, ml = reference.grid.spacing_mm, reference.grid.voxel_ml
+    return score_case(case, array, reference.array[0], labels, spacing, tolerance_mm=tolerance_mm, voxel_ml=ml)

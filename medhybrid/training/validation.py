@@ -93,7 +93,7 @@ def validate(
             names=tuple(plan.labels),
             keep_largest=plan.keep_largest,
             min_component_ml=plan.min_component_ml,
-            spacing_mm=turned.spacing_mm,
+            voxel_ml=turned.voxel_ml,
         )
         reference = case.source_mask()
         scores = {n: dice(prediction == v, reference == v) for v, n in enumerate(plan.labels, start=1)}

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from nibabel.affines import voxel_sizes
+from scipy.spatial import ConvexHull
 
 from medhybrid.errors import GeometryError
 from medhybrid.geometry import Grid, corner_distance_mm, is_sheared
@@ -13,6 +15,19 @@ from tests.strategies import grids
 @given(grid=grids())
 def test_spacing_agrees_with_nibabel(grid: Grid) -> None:
     np.testing.assert_allclose(grid.spacing_mm, voxel_sizes(grid.affine))
+
+
+@given(grid=grids(), tilt=st.floats(-0.8, 0.8))
+def test_the_volume_of_a_voxel_is_that_of_the_cell_between_neighbours_in_a_tilted_scan_too(
+    grid: Grid, tilt: float
+) -> None:
+    affine = grid.affine.copy()
+    affine[:3, 2] += tilt * affine[:3, 1]
+    cell = Grid((2, 2, 2), affine)
+
+    volume_mm3 = ConvexHull(cell.corners_mm - cell.corners_mm.mean(0)).volume
+
+    assert cell.voxel_ml == pytest.approx(volume_mm3 / 1000, rel=1e-6)
 
 
 @pytest.mark.parametrize(

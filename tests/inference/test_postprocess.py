@@ -15,7 +15,7 @@ def labels() -> np.ndarray:
 
 
 def run(**rules: object) -> np.ndarray:
-    values = {"names": ("a", "b"), "keep_largest": (), "min_component_ml": 0.0, "spacing_mm": (1.0, 1.0, 1.0)}
+    values = {"names": ("a", "b"), "keep_largest": (), "min_component_ml": 0.0, "voxel_ml": 0.001}
     return apply_component_rules(labels(), **{**values, **rules})  # type: ignore[arg-type]
 
 
@@ -39,4 +39,4 @@ def test_small_components_are_removed_by_volume() -> None:
 
 
 def test_volume_counts_in_millilitres() -> None:
-    assert (run(min_component_ml=0.01, spacing_mm=(2.0, 2.0, 2.0)) == 1).sum() == 72
+    assert (run(min_component_ml=0.01, voxel_ml=0.008) == 1).sum() == 72

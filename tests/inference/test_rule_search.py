@@ -18,7 +18,7 @@ def case(rng: np.random.Generator, *, specks: int, second_lesion: bool = False) 
     prediction = np.roll(reference, int(rng.integers(0, 2)), axis=0)
     for _ in range(specks):
         prediction[tuple(rng.integers([14, 0, 0], [24, 12, 12]))] = 1
-    return JudgedCase(prediction, reference, (2.0, 2.0, 2.0))
+    return JudgedCase(prediction, reference, 0.008)
 
 
 def test_false_specks_are_removed_by_volume_and_true_lesions_kept(rng: np.random.Generator) -> None:
