@@ -25,6 +25,10 @@ class RangeConfig(Frozen):
             raise ValueError(f"low must be below high, and above 0 with log; found {self.low}, {self.high}")
         return self
 
+    def has(self, value: float) -> bool:
+        """Whether the range has a value."""
+        return self.low is not None and self.high is not None and self.low <= value <= self.high
+
     @property
     def is_whole(self) -> bool:
         """Whether the values are whole numbers."""

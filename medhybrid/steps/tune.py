@@ -85,6 +85,8 @@ def tune(
 ) -> Tuning | None:
     """Try settings until the minutes of all trials together are spent; a second call goes on. None if interrupted.
 
+    The first trial has the values of `config`, as far as the space has them: the winner is measured against them.
+
     Parameters
     ----------
     minutes : float
@@ -116,6 +118,8 @@ def tune(
     check_independence(base)  # what is missing, or was seen by a start, shows before the first trial
     study = _open_study(config, search, folder, storage)
     _refuse_other_search(study, base, search, dataset)
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(_own_values(base, search), skip_if_exists=True)
     text = f"**{config.name}**: search {search.name} over {', '.join(search.space)}; {minutes:g} minutes"
     with nested_runs(config, folder, text) as (parent, tracker):
         while (spent := _minutes_spent(study)) < minutes:
@@ -265,6 +269,18 @@ def _suggest(trial: Any, search: SearchConfig) -> dict[str, Any]:
             values[key] = trial.suggest_int(key, r.low, r.high, log=r.log)
         else:
             values[key] = trial.suggest_float(key, r.low, r.high, log=r.log)
+    return values
+
+
+def _own_values(base: StudyConfig, search: SearchConfig) -> dict[str, Any]:
+    """Those of the config that lie in the space; what is left out is drawn."""
+    values = {}
+    for key, r in search.space.items():
+        value: Any = base.model_dump()
+        for part in key.split("."):
+            value = value[part]
+        if value in r.choices or (isinstance(value, int | float) and r.has(value)):
+            values[key] = value
     return values
 
 

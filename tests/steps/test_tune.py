@@ -173,6 +173,19 @@ def test_the_best_values_become_a_config_and_the_budget_ends_the_search(
     assert (found.folder / "slice.png").stat().st_size > 5_000
 
 
+def test_the_first_trial_has_the_values_of_the_config_as_far_as_the_space_has_them(
+    config: StudyConfig, trainings: Trainings
+) -> None:
+    config = with_values(config, {"training.peak_rate": 2e-3, "network.kind": "resnet", "network.depth": 5}, source="t")
+
+    assert medhybrid.tune(config, SEARCH, minutes=3) is not None
+
+    first, second = trainings.configs[:2]
+    assert (first.training.peak_rate, first.network.kind) == (2e-3, "resnet")
+    assert first.network.depth in (1, 2), "5 is not in the space"
+    assert second.training.peak_rate != 2e-3
+
+
 def test_a_second_call_goes_on_and_does_not_try_the_same_again(config: StudyConfig, trainings: Trainings) -> None:
     medhybrid.tune(config, SEARCH, minutes=3)
     first = len(trainings.configs)
