@@ -24,6 +24,7 @@ import medhybrid
 from medhybrid.inference.device import choose_precision
 from medhybrid.inference.windows import predict_windows
 from medhybrid.networks import build_network
+from medhybrid.networks.cast import cast_weights
 
 SHAPES = {"hippocampus": (96, 112, 96), "brain": (120, 120, 32)}
 
@@ -43,6 +44,8 @@ def way(who: str, network: Any, window: tuple[int, int, int], n_classes: int) ->
     """From (C, X, Y, Z) to logits (K, X, Y, Z)."""
     if who == "openvino":
         network = _converted(network, window)
+    elif who == "ours":  # as `predict` does
+        network = cast_weights(network, choose_precision(torch.device("cpu"), "auto"))
 
     def predictor(batch: Tensor) -> Tensor:
         out: Tensor = network(batch).full
