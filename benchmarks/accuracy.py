@@ -157,8 +157,7 @@ def train_one(config: StudyConfig, setting: str, minutes: float) -> dict[str, An
     labels = {name: n for n, name in enumerate(plan.labels, start=1)}
     scores: list[LabelScore] = []
     for r in outcome.validation.results:
-        spacing = r.case.source_grid.spacing_mm
-        scores += score_case(r.case.name, r.prediction, r.case.source_mask(), labels, spacing)
+        scores += score_case(r.case.name, r.prediction, r.case.source_mask(), labels, r.case.source_grid)
     example = torch.zeros(1, len(plan.channels), *plan.patch_size, device=trainer.device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(example)

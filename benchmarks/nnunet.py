@@ -16,6 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from medhybrid.geometry import Grid
 from medhybrid.metrics import LabelScore, score_case
 
 PRESETS = {"nnunet": ("nnUNetPlans", []), "nnunet_resenc": ("nnUNetResEncUNetMPlans", ["-pl", "nnUNetPlannerResEncM"])}
@@ -99,9 +100,9 @@ def score_masks(masks: Path, root: Path, labels: Mapping[str, int], cases: Seque
         made, reference = nib.load(masks / f"{case}.nii.gz"), nib.load(root / "labelsTr" / f"{case}.nii.gz")
         if made.shape != reference.shape or not np.allclose(made.affine, reference.affine, atol=1e-3):
             raise RuntimeError(f"{case}: nnU-Net's mask is not on the reference's grid")
-        x, y, z = (float(n) for n in reference.header.get_zooms()[:3])
+        grid = Grid(reference.shape, reference.affine)
         prediction = table[np.asarray(made.dataobj, np.uint8)]
-        scores += score_case(case, prediction, np.asarray(reference.dataobj), labels, (x, y, z))
+        scores += score_case(case, prediction, np.asarray(reference.dataobj), labels, grid)
     return scores
 
 

@@ -26,6 +26,7 @@ seeds that all of a group have.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,13 +62,17 @@ class Records:
         self.path = path
         self.all: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
 
-    def has(self, group: str, setting: str, seed: int, unit: int) -> bool:
-        """Whether a training is there; `unit` is the length that the others are multiples of."""
-        return any((r["group"], r["setting"], r["seed"], r["unit"]) == (group, setting, seed, unit) for r in self.all)
+    def has(self, group: str, setting: str, seed: int, unit: int, config: str) -> bool:
+        """Whether a training is there; `unit` is the length that the others are multiples of, `config` a search's winner."""
+        asked = (group, setting, seed, unit, config)
+        return any(
+            (*(r[k] for k in ("group", "setting", "seed", "unit")), r.get("config", "")) == asked for r in self.all
+        )
 
-    def add(self, group: str, seed: int, unit: int, made: Setting) -> None:
+    def add(self, group: str, seed: int, unit: int, made: Setting, config: str) -> None:
         """Add a training of one seed."""
         record = {"group": group, "setting": made.name, "seed": seed, "unit": unit, "steps": made.n_steps[0]}
+        record |= {"config": config} if config else {}
         record |= {"parameters": made.n_parameters, "dice": made.by_seed[0], "cases": made.cases}
         self.all.append(record)
         self.path.write_text(json.dumps(self.all, indent=1) + "\n")
@@ -94,6 +99,10 @@ class Records:
             ]
             told.append(f"### {study}, {group}, {unit} steps a training\n\n{comparison_table(settings)}\n")
         return "\n".join(told)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def main() -> None:
@@ -168,12 +177,13 @@ def main() -> None:
     for seed in map(int, chosen.seeds.split(",")):
         for group, configs in groups.items():
             for setting, config in configs.items():
-                if not records.has(group, setting, seed, chosen.steps):
+                known = _sha256(chosen.tuned) if setting == "tuned" else ""
+                if not records.has(group, setting, seed, chosen.steps, known):
                     name = f"practices-{group.replace(' ', '-')}"
                     result = medhybrid.compare({setting: config}, seeds=[seed], name=name)
                     if result is None:
                         raise SystemExit(130)
-                    records.add(group, seed, chosen.steps, result.settings[0])
+                    records.add(group, seed, chosen.steps, result.settings[0], known)
                     (RESULTS / f"practices_{study.name}.md").write_text(records.tables(study.name))
     print(records.tables(study.name))
 

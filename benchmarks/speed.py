@@ -103,7 +103,7 @@ class Bench:
 
     def model(self, study: str) -> Path:
         """A run of ours that is long enough for masks like those of a trained one."""
-        note = self.work / f"{study}-run.txt"
+        note = self.work / f"{study}-{N_STEPS}-steps.txt"
         if not note.is_file():
             config = self.config(study, f"training.iterations={N_STEPS}", "training.n_validations=1")
             medhybrid.preprocess(config)

@@ -77,7 +77,7 @@ class Watch:
 @contextmanager
 def watched(model: Model, reach_mm: float) -> Iterator[Watch]:
     """The model's Transformer with its attention recorded and cut off."""
-    bottleneck = model.network.bottleneck
+    bottleneck = model.run.bottleneck  # type: ignore[attr-defined]  # what computes: weights cast once
     assert bottleneck is not None
     trained = bottleneck.transformer
     watch = Watch(len(trained.blocks), reach_mm)
@@ -123,9 +123,10 @@ def probe(model: Model, cases: list[PreparedCase]) -> dict[str, Any]:
     for reach in REACHES_MM:
         with watched(model, reach):
             cut[f"{reach:g} mm"] = [score(model, c) for c in cases]
-    bottleneck, model.network.bottleneck = model.network.bottleneck, None
+    run: Any = model.run
+    bottleneck, run.bottleneck = run.bottleneck, None
     cut["without the Transformer"] = [score(model, c) for c in cases]
-    model.network.bottleneck = bottleneck
+    run.bottleneck = bottleneck
     for name, scores in cut.items():
         gap = paired_difference([d for d, _ in scores], [d for d, _ in whole])
         far = np.mean([f for _, f in scores])

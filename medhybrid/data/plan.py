@@ -8,7 +8,7 @@ Rules
 spacing : the median spacing of the cases along each axis; where one axis is at least `ANISOTROPY` times coarser than the
     finest, its own median stays, so that thick slices are neither invented nor thrown away.
 patch : grown around the median shape, in proportion to it, until `prepare.max_patch_voxels`, each axis a multiple of its
-    total stride.
+    total stride, and of at least `MIN_TOKENS_PER_AXIS` of them where it is halved at all.
 strides : halve each axis at each level, but not an axis whose spacing is still more than `ANISOTROPY_AT_STRIDE` times the
     finest at that level, nor one that would shrink below `MIN_TOKENS_PER_AXIS`.
 batch : as many patches as fit `BYTES_PER_PATCH_VOXEL` of the memory that is free, between 2 and 8.
@@ -34,6 +34,7 @@ PLAN_VERSION = 1
 ANISOTROPY = 3.0
 ANISOTROPY_AT_STRIDE = 2.0
 MIN_TOKENS_PER_AXIS = 4
+"""Fewer relate little; where one is left along Z, torch 2.13 computes strided convolutions of bf16 wrongly on CPUs."""
 BYTES_PER_PATCH_VOXEL = 2_500
 """Peak memory of a training step per voxel of a patch, measured on the hybrid with 32-64-128 channels, rounded up."""
 
@@ -213,12 +214,19 @@ def _choose_patch(
     shape: np.ndarray, strides: tuple[tuple[int, int, int], ...], max_voxels: int
 ) -> tuple[tuple[int, int, int], str]:
     total = np.prod(strides, axis=0)
-    scale = min(1.0, (max_voxels / float(np.prod(shape))) ** (1 / 3))
-    steps = np.ceil(shape * scale / total) if scale == 1.0 else np.floor(shape * scale / total)
-    patch = np.maximum(steps, 1) * total
-    return _as_triple(patch), (
-        f"median shape {_as_triple(shape)} scaled by {scale:.2f} to at most {max_voxels} voxels, "
-        f"multiples of {tuple(int(t) for t in total)}"
+    least = np.where(total > 1, MIN_TOKENS_PER_AXIS, 1)
+    steps, is_free = least.astype(float), np.ones(3, bool)
+    while is_free.any():  # an axis that would become too short keeps its least length, the others share what is left
+        left = max_voxels / float(np.prod((least * total)[~is_free]))
+        scale = min(1.0, (left / float(np.prod(shape[is_free]))) ** (1 / is_free.sum()))
+        scaled = np.ceil(shape / total) if scale == 1.0 else np.floor(shape * scale / total)
+        if not (is_short := is_free & (scaled < least)).any():
+            steps[is_free] = scaled[is_free]
+            break
+        is_free &= ~is_short
+    return _as_triple(steps * total), (
+        f"median shape {_as_triple(shape)}, in proportion, to at most {max_voxels} voxels where axes that are halved keep "
+        f"{MIN_TOKENS_PER_AXIS} tokens; multiples of {tuple(int(t) for t in total)}"
     )
 
 

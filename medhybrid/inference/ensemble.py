@@ -29,11 +29,11 @@ class Ensemble(Model):
         first = members[0]
         for other in members[1:]:
             _refuse_other_plan(first, other)
-        weights = "".join(m.record.weights_sha256 for m in members)
+        decides = "".join(m.record.weights_sha256 + m.record.calibration.model_dump_json() for m in members)
         calibrations = [m.record.calibration for m in members]
         record = first.record.model_copy(
             update={
-                "weights_sha256": hashlib.sha256(weights.encode()).hexdigest(),
+                "weights_sha256": hashlib.sha256(decides.encode()).hexdigest(),
                 # the members' probabilities are calibrated before they are averaged
                 "calibration": Calibration(threshold=float(np.mean([c.threshold for c in calibrations]))),
             }

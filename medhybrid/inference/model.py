@@ -93,17 +93,31 @@ class Model:
 
     Attributes
     ----------
-    run : callable
-        What computes logits: the network, or a program made of it (`inference.openvino`), which `runtime` names.
+    runtime : str
+        What `run` is made of, with its version.
     """
 
     def __init__(self, network: Network, record: ModelRecord, device: torch.device) -> None:
         self.record, self.device = record, device
         self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
         self.precision = choose_precision(device, record.inference.precision)
-        self.run: Callable[..., Logits] = cast_weights(self.network, self.precision)
+        self._run: Callable[..., Logits] | None = None
+        self._cast: tuple[torch.dtype, Callable[..., Logits]] | None = None
         self.runtime = f"torch {torch.__version__}"
         self.n_networks, self.batch_size = 1, BatchSize(record.inference.window_batch)
+
+    @property
+    def run(self) -> Callable[..., Logits]:
+        """What computes logits: the network with its weights cast to `precision` once, or a program made of it."""
+        if self._run is not None:
+            return self._run
+        if self._cast is None or self._cast[0] is not self.precision:
+            self._cast = self.precision, cast_weights(self.network, self.precision)
+        return self._cast[1]
+
+    @run.setter
+    def run(self, program: Callable[..., Logits]) -> None:
+        self._run = program
 
     @property
     def plan(self) -> Plan:

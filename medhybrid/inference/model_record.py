@@ -19,8 +19,8 @@ class Made(BaseModel):
 
     Attributes
     ----------
-    is_extended : bool
-        A part of its steps had the learning rates of a shorter training.
+    has_changed_length : bool
+        A part of its steps had the learning rates of a shorter or longer training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,7 +28,7 @@ class Made(BaseModel):
     config: dict[str, Any]
     n_steps: int
     is_interrupted: bool = False
-    is_extended: bool = False
+    has_changed_length: bool = False
     software: dict[str, str]
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medhybrid.geometry import Grid
 from medhybrid.metrics.lesions import count_lesions
 from medhybrid.metrics.overlap import dice, volume_error_ml, volume_error_percent, volume_ml
 from medhybrid.metrics.surface import hd95_mm, surface_dice
@@ -40,20 +41,12 @@ def score_case(
     prediction: NDArray[np.generic],
     reference: NDArray[np.generic],
     labels: Mapping[str, int],
-    spacing_mm: tuple[float, float, float],
+    grid: Grid,
     *,
     tolerance_mm: float = 1.0,
-    voxel_ml: float | None = None,
 ) -> list[LabelScore]:
-    """Measure each label of a label map (X, Y, Z) against its reference on the same grid.
-
-    Parameters
-    ----------
-    voxel_ml : float, optional
-        Volume of a voxel; by default that of one with right angles, which those of a tilted scan do not have.
-    """
-    scores = []
-    share = 1.0 if voxel_ml is None else 1000 * voxel_ml / float(np.prod(spacing_mm))
+    """Measure each label of a label map (X, Y, Z) against its reference, both on `grid`."""
+    scores, spacing_mm = [], grid.spacing_mm
     for name, value in labels.items():
         p, r = prediction == value, reference == value
         lesions = count_lesions(p, r)
@@ -64,9 +57,9 @@ def score_case(
                 dice=dice(p, r),
                 hd95_mm=hd95_mm(p, r, spacing_mm),
                 surface_dice=surface_dice(p, r, spacing_mm, tolerance_mm),
-                reference_ml=share * volume_ml(r, spacing_mm),
-                predicted_ml=share * volume_ml(p, spacing_mm),
-                volume_error_ml=share * volume_error_ml(p, r, spacing_mm),
+                reference_ml=volume_ml(r, grid.voxel_ml),
+                predicted_ml=volume_ml(p, grid.voxel_ml),
+                volume_error_ml=volume_error_ml(p, r, grid.voxel_ml),
                 volume_error_percent=volume_error_percent(p, r),
                 lesion_precision=lesions.precision,
                 lesion_recall=lesions.recall,

@@ -32,14 +32,14 @@ def dice(prediction: Mask, reference: Mask) -> float:
     return 2 * int((prediction & reference).sum()) / total if total else 1.0
 
 
-def volume_ml(mask: Mask, spacing_mm: tuple[float, float, float]) -> float:
+def volume_ml(mask: Mask, voxel_ml: float) -> float:
     """Volume of a mask."""
-    return float(mask.sum()) * float(np.prod(spacing_mm)) / 1000
+    return float(mask.sum()) * voxel_ml
 
 
-def volume_error_ml(prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, float]) -> float:
+def volume_error_ml(prediction: Mask, reference: Mask, voxel_ml: float) -> float:
     """Predicted minus reference volume."""
-    return volume_ml(prediction, spacing_mm) - volume_ml(reference, spacing_mm)
+    return volume_ml(prediction, voxel_ml) - volume_ml(reference, voxel_ml)
 
 
 def volume_error_percent(prediction: Mask, reference: Mask) -> float:

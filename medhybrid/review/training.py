@@ -97,7 +97,7 @@ def case_view(result: CaseResult, *, channel: int, is_drawn: bool) -> CaseView:
     scores: tuple[LabelScore, ...] = ()
     if is_drawn:
         pictured = Pictured(case.image()[channel], _on_prepared_grid(result), case.labels(), case.grid)
-        scores = tuple(score_case(case.name, result.prediction, case.source_mask(), labels, grid.spacing_mm))
+        scores = tuple(score_case(case.name, result.prediction, case.source_mask(), labels, grid))
     spacing = " x ".join(f"{s:.3g}" for s in grid.spacing_mm)
     return CaseView(
         case=case.name,

@@ -152,5 +152,4 @@ def _score(
         problems[case] = "prediction is not on the reference's grid: scored as empty"
     else:
         array = found
-    spacing, ml = reference.grid.spacing_mm, reference.grid.voxel_ml
-    return score_case(case, array, reference.array[0], labels, spacing, tolerance_mm=tolerance_mm, voxel_ml=ml)
+    return score_case(case, array, reference.array[0], labels, reference.grid, tolerance_mm=tolerance_mm)

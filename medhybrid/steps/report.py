@@ -162,7 +162,7 @@ def _read(
         if known is None:
             notes.append("the reference is not on the scan's grid: it is neither drawn nor scored")
         else:
-            scores = score_case(case, mask, known, record.labels, scan.grid.spacing_mm)
+            scores = score_case(case, mask, known, record.labels, scan.grid)
     shown = shown_channel(record.model_channels)
     image = scan.array[shown if shown < len(scan.array) else 0]
     return Pictured.from_scan(image, mask, known, scan.grid), scores, facts_of(scan.grid, scan.source.kind)

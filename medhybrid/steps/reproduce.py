@@ -108,7 +108,7 @@ def _config_here(made: Made, plan: Plan, places: Mapping[str, str | None]) -> St
 def _length(made: Made) -> str:
     minutes = made.config["training"].get("max_minutes")
     schedule = f" on the schedule of {minutes:g} minutes" if minutes else ""
-    marks = [", interrupted"] * made.is_interrupted + [", extended from a shorter training"] * made.is_extended
+    marks = [", interrupted"] * made.is_interrupted + [", of a length changed on the way"] * made.has_changed_length
     return "".join([f"{made.n_steps} steps{schedule}", *marks])
 
 

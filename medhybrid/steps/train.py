@@ -50,8 +50,8 @@ logger = logging.getLogger(__name__)
 PICTURED_CASES = 3
 """Cases drawn at each validation: the same ones, so that progress can be seen."""
 
-EXTENDED = "extended"
-"""An empty file in the folder of a run that was given more steps than it began with."""
+OTHER_LENGTH = "other_length"
+"""An empty file in the folder of a run whose length was changed on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,7 @@ def resume(
         If another process trains the run.
     """
     reporter, config = reporter or Silent(), extend(run_config(folder), overrides)
+    has_other_length = config != run_config(folder)
     _refuse_unlabelled(config)
     with join_team(choose_device(own_gpu(config.training.device))) as team:
         # The first one will write a longer config: what the others have read of the file may be that.
@@ -148,8 +149,8 @@ def resume(
         if not has_begun:
             reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
         with _held(folder, config, team):
-            if team.is_first and has_begun and overrides:
-                (folder / EXTENDED).touch()
+            if team.is_first and has_begun and has_other_length:
+                (folder / OTHER_LENGTH).touch()
             return _run(config, dataset, folder, reporter, team, resume=has_begun, watch=watch)
 
 
@@ -310,7 +311,7 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
             config=without_places(config),
             n_steps=outcome.step,
             is_interrupted=outcome.is_interrupted,
-            is_extended=(folder / EXTENDED).exists(),
+            has_changed_length=(folder / OTHER_LENGTH).exists(),
             software=made_with(config),
         ),
     )

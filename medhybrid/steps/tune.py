@@ -123,12 +123,13 @@ def tune(
     text = f"**{config.name}**: search {search.name} over {', '.join(search.space)}; {minutes:g} minutes"
     with nested_runs(config, folder, text) as (parent, tracker):
         while (spent := _minutes_spent(study)) < minutes:
-            reporter.message(f"trial {len(study.trials) + 1}: {spent:.1f} of {minutes:g} minutes spent")
+            number = 1 + sum(t.state.name != "WAITING" for t in study.get_trials(deepcopy=False))
+            reporter.message(f"trial {number}: {spent:.1f} of {minutes:g} minutes spent")
             if not _one_trial(study, base, search, folder, parent, reporter):
                 raise InterruptedRunsError
             _refuse_failures(study)
             _write_trials(study, folder / "trials.csv")
-        tuning = _conclude(study, config, folder)
+        tuning = _conclude(study, config, search, folder)
         pictures = draw_search(study, folder)
         if tracker is not None:
             tracker.log_metrics({"dice": tuning.dice, "trials": tuning.n_trials}, 0)
@@ -264,23 +265,34 @@ def _suggest(trial: Any, search: SearchConfig) -> dict[str, Any]:
     values = {}
     for key, r in search.space.items():
         if r.choices:
-            values[key] = trial.suggest_categorical(key, r.choices)
+            values[key] = trial.suggest_categorical(key, [_stored(choice) for choice in r.choices])
         elif r.is_whole:
             values[key] = trial.suggest_int(key, r.low, r.high, log=r.log)
         else:
             values[key] = trial.suggest_float(key, r.low, r.high, log=r.log)
-    return values
+    return _read_back(values, search)
+
+
+def _stored(choice: Any) -> Any:
+    """A choice as a database can hold it: lists as text."""
+    return json.dumps(choice) if isinstance(choice, list | tuple | dict) else choice
+
+
+def _read_back(values: Mapping[str, Any], search: SearchConfig) -> dict[str, Any]:
+    """Values of a trial as a config has them."""
+    known = {key: {_stored(choice): choice for choice in search.space[key].choices} for key in values}
+    return {key: known[key].get(value, value) for key, value in values.items()}
 
 
 def _own_values(base: StudyConfig, search: SearchConfig) -> dict[str, Any]:
     """Those of the config that lie in the space; what is left out is drawn."""
-    values = {}
+    values: dict[str, Any] = {}
     for key, r in search.space.items():
-        value: Any = base.model_dump()
+        value: Any = base.model_dump(mode="json")  # lists, as a search file has them
         for part in key.split("."):
             value = value[part]
         if value in r.choices or (isinstance(value, int | float) and r.has(value)):
-            values[key] = value
+            values[key] = _stored(value)
     return values
 
 
@@ -291,14 +303,15 @@ def _minutes_spent(study: Any) -> float:
 # --- the result -------------------------------------------------------------------------------------------------------
 
 
-def _conclude(study: Any, config: StudyConfig, folder: Path) -> Tuning:
+def _conclude(study: Any, config: StudyConfig, search: SearchConfig, folder: Path) -> Tuning:
     done = [t for t in study.get_trials(deepcopy=False) if t.value is not None and t.state.name == "COMPLETE"]
     if not done:
         raise ConfigError("no trial gave a score", remedy=f"see {folder / 'trials.csv'}; give more minutes")
     best = max(done, key=lambda t: t.value)
-    winner = with_values(config, best.params, source="the winner")
+    values = _read_back(best.params, search)
+    winner = with_values(config, values, source="the winner")
     save_config(winner, folder / "best.yaml")
-    return Tuning(folder, winner, dict(best.params), float(best.value), len(study.trials))
+    return Tuning(folder, winner, values, float(best.value), len(study.trials))
 
 
 def _write_trials(study: Any, path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medhybrid.config import StudyConfig
 from medhybrid.data.fingerprint import CaseFingerprint, combine
-from medhybrid.data.plan import BYTES_PER_PATCH_VOXEL, Plan, make_plan
+from medhybrid.data.plan import BYTES_PER_PATCH_VOXEL, MIN_TOKENS_PER_AXIS, Plan, make_plan
 from medhybrid.errors import DataError
 from tests.synthetic import small_values
 
@@ -66,10 +66,19 @@ def test_every_plan_fits_its_network_and_its_memory(
 
     total = np.prod(plan.strides, axis=0)
     assert all(p % t == 0 for p, t in zip(plan.patch_size, total, strict=True))
+    assert all(p // t >= MIN_TOKENS_PER_AXIS for p, t in zip(plan.patch_size, total, strict=True) if t > 1)
     assert 2 <= plan.batch_size <= 8
     if plan.batch_size > 2:
         assert plan.batch_size * np.prod(plan.patch_size) * BYTES_PER_PATCH_VOXEL <= memory / 2
     assert set(plan.reasons) >= {"spacing_mm", "patch_size", "strides", "batch_size", "normalisation.T1"}
+
+
+def test_a_patch_of_a_thin_stack_keeps_four_tokens_and_the_number_of_its_voxels() -> None:
+    """Scaled in proportion it had 144 x 144 x 8 voxels, one token along Z."""
+    plan = make_plan(config(), fingerprint((512, 512, 40), (0.8, 0.8, 1.5)), free_memory=8 * GIB)
+
+    assert plan.patch_size == (88, 88, 32)
+    assert np.prod(plan.patch_size) <= config().prepare.max_patch_voxels
 
 
 def test_a_value_of_the_config_wins_and_says_so() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
 from medhybrid.errors import GeometryError
+from medhybrid.geometry import Grid
 from medhybrid.metrics import (
     count_lesions,
     dice,
@@ -29,6 +30,8 @@ from medhybrid.metrics import (
 from tests.synthetic import blob_case, save_nifti
 
 SPACING = (1.0, 1.5, 3.0)
+
+GRID = Grid((4, 4, 4), np.diag([*SPACING, 1.0]))
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:monai")
 
@@ -117,7 +120,7 @@ def test_empty_masks_count_as_documented() -> None:
     assert hd95_mm(full, empty, SPACING) == pytest.approx(np.linalg.norm(np.array([4, 4, 4]) * SPACING))
     assert surface_dice(full, empty, SPACING) == 0.0
     assert math.isnan(volume_error_percent(full, empty))
-    assert volume_error_ml(full, empty, SPACING) == pytest.approx(64 * 4.5 / 1000)
+    assert volume_error_ml(full, empty, 4.5 / 1000) == pytest.approx(64 * 4.5 / 1000)
 
 
 def test_lesions_match_by_one_common_voxel() -> None:
@@ -147,8 +150,8 @@ def test_the_summary_weighs_cases_alike() -> None:
     reference = np.zeros((4, 4, 4), np.uint8)
     reference[:2], reference[2:] = 1, 2
     labels = {"a": 1, "b": 2}
-    scores = score_case("x", reference, reference, labels, SPACING)
-    scores += score_case("y", 0 * reference, reference, labels, SPACING)
+    scores = score_case("x", reference, reference, labels, GRID)
+    scores += score_case("y", 0 * reference, reference, labels, GRID)
 
     summary = summarise(scores)
 
@@ -159,7 +162,7 @@ def test_the_summary_weighs_cases_alike() -> None:
 def test_a_label_that_both_sides_lack_adds_nothing() -> None:
     reference, prediction = np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)
     reference[0], prediction[:2] = 1, 1
-    scores = score_case("x", prediction, reference, {"a": 1, "absent": 2}, SPACING)
+    scores = score_case("x", prediction, reference, {"a": 1, "absent": 2}, GRID)
 
     assert summarise(scores)["dice"] == pytest.approx(2 / 3)
 
@@ -175,7 +178,7 @@ def test_all_measures_agree_with_the_independent_scorer(shared: Path, tmp_path: 
         prediction = 0 * prediction if i == 4 else np.where(prediction == 4, 0, prediction) if i == 5 else prediction
         save_nifti(tmp_path / "reference" / f"c{i}.nii.gz", reference)
         save_nifti(tmp_path / "prediction" / f"c{i}.nii.gz", prediction.astype(np.uint8))
-        ours += score_case(f"c{i}", prediction, reference, labels, (1.5, 1.5, 3.0))
+        ours += score_case(f"c{i}", prediction, reference, labels, Grid(reference.shape, np.diag([1.5, 1.5, 3.0, 1.0])))
     command = [sys.executable, shared / "tools" / "score.py", tmp_path / "reference", tmp_path / "prediction"]
 
     done = subprocess.run([*command, "--csv", tmp_path / "rows.csv"], check=True, capture_output=True, text=True)
@@ -200,8 +203,9 @@ def test_the_rounding_of_an_affine_does_not_decide_of_surface_dice() -> None:
 
 
 def test_volumes_of_slanted_voxels_are_theirs() -> None:
-    mask = np.ones((4, 4, 4), np.uint8)
+    mask, affine = np.ones((4, 4, 4), np.uint8), np.diag([*SPACING, 1.0])
+    affine[:3, 2] = 0, 3 * np.sin(0.4), 3 * np.cos(0.4)  # slices as far apart along a tilted axis
 
-    (score,) = score_case("c", mask, mask, {"x": 1}, SPACING, voxel_ml=0.9 * 4.5 / 1000)
+    (score,) = score_case("c", mask, mask, {"x": 1}, Grid((4, 4, 4), affine))
 
-    assert score.reference_ml == score.predicted_ml == pytest.approx(0.9 * 64 * 4.5 / 1000)
+    assert score.reference_ml == score.predicted_ml == pytest.approx(np.cos(0.4) * 64 * 4.5 / 1000)

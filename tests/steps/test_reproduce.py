@@ -82,12 +82,16 @@ def test_what_the_plan_chose_there_is_asked_for_by_name(run: Path) -> None:
 
 
 def test_a_model_that_was_extended_says_that_its_steps_are_not_those_of_one_training(run: Path) -> None:
+    resume(run, ["training.iterations=6"])
+    assert not [row for row in recipe_of(read_record(run)[1]).differences if row[0] == "length"], (
+        "it is as long as before"
+    )
     extended = resume(run, ["training.iterations=+2"])
 
     recipe = recipe_of(read_record(extended.folder)[1])
 
     (length,) = [row for row in recipe.differences if row[0] == "length"]
-    assert length[1:] == ("8 steps, extended from a shorter training", "8 steps")
+    assert length[1:] == ("8 steps, of a length changed on the way", "8 steps")
 
 
 def test_only_places_can_change_and_a_model_without_a_recipe_is_refused(run: Path) -> None:

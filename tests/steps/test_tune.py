@@ -186,6 +186,15 @@ def test_the_first_trial_has_the_values_of_the_config_as_far_as_the_space_has_th
     assert second.training.peak_rate != 2e-3
 
 
+def test_lists_of_the_config_are_known_among_the_choices(config: StudyConfig, trainings: Trainings) -> None:
+    choices = ([8, 16], list(config.network.widths), [16, 32])
+    search = SearchConfig(name="widths", space={"network.widths": RangeConfig(choices=choices)})
+
+    medhybrid.tune(config, search, minutes=0.1)
+
+    assert trainings.configs[0].network.widths == config.network.widths
+
+
 def test_a_second_call_goes_on_and_does_not_try_the_same_again(config: StudyConfig, trainings: Trainings) -> None:
     medhybrid.tune(config, SEARCH, minutes=3)
     first = len(trainings.configs)
