@@ -48,7 +48,8 @@ MEDHYBRID = [sys.executable, "-m", "medhybrid"]
 class Bench:
     """The data, the places, and nnU-Net's environment."""
 
-    def __init__(self, roots: dict[str, Path], work: Path, commands: Path) -> None:
+    def __init__(self, roots: dict[str, Path], work: Path, commands: Path, n_scans: int | None) -> None:
+        self.n_scans = n_scans
         self.roots, self.work, self.commands = roots, work.resolve(), commands.resolve()
         asked = (
             "import sysconfig, importlib.metadata as m; print(sysconfig.get_paths()['purelib'], m.version('nnunetv2'), "
@@ -112,11 +113,11 @@ class Bench:
 
     def scans(self, study: str) -> Path:
         """Folder with the images that validate fold 0, in nnU-Net's names."""
-        folder = self.work / f"scans-{study}"
+        folder = self.work / (f"scans-{study}" + (f"-{self.n_scans}" if self.n_scans else ""))
         if not folder.is_dir():
             place, _ = self.nnunet(study)
             config = self.config(study)
-            names = load_folds(config.data, list_cases(config.data))[0][0].validation
+            names = sorted(load_folds(config.data, list_cases(config.data))[0][0].validation)[: self.n_scans]
             folder.mkdir(parents=True)
             for path in (place / "nnUNet_raw" / f"Dataset{DATASET_ID}_{study}" / "imagesTr").glob("*.nii.gz"):
                 if path.name[:-12] in names:
@@ -317,8 +318,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="kept between calls")
     parser.add_argument("--only", default=",".join(ROWS))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scans", type=int, help="of a folder, at most; nnU-Net takes a minute a scan of glioma")
     chosen = parser.parse_args()
-    bench = Bench({"hippocampus": chosen.hippocampus, "brain": chosen.glioma}, chosen.work, chosen.nnunet)
+    bench = Bench({"hippocampus": chosen.hippocampus, "brain": chosen.glioma}, chosen.work, chosen.nnunet, chosen.scans)
     path = RESULTS / "speed.json"
     records: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for name in chosen.only.split(","):
