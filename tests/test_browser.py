@@ -126,6 +126,7 @@ def test_the_report_is_shown_inside_the_ui(server: str, page: Any, trained: tupl
 
     frame = until(lambda: next((f for f in page.frames if f.query_selector("#cases")), None))
     assert frame.locator("#cases tbody tr").count() == 3
+    until(lambda: frame.evaluate("document.readyState") == "complete")  # or a click may come before who hears it
     frame.click("section.case .open >> nth=0")
     until(lambda: "mm" in (frame.text_content(".location >> nth=0") or ""))
     frame.check("section.case form.review input[value=accepted] >> nth=0")  # the page's own script runs there, too

@@ -127,6 +127,7 @@ def test_another_case_opens_in_the_same_viewer(browser: Any, out: Path) -> None:
         assert page.locator(".stage:visible").count() == 1
         for case in ("scan_22", "scan_23", "scan_22"):  # the second click comes while the first case still loads
             page.click(f"section[data-case={case}] .jump >> nth=0")
+        page.evaluate("() => turn")  # they are shown one after the other; "mm" may still be of the first
         last = page.locator("section[data-case=scan_22]")
         expect(last.locator(".location")).to_contain_text("mm", timeout=PATIENCE_MS)
         expect(last.locator(".stage")).to_be_visible()
