@@ -1,0 +1,25 @@
+"""What a mask is known by: whatever decides it or its verdict gives it another name."""
+
+import torch
+
+from medhybrid.config import NetworkConfig
+from medhybrid.inference.confidence import Calibration
+from medhybrid.inference.ensemble import Ensemble
+from medhybrid.inference.folder import fingerprint_of
+from medhybrid.inference.model import Model, network_for
+from tests.synthetic import make_test_plan, make_test_record
+
+
+def model(calibration: Calibration) -> Model:
+    plan, config = make_test_plan(), NetworkConfig(widths=(8, 16), blocks=(1, 1), token_width=24, depth=1, heads=2)
+    record = make_test_record(plan, config).model_copy(update={"calibration": calibration})
+    return Model(network_for(config, plan), record, torch.device("cpu"))
+
+
+def test_another_calibration_is_another_name() -> None:
+    plain, warmer = Calibration(), Calibration(temperature=1.5)
+
+    assert fingerprint_of(model(plain)) == fingerprint_of(model(plain))
+    assert fingerprint_of(model(plain)) != fingerprint_of(model(warmer))
+    joined = [Ensemble([model(plain), model(c)]) for c in (plain, warmer)]
+    assert fingerprint_of(joined[0]) != fingerprint_of(joined[1])
