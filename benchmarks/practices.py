@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--pretrain-steps", type=int, default=0, help="as long, without masks")
     parser.add_argument("--masks", default="5")
     parser.add_argument("--tuned", type=Path, help="config")
-    parser.add_argument("--settings", help="with all masks, scratch first; by default all of them")
+    parser.add_argument("--settings", help="with all masks, scratch first; by default all of them, '' for none")
     parser.add_argument("--seeds", default="0,1")
     chosen = parser.parse_intermixed_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
@@ -160,8 +160,8 @@ def main() -> None:
         **({"told": own(*told)} if told else {}),
         **({"tuned": tuned()} if chosen.tuned else {}),
     }
-    if chosen.settings:
-        settings = {name: settings[name] for name in chosen.settings.split(",")}
+    if chosen.settings is not None:
+        settings = {name: settings[name] for name in filter(None, chosen.settings.split(","))}
     groups = {"all masks": settings}
     if chosen.tuned:
         length = 2 * chosen.steps
