@@ -171,7 +171,7 @@ class _Batches:
         try:
             with torch.inference_mode(), autocast(self.device, self.precision):
                 on_device = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)
-                return _mirrored(self.predictor, on_device, self.mirror_axes).to(batch.device)
+                return _mirrored(self.predictor, on_device, self.mirror_axes, self.size.n).to(batch.device)
         except RuntimeError as error:
             if len(batch) == 1 or not is_out_of_memory(error):
                 raise
@@ -181,16 +181,16 @@ class _Batches:
         return None
 
 
-def _mirrored(predictor: Predictor, batch: Tensor, axes: Sequence[int]) -> Tensor:
-    """Mean logits over mirrorings, float32."""
-    total: Tensor | None = None
-    flips = mirrorings(axes)
-    for flip in flips:
-        dims = [a + 2 for a in flip]
-        out = predictor(batch.flip(dims) if dims else batch).float()
-        out = out.flip(dims) if dims else out
-        total = out if total is None else total + out
-    assert total is not None
+def _mirrored(predictor: Predictor, batch: Tensor, axes: Sequence[int], n_at_once: int) -> Tensor:
+    """Mean logits over mirrorings, float32; several are seen at once where `n_at_once` windows leave room for them."""
+    flips = [[a + 2 for a in flip] for flip in mirrorings(axes)]
+    n_together = max(1, n_at_once // len(batch))
+    total = torch.zeros((), device=batch.device)
+    for first in range(0, len(flips), n_together):
+        some = flips[first : first + n_together]
+        seen = predictor(torch.cat([batch.flip(dims) if dims else batch for dims in some])).float()
+        for dims, out in zip(some, seen.chunk(len(some)), strict=True):
+            total = total + (out.flip(dims) if dims else out)
     return total / len(flips)
 
 

@@ -60,6 +60,27 @@ def test_a_convolution_agrees_with_monais_sliding_window() -> None:
     torch.testing.assert_close(ours, theirs[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(12, 12, 8), (12, 12, 20)])
+@pytest.mark.parametrize("window_batch", [2, 3, 8])
+def test_mirrorings_seen_at_once_are_those_seen_one_by_one(shape: tuple[int, int, int], window_batch: int) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Conv3d(1, 2, 3, padding=1)
+    image, seen = torch.randn(1, *shape), []
+
+    def predictor(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(len(batch))
+        out: torch.Tensor = net(batch)
+        return out
+
+    common = {"window": (12, 12, 8), "n_classes": 2, "overlap": 0.5, "mirror_axes": (0, 2)}
+    one_by_one = predict_windows(image, net, window_batch=1, **common)
+    at_once = predict_windows(image, predictor, window_batch=window_batch, **common)
+
+    torch.testing.assert_close(at_once, one_by_one, atol=1e-5, rtol=1e-5)
+    assert 1 < max(seen) <= window_batch
+    assert sum(seen) == 4 * (1 if shape[2] == 8 else 4)
+
+
 def test_air_is_left_out_and_is_background() -> None:
     seen = []
 
