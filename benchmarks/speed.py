@@ -199,6 +199,7 @@ def folder(bench: Bench, study: str = "hippocampus") -> dict[str, list[Contender
     n_scans = len({p.name[:-12] for p in scans.iterdir()})
     contenders = [
         Contender("ours", ours, before=_removes(out), until_first=out / "masks"),
+        Contender("ours, no mirroring", [*ours, "--no-mirror"], before=_removes(out), until_first=out / "masks"),
         Contender("ours, OpenVINO", [*ours, "--device", "openvino"], before=_removes(out), until_first=out / "masks"),
         nnunet("nnU-Net, no mirroring", "--disable_tta"),
     ]
@@ -212,7 +213,7 @@ def folder_glioma(bench: Bench) -> dict[str, list[Contender]]:
 
 def folder_mirrored(bench: Bench) -> dict[str, list[Contender]]:
     """The same with nnU-Net as it comes, mirroring along every axis."""
-    (row, (ours, _, theirs)), *_ = folder(bench).items()
+    (row, (ours, *_, theirs)), *_ = folder(bench).items()
     theirs.command.remove("--disable_tta")  # type: ignore[attr-defined]
     return {f"{row}, mirrored": [ours, replace(theirs, name="nnU-Net, mirroring")]}
 

@@ -50,6 +50,13 @@ def predict(
     other_grids: OtherGrids = "",
     device: Device = "auto",
     precision: PrecisionOption = None,
+    mirror: Annotated[
+        bool | None,
+        typer.Option(
+            "--mirror/--no-mirror",
+            help="Average over mirrorings, or not, which is quicker; else the model's inference.mirror.",
+        ),
+    ] = None,
     max_memory: MaxMemory = None,
     tracking_uri: TrackingUri = None,
     engine: Annotated[
@@ -94,6 +101,7 @@ def predict(
         out=out,
         device=device,
         precision=precision,
+        mirror=mirror,
         tracking_uri=tracking_uri,
         deidentify=deidentify,
         probabilities=probabilities,

@@ -273,8 +273,10 @@ def save_model(folder: Path, state: dict[str, Tensor], record: ModelRecord, card
     pending.replace(folder / "model.json")
 
 
-def load_model(path: str | Path, *, device: str = "auto", precision: str | None = None) -> Model:
-    """Load a run folder or a model folder; `precision` in place of its `inference.precision`.
+def load_model(
+    path: str | Path, *, device: str = "auto", precision: str | None = None, mirror: bool | None = None
+) -> Model:
+    """Load a run folder or a model folder; `precision` and `mirror` in place of those of its `inference`.
 
     Raises
     ------
@@ -292,9 +294,8 @@ def load_model(path: str | Path, *, device: str = "auto", precision: str | None 
             expected=f"sha256 {record.weights_sha256[:12]}...",
             remedy="copy the model folder again, whole",
         )
-    if precision is not None:
-        changed = record.inference.model_copy(update={"precision": precision})
-        record = record.model_copy(update={"inference": changed})
+    asked = {k: v for k, v in (("precision", precision), ("mirror", mirror)) if v is not None}
+    record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
     network = network_for(record.network, record.plan)
     try:
         network.load_state_dict(load_file(weights))

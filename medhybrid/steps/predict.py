@@ -62,6 +62,7 @@ def predict(
     out: str | Path,
     device: str = "auto",
     precision: str | None = None,
+    mirror: bool | None = None,
     tracking_uri: str | None = None,
     deidentify: Path | None = None,
     probabilities: bool = False,
@@ -84,6 +85,8 @@ def predict(
         A run folder, a model folder, `models:/name@alias`, or a loaded model; of several the probabilities are averaged.
     precision : str, optional
         `auto`, `bf16` or `float32`; by default the model's `inference.precision`.
+    mirror : bool, optional
+        Average over mirrorings; by default the model's `inference.mirror`. A loaded model keeps its own, and its precision.
     deidentify : Path, optional
         File of a key (made where absent): outputs are named by keyed hash and DICOM headers cleaned.
     probabilities : bool
@@ -105,13 +108,13 @@ def predict(
         If the model cannot be loaded, `scans` does not exist, or another process works on `out`.
     """
     reporter, is_pooled = reporter or Silent(), workers > 1 or bool(ray_address)
-    mirror = Mirror(str(out)) if is_remote(out) else None
-    out = Path(out) if mirror is None else mirror.fetch()
+    there = Mirror(str(out)) if is_remote(out) else None
+    out = Path(out) if there is None else there.fetch()
     place = local_copy(scans)
     found = discover(place.resolve() if is_pooled else place, without=out)
     key = None if deidentify is None else Deidentifier.from_file(deidentify)
     with hold_folder(out, share), ExitStack() as stack:
-        arguments: dict[str, Any] = {"precision": precision, "tracking_uri": tracking_uri}
+        arguments: dict[str, Any] = {"precision": precision, "mirror": mirror, "tracking_uri": tracking_uri}
         if isinstance(model, Model):
             if is_pooled:
                 raise ConfigError("workers load the model themselves", expected="its folder", found="a loaded model")
@@ -157,9 +160,9 @@ def predict(
         def on_case(n: int, prediction: Prediction, is_skipped: bool) -> None:
             nonlocal n_skipped
             n_skipped += is_skipped
-            if mirror is not None and not is_skipped:
-                mirror.withdraw([f"{kind}/{prediction.case}.json" for kind in ("done", "failed")])
-                mirror.send(files_of(prediction.case))
+            if there is not None and not is_skipped:
+                there.withdraw([f"{kind}/{prediction.case}.json" for kind in ("done", "failed")])
+                there.send(files_of(prediction.case))
             reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
 
         by = f"{workers} workers" if is_pooled else str(loaded.device)
@@ -176,8 +179,8 @@ def predict(
                 known = [p for p in job.records.all(cases) if p.made_by == job.made_by]
             where = str(place.resolve()) if key is None else ""
             _write_record(out, known, n_skipped, work, loaded, device_told, computed_in, found.n_skipped, where)
-        if mirror is not None:
-            mirror.send_changes([*FOLDERS, "."])
+        if there is not None:
+            there.send_changes([*FOLDERS, "."])
     names = {i.case for i in mine}
     return FolderResult(out, tuple(p for p in known if p.case in names), n_skipped, work.left_aside)
 
@@ -187,11 +190,12 @@ def load_for_folder(
     *,
     device: str,
     precision: str | None,
+    mirror: bool | None,
     tracking_uri: str | None,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Model:
     """`load_models`, with changes of how scans are read; here and in every worker."""
-    loaded = load_models(paths, device=device, precision=precision, tracking_uri=tracking_uri)
+    loaded = load_models(paths, device=device, precision=precision, mirror=mirror, tracking_uri=tracking_uri)
     return with_options(loaded, dict(options))
 
 

@@ -12,7 +12,10 @@ import torch
 
 import medhybrid
 from medhybrid.errors import DeviceError, ModelError
+from medhybrid.inference.folder import fingerprint_of
+from medhybrid.inference.model import Model
 from medhybrid.metrics import dice
+from medhybrid.steps.models import load_models
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 pytestmark = pytest.mark.slow
@@ -73,6 +76,21 @@ def test_the_picture_is_seen_in_float32_whatever_the_precision(trained: tuple[St
     assert begun.dtype is torch.float32
     with torch.inference_mode():
         assert torch.equal(begun, encoder.stem(image))
+
+
+def test_mirrorings_can_be_left_out_of_a_model_and_of_its_folds(trained: tuple[StudyFolder, Path]) -> None:
+    plain, mirrored = (medhybrid.load_model(trained[1], device="cpu", mirror=mirror) for mirror in (False, True))
+    folds = load_models([trained[1]] * 2, device="cpu", mirror=False)
+    image = torch.rand((1, *plain.plan.patch_size), generator=torch.Generator().manual_seed(0))
+
+    assert plain.plan.mirror_axes
+    assert not torch.allclose(plain.logits(image), mirrored.logits(image))
+    torch.testing.assert_close(folds.logits(image).softmax(0), _calibrated(plain, image), atol=1e-5, rtol=1e-4)
+    assert len({fingerprint_of(model) for model in (plain, mirrored, folds)}) == 3
+
+
+def _calibrated(model: Model, image: torch.Tensor) -> torch.Tensor:
+    return (model.logits(image) / model.record.calibration.temperature).softmax(0)
 
 
 def test_an_unknown_precision_is_refused(trained: tuple[StudyFolder, Path]) -> None:
