@@ -92,6 +92,11 @@ class Plan(BaseModel):
         return x, y, z
 
     @property
+    def is_thin(self) -> bool:
+        """Whether halving leaves one token along Z, as plans of earlier versions and patches given by hand may."""
+        return self.token_grid[2] == 1 and self.patch_size[2] > 1
+
+    @property
     def token_mm(self) -> tuple[float, float, float]:
         """Distance of neighbouring tokens."""
         x, y, z = (float(m * s) for m, s in zip(self.spacing_mm, np.prod(self.strides, axis=0), strict=True))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from medhybrid.errors import DeviceError
+
+logger = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -46,8 +49,14 @@ def _ready(device: torch.device) -> torch.device:
     return device
 
 
-def choose_precision(device: torch.device, wanted: str) -> torch.dtype:
+def choose_precision(device: torch.device, wanted: str, *, is_thin: bool = False) -> torch.dtype:
     """bfloat16 where asked for, or where the device computes in it and it is asked to choose; else float32.
+
+    Parameters
+    ----------
+    is_thin : bool
+        As `Plan.is_thin`: torch 2.13 computes convolutions of bf16 wrongly on CPUs where a stride leaves one voxel along Z, for
+        some sizes and not for others; float32 is taken there.
 
     Raises
     ------
@@ -56,17 +65,21 @@ def choose_precision(device: torch.device, wanted: str) -> torch.dtype:
     """
     if wanted not in ("auto", "bf16", "float32"):
         raise DeviceError(f"unknown precision {wanted!r}", expected="auto, bf16 or float32")
-    if wanted == "float32":
+    if wanted == "float32" or (wanted == "auto" and not _computes_in_bf16(device)):
         return torch.float32
-    if wanted == "bf16":
-        return torch.bfloat16
+    if device.type == "cpu" and is_thin:
+        logger.warning("patches of one token along Z are computed in float32: in bf16 torch is wrong there on CPUs")
+        return torch.float32
+    return torch.bfloat16
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return bool(torch.cuda.is_bf16_supported())
     if device.type == "cpu":
         has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        capable = has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if capable else torch.float32
-    return torch.float32
+        return bool(has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:

@@ -100,7 +100,7 @@ class Model:
     def __init__(self, network: Network, record: ModelRecord, device: torch.device) -> None:
         self.record, self.device = record, device
         self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
-        self.precision = choose_precision(device, record.inference.precision)
+        self.precision = choose_precision(device, record.inference.precision, is_thin=record.plan.is_thin)
         self._run: Callable[..., Logits] | None = None
         self._cast: tuple[torch.dtype, Callable[..., Logits]] | None = None
         self.runtime = f"torch {torch.__version__}"

@@ -111,7 +111,7 @@ class Trainer:
         self.should_stop, self.on_progress = should_stop, on_progress
         self.on_validation, self.on_stage = on_validation, on_stage
         self.device = choose_device(own_gpu(self.training.device))
-        self.precision = choose_precision(self.device, self.training.precision)
+        self.precision = choose_precision(self.device, self.training.precision, is_thin=plan.is_thin)
         torch.manual_seed(self.training.seed)
         network = network or network_for(config.network, plan)
         self.network = network.to(self.device).to(memory_format=torch.channels_last_3d)
@@ -325,7 +325,7 @@ class Trainer:
             step=self.step,
             is_complete=is_complete,
             device=self.device,
-            precision=choose_precision(self.device, self.config.inference.precision),  # as `predict` will compute
+            precision=choose_precision(self.device, self.config.inference.precision, is_thin=self.plan.is_thin),
         )
         self.network.load_state_dict(current)
         self._learn()
