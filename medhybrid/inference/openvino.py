@@ -3,7 +3,8 @@
 CACHE/medhybrid/<key>/network.xml, network.bin      by weights, format and version of OpenVINO
 
 CACHE is `XDG_CACHE_HOME`, or `.cache` in the user's home. What is converted is compared with the torch network before it is
-kept (`program.check_program`); arithmetic is then as on torch: bf16 where the processor has it, else float32.
+kept; arithmetic is then as on torch: bf16 where the processor has it, else float32. The stem of the network is left to torch,
+which computes it in float32 always: OpenVINO would round the picture to bf16 first (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +22,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medhybrid.errors import ConfigError, ModelError
 from medhybrid.inference.model import Model
-from medhybrid.inference.program import FILES, check_program, import_for, write_program
+from medhybrid.inference.program import FILES, FullLogits, export_program, import_for, refuse_other, save_openvino
+from medhybrid.networks.encoder import ResidualEncoder
 from medhybrid.networks.logits import Logits
 
 logger = logging.getLogger(__name__)
@@ -56,24 +59,59 @@ def on_openvino(model: Model) -> Model:
     openvino = import_for(DEVICE, "openvino")
     import_for(DEVICE, "onnxscript")
     kept = cache_folder() / _key(model)
-    compiled = _compile(openvino, model, kept)
+    compiled = _compile(openvino, kept, model.precision)
     if compiled is None:
         compiled = _convert(openvino, model, kept)
-    model.run = OpenVinoNetwork(compiled)
+    model.run = OpenVinoNetwork(compiled, _stem(model.network))
     model.runtime = f"OpenVINO {version('openvino')}"
     return model
 
 
-class OpenVinoNetwork:
-    """A compiled network in the place of a torch one."""
+class AfterStem(nn.Module):
+    """The network behind its stem, for export."""
 
-    def __init__(self, compiled: Any) -> None:
-        self.compiled = compiled
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, begun: Tensor) -> Tensor:
+        """(B, C, X, Y, Z), and what the stem makes of it -> (B, K, X, Y, Z)."""
+        logits: Tensor = self.network(image, begun=begun).full
+        return logits
+
+
+class OpenVinoNetwork:
+    """A compiled network in the place of a torch one.
+
+    Parameters
+    ----------
+    stem : callable, optional
+        What torch computes before it.
+    """
+
+    def __init__(self, compiled: Any, stem: Callable[[Tensor], Tensor] | None) -> None:
+        self.compiled, self.stem = compiled, stem
 
     def __call__(self, image: Tensor) -> Logits:
         """(B, C, *window) -> logits (B, K, *window), the auxiliary ones in name only."""
-        full = torch.from_numpy(np.array(self.compiled(image.float().contiguous().numpy())[0]))
+        inputs = [x.numpy() for x in _inputs(image, self.stem).values()]
+        full = torch.from_numpy(np.array(self.compiled(inputs)[0]))
         return Logits(full, full)
+
+
+def _stem(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Of a network that has one."""
+    encoder = getattr(network, "encoder", None)
+    return encoder.begin if isinstance(encoder, ResidualEncoder) else None
+
+
+def _inputs(image: Tensor, stem: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
+    """What the program of a network is given for windows (B, C, X, Y, Z)."""
+    inputs = {"image": image.float().contiguous()}
+    if stem is not None:
+        with torch.inference_mode():
+            inputs["begun"] = stem(inputs["image"]).contiguous()
+    return inputs
 
 
 def cache_folder() -> Path:
@@ -83,28 +121,59 @@ def cache_folder() -> Path:
 
 def _key(model: Model) -> str:
     record = model.record
-    made_of = f"{record.weights_sha256} {record.format_version} {version('openvino')} {model.plan.patch_size}"
+    made_of = (
+        f"{record.weights_sha256} {record.format_version} {version('openvino')} {model.plan.patch_size} stem apart"
+    )
     return f"openvino-{hashlib.sha256(made_of.encode()).hexdigest()[:24]}"
 
 
-def _compile(openvino: Any, model: Model, folder: Path) -> Any:
-    """The program in a folder, for windows of the model's size; None if it is not there, or damaged."""
+def _compile(openvino: Any, folder: Path, precision: torch.dtype) -> Any:
+    """The program in a folder, ready to run; None if it is not there, or damaged."""
     try:
         program = openvino.Core().read_model(str(folder / FILES[DEVICE]))
     except RuntimeError:
         return None
-    return compile_for_windows(program, (len(model.plan.channels), *model.plan.patch_size), model.precision)
-
-
-def compile_for_windows(program: Any, shape: tuple[int, int, int, int], precision: torch.dtype) -> Any:
-    """A program of OpenVINO for windows (C, X, Y, Z) of one size, in any number: with free sizes it is slower."""
-    program.reshape([-1, *shape])
     hints = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision is torch.bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    return import_for(DEVICE, "openvino").Core().compile_model(program, "CPU", hints)
+    return openvino.Core().compile_model(program, "CPU", hints)
+
+
+def write_after_stem(model: Model, folder: Path) -> None:
+    """Write the network behind its stem, if it has one, for windows of the model's size in any number: free sizes are slower.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be exported.
+    """
+    network = model.network.cpu().eval()
+    stem = _stem(network)
+    inputs = _inputs(torch.rand(2, len(model.plan.channels), *model.plan.patch_size), stem)
+    behind = (FullLogits if stem is None else AfterStem)(network).eval()
+    try:
+        program = export_program(behind, {name: x.clone() for name, x in inputs.items()}, {})
+    except Exception as error:  # torch raises many kinds
+        raise ModelError(
+            f"a network of kind {model.record.network.kind} cannot be exported", found=str(error).splitlines()[0][:200]
+        ) from error
+    save_openvino(program, inputs, folder / FILES[DEVICE])
+
+
+def check_after_stem(openvino: Any, model: Model, folder: Path) -> None:
+    """Raise `ModelError` if what was written, in float32, is not what the torch network computes for one window and for two."""
+    compiled = _compile(openvino, folder, torch.float32)
+    if compiled is None:
+        raise ModelError("OpenVINO cannot read the network that it made")
+    run, differences = OpenVinoNetwork(compiled, _stem(model.network)), []
+    for batch in (1, 2):
+        image = torch.rand(batch, len(model.plan.channels), *model.plan.patch_size)
+        with torch.inference_mode():
+            expected = model.network(image).full
+        differences.append(float((run(image).full - expected).abs().max() / expected.abs().max()))
+    refuse_other(FILES[DEVICE], differences)
 
 
 def _convert(openvino: Any, model: Model, kept: Path) -> Any:
@@ -117,8 +186,9 @@ def _convert(openvino: Any, model: Model, kept: Path) -> Any:
         pending = Path(tempfile.mkdtemp())
         logger.warning("the converted network cannot be kept in %s (%s)", kept.parent, error)
     try:
-        check_program(model, write_program(model, pending, DEVICE))
-        compiled = _compile(openvino, model, pending)
+        write_after_stem(model, pending)
+        check_after_stem(openvino, model, pending)
+        compiled = _compile(openvino, pending, model.precision)
         if pending.parent == kept.parent:
             pending.chmod(0o755)  # a shared cache may be read by others
             _keep(pending, kept)
@@ -128,8 +198,6 @@ def _convert(openvino: Any, model: Model, kept: Path) -> Any:
         ) from error
     finally:
         shutil.rmtree(pending, ignore_errors=True)
-    if compiled is None:
-        raise ModelError("OpenVINO cannot read the network that it made", remedy="take --device cpu")
     return compiled
 
 

@@ -11,7 +11,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -65,39 +65,74 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
     ModelError
         If the network cannot be exported for any size.
     """
-    network = FullLogits(model.network).cpu().eval()
     stride, fixed = np.prod(model.plan.strides, axis=0), fixed_axes(model)
     free = [axis for axis in range(3) if axis not in fixed]
     dims = {axis + 2: int(stride[axis]) * torch.export.Dim("xyz"[axis], min=1, max=LARGEST) for axis in free}
-    sizes = {"image": {0: torch.export.Dim("batch", min=1, max=LARGEST), **dims}}
     # one sample, and an axis of one token, would be taken as fixed
     shape = [fixed.get(axis) or max(model.plan.patch_size[axis], 2 * int(stride[axis])) for axis in range(3)]
-    example = torch.rand(2, len(model.plan.channels), *shape)
+    example = {"image": torch.rand(2, len(model.plan.channels), *shape)}
+    network = FullLogits(model.network).cpu().eval()
+    try:
+        program = export_program(network, example, {"image": dims})
+    except Exception as error:  # torch raises many kinds
+        raise ModelError(
+            f"a network of kind {model.record.network.kind} cannot be exported for any size",
+            found=str(error).splitlines()[0][:200],
+        ) from error
     path = folder / FILES[format_]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # remarks of the exporters on their own internals
-        try:
-            program = torch.export.export(network, (example,), dynamic_shapes=sizes, strict=False)
-        except Exception as error:  # torch raises many kinds
-            raise ModelError(
-                f"a network of kind {model.record.network.kind} cannot be exported for any size",
-                found=str(error).splitlines()[0][:200],
-            ) from error
-        if format_ == "pt2":
-            torch.export.save(program, path)
-            return path
-        onnx = path if format_ == "onnx" else folder / ".network.onnx"
-        import_for("export", "onnxscript")
-        made: Any = torch.onnx.export(
-            program, (example,), dynamo=True, external_data=False, input_names=["image"], output_names=["logits"],
-            verbose=False,
-        )  # fmt: skip
-        made.save(onnx)
-        if format_ == "openvino":
-            openvino = import_for("export", "openvino")
-            openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
-            onnx.unlink()
+    if format_ == "pt2":
+        torch.export.save(program, path)
+    elif format_ == "onnx":
+        save_onnx(program, example, path)
+    else:
+        save_openvino(program, example, path)
     return path
+
+
+def export_program(
+    network: nn.Module, example: Mapping[str, Tensor], free: Mapping[str, Mapping[int, Any]]
+) -> torch.export.ExportedProgram:
+    """A network of inputs (B, C, X, Y, Z) as a program for any batch.
+
+    Parameters
+    ----------
+    example : mapping
+        By name, in the order of the network's arguments; of more than one sample.
+    free : mapping
+        For each the axes of other sizes, with a `torch.export.Dim`.
+    """
+    batch = torch.export.Dim("batch", min=1, max=LARGEST)
+    sizes = {name: {0: batch, **free.get(name, {})} for name in example}
+    with _quietly():
+        return torch.export.export(network, tuple(example.values()), dynamic_shapes=sizes, strict=False)
+
+
+def save_onnx(program: torch.export.ExportedProgram, example: Mapping[str, Tensor], path: Path) -> None:
+    """Write a program as ONNX; raises `ConfigError`."""
+    import_for("export", "onnxscript")
+    with _quietly():
+        made: Any = torch.onnx.export(
+            program, tuple(example.values()), dynamo=True, external_data=False, input_names=list(example),
+            output_names=["logits"], verbose=False,
+        )  # fmt: skip
+        made.save(path)
+
+
+def save_openvino(program: torch.export.ExportedProgram, example: Mapping[str, Tensor], path: Path) -> None:
+    """Write a program as the two files of OpenVINO; raises `ConfigError`."""
+    openvino, onnx = import_for("export", "openvino"), path.with_name(".network.onnx")
+    save_onnx(program, example, onnx)
+    with _quietly():
+        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+    onnx.unlink()
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the remarks of the exporters on their own internals."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def fixed_axes(model: Model) -> dict[int, int]:
@@ -142,10 +177,15 @@ def check_program(model: Model, path: Path) -> float:
         with torch.inference_mode():
             expected = network(image).numpy()
         differences.append(np.abs(run(image.numpy()) - expected).max() / np.abs(expected).max())
+    return refuse_other(path.name, differences)
+
+
+def refuse_other(name: str, differences: Sequence[float]) -> float:
+    """The largest of differences of logits, as share of the largest logit; raises `ModelError` above `TOLERANCE`."""
     worst = float(np.max(differences))  # not a number where one is none, which no comparison below lets pass
     if not worst <= TOLERANCE:
         raise ModelError(
-            f"{path.name} does not compute what the model computes",
+            f"{name} does not compute what the model computes",
             expected=f"logits within {TOLERANCE:g} of the largest",
             found=f"{worst:.2g}",
             remedy="export in another format, or with other versions of its libraries",

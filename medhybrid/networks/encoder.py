@@ -47,9 +47,9 @@ class ResidualEncoder(nn.Module):
             pool = strides[last] if level < last else (1, 1, 1)
             self.branches[level] = nn.ModuleList(make(level, pool) for _ in range(self.n_blocks[level]))
 
-    def forward(self, x: Tensor, study: Study) -> list[Tensor]:
-        """(B, C, X, Y, Z) and what is known of the studies -> one map a level, from fine to coarse."""
-        x = self._begin(x)
+    def forward(self, x: Tensor, study: Study, begun: Tensor | None = None) -> list[Tensor]:
+        """(B, C, X, Y, Z), what is known of the studies, and what `begin` gives -> one map a level, from fine to coarse."""
+        x = self.begin(x) if begun is None else begun
         maps = []
         for stage, branches in zip(self.stages, self.branches, strict=True):
             for block, branch in zip_longest(cast(nn.Sequential, stage), cast(nn.ModuleList, branches)):
@@ -59,8 +59,11 @@ class ResidualEncoder(nn.Module):
             maps.append(x)
         return maps
 
-    def _begin(self, x: Tensor) -> Tensor:
-        """The stem; in evaluation always in float32: a picture rounded to bf16 is most of what bf16 changes in a mask."""
+    def begin(self, x: Tensor) -> Tensor:
+        """The stem: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s).
+
+        In evaluation always in float32: a picture rounded to bf16 is most of what bf16 changes in a mask.
+        """
         if self.training or not torch.is_autocast_enabled(x.device.type):
             return cast(Tensor, self.stem(x))
         with torch.autocast(x.device.type, enabled=False):

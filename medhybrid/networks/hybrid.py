@@ -92,10 +92,18 @@ class SegmentationNetwork(nn.Module):
             context = torch.full((image.shape[0], self.n_context), torch.nan, device=image.device)
         return Study(presence, context)
 
-    def forward(self, image: Tensor, context: Tensor | None = None) -> Logits:
-        """(B, C, X, Y, Z), and values of the fields of context (B, F; NaN where absent) -> `Logits`."""
+    def forward(self, image: Tensor, context: Tensor | None = None, begun: Tensor | None = None) -> Logits:
+        """(B, C, X, Y, Z) -> `Logits`.
+
+        Parameters
+        ----------
+        context : (B, F) Tensor, optional
+            Values of the fields of context, NaN where absent.
+        begun : Tensor, optional
+            What `encoder.begin` gives of the image, where that is computed elsewhere.
+        """
         study = self.study_of(image, context)
-        *skips, x = self.encoder(image, study)
+        *skips, x = self.encoder(image, study) if begun is None else self.encoder(image, study, begun)
         if self.bottleneck is not None:
             x = self.bottleneck(x, study)
         finer = list(reversed(skips)) or [None] * (len(self.config.widths) - 1)

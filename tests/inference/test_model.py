@@ -71,7 +71,7 @@ def test_the_picture_is_seen_in_float32_whatever_the_precision(trained: tuple[St
     image = torch.rand((1, 1, 24, 24, 16))
 
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        begun = encoder._begin(image)
+        begun = encoder.begin(image)
 
     assert begun.dtype is torch.float32
     with torch.inference_mode():

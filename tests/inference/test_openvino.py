@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,13 +37,13 @@ def kept_there(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that networks were written to."""
     made: list[Path] = []
-    write = module.write_program
+    write = module.write_after_stem
 
-    def noted(model: medhybrid.Model, folder: Path, format_: str) -> Path:
+    def noted(model: medhybrid.Model, folder: Path) -> None:
         made.append(folder)
-        return write(model, folder, format_)
+        write(model, folder)
 
-    monkeypatch.setattr(module, "write_program", noted)
+    monkeypatch.setattr(module, "write_after_stem", noted)
     return made
 
 
@@ -75,7 +76,7 @@ def test_in_bf16_the_logits_are_as_near_to_float32_as_those_of_torch(trained: tu
     expected = exact.logits(image)
 
     errors = [float((m.logits(image) - expected).abs().mean()) for m in (torchs, ours)]
-    assert errors[1] < 1.5 * errors[0]
+    assert errors[1] < 1.2 * errors[0]
     assert errors[1] < 0.01 * float(expected.abs().max())
 
 
@@ -130,12 +131,16 @@ def test_a_program_that_differs_is_not_kept(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def refuse(*_: object) -> float:
-        raise ModelError("differs")
+    write = module.write_after_stem
 
-    monkeypatch.setattr(module, "check_program", refuse)
+    def write_other(model: medhybrid.Model, folder: Path) -> None:
+        other = copy.deepcopy(model)
+        torch.nn.init.ones_(other.network.decoder.logits.weight)
+        write(other, folder)
 
-    with pytest.raises(ModelError, match="differs"):
+    monkeypatch.setattr(module, "write_after_stem", write_other)
+
+    with pytest.raises(ModelError, match="does not compute what the model computes"):
         medhybrid.load_model(trained[1], device="openvino")
 
     assert not any((tmp_path / "medhybrid").iterdir())
