@@ -1,6 +1,6 @@
-"""How far the masks of the quick ways are from those in float32: Dice between them, for each scan that validates a run's fold.
+"""How far the masks of the quick ways are from those in float32: Dice between them, for each scan that validates a fold.
 
-    python benchmarks/precision.py RUN /data/glioma
+    python benchmarks/precision.py /data/glioma RUN ...
 
 Ways: torch in bf16, OpenVINO in float32 and in bf16 (extra [openvino]). Writes results/precision_<study>.json.
 """
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from pathlib import Path
+from statistics import mean, median
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,32 +35,37 @@ WAYS = {
 def main() -> None:
     """Predict each scan in every way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
     parser.add_argument("root", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", help="of one study and fold")
     chosen = parser.parse_args()
-    config = medhybrid.load_config(chosen.run / "config.yaml", [])
+    config = medhybrid.load_config(chosen.runs[0] / "config.yaml", [])
     fold = PreparedDataset(prepared_folder(config)).fold_for(config)
-    scans = [medhybrid.read_scan(chosen.root / "imagesTr" / f"{case}.nii.gz") for case in fold.validation]
-    masks, seconds = {}, {}
-    for way, (device, precision) in WAYS.items():
-        model = medhybrid.load_model(chosen.run, device=device, precision=precision)
-        model.predict(scans[0])
-        began = time.perf_counter()
-        masks[way] = [model.predict(scan) for scan in scans]
-        seconds[way] = (time.perf_counter() - began) / len(scans)
-    told = {}
+    scans = {case: medhybrid.read_scan(chosen.root / "imagesTr" / f"{case}.nii.gz") for case in fold.validation}
+    told: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    for run in chosen.runs:
+        exact: dict[str, np.ndarray] = {}
+        for way, (device, precision) in WAYS.items():
+            model = medhybrid.load_model(run, device=device, precision=precision)
+            model.predict(scans[fold.validation[0]])
+            began = time.perf_counter()
+            masks = {case: model.predict(scan) for case, scan in scans.items()}
+            seconds = (time.perf_counter() - began) / len(scans)
+            exact = exact or masks
+            told[way].append(
+                {
+                    "seconds": round(seconds, 3),
+                    "dice_to_float32": {c: round(dice(exact[c] > 0, m > 0), 5) for c, m in masks.items()},
+                    "voxels_of_1000_that_differ": round(
+                        1000 * mean(np.mean(exact[c] != m) for c, m in masks.items()), 5
+                    ),
+                }
+            )
     print("| way | seconds a scan | Dice to float32: least | median | labels differ, voxels of 1,000 |")
     print("| --- | --- | --- | --- | --- |")
-    for way, made in masks.items():
-        agreements = [dice(a > 0, b > 0) for a, b in zip(masks["float32"], made, strict=True)]
-        differ = 1000 * statistics.mean(np.mean(a != b) for a, b in zip(masks["float32"], made, strict=True))
-        told[way] = {
-            "seconds": round(seconds[way], 3),
-            "dice_to_float32": dict(zip(fold.validation, (round(a, 5) for a in agreements), strict=True)),
-        }
-        print(
-            f"| {way} | {seconds[way]:.2f} | {min(agreements):.5f} | {statistics.median(agreements):.5f} | {differ:.4f} |"
-        )
+    for way, made in told.items():
+        agreements = [d for of_run in made for d in of_run["dice_to_float32"].values()]
+        seconds, differ = (mean(r[key] for r in made) for key in ("seconds", "voxels_of_1000_that_differ"))
+        print(f"| {way} | {seconds:.2f} | {min(agreements):.5f} | {median(agreements):.5f} | {differ:.4f} |")
     path = RESULTS / f"precision_{config.name}.json"
     path.write_text(json.dumps({"torch": torch.__version__, "ways": told}, indent=1) + "\n")
 

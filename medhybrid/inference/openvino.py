@@ -57,7 +57,6 @@ def on_openvino(model: Model) -> Model:
             remedy="use --device cpu",
         )
     openvino = import_for(DEVICE, "openvino")
-    import_for(DEVICE, "onnxscript")
     kept = cache_folder() / _key(model)
     compiled = _compile(openvino, kept, model.precision)
     if compiled is None:
@@ -178,6 +177,7 @@ def check_after_stem(openvino: Any, model: Model, folder: Path) -> None:
 
 def _convert(openvino: Any, model: Model, kept: Path) -> Any:
     """Make the program, keep it where that is possible, and compile it."""
+    import_for(DEVICE, "onnxscript")
     logger.info("converting the network for OpenVINO, once")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
