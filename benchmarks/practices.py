@@ -144,7 +144,10 @@ def main() -> None:
 
     study = own(*told)
     medhybrid.preprocess(study)  # a setting that is told nothing may share what knows more
-    other = once(chosen.work / f"{study.name}-other.txt", train_other)
+    asked = None if chosen.settings is None else list(filter(None, chosen.settings.split(",")))
+    other = None
+    if asked is None or {"other", "other_encoder"} & set(asked):
+        other = once(chosen.work / f"{study.name}-other.txt", train_other)
     pretrained = None
     if chosen.pretrain_steps:
         without_masks = own(n_steps=chosen.pretrain_steps)
@@ -160,8 +163,8 @@ def main() -> None:
         **({"told": own(*told)} if told else {}),
         **({"tuned": tuned()} if chosen.tuned else {}),
     }
-    if chosen.settings is not None:
-        settings = {name: settings[name] for name in filter(None, chosen.settings.split(","))}
+    if asked is not None:
+        settings = {name: settings[name] for name in asked}
     groups = {"all masks": settings}
     if chosen.tuned:
         length = 2 * chosen.steps

@@ -38,7 +38,10 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("runs", type=Path, nargs="+", help="of one study and fold")
     chosen = parser.parse_args()
-    config = medhybrid.load_config(chosen.runs[0] / "config.yaml", [])
+    configs = [medhybrid.load_config(run / "config.yaml", []) for run in chosen.runs]
+    config = configs[0]
+    if len({(c.name, c.training.fold) for c in configs}) > 1:
+        raise SystemExit("these runs are not of one study and fold")
     fold = PreparedDataset(prepared_folder(config)).fold_for(config)
     scans = {case: medhybrid.read_scan(chosen.root / "imagesTr" / f"{case}.nii.gz") for case in fold.validation}
     told: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}

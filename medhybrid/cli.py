@@ -5,8 +5,6 @@ Exit codes: 0 all done; 1 some cases failed, the rest done; 2 nothing could be d
 
 from __future__ import annotations
 
-import atexit
-import gc
 import json
 import logging
 import sys
@@ -263,9 +261,6 @@ def demo(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     called_with[:] = sys.argv[1:] if arguments is None else arguments
-    # a million small objects come with torch: to look through them for garbage takes 0.2 s of its import, and 0.3 s at the end
-    gc.set_threshold(10_000, 10, 10)
-    atexit.register(gc.freeze)
     try:
         result = app(args=list(called_with), standalone_mode=False)
     except MedHybridError as error:

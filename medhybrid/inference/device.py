@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 
@@ -55,8 +56,8 @@ def choose_precision(device: torch.device, wanted: str, *, is_thin: bool = False
     Parameters
     ----------
     is_thin : bool
-        As `Plan.is_thin`: torch 2.13 computes convolutions of bf16 wrongly on CPUs where a stride leaves one voxel along Z, for
-        some sizes and not for others; float32 is taken there.
+        As `Plan.is_thin`: float32 is taken on a CPU. Convolutions of bf16 whose stride leaves one voxel along Z are wrong there
+        in torch 2.13, which seems to read what nothing was written to, and right only by chance.
 
     Raises
     ------
@@ -68,9 +69,14 @@ def choose_precision(device: torch.device, wanted: str, *, is_thin: bool = False
     if wanted == "float32" or (wanted == "auto" and not _computes_in_bf16(device)):
         return torch.float32
     if device.type == "cpu" and is_thin:
-        logger.warning("patches of one token along Z are computed in float32: in bf16 torch is wrong there on CPUs")
+        _say_once("patches of one token along Z are computed in float32: in bf16 torch is wrong there on CPUs")
         return torch.float32
     return torch.bfloat16
+
+
+@cache
+def _say_once(text: str) -> None:
+    logger.warning(text)
 
 
 def _computes_in_bf16(device: torch.device) -> bool:

@@ -222,6 +222,7 @@ def fingerprint_of(model: Model) -> str:
         + r.inference.model_dump_json()
         + r.scans.model_dump_json()
         + r.model_dump_json(include={"channel_map", "calibration"})
+        + ("float32" if r.plan.is_thin else "")  # as of late: masks made before may be wrong
     )
     return hashlib.sha256(text.encode()).hexdigest()
 

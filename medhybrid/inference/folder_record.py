@@ -43,6 +43,7 @@ class FolderRecord(BaseModel):
     device: str
     runtime: str
     precision: str
+    mirror: bool | None = None
     model_weights_sha256: str
     made_by: str
     n_done: int

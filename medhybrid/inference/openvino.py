@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from medhybrid.errors import ConfigError, ModelError
+from medhybrid.inference.device import choose_precision
 from medhybrid.inference.model import Model
 from medhybrid.inference.program import FILES, FullLogits, export_program, import_for, refuse_other, save_openvino
 from medhybrid.networks.encoder import ResidualEncoder
@@ -58,6 +59,7 @@ def on_openvino(model: Model) -> Model:
         )
     openvino = import_for(DEVICE, "openvino")
     kept = cache_folder() / _key(model)
+    model.precision = choose_precision(model.device, model.record.inference.precision)  # right for thin patches, too
     compiled = _compile(openvino, kept, model.precision)
     if compiled is None:
         compiled = _convert(openvino, model, kept)
@@ -154,11 +156,13 @@ def write_after_stem(model: Model, folder: Path) -> None:
     behind = (FullLogits if stem is None else AfterStem)(network).eval()
     try:
         program = export_program(behind, {name: x.clone() for name, x in inputs.items()}, {})
+        save_openvino(program, inputs, folder / FILES[DEVICE])
+    except ConfigError:
+        raise
     except Exception as error:  # torch raises many kinds
         raise ModelError(
             f"a network of kind {model.record.network.kind} cannot be exported", found=str(error).splitlines()[0][:200]
         ) from error
-    save_openvino(program, inputs, folder / FILES[DEVICE])
 
 
 def check_after_stem(openvino: Any, model: Model, folder: Path) -> None:

@@ -71,21 +71,22 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
     # one sample, and an axis of one token, would be taken as fixed
     shape = [fixed.get(axis) or max(model.plan.patch_size[axis], 2 * int(stride[axis])) for axis in range(3)]
     example = {"image": torch.rand(2, len(model.plan.channels), *shape)}
-    network = FullLogits(model.network).cpu().eval()
+    network, path = FullLogits(model.network).cpu().eval(), folder / FILES[format_]
     try:
         program = export_program(network, example, {"image": dims})
+        if format_ == "pt2":
+            torch.export.save(program, path)
+        elif format_ == "onnx":
+            save_onnx(program, example, path)
+        else:
+            save_openvino(program, example, path)
+    except ConfigError:
+        raise
     except Exception as error:  # torch raises many kinds
         raise ModelError(
-            f"a network of kind {model.record.network.kind} cannot be exported for any size",
+            f"a network of kind {model.record.network.kind} cannot be exported as {format_} for any size",
             found=str(error).splitlines()[0][:200],
         ) from error
-    path = folder / FILES[format_]
-    if format_ == "pt2":
-        torch.export.save(program, path)
-    elif format_ == "onnx":
-        save_onnx(program, example, path)
-    else:
-        save_openvino(program, example, path)
     return path
 
 

@@ -151,7 +151,8 @@ class _Batches:
         device: torch.device,
         precision: torch.dtype,
     ) -> None:
-        self.predictor, self.size, self.mirror_axes = predictor, size, mirror_axes
+        self.predictor, self.size = predictor, size
+        self.flips = [[a + 2 for a in flip] for flip in mirrorings(mirror_axes)]
         self.device, self.precision = device, precision
 
     def run(self, rows: Tensor, boxes: Sequence[Box]) -> Iterator[tuple[Box, Tensor]]:
@@ -168,23 +169,23 @@ class _Batches:
 
     def _try(self, batch: Tensor) -> Tensor | None:
         """Logits (B, K, *window); None where they do not fit, and the next batches are smaller."""
+        n_flips = min(len(self.flips), max(1, self.size.n // len(batch)))  # mirrorings that there is room for at once
+        n_seen = n_flips * len(batch)
         try:
             with torch.inference_mode(), autocast(self.device, self.precision):
                 on_device = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)
-                return _mirrored(self.predictor, on_device, self.mirror_axes, self.size.n).to(batch.device)
+                return _mirrored(self.predictor, on_device, self.flips, n_flips).to(batch.device)
         except RuntimeError as error:
-            if len(batch) == 1 or not is_out_of_memory(error):
+            if n_seen == 1 or not is_out_of_memory(error):
                 raise
-        self.size.n = len(batch) // 2
+        self.size.n = n_seen // 2
         said = "%s has too little memory for %d windows at once; going on with %d"
-        logger.warning(said, self.device, len(batch), self.size.n)
+        logger.warning(said, self.device, n_seen, self.size.n)
         return None
 
 
-def _mirrored(predictor: Predictor, batch: Tensor, axes: Sequence[int], n_at_once: int) -> Tensor:
-    """Mean logits over mirrorings, float32; several are seen at once where `n_at_once` windows leave room for them."""
-    flips = [[a + 2 for a in flip] for flip in mirrorings(axes)]
-    n_together = max(1, n_at_once // len(batch))
+def _mirrored(predictor: Predictor, batch: Tensor, flips: Sequence[list[int]], n_together: int) -> Tensor:
+    """Mean logits over mirrorings along axes of the batch, float32; so many of them are seen at once."""
     total = torch.zeros((), device=batch.device)
     for first in range(0, len(flips), n_together):
         some = flips[first : first + n_together]

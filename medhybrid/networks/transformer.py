@@ -39,7 +39,11 @@ def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tenso
     Press et al. (2022), arXiv:2108.12409, section 3, with distances in mm in place of differences of indices.
     """
     n_local = max(1, 2 * heads // 3)
-    distance = torch.cdist(positions_mm, positions_mm)  # (T, T)
+    distance: Tensor
+    if is_exporting():  # ONNX knows no `cdist` of few tokens
+        distance = torch.linalg.vector_norm(positions_mm[:, None] - positions_mm[None], dim=-1)  # (T, T)
+    else:
+        distance = torch.cdist(positions_mm, positions_mm)
     rates = [-1 / (shortest_mm * 2**head) if head < n_local else 0.0 for head in range(heads)]
     return distance * torch.tensor(rates, device=distance.device)[:, None, None]
 

@@ -248,6 +248,7 @@ def _write_record(
         device=place,
         runtime=model.runtime,
         precision=precision,
+        mirror=model.record.inference.mirror,
         model_weights_sha256=model.record.weights_sha256,
         made_by=fingerprint_of(model),
         n_done=n_done,

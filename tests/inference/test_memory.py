@@ -92,6 +92,18 @@ def test_with_too_little_memory_for_a_batch_smaller_ones_are_run(caplog: pytest.
     )
 
 
+def test_mirrorings_seen_at_once_are_seen_one_by_one_where_memory_is_too_little(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    image, seen = torch.rand(1, 8, 8, 8), []
+
+    slabs = predict_slabs(image, memory_for(1, seen), overlap=0.5, mirror_axes=(0, 1), **SETTINGS)
+
+    torch.testing.assert_close(gather(slabs, 8)[1], image[0])
+    assert seen == [1, 1, 1, 1]
+    assert [r.args[1:] for r in caplog.records if r.args] == [(4, 2), (2, 1)]
+
+
 @pytest.mark.parametrize("words", ["MPS backend out of memory (MPS allocated ...)", "CUBLAS_STATUS_ALLOC_FAILED"])
 def test_a_lack_of_memory_is_known_by_the_words_of_devices_and_remembered(words: str) -> None:
     def predictor(batch: Tensor) -> Tensor:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import medhybrid
+from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.errors import ConfigError, ModelError
 from medhybrid.inference import openvino as module
+from medhybrid.inference.model import Model, network_for
+from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.program import FILES
-from tests.synthetic import StudyFolder, blob_case, save_nifti
+from tests.synthetic import StudyFolder, blob_case, make_test_plan, make_test_record, save_nifti
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,8 +61,8 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> list[medhybrid.Scan]:
 def test_in_float32_the_masks_are_those_of_torch(
     trained: tuple[StudyFolder, Path], scans: list[medhybrid.Scan]
 ) -> None:
-    plain = _with_precision(medhybrid.load_model(trained[1], device="cpu"), torch.float32)
-    quick = module.on_openvino(_with_precision(medhybrid.load_model(trained[1], device="cpu"), torch.float32))
+    plain = medhybrid.load_model(trained[1], device="cpu", precision="float32")
+    quick = medhybrid.load_model(trained[1], device="openvino", precision="float32")
 
     for scan in scans:
         expected, mask = plain.predict(scan) > 0, quick.predict(scan) > 0
@@ -67,22 +71,17 @@ def test_in_float32_the_masks_are_those_of_torch(
 
 
 def test_in_bf16_the_logits_are_as_near_to_float32_as_those_of_torch(trained: tuple[StudyFolder, Path]) -> None:
-    exact, torchs, ours = (medhybrid.load_model(trained[1], device="cpu") for _ in range(3))
+    exact, torchs, ours = (
+        medhybrid.load_model(trained[1], device=device, precision=precision)
+        for device, precision in (("cpu", "float32"), ("cpu", "bf16"), ("openvino", "bf16"))
+    )
     image = torch.rand((1, *exact.plan.patch_size), generator=torch.Generator().manual_seed(0))
-    exact.precision = torch.float32
-    torchs.precision = ours.precision = torch.bfloat16
-    module.on_openvino(ours)
 
     expected = exact.logits(image)
 
     errors = [float((m.logits(image) - expected).abs().mean()) for m in (torchs, ours)]
     assert errors[1] < 1.2 * errors[0]
     assert errors[1] < 0.01 * float(expected.abs().max())
-
-
-def _with_precision(model: medhybrid.Model, precision: torch.dtype) -> medhybrid.Model:
-    model.precision = precision
-    return model
 
 
 def test_a_network_is_converted_once_and_again_if_what_was_kept_is_cut_off(
@@ -105,6 +104,48 @@ def test_a_network_is_converted_once_and_again_if_what_was_kept_is_cut_off(
     assert np.array_equal(medhybrid.load_model(trained[1], device="openvino").predict(scans[0]), expected)
     assert len(conversions) == 2
     assert [p.name for p in (cache / "medhybrid").iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "strides", "kind"),
+    [
+        ((16, 16, 4), ((2, 2, 2),) * 2, "hybrid"),  # 16 tokens, one along Z
+        ((16, 16, 1), ((2, 2, 1),) * 2, "hybrid"),
+        ((16, 16, 8), ((2, 2, 1), (2, 2, 2)), "interleave"),
+        ((16, 16, 8), ((2, 2, 1), (2, 2, 2)), "transformer"),
+        ((16, 16, 8), ((2, 2, 1), (2, 2, 2)), "resnet"),
+    ],
+)
+def test_networks_of_every_kind_and_of_few_tokens_are_run(
+    patch_size: tuple[int, int, int], strides: tuple[tuple[int, int, int], ...], kind: Any
+) -> None:
+    plan = make_test_plan(patch_size=patch_size, strides=strides)
+    config = NetworkConfig(kind=kind, widths=(8, 16), blocks=(1, 1), token_width=24, depth=1, heads=2)
+    network, image = network_for(config, plan), torch.rand(3, 1, *patch_size)
+    record = make_test_record(plan, config).model_copy(update={"weights_sha256": f"{kind} {patch_size}"})
+    exact, quick = (Model(network, _in_float32(record), torch.device("cpu")) for _ in range(2))
+
+    module.on_openvino(quick)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(quick.run(image).full, exact.run(image).full, atol=1e-4, rtol=1e-3)
+
+
+def test_a_thin_patch_is_computed_in_bf16_by_openvino_which_is_right_there() -> None:
+    plan = make_test_plan(patch_size=(48, 48, 8), strides=((2, 2, 2),) * 3)
+    config = NetworkConfig(widths=(16, 32, 64), blocks=(1, 1, 1), token_width=48, depth=1, heads=3)
+    record = make_test_record(plan, config).model_copy(update={"inference": InferenceConfig(precision="bf16")})
+    network, image = network_for(config, plan), torch.rand(1, 48, 48, 8)
+    exact, quick = (Model(network, record, torch.device("cpu")) for _ in range(2))
+
+    module.on_openvino(quick)
+
+    assert (exact.precision, quick.precision) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(quick.logits(image), exact.logits(image), atol=0.05, rtol=0.05)
+
+
+def _in_float32(record: ModelRecord) -> ModelRecord:
+    return record.model_copy(update={"inference": InferenceConfig(precision="float32")})
 
 
 def test_where_nothing_can_be_kept_it_works_all_the_same(

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 
 import medhybrid
+from medhybrid.cli import main
 from medhybrid.errors import ConfigError, DeviceError, ModelError
 from medhybrid.inference import folder as folder_job
 from medhybrid.inference.worklist import make_worklist
@@ -120,6 +121,19 @@ def test_another_model_makes_the_masks_anew(trained: tuple[StudyFolder, Path], s
     )
 
     assert medhybrid.predict(scans, model=model, out=tmp_path / "out").n_skipped == 0
+
+
+def test_mirrorings_are_left_out_on_request_and_the_record_says_so(
+    trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
+) -> None:
+    call = ["predict", str(scans), "--model", str(trained[1]), "--out", str(tmp_path / "out"), "--quiet"]
+    told = []
+    for option in ("--mirror", "--no-mirror", "--no-mirror"):
+        assert main([*call, option]) == 1, "one scan is broken"
+        record = json.loads((tmp_path / "out" / "run.json").read_text())
+        told.append((record["mirror"], record["n_unchanged"]))
+
+    assert told == [(True, 0), (False, 0), (False, 2)]
 
 
 def test_a_repaired_scan_is_tried_again(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
