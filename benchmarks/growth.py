@@ -6,7 +6,8 @@ Each point is a process of its own: a scan of int16 at 0.8 x 0.8 x 1 mm is read,
 network's grid (`--spacing 0` is the scan's own), brought back to the scan, cleaned of small components, measured, written. In
 the network's place stands a smooth field with every label everywhere, the worst case for the way back; what the network takes
 is the number of windows, which is told, times what one takes. Scans that are counted are of 40 x 48 x 36 voxels, a window
-each. Writes results/growth.json, .md and .png.
+each. Writes results/growth.json, .md and the picture
+of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         rows[1, column].plot([p["cases"] for p in many], [p[key] for p in many], "o-")
         rows[1, column].set(xlabel="scans of 0.07 million voxels", ylabel=title)
     for panel in rows.flat:
-        panel.set(ylim=(0, None), xlim=(0, None))
+        panel.set(ylim=(0, 1.1 * panel.dataLim.y1), xlim=(0, None))
         panel.grid(alpha=0.3)
     rows[0, 0].legend(frameon=False)
     figure.savefig(path, dpi=120)
@@ -162,7 +163,7 @@ def main() -> None:
     ]
     head = ["| scans | voxels | labels | seconds | peak GiB | windows |", "| --- " * 6 + "|"]
     (RESULTS / "growth.md").write_text("\n".join([*head, *lines]) + "\n")
-    draw(points, RESULTS / "growth.png")
+    draw(points, RESULTS.parents[1] / "docs" / "images" / "growth.png")
 
 
 if __name__ == "__main__":
