@@ -93,7 +93,7 @@ class Plan(BaseModel):
 
     @property
     def is_thin(self) -> bool:
-        """Whether halving leaves one token along Z, as plans of earlier versions and patches given by hand may."""
+        """Whether halving leaves one token along Z, as plans of earlier versions may."""
         return self.token_grid[2] == 1 and self.patch_size[2] > 1
 
     @property

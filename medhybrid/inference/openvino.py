@@ -1,10 +1,10 @@
 """A model's network on a CPU by OpenVINO, which is quicker there than torch; converted once and kept.
 
-CACHE/medhybrid/<key>/network.xml, network.bin      by weights, format and version of OpenVINO
+CACHE/medhybrid/<key>/stem.xml, network.xml (and .bin)      by weights, format and version of OpenVINO
 
 CACHE is `XDG_CACHE_HOME`, or `.cache` in the user's home. What is converted is compared with the torch network before it is
-kept; arithmetic is then as on torch: bf16 where the processor has it, else float32. The stem of the network is left to torch,
-which computes it in float32 always: OpenVINO would round the picture to bf16 first (docs/performance.md).
+kept; arithmetic is then as on torch: bf16 where the processor has it, else float32. The stem of the network is a program of its
+own, in float32 always: together, OpenVINO would round the picture to bf16 first (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +33,8 @@ from medhybrid.networks.logits import Logits
 logger = logging.getLogger(__name__)
 
 DEVICE: Literal["openvino"] = "openvino"
+
+STEM = "stem.xml"
 
 
 def on_openvino(model: Model) -> Model:
@@ -60,12 +61,21 @@ def on_openvino(model: Model) -> Model:
     openvino = import_for(DEVICE, "openvino")
     kept = cache_folder() / _key(model)
     model.precision = choose_precision(model.device, model.record.inference.precision)  # right for thin patches, too
-    compiled = _compile(openvino, kept, model.precision)
-    if compiled is None:
-        compiled = _convert(openvino, model, kept)
-    model.run = OpenVinoNetwork(compiled, _stem(model.network))
+    model.run = _compile(openvino, model, kept, model.precision) or _convert(openvino, model, kept)
     model.runtime = f"OpenVINO {version('openvino')}"
     return model
+
+
+class Stem(nn.Module):
+    """The stem of a network, for export."""
+
+    def __init__(self, encoder: ResidualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) -> what the encoder goes on from."""
+        return self.encoder.begin(image)
 
 
 class AfterStem(nn.Module):
@@ -86,33 +96,20 @@ class OpenVinoNetwork:
 
     Parameters
     ----------
-    stem : callable, optional
-        What torch computes before it.
+    network, stem : compiled programs
+        The whole network; or what is behind its stem, and the stem.
     """
 
-    def __init__(self, compiled: Any, stem: Callable[[Tensor], Tensor] | None) -> None:
-        self.compiled, self.stem = compiled, stem
+    def __init__(self, network: Any, stem: Any = None) -> None:
+        self.network, self.stem = network, stem
 
     def __call__(self, image: Tensor) -> Logits:
         """(B, C, *window) -> logits (B, K, *window), the auxiliary ones in name only."""
-        inputs = [x.numpy() for x in _inputs(image, self.stem).values()]
-        full = torch.from_numpy(np.array(self.compiled(inputs)[0]))
+        inputs = [image.float().contiguous().numpy()]
+        if self.stem is not None:
+            inputs.append(self.stem(inputs)[0])
+        full = torch.from_numpy(np.array(self.network(inputs)[0]))
         return Logits(full, full)
-
-
-def _stem(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """Of a network that has one."""
-    encoder = getattr(network, "encoder", None)
-    return encoder.begin if isinstance(encoder, ResidualEncoder) else None
-
-
-def _inputs(image: Tensor, stem: Callable[[Tensor], Tensor] | None) -> dict[str, Tensor]:
-    """What the program of a network is given for windows (B, C, X, Y, Z)."""
-    inputs = {"image": image.float().contiguous()}
-    if stem is not None:
-        with torch.inference_mode():
-            inputs["begun"] = stem(inputs["image"]).contiguous()
-    return inputs
 
 
 def cache_folder() -> Path:
@@ -122,28 +119,37 @@ def cache_folder() -> Path:
 
 def _key(model: Model) -> str:
     record = model.record
-    made_of = (
-        f"{record.weights_sha256} {record.format_version} {version('openvino')} {model.plan.patch_size} stem apart"
-    )
+    made_of = f"{record.weights_sha256} {record.format_version} {version('openvino')} {model.plan.patch_size} {STEM}"
     return f"openvino-{hashlib.sha256(made_of.encode()).hexdigest()[:24]}"
 
 
-def _compile(openvino: Any, folder: Path, precision: torch.dtype) -> Any:
-    """The program in a folder, ready to run; None if it is not there, or damaged."""
+def _encoder(network: nn.Module) -> ResidualEncoder | None:
+    """Of a network whose encoder has a stem."""
+    encoder = getattr(network, "encoder", None)
+    return encoder if isinstance(encoder, ResidualEncoder) else None
+
+
+def _compile(openvino: Any, model: Model, folder: Path, precision: torch.dtype) -> OpenVinoNetwork | None:
+    """The programs in a folder, ready to run; None if they are not there, or damaged."""
+
+    def program(name: str, precision: torch.dtype) -> Any:
+        hints = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision is torch.bfloat16 else "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        core = openvino.Core()
+        return core.compile_model(core.read_model(str(folder / name)), "CPU", hints)
+
     try:
-        program = openvino.Core().read_model(str(folder / FILES[DEVICE]))
+        stem = program(STEM, torch.float32) if _encoder(model.network) is not None else None
+        return OpenVinoNetwork(program(FILES[DEVICE], precision), stem)
     except RuntimeError:
         return None
-    hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision is torch.bfloat16 else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    return openvino.Core().compile_model(program, "CPU", hints)
 
 
-def write_after_stem(model: Model, folder: Path) -> None:
-    """Write the network behind its stem, if it has one, for windows of the model's size in any number: free sizes are slower.
+def write_programs(model: Model, folder: Path) -> None:
+    """Write the network, its stem apart if it has one, for windows of the model's size in any number: free sizes are slower.
 
     Raises
     ------
@@ -151,12 +157,16 @@ def write_after_stem(model: Model, folder: Path) -> None:
         If it cannot be exported.
     """
     network = model.network.cpu().eval()
-    stem = _stem(network)
-    inputs = _inputs(torch.rand(2, len(model.plan.channels), *model.plan.patch_size), stem)
-    behind = (FullLogits if stem is None else AfterStem)(network).eval()
+    example = {"image": torch.rand(2, len(model.plan.channels), *model.plan.patch_size)}
     try:
-        program = export_program(behind, {name: x.clone() for name, x in inputs.items()}, {})
-        save_openvino(program, inputs, folder / FILES[DEVICE])
+        if (encoder := _encoder(network)) is None:
+            save_openvino(export_program(FullLogits(network), example, {}), example, folder / FILES[DEVICE])
+            return
+        stem = Stem(encoder).eval()
+        save_openvino(export_program(stem, example, {}), example, folder / STEM)
+        with torch.no_grad():
+            both = example | {"begun": stem(example["image"]).contiguous()}
+        save_openvino(export_program(AfterStem(network), both, {}), both, folder / FILES[DEVICE])
     except ConfigError:
         raise
     except Exception as error:  # torch raises many kinds
@@ -165,12 +175,11 @@ def write_after_stem(model: Model, folder: Path) -> None:
         ) from error
 
 
-def check_after_stem(openvino: Any, model: Model, folder: Path) -> None:
+def check_programs(openvino: Any, model: Model, folder: Path) -> None:
     """Raise `ModelError` if what was written, in float32, is not what the torch network computes for one window and for two."""
-    compiled = _compile(openvino, folder, torch.float32)
-    if compiled is None:
+    run, differences = _compile(openvino, model, folder, torch.float32), []
+    if run is None:
         raise ModelError("OpenVINO cannot read the network that it made")
-    run, differences = OpenVinoNetwork(compiled, _stem(model.network)), []
     for batch in (1, 2):
         image = torch.rand(batch, len(model.plan.channels), *model.plan.patch_size)
         with torch.inference_mode():
@@ -179,8 +188,8 @@ def check_after_stem(openvino: Any, model: Model, folder: Path) -> None:
     refuse_other(FILES[DEVICE], differences)
 
 
-def _convert(openvino: Any, model: Model, kept: Path) -> Any:
-    """Make the program, keep it where that is possible, and compile it."""
+def _convert(openvino: Any, model: Model, kept: Path) -> OpenVinoNetwork:
+    """Make the programs, keep them where that is possible, and compile them."""
     import_for(DEVICE, "onnxscript")
     logger.info("converting the network for OpenVINO, once")
     try:
@@ -190,9 +199,10 @@ def _convert(openvino: Any, model: Model, kept: Path) -> Any:
         pending = Path(tempfile.mkdtemp())
         logger.warning("the converted network cannot be kept in %s (%s)", kept.parent, error)
     try:
-        write_after_stem(model, pending)
-        check_after_stem(openvino, model, pending)
-        compiled = _compile(openvino, pending, model.precision)
+        write_programs(model, pending)
+        check_programs(openvino, model, pending)
+        compiled = _compile(openvino, model, pending, model.precision)
+        assert compiled is not None  # as just before
         if pending.parent == kept.parent:
             pending.chmod(0o755)  # a shared cache may be read by others
             _keep(pending, kept)

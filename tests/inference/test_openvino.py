@@ -41,13 +41,13 @@ def kept_there(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that networks were written to."""
     made: list[Path] = []
-    write = module.write_after_stem
+    write = module.write_programs
 
     def noted(model: medhybrid.Model, folder: Path) -> None:
         made.append(folder)
         write(model, folder)
 
-    monkeypatch.setattr(module, "write_after_stem", noted)
+    monkeypatch.setattr(module, "write_programs", noted)
     return made
 
 
@@ -172,14 +172,14 @@ def test_a_program_that_differs_is_not_kept(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    write = module.write_after_stem
+    write = module.write_programs
 
     def write_other(model: medhybrid.Model, folder: Path) -> None:
         other = copy.deepcopy(model)
         torch.nn.init.ones_(other.network.decoder.logits.weight)
         write(other, folder)
 
-    monkeypatch.setattr(module, "write_after_stem", write_other)
+    monkeypatch.setattr(module, "write_programs", write_other)
 
     with pytest.raises(ModelError, match="does not compute what the model computes"):
         medhybrid.load_model(trained[1], device="openvino")
