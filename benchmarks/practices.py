@@ -17,10 +17,11 @@ beside other work. Settings:
     told            the fields of data.context as tokens, if the call names any
     tuned           the config that a search wrote (--tuned RUNS/<study>/tune-<search>/best.yaml), if the call names one
 
-and scratch and tuned for twice as long, and, for each number of --masks, scratch, twice and pretrained with so few cases.
-Every training is on record in results/practices_<study>.json with the Dice of its cases; one that is there is not trained
-again, so that a second call goes on, on another day or machine too. The tables in results/practices_<study>.md are over the
-seeds that all of a group have.
+and scratch and tuned for twice as long, beside AdamW for the same time (--adamw-steps), with which the choice of the recipe
+began; and, for each number of --masks, scratch, twice and pretrained with so few cases. Every training is on record in
+results/practices_<study>.json with the Dice of its cases; one that is there is not trained again, so that a second call goes on,
+on another day or machine too. The tables in results/practices_<study>.md are over the seeds that settings and the first of their
+group both have.
 """
 
 from __future__ import annotations
@@ -78,27 +79,37 @@ class Records:
         self.path.write_text(json.dumps(self.all, indent=1) + "\n")
 
     def tables(self, study: str) -> str:
-        """A table a group and length: each setting against the group's first, over the seeds that all of them have."""
+        """Each setting against its group's first, over the seeds that both have: a table for those that share the same."""
         told = []
         for group, unit in dict.fromkeys((r["group"], r["unit"]) for r in self.all):
             mine = [r for r in self.all if (r["group"], r["unit"]) == (group, unit)]
             names = list(dict.fromkeys(r["setting"] for r in mine))
-            seeds = sorted(set.intersection(*({r["seed"] for r in mine if r["setting"] == n} for n in names)))
-            if not seeds:
-                continue
-            runs = {n: [next(r for r in mine if (r["setting"], r["seed"]) == (n, s)) for s in seeds] for n in names}
-            settings = [
-                Setting(
-                    name,
-                    of[0]["parameters"],
-                    tuple(r["steps"] for r in of),
-                    tuple(r["dice"] for r in of),
-                    {case: sum(r["cases"][case] for r in of) / len(of) for case in of[0]["cases"]},
-                )
-                for name, of in runs.items()
-            ]
-            told.append(f"### {study}, {group}, {unit} steps a training\n\n{comparison_table(settings)}\n")
+            seeds = {n: {r["seed"] for r in mine if r["setting"] == n} for n in names}
+            shared: dict[tuple[int, ...], list[str]] = {}
+            for name in names[1:]:
+                shared.setdefault(tuple(sorted(seeds[name] & seeds[names[0]])), []).append(name)
+            for common, others in shared.items():
+                if not common:
+                    continue
+                settings = [
+                    _setting(n, [r for r in mine if r["setting"] == n and r["seed"] in common])
+                    for n in (names[0], *others)
+                ]
+                title = f"### {study}, {group}, {unit} steps a training, seeds {', '.join(map(str, common))}"
+                told.append(f"{title}\n\n{comparison_table(settings)}\n")
         return "\n".join(told)
+
+
+def _setting(name: str, records: list[dict[str, Any]]) -> Setting:
+    """The mean of a setting's trainings, case by case."""
+    of = sorted(records, key=lambda r: int(r["seed"]))
+    return Setting(
+        name,
+        of[0]["parameters"],
+        tuple(r["steps"] for r in of),
+        tuple(r["dice"] for r in of),
+        {case: sum(r["cases"][case] for r in of) / len(of) for case in of[0]["cases"]},
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -118,6 +129,7 @@ def main() -> None:
     parser.add_argument("--pretrain-steps", type=int, default=0, help="as long, without masks")
     parser.add_argument("--masks", default="5")
     parser.add_argument("--tuned", type=Path, help="config")
+    parser.add_argument("--adamw-steps", type=int, help="with AdamW, as long as twice the steps of a training")
     parser.add_argument("--settings", help="with all masks, scratch first; by default all of them, '' for none")
     parser.add_argument("--seeds", default="0,1")
     chosen = parser.parse_intermixed_args()
@@ -166,9 +178,12 @@ def main() -> None:
     if asked is not None:
         settings = {name: settings[name] for name in asked}
     groups = {"all masks": settings}
-    if chosen.tuned:
-        length = 2 * chosen.steps
-        groups["all masks, twice as long"] = {"scratch": own(n_steps=length), "tuned": tuned(length)}
+    length = 2 * chosen.steps
+    twice = {"tuned": tuned(length)} if chosen.tuned else {}
+    if chosen.adamw_steps:
+        twice["adamw"] = own("training.optimiser=adamw", n_steps=chosen.adamw_steps)
+    if twice:
+        groups["all masks, twice as long"] = {"scratch": own(n_steps=length), **twice}
     for n in filter(None, chosen.masks.split(",")):
         few = f"training.max_cases={n}"
         groups[f"{n} masks"] = {
