@@ -19,9 +19,9 @@ beside other work. Settings:
 
 and scratch and tuned for twice as long, beside AdamW for the same time (--adamw-steps), with which the choice of the recipe
 began; and, for each number of --masks, scratch, twice and pretrained with so few cases. Every training is on record in
-results/practices_<study>.json with the Dice of its cases; one that is there is not trained again, so that a second call goes on,
-on another day or machine too. The tables in results/practices_<study>.md are over the seeds that settings and the first of their
-group both have.
+results/practices_<study>.json with the Dice of its cases; one that is there is not trained again, so that a second call goes
+on, on another day or machine too. The tables in results/practices_<study>.md are over the seeds that settings and the first of
+their group both have.
 """
 
 from __future__ import annotations
