@@ -202,7 +202,8 @@ def _convert(openvino: Any, model: Model, kept: Path) -> OpenVinoNetwork:
         write_programs(model, pending)
         check_programs(openvino, model, pending)
         compiled = _compile(openvino, model, pending, model.precision)
-        assert compiled is not None  # as just before
+        if compiled is None:
+            raise ModelError("OpenVINO cannot run the network that it made", found=str(model.precision))
         if pending.parent == kept.parent:
             pending.chmod(0o755)  # a shared cache may be read by others
             _keep(pending, kept)
