@@ -56,5 +56,5 @@ def main() -> None:
     print(f"{result.folder}; look at the runs: medhybrid review --runs {configs[next(iter(configs))].runs}")
 
 
-if __name__ == "__main__":  # workers import this file
+if __name__ == "__main__":
     main()

@@ -39,5 +39,5 @@ def main() -> None:
     print(result.folder)
 
 
-if __name__ == "__main__":  # workers import this file
+if __name__ == "__main__":
     main()

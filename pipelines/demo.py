@@ -32,5 +32,5 @@ def main() -> None:
     print(f"look at the run: medhybrid review --runs {FOLDER / 'runs'}")
 
 
-if __name__ == "__main__":  # workers import this file
+if __name__ == "__main__":
     main()

@@ -37,7 +37,7 @@ def main(root: Path, minutes: float = 25) -> None:
         )
 
 
-if __name__ == "__main__":  # workers import this file
+if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     main(Path(sys.argv[1]), *map(float, sys.argv[2:]))

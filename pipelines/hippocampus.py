@@ -36,7 +36,7 @@ def main(root: Path, minutes: float = 15) -> None:
     print("look at the run: medhybrid review")
 
 
-if __name__ == "__main__":  # workers import this file
+if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     main(Path(sys.argv[1]), *map(float, sys.argv[2:]))

@@ -80,5 +80,5 @@ def main() -> None:
     print(f"corrected less control: {result.difference.interval}; {result.page}")
 
 
-if __name__ == "__main__":  # workers import this file
+if __name__ == "__main__":
     main()

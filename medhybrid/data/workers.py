@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import TypeVar
 
 import psutil
@@ -120,13 +123,28 @@ class _Worker:
         context = mp.get_context("spawn")  # fork is unsafe once threads of numerical libraries run
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, place, n), daemon=True)
-        self.process.start()
+        with _script_left_out():
+            self.process.start()
         theirs.close()
 
     def stop(self) -> None:
         self.process.terminate()
         self.process.join()
         self.pipe.close()
+
+
+@contextmanager
+def _script_left_out() -> Iterator[None]:
+    """Keep a process that is started from running the caller's script again, which would call us again, and wait for itself.
+
+    Python does so to find functions that lie in the script, hence its rule of `if __name__ == "__main__"`; ours lie in modules.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")  # without a file there is nothing to run
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _serve(pipe: Connection, place: int, n: int) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -77,3 +79,25 @@ def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced_and_no_item_
     assert set(rest) < {1, 2, 3, 4}
     assert len(rest) == 3
     assert all(isinstance(pid, int) and pid != died for pid in rest.values())
+
+
+@pytest.mark.slow
+def test_a_script_needs_no_guard_against_being_run_by_its_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from medhybrid.data.workers import Processes\n"
+        "from tests.data.test_workers import who\n"
+        "print('run')\n"
+        "with Processes(2) as processes:\n"
+        "    assert all(isinstance(pid, int) for _, pid in processes.map(who, [1, 2, 3]))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "run\n"), done.stderr
