@@ -110,7 +110,7 @@ class Processes:
         self._workers[self._workers.index(worker)] = _Worker(worker.place, self.n)
         return WorkerDied(
             f"the process working on {getattr(item, 'name', item)} died",
-            found=_cause(worker.process.exitcode),
+            found=cause_of_end(worker.process.exitcode),
             remedy="give it more memory or fewer workers (prepare.workers), or leave the case out",
         )
 
@@ -167,7 +167,8 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _cause(exit_code: int | None) -> str:
+def cause_of_end(exit_code: int | None) -> str:
+    """What ended a process, in words."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         hint = ", most often the system's answer to too little memory" if name == "SIGKILL" else ""

@@ -13,8 +13,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from medhybrid.data.workers import available_cores
-from medhybrid.errors import ConfigError
+from medhybrid.data.workers import available_cores, cause_of_end
+from medhybrid.errors import ConfigError, TrainingError
 
 POLL_S = 0.1
 
@@ -31,6 +31,8 @@ def launch(arguments: Sequence[str], n: int) -> int:
     ------
     ConfigError
         If `n` is less than 1.
+    TrainingError
+        If one was ended by a signal, of which it could not speak itself.
     """
     if n < 1:
         raise ConfigError(f"{n} processes cannot train", expected="--processes of 1 or more")
@@ -53,7 +55,7 @@ def launch(arguments: Sequence[str], n: int) -> int:
 
 
 def _wait(team: list[subprocess.Popen[bytes]]) -> int:
-    """The exit code of the first that failed (2 for one that was killed), or 0."""
+    """The exit code of the first that failed, or 0."""
     failed: subprocess.Popen[bytes] | None = None
     while any(process.poll() is None for process in team):
         try:
@@ -63,7 +65,13 @@ def _wait(team: list[subprocess.Popen[bytes]]) -> int:
         except KeyboardInterrupt:  # the terminal has told all of them
             continue
     failed = failed or next((p for p in team if p.returncode), None)
-    return 0 if failed is None else failed.returncode if failed.returncode > 0 else 2
+    if failed is not None and failed.returncode < 0:
+        raise TrainingError(
+            f"process {team.index(failed) + 1} of {len(team)} ended before its work was done",
+            found=cause_of_end(failed.returncode),
+            remedy="go on from the last checkpoint with medhybrid train --resume",
+        )
+    return 0 if failed is None else failed.returncode
 
 
 def _end(team: list[subprocess.Popen[bytes]], failed: subprocess.Popen[bytes]) -> None:

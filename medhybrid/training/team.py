@@ -8,6 +8,7 @@ MASTER_PORT); they talk by NCCL on GPUs and gloo on CPUs.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -123,6 +124,9 @@ def join_team(device: torch.device) -> Iterator[Team]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Its functions keep for ever the group that there is when they are imported, and with it threads that may abort the process
+    # where Python ends; torch imports them at a step of its own choice.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")  # plain data go by gloo
     try:
         yield Team(dist.get_rank(), dist.get_world_size())

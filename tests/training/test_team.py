@@ -22,6 +22,7 @@ from medhybrid.errors import ConfigError
 from medhybrid.networks.transformer import DropPath
 from medhybrid.steps.train import resume
 from medhybrid.training.team import ALONE, Team, refuse_team
+from tests.servers import free_port
 from tests.synthetic import StudyFolder
 from tests.test_faults import losses_of, wait_until
 
@@ -103,6 +104,28 @@ def test_two_processes_train_as_one_does_and_one_goes_on_with_their_run(prepared
     assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-3)
 
 
+PARTING = """
+from pathlib import Path
+import torch
+from medhybrid.training.team import join_team
+
+with join_team(torch.device("cpu")) as team:
+    import torch.distributed.nn  # as some step of a training does
+    assert team.tell(team.rank) == 0
+print(*{(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()})
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the names of threads from /proc")
+def test_a_team_that_has_parted_leaves_no_thread_behind() -> None:
+    common = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    common |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PARTING]
+    team = [subprocess.Popen(command, env=common | {"RANK": str(i)}, stdout=subprocess.PIPE, text=True) for i in (0, 1)]
+
+    assert [p.communicate(timeout=120)[0] for p in team] == ["python\n", "python\n"]
+
+
 @pytest.mark.slow
 def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
     prepared: StudyFolder, tmp_path: Path
@@ -115,9 +138,10 @@ def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
     assert len(members) == 2
 
     members[1].kill()
-    process.communicate(timeout=90)
+    _, problems = process.communicate(timeout=90)
 
     assert process.returncode == 2
+    assert b"process 2 of 2 ended before its work was done. Found signal SIGKILL" in problems
     assert not any(m.is_running() and m.status() != psutil.STATUS_ZOMBIE for m in members)
     (run,) = (tmp_path / "blobs").iterdir()
     assert not (run / "model").exists()
