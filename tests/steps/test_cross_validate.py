@@ -18,6 +18,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.workers import Processes
 from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.inference.ensemble import Ensemble
+from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.review.comparison import Setting, comparison_table
 from medhybrid.steps.cross_validate import CrossValidation
 from medhybrid.steps.resume import latest_run
@@ -84,6 +85,32 @@ def test_a_second_call_trains_only_what_is_missing(
 
     assert again is not None
     assert again.dice == first.dice
+
+
+def test_component_rules_found_later_are_registered_with_the_models_and_once(
+    crossed: tuple[StudyConfig, CrossValidation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, first = crossed
+    client = mlflow.MlflowClient(f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}")
+
+    def newest() -> tuple[int, float]:
+        version = client.get_model_version_by_alias(config.name, config.tracking.alias)
+        uri = f"models:/{config.name}/{version.version}"
+        model = medhybrid.load_model(uri, tracking_uri=f"sqlite:///{Path(config.runs).resolve() / 'mlflow.db'}")
+        return int(version.version), model.plan.min_component_ml
+
+    before, _ = newest()
+    with monkeypatch.context() as patch:
+        patch.setattr("medhybrid.steps.cross_validate.choose_rules", lambda *_: ComponentRules(min_component_ml=0.125))
+        medhybrid.cross_validate(config)
+        changed = newest()
+        medhybrid.cross_validate(config)
+
+    assert changed == (before + len(first.trainings), 0.125)
+    assert newest() == changed
+    again = medhybrid.cross_validate(config)
+    assert again is not None
+    assert newest() == (changed[0] + len(first.trainings), first.rules.min_component_ml)
 
 
 def test_a_start_that_has_seen_a_fold_is_refused_before_the_first_training(
