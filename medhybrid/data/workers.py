@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
-from types import ModuleType
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import connection
+from multiprocessing.connection import Pipe, wait
+from typing import Any, TypeVar
 
 import psutil
 
@@ -74,7 +73,7 @@ class Processes:
         `WorkerDied` with the cause, a new process takes its place, and the rest goes on.
         """
         waiting = list(reversed(items))
-        self._workers = [w for w in self._workers if w.process.is_alive()]
+        self._drop([w for w in self._workers if not w.is_alive])
         free = [n for n in range(self.n) if n not in {w.place for w in self._workers}]
         self._workers += [
             _Worker(place, self.n) for place in free[: max(0, min(self.n, len(items)) - len(self._workers))]
@@ -101,56 +100,69 @@ class Processes:
                         result = self._replace(worker, item)
                     yield item, result
         finally:
-            for worker in busy:  # the caller has gone, and nobody wants what they work on
-                self._workers.remove(worker)
-                worker.stop()
+            self._drop(busy)  # the caller has gone, and nobody wants what they work on
+
+    def _drop(self, workers: Iterable[_Worker]) -> None:
+        for worker in (gone := list(workers)):
+            worker.stop()
+        self._workers = [w for w in self._workers if w not in gone]
 
     def _replace(self, worker: _Worker, item: object) -> WorkerDied:
-        worker.process.join()
+        worker.process.wait()  # it has closed its pipe: it is about to end by itself
+        worker.stop()
         self._workers[self._workers.index(worker)] = _Worker(worker.place, self.n)
         return WorkerDied(
             f"the process working on {getattr(item, 'name', item)} died",
-            found=cause_of_end(worker.process.exitcode),
+            found=cause_of_end(worker.process.returncode),
             remedy="give it more memory or fewer workers (prepare.workers), or leave the case out",
         )
 
 
 class _Worker:
-    """A process and the pipe to it."""
+    """A process and the pipe to it.
+
+    Not one of `multiprocessing`: its processes run the caller's script again, to find functions that lie in it. Ours lie in
+    modules, and a script that calls us would call us once more, and wait for itself.
+    """
 
     def __init__(self, place: int, n: int) -> None:
         self.place = place
-        context = mp.get_context("spawn")  # fork is unsafe once threads of numerical libraries run
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, place, n), daemon=True)
-        with _script_left_out():
-            self.process.start()
+        self.pipe, theirs = Pipe()
+        handle = theirs.fileno()
+        inherited: dict[str, Any] = {"pass_fds": [handle]}
+        if sys.platform == "win32":
+            os.set_handle_inheritable(handle, True)
+            inherited = {"close_fds": False}
+        command = [sys.executable, "-c", START, str(handle), *sys.path]
+        environment = os.environ | {PLACE: str(place), FELLOWS: str(n)}
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, **inherited)
         theirs.close()
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.join()
+        self.process.communicate()
         self.pipe.close()
 
 
-@contextmanager
-def _script_left_out() -> Iterator[None]:
-    """Keep a process that is started from running the caller's script again, which would call us again, and wait for itself.
-
-    Python does so to find functions that lie in the script, hence its rule of `if __name__ == "__main__"`; ours lie in modules.
-    """
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")  # without a file there is nothing to run
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
+START = """
+import sys
+handle, sys.path[:] = int(sys.argv[1]), sys.argv[2:]
+from medhybrid.data.workers import serve
+serve(handle)
+"""
+"""What a worker runs: it imports from where its parent does."""
 
 
-def _serve(pipe: Connection, place: int, n: int) -> None:
-    os.environ |= {PLACE: str(place), FELLOWS: str(n)}
+def serve(handle: int) -> None:
+    """Apply the functions that come by a pipe to the items that come with them, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    kind = "PipeConnection" if sys.platform == "win32" else "Connection"
+    pipe = getattr(connection, kind)(handle)
     while True:
         try:
             function, item = pipe.recv()
@@ -161,10 +173,8 @@ def _serve(pipe: Connection, place: int, n: int) -> None:
 
 def _end_with_parent() -> None:
     """End where the parent was killed: its locks are free then, and another may begin on the same item."""
-    parent = mp.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+    os.read(sys.stdin.fileno(), 1)  # nobody writes: it returns when the parent is gone
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def cause_of_end(exit_code: int | None) -> str:
