@@ -148,7 +148,7 @@ def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.
             wait_for_begun(out, process)
         time.sleep(rng.uniform(0.0, 0.5))
         victims = psutil.Process(process.pid).children() if workers > 1 else [psutil.Process(process.pid)]
-        victims = [v for v in victims if "spawn_main" in " ".join(v.cmdline())] if workers > 1 else victims
+        victims = [v for v in victims if "medhybrid.data.workers" in " ".join(v.cmdline())] if workers > 1 else victims
         if process.poll() is not None or not victims:
             for mask in list((out / "done").glob("*.json"))[
                 : N_SCANS // 2

@@ -19,7 +19,9 @@ from medhybrid.cli_options import (
     open_pool,
     whole_numbers,
 )
+from medhybrid.data.workers import end_with_parent
 from medhybrid.errors import ConfigError
+from medhybrid.steps.launch import LAUNCHED, launch
 
 
 def train(
@@ -39,9 +41,9 @@ def train(
     from medhybrid.steps.train import train as start
 
     if processes != 1:
-        from medhybrid.steps.launch import launch
-
         return launch(called_without("--processes"), processes)
+    if LAUNCHED in os.environ:
+        end_with_parent()
     is_first = os.environ.get("RANK", "0") == "0"
     reporter = make_reporter(quiet or not is_first)
     if resume and deterministic:
@@ -139,7 +141,7 @@ def pretrain(
         "Rebuilding hidden parts", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.metrics.items()]
     )
     reporter.message(f"begin a training with it: medhybrid train ... training.start={result.folder}")
-    return 0
+    return 1 if result.left_out else 0
 
 
 def tune(

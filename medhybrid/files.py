@@ -11,6 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medhybrid.errors import OutputError
+
+
+def make_folder(path: Path, *, remedy: str = "choose another folder") -> Path:
+    """A folder for results, and those above it; raises `OutputError` where there can be none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be made", found=error.strerror or str(error), remedy=remedy) from error
+    return path
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write text, and its folder where there is none; raises `OSError`, and leaves no part of a file then."""

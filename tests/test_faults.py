@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 
 import medhybrid
 from medhybrid.config import StudyConfig, load_config
-from medhybrid.errors import OutputError
+from medhybrid.errors import ConfigError, OutputError
 from medhybrid.files import held
 from medhybrid.inference import folder as folder_job
 from medhybrid.inference.folder import FolderJob
@@ -31,6 +32,7 @@ from medhybrid.inference.worklist import WorkItem
 from medhybrid.steps.predict import predict
 from medhybrid.steps.train import resume
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint
+from medhybrid.training.team import Team
 from tests.inference.test_engines import SHAPE, load, rows_of, write_scans
 from tests.synthetic import StudyFolder, save_nifti
 from tests.training.trainers import every_loss, trainer
@@ -279,3 +281,78 @@ def test_a_clock_that_jumps_changes_nothing(
 
     assert losses == expected
     assert 0 < outcome.elapsed_s < 600
+
+
+@pytest.mark.slow
+def test_an_extension_that_is_stopped_leaves_the_model_that_was_validated(
+    prepared: StudyFolder, tmp_path: Path
+) -> None:
+    run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=6", "tracking.kind=jsonl")).folder
+    before = {p: (run / p).read_bytes() for p in ("model/model.json", "model/model.safetensors", "validation.csv")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medhybrid", "train", "--resume", "--run", run, "training.iterations=+100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_until(lambda: max(losses_of(run)) > 20, process)
+    process.terminate()
+    shown, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert b"stays that of the finished training" in shown
+    assert {p: (run / p).read_bytes() for p in before} == before
+
+    longer = resume(run, [f"training.iterations={load_checkpoint(run / 'checkpoint')['step'] + 2}"])
+    assert medhybrid.load_model(run).record.made.n_steps == longer.n_steps  # type: ignore[union-attr]
+
+
+def test_a_resume_that_is_refused_changes_no_length(
+    prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=4", "tracking.kind=jsonl")).folder
+    before = (run / "config.yaml").read_text()
+    monkeypatch.setattr("medhybrid.steps.train.join_team", lambda _: nullcontext(Alone(0, 1)))
+
+    with pytest.raises(ConfigError, match="cannot be shared out"):
+        resume(run, ["training.iterations=+10"])
+
+    assert (run / "config.yaml").read_text() == before
+
+
+class Alone(Team):
+    """One process that believes to be one of five."""
+
+    def part(self, batch_size: int) -> range:
+        return Team(0, 5).part(batch_size)
+
+
+@pytest.mark.slow
+def test_sigterm_while_a_training_is_validated_begins_no_other(prepared: StudyFolder, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED_LATE, prepared.folder / "small.yaml", f"runs={tmp_path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    shown, problems = process.communicate(timeout=120)
+
+    assert shown.splitlines()[-1:] == ["None"], problems
+    trained = [p.parent.name for p in tmp_path.glob("blobs/*/validation.csv")]
+    assert len(trained) == 1, "the one under way was finished"
+
+
+STOPPED_LATE = """
+import os, signal, sys
+import medhybrid
+from medhybrid.training import loop
+
+whole = loop.Trainer._final_outcome
+
+def validate(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return whole(self)
+
+loop.Trainer._final_outcome = validate
+config = medhybrid.load_config(sys.argv[1], [sys.argv[2], "training.iterations=4", "tracking.kind=none"])
+print(medhybrid.cross_validate(config, seeds=(0, 1, 2), folds=[0]))
+"""

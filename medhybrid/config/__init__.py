@@ -10,6 +10,7 @@ from medhybrid.config.load import (
     load_listen_config,
     load_search,
     packaged_configs,
+    require_config,
     save_config,
     with_values,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "load_listen_config",
     "load_search",
     "packaged_configs",
+    "require_config",
     "save_config",
     "with_values",
 ]

@@ -88,8 +88,20 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     return load_config_with_origins(name, overrides)[0]
 
 
+def require_config(config: object) -> StudyConfig:
+    """The config that a step was given; raises `ConfigError` for anything else, such as its file's name."""
+    if not isinstance(config, StudyConfig):
+        raise ConfigError(
+            "a step takes a config",
+            found=f"{type(config).__name__} {config!r}"[:200],
+            remedy="medhybrid.load_config(NAME)",
+        )
+    return config
+
+
 def load_config_with_origins(name: str | Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, dict[str, str]]:
     """As `load_config`, and where each value comes from (dotted key to file, override or default)."""
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     path = find_config(name)
     values = _read_yaml(path)
     origins = {key: path.name for key, _ in _leaves(values)}
@@ -144,7 +156,14 @@ def with_values(config: StudyConfig, values: Mapping[str, Any], *, source: str) 
         for section in sections:
             change = change.setdefault(section, {})
         change[last] = value
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(plain), OmegaConf.create(changes)))
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(plain), OmegaConf.create(changes)))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:  # keys within a list, or below a value
+        raise ConfigError(
+            f"{source}: {', '.join(values)} cannot be set",
+            expected="keys of sections; a list is set whole",
+            found=str(error).splitlines()[0],
+        ) from error
     _replace_whole_length(merged, changes)
     return config_from_dict(merged, source=source)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from medhybrid.remote import local_copy
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
 from medhybrid.scans.dicom.references import KINDS
+
+logger = logging.getLogger(__name__)
 
 Paths = tuple[Path, ...]
 
@@ -232,6 +235,8 @@ def _scans(config: DataConfig, root: Path) -> list[Case]:
         is_mask = entry.modality in KINDS or matches(entry, config.mask_pattern)
         if is_mask or not (entry.problem or entry.left_aside):
             (masks if is_mask else images).append(entry)
+        elif entry.problem:
+            logger.warning("%s is left out: %s", entry.name, entry.problem)
     n_channels = len(config.channels)
     is_whole = [n_channels == 1 or entry.n_channels == n_channels for entry in images]
     base = _below_which_they_differ(images, root)

@@ -160,7 +160,7 @@ serve(handle)
 def serve(handle: int) -> None:
     """Apply the functions that come by a pipe to the items that come with them, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     kind = "PipeConnection" if sys.platform == "win32" else "Connection"
     pipe = getattr(connection, kind)(handle)
     while True:
@@ -171,10 +171,14 @@ def serve(handle: int) -> None:
         pipe.send(function(item))
 
 
-def _end_with_parent() -> None:
-    """End where the parent was killed: its locks are free then, and another may begin on the same item."""
-    os.read(sys.stdin.fileno(), 1)  # nobody writes: it returns when the parent is gone
-    os.kill(os.getpid(), signal.SIGTERM)
+def end_with_parent() -> None:
+    """Get SIGTERM where the parent, whose pipe our stdin is, was killed: its locks are free then, and others may begin."""
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)  # nobody writes: it returns when the parent is gone
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def cause_of_end(exit_code: int | None) -> str:

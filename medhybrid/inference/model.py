@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
-from medhybrid.errors import DeviceError, ModelError
+from medhybrid.errors import DeviceError, ModelError, ScanError
 from medhybrid.inference.confidence import ScoreSum, Verdict, score_logits, verdict
 from medhybrid.inference.device import choose_device, choose_precision, free_cache, is_out_of_memory
 from medhybrid.inference.model_record import ModelRecord, read_record
@@ -131,7 +132,15 @@ class Model:
         ------
         DataError
             If the scan has other channels than the model.
+        ScanError
+            If it is no scan.
         """
+        if not isinstance(scan, Scan):
+            raise ScanError(
+                "a model sees scans",
+                found=type(scan).__name__,
+                remedy="medhybrid.read_scan(path), or medhybrid.Scan(...)",
+            )
         return self.segment(scan).mask
 
     def logits(self, image: Tensor, context: Context | None = None) -> Tensor:
@@ -296,12 +305,23 @@ def load_model(
         )
     asked = {k: v for k, v in (("precision", precision), ("mirror", mirror)) if v is not None}
     record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
-    network = network_for(record.network, record.plan)
+    with _NoDraws():
+        network = network_for(record.network, record.plan)
     try:
         network.load_state_dict(load_file(weights))
     except (RuntimeError, SafetensorError) as error:
         raise ModelError(f"{weights} does not fit the network of model.json", found=str(error)[:300]) from error
     return Model(network, record, choose_device(device))
+
+
+class _NoDraws(TorchFunctionMode):
+    """New weights stay as memory holds them where they are about to be read: the caller's random numbers are its own."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "uniform_", "normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def set_component_rules(folder: Path, rules: ComponentRules) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medhybrid.errors import ConfigError, ModelError
+from medhybrid.errors import ConfigError, ModelError, OutputError
 from medhybrid.inference.model import Model
 
 Format = Literal["pt2", "onnx", "openvino"]
@@ -64,24 +64,32 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
         If the libraries of the format are not installed.
     ModelError
         If the network cannot be exported for any size.
+    OutputError
+        If the file cannot be written.
     """
     stride, fixed = np.prod(model.plan.strides, axis=0), fixed_axes(model)
     free = [axis for axis in range(3) if axis not in fixed]
     dims = {axis + 2: int(stride[axis]) * torch.export.Dim("xyz"[axis], min=1, max=LARGEST) for axis in free}
     # one sample, and an axis of one token, would be taken as fixed
     shape = [fixed.get(axis) or max(model.plan.patch_size[axis], 2 * int(stride[axis])) for axis in range(3)]
-    example = {"image": torch.rand(2, len(model.plan.channels), *shape)}
+    random = torch.Generator().manual_seed(0)
+    example = {"image": torch.rand(2, len(model.plan.channels), *shape, generator=random)}
     network, path = FullLogits(model.network).cpu().eval(), folder / FILES[format_]
     try:
         program = export_program(network, example, {"image": dims})
         if format_ == "pt2":
-            torch.export.save(program, path)
+            content = io.BytesIO()  # torch ends the process where its own file cannot be written
+            with _quietly():
+                torch.export.save(program, content)
+            path.write_bytes(content.getbuffer())
         elif format_ == "onnx":
             save_onnx(program, example, path)
         else:
             save_openvino(program, example, path)
     except ConfigError:
         raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written", found=error.strerror or str(error)) from error
     except Exception as error:  # torch raises many kinds
         raise ModelError(
             f"a network of kind {model.record.network.kind} cannot be exported as {format_} for any size",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.errors import GeometryError, ScanError
+from medhybrid.errors import GeometryError, OutputError, ScanError
 from medhybrid.geometry import Affine, corner_distance_mm, is_sheared
 from medhybrid.geometry.affine import Grid
 from medhybrid.scans.claims import check_claim
@@ -90,17 +90,36 @@ def nifti_header(path: Path) -> tuple[tuple[int, ...], Affine]:
         raise ScanError(f"{path.name} cannot be read as NIfTI", found=str(error)) from error
 
 
-def write_nifti(path: Path, array: NDArray[np.generic], affine: Affine, *, like: Source | None = None) -> None:
+def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *, like: Source | None = None) -> None:
     """Write `array` (X, Y, Z), or (C, X, Y, Z) with channels last in the file, atomically.
 
     Parameters
     ----------
+    path : str or Path
+        Ends in `.nii` or `.nii.gz`.
+    array : ndarray
+        Truth values and long whole numbers are stored in the shortest type that holds them, half precision as float32.
     like : Source, optional
         A NIfTI source whose codes and units are kept.
+
+    Raises
+    ------
+    GeometryError
+        If the array has other dimensions, or the affine is none.
+    OutputError
+        If the name is of another kind of file.
     """
     import nibabel as nib
 
+    path, array = Path(path), np.asarray(array)
+    if not path.name.lower().endswith(SUFFIXES):
+        raise OutputError(f"{path.name} cannot be written as NIfTI", expected=f"a name with {' or '.join(SUFFIXES)}")
+    if array.ndim not in (3, 4):
+        raise GeometryError(f"an array of shape {array.shape} is no volume", expected="(X, Y, Z) or (C, X, Y, Z)")
+    if np.shape(affine) != (4, 4) or not np.isfinite(affine).all():
+        raise GeometryError("the affine places no voxel", expected="4 x 4 finite numbers", found=str(affine))
     header = like.header if like is not None and like.kind == "nifti" else None
+    array = _storable(array)
     image = _nifti_image(array if array.ndim == 3 else np.moveaxis(array, 0, 3), affine, header)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -116,6 +135,19 @@ def nifti_bytes(array: NDArray[np.generic], affine: Affine, *, slope: float = 1.
     image = _nifti_image(array, affine, None)
     image.header.set_slope_inter(slope, intercept)
     return gzip.compress(image.to_bytes(), 6, mtime=0)
+
+
+def _storable(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """In a type that every reader of NIfTI knows."""
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    if array.dtype == bool or array.dtype in (np.int64, np.uint64):
+        least, largest = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        for kind in (np.uint8, np.int16, np.uint16, np.int32, np.uint32):
+            if np.iinfo(kind).min <= least and largest <= np.iinfo(kind).max:
+                return array.astype(kind)
+        return array.astype(np.float64)
+    return array
 
 
 def _nifti_image(data: NDArray[np.generic], affine: Affine, header: Any) -> Any:

@@ -24,7 +24,7 @@ MAX_CHANNEL_GAP_MM = 0.01
 
 
 def read_scan(
-    path: str | Path | Sequence[Path],
+    path: str | Path | Sequence[str | Path],
     *,
     case: str | None = None,
     part: str = "",
@@ -45,7 +45,7 @@ def read_scan(
         If there is not exactly one readable scan.
     """
     if not isinstance(path, (str, Path)):
-        return read_series(list(path), case=case or "series", part=part, options=options)
+        return read_series([Path(p) for p in path], case=case or "series", part=part, options=options)
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, case or path.name, part, options)

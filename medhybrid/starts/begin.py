@@ -39,8 +39,15 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
     if "hidden_token" in tensors:  # a checkpoint of a pretraining holds the network in what teaches it
         tensors = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
     if not tensors.keys() & set(names):
-        layout, tensors = to_our_names(tensors)
+        try:
+            layout, tensors = to_our_names(tensors)
+        except (KeyError, RuntimeError) as error:  # an archive of the right names that lacks some
+            raise ModelError(f"{path} is not whole", found=f"no {error}"[:200], remedy=WHERE) from error
         source += f" (as a {layout})" if layout else ""
+    if broken := [name for name in names if name in tensors and not tensors[name].isfinite().all()]:
+        raise ModelError(
+            f"{path} holds weights that are no numbers", found=", ".join(broken[:3]), remedy="use an earlier checkpoint"
+        )
     asked = {name for name in network.state_dict() if any(is_meant(name, part) for part in parts)}
     others = _with_other_heads(network, about.heads)
     rows = fit(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ from medhybrid.inference.weights_file import About, check_version, read_about
 
 OUR_FILE = "start.safetensors"
 """In the folder of a pretraining."""
+
+CHECKPOINT = Path("checkpoint", "last.pt")
+"""In the folder of a run."""
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pyth", ".bin")
 
@@ -48,10 +50,15 @@ def read_weights(path: Path) -> Weights:
     """
     if (path / OUR_FILE).is_file():
         path = path / OUR_FILE
+    if not (path / "model.json").is_file() and not (path / "model" / "model.json").is_file():
+        path = path / CHECKPOINT if (path / CHECKPOINT).is_file() else path  # a run that was killed
     if path.name == "model.safetensors" and path.with_name("model.json").is_file():
         path = path.parent
     if path.is_dir():
-        return _of_model(path)
+        try:
+            return _of_model(path)
+        except ModelError as error:
+            raise ModelError(f"{path} cannot be a start", found=str(error), remedy=WHERE) from error
     if not path.is_file():
         raise ModelError(f"{path}: there are no weights here", expected="a file or folder", remedy=WHERE)
     if path.suffix not in SUFFIXES:
@@ -74,7 +81,6 @@ def _of_model(folder: Path) -> Weights:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], About | None]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -91,7 +97,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], About | None]:
             found=str(error).splitlines()[0][:200],
             remedy="save the state dict alone with its author's program, best as .safetensors",
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
+    except Exception as error:  # damaged zip files and archives of arrays raise of every kind
         raise ModelError(
             f"{path.name} is damaged or no file of weights", found=str(error)[:200], remedy=WHERE
         ) from error

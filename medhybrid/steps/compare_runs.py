@@ -79,7 +79,9 @@ class RunComparison:
     left_out: tuple[str, ...]
 
 
-def compare_runs(first: Path, second: Path, *, out: Path, reporter: Reporter | None = None) -> RunComparison:
+def compare_runs(
+    first: str | Path, second: str | Path, *, out: str | Path, reporter: Reporter | None = None
+) -> RunComparison:
     """Compare two runs and write a page.
 
     Raises
@@ -89,8 +91,8 @@ def compare_runs(first: Path, second: Path, *, out: Path, reporter: Reporter | N
     OutputError
         If `out` cannot be written to.
     """
-    reporter = reporter or Silent()
-    a, b = judged(first), judged(second)
+    reporter, out = reporter or Silent(), Path(out)
+    a, b = judged(Path(first)), judged(Path(second))
     if a.kind != b.kind or a.labels != b.labels:
         raise DataError(
             f"{a.name} and {b.name} cannot be compared",

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medhybrid.config import StudyConfig
+from medhybrid.config import StudyConfig, require_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.prepare import inside_labels
 from medhybrid.errors import ConfigError
@@ -83,7 +83,7 @@ def cross_validate(
     """
     if not seeds:
         raise ConfigError("no seed to train with", expected="at least one")
-    dataset = PreparedDataset(prepared_folder(config))
+    dataset = PreparedDataset(prepared_folder(require_config(config)))
     chosen = list(folds) or list(range(len(dataset.folds)))
     for k in chosen:
         dataset.fold(k)

@@ -18,9 +18,9 @@ N_HELD_OUT = 6
 """Subjects that validate; the DICOM folder for prediction holds these."""
 
 
-def write_demo_data(root: Path, *, on_subject: Callable[[int], None] = lambda _: None) -> None:
+def write_demo_data(root: str | Path, *, on_subject: Callable[[int], None] = lambda _: None) -> None:
     """Write `cases.csv`, `splits.json`, images and references; `root/new_scans` holds the held-out subjects as DICOM."""
-    template = load_template()
+    root, template = Path(root), load_template()
     names = [f"brain_{i:02d}" for i in range(N_SUBJECTS)]
     rows = []
     for i, name in enumerate(names):

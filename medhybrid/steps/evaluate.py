@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.errors import DataError, MedHybridError, OutputError
+from medhybrid.errors import ConfigError, DataError, MedHybridError
+from medhybrid.files import make_folder
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.records import Records
 from medhybrid.metrics import LabelScore, score_case, summarise
@@ -55,10 +56,13 @@ def evaluate(
 
     Raises
     ------
+    ConfigError
+        If `labels` names no whole numbers.
     DataError
         If there is nothing to score.
     """
     reporter = reporter or Silent()
+    _check_labels(labels)
     predicted = masks_in(Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions))
     known = masks_in(Path(references))
     failed, foreign = _on_record(Path(predictions))
@@ -96,14 +100,20 @@ def evaluate(
     return evaluation
 
 
+def _check_labels(labels: Mapping[str, int]) -> None:
+    """A value of another kind is in no mask, and two empty masks agree."""
+    wrong = {n: v for n, v in labels.items() if isinstance(v, bool) or not isinstance(v, int | np.integer) or v < 1}
+    if wrong or not labels:
+        raise ConfigError(
+            "labels do not say which values are scored",
+            expected="names and whole numbers above 0, such as {'tumour': 1}",
+            found=", ".join(f"{n}: {v!r}" for n, v in wrong.items()) or "none",
+        )
+
+
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     """`scores.csv` (a row a case and label) and `summary.json`; raises `OutputError` where there can be no such folder."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{out} cannot be made", found=error.strerror or str(error), remedy="choose another folder"
-        ) from error
+    make_folder(out)
     with (out / "scores.csv").open("w", newline="") as file:
         rows = [s.as_row() for s in evaluation.scores]
         writer = csv.DictWriter(file, list(rows[0]))

@@ -20,7 +20,7 @@ from medhybrid.inference.program import FORMATS, check_program, write_program
 from medhybrid.steps.models import load_model
 
 
-def export(model: str | Path, *, out: Path, format_: str = "onnx", tracking_uri: str | None = None) -> Path:
+def export(model: str | Path, *, out: str | Path, format_: str = "onnx", tracking_uri: str | None = None) -> Path:
     """Write the network and its description; nothing is left if it does not compute what the model computes.
 
     Parameters
@@ -45,6 +45,7 @@ def export(model: str | Path, *, out: Path, format_: str = "onnx", tracking_uri:
     chosen = next((f for f in FORMATS if f == format_), None)
     if chosen is None:
         raise ConfigError(f"unknown format {format_}", expected=", ".join(FORMATS))
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is no empty folder", remedy="give a new folder")
     loaded = load_model(model, device="cpu", tracking_uri=tracking_uri)

@@ -12,11 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from medhybrid.data.workers import available_cores, cause_of_end
 from medhybrid.errors import ConfigError, TrainingError
 
 POLL_S = 0.1
+
+LAUNCHED = "MEDHYBRID_LAUNCHED"
+"""Environment variable of a process that ends with the launcher."""
 
 GRACE_S = 180.0
 """The others of a team that lost one are ended, by force after this time: more than the first may take to close its records."""
@@ -41,29 +45,33 @@ def launch(arguments: Sequence[str], n: int) -> int:
     if sys.platform == "linux":
         common.setdefault("GLOO_SOCKET_IFNAME", "lo")  # its own choice needs the machine's name to be known
     command = [sys.executable, "-m", "medhybrid", *arguments]
-    team = [subprocess.Popen(command, env=common | {"RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(n)]
+    common[LAUNCHED] = "1"
+    apart: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}  # Ctrl-C reaches them once, by us
+    places = [{"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(n)]
+    team = [subprocess.Popen(command, env=common | place, stdin=subprocess.PIPE, **apart) for place in places]
 
     def pass_on(number: int, _: object) -> None:
         for process in team:
             process.send_signal(number)
 
-    before = signal.signal(signal.SIGTERM, pass_on)
+    caught = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, pass_on) for number in caught]
     try:
         return _wait(team)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(caught, before, strict=True):
+            signal.signal(number, handler)
+        for process in team:
+            process.communicate()
 
 
 def _wait(team: list[subprocess.Popen[bytes]]) -> int:
     """The exit code of the first that failed, or 0."""
     failed: subprocess.Popen[bytes] | None = None
     while any(process.poll() is None for process in team):
-        try:
-            if failed is None and (failed := next((p for p in team if p.poll()), None)):
-                _end(team, failed)
-            time.sleep(POLL_S)
-        except KeyboardInterrupt:  # the terminal has told all of them
-            continue
+        if failed is None and (failed := next((p for p in team if p.poll()), None)):
+            _end(team, failed)
+        time.sleep(POLL_S)
     failed = failed or next((p for p in team if p.returncode), None)
     if failed is not None and failed.returncode < 0:
         raise TrainingError(

@@ -64,7 +64,7 @@ def predict(
     precision: str | None = None,
     mirror: bool | None = None,
     tracking_uri: str | None = None,
-    deidentify: Path | None = None,
+    deidentify: str | Path | None = None,
     probabilities: bool = False,
     options: Mapping[str, Any] | None = None,
     max_memory: float | None = None,
@@ -87,7 +87,7 @@ def predict(
         `auto`, `bf16` or `float32`; by default the model's `inference.precision`.
     mirror : bool, optional
         Average over mirrorings; by default the model's `inference.mirror`. A loaded model keeps its own, and its precision.
-    deidentify : Path, optional
+    deidentify : str or Path, optional
         File of a key (made where absent): outputs are named by keyed hash and DICOM headers cleaned.
     probabilities : bool
         Write the probabilities of the labels, too: NIfTI, and FRACTIONAL DICOM SEG.
@@ -107,6 +107,10 @@ def predict(
     MedHybridError
         If the model cannot be loaded, `scans` does not exist, or another process works on `out`.
     """
+    if workers < 1:
+        raise ConfigError(f"{workers} workers cannot predict", expected="1 or more")
+    if max_memory is not None and not max_memory > 0:
+        raise ConfigError(f"no scan fits into {max_memory:g} GiB", expected="max_memory above 0")
     reporter, is_pooled = reporter or Silent(), workers > 1 or bool(ray_address)
     there = Mirror(str(out)) if is_remote(out) else None
     out = Path(out) if there is None else there.fetch()
@@ -120,7 +124,14 @@ def predict(
                 raise ConfigError("workers load the model themselves", expected="its folder", found="a loaded model")
             loaded = with_options(model, options)
         else:
-            paths = [str(p) for p in ([model] if isinstance(model, (str, Path)) else model)]
+            given = [model] if isinstance(model, (str, Path)) else list(model)
+            paths = [str(p) for p in given]
+            if not all(isinstance(p, (str, Path)) for p in given) or not paths:
+                raise ConfigError(
+                    "several models are given by their folders",
+                    expected="one folder or more, or one loaded model",
+                    found="loaded models" if paths else "none",
+                )
             arguments["paths"] = tuple(str(Path(p).resolve()) if Path(p).exists() else p for p in paths)
             arguments["options"] = tuple((options or {}).items())
             loaded = load_for_folder(**arguments, device="cpu" if is_pooled else device)
@@ -140,7 +151,7 @@ def predict(
                 device,
                 out.resolve(),
                 job.made_by,
-                key=None if deidentify is None else deidentify.resolve(),
+                key=None if deidentify is None else Path(deidentify).resolve(),
                 with_probabilities=probabilities,
                 max_memory=memory,
                 # Ray gives each actor as many as it has cores; what the user's environment says stays.

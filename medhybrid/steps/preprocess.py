@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medhybrid.config import StudyConfig, save_config
+from medhybrid.config import StudyConfig, require_config, save_config
 from medhybrid.data.checks import Finding, from_error
 from medhybrid.data.dataset import (
     CaseCheck,
@@ -28,7 +28,7 @@ from medhybrid.data.plan import Plan, make_plan
 from medhybrid.data.splits import load_folds
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
 from medhybrid.errors import DataError, MedHybridError
-from medhybrid.files import held, write_atomically
+from medhybrid.files import held, make_folder, write_atomically
 from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
 from medhybrid.steps.prepared import refresh_prepared, send_prepared
 from medhybrid.steps.progress import Reporter, Silent
@@ -55,8 +55,8 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
         If there is no usable case, or a store of prepared cases does not answer.
     """
     reporter = reporter or Silent()
-    folder = refresh_prepared(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    require_config(config)
+    folder = make_folder(refresh_prepared(config), remedy="name another folder: prepare.folder=FOLDER")
     with held(folder / ".lock", wait=False) as is_free:
         if not is_free:
             reporter.message(f"another process prepares {folder}; this one waits")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from medhybrid.config import StudyConfig, save_config
+from medhybrid.config import StudyConfig, require_config, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ConfigError, DataError
@@ -30,7 +31,7 @@ from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder
 from medhybrid.steps.train import Run
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.training.checkpoint import has_checkpoint
-from medhybrid.training.determinism import deterministic
+from medhybrid.training.determinism import deterministic, random_numbers_kept
 from medhybrid.training.loop import Outcome, Progress
 from medhybrid.training.pretraining import MaskedAutoencoder, Pretrainer
 from medhybrid.training.team import refuse_team
@@ -53,15 +54,20 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     """
     refuse_team("pretrain")
     reporter = reporter or Silent()
-    config = for_scans(config)
-    preprocess(config, reporter=reporter)
+    config = for_scans(require_config(config))
+    preparation = preprocess(config, reporter=reporter)
+    if preparation.left_out:
+        reporter.message(
+            f"{len(preparation.left_out)} scans cannot be used and are left out: {', '.join(preparation.left_out[:5])}"
+            f"{' ...' * (len(preparation.left_out) > 5)}; see {preparation.folder / 'problems.csv'}"
+        )
     folder = new_run_folder(config, "pretrain")
     save_config(config, folder / "config.yaml")
     dataset = PreparedDataset(prepared_folder(config))
     dataset.plan_for(config).save(folder / "plan.json")
     remember_data(folder, config, dataset)
     with hold_run(folder):
-        return _run(config, dataset, folder, reporter, resume=False)
+        return replace(_run(config, dataset, folder, reporter, resume=False), left_out=preparation.left_out)
 
 
 def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | None = None) -> Run:
@@ -102,15 +108,15 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
     train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
     pictures = remember_pictures(folder, train_cases, validation=())
     tracker = make_tracker(config, dataset, folder, dataset.data_hash())
-    torch.manual_seed(config.training.seed)
-    network = network_for(config.network, plan)
-    assert isinstance(network, SegmentationNetwork)
 
     def on_progress(p: Progress) -> None:
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}  {p.left_s / 60:.0f} min left")
 
-    with stop_on_signals() as should_stop, deterministic(config.training.deterministic):
+    with stop_on_signals() as should_stop, random_numbers_kept(), deterministic(config.training.deterministic):
         try:
+            torch.manual_seed(config.training.seed)
+            network = network_for(config.network, plan)
+            assert isinstance(network, SegmentationNetwork)
             trainer = Pretrainer(
                 config,
                 plan,

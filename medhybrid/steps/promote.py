@@ -44,12 +44,12 @@ class Promotion:
         return self.outcome != "not shown"
 
 
-def promote(run: Path, *, tracking_uri: str | None = None, force: bool = False) -> Promotion:
+def promote(run: str | Path, *, tracking_uri: str | None = None, force: bool = False) -> Promotion:
     """Move the alias, or not.
 
     Parameters
     ----------
-    run : Path
+    run : str or Path
         Folder of a finished training.
     force : bool
         Move it whatever the difference says; the version then says so.
@@ -61,6 +61,7 @@ def promote(run: Path, *, tracking_uri: str | None = None, force: bool = False) 
     ModelError
         If the store does not have the run's model.
     """
+    run = Path(run)
     config = run_config(run)
     id_file = run / "mlflow_run_id"
     if not id_file.is_file():

@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 import medhybrid
-from medhybrid.errors import DataError, MedHybridError, OutputError
+from medhybrid.errors import ConfigError, DataError, MedHybridError, OutputError
 from medhybrid.geometry import Grid, orientation_code
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.records import Prediction, Records
@@ -33,7 +34,7 @@ def report(
     *,
     scans: str | Path | None = None,
     references: str | Path | None = None,
-    deidentify: Path | None = None,
+    deidentify: str | Path | None = None,
     layout: Layout = "auto",
     reporter: Reporter | None = None,
 ) -> Path:
@@ -47,21 +48,32 @@ def report(
         Where the scans are, if not where they were; needed where names were replaced.
     references : str or Path, optional
         Folder of reference masks by the names of the cases: they are drawn and scored.
-    deidentify : Path, optional
+    deidentify : str or Path, optional
         The key that the names of the outputs were made with.
     layout : str
         `single`, one file; `pages`, an index and a page a case; `auto` by the number of cases.
 
     Raises
     ------
+    ConfigError
+        If there is no such layout.
     DataError
-        If the folder holds no record of a prediction, or no case.
+        If the folder holds no record of a prediction, or no case, or `scans` does not exist.
     OutputError
         If it cannot be written to.
     """
     folder, reporter = Path(folder), reporter or Silent()
+    if layout not in get_args(Layout):
+        raise ConfigError(f"unknown layout {layout!r}", expected=", ".join(get_args(Layout)))
+    if scans is not None and not Path(scans).exists():
+        raise DataError(f"{scans} does not exist", remedy="give the folder that predict was given, or where it is now")
     record = read_folder_record(folder)
-    found = FolderScans.find(folder, record, scans=None if scans is None else Path(scans), deidentify=deidentify)
+    found = FolderScans.find(
+        folder,
+        record,
+        scans=None if scans is None else Path(scans),
+        deidentify=None if deidentify is None else Path(deidentify),
+    )
     names = sorted({p.stem for state in ("done", "failed") for p in (folder / state).glob("[!.]*.json")})
     predictions = [p for p in Records(folder).all(names) if p.made_by in ("", record.made_by)]
     if not predictions:

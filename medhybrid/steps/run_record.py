@@ -15,8 +15,8 @@ import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
-from medhybrid.errors import DataError, OutputError
-from medhybrid.files import held
+from medhybrid.errors import ConfigError, DataError, OutputError
+from medhybrid.files import held, make_folder
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.resume import run_config
 from medhybrid.tracking.jsonl import JsonlTracker
@@ -29,7 +29,8 @@ from medhybrid.training.tracker import Tracker
 
 def new_run_folder(config: StudyConfig, what: str = "") -> Path:
     """A new folder RUNS/<study>/<time>[-what]-<network>-fold<n>-seed<n>."""
-    base = Path(config.runs) / config.name
+    refuse_store_by_its_path(config)
+    base = make_folder(Path(config.runs) / config.name, remedy="name another folder: runs=FOLDER")
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S") + (f"-{what}" if what else "")
     name = f"{stamp}-{config.network.kind}-fold{config.training.fold}-seed{config.training.seed}"
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
@@ -40,6 +41,18 @@ def new_run_folder(config: StudyConfig, what: str = "") -> Path:
             continue
         return folder
     raise DataError(f"too many runs of one second in {base}")
+
+
+def refuse_store_by_its_path(config: StudyConfig) -> None:
+    """Raise `ConfigError` where MLflow could not keep its records beside the runs, whose path is an address to it."""
+    if config.tracking.kind == "mlflow" and config.tracking.uri is None:
+        place = str(Path(config.runs).resolve())
+        if found := sorted(set(place) & set("%?#")):
+            raise ConfigError(
+                f"MLflow cannot keep records in {place}",
+                found=f"{' '.join(found)} in the path",
+                remedy="set runs to another folder, tracking.uri to a store elsewhere, or tracking.kind=jsonl",
+            )
 
 
 @contextmanager

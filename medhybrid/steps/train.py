@@ -8,17 +8,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import medhybrid
-from medhybrid.config import StudyConfig, config_from_dict, save_config
+from medhybrid.config import StudyConfig, config_from_dict, require_config, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
-from medhybrid.errors import ConfigError, DataError, OutputError
+from medhybrid.data.store import PreparedCase
+from medhybrid.errors import ConfigError, DataError, ModelError, OutputError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.model import model_card, network_for, save_model
-from medhybrid.inference.model_record import Made, ModelRecord
+from medhybrid.inference.model_record import Made, ModelRecord, read_record
 from medhybrid.metrics import mean_interval
 from medhybrid.networks import Network
 from medhybrid.starts import Start, begin_with
@@ -39,7 +41,7 @@ from medhybrid.steps.run_record import (
 )
 from medhybrid.steps.validation_record import record_validation, show_progress, show_references
 from medhybrid.training.checkpoint import has_checkpoint
-from medhybrid.training.determinism import deterministic
+from medhybrid.training.determinism import deterministic, random_numbers_kept
 from medhybrid.training.loop import Outcome, Progress, Trainer
 from medhybrid.training.team import Team, join_team, own_gpu
 from medhybrid.training.tracker import Tracker
@@ -56,13 +58,14 @@ OTHER_LENGTH = "other_length"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished or interrupted run."""
+    """A finished or interrupted run; of a pretraining also the scans that it could not use."""
 
     folder: Path
     run_id: str | None
     metrics: dict[str, float]
     n_steps: int
     is_interrupted: bool
+    left_out: tuple[str, ...] = ()
 
 
 Watch = Callable[[int, float], bool]
@@ -78,6 +81,10 @@ def train(
     reporter: Reporter | None = None,
 ) -> Run:
     """Train a new run.
+
+    Ctrl-C or SIGTERM ends it after the step under way, with its state saved: a script that trains several then looks at
+    `is_interrupted`. It draws from torch's random numbers of the whole process, and leaves them as they were: trainings at the
+    same time are for processes of their own, not for threads.
 
     Parameters
     ----------
@@ -95,6 +102,7 @@ def train(
     TrainingError
         If the loss is no longer finite.
     """
+    require_config(config)
     _refuse_unlabelled(config)
     dataset = PreparedDataset(prepared_folder(config))
     check_independence(config)  # before there is a folder: a refused training is no run
@@ -143,6 +151,7 @@ def resume(
                 remedy="preprocess with the run's config.yaml, or start a new run",
             )
         check_data(folder, config)
+        team.part(now.batch_size)
         fold = dataset.fold_for(config)
         # Before anything is written: a refused run stays as it was.
         remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))
@@ -213,7 +222,9 @@ def _run(
         dice = "" if p.dice is None else f"  dice {p.dice:.3f}"
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}{dice}  {_minutes(p.left_s)} left")
 
-    with stop_on_signals() as should_stop, deterministic(config.training.deterministic):
+    if team.is_first and not resume:
+        _report_absent_labels(plan, train_cases, config.training.fold, reporter)
+    with stop_on_signals() as should_stop, random_numbers_kept(), deterministic(config.training.deterministic):
         try:
             network, start = (None, None) if resume else _begin(config, plan)
             pictures = remember_pictures(folder, train_cases, validation_cases, start)
@@ -241,7 +252,12 @@ def _run(
             reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
             outcome = trainer.fit()
             reporter.end()
-            metrics = _save(config, plan, outcome, folder, data_hash) if team.is_first else {}
+            metrics: dict[str, float] = {}
+            if team.is_first and outcome.is_interrupted and _has_finished_model(folder):
+                # An extension that stops has learnt too little yet to be better, and nothing has measured it.
+                reporter.message(f"{folder / 'model'} stays that of the finished training until its extension ends")
+            elif team.is_first:
+                metrics = _save(config, plan, outcome, folder, data_hash)
             if team.is_first and outcome.validation is not None and outcome.validation.is_complete:
                 # The model is safe: what follows may take minutes where there are hundreds of cases.
                 text, logs_report = description_of(config, plan), config.tracking.log_report
@@ -255,6 +271,16 @@ def _run(
             tracker.finish("FAILED")
             raise
     return Run(folder, tracker.run_id, metrics, outcome.step, outcome.is_interrupted)
+
+
+def _has_finished_model(folder: Path) -> bool:
+    """Whether the run ended once, with a validation of all its cases."""
+    try:
+        _, record = read_record(folder)
+    except ModelError:
+        return False
+    is_finished = record.made is not None and not record.made.is_interrupted
+    return is_finished and (folder / "validation.csv").is_file()
 
 
 def _refuse_unlabelled(config: StudyConfig) -> None:
@@ -272,6 +298,12 @@ def _begin(config: StudyConfig, plan: Plan) -> tuple[Network | None, Start | Non
     torch.manual_seed(config.training.seed)
     network = network_for(config.network, plan)
     return network, begin_with(network, Path(config.training.start), plan, parts=config.training.start_parts)
+
+
+def _report_absent_labels(plan: Plan, cases: Sequence[PreparedCase], fold: int, reporter: Reporter) -> None:
+    present = {int(value) for case in cases for value in np.unique(case.foreground[:, 3])}
+    if absent := [name for value, name in enumerate(plan.labels, start=1) if value not in present]:
+        reporter.message(f"no case that trains in fold {fold} has {', '.join(absent)}: it cannot be learnt")
 
 
 def _report_start(start: Start | None, folder: Path, tracker: Tracker, reporter: Reporter) -> None:

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,16 @@ from pathlib import Path
 import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied, available_cores
-from medhybrid.errors import DataError, MedHybridError, TrainingError
-from medhybrid.files import write_atomically
+from medhybrid.errors import ConfigError, DataError, MedHybridError, TrainingError
+from medhybrid.files import make_folder, write_atomically
 from medhybrid.inference.engines.pool import Pool
 from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.steps.independence import check_independence
+from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part, run_config
 from medhybrid.steps.run_data import check_data
-from medhybrid.steps.run_record import code_revision
+from medhybrid.steps.run_record import code_revision, refuse_store_by_its_path
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
@@ -62,7 +63,7 @@ class Training:
 
 def train_all(
     configs: Mapping[str, StudyConfig],
-    folder: Path,
+    folder: str | Path,
     *,
     parent_run_id: str = "",
     pool: Pool | None = None,
@@ -72,7 +73,7 @@ def train_all(
 
     Parameters
     ----------
-    folder : Path
+    folder : str or Path
         What belongs together; a training is known by its name there.
     parent_run_id : str
         MLflow run under which the others are nested.
@@ -92,7 +93,7 @@ def train_all(
         If workers died on a training again and again.
     """
     refuse_team("a row of trainings")
-    reporter = reporter or Silent()
+    reporter, folder = reporter or Silent(), Path(folder)
     known = _known_runs(folder)
     waiting: list[Job] = []
     trainings: dict[str, Training] = {}
@@ -105,17 +106,22 @@ def train_all(
         else:
             waiting.append(Job(name, config, None if run is None else run.folder))
     work = partial(train_job, folder, parent_run_id)
-    results = _in_turn(waiting, folder, parent_run_id, reporter) if pool is None else _on(pool, work, waiting, folder)
-    for n, (job, run) in enumerate(results, start=1):
-        _known_runs(folder)
-        if run.is_interrupted:
-            return None
-        trainings[job.name] = Training(job.name, job.config, run, _cases(run.folder))
-        _write_cases(folder / "cases.csv", [trainings[name] for name in configs if name in trainings])
-        if pool is not None:
-            reporter.message(
-                f"{job.name}: mean Dice {trainings[job.name].mean_dice:.4f}; {n} of {len(waiting)} trained"
-            )
+    with stop_on_signals() if pool is None else nullcontext(lambda: False) as should_stop:
+        results = (
+            _in_turn(waiting, folder, parent_run_id, reporter) if pool is None else _on(pool, work, waiting, folder)
+        )
+        for n, (job, run) in enumerate(results, start=1):
+            _known_runs(folder)
+            if run.is_interrupted:
+                return None
+            trainings[job.name] = Training(job.name, job.config, run, _cases(run.folder))
+            _write_cases(folder / "cases.csv", [trainings[name] for name in configs if name in trainings])
+            if pool is not None:
+                reporter.message(
+                    f"{job.name}: mean Dice {trainings[job.name].mean_dice:.4f}; {n} of {len(waiting)} trained"
+                )
+            if should_stop() and n < len(waiting):
+                return None
     return [trainings[name] for name in configs]
 
 
@@ -238,7 +244,10 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
 
     A block that raises `InterruptedRunsError` is left, and what follows it goes on.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if ".." in folder.parts:
+        raise ConfigError(f"{folder.name!r} is no name", expected="one that stays in the study's folder of runs")
+    refuse_store_by_its_path(config)
+    make_folder(folder, remedy="name another folder: runs=FOLDER")
     if config.tracking.kind != "mlflow":
         with suppress(InterruptedRunsError):
             yield "", None

@@ -17,23 +17,27 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from medhybrid.config import SearchConfig, StudyConfig, save_config, with_values
+from medhybrid.config import SearchConfig, StudyConfig, require_config, save_config, with_values
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, MedHybridError
-from medhybrid.files import held, write_csv
+from medhybrid.files import held, make_folder, write_csv
 from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.review.tuning import draw_search
 from medhybrid.steps.independence import check_independence
+from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part
+from medhybrid.steps.run_record import without_places
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.steps.train_all import InterruptedRunsError, nested_runs
+from medhybrid.tracking.mlflow_store import sqlite_url
 from medhybrid.training.team import refuse_team
 
 logger = logging.getLogger(__name__)
@@ -53,6 +57,9 @@ NOT_SEARCHED = (
 
 MAX_FAILURES = 3
 """Trials that may fail one after the other."""
+
+MAX_MISFITS = 50
+"""Of these, such whose values do not fit each other: they cost nothing, and the next draw may fit."""
 
 FIXED = {"training.inner": 0, "tracking.register_model": False}
 """What every trial has besides: it is scored on cases that train in the end, and registers nothing."""
@@ -100,9 +107,11 @@ def tune(
         If a key of the search does not exist, or no trial gave a score.
     """
     refuse_team("tune")
-    reporter = reporter or Silent()
+    if not minutes > 0:
+        raise ConfigError(f"a search of {minutes:g} minutes finds nothing", expected="minutes above 0")
+    reporter, config = reporter or Silent(), require_config(config)
     folder = Path(config.runs) / config.name / f"tune-{search.name}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, remedy="name another folder: runs=FOLDER")
     base = with_values(config, {**search.trial, **FIXED}, source=f"search {search.name}: trial")
     if stuck := [key for key in (*search.space, *search.trial) if key.startswith(NOT_SEARCHED)]:
         raise ConfigError(
@@ -121,14 +130,18 @@ def tune(
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(_own_values(base, search), skip_if_exists=True)
     text = f"**{config.name}**: search {search.name} over {', '.join(search.space)}; {minutes:g} minutes"
-    with nested_runs(config, folder, text) as (parent, tracker):
+    with nested_runs(config, folder, text) as (parent, tracker), stop_on_signals() as should_stop:
         while (spent := _minutes_spent(study)) < minutes:
+            if should_stop():
+                raise InterruptedRunsError
             number = 1 + sum(t.state.name != "WAITING" for t in study.get_trials(deepcopy=False))
             reporter.message(f"trial {number}: {spent:.1f} of {minutes:g} minutes spent")
             if not _one_trial(study, base, search, folder, parent, reporter):
                 raise InterruptedRunsError
-            _refuse_failures(study)
             _write_trials(study, folder / "trials.csv")
+            if _best(study) is not None:  # so far: what comes may fail, or be killed
+                _conclude(study, config, search, folder)
+            _refuse_failures(study)
         tuning = _conclude(study, config, search, folder)
         pictures = draw_search(study, folder)
         if tracker is not None:
@@ -148,15 +161,20 @@ def _open_study(config: StudyConfig, search: SearchConfig, folder: Path, storage
     except ImportError as error:
         raise ConfigError("tune needs Optuna", remedy="pip install 'medhybrid[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = storage or f"sqlite:///{(folder / 'trials.db').resolve()}"
-    name = f"{config.name}-{search.name}"
-    study = optuna.create_study(
-        study_name=name,
-        storage=url,
-        direction="maximize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
-    )
+    try:
+        study = optuna.create_study(
+            study_name=f"{config.name}-{search.name}",
+            storage=storage or sqlite_url(folder / "trials.db"),
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+        )
+    except Exception as error:  # Optuna, SQLAlchemy and the drivers of databases each have their own
+        raise ConfigError(
+            f"the database of the search cannot be opened ({'--storage' if storage else folder / 'trials.db'})",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            expected="a URL such as sqlite:////shared/trials.db or postgresql://host/name, its driver installed",
+        ) from error
     # a sampler that begins with the same seed would propose the same values again, on a second call or a second machine
     seed = config.training.seed + len(study.trials) if storage is None else None
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
@@ -194,6 +212,7 @@ def _one_trial(
         run = _train(config, trial, folder, parent, watch, reporter)
     except Exception as error:  # out of memory, values that do not fit each other: the others go on
         logger.warning("trial %d failed: %s", trial.number, error)
+        trial.set_user_attr("is_misfit", isinstance(error, ConfigError))
         trial.set_user_attr("problem", error.what if isinstance(error, MedHybridError) else type(error).__name__)
         trial.set_user_attr("minutes", (time.monotonic() - began) / 60)
         study.tell(trial.number, state=TrialState.FAIL)
@@ -210,7 +229,10 @@ def _one_trial(
 
 def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, dataset: PreparedDataset) -> None:
     """Trials of one name must be of one question: config, data, fold, plan, space."""
-    asked = base.model_dump(mode="json", exclude={"runs", "tracking"}) | {"search": search.model_dump(mode="json")}
+    shared = without_places(base)  # machines of one search have their data at places of their own, and other cores
+    for section, key in (("training", "workers"), ("training", "device"), ("prepare", "workers")):
+        del shared[section][key]
+    asked = shared | {"search": search.model_dump(mode="json")}
     of = [
         dataset.data_hash(),
         dataset.fold_for(base).model_dump(),
@@ -226,12 +248,14 @@ def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, da
 
 
 def _refuse_failures(study: Any) -> None:
-    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()][-MAX_FAILURES:]
-    if len(ended) == MAX_FAILURES and all(t.state.name == "FAIL" for t in ended):
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    row = list(takewhile(lambda t: t.state.name == "FAIL", reversed(ended)))
+    n_misfits = sum(bool(t.user_attrs.get("is_misfit")) for t in row)
+    if len(row) - n_misfits >= MAX_FAILURES or n_misfits >= MAX_MISFITS:
         raise ConfigError(
-            f"the last {MAX_FAILURES} trials failed",
-            found=str(ended[-1].user_attrs.get("problem", "")),
-            remedy="see the log",
+            f"the last {len(row)} trials failed",
+            found=str(row[0].user_attrs.get("problem", "")),
+            remedy="see the log; the best trial so far is in best.yaml" if _best(study) else "see the log",
         )
 
 
@@ -304,14 +328,18 @@ def _minutes_spent(study: Any) -> float:
 
 
 def _conclude(study: Any, config: StudyConfig, search: SearchConfig, folder: Path) -> Tuning:
-    done = [t for t in study.get_trials(deepcopy=False) if t.value is not None and t.state.name == "COMPLETE"]
-    if not done:
+    best = _best(study)
+    if best is None:
         raise ConfigError("no trial gave a score", remedy=f"see {folder / 'trials.csv'}; give more minutes")
-    best = max(done, key=lambda t: t.value)
     values = _read_back(best.params, search)
     winner = with_values(config, values, source="the winner")
     save_config(winner, folder / "best.yaml")
     return Tuning(folder, winner, values, float(best.value), len(study.trials))
+
+
+def _best(study: Any) -> Any | None:
+    done = [t for t in study.get_trials(deepcopy=False) if t.value is not None and t.state.name == "COMPLETE"]
+    return max(done, key=lambda t: t.value, default=None)
 
 
 def _write_trials(study: Any, path: Path) -> None:

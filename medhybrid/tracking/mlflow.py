@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medhybrid.tracking.mlflow_store import default_uri, quiet_mlflow
+from medhybrid.tracking.mlflow_store import default_uri, pointed_at, quiet_mlflow
 from medhybrid.tracking.spool import Event, NotYetError, Spool, now_ms
 
 logger = logging.getLogger(__name__)
@@ -187,12 +187,10 @@ class MlflowTracker:
         client.log_inputs(self._run_id, inputs)
 
     def _start_monitor(self) -> None:
-        import mlflow
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        mlflow.set_tracking_uri(self.uri)
         try:
-            self._monitor = SystemMetricsMonitor(self._run_id, resume_logging=True)
+            self._monitor = SystemMetricsMonitor(self._run_id, resume_logging=True, tracking_uri=self.uri)
             self._monitor.start()
         except Exception as error:  # nice to have; the run is recorded without it
             logger.debug("no system metrics", exc_info=error)
@@ -245,7 +243,8 @@ class MlflowTracker:
 
         folder = Path(event["path"])
         self._client.log_artifacts(self._run_id, str(folder), "model")
-        log_model(self._client, self._run_id or "", folder, register_as=event["register_as"], alias=event["alias"])
+        with pointed_at(self.uri):
+            log_model(self._client, self._run_id or "", folder, register_as=event["register_as"], alias=event["alias"])
 
     def _send_finish(self, event: Event) -> None:
         if self._monitor is not None:

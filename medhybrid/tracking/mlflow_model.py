@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import ModelError
+from medhybrid.tracking.mlflow_store import pointed_at, quiet_mlflow, refuse_absent_store, root_logger_kept
 
 CARD_LENGTH = 5000
 """Characters of a description that a store takes."""
@@ -20,8 +21,9 @@ logging.getLogger("torch._export.non_strict_utils").setLevel(logging.ERROR)
 
 
 def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None, alias: str) -> None:
-    """Log the exported program with our files beside it, register it and set its alias."""
-    import mlflow
+    """Log the exported program with our files beside it, register it and set its alias; MLflow must point at the store."""
+    with root_logger_kept():
+        import mlflow.pytorch
     import numpy as np
     import torch
     from mlflow.models import infer_signature
@@ -74,15 +76,14 @@ def fetch_model(uri: str, tracking_uri: str, destination: Path) -> Path:
     ModelError
         If the store does not have it.
     """
+    refuse_absent_store(tracking_uri)
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from medhybrid.tracking.mlflow_store import quiet_mlflow
-
     quiet_mlflow()
-    mlflow.set_tracking_uri(tracking_uri)
     try:
-        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
+        with pointed_at(tracking_uri):  # its argument for this reaches a part of it alone
+            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
     except (MlflowException, OSError) as error:
         raise ModelError(
             f"{uri} is not in the MLflow store {tracking_uri}",

@@ -4,12 +4,65 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from medhybrid.errors import ModelError
 
 
 def default_uri(runs: Path) -> str:
     """The sqlite store of a folder of runs."""
-    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+    return sqlite_url(runs / "mlflow.db")
+
+
+def sqlite_url(path: Path) -> str:
+    """Of a database file, whatever its path; versions of SQLAlchemy differ in how they write `%` and `?`."""
+    place = str(path.resolve())
+    if not set(place) & set("%?#"):
+        return f"sqlite:///{place}"
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=place).render_as_string()
+
+
+def refuse_absent_store(uri: str) -> None:
+    """Raise `ModelError` where a file of a store does not exist: to ask for it would make an empty one."""
+    if not uri.startswith("sqlite:///"):
+        return
+    from sqlalchemy import make_url
+
+    place = make_url(uri).database or ""
+    if not Path(place).is_file():
+        raise ModelError(
+            f"there is no MLflow store at {place}",
+            remedy="name the one that the training recorded in: --tracking-uri (RUNS/mlflow.db by default)",
+        )
+
+
+@contextmanager
+def pointed_at(uri: str) -> Iterator[None]:
+    """Let MLflow's own functions use a store, and the caller's again afterwards; its place is one of the whole process."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@contextmanager
+def root_logger_kept() -> Iterator[None]:
+    """Undo what `mlflow.pytorch` does to the root logger when it is imported: others would be silent from then on."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def quiet_mlflow() -> None:

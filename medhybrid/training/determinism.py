@@ -1,4 +1,7 @@
-"""Bit-equal trainings on one machine: each operation in the one of its ways that adds in a fixed order."""
+"""Bit-equal trainings on one machine: each operation in the one of its ways that adds in a fixed order.
+
+Random numbers of a training come from torch's own generators, which belong to the whole process.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Leave torch's generators as they were: what the caller draws after a training is not the same after each."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=gpus):
+        yield
 
 
 @contextmanager

@@ -212,7 +212,9 @@ def test_two_workers_train_what_one_process_does_though_one_is_killed(
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if any(tmp_path.glob("*/*/checkpoint/last.pt")):
-                worker = next(c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline()))
+                worker = next(
+                    c for c in psutil.Process().children() if "medhybrid.data.workers" in " ".join(c.cmdline())
+                )
                 worker.kill()
                 killed.append(worker.pid)
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -379,3 +380,55 @@ def test_few_subjects_are_shared_out_among_fewer_parts() -> None:
     assert len(inner.validation) == 1
     with pytest.raises(DataError, match=r"Expected 0 to 2"):
         fold.inner(3, {n: n for n in "abc"}, 5, 0)
+
+
+def test_machines_share_a_search_though_their_places_and_cores_are_others(
+    config: StudyConfig, trainings: Trainings, tmp_path: Path
+) -> None:
+    database = f"sqlite:///{tmp_path / 'shared.db'}"
+    medhybrid.tune(config, SEARCH, minutes=2, storage=database)
+    tried = len(trainings.configs)
+    moved = Path(shutil.copytree(config.prepare.folder, tmp_path / "moved"))
+    changes = {
+        "prepare.folder": str(moved),
+        "runs": str(tmp_path / "there"),
+        "training.workers": 3,
+        "data.root": "/there",
+    }
+    there = with_values(config, changes, source="test")
+
+    found = medhybrid.tune(there, SEARCH, minutes=6, storage=database)
+
+    assert found is not None
+    assert found.n_trials == len(trainings.configs) > tried
+
+
+def test_what_was_best_until_trials_failed_is_kept_and_values_that_do_not_fit_are_no_failures(
+    config: StudyConfig, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_only(asked: StudyConfig, **more: Any) -> Run:
+        if len(trainings.configs) == 1:
+            raise problem
+        return trainings(asked, **more)
+
+    monkeypatch.setattr(module, "train", first_only)
+    monkeypatch.setattr(module, "MAX_MISFITS", 7)
+    problem: Exception = ConfigError("heads do not share out 24")
+
+    with pytest.raises(
+        ConfigError, match=r"last 7 trials failed.*heads do not share.*best trial so far is in best\.yaml"
+    ):
+        medhybrid.tune(config, SEARCH, minutes=600)
+
+    best = medhybrid.load_config(Path(config.runs) / config.name / "tune-small" / "best.yaml")
+    assert best.training.peak_rate == config.training.peak_rate
+    problem = MemoryError()
+    monkeypatch.setattr(module, "MAX_MISFITS", 99)
+    with pytest.raises(ConfigError, match=r"last 10 trials failed.*MemoryError"):
+        medhybrid.tune(config, SEARCH, minutes=600)
+
+
+@pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
+def test_a_search_needs_minutes(config: StudyConfig, minutes: float) -> None:
+    with pytest.raises(ConfigError, match="finds nothing"):
+        medhybrid.tune(config, SEARCH, minutes=minutes)

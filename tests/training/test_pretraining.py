@@ -17,6 +17,7 @@ from medhybrid.errors import ConfigError
 from medhybrid.networks import SegmentationNetwork, build_network
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.pretrain import for_scans
+from medhybrid.steps.progress import Silent
 from medhybrid.training.pretraining import (
     MaskedAutoencoder,
     Pretrainer,
@@ -25,7 +26,7 @@ from medhybrid.training.pretraining import (
     to_patches,
     to_voxels,
 )
-from tests.synthetic import StudyFolder, small_config
+from tests.synthetic import StudyFolder, blob_case, save_nifti, small_config
 from tests.training.test_loop import every_loss
 from tests.training.trainers import make_trainer
 
@@ -190,3 +191,33 @@ def test_networks_without_an_encoder_are_refused(study: StudyFolder) -> None:
 def test_a_training_without_masks_is_refused(scans: StudyConfig) -> None:
     with pytest.raises(ConfigError, match="training needs masks"):
         medhybrid.train(scans)
+
+
+def test_a_scan_that_cannot_be_read_is_named_and_the_others_teach(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in range(4):
+        save_nifti(tmp_path / "scans" / f"s{n}.nii.gz", blob_case(n)[0])
+    whole = (tmp_path / "scans" / "s0.nii.gz").read_bytes()
+    (tmp_path / "scans" / "broken.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "scans" / "none.nii.gz").write_bytes(b"no scan")
+    config = small_config(
+        tmp_path, f"data.root={tmp_path / 'scans'}", "tracking.kind=none", "training.iterations=2", "data.splits=null"
+    )
+
+    told = Told()
+    run = medhybrid.pretrain(config, reporter=told)
+
+    assert run.left_out == ("broken",)
+    assert any("1 scans cannot be used and are left out: broken" in text for text in told.messages)
+    assert "none is left out: none.nii.gz cannot be read" in caplog.text
+
+
+class Told(Silent):
+    """What was said."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)

@@ -34,7 +34,7 @@ class Deidentifier:
         self._key = key
 
     @classmethod
-    def from_file(cls, path: Path) -> Deidentifier:
+    def from_file(cls, path: str | Path) -> Deidentifier:
         """With the key in a file, which is made (readable by its owner alone) where there is none.
 
         Raises
@@ -42,6 +42,7 @@ class Deidentifier:
         ConfigError
             If the file cannot be read or made, or is too short.
         """
+        path = Path(path)
         try:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
