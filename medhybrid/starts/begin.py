@@ -44,7 +44,7 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
         except (KeyError, RuntimeError) as error:  # an archive of the right names that lacks some
             raise ModelError(f"{path} is not whole", found=f"no {error}"[:200], remedy=WHERE) from error
         source += f" (as a {layout})" if layout else ""
-    if broken := [name for name in names if name in tensors and not tensors[name].isfinite().all()]:
+    if broken := [name for name in network.state_dict() if name in tensors and not tensors[name].isfinite().all()]:
         raise ModelError(
             f"{path} holds weights that are no numbers", found=", ".join(broken[:3]), remedy="use an earlier checkpoint"
         )

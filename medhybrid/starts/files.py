@@ -27,7 +27,7 @@ SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pyth", ".bin")
 NESTED = ("average", "state_dict", "network_weights", "model", "model_state_dict", "net")
 """Keys under which training programs keep the weights in a checkpoint; the first is ours."""
 
-WHERE = "docs/practices.md lists known files, where they are from and their licences; a run or model folder serves, too"
+WHERE = "see docs/practices.md for known files, where they are from and their licences; a run or model folder serves, too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def read_weights(path: Path) -> Weights:
         try:
             return _of_model(path)
         except ModelError as error:
-            raise ModelError(f"{path} cannot be a start", found=str(error), remedy=WHERE) from error
+            raise ModelError(f"{path} cannot be a start", found=error.what, remedy=WHERE) from error
     if not path.is_file():
         raise ModelError(f"{path}: there are no weights here", expected="a file or folder", remedy=WHERE)
     if path.suffix not in SUFFIXES:
@@ -87,7 +87,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], About | None]:
         if path.suffix == ".safetensors":
             return dict(load_file(path)), read_about(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}, None
         state = torch.load(path, map_location="cpu", weights_only=True)
         return _tensors_in(state), _of_checkpoint(path, state)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tempfile
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +253,61 @@ def test_other_files_are_refused_with_what_is_wrong(
 
     with pytest.raises(ModelError, match=message):
         read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
+def test_a_damaged_file_is_refused_as_such_or_read(suffix: str, flips: list[tuple[float, int]]) -> None:
+    content = bytearray(whole_file(suffix))
+    for place, change in flips:
+        content[int(place * len(content))] ^= change
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"w{suffix}")
+        path.write_bytes(content)
+        with suppress(ModelError):
+            read_weights(path)
+
+
+@cache
+def whole_file(suffix: str) -> bytes:
+    tensors = {"a.weight": torch.ones(3, 4), "b": torch.arange(5.0)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"w{suffix}")
+        if suffix == ".npz":
+            np.savez_compressed(path, **{n: x.numpy() for n, x in tensors.items()})
+        elif suffix == ".pt":
+            torch.save(tensors, path)
+        else:
+            save_file(tensors, path)
+        return path.read_bytes()
+
+
+def test_an_archive_that_lacks_arrays_or_holds_no_numbers_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "vit.npz", **{"conv_root/kernel": np.zeros((7, 7, 3, 64), np.float32)})
+    with pytest.raises(ModelError, match=r"vit\.npz is not whole.*gn_root/scale"):
+        begin_with(network(), tmp_path / "vit.npz", make_test_plan())
+    np.savez(tmp_path / "text.npz", a=np.zeros(2), note=np.array("by whom"))
+    with pytest.raises(ModelError, match="damaged or no file of weights"):
+        read_weights(tmp_path / "text.npz")
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path) -> None:
+    weights = {name: torch.full_like(weight, torch.nan) for name, weight in state(network()).items()}
+    save_file(weights, tmp_path / "nan.safetensors")
+
+    with pytest.raises(ModelError, match=r"weights that are no numbers.*encoder\.stem"):
+        begin_with(network(), tmp_path / "nan.safetensors", make_test_plan())
+
+
+def test_the_folder_of_a_run_that_was_killed_is_a_start_and_another_folder_is_not(tmp_path: Path) -> None:
+    save_checkpoint(
+        tmp_path / "run" / "checkpoint", {"network": {}, "average": network().state_dict(), "optimiser": {}}
+    )
+    (tmp_path / "runs").mkdir()
+
+    assert {row.what for row in begin_with(network(), tmp_path / "run", make_test_plan()).rows} == {"taken"}
+    with pytest.raises(ModelError, match=r"runs cannot be a start.*docs/practices\.md"):
+        read_weights(tmp_path / "runs")
 
 
 def test_weights_that_would_get_the_same_name_are_not_taken() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -150,14 +151,17 @@ def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
 
 
 @pytest.mark.slow
-def test_sigterm_stops_a_team_after_its_step(prepared: StudyFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_stops_a_team_after_its_step(
+    prepared: StudyFolder, tmp_path: Path, number: signal.Signals
+) -> None:
     changes = ["tracking.kind=jsonl", "training.iterations=100000"]
     command = command_of(prepared, tmp_path, *changes, "--processes", "2")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: any(tmp_path.glob("blobs/*/log.jsonl")), process)
     time.sleep(2)
 
-    process.terminate()
+    process.send_signal(number)
     shown, problems = process.communicate(timeout=90)
 
     assert process.returncode == 130, problems
@@ -165,3 +169,20 @@ def test_sigterm_stops_a_team_after_its_step(prepared: StudyFolder, tmp_path: Pa
     (run,) = (tmp_path / "blobs").iterdir()
     assert (run / "checkpoint" / "last.pt").exists()
     assert os.listdir(run / "model")
+
+
+@pytest.mark.slow
+def test_a_team_whose_launcher_was_killed_ends_with_its_state_saved(prepared: StudyFolder, tmp_path: Path) -> None:
+    changes = ["tracking.kind=jsonl", "training.iterations=100000"]
+    process = subprocess.Popen(command_of(prepared, tmp_path, *changes, "--processes", "2"), stdout=subprocess.DEVNULL)
+    wait_until(lambda: any(tmp_path.glob("blobs/*/log.jsonl")), process)
+    members = psutil.Process(process.pid).children()
+    time.sleep(2)
+
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(members, timeout=90)
+
+    assert not left
+    (run,) = (tmp_path / "blobs").iterdir()
+    assert (run / "checkpoint" / "last.pt").exists()
