@@ -27,7 +27,9 @@ SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pyth", ".bin")
 NESTED = ("average", "state_dict", "network_weights", "model", "model_state_dict", "net")
 """Keys under which training programs keep the weights in a checkpoint; the first is ours."""
 
-WHERE = "see docs/practices.md for known files, where they are from and their licences; a run or model folder serves, too"
+WHERE = (
+    "see docs/practices.md for known files, where they are from and their licences; a run or model folder serves, too"
+)
 
 
 @dataclass(frozen=True, slots=True)
