@@ -27,7 +27,7 @@ from medhybrid.steps.preprocess import preprocess
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config
 from medhybrid.steps.run_data import check_data, remember_data
-from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder
+from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder, study_folder
 from medhybrid.steps.train import Run
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.training.checkpoint import has_checkpoint
@@ -55,6 +55,7 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     refuse_team("pretrain")
     reporter = reporter or Silent()
     config = for_scans(require_config(config))
+    study_folder(config)  # before hours of preparation
     preparation = preprocess(config, reporter=reporter)
     if preparation.left_out:
         reporter.message(

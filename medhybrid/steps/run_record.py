@@ -28,9 +28,8 @@ from medhybrid.training.tracker import Tracker
 
 
 def new_run_folder(config: StudyConfig, what: str = "") -> Path:
-    """A new folder RUNS/<study>/<time>[-what]-<network>-fold<n>-seed<n>."""
-    refuse_store_by_its_path(config)
-    base = make_folder(Path(config.runs) / config.name, remedy="name another folder: runs=FOLDER")
+    """A new folder RUNS/<study>/<time>[-what]-<network>-fold<n>-seed<n>; errors as `study_folder`."""
+    base = study_folder(config)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S") + (f"-{what}" if what else "")
     name = f"{stamp}-{config.network.kind}-fold{config.training.fold}-seed{config.training.seed}"
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
@@ -43,8 +42,16 @@ def new_run_folder(config: StudyConfig, what: str = "") -> Path:
     raise DataError(f"too many runs of one second in {base}")
 
 
-def refuse_store_by_its_path(config: StudyConfig) -> None:
-    """Raise `ConfigError` where MLflow could not keep its records beside the runs, whose path is an address to it."""
+def study_folder(config: StudyConfig) -> Path:
+    """The folder RUNS/<study>, made where there is none.
+
+    Raises
+    ------
+    ConfigError
+        If MLflow could not keep its records there: the path is part of an address to it.
+    OutputError
+        If it cannot be made.
+    """
     if config.tracking.kind == "mlflow" and config.tracking.uri is None:
         place = str(Path(config.runs).resolve())
         if found := sorted(set(place) & set("%?#")):
@@ -53,6 +60,7 @@ def refuse_store_by_its_path(config: StudyConfig) -> None:
                 found=f"{' '.join(found)} in the path",
                 remedy="set runs to another folder, tracking.uri to a store elsewhere, or tracking.kind=jsonl",
             )
+    return make_folder(Path(config.runs) / config.name, remedy="name another folder: runs=FOLDER")
 
 
 @contextmanager

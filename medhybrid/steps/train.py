@@ -37,6 +37,7 @@ from medhybrid.steps.run_record import (
     make_tracker,
     new_run_folder,
     silent_tracker,
+    study_folder,
     without_places,
 )
 from medhybrid.steps.validation_record import record_validation, show_progress, show_references
@@ -106,6 +107,7 @@ def train(
     _refuse_unlabelled(config)
     dataset = PreparedDataset(prepared_folder(config))
     check_independence(config)  # before there is a folder: a refused training is no run
+    study_folder(config)  # each of a team sees for itself
     with join_team(choose_device(own_gpu(config.training.device))) as team:
         team.part(dataset.plan_for(config).batch_size)  # refuses before anything is made
         folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))

@@ -32,7 +32,7 @@ from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part, run_config
 from medhybrid.steps.run_data import check_data
-from medhybrid.steps.run_record import code_revision, refuse_store_by_its_path
+from medhybrid.steps.run_record import code_revision, study_folder
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
@@ -246,8 +246,8 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
     """
     if ".." in folder.parts:
         raise ConfigError(f"{folder.name!r} is no name", expected="one that stays in the study's folder of runs")
-    refuse_store_by_its_path(config)
-    make_folder(folder, remedy="name another folder: runs=FOLDER")
+    study_folder(config)
+    make_folder(folder)
     if config.tracking.kind != "mlflow":
         with suppress(InterruptedRunsError):
             yield "", None
