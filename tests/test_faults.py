@@ -294,7 +294,7 @@ def test_an_extension_that_is_stopped_leaves_the_model_that_was_validated(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    wait_until(lambda: max(losses_of(run)) > 20, process)
+    wait_until(lambda: max(losses_of(run), default=0) > 20, process)
     process.terminate()
     shown, _ = process.communicate(timeout=60)
 
