@@ -119,6 +119,8 @@ def test_what_is_no_volume_is_not_written(tmp_path: Path) -> None:
     volume = np.zeros((3, 3, 3), np.uint8)
     with pytest.raises(OutputError, match=r"a\.png cannot be written as NIfTI"):
         medhybrid.write_nifti(tmp_path / "a.png", volume, np.eye(4))
+    with pytest.raises(OutputError, match=r"values up to .* cannot be written"):
+        medhybrid.write_nifti(tmp_path / "a.nii", np.full((2, 2, 2), 2**60), np.eye(4))
     with pytest.raises(GeometryError, match=r"shape \(3, 3\) is no volume"):
         medhybrid.write_nifti(tmp_path / "a.nii", volume[0], np.eye(4))
     with pytest.raises(GeometryError, match="places no voxel"):

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 import medhybrid
 from medhybrid.config import StudyConfig, load_config
+from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, OutputError
 from medhybrid.files import held
 from medhybrid.inference import folder as folder_job
@@ -30,7 +31,9 @@ from medhybrid.inference.folder import FolderJob
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.steps.predict import predict
-from medhybrid.steps.train import resume
+from medhybrid.steps.prepared import prepared_folder
+from medhybrid.steps.progress import Silent
+from medhybrid.steps.train import _report_absent_labels, resume
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint
 from medhybrid.training.team import Team
 from tests.inference.test_engines import SHAPE, load, rows_of, write_scans
@@ -356,3 +359,25 @@ loop.Trainer._final_outcome = validate
 config = medhybrid.load_config(sys.argv[1], [sys.argv[2], "training.iterations=4", "tracking.kind=none"])
 print(medhybrid.cross_validate(config, seeds=(0, 1, 2), folds=[0]))
 """
+
+
+def test_a_full_disk_is_no_fault_of_the_network_that_is_exported(
+    small_disk: Path, trained: tuple[StudyFolder, Path]
+) -> None:
+    with pytest.raises(OutputError, match=r"cannot be written\. Found No space left on device"):
+        medhybrid.export(trained[1], out=small_disk / "program", format_="pt2")
+
+    assert not list(small_disk.iterdir())
+
+
+def test_a_label_that_no_case_of_the_training_has_is_told(prepared: StudyFolder) -> None:
+    class Case:
+        foreground = np.array([[0, 0, 0, 1], [1, 1, 1, 1]], np.int32)
+
+    told: list[str] = []
+    reporter = Silent()
+    reporter.message = told.append  # type: ignore[method-assign]
+
+    _report_absent_labels(PreparedDataset(prepared_folder(prepared.config)).plan, [Case()], 0, reporter)  # type: ignore[list-item]
+
+    assert told == ["no case that trains in fold 0 has right: it cannot be learnt"]

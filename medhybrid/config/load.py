@@ -162,7 +162,7 @@ def with_values(config: StudyConfig, values: Mapping[str, Any], *, source: str) 
         raise ConfigError(
             f"{source}: {', '.join(values)} cannot be set",
             expected="keys of sections; a list is set whole",
-            found=str(error).splitlines()[0],
+            found=str(error).partition("\n")[0],
         ) from error
     _replace_whole_length(merged, changes)
     return config_from_dict(merged, source=source)

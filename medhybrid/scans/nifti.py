@@ -107,7 +107,7 @@ def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *,
     GeometryError
         If the array has other dimensions, or the affine is none.
     OutputError
-        If the name is of another kind of file.
+        If the name is of another kind of file, or a number too long.
     """
     import nibabel as nib
 
@@ -146,6 +146,8 @@ def _storable(array: NDArray[np.generic]) -> NDArray[np.generic]:
         for kind in (np.uint8, np.int16, np.uint16, np.int32, np.uint32):
             if np.iinfo(kind).min <= least and largest <= np.iinfo(kind).max:
                 return array.astype(kind)
+        if max(-least, largest) > 2**53:  # beyond which float64 rounds
+            raise OutputError(f"{array.dtype} values up to {largest} cannot be written as NIfTI", expected="up to 2^53")
         return array.astype(np.float64)
     return array
 

@@ -99,6 +99,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], About | None]:
             found=str(error).splitlines()[0][:200],
             remedy="save the state dict alone with its author's program, best as .safetensors",
         ) from error
+    except (ModelError, MemoryError):
+        raise
     except Exception as error:  # damaged zip files and archives of arrays raise of every kind
         raise ModelError(
             f"{path.name} is damaged or no file of weights", found=str(error)[:200], remedy=WHERE

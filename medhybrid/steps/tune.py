@@ -29,6 +29,7 @@ from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.files import held, make_folder, write_csv
 from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.review.tuning import draw_search
+from medhybrid.starts import read_weights
 from medhybrid.steps.independence import check_independence
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.prepared import prepared_folder
@@ -170,9 +171,10 @@ def _open_study(config: StudyConfig, search: SearchConfig, folder: Path, storage
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
         )
     except Exception as error:  # Optuna, SQLAlchemy and the drivers of databases each have their own
+        first_line = str(error).partition("\n")[0]
         raise ConfigError(
             f"the database of the search cannot be opened ({'--storage' if storage else folder / 'trials.db'})",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            found=f"{type(error).__name__}: {first_line[:200]}",
             expected="a URL such as sqlite:////shared/trials.db or postgresql://host/name, its driver installed",
         ) from error
     # a sampler that begins with the same seed would propose the same values again, on a second call or a second machine
@@ -232,6 +234,8 @@ def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, da
     shared = without_places(base)  # machines of one search have their data at places of their own, and other cores
     for section, key in (("training", "workers"), ("training", "device"), ("prepare", "workers")):
         del shared[section][key]
+    if base.training.start is not None:  # by what it holds: its name may stand for another file there
+        shared["training"]["start"] = read_weights(Path(base.training.start)).sha256
     asked = shared | {"search": search.model_dump(mode="json")}
     of = [
         dataset.data_hash(),

@@ -13,9 +13,11 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import medhybrid
 from medhybrid.config import RangeConfig, SearchConfig, StudyConfig, load_config, load_search, with_values
@@ -432,3 +434,21 @@ def test_what_was_best_until_trials_failed_is_kept_and_values_that_do_not_fit_ar
 def test_a_search_needs_minutes(config: StudyConfig, minutes: float) -> None:
     with pytest.raises(ConfigError, match="finds nothing"):
         medhybrid.tune(config, SEARCH, minutes=minutes)
+
+
+def test_another_start_of_the_same_name_is_another_search(
+    config: StudyConfig, trainings: Trainings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "check_independence", lambda _: None)
+    for name in ("a", "b", "copy"):
+        (tmp_path / name).mkdir()
+        save_file({"x": torch.full((2,), float(name == "b"))}, tmp_path / name / "start.safetensors")
+    a, b, copy = (
+        with_values(config, {"training.start": str(tmp_path / n / "start.safetensors")}, source="test")
+        for n in ("a", "b", "copy")
+    )
+    medhybrid.tune(a, SEARCH, minutes=2)
+
+    with pytest.raises(ConfigError, match="begun with another config"):
+        medhybrid.tune(b, SEARCH, minutes=9)
+    assert medhybrid.tune(copy, SEARCH, minutes=3) is not None
