@@ -27,7 +27,8 @@ from medhybrid.cli_options import (
     called_with,
     make_reporter,
 )
-from medhybrid.errors import MedHybridError
+from medhybrid.errors import ConfigError, MedHybridError
+from medhybrid.names import printable_path
 
 app = typer.Typer(
     name="medhybrid",
@@ -170,7 +171,11 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Where scores.csv and summary.json go.")] = None,
     tolerance_mm: Annotated[float, typer.Option(help="Tolerance of surface Dice.")] = 1.0,
     run: Annotated[Path | None, typer.Option("--run", help="Add the result to this training run's record.")] = None,
-    cases: Annotated[str | None, typer.Option(help="Comma list of cases; by default every prediction.")] = None,
+    cases: Annotated[str | None, typer.Option(help="Comma list of cases; by default every reference.")] = None,
+    predicted_only: Annotated[
+        bool, typer.Option("--predicted-only", help="Score only references that predict worked on.")
+    ] = False,
+    other_values: Annotated[str, typer.Option(help="Values in masks that are no label: refuse or ignore.")] = "refuse",
     quiet: Quiet = False,
 ) -> int:
     """Score masks against references: Dice, HD95, surface Dice, volume error, lesion-wise counts."""
@@ -179,6 +184,8 @@ def evaluate(
     from medhybrid.steps.evaluate import log_evaluation
 
     reporter = make_reporter(quiet)
+    if other_values not in ("refuse", "ignore"):
+        raise ConfigError(f"unknown choice {other_values!r}", expected="refuse or ignore")
     labels = load_config(config, overrides or []).data.labels
     target = out or (predictions / "evaluation")
     names = cases.split(",") if cases else None
@@ -187,6 +194,8 @@ def evaluate(
         predictions,
         labels=labels,
         cases=names,
+        predicted_only=predicted_only,
+        other_values=other_values,  # type: ignore[arg-type]
         out=target,
         tolerance_mm=tolerance_mm,
         reporter=reporter,
@@ -282,6 +291,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         if _Settings.debug:
             raise
+        if isinstance(error, OSError):  # of the machine: a full disk, a folder that is gone
+            where = f"{printable_path(error.filename)}: " if isinstance(error.filename, str) else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+            return 2
         logging.getLogger(__name__).debug("unexpected", exc_info=error)
         print(f"error: unexpected {type(error).__name__}: {error}", file=sys.stderr)
         print("This is a defect of medhybrid; --debug shows where.", file=sys.stderr)

@@ -133,7 +133,10 @@ def predict(
 def _write_array(out: Path, n: int, reporter: Reporter) -> int:
     """The command as it was called, in a script, with a share a job."""
     from medhybrid.inference.engines.slurm import write_array_script
+    from medhybrid.inference.folder_record import OUTPUT
+    from medhybrid.owned import claim_folder
 
+    claim_folder(out, OUTPUT, remedy="choose another folder for --out")
     command = [sys.executable, "-m", "medhybrid", *called_without("--engine", "--workers")]
     path = write_array_script(out / "predict.sbatch", command, n)
     reporter.message(f"{n} jobs; hand them in from this folder:  sbatch {path}")

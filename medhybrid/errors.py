@@ -16,7 +16,19 @@ The message says what was done, what was expected, what was found, and what to d
 
 from __future__ import annotations
 
+import errno
+import logging
+import unicodedata
 from pathlib import Path
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""The disk is full or read-only: no later item could be written either."""
+
+OF_MACHINE = (*NO_ROOM, errno.EMFILE, errno.ENFILE)
+"""Conditions of the machine, which are not the failure of one item."""
 
 
 class MedHybridError(Exception):
@@ -38,7 +50,7 @@ class MedHybridError(Exception):
             parts.append(pair[0].upper() + pair[1:].rstrip(".") + ".")
         if remedy:
             parts.append(remedy[0].upper() + remedy[1:].rstrip(".") + ".")
-        super().__init__(" ".join(parts))
+        super().__init__(printable(" ".join(parts)))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors travel between processes: rebuilt from their state, not from the composed message.
@@ -112,3 +124,46 @@ class DeviceError(MedHybridError):
 
 class OutputError(MedHybridError):
     """A place that results cannot be written to: full, read-only, or in the hands of another process."""
+
+
+Kind = TypeVar("Kind", bound=MedHybridError)
+
+
+def item_error(error: Exception, what: str, kind: type[Kind], *, remedy: str = "") -> Kind | MedHybridError:
+    """Return the failure of one item for anything that was raised while it was processed.
+
+    Libraries raise many kinds of errors on damaged files. Each becomes the failure of its item, and the other items go on.
+
+    Parameters
+    ----------
+    what : str
+        What could not be done, with the item's name.
+    kind : type
+        The error to return; an error of medhybrid is returned as it is.
+
+    Raises
+    ------
+    OSError
+        The error itself, if the machine is to blame: a full or read-only disk, too many open files.
+    """
+    if isinstance(error, MedHybridError):
+        return error
+    if isinstance(error, OSError) and error.errno in OF_MACHINE:
+        raise error
+    logger.debug("%s", what, exc_info=error)
+    if isinstance(error, OSError):
+        found = error.strerror or str(error)
+    else:
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        found = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return kind(what, found=printable(found), remedy=remedy)
+
+
+def printable(text: str) -> str:
+    """Return text with its control characters and lone surrogates as escapes; line ends and tabs stay."""
+    return "".join(ascii(c)[1:-1] if is_unsafe(c) and c not in "\n\t" else c for c in text)
+
+
+def is_unsafe(character: str) -> bool:
+    """Whether a character is a control or format character, a line separator or a lone surrogate."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -30,7 +30,7 @@ def write_atomically(path: Path, text: str) -> None:
         f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}"
     )  # processes of containers share numbers
     try:
-        pending.write_text(text)
+        pending.write_text(text, encoding="utf-8", errors="backslashreplace")
         pending.replace(path)
     except BaseException:
         pending.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The config of a study: typed models, and loading from YAML."""
 
+from medhybrid.config.data import ChannelConfig, ChannelRule, DataConfig, LabelCode, ScansConfig
 from medhybrid.config.listen import ListenConfig, SenderConfig
 from medhybrid.config.load import (
     change_scans,
@@ -16,15 +17,10 @@ from medhybrid.config.load import (
 )
 from medhybrid.config.models import (
     AugmentConfig,
-    ChannelConfig,
-    ChannelRule,
-    DataConfig,
     InferenceConfig,
-    LabelCode,
     NetworkConfig,
     PrepareConfig,
     PretrainConfig,
-    ScansConfig,
     StageConfig,
     StudyConfig,
     TrackingConfig,

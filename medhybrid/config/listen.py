@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from medhybrid.config.models import Frozen
+from medhybrid.config.base import Frozen
 
 
 class SenderConfig(Frozen):

@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from medhybrid.config.data import ScansConfig
 from medhybrid.config.listen import ListenConfig
-from medhybrid.config.models import ScansConfig, StudyConfig
+from medhybrid.config.models import StudyConfig
 from medhybrid.config.search import SearchConfig
 from medhybrid.errors import ConfigError
 from medhybrid.files import write_atomically

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from medhybrid.config.models import Frozen
+from medhybrid.config.base import Frozen
 
 
 class RangeConfig(Frozen):

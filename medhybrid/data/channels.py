@@ -6,7 +6,6 @@ folder of scans (columns `scan`, `channel`) overrides the rules for the scans it
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Protocol
 from medhybrid.config import ChannelRule
 from medhybrid.errors import DataError
 from medhybrid.scans import ScanEntry
+from medhybrid.tables import read_table
 
 Rules = Mapping[str, str | ChannelRule]
 TABLE = "channels.csv"
@@ -49,8 +49,8 @@ class Match:
     reason: str
 
 
-def read_table(root: Path) -> dict[str, str]:
-    """Scan name to channel, from `channels.csv` in `root`; empty where there is none.
+def read_channel_table(root: Path) -> dict[str, str]:
+    """Return scan name to channel, from `channels.csv` in `root`; empty if there is none.
 
     Raises
     ------
@@ -60,13 +60,11 @@ def read_table(root: Path) -> dict[str, str]:
     path = root / TABLE
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"scan", "channel"} <= set(reader.fieldnames or []):
-            raise DataError(
-                f"{TABLE} lacks columns", expected="scan, channel", found=", ".join(reader.fieldnames or [])
-            )
-        return {row["scan"]: row["channel"] for row in reader}
+    table = read_table(path)
+    scan, channel = table.column("scan"), table.column("channel")
+    if scan is None or channel is None:
+        raise DataError(f"{TABLE} lacks columns", expected="scan, channel", found=", ".join(table.columns))
+    return {row[scan]: row[channel] for _, row in table.rows}
 
 
 def match_channels(

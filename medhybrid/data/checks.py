@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from medhybrid.data.label_values import unknown_values
+from medhybrid.data.outliers import replace_outliers
 from medhybrid.errors import MedHybridError
 from medhybrid.geometry import Grid, corner_distance_mm
 
@@ -53,8 +55,9 @@ def check_image(
     notes: Sequence[str],
     *,
     blanked_if_copied: Collection[str] = (),
+    scaled_alike: Collection[str] = (),
 ) -> list[Finding]:
-    """Check values of an image (C, X, Y, Z): finite, not constant, no channel a copy of another.
+    """Check values of an image (C, X, Y, Z): finite, not constant, without outliers, no channel a copy of another.
 
     Parameters
     ----------
@@ -62,6 +65,8 @@ def check_image(
         What the reader said.
     blanked_if_copied : collection of str
         Channels that are treated as missing where they are a copy of another.
+    scaled_alike : collection of str
+        Channels whose values are comparable between scans (CT): outliers do not matter there.
     """
     findings = [Finding(code="note", severity="warning", where=case, message=note) for note in notes]
     if len(channels) != image.shape[0]:
@@ -101,6 +106,8 @@ def check_image(
                     remedy="give the real image, or leave the channel out where it is optional",
                 )
             )
+        elif name not in scaled_alike and (finding := _find_outliers(case, name, values)) is not None:
+            findings.append(finding)
     for a, b in copied_channels(image):
         blanked = next((channels[i] for i in (b, a) if channels[i] in blanked_if_copied), None)
         findings.append(
@@ -114,6 +121,22 @@ def check_image(
             )
         )
     return findings
+
+
+def _find_outliers(case: str, name: str, values: NDArray[np.generic]) -> Finding | None:
+    """Return a warning where values lie far from all others; they are replaced before the image is scaled."""
+    cleaned, n_outliers = replace_outliers(values)
+    if not n_outliers:
+        return None
+    return Finding(
+        code="outliers",
+        severity="warning",
+        where=case,
+        message=f"channel {name} has {n_outliers} voxels far from all others (padding, a broken voxel, metal)",
+        expected=f"values from {cleaned.min()} to {cleaned.max()}",
+        found=f"values from {values.min()} to {values.max()}",
+        remedy="none is needed: they get the nearest other value before the image is scaled",
+    )
 
 
 def copied_channels(image: NDArray[np.generic]) -> list[tuple[int, int]]:
@@ -155,8 +178,7 @@ def check_mask(
                 remedy="find out which header is right; raise prepare.max_affine_error_mm only if the voxels match",
             )
         )
-    values = np.unique(mask)
-    unknown = [v.item() for v in values if v not in (0, *labels.values())]
+    unknown = unknown_values(mask, labels.values())
     if unknown:
         findings.append(
             Finding(
@@ -165,8 +187,8 @@ def check_mask(
                 where=case,
                 message="mask holds values that are no label",
                 expected=", ".join(f"{v} ({n})" for n, v in labels.items()),
-                found=", ".join(f"{v:g}" for v in unknown[:8]),
-                remedy="add them to data.labels or correct the mask",
+                found=", ".join(unknown),
+                remedy="add them to data.labels, or correct the mask",
             )
         )
     if np.count_nonzero(mask) < MIN_FOREGROUND_VOXELS:

@@ -22,17 +22,60 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medhybrid.config import StudyConfig
 from medhybrid.data.channels import slots_of
 from medhybrid.data.checks import Finding, check_image, check_mask, from_error
-from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
+from medhybrid.data.fingerprint import CaseFingerprint, Fingerprint, SeenRange, fingerprint_case, tissue
+from medhybrid.data.grid_loss import measure_on_grid
 from medhybrid.data.layouts import Case
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.pictures import picture_hashes
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import inside_labels, prepare_image, prepare_labels
 from medhybrid.data.splits import Fold
-from medhybrid.data.store import CaseRecord, PreparedCase, hash_files, save_case, stamp_files
-from medhybrid.errors import DataError, MedHybridError
+from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, hash_files, save_case, stamp_files
+from medhybrid.errors import DataError, item_error
 from medhybrid.geometry import turn_to_ras
+from medhybrid.owned import FolderKind
 from medhybrid.scans.context import context_files, read_context
+
+CHECKS_VERSION = 2
+"""Checks of another version are made again; prepared cases are not."""
+
+
+def _is_earlier_dataset(folder: Path) -> bool:
+    """Whether a folder without marker was written by `preprocess`: by its plan, or else by its checks."""
+    if (folder / "plan.json").is_file():
+        try:
+            Plan.load(folder / "plan.json")
+        except DataError:
+            return False
+        return True
+    checks = list((folder / "checks").glob("[!.]*.json"))
+    return bool(checks) and all(_is_check(p) for p in checks)
+
+
+def _is_check(path: Path) -> bool:
+    try:
+        CaseCheck.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return True
+
+
+PREPARED = FolderKind(
+    "preprocess",
+    {
+        "plan.json": (),
+        "fingerprint.json": (),
+        "folds.json": (),
+        "problems.csv": (),
+        "corrections.csv": (),
+        "config.yaml": (),
+        "source.json": (),
+        "checks": ("*.json",),
+        "cases": CASE_FILES,
+    },
+    _is_earlier_dataset,
+)
+"""The folder of a prepared dataset."""
 
 
 class CaseCheck(BaseModel):
@@ -46,6 +89,7 @@ class CaseCheck(BaseModel):
     sources_hash: str
     findings: list[Finding]
     fingerprint: CaseFingerprint | None
+    files_hash: str = ""
 
     @property
     def is_usable(self) -> bool:
@@ -92,6 +136,7 @@ def reading_of(config: StudyConfig) -> dict[str, object]:
 def check_settings(config: StudyConfig, case: Case) -> str:
     """Hash of what a check depends on besides the files: settings, and which volume is which channel."""
     values = [
+        CHECKS_VERSION,
         *([slots] if (slots := slots_of(case.images)) else []),
         *([] if config.data.labelled else ["scans alone"]),
         [c.model_dump() for c in config.data.channels],
@@ -108,10 +153,10 @@ def _sources(case: Case, config: StudyConfig) -> tuple[Path, ...]:
     return case.files + (context_files(case.files) if config.data.context else ())
 
 
-def _hash_sources(case: Case, config: StudyConfig) -> str:
-    """Of the files, and of how they are read."""
+def _hash_sources(files_hash: str, case: Case, config: StudyConfig) -> str:
+    """Return the hash of the files of a case and of how they are read."""
     reading = json.dumps(reading_of(config), sort_keys=True) + slots_of(case.images)
-    return hashlib.sha256((hash_files(_sources(case, config)) + reading).encode()).hexdigest()
+    return hashlib.sha256((files_hash + reading).encode()).hexdigest()
 
 
 def check_case(task: CheckTask) -> CaseCheck:
@@ -120,7 +165,9 @@ def check_case(task: CheckTask) -> CaseCheck:
     channels = [c.name for c in config.data.channels]
     labels = config.data.labels
     stamps: list[tuple[str, int, int]] = []
-    sources_hash, findings, fingerprint = "", [], None
+    files_hash = sources_hash = ""
+    findings: list[Finding] = []
+    fingerprint = None
     if case.problem is not None:
         findings = [from_error(case.name, case.problem, code="layout")]
         return CaseCheck(
@@ -133,10 +180,14 @@ def check_case(task: CheckTask) -> CaseCheck:
         )
     try:
         stamps = stamp_files(_sources(case, config))
-        sources_hash = _hash_sources(case, config)
+        files_hash = hash_files(_sources(case, config))
+        sources_hash = _hash_sources(files_hash, case, config)
         image = load_image(case, config.data, config.scans)
         optional = [c.name for c in config.data.channels if c.optional and config.prepare.blank_copied_channels]
-        findings = check_image(case.name, image.array, channels, image.notes, blanked_if_copied=optional)
+        alike = [c.name for c in config.data.channels if c.modality == "CT"]
+        findings = check_image(
+            case.name, image.array, channels, image.notes, blanked_if_copied=optional, scaled_alike=alike
+        )
         measured = tissue(image.array)
         if config.data.labelled:
             mask = load_mask(case, image, config.data, config.scans)
@@ -154,15 +205,14 @@ def check_case(task: CheckTask) -> CaseCheck:
                 channels,
                 list(labels),
             )
-    except MedHybridError as error:
-        findings.append(from_error(case.name, error))
-    except (OSError, MemoryError) as error:
-        findings.append(from_error(case.name, DataError("the case cannot be read", found=str(error))))
+    except Exception as error:
+        findings.append(from_error(case.name, item_error(error, "the case cannot be read", DataError)))
     return CaseCheck(
         case=case.name,
         stamps=stamps,
         settings=check_settings(config, case),
         sources_hash=sources_hash,
+        files_hash=files_hash,
         findings=findings,
         fingerprint=fingerprint,
     )
@@ -191,12 +241,12 @@ def prepare_case(task: PrepareTask) -> Finding | None:
             pictures=picture_hashes(prepared.turn.apply(scan.array)),
             context=read_context(scan, plan.context),
             reference_ml={n: float((mask == i).sum()) * ml for i, n in enumerate(plan.labels, start=1)},
+            **measure_on_grid(mask, labels, prepared, plan),
+            n_outliers=prepared.n_outliers,
         )
         save_case(task.folder / case.name, record, prepared.image, labels, source_mask=mask, n_labels=plan.n_labels)
-    except MedHybridError as error:
-        return from_error(case.name, error)
-    except (OSError, MemoryError, RuntimeError) as error:
-        return from_error(case.name, DataError("the case cannot be prepared", found=str(error)))
+    except Exception as error:
+        return from_error(case.name, item_error(error, "the case cannot be prepared", DataError))
     return None
 
 
@@ -213,14 +263,17 @@ def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:
     return check if is_current else None
 
 
-def is_prepared(folder: Path, case: Case, sources_hash: str, plan: Plan) -> bool:
+def is_prepared(folder: Path, case: Case, check: CaseCheck, plan: Plan) -> bool:
     """Whether a prepared case is there, of these sources and this plan, and of the same subject."""
     try:
         record = CaseRecord.model_validate_json((folder / "case.json").read_bytes())
     except (OSError, ValidationError, ValueError):
         return False
     is_same = (record.subject, record.is_labelled) == (case.subject, case.is_labelled)
-    return is_same and record.sources_hash == sources_hash and record.preparation_hash == plan.preparation_hash
+    has_outliers = any(f.code == "outliers" for f in check.findings)
+    if has_outliers and not record.n_outliers:  # prepared by a version that scaled by them
+        return False
+    return is_same and record.sources_hash == check.sources_hash and record.preparation_hash == plan.preparation_hash
 
 
 class PreparedDataset:
@@ -311,6 +364,13 @@ class PreparedDataset:
             fold = Fold(train=tuple(n for n in fold.train if n in present), validation=fold.validation)
             fold = fold.limited(training.max_cases, config.data.split_seed)
         return fold
+
+    def seen_range(self) -> SeenRange | None:
+        """Return the range of the dataset's scans; None for a folder of a version that did not measure it."""
+        try:
+            return Fingerprint.model_validate_json((self.folder / "fingerprint.json").read_bytes()).seen
+        except (OSError, ValidationError):
+            return None
 
     def data_hash(self) -> str:
         """One hash over the sources of all prepared cases."""

@@ -12,6 +12,12 @@ SAMPLES_PER_CASE = 2_000
 """Foreground intensities kept of each case and channel."""
 
 
+PERCENTILES = (1.0, 50.0, 99.0)
+"""Percentiles of a whole scan's values that are kept."""
+
+SAMPLED_VOXELS = 100_000
+
+
 class Intensities(BaseModel):
     """Statistics of a channel's values inside the reference masks."""
 
@@ -32,6 +38,29 @@ class CaseFingerprint(BaseModel):
     spacing_mm: tuple[float, float, float]
     foreground_ml: dict[str, float]
     samples: dict[str, list[float]]
+    percentiles: dict[str, tuple[float, float, float]] = {}
+
+
+class SeenRange(BaseModel):
+    """The range of scans that a model was trained on.
+
+    Attributes
+    ----------
+    spacing_mm, extent_mm : pair of (3,) tuple
+        Lowest and highest along each axis, in RAS order.
+    percentiles : dict
+        For each channel, the lowest and highest of each of `PERCENTILES` over the scans.
+    label_share : dict
+        The share of the training cases that have a label.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    n_cases: int
+    spacing_mm: tuple[tuple[float, float, float], tuple[float, float, float]]
+    extent_mm: tuple[tuple[float, float, float], tuple[float, float, float]]
+    percentiles: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {}
+    label_share: dict[str, float] = {}
 
 
 class Fingerprint(BaseModel):
@@ -44,6 +73,7 @@ class Fingerprint(BaseModel):
     median_extent_mm: tuple[float, float, float]
     median_foreground_ml: dict[str, float]
     intensities: dict[str, Intensities]
+    seen: SeenRange | None = None
 
 
 def fingerprint_case(
@@ -64,7 +94,15 @@ def fingerprint_case(
         spacing_mm=spacing_mm,
         foreground_ml={n: float((labels == i).sum()) * voxel_ml for i, n in enumerate(names, start=1)},
         samples={c: image[i].reshape(-1)[chosen].astype(float).tolist() for i, c in enumerate(channels)},
+        percentiles={c: percentiles_of(image[i]) for i, c in enumerate(channels)},
     )
+
+
+def percentiles_of(values: NDArray[np.generic]) -> tuple[float, float, float]:
+    """Return `PERCENTILES` of an image (X, Y, Z), from an even sample of its voxels."""
+    sample = values.reshape(-1)[:: max(1, values.size // SAMPLED_VOXELS)]
+    a, b, c = (float(v) for v in np.percentile(sample.astype(np.float32), PERCENTILES))
+    return a, b, c
 
 
 def tissue(image: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -93,4 +131,21 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
         median_extent_mm=(float(extent[0]), float(extent[1]), float(extent[2])),
         median_foreground_ml={n: float(np.median([c.foreground_ml[n] for c in cases])) for n in cases[0].foreground_ml},
         intensities=intensities,
+        seen=range_of(cases),
+    )
+
+
+def range_of(cases: Sequence[CaseFingerprint]) -> SeenRange:
+    """Return the range of scans that fingerprints span; labels are not in it."""
+    spacing = np.array([c.spacing_mm for c in cases])
+    extent = np.array([np.array(c.shape) * np.array(c.spacing_mm) for c in cases])
+    channels = set.intersection(*(set(c.percentiles) for c in cases))
+    values = {name: np.array([c.percentiles[name] for c in cases]) for name in sorted(channels)}
+    return SeenRange.model_validate(
+        {
+            "n_cases": len(cases),
+            "spacing_mm": (spacing.min(axis=0).tolist(), spacing.max(axis=0).tolist()),
+            "extent_mm": (extent.min(axis=0).tolist(), extent.max(axis=0).tolist()),
+            "percentiles": {n: [(float(v.min()), float(v.max())) for v in array.T] for n, array in values.items()},
+        }
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from medhybrid.config import DataConfig, ScansConfig
+from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.segments import read_label_map
 from medhybrid.errors import DataError
@@ -41,7 +42,7 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
     if len(mask.array) != 1:
         raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(mask.array)))
     # a file may run through the same voxels in another order
-    array, grid = match_axes(mask.array, mask.grid, image.grid)
+    array, grid = match_axes(round_labels(mask.array), mask.grid, image.grid)
     return replace(mask, array=array, affine=grid.affine)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.data.checks import copied_channels
+from medhybrid.data.outliers import replace_outliers
 from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.errors import DataError
 from medhybrid.geometry import Grid, Turn, resample_image, resample_labels, respace, turn_to_ras
@@ -37,12 +38,15 @@ class PreparedImage:
         The scan's grid after turning to RAS.
     turn : Turn
         From the scan's axes to RAS.
+    n_outliers : int
+        Voxels whose values were replaced before scaling.
     """
 
     image: NDArray[np.float32]
     grid: Grid
     turned: Grid
     turn: Turn
+    n_outliers: int = 0
 
 
 def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> PreparedImage:
@@ -78,10 +82,25 @@ def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> Prepare
     turned = turn.grid(grid)
     target = respace(turned, plan.spacing_mm)
     blank = blank_channels(array, plan)
+    array, n_outliers = _without_outliers(array, plan, blank)
     image = resample_image(turn.apply(array), turned, target)  # (C, X, Y, Z) -> (C, X', Y', Z')
     for i, rule in enumerate(plan.normalisation):
         image[i] = 0 if i in blank else normalise(image[i], rule)
-    return PreparedImage(image, target, turned, turn)
+    return PreparedImage(image, target, turned, turn, n_outliers)
+
+
+def _without_outliers(array: NDArray[np.generic], plan: Plan, blank: set[int]) -> tuple[NDArray[np.generic], int]:
+    """Return an image (C, X, Y, Z) without outliers in the channels that are scaled by their own values, and their number."""
+    cleaned, total = array, 0
+    for i, rule in enumerate(plan.normalisation):
+        if i in blank or rule.rule == "clip_and_scale":  # which cuts them
+            continue
+        channel, n_outliers = replace_outliers(array[i])
+        if n_outliers:
+            cleaned = array.copy() if cleaned is array else cleaned
+            cleaned[i] = channel
+            total += n_outliers
+    return cleaned, total
 
 
 def prepare_labels(mask: NDArray[np.generic], prepared: PreparedImage, plan: Plan) -> NDArray[np.uint8]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import DataConfig
-from medhybrid.data.layouts import Case
+from medhybrid.data.layouts import Case, Note
 from medhybrid.errors import DataError
 from medhybrid.remote import local_copy
+
+SHOWN = 5
+"""Names in a message; the others are counted."""
 
 
 class Fold(BaseModel):
@@ -83,25 +87,71 @@ def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
 
 
 def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], str]:
-    """The folds of the dataset's own file, else made ones; and which of the two.
+    """Return the folds of the dataset's own file, of its list of cases, or made ones; and where they are from.
 
     Raises
     ------
     DataError
-        If the file is damaged, or a subject stands on both sides of a fold.
+        If the file is damaged, a subject stands on both sides of a fold, or a side of a fold names no case of the dataset.
     """
     path = local_copy(config.root or ".") / config.splits if config.splits else None
-    if path is None or not path.is_file():
-        return make_folds(cases, config.n_folds, config.split_seed), f"made with seed {config.split_seed}"
+    if path is not None and path.is_file():
+        folds = _read_folds(path)
+        check_folds(folds, cases, str(path))
+        return folds, path.name
+    if any(c.fold is not None for c in cases):
+        folds = _listed_folds(cases)
+        check_folds(folds, cases, "the folds in the list of cases")
+        return folds, "as the list of cases has them"
+    return make_folds(cases, config.n_folds, config.split_seed), f"made with seed {config.split_seed}"
+
+
+def _read_folds(path: Path) -> list[Fold]:
     try:
         listed = json.loads(path.read_text())
-        folds = [Fold(train=tuple(f["train"]), validation=tuple(f.get("validation", f.get("val", ())))) for f in listed]
+        return [Fold(train=tuple(f["train"]), validation=tuple(f.get("validation", f.get("val", ())))) for f in listed]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise DataError(
             f"{path} holds no folds", expected='[{"train": [...], "validation": [...]}, ...]', found=str(error)[:200]
         ) from error
-    check_folds(folds, cases, str(path))
-    return folds, path.name
+
+
+def _listed_folds(cases: Sequence[Case]) -> list[Fold]:
+    """Return a fold for each number in the list of cases: those with the number validate, the others train."""
+    numbers = sorted({c.fold for c in cases if c.fold is not None and c.fold >= 0})
+    return [
+        Fold(
+            train=tuple(c.name for c in cases if c.fold != k),
+            validation=tuple(c.name for c in cases if c.fold == k),
+        )
+        for k in numbers
+    ]
+
+
+def notes_on_folds(folds: Sequence[Fold], cases: Sequence[Case], source: str) -> list[Note]:
+    """Name the entries of folds that are not cases of the dataset, and the cases that are in no fold."""
+    known = {c.name for c in cases}
+    named = {n for fold in folds for n in (*fold.train, *fold.validation)}
+    notes = []
+    if unknown := sorted(named - known):
+        notes.append(
+            Note(
+                source,
+                f"{len(unknown)} names are not cases of the dataset and are skipped",
+                _shown(unknown),
+                "correct the names, or add the cases",
+            )
+        )
+    if unnamed := sorted(known - named):
+        notes.append(
+            Note(source, f"{len(unnamed)} cases are in no fold: they neither train nor validate", _shown(unnamed))
+        )
+    return notes
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def check_folds(folds: Sequence[Fold], cases: Sequence[Case], source: str) -> None:
@@ -110,6 +160,14 @@ def check_folds(folds: Sequence[Fold], cases: Sequence[Case], source: str) -> No
     for k, fold in enumerate(folds):
         if not fold.train or not fold.validation:
             raise DataError(f"{source}: fold {k} has an empty side")
+        for side, names in (("train", fold.train), ("validation", fold.validation)):
+            if not any(n in subject for n in names):
+                raise DataError(
+                    f"{source}: no name under {side} of fold {k} is a case of the dataset",
+                    expected=_shown(sorted(subject)),
+                    found=_shown(names),
+                    remedy="correct the names",
+                )
         train = {subject.get(n, n) for n in fold.train}
         both = sorted(train & {subject.get(n, n) for n in fold.validation})
         if both:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.errors import DataError
 from medhybrid.geometry import Grid, Turn
+from medhybrid.names import check_case_name, printable_path
+from medhybrid.owned import remove_made
 
 CHUNK_VOXELS = 64
 """Edge of a compressed chunk; a patch touches few."""
@@ -29,8 +32,22 @@ FOREGROUND_PER_LABEL = 4_000
 """Voxels remembered of each label, evenly spread over all of them."""
 
 
+CASE_FILES = ("image.b2nd", "labels.b2nd", "mask.b2nd", "foreground.npy", "case.json")
+"""Names of the files of a prepared case."""
+
+
 class CaseRecord(BaseModel):
-    """What `case.json` holds."""
+    """The content of `case.json`.
+
+    Attributes
+    ----------
+    reference_ml, grid_ml : dict
+        Volume of each label in the reference mask, and on the network's grid.
+    thinnest_mm : dict
+        For labels that lose a part on the grid: the smallest extents of their components along the axes of the grid.
+    n_outliers : int
+        Voxels whose values were replaced; see `data.outliers`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +64,9 @@ class CaseRecord(BaseModel):
     pictures: tuple[str, ...]
     context: dict[str, float] = {}
     is_labelled: bool = True
+    grid_ml: dict[str, float] = {}
+    thinnest_mm: dict[str, tuple[float, float, float]] = {}
+    n_outliers: int = 0
 
 
 class PreparedCase:
@@ -137,11 +157,19 @@ def save_case(
     source_mask: NDArray[np.uint8],
     n_labels: int,
 ) -> None:
-    """Write a prepared case; an older one of that name is replaced at the end."""
+    """Write a prepared case; an older one of that name is replaced at the end.
+
+    Raises
+    ------
+    DataError
+        If its name cannot be that of a folder.
+    OutputError
+        If a folder of that name is there and holds other files than a prepared case.
+    """
     import blosc2
 
-    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    check_case_name(record.case, source=printable_path(folder))
+    temporary = folder.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{folder.name}")
     temporary.mkdir(parents=True)
     try:
         chunk = tuple(min(n, CHUNK_VOXELS) for n in labels.shape)
@@ -156,11 +184,25 @@ def save_case(
             blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary / f"{name}.b2nd"), cparams=cparams)
         np.save(temporary / "foreground.npy", foreground_index(labels, n_labels))
         (temporary / "case.json").write_text(record.model_dump_json(indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove_case(folder)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_record(folder: Path) -> CaseRecord:
+    """Read `case.json` of a prepared case; raises `DataError`."""
+    try:
+        return CaseRecord.model_validate_json((folder / "case.json").read_bytes())
+    except (OSError, ValidationError, ValueError) as error:
+        raise DataError(
+            f"prepared case {folder.name} is damaged", found=str(error)[:200], remedy="run medhybrid preprocess"
+        ) from error
+
+
+def remove_case(folder: Path) -> None:
+    """Remove a prepared case; raises `OutputError` if its folder holds anything else."""
+    remove_made(folder, CASE_FILES)
 
 
 def foreground_index(labels: NDArray[np.uint8], n_labels: int) -> NDArray[np.int32]:
@@ -178,7 +220,7 @@ def hash_files(paths: Iterable[Path]) -> str:
     """SHA-256 over the contents of files in order; a folder stands for its files."""
     digest = hashlib.sha256()
     for path in _files(paths):
-        digest.update(path.name.encode())
+        digest.update(os.fsencode(path.name))
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -190,7 +232,7 @@ def stamp_files(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
     stamps = []
     for path in _files(paths):
         status = path.stat()
-        stamps.append((str(path), status.st_size, status.st_mtime_ns))
+        stamps.append((printable_path(path), status.st_size, status.st_mtime_ns))
     return stamps
 
 

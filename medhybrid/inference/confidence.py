@@ -43,7 +43,7 @@ SAMPLED_MARGIN = 4
 SLAB_VOXELS = 2_000_000
 """Voxels of a scan whose probabilities are held at once."""
 
-Verdict = Literal["confident", "look at this one"]
+Verdict = Literal["confident", "needs review"]
 
 
 class Calibration(BaseModel):
@@ -107,11 +107,12 @@ class ScoreSum:
         self.calibration = calibration
         self._overlap: NDArray[np.float64] = np.zeros(0)
         self._size: NDArray[np.float64] = np.zeros(0)
+        self._peak: NDArray[np.float64] = np.zeros(0)  # of labels that are nowhere likely so far
 
     def add(self, logits: Tensor) -> None:
         """Logits (K, n, Y, Z)."""
         if not len(self._size):
-            self._overlap, self._size = (np.zeros(len(logits)) for _ in range(2))
+            self._overlap, self._size, self._peak = (np.zeros(len(logits)) for _ in range(3))
         n_voxels = logits[0].numel()
         for slab in torch.split(logits, max(1, logits.shape[1] * SLAB_VOXELS // n_voxels), dim=1):
             probabilities = (slab.float() / self.calibration.temperature).softmax(dim=0)
@@ -120,14 +121,16 @@ class ScoreSum:
                 inside = labels == k
                 self._overlap[k] += float(probabilities[k][inside].sum())
                 self._size[k] += float(probabilities[k].sum()) + int(inside.sum())
+                if self._size[k] <= 1:
+                    self._peak[k] = max(self._peak[k], float(probabilities[k].max()))
 
     @property
     def score(self) -> float:
         """Of all that was added; 0 where a logit was no number."""
         if not np.isfinite(self._size).all():
             return 0.0
-        pairs = zip(self._overlap[1:], self._size[1:], strict=True)
-        return min(2 * float(o) / float(s) if s > 1 else 1.0 for o, s in pairs)
+        labels = zip(self._overlap[1:], self._size[1:], self._peak[1:], strict=True)
+        return min(2 * float(o) / float(s) if s > 1 else 1.0 - float(p) for o, s, p in labels)
 
 
 def score_logits(logits: Tensor, calibration: Calibration) -> float:
@@ -151,9 +154,11 @@ def uncertainty(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     return entropy
 
 
-def verdict(score: float, calibration: Calibration) -> Verdict:
-    """Whether a person should look."""
-    return "confident" if score >= calibration.threshold else "look at this one"
+def low_confidence(score: float, calibration: Calibration) -> tuple[str, ...]:
+    """Return the reason for review of a mask that scores less than the model's threshold; none for others."""
+    if score >= calibration.threshold:
+        return ()
+    return (f"low confidence: the model expects Dice {score:.2f}, below {calibration.threshold:.2f}",)
 
 
 def calibrate(samples: Sequence[VoxelSample], dice: Sequence[float]) -> Calibration:

@@ -40,6 +40,7 @@ class Ensemble(Model):
         )
         super().__init__(first.network, record, first.device)
         self.members, self.runtime, self.n_networks = tuple(members), first.runtime, len(members)
+        self._orders = [_label_order(first, m) for m in members]
 
     def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
         """Log of the mean probabilities (K, n, Y, Z), slab by slab along X."""
@@ -49,11 +50,19 @@ class Ensemble(Model):
         for first in range(0, n_rows, step):
             last = min(first + step, n_rows)
             mean: Tensor | None = None
-            for rows, temperature in members:
+            for (rows, temperature), order in zip(members, self._orders, strict=True):
                 probabilities = (rows.take(first, last) / temperature).softmax(dim=0)
+                if order is not None:
+                    probabilities = probabilities[order]
                 mean = probabilities if mean is None else mean + probabilities
             assert mean is not None
             yield torch.log((mean / len(self.members)).clamp_min(1e-12))
+
+
+def _label_order(first: Model, other: Model) -> list[int] | None:
+    """Return the classes of a model in the order of the first one's label names; None if the order is the same."""
+    ours, theirs = list(first.plan.labels), list(other.plan.labels)
+    return None if ours == theirs else [0, *(1 + theirs.index(name) for name in ours)]
 
 
 def _refuse_other_plan(a: Model, b: Model) -> None:

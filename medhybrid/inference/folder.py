@@ -25,12 +25,14 @@ from typing import Any
 from medhybrid.data.channels import slots_of
 from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import hash_files, stamp_files
-from medhybrid.errors import MedHybridError, OutputError, ScanError
+from medhybrid.errors import NO_ROOM, MedHybridError, OutputError, ScanError, item_error
 from medhybrid.files import held
+from medhybrid.inference.foreign_files import ForeignFileError, hash_mask, refuse_foreign_files
 from medhybrid.inference.memory import refuse_too_large
 from medhybrid.inference.model import Inferred, Model
-from medhybrid.inference.outputs import NO_ROOM, files_of, write_outputs
+from medhybrid.inference.outputs import files_of, write_outputs
 from medhybrid.inference.records import Prediction, Records, Stamps, this_worker
+from medhybrid.inference.scan_checks import unlike_grid
 from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.scans import BURNED_IN, Scan
@@ -45,14 +47,13 @@ TABLES_EVERY_S = 2.0
 TABLES_SHARE = 0.05
 """Most of the time that writing them may take."""
 
-RETRY_AFTER_S = (1.0, 4.0)
-"""Waits before a scan that changed while it was read, or whose disk did not answer, is read again."""
+RETRY_AFTER_S = (1.0, 4.0)  # waits before a scan is read again that changed meanwhile, or whose disk did not answer
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETUNREACH, errno.EHOSTUNREACH)
 """What a network disk says that may be back in a moment."""
 
 Outcome = tuple[Prediction, bool]
-"""What became of a scan, and whether it was done before and is unchanged."""
+"""The result of a scan, and whether it is an earlier one that is unchanged."""
 
 
 class FolderJob:
@@ -200,7 +201,7 @@ def predict_worklist(
     at_once: bool | None = None,
     **options: Any,
 ) -> list[Prediction]:
-    """Predict every item in this process; see `FolderJob` for the options, `predict_items` and `collect`."""
+    """Predict every item in this process; see `FolderJob`, `predict_items` and `collect`."""
     job = FolderJob(model, out, **options)
     return collect(predict_items(job, work.items, at_once=at_once), [i.case for i in work.items], job, on_case=on_case)
 
@@ -251,14 +252,12 @@ def _attempt(step: Callable[[FolderJob, _Case], None], job: FolderJob, case: _Ca
     began, name = time.monotonic(), case.item.case
     try:
         step(job, case)
-    except MedHybridError as error:
-        case.prediction = Prediction(case=name, status="failed", message=str(error))
     except Exception as error:  # one scan must not end the folder; the traceback goes to the debug log
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise _unwritable(job.out, error) from error
-        logger.debug("case %s", name, exc_info=error)
-        message = f"unexpected {type(error).__name__}: {str(error)[:200]}"
-        case.prediction = Prediction(case=name, status="failed", message=message)
+        problem = item_error(error, f"{name} cannot be predicted", ScanError)
+        is_foreign = isinstance(error, ForeignFileError)
+        case.prediction = Prediction(case=name, status="failed", message=str(problem), is_foreign=is_foreign)
     case.seconds += time.monotonic() - began
     return case
 
@@ -269,6 +268,7 @@ def _read(job: FolderJob, case: _Case) -> None:
     if case.prediction is not None:
         case.is_skipped = True
         return
+    refuse_foreign_files(job.out, job.records, item.case)
     for name in reversed(files_of(item.case)):  # those of an earlier scan or model, its record first
         (job.out / name).unlink(missing_ok=True)
     if item.is_burned_in:
@@ -286,6 +286,7 @@ def _read(job: FolderJob, case: _Case) -> None:
         job.max_memory,
         n_networks=model.n_networks,
         with_probabilities=job.with_probabilities,
+        doubts=unlike_grid(case.scan.grid, model.plan, model.record.seen),
     )
     case.prepared = model.prepare(case.scan)
     job.records.release(item.case)  # while it waits for its turn, another's death is not its own
@@ -357,22 +358,25 @@ def _conclude(job: FolderJob, case: _Case) -> None:
     assert case.inferred is not None
     made = job.model.conclude(scan, case.inferred)
     measures = write_outputs(job.out, name, scan, made, job.model.record, job.deidentifier)
+    burned_in = BURNED_IN if case.item.is_burned_in else ""
+    notes = [*made.reasons, *scan.notes, case.item.note, burned_in]
     case.prediction = Prediction(
         case=name,
         status="done",
-        message="; ".join([*scan.notes, *([BURNED_IN] if case.item.is_burned_in else [])]),
+        message="; ".join(filter(None, notes)),
         score=round(made.score, 4),
         verdict=made.verdict,
         measures=measures,
         input_hash=case.input_hash,
         stamps=case.stamps,
         slots=slots_of(case.item.entries),
+        mask_sha256=hash_mask(job.out / files_of(name)[0]),
     )
 
 
 def _finish(job: FolderJob, case: _Case) -> Outcome:
     """What became of a case, on record if it is done; and whether it was done before."""
-    prediction, item = case.prediction, case.item
+    item, prediction = case.item, case.prediction
     assert prediction is not None
     case.scan = case.prepared = case.inferred = None  # the next one may need the memory
     if case.is_skipped:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import ChannelRule, ScansConfig
 from medhybrid.errors import DataError
+from medhybrid.inference.records import Prediction
+from medhybrid.owned import FolderKind
 
 
 class LeftAside(BaseModel):
@@ -76,3 +78,48 @@ def read_folder_record(folder: Path) -> FolderRecord:
 
 def _first_line(error: Any) -> str:
     return str(error).splitlines()[0][:200]
+
+
+def _is_earlier_output(folder: Path) -> bool:
+    """Whether a folder without marker was written by `predict`: by its record, or by those of its scans."""
+    try:
+        read_folder_record(folder)
+    except DataError:
+        records = [p for state in ("done", "failed") for p in (folder / state).glob("[!.]*.json")]
+        cases = {p.stem for p in [*records, *(folder / "begun").glob("[!.]*.json")]}
+        masks = {p.name.removesuffix(".nii.gz") for p in (folder / "masks").glob("*")}
+        return masks <= cases and all(_is_prediction(p) for p in records)
+    return True
+
+
+def _is_prediction(path: Path) -> bool:
+    try:
+        Prediction.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return True
+
+
+OUTPUT = FolderKind(
+    "predict",
+    {
+        "masks": ("*.nii.gz",),
+        "probabilities": ("*.nii.gz", "*.dcm"),
+        "seg": ("*.dcm",),
+        "sr": ("*.dcm",),
+        "done": ("*.json",),
+        "failed": ("*.json",),
+        "begun": ("*.json",),
+        "results.csv": (),
+        "work.csv": (),
+        "run.json": (),
+        "report": ("*.html", "viewer.js"),
+        "report.html": (),
+        ".report-new": ("*.html", "viewer.js"),
+        "predict.sbatch": (),
+        "corrected": ("*",),
+        "fetched": ("*",),
+    },
+    _is_earlier_output,
+)
+"""The output folder of `predict`. Masks in `corrected` are a reviewer's: they are not scans."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,15 @@ def refuse_too_large(
     *,
     n_networks: int = 1,
     with_probabilities: bool = False,
+    doubts: Sequence[str] = (),
 ) -> None:
-    """Raise `ScanError` for a scan that needs more than `limit` bytes, or than the process could have."""
+    """Raise `ScanError` for a scan that needs more than `limit` bytes, or than the process could have.
+
+    Parameters
+    ----------
+    doubts : sequence of str
+        How the scan is unlike others, which may be why it is so large: part of the message.
+    """
     needed = needed_memory(scan, plan, config, n_networks=n_networks, with_probabilities=with_probabilities)
     needed += scan.array.nbytes
     # what the process has is part of it: the scan, and those that are read and written beside it
@@ -72,7 +80,8 @@ def refuse_too_large(
             f"{scan.case}: the scan of {' x '.join(map(str, scan.grid.shape))} voxels needs more memory than there is",
             expected=f"{needed / GIB:.1f} GiB",
             found=f"{there / GIB:.1f} GiB" + ("" if limit is None else " (--max-memory)"),
-            remedy="close other programs, give it a machine with more, "
+            remedy="".join(f"check its header: {d}; " for d in doubts)
+            + "close other programs, give it a machine with more, "
             + ("leave --probabilities out, " if with_probabilities else "")
             + "or predict a cropped scan",
         )

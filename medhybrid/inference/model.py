@@ -23,12 +23,13 @@ from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
 from medhybrid.errors import DeviceError, ModelError, ScanError
-from medhybrid.inference.confidence import ScoreSum, Verdict, score_logits, verdict
+from medhybrid.inference.confidence import ScoreSum, Verdict, low_confidence, score_logits
 from medhybrid.inference.device import choose_device, choose_precision, free_cache, is_out_of_memory
 from medhybrid.inference.model_record import ModelRecord, read_record
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.rule_search import ComponentRules
+from medhybrid.inference.scan_checks import empty_labels, reasons_to_review
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.weights_file import write_weights
 from medhybrid.inference.windows import BatchSize, Predictor, predict_slabs, predict_windows, to_tensor
@@ -54,7 +55,9 @@ class Segmentation:
     score : float
         How good the mask is likely to be; see `inference.confidence`.
     verdict : str
-        ``confident`` or ``look at this one``.
+        ``confident`` or ``needs review``.
+    reasons : tuple of str
+        Why it needs review; empty for a confident mask.
     probabilities : (K, X, Y, Z) float32 ndarray, optional
         Calibrated, background first, then the labels in the order of the plan; before component rules.
     """
@@ -63,6 +66,7 @@ class Segmentation:
     score: float
     verdict: Verdict
     probabilities: NDArray[np.float32] | None = None
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +217,14 @@ class Model:
             min_component_ml=self.plan.min_component_ml,
             voxel_ml=scan.grid.voxel_ml,
         )
-        sure = verdict(inferred.score, self.record.calibration)
-        return Segmentation(outside_labels(inside, self.plan.labels), inferred.score, sure, inferred.probabilities)
+        reasons = [
+            *reasons_to_review(scan, self.plan, self.record.seen),
+            *empty_labels(inside, self.plan, self.record.seen),
+            *low_confidence(inferred.score, self.record.calibration),
+        ]
+        verdict: Verdict = "needs review" if reasons else "confident"
+        mask = outside_labels(inside, self.plan.labels)
+        return Segmentation(mask, inferred.score, verdict, inferred.probabilities, tuple(reasons))
 
 
 def predict_logits(

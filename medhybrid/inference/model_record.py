@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
+from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import Calibration
@@ -39,6 +40,8 @@ class ModelRecord(BaseModel):
     ----------
     learnt_from : tuple of str
         Hashes of the pictures (`data.pictures`) that the weights were learnt from, those of its start among them.
+    seen : SeenRange, optional
+        What the training scans were like; a mask of another kind of scan needs review.
     made : Made, optional
         How to make it again.
     """
@@ -60,6 +63,7 @@ class ModelRecord(BaseModel):
     weights_sha256: str
     metrics: dict[str, float]
     calibration: Calibration = Calibration()
+    seen: SeenRange | None = None
     made: Made | None = None
 
     @property

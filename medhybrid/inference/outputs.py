@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medhybrid.errors import ScanError
+from medhybrid.errors import NO_ROOM, ScanError
 from medhybrid.inference.confidence import uncertainty
 from medhybrid.inference.model import Segmentation
 from medhybrid.inference.model_record import ModelRecord
@@ -23,9 +22,6 @@ from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 
 logger = logging.getLogger(__name__)
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""No later scan could be written either."""
 
 NOTHING = np.zeros((1, 1, 1), bool)
 

@@ -45,7 +45,15 @@ class LabelMeasure(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What became of one scan."""
+    """The result of one scan.
+
+    Attributes
+    ----------
+    mask_sha256 : str
+        Hash of the mask's file as it was written: a mask that was edited since is not overwritten.
+    is_foreign : bool
+        A failure because a file that medhybrid did not write stands where the mask would.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,6 +70,8 @@ class Prediction(BaseModel):
     slots: str = ""
     attempts: int = 1
     worker: str = ""
+    mask_sha256: str = ""
+    is_foreign: bool = False
 
     @property
     def sign(self) -> str:
@@ -100,6 +110,13 @@ class Records:
     def done(self, case: str) -> Prediction | None:
         """The record of a scan with a mask; None where there is none that can be read."""
         return self._read("done", case)
+
+    def is_known(self, case: str) -> bool:
+        """Whether this program worked on a scan before, so that files of its name are ours."""
+        if any((self.out / state / f"{case}.json").is_file() for state in ("done", "begun")):
+            return True
+        failed = self._read("failed", case)
+        return failed is not None and not failed.is_foreign
 
     def begin(self, case: str, stamps: Stamps) -> int | Prediction:
         """Note that a scan is in work.

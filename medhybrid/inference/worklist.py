@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
-from medhybrid.data.channels import Match, Rules, match_channels, read_table
-from medhybrid.errors import DataError, MedHybridError
+from medhybrid.data.channels import Match, Rules, match_channels, read_channel_table
+from medhybrid.errors import DataError, MedHybridError, item_error
+from medhybrid.names import check_case_name, make_unique, name_from_path
 from medhybrid.scans import Discovery, Scan, ScanEntry
 from medhybrid.scans.dicom.deidentify import Deidentifier
-from medhybrid.scans.discover import short_name
 from medhybrid.scans.reader import read_entry, stack_channels
 
 
@@ -30,12 +29,18 @@ class WorkItem:
         Why it cannot be predicted, else empty.
     reasons : tuple of str
         Why each scan of a study was taken for its channel.
+    note : str
+        How the name was made unique, where another scan would have had the same one.
     """
 
     case: str
     entries: tuple[ScanEntry | None, ...]
     problem: str = ""
     reasons: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_case_name(self.case, source="a work list")
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -64,16 +69,23 @@ class WorkList:
 
     def deidentified(self, deidentifier: Deidentifier) -> WorkList:
         """The same work under names by keyed hash."""
-        items = tuple(_deidentified(i, deidentifier) for i in self.items)
-        _refuse_doubled(items)
+        keys = [_identity(i) for i in self.items]
+        keys = [
+            k if keys.count(k) == 1 else f"{k}|{'|'.join(map(str, i.files))}"
+            for k, i in zip(keys, self.items, strict=True)
+        ]
+        items = [_deidentified(i, deidentifier.name(k)) for k, i in zip(keys, self.items, strict=True)]
         aside = tuple(replace(e, name=deidentifier.name(e.uid or e.name)) for e in self.left_aside)
         return WorkList(tuple(sorted(items, key=lambda i: i.case)), aside)
 
 
-def _deidentified(item: WorkItem, deidentifier: Deidentifier) -> WorkItem:
-    identity = "|".join(f"{e.uid or e.name} {e.part}" for e in item.entries if e is not None) or item.case
-    case = deidentifier.name(identity)
-    return replace(item, case=case, problem=without_names(item.problem, item, case), reasons=())
+def _identity(item: WorkItem) -> str:
+    """Return the text whose keyed hash names a scan."""
+    return "|".join(f"{e.uid or e.name} {e.part}" for e in item.entries if e is not None) or item.case
+
+
+def _deidentified(item: WorkItem, case: str) -> WorkItem:
+    return replace(item, case=case, problem=without_names(item.problem, item, case), reasons=(), note="")
 
 
 def without_names(message: str, item: WorkItem, case: str) -> str:
@@ -100,19 +112,31 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
     images = [e for e in found.entries if not e.problem and not e.left_aside]
     items = [WorkItem(e.name, (e,), e.problem) for e in broken]
     if len(channels) == 1:
-        items += [WorkItem(re.sub(r"_0000$", "", e.name) if e.kind != "dicom" else e.name, (e,)) for e in images]
+        items += [WorkItem(re.sub(r"_0000$", "", e.file_name) if e.kind != "dicom" else e.name, (e,)) for e in images]
     else:
         whole = [e for e in images if e.n_channels == len(channels)]
         items += [WorkItem(e.name, (e,)) for e in whole]
         items += _studies([e for e in images if e not in whole], broken, channels, channel_map, found.root)
-    _refuse_doubled(items)
-    return WorkList(tuple(sorted(items, key=lambda i: i.case)), tuple(aside))
+    return WorkList(tuple(sorted(_with_unique_names(items), key=lambda i: i.case)), tuple(aside))
 
 
-def _refuse_doubled(items: Sequence[WorkItem]) -> None:
-    counts = Counter(i.case for i in items)
-    if doubled := sorted(name for name, n in counts.items() if n > 1):
-        raise DataError("two scans would get the same name", found=", ".join(doubled[:5]), remedy="rename one of them")
+def _with_unique_names(items: Sequence[WorkItem]) -> list[WorkItem]:
+    """Rename scans that would write the same files; each says so in its note."""
+    firsts = [next((e for e in i.entries if e is not None), None) for i in items]
+    suffixes = [
+        "scan" if e is None else e.name[len(i.case) :].strip("_") or e.kind for i, e in zip(items, firsts, strict=True)
+    ]
+    sources = ["|".join(str(p) for p in i.files) + "".join(e.part for e in i.entries if e) for i in items]
+    names = make_unique([i.case for i in items], suffixes, sources)
+    taken = {f"{name}_uncertainty" for name in names}  # of probabilities, beside those of the scan itself
+    names = [f"{name}~scan" if name in taken else name for name in names]
+    notes = [i.note or next((e.note for e in i.entries if e is not None and e.note), "") for i in items]
+    return [
+        replace(item, note=note)
+        if item.case == name
+        else replace(item, case=name, note=f"named {name}: another scan would be named {item.case}, too")
+        for item, name, note in zip(items, names, notes, strict=True)
+    ]
 
 
 def _studies(
@@ -122,7 +146,7 @@ def _studies(
     channel_map: Rules,
     root: Path,
 ) -> list[WorkItem]:
-    table = read_table(root if root.is_dir() else root.parent)
+    table = read_channel_table(root if root.is_dir() else root.parent)
     groups: dict[tuple[str, bool], list[ScanEntry]] = {}
     for e in entries:
         groups.setdefault(_group_of(e, table, len(channels)), []).append(e)
@@ -141,14 +165,17 @@ def _studies(
             if any(m.entry is None for m in matched) and lost:
                 _refuse_lost(match, [*members, *lost])
             items.append(WorkItem(case, tuple(m.entry for m in matched), reasons=tuple(m.reason for m in matched)))
-        except MedHybridError as error:
-            items.append(WorkItem(case, tuple(members), str(error)))
+        except Exception as error:
+            problem = item_error(error, f"the channels of {case} cannot be assigned", DataError)
+            items.append(WorkItem(case, tuple(members), str(problem)))
     return items
 
 
 def _group_of(entry: ScanEntry, table: Mapping[str, str], n_channels: int) -> tuple[str, bool]:
     """What a scan belongs to, and whether its file's name says which channel it is, as nnU-Net's <case>_0000 do."""
-    numbered = re.fullmatch(r"(.+)_(\d{4})", entry.name) if entry.kind != "dicom" and entry.name not in table else None
+    numbered = (
+        re.fullmatch(r"(.+)_(\d{4})", entry.file_name) if entry.kind != "dicom" and entry.name not in table else None
+    )
     if numbered is not None and int(numbered.group(2)) < n_channels:
         return numbered.group(1), True
     return entry.study, False
@@ -168,7 +195,7 @@ def _refuse_lost(match: Callable[[Sequence[ScanEntry]], tuple[Match, ...]], entr
 
 def _numbered(members: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], case: str) -> tuple[Match, ...]:
     """nnU-Net's file names: <case>_0000, <case>_0001, one a channel."""
-    by_number = {int(e.name[-4:]): e for e in members}
+    by_number = {int(e.file_name[-4:]): e for e in members}
     if len(by_number) < len(members):
         raise DataError(
             f"study {case}: two files of one channel",
@@ -186,5 +213,5 @@ def _numbered(members: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]]
 def _study_name(members: Sequence[ScanEntry], root: Path) -> str:
     base = root.parent if root.is_file() else root
     folders = [str(p.parent) for e in members for p in e.paths]
-    common = Path(os.path.commonpath(folders)).relative_to(base)
-    return short_name("__".join(common.parts)) or members[0].name
+    common = Path(os.path.commonpath(folders))
+    return name_from_path(common.relative_to(base)) if common != base else members[0].name

@@ -88,9 +88,10 @@ def expected_calibration_error(probabilities: Floats, labels: NDArray[np.integer
 
 
 def expected_dice(probability: Floats, mask: NDArray[np.bool_]) -> float:
-    """The Dice that a mask would have if voxels were foreground as often as their probability says; 1 where nothing is likely.
+    """Return the Dice that a mask would have if voxels were foreground as often as their probability says.
 
-    Twice the expected overlap over the expected sizes: a first-order estimate of the expected Dice.
+    Twice the expected overlap over the expected sizes: a first-order estimate of the expected Dice. Where less than a voxel is
+    expected, it is the probability that the likeliest voxel is background: an empty mask is right if that holds.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def expected_dice(probability: Floats, mask: NDArray[np.bool_]) -> float:
         Of the mask's label.
     """
     size = float(probability.sum()) + float(mask.sum())
-    return 1.0 if size <= 1 else 2 * float(probability[mask].sum()) / size
+    return 1.0 - float(probability.max()) if size <= 1 else 2 * float(probability[mask].sum()) / size
 
 
 def area_under_curve(scores: Sequence[float], is_bad: Sequence[bool]) -> float:

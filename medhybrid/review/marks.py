@@ -5,6 +5,7 @@ The page of a report writes the same, as a download where no server saves it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medhybrid.errors import DataError
 from medhybrid.files import held, write_atomically
+from medhybrid.names import escape_name
 
 FILE = "review.json"
 
@@ -71,9 +73,16 @@ def write_mark(folder: Path, key: str, case: str, mark: Mark | None) -> Marks:
     with held(folder / ".review.lock"):
         earlier = read_marks(folder)
         if earlier.marks and earlier.key not in ("", key):
-            (folder / FILE).replace(folder / f"review-{earlier.key}.json")
+            (folder / FILE).replace(_free_path(folder, earlier.key))
             earlier = Marks()
         marks = {c: m for c, m in earlier.marks.items() if c != case} | ({} if mark is None else {case: mark})
         now = Marks(key=key, marks=marks)
         write_atomically(folder / FILE, now.model_dump_json(indent=1))
     return now
+
+
+def _free_path(folder: Path, key: str) -> Path:
+    """Return a new path for marks of other masks; the key stands in a file that somebody else may have written."""
+    name = f"review-{escape_name(key)}"
+    numbers = ("", *(f"-{i}" for i in range(2, 10_000)))
+    return next(path for n in numbers if not os.path.lexists(path := folder / f"{name}{n}.json"))

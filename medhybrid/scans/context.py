@@ -9,8 +9,6 @@ name) and columns of these names; a value there comes before a header's.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from medhybrid.errors import ScanError
+from medhybrid.errors import DataError, ScanError
 from medhybrid.scans.dicom.headers import load_dataset, read_acquisition
 from medhybrid.scans.scan import Scan
+from medhybrid.tables import read_table
 
 TABLE = "context.csv"
 
@@ -152,24 +151,27 @@ def _of_table(scan: Scan) -> Mapping[str, str]:
 
 @lru_cache(maxsize=16)
 def _read_table(path: Path, _changed: int) -> dict[str, dict[str, str]]:
+    """Read `context.csv` by case; raises `ScanError`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScanError(f"{path.name} cannot be read", expected="a table in UTF-8", found=str(error)[:100]) from error
-    with io.StringIO(text, newline="") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [])
-        unknown = [c for c in columns if c not in ("case", *READERS)]
-        if "case" not in columns or unknown:
+        table = read_table(path)
+    except DataError as error:
+        raise ScanError(error.what, expected=error.expected, found=error.found, remedy=error.remedy) from error
+    columns = [c for c in table.columns if c]
+    unknown = [c for c in columns if c not in ("case", *READERS)]
+    if "case" not in columns or unknown:
+        raise ScanError(
+            f"{path.name} cannot be used: "
+            + (f"{', '.join(unknown)} are no fields" if unknown else "it has no column case"),
+            expected="case, and any of " + ", ".join(READERS),
+            remedy="leave other columns out; what identifies a patient must not stand here",
+        )
+    found: dict[str, dict[str, str]] = {}
+    for line, row in table.rows:
+        if "" in row:
             raise ScanError(
-                f"{path.name} cannot be used: "
-                + (f"{', '.join(unknown)} are no fields" if unknown else "it has no column case"),
-                expected="case, and any of " + ", ".join(READERS),
-                remedy="leave other columns out; what identifies a patient must not stand here",
+                f"{path.name}: line {line} has more cells than there are columns", remedy="correct the table"
             )
-        rows = list(reader)
-        if long := next((n for n, row in enumerate(rows, start=2) if None in row), None):
-            raise ScanError(
-                f"{path.name}: line {long} has more cells than there are columns", remedy="correct the table"
-            )
-        return {row["case"]: {k: v or "" for k, v in row.items() if k != "case"} for row in rows}
+        if row["case"] in found:
+            raise ScanError(f"{path.name}: line {line} is a second one of its case", remedy="remove one of them")
+        found[row["case"]] = {k: v for k, v in row.items() if k != "case"}
+    return found

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medhybrid.errors import MedHybridError, ScanError
+from medhybrid.errors import ScanError, item_error
 from medhybrid.geometry import orientation_code, spacing_mm
+from medhybrid.names import escape_name, make_unique, name_from_path
+from medhybrid.owned import contents_of, is_made_here
 from medhybrid.scans import itk, nifti
 from medhybrid.scans.archives import UnpackedFolder, files_of_dicomdir, unpack
 from medhybrid.scans.dicom.headers import SeriesEntry, group_series
 from medhybrid.scans.dicom.volumes import Volume
 
 BURNED_IN = "the scan's pixels may show the patient's name (BurnedInAnnotation)"
-MAX_NAME_BYTES = 180
-"""Of a scan's name; file systems allow 255 for a file's."""
+
+EARLIER_OUTPUT = ("masks", "probabilities", "seg", "sr", "corrected", "fetched")
+"""Folders that `predict` of versions without markers made in its output folder."""
 
 FILE_SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES)
 
@@ -53,6 +56,10 @@ class ScanEntry:
         SeriesInstanceUID, in memory only.
     acquisition : dict
         How a DICOM series was made: echo time, sequence and the like; nothing that identifies a patient.
+    note : str
+        How the name was made unique, where another scan would have had the same one.
+    shared_name : str
+        The name that several scans would have had; empty where the name is its own.
     """
 
     name: str
@@ -71,6 +78,13 @@ class ScanEntry:
     uid: str = field(default="", repr=False)
     acquisition: dict[str, str | float] = field(default_factory=dict, hash=False)
     is_burned_in: bool = False
+    note: str = ""
+    shared_name: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """The name as the files have it, which several scans may share."""
+        return self.shared_name or self.name
 
     @property
     def n_channels(self) -> int:
@@ -98,9 +112,9 @@ def discover(
     without: Path | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Discovery:
-    """Search a file or folder, at any depth, links not followed.
+    """Search a file or folder, at any depth; a linked folder is searched once.
 
-    A folder that cannot be listed is an entry with that problem.
+    A folder that cannot be listed is an entry with that problem. Outputs of medhybrid are not scans and are left out.
 
     Parameters
     ----------
@@ -128,7 +142,26 @@ def discover(
         name = _series_name(s, _base_of(s.paths[0], base, holds))
         names[name] = names.get(name, 0) + 1
         entries += _series_entries(s, name if names[name] == 1 else f"{name}_{names[name]}")
+    entries = _with_unique_names(entries, base)
     return Discovery(root, tuple(sorted(entries, key=lambda e: e.name)), n_skipped, tuple(holds))
+
+
+def _with_unique_names(entries: Sequence[ScanEntry], base: Path) -> list[ScanEntry]:
+    """Rename entries that would have one name: by the type of their file, else by a hash of their path."""
+    suffixes = ["dicom" if e.kind == "dicom" else e.paths[0].name[len(_stem(e.paths[0])) + 1 :] for e in entries]
+    sources = [f"{os.path.relpath(e.paths[0], base)}|{e.part}" for e in entries]
+    names = make_unique([e.name for e in entries], [s.replace(".", "") for s in suffixes], sources)
+    renamed = []
+    for entry, name in zip(entries, names, strict=True):
+        if name != entry.name:
+            note = f"named {name}: another scan would be named {entry.name}, too"
+            entry = replace(entry, name=name, note=note, shared_name=entry.name)
+        renamed.append(entry)
+    return renamed
+
+
+def _stem(path: Path) -> str:
+    return nifti.strip_suffix(path)
 
 
 def _list_files(
@@ -148,7 +181,7 @@ def _list_files(
         try:
             if path.suffix.lower() == ".zip" and with_archives:
                 holds.append(UnpackedFolder())
-                inside = holds[-1].path / _flat(path.relative_to(base).with_suffix(""))
+                inside = holds[-1].path / name_from_path(path.relative_to(base).with_suffix(""))
                 inside.mkdir()
                 unpack(path, inside)
                 paths += sorted(_walk(inside, on_error))
@@ -161,10 +194,9 @@ def _list_files(
                     raise ScanError(
                         f"{path.name} names {n_absent} files that are not there", remedy="copy the medium again"
                     )
-        except ScanError as error:
-            problems.append(_broken_entry(path, base, str(error)))
-        except OSError as error:
-            problems.append(_broken_entry(path, base, error.strerror or str(error)))
+        except Exception as error:
+            what = f"{path.name} cannot be opened"
+            problems.append(_broken_entry(path, base, str(item_error(error, what, ScanError, remedy="pack it again"))))
         else:
             paths.append(path)
     return paths, problems, holds
@@ -175,21 +207,58 @@ def _base_of(path: Path, base: Path, holds: Sequence[UnpackedFolder]) -> Path:
 
 
 def _broken_entry(path: Path, base: Path, problem: str) -> ScanEntry:
-    name = _flat(path.relative_to(base).with_suffix(""))
+    name = name_from_path(path.relative_to(base).with_suffix(""))
     return ScanEntry(
         name, "dicom", (path,), "", "", str(path.parent), (), (), "", problem, code="encrypted_or_unreadable"
     )
 
 
 def _walk(root: Path, on_error: Callable[[OSError], None], without: Path | None = None) -> list[Path]:
-    """Files, and links to what may be gone; pipes and devices, on which reading waits for ever, are left out."""
-    found = []
+    """List files, and links to files that may be gone; pipes and devices, on which reading waits forever, are left out.
+
+    Each folder is searched once, whatever links lead to it; folders that medhybrid wrote are left out.
+    """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
     left_out = None if without is None else without.resolve()
-    for folder, folders, files in os.walk(root, onerror=on_error):
-        if left_out is not None:
-            folders[:] = [f for f in folders if (Path(folder) / f).resolve() != left_out]
-        found += [p for f in files if not f.startswith(".") and _may_be_read(p := Path(folder) / f)]
+    folders: list[Path] = [root]
+    links: list[Path] = []
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            status = folder.stat()
+            is_left_out = folder != root and left_out is not None and folder.resolve() == left_out
+            if (status.st_dev, status.st_ino) in seen or is_left_out:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(folder), key=lambda e: os.fsencode(e.name))
+        except OSError as error:
+            on_error(error)
+            continue
+        ours = _outputs_in(folder)
+        for entry in entries:
+            path = folder / entry.name
+            if is_made_here(path, ours):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.is_symlink() and path.is_dir():
+                links.append(path)
+            elif not entry.name.startswith(".") and _may_be_read(path):
+                found.append(path)
     return found
+
+
+def _outputs_in(folder: Path) -> tuple[str, ...]:
+    """Names of files and folders in a folder that medhybrid wrote, as patterns."""
+    if marked := contents_of(folder):
+        return marked
+    try:
+        record = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return ()
+    is_output = isinstance(record, dict) and {"medhybrid", "made_by", "n_done"} <= record.keys()
+    return EARLIER_OUTPUT if is_output else ()
 
 
 def _may_be_read(path: Path) -> bool:
@@ -199,27 +268,16 @@ def _may_be_read(path: Path) -> bool:
         return True  # its reader will say why not
 
 
-def _flat(relative: Path) -> str:
-    return short_name("__".join(relative.parts))
-
-
-def short_name(name: str) -> str:
-    """A name that a file can have with what is added to it; a long one ends in a hash of the whole."""
-    content = name.encode()
-    if len(content) <= MAX_NAME_BYTES:
-        return name
-    return f"{content[: MAX_NAME_BYTES - 13].decode(errors='ignore')}~{hashlib.sha256(content).hexdigest()[:12]}"
-
-
 def _image_entry(path: Path, base: Path) -> ScanEntry:
     relative = path.relative_to(base)
     is_nifti = path.name.lower().endswith(nifti.SUFFIXES)
-    name = _flat(relative.parent / nifti.strip_suffix(path))
+    name = name_from_path(relative.parent / nifti.strip_suffix(path))
     try:
         shape, affine = nifti.nifti_header(path) if is_nifti else itk.itk_header(path)
         spacing, orientation, problem = spacing_mm(affine), orientation_code(affine), ""
-    except (MedHybridError, ValueError) as error:
-        shape, spacing, orientation, problem = (), (0.0, 0.0, 0.0), "", str(error)
+    except Exception as error:
+        shape, spacing, orientation = (), (0.0, 0.0, 0.0), ""
+        problem = str(item_error(error, f"{path.name} cannot be read", ScanError, remedy="export it again"))
     return ScanEntry(
         name=name,
         kind="nifti" if is_nifti else "itk",
@@ -238,7 +296,7 @@ def _series_name(series: SeriesEntry, base: Path) -> str:
     """The folder of the series under the root; the descriptions in headers may identify, so they are not used."""
     folders = {p.parent for p in series.paths}
     common = Path(os.path.commonpath([str(f) for f in folders]))
-    return _flat(common.relative_to(base)) or "series"
+    return name_from_path(common.relative_to(base)) if common != base else "series"
 
 
 def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
@@ -267,7 +325,7 @@ def _volume_entry(rest: ScanEntry, volume: Volume) -> ScanEntry:
     frames, affine = volume.stack.frames, volume.stack.affine
     return replace(
         rest,
-        name=f"{rest.name}__{volume.name}" if volume.name else rest.name,
+        name=escape_name(f"{rest.name}__{volume.name}") if volume.name else rest.name,
         paths=tuple(dict.fromkeys(f.path for f in frames)),
         part=volume.name,
         shape=(frames[0].columns, frames[0].rows, len(frames)),

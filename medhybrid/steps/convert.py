@@ -3,20 +3,22 @@
 OUT/<volume>.nii.gz    values as float32 (rescaled), one file a volume
 OUT/<volume>.json      acquisition: echo time, sequence, spacing; nothing that identifies a patient
 OUT/table.csv          a row for everything that was found: state, code, reason
+
+A file of OUT that this command did not write stays as it is: the volume gets another name.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
-from medhybrid.errors import MedHybridError, ScanError
-from medhybrid.files import write_atomically
+from medhybrid.errors import ScanError, item_error
+from medhybrid.files import write_atomically, write_csv
 from medhybrid.geometry import orientation_code
+from medhybrid.names import printable_path
+from medhybrid.owned import CONVERTED, WrittenFiles, claim_folder
 from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, write_nifti
 from medhybrid.scans.reader import read_entry
 from medhybrid.steps.progress import Reporter, Silent
@@ -41,40 +43,48 @@ def convert(
     Raises
     ------
     ScanError
-        If `scans` does not exist, or `out` cannot be written.
+        If `scans` does not exist.
+    OutputError
+        If `out` cannot be written to, or holds a table that this command did not write.
     """
     reporter, out = reporter or Silent(), Path(out)
+    if not Path(scans).exists():
+        raise ScanError(f"{printable_path(scans)} does not exist", remedy="check the path")
+    claim_folder(out, CONVERTED, remedy="choose another folder for --out")
     found = discover(Path(scans))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScanError(f"{out} cannot be made", found=error.strerror or str(error)) from error
     rows = []
     reporter.begin("converting", len(found.entries))
-    for n, entry in enumerate(found.entries, start=1):
-        row = _convert_one(entry, out, options)
-        rows.append(row)
-        reporter.advance(n, row.name)
-    reporter.end()
-    _write_table(out / "table.csv", rows)
+    with WrittenFiles(out) as written:
+        for n, entry in enumerate(found.entries, start=1):
+            row = _convert_one(entry, out, options, written)
+            rows.append(row)
+            reporter.advance(n, row.name)
+        reporter.end()
+        _write_table(out / "table.csv", rows)
     return rows
 
 
-def _convert_one(entry: ScanEntry, out: Path, options: ScansConfig | None) -> Converted:
+def _convert_one(entry: ScanEntry, out: Path, options: ScansConfig | None, written: WrittenFiles) -> Converted:
     if entry.left_aside:
         return Converted(entry.name, "left aside", "", entry.left_aside)
     if entry.problem:
         return Converted(entry.name, "refused", entry.code, entry.problem)
     try:
         scan = read_entry(entry, entry.name, options)
-        if entry.is_burned_in:
-            scan = replace(scan, notes=(*scan.notes, BURNED_IN))
+        notes = [*scan.notes, *([entry.note] if entry.note else []), *([BURNED_IN] if entry.is_burned_in else [])]
+        name = written.free_name(entry.name, (".nii.gz", ".json"))
+        if name != entry.name:
+            notes.append(f"written as {name}: a file named {entry.name} is there that medhybrid did not write")
         array = scan.array[0] if len(scan.array) == 1 else scan.array
-        write_nifti(out / f"{entry.name}.nii.gz", array, scan.affine, like=scan.source)
-        write_atomically(out / f"{entry.name}.json", json.dumps(_describe(entry, scan), indent=1))
-    except MedHybridError as error:
-        return Converted(entry.name, "refused", getattr(error, "code", ""), str(error))
-    return Converted(entry.name, "written", "", "; ".join(scan.notes), scan.array.shape[1:])
+        write_nifti(out / f"{name}.nii.gz", array, scan.affine, like=scan.source)
+        written.add(f"{name}.nii.gz")
+        description = _describe(entry, replace(scan, notes=tuple(notes)))
+        write_atomically(out / f"{name}.json", json.dumps(description, indent=1))
+        written.add(f"{name}.json")
+    except Exception as error:
+        problem = item_error(error, f"{entry.name} cannot be converted", ScanError)
+        return Converted(entry.name, "refused", getattr(problem, "code", ""), str(problem))
+    return Converted(name, "written", "", "; ".join(notes), scan.array.shape[1:])
 
 
 def _describe(entry: ScanEntry, scan: Scan) -> dict[str, object]:
@@ -90,10 +100,5 @@ def _describe(entry: ScanEntry, scan: Scan) -> dict[str, object]:
 
 
 def _write_table(path: Path, rows: list[Converted]) -> None:
-    pending = path.with_name(f".{os.getpid()}.{path.name}")
-    with pending.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["volume", "state", "code", "shape", "reason"])
-        for r in rows:
-            writer.writerow([r.name, r.state, r.code, " x ".join(map(str, r.shape)), r.reason])
-    pending.replace(path)
+    cells = [[r.name, r.state, r.code, " x ".join(map(str, r.shape)), r.reason] for r in rows]
+    write_csv(path, [["volume", "state", "code", "shape", "reason"], *cells])

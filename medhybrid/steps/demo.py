@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medhybrid.config import load_config
 from medhybrid.errors import DataError
+from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.review.figures import draw_case
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.demo_data import N_SUBJECTS, write_demo_data
@@ -16,6 +17,13 @@ from medhybrid.steps.preprocess import preprocess
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.report import report
 from medhybrid.steps.train import train
+
+DEMO = FolderKind(
+    "demo",
+    {"data": ("*",), "prepared": ("*",), "runs": ("*",), "predictions": ("*",)},
+    lambda folder: (folder / "data" / "new_scans" / f"brain_{N_SUBJECTS - 1:02d}").is_dir(),
+)
+"""The folder of the demo; its parts have markers of their own. A folder of an earlier version has the demo's last subject."""
 
 
 def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter: Reporter | None = None) -> int:
@@ -38,6 +46,7 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
         overrides.append(f"training.max_minutes={minutes}")
     config = load_config("demo.yaml", overrides)
 
+    claim_folder(folder, DEMO, remedy="choose another folder with --folder")
     reporter.begin("making brains", N_SUBJECTS)
     write_demo_data(folder / "data", on_subject=lambda n: reporter.advance(n))
     reporter.end()

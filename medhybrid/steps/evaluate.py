@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.errors import ConfigError, DataError, MedHybridError
-from medhybrid.files import make_folder
+from medhybrid.data.label_values import round_labels, unknown_values
+from medhybrid.errors import ConfigError, DataError, item_error
+from medhybrid.files import write_atomically, write_csv
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.records import Records
 from medhybrid.metrics import LabelScore, score_case, summarise
+from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.mask_files import mask_on_grid, masks_in
 from medhybrid.steps.progress import Reporter, Silent
@@ -36,6 +38,8 @@ def evaluate(
     *,
     labels: Mapping[str, int],
     cases: Sequence[str] | None = None,
+    predicted_only: bool = False,
+    other_values: Literal["refuse", "ignore"] = "refuse",
     out: str | Path | None = None,
     tolerance_mm: float = 1.0,
     reporter: Reporter | None = None,
@@ -49,8 +53,13 @@ def evaluate(
     labels : mapping
         Label names and values.
     cases : sequence of str, optional
-        Which cases; by default every reference that a mask was made of, or could not be made of. One without prediction is
-        scored as empty, and named; one whose mask another model made than the folder's record says is named and not scored.
+        Cases to score; by default every reference. A case without prediction is scored as empty and named in the problems.
+        A case whose mask another model made than the folder's record says is named, and not scored.
+    predicted_only : bool
+        Score only references that a mask was made of, or could not be made of.
+    other_values : str
+        Values in a mask that are no label: `refuse` the mask, or `ignore` them. A refused prediction is scored as empty; a
+        case with a refused reference is not scored.
     out : path, optional
         Where `scores.csv` and `summary.json` go.
 
@@ -66,7 +75,10 @@ def evaluate(
     predicted = masks_in(Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions))
     known = masks_in(Path(references))
     failed, foreign = _on_record(Path(predictions))
-    names = list(cases) if cases is not None else sorted((set(predicted) | failed) & set(known))
+    predicted_names = sorted((set(predicted) | failed) & set(known))
+    names = list(cases) if cases is not None else predicted_names if predicted_only else sorted(known)
+    if cases is None and not predicted_names:
+        names = []
     if cases is None and (others := sorted(set(predicted) - set(known))):
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         reporter.message(f"no reference, so not scored: {', '.join(others[:5])}{more}")
@@ -87,13 +99,18 @@ def evaluate(
                 raise DataError(
                     f"the mask of {case} is of another model", remedy="run predict to its end, then evaluate"
                 )
-            scores += _score(case, known[case], predicted.get(case), labels, tolerance_mm, problems)
-        except MedHybridError as error:
-            problems[case] = str(error)
+            scores += _score(case, known[case], predicted.get(case), labels, tolerance_mm, problems, other_values)
+        except Exception as error:
+            problems[case] = str(item_error(error, f"case {case} cannot be scored", DataError))
         reporter.advance(n, case)
     reporter.end()
     if not scores:
         raise DataError("no case could be scored", found=next(iter(problems.values())))
+    if cases is None and (missing := [n for n in names if n not in predicted and n in problems]):
+        reporter.message(
+            f"{len(missing)} of {len(names)} references have no prediction and are scored as empty "
+            "(--predicted-only leaves them out)"
+        )
     evaluation = Evaluation(tuple(scores), summarise(scores), problems)
     if out is not None:
         write_evaluation(evaluation, Path(out))
@@ -112,16 +129,31 @@ def _check_labels(labels: Mapping[str, int]) -> None:
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """`scores.csv` (a row a case and label) and `summary.json`; raises `OutputError` where there can be no such folder."""
-    make_folder(out)
-    with (out / "scores.csv").open("w", newline="") as file:
-        rows = [s.as_row() for s in evaluation.scores]
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    (out / "summary.json").write_text(
-        json.dumps({"summary": evaluation.summary, "problems": evaluation.problems}, indent=1)
-    )
+    """Write `scores.csv` (a row a case and label) and `summary.json`.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made, or holds files of these names from elsewhere.
+    """
+    claim_folder(out, EVALUATION, remedy="choose another folder for --out")
+    rows = [s.as_row() for s in evaluation.scores]
+    write_csv(out / "scores.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
+    text = json.dumps({"summary": evaluation.summary, "problems": evaluation.problems}, indent=1)
+    write_atomically(out / "summary.json", text)
+
+
+def _is_earlier_evaluation(folder: Path) -> bool:
+    """Whether a folder without marker was written by `evaluate`, by its summary."""
+    try:
+        values = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.keys() == {"summary", "problems"}
+
+
+EVALUATION = FolderKind("evaluate", {"scores.csv": (), "summary.json": ()}, _is_earlier_evaluation)
+"""The folder of scores."""
 
 
 def _on_record(folder: Path) -> tuple[set[str], set[str]]:
@@ -153,13 +185,33 @@ def _score(
     labels: Mapping[str, int],
     tolerance_mm: float,
     problems: dict[str, str],
+    other_values: str,
 ) -> list[LabelScore]:
     reference = read_scan(reference_path, case=case)
-    array: NDArray[np.generic] = np.zeros_like(reference.array[0])
+    if len(reference.array) != 1:
+        raise DataError(f"the reference of {case} has several channels", expected="1", found=str(len(reference.array)))
+    known = round_labels(reference.array[0])
+    if other_values == "refuse" and (unknown := unknown_values(known, labels.values())):
+        raise DataError(
+            f"the reference of {case} holds values that are no label",
+            expected=_listed(labels),
+            found=", ".join(unknown),
+            remedy="add them to labels, or --other-values ignore",
+        )
+    array: NDArray[np.generic] = np.zeros_like(known)
     if prediction_path is None:
         problems[case] = "no prediction: scored as empty"
     elif (found := mask_on_grid(prediction_path, reference.grid)) is None:
         problems[case] = "prediction is not on the reference's grid: scored as empty"
+    elif other_values == "refuse" and (unknown := unknown_values(found, labels.values())):
+        problems[case] = (
+            f"the prediction holds values that are no label: scored as empty. Expected {_listed(labels)}, found "
+            f"{', '.join(unknown)}. Add them to labels, or --other-values ignore"
+        )
     else:
         array = found
-    return score_case(case, array, reference.array[0], labels, reference.grid, tolerance_mm=tolerance_mm)
+    return score_case(case, array, known, labels, reference.grid, tolerance_mm=tolerance_mm)
+
+
+def _listed(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{v} ({n})" for n, v in labels.items())

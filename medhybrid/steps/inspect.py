@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medhybrid.errors import MedHybridError
+from medhybrid.errors import ScanError, item_error
 from medhybrid.geometry import orientation_code
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.reader import read_entry
@@ -42,8 +42,9 @@ def inspect(path: str | Path, *, read: bool = True) -> tuple[list[Inspection], i
             try:
                 scan = read_entry(entry, entry.name)
                 shape = scan.array.shape[1:] + ((len(scan.array),) if len(scan.array) > 1 else ())
-                spacing, orientation, notes = scan.grid.spacing_mm, orientation_code(scan.affine), scan.notes
-            except MedHybridError as error:
-                problem = str(error)
+                spacing, orientation = scan.grid.spacing_mm, orientation_code(scan.affine)
+                notes = (*scan.notes, *([entry.note] if entry.note else []))
+            except Exception as error:
+                problem = str(item_error(error, f"{entry.name} cannot be read", ScanError))
         rows.append(Inspection(entry, shape, spacing, orientation, notes, problem, is_scan))
     return rows, found.n_skipped

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from medhybrid.config import ListenConfig
 from medhybrid.errors import MedHybridError
 from medhybrid.files import write_atomically
 from medhybrid.inference.model import Model
+from medhybrid.owned import FolderKind, claim_folder, remove_tree
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint, send_files
 from medhybrid.scans.pacs.receive import Receiver
 from medhybrid.steps.predict import predict
@@ -34,6 +35,13 @@ logger = logging.getLogger(__name__)
 
 STATES = ("incoming", "queued", "done", "failed")
 POLL_S = 0.2
+SPOOL = FolderKind(
+    "listen",
+    {**dict.fromkeys(STATES, ("*",)), "results": ("*",)},
+    lambda folder: all(_is_study(p) for state in (*STATES, "results") for p in (folder / state).glob("[!.]*")),
+)
+"""The folder of a listener's studies."""
+
 RESEND_S = 15.0
 
 
@@ -53,8 +61,9 @@ class Listener:
         self.target = parse_endpoint(config.send_to)
         self.spool = Path(config.spool)
         self._resend_at: dict[str, float] = {}
+        claim_folder(self.spool, SPOOL, remedy="choose another folder for `spool`")
         for state in STATES:
-            (self.spool / state).mkdir(parents=True, exist_ok=True)
+            (self.spool / state).mkdir(exist_ok=True)
         self._receiver = Receiver(config, self.spool / "incoming", on_stored=self._touch)
 
     def run(self, stop: threading.Event) -> None:
@@ -126,8 +135,8 @@ class Listener:
                 for path in earlier.glob("*.dcm"):
                     if not (study / path.name).exists():
                         path.replace(study / path.name)
-                shutil.rmtree(earlier)
-                shutil.rmtree(self.spool / "results" / study.name, ignore_errors=True)
+                remove_tree(earlier, owner=self.spool)
+                remove_tree(self.spool / "results" / study.name, owner=self.spool)
 
     def _set_aside(self, study: Path, reason: str) -> None:
         write_atomically(study / "reason.txt", reason + "\n")
@@ -141,6 +150,11 @@ class Listener:
         # Where it was taken to the queue meanwhile, a file of its name would block the next part.
         with suppress(FileNotFoundError):
             os.utime(study)
+
+
+def _is_study(path: Path) -> bool:
+    """Whether a folder is named by the hash of a StudyInstanceUID."""
+    return path.is_dir() and re.fullmatch(r"[0-9a-f]{32}", path.name) is not None
 
 
 def _folders(parent: Path) -> list[Path]:

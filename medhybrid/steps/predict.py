@@ -16,18 +16,20 @@ from typing import Any
 import medhybrid
 from medhybrid.config import change_scans
 from medhybrid.data.workers import Processes, available_cores
-from medhybrid.errors import ConfigError
+from medhybrid.errors import ConfigError, ScanError
 from medhybrid.files import held, write_atomically
 from medhybrid.inference.engines.pool import Pool, Recipe, predict_on
 from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import FolderJob, collect, fingerprint_of, predict_items
-from medhybrid.inference.folder_record import FolderRecord, LeftAside
+from medhybrid.inference.folder_record import OUTPUT, FolderRecord, LeftAside
 from medhybrid.inference.memory import free_memory
 from medhybrid.inference.model import Model
 from medhybrid.inference.outputs import FOLDERS, files_of
 from medhybrid.inference.records import Prediction
 from medhybrid.inference.sharing import Share, hold_folder
 from medhybrid.inference.worklist import WorkList, make_worklist
+from medhybrid.names import printable_path
+from medhybrid.owned import claim_folder
 from medhybrid.remote import Mirror, is_remote, local_copy
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.deidentify import Deidentifier
@@ -115,6 +117,9 @@ def predict(
     there = Mirror(str(out)) if is_remote(out) else None
     out = Path(out) if there is None else there.fetch()
     place = local_copy(scans)
+    if not place.exists():
+        raise ScanError(f"{printable_path(place)} does not exist", remedy="check the path")
+    claim_folder(out, OUTPUT, remedy="choose another folder for --out")
     found = discover(place.resolve() if is_pooled else place, without=out)
     key = None if deidentify is None else Deidentifier.from_file(deidentify)
     with hold_folder(out, share), ExitStack() as stack:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from medhybrid.config import StudyConfig, require_config, save_config
 from medhybrid.data.checks import Finding, from_error
 from medhybrid.data.dataset import (
+    PREPARED,
     CaseCheck,
     CheckTask,
     PrepareTask,
@@ -23,12 +23,16 @@ from medhybrid.data.dataset import (
     prepare_case,
 )
 from medhybrid.data.fingerprint import combine
-from medhybrid.data.layouts import Case, list_cases
+from medhybrid.data.grid_loss import grid_findings
+from medhybrid.data.layouts import Case, Note, list_dataset
 from medhybrid.data.plan import Plan, make_plan
-from medhybrid.data.splits import load_folds
+from medhybrid.data.source import save_source
+from medhybrid.data.splits import load_folds, notes_on_folds
+from medhybrid.data.store import load_record, remove_case
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
-from medhybrid.errors import DataError, MedHybridError
-from medhybrid.files import held, make_folder, write_atomically
+from medhybrid.errors import DataError, MedHybridError, OutputError
+from medhybrid.files import held, write_atomically, write_csv
+from medhybrid.owned import claim_folder
 from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
 from medhybrid.steps.prepared import refresh_prepared, send_prepared
 from medhybrid.steps.progress import Reporter, Silent
@@ -56,7 +60,7 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     """
     reporter = reporter or Silent()
     require_config(config)
-    folder = make_folder(refresh_prepared(config), remedy="name another folder: prepare.folder=FOLDER")
+    folder = claim_folder(refresh_prepared(config), PREPARED, remedy="name another folder: prepare.folder=FOLDER")
     with held(folder / ".lock", wait=False) as is_free:
         if not is_free:
             reporter.message(f"another process prepares {folder}; this one waits")
@@ -65,8 +69,12 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
 
 
 def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Preparation:
-    cases = list_cases(config.data)
+    listing = list_dataset(config.data)
+    cases = list(listing.cases)
     folds, origin = load_folds(config.data, cases)
+    notes = [_finding_of(note) for note in (*listing.notes, *notes_on_folds(folds, cases, origin))]
+    for note in notes:
+        reporter.message(f"{note.where}: {note.message}" + (f": {note.found}" if note.found else ""))
     cases, corrections = with_corrections(cases, config.data)
     folds = with_new_cases(folds, cases, corrections.taken)
     memory = free_memory()  # before processes take some: a training will not have them beside it
@@ -74,7 +82,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     with Processes(config.prepare.workers or default_workers()) as processes:
         checks = _check_all(config, cases, folder, processes, reporter)
         usable = [c for c in cases if checks[c.name].is_usable]
-        findings = [f for c in cases for f in checks[c.name].findings]
+        findings = notes + [f for c in cases for f in checks[c.name].findings]
         if not usable:
             _write_problems(folder, findings)
             raise DataError(
@@ -83,23 +91,25 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
 
         fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
         plan = make_plan(config, fingerprint, free_memory=memory)
-        waiting = [
-            c for c in usable if not is_prepared(folder / "cases" / c.name, c, checks[c.name].sources_hash, plan)
-        ]
+        waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, c, checks[c.name], plan)]
         _withdraw_other_plan(folder, plan)
         failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
     findings += failed
+    failed_cases = {f.where for f in failed}
+    for case in (c for c in usable if c.name not in failed_cases):
+        findings += grid_findings(load_record(folder / "cases" / case.name), plan)
     left_out = sorted({f.where for f in findings if f.severity == "error"})
 
     write_atomically(folder / "fingerprint.json", fingerprint.model_dump_json(indent=1))
     write_atomically(folder / "folds.json", json.dumps([f.model_dump() for f in folds], indent=1))
+    save_source(folder, config)
     write_atomically(folder / "plan.json", plan.model_dump_json(indent=1))
     _write_problems(folder, findings)
     (folder / "corrections.csv").unlink(missing_ok=True)
     if corrections.taken:
         write_corrections(folder / "corrections.csv", corrections.taken, left_out)
     save_config(config, folder / "config.yaml")
-    _forget_others(folder, {c.name for c in cases} - set(left_out))
+    _forget_others(folder, {c.name for c in cases} - set(left_out), reporter)
     send_prepared(config)
     reporter.message(f"folds: {len(folds)}, {origin}")
     if taken := [c for c in corrections.taken if c.case not in left_out]:
@@ -170,22 +180,34 @@ def _withdraw_other_plan(folder: Path, plan: Plan) -> None:
     (folder / "plan.json").unlink(missing_ok=True)
 
 
+def _finding_of(note: Note) -> Finding:
+    """Return a note on the dataset as a warning."""
+    return Finding(
+        code="dataset",
+        severity="warning",
+        where=note.where,
+        message=note.message,
+        found=note.found,
+        remedy=note.remedy,
+    )
+
+
 def _write_problems(folder: Path, findings: Sequence[Finding]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "problems.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Finding.model_fields))
-        writer.writeheader()
-        writer.writerows(f.model_dump() for f in findings)
+    rows = [list(f.model_dump().values()) for f in findings]
+    write_csv(folder / "problems.csv", [list(Finding.model_fields), *rows])
 
 
-def _forget_others(folder: Path, keep: set[str]) -> None:
-    """Prepared cases that the dataset no longer has, or that now have errors, must not be trained on."""
-    import shutil
-
-    for path in (folder / "cases").glob("*"):
-        if path.name not in keep:
-            shutil.rmtree(path, ignore_errors=True)
+def _forget_others(folder: Path, keep: set[str], reporter: Reporter) -> None:
+    """Remove prepared cases that the dataset no longer has, or that now have errors: they must not be trained on."""
+    for path in sorted((folder / "cases").glob("[!.]*")):
+        if path.name not in keep and (path / "case.json").is_file():
+            try:
+                remove_case(path)
+            except OutputError as error:
+                (path / "case.json").unlink()  # it is no case any more; the other files stay
+                reporter.message(str(error))
 
 
 def _first(findings: Sequence[Finding]) -> str:
-    return f"{findings[0].where}: {findings[0].message}" if findings else "no cases"
+    first = next((f for f in findings if f.severity == "error"), None)
+    return f"{first.where}: {first.message}" if first else "no cases"

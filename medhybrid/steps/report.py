@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medhybrid
-from medhybrid.errors import ConfigError, DataError, MedHybridError, OutputError
+from medhybrid.errors import ConfigError, DataError, OutputError, item_error
 from medhybrid.geometry import Grid, orientation_code
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.records import Prediction, Records
@@ -123,8 +123,9 @@ def _view(
     if prediction.status == "done":
         try:
             pictured, scores, facts = _read(folder, prediction.case, record, item, reference, notes)
-        except MedHybridError as error:
-            notes.append(f"no picture: {error}")
+        except Exception as error:
+            problem = item_error(error, f"{prediction.case} cannot be shown", DataError)
+            notes.append(f"no image: {problem}")
         if not record.scans and item is not None:  # names were replaced: those in messages are, too
             notes = [without_names(n, item, prediction.case) for n in notes]
     reasons = record.channels.get(prediction.case, ())

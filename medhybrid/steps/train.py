@@ -14,7 +14,9 @@ import torch
 import medhybrid
 from medhybrid.config import StudyConfig, config_from_dict, require_config, save_config
 from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
+from medhybrid.data.source import check_source
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import ConfigError, DataError, ModelError, OutputError
 from medhybrid.inference.confidence import Calibration
@@ -99,13 +101,16 @@ def train(
     Raises
     ------
     DataError
-        If the dataset is not prepared, or the fold has no case.
+        If the dataset is not prepared, was prepared from another folder or by other settings, or the fold has no case.
     TrainingError
         If the loss is no longer finite.
     """
     require_config(config)
     _refuse_unlabelled(config)
     dataset = PreparedDataset(prepared_folder(config))
+    reporter = reporter or Silent()
+    for message in check_source(dataset.folder, config):
+        reporter.message(message)
     check_independence(config)  # before there is a folder: a refused training is no run
     study_folder(config)  # each of a team sees for itself
     with join_team(choose_device(own_gpu(config.training.device))) as team:
@@ -116,7 +121,6 @@ def train(
                 dataset.plan_for(config).save(folder / "plan.json")
                 remember_data(folder, config, dataset)
                 on_start(folder)
-            reporter = reporter or Silent()
             return _run(config, dataset, folder, reporter, team, resume=False, parent_run_id=parent_run_id, watch=watch)
 
 
@@ -259,7 +263,7 @@ def _run(
                 # An extension that stops has learnt too little yet to be better, and nothing has measured it.
                 reporter.message(f"{folder / 'model'} stays that of the finished training until its extension ends")
             elif team.is_first:
-                metrics = _save(config, plan, outcome, folder, data_hash)
+                metrics = _save(config, plan, outcome, folder, data_hash, _seen_range(dataset, plan, train_cases))
             if team.is_first and outcome.validation is not None and outcome.validation.is_complete:
                 # The model is safe: what follows may take minutes where there are hundreds of cases.
                 text, logs_report = description_of(config, plan), config.tracking.log_report
@@ -304,8 +308,16 @@ def _begin(config: StudyConfig, plan: Plan) -> tuple[Network | None, Start | Non
 
 def _report_absent_labels(plan: Plan, cases: Sequence[PreparedCase], fold: int, reporter: Reporter) -> None:
     present = {int(value) for case in cases for value in np.unique(case.foreground[:, 3])}
-    if absent := [name for value, name in enumerate(plan.labels, start=1) if value not in present]:
-        reporter.message(f"no case that trains in fold {fold} has {', '.join(absent)}: it cannot be learnt")
+    absent = [name for value, name in enumerate(plan.labels, start=1) if value not in present]
+    lost = [name for name in absent if any(case.record.reference_ml.get(name) for case in cases)]
+    if lost:
+        spacing = " x ".join(f"{s:g}" for s in plan.spacing_mm)
+        reporter.message(
+            f"{', '.join(lost)} vanishes on the network's grid of {spacing} mm in every case that trains in fold {fold}, "
+            "and cannot be learnt. Set a finer prepare.spacing_mm; problems.csv has the spacing that keeps it"
+        )
+    if nowhere := [name for name in absent if name not in lost]:
+        reporter.message(f"no case that trains in fold {fold} has {', '.join(nowhere)}: it cannot be learnt")
 
 
 def _report_start(start: Start | None, folder: Path, tracker: Tracker, reporter: Reporter) -> None:
@@ -316,7 +328,19 @@ def _report_start(start: Start | None, folder: Path, tracker: Tracker, reporter:
     tracker.log_metrics({"start/weights_taken": start.count("taken", "adapted"), "start/weights": len(start.rows)}, 0)
 
 
-def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_hash: str) -> dict[str, float]:
+def _seen_range(dataset: PreparedDataset, plan: Plan, cases: Sequence[PreparedCase]) -> SeenRange | None:
+    """Return the range of the dataset's scans, with the share of the training cases that have each label."""
+    seen = dataset.seen_range()
+    records = [c.record for c in cases if c.record.is_labelled]
+    if seen is None or not records:
+        return seen
+    share = {n: sum(r.reference_ml.get(n, 0) > 0 for r in records) / len(records) for n in plan.labels}
+    return seen.model_copy(update={"n_cases": len(records), "label_share": share})
+
+
+def _save(
+    config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_hash: str, seen: SeenRange | None
+) -> dict[str, float]:
     metrics: dict[str, float] = {}
     calibration = Calibration()
     if outcome.validation is not None:
@@ -341,6 +365,7 @@ def _save(config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_
         weights_sha256="",
         metrics=metrics,
         calibration=calibration,
+        seen=seen,
         made=Made(
             config=without_places(config),
             n_steps=outcome.step,

@@ -27,6 +27,7 @@ from medhybrid.errors import ConfigError, DataError, MedHybridError, TrainingErr
 from medhybrid.files import make_folder, write_atomically
 from medhybrid.inference.engines.pool import Pool
 from medhybrid.inference.records import MAX_ATTEMPTS
+from medhybrid.names import check_case_name
 from medhybrid.steps.independence import check_independence
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.progress import Reporter, Silent
@@ -94,6 +95,8 @@ def train_all(
     """
     refuse_team("a row of trainings")
     reporter, folder = reporter or Silent(), Path(folder)
+    for name in configs:
+        check_case_name(name, source="a training of several")
     known = _known_runs(folder)
     waiting: list[Job] = []
     trainings: dict[str, Training] = {}

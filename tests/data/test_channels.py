@@ -8,7 +8,7 @@ import pydicom
 import pytest
 
 from medhybrid.config import ChannelRule, config_from_dict
-from medhybrid.data.channels import match_channels, read_table
+from medhybrid.data.channels import match_channels, read_channel_table
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.scans import Discovery, ScanEntry, discover
@@ -65,7 +65,7 @@ def test_one_series_is_not_taken_for_two_channels() -> None:
 def test_a_table_beside_the_scans_goes_before_the_rules(tmp_path: Path) -> None:
     (tmp_path / "channels.csv").write_text("scan,channel\n2,T1\n")
 
-    found = match_channels(STUDY, [("T1", False)], {"T1": "*t1*"}, case="s", table=read_table(tmp_path))
+    found = match_channels(STUDY, [("T1", False)], {"T1": "*t1*"}, case="s", table=read_channel_table(tmp_path))
 
     assert found[0].reason == "T1: 2 (channels.csv)"
 

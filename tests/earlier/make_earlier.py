@@ -4,9 +4,9 @@ Run it with that version's package on the path, in a folder that holds its `medh
 
     python -m tests.earlier.make_earlier tests/earlier/0.1.0.tar.xz
 
-The archive holds a project folder: a dataset, its prepared cases, an interrupted run, a finished run with its model, outputs of
-`predict` of NIfTI and of DICOM scans, a listener's spool, unsent tracking events, an MLflow store; and `expected.json`, the losses
-and masks which that version makes of them.
+The archive holds a project folder: a dataset, its prepared cases, an interrupted run, a finished run with its model, the
+outputs of `predict`, the spool of a listener, unsent tracking events and an MLflow store. `expected.json` holds the losses and
+masks that the version makes of them.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from medhybrid.inference.confidence import (
     DEFAULT_THRESHOLD,
     Calibration,
     calibrate,
+    low_confidence,
     sample_voxels,
     score_logits,
     uncertainty,
-    verdict,
 )
 from medhybrid.metrics import expected_dice
 
@@ -49,8 +49,10 @@ def test_doubtful_cases_score_less_and_the_threshold_lies_between(rng: np.random
     found = calibrate([sample_voxels(*c) for c in cases], dice)
 
     assert found.auc == 1.0
-    verdicts = [verdict(score_logits(logits, found), found) for logits, _ in cases]
-    assert verdicts == ["confident"] * 3 + ["look at this one"] * 2
+    verdicts = [
+        "needs review" if low_confidence(score_logits(logits, found), found) else "confident" for logits, _ in cases
+    ]
+    assert verdicts == ["confident"] * 3 + ["needs review"] * 2
 
 
 @pytest.mark.parametrize("slab", [1, 700, 10**6])

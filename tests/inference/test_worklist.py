@@ -6,7 +6,6 @@ import numpy as np
 import pydicom
 import pytest
 
-from medhybrid.errors import DataError
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.scans import discover
 from medhybrid.scans.dicom.deidentify import Deidentifier
@@ -55,12 +54,15 @@ def test_with_one_channel_every_image_is_a_scan(tmp_path: Path) -> None:
     assert [i.case for i in work.items] == ["a", "b"]
 
 
-def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
-    save_nifti(tmp_path / "a.nii.gz", blob_case(0)[0])
-    save_nifti(tmp_path / "a.nii", blob_case(1)[0])
+def test_scans_that_would_share_a_name_get_names_that_differ_and_say_so(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a.nii", "b/c.nii.gz", "b__c.nii.gz", "d_0000.nii.gz", "d.nii.gz", "E.nii", "e.nii"):
+        save_nifti(tmp_path / name, blob_case(0)[0])
 
-    with pytest.raises(DataError, match="the same name"):
-        make_worklist(discover(tmp_path), [("T1", False)], {})
+    items = make_worklist(discover(tmp_path), [("T1", False)], {}).items
+
+    assert len({i.case.casefold() for i in items}) == len(items) == 8
+    assert {"a_nii", "a_niigz", "d_0000", "d_nifti"} <= {i.case for i in items}
+    assert all("another scan would be named" in i.note for i in items)
 
 
 def test_numbers_in_the_names_of_series_and_years_in_those_of_files_are_no_channels(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_series_without_study_number_are_studies_by_folder(tmp_path: Path) -> No
     assert len(items) == 2, "nothing says that they belong together"
 
 
-def test_names_by_key_that_would_be_the_same_are_refused(tmp_path: Path) -> None:
+def test_names_by_key_that_would_be_the_same_are_made_of_paths_too(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_mr_series(tmp_path / folder, blob_case(0)[0], AFFINE, description="T1", study=folder, case="c")
     for path in (p for p in tmp_path.rglob("*") if p.is_file()):
@@ -121,5 +123,7 @@ def test_names_by_key_that_would_be_the_same_are_refused(tmp_path: Path) -> None
     work = make_worklist(discover(tmp_path), [("T1", False)], {})
     assert [i.case for i in work.items] == ["a", "b"]
 
-    with pytest.raises(DataError, match="the same name"):
-        work.deidentified(Deidentifier(b"0" * 32))
+    names = [i.case for i in work.deidentified(Deidentifier(b"0" * 32)).items]
+
+    assert len(set(names)) == 2
+    assert all(len(name) == 20 for name in names)

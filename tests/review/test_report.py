@@ -172,7 +172,7 @@ def test_failures_come_first_then_doubt_then_the_least_sure() -> None:
     views = [
         view("sure"),
         view("unsure", score=0.5),
-        view("doubtful", score=0.8, verdict="look at this one"),
+        view("doubtful", score=0.8, verdict="needs review"),
         CaseView("broken", "failed", message="cut off"),
     ]
 

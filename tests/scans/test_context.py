@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from medhybrid.config.models import ContextField
+from medhybrid.config.data import ContextField
 from medhybrid.errors import ConfigError, ScanError
 from medhybrid.networks.study_tokens import TYPICAL
 from medhybrid.scans import Scan

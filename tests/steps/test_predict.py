@@ -53,7 +53,7 @@ def test_masks_segmentations_measures_and_record(
     mask = np.asarray(nib.load(out / "masks" / "a.nii.gz").dataobj)
     assert set(np.unique(mask)) <= {0, 1, 4}
     assert float(rows["a"]["left volume_ml"]) == pytest.approx((mask == 1).sum() * 6.75 / 1000, abs=1e-3)
-    assert rows["a"]["verdict"] in ("confident", "look at this one")
+    assert rows["a"]["verdict"] in ("confident", "needs review")
     assert 0 <= float(rows["a"]["score"]) <= 1
     record = json.loads((out / "run.json").read_text())
     assert (record["n_done"], record["n_failed"], record["n_other_files"]) == (3, 1, 1)

@@ -7,7 +7,6 @@ OUT/report/viewer.js       the viewer that those pages share
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from medhybrid.files import write_atomically
+from medhybrid.owned import remove_made
 from medhybrid.review.figures import largest_region_centre
 from medhybrid.review.report.charts import Point, figure, strip
 from medhybrid.review.report.slices import crop, draw, montage, three_planes, window_of
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 MAX_ON_ONE_PAGE = 15
 """More cases are split over pages."""
 
+PAGES = ("[0-9]*.html", "viewer.js")
+"""Names of the files in the folder of pages."""
+
 ENOUGH_FOR_A_CHART = 4
 
-STATES = {"failed": "no mask", "look": "look at this one", "found": "finding", "empty": "no finding"}
+STATES = {"failed": "no mask", "look": "needs review", "found": "finding", "empty": "no finding"}
 
 Layout = Literal["auto", "single", "pages"]
 
@@ -78,7 +81,7 @@ def write_report(
     """
     is_split = layout == "pages" or (layout == "auto" and n_cases > MAX_ON_ONE_PAGE)
     page, folder = _Page(info, is_split), out / ".report-new"
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_made(folder, PAGES)
     rows: list[dict[str, Any]] = []
     sections: dict[str, str] = {}
     for number, view in enumerate(cases, start=1):
@@ -93,7 +96,7 @@ def write_report(
     rows.sort(key=lambda r: case_order(r["view"]))
     if is_split:
         write_atomically(folder / "viewer.js", page.shared_viewer())
-    shutil.rmtree(out / "report", ignore_errors=True)
+    remove_made(out / "report", PAGES)
     if is_split:
         folder.rename(out / "report")
     shown = [] if is_split else [sections[r["case"]] for r in rows]

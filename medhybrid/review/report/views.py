@@ -18,7 +18,8 @@ from medhybrid.review.figures import nearest_to_centre
 MAX_LESIONS = 30
 """Lesions of a label that are listed, largest first: a poor mask has thousands."""
 
-TO_LOOK_AT = "look at this one"
+NEEDS_REVIEW = ("needs review", "look at this one")
+"""The verdict of a doubtful mask, now and in records of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class CaseView:
         """In one word: no mask, a doubtful one, one with a finding, one without."""
         if self.status == "failed":
             return "failed"
-        if self.verdict == TO_LOOK_AT:
+        if self.verdict in NEEDS_REVIEW:
             return "look"
         return "found" if self.is_found else "empty"
 

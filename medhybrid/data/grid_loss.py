@@ -1,0 +1,74 @@
+"""Labels that lose a part on the network's grid, because it is coarser than they are thick."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medhybrid.data.checks import Finding
+from medhybrid.data.plan import Plan
+from medhybrid.data.prepare import PreparedImage
+from medhybrid.data.store import CaseRecord
+
+MIN_KEPT = 0.5
+"""A label that keeps a smaller share of its volume on the grid is reported."""
+
+
+def measure_on_grid(
+    mask: NDArray[np.uint8], labels: NDArray[np.uint8], prepared: PreparedImage, plan: Plan
+) -> dict[str, Any]:
+    """Return `grid_ml` and `thinnest_mm` of a case record.
+
+    Parameters
+    ----------
+    mask : (X, Y, Z) ndarray
+        The reference on the scan's grid, inside values 1..n.
+    labels : (X', Y', Z') ndarray
+        The same on the network's grid.
+    """
+    grid_ml, thinnest = {}, {}
+    turned = prepared.turn.apply(mask)
+    spacing = np.array(prepared.turned.spacing_mm)
+    for value, name in enumerate(plan.labels, start=1):
+        n_before, n_after = int((mask == value).sum()), int((labels == value).sum())
+        grid_ml[name] = n_after * prepared.grid.voxel_ml
+        if n_before * prepared.turned.voxel_ml * MIN_KEPT > grid_ml[name]:
+            extents = _smallest_extents(turned == value) * spacing
+            thinnest[name] = tuple(round(float(e), 4) for e in extents)
+    return {"grid_ml": grid_ml, "thinnest_mm": thinnest}
+
+
+def _smallest_extents(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the smallest extent (3,) in voxels of the components along each axis."""
+    components, n = ndimage.label(inside)
+    boxes = ndimage.find_objects(components, n)
+    extents: NDArray[np.int64] = np.array([[s.stop - s.start for s in box] for box in boxes], np.int64)
+    return np.asarray(extents.min(axis=0))
+
+
+def grid_findings(record: CaseRecord, plan: Plan) -> list[Finding]:
+    """Return a warning for each label of a case that loses most of its volume on the network's grid."""
+    findings = []
+    for name, before in record.reference_ml.items():
+        after = record.grid_ml.get(name)
+        if after is None or not before or after >= MIN_KEPT * before:
+            continue
+        # half of the extent: however the grid lies, a voxel is then wholly inside
+        thinnest = record.thinnest_mm.get(name, plan.spacing_mm)
+        keeps = [min(a, b / 2) for a, b in zip(plan.spacing_mm, thinnest, strict=True)]
+        verb = "shrinks" if after else "vanishes"
+        findings.append(
+            Finding(
+                code=f"label_{verb}",
+                severity="warning",
+                where=record.case,
+                message=f"{name} {verb} on the network's grid",
+                expected=f"{before:.4g} ml, as in the mask",
+                found=f"{after:.4g} ml at {' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm",
+                remedy=f"prepare.spacing_mm=[{','.join(f'{k:g}' for k in keeps)}] keeps it",
+            )
+        )
+    return findings

@@ -1,0 +1,33 @@
+"""Values of label maps, as files have them: whole numbers, or nearly so after a slope or a conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_ROUNDING = 1e-3
+"""Values this near to a whole number stand for it."""
+
+
+def round_labels(mask: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return a label map in which values nearly whole are whole; it stays float if others are in it."""
+    if mask.dtype.kind != "f":
+        return mask
+    nearest = np.rint(mask)
+    is_near = np.abs(mask - nearest) <= MAX_ROUNDING
+    rounded = np.where(is_near, nearest, mask)
+    if not is_near.all() or not rounded.size:
+        return rounded
+    least, most = float(rounded.min()), float(rounded.max())
+    kind = next(
+        (k for k in (np.uint8, np.int16, np.int32) if np.iinfo(k).min <= least and most <= np.iinfo(k).max), None
+    )
+    return rounded if kind is None else rounded.astype(kind)
+
+
+def unknown_values(mask: NDArray[np.generic], labels: Iterable[int], *, shown: int = 8) -> list[str]:
+    """Return the values of a label map that are neither 0 nor a label, with all their digits; at most `shown`."""
+    known = [0, *labels]
+    return [str(v) for v in np.unique(mask) if v not in known][:shown]

@@ -1,0 +1,168 @@
+"""nnU-Net's folders: `imagesTr/<case>_0000.nii.gz`, one file a channel, and `labelsTr/<case>.nii.gz`.
+
+Folders as people have them are taken, too: images without a channel number, masks with one, suffixes in upper case. Files that
+belong to no case are named in the notes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medhybrid.config import DataConfig
+from medhybrid.data.layouts.case import (
+    FLAT_SUFFIX,
+    IMAGE_SUFFIX,
+    Case,
+    Files,
+    Listing,
+    Note,
+    named_case,
+    read_json,
+    strip_suffix,
+)
+from medhybrid.errors import DataError
+from medhybrid.names import printable_path
+
+NUMBER = re.compile(r"_(\d{4})$")
+
+SHOWN = 5
+"""Files named in a message; the others are counted."""
+
+
+def is_nnunet(root: Path) -> bool:
+    """Whether a dataset with a list of training cases is nnU-Net's: version 1 lists images without their channel number."""
+    if not (root / "imagesTr").is_dir():
+        return False
+    values = read_json(root / "dataset.json") if (root / "dataset.json").is_file() else {}
+    listed = values.get("training") if isinstance(values, dict) else None
+    if not isinstance(listed, list):
+        return True
+    images = [e.get("image") for e in listed if isinstance(e, dict)]
+    absent = [i for i in images if isinstance(i, str) and not (root / i).exists()]
+    present = set(_by_stem(root / "imagesTr"))
+    return bool(absent) and any(f"{strip_suffix(Path(i).name)}_0000" in present for i in absent)
+
+
+def list_nnunet(config: DataConfig, root: Path) -> Listing:
+    """List the cases of nnU-Net's folders."""
+    images, masks = _by_stem(root / "imagesTr"), _by_stem(root / "labelsTr")
+    mask_of = {_case_of_mask(stem, images): stem for stem in sorted(masks)}
+    names = sorted(mask_of)
+    if not config.labelled:
+        names = sorted({*names, *(NUMBER.sub("", stem) for stem in images)})
+    taken: set[str] = set()
+    cases = []
+    for name in names:
+        stems = _stems_of(name, images, len(config.channels))
+        taken |= {s for s in stems if s}
+        files = [_only_file(images, s, config) if s else None for s in stems]
+        mask, mask_problem = _checked(masks, mask_of.get(name))
+        good, subject, problem = named_case(name, config, source=printable_path(root.name), where="a case")
+        problem = problem or mask_problem or next((p for _, p in filter(None, files) if p), None)
+        if not any(files):
+            problem = problem or _no_channel(name, images, root, config)
+        found = tuple(f[0] if f else None for f in files)
+        cases.append(Case(good, subject, found, mask, problem=problem, is_labelled=mask is not None))
+    return Listing(tuple(cases), tuple(_notes(images, taken, config, root)))
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    """Map names without suffix to the files of that name; files that are not images of any kind are left out."""
+    found: dict[str, list[Path]] = {}
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            is_image = IMAGE_SUFFIX.search(path.name) or FLAT_SUFFIX.search(path.name)
+            if is_image and not path.name.startswith("."):
+                found.setdefault(FLAT_SUFFIX.sub("", strip_suffix(path.name)), []).append(path)
+    return found
+
+
+def _case_of_mask(stem: str, images: Mapping[str, object]) -> str:
+    """Return the case of a mask; people leave the channel number on masks, too."""
+    if f"{stem}_0000" in images or stem not in images:
+        return stem
+    return NUMBER.sub("", stem)
+
+
+def _stems_of(name: str, images: Mapping[str, object], n_channels: int) -> list[str | None]:
+    """Return the name of each channel's file; a single one for a file without a channel number, which holds all."""
+    numbered = [f"{name}_{i:04d}" for i in range(n_channels)]
+    if not any(s in images for s in numbered) and name in images:
+        return [name]
+    return [s if s in images else None for s in numbered]
+
+
+def _only_file(files: Mapping[str, list[Path]], stem: str, config: DataConfig) -> tuple[Files, DataError | None]:
+    found = files[stem]
+    return Files((found[0],)), _problem_of(found)
+
+
+def _checked(masks: Mapping[str, list[Path]], stem: str | None) -> tuple[Files | None, DataError | None]:
+    if stem is None:
+        return None, None
+    return Files((masks[stem][0],)), _problem_of(masks[stem])
+
+
+def _problem_of(found: Sequence[Path]) -> DataError | None:
+    """Say why the files of one name cannot be used."""
+    names = ", ".join(printable_path(p.name) for p in found)
+    if len(found) > 1:
+        folder = found[0].parent.name
+        return DataError(
+            f"{folder} has {len(found)} files of one case", expected="one", found=names, remedy="remove one"
+        )
+    if FLAT_SUFFIX.search(found[0].name):
+        return DataError(
+            f"{names} is a two-dimensional image file",
+            expected=".nii.gz, .nii, .nrrd or .mha",
+            found=found[0].suffix,
+            remedy="convert it, for example with SimpleITK",
+        )
+    return None
+
+
+def _no_channel(name: str, images: Mapping[str, object], root: Path, config: DataConfig) -> DataError:
+    """Return the error of a case without image, with the file names that were looked for."""
+    wanted = ", ".join(f"{name}_{i:04d}" for i in range(len(config.channels)))
+    near = [s for s in images if s.startswith(name)] or list(images)
+    return DataError(
+        f"case {name}: no channel is there",
+        expected=f"imagesTr/{wanted} with .nii.gz, .nii, .nrrd or .mha",
+        found=", ".join(sorted(near)[:SHOWN]) or "no image in imagesTr",
+        remedy="rename the images, or set data.layout",
+    )
+
+
+def _notes(images: Mapping[str, list[Path]], taken: set[str], config: DataConfig, root: Path) -> list[Note]:
+    """Name the images that belong to no case, and channels that the config does not have."""
+    rest = sorted(set(images) - taken)
+    names = {NUMBER.sub("", s) for s in taken}
+    others = [s for s in rest if NUMBER.sub("", s) in names]
+    without_mask = [s for s in rest if NUMBER.sub("", s) not in names]
+    notes = []
+    if without_mask:
+        notes.append(
+            Note(
+                "imagesTr",
+                f"{len(without_mask)} images have no mask and are skipped",
+                _shown([images[s][0].name for s in without_mask]),
+                "add the masks to labelsTr",
+            )
+        )
+    if others:
+        notes.append(
+            Note(
+                "imagesTr",
+                f"{len(others)} files are channels that the config does not have, and are skipped",
+                _shown([images[s][0].name for s in others]),
+                f"set data.channels; it has {', '.join(c.name for c in config.channels)}",
+            )
+        )
+    return notes
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(printable_path(n) for n in names[:SHOWN]) + more

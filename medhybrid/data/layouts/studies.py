@@ -1,0 +1,135 @@
+"""Folders of studies: files or DICOM series of a study in a folder of its own, channels by rules."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from medhybrid.config import DataConfig
+from medhybrid.data.channels import match_channels, matches, read_channel_table
+from medhybrid.data.layouts.case import Case, Files, Listing, Note, strip_suffix, subject_of
+from medhybrid.errors import DataError, item_error
+from medhybrid.names import escape_name
+from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans.dicom.references import KINDS
+
+logger = logging.getLogger(__name__)
+
+
+def list_studies(config: DataConfig, root: Path) -> Listing:
+    """List the studies of a folder, each with the images of its channels and its mask."""
+    table = read_channel_table(root)
+    by_study: dict[str, list[ScanEntry]] = {}
+    entries = discover(root, with_archives=False).entries
+    for entry in entries:
+        by_study.setdefault(_study_folder(entry, root), []).append(entry)
+    cases = []
+    for study, members in by_study.items():
+        masks = [e for e in members if matches(e, config.mask_pattern)] or [e for e in members if e.modality in KINDS]
+        images = [e for e in members if e not in masks and not e.problem and not e.left_aside]
+        wanted = [(c.name, c.optional) for c in config.channels]
+        subject = study
+        try:
+            subject = subject_of(config, study)
+            mask = _only_mask(masks, config.mask_pattern, study)
+            matched = match_channels(images, wanted, config.channel_map, case=study, table=table)
+        except Exception as error:
+            problem = _problem(error, study)
+            cases.append(Case(study, subject, (), None, problem=problem, is_labelled=bool(masks)))
+            continue
+        cases.append(Case(study, subject, tuple(_files(m.entry) for m in matched), _files(mask)))
+    notes = [Note(e.name, f"{e.name} is skipped: {e.problem}") for e in entries if e.problem]
+    return Listing(tuple(cases), tuple(notes))
+
+
+def _problem(error: Exception, study: str) -> DataError:
+    """Return the problem of a study, whatever was raised while its files were assigned."""
+    found = item_error(error, f"study {study}: its files cannot be assigned", DataError)
+    return found if isinstance(found, DataError) else DataError(str(found))
+
+
+def list_scans(config: DataConfig, root: Path) -> Listing:
+    """List every scan that holds all channels as a case; the others are put together by study.
+
+    A study that has a mask and no image that can be read is listed with this problem: the folds are made of what has masks.
+    """
+    masks: list[ScanEntry] = []
+    images: list[ScanEntry] = []
+    for entry in discover(root, with_archives=False).entries:
+        is_mask = entry.modality in KINDS or matches(entry, config.mask_pattern)
+        if is_mask or not (entry.problem or entry.left_aside):
+            (masks if is_mask else images).append(entry)
+        elif entry.problem:
+            logger.warning("%s is left out: %s", entry.name, entry.problem)
+    n_channels = len(config.channels)
+    is_whole = [n_channels == 1 or entry.n_channels == n_channels for entry in images]
+    base = _below_which_they_differ(images, root)
+    cases = []
+    for entry in (e for e, whole in zip(images, is_whole, strict=True) if whole):
+        name = escape_name(entry.name)
+        subject = subject_of(config, name) if config.subject_pattern else _study_folder(entry, base)
+        cases.append(Case(name, subject, (_files(entry),), None))
+    cases += _studies_of_scans(config, root, [e for e, whole in zip(images, is_whole, strict=True) if not whole])
+    studies = {_study_folder(entry, base): entry for entry in masks}
+    labelled = {study: subject for study, e in studies.items() if (subject := _subject_of_mask(config, e, study))}
+    cases = [replace(c, is_labelled=c.subject in labelled.values()) for c in cases]
+    present = {c.subject for c in cases}
+    problem = DataError("the study has a mask and no image that can be read", remedy="medhybrid inspect says why")
+    absent = {study: subject for study, subject in labelled.items() if subject not in present}
+    lost = [Case(study, subject, (), None, problem=problem) for study, subject in absent.items()]
+    return Listing((*cases, *lost))
+
+
+def _subject_of_mask(config: DataConfig, entry: ScanEntry, study: str) -> str:
+    """As of the scans beside it; empty for a mask that belongs to none."""
+    for name in (study, escape_name(entry.name)):
+        with suppress(DataError):
+            return subject_of(config, name)
+    return ""
+
+
+def _below_which_they_differ(entries: Sequence[ScanEntry], root: Path) -> Path:
+    """A folder that holds every scan says nothing of subjects."""
+    folders = {entry.paths[0].parent for entry in entries}
+    return folders.pop() if len(folders) == 1 else root
+
+
+def _studies_of_scans(config: DataConfig, root: Path, entries: Sequence[ScanEntry]) -> list[Case]:
+    by_study: dict[str, list[ScanEntry]] = {}
+    for entry in entries:
+        by_study.setdefault(_study_folder(entry, root), []).append(entry)
+    wanted, table, cases = [(c.name, c.optional) for c in config.channels], read_channel_table(root), []
+    for study, images in by_study.items():
+        subject = study
+        try:
+            subject = subject_of(config, study)
+            matched = match_channels(images, wanted, config.channel_map, case=study, table=table)
+        except Exception as error:
+            cases.append(Case(study, subject, (), None, problem=_problem(error, study)))
+            continue
+        cases.append(Case(study, subject, tuple(_files(m.entry) for m in matched), None))
+    return cases
+
+
+def _files(entry: ScanEntry | None) -> Files | None:
+    return None if entry is None else Files(entry.paths, entry.part)
+
+
+def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntry:
+    if len(masks) != 1:
+        raise DataError(
+            f"study {study}: {'several masks match' if masks else 'no mask, SEG or RTSTRUCT matches'} {pattern}",
+            expected="one mask",
+            found=str(len(masks)),
+            remedy="set data.mask_pattern",
+        )
+    return masks[0]
+
+
+def _study_folder(entry: ScanEntry, root: Path) -> str:
+    path = entry.paths[0]
+    parts = path.relative_to(root if path.is_relative_to(root) else path.parents[1]).parts
+    return escape_name(parts[0] if len(parts) > 1 else strip_suffix(parts[0]))

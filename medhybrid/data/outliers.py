@@ -1,0 +1,82 @@
+"""Values far from all others: padding such as -32768, a broken voxel, metal. They must not decide how an image is scaled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[Any]
+"""An array of numbers of any type."""
+
+MIN_GAP_BELOW, MIN_GAP_ABOVE = 3.0, 5.0
+"""A value is an outlier if nothing lies between it and the others over this many times the range of the others. Small bright
+objects are real more often than values far below zero."""
+
+TRIMMED = (1.0, 99.0)
+"""Percentiles that the range of the others is first estimated by."""
+
+N_EXTREMES = 64
+"""Single outliers that are looked for at each end, besides one padding value that any number of voxels may have."""
+
+HIGH_PADDING = (32767, 65535, 2**31 - 1, 2**32 - 1)
+MIN_BEYOND = 1e9
+"""Values that may be padding at the upper end; more voxels of another value there are an object."""
+
+SAMPLED_VOXELS = 65_536
+
+
+def replace_outliers(values: Values) -> tuple[Values, int]:
+    """Return an image in which outliers have the nearest value that is none, and their number.
+
+    At the lower end only negative values can be outliers: a background of 0 may lie far below the tissue. An image without
+    outliers is returned as it is.
+
+    Parameters
+    ----------
+    values : (X, Y, Z) ndarray
+        One channel as it was read; finite.
+    """
+    low, high = values.min(), values.max()
+    step = max(1, values.size // SAMPLED_VOXELS)
+    sample = values.reshape(-1)[::step]
+    core = sample[(sample > low) & (sample < high)]
+    if not core.size:
+        return values, 0
+    core_low, core_high = (float(v) for v in np.percentile(core, TRIMMED))
+    core_range = core_high - core_low
+    may_be_low = float(low) < 0 and core_low - float(low) > MIN_GAP_BELOW * core_range
+    may_be_high = float(high) - core_high > MIN_GAP_ABOVE * core_range
+    if not (may_be_low or may_be_high):
+        return values, 0
+    inner = values[(values > low) & (values < high)]
+    least = _end_of_rest(inner, low, core_high, sign=1) if may_be_low else low
+    most = _end_of_rest(inner, high, core_low, sign=-1) if may_be_high else high
+    if int(high) not in HIGH_PADDING and float(high) < MIN_BEYOND and np.count_nonzero(values > most) > N_EXTREMES:
+        most = high
+    n_outliers = int(np.count_nonzero((values < least) | (values > most)))
+    return (np.clip(values, least, most), n_outliers) if n_outliers else (values, 0)
+
+
+def _end_of_rest(inner: Values, extreme: Any, other_end: float, *, sign: int) -> Any:
+    """Return the first value that is no outlier, from one end.
+
+    Parameters
+    ----------
+    inner : (N,) ndarray
+        All values but the lowest and the highest.
+    extreme : scalar
+        The lowest value, or the highest with `sign` -1.
+    other_end : float
+        Where the range of the others ends.
+    """
+    n = min(N_EXTREMES, inner.size)
+    ordered = np.partition(inner, n - 1)[:n] if sign > 0 else np.partition(inner, inner.size - n)[-n:]
+    line = [extreme, *np.sort(ordered)[::sign]]
+    min_gap = MIN_GAP_BELOW if sign > 0 else MIN_GAP_ABOVE
+    for outside, inside in zip(line[-2::-1], line[:0:-1], strict=True):  # the innermost gap first
+        if abs(float(inside) - float(outside)) > min_gap * abs(other_end - float(inside)):
+            is_outlier = sign < 0 or float(outside) < 0
+            return inside if is_outlier else extreme
+    return extreme

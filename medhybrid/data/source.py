@@ -1,0 +1,209 @@
+"""The source of a prepared dataset: the folder it was made of, and every setting that decided it.
+
+PREPARED/source.json    written by `preprocess`, compared by `train`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medhybrid.config import StudyConfig, config_from_dict
+from medhybrid.data.dataset import CaseCheck
+from medhybrid.data.layouts import list_dataset
+from medhybrid.data.store import hash_files, stamp_files
+from medhybrid.errors import ConfigError, DataError, MedHybridError
+from medhybrid.files import write_atomically
+from medhybrid.names import printable_path
+from medhybrid.remote import is_remote, local_copy
+
+FILE = "source.json"
+
+DATA_KEYS = (
+    "labelled",
+    "channels",
+    "labels",
+    "channel_map",
+    "mask_pattern",
+    "segments",
+    "other_segments",
+    "overlaps",
+    "subject_pattern",
+    "splits",
+    "corrections",
+    "n_folds",
+    "split_seed",
+)
+PREPARE_KEYS = ("max_patch_voxels", "max_affine_error_mm", "blank_copied_channels")
+"""Settings that decide the cases, the folds or the plan, besides those that the plan holds itself."""
+
+SHOWN = 5
+
+
+class DatasetSource(BaseModel):
+    """Where a prepared dataset comes from.
+
+    Attributes
+    ----------
+    root, resolved : str
+        `data.root` as it was given, and the whole path; the latter is empty for a folder of an earlier version.
+    settings : dict
+        The keys that decide the dataset, with their values.
+    splits_sha256 : str, optional
+        Hash of the file of folds; None where there was none, or it is unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    root: str
+    resolved: str = ""
+    settings: dict[str, Any]
+    splits_sha256: str | None = None
+    knows_splits: bool = True
+
+
+def source_of(config: StudyConfig) -> DatasetSource:
+    """Return the source that a config names now."""
+    root = config.data.root or ""
+    return DatasetSource(
+        root=root, resolved=_resolve(root), settings=_settings(config), splits_sha256=_hash_of_splits(config)
+    )
+
+
+def save_source(folder: Path, config: StudyConfig) -> None:
+    """Write the source of a prepared dataset."""
+    write_atomically(folder / FILE, source_of(config).model_dump_json(indent=1))
+
+
+def check_source(folder: Path, config: StudyConfig) -> list[str]:
+    """Compare the source of a prepared dataset with the one that a config names; returns what changed in its files since.
+
+    Raises
+    ------
+    DataError
+        If the dataset was prepared from another folder, or by other settings or folds.
+    """
+    then, now = _load_source(folder), source_of(config)
+    if then is None:
+        return []
+    if not _is_same_root(then, now) and not _has_same_cases(folder, config):
+        raise DataError(
+            f"the cases in {printable_path(folder)} were prepared from another dataset",
+            expected=f"data.root={now.root}",
+            found=f"data.root={then.root}",
+            remedy="run medhybrid preprocess with this config, or give the study another name",
+        )
+    keys = [k for k in now.settings if k in then.settings and then.settings[k] != now.settings[k]]
+    if keys:
+        raise DataError(
+            f"the cases in {printable_path(folder)} were prepared by other settings",
+            expected="; ".join(f"{k}={json.dumps(now.settings[k])}" for k in keys)[:300],
+            found="; ".join(f"{k}={json.dumps(then.settings[k])}" for k in keys)[:300],
+            remedy="run medhybrid preprocess with this config: it does only what changed",
+        )
+    if then.knows_splits and _root_exists(now) and then.splits_sha256 != now.splits_sha256:
+        raise DataError(
+            f"the folds in {printable_path(folder)} are not those of {config.data.splits} in the dataset",
+            expected="the file of folds as it was when the cases were prepared",
+            found="no such file then" if then.splits_sha256 is None else "another content, or no such file",
+            remedy="run medhybrid preprocess again: it does only what changed",
+        )
+    return _changed_files(folder, then, now)
+
+
+def _load_source(folder: Path) -> DatasetSource | None:
+    """Return the source on record; that of an earlier version is made of the config beside it."""
+    try:
+        return DatasetSource.model_validate_json((folder / FILE).read_bytes())
+    except (OSError, ValidationError):
+        pass
+    try:
+        config = config_from_dict(yaml.safe_load((folder / "config.yaml").read_text()), source="config.yaml")
+    except (OSError, ValueError, yaml.YAMLError, ConfigError):
+        return None
+    return DatasetSource(root=config.data.root or "", settings=_settings(config), knows_splits=False)
+
+
+def _settings(config: StudyConfig) -> dict[str, Any]:
+    data, prepare = config.data.model_dump(mode="json"), config.prepare.model_dump(mode="json")
+    values = {f"data.{k}": data[k] for k in DATA_KEYS}
+    values |= {f"prepare.{k}": prepare[k] for k in PREPARE_KEYS}
+    values |= {f"scans.{k}": v for k, v in config.scans.model_dump(mode="json").items()}
+    if config.data.layout != "auto":
+        values["data.layout"] = config.data.layout
+    return values
+
+
+def _resolve(root: str) -> str:
+    return root if not root or is_remote(root) else printable_path(Path(root).resolve())
+
+
+def _root_exists(source: DatasetSource) -> bool:
+    return is_remote(source.root) or (bool(source.root) and Path(source.root).is_dir())
+
+
+def _is_same_root(then: DatasetSource, now: DatasetSource) -> bool:
+    """Whether two roots are one folder; a path that is written alike counts where nothing is there to compare."""
+    if then.resolved and now.resolved == then.resolved:
+        return True
+    if not then.resolved and _resolve(then.root) == now.resolved:
+        return True
+    return then.root == now.root and not _root_exists(now)
+
+
+def _hash_of_splits(config: StudyConfig) -> str | None:
+    if not config.data.splits or not config.data.root:
+        return None
+    try:
+        path = local_copy(config.data.root) / config.data.splits
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, MedHybridError):
+        return None
+
+
+def _has_same_cases(folder: Path, config: StudyConfig) -> bool:
+    """Whether the folder that a config names holds the prepared cases, by names and sizes of their files."""
+    known = {c.case: sorted(size for _, size, _ in c.stamps) for c in _checks(folder)}
+    try:
+        cases = list_dataset(config.data).cases
+        listed = {c.name: sorted(size for _, size, _ in stamp_files(c.files)) for c in cases if c.problem is None}
+    except (OSError, MedHybridError):
+        return False
+    return bool(known) and all(listed.get(name) == sizes for name, sizes in known.items() if sizes)
+
+
+def _checks(folder: Path) -> list[CaseCheck]:
+    found = []
+    for path in sorted((folder / "checks").glob("[!.]*.json")):
+        try:
+            found.append(CaseCheck.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError):
+            continue
+    return found
+
+
+def _changed_files(folder: Path, then: DatasetSource, now: DatasetSource) -> list[str]:
+    """Say which prepared cases have other files now; their content counts, not their time."""
+    if is_remote(now.root) or not _root_exists(now) or then.resolved != now.resolved:
+        return []
+    changed = []
+    for check in _checks(folder):
+        if not check.files_hash or not (folder / "cases" / check.case / "case.json").is_file():
+            continue  # not prepared, or checked by an earlier version
+        paths = [Path(path) for path, _, _ in check.stamps]
+        try:
+            if stamp_files(paths) != list(check.stamps) and hash_files(paths) != check.files_hash:
+                changed.append(check.case)
+        except OSError:
+            changed.append(check.case)
+    if not changed:
+        return []
+    names = ", ".join(changed[:SHOWN]) + (f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else "")
+    return [
+        f"files of {len(changed)} cases changed since they were prepared, and are not used: {names}. Run preprocess"
+    ]

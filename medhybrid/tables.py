@@ -1,0 +1,86 @@
+"""Tables that people write: CSV as spreadsheets save it, whatever the encoding and the separator."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.errors import DataError
+
+SEPARATORS = (",", ";", "\t")
+
+BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Column names and rows of a table, as text without surrounding spaces.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        From the first line.
+    rows : tuple of (int, dict)
+        The number of the line in the file, and column to cell. Cells beyond the columns stand under an empty name.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, dict[str, str]], ...]
+
+    def column(self, name: str) -> str | None:
+        """Return the column of a name, its case ignored if only one fits; None if there is none."""
+        if name in self.columns:
+            return name
+        alike = [c for c in self.columns if c.casefold() == name.casefold()]
+        return alike[0] if len(alike) == 1 else None
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV table: UTF-8, UTF-16 or Latin-1; commas, semicolons or tabs.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, has no column names, or two of one name.
+    """
+    try:
+        text = decode_text(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        found = str(error.strerror if isinstance(error, OSError) else error)
+        raise DataError(f"{path.name} cannot be read as a table", found=found, remedy="save it as UTF-8 CSV") from error
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = max(SEPARATORS, key=first.count)
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as error:
+        raise DataError(f"{path.name} cannot be read as a table", found=str(error), remedy="save it as CSV") from error
+    numbered = [(n, cells) for n, cells in enumerate(lines, start=1) if any(c.strip() for c in cells)]
+    if not numbered:
+        raise DataError(f"{path.name} is an empty table", expected="a line of column names, and a line for each case")
+    columns = tuple(c.strip() for c in numbered[0][1])
+    named = [c for c in columns if c]
+    if doubled := sorted({c for c in named if named.count(c) > 1}):
+        raise DataError(f"{path.name} has two columns of one name", found=", ".join(doubled), remedy="rename one")
+    rows = []
+    for n, cells in numbered[1:]:
+        padded = [*cells, *[""] * (len(columns) - len(cells))]
+        row = {c: cell.strip() for c, cell in zip(columns, padded, strict=False) if c}
+        beyond = " ".join(cell.strip() for cell in cells[len(columns) :]).strip()
+        rows.append((n, row | ({"": beyond} if beyond else {})))
+    return Table(columns, tuple(rows))
+
+
+def decode_text(content: bytes) -> str:
+    """Return the text of a file by its byte-order mark, else as UTF-8, as UTF-16 without a mark, or as Latin-1."""
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if content.startswith(mark):
+            return content.decode(encoding)
+    if content[1:2] == b"\0" or content[:1] == b"\0":
+        return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace") if b"\x81" not in content else content.decode("latin-1")

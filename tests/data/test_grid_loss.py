@@ -1,0 +1,37 @@
+"""Labels that vanish or shrink on the network's grid are reported, with a spacing that keeps them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+import medhybrid
+from medhybrid.data.checks import Finding
+from tests.synthetic import blob_case, save_nifti, small_config, write_study
+
+FINE = np.diag([0.25, 0.25, 0.25, 1.0])
+
+
+def test_a_lesion_smaller_than_the_grid_is_reported_and_kept_by_the_named_spacing(tmp_path: Path) -> None:
+    write_study(tmp_path / "data", 4)
+    (tmp_path / "data" / "splits.json").unlink()
+    for i in (1, 3):  # half of the scans are finer, with lesions of a few voxels
+        image, _ = blob_case(i)
+        mask = np.zeros(image.shape, np.uint8)
+        mask[8:10, 9:11, 10:13] = 1
+        save_nifti(tmp_path / "data" / "imagesTr" / f"case_0{i}.nii.gz", image, FINE)
+        save_nifti(tmp_path / "data" / "labelsTr" / f"case_0{i}.nii.gz", mask, FINE)
+
+    def findings(*overrides: str) -> list[Finding]:
+        found = medhybrid.preprocess(small_config(tmp_path, *overrides)).findings
+        return [f for f in found if f.code == "label_vanishes"]
+
+    first = findings("prepare.spacing_mm=[2,2,3]")
+    assert [f.where for f in first] == ["case_01", "case_03"]
+    assert first == findings("prepare.spacing_mm=[2,2,3]"), "an unchanged preparation reports them again"
+    spacing = re.search(r"prepare\.spacing_mm=\[[\d.,]+\]", first[0].remedy)
+    assert spacing is not None
+    assert spacing[0] == "prepare.spacing_mm=[0.25,0.25,0.375]"
+    assert findings(spacing[0], "prepare.patch_size=[24,24,16]") == []

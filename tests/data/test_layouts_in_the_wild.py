@@ -1,0 +1,247 @@
+"""Datasets as people have them are recognised, or refused with the names that were looked for; what is skipped is counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medhybrid.config import DataConfig, StudyConfig
+from medhybrid.data.layouts import Case, list_cases, list_dataset
+from medhybrid.data.splits import load_folds, notes_on_folds
+from medhybrid.errors import DataError
+from tests.synthetic import save_nifti, write_csv
+
+IMAGE, MASK = np.full((4, 4, 4), 5, np.int16), np.ones((4, 4, 4), np.uint8)
+
+
+def config(root: Path, channels: tuple[str, ...] = ("A",), **changes: object) -> DataConfig:
+    values = {"root": str(root), "channels": [{"name": n} for n in channels], "labels": {"l": 1}}
+    return DataConfig.model_validate({**values, **changes})
+
+
+def nnunet(root: Path, n: int = 3, n_channels: int = 1) -> Path:
+    for i in range(n):
+        for k in range(n_channels):
+            save_nifti(root / "imagesTr" / f"case_{i}_{k:04d}.nii.gz", IMAGE)
+        save_nifti(root / "labelsTr" / f"case_{i}.nii.gz", MASK)
+    return root
+
+
+def usable(cases: list[Case]) -> list[str]:
+    return [c.name for c in cases if c.problem is None]
+
+
+def version_1(root: Path) -> None:
+    listed = [{"image": f"./imagesTr/case_{i}.nii.gz", "label": f"./labelsTr/case_{i}.nii.gz"} for i in range(3)]
+    (root / "dataset.json").write_text(json.dumps({"training": listed, "labels": {"0": "background", "1": "l"}}))
+
+
+def version_2(root: Path) -> None:
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "A"}, "labels": {"l": 1}, "numTraining": 3}))
+
+
+def no_number_on_images(root: Path) -> None:
+    for path in sorted((root / "imagesTr").iterdir()):
+        path.rename(path.with_name(path.name.replace("_0000", "")))
+
+
+def number_on_masks(root: Path) -> None:
+    for path in sorted((root / "labelsTr").iterdir()):
+        path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
+
+
+def upper_case(root: Path) -> None:
+    for path in sorted(root.rglob("*.nii.gz")):
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+
+
+def linked(root: Path) -> None:
+    elsewhere = root.parent / f"{root.name}_elsewhere"
+    for name in ("imagesTr", "labelsTr"):
+        (elsewhere / name).mkdir(parents=True)
+        for path in sorted((root / name).iterdir()):
+            path.rename(elsewhere / name / path.name)
+            path.symlink_to(elsewhere / name / path.name)
+
+
+@pytest.mark.parametrize("change", [version_1, version_2, no_number_on_images, number_on_masks, upper_case, linked])
+def test_nnunet_folders_as_people_have_them_are_recognised(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    root = nnunet(tmp_path / "d")
+    change(root)
+
+    cases = list_cases(config(root))
+
+    assert usable(cases) == ["case_0", "case_1", "case_2"]
+    assert all(c.images[0] and c.images[0].paths[0].is_file() and c.mask for c in cases)
+
+
+def test_a_case_whose_name_ends_in_a_number_keeps_it(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "imagesTr" / "x_0000_0000.nii.gz", IMAGE)
+    save_nifti(tmp_path / "labelsTr" / "x_0000.nii.gz", MASK)
+    assert usable(list_cases(config(tmp_path))) == ["x_0000"]
+
+
+def test_what_nnunet_folders_hold_beside_the_cases_is_counted(tmp_path: Path) -> None:
+    root = nnunet(tmp_path, n_channels=2)
+    save_nifti(root / "imagesTr" / "lonely_0000.nii.gz", IMAGE)
+
+    notes = list_dataset(config(root)).notes
+
+    assert [n.message for n in notes] == [
+        "1 images have no mask and are skipped",
+        "3 files are channels that the config does not have, and are skipped",
+    ]
+    assert notes[0].found == "lonely_0000.nii.gz"
+
+
+def two_masks(root: Path) -> str:
+    save_nifti(root / "labelsTr" / "case_0.nii", MASK)
+    return "case_0.nii, case_0.nii.gz"
+
+
+def two_images(root: Path) -> str:
+    save_nifti(root / "imagesTr" / "case_0_0000.nrrd.nii", IMAGE)
+    (root / "imagesTr" / "case_0_0000.nrrd.nii").rename(root / "imagesTr" / "case_0_0000.nrrd")
+    return "case_0_0000.nii.gz, case_0_0000.nrrd"
+
+
+def flat_image(root: Path) -> str:
+    (root / "imagesTr" / "case_0_0000.nii.gz").unlink()
+    (root / "imagesTr" / "case_0_0000.png").write_bytes(b"\x89PNG")
+    return "two-dimensional"
+
+
+def no_image(root: Path) -> str:
+    (root / "imagesTr" / "case_0_0000.nii.gz").unlink()
+    return "imagesTr/case_0_0000 with .nii.gz"
+
+
+@pytest.mark.parametrize("change", [two_masks, two_images, flat_image, no_image])
+def test_one_case_that_cannot_be_used_says_why_and_the_others_stay(
+    tmp_path: Path, change: Callable[[Path], str]
+) -> None:
+    expected = change(nnunet(tmp_path))
+
+    cases = list_cases(config(tmp_path))
+
+    assert usable(cases) == ["case_1", "case_2"]
+    assert expected in str(cases[0].problem)
+
+
+def datalist(root: Path, entries: list[dict[str, object]], name: str = "dataset.json", **sections: object) -> None:
+    (root / name).write_text(json.dumps({"training": entries, **sections}))
+
+
+def test_a_list_of_files_gives_the_channels_in_order(tmp_path: Path) -> None:
+    nnunet(tmp_path, n_channels=2)
+    entries: list[dict[str, object]] = [
+        {"image": [f"imagesTr/case_{i}_000{k}.nii.gz" for k in (0, 1)], "label": f"labelsTr/case_{i}.nii.gz"}
+        for i in range(3)
+    ]
+    datalist(tmp_path, entries)
+
+    cases = list_cases(config(tmp_path, ("A", "B")))
+
+    assert [f.paths[0].name for f in cases[0].images if f] == ["case_0_0000.nii.gz", "case_0_0001.nii.gz"]
+    assert "differs from the number of channels" in str(list_cases(config(tmp_path, ("A", "B", "C")))[0].problem)
+
+
+def test_files_of_one_name_in_several_folders_are_named_by_their_path(tmp_path: Path) -> None:
+    entries: list[dict[str, object]] = []
+    for i in range(3):
+        save_nifti(tmp_path / f"p{i}" / "image.nii.gz", IMAGE)
+        save_nifti(tmp_path / f"p{i}" / "label.nii.gz", MASK)
+        entries.append({"image": f"./p{i}/image.nii.gz", "label": f"p{i}/label.nii.gz"})
+    datalist(tmp_path, entries)
+    assert usable(list_cases(config(tmp_path))) == ["p0__image", "p1__image", "p2__image"]
+
+
+def test_folds_of_a_list_are_taken_and_a_file_of_folds_goes_before_them(tmp_path: Path) -> None:
+    nnunet(tmp_path, n=4)
+    entries: list[dict[str, object]] = [
+        {"image": f"imagesTr/case_{i}_0000.nii.gz", "label": f"labelsTr/case_{i}.nii.gz", "fold": i % 2}
+        for i in range(4)
+    ]
+    datalist(tmp_path, entries, "auto3dseg.json", testing=[{"image": "x"}])
+    listing = list_dataset(config(tmp_path, layout="decathlon"))
+
+    folds, _ = load_folds(config(tmp_path), listing.cases)
+    assert [f.validation for f in folds] == [
+        ("case_0_0000", "case_2_0000"),
+        ("case_1_0000", "case_3_0000"),
+    ]
+    assert listing.notes[0].message == "1 cases for testing are not taken"
+
+    own = [{"train": ["case_0_0000"], "validation": ["case_1_0000", "typo"]}]
+    (tmp_path / "splits.json").write_text(json.dumps(own))
+    folds, origin = load_folds(config(tmp_path), listing.cases)
+    assert [n.message for n in notes_on_folds(folds, listing.cases, origin)] == [
+        "1 names are not cases of the dataset and are skipped",
+        "2 cases are in no fold: they neither train nor validate",
+    ]
+
+
+def test_a_section_for_validation_is_the_only_fold(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    files = [{"image": f"imagesTr/case_{i}_0000.nii.gz", "label": f"labelsTr/case_{i}.nii.gz"} for i in range(3)]
+    datalist(tmp_path, files[:2], validation=files[2:])  # type: ignore[arg-type]
+    (fold,), _ = load_folds(config(tmp_path), list_cases(config(tmp_path, layout="decathlon")))
+    assert (fold.train, fold.validation) == (("case_0_0000", "case_1_0000"), ("case_2_0000",))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"image": 3}, {"image": ["a.nii", 4]}, {"label": "x"}, "text", None, {"image": "a\0b"}, {"image": {"x": 1}}],
+)
+def test_an_entry_that_cannot_be_used_is_one_case_with_a_problem(tmp_path: Path, entry: object) -> None:
+    nnunet(tmp_path, n=1)
+    good = {"image": "imagesTr/case_0_0000.nii.gz", "label": "labelsTr/case_0.nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [good, entry]}))
+    assert usable(list_cases(config(tmp_path, layout="decathlon"))) == ["case_0_0000"]
+
+
+def test_rows_of_a_table_that_cannot_be_used_are_cases_with_a_problem(tmp_path: Path) -> None:
+    rows = [("a", "a.nii", "m.nii"), ("sub-0/ses-1", "b.nii", "m.nii"), ("", "c.nii", "m.nii"), ("d", "", "m.nii")]
+    write_csv(tmp_path, [{"case": c, "A": i, "mask": m} for c, i, m in rows])
+
+    cases = list_cases(config(tmp_path))
+
+    assert usable(cases) == ["a"]
+    assert sorted(c.name for c in cases) == ["a", "d", "line 4", "sub-0%2Fses-1"]
+
+
+def test_an_ignored_label_is_never_trained(tmp_path: Path) -> None:
+    root = nnunet(tmp_path)
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "l": 1, "ignore": 3}}))
+    assert usable(list_cases(config(root)))
+    with pytest.raises(DataError, match="that the dataset ignores"):
+        list_cases(config(root, labels={"l": 1, "unsure": 3}))
+    with pytest.raises(ValueError, match="ignore labels are not supported"):
+        config(root, labels={"l": 1, "ignore": 3})
+
+
+def test_more_labels_than_a_byte_holds_are_refused_with_their_number() -> None:
+    with pytest.raises(ValueError, match="at most 255 are supported, found 300"):
+        config(Path(), labels={f"s{k}": k for k in range(1, 301)})
+
+
+def test_rules_for_labels_that_do_not_exist_are_refused() -> None:
+    values = {"name": "x", "data": config(Path()).model_dump(), "prepare": {"keep_largest": ["zz"]}}
+    with pytest.raises(ValueError, match="no such label: zz"):
+        StudyConfig.model_validate(values)
+
+
+def test_masks_whose_values_are_nearly_whole_are_taken(tmp_path: Path) -> None:
+    from medhybrid.data.label_values import round_labels, unknown_values
+
+    near = MASK.astype(np.float32) * np.float32(1.0000001)
+    assert round_labels(near).dtype.kind in "iu"
+    assert unknown_values(round_labels(near), [1]) == []
+    assert unknown_values(round_labels(near * np.float32(1.01)), [1]) == ["1.0100001"]
+    assert unknown_values(np.array([0, 1, 128, 255], np.uint8), [1]) == ["128", "255"]
+    nib.save(nib.Nifti1Image(near, np.eye(4)), tmp_path / "m.nii")

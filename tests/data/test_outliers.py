@@ -1,0 +1,93 @@
+"""Padding, broken voxels and metal do not decide how an image is scaled; what is no outlier stays bit by bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medhybrid.data.outliers import replace_outliers
+from medhybrid.data.prepare import prepare_image
+from medhybrid.geometry import Grid
+from tests.synthetic import AFFINE, SHAPE, blob_case, make_test_plan
+
+
+def image(dtype: type = np.int16) -> np.ndarray:
+    return blob_case(0)[0].astype(dtype)
+
+
+def with_values(*changes: tuple[object, float], dtype: type = np.int16) -> np.ndarray:
+    array = image(dtype)
+    for where, value in changes:
+        array[where] = value
+    return array
+
+
+SLAB = np.s_[:3]
+HALF = np.s_[:19]
+VOXEL = np.s_[20, 20, 10]
+OTHER = np.s_[21, 20, 10]
+
+DAMAGED = {
+    "a voxel at the lowest integer": with_values((VOXEL, -32768)),
+    "a slab of padding": with_values((SLAB, -32768)),
+    "more padding than scan": with_values((HALF, -32768)),
+    "several broken voxels": with_values((VOXEL, -32768), (OTHER, -30000)),
+    "padding and broken voxels": with_values((SLAB, -32768), (VOXEL, -31000)),
+    "a voxel at the highest integer": with_values((VOXEL, 32767)),
+    "both ends": with_values((SLAB, -32768), (VOXEL, 32767)),
+    "metal": with_values((VOXEL, 30000), (OTHER, 32000)),
+    "a float beyond all others": with_values((VOXEL, 1e30), dtype=np.float32),
+    "float padding": with_values((SLAB, -1e6), dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_an_image_with_outliers_is_scaled_like_one_without(name: str) -> None:
+    damaged, plan = DAMAGED[name], make_test_plan(labels={"x": 1})
+    n_changed = int((damaged != image(damaged.dtype.type)).sum())
+
+    cleaned, n_outliers = replace_outliers(damaged)
+    scaled = prepare_image(damaged[None], Grid(SHAPE, AFFINE), plan).image
+    plain = prepare_image(image()[None], Grid(SHAPE, AFFINE), plan).image
+
+    assert n_outliers == n_changed
+    assert cleaned.min() >= 0
+    assert cleaned.max() <= image().max()
+    inside = np.s_[0, 4:12, 8:16, 5:15]  # far from the changes, on axes turned to RAS
+    np.testing.assert_allclose(scaled[inside] / scaled[inside].std(), plain[inside] / plain[inside].std(), rtol=1e-4)
+    assert 0.5 < scaled[inside].std() / plain[inside].std() < 2
+
+
+REGULAR = {
+    "plain": image(),
+    "a background of 0 far below": np.where(image() > 250, image() + 20000, 0).astype(np.int32),
+    "signed values": image().astype(np.int32) - 400,
+    "scaled values": (image().astype(np.float32) - 100) / 50,
+    "one value": np.full(SHAPE, 7),
+    "two values": (image() > 400).astype(np.uint8) * 255,
+    "a bright object": np.where(image() > 700, 4000, image() // 100).astype(np.int16),
+}
+
+
+@pytest.mark.parametrize("name", REGULAR)
+def test_an_image_without_outliers_is_returned_as_it_is(name: str) -> None:
+    cleaned, n_outliers = replace_outliers(REGULAR[name])
+    assert n_outliers == 0
+    assert cleaned is REGULAR[name]
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**31), st.integers(1, 3), st.sampled_from([-32768, -30000, -20000]))
+def test_replacing_outliers_twice_changes_nothing_more(seed: int, n: int, value: int) -> None:
+    rng = np.random.default_rng(seed)
+    array = rng.integers(0, 1000, (8, 8, 8)).astype(np.int16)
+    array[tuple(rng.integers(0, 8, (3, n)))] = value
+
+    once, n_outliers = replace_outliers(array)
+    twice, n_more = replace_outliers(once)
+
+    assert n_outliers == int((array == value).sum())
+    assert n_more == 0
+    np.testing.assert_array_equal(once, twice)

@@ -1,0 +1,139 @@
+"""A training uses the dataset, settings and folds that its config names, or is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import medhybrid
+from medhybrid.config import StudyConfig, load_config
+from medhybrid.data.source import FILE, check_source
+from medhybrid.errors import DataError
+from tests.synthetic import small_config, write_study
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two datasets of other cases, of which one is prepared."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("data", "other"):
+        write_study(folder / name, 4)
+        (folder / name / "splits.json").unlink()
+    shutil.rmtree(folder / "other" / "labelsTr")
+    shutil.copytree(folder / "data" / "labelsTr", folder / "other" / "labelsTr")
+    for path in sorted((folder / "other" / "imagesTr").iterdir())[:1]:
+        nib.save(nib.Nifti1Image(np.ones((36, 40, 20), np.int16), np.eye(4)), path)
+    medhybrid.preprocess(small_config(folder))
+    return folder
+
+
+def with_overrides(project: Path, *overrides: str) -> StudyConfig:
+    return load_config(project / "small.yaml", overrides)
+
+
+def folder_of(project: Path) -> Path:
+    return project / "prepared" / "blobs"
+
+
+@pytest.mark.parametrize("with_record", [True, False])
+def test_another_dataset_is_refused(project: Path, with_record: bool, tmp_path: Path) -> None:
+    prepared = tmp_path / "prepared"
+    shutil.copytree(folder_of(project), prepared)
+    if not with_record:  # as an earlier version left it
+        (prepared / FILE).unlink()
+    assert check_source(prepared, with_overrides(project)) == []
+    for root in (project / "other", project / "nowhere"):
+        with pytest.raises(DataError, match="prepared from another dataset"):
+            check_source(prepared, with_overrides(project, f"data.root={root}"))
+
+
+def test_a_training_of_another_dataset_ends_before_there_is_a_run(project: Path) -> None:
+    with pytest.raises(DataError, match="prepared from another dataset"):
+        medhybrid.train(with_overrides(project, f"data.root={project / 'other'}", "tracking.kind=none"))
+    assert not (project / "runs").exists()
+
+
+def test_the_same_dataset_elsewhere_is_taken(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "data", tmp_path / "copy")
+    assert check_source(folder_of(project), with_overrides(project, f"data.root={tmp_path / 'copy'}")) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "data.n_folds=2",
+        "data.split_seed=7",
+        "data.subject_pattern=^(case)",
+        "data.mask_pattern=seg",
+        "data.overlaps=last",
+        "scans.keep_sheared=true",
+        "prepare.max_patch_voxels=9000",
+        "data.splits=null",
+    ],
+)
+def test_other_settings_than_the_prepared_ones_are_refused_by_their_key(project: Path, change: str) -> None:
+    with pytest.raises(DataError, match=change.split("=")[0]):
+        check_source(folder_of(project), with_overrides(project, change))
+
+
+def new_splits(data: Path) -> None:
+    fold = {"train": ["case_00", "case_01"], "validation": ["case_02", "case_03"]}
+    (data / "splits.json").write_text(json.dumps([fold]))
+
+
+def corrected_mask(data: Path) -> None:
+    path = data / "labelsTr" / "case_01.nii.gz"
+    image = nib.load(path)  # type: ignore[attr-defined]
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1].copy(), image.affine), path)
+
+
+def lost_image(data: Path) -> None:
+    (data / "imagesTr" / "case_01.nii.gz").unlink()
+
+
+@pytest.fixture
+def copy(project: Path, tmp_path: Path) -> tuple[StudyConfig, Path]:
+    """A copy of the project that is prepared where it lies."""
+    shutil.copytree(project / "data", tmp_path / "data")
+    config = small_config(tmp_path)
+    medhybrid.preprocess(config)
+    return config, tmp_path
+
+
+def test_folds_written_after_preparation_are_refused_until_it_is_run_again(copy: tuple[StudyConfig, Path]) -> None:
+    config, folder = copy
+    new_splits(folder / "data")
+    with pytest.raises(DataError, match=r"folds .* are not those of splits\.json"):
+        check_source(folder_of(folder), config)
+
+    assert medhybrid.preprocess(config).n_prepared == 0
+    assert check_source(folder_of(folder), config) == []
+
+
+@pytest.mark.parametrize("change", [corrected_mask, lost_image])
+def test_files_that_changed_since_are_named(copy: tuple[StudyConfig, Path], change: Callable[[Path], None]) -> None:
+    config, folder = copy
+    change(folder / "data")
+    (message,) = check_source(folder_of(folder), config)
+    assert "files of 1 cases changed" in message
+    assert "case_01" in message
+
+
+def test_a_touched_file_of_the_same_content_is_no_change(copy: tuple[StudyConfig, Path]) -> None:
+    config, folder = copy
+    for path in (folder / "data" / "imagesTr").iterdir():
+        path.touch()
+    assert check_source(folder_of(folder), config) == []
+
+
+def test_names_in_a_file_of_folds_that_match_no_case_end_the_preparation(copy: tuple[StudyConfig, Path]) -> None:
+    config, folder = copy
+    (folder / "data" / "splits.json").write_text(json.dumps([{"train": ["case_00"], "validation": ["typo"]}]))
+    with pytest.raises(DataError, match="no name under validation of fold 0"):
+        medhybrid.preprocess(config)

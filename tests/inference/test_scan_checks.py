@@ -1,0 +1,134 @@
+"""A scan unlike those a model was trained on needs review, with the reason; labels of ensembles are joined by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medhybrid.data.fingerprint import CaseFingerprint, SeenRange, range_of
+from medhybrid.data.plan import Normalisation
+from medhybrid.geometry import Affine
+from medhybrid.inference.ensemble import Ensemble
+from medhybrid.inference.model import Model
+from medhybrid.inference.scan_checks import empty_labels, reasons_to_review
+from medhybrid.networks import Logits
+from medhybrid.scans.scan import Scan, Source
+from medhybrid.steps.predict import predict
+from tests.synthetic import AFFINE, SHAPE, blob_case, make_test_plan, make_test_record
+
+SEEN = SeenRange(
+    n_cases=5,
+    spacing_mm=((1.4, 1.4, 2.8), (1.6, 1.6, 3.2)),
+    extent_mm=((50, 55, 55), (60, 65, 65)),
+    label_share={"lesion": 1.0},
+)
+
+
+def scan(array: np.ndarray | None = None, affine: Affine = AFFINE) -> Scan:
+    values = blob_case(0)[0] if array is None else array
+    return Scan(values[None], affine, Source("nifti", ()), "x", ("",))
+
+
+def test_a_scan_like_the_training_scans_has_no_reason() -> None:
+    assert reasons_to_review(scan(), make_test_plan(), SEEN) == ()
+    assert reasons_to_review(scan(), make_test_plan(), None) == ()
+
+
+@pytest.mark.parametrize("seen", [SEEN, None])
+@pytest.mark.parametrize("factor", [0.001, 0.1, 10, 1000])
+def test_another_unit_of_length_is_a_reason(seen: SeenRange | None, factor: float) -> None:
+    affine = AFFINE.copy()
+    affine[:3] *= factor
+    reasons = reasons_to_review(scan(affine=affine), make_test_plan(), seen)
+    assert "spacing" in reasons[0]
+    assert "unlike the training scans'" in reasons[0]
+
+
+@pytest.mark.parametrize("seen", [SEEN, None])
+def test_a_constant_channel_is_a_reason(seen: SeenRange | None) -> None:
+    reasons = reasons_to_review(scan(np.full(SHAPE, 7, np.int16)), make_test_plan(), seen)
+    assert reasons[0] == "channel T1 is constant (7 everywhere)"
+
+
+def test_another_part_of_the_body_is_a_reason() -> None:
+    reasons = reasons_to_review(scan(np.tile(blob_case(0)[0], (1, 1, 4))), make_test_plan(), SEEN)
+    assert "size" in reasons[0]
+
+
+def test_ct_values_in_another_unit_are_a_reason() -> None:
+    rng = np.random.default_rng(0)
+    ct = rng.integers(-1000, 300, SHAPE)
+    fingerprint = CaseFingerprint(
+        shape=SHAPE,
+        spacing_mm=(1.5, 1.5, 3.0),
+        foreground_ml={},
+        samples={"CT": [0.0]},
+        percentiles={"CT": (-990.0, -350.0, 290.0)},
+    )
+    plan = make_test_plan(normalisation=(Normalisation(channel="CT", rule="clip_and_scale"),))
+    seen = range_of([fingerprint])
+    assert reasons_to_review(scan(ct), plan, seen) == ()
+    assert "percentile" in reasons_to_review(scan(ct + 1024), plan, seen)[0]
+
+
+def test_a_label_that_all_training_cases_have_is_expected() -> None:
+    plan = make_test_plan()
+    empty, full = np.zeros((3, 3, 3), np.uint8), np.ones((3, 3, 3), np.uint8)
+    assert "lesion is empty" in empty_labels(empty, plan, SEEN)[0]
+    assert empty_labels(full, plan, SEEN) == ()
+    assert empty_labels(empty, plan, SEEN.model_copy(update={"label_share": {"lesion": 0.5}})) == ()
+    assert empty_labels(empty, plan, None) == ()
+
+
+class Constant(nn.Module):
+    """The same logits everywhere."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image: Tensor) -> Logits:
+        full = torch.cat([torch.full_like(image[:, :1], v) for v in self.logits], 1)
+        return Logits(full, full)
+
+
+def constant_model(labels: dict[str, int], *logits: float) -> Model:
+    model = Model(Constant(*logits), make_test_record(make_test_plan(labels=labels)), torch.device("cpu"))  # type: ignore[arg-type]
+    model.precision = torch.float32
+    return model
+
+
+def test_models_whose_labels_have_another_order_are_joined_by_name() -> None:
+    first = constant_model({"x": 1, "y": 2}, 0.0, 2.0, 1.0)
+    second = constant_model({"y": 2, "x": 1}, 0.0, 1.0, 2.0)  # the same probabilities by name
+
+    alone = first.segment(scan(), with_probabilities=True)
+    joined = Ensemble([first, second]).segment(scan(), with_probabilities=True)
+
+    assert alone.probabilities is not None
+    assert joined.probabilities is not None
+    np.testing.assert_allclose(joined.probabilities, alone.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(joined.mask, alone.mask)
+
+
+def test_the_reasons_stand_in_the_results(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.full(SHAPE, 7, np.int16), AFFINE), tmp_path / "blank.nii.gz")
+    model = constant_model({"lesion": 255}, 20.0, -20.0)
+
+    (prediction,) = predict(tmp_path, model=model, out=tmp_path / "out").predictions
+
+    assert (prediction.status, prediction.verdict) == ("done", "needs review")
+    assert "channel T1 is constant" in prediction.message
+
+
+def test_an_empty_mask_is_as_good_as_the_background_is_likely() -> None:
+    def score(background: float) -> float:
+        return constant_model({"lesion": 255}, background, 0.0).segment(scan()).score
+
+    assert score(30.0) == pytest.approx(1.0, abs=1e-6)
+    assert 0.9 < score(12.0) < 1.0

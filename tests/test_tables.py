@@ -1,0 +1,60 @@
+"""Tables are read as spreadsheets save them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medhybrid.errors import DataError
+from medhybrid.tables import Table, decode_text, read_table
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_table_of_any_encoding_and_separator_is_the_same(
+    tmp_path: Path, encoding: str, separator: str, end: str
+) -> None:
+    lines = [["case", "Größe", "mask"], [" a ", "ä", "m.nii"], ["", "", ""], ["b", '"x, y; z"', ""]]
+    text = end.join(separator.join(cells) for cells in lines) + end
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+
+    table = read_table(tmp_path / "t.csv")
+
+    assert table.columns == ("case", "Größe", "mask")
+    assert table.rows == (
+        (2, {"case": "a", "Größe": "ä", "mask": "m.nii"}),
+        (4, {"case": "b", "Größe": "x, y; z", "mask": ""}),
+    )
+
+
+def test_columns_are_found_by_name_and_by_case_only_if_one_fits() -> None:
+    table = Table(("Case", "mask", "MASK"), ())
+    assert (table.column("case"), table.column("mask"), table.column("Mask"), table.column("x")) == (
+        "Case",
+        "mask",
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty table"), (b"\n\n", "empty table"), (b"a,a\n1,2\n", "two columns of one name")],
+)
+def test_tables_without_usable_columns_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path / "t.csv")
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_text_or_refused(content: bytes) -> None:
+    with contextlib.suppress(UnicodeDecodeError):
+        assert isinstance(decode_text(content), str)
