@@ -17,7 +17,7 @@ from medhybrid.config import ScansConfig
 from medhybrid.errors import MedHybridError, ScanError
 from medhybrid.files import write_atomically
 from medhybrid.geometry import orientation_code
-from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, write_nifti
+from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, is_in_millimetres, write_nifti
 from medhybrid.scans.reader import read_entry
 from medhybrid.steps.progress import Reporter, Silent
 
@@ -70,7 +70,8 @@ def _convert_one(entry: ScanEntry, out: Path, options: ScansConfig | None) -> Co
         if entry.is_burned_in:
             scan = replace(scan, notes=(*scan.notes, BURNED_IN))
         array = scan.array[0] if len(scan.array) == 1 else scan.array
-        write_nifti(out / f"{entry.name}.nii.gz", array, scan.affine, like=scan.source)
+        like = scan.source if is_in_millimetres(scan.source) else None
+        write_nifti(out / f"{entry.name}.nii.gz", array, scan.affine, like=like)
         write_atomically(out / f"{entry.name}.json", json.dumps(_describe(entry, scan), indent=1))
     except MedHybridError as error:
         return Converted(entry.name, "refused", getattr(error, "code", ""), str(error))
