@@ -18,6 +18,8 @@ MM_PER_UNIT = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
 }
 
+UNKNOWN_THICKNESS = "the thickness of the slice is unknown; 1 mm is assumed"
+
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:

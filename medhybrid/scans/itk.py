@@ -19,7 +19,7 @@ from medhybrid.scans.metaimage import read_meta_header
 from medhybrid.scans.nrrd import read_nrrd_header
 from medhybrid.scans.scan import Scan, Source
 from medhybrid.scans.stored_values import read_values
-from medhybrid.scans.streams import report_surplus
+from medhybrid.scans.streams import check_surplus
 from medhybrid.scans.text_headers import is_meta, read_text_header
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -37,7 +37,8 @@ def read_itk(path: Path) -> Scan:
     values, n_surplus = read_values(path.name, header.stored)
     array = _channels_first(values, header)
     array = array if array.dtype.kind in "iu" else array.astype(np.float32, copy=False)
-    notes = header.notes + report_surplus(n_surplus)
+    x, y = header.shape[:2]
+    notes = header.notes + check_surplus(path, n_surplus, header.stored.n_bytes, array.size // (x * y))
     try:
         return Scan(array, header.affine, Source("itk", (path,)), path.stem, ("",) * array.shape[0], notes)
     except GeometryError as error:

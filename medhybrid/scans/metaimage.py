@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from medhybrid.errors import ScanError
-from medhybrid.scans.image_header import ImageHeader, affine_from_lps, unit_notes
+from medhybrid.scans.image_header import UNKNOWN_THICKNESS, ImageHeader, affine_from_lps, unit_notes
 from medhybrid.scans.stored_values import StoredValues
 from medhybrid.scans.text_headers import TextHeader
 
 MATRIX_FIELDS = ("transformmatrix", "rotation", "orientation")
+
+ORDER_FIELDS = ("binarydatabyteordermsb", "elementbyteordermsb")
 
 LPS_NAMES = ("RAI", "???", "")
 """ITK's letters for axes that run towards left, posterior and superior: it names where they start."""
@@ -41,6 +43,8 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
     direction = np.array(reader.GetDirection()).reshape(dimension, dimension)
     lps[:n_spatial, :n_spatial] = (direction * np.array(reader.GetSpacing()))[:n_spatial, :n_spatial]
     lps[:n_spatial, 3] = reader.GetOrigin()[:n_spatial]
+    if dimension == 2:
+        notes += (UNKNOWN_THICKNESS,)
     letters = header.get("anatomicalorientation") or ""
     if header.get(*MATRIX_FIELDS) is None and letters.upper() not in LPS_NAMES:
         notes += (f"AnatomicalOrientation {letters} is not used: without a TransformMatrix, axes are taken as LPS",)
@@ -61,7 +65,9 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
 def _stored(header: TextHeader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredValues:
     """Interpret the fields that say how values are stored."""
     is_local = header.values_path == header.path
-    is_big = any(_is_true(header.get(n)) for n in ("elementbyteordermsb", "binarydatabyteordermsb"))
+    orders = {_is_true(header.get(n)) for n in ORDER_FIELDS if n in header.fields}
+    if len(orders) > 1:
+        raise header.refuse(ORDER_FIELDS[0], "the same byte order in both of its fields")
     is_text = (header.get("binarydata") or "True").lower() in ("false", "0", "f")
     is_compressed = _is_true(header.get("compresseddata")) and not is_text
     n_stored = _whole_number(header, "compresseddatasize") if is_compressed else None
@@ -72,7 +78,7 @@ def _stored(header: TextHeader, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     return StoredValues(
         path=header.values_path,
         shape=shape,
-        dtype=dtype.newbyteorder(">" if is_big else "<"),
+        dtype=dtype.newbyteorder(">" if True in orders else "<"),
         encoding="text" if is_text else "zlib" if is_compressed else "raw",
         start=-1 if skip < 0 else start,
         n_stored=n_stored or None,

@@ -24,7 +24,7 @@ from medhybrid.scans.nifti_header import (
     unit_of,
 )
 from medhybrid.scans.scan import Scan, Source
-from medhybrid.scans.streams import DAMAGE, count_to_end, open_plain_or_gzip, report_damage, report_surplus
+from medhybrid.scans.streams import DAMAGE, check_surplus, count_to_end, open_plain_or_gzip, report_damage
 
 WRITTEN_SUFFIXES = (".nii.gz", ".nii")
 
@@ -47,6 +47,8 @@ def read_nifti(path: Path) -> Scan:
     """
     header = read_header(path)
     array, n_surplus = _read_values(path, header)
+    n_bytes = array.size * header.checked.get_data_dtype().itemsize
+    surplus = check_surplus(path, n_surplus, n_bytes, array.size // (array.shape[0] * array.shape[1]))
     array = array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)  # (X, Y, Z[, C]) -> (C, X, Y, Z)
     affine, notes = _place(path, header)
     try:
@@ -56,7 +58,7 @@ def read_nifti(path: Path) -> Scan:
             source=Source("nifti", (path,), None if header.is_analyze else header.stored),
             case=strip_suffix(path),
             channels=("",) * array.shape[0],
-            notes=notes + report_surplus(n_surplus),
+            notes=notes + surplus,
         )
     except GeometryError as error:
         raise report_affine(path, error) from error
@@ -101,7 +103,7 @@ def _read_values(path: Path, header: NiftiHeader) -> tuple[NDArray[np.generic], 
                 values = np.asanyarray(proxy, dtype=np.float32).astype(np.float32, copy=False)
             n_surplus = count_to_end(stream)
     except DAMAGE as error:
-        raise report_damage(header.values, error) from error
+        raise report_damage(header.values, OSError(str(error).split(" from ")[0])) from error
     except Exception as error:  # offsets and scaling of damaged headers raise of many kinds
         raise ScanError(f"{path.name} cannot be read as NIfTI", found=str(error), remedy="export it again") from error
     return values.reshape(header.shape, order="F"), n_surplus

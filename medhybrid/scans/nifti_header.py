@@ -5,7 +5,9 @@ The sform is preferred to the qform, as in nibabel. Lengths in micrometres or me
 
 from __future__ import annotations
 
+import gzip
 import logging
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from medhybrid.errors import GeometryError, ScanError
 from medhybrid.geometry import Affine, Grid, corner_distance_mm, format_apart, spacing_mm
 from medhybrid.geometry.affine import is_singular
 from medhybrid.scans.claims import MAX_DEFLATE_RATIO, check_claim
-from medhybrid.scans.streams import is_gzip, open_plain_or_gzip
+from medhybrid.scans.image_header import UNKNOWN_THICKNESS
+from medhybrid.scans.streams import is_gzip, open_plain_or_gzip, report_damage
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr")
 
@@ -53,7 +56,9 @@ GEOMETRY_FIELDS = (
 )
 """Besides `pixdim[0:4]`, the fields by which any reader places voxels."""
 
-HEADER_BYTES = 540
+BYTES_OF_VERSION_1 = 348
+
+BYTES_OF_VERSION_2 = 540
 
 _SILENT = logging.Logger("nibabel headers", level=logging.CRITICAL + 1)
 
@@ -116,8 +121,7 @@ def read_header(path: Path) -> NiftiHeader:
             remedy="copy both files of the pair",
         )
     try:
-        with open_plain_or_gzip(path) as stream:
-            content = stream.read(HEADER_BYTES)
+        content = _read_start(path)
         stored = parse_header(path, content)
         checked = repair(stored)
         header = NiftiHeader(stored, checked, _find_values(path), "magic" not in stored)
@@ -129,6 +133,18 @@ def read_header(path: Path) -> NiftiHeader:
     return header
 
 
+def _read_start(path: Path) -> bytes:
+    """Read the bytes of a header of either version; raises `ScanError` if they are damaged, or `OSError`."""
+    try:
+        with open_plain_or_gzip(path) as stream:
+            content = stream.read(BYTES_OF_VERSION_1)
+            if content[4:7] in (b"n+2", b"ni2"):
+                content += stream.read(BYTES_OF_VERSION_2 - BYTES_OF_VERSION_1)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise report_damage(path, error) from error
+    return content
+
+
 def is_pair_header(path: Path) -> bool:
     """Report whether a `.hdr` file is the header of a NIfTI or Analyze pair: other programs use the suffix, too."""
     try:
@@ -136,7 +152,9 @@ def is_pair_header(path: Path) -> bool:
             start = stream.read(4)
     except (OSError, EOFError):
         start = b""
-    is_header = any(int.from_bytes(start, order) in (348, 540) for order in ("little", "big"))
+    is_header = any(
+        int.from_bytes(start, order) in (BYTES_OF_VERSION_1, BYTES_OF_VERSION_2) for order in ("little", "big")
+    )
     return is_header or _beside(path, VALUE_SUFFIXES) is not None
 
 
@@ -158,7 +176,7 @@ def parse_header(path: Path, content: bytes) -> Any:
     kinds = {b"n+1": Nifti1Header, b"ni1": Nifti1PairHeader, b"n+2": Nifti2Header, b"ni2": Nifti2PairHeader}
     if magic in kinds:
         kind = kinds[magic]
-    elif is_pair and any(int.from_bytes(content[:4], order) == 348 for order in ("little", "big")):
+    elif is_pair and any(int.from_bytes(content[:4], order) == BYTES_OF_VERSION_1 for order in ("little", "big")):
         kind = Spm2AnalyzeHeader
     else:
         raise _unreadable(path, "no NIfTI header" if content else "an empty file")
@@ -214,22 +232,27 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
         return np.asarray(checked.get_base_affine(), np.float64), notes
     by_sform = np.asarray(checked.get_sform(), np.float64)
     if sform and np.isfinite(by_sform).all() and not is_singular(by_sform):
-        return by_sform, notes + _form_notes(header, checked, by_sform, shape)
+        return by_sform, _form_notes(header, checked, by_sform, shape)
     if not qform:
-        return _complete(by_sform, shape, float(checked["pixdim"][3])), notes
+        completed = _complete(by_sform, shape, float(checked["pixdim"][3]))
+        return completed, ("the sform gives the slice no third axis; one at right angles is assumed",)
     by_qform = np.asarray(checked.get_qform(), np.float64)
     return by_qform, (*notes, "sform cannot be used; qform is used") if sform else notes
 
 
 def _fill_sizes(header: NiftiHeader, checked: Any, shape: tuple[int, int, int]) -> tuple[str, ...]:
-    """Set voxel sizes of 0 to 1 along axes of one voxel, where they mean a thickness that nobody knew."""
-    sizes = checked["pixdim"]
+    """Note voxel sizes that are repaired, and repair those of slices whose thickness is no number."""
     notes: tuple[str, ...] = ()
     for axis, n in enumerate(shape, start=1):
-        if n == 1 and not (np.isfinite(sizes[axis]) and sizes[axis] > 0):
-            sizes[axis] = 1 / header.mm_per_unit
-            notes = ("the thickness of the slice is unknown; 1 mm is assumed",)
-    return notes
+        size = float(header.stored["pixdim"][axis])
+        if n == 1 and not size > 0:
+            checked["pixdim"][axis] = 1
+            notes += (UNKNOWN_THICKNESS,)
+        elif size == 0:
+            notes += (f"pixdim[{axis}] is 0; 1 is assumed",)
+        elif size < 0:
+            notes += (f"pixdim[{axis}] is negative; its absolute value is used",)
+    return tuple(dict.fromkeys(notes))
 
 
 def _complete(sform: Affine, shape: tuple[int, int, int], thickness: float) -> Affine:

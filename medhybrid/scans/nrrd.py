@@ -15,7 +15,7 @@ import numpy as np
 
 from medhybrid.errors import ScanError
 from medhybrid.geometry import Affine
-from medhybrid.scans.image_header import ImageHeader, affine_from_lps, unit_notes
+from medhybrid.scans.image_header import UNKNOWN_THICKNESS, ImageHeader, affine_from_lps, unit_notes
 from medhybrid.scans.stored_values import Encoding, StoredValues
 from medhybrid.scans.text_headers import TextHeader
 
@@ -199,7 +199,7 @@ def _place_in_space(
         lps[:3, column] = step
     if len(steps) == 2:
         lps[:3, 2] = _normal(lps)
-        notes += ("the thickness of the slice is unknown; 1 mm is assumed",)
+        notes += (UNKNOWN_THICKNESS,)
     origin = _origin(header)
     if origin is None:
         notes += ("the header does not say where the volume lies; its first voxel is taken as the origin",)
@@ -227,8 +227,10 @@ def _place_without_space(
             notes = tuple(dict.fromkeys((*notes, "a spacing is unknown; 1 mm is assumed")))
         lps[column, column] = size
         if math.isfinite(starts[axis]):
-            is_cell = axis < len(centers) and centers[axis] == "cell"
-            lps[column, 3] = starts[axis] + (size / 2 if is_cell else 0.0)
+            is_node = axis < len(centers) and centers[axis] == "node"
+            lps[column, 3] = starts[axis] + (0.0 if is_node else size / 2)  # teem's default is a cell
+    if len(spatial) == 2:
+        notes += (UNKNOWN_THICKNESS,)
     factor, unit_note = _unit(header)
     lps[:3] *= factor
     return lps, notes + unit_note

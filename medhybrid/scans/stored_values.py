@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from medhybrid.scans.streams import (
     count_to_end,
     inflate,
     open_bzip2,
-    open_gzip,
     read_exactly,
     report_damage,
 )
@@ -85,13 +83,11 @@ def read_values(name: str, stored: StoredValues) -> tuple[NDArray[np.generic], i
         with stored.path.open("rb") as file:
             _seek(file, stored)
             content, n_surplus = _read(file, stored)
-        values = np.frombuffer(content, stored.dtype) if isinstance(content, bytearray) else content
+        values = _from_bytes(content, stored.dtype) if isinstance(content, bytearray) else content
     except (*DAMAGE, ValueError, OverflowError) as error:
         raise report_damage(Path(name), error) from error
     except MemoryError as error:
         raise ScanError(f"{name} is too large for the memory", found=f"{stored.n_bytes} bytes of values") from error
-    if stored.dtype.byteorder == (">" if sys.byteorder == "little" else "<"):
-        values = values.byteswap(inplace=True).view(stored.dtype.newbyteorder("="))
     return values.reshape(stored.shape, order="F"), n_surplus
 
 
@@ -118,17 +114,26 @@ def _read(file: BinaryIO, stored: StoredValues) -> tuple[Any, int]:
         if len(content) < stored.n_bytes:
             raise EOFError(f"expected {stored.n_bytes} bytes of values, found {len(content)}")
         return content[: stored.n_bytes], len(content) - stored.n_bytes
-    if stored.encoding == "zlib":
+    if stored.encoding in ("zlib", "gzip"):
         try:
-            return inflate(file, stored.n_bytes, stored.n_stored)
+            content, n_surplus = inflate(file, stored.n_skipped + stored.n_bytes, stored.n_stored)
         except zlib.error as error:
             raise ValueError(f"the compressed data are damaged ({error})") from error
-    openers = {"gzip": open_gzip, "bzip2": open_bzip2}
-    stream = openers[stored.encoding](file) if stored.encoding in openers else file
+        del content[: stored.n_skipped]
+        return content, n_surplus
+    stream = open_bzip2(file) if stored.encoding == "bzip2" else file
     if stored.n_skipped > 0:
         read_exactly(stream, stored.n_skipped)
     content = read_exactly(stream, stored.n_bytes)
     return content, count_to_end(stream)
+
+
+def _from_bytes(content: bytearray, dtype: np.dtype[Any]) -> NDArray[np.generic]:
+    """View bytes as values, swapped in place to the machine's byte order."""
+    values = np.frombuffer(content, dtype)
+    if dtype.isnative:
+        return values
+    return values.byteswap(inplace=True).view(dtype.newbyteorder("="))
 
 
 def _parse_text(text: str, stored: StoredValues) -> NDArray[np.generic]:

@@ -44,21 +44,24 @@ def open_plain_or_gzip(path: Path) -> Iterator[BinaryIO]:
             yield file
 
 
-def open_gzip(file: BinaryIO) -> BinaryIO:
-    """Open a gzip stream at the position of `file`."""
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-
-
 def open_bzip2(file: BinaryIO) -> BinaryIO:
     """Open a bzip2 stream at the position of `file`."""
     return cast(BinaryIO, bz2.BZ2File(file))
 
 
 def count_to_end(stream: BinaryIO) -> int:
-    """Read a stream to its end, so that its checksums are compared, and count the bytes; raises one of `DAMAGE`."""
+    """Read a stream to its end, so that its checksums are compared, and count the bytes; raises one of `DAMAGE`.
+
+    Bytes after the last gzip stream that are not gzip count as one: the values before them are complete.
+    """
     n_bytes = 0
-    while block := stream.read(BLOCK):
-        n_bytes += len(block)
+    try:
+        while block := stream.read(BLOCK):
+            n_bytes += len(block)
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):
+            raise
+        n_bytes += 1
     return n_bytes
 
 
@@ -75,8 +78,8 @@ def read_exactly(stream: BinaryIO, n_bytes: int) -> bytearray:
     return content
 
 
-def inflate(file: BinaryIO, n_bytes: int, n_stored: int | None) -> tuple[bytearray, int]:
-    """Decompress a zlib or gzip stream at the position of `file`, and compare its checksum.
+def inflate(file: BinaryIO, n_bytes: int, n_stored: int | None = None) -> tuple[bytearray, int]:
+    """Decompress zlib or gzip streams at the position of `file`, and compare their checksums.
 
     Parameters
     ----------
@@ -90,33 +93,55 @@ def inflate(file: BinaryIO, n_bytes: int, n_stored: int | None) -> tuple[bytearr
     content : bytearray
         The values.
     n_surplus : int
-        Bytes beyond them.
+        Bytes beyond them, decompressed or not; zeros after the last stream do not count.
 
     Raises
     ------
     EOFError
-        If the stream ends early.
+        If a stream ends early.
     zlib.error
-        If it is damaged.
+        If one is damaged.
     """
     content = bytearray(n_bytes)
+    view = memoryview(content)
     n_read = 0
-    engine = zlib.decompressobj(ANY_ZLIB_WRAPPER)
-    left = n_stored
-    while not engine.eof:
-        packed = file.read(BLOCK if left is None else min(BLOCK, left))
-        if not packed:
-            raise EOFError(f"compressed data break off ({min(n_read, n_bytes)} of {n_bytes} bytes of values)")
-        left = None if left is None else left - len(packed)
-        while packed and not engine.eof:
-            block = engine.decompress(packed, BLOCK)
-            packed = engine.unconsumed_tail
-            kept = block[: max(n_bytes - n_read, 0)]
-            content[n_read : n_read + len(kept)] = kept
-            n_read += len(block)
+    for block in _inflated_blocks(file, n_stored):
+        left = n_bytes - n_read
+        if left >= len(block):
+            view[n_read : n_read + len(block)] = block
+        elif left > 0:
+            view[n_read:] = block[:left]
+        n_read += len(block)
     if n_read < n_bytes:
         raise EOFError(f"expected {n_bytes} bytes of values, found {n_read}")
     return content, n_read - n_bytes
+
+
+def _inflated_blocks(file: BinaryIO, n_stored: int | None) -> Iterator[bytes]:
+    """Yield decompressed bytes of one stream after the other, and one byte for anything else after them."""
+    engine = zlib.decompressobj(ANY_ZLIB_WRAPPER)
+    for packed in _blocks(file, n_stored):
+        while packed:
+            if engine.eof:
+                packed = packed.lstrip(b"\0")
+                if not GZIP_MAGIC.startswith(packed[:2]):
+                    yield b"?"
+                    return
+                if not packed:
+                    break
+                engine = zlib.decompressobj(ANY_ZLIB_WRAPPER)
+            yield engine.decompress(packed, BLOCK)
+            packed = engine.unused_data if engine.eof else engine.unconsumed_tail
+    if not engine.eof:
+        raise EOFError("the compressed data break off")
+
+
+def _blocks(file: BinaryIO, n_bytes: int | None) -> Iterator[bytes]:
+    """Yield the bytes of a file from its position, `n_bytes` or all."""
+    left = n_bytes
+    while block := file.read(BLOCK if left is None else min(BLOCK, left)):
+        left = None if left is None else left - len(block)
+        yield block
 
 
 def report_damage(path: Path, error: Exception) -> ScanError:
@@ -128,6 +153,24 @@ def report_damage(path: Path, error: Exception) -> ScanError:
     )
 
 
-def report_surplus(n_surplus: int) -> tuple[str, ...]:
-    """Return a note for bytes beyond the values that a header describes, or nothing."""
-    return (f"the file holds {n_surplus} bytes more than its header describes",) if n_surplus else ()
+def check_surplus(path: Path, n_surplus: int, n_bytes: int, n_slices: int) -> tuple[str, ...]:
+    """Return a note on bytes beyond the values that a header describes; none if there are none.
+
+    Parameters
+    ----------
+    n_bytes, n_slices : int
+        Of the values.
+
+    Raises
+    ------
+    ScanError
+        If there is another slice or more: then the header does not describe the file.
+    """
+    if n_surplus and n_surplus * max(n_slices, 1) >= n_bytes:
+        raise ScanError(
+            f"{path.name} holds more values than its header describes",
+            expected=f"{n_bytes} bytes",
+            found=f"{n_bytes + n_surplus} bytes",
+            remedy="repair its header, or export it again",
+        )
+    return ("the file holds some bytes beyond the values that its header describes",) if n_surplus else ()

@@ -37,12 +37,15 @@ class TextHeader:
         The file that holds the values: `path` itself, or one beside it.
     end : int
         Bytes of the header.
+    pairs : dict of str to str
+        The key and value pairs of NRRD, which are not fields.
     """
 
     path: Path
     fields: dict[str, str]
     values_path: Path
     end: int
+    pairs: dict[str, str]
 
     def get(self, *names: str) -> str | None:
         """Return the value of the first of these fields that is there."""
@@ -76,15 +79,17 @@ def read_text_header(path: Path) -> TextHeader:
     length = len(head) if end is None else end.end()
     lines = re.split(rb"\r\n|\n|\r", head[:length])
     fields: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     values_path = path
     for line in lines:
         parts = re.split(rb"[=:]" if is_meta(path) else rb":", line, maxsplit=1)
         if len(parts) < 2 or line.lstrip().startswith(b"#"):
             continue
-        if not is_meta(path) and re.match(rb"[^:]*:=", line):
-            continue  # a key and value pair of NRRD, not a field
-        key = parts[0].strip().lower().decode("latin-1")
-        value = parts[1].strip(b" \t=").decode("latin-1")
+        if not is_meta(path) and parts[1].startswith(b"="):
+            pairs[_text(parts[0])] = _text(parts[1][1:])
+            continue
+        key = _decode(parts[0].strip()).lower()
+        value = _decode(parts[1].strip(b" \t="))
         if key in ("ndims", "dimension") and not _is_dimension(value):
             raise ScanError(
                 f"{path.name} has an unusable header", expected="3 or 4 axes", found=f"{key} {value[:20]!r}"
@@ -93,7 +98,20 @@ def read_text_header(path: Path) -> TextHeader:
             name = _check_data_file(path, value)
             values_path = path if name.upper() == "LOCAL" else path.parent / name
         fields[key] = value
-    return TextHeader(path, fields, values_path, length)
+    return TextHeader(path, fields, values_path, length, pairs)
+
+
+def _decode(content: bytes) -> str:
+    """Decode UTF-8, or Latin-1 where it is not valid UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _text(content: bytes) -> str:
+    """Decode a key or value of NRRD, which escapes backslashes and ends of lines."""
+    return re.sub(r"\\(n|\\)", lambda match: "\n" if match[1] == "n" else "\\", _decode(content))
 
 
 def _is_dimension(value: str) -> bool:
