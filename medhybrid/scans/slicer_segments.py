@@ -34,10 +34,10 @@ def segments_of_nrrd(path: Path) -> dict[str, tuple[int, int]]:
     header = read_image_header(path)
     n_layers = header.shape[3] if len(header.shape) == 4 else 1
     fields: dict[int, dict[str, str]] = {}
-    for key, value in read_text_header(path).pairs.items():
+    for key, text in read_text_header(path).pairs.items():
         match = FIELD.fullmatch(key.strip())
         if match:
-            fields.setdefault(int(match[1]), {})[match[2]] = value.strip()
+            fields.setdefault(int(match[1]), {})[match[2]] = text.strip()
     segments: dict[str, tuple[int, int]] = {}
     for number, field in sorted(fields.items()):
         name = field.get("Name") or field.get("ID") or f"Segment{number}"
