@@ -2,8 +2,8 @@
 
 A case is a folder: `image.b2nd` (C, X, Y, Z) float16 and `labels.b2nd` (X, Y, Z) uint8, compressed in chunks;
 `mask.b2nd` (X, Y, Z) uint8, the reference on the scan's own grid (inside values), for validation where users will look;
-`foreground.npy` (N, 4) int32 with voxels x, y, z and their label; `case.json`, written last. A case is written under a
-temporary name and renamed, so that what has its final name is whole.
+`foreground.npy` (N, 4) int32 with voxels x, y, z and their label; `case.json`, written last, with a checksum of each file. A
+case is written under a temporary name and renamed, so that what has its final name is whole.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medhybrid.data.checksums import checksum_of, checksum_of_json
 from medhybrid.errors import DataError
 from medhybrid.geometry import Grid, Turn
 from medhybrid.names import check_case_name, printable_path
@@ -67,24 +68,57 @@ class CaseRecord(BaseModel):
     grid_ml: dict[str, float] = {}
     thinnest_mm: dict[str, tuple[float, float, float]] = {}
     n_outliers: int = 0
+    checksums: dict[str, str] = {}
+    """By file; empty for a case that was prepared before files had checksums."""
 
 
 class PreparedCase:
-    """A prepared case opened for reading; nothing is decompressed until asked for."""
+    """A prepared case opened for reading; nothing is decompressed until asked for.
+
+    Each file's checksum is compared once, before its values are used: blosc2 decompresses damaged bytes to other values.
+
+    Raises
+    ------
+    DataError
+        If a file is damaged; from the methods that read values, too.
+    """
 
     def __init__(self, folder: Path) -> None:
         import blosc2
 
         self.folder = folder
+        self._checked: set[str] = set()
         try:
-            self.record = CaseRecord.model_validate_json((folder / "case.json").read_bytes())
+            text = (folder / "case.json").read_bytes()
+            self.record = CaseRecord.model_validate_json(text)
+            if self.record.checksums.get("case.json", checksum_of_json(text)) != checksum_of_json(text):
+                raise ValueError("case.json has another checksum")
+            self._check("foreground.npy")
             self._image: Any = blosc2.open(str(folder / "image.b2nd"), mode="r")
             self._labels: Any = blosc2.open(str(folder / "labels.b2nd"), mode="r")
             self.foreground: NDArray[np.int32] = np.load(folder / "foreground.npy", allow_pickle=False)
         except (OSError, ValidationError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"prepared case {folder.name} is damaged", found=str(error)[:200], remedy="run medhybrid preprocess"
-            ) from error
+            raise self._damage(str(error)[:200]) from error
+
+    def _check(self, name: str) -> None:
+        """Compare the checksum of a file, the first time that it is asked for; raises `DataError`."""
+        if name in self._checked:
+            return
+        expected = self.record.checksums.get(name)
+        try:
+            found = None if expected is None else checksum_of(self.folder / name)
+        except OSError as error:
+            raise self._damage(str(error)) from error
+        if found != expected:
+            raise self._damage(f"{name} with another checksum ({found}, when it was written {expected})")
+        self._checked.add(name)
+
+    def _damage(self, found: str) -> DataError:
+        return DataError(
+            f"prepared case {self.folder.name} is damaged",
+            found=found,
+            remedy=f"delete {self.folder} and run medhybrid preprocess",
+        )
 
     @property
     def name(self) -> str:
@@ -118,22 +152,30 @@ class PreparedCase:
 
     def image(self) -> NDArray[np.float32]:
         """The whole image (C, X, Y, Z)."""
+        self._check("image.b2nd")
         return np.asarray(self._image[:]).astype(np.float32)
 
     def labels(self) -> NDArray[np.uint8]:
         """The whole label map (X, Y, Z)."""
+        self._check("labels.b2nd")
         return np.asarray(self._labels[:])
 
     def source_mask(self) -> NDArray[np.uint8]:
         """The reference (X, Y, Z) on the scan's own grid, inside values."""
         import blosc2
 
-        return np.asarray(blosc2.open(str(self.folder / "mask.b2nd"), mode="r")[:])
+        self._check("mask.b2nd")
+        try:
+            return np.asarray(blosc2.open(str(self.folder / "mask.b2nd"), mode="r")[:])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._damage(str(error)[:200]) from error
 
     def read_box(
         self, start: tuple[int, int, int], size: tuple[int, int, int]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Image (C, *size) and labels (*size) of the box at `start`; zero outside the volume."""
+        self._check("image.b2nd")
+        self._check("labels.b2nd")
         image = np.zeros((self._image.shape[0], *size), np.float32)
         labels = np.zeros(size, np.uint8)
         source, target = [], []
@@ -183,7 +225,7 @@ def save_case(
         for name, array in (("labels", labels), ("mask", source_mask)):
             blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary / f"{name}.b2nd"), cparams=cparams)
         np.save(temporary / "foreground.npy", foreground_index(labels, n_labels))
-        (temporary / "case.json").write_text(record.model_dump_json(indent=1))
+        (temporary / "case.json").write_text(_with_checksums(record, temporary).model_dump_json(indent=1))
         remove_case(folder)
         temporary.rename(folder)
     finally:
@@ -203,6 +245,13 @@ def load_record(folder: Path) -> CaseRecord:
 def remove_case(folder: Path) -> None:
     """Remove a prepared case; raises `OutputError` if its folder holds anything else."""
     remove_made(folder, CASE_FILES)
+
+
+def _with_checksums(record: CaseRecord, folder: Path) -> CaseRecord:
+    """Return a record with the checksums of the files in `folder`, and its own."""
+    checksums = {path.name: checksum_of(path) for path in sorted(folder.iterdir())}
+    checksums["case.json"] = checksum_of_json(record.model_dump_json().encode())
+    return record.model_copy(update={"checksums": checksums})
 
 
 def foreground_index(labels: NDArray[np.uint8], n_labels: int) -> NDArray[np.int32]:

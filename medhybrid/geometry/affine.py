@@ -15,8 +15,8 @@ from medhybrid.errors import GeometryError
 
 Affine = NDArray[np.float64]
 
-MIN_DETERMINANT_MM3 = 1e-9
-"""An affine with a smaller voxel volume is singular: voxels would collapse onto a plane."""
+MIN_RELATIVE_VOLUME = 1e-9
+"""A voxel whose volume is a smaller share of the product of its edges is flat: voxels would collapse onto a plane."""
 
 MAX_LAST_ROW_ERROR = 1e-8
 """How far the last row of an affine may be from (0, 0, 0, 1): rounding of products of affines."""
@@ -75,8 +75,16 @@ def check_affine(affine: Affine) -> None:
         raise GeometryError("affine cannot be used", expected="4x4 finite numbers", found=str(affine.tolist()))
     if np.abs(affine[3] - (0, 0, 0, 1)).max() > MAX_LAST_ROW_ERROR:
         raise GeometryError("affine cannot be used", expected="last row (0, 0, 0, 1)", found=str(affine[3].tolist()))
-    if abs(np.linalg.det(affine[:3, :3])) < MIN_DETERMINANT_MM3:
+    if is_singular(affine):
         raise GeometryError("affine is singular", found=str(affine.tolist()), remedy="repair the file's header")
+
+
+def is_singular(affine: Affine) -> bool:
+    """Whether voxels of a finite affine (4, 4) would collapse onto a plane, a line or a point."""
+    edges = np.array(spacing_mm(affine))
+    if (edges == 0).any():
+        return True
+    return bool(abs(np.linalg.det(affine[:3, :3] / edges)) < MIN_RELATIVE_VOLUME)
 
 
 def voxel_ml(affine: Affine) -> float:

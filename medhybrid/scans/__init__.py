@@ -1,7 +1,17 @@
 """The only modules that open image files: discovery, reading, writing."""
 
 from medhybrid.scans.discover import BURNED_IN, Discovery, ScanEntry, discover
-from medhybrid.scans.nifti import nifti_bytes, write_nifti
+from medhybrid.scans.nifti import is_in_millimetres, nifti_bytes, write_nifti
 from medhybrid.scans.scan import Scan, Source
 
-__all__ = ["BURNED_IN", "Discovery", "Scan", "ScanEntry", "Source", "discover", "nifti_bytes", "write_nifti"]
+__all__ = [
+    "BURNED_IN",
+    "Discovery",
+    "Scan",
+    "ScanEntry",
+    "Source",
+    "discover",
+    "is_in_millimetres",
+    "nifti_bytes",
+    "write_nifti",
+]

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from medhybrid.errors import ScanError
+from medhybrid.errors import MedHybridError, ScanError
 
 MAX_VALUES = 4_000_000_000
 
 MAX_DEFLATE_RATIO = 1032
 """Bytes that one byte of gzip or zlib can become at most (zlib's documentation)."""
 
+MAX_BZIP2_RATIO = 50_000
+"""Bytes that one byte of bzip2 can become, with a margin: 45 MB of zeros take about 1 kB."""
 
-def check_claim(path: Path, shape: Sequence[int], value_bytes: int, *, data: Path, is_compressed: bool) -> None:
+
+def check_claim(path: Path, shape: Sequence[int], value_bytes: int, *, data: Path, max_ratio: int) -> None:
     """Raise `ScanError` where a volume is too large, or larger than its file can hold.
 
     Parameters
@@ -24,6 +27,8 @@ def check_claim(path: Path, shape: Sequence[int], value_bytes: int, *, data: Pat
         Of one value.
     data : Path
         The file that holds the values: `path` itself, or one beside it.
+    max_ratio : int
+        Bytes of values that one byte of the file can hold: 1 if it is not compressed.
     """
     n_values = int(np.prod(shape, dtype=object))
     if n_values > MAX_VALUES:
@@ -34,10 +39,22 @@ def check_claim(path: Path, shape: Sequence[int], value_bytes: int, *, data: Pat
         length = data.stat().st_size
     except (OSError, ValueError) as error:  # no such file; or a name that can be none
         raise ScanError(f"{path.name}: the file of its values cannot be read", found=str(error)) from error
-    if n_values * value_bytes > length * (MAX_DEFLATE_RATIO if is_compressed else 1):
+    if n_values * value_bytes > length * max_ratio:
         raise ScanError(
             f"{path.name} claims more values than it can hold",
             expected=f"{n_values * value_bytes} bytes of values",
             found=f"a file of {length} bytes",
             remedy="it may be cut off: copy or export it again",
         )
+
+
+def report_affine(path: Path, error: Exception) -> ScanError:
+    """Return the error for a header whose affine cannot be used."""
+    if not isinstance(error, MedHybridError):
+        return ScanError(f"{path.name} has an unusable affine", found=str(error), remedy="repair its header")
+    return ScanError(
+        f"{path.name} has an unusable affine: {error.what}",
+        expected=error.expected,
+        found=error.found,
+        remedy="repair its header",
+    )

@@ -13,7 +13,7 @@ from medhybrid.errors import ScanError, item_error
 from medhybrid.geometry import orientation_code, spacing_mm
 from medhybrid.names import escape_name, make_unique, name_from_path
 from medhybrid.owned import contents_of, is_made_here
-from medhybrid.scans import itk, nifti
+from medhybrid.scans import image_files, nifti
 from medhybrid.scans.archives import UnpackedFolder, files_of_dicomdir, unpack
 from medhybrid.scans.dicom.headers import SeriesEntry, group_series
 from medhybrid.scans.dicom.volumes import Volume
@@ -22,8 +22,6 @@ BURNED_IN = "the scan's pixels may show the patient's name (BurnedInAnnotation)"
 
 EARLIER_OUTPUT = ("masks", "probabilities", "seg", "sr", "corrected", "fetched")
 """Folders that `predict` of versions without markers made in its output folder."""
-
-FILE_SUFFIXES = (*nifti.SUFFIXES, *itk.SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class ScanEntry:
     kind : str
         ``nifti``, ``itk`` or ``dicom``.
     paths : tuple of Path
-        The file, or the files of the series.
+        The file, and that of its values where it is another; or the files of the series.
     description : str
         DICOM series description, for matching channels.
     study : str
@@ -132,8 +130,9 @@ def discover(
         raise ScanError(f"{root} does not exist", remedy="check the path")
     base = root.parent if root.is_file() else root
     paths, entries, holds = _list_files(root, base, with_archives, without)
-    images = [p for p in paths if p.name.lower().endswith(FILE_SUFFIXES)]
-    others = [p for p in paths if p not in set(images)]
+    kinds = {p: image_files.kind_of(p) for p in paths}
+    images = [p for p in paths if kinds[p] in ("nifti", "itk")]
+    others = [p for p in paths if not kinds[p]]
     on_progress(f"{len(paths)} files")
     series, n_skipped = group_series(others, on_progress=lambda n: on_progress(f"{n} of {len(others)} headers"))
     entries += [_image_entry(p, _base_of(p, base, holds)) for p in images]
@@ -174,7 +173,7 @@ def _list_files(
         folder = Path(error.filename or root)
         problems.append(_broken_entry(folder, base, f"the folder cannot be listed. Found {error.strerror}"))
 
-    found = [root] if root.is_file() else sorted(_walk(root, on_error, without))
+    found = [image_files.header_of(root)] if root.is_file() else sorted(_walk(root, on_error, without))
     holds: list[UnpackedFolder] = []
     paths: list[Path] = []
     for path in found:
@@ -270,18 +269,19 @@ def _may_be_read(path: Path) -> bool:
 
 def _image_entry(path: Path, base: Path) -> ScanEntry:
     relative = path.relative_to(base)
-    is_nifti = path.name.lower().endswith(nifti.SUFFIXES)
     name = name_from_path(relative.parent / nifti.strip_suffix(path))
+    files: tuple[Path, ...] = (path,)
     try:
-        shape, affine = nifti.nifti_header(path) if is_nifti else itk.itk_header(path)
+        shape, affine = image_files.read_geometry(path)
+        files = image_files.files_of(path)
         spacing, orientation, problem = spacing_mm(affine), orientation_code(affine), ""
     except Exception as error:
         shape, spacing, orientation = (), (0.0, 0.0, 0.0), ""
         problem = str(item_error(error, f"{path.name} cannot be read", ScanError, remedy="export it again"))
     return ScanEntry(
         name=name,
-        kind="nifti" if is_nifti else "itk",
-        paths=(path,),
+        kind=image_files.kind_of(path),
+        paths=files,
         modality="",
         description="",
         study=str(path.parent),

@@ -1,17 +1,26 @@
-"""NRRD and MetaImage files in (SimpleITK)."""
+"""NRRD and MetaImage files in.
+
+Their values are read here, not by SimpleITK, whose readers neither compare the checksums of compressed values nor report a
+stream that breaks off.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medhybrid.errors import GeometryError, ScanError
-from medhybrid.geometry import LPS_FROM_RAS, Affine
-from medhybrid.scans.claims import check_claim
+from medhybrid.geometry import Affine
+from medhybrid.scans.claims import check_claim, report_affine
+from medhybrid.scans.image_header import ImageHeader
+from medhybrid.scans.metaimage import read_meta_header
+from medhybrid.scans.nrrd import read_nrrd_header
 from medhybrid.scans.scan import Scan, Source
-from medhybrid.scans.text_headers import check_text_header
+from medhybrid.scans.stored_values import read_values
+from medhybrid.scans.streams import check_surplus
+from medhybrid.scans.text_headers import is_meta, read_text_header
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -22,56 +31,52 @@ def read_itk(path: Path) -> Scan:
     Raises
     ------
     ScanError
-        If the file cannot be read, is no volume, or its affine is unusable.
+        If the file is damaged or cannot be read, is not a volume, or its affine is unusable.
     """
-    import SimpleITK as sitk
-
-    shape, affine = itk_header(path)
-    if len(shape) not in (3, 4) or min(shape) < 1:
-        raise ScanError(f"{path.name} is no volume", expected="3 axes and channels", found=f"shape {shape}")
+    header = read_image_header(path)
+    values, n_surplus = read_values(path.name, header.stored)
+    array = _channels_first(values, header)
+    array = array if array.dtype.kind in "iu" else array.astype(np.float32, copy=False)
+    x, y = header.shape[:2]
+    notes = header.notes + check_surplus(path, n_surplus, header.stored.n_bytes, array.size // (x * y))
     try:
-        image = sitk.ReadImage(str(path))
-        array: Any = sitk.GetArrayFromImage(image)  # (z, y, x[, C]) or (c, z, y, x)
-    except RuntimeError as error:
-        raise ScanError(f"{path.name} cannot be read", found=_last_line(error), remedy="export it again") from error
-    is_vector = image.GetNumberOfComponentsPerPixel() > 1
-    if image.GetDimension() == 4 and is_vector:
-        raise ScanError(f"{path.name} has both a fourth axis and vectors", remedy="split it into volumes")
-    if is_vector:
-        array = array.transpose(3, 2, 1, 0)  # (z, y, x, C) -> (C, X, Y, Z)
-    else:
-        array = array.transpose(0, 3, 2, 1) if array.ndim == 4 else array.transpose(2, 1, 0)[None]
-    array = array if array.dtype.kind in "iu" else array.astype(np.float32)
-    try:
-        return Scan(array, affine, Source("itk", (path,)), path.stem, ("",) * array.shape[0])
+        return Scan(array, header.affine, Source("itk", (path,)), path.stem, ("",) * array.shape[0], notes)
     except GeometryError as error:
-        raise ScanError(f"{path.name} has an unusable affine", found=str(error), remedy="repair its header") from error
+        raise report_affine(path, error) from error
 
 
 def itk_header(path: Path) -> tuple[tuple[int, ...], Affine]:
     """Shape `(X, Y, Z[, C])` and affine to RAS mm without reading the values; raises `ScanError`."""
-    import SimpleITK as sitk
+    header = read_image_header(path)
+    return header.shape, header.affine
 
-    values = check_text_header(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+
+def read_image_header(path: Path) -> ImageHeader:
+    """Read and interpret a header; raises `ScanError` also if its file cannot hold what it claims."""
+    text = read_text_header(path)
     try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise ScanError(f"{path.name} cannot be read", found=_last_line(error), remedy="export it again") from error
-    dimension = reader.GetDimension()
-    if dimension not in (3, 4):
-        raise ScanError(f"{path.name} is no volume", expected="3 or 4 axes", found=f"{dimension} axes")
-    direction = np.array(reader.GetDirection()).reshape(dimension, dimension)[:3, :3]
-    lps = np.eye(4)
-    lps[:3, :3] = direction * np.array(reader.GetSpacing()[:3])
-    lps[:3, 3] = reader.GetOrigin()[:3]
-    n_components = reader.GetNumberOfComponents()
-    shape = (*reader.GetSize(), *([n_components] if n_components > 1 else []))
-    value_bytes = sitk.Image([1, 1, 1], reader.GetPixelID(), n_components).GetSizeOfPixelComponent()
-    check_claim(path, shape, value_bytes, data=values.path, is_compressed=values.is_compressed)
-    return shape, LPS_FROM_RAS @ lps
+        header = read_meta_header(text) if is_meta(path) else read_nrrd_header(text)
+    except ScanError:
+        raise
+    except Exception as error:  # damaged headers raise of many kinds
+        raise ScanError(f"{path.name} has an unusable header", found=str(error), remedy="export it again") from error
+    stored = header.stored
+    if len(header.shape) > 4 or min(header.shape) < 1:
+        raise ScanError(
+            f"{path.name} is not a volume",
+            expected="3 axes, or 4 with channels",
+            found=f"shape {header.shape}",
+            remedy="split it into volumes",
+        )
+    check_claim(path, header.shape, stored.dtype.itemsize, data=stored.path, max_ratio=stored.max_ratio)
+    return header
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+def _channels_first(values: NDArray[np.generic], header: ImageHeader) -> NDArray[np.generic]:
+    """Bring values with the axes as stored to `(C, X, Y, Z)`."""
+    kept = (*header.channel_axes, *header.spatial_axes)
+    dropped = tuple(a for a in range(values.ndim) if a not in kept)
+    moved = values.transpose(*kept, *dropped)
+    n_channels = values.shape[header.channel_axes[0]] if header.channel_axes else 1
+    spatial = tuple(values.shape[a] for a in header.spatial_axes)
+    return moved.reshape(n_channels, *spatial, *(1,) * (3 - len(spatial)))

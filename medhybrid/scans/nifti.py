@@ -1,93 +1,112 @@
-"""NIfTI files in and out (nibabel)."""
+"""NIfTI files in and out (nibabel), and Analyze 7.5 files in."""
 
 from __future__ import annotations
 
 import gzip
 import os
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.errors import GeometryError, OutputError, ScanError
-from medhybrid.geometry import Affine, corner_distance_mm, is_sheared
-from medhybrid.geometry.affine import Grid
-from medhybrid.scans.claims import check_claim
+from medhybrid.errors import GeometryError, MedHybridError, OutputError, ScanError
+from medhybrid.geometry import Affine, is_sheared
+from medhybrid.scans.claims import report_affine
+from medhybrid.scans.nifti_header import (
+    GEOMETRY_FIELDS,
+    SUFFIXES,
+    VALUE_SUFFIXES,
+    NiftiHeader,
+    affine_of,
+    read_header,
+    repair,
+    unit_of,
+)
 from medhybrid.scans.scan import Scan, Source
+from medhybrid.scans.streams import DAMAGE, check_surplus, count_to_end, open_plain_or_gzip, report_damage
 
-SUFFIXES = (".nii.gz", ".nii")
-
-MAX_FORM_DIFFERENCE_MM = 0.1
-"""Where sform and qform place a corner further apart than this, the scan carries a note."""
+WRITTEN_SUFFIXES = (".nii.gz", ".nii")
 
 
 def strip_suffix(path: Path) -> str:
-    """File name without `.nii` or `.nii.gz`."""
-    for suffix in SUFFIXES:
+    """File name without the suffixes of NIfTI and Analyze."""
+    for suffix in (*SUFFIXES, *VALUE_SUFFIXES):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.stem
 
 
 def read_nifti(path: Path) -> Scan:
-    """Read a 3-D NIfTI file, or a 4-D one with channels last.
+    """Read a 3-D file, or a 4-D one with channels last; axes of one voxel after the third are dropped.
 
     Raises
     ------
     ScanError
-        If the file is cut off, is no image of numbers, has another number of axes, or its affine is unusable.
+        If the file is damaged or cut off, is no image of numbers, has another number of axes, or its affine is unusable.
     """
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        image: Any = nib.load(path)
-        shape = tuple(int(n) for n in image.shape)
-        shape = shape[:3] if len(shape) == 4 and shape[3] == 1 else shape
-        stored = image.header.get_data_dtype()
-        _check_shape(path, shape, stored)
-        check_claim(path, shape, stored.itemsize, data=path, is_compressed=path.name.lower().endswith(".gz"))
-        affine = np.asarray(image.affine, np.float64)
-        array = _values(image).reshape(shape)
-    except ScanError:
-        raise
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        OverflowError,
-        zlib.error,
-        HeaderDataError,
-        ImageFileError,
-    ) as error:
-        raise ScanError(f"{path.name} cannot be read as NIfTI", found=str(error), remedy="export it again") from error
+    header = read_header(path)
+    array, n_surplus = _read_values(path, header)
+    n_bytes = array.size * header.checked.get_data_dtype().itemsize
+    surplus = check_surplus(path, n_surplus, n_bytes, array.size // (array.shape[0] * array.shape[1]))
     array = array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)  # (X, Y, Z[, C]) -> (C, X, Y, Z)
+    affine, notes = _place(path, header)
     try:
         return Scan(
             array=array,
             affine=affine,
-            source=Source("nifti", (path,), image.header.copy()),
+            source=Source("nifti", (path,), None if header.is_analyze else header.stored),
             case=strip_suffix(path),
             channels=("",) * array.shape[0],
-            notes=_notes(image, (array.shape[1], array.shape[2], array.shape[3])),
+            notes=notes + surplus,
         )
     except GeometryError as error:
-        raise ScanError(f"{path.name} has an unusable affine", found=str(error), remedy="repair its header") from error
+        raise report_affine(path, error) from error
 
 
 def nifti_header(path: Path) -> tuple[tuple[int, ...], Affine]:
-    """Shape and affine without reading the values; raises `ScanError`."""
-    import nibabel as nib
+    """Shape `(X, Y, Z[, C])` and affine without reading the values; raises `ScanError`."""
+    header = read_header(path)
+    return header.shape, _place(path, header)[0]
 
+
+def _place(path: Path, header: NiftiHeader) -> tuple[Affine, tuple[str, ...]]:
+    """Compute the affine and its notes; raises `ScanError`."""
     try:
-        image: Any = nib.load(path)
-        return tuple(int(n) for n in image.shape), np.asarray(image.affine, np.float64)
-    except Exception as error:
-        raise ScanError(f"{path.name} cannot be read as NIfTI", found=str(error)) from error
+        return affine_of(header, header.shape)
+    except MedHybridError:
+        raise
+    except Exception as error:  # quaternions and sizes of damaged headers raise of many kinds
+        raise report_affine(path, error) from error
+
+
+def _read_values(path: Path, header: NiftiHeader) -> tuple[NDArray[np.generic], int]:
+    """Read values, integers as they are where the file has no scaling, else float32; and count the bytes beyond them.
+
+    The stream is read to its end, so that the checksum of gzip is compared.
+    """
+    from nibabel.arrayproxy import ArrayProxy
+
+    stored = header.checked.get_data_dtype()
+    try:
+        with open_plain_or_gzip(header.values) as stream:
+            slope, inter = header.checked.get_slope_inter()
+            offset = header.checked.get_data_offset()
+            if header.values == path:
+                offset = offset or header.checked.single_vox_offset
+            spec = (header.stored_shape, stored, offset, 1.0 if slope is None else slope, inter or 0.0)
+            proxy = ArrayProxy(stream, spec, mmap=False)
+            if stored.kind in "iu" and proxy.slope == 1 and proxy.inter == 0:
+                values = np.asarray(proxy.get_unscaled())
+                values = values.astype(stored.newbyteorder("="), copy=False)
+            else:
+                values = np.asanyarray(proxy, dtype=np.float32).astype(np.float32, copy=False)
+            n_surplus = count_to_end(stream)
+    except DAMAGE as error:
+        raise report_damage(header.values, OSError(str(error).split(" from ")[0])) from error
+    except Exception as error:  # offsets and scaling of damaged headers raise of many kinds
+        raise ScanError(f"{path.name} cannot be read as NIfTI", found=str(error), remedy="export it again") from error
+    return values.reshape(header.shape, order="F"), n_surplus
 
 
 def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *, like: Source | None = None) -> None:
@@ -100,7 +119,8 @@ def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *,
     array : ndarray
         Truth values and long whole numbers are stored in the shortest type that holds them, half precision as float32.
     like : Source, optional
-        A NIfTI source whose codes and units are kept.
+        A NIfTI source. If the affine is the one that its header gives, all fields of the header that place voxels are copied,
+        so that each reader places array and source alike; else its codes are kept.
 
     Raises
     ------
@@ -112,8 +132,10 @@ def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *,
     import nibabel as nib
 
     path, array = Path(path), np.asarray(array)
-    if not path.name.lower().endswith(SUFFIXES):
-        raise OutputError(f"{path.name} cannot be written as NIfTI", expected=f"a name with {' or '.join(SUFFIXES)}")
+    if not path.name.lower().endswith(WRITTEN_SUFFIXES):
+        raise OutputError(
+            f"{path.name} cannot be written as NIfTI", expected=f"a name with {' or '.join(WRITTEN_SUFFIXES)}"
+        )
     if array.ndim not in (3, 4):
         raise GeometryError(f"an array of shape {array.shape} is no volume", expected="(X, Y, Z) or (C, X, Y, Z)")
     if np.shape(affine) != (4, 4) or not np.isfinite(affine).all():
@@ -153,10 +175,16 @@ def _storable(array: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _nifti_image(data: NDArray[np.generic], affine: Affine, header: Any) -> Any:
+    """Return a nibabel image of `data` (X, Y, Z[, C]), placed as `header` places its voxels if the affine is the same."""
     import nibabel as nib
 
+    if header is not None and _places_alike(header, data.shape, affine):
+        return _image_with_geometry_of(data, header)
     image = nib.Nifti1Image(data, affine)
-    code = int(header["sform_code"]) or int(header["qform_code"]) if header is not None else 1
+    code = 1
+    if header is not None:
+        checked = repair(header)
+        code = int(checked["sform_code"]) or int(checked["qform_code"])
     image.set_sform(affine, code=code or 1)
     if is_sheared(affine):
         image.set_qform(None, code=0)  # a quaternion cannot hold shear; readers that know only qform then refuse
@@ -166,41 +194,29 @@ def _nifti_image(data: NDArray[np.generic], affine: Affine, header: Any) -> Any:
     return image
 
 
-def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if len(shape) not in (3, 4) or min(shape) < 1:
-        raise ScanError(
-            f"{path.name} is no volume",
-            expected="3 axes, or 4 with channels last",
-            found=f"shape {shape}",
-            remedy="split time series into volumes",
-        )
-    if dtype.fields is not None or dtype.kind == "c":
-        raise ScanError(f"{path.name} holds no plain numbers", expected="integers or floats", found=str(dtype))
+def _places_alike(header: Any, shape: tuple[int, ...], affine: Affine) -> bool:
+    """Report whether a stored header gives voxels of `shape` exactly this affine."""
+    try:
+        checked = repair(header)
+        by_header, _ = affine_of(NiftiHeader(header, checked, Path(), is_analyze=False), shape)
+    except Exception:  # a header that places nothing is not copied
+        return False
+    return np.array_equal(by_header, affine)
 
 
-def _values(image: Any) -> NDArray[np.generic]:
-    """Integers as they are where the file has no scaling, else float32."""
-    proxy = image.dataobj  # the header's own slope is reset by nibabel on loading
-    stored = image.header.get_data_dtype()
-    if stored.kind in "iu" and proxy.slope == 1 and proxy.inter == 0:
-        integers: NDArray[np.generic] = np.asarray(proxy.get_unscaled()).astype(stored.newbyteorder("="))
-        return integers
-    floats: NDArray[np.generic] = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
-    return floats
+def _image_with_geometry_of(data: NDArray[np.generic], header: Any) -> Any:
+    """Return a nibabel image, of the NIfTI version of `header`, with its fields that place voxels, bit by bit."""
+    import nibabel as nib
+
+    kind = nib.Nifti2Image if int(header.sizeof_hdr) == nib.Nifti2Header.sizeof_hdr else nib.Nifti1Image
+    image = kind(data, None)  # without an affine, nibabel leaves the fields as they are
+    image.header["pixdim"][:4] = header["pixdim"][:4]
+    for name in GEOMETRY_FIELDS:
+        image.header[name] = header[name]
+    return image
 
 
-def _notes(image: Any, shape: tuple[int, int, int]) -> tuple[str, ...]:
-    header = image.header
-    if "sform_code" not in header:
-        return ()
-    sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if not sform and not qform:
-        return ("the header says nothing of position and orientation (sform and qform codes are 0)",)
-    if sform and qform:
-        try:
-            gap = corner_distance_mm(Grid(shape, image.get_sform()), Grid(shape, image.get_qform()))
-        except (GeometryError, ValueError):
-            return ("qform cannot be read; sform is used",)
-        if gap > MAX_FORM_DIFFERENCE_MM:
-            return (f"sform and qform differ by up to {gap:.1f} mm; sform is used",)
-    return ()
+def is_in_millimetres(source: Source) -> bool:
+    """Report whether the header of a source, if it is NIfTI, gives lengths in millimetres."""
+    header = source.header if source.kind == "nifti" else None
+    return header is None or unit_of(header) in (0, 2)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medhybrid.config import ScansConfig
 from medhybrid.errors import ScanError, SeriesError
 from medhybrid.geometry import corner_distance_mm
-from medhybrid.scans import itk, nifti
+from medhybrid.scans import image_files, itk, nifti
 from medhybrid.scans.align import bring_onto
 from medhybrid.scans.dicom.headers import group_series
 from medhybrid.scans.dicom.read import read_series, read_volume
@@ -30,7 +30,7 @@ def read_scan(
     part: str = "",
     options: ScansConfig | None = None,
 ) -> Scan:
-    """Read a file (NIfTI, NRRD, MHA), a folder with one DICOM series, or the files of one series.
+    """Read a file (NIfTI, Analyze, NRRD, MHA), a folder with one DICOM series, or the files of one scan.
 
     Parameters
     ----------
@@ -45,16 +45,20 @@ def read_scan(
         If there is not exactly one readable scan.
     """
     if not isinstance(path, (str, Path)):
-        return read_series([Path(p) for p in path], case=case or "series", part=part, options=options)
+        paths = [Path(p) for p in path]
+        if image_files.is_header_with_values(paths):
+            return read_scan(paths[0], case=case)
+        return read_series(paths, case=case or "series", part=part, options=options)
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, case or path.name, part, options)
     if not path.exists():
         raise ScanError(f"{path} does not exist", remedy="check the path")
-    lower = path.name.lower()
-    if lower.endswith(nifti.SUFFIXES):
+    path = image_files.header_of(path)
+    kind = image_files.kind_of(path)
+    if kind == "nifti":
         scan = nifti.read_nifti(path)
-    elif lower.endswith(itk.SUFFIXES):
+    elif kind == "itk":
         scan = itk.read_itk(path)
     else:
         scan = read_series([path], case=case or path.stem, part=part, options=options)

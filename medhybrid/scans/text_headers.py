@@ -1,7 +1,7 @@
-"""Headers of MetaImage and NRRD, looked at before ITK reads them: what would crash it, or lead it elsewhere.
+"""Text headers of MetaImage and NRRD, as fields, and the refusal of those that would harm.
 
 ITK's reader of MetaImage ends the process where NDims is negative or huge. Both formats may name another file that holds the
-values; one outside the header's folder is no part of the scan, whoever sent it.
+values; one outside the header's folder is not part of the scan, whoever sent it.
 """
 
 from __future__ import annotations
@@ -16,62 +16,116 @@ MAX_HEADER_BYTES = 1 << 20
 
 MAX_DIMENSIONS = 10
 
-LAST_OF_META = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][^\r\n]*", re.MULTILINE | re.IGNORECASE)
+LAST_OF_META = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:][^\r\n]*\r?\n?", re.MULTILINE | re.IGNORECASE)
 
 LAST_OF_NRRD = re.compile(rb"\r?\n\r?\n")
 
+DATA_FILE_FIELDS = ("elementdatafile", "data file", "datafile")
+
 
 @dataclass(frozen=True, slots=True)
-class ValuesFile:
-    """Where the values of a header lie: in the header's own file, or in one beside it."""
+class TextHeader:
+    """The fields of a header.
+
+    Attributes
+    ----------
+    path : Path
+        The header's file.
+    fields : dict of str to str
+        Values by field, in lower case; the last of a field counts.
+    values_path : Path
+        The file that holds the values: `path` itself, or one beside it.
+    end : int
+        Bytes of the header.
+    pairs : dict of str to str
+        The key and value pairs of NRRD, which are not fields.
+    """
 
     path: Path
-    is_compressed: bool
+    fields: dict[str, str]
+    values_path: Path
+    end: int
+    pairs: dict[str, str]
+
+    def get(self, *names: str) -> str | None:
+        """Return the value of the first of these fields that is there."""
+        return next((self.fields[n] for n in names if n in self.fields), None)
+
+    def refuse(self, field: str, expected: str = "") -> ScanError:
+        """Return the error for a field whose value cannot be used."""
+        return ScanError(
+            f"{self.path.name} has an unusable header",
+            expected=expected,
+            found=f"{field}: {(self.fields.get(field) or 'nothing')[:80]}",
+            remedy="export it again",
+        )
 
 
-def check_text_header(path: Path) -> ValuesFile:
-    """Where the values are; raises `ScanError` where a header says what ITK must not be told."""
-    is_meta = path.suffix.lower() in (".mha", ".mhd")
+def is_meta(path: Path) -> bool:
+    """Report whether a file is MetaImage by its name, rather than NRRD."""
+    return path.suffix.lower() in (".mha", ".mhd")
+
+
+def read_text_header(path: Path) -> TextHeader:
+    """Read the fields of a header; raises `ScanError` if it has no end, or would harm or lead elsewhere."""
     try:
         with path.open("rb") as file:
             head = file.read(MAX_HEADER_BYTES)
     except OSError as error:
         raise ScanError(f"{path.name} cannot be read", found=error.strerror or str(error)) from error
-    end = (LAST_OF_META if is_meta else LAST_OF_NRRD).search(head)
-    if end is None and (is_meta or len(head) == MAX_HEADER_BYTES):
+    end = (LAST_OF_META if is_meta(path) else LAST_OF_NRRD).search(head)
+    if end is None and (is_meta(path) or len(head) == MAX_HEADER_BYTES):
         raise ScanError(f"{path.name} has an unusable header", found="no end of it", remedy="export it again")
-    lines = re.split(rb"\r\n|\n|\r", head if end is None else head[: end.end()])
-    fields = [re.split(rb"[=:]", line, maxsplit=1) for line in lines if not line.lstrip().startswith(b"#")]
-    said = [
-        (f[0].strip().lower().decode("latin-1"), f[1].strip(b" \t=").decode("latin-1")) for f in fields if len(f) == 2
-    ]
-    values, is_compressed = path, False
-    for key, value in said:
+    length = len(head) if end is None else end.end()
+    lines = re.split(rb"\r\n|\n|\r", head[:length])
+    fields: dict[str, str] = {}
+    pairs: dict[str, str] = {}
+    values_path = path
+    for line in lines:
+        parts = re.split(rb"[=:]" if is_meta(path) else rb":", line, maxsplit=1)
+        if len(parts) < 2 or line.lstrip().startswith(b"#"):
+            continue
+        if not is_meta(path) and parts[1].startswith(b"="):
+            pairs[_text(parts[0])] = _text(parts[1][1:])
+            continue
+        key = _decode(parts[0].strip()).lower()
+        value = _decode(parts[1].strip(b" \t="))
         if key in ("ndims", "dimension") and not _is_dimension(value):
             raise ScanError(
                 f"{path.name} has an unusable header", expected="3 or 4 axes", found=f"{key} {value[:20]!r}"
             )
-        if key in ("elementdatafile", "data file", "datafile"):
-            _check_data_file(path, value)
-            values = path if value.upper() == "LOCAL" else path.parent / value
-        if key == "encoding":
-            is_compressed = (
-                value.lower() != "raw"
-            )  # written as text, a value takes more bytes than it is, or some fewer
-        if key == "compresseddata":
-            is_compressed = value.lower() == "true"
-    return ValuesFile(values, is_compressed)
+        if key in DATA_FILE_FIELDS:
+            name = _check_data_file(path, value)
+            values_path = path if name.upper() == "LOCAL" else path.parent / name
+        fields[key] = value
+    return TextHeader(path, fields, values_path, length, pairs)
+
+
+def _decode(content: bytes) -> str:
+    """Decode UTF-8, or Latin-1 where it is not valid UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _text(content: bytes) -> str:
+    """Decode a key or value of NRRD, which escapes backslashes and ends of lines."""
+    return re.sub(r"\\(n|\\)", lambda match: "\n" if match[1] == "n" else "\\", _decode(content))
 
 
 def _is_dimension(value: str) -> bool:
     return value.isascii() and value.isdigit() and len(value) <= 2 and 1 <= int(value) <= MAX_DIMENSIONS
 
 
-def _check_data_file(path: Path, value: str) -> None:
-    if any(c in value for c in "/\\%") or value.upper().startswith("LIST"):
+def _check_data_file(path: Path, value: str) -> str:
+    """Return the name of the file of the values; raises `ScanError` if it is not one file of the header's folder."""
+    name = value.removeprefix("./")
+    if any(c in name for c in "/\\%") or name == ".." or name.upper().startswith("LIST"):
         raise ScanError(
             f"{path.name} has its values elsewhere",
             expected="in it, or in one file of the same folder",
             found=value[:80],
             remedy="put both files into one folder and name it in the header without a path",
         )
+    return name

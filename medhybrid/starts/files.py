@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medhybrid.errors import ModelError
 from medhybrid.inference.model import load_model
-from medhybrid.inference.weights_file import About, check_version, read_about
+from medhybrid.inference.weights_file import About, check_archive, check_tensors, check_version, read_about
 
 OUR_FILE = "start.safetensors"
 """In the folder of a pretraining."""
@@ -87,10 +87,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], About | None]:
 
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path)), read_about(path)
+            tensors = dict(load_file(path))
+            check_tensors(path, tensors)
+            return tensors, read_about(path)
         if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}, None
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         return _tensors_in(state), _of_checkpoint(path, state)
     except pickle.UnpicklingError as error:

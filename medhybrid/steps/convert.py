@@ -19,7 +19,7 @@ from medhybrid.files import write_atomically, write_csv
 from medhybrid.geometry import orientation_code
 from medhybrid.names import printable_path
 from medhybrid.owned import CONVERTED, WrittenFiles, claim_folder
-from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, write_nifti
+from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, is_in_millimetres, write_nifti
 from medhybrid.scans.reader import read_entry
 from medhybrid.steps.progress import Reporter, Silent
 
@@ -76,7 +76,8 @@ def _convert_one(entry: ScanEntry, out: Path, options: ScansConfig | None, writt
         if name != entry.name:
             notes.append(f"written as {name}: a file named {entry.name} is there that medhybrid did not write")
         array = scan.array[0] if len(scan.array) == 1 else scan.array
-        write_nifti(out / f"{name}.nii.gz", array, scan.affine, like=scan.source)
+        like = scan.source if is_in_millimetres(scan.source) else None
+        write_nifti(out / f"{name}.nii.gz", array, scan.affine, like=like)
         written.add(f"{name}.nii.gz")
         description = _describe(entry, replace(scan, notes=tuple(notes)))
         write_atomically(out / f"{name}.json", json.dumps(description, indent=1))

@@ -152,7 +152,7 @@ def _save(outcome: Outcome, plan: Plan, heads: int, folder: Path) -> Path:
         name.removeprefix("network."): tensor for name, tensor in outcome.weights.items() if name.startswith(taught)
     }
     about = About(channels=plan.channels, heads=heads, learnt_from=learnt_from(folder))
-    return write_weights(folder / "start.safetensors", weights, about)
+    return write_weights(folder / "start.safetensors", weights, about, with_checksum=True)
 
 
 def _last_metrics(folder: Path) -> dict[str, float]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from medhybrid.errors import ModelError, OutputError
+from medhybrid.inference.weights_file import check_archive
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
         if not path.exists():
             continue
         try:
+            check_archive(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.PickleError) as error:
             logger.warning("checkpoint %s is damaged (%s); trying the one before", path, type(error).__name__)

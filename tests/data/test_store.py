@@ -1,5 +1,6 @@
 """A prepared case is read box by box, and is whole or not there."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,39 @@ def test_a_hash_changes_with_any_byte_and_reads_folders(tmp_path: Path) -> None:
     (tmp_path / "d" / "x").write_bytes(b"abd")
 
     assert hash_files([tmp_path / "d"]) != before
+
+
+def read_all(folder: Path) -> None:
+    case = PreparedCase(folder)
+    case.read_box((0, 0, 0), SHAPE)
+    case.source_mask()
+
+
+@pytest.mark.parametrize("name", ["image.b2nd", "labels.b2nd", "mask.b2nd", "foreground.npy", "case.json"])
+def test_a_changed_byte_anywhere_is_noticed_when_it_is_read(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a"
+    save(folder)
+    read_all(folder)
+    content = bytearray((folder / name).read_bytes())
+    place = (
+        content.index(b"9")
+        if name == "case.json"
+        else len(content) - 30
+        if name == "foreground.npy"
+        else len(content) // 2
+    )
+    content[place] ^= 1
+
+    (folder / name).write_bytes(bytes(content))
+
+    with pytest.raises(DataError, match=r"prepared case a is damaged.*run medhybrid preprocess"):
+        read_all(folder)
+
+
+def test_a_case_prepared_before_files_had_checksums_is_read(tmp_path: Path) -> None:
+    save(tmp_path / "a")
+    record = json.loads((tmp_path / "a" / "case.json").read_text())
+    del record["checksums"]
+    (tmp_path / "a" / "case.json").write_text(json.dumps(record))
+
+    read_all(tmp_path / "a")

@@ -69,6 +69,20 @@ def test_a_damaged_archive_is_named_and_the_rest_is_found(series: list[Path], tm
     assert [(e.name, bool(e.problem)) for e in found.entries] == [("cut", True), ("made", False)]
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_changed_byte_in_an_archive_is_noticed(packing: int, tmp_path: Path) -> None:
+    content = np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint8).tobytes()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", packing) as file:
+        file.writestr("x.nii", content)
+    packed = bytearray((tmp_path / "x.zip").read_bytes())
+    packed[len(packed) // 2] ^= 1
+    (tmp_path / "x.zip").write_bytes(bytes(packed))
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(ScanError, match=r"x\.zip cannot be unpacked"):
+        archives.unpack(tmp_path / "x.zip", tmp_path / "out")
+
+
 MAKE_MEDIUM = """
 import sys, pydicom
 from pydicom.fileset import FileSet

@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from medhybrid.errors import ScanError
 from medhybrid.scans import discover
 from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_entry
 from tests.synthetic import AFFINE, SHAPE, blob_case, save_nifti
 
 
@@ -93,3 +96,30 @@ def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
 
     assert len(set(names)) == 2
     assert all(len(n.encode()) <= 180 for n in names)
+
+
+def test_a_pair_is_one_scan_and_values_without_a_header_say_so(tmp_path: Path) -> None:
+    image, _ = blob_case(0)
+    nib.save(nib.Nifti1Pair(image, AFFINE), tmp_path / "pair.hdr")
+    (tmp_path / "lone.img").write_bytes(bytes(999))
+    (tmp_path / "spectra.hdr").write_text("ENVI\nsamples = 3\n")
+
+    found = discover(tmp_path)
+
+    assert [(e.name, [p.name for p in e.paths]) for e in found.entries] == [
+        ("lone", ["lone.img"]),
+        ("pair", ["pair.hdr", "pair.img"]),
+    ]
+    assert "without their header" in found.entries[0].problem
+    assert found.n_skipped == 1
+    np.testing.assert_array_equal(read_entry(found.entries[1], "c").array[0], image)
+    assert [e.name for e in discover(tmp_path / "pair.img").entries] == ["pair"]
+
+
+def test_values_in_another_file_belong_to_the_scan(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(tmp_path / "x.mhd"))
+
+    (entry,) = discover(tmp_path).entries
+
+    assert [p.name for p in entry.paths] == ["x.mhd", "x.raw"]
+    assert read_entry(entry, "c").array.shape == (1, 4, 3, 2)

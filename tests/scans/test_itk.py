@@ -106,3 +106,183 @@ def test_a_name_elsewhere_is_found_wherever_it_hides(tmp_path: Path) -> None:
         (tmp_path / name).write_text(padded)
         with pytest.raises(ScanError, match=r"values elsewhere|no end of it"):
             read_scan(tmp_path / name)
+
+
+RAW = np.arange(24, dtype="<i2")
+
+NRRD = {
+    "type": "short",
+    "dimension": "3",
+    "sizes": "4 3 2",
+    "endian": "little",
+    "encoding": "raw",
+    "space": "left-posterior-superior",
+    "space directions": "(1,0,0) (0,2,0) (0,0,3)",
+    "space origin": "(5,6,7)",
+}
+
+META = {
+    "NDims": "3",
+    "DimSize": "4 3 2",
+    "ElementType": "MET_SHORT",
+    "ElementSpacing": "1 2 3",
+    "Offset": "5 6 7",
+    "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+    "ElementDataFile": "LOCAL",
+}
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+PLACE = LPS @ [[1, 0, 0, 5], [0, 2, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]]
+
+
+def write_nrrd(path: Path, changes: dict[str, str | None], content: bytes = RAW.tobytes()) -> Path:
+    fields = {k: v for k, v in (NRRD | changes).items() if v is not None}
+    path.write_bytes("".join(["NRRD0005\n", *(f"{k}: {v}\n" for k, v in fields.items()), "\n"]).encode() + content)
+    return path
+
+
+def write_meta(path: Path, changes: dict[str, str | None], content: bytes = RAW.tobytes()) -> Path:
+    fields = {k: v for k, v in (META | changes).items() if v is not None}
+    fields["ElementDataFile"] = fields.pop("ElementDataFile")
+    path.write_bytes("".join(f"{k} = {v}\n" for k, v in fields.items()).encode() + content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [("microns", 0.001), ("um", 0.001), ("cm", 10), ("m", 1000), ("mm", 1), ("millimeter", 1), ("", 1)],
+)
+def test_lengths_of_nrrd_are_in_mm_whatever_the_unit(tmp_path: Path, unit: str, factor: float) -> None:
+    scan = read_scan(write_nrrd(tmp_path / "x.nrrd", {"space units": f'"{unit}" "{unit}" "{unit}"'}))
+
+    np.testing.assert_allclose(scan.affine, np.diag([factor, factor, factor, 1]) @ PLACE)
+    assert bool(scan.notes) == (factor != 1)
+
+
+@pytest.mark.parametrize("units", ['"mm" "mm" "cm"', '"mm" "mm" "s"', '"furlong" "furlong" "furlong"'])
+def test_units_of_nrrd_that_mean_no_length_are_refused(tmp_path: Path, units: str) -> None:
+    with pytest.raises(ScanError, match="unit"):
+        read_scan(write_nrrd(tmp_path / "x.nrrd", {"space units": units}))
+
+
+@pytest.mark.parametrize("space", ["3D-right-handed", "scanner-xyz", "3D-left-handed"])
+def test_a_space_without_patient_is_noted(tmp_path: Path, space: str) -> None:
+    scan = read_scan(write_nrrd(tmp_path / "x.nrrd", {"space": space}))
+
+    np.testing.assert_allclose(scan.affine, PLACE)
+    assert "taken as LPS" in scan.notes[0]
+
+
+def test_spacings_alone_are_used_and_noted(tmp_path: Path) -> None:
+    changes = {"space": None, "space directions": None, "space origin": None, "thicknesses": "nan nan nan"}
+    scan = read_scan(write_nrrd(tmp_path / "x.nrrd", changes | {"spacings": "1 2 nan"}))
+
+    np.testing.assert_allclose(scan.affine, LPS @ np.diag([1, 2, 1, 1]))
+    assert scan.notes == (
+        "the header says nothing of position and orientation",
+        "a spacing is unknown; 1 mm is assumed",
+    )
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["list", "vector", "???", "domain"])
+def test_the_axis_outside_space_is_the_channels_wherever_it_is(tmp_path: Path, place: int, kind: str) -> None:
+    vectors = NRRD["space directions"].split()
+    vectors.insert(place, "none")
+    kinds = ["domain"] * 3
+    kinds.insert(place, kind)
+    array = np.arange(48, dtype="<i2").reshape(2, 4, 3, 2)
+    stored = np.moveaxis(array, 0, place)
+    changes = {"dimension": "4", "sizes": " ".join(map(str, stored.shape)), "kinds": " ".join(kinds)}
+    path = write_nrrd(tmp_path / "x.nrrd", changes | {"space directions": " ".join(vectors)}, stored.tobytes(order="F"))
+
+    scan = read_scan(path)
+
+    np.testing.assert_array_equal(scan.array, array)
+    np.testing.assert_allclose(scan.affine, PLACE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"kinds": "complex domain domain"}, "kind complex"),
+        ({"kinds": "RGB-color domain domain"}, "holds colours"),
+        ({"type": "block"}, "type: block"),
+        ({"encoding": "zrl"}, "encoding: zrl"),
+        ({"endian": None}, "endian: nothing"),
+        ({"sizes": "4 3"}, "sizes: 4 3"),
+        ({"sizes": "4 -3 2"}, "sizes: 4 -3 2"),
+        ({"space": "right-up"}, "space: right-up"),
+        ({"space directions": "(1,0,0) (0,2,0)"}, "space directions"),
+        ({"space directions": "(1,0,0) (0,2,0) (nan,0,3)"}, "space directions"),
+        ({"space directions": "(1,0,0) (1,0,0) (0,0,3)"}, "unusable affine: affine is singular"),
+        ({"space origin": "(1,2,x)"}, "space origin"),
+        ({"space directions": "none none (0,0,3)"}, "is not a volume"),
+        ({"byte skip": "-2"}, "byte skip"),
+        ({"line skip": "x"}, "line skip"),
+        ({"data file": "LIST"}, "values elsewhere"),
+        ({"data file": "x%03d.raw 1 2 1"}, "values elsewhere"),
+        ({"data file": "./../x.raw"}, "values elsewhere"),
+    ],
+)
+def test_reject_nrrd_that_cannot_be_read_right(tmp_path: Path, changes: dict[str, str | None], found: str) -> None:
+    with pytest.raises(ScanError, match=found):
+        read_scan(write_nrrd(tmp_path / "x.nrrd", changes))
+
+
+@pytest.mark.parametrize("name", ["x.raw", "./x.raw", "é.raw"])
+def test_values_beside_the_header_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(RAW.tobytes())
+    nrrd = write_nrrd(tmp_path / "x.nhdr", {"data file": name}, b"")
+    meta = write_meta(tmp_path / "x.mhd", {"ElementDataFile": name}, b"")
+
+    for path in (nrrd, meta):
+        np.testing.assert_array_equal(read_scan(path).array[0].ravel(order="F"), RAW)
+
+
+def test_values_as_text_are_read(tmp_path: Path) -> None:
+    words = " ".join(map(str, RAW)).encode()
+    paths = [write_nrrd(tmp_path / f"{e}.nrrd", {"encoding": "txt", "endian": e}, words) for e in ("little", "big")]
+    paths.append(write_meta(tmp_path / "x.mha", {"BinaryData": "False"}, words))
+
+    for path in paths:
+        np.testing.assert_array_equal(read_scan(path).array[0].ravel(order="F"), RAW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"TransformMatrix": None, "AnatomicalOrientation": "LPS"}, "AnatomicalOrientation LPS is not used"),
+        ({"DistanceUnits": "cm"}, "lengths in cm were converted"),
+        (
+            {"NDims": "2", "DimSize": "4 6", "ElementSpacing": "1 2", "Offset": "5 6", "TransformMatrix": None},
+            "thickness",
+        ),
+    ],
+)
+def test_doubtful_metaimage_is_noted(tmp_path: Path, changes: dict[str, str | None], note: str) -> None:
+    scan = read_scan(write_meta(tmp_path / "x.mha", changes))
+
+    assert note in " ".join(scan.notes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"BinaryDataByteOrderMSB": "True", "ElementByteOrderMSB": "False"},
+        {"HeaderSize": "x"},
+        {"HeaderSize": "-1", "CompressedData": "True"},
+        {"ElementType": "MET_OTHER"},
+        {"ElementSpacing": "1 2 0"},
+        {"NDims": "4", "DimSize": "4 3 1 1", "ElementNumberOfChannels": "2"},
+    ],
+)
+def test_reject_metaimage_that_cannot_be_read_right(tmp_path: Path, changes: dict[str, str | None]) -> None:
+    with pytest.raises(ScanError, match=r"x\.mha"):
+        read_scan(write_meta(tmp_path / "x.mha", changes))
+
+
+def test_upper_case_suffixes_are_known(tmp_path: Path) -> None:
+    for path in (write_nrrd(tmp_path / "X.NRRD", {}), write_meta(tmp_path / "X.MHA", {})):
+        np.testing.assert_allclose(read_scan(path).affine, PLACE)

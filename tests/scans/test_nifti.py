@@ -1,10 +1,14 @@
 """NIfTI files are read as nibabel reads them, written on the same grid, or refused with a reason."""
 
+import gzip
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,8 +16,9 @@ from hypothesis.extra import numpy as hnp
 from medhybrid.errors import ScanError
 from medhybrid.geometry import Grid
 from medhybrid.scans.nifti import read_nifti, write_nifti
+from medhybrid.scans.nifti_header import GEOMETRY_FIELDS
 from medhybrid.scans.reader import read_scan
-from tests.strategies import affines, grids
+from tests.strategies import ImageFile, affines, grids, nifti_files
 
 
 @given(data=st.data(), affine=affines())
@@ -93,7 +98,13 @@ def test_reject_damaged_files(tmp_path: Path, damage) -> None:  # type: ignore[n
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((4, 4), np.uint8), np.zeros((2, 2, 2, 2, 3), np.uint8), np.zeros((3, 3, 3), np.complex64)]
+    "array",
+    [
+        np.zeros(4, np.uint8),
+        np.zeros((2, 2, 2, 2, 3), np.uint8),
+        np.zeros((3, 3, 3), np.complex64),
+        np.zeros((3, 3, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")]),
+    ],
 )
 def test_reject_what_is_no_volume_of_numbers(tmp_path: Path, array: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "x.nii")
@@ -111,3 +122,184 @@ def test_a_header_that_claims_terabytes_is_refused_before_memory_is_asked_for(tm
 
     with pytest.raises(ScanError, match="too many values"):
         read_scan(path)
+
+
+QFORM = np.diag([-0.9, 1.1, 2.5, 1.0])
+
+ARRAY = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+
+
+def write_edited(
+    path: Path, edit: Callable[[Any], object], array: np.ndarray = ARRAY, form: np.ndarray = QFORM
+) -> Path:
+    """Write a file whose header holds `form` twice, edited without nibabel's repairs."""
+    header = nib.Nifti1Image(array, form).header.copy()
+    header.set_qform(form, 1)
+    header.set_sform(form, 1)
+    edit(header)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    path.write_bytes(header.binaryblock + bytes(4) + array.tobytes(order="F"))
+    return path
+
+
+def empty_sform(header: Any) -> None:
+    for row in ("srow_x", "srow_y", "srow_z"):
+        header[row] = 0
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("micron", 1e3), ("meter", 1e-3), ("mm", 1.0), ("unknown", 1.0)])
+def test_lengths_are_in_mm_whatever_the_unit(tmp_path: Path, unit: str, factor: float) -> None:
+    form = np.diag([0.4 * factor, 0.4 * factor, 0.8 * factor, 1.0])
+    form[:3, 3] = np.array([-0.5, 0.5, 1]) * factor
+    path = write_edited(tmp_path / "x.nii", lambda h: h.set_xyzt_units(unit, "sec"), form=form)
+
+    scan = read_scan(path)
+
+    np.testing.assert_allclose(scan.grid.spacing_mm, (0.4, 0.4, 0.8), rtol=1e-6)
+    np.testing.assert_allclose(scan.affine[:3, 3], (-0.5, 0.5, 1), rtol=1e-6)
+    assert scan.notes == ()
+
+
+@pytest.mark.parametrize(("code", "found"), [(5, "unknown code"), (1, "implausible"), (3, "implausible")])
+def test_a_doubtful_unit_is_noted(tmp_path: Path, code: int, found: str) -> None:
+    scan = read_scan(write_edited(tmp_path / "x.nii", lambda h: h.__setitem__("xyzt_units", code)))
+
+    assert any(found in note for note in scan.notes)
+
+
+def test_an_empty_sform_beside_a_qform_is_passed_over(tmp_path: Path) -> None:
+    scan = read_scan(write_edited(tmp_path / "x.nii", empty_sform))
+
+    np.testing.assert_allclose(scan.affine, QFORM, rtol=1e-6)
+    assert scan.notes == ("sform cannot be used; qform is used",)
+
+
+def test_an_empty_sform_alone_is_refused(tmp_path: Path) -> None:
+    path = write_edited(tmp_path / "x.nii", lambda h: (empty_sform(h), h.__setitem__("qform_code", 0)))
+
+    with pytest.raises(ScanError, match="unusable affine"):
+        read_scan(path)
+
+
+def test_voxel_sizes_of_sform_and_pixdim_that_differ_are_noted_with_the_digits_that_differ(tmp_path: Path) -> None:
+    def edit(header: Any) -> None:
+        header.set_qform(None, 0)
+        header["pixdim"][1:4] = [0.9, 1.1, 2.51]
+
+    (note,) = read_scan(write_edited(tmp_path / "x.nii", edit)).notes
+
+    assert note == "voxels measure 0.9 x 1.1 x 2.5 mm by the sform, 0.9 x 1.1 x 2.51 mm by pixdim; sform is used"
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 1, 1), (4, 3, 2, 1, 3), (4, 3, 2, 3), (4, 3), (4, 3, 1, 1, 2)])
+def test_axes_of_one_voxel_are_dropped_and_vectors_are_channels(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    nib.save(nib.Nifti1Image(array, QFORM), tmp_path / "x.nii.gz")
+
+    scan = read_scan(tmp_path / "x.nii.gz")
+
+    spatial = (*shape, 1)[:3]
+    np.testing.assert_array_equal(np.moveaxis(scan.array, 0, -1), array.reshape(*spatial, -1))
+    np.testing.assert_allclose(scan.affine, QFORM, rtol=1e-6)
+
+
+def test_a_slice_without_thickness_has_1_mm_and_a_note(tmp_path: Path) -> None:
+    def edit(header: Any) -> None:
+        header["sform_code"] = 0
+        header["pixdim"][3] = 0
+
+    scan = read_scan(write_edited(tmp_path / "x.nii", edit, ARRAY[:, :, 0].copy()))
+
+    np.testing.assert_allclose(scan.grid.spacing_mm, (0.9, 1.1, 1), rtol=1e-6)
+    assert scan.notes == ("the thickness of the slice is unknown; 1 mm is assumed",)
+
+
+def test_the_content_decides_whether_a_file_is_packed(tmp_path: Path) -> None:
+    content = nib.Nifti1Image(ARRAY, QFORM).to_bytes()
+    (tmp_path / "plain.nii.gz").write_bytes(content)
+    (tmp_path / "packed.nii").write_bytes(gzip.compress(content))
+    (tmp_path / "UPPER.NII.GZ").write_bytes(gzip.compress(content))
+
+    for name in ("plain.nii.gz", "packed.nii", "UPPER.NII.GZ"):
+        scan = read_scan(tmp_path / name)
+        np.testing.assert_array_equal(scan.array[0], ARRAY)
+        assert scan.case == name.split(".")[0]
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+def test_analyze_is_read_with_a_note_on_its_orientation(tmp_path: Path, endian: str) -> None:
+    header = nib.AnalyzeHeader(endianness=endian)
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(ARRAY.shape)
+    header.set_zooms((0.9, 1.1, 2.5))
+    (tmp_path / "x.hdr").write_bytes(header.binaryblock)
+    (tmp_path / "x.img").write_bytes(ARRAY.astype(f"{endian}i2").tobytes(order="F"))
+
+    scan = read_scan(tmp_path / "x.img")
+
+    np.testing.assert_array_equal(scan.array[0], ARRAY)
+    np.testing.assert_allclose(scan.affine, nib.load(tmp_path / "x.hdr").affine)
+    assert scan.notes == ("Analyze 7.5 headers hold no orientation: left and right may be swapped",)
+    write_nifti(tmp_path / "mask.nii.gz", ARRAY, scan.affine, like=scan.source)
+
+
+def test_one_file_of_a_pair_is_refused(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Pair(ARRAY, QFORM), tmp_path / "x.hdr")
+    (tmp_path / "x.img").rename(tmp_path / "y.img")
+
+    for name, lacking in (("x.hdr", r"x\.img"), ("y.img", r"y\.hdr")):
+        with pytest.raises(ScanError, match=f"Expected {lacking}"):
+            read_scan(tmp_path / name)
+
+
+@given(file=nifti_files())
+def test_a_mask_has_each_field_that_places_voxels_from_its_image(
+    tmp_path_factory: pytest.TempPathFactory, file: ImageFile
+) -> None:
+    folder = tmp_path_factory.mktemp("like")
+    scan = read_scan(file.write(folder))
+
+    write_nifti(folder / "mask.nii.gz", np.ones(scan.grid.shape, np.uint8), scan.affine, like=scan.source)
+
+    written = nib.load(folder / "mask.nii.gz").header
+    assert int(written["sizeof_hdr"]) == int(file.header["sizeof_hdr"])
+    np.testing.assert_array_equal(written["pixdim"][:4], file.header["pixdim"][:4])
+    for name in GEOMETRY_FIELDS:
+        np.testing.assert_array_equal(written[name], file.header[name], name)
+    np.testing.assert_array_equal(read_scan(folder / "mask.nii.gz").affine, scan.affine)
+
+
+def differ(header: Any) -> None:
+    header.set_qform(QFORM + np.array([[0, 0, 0, 15]] * 3 + [[0] * 4]), 1)
+    header["sform_code"] = 4
+
+
+def shear(header: Any) -> None:
+    header["srow_x"][1] = 0.2
+
+
+def drop_codes(header: Any) -> None:
+    header["sform_code"] = header["qform_code"] = 0
+
+
+@pytest.mark.parametrize("edit", [differ, shear, drop_codes, empty_sform, lambda h: h.set_xyzt_units("micron")])
+def test_itk_places_a_mask_where_it_places_the_image(tmp_path: Path, edit: Callable[[Any], object]) -> None:
+    image = write_edited(tmp_path / "x.nii", edit)
+    scan = read_scan(image)
+
+    write_nifti(tmp_path / "mask.nii.gz", np.ones(scan.grid.shape, np.uint8), scan.affine, like=scan.source)
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    a, b = (sitk.ReadImage(str(p)) for p in (image, tmp_path / "mask.nii.gz"))
+    assert (a.GetOrigin(), a.GetSpacing(), a.GetDirection()) == (b.GetOrigin(), b.GetSpacing(), b.GetDirection())
+
+
+def test_an_array_on_another_grid_is_placed_by_its_affine(tmp_path: Path) -> None:
+    scan = read_scan(write_edited(tmp_path / "x.nii", lambda h: (differ(h), h.set_xyzt_units("meter"))))
+    other = np.diag([2.0, 2, 2, 1])
+
+    write_nifti(tmp_path / "y.nii", ARRAY, other, like=scan.source)
+
+    back = nib.load(tmp_path / "y.nii")
+    np.testing.assert_array_equal(back.affine, other)
+    assert (back.header.get_xyzt_units()[0], int(back.header["sform_code"])) == ("mm", 4)

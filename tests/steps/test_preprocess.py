@@ -212,7 +212,7 @@ def test_what_is_interrupted_with_other_settings_is_no_dataset_until_it_is_done(
     medhybrid.preprocess(config)
     (case, *_) = PreparedDataset(prepared_folder(config)).names()
     record = prepared_folder(config) / "cases" / case / "case.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"preparation_hash": "another"}))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"preparation_hash": "another", "checksums": {}}))
     with pytest.raises(DataError, match="1 prepared cases are of another plan"):
         PreparedDataset(prepared_folder(config)).open([case])
 

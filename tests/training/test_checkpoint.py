@@ -28,6 +28,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     assert load_checkpoint(tmp_path)["step"] == 1
 
 
+def test_a_changed_weight_is_noticed_and_the_checkpoint_before_is_taken(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, {"step": 1})
+    save_checkpoint(tmp_path, {"step": 2, "weights": torch.full((99,), 1.5)})
+    content = bytearray((tmp_path / "last.pt").read_bytes())
+    content[content.index(torch.full((2,), 1.5).numpy().tobytes()) + 42] ^= 1
+    (tmp_path / "last.pt").write_bytes(bytes(content))
+
+    assert load_checkpoint(tmp_path)["step"] == 1
+
+
 def test_without_any_the_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no usable checkpoint.*Start a new run"):
         load_checkpoint(tmp_path)

@@ -1,0 +1,113 @@
+"""MetaImage headers (`.mha`, `.mhd`): where voxels lie, by SimpleITK, and how their values are stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medhybrid.errors import ScanError
+from medhybrid.scans.image_header import UNKNOWN_THICKNESS, ImageHeader, affine_from_lps, unit_notes
+from medhybrid.scans.stored_values import StoredValues
+from medhybrid.scans.text_headers import TextHeader
+
+MATRIX_FIELDS = ("transformmatrix", "rotation", "orientation")
+
+ORDER_FIELDS = ("binarydatabyteordermsb", "elementbyteordermsb")
+
+LPS_NAMES = ("RAI", "???", "")
+"""ITK's letters for axes that run towards left, posterior and superior: it names where they start."""
+
+
+def read_meta_header(header: TextHeader) -> ImageHeader:
+    """Interpret a MetaImage header; raises `ScanError`."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("MetaImageIO")
+    reader.SetFileName(str(header.path))
+    try:
+        reader.ReadImageInformation()
+        n_components = reader.GetNumberOfComponents()
+        dtype = _dtypes()[reader.GetPixelID()]
+    except (RuntimeError, KeyError) as error:
+        raise ScanError(
+            f"{header.path.name} cannot be read", found=_last_line(error), remedy="export it again"
+        ) from error
+    dimension = reader.GetDimension()
+    if dimension not in (2, 3, 4):
+        raise ScanError(f"{header.path.name} is not a volume", expected="3 or 4 axes", found=f"{dimension} axes")
+    notes: tuple[str, ...] = ()
+    n_spatial = min(dimension, 3)
+    lps = np.eye(4)
+    direction = np.array(reader.GetDirection()).reshape(dimension, dimension)
+    lps[:n_spatial, :n_spatial] = (direction * np.array(reader.GetSpacing()))[:n_spatial, :n_spatial]
+    lps[:n_spatial, 3] = reader.GetOrigin()[:n_spatial]
+    if dimension == 2:
+        notes += (UNKNOWN_THICKNESS,)
+    letters = header.get("anatomicalorientation") or ""
+    if header.get(*MATRIX_FIELDS) is None and letters.upper() not in LPS_NAMES:
+        notes += (f"AnatomicalOrientation {letters} is not used: without a TransformMatrix, axes are taken as LPS",)
+    unit, unit_note = unit_notes(header.path, header.get("distanceunits") or "")
+    lps[:3] *= unit
+    shape = tuple(int(n) for n in reader.GetSize())
+    stored_shape = (n_components, *shape) if n_components > 1 else shape
+    stored = _stored(header, stored_shape, np.dtype(dtype))
+    spatial = range(1, 4) if n_components > 1 else range(3)
+    return ImageHeader(
+        affine=affine_from_lps(lps),
+        stored=stored,
+        spatial_axes=tuple(a for a in spatial if a < len(stored_shape)),
+        notes=notes + unit_note,
+    )
+
+
+def _stored(header: TextHeader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredValues:
+    """Interpret the fields that say how values are stored."""
+    is_local = header.values_path == header.path
+    orders = {_is_true(header.get(n)) for n in ORDER_FIELDS if n in header.fields}
+    if len(orders) > 1:
+        raise header.refuse(ORDER_FIELDS[0], "the same byte order in both of its fields")
+    is_text = (header.get("binarydata") or "True").lower() in ("false", "0", "f")
+    is_compressed = _is_true(header.get("compresseddata")) and not is_text
+    n_stored = _whole_number(header, "compresseddatasize") if is_compressed else None
+    skip = _whole_number(header, "headersize") or 0
+    start = skip if skip else header.end if is_local else 0
+    if skip < 0 and (is_compressed or is_text):
+        raise header.refuse("headersize", "0 or more, where values are not raw")
+    return StoredValues(
+        path=header.values_path,
+        shape=shape,
+        dtype=dtype.newbyteorder(">" if True in orders else "<"),
+        encoding="text" if is_text else "zlib" if is_compressed else "raw",
+        start=-1 if skip < 0 else start,
+        n_stored=n_stored or None,
+    )
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").lower() in ("true", "1", "t", "y", "yes")
+
+
+def _whole_number(header: TextHeader, field: str) -> int | None:
+    value = header.get(field)
+    if value is None:
+        return None
+    try:
+        return int(float(value))
+    except (ValueError, OverflowError) as error:
+        raise header.refuse(field, "a whole number") from error
+
+
+def _dtypes() -> dict[int, str]:
+    """Return the numpy type of each type of ITK that holds plain numbers."""
+    import SimpleITK as sitk
+
+    names = {"UInt8": "u1", "Int8": "i1", "UInt16": "u2", "Int16": "i2", "UInt32": "u4", "Int32": "i4"}
+    names |= {"UInt64": "u8", "Int64": "i8", "Float32": "f4", "Float64": "f8"}
+    plain = {int(getattr(sitk, f"sitk{name}")): kind for name, kind in names.items()}
+    return plain | {int(getattr(sitk, f"sitkVector{name}")): kind for name, kind in names.items()}
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

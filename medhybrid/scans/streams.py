@@ -1,0 +1,176 @@
+"""Read values from raw and compressed files, each compressed stream checked to its end.
+
+A stream that is decompressed only as far as its values are needed never reaches its checksum: damaged bytes would be read as
+good values.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from medhybrid.errors import ScanError
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+BLOCK = 1 << 20
+
+ANY_ZLIB_WRAPPER = 47
+"""Window bits by which zlib accepts both a zlib and a gzip wrapper."""
+
+DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, OSError)
+"""Errors by which Python's decompressors report damaged data."""
+
+
+def is_gzip(path: Path) -> bool:
+    """Report whether the content, not the name, is compressed by gzip; raises `OSError`."""
+    with path.open("rb") as file:
+        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
+@contextmanager
+def open_plain_or_gzip(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, decompressed where its content is gzip; raises `OSError`."""
+    if is_gzip(path):
+        with gzip.open(path, "rb") as stream:
+            yield cast(BinaryIO, stream)
+    else:
+        with path.open("rb") as file:
+            yield file
+
+
+def open_bzip2(file: BinaryIO) -> BinaryIO:
+    """Open a bzip2 stream at the position of `file`."""
+    return cast(BinaryIO, bz2.BZ2File(file))
+
+
+def count_to_end(stream: BinaryIO) -> int:
+    """Read a stream to its end, so that its checksums are compared, and count the bytes; raises one of `DAMAGE`.
+
+    Bytes after the last gzip stream that are not gzip count as one: the values before them are complete.
+    """
+    n_bytes = 0
+    try:
+        while block := stream.read(BLOCK):
+            n_bytes += len(block)
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):
+            raise
+        n_bytes += 1
+    return n_bytes
+
+
+def read_exactly(stream: BinaryIO, n_bytes: int) -> bytearray:
+    """Read `n_bytes`; raises `EOFError` if there are fewer, or one of `DAMAGE`."""
+    content = bytearray(n_bytes)
+    view = memoryview(content)
+    n_read = 0
+    while n_read < n_bytes:
+        n = cast(int, stream.readinto(view[n_read:]))  # type: ignore[attr-defined]
+        if not n:
+            raise EOFError(f"expected {n_bytes} bytes of values, found {n_read}")
+        n_read += n
+    return content
+
+
+def inflate(file: BinaryIO, n_bytes: int, n_stored: int | None = None) -> tuple[bytearray, int]:
+    """Decompress zlib or gzip streams at the position of `file`, and compare their checksums.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Bytes of values that are expected.
+    n_stored : int, optional
+        Compressed bytes; up to the end of the file if not given.
+
+    Returns
+    -------
+    content : bytearray
+        The values.
+    n_surplus : int
+        Bytes beyond them, decompressed or not; zeros after the last stream do not count.
+
+    Raises
+    ------
+    EOFError
+        If a stream ends early.
+    zlib.error
+        If one is damaged.
+    """
+    content = bytearray(n_bytes)
+    view = memoryview(content)
+    n_read = 0
+    for block in _inflated_blocks(file, n_stored):
+        left = n_bytes - n_read
+        if left >= len(block):
+            view[n_read : n_read + len(block)] = block
+        elif left > 0:
+            view[n_read:] = block[:left]
+        n_read += len(block)
+    if n_read < n_bytes:
+        raise EOFError(f"expected {n_bytes} bytes of values, found {n_read}")
+    return content, n_read - n_bytes
+
+
+def _inflated_blocks(file: BinaryIO, n_stored: int | None) -> Iterator[bytes]:
+    """Yield decompressed bytes of one stream after the other, and one byte for anything else after them."""
+    engine = zlib.decompressobj(ANY_ZLIB_WRAPPER)
+    for packed in _blocks(file, n_stored):
+        while packed:
+            if engine.eof:
+                packed = packed.lstrip(b"\0")
+                if not GZIP_MAGIC.startswith(packed[:2]):
+                    yield b"?"
+                    return
+                if not packed:
+                    break
+                engine = zlib.decompressobj(ANY_ZLIB_WRAPPER)
+            yield engine.decompress(packed, BLOCK)
+            packed = engine.unused_data if engine.eof else engine.unconsumed_tail
+    if not engine.eof:
+        raise EOFError("the compressed data break off")
+
+
+def _blocks(file: BinaryIO, n_bytes: int | None) -> Iterator[bytes]:
+    """Yield the bytes of a file from its position, `n_bytes` or all."""
+    left = n_bytes
+    while block := file.read(BLOCK if left is None else min(BLOCK, left)):
+        left = None if left is None else left - len(block)
+        yield block
+
+
+def report_damage(path: Path, error: Exception) -> ScanError:
+    """Return the error for a file whose values are damaged or incomplete."""
+    return ScanError(
+        f"{path.name} is damaged or incomplete",
+        found=str(error) or type(error).__name__,
+        remedy="copy or export it again",
+    )
+
+
+def check_surplus(path: Path, n_surplus: int, n_bytes: int, n_slices: int) -> tuple[str, ...]:
+    """Return a note on bytes beyond the values that a header describes; none if there are none.
+
+    Parameters
+    ----------
+    n_bytes, n_slices : int
+        Of the values.
+
+    Raises
+    ------
+    ScanError
+        If there is another slice or more: then the header does not describe the file.
+    """
+    if n_surplus and n_surplus * max(n_slices, 1) >= n_bytes:
+        raise ScanError(
+            f"{path.name} holds more values than its header describes",
+            expected=f"{n_bytes} bytes",
+            found=f"{n_bytes + n_surplus} bytes",
+            remedy="repair its header, or export it again",
+        )
+    return ("the file holds some bytes beyond the values that its header describes",) if n_surplus else ()
