@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
 from medhybrid.geometry import LPS_FROM_RAS, Grid, apply_affine
-from medhybrid.scans.dicom.frames import integer, numbers, text
-from medhybrid.scans.dicom.frames import number as number_of
+from medhybrid.scans.dicom.attributes import integer, numbers, text
+from medhybrid.scans.dicom.attributes import number as number_of
 from medhybrid.scans.dicom.headers import read_header
 from medhybrid.scans.dicom.rtstruct import Locate, fill, read_structures
 from medhybrid.scans.scan import Scan

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
-from medhybrid.scans.dicom.frames import numbers, text, value_of
+from medhybrid.scans.dicom.attributes import numbers, text, value_of
 
 PLANE_TOLERANCE_VOXEL = 0.1
 """How far a contour's points may lie from the middle of their slice."""
