@@ -19,6 +19,7 @@ from medhybrid.scans.dicom.attributes import integer, numbers, text
 from medhybrid.scans.dicom.attributes import number as number_of
 from medhybrid.scans.dicom.headers import read_header
 from medhybrid.scans.dicom.rtstruct import Locate, fill, read_structures
+from medhybrid.scans.dicom.source_values import valid_uid
 from medhybrid.scans.scan import Scan
 
 Masks = dict[str, NDArray[np.bool_]]
@@ -223,7 +224,7 @@ def _refuse_other_frame(path: Path, frame_of_reference: str, image: Scan) -> Non
         return
     ours = text(image.source.header[0], "FrameOfReferenceUID")
     was_supplied = any("FrameOfReferenceUID is absent" in note for note in image.notes)
-    if ours and not was_supplied and ours != frame_of_reference:
+    if ours and not was_supplied and frame_of_reference not in (ours, valid_uid(ours)):
         raise ScanError(
             f"{path.name} lies in another frame of reference than its image",
             expected="one FrameOfReferenceUID",

@@ -275,10 +275,20 @@ def _part_names(chosen: Sequence[str], keys: Sequence[Hashable]) -> dict[Hashabl
     for key in keys:
         words = []
         for trait, value, known in zip(chosen, key, numbered, strict=True):  # type: ignore[call-overload]
-            shown = f"{float(value):g}" if trait == "b" else str(known.index(value) + 1)
+            shown = _show_value(trait, value, known)
             words.append(f"{'time' if trait == 'clock' else trait}_{shown}")
         names[key] = "_".join(words)
     return names
+
+
+def _show_value(trait: str, value: str, known: Sequence[str]) -> str:
+    """Return the b-value, where it names a volume alone; else the number of a value among those that are known."""
+    try:
+        weightings = [f"{float(v):g}" for v in known] if trait == "b" else []
+    except ValueError:
+        weightings = []
+    is_clear = len(set(weightings)) == len(known)
+    return weightings[known.index(value)] if is_clear else str(known.index(value) + 1)
 
 
 def _by_runs(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[str, list[Frame]] | None:
