@@ -31,6 +31,13 @@ NOT_SCANS = {
 }
 """Modalities that hold no scan; they are left aside with a line in the table."""
 
+CLASS_MODALITIES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
+    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
+    "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
+}
+"""Modalities of reference files that do not name theirs."""
+
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary capture, and with a suffix its multi-frame kinds."""
@@ -204,7 +211,8 @@ def read_header(path: Path, *, datasets: dict[Path, Any] | None = None) -> FileH
 
 def describe(header: Any, path: Path) -> FileHeader:
     """Grouping and frames of a data set."""
-    series_uid, modality = text(header, "SeriesInstanceUID"), text(header, "Modality")
+    series_uid = text(header, "SeriesInstanceUID")
+    modality = text(header, "Modality") or CLASS_MODALITIES.get(text(header, "SOPClassUID"), "")
     left_aside = _why_no_scan(header, modality)
     frames: tuple[Frame, ...] = ()
     problem: SeriesError | None = None

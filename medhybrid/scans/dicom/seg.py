@@ -156,8 +156,8 @@ def _pixels(
     if probabilities is not None:
         return np.stack([_on_source_frames(p, scan) for p in probabilities], axis=-1)
     numbered = np.zeros(mask.shape, np.uint8)
-    for number, value in enumerate(info.labels.values(), start=1):
-        numbered[mask == value] = number
+    for segment, value in enumerate(info.labels.values(), start=1):
+        numbered[mask == value] = segment
     return _on_source_frames(numbered, scan)
 
 
