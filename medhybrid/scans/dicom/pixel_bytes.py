@@ -16,6 +16,9 @@ EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 PLAIN_SYNTAXES = (IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.1")
 """Uncompressed and little endian: the pixels stand in the file as numpy has them."""
 
+ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
+"""Plain pixels in the fragments of compressed streams."""
+
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA = {0x7FE00008: 32, 0x7FE00009: 64}
 """FloatPixelData and DoubleFloatPixelData, and their bits."""
@@ -24,6 +27,9 @@ BINARY_VRS = ("OB", "OW", "OB or OW", "OF", "OD", "UN", None)
 """VRs that pixel data may have; None stands in implicit VR."""
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
+
+ITEM = b"\xfe\xff\x00\xe0"
+"""Begins each fragment of a compressed stream."""
 
 
 class PixelBytes:
@@ -77,7 +83,7 @@ class PixelBytes:
 
     def plain_frame(self, index: int) -> NDArray[np.generic]:
         """Read a frame (Y, X) of uncompressed little-endian pixels."""
-        kind = np.dtype(f"<{'f' if self.is_float else 'i' if self.is_signed else 'u'}{self.bits // 8}")
+        kind = self._kind
         n_values = self.rows * self.columns
         start = index * n_values * kind.itemsize
         element = self._dataset.get_item(self.tag, keep_deferred=True)
@@ -90,6 +96,21 @@ class PixelBytes:
         else:
             values = np.frombuffer(element.value, kind, n_values, start)
         return values.reshape(self.rows, self.columns)
+
+    @property
+    def _kind(self) -> np.dtype[Any]:
+        return np.dtype(f"<{'f' if self.is_float else 'i' if self.is_signed else 'u'}{self.bits // 8}")
+
+    def encapsulated_frame(self, index: int) -> NDArray[np.generic]:
+        """Read a frame (Y, X) of plain pixels that stand in fragments."""
+        kind, n_values = self._kind, self.rows * self.columns
+        try:
+            content = self.stream(index)
+        except Exception as error:  # damaged fragments raise many kinds
+            raise truncated(self._path, "whole fragments", type(error).__name__) from error
+        if len(content) < n_values * kind.itemsize:
+            raise truncated(self._path, f"{n_values * kind.itemsize} bytes a frame", str(len(content)))
+        return np.frombuffer(content, kind, n_values).reshape(self.rows, self.columns)
 
     def stream(self, index: int) -> bytes:
         """Return the compressed stream of a frame."""
@@ -122,7 +143,10 @@ class PixelBytes:
         expected = self.n_frames * self.rows * self.columns * self.bits // 8
         excess = n_bytes - expected
         element = self._dataset.get_item(self.tag, keep_deferred=True)
-        is_stream = getattr(element, "length", 0) == UNDEFINED_LENGTH or getattr(element, "is_undefined_length", False)
+        has_length = getattr(element, "length", 0) != UNDEFINED_LENGTH and not getattr(
+            element, "is_undefined_length", False
+        )
+        is_stream = not has_length or (excess > 1 and self._read_bytes(0, len(ITEM)) == ITEM)
         if is_stream or excess < 0 or (excess > 1 and not self._is_padding(expected, excess)):
             found = "compressed frames" if is_stream else str(n_bytes)
             raise truncated(self._path, f"{expected} bytes of pixels", found)
@@ -131,19 +155,20 @@ class PixelBytes:
 
     def _is_padding(self, expected: int, excess: int) -> bool:
         """Return whether bytes after the pixels are not further rows, columns or frames of a header that counts too few."""
-        if not self._has_values(expected, excess):
+        if not self._read_bytes(expected, excess).strip(b"\0"):
             return True
         pixel_bytes = self.n_frames * self.bits // 8
         is_whole = excess % (pixel_bytes * self.columns) == 0 or excess % (pixel_bytes * self.rows) == 0
         return excess * self.n_frames < expected and not is_whole
 
-    def _has_values(self, start: int, n_bytes: int) -> bool:
+    def _read_bytes(self, start: int, n_bytes: int) -> bytes:
+        """Read bytes of the pixel data element."""
         element = self._dataset.get_item(self.tag, keep_deferred=True)
         if element.value is not None:
-            return bool(element.value[start : start + n_bytes].strip(b"\0"))
+            return bytes(element.value[start : start + n_bytes])
         with self._path.open("rb") as file:
             file.seek(element.value_tell + start)
-            return bool(file.read(n_bytes).strip(b"\0"))
+            return file.read(n_bytes)
 
     def _n_bytes(self) -> int:
         """Return the length of the pixel data as far as it stands in the file; 0 where it is not a row of bytes."""
@@ -162,7 +187,7 @@ class PixelBytes:
         syntax = UID(self.syntax)
         try:
             is_known = syntax.is_transfer_syntax and not syntax.is_private
-            if is_known and get_decoder(syntax).is_available:
+            if self.syntax == ENCAPSULATED_UNCOMPRESSED or (is_known and get_decoder(syntax).is_available):
                 return
         except (NotImplementedError, ValueError):
             pass

@@ -24,7 +24,7 @@ from medhybrid.errors import SeriesError
 from medhybrid.scans.claims import MAX_VALUES
 from medhybrid.scans.dicom.attributes import text
 from medhybrid.scans.dicom.frames import Frame
-from medhybrid.scans.dicom.pixel_bytes import PLAIN_SYNTAXES, PixelBytes, truncated
+from medhybrid.scans.dicom.pixel_bytes import ENCAPSULATED_UNCOMPRESSED, PLAIN_SYNTAXES, PixelBytes, truncated
 
 THREADS = min(4, os.cpu_count() or 1)
 
@@ -168,6 +168,8 @@ class _Pixels:
         if self.bytes.syntax in PLAIN_SYNTAXES:
             values = self.bytes.plain_frame(index)
             return values if self.bytes.is_float else self._keep_stored_bits(values)
+        if self.bytes.syntax == ENCAPSULATED_UNCOMPRESSED:
+            return self._keep_stored_bits(self.bytes.encapsulated_frame(index))
         values = self._decode(index)
         if self.bytes.is_float:
             return values
