@@ -36,6 +36,9 @@ KIND_TRAITS = (
 TIME_TRAITS = ("time", "acquisition", "trigger", "cardiac", "respiratory")
 """Traits that say when a slice was acquired. Slices that were excited together share them, at regular distances."""
 
+CLOCK = "clock"
+"""Interleaved acquisition gives neighbouring slices other times in every volume."""
+
 CONTRAST_TRAITS = {"echo": 0.02, "b": 0.02}
 """Numbers that no volume has several of, in whatever order, and how much of themselves they vary between slices."""
 
@@ -61,9 +64,10 @@ def find_interleaved(frames: Sequence[Frame], slots: np.ndarray, *, series: str)
         If slices of several kinds form no regular sub-stacks.
     """
     ordered = [frames[i] for i in np.argsort(slots)]
-    for trait in (*KIND_TRAITS, *TIME_TRAITS):
+    dimensions = [t for t in ordered[0].traits if t not in (*KIND_TRAITS, *TIME_TRAITS, CLOCK)]
+    for trait in (*KIND_TRAITS, *TIME_TRAITS, *dimensions):
         values = [f.traits.get(trait, "") for f in ordered]
-        if _alternate(values, is_time=trait in TIME_TRAITS):
+        if _alternate(values, is_time=trait not in KIND_TRAITS):
             return trait, sorted(set(values), key=values.index)
     for trait, tolerance in CONTRAST_TRAITS.items():
         values = [f.traits.get(trait, "") for f in ordered]

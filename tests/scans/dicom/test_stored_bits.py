@@ -1,4 +1,4 @@
-"""A value is its stored bits, in every encoding: what stands in unused bits, and the display of MONOCHROME1, do not change it."""
+"""A value is its stored bits in every encoding: neither unused bits nor the display of MONOCHROME1 change it."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_values_that_lossy_compression_moved_beyond_the_range_are_brought_back_t
 
     np.testing.assert_array_equal(values_of(scan), np.minimum(values, 4095))
     values[0, 0, 0] = 9000
-    with pytest.raises(SeriesError, match="0 to 4095 .*found .* to 9000"):
+    with pytest.raises(SeriesError, match=r"0 to 4095 .*found .* to 9000"):
         read_scan(write(tmp_path / "far", values, "jpeg_2000", LossyImageCompression="01"))
 
 
