@@ -27,7 +27,7 @@ def format_apart(values: Iterable[float], *, decimals: int = 3) -> list[str]:
     Examples
     --------
     >>> format_apart([0.9765625, 0.976563])
-    ['0.9765625', '0.9765630']
+    ['0.976562', '0.976563']
     >>> format_apart([3, 3])
     ['3.000', '3.000']
     """

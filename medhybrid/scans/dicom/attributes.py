@@ -62,8 +62,10 @@ def _restore_vr(dataset: Any, raw: Any) -> Any:
     vr = _known_vr(raw.tag)
     if not vr or vr == "UN":
         return raw
-    if raw.value is None:
+    if raw.value is None and raw.length:
         raw = dataset.get_item(raw.tag)  # a deferred value comes from its file
+    if not raw.is_raw:
+        return raw
     if vr == "SQ":  # items inside UN are implicit VR little endian, whatever the file's encoding
         items = convert_SQ(raw.value or b"", True, True)
         dataset[raw.tag] = DataElement(raw.tag, "SQ", items)

@@ -25,7 +25,9 @@ COLUMNS, ROWS, N = 6, 5, 7
 AFFINES = {
     "axial": np.diag([-1.2, -0.8, 3.0, 1]),
     "downwards": np.diag([-1.2, -0.8, -3.0, 1]),
-    "oblique": right_angled(np.array([[0.9, -0.12, 0.3, -20], [0.2, 1.1, 0.4, 10], [-0.3, -0.1, 2.9, 5], [0, 0, 0, 1]])),
+    "oblique": right_angled(
+        np.array([[0.9, -0.12, 0.3, -20], [0.2, 1.1, 0.4, 10], [-0.3, -0.1, 2.9, 5], [0, 0, 0, 1]])
+    ),
 }
 
 
@@ -93,7 +95,11 @@ class Sheet:
         d = self.dataset
         d.add_new(0x00290010, "LO", "SIEMENS CSA HEADER")
         d.add_new(0x00291010, "OB", csa(self.image))
-        d.add_new(0x00291020, "OB", csa({"MrPhoenixProtocol": ("UN", [self.protocol])} if self.protocol else {"x": ("UN", [])}))
+        d.add_new(
+            0x00291020,
+            "OB",
+            csa({"MrPhoenixProtocol": ("UN", [self.protocol])} if self.protocol else {"x": ("UN", [])}),
+        )
         d.save_as(self.path)
         return self.path
 
