@@ -149,7 +149,12 @@ class PixelBytes:
         is_stream = not has_length or (excess > 1 and self._read_bytes(0, len(ITEM)) == ITEM)
         if is_stream or excess < 0 or (excess > 1 and not self._is_padding(expected, excess)):
             found = "compressed frames" if is_stream else str(n_bytes)
-            raise truncated(self._path, f"{expected} bytes of pixels", found)
+            raise truncated(
+                self._path,
+                f"{expected} bytes of pixels",
+                found,
+                what="is cut off or damaged" if excess < 0 else "holds more than its header counts",
+            )
         if excess > 1:
             self.padding_note = f"{excess} bytes after the pixels are padding"
 
@@ -209,10 +214,10 @@ def syntax_of(dataset: Any) -> str:
     return EXPLICIT_BIG_ENDIAN if is_little_endian is False else IMPLICIT_LITTLE_ENDIAN
 
 
-def truncated(path: Path, expected: str, found: str) -> SeriesError:
+def truncated(path: Path, expected: str, found: str, *, what: str = "is cut off or damaged") -> SeriesError:
     """Return the error for pixel data that is cut off or damaged."""
     return SeriesError(
-        f"{path.name} is cut off or damaged",
+        f"{path.name} {what}",
         code="truncated",
         path=path,
         expected=expected,

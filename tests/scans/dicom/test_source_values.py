@@ -76,9 +76,10 @@ def write_source(folder: Path, keyword: str = "", value: str | None = "") -> lis
         d = pydicom.dcmread(path)
         if value is None:
             delattr(d, keyword)
+        elif not value.isascii():
+            d.SpecificCharacterSet = "ISO_IR 192"
+            setattr(d, keyword, value)
         else:
-            if not value.isascii():
-                d.SpecificCharacterSet = "ISO_IR 192"
             tag, content = Tag(tag_for_keyword(keyword) or 0), value.replace("{k}", str(k)).encode()
             content += b" " * (len(content) % 2)
             d._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(content), content, 0, False, True)
