@@ -127,6 +127,8 @@ class PixelBytes:
             raise self._unreadable("8, 16 or 32 bits a pixel, signed or unsigned", f"{self.bits} bits")
         if not 1 <= self.bits_stored <= self.bits:
             raise self._unreadable(f"BitsStored of 1 to {self.bits}", str(self.bits_stored))
+        if not 0 <= self.high_bit < self.bits:
+            raise self._unreadable(f"HighBit of 0 to {self.bits - 1}", str(self.high_bit))
 
     def _unreadable(self, expected: str, found: str) -> SeriesError:
         return SeriesError(

@@ -196,8 +196,8 @@ class _Pixels:
         """Refuse values that may begin above the lowest bit; some headers name a HighBit that their pixels do not have."""
         n_below = self.bytes.high_bit + 1 - self.bytes.bits_stored
         is_above = self.bytes.bits_stored < raw.dtype.itemsize * 8 and bool((raw >> self.bytes.bits_stored).any())
-        has_low_bits = n_below > 0 and bool((raw & ((1 << n_below) - 1)).any())
-        if is_above or (raw.any() and not has_low_bits):
+        is_low_empty = n_below > 0 and bool(raw.any()) and not (raw & ((1 << n_below) - 1)).any()
+        if is_above or is_low_empty:
             raise SeriesError(
                 f"{self._path.name}: its pixels do not begin at the lowest bit",
                 code="not_image",

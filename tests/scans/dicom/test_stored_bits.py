@@ -160,7 +160,9 @@ def test_a_high_bit_that_the_pixels_do_not_have_is_refused_where_they_may_have_i
 
 def test_more_bits_stored_than_allocated_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SeriesError, match="BitsStored of 1 to 16, found 20"):
-        read_scan(write(tmp_path, stored_bits(is_signed=False).astype(np.uint16), "jpeg_ls", BitsStored=20))
+        read_scan(write(tmp_path / "stored", stored_bits(is_signed=False).astype(np.uint16), "jpeg_ls", BitsStored=20))
+    with pytest.raises(SeriesError, match="HighBit of 0 to 15, found 60000"):
+        read_scan(write(tmp_path / "high", stored_bits(is_signed=False).astype(np.uint16), "jpeg_ls", HighBit=60000))
 
 
 def test_a_signed_stream_under_an_unsigned_header_is_refused_where_the_two_differ(tmp_path: Path) -> None:
