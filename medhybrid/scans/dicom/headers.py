@@ -14,7 +14,7 @@ from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom.attributes import number, text
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
-from medhybrid.scans.dicom.tiles import SIEMENS_COUNT
+from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 
 NOT_SCANS = {
@@ -72,7 +72,7 @@ left out of names."""
 
 GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation")
 TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
-_PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), "SpacingBetweenSlices", SIEMENS_COUNT]
+_PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), "SpacingBetweenSlices", SIEMENS_CREATOR, SIEMENS_COUNT]
 
 DEFER_BYTES = 1 << 14
 """Larger values, which are pixels nearly always, stay in the file until they are asked for."""

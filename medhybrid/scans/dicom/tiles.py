@@ -24,8 +24,9 @@ from medhybrid.errors import SeriesError
 from medhybrid.number_text import format_apart
 from medhybrid.scans.dicom.attributes import integer, number, numbers, text
 
+SIEMENS_CREATOR = 0x00190010
 SIEMENS_COUNT = 0x0019100A
-"""NumberOfImagesInMosaic, outside the CSA header."""
+"""NumberOfImagesInMosaic, outside the CSA header, and the owner of its block."""
 
 CSA_TAGS = [0x00290000 + creator for creator in range(0x10, 0x18)] + [
     0x00290000 + (creator << 8) + element for creator in range(0x10, 0x18) for element in (0x10, 0x20)
@@ -63,7 +64,10 @@ class Sheet:
 def is_sheet(header: Any) -> bool:
     """Return whether an image is a sheet of tiled slices."""
     kinds = text(header, "ImageType").upper().split("\\")
-    return "MOSAIC" in kinds or "VFRAME" in kinds or SIEMENS_COUNT in header
+    if "MOSAIC" in kinds or "VFRAME" in kinds:
+        return True
+    creator = header[SIEMENS_CREATOR].value if SIEMENS_CREATOR in header else "SIEMENS"
+    return SIEMENS_COUNT in header and "SIEMENS" in str(creator).upper()  # other vendors use the same number for others
 
 
 def read_sheet(header: Any, path: Path) -> Sheet:

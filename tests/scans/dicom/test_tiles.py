@@ -238,6 +238,18 @@ def test_each_sheet_of_a_series_is_a_volume(tmp_path: Path) -> None:
     assert scans == {total, total + sheet.array.size}
 
 
+def test_the_same_private_number_of_another_vendor_makes_no_sheet(tmp_path: Path) -> None:
+    array = np.arange(60).reshape(5, 4, 3)
+    paths = write_mr_series(tmp_path, array, np.eye(4), description="T2", study="s", case="c")
+    for path in paths:
+        d = pydicom.dcmread(path)
+        d.add_new(0x00190010, "LO", "GEMS_ACQU_01")
+        d.add_new(0x0019100A, "DS", "35")
+        d.save_as(path)
+
+    assert_right(read_scan(paths), array, np.eye(4))
+
+
 def test_a_segmentation_of_a_mosaic_is_refused_with_the_reason(tmp_path: Path) -> None:
     sheet = Sheet(tmp_path / "in", AFFINES["axial"])
     scan = read_scan([sheet.write()])
