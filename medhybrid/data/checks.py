@@ -14,6 +14,7 @@ from medhybrid.data.label_values import unknown_values
 from medhybrid.data.outliers import replace_outliers
 from medhybrid.errors import MedHybridError
 from medhybrid.geometry import Grid, corner_distance_mm
+from medhybrid.number_text import format_apart
 
 Severity = Literal["error", "warning"]
 
@@ -174,7 +175,7 @@ def check_mask(
                 where=case,
                 message="mask and image lie at different places",
                 expected=f"corners within {max_mm} mm",
-                found=f"{gap:.2f} mm apart",
+                found=f"{format_apart([gap, max_mm], decimals=2)[0]} mm apart",
                 remedy="find out which header is right; raise prepare.max_affine_error_mm only if the voxels match",
             )
         )

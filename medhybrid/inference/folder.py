@@ -357,16 +357,16 @@ def _conclude(job: FolderJob, case: _Case) -> None:
     assert scan is not None
     assert case.inferred is not None
     made = job.model.conclude(scan, case.inferred)
-    measures = write_outputs(job.out, name, scan, made, job.model.record, job.deidentifier)
+    written = write_outputs(job.out, name, scan, made, job.model.record, job.deidentifier)
     burned_in = BURNED_IN if case.item.is_burned_in else ""
-    notes = [*made.reasons, *scan.notes, case.item.note, burned_in]
+    notes = [*made.reasons, *scan.notes, case.item.note, burned_in, *written.notes]
     case.prediction = Prediction(
         case=name,
         status="done",
         message="; ".join(filter(None, notes)),
         score=round(made.score, 4),
         verdict=made.verdict,
-        measures=measures,
+        measures=written.measures,
         input_hash=case.input_hash,
         stamps=case.stamps,
         slots=slots_of(case.item.entries),

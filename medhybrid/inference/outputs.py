@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medhybrid.errors import NO_ROOM, ScanError
+from medhybrid.errors import NO_ROOM, MedHybridError
 from medhybrid.inference.confidence import uncertainty
 from medhybrid.inference.model import Segmentation
 from medhybrid.inference.model_record import ModelRecord
@@ -19,7 +21,8 @@ from medhybrid.metrics import Component, measure_components, measure_whole
 from medhybrid.scans import Scan, write_nifti
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
-from medhybrid.scans.dicom.seg import SegInfo, write_seg
+from medhybrid.scans.dicom.seg import SegInfo, find_invalid_values, write_seg
+from medhybrid.scans.dicom.source_values import hide_patient
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,14 @@ NOTHING = np.zeros((1, 1, 1), bool)
 
 Regions = dict[str, tuple[Component, list[Component]]]
 """By label: all of it, and its components."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenOutputs:
+    """Measures by label of a scan whose files were written, and notes on DICOM files that could not be."""
+
+    measures: dict[str, LabelMeasure]
+    notes: tuple[str, ...] = ()
 
 
 FOLDERS = ("masks", "probabilities", "seg", "sr", "failed", "done")
@@ -48,13 +59,14 @@ def files_of(case: str) -> list[str]:
 
 def write_outputs(
     out: Path, case: str, scan: Scan, made: Segmentation, record: ModelRecord, deidentifier: Deidentifier | None
-) -> dict[str, LabelMeasure]:
-    """Write the files of a scan; returns its measures by label.
+) -> WrittenOutputs:
+    """Write the files of a scan; return its measures by label.
+
+    Headers of real series break the standard in many ways. A DICOM output that they do not allow leaves the mask as it is: a
+    note says which could not be written and why.
 
     Raises
     ------
-    ScanError
-        If headers of a DICOM series allow no SEG or report; the mask is written then.
     OSError
         If there is no room.
     """
@@ -65,19 +77,8 @@ def write_outputs(
         write_nifti(folder / f"{case}.nii.gz", made.probabilities[1:], scan.affine, like=scan.source)
         doubt = uncertainty(made.probabilities)
         write_nifti(folder / f"{case}_uncertainty.nii.gz", doubt, scan.affine, like=scan.source)
-    if scan.source.kind == "dicom":
-        try:
-            _write_dicom(out, case, scan, made, regions, record, deidentifier)
-        except Exception as error:  # headers of real files break the standard in many ways
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
-                raise
-            logger.debug("case %s", case, exc_info=error)
-            raise ScanError(
-                f"{case}: the mask is written, but its DICOM SEG or report cannot be",
-                found=f"{type(error).__name__}: {str(error)[:200]}",
-                remedy="use the mask in masks/, or export the series again",
-            ) from error
-    return _measures(regions)
+    notes = _write_dicom(out, case, scan, made, regions, record, deidentifier) if scan.source.kind == "dicom" else ()
+    return WrittenOutputs(_measures(regions), notes)
 
 
 def _write_dicom(
@@ -88,19 +89,57 @@ def _write_dicom(
     regions: Regions,
     record: ModelRecord,
     deidentifier: Deidentifier | None,
-) -> None:
+) -> tuple[str, ...]:
+    """Write SEG and report; return what could not be written, and the source's values that they do not repeat."""
     info = SegInfo(record.plan.labels, record.medhybrid_version, record.weights_sha256, record.label_codes)
     seg = out / "seg" / f"{case}.dcm"
-    sources = write_seg(seg, made.mask, scan, info, deidentifier=deidentifier)
-    if made.probabilities is not None:
+    sources: list[Any] = []
+    notes: list[str] = []
+
+    def write_segmentation() -> None:
+        sources.extend(write_seg(seg, made.mask, scan, info, deidentifier=deidentifier))
+        if invalid := find_invalid_values(scan):
+            notes.append(f"invalid in the source, so empty or replaced in SEG and report: {', '.join(invalid)}")
+
+    def write_probabilities() -> None:
+        assert made.probabilities is not None
         target, shares = out / "probabilities" / f"{case}.dcm", made.probabilities[1:]
         write_seg(target, made.mask, scan, info, probabilities=shares, deidentifier=deidentifier)
-    rows = []
-    for name, (whole, lesions) in regions.items():
-        for n, c in enumerate((whole, *lesions)):
-            rows.append(RegionMeasure(name, n, c.volume_ml, c.diameter_mm))
-    (out / "sr").mkdir(parents=True, exist_ok=True)
-    write_report(out / "sr" / f"{case}.dcm", seg, sources, rows, record.label_codes)
+
+    def write_measures() -> None:
+        rows = [
+            RegionMeasure(name, n, c.volume_ml, c.diameter_mm)
+            for name, (whole, lesions) in regions.items()
+            for n, c in enumerate((whole, *lesions))
+        ]
+        (out / "sr").mkdir(parents=True, exist_ok=True)
+        write_report(out / "sr" / f"{case}.dcm", seg, sources, rows, record.label_codes)
+
+    problem = _try_to_write("the DICOM SEG and its report", write_segmentation, case, scan)
+    notes += problem
+    if made.probabilities is not None and not problem:
+        notes += _try_to_write("the DICOM SEG of probabilities", write_probabilities, case, scan)
+    if not problem:
+        notes += _try_to_write("the DICOM report", write_measures, case, scan)
+    return tuple(notes)
+
+
+def _try_to_write(what: str, write: Callable[[], None], case: str, scan: Scan) -> list[str]:
+    """Write an output; return the reason why it could not be written. Raises `OSError` if there is no room."""
+    try:
+        write()
+    except Exception as error:  # headers of real files break the standard in many ways
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        logger.debug("case %s", case, exc_info=error)
+        is_ours = isinstance(error, MedHybridError)
+        reason = (
+            str(error)
+            if is_ours
+            else f"{type(error).__name__}: {hide_patient(str(error), scan.source.header[0])[:200]}"
+        )
+        return [f"{what} could not be written; the mask is complete. Found {reason.rstrip('.')}"]
+    return []
 
 
 def _regions(mask: NDArray[np.generic], labels: Mapping[str, int], affine: NDArray[np.float64]) -> Regions:

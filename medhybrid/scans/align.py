@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from medhybrid.config import ScansConfig
 from medhybrid.errors import ScanError
-from medhybrid.geometry import LPS_FROM_RAS, apply_affine
+from medhybrid.geometry import LPS_FROM_RAS, apply_affine, corner_distance_mm
+from medhybrid.number_text import format_apart, format_vectors_apart
 from medhybrid.scans.scan import Scan
 
 LEAST_COVER = 0.5
@@ -29,11 +30,15 @@ def bring_onto(moving: Scan, reference: Scan, name: str, options: ScansConfig) -
     """
     same_frame = _frame(moving) == _frame(reference) != ""
     if options.other_grids == "refuse" or (options.other_grids == "same_frame" and not same_frame):
+        wanted, found = format_vectors_apart([reference.grid.spacing_mm, moving.grid.spacing_mm])
+        apart = ""
+        if moving.grid.shape == reference.grid.shape:
+            apart = f", corners up to {format_apart([corner_distance_mm(moving.grid, reference.grid)])[0]} mm apart"
         raise ScanError(
             f"case {reference.case}: channel {name} lies on another grid than the first channel"
             + ("" if same_frame else ", and nothing says that the two share one space"),
-            expected=f"{reference.array.shape[1:]}, spacing_mm {_rounded(reference)}, one frame of reference",
-            found=f"{moving.array.shape[1:]}, spacing_mm {_rounded(moving)}",
+            expected=f"{reference.array.shape[1:]}, spacing_mm ({wanted}), one frame of reference",
+            found=f"{moving.array.shape[1:]}, spacing_mm ({found}){apart}",
             remedy="resample the channels to one grid first, or set scans.other_grids to resample or register",
         )
     note = f"channel {name} was resampled to the grid of the first one"
@@ -68,10 +73,6 @@ def _frame(scan: Scan) -> str:
     if scan.source.kind != "dicom" or not scan.source.header:
         return ""
     return str(scan.source.header[0].get("FrameOfReferenceUID", ""))
-
-
-def _rounded(scan: Scan) -> tuple[float, ...]:
-    return tuple(round(v, 3) for v in scan.grid.spacing_mm)
 
 
 def _to_itk(scan: Scan) -> Any:

@@ -117,6 +117,10 @@ class Listener:
             self._set_aside(study, "; ".join(failures) or "no scan in it that the model can use")
             return
         files = [p for kind in ("seg", "sr") for p in sorted((results / kind).glob("*.dcm"))]
+        if not files:
+            reasons = [p.message for p in outcome.predictions if p.message]
+            self._set_aside(study, "; ".join(reasons) or "no DICOM output to send")
+            return
         sent_file = study / "sent.json"
         sent = set(json.loads(sent_file.read_text())) if sent_file.exists() else set()
         for path in files:

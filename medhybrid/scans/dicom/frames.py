@@ -7,7 +7,7 @@ sees frames only, so that both kinds of file go one way.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import SeriesError
+from medhybrid.number_text import format_apart
+from medhybrid.scans.dicom.attributes import integer, number, numbers, text, value_of
+from medhybrid.scans.dicom.tiles import is_sheet, read_sheet
+from medhybrid.scans.dicom.traits import dimension_names, frame_traits, plain_traits
 
 FRAME_TAGS = (
     "SOPInstanceUID",
@@ -28,6 +32,19 @@ FRAME_TAGS = (
     "InversionTime",
     "TriggerTime",
     "DiffusionBValue",
+    "DiffusionGradientOrientation",
+    "NominalPercentageOfCardiacPhase",
+    "KVP",
+    "ConvolutionKernel",
+    "FilterType",
+    "FlipAngle",
+    "RepetitionTime",
+    "SequenceName",
+    "ContrastBolusAgent",
+    "Units",
+    "RescaleType",
+    "RealWorldValueMappingSequence",
+    "DimensionIndexSequence",
     "StackID",
     "AcquisitionTime",
     "Rows",
@@ -45,32 +62,15 @@ FRAME_TAGS = (
     "PerFrameFunctionalGroupsSequence",
 )
 
-TRAITS = {
-    "stack": ("FrameContentSequence", "StackID"),
-    "echo": ("MREchoSequence", "EffectiveEchoTime"),
-    "inversion": ("MRModifierSequence", "InversionTimes"),
-    "b": ("MRDiffusionSequence", "DiffusionBValue"),
-    "time": ("FrameContentSequence", "TemporalPositionIndex"),
-    "acquisition": ("FrameContentSequence", "FrameAcquisitionNumber"),
-}
-"""What may tell volumes of one enhanced file apart: name, functional group, attribute."""
-
-PLAIN_TRAITS = {
-    "stack": "StackID",
-    "type": "ImageType",
-    "echo": "EchoTime",
-    "inversion": "InversionTime",
-    "b": "DiffusionBValue",
-    "time": "TemporalPositionIdentifier",
-    "acquisition": "AcquisitionNumber",
-    "trigger": "TriggerTime",
-    "clock": "AcquisitionTime",
-}
-"""The same for single-frame files."""
+QUANTITY_MODALITIES = ("CT", "PT", "NM")
+QUANTITY_TYPES = ("HU", "HU_MOD", "OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
+"""Modalities and rescale types whose values have a unit (PS3.3 C.11.1.1.2)."""
 
 MAX_FRAMES = 100_000
 """More frames in one file are not believed."""
 
+MAX_COSINE = 2e-3
+"""Largest inner product of a row and a column direction; cosines that were rounded to three decimals come to 1.8e-3."""
 
 MAX_SCALE = 1e30
 """A larger slope or intercept would overflow float32."""
@@ -94,6 +94,10 @@ class Frame:
         Distance of rows and of columns.
     traits : dict
         What may tell volumes of one series apart.
+    is_quantity : bool
+        Whether its values have a unit, so that MONOCHROME1 does not invert them.
+    tile : (2,) tuple, optional
+        First row and column of a slice that is a tile of a larger sheet of pixels.
     """
 
     path: Path
@@ -110,6 +114,8 @@ class Frame:
     is_rescaled: bool
     number: int | None
     traits: dict[str, str] = field(hash=False)
+    is_quantity: bool = False
+    tile: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -125,88 +131,6 @@ class Frame:
         )
 
 
-@cache
-def _tag(name: str) -> Any:
-    from pydicom.datadict import tag_for_keyword
-    from pydicom.tag import BaseTag
-
-    return BaseTag(tag_for_keyword(name) or 0)
-
-
-@cache
-def _known_vr(name: str) -> str:
-    from pydicom.datadict import dictionary_VR
-
-    return str(dictionary_VR(name))
-
-
-PLAIN_TEXT_VRS = ("CS", "DS", "IS", "UI", "TM")
-"""Values of these are ASCII; no character set bears on them."""
-
-
-def value_of(dataset: Any, name: str) -> Any:
-    """An attribute's value, or None where it is absent, empty or cannot be parsed. Numbers may come as text."""
-    try:
-        raw = dataset.get_item(_tag(name), keep_deferred=True) if hasattr(dataset, "get_item") else None
-        if raw is not None and raw.is_raw and raw.value and (raw.VR or _known_vr(name)) in PLAIN_TEXT_VRS:
-            # Much faster than the library's own values, which listing thousands of files would wait for.
-            words = [w.strip(" \0\t\r\n") for w in raw.value.decode("latin-1").split("\\")]
-            return (words[0] or None) if len(words) == 1 else words
-        element = dataset.get(_tag(name))  # by tag, which is faster than by name
-        value = None if element is None else element.value
-        if isinstance(value, str):
-            return str(value).strip() or None
-        return None if value is None or (hasattr(value, "__len__") and len(value) == 0) else value
-    except Exception:  # damaged values raise many kinds on access
-        return None
-
-
-def integer(dataset: Any, name: str) -> int | None:
-    """A whole number, or None."""
-    found = number(dataset, name)
-    return int(found) if found is not None and found.is_integer() else None
-
-
-def number(dataset: Any, name: str) -> float | None:
-    """A finite number, or None."""
-    try:
-        found = _float(value_of(dataset, name))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return found if np.isfinite(found) else None
-
-
-def _float(value: Any) -> float:
-    from pydicom.tag import BaseTag
-
-    if isinstance(value, BaseTag):  # of an element whose VR is damaged; for Python it is a whole number
-        raise TypeError("a tag is no number")
-    return float(value)
-
-
-def numbers(dataset: Any, name: str, n: int) -> tuple[float, ...] | None:
-    """Exactly `n` finite numbers, or None."""
-    try:
-        value = value_of(dataset, name)
-        found = tuple(_float(v) for v in ([value] if isinstance(value, str) else value))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return found if len(found) == n and np.isfinite(found).all() else None
-
-
-def text(dataset: Any, name: str) -> str:
-    """The value as text; several values are joined as DICOM does."""
-    value = value_of(dataset, name)
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    try:
-        return "\\".join(str(v) for v in value)
-    except TypeError:
-        return str(value)
-
-
 def read_frames(header: Any, path: Path) -> list[Frame]:
     """The frames of a file.
 
@@ -215,26 +139,40 @@ def read_frames(header: Any, path: Path) -> list[Frame]:
     SeriesError
         If it is no grey image, or lacks what placing its pixels needs.
     """
-    _refuse_what_is_no_slice(header, path)
+    _refuse_other_pixels(header, path)
     if "PerFrameFunctionalGroupsSequence" in header:
         return list(_enhanced(header, path))
+    if is_sheet(header):
+        return _read_tiles(header, path)
     if (integer(header, "NumberOfFrames") or 1) != 1:
         raise _no_geometry(path, "several frames without functional groups")
-    top = {name: text(header, tag) for name, tag in PLAIN_TRAITS.items()}
-    return [_frame(header, path, 0, header, header, header, header, top)]
+    return [_frame(header, path, 0, header, header, header, header, plain_traits(header))]
 
 
-def _refuse_what_is_no_slice(header: Any, path: Path) -> None:
-    kinds = set(text(header, "ImageType").upper().split("\\"))
-    sheet = next((k for k in ("MOSAIC", "VFRAME") if k in kinds), None)
-    if sheet or (0x0019, 0x100A) in header:  # Siemens: NumberOfImagesInMosaic
-        raise SeriesError(
-            f"{path.name}: a vendor's sheet of tiled slices ({sheet or 'MOSAIC'})",
-            code="mosaic",
-            path=path,
-            expected="one slice an image",
-            remedy="export it as enhanced DICOM, or convert it with dcm2niix first",
+def _read_tiles(header: Any, path: Path) -> list[Frame]:
+    """Return the slices of a sheet of tiles; each sheet is a volume."""
+    from pydicom.dataset import Dataset
+
+    sheet = read_sheet(header, path)
+    place = Dataset()
+    place.ImagePositionPatient = list(sheet.tiles[0].position_mm)
+    whole = _frame(header, path, 0, header, place, header, header, plain_traits(header))
+    volume = f"{whole.number or 0:08d} {whole.uid}"  # in the order of instance numbers
+    return [
+        replace(
+            whole,
+            index=i,
+            rows=sheet.rows,
+            columns=sheet.columns,
+            position_mm=tile.position_mm,
+            traits={**whole.traits, "volume": volume},
+            tile=tile.start,
         )
+        for i, tile in enumerate(sheet.tiles)
+    ]
+
+
+def _refuse_other_pixels(header: Any, path: Path) -> None:
     samples, photometric = integer(header, "SamplesPerPixel"), text(header, "PhotometricInterpretation")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise SeriesError(
@@ -266,8 +204,10 @@ def _enhanced(header: Any, path: Path) -> Iterator[Frame]:
     if n is None or n != len(per_frame) or not 1 <= n <= MAX_FRAMES:
         raise _no_geometry(path, f"{n} frames, but functional groups for {len(per_frame)}")
 
+    dimensions = dimension_names(header)
     for i, item in enumerate(per_frame):
 
+        @cache
         def group(name: str, item: Any = item) -> Any:
             for place in (item, shared):
                 found = value_of(place, name) if place is not None else None
@@ -278,9 +218,6 @@ def _enhanced(header: Any, path: Path) -> Iterator[Frame]:
                     continue
             return {}
 
-        traits = {name: text(group(sequence), tag) for name, (sequence, tag) in TRAITS.items()}
-        kind: Any = next((g for g in map(group, ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence")) if g), {})
-        traits["type"] = "\\".join(filter(None, (text(kind, "FrameType"), text(kind, "ComplexImageComponent"))))
         yield _frame(
             header,
             path,
@@ -289,8 +226,17 @@ def _enhanced(header: Any, path: Path) -> Iterator[Frame]:
             group("PlanePositionSequence"),
             group("PixelMeasuresSequence"),
             group("PixelValueTransformationSequence") or header,
-            traits,
+            frame_traits(group, dimensions),
         )
+
+
+def _is_quantity(header: Any, scale: Any) -> bool:
+    return (
+        text(header, "Modality") in QUANTITY_MODALITIES
+        or text(scale, "RescaleType").upper() in QUANTITY_TYPES
+        or bool(text(header, "Units"))
+        or "RealWorldValueMappingSequence" in header
+    )
 
 
 def _frame(
@@ -310,9 +256,14 @@ def _frame(
         }
         raise _no_geometry(path, f"{', '.join(n for n, v in wanted.items() if not v)} is missing or unusable")
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if abs(row @ column) > 1e-3 or max(abs(length - 1) for length in lengths) > 1e-2:
-        raise _no_geometry(path, "ImageOrientationPatient is no pair of unit vectors at right angles")
+    lengths = [float(np.linalg.norm(v)) for v in (row, column)]
+    if abs(row @ column) > MAX_COSINE or max(abs(length - 1) for length in lengths) > 1e-2:
+        raise _no_geometry(
+            path,
+            "ImageOrientationPatient is not a pair of unit vectors at right angles",
+            expected="lengths 1 and 1, inner product 0",
+            found=f"lengths {', '.join(format_apart([*lengths, 1.0])[:2])}, inner product {format_apart([row @ column])[0]}",
+        )
     if min(spacing) <= 0 or min(rows, columns) < 1 or max(rows, columns) > 65535:
         raise _no_geometry(path, "size or spacing is not positive")
     slope, intercept = number(scale, "RescaleSlope"), number(scale, "RescaleIntercept")
@@ -344,13 +295,16 @@ def _frame(
         is_rescaled=all(has),
         number=integer(header, "InstanceNumber"),
         traits=traits,
+        is_quantity=_is_quantity(header, scale),
     )
 
 
-def _no_geometry(path: Path, what: str) -> SeriesError:
+def _no_geometry(path: Path, what: str, *, expected: str = "", found: str = "") -> SeriesError:
     return SeriesError(
         f"{path.name}: {what}",
         code="no_geometry",
         path=path,
+        expected=expected,
+        found=found,
         remedy="a mask could not be placed; export the series with its geometry",
     )

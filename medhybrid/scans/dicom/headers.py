@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import SeriesError
-from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, number, read_frames, text
+from medhybrid.scans.dicom.attributes import number, text
+from medhybrid.scans.dicom.copies import without_copies
+from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
+from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 
 NOT_SCANS = {
@@ -28,6 +30,13 @@ NOT_SCANS = {
     "PLAN": "plan",
 }
 """Modalities that hold no scan; they are left aside with a line in the table."""
+
+CLASS_MODALITIES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
+    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
+    "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
+}
+"""Modalities of reference files that do not name theirs."""
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
@@ -63,7 +72,7 @@ left out of names."""
 
 GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation")
 TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
-_PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), 0x0019100A]
+_PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), "SpacingBetweenSlices", SIEMENS_CREATOR, SIEMENS_COUNT]
 
 DEFER_BYTES = 1 << 14
 """Larger values, which are pixels nearly always, stay in the file until they are asked for."""
@@ -117,8 +126,15 @@ class SeriesEntry:
     is_burned_in: bool = False
 
 
-def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None) -> Any:
-    """A data set (large values deferred), or its header's `tags` alone; None if the file is no DICOM.
+def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers: bool = True) -> Any:
+    """Load a data set, or its header's `tags` alone; None if the file is not DICOM.
+
+    Parameters
+    ----------
+    tags : sequence, optional
+        The only attributes to read.
+    defers : bool
+        Leave large values in the file until they are asked for.
 
     Raises
     ------
@@ -133,7 +149,7 @@ def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None) -> Any:
     except OSError as error:
         raise _unreadable(path, error.strerror or "cannot be opened") from error
     has_mark = start[128:] == b"DICM"
-    is_bare = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"  # a data set without preamble
+    is_bare = _starts_like_a_data_set(start)
     if not has_mark and not is_bare:
         if path.suffix.lower() in SUFFIXES:
             raise _unreadable(path, "no DICOM file inside" if start else "an empty file")
@@ -143,14 +159,21 @@ def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None) -> Any:
             warnings.simplefilter("ignore")  # odd values in real headers; what we need is checked where it is used
             if tags is not None:
                 return pydicom.dcmread(path, force=is_bare, stop_before_pixels=True, specific_tags=list(tags))
-            dataset = pydicom.dcmread(path, force=is_bare, defer_size=DEFER_BYTES)
-            if text(dataset.file_meta, "TransferSyntaxUID") == DEFLATED:  # no place in the file stands for a value's
+            dataset = pydicom.dcmread(path, force=is_bare, defer_size=DEFER_BYTES if defers else None)
+            if defers and text(dataset.file_meta, "TransferSyntaxUID") == DEFLATED:
+                # no place in the file stands for a value's
                 dataset = pydicom.dcmread(path, force=is_bare)
             return dataset
     except Exception as error:  # a damaged header can raise anything
         if is_bare and not has_mark and path.suffix.lower() not in SUFFIXES:
             return None
         raise _unreadable(path, type(error).__name__) from error
+
+
+def _starts_like_a_data_set(start: bytes) -> bool:
+    """Return whether a file without preamble begins with group 8 (or 2), little or big endian."""
+    is_little_endian = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"
+    return is_little_endian or (start[:3] == b"\x00\x08\x00")
 
 
 def _unreadable(path: Path, found: str) -> SeriesError:
@@ -188,7 +211,8 @@ def read_header(path: Path, *, datasets: dict[Path, Any] | None = None) -> FileH
 
 def describe(header: Any, path: Path) -> FileHeader:
     """Grouping and frames of a data set."""
-    series_uid, modality = text(header, "SeriesInstanceUID"), text(header, "Modality")
+    series_uid = text(header, "SeriesInstanceUID")
+    modality = text(header, "Modality") or CLASS_MODALITIES.get(text(header, "SOPClassUID"), "")
     left_aside = _why_no_scan(header, modality)
     frames: tuple[Frame, ...] = ()
     problem: SeriesError | None = None
@@ -287,7 +311,7 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
     problem, volumes = next((m.problem for m in members if m.problem), None), []
     if problem is None and scans:
         try:
-            volumes = split_volumes(without_copies(scans), series=name)
+            volumes = split_volumes(without_copies([m.frames for m in scans], load_dataset), series=name)
         except SeriesError as error:
             problem = error
     if problem is not None and problem.code == "localizer":
@@ -316,21 +340,3 @@ def read_acquisition(path: Path) -> dict[str, str | float]:
     texts = {k: v for k, tag in ACQUISITION_TEXTS.items() if (v := text(header, tag))}
     figures = {k: x for k, tag in ACQUISITION_NUMBERS.items() if (x := number(header, tag)) is not None}
     return {**texts, **figures}
-
-
-def without_copies(headers: Sequence[FileHeader]) -> list[Frame]:
-    """The frames of the files, each file once: byte-for-byte copies of one instance count as one."""
-    kept: dict[str, list[Path]] = {}
-    frames: list[Frame] = []
-    for h in headers:
-        uid = h.frames[0].uid if h.frames else ""
-        known = kept.setdefault(uid, []) if uid else []
-        if any(_same_bytes(h.path, other) for other in known):
-            continue
-        known.append(h.path)
-        frames += h.frames
-    return frames
-
-
-def _same_bytes(a: Path, b: Path) -> bool:
-    return os.path.getsize(a) == os.path.getsize(b) and a.read_bytes() == b.read_bytes()

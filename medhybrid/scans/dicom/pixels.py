@@ -1,12 +1,17 @@
-"""Values of frames: decoded, rescaled frame by frame, MONOCHROME1 inverted.
+"""Values of frames: decoded, freed of unused bits, rescaled frame by frame.
 
 Uncompressed pixels go from the file straight into the volume. Every other transfer syntax is pydicom's, with decoders of
 permissive licence; the tests hold the one way against the other.
+
+A stored value has BitsStored bits (PS3.5 8.1.1). Further bits may hold overlays or anything else: they are ignored, in a
+compressed stream as in plain pixels. MONOCHROME1 says how to display values, not what they measure: values in units
+(Hounsfield, activity) stay as they are; others are inverted before they are rescaled, so that bright is bright.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,21 +22,23 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import SeriesError
 from medhybrid.scans.claims import MAX_VALUES
-from medhybrid.scans.dicom.frames import Frame, integer, text
-
-IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
-PLAIN_SYNTAXES = (IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.1")
-"""Uncompressed and little endian: the pixels stand in the file as numpy has them."""
-
-PIXEL_DATA = 0x7FE00010
-BINARY_VRS = ("OB", "OW", "OB or OW", "UN", None)
-"""VRs that pixel data may have; None stands in implicit VR."""
+from medhybrid.scans.dicom.attributes import text
+from medhybrid.scans.dicom.frames import Frame
+from medhybrid.scans.dicom.pixel_bytes import ENCAPSULATED_UNCOMPRESSED, PLAIN_SYNTAXES, PixelBytes, truncated
 
 THREADS = min(4, os.cpu_count() or 1)
 
+UNUSED_BITS_NOTE = "bits above BitsStored are set; they are not part of the values"
 
-def read_values(frames: Sequence[Frame], datasets: Mapping[Path, Any]) -> NDArray[np.generic]:
-    """Rescaled values (Z, Y, X) of frames of one size, in their order.
+JPEG_2000_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
+"""Streams that say themselves whether their values have a sign."""
+
+LOSSY_OVERSHOOT = 1 / 16
+"""How far beyond the stored range, as a part of it, lossy compression may move a value."""
+
+
+def read_values(frames: Sequence[Frame], datasets: Mapping[Path, Any]) -> tuple[NDArray[np.generic], tuple[str, ...]]:
+    """Read the rescaled values (Z, Y, X) of frames of one size, in their order, and notes on them.
 
     int16 or uint16 where every value that the frames can hold is a whole number in that range, else float32.
 
@@ -48,30 +55,30 @@ def read_values(frames: Sequence[Frame], datasets: Mapping[Path, Any]) -> NDArra
     shape = (len(frames), frames[0].rows, frames[0].columns)
     if int(np.prod(shape, dtype=object)) > MAX_VALUES:
         raise SeriesError(f"{frames[0].name}: too many values", code="truncated", found=str(shape))
-    pixels = {path: _Pixels.of(datasets[path], path) for path in dict.fromkeys(f.path for f in frames)}
+    pixels = {path: _Pixels(datasets[path], path) for path in dict.fromkeys(f.path for f in frames)}
     try:
-        try:
-            return _fill(frames, pixels, np.empty(shape, _value_type(frames, pixels)))
-        except _BeyondStoredBits:  # the header understates what a decoder gives
-            return _fill(frames, pixels, np.empty(shape, np.float32))
+        values = _fill(frames, pixels, np.empty(shape, _value_type(frames, pixels)))
     except MemoryError as error:
         raise SeriesError(f"{frames[0].name}: not enough memory for {shape} values", code="truncated") from error
+    notes = [UNUSED_BITS_NOTE] if any(p.has_unused_bits for p in pixels.values()) else []
+    notes += [p.bytes.padding_note for p in pixels.values() if p.bytes.padding_note][:1]
+    return values, tuple(notes)
 
 
-class _BeyondStoredBits(Exception):
-    """A decoded value needs more bits than the header says are stored."""
+def read_stored(frame: Frame, dataset: Any) -> NDArray[np.generic]:
+    """Read the stored values (Y, X) of one frame, as its header places and inverts them, not rescaled."""
+    return _Pixels(dataset, frame.path).stored(frame)
 
 
 def _fill(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels], out: NDArray[np.generic]) -> NDArray[np.generic]:
     def fill(k: int) -> None:
-        frame, source = frames[k], pixels[frames[k].path]
-        stored = source.stored(frame)
+        frame = frames[k]
+        stored = pixels[frame.path].stored(frame)
         if out.dtype == np.float32:
+            _refuse_overflow(frame, stored)
             np.multiply(stored, np.float32(frame.slope), out=out[k], casting="unsafe")
             out[k] += np.float32(frame.intercept)
             return
-        if not source.is_plain and (stored.min() < source.limits[0] or stored.max() > source.limits[1]):
-            raise _BeyondStoredBits
         out[k] = stored
         if frame.slope != 1:
             out[k] *= int(frame.slope)
@@ -83,13 +90,30 @@ def _fill(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels], out: NDArray[
     return out
 
 
+def _refuse_overflow(frame: Frame, stored: NDArray[np.generic]) -> None:
+    """Refuse 64-bit values that float32 does not hold."""
+    if stored.dtype != np.float64:
+        return
+    finite = np.abs(stored[np.isfinite(stored)])
+    largest = float(finite.max(initial=0)) * abs(frame.slope) + abs(frame.intercept)
+    if largest > float(np.finfo(np.float32).max):
+        raise SeriesError(
+            f"{frame.name}: its values are too large",
+            code="not_image",
+            path=frame.path,
+            expected="values that float32 holds",
+            found=f"{largest:g}",
+            remedy="scale the values before they are exported",
+        )
+
+
 def _value_type(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels]) -> Any:
-    """The smallest type that holds whatever the stored bits, slopes and intercepts can give."""
+    """Return the smallest type that holds everything that the stored bits, slopes and intercepts can give."""
     low = high = 0
     for f in {(f.path, f.slope, f.intercept): f for f in frames}.values():
-        if not f.slope.is_integer() or not f.intercept.is_integer():
-            return np.float32
         p = pixels[f.path]
+        if p.bytes.is_float or not f.slope.is_integer() or not f.intercept.is_integer():
+            return np.float32
         ends = [int(f.slope) * v + int(f.intercept) for v in p.limits]
         # the stored values must fit before they are rescaled, too
         low, high = min(low, *ends, *p.limits), max(high, *ends, *p.limits)
@@ -100,143 +124,151 @@ def _value_type(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels]) -> Any:
 
 
 class _Pixels:
-    """The pixel data of one file."""
+    """The pixels of one file; checked to be present, whole, and of a kind that is decoded here.
+
+    Attributes
+    ----------
+    has_unused_bits : bool
+        Whether a value that was read had bits beyond BitsStored.
+    """
 
     def __init__(self, dataset: Any, path: Path) -> None:
         self._dataset, self._path = dataset, path
-        self.n_frames = integer(dataset, "NumberOfFrames") or 1
-        self.rows, self.columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
-        self.bits = integer(dataset, "BitsAllocated") or 0
-        self.bits_stored = integer(dataset, "BitsStored") or self.bits
-        high_bit = integer(dataset, "HighBit")
-        self.high_bit = self.bits_stored - 1 if high_bit is None else high_bit
-        self.is_signed = integer(dataset, "PixelRepresentation") == 1
+        self.bytes = PixelBytes.of(dataset, path)
         self.is_inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-        self.syntax = text(getattr(dataset, "file_meta", {}), "TransferSyntaxUID") or IMPLICIT_LITTLE_ENDIAN
-
-    @classmethod
-    def of(cls, dataset: Any, path: Path) -> _Pixels:
-        """Checked: present, whole, and of a kind that is decoded here."""
-        pixels = cls(dataset, path)
-        pixels._refuse_unreadable()
-        return pixels
+        self.has_unused_bits = False
+        self._sheet: NDArray[np.generic] | None = None
+        self._lock = threading.Lock()
 
     @property
     def limits(self) -> tuple[int, int]:
         """Least and largest value that the stored bits can hold."""
-        return (
-            (-(2 ** (self.bits_stored - 1)), 2 ** (self.bits_stored - 1) - 1)
-            if self.is_signed
-            else (
-                0,
-                2**self.bits_stored - 1,
-            )
-        )
+        n_bits = self.bytes.bits_stored
+        if self.bytes.is_signed:
+            return -(2 ** (n_bits - 1)), 2 ** (n_bits - 1) - 1
+        return 0, 2**n_bits - 1
 
     def stored(self, frame: Frame) -> NDArray[np.generic]:
-        """Stored values (Y, X) of a frame, MONOCHROME1 inverted."""
-        values = self._plain(frame) if self.is_plain else self._decoded(frame)
-        if self.is_inverted:
+        """Stored values (Y, X) of a frame; inverted where MONOCHROME1 has no unit."""
+        values = self._read(frame) if frame.tile is None else self._read_tile(frame)
+        if self.is_inverted and not frame.is_quantity and not self.bytes.is_float:
             return np.asarray(sum(self.limits) - values.astype(np.int64))
         return values
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the pixels stand in the file as numpy has them."""
-        return self.syntax in PLAIN_SYNTAXES and 1 <= self.bits_stored <= self.bits
+    def _read_tile(self, frame: Frame) -> NDArray[np.generic]:
+        """Values of one tile of a sheet, which is decoded once for all its tiles."""
+        with self._lock:
+            if self._sheet is None:
+                self._sheet = self._read(frame)
+        row, column = frame.tile or (0, 0)
+        return self._sheet[row : row + frame.rows, column : column + frame.columns]
 
-    def _plain(self, frame: Frame) -> NDArray[np.generic]:
-        kind = np.dtype(f"<{'i' if self.is_signed else 'u'}{self.bits // 8}")
-        n_values = self.rows * self.columns
-        start = frame.index * n_values * kind.itemsize
-        element = self._dataset.get_item(PIXEL_DATA, keep_deferred=True)
-        if element.value is None:
-            with self._path.open("rb") as file:
-                file.seek(element.value_tell + start)
-                values = np.fromfile(file, kind, n_values)
-            if values.size < n_values:
-                raise _truncated(self._path, f"{n_values} pixels a frame", str(values.size))
-        else:
-            values = np.frombuffer(element.value, kind, n_values, start)
-        if unused := self.bits - self.bits_stored:  # what stands in unused bits is not part of the value
-            if self.high_bit != self.bits_stored - 1 and (values.view(f"<u{kind.itemsize}") >> self.bits_stored).any():
-                raise SeriesError(
-                    f"{self._path.name}: its pixels do not begin at the lowest bit",
-                    code="not_image",
-                    path=self._path,
-                    expected=f"HighBit {self.bits_stored - 1}",
-                    found=f"HighBit {self.high_bit}",
-                    remedy="export the series again",
-                )
-            values = (values << unused) >> unused
-        return values.reshape(self.rows, self.columns)
+    def _read(self, frame: Frame) -> NDArray[np.generic]:
+        index = frame.index if frame.tile is None else 0
+        if self.bytes.syntax in PLAIN_SYNTAXES:
+            values = self.bytes.plain_frame(index)
+            return values if self.bytes.is_float else self._keep_stored_bits(values)
+        if self.bytes.syntax == ENCAPSULATED_UNCOMPRESSED:
+            return self._keep_stored_bits(self.bytes.encapsulated_frame(index))
+        values = self._decode(index)
+        if self.bytes.is_float:
+            return values
+        if self._is_lossy(index):
+            values = self._clip_overshoot(values)
+        kept = self._keep_stored_bits(values)
+        self._refuse_other_sign(kept, index)
+        return kept
 
-    def _decoded(self, frame: Frame) -> NDArray[np.generic]:
-        from pydicom.pixels import pixel_array
+    def _keep_stored_bits(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Give the bits above BitsStored the sign of a signed value, or 0."""
+        unused = values.dtype.itemsize * 8 - self.bytes.bits_stored
+        raw = values.view(f"u{values.dtype.itemsize}")
+        if self.bytes.high_bit != self.bytes.bits_stored - 1:
+            self._refuse_shifted(raw)
+        if not unused:
+            return values
+        kept: NDArray[np.generic] = (values << unused) >> unused  # type: ignore[operator]
+        if not self.has_unused_bits and ((kept != values) & (raw >> self.bytes.bits_stored > 0)).any():
+            self.has_unused_bits = True
+        return kept
 
-        try:
-            values = np.asarray(pixel_array(self._dataset, index=frame.index, raw=True))
-        except Exception as error:  # each decoder raises its own kinds
-            raise _truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
-        if values.shape != (frame.rows, frame.columns):
-            raise _truncated(self._path, f"{frame.rows} x {frame.columns} pixels", str(values.shape))
-        return values
-
-    def _refuse_unreadable(self) -> None:
-        n_bytes = self._n_bytes()
-        if not n_bytes:
-            raise _truncated(self._path, "pixel data", "none")
-        syntax = self._decodable_syntax()
-        if self.bits not in (8, 16, 32) or integer(self._dataset, "PixelRepresentation") not in (0, 1):
+    def _refuse_shifted(self, raw: NDArray[np.unsignedinteger[Any]]) -> None:
+        """Refuse values that may begin above the lowest bit; some headers name a HighBit that their pixels do not have."""
+        n_below = self.bytes.high_bit + 1 - self.bytes.bits_stored
+        is_above = self.bytes.bits_stored < raw.dtype.itemsize * 8 and bool((raw >> self.bytes.bits_stored).any())
+        is_low_empty = n_below > 0 and bool(raw.any()) and not (raw & ((1 << n_below) - 1)).any()
+        if is_above or is_low_empty:
             raise SeriesError(
-                f"{self._path.name}: its pixels cannot be read",
+                f"{self._path.name}: its pixels do not begin at the lowest bit",
                 code="not_image",
                 path=self._path,
-                expected="8, 16 or 32 bits a pixel, signed or unsigned",
-                found=f"{self.bits} bits",
+                expected=f"HighBit {self.bytes.bits_stored - 1}",
+                found=f"HighBit {self.bytes.high_bit}",
                 remedy="export the series again",
             )
-        if not syntax.is_encapsulated:
-            expected = self.n_frames * self.rows * self.columns * self.bits // 8
-            if not expected <= n_bytes <= expected + 1:
-                raise _truncated(self._path, f"{expected} bytes of pixels", str(n_bytes))
 
-    def _n_bytes(self) -> int:
-        """Length of the pixel data as far as it stands in the file; 0 where it is no row of bytes."""
-        element = self._dataset.get_item(PIXEL_DATA, keep_deferred=True)
-        if element is None or element.VR not in BINARY_VRS:
-            return 0
-        if element.value is None:
-            there = self._path.stat().st_size - element.value_tell
-            return int(there if element.length == 0xFFFFFFFF else min(element.length, there))
-        return len(element.value) if isinstance(element.value, (bytes, bytearray)) else 0
+    # --- compressed and other encodings -------------------------------------------------------------------------------
 
-    def _decodable_syntax(self) -> Any:
+    def _decode(self, index: int) -> NDArray[np.generic]:
         from pydicom.pixels import get_decoder
         from pydicom.uid import UID
 
-        syntax = UID(self.syntax)
+        expected = (self.bytes.rows, self.bytes.columns)
         try:
-            is_known = syntax.is_transfer_syntax and not syntax.is_private
-            if is_known and get_decoder(syntax).is_available:
-                return syntax
-        except (NotImplementedError, ValueError):
-            pass
-        raise SeriesError(
-            f"{self._path.name}: nothing here decodes its transfer syntax",
-            code="unsupported_codec",
-            path=self._path,
-            found=str(syntax.name),
-            remedy="export it uncompressed, or as JPEG 2000, JPEG-LS or RLE",
-        )
+            decoder = get_decoder(UID(self.bytes.syntax))
+            options = {} if self.bytes.is_float else {"correct_unused_bits": False}
+            values, _ = decoder.as_array(self._dataset, index=index, raw=True, **options)
+            values = np.asarray(values).astype(values.dtype.newbyteorder("="), copy=False)
+        except Exception as error:  # each decoder raises its own kinds
+            raise truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
+        if values.shape != expected:
+            raise truncated(self._path, f"{expected[0]} x {expected[1]} pixels", str(values.shape))
+        return values
+
+    def _is_lossy(self, index: int) -> bool:
+        if not self.bytes.is_encapsulated:
+            return False
+        if text(self._dataset, "LossyImageCompression") == "01":
+            return True
+        return self.bytes.syntax in JPEG_2000_SYNTAXES and _has_irreversible_transform(self.bytes.stream(index))
+
+    def _clip_overshoot(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Bring values that lossy compression moved beyond the stored range back to its end; their bits mean nothing."""
+        low, high = self.limits
+        over = max(int(values.max()) - high, low - int(values.min()))
+        if 0 < over <= (high - low) * LOSSY_OVERSHOOT:
+            return np.asarray(np.clip(values, low, high), values.dtype)
+        if over > 0:
+            raise SeriesError(
+                f"{self._path.name}: its lossy stream has values beyond the stored bits",
+                code="not_image",
+                path=self._path,
+                expected=f"{low} to {high} (BitsStored {self.bytes.bits_stored})",
+                found=f"{int(values.min())} to {int(values.max())}",
+                remedy="export the series without lossy compression",
+            )
+        return values
+
+    def _refuse_other_sign(self, kept: NDArray[np.generic], index: int) -> None:
+        """Refuse a signed stream with negative values where the header says unsigned: one of them is wrong."""
+        if self.bytes.is_signed or self.bytes.syntax not in JPEG_2000_SYNTAXES:
+            return
+        if not (kept.astype(np.int64) >> (self.bytes.bits_stored - 1)).any():
+            return  # without the topmost bit, both give the same values
+        from pydicom.pixels.utils import get_j2k_parameters
+
+        if get_j2k_parameters(self.bytes.stream(index)).get("is_signed"):
+            raise SeriesError(
+                f"{self._path.name}: its stream has negative values and its header says that there are none",
+                code="not_image",
+                path=self._path,
+                expected="PixelRepresentation 1",
+                found="PixelRepresentation 0",
+                remedy="export the series again",
+            )
 
 
-def _truncated(path: Path, expected: str, found: str) -> SeriesError:
-    return SeriesError(
-        f"{path.name} is cut off or damaged",
-        code="truncated",
-        path=path,
-        expected=expected,
-        found=found,
-        remedy="export or copy the series again",
-    )
+def _has_irreversible_transform(stream: bytes) -> bool:
+    """Return whether a JPEG 2000 codestream says that its wavelet loses (COD marker, transformation 0: 9-7)."""
+    at = stream.find(b"\xff\x52")
+    return 0 <= at < len(stream) - 13 and stream[at + 13] == 0

@@ -13,9 +13,11 @@ from typing import Any
 
 from medhybrid.config import ScansConfig
 from medhybrid.errors import SeriesError
-from medhybrid.scans.dicom.frames import text
-from medhybrid.scans.dicom.headers import FileHeader, read_header, without_copies
+from medhybrid.scans.dicom.attributes import text
+from medhybrid.scans.dicom.copies import without_copies
+from medhybrid.scans.dicom.headers import FileHeader, load_dataset, read_header
 from medhybrid.scans.dicom.irregular import RegularGrid
+from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA
 from medhybrid.scans.dicom.pixels import read_values
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 from medhybrid.scans.scan import Scan, Source
@@ -45,7 +47,7 @@ def read_series(paths: Sequence[Path], *, case: str, part: str = "", options: Sc
     _refuse(headers, case)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # header oddities that do not bear on geometry, which is checked
-        volumes = split_volumes(without_copies(headers), series=case)
+        volumes = split_volumes(without_copies([h.frames for h in headers], load_dataset), series=case)
     return read_volume(volumes, datasets, case=case, part=part, options=options)
 
 
@@ -111,7 +113,9 @@ def _assemble(volume: Volume, datasets: Mapping[Path, Any], case: str, options: 
     may_keep = fault is not None and fault.code == "gantry_tilt" and options.keep_sheared
     if fault is not None and not may_keep and not options.resample_irregular:
         raise fault
-    array = read_values(frames, datasets).transpose(2, 1, 0)  # (Z, Y, X) -> (X, Y, Z)
+    values, value_notes = read_values(frames, datasets)
+    array = values.transpose(2, 1, 0)  # (Z, Y, X) -> (X, Y, Z)
+    notes += [*stack.notes, *value_notes]
     affine, regular = stack.affine, None
     if fault is not None:
         notes.append(f"{fault.code.replace('_', ' ')}: {fault.found}")
@@ -146,6 +150,8 @@ def _assemble(volume: Volume, datasets: Mapping[Path, Any], case: str, options: 
 def _drop_large_values(dataset: Any) -> None:
     """Writing beside the scan needs headers alone; what was left in the file must not be asked of it later."""
     dataset.PixelData = b""
+    for tag in FLOAT_PIXEL_DATA:
+        dataset.pop(tag, None)
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag, keep_deferred=True)
         if element.is_raw and element.value is None and element.length:

@@ -6,19 +6,21 @@ Several masks may share a voxel, so each is an array of its own. What does not f
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
 from medhybrid.geometry import LPS_FROM_RAS, Grid, apply_affine
-from medhybrid.scans.dicom.frames import integer, numbers, text
-from medhybrid.scans.dicom.frames import number as number_of
+from medhybrid.number_text import format_apart
+from medhybrid.scans.dicom.attributes import number as number_of
+from medhybrid.scans.dicom.attributes import numbers, text
 from medhybrid.scans.dicom.headers import read_header
 from medhybrid.scans.dicom.rtstruct import Locate, fill, read_structures
+from medhybrid.scans.dicom.seg_file import Groups, SegFile, unreadable
+from medhybrid.scans.dicom.source_values import valid_uid
 from medhybrid.scans.scan import Scan
 
 Masks = dict[str, NDArray[np.bool_]]
@@ -45,7 +47,7 @@ def reference_names(path: Path) -> list[str]:
     """Names of the segments or structures of a file, each once; raises `ScanError`."""
     if reference_kind(path) == "RTSTRUCT":
         return list(dict.fromkeys(s.name for s in read_structures(path)))
-    return list(dict.fromkeys(_segment_names(_open_seg(path)).values()))
+    return list(dict.fromkeys(SegFile.open(path).names.values()))
 
 
 def read_masks(path: Path, image: Scan, names: Collection[str]) -> Masks:
@@ -94,73 +96,33 @@ def _locate_on(grid: Grid) -> Locate:
 # --- SEG ----------------------------------------------------------------------------------------------------------
 
 
-def _open_seg(path: Path) -> Any:
-    import highdicom as hd
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            seg = hd.seg.segread(path)
-            kind = seg.segmentation_type
-    except Exception as error:  # the library raises many kinds on damaged files
-        raise _unreadable(path, error) from error
-    if kind == hd.seg.SegmentationTypeValues.FRACTIONAL:
-        raise ScanError(
-            f"{path.name} holds probabilities, no masks",
-            expected="a BINARY or LABELMAP segmentation",
-            found="FRACTIONAL",
-            remedy="choose a threshold and export it as BINARY",
-        )
-    return seg
-
-
-def _segment_names(seg: Any) -> dict[int, str]:
-    return {int(n): str(seg.get_segment_description(n).segment_label) for n in seg.segment_numbers}
-
-
 def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
-    """Frame by frame, each placed by its own header: whatever the SEG refers to, and however its slices are spaced."""
-    seg = _open_seg(path)
-    _refuse_other_frame(path, text(seg, "FrameOfReferenceUID"), image)
+    """Draw frame by frame, each placed by its own header: whatever the SEG refers to, and however its slices are spaced."""
+    seg = SegFile.open(path)
+    _refuse_other_frame(path, text(seg.dataset, "FrameOfReferenceUID"), image)
     shape, locate, finish = _target(image)
-    chosen = {number: name for number, name in _segment_names(seg).items() if name in names}
+    chosen = {number: name for number, name in seg.names.items() if name in names}
     masks: Masks = {name: np.zeros(shape, bool) for name in chosen.values()}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _refuse_other_spacing(seg, image)
-            for number, groups in enumerate(_frame_groups(seg), start=1):
-                segment = groups("SegmentIdentificationSequence")
-                own = None if segment is None else integer(segment, "ReferencedSegmentNumber")
-                wanted = [n for n in chosen if segment is None or own == n]  # a frame of a label map holds them all
+            for index, (groups, segment) in enumerate(seg.frames()):
+                if index == 0:
+                    _refuse_other_spacing(groups, image)
+                wanted = [n for n in chosen if segment is None or segment == n]  # a frame of a label map holds them all
                 if not wanted:
                     continue
-                frame = np.asarray(seg.get_stored_frame(number))  # (row, column)
+                frame = seg.pixels(index)  # (row, column)
                 for n in wanted:
                     pixels = frame == n if segment is None else frame != 0
                     if pixels.any():
                         at = _place(pixels, groups, locate, shape)
                         masks[chosen[n]][at[:, 0], at[:, 1], at[:, 2]] = True
     except ScanError as error:
-        raise ScanError(f"{path.name}: {error}") from error
+        raise error if path.name in str(error) else ScanError(f"{path.name}: {error}") from error
     except Exception as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, str(error)) from error
     return {name: finish(mask) for name, mask in masks.items()}
-
-
-Groups = Callable[[str], Any]
-"""A functional group of a frame by its name, or None."""
-
-
-def _frame_groups(seg: Any) -> Iterator[Groups]:
-    shared = next(iter(seg.get("SharedFunctionalGroupsSequence", [])), None)
-    for item in seg.PerFrameFunctionalGroupsSequence:
-
-        def group(name: str, item: Any = item) -> Any:
-            found = item.get(name) or (shared.get(name) if shared is not None else None)
-            return found[0] if found else None
-
-        yield group
 
 
 def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tuple[int, int, int]) -> NDArray[np.int64]:
@@ -190,31 +152,26 @@ def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tup
             if not has_voxels
             else "voxels outside the image"
             if is_outside
-            else f"{off:.3f} voxels off",
+            else f"{format_apart([off, MAX_OFF_VOXEL])[0]} voxels off",
             remedy="give the image that it was drawn on, or resample it to this one",
         )
     return np.asarray(start + (columns - box[0, 0])[:, None] * x + (rows - box[0, 1])[:, None] * y)
 
 
-def _refuse_other_spacing(seg: Any, image: Scan) -> None:
-    """Slices further apart than the image's would leave stripes."""
-    measures = next(_frame_groups(seg))("PixelMeasuresSequence")
+def _refuse_other_spacing(groups: Groups, image: Scan) -> None:
+    """Refuse slices further apart than the image's, which would leave stripes."""
+    measures = groups("PixelMeasuresSequence")
     between = None if measures is None else number_of(measures, "SpacingBetweenSlices")
     if image.source.regular is None and between is not None:
         steps = image.grid.spacing_mm
         if all(between > MAX_SLICE_STEPS * s for s in steps):
+            wanted, found = format_apart([steps[2], between])
             raise ScanError(
                 "its slices are further apart than the image's",
-                expected=f"{steps[2]:.3f} mm",
-                found=f"{between:.3f} mm",
+                expected=f"{wanted} mm",
+                found=f"{found} mm",
                 remedy="give the image that it was drawn on, or resample it to this one",
             )
-
-
-def _unreadable(path: Path, error: Exception) -> ScanError:
-    return ScanError(
-        f"{path.name} cannot be read as a DICOM SEG of this image", found=str(error)[:200], remedy="export it again"
-    )
 
 
 def _refuse_other_frame(path: Path, frame_of_reference: str, image: Scan) -> None:
@@ -223,7 +180,7 @@ def _refuse_other_frame(path: Path, frame_of_reference: str, image: Scan) -> Non
         return
     ours = text(image.source.header[0], "FrameOfReferenceUID")
     was_supplied = any("FrameOfReferenceUID is absent" in note for note in image.notes)
-    if ours and not was_supplied and ours != frame_of_reference:
+    if ours and not was_supplied and frame_of_reference not in (ours, valid_uid(ours)):
         raise ScanError(
             f"{path.name} lies in another frame of reference than its image",
             expected="one FrameOfReferenceUID",

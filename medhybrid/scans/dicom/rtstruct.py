@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
-from medhybrid.scans.dicom.frames import numbers, text, value_of
+from medhybrid.scans.dicom.attributes import numbers, restore_vrs, text, value_of
+from medhybrid.scans.dicom.headers import load_dataset
 
 PLANE_TOLERANCE_VOXEL = 0.1
 """How far a contour's points may lie from the middle of their slice."""
@@ -63,14 +64,15 @@ class Structure:
 
 def read_structures(path: Path) -> tuple[Structure, ...]:
     """The named structures of an RTSTRUCT file, in its order; raises `ScanError` if it is none."""
-    import pydicom
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(path)
+            dataset = load_dataset(path, defers=False)
+            restore_vrs(dataset)
             described = {str(value_of(r, "ROINumber")): r for r in dataset.StructureSetROISequence}
             regions = list(dataset.ROIContourSequence)
+    except ScanError:
+        raise
     except Exception as error:  # a damaged file can raise anything
         raise ScanError(
             f"{path.name} cannot be read as RTSTRUCT", found=type(error).__name__, remedy="export it again"

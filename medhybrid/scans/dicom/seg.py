@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import warnings
@@ -15,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.config import LabelCode
+from medhybrid.errors import ScanError
+from medhybrid.scans.dicom.attributes import number, text
 from medhybrid.scans.dicom.codes import label_codes
 from medhybrid.scans.dicom.deidentify import Deidentifier
+from medhybrid.scans.dicom.source_values import copy_shallowly, make_valid, valid_uid
 from medhybrid.scans.scan import Scan
 
 TYPE_2_PATIENT_AND_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
@@ -65,11 +67,17 @@ def write_seg(
         Of each label: the SEG is then FRACTIONAL, else BINARY.
     deidentifier : Deidentifier, optional
         Cleans the source attributes that the SEG repeats.
+
+    Raises
+    ------
+    ScanError
+        If the slices are tiles of one image.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 
+    _refuse_tiles(scan)
     sources = complete_sources(scan)
     if deidentifier is not None:
         sources = deidentifier.clean(sources)
@@ -112,6 +120,17 @@ def write_seg(
     return sources
 
 
+def _refuse_tiles(scan: Scan) -> None:
+    """Refuse slices that are tiles of one image: a segmentation refers to whole images or their frames."""
+    if len(set(scan.source.files)) < len(scan.source.files) and not _is_multi_frame(scan):
+        raise ScanError(
+            "a DICOM SEG cannot refer to slices that are tiled into one image",
+            expected="an image or a frame for each slice",
+            found=f"{len(scan.source.files)} slices in {len(set(scan.source.files))} image",
+            remedy="use the mask, or export the series as enhanced DICOM",
+        )
+
+
 def _describe(number: int, name: str, info: SegInfo, algorithm: Any) -> Any:
     import highdicom as hd
     from pydicom.uid import generate_uid
@@ -137,21 +156,33 @@ def _pixels(
     if probabilities is not None:
         return np.stack([_on_source_frames(p, scan) for p in probabilities], axis=-1)
     numbered = np.zeros(mask.shape, np.uint8)
-    for number, value in enumerate(info.labels.values(), start=1):
-        numbered[mask == value] = number
+    for segment, value in enumerate(info.labels.values(), start=1):
+        numbered[mask == value] = segment
     return _on_source_frames(numbered, scan)
 
 
 def complete_sources(scan: Scan) -> list[Any]:
-    """Copies of the scan's data sets, with what real files often lack and writers need."""
-    return [_complete(d, scan.grid.spacing_mm[2]) for d in scan.source.header]
+    """Copy the scan's data sets, with what real files often lack and writers need."""
+    sources: list[Any] = []
+    for k, header in enumerate(scan.source.header):
+        source, _ = _complete(header, scan.grid.spacing_mm[2])
+        if not text(header, "SOPInstanceUID"):
+            source.SOPInstanceUID = valid_uid(f"{source.SeriesInstanceUID} {k}")
+        source.StudyInstanceUID = sources[0].StudyInstanceUID if sources else source.StudyInstanceUID
+        sources.append(source)
+    return sources
+
+
+def find_invalid_values(scan: Scan) -> list[str]:
+    """Return the keywords of the attributes of a DICOM scan that its outputs leave empty or replace."""
+    return _complete(scan.source.header[0], scan.grid.spacing_mm[2])[1]
 
 
 def _for_writer(sources: list[Any], scan: Scan) -> list[Any]:
     """Of multi-frame files, one copy that has the volume's frames alone, in slice order: the writer takes one such file."""
     if not _is_multi_frame(scan):
         return sources
-    joined = _shallow_copy(sources[0])
+    joined = copy_shallowly(sources[0])
     slices = zip(scan.source.files, scan.source.frames, strict=True)
     joined.PerFrameFunctionalGroupsSequence = [_whole_groups(sources[f], i) for f, i in slices]
     joined.NumberOfFrames = len(scan.source.frames)
@@ -160,7 +191,7 @@ def _for_writer(sources: list[Any], scan: Scan) -> list[Any]:
 
 def _whole_groups(source: Any, frame: int) -> Any:
     """The functional groups of a frame, with those that place it taken from the shared ones where it lacks them."""
-    groups = _shallow_copy(source.PerFrameFunctionalGroupsSequence[frame])
+    groups = copy_shallowly(source.PerFrameFunctionalGroupsSequence[frame])
     for shared in source.get("SharedFunctionalGroupsSequence", []):
         for name in ("PlanePositionSequence", "FrameContentSequence"):
             if name not in groups and name in shared:
@@ -203,44 +234,20 @@ def _refer_to_files(segmentation: Any, sources: Sequence[Any], scan: Scan) -> No
         segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = instances
 
 
-def _complete(dataset: Any, slice_mm: float) -> Any:
-    """A copy with what real files often lack and the writer needs."""
-    completed = _shallow_copy(dataset)
-    if not completed.get("SliceThickness"):
+def _complete(dataset: Any, slice_mm: float) -> tuple[Any, list[str]]:
+    """Copy a data set with what real files often lack and the writer needs; also return the keywords of invalid values."""
+    completed = copy_shallowly(dataset)
+    if not number(completed, "SliceThickness"):
         completed.SliceThickness = slice_mm
-    if "SpecificCharacterSet" in completed:
-        with warnings.catch_warnings(), contextlib.suppress(LookupError, UnicodeError, ValueError):
-            warnings.simplefilter("ignore")
-            completed.decode()
-        completed.SpecificCharacterSet = "ISO_IR 192"  # real files name sets that no decoder knows
-    _empty_invalid_values(completed)
+    if "SpacingBetweenSlices" in completed and not number(completed, "SpacingBetweenSlices"):
+        del completed.SpacingBetweenSlices
+    changed = make_valid(completed)
     if "PerFrameFunctionalGroupsSequence" in completed:
         completed.SharedFunctionalGroupsSequence = [_shared_groups(completed)]
     for name in (*TYPE_2_PATIENT_AND_STUDY, *TYPE_2_MORE):
         if name not in completed:
             setattr(completed, name, None)
-    return completed
-
-
-def _shallow_copy(dataset: Any) -> Any:
-    copied = copy.copy(dataset)
-    copied._dict = dict(dataset._dict)  # a copied data set shares its elements' table with the original
-    return copied
-
-
-def _empty_invalid_values(dataset: Any) -> None:
-    """Values of patient and study that break the rules of their type would break the output's too."""
-    from pydicom import config
-    from pydicom.valuerep import validate_value
-
-    for group in (0x0008, 0x0010):
-        for e in list(dataset.group_dataset(group)):
-            try:
-                if e.VR in ("AS", "DA", "TM", "DS", "IS") and not e.is_empty:
-                    for value in [e.value] if e.VM == 1 else e.value:
-                        validate_value(e.VR, str(value), config.RAISE)
-            except ValueError:
-                setattr(dataset, e.keyword, None)
+    return completed, changed
 
 
 def _shared_groups(dataset: Any) -> Any:

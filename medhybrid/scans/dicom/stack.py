@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import SeriesError
-from medhybrid.geometry import LPS_FROM_RAS, Affine
+from medhybrid.geometry import LPS_FROM_RAS, Affine, is_sheared
+from medhybrid.number_text import format_apart, format_vectors_apart
 from medhybrid.scans.dicom.frames import Frame
 
 ORIENTATION_TOLERANCE = 1e-4
@@ -24,6 +25,14 @@ SAME_POSITION_MM = 1e-2
 
 PLACE_TOLERANCE_VOXEL = 0.02
 """How far a frame's own corner may lie from its voxel."""
+
+ROUNDED_DECIMALS = (3, 4)
+"""Direction cosines with so few decimals are rounded; their slices' positions tell the normal more exactly."""
+
+ROUNDED_NOTE = "ImageOrientationPatient is rounded; the slices' positions give its normal"
+
+ROUNDING_FACTOR = 2.5
+"""How many roundings a direction that is worked out from positions may differ from its header's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +46,15 @@ class Stack:
     affine : (4, 4) ndarray
         Voxel (column, row, slice) to RAS mm; sheared where `fault` is ``gantry_tilt``. Of no use with other faults.
     fault : SeriesError, optional
-        Why the stack is no regular right-angled grid.
+        Why the stack is not a regular right-angled grid.
+    notes : tuple of str
+        What was assumed of the headers.
     """
 
     frames: tuple[Frame, ...]
     affine: Affine
     fault: SeriesError | None
+    notes: tuple[str, ...] = ()
 
 
 def normal_of(frame: Frame) -> NDArray[np.float64]:
@@ -87,11 +99,15 @@ def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
             remedy="remove the repeats, or export them as series of their own",
         )
     sheared, off = _fit(ordered, right_angled=False)
+    if off <= PLACE_TOLERANCE_VOXEL:
+        affine, off_axis = _fit(ordered, right_angled=True)
+        if off_axis <= PLACE_TOLERANCE_VOXEL and not is_sheared(affine):
+            return Stack(ordered, affine, None)
+    refined = _refine_rounded(ordered)
+    if refined is not None:
+        return Stack(ordered, refined, None, (ROUNDED_NOTE,))
     if off > PLACE_TOLERANCE_VOXEL:
         return Stack(ordered, sheared, _uneven(ordered, steps, off, series))
-    affine, off_axis = _fit(ordered, right_angled=True)
-    if off_axis <= PLACE_TOLERANCE_VOXEL:
-        return Stack(ordered, affine, None)
     step = np.diff(np.array([f.position_mm for f in ordered]), axis=0).mean(0)
     angle = np.degrees(np.arccos(np.clip(abs(step @ normal_of(ordered[0])) / np.linalg.norm(step), 0, 1)))
     fault = SeriesError(
@@ -99,7 +115,7 @@ def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
         code="gantry_tilt",
         series=series,
         expected="slices stacked at right angles",
-        found=f"{angle:.2f} degrees, {np.linalg.norm(step):.3f} mm from slice to slice",
+        found=f"{format_apart([angle], decimals=2)[0]} degrees, {np.linalg.norm(step):.3f} mm from slice to slice",
         remedy="set scans.resample_irregular=true to resample it, or scans.keep_sheared=true for a sheared affine",
     )
     return Stack(ordered, sheared, fault)
@@ -110,7 +126,7 @@ def _fit(frames: Sequence[Frame], *, right_angled: bool) -> tuple[Affine, float]
     positions = np.array([f.position_mm for f in frames])
     orientation = np.mean([f.orientation for f in frames], axis=0)
     row, column = orientation[:3] / np.linalg.norm(orientation[:3]), orientation[3:] / np.linalg.norm(orientation[3:])
-    row_mm, column_mm = frames[0].spacing_mm
+    row_mm, column_mm = _common_spacing(frames)
     index = np.arange(len(frames)) - (len(frames) - 1) / 2
     centre, step = positions.mean(0), index @ positions / (index @ index)
     if right_angled:
@@ -130,25 +146,82 @@ def _fit(frames: Sequence[Frame], *, right_angled: bool) -> tuple[Affine, float]
     return LPS_FROM_RAS @ lps, off
 
 
+def _common_spacing(frames: Sequence[Frame]) -> tuple[float, float]:
+    """Return the distance of rows and of columns: the first frame's, or the mean where roundings differ."""
+    spacings = np.array([f.spacing_mm for f in frames])
+    row_mm, column_mm = spacings[0] if np.allclose(spacings, spacings[0], rtol=1e-5, atol=1e-7) else spacings.mean(0)
+    return float(row_mm), float(column_mm)
+
+
+def _refine_rounded(frames: Sequence[Frame]) -> Affine | None:
+    """Return a right-angled grid (voxel to RAS mm) for frames whose direction cosines were rounded, or None.
+
+    The slices' positions span more than the rounding, so they give the normal; row and column turn with it. The turned
+    directions must agree with the header's within the rounding, and the positions with the grid.
+    """
+    cosines = np.array([f.orientation for f in frames])
+    n_decimals = next((n for n in (1, 2, *ROUNDED_DECIMALS) if np.abs(cosines - cosines.round(n)).max() < 1e-9), 0)
+    if n_decimals not in ROUNDED_DECIMALS:
+        return None
+    positions = np.array([f.position_mm for f in frames])
+    index = np.arange(len(frames)) - (len(frames) - 1) / 2
+    step = index @ positions / (index @ index)
+    normal = step / np.linalg.norm(step)
+    plane = cosines.mean(0).reshape(2, 3)
+    plane = plane - np.outer(plane @ normal, normal)
+    u, _, v = np.linalg.svd(plane, full_matrices=False)
+    row, column = u @ v  # the nearest pair of unit vectors at right angles
+    turned = np.abs(np.concatenate([row, column]) - cosines).max()
+    row_mm, column_mm = _common_spacing(frames)
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1], lps[:3, 2] = row * column_mm, column * row_mm, step
+    lps[:3, 3] = positions.mean(0) + step * index[0]
+    voxels = (positions - lps[:3, 3]) @ np.linalg.inv(lps[:3, :3]).T
+    off = np.abs(voxels - np.outer(np.arange(len(frames)), (0, 0, 1))).max()
+    is_small = turned <= ROUNDING_FACTOR * 0.5 * 10.0**-n_decimals
+    return LPS_FROM_RAS @ lps if is_small and off <= PLACE_TOLERANCE_VOXEL else None
+
+
 def _uneven(frames: Sequence[Frame], steps: NDArray[np.float64], off: float, series: str) -> SeriesError:
-    gaps = np.unique(np.round(steps, 3))
-    least = float(gaps[0])
+    """Return the fault of slices that lie on no regular grid, with the numbers that show why."""
+    least = float(steps.min())
     multiples = np.rint(steps / least)
     is_hole = bool((np.abs(steps / least - multiples) < 0.05).all()) and multiples.max() > 1
+    remedy = "export the series again, whole; or set scans.resample_irregular=true to fill the gap between slices"
     if is_hole:
         n_missing = int((multiples - 1).sum())
         at = int(np.argmax(multiples))
-        found = f"{n_missing} missing; {steps[at]:.3f} mm between {frames[at].name} and {frames[at + 1].name}"
-        what, expected = "a slice is missing", f"{least:.3f} mm from slice to slice"
+        wanted, longest = format_apart([least, steps[at]])
+        found = f"{n_missing} missing; {longest} mm between {frames[at].name} and {frames[at + 1].name}"
+        what, expected = "a slice is missing", f"{wanted} mm from slice to slice"
     else:
-        shown = ", ".join(f"{g:.3f}" for g in gaps[:6]) + (", ..." if len(gaps) > 6 else "")
-        found = f"{shown} mm; a slice would be {off:.2f} voxels off a regular grid"
-        what, expected = "slice distances differ", "even distances"
+        what, expected, numbers = _find_irregularity(frames, steps)
+        found = f"{numbers}; a slice would be {off:.2f} voxels off a regular grid"
     return SeriesError(
         f"{series}: {what}",
         code="missing_slice" if is_hole else "nonuniform",
         series=series,
         expected=expected,
         found=found,
-        remedy="export the series again, whole; or set scans.resample_irregular=true to fill the gap between slices",
+        remedy=remedy,
     )
+
+
+def _find_irregularity(frames: Sequence[Frame], steps: NDArray[np.float64]) -> tuple[str, str, str]:
+    """Return what differs between slices most, in mm: their distances, their shifts, or their directions."""
+    first = frames[0]
+    row, column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    positions = np.array([f.position_mm for f in frames])
+    shifts = np.diff(positions, axis=0) @ np.stack([row, column]).T  # (n - 1, 2) mm
+    corners = np.array([f.far_corner_mm for f in frames]) - positions
+    spread = {"steps": np.ptp(steps), "shifts": np.ptp(shifts, axis=0).max(), "corners": np.ptp(corners, axis=0).max()}
+    largest = max(spread, key=lambda name: spread[name])
+    if largest == "corners":
+        turns = format_vectors_apart(sorted({f.orientation for f in frames})[:2])
+        return "slice directions or spacings differ", "one orientation and spacing", f"({') and ('.join(turns)})"
+    values = steps if largest == "steps" else shifts[:, np.argmax(np.ptp(shifts, axis=0))]
+    distinct = np.unique(np.round(values, 6))
+    shown = ", ".join(format_apart([*distinct[:6]])) + (", ..." if len(distinct) > 6 else "")
+    if largest == "steps":
+        return "slice distances differ", "even distances", f"{shown} mm"
+    return "slices are shifted sideways unevenly", "even shifts", f"shifts of {shown} mm"

@@ -15,11 +15,20 @@ import numpy as np
 
 from medhybrid.errors import SeriesError
 from medhybrid.geometry import orientation_code
+from medhybrid.number_text import format_vectors_apart
 from medhybrid.scans.dicom.frames import Frame
-from medhybrid.scans.dicom.stack import ORIENTATION_TOLERANCE, SAME_POSITION_MM, Stack, make_stack, positions_along
+from medhybrid.scans.dicom.interleaved import find_interleaved
+from medhybrid.scans.dicom.stack import (
+    ORIENTATION_TOLERANCE,
+    PLACE_TOLERANCE_VOXEL,
+    SAME_POSITION_MM,
+    Stack,
+    make_stack,
+    positions_along,
+)
 
 TRAIT_ORDER = ("stack", "type", "echo", "inversion", "b", "time", "acquisition", "trigger", "clock")
-"""Which attribute is tried first to tell volumes apart."""
+"""Which attribute is tried first to tell volumes apart; the others follow."""
 
 MAX_VOLUMES = 10_000
 """A series is not split into more volumes."""
@@ -74,7 +83,7 @@ def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
             g = group[0]
             if (
                 (f.rows, f.columns, f.frame_of_reference) == (g.rows, g.columns, g.frame_of_reference)
-                and np.allclose(f.spacing_mm, g.spacing_mm, rtol=1e-5, atol=1e-7)
+                and np.allclose(f.spacing_mm, g.spacing_mm, rtol=_spacing_tolerance(f), atol=1e-7)
                 and np.abs(np.subtract(f.orientation, g.orientation)).max() <= ORIENTATION_TOLERANCE
             ):
                 group.append(f)
@@ -86,8 +95,13 @@ def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
     return groups
 
 
+def _spacing_tolerance(frame: Frame) -> float:
+    """Return how much of itself a pixel spacing may differ: its last pixel moves by less than the tolerance of a place."""
+    return max(1e-5, PLACE_TOLERANCE_VOXEL / max(frame.rows, frame.columns))
+
+
 def series_of(frames: Sequence[Frame]) -> str:
-    """A name for messages."""
+    """Return a name for messages."""
     return frames[0].path.parent.name
 
 
@@ -106,12 +120,14 @@ def _refuse_leftovers(groups: Sequence[Sequence[Frame]], series: str) -> None:
     if len(smallest) > 1 and turns == len(groups):
         return
     differs = "orientation" if turns > 1 else _what_differs(groups)
+    shown = _describe([g[0] for g in groups], differs)
     raise SeriesError(
         f"{series}: slices differ in {differs}, and the headers do not say that they are volumes of their own",
         code="mixed_orientation" if turns > 1 else "mixed_shape",
         series=series,
         expected="one grid, or whole stacks in orientations of their own",
-        found="; ".join(f"{len(g)} of {_describe(g[0])}" for g in groups[:4]) + f", first odd one {smallest[0].name}",
+        found="; ".join(f"{len(g)} of {text}" for g, text in list(zip(groups, shown, strict=True))[:4])
+        + f"; first odd one {smallest[0].name}",
         remedy="export each stack as a series of its own",
     )
 
@@ -130,9 +146,19 @@ def _what_differs(groups: Sequence[Sequence[Frame]]) -> str:
     return "frame of reference" if len({g[0].frame_of_reference for g in groups}) > 1 else "pixel spacing"
 
 
-def _describe(f: Frame) -> str:
-    spacing = " x ".join(f"{s:.4g}" for s in f.spacing_mm)
-    return f"{f.rows} x {f.columns} pixels of {spacing} mm, {plane_of(f)}"
+def _describe(frames: Sequence[Frame], differs: str) -> list[str]:
+    """Return one text a frame; those of frames that differ are different."""
+    spacings = format_vectors_apart([f.spacing_mm for f in frames], joint=" x ")
+    texts = [
+        f"{f.rows} x {f.columns} pixels of {spacing} mm, {plane_of(f)}"
+        for f, spacing in zip(frames, spacings, strict=True)
+    ]
+    if differs == "orientation":
+        turns = format_vectors_apart([f.orientation for f in frames])
+        return [f"{text} ({turn})" for text, turn in zip(texts, turns, strict=True)]
+    if differs == "frame of reference":
+        return [f"{text}, frame of reference {n}" for n, text in enumerate(texts, start=1)]
+    return texts
 
 
 def plane_of(frame: Frame) -> str:
@@ -151,7 +177,10 @@ def _split_repeats(frames: Sequence[Frame], *, series: str) -> list[Volume]:
     slots = _slots(frames)
     repeats = int(np.bincount(slots).max())
     if repeats == 1:
-        return [Volume("", _stack_of_one_kind(frames, series))]
+        kinds = find_interleaved(frames, slots, series=series)
+        if kinds is None:
+            return [Volume("", _stack_of_one_kind(frames, series))]
+        return _split_kinds(frames, *kinds, series=series)
     parts = _by_traits(frames, slots) or _by_runs(frames, slots, repeats)
     if parts is None or any(len(p) < 2 for p in parts.values()):
         n_positions = int(slots.max()) + 1
@@ -164,6 +193,14 @@ def _split_repeats(frames: Sequence[Frame], *, series: str) -> list[Volume]:
             found=_differences(frames),
             remedy="split time points, echoes or repeats into series of their own",
         )
+    return [Volume(name, _stack_of_one_kind(part, series)) for name, part in parts.items()]
+
+
+def _split_kinds(frames: Sequence[Frame], trait: str, values: Sequence[str], *, series: str) -> list[Volume]:
+    """Return the volumes of slices that alternate in a trait."""
+    keys = sorted(((v,) for v in values), key=_sort_key)
+    names = _part_names((trait,), keys)
+    parts = {names[key]: [f for f in frames if f.traits.get(trait, "") == key[0]] for key in keys}
     return [Volume(name, _stack_of_one_kind(part, series)) for name, part in parts.items()]
 
 
@@ -192,7 +229,19 @@ def _slots(frames: Sequence[Frame]) -> np.ndarray:
 
 
 def _by_traits(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
-    varying = [t for t in TRAIT_ORDER if len({f.traits.get(t, "") for f in frames}) > 1]
+    """Tell volumes apart by the usual traits, else by any."""
+    names = [t for t in _trait_names(frames) if len({f.traits.get(t, "") for f in frames}) > 1]
+    usual = [t for t in names if t in TRAIT_ORDER]
+    return _by_some_of(usual, frames, slots) or _by_some_of(names, frames, slots)
+
+
+def _trait_names(frames: Sequence[Frame]) -> list[str]:
+    """Return the names of all traits, the usual ones first."""
+    return list(dict.fromkeys([*TRAIT_ORDER, *(t for f in frames for t in f.traits)]))
+
+
+def _by_some_of(varying: Sequence[str], frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
+    """Return the volumes that the first one, two or three of these traits tell apart."""
     for n in (1, 2, 3):
         for chosen in combinations(varying, n):
             parts: dict[Hashable, list[int]] = {}
@@ -226,10 +275,20 @@ def _part_names(chosen: Sequence[str], keys: Sequence[Hashable]) -> dict[Hashabl
     for key in keys:
         words = []
         for trait, value, known in zip(chosen, key, numbered, strict=True):  # type: ignore[call-overload]
-            shown = f"{float(value):g}" if trait == "b" else str(known.index(value) + 1)
+            shown = _show_value(trait, value, known)
             words.append(f"{'time' if trait == 'clock' else trait}_{shown}")
         names[key] = "_".join(words)
     return names
+
+
+def _show_value(trait: str, value: str, known: Sequence[str]) -> str:
+    """Return the b-value, where it names a volume alone; else the number of a value among those that are known."""
+    try:
+        weightings = [f"{float(v):g}" for v in known] if trait == "b" else []
+    except ValueError:
+        weightings = []
+    is_clear = len(set(weightings)) == len(known)
+    return weightings[known.index(value)] if is_clear else str(known.index(value) + 1)
 
 
 def _by_runs(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[str, list[Frame]] | None:
@@ -248,7 +307,7 @@ def _by_runs(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[s
 
 def _differences(frames: Sequence[Frame]) -> str:
     differs = []
-    for trait in TRAIT_ORDER:
+    for trait in _trait_names(frames):
         values = {f.traits.get(trait, "") for f in frames}
         if len(values) > 1:
             differs.append(f"{trait} ({len(values)} values)")

@@ -24,6 +24,7 @@ from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 from tests.conftest import SHARED
 from tests.scans.dicom.test_awkward import edit_all, right_angled, shift, tilted, uneven
+from tests.scans.dicom.test_header_oddities import hide_vrs
 from tests.scans.dicom.test_output import TURNS
 
 SHAPE = (24, 17, 7)  # columns, rows, slices: not square
@@ -484,3 +485,104 @@ def test_a_real_structure_set_of_slices_that_are_not_there_is_refused(shared: Pa
     for name in names:
         with pytest.raises(ScanError):
             read_masks(path, read_scan(folder / "ct"), [name])
+
+
+# --- files as other systems leave them ------------------------------------------------------------------------------
+
+
+def bare(path: Path) -> None:
+    """Without preamble and mark, and without a file meta that names an encoding."""
+    content = path.read_bytes()
+    path.write_bytes(content[content.index(b"\x08\x00\x16\x00") :])
+
+
+def without_preamble(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[132:])
+
+
+def of_unknown_vrs(path: Path) -> None:
+    edit_all([path], lambda d, _: hide_vrs(d))
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Scan:
+    write_series(tmp_path / "in")
+    return read_scan(tmp_path / "in")
+
+
+@pytest.mark.parametrize("change", [bare, without_preamble, of_unknown_vrs], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_a_reference_is_read_whatever_wraps_it(kind: str, change, scan: Scan, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "reference.dcm"
+    if kind == "SEG":
+        write_seg(path, small_mask(), scan, SegInfo({"a": 1}, "0"))
+    else:
+        write_rtstruct(path, {"a": [ellipse(scan.source.header[k], CENTRE, OUTER) for k in (2, 3)]})
+    expected = read_masks(path, scan, ["a"])["a"]
+
+    change(path)
+
+    assert reference_kind(path) == kind
+    assert reference_names(path) == ["a"]
+    np.testing.assert_array_equal(read_masks(path, scan, ["a"])["a"], expected)
+    assert expected.any()
+
+
+def small_mask() -> np.ndarray:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4:9, 5:11, 2:5] = 1
+    return mask
+
+
+@pytest.mark.filterwarnings("ignore:.*exceeds the size of 64 kByte")
+def test_a_contour_of_more_than_64_kib_is_read_from_explicit_vr(scan: Scan, tmp_path: Path) -> None:
+    header = scan.source.header[3]
+    t = np.linspace(0, 2 * np.pi, 4000, endpoint=False)
+    outline = on_slice(header, CENTRE[0] + OUTER[0] * np.cos(t), CENTRE[1] + OUTER[1] * np.sin(t))
+    path = write_rtstruct(tmp_path / "rt.dcm", {"a": [outline]})
+    contour = pydicom.dcmread(path).ROIContourSequence[0].ContourSequence[0]
+    assert contour.get_item("ContourData").VR == "UN"
+
+    mask = read_masks(path, scan, ["a"])["a"]
+
+    np.testing.assert_array_equal(mask[:, :, 3], inside_ellipse(CENTRE, OUTER))
+    assert mask.sum() == mask[:, :, 3].sum()
+
+
+SEGMENT_ATTRIBUTES = (
+    "SegmentAlgorithmType",
+    "SegmentedPropertyCategoryCodeSequence",
+    "SegmentedPropertyTypeCodeSequence",
+    "SegmentNumber",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [*SEGMENT_ATTRIBUTES, "Modality", "SegmentationType", "PatientID", "ContentLabel", "DimensionIndexSequence"]
+)
+def test_a_segmentation_without_an_attribute_that_masks_do_not_need_is_read(
+    name: str, scan: Scan, tmp_path: Path
+) -> None:
+    path = tmp_path / "seg.dcm"
+    write_seg(path, small_mask(), scan, SegInfo({"a": 1}, "0"))
+
+    def remove(d: Dataset, _: int) -> None:
+        delattr(d.SegmentSequence[0] if name in SEGMENT_ATTRIBUTES else d, name)
+
+    edit_all([path], remove)
+
+    assert reference_kind(path) == "SEG"
+    np.testing.assert_array_equal(read_masks(path, scan, ["a"])["a"], small_mask() > 0)
+
+
+def test_frames_that_name_none_of_several_segments_are_refused(scan: Scan, tmp_path: Path) -> None:
+    path = tmp_path / "seg.dcm"
+    write_seg(path, small_mask(), scan, SegInfo({"a": 1, "b": 2}, "0"))
+
+    def remove(d: Dataset, _: int) -> None:
+        del d.PerFrameFunctionalGroupsSequence[1].SegmentIdentificationSequence
+
+    edit_all([path], remove)
+
+    with pytest.raises(ScanError, match="names none of its segments"):
+        read_masks(path, scan, ["a"])

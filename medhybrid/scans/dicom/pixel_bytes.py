@@ -1,0 +1,228 @@
+"""Pixel data as it stands in a file: which element holds it, in which layout, and whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.errors import SeriesError
+from medhybrid.scans.dicom.attributes import integer, text
+
+IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+PLAIN_SYNTAXES = (IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.1")
+"""Uncompressed and little endian: the pixels stand in the file as numpy has them."""
+
+ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
+"""Plain pixels in the fragments of compressed streams."""
+
+PIXEL_DATA = 0x7FE00010
+FLOAT_PIXEL_DATA = {0x7FE00008: 32, 0x7FE00009: 64}
+"""FloatPixelData and DoubleFloatPixelData, and their bits."""
+
+BINARY_VRS = ("OB", "OW", "OB or OW", "OF", "OD", "UN", None)
+"""VRs that pixel data may have; None stands in implicit VR."""
+
+UNDEFINED_LENGTH = 0xFFFFFFFF
+
+ITEM = b"\xfe\xff\x00\xe0"
+"""Begins each fragment of a compressed stream."""
+
+
+class PixelBytes:
+    """The pixel data element of one file and its layout.
+
+    Attributes
+    ----------
+    syntax : str
+        Transfer syntax, from the data set's own encoding where the file does not name one.
+    rows, columns, n_frames, bits, bits_stored, high_bit : int
+        As the header has them.
+    is_float : bool
+        Whether values are IEEE floats.
+    padding_note : str
+        Says that excess bytes after the pixels were ignored, else empty.
+    """
+
+    def __init__(self, dataset: Any, path: Path) -> None:
+        self._dataset, self._path = dataset, path
+        self.tag = next((t for t in FLOAT_PIXEL_DATA if t in dataset), PIXEL_DATA)
+        self.is_float = self.tag in FLOAT_PIXEL_DATA
+        self.n_frames = integer(dataset, "NumberOfFrames") or 1
+        self.rows, self.columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
+        self.bits = integer(dataset, "BitsAllocated") or 0
+        self.bits_stored = integer(dataset, "BitsStored") or self.bits
+        high_bit = integer(dataset, "HighBit")
+        self.high_bit = self.bits_stored - 1 if high_bit is None else high_bit
+        self.is_signed = integer(dataset, "PixelRepresentation") == 1
+        self.syntax = syntax_of(dataset)
+        self.padding_note = ""
+
+    @classmethod
+    def of(cls, dataset: Any, path: Path) -> PixelBytes:
+        """Find and check the pixel data: present, whole, and of a kind that is decoded here; raises `SeriesError`."""
+        found = cls(dataset, path)
+        n_bytes = found._n_bytes()
+        if not n_bytes:
+            raise truncated(path, "pixel data", "none")
+        found._refuse_undecodable_syntax()
+        found._refuse_layout()
+        if not found.is_encapsulated:
+            found._refuse_wrong_length(n_bytes)
+        return found
+
+    @property
+    def is_encapsulated(self) -> bool:
+        """Whether frames are streams of their own inside the element."""
+        from pydicom.uid import UID
+
+        return bool(UID(self.syntax).is_encapsulated)
+
+    def plain_frame(self, index: int) -> NDArray[np.generic]:
+        """Read a frame (Y, X) of uncompressed little-endian pixels."""
+        kind = self._kind
+        n_values = self.rows * self.columns
+        start = index * n_values * kind.itemsize
+        element = self._dataset.get_item(self.tag, keep_deferred=True)
+        if element.value is None:
+            with self._path.open("rb") as file:
+                file.seek(element.value_tell + start)
+                values = np.fromfile(file, kind, n_values)
+            if values.size < n_values:
+                raise truncated(self._path, f"{n_values} pixels a frame", str(values.size))
+        else:
+            values = np.frombuffer(element.value, kind, n_values, start)
+        return values.reshape(self.rows, self.columns)
+
+    @property
+    def _kind(self) -> np.dtype[Any]:
+        return np.dtype(f"<{'f' if self.is_float else 'i' if self.is_signed else 'u'}{self.bits // 8}")
+
+    def encapsulated_frame(self, index: int) -> NDArray[np.generic]:
+        """Read a frame (Y, X) of plain pixels that stand in fragments."""
+        kind, n_values = self._kind, self.rows * self.columns
+        try:
+            content = self.stream(index)
+        except Exception as error:  # damaged fragments raise many kinds
+            raise truncated(self._path, "whole fragments", type(error).__name__) from error
+        if len(content) < n_values * kind.itemsize:
+            raise truncated(self._path, f"{n_values * kind.itemsize} bytes a frame", str(len(content)))
+        return np.frombuffer(content, kind, n_values).reshape(self.rows, self.columns)
+
+    def stream(self, index: int) -> bytes:
+        """Return the compressed stream of a frame."""
+        from pydicom.encaps import get_frame
+
+        return bytes(get_frame(self._dataset.PixelData, index, number_of_frames=self.n_frames))
+
+    def _refuse_layout(self) -> None:
+        if self.is_float:
+            if self.bits != FLOAT_PIXEL_DATA[self.tag]:
+                raise self._unreadable(f"BitsAllocated {FLOAT_PIXEL_DATA[self.tag]}", str(self.bits))
+            return
+        if self.bits not in (8, 16, 32) or integer(self._dataset, "PixelRepresentation") not in (0, 1):
+            raise self._unreadable("8, 16 or 32 bits a pixel, signed or unsigned", f"{self.bits} bits")
+        if not 1 <= self.bits_stored <= self.bits:
+            raise self._unreadable(f"BitsStored of 1 to {self.bits}", str(self.bits_stored))
+        if not 0 <= self.high_bit < self.bits:
+            raise self._unreadable(f"HighBit of 0 to {self.bits - 1}", str(self.high_bit))
+
+    def _unreadable(self, expected: str, found: str) -> SeriesError:
+        return SeriesError(
+            f"{self._path.name}: its pixels cannot be read",
+            code="not_image",
+            path=self._path,
+            expected=expected,
+            found=found,
+            remedy="export the series again",
+        )
+
+    def _refuse_wrong_length(self, n_bytes: int) -> None:
+        """Refuse missing bytes; accept excess padding, as PS3.5 8.1.1 has it, but not pixels that the header does not count."""
+        expected = self.n_frames * self.rows * self.columns * self.bits // 8
+        excess = n_bytes - expected
+        element = self._dataset.get_item(self.tag, keep_deferred=True)
+        has_length = getattr(element, "length", 0) != UNDEFINED_LENGTH and not getattr(
+            element, "is_undefined_length", False
+        )
+        is_stream = not has_length or (excess > 1 and self._read_bytes(0, len(ITEM)) == ITEM)
+        if is_stream or excess < 0 or (excess > 1 and not self._is_padding(expected, excess)):
+            found = "compressed frames" if is_stream else str(n_bytes)
+            raise truncated(
+                self._path,
+                f"{expected} bytes of pixels",
+                found,
+                what="is cut off or damaged" if excess < 0 else "holds more than its header counts",
+            )
+        if excess > 1:
+            self.padding_note = f"{excess} bytes after the pixels are padding"
+
+    def _is_padding(self, expected: int, excess: int) -> bool:
+        """Return whether bytes after the pixels are not further rows, columns or frames of a header that counts too few."""
+        if not self._read_bytes(expected, excess).strip(b"\0"):
+            return True
+        pixel_bytes = self.n_frames * self.bits // 8
+        is_whole = excess % (pixel_bytes * self.columns) == 0 or excess % (pixel_bytes * self.rows) == 0
+        return excess * self.n_frames < expected and not is_whole
+
+    def _read_bytes(self, start: int, n_bytes: int) -> bytes:
+        """Read bytes of the pixel data element."""
+        element = self._dataset.get_item(self.tag, keep_deferred=True)
+        if element.value is not None:
+            return bytes(element.value[start : start + n_bytes])
+        with self._path.open("rb") as file:
+            file.seek(element.value_tell + start)
+            return file.read(n_bytes)
+
+    def _n_bytes(self) -> int:
+        """Return the length of the pixel data as far as it stands in the file; 0 where it is not a row of bytes."""
+        element = self._dataset.get_item(self.tag, keep_deferred=True)
+        if element is None or element.VR not in BINARY_VRS:
+            return 0
+        if element.value is None:
+            there = self._path.stat().st_size - element.value_tell
+            return int(there if element.length == UNDEFINED_LENGTH else min(element.length, there))
+        return len(element.value) if isinstance(element.value, (bytes, bytearray)) else 0
+
+    def _refuse_undecodable_syntax(self) -> None:
+        from pydicom.pixels import get_decoder
+        from pydicom.uid import UID
+
+        syntax = UID(self.syntax)
+        try:
+            is_known = syntax.is_transfer_syntax and not syntax.is_private
+            if self.syntax == ENCAPSULATED_UNCOMPRESSED or (is_known and get_decoder(syntax).is_available):
+                return
+        except (NotImplementedError, ValueError):
+            pass
+        raise SeriesError(
+            f"{self._path.name}: its transfer syntax cannot be decoded",
+            code="unsupported_codec",
+            path=self._path,
+            found=str(syntax.name),
+            remedy="export it uncompressed, or as JPEG 2000, JPEG-LS or RLE",
+        )
+
+
+def syntax_of(dataset: Any) -> str:
+    """Return the transfer syntax that a file names, else the one that its data set was read by."""
+    named = text(getattr(dataset, "file_meta", {}), "TransferSyntaxUID")
+    if named:
+        return named
+    is_little_endian = getattr(dataset, "original_encoding", (True, True))[1]
+    return EXPLICIT_BIG_ENDIAN if is_little_endian is False else IMPLICIT_LITTLE_ENDIAN
+
+
+def truncated(path: Path, expected: str, found: str, *, what: str = "is cut off or damaged") -> SeriesError:
+    """Return the error for pixel data that is cut off or damaged."""
+    return SeriesError(
+        f"{path.name} {what}",
+        code="truncated",
+        path=path,
+        expected=expected,
+        found=found,
+        remedy="export or copy the series again",
+    )

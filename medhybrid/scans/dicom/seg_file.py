@@ -1,0 +1,141 @@
+"""A DICOM SEG file: its segments' names and its frames, from the attributes that masks need and no others.
+
+Real segmentations often lack attributes that the standard requires (SegmentAlgorithmType, codes, a preamble). They do not bear
+on the masks, so they are not asked for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.errors import ScanError
+from medhybrid.scans.dicom.attributes import integer, restore_vrs, text, value_of
+from medhybrid.scans.dicom.headers import load_dataset
+from medhybrid.scans.dicom.pixel_bytes import PLAIN_SYNTAXES, syntax_of
+
+Groups = Callable[[str], Any]
+"""A functional group of a frame by its name, or None."""
+
+KINDS = ("BINARY", "LABELMAP")
+
+
+@dataclass(frozen=True, slots=True)
+class SegFile:
+    """A segmentation whose frames are masks.
+
+    Attributes
+    ----------
+    names : dict
+        The name of each segment by its number.
+    is_labelmap : bool
+        Whether a frame holds the numbers of segments, not one segment.
+    """
+
+    path: Path
+    dataset: Any
+    names: dict[int, str]
+    is_labelmap: bool
+
+    @classmethod
+    def open(cls, path: Path) -> SegFile:
+        """Open a segmentation; raises `ScanError` if it cannot be read or holds probabilities."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                dataset = load_dataset(path, defers=False)
+                restore_vrs(dataset)
+                items = list(value_of(dataset, "SegmentSequence") or [])
+        except ScanError as error:
+            raise unreadable(path, str(error)) from error
+        except Exception as error:  # a damaged file can raise anything
+            raise unreadable(path, type(error).__name__) from error
+        kind = text(dataset, "SegmentationType").upper() or ("BINARY" if integer(dataset, "BitsAllocated") == 1 else "")
+        if kind == "FRACTIONAL":
+            raise ScanError(
+                f"{path.name} holds probabilities, not masks",
+                expected="a BINARY or LABELMAP segmentation",
+                found="FRACTIONAL",
+                remedy="choose a threshold and export it as BINARY",
+            )
+        if kind not in KINDS:
+            raise unreadable(path, f"SegmentationType {kind or 'absent'}")
+        return cls(path, dataset, _name_segments(items, path), kind == "LABELMAP")
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return integer(self.dataset, "NumberOfFrames") or 1
+
+    def frames(self) -> Iterator[tuple[Groups, int | None]]:
+        """Yield the functional groups and the segment of each frame; None in a label map.
+
+        Raises
+        ------
+        ScanError
+            If a frame names no segment and there are several.
+        """
+        shared = next(iter(value_of(self.dataset, "SharedFunctionalGroupsSequence") or []), None)
+        items = list(value_of(self.dataset, "PerFrameFunctionalGroupsSequence") or [])
+        if len(items) != self.n_frames:
+            raise unreadable(self.path, f"{self.n_frames} frames, but functional groups for {len(items)}")
+        for item in items:
+
+            def group(name: str, item: Any = item) -> Any:
+                for place in (item, shared):
+                    found = value_of(place, name) if place is not None else None
+                    if found:
+                        return found[0]
+                return None
+
+            yield group, None if self.is_labelmap else self._segment_of(group)
+
+    def _segment_of(self, group: Groups) -> int:
+        identification = group("SegmentIdentificationSequence")
+        number = None if identification is None else integer(identification, "ReferencedSegmentNumber")
+        if number is not None:
+            return number
+        if len(self.names) == 1:
+            return next(iter(self.names))
+        raise unreadable(self.path, "a frame that names none of its segments")
+
+    def pixels(self, index: int) -> NDArray[np.generic]:
+        """Decode a frame (row, column): 0 and 1, or the numbers of segments."""
+        rows, columns = integer(self.dataset, "Rows") or 0, integer(self.dataset, "Columns") or 0
+        syntax, content = syntax_of(self.dataset), self.dataset.PixelData
+        if integer(self.dataset, "BitsAllocated") == 1 and syntax in PLAIN_SYNTAXES:
+            n_pixels = rows * columns  # frames follow each other bit by bit
+            first = index * n_pixels
+            part = np.frombuffer(content, np.uint8, (first + n_pixels + 7) // 8 - first // 8, first // 8)
+            return np.unpackbits(part, bitorder="little")[first % 8 : first % 8 + n_pixels].reshape(rows, columns)
+        from pydicom.pixels import get_decoder
+        from pydicom.uid import UID
+
+        decoded, _ = get_decoder(UID(syntax)).as_array(self.dataset, index=index, raw=True)
+        return np.asarray(decoded)
+
+
+def _name_segments(items: list[Any], path: Path) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for n, item in enumerate(items, start=1):
+        number = integer(item, "SegmentNumber")
+        number = n if number is None else number
+        if number in names:
+            raise unreadable(path, f"two segments of number {number}")
+        names[number] = text(item, "SegmentLabel") or text(item, "SegmentDescription") or f"segment {number}"
+    if not names:
+        raise unreadable(path, "no segment")
+    return names
+
+
+def unreadable(path: Path, found: str) -> ScanError:
+    """Return the error for a segmentation that cannot be read."""
+    return ScanError(
+        f"{path.name} cannot be read as a DICOM SEG of this image", found=found[:200], remedy="export it again"
+    )

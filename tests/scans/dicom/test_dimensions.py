@@ -1,0 +1,117 @@
+"""Volumes of one enhanced file are told apart by cardiac phase, gradient direction or any dimension, and named for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
+
+from medhybrid.scans import discover
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_entry
+from tests.scans.dicom.truth import is_right
+
+Group = Callable[[Dataset, int], None]
+
+
+def item(**values: object) -> Items:
+    d = Dataset()
+    for name, value in values.items():
+        setattr(d, name, value)
+    return Items([d])
+
+
+def write(path: Path, n_volumes: int, group: Group, dimensions: list[str] | None = None) -> Path:
+    """An enhanced file of several volumes, slice by slice within each; `group` says what tells them apart."""
+    arrays = np.random.default_rng(0).integers(0, 4000, (n_volumes, 9, 8, 4)).astype(np.uint16)
+    slices = write_mr_series(
+        path.parent / "one", arrays[0], np.diag([1, 1, 2, 1.0]), description="", study="s", case="c"
+    )
+    parts = [pydicom.dcmread(p) for p in slices]
+    d = pydicom.dcmread(slices[0])
+    for p in slices:
+        p.unlink()
+    slices[0].parent.rmdir()
+    shared = Dataset()
+    shared.PixelMeasuresSequence = item(PixelSpacing=d.PixelSpacing)
+    shared.PlaneOrientationSequence = item(ImageOrientationPatient=d.ImageOrientationPatient)
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "EchoTime"):
+        delattr(d, name)
+    d.SharedFunctionalGroupsSequence = Items([shared])
+    frames = []
+    for v in range(n_volumes):
+        for k, part in enumerate(parts):
+            frame = Dataset()
+            frame.PlanePositionSequence = item(ImagePositionPatient=part.ImagePositionPatient)
+            frame.FrameContentSequence = item(
+                DimensionIndexValues=[v + 1, k + 1], StackID="1", InStackPositionNumber=k + 1
+            )
+            group(frame, v)
+            frames.append(frame)
+    if dimensions:
+        d.DimensionIndexSequence = Items([item(DimensionIndexPointer=tag_for_keyword(name))[0] for name in dimensions])
+    d.PerFrameFunctionalGroupsSequence, d.NumberOfFrames = Items(frames), len(frames)
+    d.PixelData = np.ascontiguousarray(arrays.transpose(0, 3, 2, 1)).tobytes()
+    d.save_as(path)
+    return path
+
+
+def cardiac_delay(frame: Dataset, v: int) -> None:
+    frame.CardiacSynchronizationSequence = item(NominalCardiacTriggerDelayTime=100.0 * v)
+
+
+def cardiac_phase(frame: Dataset, v: int) -> None:
+    frame.CardiacSynchronizationSequence = item(NominalPercentageOfCardiacPhase=30.0 * v)
+
+
+def direction(frame: Dataset, v: int) -> None:
+    """An unweighted volume, and two directions of one weighting."""
+    if v == 0:
+        frame.MRDiffusionSequence = item(DiffusionBValue=0.0, DiffusionDirectionality="NONE")
+        return
+    along = item(DiffusionGradientOrientation=np.eye(3)[v].tolist())
+    frame.MRDiffusionSequence = item(DiffusionBValue=1000.0, DiffusionGradientDirectionSequence=along)
+
+
+def nothing(frame: Dataset, v: int) -> None:
+    """Only DimensionIndexValues differ."""
+
+
+def no_index(frame: Dataset, v: int) -> None:
+    del frame.FrameContentSequence[0].DimensionIndexValues
+
+
+CASES: dict[str, tuple[Group, list[str] | None, str]] = {
+    "cardiac_delay": (cardiac_delay, None, "trigger"),
+    "cardiac_phase": (cardiac_phase, None, "cardiac"),
+    "direction": (direction, None, "direction"),
+    "index_alone": (nothing, None, "dimension_1"),
+    "index_with_a_name": (nothing, ["ContrastBolusAgentPhase", "InStackPositionNumber"], "contrast_bolus_agent_phase"),
+}
+
+
+@pytest.mark.parametrize(("group", "dimensions", "trait"), CASES.values(), ids=list(CASES))
+def test_volumes_are_told_apart_and_named_for_what_differs(
+    group: Group, dimensions: list[str] | None, trait: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "enhanced.dcm", 3, group, dimensions)
+
+    entries = discover(tmp_path).entries
+
+    assert [e.part for e in entries] == [f"{trait}_{n}" for n in (1, 2, 3)]
+    assert is_right([path], [read_entry(e, e.name) for e in entries])
+
+
+def test_volumes_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "enhanced.dcm", 3, no_index)
+
+    (entry,) = discover(tmp_path).entries
+
+    assert entry.code == "multi_volume"
+    assert "no attribute that differs" in entry.problem

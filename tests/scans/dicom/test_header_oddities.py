@@ -1,0 +1,236 @@
+"""Headers as archives and exporters leave them: unknown VRs, rounded directions, instances that are there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_sequence
+from pydicom.uid import JPEGLSLossless
+
+from medhybrid.errors import SeriesError
+from medhybrid.geometry import is_sheared
+from medhybrid.scans import discover
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_scan
+from tests.scans.dicom.enhanced import write_enhanced
+from tests.scans.dicom.test_awkward import edit_all
+from tests.synthetic import AFFINE
+
+SHAPE = (40, 34, 6)
+
+
+def array() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 4000, SHAPE).astype(np.uint16)
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> list[Path]:
+    return write_mr_series(tmp_path / "series", array(), AFFINE, description="T1", study="s", case="c")
+
+
+# --- VR UN ----------------------------------------------------------------------------------------------------------
+
+
+def implicit_bytes(dataset: Dataset) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, True
+    write_dataset(buffer, dataset)
+    return buffer.getvalue()
+
+
+def sequence_bytes(items: Any) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, True
+    from pydicom.dataelem import DataElement
+
+    write_sequence(buffer, DataElement(0x00081115, "SQ", items), ["iso8859"])
+    return buffer.getvalue()
+
+
+def hide_vrs(dataset: Dataset) -> None:
+    """Write every attribute but the pixels as UN; sequences as items of implicit VR inside."""
+    for tag in list(dataset.keys()):
+        element = dataset[tag]
+        if tag in (0x7FE00010, 0x00080016, 0x00080018):
+            continue
+        if element.VR == "SQ":
+            content = sequence_bytes(element.value)
+        else:
+            one = Dataset()
+            one[tag] = element
+            content = implicit_bytes(one)[8:]
+        dataset._dict[tag] = RawDataElement(tag, "UN", len(content), content, 0, False, True)
+
+
+def test_attributes_of_unknown_vr_are_read_by_the_dictionary(series: list[Path]) -> None:
+    expected = read_scan(series)
+    edit_all(series, lambda d, _: hide_vrs(d))
+    assert pydicom.dcmread(series[0]).get_item("ImagePositionPatient").VR == "UN"
+
+    scan = read_scan(series)
+
+    np.testing.assert_array_equal(scan.array, expected.array)
+    np.testing.assert_array_equal(scan.affine, expected.affine)
+
+
+def test_functional_groups_of_unknown_vr_are_read_by_the_dictionary(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "mr.dcm", [array()], AFFINE)
+    expected = read_scan(path)
+    edit_all([path], lambda d, _: hide_vrs(d))
+    assert pydicom.dcmread(path).get_item("PerFrameFunctionalGroupsSequence").VR == "UN"
+
+    scan = read_scan(path)
+
+    np.testing.assert_array_equal(scan.array, expected.array)
+    np.testing.assert_array_equal(scan.affine, expected.affine)
+    assert [e.problem for e in discover(tmp_path).entries] == [""]
+
+
+# --- directions and spacings of few digits ----------------------------------------------------------------------------
+
+
+def oblique(degrees_about_x: float, degrees_about_z: float) -> np.ndarray:
+    a, b = np.radians([degrees_about_x, degrees_about_z])
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_z @ about_x * (0.5, 0.5, 3.0)
+    return affine
+
+
+@pytest.mark.parametrize("n_slices", [6, 60])
+@pytest.mark.parametrize("angles", [(7.3, 11.1), (33.0, 41.0), (12.0, 0.0), (45.3, 44.7)])
+def test_directions_of_three_decimals_are_refined_by_the_positions(
+    angles: tuple[float, float], n_slices: int, tmp_path: Path
+) -> None:
+    true = oblique(*angles)
+    values = np.zeros((64, 48, n_slices), np.uint16)
+    paths = write_mr_series(tmp_path, values, true, description="T1", study="s", case="c")
+
+    def round_directions(d: Dataset, _: int) -> None:
+        d.ImageOrientationPatient = [f"{float(v):.3f}" for v in d.ImageOrientationPatient]
+
+    edit_all(paths, round_directions)
+
+    scan = read_scan(paths)
+
+    assert not is_sheared(scan.affine)
+    corners = np.array([(x, y, z, 1) for x in (0, 63) for y in (0, 47) for z in (0, n_slices - 1)])
+    off_mm = np.linalg.norm(corners @ scan.affine.T - corners @ true.T, axis=1).max()
+    assert off_mm < 64 * 0.5 * 1.3e-3  # what half a unit of the third decimal moves the last pixel by
+
+
+def test_a_real_tilt_is_not_taken_for_rounding(tmp_path: Path) -> None:
+    paths = write_mr_series(tmp_path, np.zeros((64, 48, 40)), oblique(12, 0), description="T1", study="s", case="c")
+
+    def tilt(d: Dataset, k: int) -> None:
+        d.ImageOrientationPatient = [f"{float(v):.3f}" for v in d.ImageOrientationPatient]
+        column = np.array(d.ImageOrientationPatient, float)[3:]
+        d.ImagePositionPatient = [float(v) + 0.05 * k * c for v, c in zip(d.ImagePositionPatient, column, strict=True)]
+
+    edit_all(paths, tilt)
+
+    with pytest.raises(SeriesError, match=r"found 0\.9\d degrees") as caught:
+        read_scan(paths)
+
+    assert caught.value.code == "gantry_tilt"
+
+
+def test_directions_that_are_not_at_right_angles_are_refused_with_their_numbers(series: list[Path]) -> None:
+    edit_all(series, lambda d, _: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0.01, 1, 0]))
+
+    with pytest.raises(SeriesError, match=r"lengths 1\.\d+, 1\.\d+, inner product 0\.010"):
+        read_scan(series)
+
+
+@pytest.mark.parametrize("other", ["0.976563", "0.97656", "0.9766"])
+def test_spacings_that_differ_by_rounding_are_one_series(other: str, series: list[Path]) -> None:
+    edit_all(series, lambda d, k: setattr(d, "PixelSpacing", ["0.9765625", other] if k % 2 else ["0.9765625"] * 2))
+
+    np.testing.assert_allclose(read_scan(series).grid.spacing_mm[:2], 0.9765625, atol=4e-5)
+
+
+def test_what_differs_is_shown_with_as_many_digits_as_differ(series: list[Path]) -> None:
+    edit_all(series, lambda d, k: setattr(d, "PixelSpacing", ["0.9765625", "0.97749" if k else "0.977"]))
+
+    with pytest.raises(SeriesError, match=r"0\.9770 mm.*0\.9775 mm") as caught:
+        read_scan(series)
+
+    assert caught.value.code == "mixed_shape"
+
+
+def test_slices_shifted_sideways_are_not_said_to_differ_in_distance(series: list[Path]) -> None:
+    def shift_one(d: Dataset, k: int) -> None:
+        if k == 2:
+            x, y, z = map(float, d.ImagePositionPatient)
+            d.ImagePositionPatient = [x + 1, y, z]
+
+    paths = write_mr_series(series[0].parent / "straight", array(), np.eye(4), description="T1", study="s", case="c")
+    edit_all(paths, shift_one)
+
+    with pytest.raises(SeriesError, match=r"shifted sideways unevenly.*-1\.000, 0\.000, 1\.000 mm"):
+        read_scan(paths)
+
+
+# --- instances that are there twice -----------------------------------------------------------------------------------
+
+
+def test_an_instance_saved_in_another_encoding_is_used_once(series: list[Path]) -> None:
+    expected = read_scan(series)
+    d = pydicom.dcmread(series[2])
+    d.compress(JPEGLSLossless, generate_instance_uid=False)
+    d.save_as(series[2].with_name("copy.dcm"))
+    series[3].with_name("bare").write_bytes(series[3].read_bytes()[132:])
+
+    scan = read_scan(series[0].parent)
+
+    np.testing.assert_array_equal(scan.array, expected.array)
+    assert [e.problem for e in discover(series[0].parent).entries] == [""]
+
+
+def other_pixels(d: Dataset) -> None:
+    d.PixelData = bytes(6) + d.PixelData[6:]
+
+
+def other_place(d: Dataset) -> None:
+    d.ImagePositionPatient = [float(v) + 0.00001 for v in d.ImagePositionPatient]
+
+
+def other_scale(d: Dataset) -> None:
+    d.RescaleSlope, d.RescaleIntercept = 2, 0
+
+
+def other_echo(d: Dataset) -> None:
+    d.EchoTime = "80"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_pixels, "3 of 1360 values of changed.dcm differ"),
+        (other_place, r"ImagePositionPatient \(.*\) and \(.*00001.*\)"),
+        (other_scale, "found slope 1.0 and 2.0"),
+        (other_echo, "found another echo"),
+    ],
+    ids=["pixels", "place", "scale", "echo"],
+)
+def test_two_contents_of_one_instance_are_refused_with_their_difference(
+    change: Callable[[Dataset], None], message: str, series: list[Path]
+) -> None:
+    d = pydicom.dcmread(series[2])
+    change(d)
+    d.save_as(series[2].with_name("changed.dcm"))
+
+    with pytest.raises(SeriesError, match=message) as caught:
+        read_scan(series[0].parent)
+
+    assert caught.value.code == "duplicate_slice"
+    assert "one SOPInstanceUID" in str(caught.value)

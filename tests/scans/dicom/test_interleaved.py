@@ -1,0 +1,131 @@
+"""Slices of several kinds at alternating positions are split or refused; what varies in real volumes leaves them whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+
+from medhybrid.errors import SeriesError
+from medhybrid.scans import discover
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_entry, read_scan
+from tests.scans.dicom.test_awkward import edit_all
+from tests.scans.dicom.truth import is_right
+
+N = 8
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> list[Path]:
+    array = np.random.default_rng(0).integers(0, 4000, (9, 8, N)).astype(np.uint16)
+    return write_mr_series(tmp_path / "series", array, np.diag([1, 1, 2, 1.0]), description="T1", study="s", case="c")
+
+
+def alternating(name: str, *values: object) -> Callable[[Dataset, int], None]:
+    def edit(d: Dataset, k: int) -> None:
+        value = values[k % len(values)]
+        if value is None:
+            if name in d:
+                delattr(d, name)
+            return
+        setattr(d, name, value)
+
+    return edit
+
+
+SPLIT = {
+    "echo": (alternating("EchoTime", "10", "80"), "echo", 2),
+    "three_echoes": (alternating("EchoTime", "10", "40", "80"), "echo", 3),
+    "four_echoes": (alternating("EchoTime", "10", "20", "30", "40"), "echo", 4),
+    "type": (alternating("ImageType", ["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]), "type", 2),
+    "weighting": (alternating("DiffusionBValue", 0.0, 1000.0), "b", 2),
+    "weighting_or_none": (alternating("DiffusionBValue", 1000.0, None), "b", 2),
+    "inversion": (alternating("InversionTime", "150", "2500"), "inversion", 2),
+    "acquisition": (alternating("AcquisitionNumber", 1, 2), "acquisition", 2),
+    "time": (alternating("TemporalPositionIdentifier", 1, 2), "time", 2),
+    "trigger": (alternating("TriggerTime", "10", "400"), "trigger", 2),
+    "voltage": (alternating("KVP", "80", "140"), "kvp", 2),
+    "kernel": (alternating("ConvolutionKernel", "B30f", "B70f"), "kernel", 2),
+    "flip": (alternating("FlipAngle", "5", "26"), "flip", 2),
+    "contrast": (alternating("ContrastBolusAgent", "agent", None), "contrast", 2),
+    "rescale": (alternating("RescaleType", "HU", "US"), "rescale", 2),
+    "photometric": (alternating("PhotometricInterpretation", "MONOCHROME1", "MONOCHROME2"), "photometric", 2),
+    "sequence": (alternating("SequenceName", "*se2d1", "*fl2d1"), "sequence", 2),
+    "stack": (alternating("StackID", "1", "2"), "stack", 2),
+}
+
+
+@pytest.mark.parametrize(("edit", "trait", "n"), SPLIT.values(), ids=list(SPLIT))
+def test_kinds_at_alternating_positions_are_volumes_of_their_own_or_refused(
+    edit: Callable[[Dataset, int], None], trait: str, n: int, series: list[Path]
+) -> None:
+    edit_all(series, edit)
+
+    with pytest.raises(SeriesError) as caught:
+        read_scan(series)
+
+    assert caught.value.code == "multi_volume"
+    entries = discover(series[0].parent).entries
+    assert len(entries) == n
+    assert all(e.part.startswith(f"{trait}_") and not e.problem for e in entries)
+    if trait != "photometric":
+        assert is_right(series, [read_entry(e, e.name) for e in entries])
+
+
+def blocks(name: str, *values: object) -> Callable[[Dataset, int], None]:
+    return lambda d, k: setattr(d, name, values[k * len(values) // N])
+
+
+def each(name: str, value: Callable[[int], object]) -> Callable[[Dataset, int], None]:
+    return lambda d, k: setattr(d, name, value(k))
+
+
+WHOLE = {
+    "number": each("InstanceNumber", lambda k: 100 - 7 * k),
+    "clock_of_interleaved_slices": alternating("AcquisitionTime", "120000", "120130"),
+    "clock": each("AcquisitionTime", lambda k: f"12{k:02d}00"),
+    "slope": each("RescaleSlope", lambda k: 1 + (k % 2)),
+    "growing_trigger": each("TriggerTime", lambda k: str(40 * k)),
+    "trigger_of_slices_excited_together": each("TriggerTime", lambda k: str(40 * (k % 4))),
+    "acquisition_of_blocks": blocks("AcquisitionNumber", 1, 2),
+    "acquisition_of_each_slice": each("AcquisitionNumber", lambda k: k + 1),
+    "rounded_echo": each("EchoTime", lambda k: ("2.46", "2.47", "2.46", "2.46", "2.47", "2.47", "2.46", "2.46")[k]),
+    "type_of_the_first_slice": each("ImageType", lambda k: ["ORIGINAL", "PRIMARY", "OTHER" if k else "FIRST"]),
+    "repetition_of_gated_slices": each("RepetitionTime", lambda k: str(900 + 13 * ((k * 5) % 7))),
+}
+
+
+@pytest.mark.parametrize("edit", WHOLE.values(), ids=list(WHOLE))
+def test_what_varies_between_slices_of_real_volumes_leaves_them_whole(
+    edit: Callable[[Dataset, int], None], series: list[Path]
+) -> None:
+    def with_intercept(d: Dataset, k: int) -> None:
+        d.RescaleSlope, d.RescaleIntercept = 1, 0
+        edit(d, k)
+
+    edit_all(series, with_intercept)
+
+    assert is_right(series, [read_scan(series)])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("EchoTime", ["10", "10", "10", "10", "80", "80", "80", "80"]),
+        ("EchoTime", ["10", "80", "80", "10", "80", "10", "10", "80"]),
+        ("DiffusionBValue", [0.0, 0.0, 1000.0, 0.0, 1000.0, 1000.0, 0.0, 0.0]),
+    ],
+)
+def test_two_contrasts_in_one_stack_are_refused_in_whatever_order(
+    name: str, values: list[object], series: list[Path]
+) -> None:
+    edit_all(series, lambda d, k: setattr(d, name, values[k]))
+
+    with pytest.raises(SeriesError, match=r"Expected one (echo|b) in all slices") as caught:
+        read_scan(series)
+
+    assert caught.value.code == "multi_volume"
