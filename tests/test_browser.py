@@ -65,6 +65,7 @@ def run_page(server: str, runs: str) -> str:
     return f"{server}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
 
 
+ALL_IMAGES = "[...document.images].map((i) => i.src)"
 LARGE_IMAGES = "[...document.images].filter((i) => i.width > 100 && i.naturalWidth > 100).map((i) => i.src)"
 
 
@@ -121,7 +122,7 @@ def test_curves_are_drawn_and_pictures_have_a_step_slider(
     slider.focus()
     page.keyboard.press("ArrowLeft")
     wait_until(lambda: slider.get_attribute("aria-valuenow") != step, "the slider at another step")
-    wait_until(lambda: set(page.evaluate(LARGE_IMAGES)) - before, "the image of another step")
+    wait_until(lambda: set(page.evaluate(ALL_IMAGES)) - before, "the image of another step")
 
 
 def test_the_model_is_registered_under_its_alias(server: str, page: Any) -> None:
