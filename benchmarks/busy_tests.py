@@ -9,6 +9,7 @@ import argparse
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="begin no further round after this time")
     options = parser.parse_args()
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the busy processes end, too
     begin = time.monotonic()
     n_done = 0
     n_failed = 0
