@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.patience import patience_s
+
 CHROMIUM = shutil.which("chromium")
-PATIENCE_MS = 120_000
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 """What the tests saw, kept for people."""
 
@@ -50,16 +51,24 @@ def chromium() -> Iterator[Any]:
             "--enable-unsafe-swiftshader",
             "--use-angle=swiftshader",
         ]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=1000 * patience_s())
         yield browser
         browser.close()
+
+
+def expect_soon(locator: Any) -> Any:
+    """Expect something of a part of a page, as soon as this machine gets there."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=1000 * patience_s())
+    return expect(locator)
 
 
 @contextmanager
 def watched_page(browser: Any, *, width: int = 1366, height: int = 900, **options: Any) -> Iterator[Watched]:
     """A new page in a context of its own."""
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
-    context.set_default_timeout(PATIENCE_MS)
+    context.set_default_timeout(1000 * patience_s())
     page = context.new_page()
     watched = Watched(page)
     page.on("console", lambda m: watched.errors.append(m.text) if m.type == "error" else None)

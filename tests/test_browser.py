@@ -16,7 +16,8 @@ import pytest
 from medhybrid.tracking.mlflow_store import default_uri
 from medhybrid.tracking.mlflow_ui import experiment_page
 from tests.browser import SCREENSHOTS, chromium, needs_browser, watched_page
-from tests.servers import PATIENCE_S, answers, free_port, until
+from tests.patience import patience_s, wait_until
+from tests.servers import answers, free_port
 from tests.synthetic import StudyFolder
 
 pytestmark = needs_browser
@@ -39,10 +40,10 @@ def server(trained: tuple[StudyFolder, Path]) -> Iterator[str]:
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     address = f"http://127.0.0.1:{port}"
-    until(lambda: answers(address))
+    wait_until(lambda: answers(address), "an answer of the MLflow UI", process=process)
     yield address
     process.send_signal(signal.SIGINT)
-    shown, _ = process.communicate(timeout=PATIENCE_S)
+    shown, _ = process.communicate(timeout=patience_s())
     assert process.returncode == 0
     assert address in shown
     assert not answers(address), "the server ends with the command"
@@ -64,6 +65,29 @@ def run_page(server: str, runs: str) -> str:
     return f"{server}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
 
 
+ALL_IMAGES = "[...document.images].map((i) => i.src)"
+LARGE_IMAGES = "[...document.images].filter((i) => i.width > 100 && i.naturalWidth > 100).map((i) => i.src)"
+
+
+def body_of(page: Any) -> str:
+    """Return the text that a page shows."""
+    return str(page.inner_text("body"))
+
+
+def report_frame(page: Any) -> Any:
+    """Return the frame that shows the report, once its scripts are there to hear a click; None before."""
+    from playwright.sync_api import Error
+
+    for frame in page.frames:
+        try:
+            is_ready = frame.evaluate("document.readyState === 'complete' && document.querySelector('#cases') !== null")
+        except Error:  # MLflow has replaced the frame meanwhile
+            continue
+        if is_ready:
+            return frame
+    return None
+
+
 def scroll_to_end(page: Any) -> None:
     page.evaluate(
         "for (const e of document.querySelectorAll('div'))"
@@ -80,7 +104,7 @@ def test_another_host_or_origin_is_refused(server: str, header: str) -> None:
     asked.add_header(header, "evil.example" if header == "Host" else "http://evil.example")
 
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(asked, timeout=20)
+        urllib.request.urlopen(asked, timeout=patience_s())
 
 
 def test_curves_are_drawn_and_pictures_have_a_step_slider(
@@ -89,48 +113,45 @@ def test_curves_are_drawn_and_pictures_have_a_step_slider(
     page.goto(run_page(server, trained[0].config.runs) + "/model-metrics")
 
     page.wait_for_selector(".js-plotly-plot")
-    until(lambda: scroll_to_end(page) or page.query_selector("[role=slider]"))
-    pictures = until(
-        lambda: [i for i in page.query_selector_all("img") if (i.bounding_box() or {}).get("width", 0) > 100]
-    )
-    assert pictures[0].evaluate("i => i.naturalWidth") > 100, "the picture was loaded, not only framed"
+    wait_until(lambda: scroll_to_end(page) or page.query_selector("[role=slider]"), "a step slider")
+    wait_until(lambda: page.evaluate(LARGE_IMAGES), "an image that was loaded, not only framed")
     assert "validation/case_07" in page.inner_text("body")
-    before = {i.get_attribute("src") for i in pictures}
+    before = set(page.evaluate(LARGE_IMAGES))
     slider = page.locator("[role=slider]").first
     step = slider.get_attribute("aria-valuenow")
     slider.focus()
     page.keyboard.press("ArrowLeft")
-    until(lambda: slider.get_attribute("aria-valuenow") != step)
-    # the picture of another step is shown
-    until(lambda: {i.get_attribute("src") for i in page.query_selector_all("img")} - before)
+    wait_until(lambda: slider.get_attribute("aria-valuenow") != step, "the slider at another step")
+    wait_until(lambda: set(page.evaluate(ALL_IMAGES)) - before, "the image of another step")
 
 
 def test_the_model_is_registered_under_its_alias(server: str, page: Any) -> None:
     page.goto(f"{server}/#/models/blobs")
 
-    until(lambda: "newest" in page.inner_text("body"))
-    assert "Version 1" in page.inner_text("body")
+    wait_until(lambda: "newest" in body_of(page) and "Version 1" in body_of(page), "the alias and version of the model")
 
 
 def test_the_overview_tells_parameters_and_data(server: str, page: Any, trained: tuple[StudyFolder, Path]) -> None:
     page.goto(run_page(server, trained[0].config.runs))
 
-    text = until(lambda: (t := page.inner_text("body")) and "network.kind" in t and t)
-    assert "medhybrid.code" in text
-    assert "blobs-fold0-" in text
+    for text in ("network.kind", "medhybrid.code", "blobs-fold0-"):
+        wait_until(lambda text=text: text in body_of(page), text, found=lambda: body_of(page))  # type: ignore[misc]
 
 
 def test_the_report_is_shown_inside_the_ui(server: str, page: Any, trained: tuple[StudyFolder, Path]) -> None:
     """MLflow shows it in a frame that may run scripts and nothing else: table and pictures are there, and so is the viewer."""
     page.goto(run_page(server, trained[0].config.runs) + "/artifacts/report.html")
 
-    frame = until(lambda: next((f for f in page.frames if f.query_selector("#cases")), None))
-    assert frame.locator("#cases tbody tr").count() == 3
-    until(lambda: frame.evaluate("document.readyState") == "complete")  # or a click may come before who hears it
+    frame = wait_until(lambda: report_frame(page), "the report in its frame")
+    wait_until(lambda: frame.locator("#cases tbody tr").count() == 3, "the table of three cases")
     frame.click("section.case .open >> nth=0")
-    until(lambda: "mm" in (frame.text_content(".location >> nth=0") or ""))
+    wait_until(
+        lambda: "mm" in (frame.text_content(".location >> nth=0") or ""),
+        "a position in the viewer",
+        found=lambda: frame.text_content(".location >> nth=0"),
+    )
     frame.check("section.case form.review input[value=accepted] >> nth=0")  # the page's own script runs there, too
-    until(lambda: "accepted" in (frame.text_content("#cases") or ""))
+    wait_until(lambda: "accepted" in (frame.text_content("#cases") or ""), "the mark in the table")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / "mlflow-report.png")
 
@@ -140,6 +161,6 @@ def test_review_opens_the_experiment_with_the_columns_that_matter(
 ) -> None:
     page.goto(f"{server}/{experiment_page(default_uri(Path(trained[0].config.runs)))}")
 
-    text = until(lambda: (t := page.inner_text("body")) and "network.kind" in t and t)
-    assert "final/val/dice" in text
+    for text in ("network.kind", "final/val/dice"):
+        wait_until(lambda text=text: text in body_of(page), text, found=lambda: body_of(page))  # type: ignore[misc]
     page.screenshot(path=SCREENSHOTS / "mlflow-runs.png")

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from medhybrid.cli import main
+from tests.patience import patience_s, wait_until
 from tests.synthetic import StudyFolder, save_nifti, small_values, write_study
 
 
@@ -120,13 +120,12 @@ def test_ctrl_c_and_sigterm_stop_cleanly_and_the_run_goes_on_later(
     changes = [f"runs={tmp_path / 'runs'}", "training.iterations=100000", "tracking.kind=jsonl"]
     process = subprocess.Popen([*command, *changes], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log = tmp_path / "runs" / "blobs"
-    deadline = time.monotonic() + 120
-    while not any(log.glob("*/log.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(1)
+    wait_until(
+        lambda: any("train/loss" in p.read_text() for p in log.glob("*/log.jsonl")), "a first loss", process=process
+    )
 
     os.kill(process.pid, number)
-    shown, _ = process.communicate(timeout=120)
+    shown, _ = process.communicate(timeout=patience_s())
 
     assert process.returncode == 130, shown
     (run,) = log.iterdir()

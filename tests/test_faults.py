@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from medhybrid.steps.train import _report_absent_labels, resume
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint
 from medhybrid.training.team import Team
 from tests.inference.test_engines import SHAPE, load, rows_of, write_scans
+from tests.patience import patience_s, wait_until
 from tests.synthetic import StudyFolder, save_nifti
 from tests.training.trainers import every_loss, trainer
 
@@ -193,7 +194,7 @@ def test_a_training_that_is_killed_twice_ends_with_the_weights_of_one_that_was_n
             [*command, f"runs={runs}", *added], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         before = mark(runs)
-        wait_until(lambda before=before: mark(runs) > before, process)  # type: ignore[misc]
+        wait_until(lambda before=before: mark(runs) > before, "a newer checkpoint", process=process, every_s=0.01)  # type: ignore[misc]
         time.sleep(rng.uniform(0.0, 0.3))
         process.kill()
         process.communicate()
@@ -214,14 +215,6 @@ def changed(study: StudyFolder, *overrides: str) -> StudyConfig:
 def mark(runs: Path) -> int:
     """When the newest checkpoint was written."""
     return max((p.stat().st_mtime_ns for p in runs.glob("*/*/checkpoint/last.pt")), default=0)
-
-
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while not is_so():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def losses_of(run: Path) -> dict[int, float]:
@@ -297,9 +290,9 @@ def test_an_extension_that_is_stopped_leaves_the_model_that_was_validated(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    wait_until(lambda: max(losses_of(run), default=0) > 20, process)
+    wait_until(lambda: max(losses_of(run), default=0) > 20, "a loss after step 20", process=process)
     process.terminate()
-    shown, _ = process.communicate(timeout=60)
+    shown, _ = process.communicate(timeout=patience_s())
 
     assert process.returncode == 130
     assert b"stays that of the finished training" in shown
@@ -337,7 +330,7 @@ def test_sigterm_while_a_training_is_validated_begins_no_other(prepared: StudyFo
         stderr=subprocess.PIPE,
         text=True,
     )
-    shown, problems = process.communicate(timeout=120)
+    shown, problems = process.communicate(timeout=patience_s())
 
     assert shown.splitlines()[-1:] == ["None"], problems
     trained = [p.parent.name for p in tmp_path.glob("blobs/*/validation.csv")]

@@ -28,13 +28,14 @@ from medhybrid.errors import MedHybridError
 from medhybrid.inference.model import load_model
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.scans.reader import read_scan
+from tests.patience import slowness
 from tests.synthetic import StudyFolder, make_test_plan, small_values
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
-    deadline=20_000,
+    deadline=20_000 * slowness(),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 VALUES = np.random.default_rng(0).integers(0, 4000, (6, 5, 4)).astype(np.int16)

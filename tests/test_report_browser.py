@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect
 
 import medhybrid
 from medhybrid.steps.report import report
 from medhybrid.steps.review_report import make_server
-from tests.browser import PATIENCE_MS, chromium, needs_browser, serious_problems, watched_page
+from tests.browser import chromium, expect_soon, needs_browser, serious_problems, watched_page
+from tests.patience import wait_until
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 pytestmark = needs_browser
@@ -58,6 +58,24 @@ def drawn(page: Any, selector: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")).astype(int)
 
 
+def n_coloured(page: Any, selector: str) -> int:
+    """Count the coloured pixels of an element."""
+    return int((np.ptp(drawn(page, selector), axis=2) > 25).sum())
+
+
+def n_grey(page: Any, selector: str) -> int:
+    """Count the grey pixels of an element that are not dark."""
+    shown = drawn(page, selector)
+    return int(((np.ptp(shown, axis=2) < 12) & (shown.mean(2) > 60)).sum())
+
+
+def settled(page: Any, selector: str) -> list[np.ndarray]:
+    """Return an element's pixels as the one item where two looks at it agree and a scan is shown."""
+    first, second = drawn(page, selector), drawn(page, selector)
+    is_scan = (second.mean(2) > 60).sum() > 5000
+    return [second] if is_scan and np.array_equal(first, second) else []
+
+
 def test_the_table_sorts_and_filters(browser: Any, out: Path) -> None:
     with watched_page(browser) as watched:
         page = watched.page
@@ -86,24 +104,19 @@ def test_a_lesion_link_moves_the_crosshair_and_the_viewer_draws_scan_and_mask(br
         section = "section[data-case=scan_20]"
         page.click("tr[data-case=scan_20] a")  # the first click from the summary
         page.click(f"{section} .jump >> nth=0")  # the second
-        expect(page.locator(f"{section} .location")).to_contain_text("mm", timeout=PATIENCE_MS)
-        page.wait_for_timeout(500)
+        expect_soon(page.locator(f"{section} .location")).to_contain_text("mm")
         first = page.inner_text(f"{section} .location")
-        with_mask = drawn(page, f"{section} .canvas")
+        canvas = f"{section} .canvas"
+        wait_until(lambda: n_coloured(page, canvas) > 500, "the mask drawn in its colour")
+        wait_until(lambda: n_grey(page, canvas) > 5000, "the scan drawn")
+        coloured = n_coloured(page, canvas)
         watched.shoot("report-viewer")
 
-        coloured = (np.ptp(with_mask, axis=2) > 25).sum()
-        grey = ((np.ptp(with_mask, axis=2) < 12) & (with_mask.mean(2) > 60)).sum()
-        assert coloured > 500, "the mask is drawn in its colour"
-        assert grey > 5000, "the scan is drawn"
-
         page.locator(f"{section} .opacity").fill("0")
-        page.wait_for_timeout(500)
-        without = drawn(page, f"{section} .canvas")
-        assert (np.ptp(without, axis=2) > 25).sum() < coloured / 10
+        wait_until(lambda: n_coloured(page, canvas) < coloured / 10, "the mask hidden")
 
         page.click(f"{section} .jump >> nth=1")
-        expect(page.locator(f"{section} .location")).not_to_have_text(first)
+        expect_soon(page.locator(f"{section} .location")).not_to_have_text(first)
         centres = page.locator(f"{section} .lesions tbody td:last-child").all_inner_texts()
         told = page.inner_text(f"{section} .location").split(", ")
         for value, text, sides in zip(centres[1].split(","), told, SIDES, strict=False):
@@ -120,17 +133,19 @@ def test_another_case_opens_in_the_same_viewer(browser: Any, out: Path) -> None:
         pictures = []
         for case in ("scan_20", "scan_21"):
             page.click(f"section[data-case={case}] .open")
-            expect(page.locator(f"section[data-case={case}] .location")).to_contain_text("mm", timeout=PATIENCE_MS)
-            page.wait_for_timeout(500)
-            pictures.append(drawn(page, f"section[data-case={case}] .canvas"))
+            expect_soon(page.locator(f"section[data-case={case}] .location")).to_contain_text("mm")
+            canvas = f"section[data-case={case}] .canvas"
+            pictures.extend(
+                wait_until(lambda canvas=canvas: settled(page, canvas), "a scan drawn, and no longer changing")
+            )  # type: ignore[misc]
 
         assert page.locator(".stage:visible").count() == 1
         for case in ("scan_22", "scan_23", "scan_22"):  # the second click comes while the first case still loads
             page.click(f"section[data-case={case}] .jump >> nth=0")
         page.evaluate("() => turn")  # they are shown one after the other; "mm" may still be of the first
         last = page.locator("section[data-case=scan_22]")
-        expect(last.locator(".location")).to_contain_text("mm", timeout=PATIENCE_MS)
-        expect(last.locator(".stage")).to_be_visible()
+        expect_soon(last.locator(".location")).to_contain_text("mm")
+        expect_soon(last.locator(".stage")).to_be_visible()
         centre = [float(v) for v in last.locator(".lesions tbody td:last-child").first.inner_text().split(",")]
         told = last.locator(".location").inner_text().split(", ")
         assert all(abs(float(t.split(" mm")[0]) - abs(v)) <= 0.6 for t, v in zip(told, centre, strict=False))
@@ -155,7 +170,7 @@ def test_axe_finds_no_serious_problem(browser: Any, out: Path, scheme: str) -> N
     with watched_page(browser, color_scheme=scheme) as watched:
         watched.page.goto((out / "report.html").as_uri())
         watched.page.click("section[data-case=scan_20] .open")
-        watched.page.wait_for_timeout(1000)
+        expect_soon(watched.page.locator("section[data-case=scan_20] .location")).to_contain_text("mm")
         watched.shoot(f"report-{scheme}")
 
         assert serious_problems(watched.page) == []
@@ -196,9 +211,9 @@ def test_marks_are_saved_where_the_report_is_served(browser: Any, out: Path, tmp
         page.click("tr[data-case=scan_22] a")
         page.check("section[data-case=scan_22] input[value=accepted]")
         page.click(".open")
-        expect(page.locator(".location")).to_contain_text("mm", timeout=PATIENCE_MS)
+        expect_soon(page.locator(".location")).to_contain_text("mm")
         page.click("nav a")
-        expect(page.locator("tr[data-case=scan_22] .mark")).to_have_text("accepted")
+        expect_soon(page.locator("tr[data-case=scan_22] .mark")).to_have_text("accepted")
         assert watched.errors == []
     server.shutdown()
     server.server_close()

@@ -25,6 +25,12 @@ PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 LEFT_SIDES = "ARR"
 """What lies on the left of a picture, by the axis that it cuts."""
 
+NARROWEST_SHARE = 0.12
+"""Least share of the figure's width for a plane: a thin one needs room for its letter beside it."""
+
+LETTER_WIDTH = 0.012
+"""Width of a letter with its space, as a share of the figure's width."""
+
 
 def largest_region_centre(mask: NDArray[np.generic]) -> tuple[int, int, int]:
     """A voxel of the largest component of a mask, nearest to its centre; the middle of the grid if the mask is empty."""
@@ -70,7 +76,8 @@ def draw_case(
     reference = None if reference is None else reference[box]
     centre = largest_region_centre(reference if reference is not None and reference.any() else prediction)
     extents = np.array(image.shape) * np.array(spacing_mm)
-    widths = [extents[1], extents[0], extents[0]]
+    widths = np.array([extents[1], extents[0], extents[0]])
+    widths = np.maximum(widths, NARROWEST_SHARE * widths.sum())
     figure = Figure(figsize=(10, 10 * max(extents[1], extents[2]) / sum(widths) + 0.7), facecolor="black")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(1, 3, width_ratios=widths)
@@ -82,9 +89,13 @@ def draw_case(
         if reference is not None:
             _contours(ax, _plane(reference, axis, centre[axis]), REFERENCE_COLOUR, "solid")
         _contours(ax, _plane(prediction, axis, centre[axis]), PREDICTION_COLOUR, "dashed")
-        ax.text(0.02, 0.5, LEFT_SIDES[axis], color="white", fontsize=8, transform=ax.transAxes, va="center")
         ax.axis("off")
-        middle = ax.get_position().x0 + ax.get_position().width / 2
+        ax.apply_aspect()
+        place = ax.get_position()
+        middle = place.x0 + place.width / 2
+        is_thin = place.width < 4 * LETTER_WIDTH  # inside, the letter would reach the plane's right half
+        left = place.x0 - LETTER_WIDTH if is_thin else place.x0 + 0.02 * place.width
+        figure.text(left, place.y0 + place.height / 2, LEFT_SIDES[axis], color="white", fontsize=8, va="center")
         figure.text(middle, 0.9, name, color="white", fontsize=9, ha="center", va="top")
     legend = "blue: reference    orange, dashed: prediction" if reference is not None else "orange: prediction"
     figure.suptitle(title, color="white", fontsize=10, y=0.995)
@@ -118,4 +129,9 @@ def _contours(ax: Any, labels: NDArray[np.generic], colour: str, style: str) -> 
         mask = labels == value
         if mask.all():
             continue
-        ax.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.3, linestyles=style)
+        rows, columns = (np.arange(n) for n in mask.shape)
+        if min(mask.shape) == 1:  # matplotlib needs two rows and two columns
+            mask = np.pad(mask, 1)
+            rows, columns = (np.arange(-1, n - 1) for n in mask.shape)
+        ax.autoscale(False)
+        ax.contour(columns, rows, mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.3, linestyles=style)

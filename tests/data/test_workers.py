@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from medhybrid.data.workers import Processes, WorkerDied
+from tests.patience import patience_s
 
 
 def work(item: int) -> int:
@@ -63,7 +64,6 @@ def test_processes_stay_for_the_next_work_unless_its_caller_has_gone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced_and_no_item_is_blamed(n: int) -> None:
     with Processes(n) as processes:
@@ -72,7 +72,7 @@ def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced_and_no_item_
         again = processes.map(who, [1, 2, 3, 4])
         _, died = next(again)  # this process is idle until the next answer is asked for
         os.kill(died, signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(died)], timeout=10)
+        psutil.wait_procs([psutil.Process(died)], timeout=patience_s())
         rest = dict(again)
 
     assert died in first
@@ -97,7 +97,7 @@ def test_a_script_needs_no_guard_against_being_run_by_its_workers(tmp_path: Path
         env=os.environ | {"PYTHONPATH": os.getcwd()},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience_s(),
     )
 
     assert (done.returncode, done.stdout) == (0, "run\n"), done.stderr

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medhybrid.inference.stages import in_stages
+from tests.patience import patience_s
 
 
 @given(items=st.lists(st.integers(), max_size=12), at_once=st.booleans())
@@ -32,8 +33,8 @@ def test_the_next_is_read_and_the_last_written_while_one_is_computed() -> None:
 
     def compute(x: int) -> int:
         if x == 1:
-            assert reads.wait(10)  # the third is read before the second is computed
-            assert writes.wait(10)  # and the first written
+            assert reads.wait(patience_s())  # the third is read before the second is computed
+            assert writes.wait(patience_s())  # and the first written
         return x
 
     def write(x: int) -> int:

@@ -6,7 +6,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from medhybrid.geometry import Grid
+from medhybrid.review import figures
 from medhybrid.review.figures import draw_case, largest_region_centre
+from medhybrid.review.report import Pictured
+from tests.patients import ACQUISITIONS, THIN
 
 
 def masks() -> tuple[np.ndarray, np.ndarray]:
@@ -56,3 +60,57 @@ def test_empty_masks_and_constant_images_are_drawn_too(tmp_path: Path) -> None:
     draw_case(tmp_path / "x.png", empty, reference=empty, prediction=empty, spacing_mm=(1.0, 1.0, 1.0), title="x")
 
     assert (tmp_path / "x.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 9), (9, 1, 9), (9, 9, 1)])
+def test_a_scan_of_one_slice_is_drawn(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    mask = np.zeros(shape, np.uint8)
+    mask[tuple(slice(0, (n + 1) // 2) for n in shape)] = 1
+
+    draw_case(tmp_path / "x.png", 1.0 * mask, reference=None, prediction=mask, spacing_mm=(1.0, 1.0, 1.0), title="x")
+
+    assert has_colour(matplotlib.image.imread(tmp_path / "x.png"), "#E69F00")
+
+
+@pytest.mark.parametrize("name", ["oblique", "sagittal", *THIN])
+def test_the_letter_left_of_each_plane_is_on_the_side_of_a_block_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Letters are found as the difference to a figure without them; bright pixels are the block, right and anterior."""
+    acquisition = {**ACQUISITIONS, **THIN}[name]
+    image, block = acquisition.scan()
+    scan = Pictured.from_scan(image, block, None, Grid(acquisition.shape, acquisition.affine))
+
+    def figure(file: str) -> np.ndarray:
+        draw_case(
+            tmp_path / file,
+            scan.image,
+            reference=None,
+            prediction=scan.prediction,
+            spacing_mm=scan.grid.spacing_mm,
+            title="",
+        )
+        return matplotlib.image.imread(tmp_path / file)[..., 2]
+
+    lettered = figure("lettered.png")
+    monkeypatch.setattr(figures, "LEFT_SIDES", "   ")
+    plain = figure("plain.png")
+
+    height = plain.shape[0]
+    rows = slice(int(0.14 * height), int(0.94 * height))  # without title, names and legend
+    bodies = parts_along_columns(plain[rows] > 0.2)
+    letters = parts_along_columns(np.abs(lettered - plain)[rows] > 0.2)
+    assert len(bodies) == len(letters) == 3
+    for body, letter in zip(bodies, letters, strict=True):
+        bright = np.argwhere(plain[rows, body] > 0.95)[:, 1].mean()
+        middle = (body.stop - body.start) / 2
+        assert bright < middle
+        assert letter.stop - body.start <= middle, "all of the letter is on the left"
+        assert body.start - letter.stop < 30
+
+
+def parts_along_columns(mask: np.ndarray) -> list[slice]:
+    """Columns of each part that is parted from the next by empty columns."""
+    from scipy import ndimage
+
+    return [columns for (columns,) in ndimage.find_objects(ndimage.label(mask.any(axis=0))[0])]

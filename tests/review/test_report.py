@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from medhybrid.geometry import Grid, apply_affine
 from medhybrid.review.report import CaseView, Pictured, ReportInfo, case_order, write_report
 from medhybrid.review.report.charts import Point, strip
-from medhybrid.review.report.slices import crop, draw, montage, three_planes, window_of
+from medhybrid.review.report.slices import SIDES, crop, draw, montage, three_planes, window_of
 from medhybrid.review.report.views import Size, lesions_of
 from medhybrid.review.report.volumes import MAX_VOXELS, _halved, _pairs, niivue, viewer_data
+from tests.patients import ACQUISITIONS, THIN
 from tests.synthetic import AFFINE, blob_case
 
 LABELS = {"left": 1, "right": 4}
@@ -82,6 +83,32 @@ def test_the_patients_right_is_on_the_left_of_the_picture() -> None:
         )
         assert (points < 10).all(), axis
         assert svg.count("<text") == 4
+
+
+@pytest.mark.parametrize("name", [*ACQUISITIONS, *THIN])
+def test_each_letter_of_a_slice_is_on_the_side_of_a_block_there(name: str) -> None:
+    """The block lies to the patient's right, anterior and up; the opposite letters lie on the other side."""
+    acquisition = {**ACQUISITIONS, **THIN}[name]
+    image, block = acquisition.scan()
+    picture = Pictured.from_scan(image, block, None, Grid(acquisition.shape, acquisition.affine))
+
+    for axis in range(3):
+        index = int(np.argwhere(picture.prediction)[:, axis].mean())
+        svg = draw(picture, axis, index, (0.0, 1000.0), [1]).svg
+        low_x, low_y, width, height = (float(v) for v in re.search(r'viewBox="([^"]+)"', svg)[1].split())
+        drawn = re.search(r'<image href="[^"]+" width="([\d.]+)" height="([\d.]+)"', svg)
+        centre = np.array([float(drawn[1]), float(drawn[2])]) / 2
+        contour = re.findall(r"([\d.]+) ([\d.]+)", re.search(r' d="([^"]+)"', svg)[1])
+        is_block_low = np.array(contour, float).mean(axis=0) < centre  # left of the centre, above it
+        texts = re.findall(r'<text x="([-\d.]+)" y="([-\d.]+)" font-size="([\d.]+)">(\w)', svg)
+        assert {letter for *_, letter in texts} == set(SIDES[axis])
+        for x, y, size, letter in texts:
+            place = np.array([float(x), float(y) - float(size) / 3])  # the text's middle above its base line
+            across = int(letter in "SI" or (letter in "AP" and axis == 2))
+            assert (place < centre)[across] == (is_block_low[across] == (letter in "RAS")), (axis, letter)
+            assert abs(place - centre)[across] >= float(size) / 3, "the letters do not cover each other"
+            assert low_x <= float(x) <= low_x + width
+            assert low_y <= float(y) <= low_y + height
 
 
 def test_a_montage_shows_what_was_found_and_what_should_have_been() -> None:

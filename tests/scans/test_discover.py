@@ -71,7 +71,6 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pyte
     assert "cannot be listed. Found Permission denied" in entry.problem
 
 
-@pytest.mark.timeout(30)
 def test_pipes_are_left_out(folder: Path) -> None:
     before = len(discover(folder).entries)
     os.mkfifo(folder / "pipe")

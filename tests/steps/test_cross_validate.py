@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import threading
-import time
 from pathlib import Path
 
 import mlflow
@@ -23,6 +22,7 @@ from medhybrid.review.comparison import Setting, comparison_table
 from medhybrid.steps.cross_validate import CrossValidation
 from medhybrid.steps.resume import latest_run
 from medhybrid.steps.train import Run
+from tests.patience import wait_until
 from tests.synthetic import blob_case, save_nifti, small_config, write_study
 
 pytestmark = pytest.mark.slow
@@ -209,15 +209,11 @@ def test_two_workers_train_what_one_process_does_though_one_is_killed(
     killed: list[int] = []
 
     def kill_first() -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if any(tmp_path.glob("*/*/checkpoint/last.pt")):
-                living = [c for c in psutil.Process().children() if c.status() != psutil.STATUS_ZOMBIE]
-                worker = next(c for c in living if "medhybrid.data.workers" in " ".join(c.cmdline()))
-                worker.kill()
-                killed.append(worker.pid)
-                return
-            time.sleep(0.02)
+        wait_until(lambda: any(tmp_path.glob("*/*/checkpoint/last.pt")), "a first checkpoint", every_s=0.02)
+        living = [c for c in psutil.Process().children() if c.status() != psutil.STATUS_ZOMBIE]
+        worker = next(c for c in living if "medhybrid.data.workers" in " ".join(c.cmdline()))
+        worker.kill()
+        killed.append(worker.pid)
 
     killer = threading.Thread(target=kill_first)
     killer.start()

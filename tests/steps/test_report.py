@@ -32,6 +32,7 @@ from medhybrid.steps import corrections
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.report import report
 from medhybrid.steps.review_report import make_server
+from tests.patience import patience_s
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 
@@ -123,7 +124,7 @@ def ask(url: str, body: object = None, **headers: str) -> tuple[int, bytes]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=patience_s()) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,7 +16,8 @@ import mlflow
 import pytest
 
 from medhybrid.steps.models import load_model
-from tests.servers import answers, free_port, until
+from tests.patience import patience_s, wait_until
+from tests.servers import answers, free_port
 from tests.synthetic import StudyFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -41,7 +41,7 @@ def server(store: str, folder: Path, port: int) -> Iterator[str]:
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
-            until(lambda: answers(f"http://127.0.0.1:{port}"))
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}"), "an answer of MLflow", process=process)
             yield f"http://127.0.0.1:{port}"
         finally:
             os.killpg(process.pid, signal.SIGKILL)
@@ -65,7 +65,7 @@ def store(tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen([*as_user, bin_ / "postgres", "-D", data, *options], stderr=subprocess.DEVNULL)
     try:
         made = [*as_user, bin_ / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "mlflow"]
-        until(lambda: subprocess.run(made, capture_output=True).returncode == 0)
+        wait_until(lambda: subprocess.run(made, capture_output=True).returncode == 0, "a database in PostgreSQL")
         yield f"postgresql+pg8000://mlflow@127.0.0.1:{port}/mlflow"
     finally:
         process.send_signal(signal.SIGINT)
@@ -79,17 +79,18 @@ def test_a_server_that_goes_away_and_comes_back_has_every_step_and_the_model(
     port = free_port()
     command = [sys.executable, "-m", "medhybrid", "train", "--config", str(prepared.folder / "small.yaml")]
     changes = [f"runs={tmp_path / 'runs'}", "training.iterations=400", f"tracking.uri=http://127.0.0.1:{port}"]
-    with server(store, tmp_path, port):
+    said = tmp_path / "training.log"
+    with server(store, tmp_path, port), said.open("w") as log:
         environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-        training = subprocess.Popen(
-            [*command, *changes], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        training = subprocess.Popen([*command, *changes], env=environment, stdout=subprocess.DEVNULL, stderr=log)
+        wait_until(
+            lambda: any(tmp_path.glob("runs/blobs/*/mlflow_run_id")) or training.poll() is not None, "an MLflow run"
         )
-        until(lambda: any(tmp_path.glob("runs/blobs/*/mlflow_run_id")) or training.poll() is not None)
-    time.sleep(3)
+    wait_until(lambda: "cannot send" in said.read_text() or training.poll() is not None, "a server that is missed")
     with server(store, tmp_path, port) as address:
-        _, said = training.communicate(timeout=300)
-        assert training.returncode == 0, said
-        assert b"cannot send" in said, "it was away"
+        training.wait(patience_s())
+        assert training.returncode == 0, said.read_text()
+        assert "cannot send" in said.read_text(), "it was away"
         (id_file,) = tmp_path.glob("runs/blobs/*/mlflow_run_id")
         client, run_id = mlflow.MlflowClient(address), id_file.read_text().strip()
         losses = client.get_metric_history(run_id, "train/loss")

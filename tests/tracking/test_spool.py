@@ -8,6 +8,7 @@ import pytest
 
 from medhybrid.tracking import spool as module
 from medhybrid.tracking.spool import MAX_REFUSALS, Event, NotYetError, Spool
+from tests.patience import patience_s
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def test_events_arrive_in_order(tmp_path: Path) -> None:
     for n in range(50):
         spool.put({"n": n})
 
-    assert spool.close(5) == 0
+    assert spool.close(patience_s()) == 0
     assert server.got == list(range(50))
 
 
@@ -73,7 +74,7 @@ def test_a_server_that_comes_back_gets_everything(tmp_path: Path) -> None:
     spool.put({"n": 0})
     threading.Timer(0.1, lambda: setattr(server, "is_up", True)).start()
 
-    assert spool.close(5) == 0
+    assert spool.close(patience_s()) == 0
     assert server.got == [0]
 
 
@@ -83,7 +84,7 @@ def test_an_event_that_a_living_server_refuses_is_left_out(tmp_path: Path) -> No
     for event in ({"n": 0}, {"n": 1, "poison": True}, {"n": 2}):
         spool.put(event)
 
-    assert spool.close(5) == 0
+    assert spool.close(patience_s()) == 0
     assert server.got == [0, 2]
 
 
@@ -98,7 +99,7 @@ def test_an_event_whose_turn_has_not_come_is_tried_until_it_has(tmp_path: Path) 
     spool = Spool(send, tmp_path / "unsent.jsonl", is_alive=lambda: True)
     spool.put({"n": 0})
 
-    assert spool.close(5) == 0
+    assert spool.close(patience_s()) == 0
     assert len(asked) == 2 * MAX_REFUSALS + 1
 
 
@@ -108,15 +109,15 @@ def test_handing_over_never_waits_for_the_server(tmp_path: Path) -> None:
 
     def slow(_: Event) -> None:
         started.set()
-        release.wait(5)
+        release.wait(patience_s())
 
     spool = Spool(slow, tmp_path / "unsent.jsonl")
     spool.put({"n": 0})
-    started.wait(5)
+    assert started.wait(patience_s())
     for n in range(1000):
         spool.put({"n": n})  # would take hours if it waited
     release.set()
-    spool.close(5)
+    spool.close(patience_s())
 
 
 def test_unsent_events_are_lines_of_json(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,10 @@ from medhybrid.errors import ConfigError
 from medhybrid.networks.transformer import DropPath
 from medhybrid.steps.train import resume
 from medhybrid.training.team import ALONE, Team, refuse_team
+from tests.patience import patience_s, wait_until
 from tests.servers import free_port
 from tests.synthetic import StudyFolder
-from tests.test_faults import losses_of, wait_until
+from tests.test_faults import losses_of
 
 CHANGES = [
     "tracking.kind=jsonl",
@@ -80,6 +80,11 @@ def command_of(study: StudyFolder, runs: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "medhybrid", "train", *config, f"runs={runs}", *more]
 
 
+def has_losses(runs: Path) -> bool:
+    """Return whether a training has logged a loss."""
+    return any("train/loss" in path.read_text() for path in runs.glob("blobs/*/log.jsonl"))
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_does_and_one_goes_on_with_their_run(prepared: StudyFolder, tmp_path: Path) -> None:
     one = medhybrid.train(load_config(prepared.folder / "small.yaml", [f"runs={tmp_path / 'one'}", *CHANGES])).folder
@@ -124,7 +129,7 @@ def test_a_team_that_has_parted_leaves_no_thread_behind() -> None:
     command = [sys.executable, "-c", PARTING]
     team = [subprocess.Popen(command, env=common | {"RANK": str(i)}, stdout=subprocess.PIPE, text=True) for i in (0, 1)]
 
-    assert [p.communicate(timeout=120)[0] for p in team] == ["python\n", "python\n"]
+    assert [p.communicate(timeout=patience_s())[0] for p in team] == ["python\n", "python\n"]
 
 
 @pytest.mark.slow
@@ -134,12 +139,12 @@ def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
     changes = ["tracking.kind=jsonl", "training.iterations=100000", "training.checkpoint_minutes=0.001"]
     command = command_of(prepared, tmp_path, *changes, "--processes", "2")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_until(lambda: any(tmp_path.glob("blobs/*/checkpoint/last.pt")), process)
+    wait_until(lambda: any(tmp_path.glob("blobs/*/checkpoint/last.pt")), "a checkpoint", process=process)
     members = psutil.Process(process.pid).children()
     assert len(members) == 2
 
     members[1].kill()
-    _, problems = process.communicate(timeout=90)
+    _, problems = process.communicate(timeout=patience_s())
 
     assert process.returncode == 2
     assert b"process 2 of 2 ended before its work was done. Found signal SIGKILL" in problems
@@ -158,11 +163,10 @@ def test_a_signal_to_the_launcher_stops_a_team_after_its_step(
     changes = ["tracking.kind=jsonl", "training.iterations=100000"]
     command = command_of(prepared, tmp_path, *changes, "--processes", "2")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_until(lambda: any(tmp_path.glob("blobs/*/log.jsonl")), process)
-    time.sleep(2)
+    wait_until(lambda: has_losses(tmp_path), "a first loss", process=process)
 
     process.send_signal(number)
-    shown, problems = process.communicate(timeout=90)
+    shown, problems = process.communicate(timeout=patience_s())
 
     assert process.returncode == 130, problems
     assert b"go on with: medhybrid train --resume" in shown
@@ -175,13 +179,12 @@ def test_a_signal_to_the_launcher_stops_a_team_after_its_step(
 def test_a_team_whose_launcher_was_killed_ends_with_its_state_saved(prepared: StudyFolder, tmp_path: Path) -> None:
     changes = ["tracking.kind=jsonl", "training.iterations=100000"]
     process = subprocess.Popen(command_of(prepared, tmp_path, *changes, "--processes", "2"), stdout=subprocess.DEVNULL)
-    wait_until(lambda: any(tmp_path.glob("blobs/*/log.jsonl")), process)
+    wait_until(lambda: has_losses(tmp_path), "a first loss", process=process)
     members = psutil.Process(process.pid).children()
-    time.sleep(2)
 
     process.kill()
     process.wait()
-    _, left = psutil.wait_procs(members, timeout=90)
+    _, left = psutil.wait_procs(members, timeout=patience_s())
 
     assert not left
     (run,) = (tmp_path / "blobs").iterdir()

@@ -32,6 +32,12 @@ THUMBNAIL = 96
 SIDES = {0: "APSI", 1: "RLSI", 2: "RLAP"}
 """Left, right, top and bottom of a picture, by the axis that it cuts."""
 
+LETTER_SHARE = 0.055
+"""Height of a letter as a share of the slice's height."""
+
+LETTERS_PER_SIDE = 4
+"""A slice that is thinner than this many letters gets a margin, so that each letter stays on its own side."""
+
 Window = tuple[float, float]
 
 
@@ -126,9 +132,11 @@ def draw(
     height, width = picture.shape[0] * dy, picture.shape[1] * dx
     plane = PLANES[axis][0]
     size = f'width="{width:.1f}" height="{height:.1f}"'
+    margin_x, margin_y = (0.0, 0.0) if is_small else _margins(width, height)
+    view = f"{0 - margin_x:.1f} {0 - margin_y:.1f} {width + 2 * margin_x:.1f} {height + 2 * margin_y:.1f}"
     href = _webp(picture, window, THUMBNAIL if is_small else None)
     parts = [
-        f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{plane} slice">',
+        f'<svg viewBox="{view}" role="img" aria-label="{plane} slice">',
         f'<image href="{href}" {size} preserveAspectRatio="none"/>',
     ]
     for name, mask in (("reference", pictured.reference), ("prediction", pictured.prediction)):
@@ -139,15 +147,7 @@ def draw(
             if path := _contour(seen == value, dx, dy):
                 parts.append(f'<path class="{name} label-{n}" d="{path}"/>')
     if not is_small:
-        tall = 0.055 * height
-        places = [
-            (tall * 0.5, height / 2),
-            (width - tall * 0.5, height / 2),
-            (width / 2, tall),
-            (width / 2, height - tall / 3),
-        ]
-        for letter, (x, y) in zip(SIDES[axis], places, strict=True):
-            parts.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{tall:.1f}">{letter}</text>')
+        parts.extend(_letters(axis, width, height))
     parts.append("</svg>")
     middle = [index if a == axis else (n - 1) / 2 for a, n in enumerate(pictured.image.shape)]
     position = pictured.grid.affine[axis, :3] @ middle + pictured.grid.affine[axis, 3]
@@ -158,6 +158,32 @@ def _seen(volume: NDArray[np.generic], axis: int, index: int) -> NDArray[np.gene
     """Rows run down, columns to the patient's left, or to posterior."""
     plane: NDArray[np.generic] = np.take(volume, index, axis=axis).T[::-1, ::-1]
     return plane
+
+
+def _letter_height(width: float, height: float) -> float:
+    """Return the height of the letters of a slice, in mm."""
+    return LETTER_SHARE * max(height, width / 2)
+
+
+def _margins(width: float, height: float) -> tuple[float, float]:
+    """Return the margins left and right, and above and below, in mm, that the letters of a thin slice need."""
+    needed = LETTERS_PER_SIDE * _letter_height(width, height)
+    return max(0.0, (needed - width) / 2), max(0.0, (needed - height) / 2)
+
+
+def _letters(axis: int, width: float, height: float) -> list[str]:
+    """Return the letters of the four sides as SVG texts, each in its own half of the slice with its margins."""
+    tall = _letter_height(width, height)
+    margin_x, margin_y = _margins(width, height)
+    left = tall * 0.5 - margin_x
+    right = width + margin_x - tall * 0.5
+    top = tall - margin_y
+    bottom = height + margin_y - tall / 3
+    places = [(left, height / 2), (right, height / 2), (width / 2, top), (width / 2, bottom)]
+    return [
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{tall:.1f}">{letter}</text>'
+        for letter, (x, y) in zip(SIDES[axis], places, strict=True)
+    ]
 
 
 def _webp(picture: NDArray[np.generic], window: Window, most_pixels: int | None) -> str:

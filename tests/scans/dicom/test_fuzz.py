@@ -15,6 +15,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from medhybrid.errors import MedHybridError
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
+from tests.patience import slowness
 from tests.scans.dicom.enhanced import write_enhanced
 from tests.synthetic import AFFINE
 
@@ -25,7 +26,7 @@ VRS = ("LO", "UI", "DS", "IS", "US", "SS", "FD", "OB", "SQ", "UN", "CS", "PN", "
 GARBAGE = (b"\xff\xfe", b"abc ", b"1\\2\\", b"-1e999 ", b"NaN ", b"\0" * 8, b"9" * 64, b"\\\\\\ ")
 EXAMPLES = settings(
     max_examples=1000,
-    deadline=20_000,
+    deadline=20_000 * slowness(),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

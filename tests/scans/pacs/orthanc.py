@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.patience import patience_s, wait_until
+from tests.servers import free_port
+
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 def is_installed() -> bool:
     return shutil.which("Orthanc") is not None and PLUGIN.exists()
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -34,8 +29,15 @@ class Orthanc:
 
     def call(self, path: str, data: bytes | None = None) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data=data)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=patience_s()) as answer:
             return json.loads(answer.read())
+
+    def is_up(self) -> bool:
+        try:
+            self.call("/system")
+        except OSError:
+            return False
+        return True
 
     def push(self, paths: list[Path]) -> None:
         for path in paths:
@@ -46,7 +48,9 @@ class Orthanc:
         found = self.call("/tools/find", json.dumps(query).encode())
         files = []
         for name in found:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/instances/{name}/file", timeout=30) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.http}/instances/{name}/file", timeout=patience_s()
+            ) as answer:
                 files.append(answer.read())
         return files
 
@@ -72,21 +76,8 @@ def running_orthanc(folder: Path, listener_port: int) -> Iterator[Orthanc]:
     with (folder / "orthanc.log").open("w") as log:
         process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=log)
         try:
-            _wait_until_up(server, process)
+            wait_until(server.is_up, "an answer of Orthanc", process=process)
             yield server
         finally:
             process.terminate()
-            process.wait(20)
-
-
-def _wait_until_up(server: Orthanc, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(150):
-        if process.poll() is not None:
-            raise RuntimeError("Orthanc ended")
-        try:
-            server.call("/system")
-        except OSError:
-            time.sleep(0.2)
-            continue
-        return
-    raise RuntimeError("Orthanc does not answer")
+            process.wait(patience_s())

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -25,7 +24,9 @@ from medhybrid.scans.pacs import fetch_study, parse_endpoint, send_files
 from medhybrid.scans.pacs.exchange import PacsError
 from medhybrid.steps.listen import Listener
 from medhybrid.steps.predict import fetch, predict, send_results
-from tests.scans.pacs.orthanc import Orthanc, free_port, is_installed, running_orthanc
+from tests.patience import patience_s, slowness, wait_until
+from tests.scans.pacs.orthanc import Orthanc, is_installed, running_orthanc
+from tests.servers import free_port
 from tests.synthetic import AFFINE, make_test_plan
 from tests.test_masks_on_grid import BRIGHT, level_of, thresholding_model, with_box
 
@@ -57,25 +58,33 @@ class Running:
         self.stop = threading.Event()
         self.listener = Listener(config, model, on_event=lambda *e: self.events.append(e))
         self.thread = threading.Thread(target=self.listener.run, args=(self.stop,))
+        self.n_rounds = 0
+        work = self.listener.work
+
+        def counted() -> None:
+            work()
+            self.n_rounds += 1
+
+        self.listener.work = counted  # type: ignore[method-assign]
 
     def __enter__(self) -> Running:
         self.thread.start()
-        for _ in range(100):
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", self.listener.config.port)) == 0:
-                    return self
-            time.sleep(0.1)
-        raise RuntimeError("the listener does not answer")
+        wait_until(self.is_listening, "an answer of the listener")
+        return self
+
+    def is_listening(self) -> bool:
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.listener.config.port)) == 0
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
-        self.thread.join(60)
+        self.thread.join(patience_s())
+        assert not self.thread.is_alive()
 
-    def wait_for(self, state: str, n: int = 1, seconds: float = 60) -> None:
-        until = time.monotonic() + seconds
-        while sum(s == state for _, s in self.events) < n:
-            assert time.monotonic() < until, f"no study became {state}: {self.events}"
-            time.sleep(0.1)
+    def wait_for(self, state: str, n: int = 1) -> None:
+        wait_until(
+            lambda: sum(s == state for _, s in self.events) >= n, f"a study that is {state}", found=lambda: self.events
+        )
 
 
 def config_for(folder: Path, port: int, send_to: str, sender: str = "ORTHANC") -> ListenConfig:
@@ -84,7 +93,7 @@ def config_for(folder: Path, port: int, send_to: str, sender: str = "ORTHANC") -
         senders=(SenderConfig(ae_title=sender),),
         send_to=send_to,
         spool=str(folder / "spool"),
-        wait_s=1.0,
+        wait_s=2.0 * slowness(),  # instances of one push are not to be taken for two parts of a study
         min_free_mb=1,
     )
 
@@ -185,8 +194,8 @@ def test_a_study_received_before_a_restart_is_worked_on_after_it_and_only_once(
 
     with Running(config, model) as running:
         running.wait_for("done")
-    with Running(config, model):
-        time.sleep(2)
+    with Running(config, model) as running:
+        wait_until(lambda: running.n_rounds >= 3, "three more rounds of the listener")
 
     assert sorted(arrived) == ["SEG", "SR"]
 
@@ -221,13 +230,17 @@ def test_a_bad_study_is_set_aside_with_its_reason(
 
 
 def test_a_study_waits_while_its_destination_is_away(
-    series: list[Path], model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    series: list[Path],
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("medhybrid.steps.listen.RESEND_S", 0.5)
     config = listener_config(tmp_path, free_port())
     with Running(config, model):
         push(config, series)
-        time.sleep(4)
+        wait_until(lambda: sum("waits" in r.message for r in caplog.records) >= 2, "two tries to send the study")
 
     assert len(list((tmp_path / "spool" / "queued").iterdir())) == 1
 

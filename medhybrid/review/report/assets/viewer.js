@@ -3,6 +3,9 @@
 
 const COLOURS = ["#e69f00", "#cc79a7", "#f0e442", "#009e73", "#d55e00", "#ffffff"];  // as in report.css; blue is the reference
 const REFERENCE_COLOUR = "#56b4e9";
+const LETTER_PX = 16, SMALLEST_LETTER_PX = 8, LETTERS_PER_SIDE = 2.5;  // a letter keeps to its own half of the slice
+const GAP_PX = 6;  // between the slices of three planes
+const IN_PLANE = {0: [0, 1], 1: [0, 2], 2: [1, 2]};  // axes of an axial, coronal and sagittal slice
 
 class Stand {
   static all = {};
@@ -47,7 +50,10 @@ async function begin() {
     opts: {
       isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarForceRender: false, dragAndDropEnabled: false,
       isNearestInterpolation: false, crosshairColor: [0.9, 0.9, 0.9, 0.6], crosshairWidth: 0.5, fontColor: [0.85, 0.85, 0.85, 1],
-      logLevel: "error", loadingText: "", showLegend: false, isColorbar: false, multiplanarShowRender: 0,
+      logLevel: "error", loadingText: "", showLegend: false, isColorbar: false, multiplanarShowRender: 0, multiplanarPadPixels: GAP_PX,
+      // Letters of the corner, "RA": NiiVue adds its padding twice to those at the middle of a side, and R came to lie on the left.
+      isCornerOrientationText: true, isOrientationTextVisible: true, fontMinPx: LETTER_PX, fontSizeScaling: 0, sliceType: 3,
+      viewModeHotKey: "",  // the list of views is the only way to change the view
     },
   });
   const quiet = console.log;
@@ -67,6 +73,7 @@ class Viewer {
     this.shape = numbers("shape"); this.factors = numbers("factors"); this.window = numbers("window");
     this.n = place.dataset.labels.split("|").length;
     this.button.addEventListener("click", () => open === this ? this.close() : this.show());
+    new ResizeObserver(() => { if (open === this && this.isLoaded) this.letters(); }).observe(this.stage.querySelector(".canvas"));
   }
 
   async volumes() {
@@ -103,6 +110,7 @@ class Viewer {
   async load() {
     open?.close();
     open = this;
+    this.isLoaded = false;
     this.stage.hidden = false;
     this.button.textContent = "Close the viewer";
     const location = this.stage.querySelector(".location");
@@ -125,7 +133,7 @@ class Viewer {
     for (const id of before) delete Stand.all[id];
     model.onSend = (m) => { if (m.event === "location_change") location.textContent = this.describe(m.data); };
     this.controls();
-    model.tell("resize_listener");
+    this.isLoaded = true;
     location.textContent = "";
   }
 
@@ -143,10 +151,45 @@ class Viewer {
 
   jump(voxel) {
     const at = voxel.map((v, a) => ((v + 0.5) / this.factors[a]) / this.shape[a]);
-    this.model.change("scene", {crosshairPos: at});
+    this.model.change("scene", {crosshairPos: this.turned(at)});
     this.model.tell("draw_scene");
     this.model.tell("move_crosshair_in_vox", 0, 0, 0);  // tells where it is
     this.place.dataset.crosshair = voxel.join(" ");
+  }
+
+  turned(at) {  // NiiVue may name the axes of a scan at 45 degrees in another order: find each of its axes in the file
+    const {affine} = this.parts.image.get("hdr"), matrix = this.parts.image.get("mat_ras"), axes = [0, 1, 2];
+    const mine = (a) => axes.map((r) => affine[r][a]), its = (a) => axes.map((r) => matrix[4 * r + a]);
+    const dot = (u, v) => axes.reduce((sum, r) => sum + u[r] * v[r], 0);
+    const cosine = (u, v) => dot(u, v) / Math.sqrt(dot(u, u) * dot(v, v));
+    return axes.map((a) => {
+      const cosines = axes.map((b) => cosine(its(a), mine(b)));
+      const same = axes.reduce((best, b) => Math.abs(cosines[b]) > Math.abs(cosines[best]) ? b : best);
+      return cosines[same] > 0 ? at[same] : 1 - at[same];
+    });
+  }
+
+  letters() {  // as large as the thinnest slice of the view allows; none where an R could reach its left half
+    const canvas = this.stage.querySelector(".canvas"), shown = this.model.get("opts");
+    const size = Math.min(LETTER_PX, this.thinnest(shown.sliceType, canvas.clientWidth, canvas.clientHeight) / LETTERS_PER_SIDE);
+    const fit = size >= SMALLEST_LETTER_PX, fontMinPx = fit ? size : SMALLEST_LETTER_PX;
+    this.stage.querySelector(".thin").hidden = fit;
+    if (shown.fontMinPx === fontMinPx && shown.isOrientationTextVisible === fit) return;
+    this.model.change("opts", {...shown, fontMinPx, isOrientationTextVisible: fit});
+    this.model.tell("resize_listener");  // here NiiVue takes the size of its letters, and draws
+  }
+
+  thinnest(layout, width, height) {  // pixels of the shortest side of a slice
+    const low = this.parts.image.get("extents_min_ortho"), high = this.parts.image.get("extents_max_ortho");
+    const mm = [0, 1, 2].map((a) => high[a] - low[a]), [x, y, z] = mm;
+    if (layout === 4) return Infinity;  // a surface has no letters
+    if (layout !== 3) {
+      const [a, b] = IN_PLANE[layout].map((axis) => mm[axis]);
+      return Math.min(a, b) * Math.min(width / a, height / b);
+    }
+    const grid = Math.min((width - GAP_PX) / (x + y), (height - GAP_PX) / (y + z));
+    const row = Math.min((width - 2 * GAP_PX) / (2 * x + y), height / Math.max(y, z));
+    return Math.min(x, y, z) * Math.max(grid, row);  // NiiVue takes the larger; in a column it would be larger still
   }
 
   describe(data) {
@@ -171,6 +214,7 @@ class Viewer {
     outline.onchange = () => this.model.change("overlay_outline_width", outline.checked ? 1 : 0);
     layout.onchange = () => {
       this.model.change("opts", {...this.model.get("opts"), sliceType: Number(layout.value)});
+      this.letters();
       this.model.tell("update_gl_volume");
     };
     outline.checked = false;

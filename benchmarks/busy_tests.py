@@ -1,0 +1,78 @@
+"""Run tests in rounds beside busy processes, and count the rounds that fail: tests must wait by conditions, not by seconds.
+
+python benchmarks/busy_tests.py tests/test_browser.py tests/tracking/test_server.py --rounds 20 --busy 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def compute() -> None:
+    """Keep a core busy until the process is ended."""
+    while True:
+        pass
+
+
+@contextmanager
+def busy_processes(n: int) -> Iterator[None]:
+    """Keep `n` processes busy meanwhile."""
+    processes = [multiprocessing.Process(target=compute, daemon=True) for _ in range(n)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def run_round(tests: list[str]) -> tuple[int, str]:
+    """Run the tests once; return pytest's exit code and its output."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+def main() -> int:
+    """Print a line for each round, and the count of those that failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tests", nargs="+", help="files or folders of tests")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--busy", type=int, default=2, help="processes that compute without end")
+    parser.add_argument("--minutes", type=float, help="begin no further round after this time")
+    options = parser.parse_args()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the busy processes end, too
+    begin = time.monotonic()
+    n_done = 0
+    n_failed = 0
+    with busy_processes(options.busy):
+        for number in range(1, options.rounds + 1):
+            if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
+                break
+            start = time.monotonic()
+            code, shown = run_round(options.tests)
+            n_done += 1
+            n_failed += code != 0
+            print(
+                f"round {number}: {shown.splitlines()[-1]} ({time.monotonic() - start:.0f} s by the clock)", flush=True
+            )
+            for line in re.findall(r"^(?:FAILED|ERROR).*", shown, re.MULTILINE):
+                print(f"  {line}", flush=True)
+    print(f"{n_failed} of {n_done} rounds failed beside {options.busy} busy processes")
+    return int(n_failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
