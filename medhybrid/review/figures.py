@@ -118,4 +118,21 @@ def _contours(ax: Any, labels: NDArray[np.generic], colour: str, style: str) -> 
         mask = labels == value
         if mask.all():
             continue
-        ax.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.3, linestyles=style)
+        x, y, filled = _widen_single_rows(mask)
+        ax.contour(x, y, filled, levels=[0.5], colors=[colour], linewidths=1.3, linestyles=style)
+
+
+def _widen_single_rows(
+    mask: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return column and row positions of a plane, and its values (rows, columns).
+
+    A plane with one row or one column, as of a single slice, has no contour: its row is given twice, at its two edges.
+    """
+    values, places = mask.astype(float), []
+    for axis, n in enumerate(mask.shape):
+        if n == 1:
+            values = np.repeat(values, 2, axis=axis)
+        places.append(np.array([-0.5, 0.5]) if n == 1 else np.arange(n, dtype=float))
+    rows, columns = places
+    return columns, rows, values
