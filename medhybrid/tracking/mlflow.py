@@ -30,6 +30,9 @@ CLOSE_TIMEOUT_S = 120.0
 RUN_ID_FILE = "mlflow_run_id"
 """File of a run folder with MLflow's id of the run."""
 
+TEXT_COLUMNS = {"case", "training", "picture"}
+"""Columns of tables that hold names, not numbers."""
+
 STATUS = {"FINISHED": "FINISHED", "KILLED": "KILLED", "FAILED": "FAILED"}
 
 
@@ -257,7 +260,9 @@ class MlflowTracker:
         import pandas as pd
 
         path = Path(event["path"])
-        table = pd.read_csv(path, converters={"case": str, "training": str})  # a case may be called NA
+        numbers = set(pd.read_csv(path, nrows=0).columns) - TEXT_COLUMNS
+        missing = {key: ["", "nan"] for key in numbers}  # a case may be called NA, which is a name
+        table = pd.read_csv(path, dtype={"case": str}, keep_default_na=False, na_values=missing)
         if "picture" in table:
             files = [path.parent / str(name) for name in table["picture"]]
             blank = np.zeros((1, 1, 3), np.uint8)  # a column is all pictures or none

@@ -10,6 +10,8 @@ import logging
 import shutil
 import sqlite3
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
     program = FullLogits(model.network).eval()
     with torch.inference_mode():
         output = program(torch.from_numpy(example)).numpy()
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+    with _experiment_unset(), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks of the exporter on its own internals
         info = mlflow.pytorch.log_model(
             program,
@@ -67,6 +69,19 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
     if register_as:
         card = folder / "card.md"
         _register(client, register_as, info, run_id, alias, card.read_text() if card.is_file() else "")
+
+
+@contextmanager
+def _experiment_unset() -> Iterator[None]:
+    """Let MLflow forget the experiment that the caller has set in this process: it refuses runs of any other."""
+    from mlflow.tracking import fluent
+
+    before = getattr(fluent, "_active_experiment_id", None)
+    fluent._active_experiment_id = None
+    try:
+        yield
+    finally:
+        fluent._active_experiment_id = before
 
 
 def _register(client: Any, name: str, info: Any, run_id: str, alias: str, card: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medhybrid.errors import ModelError
@@ -14,13 +16,17 @@ from medhybrid.errors import ModelError
 STORE_FILE = "mlflow.db"
 """The sqlite store in a folder of runs."""
 
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+"""Environment variable of MLflow that names a store."""
+
 ARTIFACT_FOLDER = "mlartifacts"
 """The folder beside it with the files of the runs."""
 
 
 def store_uri(uri: str | None, runs: Path) -> str:
     """Return the store that is meant: `uri`, else `MLFLOW_TRACKING_URI`, else the sqlite store of the folder of runs."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(runs)
+    own = _pointed.own_uri if _pointed.depth else os.environ.get(TRACKING_URI)
+    return uri or own or default_uri(runs)
 
 
 def is_default_store(uri: str | None, runs: Path) -> bool:
@@ -80,12 +86,34 @@ def pointed_at(uri: str) -> Iterator[None]:
     """Let MLflow's own functions use a store, and the caller's again afterwards; its place is one of the whole process."""
     import mlflow
 
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)
+    with _pointed.lock:
+        own = os.environ.get(TRACKING_URI)
+        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+        if _pointed.depth == 0:
+            _pointed.own_uri = own
+        _pointed.depth += 1
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(None if before == own else before)
+            if own is None:
+                os.environ.pop(TRACKING_URI, None)
+            else:
+                os.environ[TRACKING_URI] = own
+            _pointed.depth -= 1
+
+
+@dataclass
+class _Pointed:
+    """Whether MLflow points at a store of ours: it then has that store in the environment, in place of the user's."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    depth: int = 0
+    own_uri: str | None = None
+
+
+_pointed = _Pointed()
 
 
 @contextmanager

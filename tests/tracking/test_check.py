@@ -73,7 +73,7 @@ def test_a_run_goes_on_in_an_experiment_that_was_renamed(store: Path) -> None:
 def test_an_experiment_whose_files_go_through_a_server_needs_the_server(store: Path) -> None:
     add_experiment(store, "t", "mlflow-artifacts:/1")
 
-    with pytest.raises(TrackingError, match="go through an MLflow server.*tracking.experiment"):
+    with pytest.raises(TrackingError, match=r"go through an MLflow server.*tracking.experiment"):
         check(store)
 
 
@@ -96,7 +96,7 @@ def test_a_store_that_cannot_be_written_to_is_refused(store: Path, monkeypatch: 
         lambda path, **options: connect(f"file:{path}?mode=ro", uri=True, **options),
     )
 
-    with pytest.raises(TrackingError, match="cannot be written to.*readonly"):
+    with pytest.raises(TrackingError, match=r"cannot be written to.*readonly"):
         check(store)
 
 
@@ -111,14 +111,14 @@ def test_a_store_that_another_process_writes_to_is_taken(store: Path) -> None:
 
 @pytest.mark.parametrize("alias", ["latest", "Latest", "v1", "V22", "", "my alias", "a/b", "x" * 256])
 def test_an_alias_that_mlflow_keeps_or_refuses_is_named_before_the_training(alias: str) -> None:
-    with pytest.raises(ConfigError, match="tracking.alias"):
+    with pytest.raises(ConfigError, match=r"tracking.alias"):
         check_names("t", alias)
 
 
 def test_names_of_experiments_may_have_any_character(capsys: pytest.CaptureFixture[str]) -> None:
     check_names("Größe + (T1) / #2", "newest")
     for name in ("", "  ", "x" * 501):
-        with pytest.raises(ConfigError, match="tracking.experiment"):
+        with pytest.raises(ConfigError, match=r"tracking.experiment"):
             check_names(name, "newest")
 
 
@@ -189,7 +189,7 @@ def test_a_server_that_is_away_is_no_reason_to_refuse(tmp_path: Path, caplog: py
 def test_an_address_of_no_store_is_refused(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(TrackingError, match="is not the address|driver") as error:
+    with pytest.raises(TrackingError, match=r"is not the address|driver") as error:
         check_store(address, "t", lock=tmp_path)
 
     assert "secret" not in str(error.value)

@@ -161,7 +161,7 @@ def test_a_damaged_store_is_named_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(b"no database" * 100)
 
-    with pytest.raises(TrackingError, match="cannot be read.*not a database"):
+    with pytest.raises(TrackingError, match=r"cannot be read.*not a database"):
         prepare_store(sqlite_url(path))
     assert path.read_bytes() == b"no database" * 100
 

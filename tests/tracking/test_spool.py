@@ -1,4 +1,4 @@
-"""What cannot be sent is kept, and sent later in order; one event that is refused does not hold up the others, nor is it lost."""
+"""What cannot be sent is kept, and sent later in order; a refused event holds up no others and is not lost."""
 
 import json
 import shutil
