@@ -37,6 +37,8 @@ from medhybrid.steps.run_record import check_tracking, code_revision, experiment
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
+from medhybrid.tracking.mlflow_store import default_uri, is_default_store
+from medhybrid.tracking.setup import prepare_store
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.team import refuse_team
 from medhybrid.training.tracker import Tracker
@@ -278,6 +280,10 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
         tags={"medhybrid.version": medhybrid.__version__, "medhybrid.code": code_revision()},
         datasets={},
     )
+    if is_default_store(
+        config.tracking.uri, Path(config.runs)
+    ):  # the trainings need its id, and a new store takes its time
+        prepare_store(default_uri(Path(config.runs)))
     tracker = MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder)
     until = time.monotonic() + STORE_WAIT_S
     while tracker.run_id is None and time.monotonic() < until:
