@@ -20,14 +20,14 @@ PART_OF = "part_of"
 LENGTHS = ("training.iterations=", "training.max_minutes=")
 
 PLACES = ("prepare.folder=", "data.root=")
-"""Overrides that say where the data of a run are now; they hold for one call."""
+"""Overrides of the places of a run's data; they hold for one call."""
 
 RECORDS = "tracking."
-"""Overrides that say where a run is recorded from now on."""
+"""Overrides of the records of a run; they are kept."""
 
 
 def find_run(config: str, overrides: Sequence[str], run: Path | None) -> tuple[Path, list[str]]:
-    """The run folder, and the overrides that may change of it: its length, the places of its data, its records.
+    """Return the run folder, and the overrides that may change of it: its length, the places of its data, its records.
 
     Raises
     ------

@@ -79,7 +79,7 @@ def _base_above(config: StudyConfig, folder: Path) -> Path | None:
 
 
 def _moved(config: StudyConfig, runs: Path | None) -> tuple[Path, Path] | None:
-    """Return the folder of the project as the config has it, and as it is now, where an absolute path tells them."""
+    """Return the folder of the project as the config has it, and as it is now, where an absolute path shows it."""
     then = Path(config.runs)
     if runs is None or not then.is_absolute() or then.resolve() == runs or then.name != runs.name:
         return None

@@ -231,7 +231,7 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
 
 
 def _is_same_study(folder: Path, config: StudyConfig) -> bool:
-    """Whether a run was made with a config; its data and records may be elsewhere now."""
+    """Return whether a run was made with a config; its data and records may be elsewhere now."""
     then, now = run_config(folder), config
     starts = [c.training.start for c in (config_here(folder), now)]
     is_same_start = then.training.start == now.training.start or (

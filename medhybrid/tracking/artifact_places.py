@@ -89,7 +89,7 @@ def forget_places() -> None:
 
 
 def _has_moved(location: str, here: Path, store: Path) -> bool:
-    """Whether a location is the folder of files of a store that was elsewhere."""
+    """Return whether a location is the folder of files of a store that was elsewhere."""
     old = local_path(location)
     if old is None or old.name != ARTIFACT_FOLDER or old == here:
         return False
@@ -101,7 +101,7 @@ def _has_moved(location: str, here: Path, store: Path) -> bool:
 
 
 def _unused_places(connection: sqlite3.Connection) -> dict[str, str]:
-    """Experiments without runs whose folder does not exist: MLflow's `Default` names the folder that the first call was in."""
+    """Return experiments without runs whose folder is absent, as MLflow's `Default`, which has the first call's folder."""
     rows = connection.execute(
         "SELECT experiment_id, artifact_location FROM experiments"
         " WHERE experiment_id NOT IN (SELECT experiment_id FROM runs WHERE experiment_id IS NOT NULL)"

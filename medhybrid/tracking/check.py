@@ -1,6 +1,6 @@
-"""Whether a run can be recorded, asked before it begins: what a person has to mend is said before hours of training.
+"""The check of a store before a training: a person mends it then, not after hours.
 
-A server that does not answer is no reason to refuse: its records are kept, and sent when it is back.
+A server that does not answer is not refused: the records are kept, and sent when it is back.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _sqlite_records(
 
 
 def _remote_part(place: str) -> str:
-    """A place that is on no disk here; a folder that nothing was written to yet need not exist."""
+    """Return a place that is on no disk here; an unused folder need not exist yet."""
     return place if local_path(place) is None else ""
 
 
@@ -215,7 +215,7 @@ def _refuse_unreachable_files(address: str, experiment: Kept) -> None:
 
 
 def _is_ours(address: str, place: Path) -> bool:
-    """Whether a folder of files is the one beside its store: it is made again."""
+    """Return whether a folder of files is the one beside its store, which is made again."""
     store = sqlite_path(address)
     return store is not None and place.parent == store.resolve().parent
 

@@ -143,12 +143,12 @@ class MlflowTracker:
             getattr(self, f"_send_{event['call']}")(event)
 
     def _reason_of(self, error: Exception) -> tuple[str, bool]:
-        """The reason of an error and what mends it, in one line; whether it stays until then."""
+        """Return the reason and remedy of an error in one line, and whether it lasts until a person mends it."""
         problem = explain(error, self.uri)
         return "; ".join(part for part in (problem.what, problem.found, problem.remedy) if part), problem.is_lasting
 
     def _takes_others(self) -> bool:
-        """Whether the store takes something else of the run: it answers, can be written to, and the run is not deleted."""
+        """Return whether the store takes other records of the run: it answers, is writable, and has the run."""
         import mlflow
 
         try:
@@ -185,7 +185,7 @@ class MlflowTracker:
         self._client = client
 
     def _experiment(self, client: Any) -> str:
-        """Id of the experiment, which is made where there is none: of several who begin at once, one makes it."""
+        """Return the id of the experiment; of several runs that start together, one makes it."""
         from mlflow.exceptions import MlflowException
 
         name = self.info.experiment

@@ -30,7 +30,7 @@ def store_uri(uri: str | None, runs: Path) -> str:
 
 
 def is_default_store(uri: str | None, runs: Path) -> bool:
-    """Whether the store that is meant is the one in the folder of runs."""
+    """Return whether the store that is meant is the one in the folder of runs."""
     return store_uri(uri, runs) == default_uri(runs)
 
 
@@ -106,7 +106,7 @@ def pointed_at(uri: str) -> Iterator[None]:
 
 @dataclass
 class _Pointed:
-    """Whether MLflow points at a store of ours: it then has that store in the environment, in place of the user's."""
+    """The state of `pointed_at`: meanwhile MLflow keeps our store in the environment, in place of the user's."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     depth: int = 0

@@ -1,4 +1,4 @@
-"""What an error of MLflow means to a person: the reason, whether waiting can help, and what mends it."""
+"""Errors of MLflow in plain words: the reason, the remedy, and whether waiting can help."""
 
 from __future__ import annotations
 

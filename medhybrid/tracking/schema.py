@@ -28,7 +28,7 @@ _REVISION = re.compile(r"^(down_)?revision\s*=\s*[\"'](\w+)[\"']", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What the tables of a store are.
+    """The state of the tables of a store.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ def _revision_of(database: sqlite3.Connection) -> str:
 
 
 def _has_records(database: sqlite3.Connection, tables: set[str]) -> bool:
-    """Whether anybody recorded anything: MLflow itself makes one experiment, `Default`."""
+    """Return whether anything is recorded; MLflow itself makes one experiment, `Default`."""
     questions = {
         "runs": "SELECT count(*) FROM runs",
         "registered_models": "SELECT count(*) FROM registered_models",

@@ -69,7 +69,7 @@ def prepare_store(uri: str, *, lock: Path | None = None) -> None:
 
 
 def refuse_unusable(path: Path, schema: Schema) -> None:
-    """Raise `TrackingError` for a store of another version of MLflow, or of something else, with what mends it."""
+    """Raise `TrackingError` for a store of another version of MLflow, or of something else, with the remedy."""
     found = f"schema {schema.revision or 'without a version'}"
     if schema.state == "older":
         raise TrackingError(
@@ -171,7 +171,7 @@ def _open_once(uri: str) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; where none can be made, the store's own errors tell more than the lock's."""
+    """Hold a lock file; where none can be made, the store's own errors follow."""
     with ExitStack() as stack:
         try:
             stack.enter_context(held(path))

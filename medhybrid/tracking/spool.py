@@ -194,7 +194,7 @@ class Spool:
         return events
 
     def _with_path_here(self, event: Event) -> Event:
-        """An event of the file, with the path of its own file as it is now."""
+        """Return an event of the file, with the path of its own file as it is now."""
         if not isinstance(event.get("path"), str):
             return event
         folder, path = self.unsent.parent, Path(event["path"])
@@ -205,7 +205,7 @@ class Spool:
         return event | {"path": str((folder / path).resolve())}
 
     def _with_relative_path(self, event: Event) -> Event:
-        """An event for the file, with a path that stays right where the run folder is moved."""
+        """Return an event for the file, with a path that stays right when the run folder is moved."""
         folder = self.unsent.parent.resolve()
         if not isinstance(event.get("path"), str) or not Path(event["path"]).is_relative_to(folder):
             return event

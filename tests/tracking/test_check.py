@@ -1,4 +1,4 @@
-"""What a person has to mend in a store is said before a training, with the command; passwords are never shown."""
+"""A store that has to be mended is refused before a training, with the command; passwords are never shown."""
 
 from __future__ import annotations
 

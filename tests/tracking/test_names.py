@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medhybrid.tracking.names import MAX_IMAGE_NAME, MAX_METRIC_NAME, image_name, metric_name
 
-# What MLflow accepts, by its documentation and `mlflow.utils.validation`: names of metrics, keys of images.
+# Names that MLflow accepts, by its documentation and `mlflow.utils.validation`: names of metrics, keys of images.
 METRIC = re.compile(r"[/\w.\- :]+")
 IMAGE = re.compile(r"[a-zA-Z0-9_\-./ ]+")
 

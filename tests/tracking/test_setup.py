@@ -1,4 +1,4 @@
-"""A store is made by one process at a time, and never seen half made; one of another version is named with what mends it."""
+"""A store is made by one process at a time, and never seen half made; one of another version is named with the remedy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def makes(monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> list[Path]:
 
 
 def half_made(path: Path, revision: str = FIRST_REVISION) -> Path:
-    """What is left of a store where two processes made its tables at the same time."""
+    """A store whose tables two processes made at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY, name TEXT)")

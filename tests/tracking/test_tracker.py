@@ -1,4 +1,4 @@
-"""A tracker's records arrive whatever cases and labels are called, wherever the project is now, and none is lost."""
+"""Records arrive for cases and labels of any name, in a project at any place, and none is lost."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def run(store: Path) -> Path:
     return folder
 
 
-def picture(folder: Path, name: str) -> Path:
+def small_image(folder: Path, name: str) -> Path:
     path = folder / f"{name}.png"
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(path)
     return path
 
 
 def test_images_and_metrics_of_cases_with_any_name_arrive_each_under_one_of_its_own(run: Path) -> None:
-    tracker, path = tracker_of(run), picture(run, "x")
+    tracker, path = tracker_of(run), small_image(run, "x")
     for name in NAMES:
         tracker.log_image(path, f"validation/{name}", 0)
     tracker.log_metrics({f"val_label/{name}/dice": 0.5 for name in (*NAMES, "a/b", "..", "a//b", "T1/")}, 1)
@@ -99,7 +99,7 @@ def test_records_of_a_deleted_experiment_are_all_kept_with_the_reason_and_sent_o
     second.mkdir()
     tracker = tracker_of(second)
     tracker.log_metrics({"a": 1.0}, 1)
-    tracker.log_image(picture(second, "x"), "x", 0)
+    tracker.log_image(small_image(second, "x"), "x", 0)
     tracker.finish("FINISHED")
 
     kept = [json.loads(line)["call"] for line in (second / "unsent.jsonl").read_text().splitlines()]
