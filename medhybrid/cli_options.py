@@ -21,7 +21,10 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option("--precision", help="auto, bf16 or float32, exact and slower; else the model's inference.precision."),
 ]
-TrackingUri = Annotated[str | None, typer.Option(help="MLflow store; by default the sqlite file of the runs folder.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow store; by default MLFLOW_TRACKING_URI, else the sqlite file of the runs folder."),
+]
 ResampleIrregular = Annotated[
     bool, typer.Option("--resample-irregular", help="Resample tilted and unevenly spaced series to a regular grid.")
 ]

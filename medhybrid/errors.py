@@ -9,6 +9,7 @@ MedHybridError
 ├── ModelError      a model folder or checkpoint that cannot be used
 ├── TrainingError   a run that cannot go on (non-finite loss, nothing to train)
 ├── DeviceError     a device that is absent or out of memory
+├── TrackingError   a store of runs that cannot be used
 └── OutputError     a place that results cannot be written to
 
 The message says what was done, what was expected, what was found, and what to do.
@@ -120,6 +121,10 @@ class TrainingError(MedHybridError):
 
 class DeviceError(MedHybridError):
     """A device that is absent or out of memory."""
+
+
+class TrackingError(MedHybridError):
+    """A store of runs (MLflow) that cannot be used as it is."""
 
 
 class OutputError(MedHybridError):

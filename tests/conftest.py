@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from tests.synthetic import StudyFolder, small_config, write_study
 matplotlib.use("Agg")
 settings.register_profile("medhybrid", deadline=None)  # a busy machine is no defect
 settings.load_profile("medhybrid")
+for name in (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_REGISTRY_URI",
+):  # whoever runs the tests may have a store
+    os.environ.pop(name, None)
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -206,8 +206,8 @@ class TrackingConfig(Frozen):
     """Where runs are recorded."""
 
     kind: Literal["mlflow", "jsonl", "none"] = Field("mlflow", description="Besides the run's own `log.jsonl`.")
-    uri: str | None = Field(None, description="MLflow server or store; null takes `runs/mlflow.db` (sqlite).")
-    experiment: str | None = Field(None, description="MLflow experiment; null takes the study's name.")
+    uri: str | None = Field(None, description="MLflow store; null: `MLFLOW_TRACKING_URI`, else `runs/mlflow.db`.")
+    experiment: str | None = Field(None, description="MLflow experiment; null: `MLFLOW_EXPERIMENT_NAME`, else `name`.")
     log_report: bool = Field(
         True, description="Log `report.html`, which holds voxels of scans; it stays in the run folder."
     )

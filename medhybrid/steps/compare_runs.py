@@ -36,7 +36,7 @@ from medhybrid.scans.reader import read_scan
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.report import pictures_of, shown_channel
-from medhybrid.steps.resume import run_config
+from medhybrid.steps.run_places import config_here
 from medhybrid.steps.run_record import without_places
 
 N_SHOWN = 4
@@ -160,7 +160,7 @@ def case_dice(table: str) -> dict[str, float]:
 
 def _training(folder: Path) -> Judged:
     dice = case_dice((folder / "validation.csv").read_text())
-    config = run_config(folder)
+    config = config_here(folder)
     plan = Plan.load(folder / "plan.json")
     try:
         _, record = read_record(folder)

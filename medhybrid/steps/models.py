@@ -47,7 +47,7 @@ def load_model(
     mirror : bool, optional
         In place of its `inference.mirror`: without it, masks take half of the time or less.
     tracking_uri : str, optional
-        MLflow store of a `models:/` name; by default `runs/mlflow.db`.
+        MLflow store of a `models:/` name; by default `MLFLOW_TRACKING_URI`, else `runs/mlflow.db`.
 
     Raises
     ------
@@ -57,10 +57,10 @@ def load_model(
     if not str(path).startswith("models:/"):
         return _load(path, device, precision, mirror)
     from medhybrid.tracking.mlflow_model import fetch_model
-    from medhybrid.tracking.mlflow_store import default_uri
+    from medhybrid.tracking.mlflow_store import store_uri
 
     with tempfile.TemporaryDirectory() as folder:
-        local = fetch_model(str(path), tracking_uri or default_uri(Path("runs")), Path(folder))
+        local = fetch_model(str(path), store_uri(tracking_uri, Path("runs")), Path(folder))
         return _load(local, device, precision, mirror)
 
 

@@ -25,9 +25,10 @@ from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.preprocess import preprocess
 from medhybrid.steps.progress import Reporter, Silent
-from medhybrid.steps.resume import extend, run_config
+from medhybrid.steps.resume import extend, run_config, with_places
 from medhybrid.steps.run_data import check_data, remember_data
-from medhybrid.steps.run_record import hold_run, make_tracker, new_run_folder, study_folder
+from medhybrid.steps.run_places import with_places_here
+from medhybrid.steps.run_record import check_tracking, hold_run, make_tracker, new_run_folder, study_folder
 from medhybrid.steps.train import Run
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.training.checkpoint import has_checkpoint
@@ -56,6 +57,7 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     reporter = reporter or Silent()
     config = for_scans(require_config(config))
     study_folder(config)  # before hours of preparation
+    check_tracking(config)
     preparation = preprocess(config, reporter=reporter)
     if preparation.left_out:
         reporter.message(
@@ -73,7 +75,8 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
 
 def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | None = None) -> Run:
     """Go on with a run as if nothing had happened, or extend it; raises `ModelError` without a usable checkpoint."""
-    config = extend(run_config(folder), overrides)
+    kept = extend(run_config(folder), overrides)
+    config = with_places(with_places_here(kept, folder), overrides)
     if config.data.labelled:
         raise ConfigError(f"{folder} is no pretraining", remedy=f"medhybrid train --resume --run {folder}")
     dataset = PreparedDataset(prepared_folder(config))
@@ -81,8 +84,9 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
     if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
         raise DataError(f"the prepared scans have another plan than the run {folder.name}", remedy="start a new run")
     check_data(folder, config)
+    check_tracking(config, folder)
     with hold_run(folder):
-        save_config(config, folder / "config.yaml")
+        save_config(kept, folder / "config.yaml")
         has_begun = has_checkpoint(folder / "checkpoint")
         return _run(config, dataset, folder, reporter or Silent(), resume=has_begun)
 

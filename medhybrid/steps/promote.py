@@ -15,8 +15,8 @@ from typing import Literal
 from medhybrid.errors import DataError
 from medhybrid.metrics import Difference, paired_difference
 from medhybrid.steps.compare_runs import case_dice
-from medhybrid.steps.resume import run_config
-from medhybrid.tracking.mlflow_store import default_uri
+from medhybrid.steps.run_places import config_here
+from medhybrid.tracking.mlflow_store import store_uri
 from medhybrid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
 
@@ -62,11 +62,11 @@ def promote(run: str | Path, *, tracking_uri: str | None = None, force: bool = F
         If the store does not have the run's model.
     """
     run = Path(run)
-    config = run_config(run)
+    config = config_here(run)
     id_file = run / "mlflow_run_id"
     if not id_file.is_file():
         raise DataError(f"{run} is not in MLflow", expected="a training with tracking.kind=mlflow")
-    registry = Registry(tracking_uri or config.tracking.uri or default_uri(Path(config.runs)))
+    registry = Registry(store_uri(tracking_uri or config.tracking.uri, Path(config.runs)))
     version = registry.of_run(config.name, id_file.read_text().strip())
     champion = registry.champion(config.name)
     if champion is None:

@@ -10,35 +10,42 @@ from typing import Any
 
 import yaml
 
-from medhybrid.config import StudyConfig, config_from_dict, load_config
+from medhybrid.config import StudyConfig, config_from_dict, load_config, with_values
 from medhybrid.errors import ConfigError
+from medhybrid.remote import is_remote
 
 PART_OF = "part_of"
 """In a run folder: the folder of the whole (a search, a cross-validation, a comparison) that the run belongs to."""
 
 LENGTHS = ("training.iterations=", "training.max_minutes=")
 
+PLACES = ("prepare.folder=", "data.root=")
+"""Overrides of the places of a run's data; they hold for one call."""
+
+RECORDS = "tracking."
+"""Overrides of the records of a run; they are kept."""
+
 
 def find_run(config: str, overrides: Sequence[str], run: Path | None) -> tuple[Path, list[str]]:
-    """The run folder, and the overrides of its length.
+    """Return the run folder, and the overrides that may change of it: its length, the places of its data, its records.
 
     Raises
     ------
     ConfigError
-        If neither a run nor a config names it, or an override would change more than the length.
+        If neither a run nor a config names it, or an override would change anything else.
     """
-    length = [o for o in overrides if o.startswith(LENGTHS)]
-    others = [o for o in overrides if not o.startswith(LENGTHS)]
+    changes = [o for o in overrides if o.startswith((*LENGTHS, *PLACES, RECORDS))]
+    finders = ("runs=", "name=") if run is None else ()
+    if stuck := [o for o in overrides if o not in changes and not o.startswith(finders)]:
+        raise ConfigError(
+            f"{stuck[0]} cannot change on --resume",
+            remedy="only the length of a run, the places of its data (prepare.folder, data.root) and tracking can",
+        )
     if run is not None:
-        if others:
-            raise ConfigError(f"{others[0]} cannot change on --resume", remedy="only the length of a run can")
-        return run, length
+        return run, changes
     if not config:
         raise ConfigError("--resume needs --run FOLDER, or --config to find the study's newest run")
-    movable = ("runs=", "prepare.folder=", "data.root=", "name=")
-    if stuck := [o for o in others if not o.startswith(movable)]:
-        raise ConfigError(f"{stuck[0]} cannot change on --resume", remedy="only the length of a run can")
-    return latest_run(load_config(config, others)), length
+    return latest_run(load_config(config, [o for o in overrides if not o.startswith(LENGTHS)])), changes
 
 
 def run_config(folder: Path) -> StudyConfig:
@@ -90,15 +97,26 @@ def _number(text: str, item: str) -> float:
     return value
 
 
+def with_places(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
+    """Change where a run's data are, for one call; paths start at the working directory, as on every command line."""
+    values = dict(o.split("=", 1) for o in overrides if o.startswith(PLACES))
+    places = {key: place if is_remote(place) else str(Path.cwd() / place) for key, place in values.items()}
+    return with_values(config, places, source="--resume") if places else config
+
+
 def extend(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
-    """Change a run's length, absolute or relative (`+1000`); nothing else may change on resume."""
+    """Change a run's length, absolute or relative (`+1000`), and its records; nothing else may change on resume."""
+    records = dict(o.split("=", 1) for o in overrides if o.startswith(RECORDS))
+    if records:
+        values = {key: yaml.safe_load(text) for key, text in records.items()}
+        config = with_values(config, values, source="--resume")
     length: dict[str, Any] = {}
-    for item in overrides:
+    for item in (o for o in overrides if not o.startswith((*PLACES, RECORDS))):
         match = re.fullmatch(r"training\.(iterations|max_minutes)=(\+?)([0-9.e]+)", item)
         if match is None:
             raise ConfigError(
                 f"{item} cannot change on --resume",
-                expected="training.iterations=N, +N, or training.max_minutes=M, +M",
+                expected="training.iterations=N, +N, or training.max_minutes=M, +M; places of data; tracking",
                 remedy="start a new run for other settings",
             )
         name, is_more, value = match.group(1), match.group(2), _number(match.group(3), item)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from medhybrid.errors import ConfigError
 from medhybrid.steps.interrupt import stop_on_signals
-from medhybrid.tracking.mlflow_store import default_uri, quiet_mlflow
+from medhybrid.tracking.mlflow_store import hide_password, quiet_mlflow, sqlite_path, store_uri
 from medhybrid.tracking.mlflow_ui import experiment_page
+from medhybrid.tracking.setup import prepare_store
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +30,25 @@ def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list
     ------
     ConfigError
         If there is no store yet, or it is a server.
+    TrackingError
+        If the store cannot be used.
     """
-    if uri is None and not (runs / "mlflow.db").is_file():
+    address = store_uri(uri, runs)
+    place = sqlite_path(address)
+    if place is not None and not place.is_file():
         raise ConfigError(
-            f"{runs} holds no MLflow store",
-            expected=f"{runs / 'mlflow.db'}",
+            f"{runs} holds no MLflow store" if uri is None else "there is no such MLflow store",
+            expected=str(place),
             remedy="train first, or give --tracking-uri",
         )
-    if uri is not None and uri.startswith(("http://", "https://")):
-        raise ConfigError(f"{uri} is a server, which shows its runs itself", remedy="open it in the browser")
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{hide_password(address)} is a server, which shows its runs itself", remedy="open it in the browser"
+        )
+    prepare_store(address)
     return [
         *(sys.executable, "-m", "mlflow", "ui"),
-        *("--backend-store-uri", uri or default_uri(runs)),
+        *("--backend-store-uri", address),
         *("--host", host, "--port", str(port)),
     ]
 
@@ -69,7 +77,7 @@ def review(
                 time.sleep(POLL_S)
                 if is_waiting and _answers(host, port):
                     is_waiting = False
-                    _open_page(f"http://{host}:{port}/", uri or default_uri(Path(runs)))
+                    _open_page(f"http://{host}:{port}/", store_uri(uri, Path(runs)))
             return 0 if should_stop() or server.returncode is None else server.returncode
     finally:
         _end(server)

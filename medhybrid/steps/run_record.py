@@ -18,9 +18,11 @@ from medhybrid.data.plan import Plan
 from medhybrid.errors import ConfigError, DataError, OutputError
 from medhybrid.files import held, make_folder
 from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.resume import run_config
+from medhybrid.steps.run_places import config_here, remember_working_folder
+from medhybrid.tracking.check import check_names, check_store
 from medhybrid.tracking.jsonl import JsonlTracker
-from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
+from medhybrid.tracking.mlflow import RUN_ID_FILE, MlflowTracker, RunInfo
+from medhybrid.tracking.mlflow_store import is_default_store, store_uri
 from medhybrid.tracking.several import SeveralTrackers
 from medhybrid.tracking.stages import StageTracker
 from medhybrid.training.stages import Stage
@@ -38,6 +40,7 @@ def new_run_folder(config: StudyConfig, what: str = "") -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        remember_working_folder(folder)
         return folder
     raise DataError(f"too many runs of one second in {base}")
 
@@ -52,7 +55,7 @@ def study_folder(config: StudyConfig) -> Path:
     OutputError
         If it cannot be made.
     """
-    if config.tracking.kind == "mlflow" and config.tracking.uri is None:
+    if config.tracking.kind == "mlflow" and is_default_store(config.tracking.uri, Path(config.runs)):
         place = str(Path(config.runs).resolve())
         if found := sorted(set(place) & set("%?#")):
             raise ConfigError(
@@ -61,6 +64,36 @@ def study_folder(config: StudyConfig) -> Path:
                 remedy="set runs to another folder, tracking.uri to a store elsewhere, or tracking.kind=jsonl",
             )
     return make_folder(Path(config.runs) / config.name, remedy="name another folder: runs=FOLDER")
+
+
+def check_tracking(config: StudyConfig, folder: Path | None = None) -> None:
+    """See that a run can be recorded before it begins.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Of a run that is resumed.
+
+    Raises
+    ------
+    ConfigError
+        If MLflow refuses a name.
+    TrackingError
+        If the store has to be mended first; the message has the command.
+    """
+    if config.tracking.kind != "mlflow":
+        return
+    runs, experiment = Path(config.runs), experiment_of(config)
+    check_names(experiment, config.tracking.alias)
+    ids = [] if folder is None else [folder / RUN_ID_FILE, *sorted(folder.glob(f"stages/*/{RUN_ID_FILE}"))]
+    known: list[str | None] = [path.read_text().strip() for path in ids if path.is_file()]
+    for run_id in known or [None]:
+        check_store(store_uri(config.tracking.uri, runs), experiment, run_id=run_id, lock=runs)
+
+
+def experiment_of(config: StudyConfig) -> str:
+    """Name the MLflow experiment of a study: `tracking.experiment`, else `MLFLOW_EXPERIMENT_NAME`, else the study's name."""
+    return config.tracking.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or config.name
 
 
 @contextmanager
@@ -95,7 +128,7 @@ def _stage_tracker(config: StudyConfig, stage: Stage, run: Tracker, folder: Path
         return SeveralTrackers([])
     chosen = stage.config
     info = RunInfo(
-        experiment=config.tracking.experiment or config.name,
+        experiment=experiment_of(config),
         name=f"{folder.name}-stage{stage.number}-{stage.name}",
         description=f"Stage {stage.number} of {len(config.training.stages)}: trains {', '.join(chosen.train)}.",
         params={f"stage.{key}": str(value) for key, value in chosen.model_dump(exclude_defaults=True).items()},
@@ -109,7 +142,7 @@ def _stage_tracker(config: StudyConfig, stage: Stage, run: Tracker, folder: Path
 
 def reopen_tracker(folder: Path) -> Tracker:
     """The record of an ended run, to add to it."""
-    config = run_config(folder)
+    config = config_here(folder)
     return make_tracker(config, PreparedDataset(prepared_folder(config)), folder, "")
 
 
@@ -129,7 +162,7 @@ def _run_info(
         for side, n in sides.items()
     }
     return RunInfo(
-        experiment=config.tracking.experiment or config.name,
+        experiment=experiment_of(config),
         name=folder.name,
         description=description_of(config, plan),
         params=_key_parameters(config, plan),

@@ -30,9 +30,11 @@ from medhybrid.steps.independence import check_independence, learnt_from, rememb
 from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
-from medhybrid.steps.resume import extend, run_config
+from medhybrid.steps.resume import extend, run_config, with_places
 from medhybrid.steps.run_data import check_data, remember_data
+from medhybrid.steps.run_places import with_places_here
 from medhybrid.steps.run_record import (
+    check_tracking,
     description_of,
     hold_run,
     made_with,
@@ -104,6 +106,8 @@ def train(
         If the dataset is not prepared, was prepared from another folder or by other settings, or the fold has no case.
     TrainingError
         If the loss is no longer finite.
+    TrackingError
+        If the store of runs has to be mended first.
     """
     require_config(config)
     _refuse_unlabelled(config)
@@ -113,6 +117,7 @@ def train(
         reporter.message(message)
     check_independence(config)  # before there is a folder: a refused training is no run
     study_folder(config)  # each of a team sees for itself
+    check_tracking(config)
     with join_team(choose_device(own_gpu(config.training.device))) as team:
         team.part(dataset.plan_for(config).batch_size)  # refuses before anything is made
         folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
@@ -141,10 +146,16 @@ def resume(
         If the data or the fold have changed since it began.
     OutputError
         If another process trains the run.
+    TrackingError
+        If the store of runs has to be mended first.
     """
-    reporter, config = reporter or Silent(), extend(run_config(folder), overrides)
-    has_other_length = config != run_config(folder)
+    reporter = reporter or Silent()
+    before = run_config(folder)
+    kept = extend(before, overrides)
+    config = with_places(with_places_here(kept, folder), overrides)
+    has_other_length = kept.training != before.training
     _refuse_unlabelled(config)
+    check_tracking(config, folder)
     with join_team(choose_device(own_gpu(config.training.device))) as team:
         # The first one will write a longer config: what the others have read of the file may be that.
         values, has_begun = team.tell((config.model_dump(mode="json"), has_checkpoint(folder / "checkpoint")))
@@ -163,7 +174,7 @@ def resume(
         remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))
         if not has_begun:
             reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
-        with _held(folder, config, team):
+        with _held(folder, kept, team):
             if team.is_first and has_begun and has_other_length:
                 (folder / OTHER_LENGTH).touch()
             return _run(config, dataset, folder, reporter, team, resume=has_begun, watch=watch)

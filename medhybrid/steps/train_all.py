@@ -33,10 +33,13 @@ from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part, run_config
 from medhybrid.steps.run_data import check_data
-from medhybrid.steps.run_record import code_revision, study_folder
+from medhybrid.steps.run_places import config_here
+from medhybrid.steps.run_record import check_tracking, code_revision, experiment_of, study_folder, without_places
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
+from medhybrid.tracking.mlflow_store import default_uri, is_default_store
+from medhybrid.tracking.setup import prepare_store
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.team import refuse_team
 from medhybrid.training.tracker import Tracker
@@ -205,14 +208,20 @@ def _known_runs(folder: Path) -> dict[str, Path]:
         write_atomically(index, json.dumps(known, indent=1))
         for path in begun:
             path.unlink()
-    return {name: Path(run) for name, run in known.items()}
+    return {name: run_beside(folder, run) for name, run in known.items()}
+
+
+def run_beside(folder: Path, run: str) -> Path:
+    """Return a run folder that a search or cross-validation has kept: beside it, also where the project was moved or copied."""
+    beside = folder.parent / Path(run).name
+    return beside if beside.is_dir() or not Path(run).is_dir() else Path(run)
 
 
 def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
     """A run of an earlier call: finished, or to go on with; None if it is gone."""
     if not (folder / "config.yaml").is_file():
         return None
-    if run_config(folder) != config:
+    if not _is_same_study(folder, config):
         raise DataError(
             f"training {name} has another config than in an earlier call", remedy="give the whole another name"
         )
@@ -222,6 +231,16 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
         return None
     run_id = folder / "mlflow_run_id"
     return Run(folder, run_id.read_text().strip() if run_id.is_file() else None, {}, 0, is_interrupted=not is_done)
+
+
+def _is_same_study(folder: Path, config: StudyConfig) -> bool:
+    """Return whether a run was made with a config; its data and records may be elsewhere now."""
+    then, now = run_config(folder), config
+    starts = [c.training.start for c in (config_here(folder), now)]
+    is_same_start = then.training.start == now.training.start or (
+        all(starts) and Path(str(starts[0])).resolve() == Path(str(starts[1])).resolve()
+    )
+    return is_same_start and without_places(then) == without_places(now)
 
 
 def _cases(folder: Path) -> dict[str, float]:
@@ -250,19 +269,24 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
     if ".." in folder.parts:
         raise ConfigError(f"{folder.name!r} is no name", expected="one that stays in the study's folder of runs")
     study_folder(config)
+    check_tracking(config, folder)
     make_folder(folder)
     if config.tracking.kind != "mlflow":
         with suppress(InterruptedRunsError):
             yield "", None
         return
     info = RunInfo(
-        experiment=config.tracking.experiment or config.name,
+        experiment=experiment_of(config),
         name=folder.name,
         description=description,
         params={},
         tags={"medhybrid.version": medhybrid.__version__, "medhybrid.code": code_revision()},
         datasets={},
     )
+    if is_default_store(
+        config.tracking.uri, Path(config.runs)
+    ):  # the trainings need its id, and a new store takes its time
+        prepare_store(default_uri(Path(config.runs)))
     tracker = MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder)
     until = time.monotonic() + STORE_WAIT_S
     while tracker.run_id is None and time.monotonic() < until:

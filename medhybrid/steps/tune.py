@@ -37,7 +37,7 @@ from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part
 from medhybrid.steps.run_record import without_places
 from medhybrid.steps.train import Run, resume, train
-from medhybrid.steps.train_all import InterruptedRunsError, nested_runs
+from medhybrid.steps.train_all import InterruptedRunsError, nested_runs, run_beside
 from medhybrid.tracking.mlflow_store import sqlite_url
 from medhybrid.training.team import refuse_team
 
@@ -189,7 +189,7 @@ def _one_trial(
     """Run a trial, or go on with one that was killed here; False if it was interrupted."""
     from optuna.trial import Trial, TrialState
 
-    orphan = next((t for t in study.get_trials(deepcopy=False) if _is_orphan(t)), None)
+    orphan = next((t for t in study.get_trials(deepcopy=False) if _is_orphan(t, folder)), None)
     trial = study.ask() if orphan is None else Trial(study, orphan._trial_id)
     began = time.monotonic() - 60 * float(trial.user_attrs.get("minutes", 0))
     trial.set_user_attr("process", os.getpid())
@@ -265,8 +265,8 @@ def _refuse_failures(study: Any) -> None:
 
 def _train(config: StudyConfig, trial: Any, folder: Path, parent: str, watch: Any, reporter: Reporter) -> Run:
     known = trial.user_attrs.get("run")
-    if known and any((Path(known) / "checkpoint").glob("*.pt")):
-        return resume(Path(known), watch=watch, reporter=reporter)
+    if known and any((run_beside(folder, known) / "checkpoint").glob("*.pt")):
+        return resume(run_beside(folder, known), watch=watch, reporter=reporter)
 
     def remember(run: Path) -> None:
         trial.set_user_attr("run", str(run))
@@ -275,14 +275,14 @@ def _train(config: StudyConfig, trial: Any, folder: Path, parent: str, watch: An
     return train(config, parent_run_id=parent, on_start=remember, watch=watch, reporter=reporter)
 
 
-def _is_orphan(trial: Any) -> bool:
+def _is_orphan(trial: Any, folder: Path) -> bool:
     """Whether it was under way on this machine, in a process that is gone."""
     here = trial.user_attrs.get("host") == socket.gethostname()
     process = trial.user_attrs.get("process", 0)
     is_mine = process == os.getpid()
     if trial.state.name != "RUNNING" or not here or not (is_mine or not psutil.pid_exists(process)):
         return False
-    run = Path(trial.user_attrs.get("run", ""))
+    run = run_beside(folder, trial.user_attrs.get("run", ""))
     if not (run / "config.yaml").is_file():
         return True
     with held(run / ".lock", wait=False) as is_free:  # in containers, numbers of processes say little

@@ -15,13 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medhybrid.tracking.mlflow_store import default_uri, pointed_at, quiet_mlflow
-from medhybrid.tracking.spool import Event, NotYetError, Spool, now_ms
+from medhybrid.tracking.artifact_places import forget_places
+from medhybrid.tracking.mlflow_store import ARTIFACT_FOLDER, is_default_store, pointed_at, quiet_mlflow, store_uri
+from medhybrid.tracking.names import image_name, metric_name
+from medhybrid.tracking.problems import explain
+from medhybrid.tracking.setup import prepare_store
+from medhybrid.tracking.spool import ClosedStoreError, Event, GoneFileError, NotYetError, Spool, now_ms
 
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 120.0
 """How long the end of a run waits for the last events, a model among them."""
+
+RUN_ID_FILE = "mlflow_run_id"
+"""File of a run folder with MLflow's id of the run."""
+
+TEXT_COLUMNS = {"case", "training", "picture"}
+"""Columns of tables that hold names, not numbers."""
 
 STATUS = {"FINISHED": "FINISHED", "KILLED": "KILLED", "FAILED": "FAILED"}
 
@@ -69,16 +79,17 @@ class MlflowTracker:
         parent: Callable[[], str | None] | None = None,
     ) -> None:
         quiet_mlflow()
-        self.uri = uri or default_uri(runs)
-        self.artifacts = (runs / "mlartifacts").resolve().as_uri() if uri is None else None
+        self.uri, self._runs = store_uri(uri, runs), runs
+        is_ours = is_default_store(uri, runs)
+        self.artifacts = (runs / ARTIFACT_FOLDER).resolve().as_uri() if is_ours else None
         self.info, self._parent = info, parent
-        self._id_file = folder / "mlflow_run_id"
+        self._id_file = folder / RUN_ID_FILE
         self._run_id = self._id_file.read_text().strip() if self._id_file.exists() else None
         self._client: Any = None
         self._monitor: Any = None
-        if uri is None:
+        if is_ours:
             runs.mkdir(parents=True, exist_ok=True)
-        self._spool = Spool(self._send, folder / "unsent.jsonl", is_alive=self._is_alive)
+        self._spool = Spool(self._send, folder / "unsent.jsonl", is_alive=self._takes_others, explain=self._reason_of)
         self._spool.put({"call": "open"})
 
     @property
@@ -119,16 +130,29 @@ class MlflowTracker:
     # --- sending, in the spool's thread ------------------------------------------------------------------------------
 
     def _send(self, event: Event) -> None:
-        self._open_run()
+        if "path" in event and not Path(event["path"]).exists():
+            raise GoneFileError(event["path"])
+        try:
+            self._open_run()
+        except NotYetError:
+            raise
+        except Exception as error:  # whichever it is, no event can be sent
+            reason, is_lasting = self._reason_of(error)
+            raise ClosedStoreError(reason, is_lasting=is_lasting) from error
         if event["call"] != "open":
             getattr(self, f"_send_{event['call']}")(event)
 
-    def _is_alive(self) -> bool:
-        """Whether the store answers at all."""
+    def _reason_of(self, error: Exception) -> tuple[str, bool]:
+        """Return the reason and remedy of an error in one line, and whether it lasts until a person mends it."""
+        problem = explain(error, self.uri)
+        return "; ".join(part for part in (problem.what, problem.found, problem.remedy) if part), problem.is_lasting
+
+    def _takes_others(self) -> bool:
+        """Return whether the store takes other records of the run: it answers, is writable, and has the run."""
         import mlflow
 
         try:
-            mlflow.MlflowClient(tracking_uri=self.uri).search_experiments(max_results=1)
+            mlflow.MlflowClient(tracking_uri=self.uri).set_tag(self._run_id, "medhybrid.has_refused", "true")
         except Exception:  # any failure means the same here
             return False
         return True
@@ -136,17 +160,14 @@ class MlflowTracker:
     def _open_run(self) -> None:
         if self._client is not None:
             return
+        prepare_store(self.uri, lock=self._runs)
         import mlflow
 
         quiet_mlflow()  # importing it has set its loggers up
+        forget_places()
         client: Any = mlflow.MlflowClient(tracking_uri=self.uri)
         if self._run_id is None:
-            experiment = client.get_experiment_by_name(self.info.experiment)
-            experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else client.create_experiment(self.info.experiment, artifact_location=self.artifacts)
-            )
+            experiment_id = self._experiment(client)
             tags = {**self.info.tags, **self._nesting(), "mlflow.note.content": self.info.description}
             run = client.create_run(experiment_id, run_name=self.info.name, tags=tags)
             self._run_id = str(run.info.run_id)
@@ -162,6 +183,20 @@ class MlflowTracker:
         if self._parent is None:
             self._start_monitor()
         self._client = client
+
+    def _experiment(self, client: Any) -> str:
+        """Return the id of the experiment; of several runs that start together, one makes it."""
+        from mlflow.exceptions import MlflowException
+
+        name = self.info.experiment
+        if (found := client.get_experiment_by_name(name)) is None:
+            try:
+                return str(client.create_experiment(name, artifact_location=self.artifacts))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(name)
+        return str(found.experiment_id)
 
     def _nesting(self) -> dict[str, str]:
         if self._parent is None:
@@ -198,7 +233,7 @@ class MlflowTracker:
     def _send_metrics(self, event: Event) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(_key(k), float(v), event["time"], event["step"]) for k, v in event["values"].items()]
+        metrics = [Metric(metric_name(k), float(v), event["time"], event["step"]) for k, v in event["values"].items()]
         for first in range(0, len(metrics), 500):
             self._client.log_batch(self._run_id, metrics=metrics[first : first + 500])
 
@@ -208,7 +243,7 @@ class MlflowTracker:
         self._client.log_image(
             self._run_id,
             mlflow.Image(event["path"]),
-            key=event["key"].replace(" ", "_"),
+            key=image_name(event["key"]),
             step=event["step"],
             timestamp=event["time"],
             synchronous=True,
@@ -225,7 +260,9 @@ class MlflowTracker:
         import pandas as pd
 
         path = Path(event["path"])
-        table = pd.read_csv(path, dtype={"case": str})
+        numbers = set(pd.read_csv(path, nrows=0).columns) - TEXT_COLUMNS
+        missing = {key: ["", "nan"] for key in numbers}  # a case may be called NA, which is a name
+        table = pd.read_csv(path, dtype={"case": str}, keep_default_na=False, na_values=missing)
         if "picture" in table:
             files = [path.parent / str(name) for name in table["picture"]]
             blank = np.zeros((1, 1, 3), np.uint8)  # a column is all pictures or none
@@ -242,6 +279,7 @@ class MlflowTracker:
         from medhybrid.tracking.mlflow_model import log_model
 
         folder = Path(event["path"])
+        prepare_store(self.uri)  # a project that was moved meanwhile has its files elsewhere
         self._client.log_artifacts(self._run_id, str(folder), "model")
         with pointed_at(self.uri):
             log_model(self._client, self._run_id or "", folder, register_as=event["register_as"], alias=event["alias"])
@@ -252,8 +290,3 @@ class MlflowTracker:
             self._monitor = None
         self._client.set_terminated(self._run_id, status=event["status"], end_time=event["time"])
         self._client = None  # an event after the end would open the run again
-
-
-def _key(name: str) -> str:
-    """MLflow allows letters, digits and a few marks in metric names."""
-    return "".join(c if c.isalnum() or c in "_-./ :" else "_" for c in name)

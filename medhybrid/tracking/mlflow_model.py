@@ -7,12 +7,29 @@ The program is what `torch.export` makes (pt2): it loads without unpickling code
 from __future__ import annotations
 
 import logging
+import shutil
+import sqlite3
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medhybrid.errors import ModelError
-from medhybrid.tracking.mlflow_store import pointed_at, quiet_mlflow, refuse_absent_store, root_logger_kept
+from medhybrid.errors import ModelError, TrackingError
+from medhybrid.tracking.artifact_places import follow_artifacts, forget_places, local_path
+from medhybrid.tracking.mlflow_store import (
+    ARTIFACT_FOLDER,
+    hide_password,
+    pointed_at,
+    quiet_mlflow,
+    refuse_absent_store,
+    root_logger_kept,
+    sqlite_path,
+    sqlite_url,
+)
+from medhybrid.tracking.problems import explain
+from medhybrid.tracking.schema import read_schema
+from medhybrid.tracking.setup import prepare_store
 
 CARD_LENGTH = 5000
 """Characters of a description that a store takes."""
@@ -38,7 +55,7 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
     program = FullLogits(model.network).eval()
     with torch.inference_mode():
         output = program(torch.from_numpy(example)).numpy()
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+    with _experiment_unset(), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks of the exporter on its own internals
         info = mlflow.pytorch.log_model(
             program,
@@ -52,6 +69,19 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
     if register_as:
         card = folder / "card.md"
         _register(client, register_as, info, run_id, alias, card.read_text() if card.is_file() else "")
+
+
+@contextmanager
+def _experiment_unset() -> Iterator[None]:
+    """Let MLflow forget the experiment that the caller has set in this process: it refuses runs of any other."""
+    from mlflow.tracking import fluent
+
+    before = getattr(fluent, "_active_experiment_id", None)
+    fluent._active_experiment_id = None
+    try:
+        yield
+    finally:
+        fluent._active_experiment_id = before
 
 
 def _register(client: Any, name: str, info: Any, run_id: str, alias: str, card: str) -> None:
@@ -74,23 +104,70 @@ def fetch_model(uri: str, tracking_uri: str, destination: Path) -> Path:
     Raises
     ------
     ModelError
-        If the store does not have it.
+        If the store does not have it, or its files are not where the store is.
+    TrackingError
+        If the store is of another version of MLflow.
     """
     refuse_absent_store(tracking_uri)
+    store = _readable_store(tracking_uri, destination)
     import mlflow
     from mlflow.exceptions import MlflowException
 
     quiet_mlflow()
+    forget_places()
+    address = hide_password(tracking_uri)
     try:
-        with pointed_at(tracking_uri):  # its argument for this reaches a part of it alone
-            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination)))
-    except (MlflowException, OSError) as error:
+        with pointed_at(store):  # its argument for this reaches a part of it alone
+            local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination / "files")))
+    except (MlflowException, OSError, ImportError) as error:
+        if (place := _place_of(uri, store)) is not None and not place.exists():
+            raise _absent_files(uri, place, address) from error
+        problem = explain(error, tracking_uri)
         raise ModelError(
-            f"{uri} is not in the MLflow store {tracking_uri}",
-            found=str(error)[:200],
+            f"{uri} is not in the MLflow store {address}",
+            found=problem.found[:200],
             remedy="list registered models in the MLflow UI (medhybrid review), or give --tracking-uri",
         ) from error
     found = next(iter(local.rglob("model.json")), None)
     if found is None:
+        if (place := _place_of(uri, store)) is not None and not any(place.glob("*")):
+            raise _absent_files(uri, place, address)
         raise ModelError(f"{uri} holds no medhybrid model", expected="model.json among its files")
     return found.parent
+
+
+def _readable_store(uri: str, destination: Path) -> str:
+    """Return a store whose records name its files: the store itself, or a changed copy of one that must not be written to."""
+    try:
+        prepare_store(uri)
+        return uri
+    except TrackingError as error:
+        path = sqlite_path(uri)
+        if path is None or not isinstance(error.__cause__, sqlite3.Error) or read_schema(path).state != "ready":
+            raise
+    destination.mkdir(parents=True, exist_ok=True)
+    copy = destination / "store.db"
+    shutil.copyfile(path, copy)
+    follow_artifacts(copy, beside=path)
+    return sqlite_url(copy)
+
+
+def _place_of(uri: str, store: str) -> Path | None:
+    """Return the folder that a model's files should be in; None where that is not on this machine's disks."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+
+    try:
+        with pointed_at(store):
+            return local_path(ModelsArtifactRepository.get_underlying_uri(uri))
+    except (MlflowException, OSError, ImportError):
+        return None
+
+
+def _absent_files(uri: str, place: Path, address: str) -> ModelError:
+    return ModelError(
+        f"the files of {uri} are not where the MLflow store {address} has them",
+        expected=f"a model in {place}",
+        found="no file",
+        remedy=f"copy the folder {ARTIFACT_FOLDER} of the store to where it is expected, or give another store: --tracking-uri",
+    )

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import ModelError
-from medhybrid.tracking.mlflow_store import quiet_mlflow
+from medhybrid.tracking.artifact_places import forget_places
+from medhybrid.tracking.mlflow_store import hide_password, quiet_mlflow, refuse_absent_store
+from medhybrid.tracking.problems import explain
+from medhybrid.tracking.setup import prepare_store
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 
@@ -23,24 +26,29 @@ class Version:
 
 
 class Registry:
-    """The models of one store; raises `ModelError` where it does not answer."""
+    """The models of one store; raises `ModelError` where it does not answer, `TrackingError` where it cannot be used."""
 
     def __init__(self, uri: str) -> None:
+        refuse_absent_store(uri)
+        prepare_store(uri)
         import mlflow
 
         quiet_mlflow()
-        self.uri = uri
+        forget_places()
+        self._uri, self.address = uri, hide_password(uri)
         self._client: Any = mlflow.MlflowClient(tracking_uri=uri)
 
     def of_run(self, name: str, run_id: str) -> Version:
         """The version that a run registered, the newest of one that was extended."""
-        found = self._ask(lambda: self._client.search_model_versions(f"name = '{name}'"))
-        numbers = [int(v.version) for v in found if v.run_id == run_id]
+        found = self._ask(lambda: self._client.search_model_versions(f"run_id = '{run_id}'"))
+        numbers = [int(v.version) for v in found if v.name == name]
         if not numbers:
+            others = sorted({v.name for v in found})
             raise ModelError(
-                f"the run has no version of the model {name} in {self.uri}",
+                f"the run has no version of the model {name} in {self.address}",
                 expected="a training that ended, with tracking.register_model",
-                remedy="let it end, or give --tracking-uri",
+                found=f"its model under the name {', '.join(others)}: it was renamed" if others else "",
+                remedy=f"rename it to {name} in the MLflow UI" if others else "let it end, or give --tracking-uri",
             )
         return Version(name, str(max(numbers)), run_id)
 
@@ -53,7 +61,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
-            raise ModelError(f"{self.uri} does not answer", found=str(error)[:200]) from error
+            raise self._failure("does not answer", error) from error
         return Version(name, str(found.version), found.run_id)
 
     def validation(self, version: Version) -> str:
@@ -80,8 +88,10 @@ class Registry:
         try:
             return question()
         except (MlflowException, OSError) as error:
-            raise ModelError(
-                f"{self.uri} does not give what was asked for",
-                found=str(error)[:200],
-                remedy="look the version up in the MLflow UI; where its run has no validation.csv, use --force",
-            ) from error
+            remedy = "look the version up in the MLflow UI; where its run has no validation.csv, use --force"
+            raise self._failure("does not give what was asked for", error, remedy) from error
+
+    def _failure(self, what: str, error: Exception, remedy: str = "") -> ModelError:
+        """An error of the store, with its reason and without passwords."""
+        problem = explain(error, self._uri)
+        return ModelError(f"{self.address} {what}", found=problem.found[:200], remedy=problem.remedy or remedy)

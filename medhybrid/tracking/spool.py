@@ -1,7 +1,10 @@
 """Events on their way to a server: sent by a thread, kept on disk while they cannot be sent, sent later.
 
 Training hands an event over and goes on. The thread sends in order; while the server is away it waits, and what is still
-unsent when the run ends stays in a file from which the next run, or the same one resumed, sends it first.
+unsent when the run ends stays in a file from which the next run, or the same one resumed, sends it first. A single event that a
+server refuses while it takes others is kept there, too. Only an event whose own file is gone is dropped.
+
+Paths within the run folder are kept relative to it in the file, so that a folder that was moved or copied sends its own files.
 """
 
 from __future__ import annotations
@@ -24,11 +27,32 @@ RETRY_S = (1.0, 5.0, 15.0)
 """Pauses between attempts; the last one repeats."""
 
 MAX_REFUSALS = 3
-"""Attempts after which an event is left out, if the server answers otherwise."""
+"""Attempts after which an event is put off until the next run, if the server takes others."""
+
+REFUSED = "refused"
+"""Key of an event that an earlier run has put off: it is tried once."""
 
 
 class NotYetError(Exception):
     """Raised by a sender whose turn has not come: the event is tried again, however often."""
+
+
+class ClosedStoreError(Exception):
+    """Raised by a sender whose store takes no event at all.
+
+    Parameters
+    ----------
+    is_lasting : bool
+        Whether it stays so until a person does something: the end of a run does not wait for that.
+    """
+
+    def __init__(self, reason: str, *, is_lasting: bool) -> None:
+        self.is_lasting = is_lasting
+        super().__init__(reason)
+
+
+class GoneFileError(Exception):
+    """Raised by a sender whose event names a file that is gone."""
 
 
 class Spool:
@@ -41,17 +65,29 @@ class Spool:
     unsent : Path
         JSON-lines file of events that could not be sent.
     is_alive : callable
-        Whether the server answers: an event that it refuses again and again is set aside, so that the others pass.
+        Whether the server takes other events of the run: one that it refuses again and again is put off, so that the others
+        pass.
+    explain : callable
+        The reason of an error in one line, and whether it stays until a person does something.
     """
 
     def __init__(
-        self, send: Callable[[Event], None], unsent: Path, *, is_alive: Callable[[], bool] = lambda: False
+        self,
+        send: Callable[[Event], None],
+        unsent: Path,
+        *,
+        is_alive: Callable[[], bool] = lambda: False,
+        explain: Callable[[Exception], tuple[str, bool]] = lambda error: (repr(error), False),
     ) -> None:
-        self._send, self.unsent, self._is_alive = send, unsent, is_alive
+        self._send, self.unsent, self._is_alive, self._explain = send, unsent, is_alive, explain
         self._queue: queue.Queue[Event | None] = queue.Queue()
         self._pending: Event | None = None
+        self._refused: list[Event] = []
+        self._ending = threading.Event()
         self._closing = threading.Event()
-        self._has_warned = False
+        self._reason = ""
+        self._is_lasting = False
+        self._warned: set[str] = set()
         for event in self._load_unsent():
             self._queue.put(event)
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
@@ -63,11 +99,12 @@ class Spool:
 
     def close(self, timeout_s: float) -> int:
         """Send what is left, for at most `timeout_s`; keep the rest on disk. Returns the number kept."""
+        self._ending.set()
         self._queue.put(None)
         self._thread.join(timeout_s)
         self._closing.set()
         self._thread.join(1.0)
-        kept = [self._pending] if self._pending is not None else []
+        kept = [*self._refused, *([self._pending] if self._pending is not None else [])]
         while True:
             try:
                 event = self._queue.get_nowait()
@@ -82,29 +119,62 @@ class Spool:
             self._pending = event
             attempt = 0
             while (outcome := self._try(event)) != "done":
-                if outcome == "failed" and attempt + 1 >= MAX_REFUSALS and self._is_alive():
-                    logger.warning("tracking: the store refuses an event of kind %s; it is left out", event.get("call"))
+                is_refused = outcome == "failed" and attempt + 1 >= (1 if REFUSED in event else MAX_REFUSALS)
+                if is_refused and self._is_alive():
+                    self._put_off(event)
                     break
+                if self._is_lasting and self._ending.is_set() and (is_refused or outcome == "closed"):
+                    return
                 pause = RETRY_S[min(attempt, len(RETRY_S) - 1)]
                 attempt += 1
-                if self._closing.wait(pause):
+                if self._closing.is_set() or self._wait(pause):
                     return
             self._pending = None
 
-    def _try(self, event: Event) -> Literal["done", "failed", "not yet"]:
+    def _wait(self, pause_s: float) -> bool:
+        """Wait for the next attempt; whether the spool closes meanwhile.
+
+        The end of a run does not wait for what only a person can mend, but gives it a last attempt.
+        """
+        if not self._is_lasting:
+            return self._closing.wait(pause_s)
+        self._ending.wait(pause_s)
+        return self._closing.is_set()
+
+    def _put_off(self, event: Event) -> None:
+        """Keep an event that is refused for the next run."""
+        logger.warning(
+            "tracking: the store refuses an event of kind %s (%s); it is kept and tried again with the next run",
+            event.get("call"),
+            self._reason,
+        )
+        self._refused.append(event | {REFUSED: True})
+
+    def _try(self, event: Event) -> Literal["done", "failed", "closed", "not yet"]:
         try:
             self._send(event)
         except NotYetError:
+            self._is_lasting = False
             return "not yet"
-        except FileNotFoundError as error:  # a picture or table that is gone cannot be sent later either
+        except GoneFileError as error:  # it cannot be sent later either
             logger.warning("tracking: dropped an event whose file is gone: %s", error)
+        except ClosedStoreError as error:
+            self._warn(str(error), error)
+            self._is_lasting = error.is_lasting
+            return "closed"
         except Exception as error:  # a tracking failure must never stop a training
-            if not self._has_warned:
-                logger.warning("tracking: cannot send (%s); events are kept and sent later", type(error).__name__)
-            logger.debug("tracking failure", exc_info=error)
-            self._has_warned = True
+            reason, self._is_lasting = self._explain(error)
+            self._warn(reason, error)
             return "failed"
         return "done"
+
+    def _warn(self, reason: str, error: Exception) -> None:
+        """Log a reason once."""
+        self._reason = reason
+        if reason not in self._warned:
+            logger.warning("tracking: cannot send (%s); events are kept and sent later", reason)
+        logger.debug("tracking failure", exc_info=error)
+        self._warned.add(reason)
 
     def _load_unsent(self) -> list[Event]:
         if not self.unsent.exists():
@@ -118,8 +188,28 @@ class Spool:
             return events
         for line in lines:
             with suppress(ValueError):  # a kill may have cut the last one off
-                events.append(json.loads(line))
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    events.append(self._with_path_here(event))
         return events
+
+    def _with_path_here(self, event: Event) -> Event:
+        """Return an event of the file, with the path of its own file as it is now."""
+        if not isinstance(event.get("path"), str):
+            return event
+        folder, path = self.unsent.parent, Path(event["path"])
+        if path.is_absolute() and folder.name in path.parts:  # of a version that kept absolute paths
+            n = len(path.parts) - 1 - path.parts[::-1].index(folder.name)
+            inside = folder.joinpath(*path.parts[n + 1 :])
+            path = inside if inside.exists() else path
+        return event | {"path": str((folder / path).resolve())}
+
+    def _with_relative_path(self, event: Event) -> Event:
+        """Return an event for the file, with a path that stays right when the run folder is moved."""
+        folder = self.unsent.parent.resolve()
+        if not isinstance(event.get("path"), str) or not Path(event["path"]).is_relative_to(folder):
+            return event
+        return event | {"path": str(Path(event["path"]).relative_to(folder))}
 
     def _keep(self, events: list[Event]) -> None:
         if not events:
@@ -128,7 +218,7 @@ class Spool:
             self.unsent.parent.mkdir(parents=True, exist_ok=True)
             with self.unsent.open("a") as file:
                 for event in events:
-                    file.write(json.dumps(event) + "\n")
+                    file.write(json.dumps(self._with_relative_path(event)) + "\n")
         except OSError as error:
             logger.warning("tracking: %d events are lost: %s", len(events), error.strerror)
             return

@@ -114,3 +114,38 @@ def parts_along_columns(mask: np.ndarray) -> list[slice]:
     from scipy import ndimage
 
     return [columns for (columns,) in ndimage.find_objects(ndimage.label(mask.any(axis=0))[0])]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.5, 0.5, 8.0)])
+def test_a_volume_of_one_slice_is_drawn_with_its_contours(
+    tmp_path: Path, axis: int, spacing_mm: tuple[float, float, float]
+) -> None:
+    reference, prediction = (np.take(m, [10], axis=2) for m in masks())
+    reference, prediction = (np.moveaxis(m, 2, axis) for m in (reference, prediction))
+    image = np.random.default_rng(0).normal(size=reference.shape)
+
+    draw_case(
+        tmp_path / "x.png", image, reference=reference, prediction=prediction, spacing_mm=spacing_mm, title="one slice"
+    )
+
+    picture = matplotlib.image.imread(tmp_path / "x.png")
+    assert has_colour(picture, "#E69F00")
+    assert has_colour(picture, "#56B4E9")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 9), (1, 9, 1), (9, 1, 1), (1, 1, 1), (2, 1, 3)])
+def test_volumes_with_several_axes_of_length_one_are_drawn(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    mask = np.zeros(shape, np.uint8)
+    mask.flat[mask.size // 2] = 1
+
+    draw_case(
+        tmp_path / "x.png",
+        np.ones(shape),
+        reference=mask,
+        prediction=0 * mask,
+        spacing_mm=(1.0, 1.0, 1.0),
+        title="x",
+    )
+
+    assert (tmp_path / "x.png").stat().st_size > 0

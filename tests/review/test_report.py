@@ -122,6 +122,24 @@ def test_a_montage_shows_what_was_found_and_what_should_have_been() -> None:
     assert {s.plane for s in three_planes(picture, [1])} == {"axial", "coronal", "sagittal"}
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_scan_of_one_slice_is_shown_with_and_without_findings(axis: int) -> None:
+    whole = pictured(with_reference=True)
+    one = crop(
+        Pictured(
+            np.take(whole.image, [9], axis=axis),
+            np.take(whole.prediction, [9], axis=axis),
+            np.take(whole.prediction, [9], axis=axis),
+            whole.grid.box(tuple(slice(9, 10) if a == axis else slice(None) for a in range(3))),
+        )
+    )
+    empty = Pictured(one.image, 0 * one.prediction, None, one.grid)
+
+    for view in (one, empty):
+        assert len(three_planes(view, (1, 2))) == 3
+        assert montage(view, (1, 2))
+
+
 def test_lesions_are_listed_with_a_place_inside_them() -> None:
     picture = crop(pictured())
 

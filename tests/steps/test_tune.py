@@ -370,10 +370,10 @@ def test_an_orphan_by_its_number_whose_run_is_held_is_left_alone(config: StudyCo
     trial = study.ask()
     for key, value in {"host": socket.gethostname(), "process": os.getpid(), "run": str(run)}.items():
         trial.set_user_attr(key, value)
-    assert module._is_orphan(study.trials[0])
+    assert module._is_orphan(study.trials[0], tmp_path / "tune")
 
     with held(run / ".lock"):
-        assert not module._is_orphan(study.trials[0])
+        assert not module._is_orphan(study.trials[0], tmp_path / "tune")
 
 
 def test_few_subjects_are_shared_out_among_fewer_parts() -> None:

@@ -16,7 +16,7 @@ import medhybrid
 from medhybrid.config import load_config
 from medhybrid.steps.train import resume
 from medhybrid.tracking.mlflow import MlflowTracker
-from medhybrid.tracking.mlflow_store import default_uri
+from medhybrid.tracking.mlflow_store import default_uri, pointed_at
 from tests.synthetic import StudyFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow and its store warn of themselves
@@ -124,16 +124,16 @@ def test_the_exported_program_loads_with_pickle_refused_and_gives_the_same_logit
     import mlflow
 
     study, folder = trained
-    mlflow.set_tracking_uri(default_uri(Path(study.config.runs)))
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     version = client.get_model_version_by_alias("blobs", "newest")
 
-    program = mlflow.pytorch.load_model(f"models:/blobs/{version.version}")
+    with pointed_at(default_uri(Path(study.config.runs))):
+        program = mlflow.pytorch.load_model(f"models:/blobs/{version.version}")
+        info = mlflow.models.get_model_info(f"models:/blobs/{version.version}")
 
     window = torch.randn(2, 1, 24, 24, 16)
     expected = medhybrid.load_model(folder).network(window).full
     torch.testing.assert_close(program(window), expected, atol=1e-4, rtol=1e-3)
-    info = mlflow.models.get_model_info(f"models:/blobs/{version.version}")
     assert info.signature is not None
 
 

@@ -1,13 +1,15 @@
-"""What cannot be sent is kept, and sent later in order; one event that is refused does not hold up the others."""
+"""What cannot be sent is kept, and sent later in order; a refused event holds up no others and is not lost."""
 
 import json
+import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from medhybrid.tracking import spool as module
-from medhybrid.tracking.spool import MAX_REFUSALS, Event, NotYetError, Spool
+from medhybrid.tracking.spool import MAX_REFUSALS, ClosedStoreError, Event, GoneFileError, NotYetError, Spool
 from tests.patience import patience_s
 
 
@@ -62,7 +64,7 @@ def test_lines_that_a_kill_cut_off_hold_up_no_others(tmp_path: Path) -> None:
     (tmp_path / "unsent.jsonl").write_text('{"n": 0}\n{"n": 1}\n{"n"')
     server = Server()
 
-    assert Spool(server.send, tmp_path / "unsent.jsonl").close(5) == 0
+    assert Spool(server.send, tmp_path / "unsent.jsonl").close(patience_s()) == 0
 
     assert server.got == [0, 1]
 
@@ -78,14 +80,109 @@ def test_a_server_that_comes_back_gets_everything(tmp_path: Path) -> None:
     assert server.got == [0]
 
 
-def test_an_event_that_a_living_server_refuses_is_left_out(tmp_path: Path) -> None:
+def test_an_event_that_a_living_server_refuses_is_passed_over_and_kept(tmp_path: Path) -> None:
     server = Server()
     spool = Spool(server.send, tmp_path / "unsent.jsonl", is_alive=lambda: True)
     for event in ({"n": 0}, {"n": 1, "poison": True}, {"n": 2}):
         spool.put(event)
 
-    assert spool.close(patience_s()) == 0
+    assert spool.close(patience_s()) == 1
     assert server.got == [0, 2]
+    (kept,) = (json.loads(line) for line in (tmp_path / "unsent.jsonl").read_text().splitlines())
+    assert kept["n"] == 1
+
+
+def test_an_event_that_was_refused_is_tried_once_by_the_next_run_and_sent_if_its_cause_is_mended(
+    tmp_path: Path,
+) -> None:
+    tries: list[int] = []
+    is_mended = False
+
+    def send(event: Event) -> None:
+        tries.append(event["n"])
+        if not is_mended:
+            raise ValueError("refused")
+
+    for expected in (MAX_REFUSALS, 1, 1):
+        tries.clear()
+        spool = Spool(send, tmp_path / "unsent.jsonl", is_alive=lambda: True)
+        if expected == MAX_REFUSALS:
+            spool.put({"n": 0})
+        assert spool.close(patience_s()) == 1
+        assert len(tries) == expected
+    is_mended = True
+
+    assert Spool(send, tmp_path / "unsent.jsonl", is_alive=lambda: True).close(patience_s()) == 0
+
+
+def test_a_store_that_is_closed_loses_nothing_and_is_not_waited_for_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def send(_: Event) -> None:
+        raise ClosedStoreError("the experiment is deleted; restore it", is_lasting=True)
+
+    spool = Spool(send, tmp_path / "unsent.jsonl", is_alive=lambda: True)
+    for n in range(15):
+        spool.put({"n": n, "call": "open" if n == 0 else "metrics"})
+    start = time.monotonic()
+
+    assert spool.close(60) == 15
+    assert time.monotonic() - start < 10
+    kept = [json.loads(line) for line in (tmp_path / "unsent.jsonl").read_text().splitlines()]
+    assert [e["n"] for e in kept] == list(range(15))
+    assert caplog.text.count("the experiment is deleted; restore it") == 1, "the reason, once"
+
+
+def test_a_store_that_is_opened_again_during_the_run_gets_everything(tmp_path: Path) -> None:
+    server, is_closed = Server(), threading.Event()
+    is_closed.set()
+
+    def send(event: Event) -> None:
+        if is_closed.is_set():
+            raise ClosedStoreError("deleted", is_lasting=True)
+        server.send(event)
+
+    spool = Spool(send, tmp_path / "unsent.jsonl")
+    for n in range(3):
+        spool.put({"n": n})
+    is_closed.clear()
+
+    assert spool.close(patience_s()) == 0
+    assert server.got == [0, 1, 2]
+
+
+def test_an_event_whose_file_is_gone_is_dropped_with_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def send(event: Event) -> None:
+        raise GoneFileError(event["path"])
+
+    spool = Spool(send, tmp_path / "unsent.jsonl")
+    spool.put({"n": 0, "path": "/gone.png"})
+
+    assert spool.close(patience_s()) == 0
+    assert "/gone.png" in caplog.text
+
+
+@pytest.mark.parametrize("keeps_absolute", [False, True])
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_unsent_files_are_those_of_the_folder_where_it_is_now(
+    tmp_path: Path, is_copied: bool, keeps_absolute: bool
+) -> None:
+    run = tmp_path / "old" / "runs" / "run-1"
+    run.mkdir(parents=True)
+    (run / "x.png").write_text("")
+    server = Server()
+    server.is_up = False
+    spool = Spool(server.send, run / "unsent.jsonl")
+    spool.put({"n": 0, "path": str(run / "x.png")})
+    spool.close(0.05)
+    if keeps_absolute:  # as earlier versions wrote it
+        (run / "unsent.jsonl").write_text(json.dumps({"n": 0, "path": str(run / "x.png")}) + "\n")
+    (shutil.copytree if is_copied else shutil.move)(tmp_path / "old", tmp_path / "new")
+    sent: list[Event] = []
+
+    Spool(sent.append, tmp_path / "new" / "runs" / "run-1" / "unsent.jsonl").close(5)
+
+    assert [e["path"] for e in sent] == [str(tmp_path / "new" / "runs" / "run-1" / "x.png")]
 
 
 def test_an_event_whose_turn_has_not_come_is_tried_until_it_has(tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ def montage(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
     if len(where):
         places = where[np.unique(np.linspace(0, len(where) - 1, min(MAX_SLICES, len(where))).round().astype(int))]
     else:
-        places = np.unique(np.linspace(0, n - 1, EMPTY_SLICES + 2).round().astype(int))[1:-1]
+        places = np.unique(np.linspace(0, n - 1, EMPTY_SLICES + 2).round().astype(int))
+        places = places[1:-1] if len(places) > 2 else places  # a scan of one or two slices has no inner ones
     window = window_of(pictured.image)
     return [draw(pictured, axis, int(i), window, labels) for i in places[::-1]]
 

@@ -1,0 +1,118 @@
+"""Where the files of recorded runs are: MLflow keeps their absolute place, and a project can be moved, renamed or copied.
+
+In a store of ours the files are in `mlartifacts` beside the database. Where its records name another folder of that name, they
+are of a project that was elsewhere: they are changed to the folder beside the database, so that nothing is read from the old
+place or written to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from medhybrid.tracking.mlflow_store import ARTIFACT_FOLDER, STORE_FILE
+from medhybrid.tracking.schema import BUSY_S
+
+logger = logging.getLogger(__name__)
+
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Tables and columns of a store that name places of files."""
+
+
+def local_path(location: str) -> Path | None:
+    """Return the folder that a location names; None where it is not on this machine's disks."""
+    if location.startswith("file:"):
+        return Path(unquote(urlsplit(location).path))
+    return Path(location) if os.path.isabs(location) else None
+
+
+def follow_artifacts(database: Path, *, beside: Path | None = None) -> None:
+    """Let the records of a store name the files that are beside it now.
+
+    Parameters
+    ----------
+    database : Path
+        An sqlite store; one of a name or layout that is not ours stays as it is.
+    beside : Path, optional
+        The store whose files are meant, if `database` is a copy of it.
+
+    Raises
+    ------
+    sqlite3.Error
+        If the store cannot be changed.
+    """
+    store = (beside or database).resolve()
+    here = store.parent / ARTIFACT_FOLDER
+    with closing(sqlite3.connect(database, timeout=BUSY_S)) as connection:
+        locations = [row[0] for row in connection.execute("SELECT DISTINCT artifact_location FROM experiments")]
+        former = [old for old in locations if old and _has_moved(old, here, store)]
+        lost = _unused_places(connection) if store.name == STORE_FILE else {}
+        if not former and not lost:
+            return
+        columns = [(table, column) for table, column in PLACES if _has_column(connection, table, column)]
+        with connection:
+            for old in former:
+                new = here.as_uri() if old.startswith("file:") else str(here)
+                for table, column in columns:
+                    connection.execute(  # both names are of PLACES
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
+                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                        (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                    )
+            for number in lost:
+                place = f"{here.as_uri()}/{number}"
+                connection.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (place, number)
+                )
+    forget_places()
+    if former:
+        logger.info("tracking: the project was elsewhere; its runs are read from and written to %s", here)
+
+
+def forget_places() -> None:
+    """Let MLflow ask the store again for places that it knows in this process: a copied project has the same runs."""
+    services = sys.modules.get("mlflow.tracking._tracking_service.utils")
+    places = getattr(services, "_artifact_repos_cache", None)
+    if places is not None:
+        places.clear()
+
+
+def _has_moved(location: str, here: Path, store: Path) -> bool:
+    """Return whether a location is the folder of files of a store that was elsewhere."""
+    old = local_path(location)
+    if old is None or old.name != ARTIFACT_FOLDER or old == here:
+        return False
+    if old.exists() and here.exists() and old.samefile(here):
+        return False
+    if store.name == STORE_FILE:
+        return True
+    return here.is_dir() and (not old.exists() or (old.parent / store.name).exists())
+
+
+def _unused_places(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return experiments without runs whose folder is absent, as MLflow's `Default`, which has the first call's folder."""
+    rows = connection.execute(
+        "SELECT experiment_id, artifact_location FROM experiments"
+        " WHERE experiment_id NOT IN (SELECT experiment_id FROM runs WHERE experiment_id IS NOT NULL)"
+    ).fetchall()
+    places = {str(number): local_path(location or "") for number, location in rows}
+    return {
+        number: str(place)
+        for number, place in places.items()
+        if place is not None and place.parent.name == "mlruns" and not place.exists()
+    }
+
+
+def _has_column(connection: sqlite3.Connection, table: str, column: str) -> bool:
+    return any(row[1] == column for row in connection.execute(f"PRAGMA table_info({table})"))

@@ -1,0 +1,109 @@
+"""The schema of an sqlite store, read without MLflow: whether this version of MLflow can use the store.
+
+MLflow changes its tables from version to version, each change a script with the name of the one before. A store has the name of
+its last change. It is `unfinished` where the making of its tables was cut off, or two processes made them at the same time.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from medhybrid.errors import TrackingError
+
+BUSY_S = 30.0
+"""How long a database that another process writes to is waited for."""
+
+State = Literal["new", "ready", "unfinished", "older", "newer", "foreign"]
+
+_REVISION = re.compile(r"^(down_)?revision\s*=\s*[\"'](\w+)[\"']", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The state of the tables of a store.
+
+    Attributes
+    ----------
+    state : str
+        `new` without tables; `ready`; `unfinished` where nothing is recorded in tables that MLflow did not finish; `older` and
+        `newer` than the MLflow that is installed; `foreign` for a database of something else.
+    revision : str
+        The last change of its tables, empty where there is none.
+    """
+
+    state: State
+    revision: str = ""
+
+
+def read_schema(path: Path) -> Schema:
+    """Read the state of a store; raises `TrackingError` where the file is not a database or cannot be read."""
+    if not path.exists():
+        return Schema("new")
+    with open_database(path) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        revision = _revision_of(database) if "alembic_version" in tables else ""
+        if not tables:
+            return Schema("new")
+        if "experiments" not in tables and tables != {"alembic_version"}:
+            return Schema("foreign", revision)
+        known, newest = known_revisions()
+        if not known or revision == newest:
+            return Schema("ready", revision)
+        if revision and revision not in known:
+            return Schema("newer", revision)
+        return Schema("older" if _has_records(database, tables) else "unfinished", revision)
+
+
+@contextmanager
+def open_database(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the database of a store; raises `TrackingError` for what sqlite refuses."""
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise TrackingError(
+            f"the MLflow store {path} cannot be read",
+            expected="an sqlite database",
+            found=str(error),
+            remedy="wait until the other process has written"
+            if "locked" in str(error)
+            else "move the file away, and a new store is made, or name another store: tracking.uri=...",
+        ) from error
+
+
+@cache
+def known_revisions() -> tuple[frozenset[str], str]:
+    """Return the changes that the installed MLflow knows, and its newest; none where its scripts are elsewhere."""
+    spec = find_spec("mlflow")
+    if spec is None or spec.origin is None:
+        return frozenset(), ""
+    revisions: set[str] = set()
+    before: set[str] = set()
+    for script in (Path(spec.origin).parent / "store" / "db_migrations" / "versions").glob("*.py"):
+        for is_down, name in _REVISION.findall(script.read_text(encoding="utf-8")):
+            (before if is_down else revisions).add(name)
+    newest = revisions - before
+    return (frozenset(revisions), newest.pop()) if len(newest) == 1 else (frozenset(), "")
+
+
+def _revision_of(database: sqlite3.Connection) -> str:
+    row = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    return str(row[0]) if row else ""
+
+
+def _has_records(database: sqlite3.Connection, tables: set[str]) -> bool:
+    """Return whether anything is recorded; MLflow itself makes one experiment, `Default`."""
+    questions = {
+        "runs": "SELECT count(*) FROM runs",
+        "registered_models": "SELECT count(*) FROM registered_models",
+        "experiments": "SELECT count(*) FROM experiments WHERE name != 'Default'",
+    }
+    return any(database.execute(text).fetchone()[0] for table, text in questions.items() if table in tables)

@@ -1,0 +1,181 @@
+"""A store is made by one process at a time, and never seen half made; one of another version is named with the remedy."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from medhybrid.errors import TrackingError
+from medhybrid.files import held
+from medhybrid.tracking import setup as module
+from medhybrid.tracking.mlflow_store import sqlite_url
+from medhybrid.tracking.schema import known_revisions, read_schema
+from medhybrid.tracking.setup import prepare_store
+from tests.tracking.records import add_experiment, add_run, execute
+
+FIRST_REVISION = "451aebb31d03"
+"""The first change of tables that MLflow ever made, by its history."""
+
+UNKNOWN_REVISION = "ffffffffffff"
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STILL_S", 0.1)
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+
+
+@pytest.fixture
+def makes(monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> list[Path]:
+    """A store is copied where it would be made, slowly; the paths that were made."""
+    made: list[Path] = []
+
+    def make(path: Path) -> None:
+        made.append(path)
+        time.sleep(0.1)
+        shutil.copyfile(empty_store, path)
+
+    monkeypatch.setattr(module, "_make", make)
+    return made
+
+
+def half_made(path: Path, revision: str = FIRST_REVISION) -> Path:
+    """A store whose tables two processes made at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY, name TEXT)")
+        database.execute("CREATE TABLE runs (run_uuid TEXT)")
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        if revision:
+            database.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+    return path
+
+
+def test_the_store_that_mlflow_makes_is_ready_and_lies_alone_in_its_folder(empty_store: Path) -> None:
+    assert read_schema(empty_store).state == "ready"
+    assert sorted(p.name for p in empty_store.parent.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+    (place,) = execute(empty_store, "SELECT artifact_location FROM experiments")
+    assert place[0] == (empty_store.parent / "mlartifacts" / "0").as_uri(), "not in the working directory"
+
+
+def test_of_several_who_begin_at_once_one_makes_the_store_and_the_others_wait(
+    tmp_path: Path, makes: list[Path]
+) -> None:
+    path, problems = tmp_path / "runs" / "mlflow.db", []
+    states: list[str] = []
+
+    def begin() -> None:
+        try:
+            prepare_store(sqlite_url(path))
+            states.append(read_schema(path).state)
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not problems
+    assert states == ["ready"] * 5
+    assert makes == [path]
+
+
+def test_whoever_holds_the_lock_is_waited_for(tmp_path: Path, makes: list[Path]) -> None:
+    path = tmp_path / "mlflow.db"
+    with held(tmp_path / ".mlflow.db.lock"):
+        thread = threading.Thread(target=prepare_store, args=(sqlite_url(path),))
+        thread.start()
+        thread.join(0.2)
+        assert not makes
+    thread.join(10)
+
+    assert makes == [path]
+
+
+@pytest.mark.parametrize("revision", [FIRST_REVISION, ""])
+def test_a_store_that_was_left_half_made_is_kept_aside_and_made_again(
+    tmp_path: Path, makes: list[Path], revision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = half_made(tmp_path / "mlflow.db", revision)
+    before = path.read_bytes()
+
+    prepare_store(sqlite_url(path))
+
+    assert read_schema(path).state == "ready"
+    (kept,) = tmp_path.glob("mlflow.db.unfinished-*")
+    assert kept.read_bytes() == before
+    assert "cut off" in caplog.text
+
+
+def test_unfinished_tables_that_still_change_are_waited_for(
+    tmp_path: Path, empty_store: Path, makes: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STILL_S", 5.0)
+    path = half_made(tmp_path / "mlflow.db")
+
+    def finish() -> None:
+        shutil.copyfile(empty_store, tmp_path / "finished")
+        (tmp_path / "finished").replace(path)
+
+    threading.Timer(0.2, finish).start()
+    prepare_store(sqlite_url(path))
+
+    assert read_schema(path).state == "ready"
+    assert not makes
+    assert not list(tmp_path.glob("mlflow.db.unfinished-*"))
+
+
+def test_a_store_of_an_older_mlflow_is_refused_with_the_command_that_upgrades_it(store: Path) -> None:
+    add_run(store, "a" * 32, add_experiment(store, "t", "file:///x"), "file:///x/a")
+    execute(store, "UPDATE alembic_version SET version_num = ?", (FIRST_REVISION,))
+
+    with pytest.raises(TrackingError, match=f"older MLflow.*{FIRST_REVISION}.*mlflow db upgrade sqlite:///{store}"):
+        prepare_store(sqlite_url(store))
+
+
+def test_a_store_of_a_newer_mlflow_is_refused(store: Path) -> None:
+    execute(store, "UPDATE alembic_version SET version_num = ?", (UNKNOWN_REVISION,))
+
+    with pytest.raises(TrackingError, match=f"newer MLflow.*{UNKNOWN_REVISION}"):
+        prepare_store(sqlite_url(store))
+
+
+def test_a_database_of_something_else_gets_no_tables(tmp_path: Path) -> None:
+    path = tmp_path / "trials.db"
+    execute(path, "CREATE TABLE trials (n INTEGER)")
+
+    with pytest.raises(TrackingError, match="is not an MLflow store"):
+        prepare_store(sqlite_url(path))
+    assert execute(path, "SELECT name FROM sqlite_master") == [("trials",)]
+
+
+def test_a_damaged_store_is_named_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(b"no database" * 100)
+
+    with pytest.raises(TrackingError, match=r"cannot be read.*not a database"):
+        prepare_store(sqlite_url(path))
+    assert path.read_bytes() == b"no database" * 100
+
+
+def test_the_installed_mlflows_changes_form_one_chain_with_one_end() -> None:
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    revisions, newest = known_revisions()
+
+    assert FIRST_REVISION in revisions
+    assert newest == _get_latest_schema_revision()
+
+
+def test_a_server_makes_its_own_store(tmp_path: Path) -> None:
+    prepare_store("http://127.0.0.1:9", lock=tmp_path)
+
+    assert not list(tmp_path.iterdir())
