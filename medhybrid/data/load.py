@@ -9,7 +9,7 @@ import numpy as np
 from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case, Files
-from medhybrid.data.segments import read_label_map
+from medhybrid.data.segments import SegmentRules, label_map_of, read_label_map
 from medhybrid.errors import DataError
 from medhybrid.geometry import match_axes
 from medhybrid.scans import Scan
@@ -39,11 +39,12 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
         array = read_label_map(path, image, data, case=case.name)
         return Scan(array[None], image.affine, image.source, case.name, ("",))
     mask = _read(case.mask, case.name, options)
-    if len(mask.array) != 1:
-        raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(mask.array)))
+    array = label_map_of(path, mask.array, SegmentRules.of(data), case=case.name)
+    if len(array) != 1:
+        raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(array)))
     # a file may run through the same voxels in another order
-    array, grid = match_axes(round_labels(mask.array), mask.grid, image.grid)
-    return replace(mask, array=array, affine=grid.affine)
+    array, grid = match_axes(round_labels(array), mask.grid, image.grid)
+    return replace(mask, array=array, affine=grid.affine, channels=("",))
 
 
 def _read(files: Files, name: str, options: ScansConfig) -> Scan:

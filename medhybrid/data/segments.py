@@ -1,9 +1,10 @@
-"""Segments of a DICOM SEG or structures of an RTSTRUCT to one label map, by their names."""
+"""Segments of a DICOM SEG, an RTSTRUCT or a `.seg.nrrd` to one label map, by their names."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,36 @@ from medhybrid.config import DataConfig
 from medhybrid.errors import DataError
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import Masks, read_masks, reference_names
+from medhybrid.scans.slicer_segments import segments_of_nrrd
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRules:
+    """How segments become labels.
+
+    Attributes
+    ----------
+    labels : mapping
+        Label names and their values.
+    patterns : mapping
+        Label to a pattern on names of segments; a label without one takes segments of its own name.
+    other_segments, overlaps : str
+        As in `DataConfig`.
+    """
+
+    labels: Mapping[str, int]
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    other_segments: str = "refuse"
+    overlaps: str = "refuse"
+
+    @classmethod
+    def of(cls, config: DataConfig) -> SegmentRules:
+        """Return the rules of a config."""
+        return cls(config.labels, config.segments, config.other_segments, config.overlaps)
 
 
 def read_label_map(path: Path, image: Scan, config: DataConfig, *, case: str) -> NDArray[np.generic]:
-    """Label map (X, Y, Z) with the values of `config.labels`, on the image's grid.
+    """Read a DICOM SEG or RTSTRUCT as a label map (X, Y, Z) with the values of `config.labels`, on the image's grid.
 
     Raises
     ------
@@ -25,12 +52,43 @@ def read_label_map(path: Path, image: Scan, config: DataConfig, *, case: str) ->
     ScanError
         If the file cannot be read, or does not fit the image.
     """
-    chosen = match_names(reference_names(path), config, case=case)
+    rules = SegmentRules.of(config)
+    chosen = match_names(reference_names(path), rules, case=case)
     masks = read_masks(path, image, {name for names in chosen.values() for name in names})
-    return merge(masks, chosen, image.grid.shape, config, case=case)
+    return merge(masks, chosen, image.grid.shape, rules, case=case)
 
 
-def match_names(names: Sequence[str], config: DataConfig, *, case: str) -> dict[str, tuple[str, ...]]:
+def label_map_of(path: Path, array: NDArray[np.generic], rules: SegmentRules, *, case: str) -> NDArray[np.generic]:
+    """Return the label map of a file that was read, with labels by name where the file names its segments.
+
+    Files of 3D Slicer name the segment of each value, and values differ from file to file. In other files the values are those
+    of the labels.
+
+    Parameters
+    ----------
+    array : (C, X, Y, Z) ndarray
+        Values of the file; several channels are layers of overlapping segments.
+
+    Returns
+    -------
+    (1, X, Y, Z) ndarray, or `array` itself for a file without segments.
+
+    Raises
+    ------
+    DataError
+        If names and labels do not fit, or labels overlap where they may not.
+    """
+    segments = segments_of_nrrd(path)
+    if not segments:
+        return array
+    chosen = match_names(list(segments), rules, case=case)
+    wanted = {name: segments[name] for names in chosen.values() for name in names}
+    masks = {name: np.asarray(array[layer] == value) for name, (layer, value) in wanted.items()}
+    x, y, z = array.shape[1:]
+    return merge(masks, chosen, (x, y, z), rules, case=case)[None]
+
+
+def match_names(names: Sequence[str], rules: SegmentRules, *, case: str) -> dict[str, tuple[str, ...]]:
     """The names that make up each label.
 
     Raises
@@ -40,9 +98,9 @@ def match_names(names: Sequence[str], config: DataConfig, *, case: str) -> dict[
     """
     chosen = {
         label: tuple(
-            n for n in names if fnmatch.fnmatch(n.strip().casefold(), config.segments.get(label, label).casefold())
+            n for n in names if fnmatch.fnmatch(n.strip().casefold(), rules.patterns.get(label, label).casefold())
         )
-        for label in config.labels
+        for label in rules.labels
     }
     taken = [n for group in chosen.values() for n in group]
     if doubled := sorted({n for n in taken if taken.count(n) > 1}):
@@ -52,10 +110,10 @@ def match_names(names: Sequence[str], config: DataConfig, *, case: str) -> dict[
             remedy="make data.segments more precise",
         )
     others = [n for n in names if n not in taken]
-    if not taken or (others and config.other_segments == "refuse"):
+    if not taken or (others and rules.other_segments == "refuse"):
         raise DataError(
             f"case {case}: {'some segments are not' if taken else 'no segment is'} among the labels",
-            expected=", ".join(config.segments.get(label, label) for label in config.labels),
+            expected=", ".join(rules.patterns.get(label, label) for label in rules.labels),
             found=", ".join(others[:8]) or "no segment",
             remedy="name them in data.segments" + (", or set data.other_segments=ignore" if taken else ""),
         )
@@ -63,17 +121,17 @@ def match_names(names: Sequence[str], config: DataConfig, *, case: str) -> dict[
 
 
 def merge(
-    masks: Masks, chosen: dict[str, tuple[str, ...]], shape: tuple[int, int, int], config: DataConfig, *, case: str
+    masks: Masks, chosen: dict[str, tuple[str, ...]], shape: tuple[int, int, int], rules: SegmentRules, *, case: str
 ) -> NDArray[np.generic]:
     """One label map; raises `DataError` where labels overlap and may not."""
-    values = config.labels
+    values = rules.labels
     out = np.zeros(shape, np.min_scalar_type(max(values.values())))
     for label, names in chosen.items():
         for name in names:
             if name not in masks:
                 continue
             taken = masks[name] & (out != 0) & (out != values[label])
-            if taken.any() and config.overlaps == "refuse":
+            if taken.any() and rules.overlaps == "refuse":
                 other = next(n for n, v in values.items() if v == out[taken][0])
                 raise DataError(
                     f"case {case}: segments of {other} and {label} overlap",

@@ -11,7 +11,6 @@ from medhybrid.geometry.affine import (
     spacing_mm,
     voxel_ml,
 )
-from medhybrid.geometry.digits import format_apart
 from medhybrid.geometry.orientation import Turn, match_axes, orientation_code, turn_to_ras
 from medhybrid.geometry.resample import (
     axis_weights,
@@ -30,7 +29,6 @@ __all__ = [
     "axis_weights",
     "check_affine",
     "corner_distance_mm",
-    "format_apart",
     "grid_weights",
     "is_sheared",
     "match_axes",

@@ -166,8 +166,7 @@ class Records:
         """The records of those of the cases that are finished, in their order; a mask counts for more than a failure."""
         names = {state: _names(self.out / state) for state in ("done", "failed")}
         states = ((c, next((s for s in ("done", "failed") if c in names[s]), None)) for c in cases)
-        found = (self._read(state, c) for c, state in states if state is not None)
-        return [p for p in found if p is not None]
+        return [self._read(state, c) or _unreadable(c, self.out / state) for c, state in states if state is not None]
 
     def write_tables(self, cases: Sequence[str], finished: Sequence[Prediction], labels: Mapping[str, int]) -> None:
         """`results.csv` of what is finished, and `work.csv` of every case."""
@@ -187,8 +186,14 @@ class Records:
     def _read(self, state: str, case: str) -> Prediction | None:
         try:
             return Prediction.model_validate_json((self.out / state / f"{case}.json").read_bytes())
-        except (OSError, ValidationError):
+        except Exception:  # damaged files raise many kinds
             return None
+
+
+def _unreadable(case: str, folder: Path) -> Prediction:
+    """Return a failure in place of a record that cannot be read: its scan must not be missing from tables and reports."""
+    message = f"the record of {case} in {folder.name} cannot be read; remove it and run predict again"
+    return Prediction(case=case, status="failed", message=message)
 
 
 def write_results(path: Path, predictions: Sequence[Prediction], labels: Mapping[str, int]) -> None:

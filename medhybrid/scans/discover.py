@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medhybrid.errors import ScanError, item_error
 from medhybrid.geometry import orientation_code, spacing_mm
-from medhybrid.names import escape_name, make_unique, name_from_path
+from medhybrid.names import escape_name, make_unique, name_from_path, printable_path
 from medhybrid.owned import contents_of, is_made_here
 from medhybrid.scans import image_files, nifti
 from medhybrid.scans.archives import UnpackedFolder, files_of_dicomdir, unpack
@@ -130,12 +130,12 @@ def discover(
         raise ScanError(f"{root} does not exist", remedy="check the path")
     base = root.parent if root.is_file() else root
     paths, entries, holds = _list_files(root, base, with_archives, without)
-    kinds = {p: image_files.kind_of(p) for p in paths}
+    kinds = {p: _kind_of(p) for p in paths}
     images = [p for p in paths if kinds[p] in ("nifti", "itk")]
     others = [p for p in paths if not kinds[p]]
     on_progress(f"{len(paths)} files")
     series, n_skipped = group_series(others, on_progress=lambda n: on_progress(f"{n} of {len(others)} headers"))
-    entries += [_image_entry(p, _base_of(p, base, holds)) for p in images]
+    entries += [_image_entry(p, kinds[p], _base_of(p, base, holds)) for p in images]
     names: dict[str, int] = {}
     for s in series:
         name = _series_name(s, _base_of(s.paths[0], base, holds))
@@ -169,9 +169,9 @@ def _list_files(
     """Every file, those in archives unpacked; an entry for what a folder, a DICOMDIR or an archive fails to give."""
     problems: list[ScanEntry] = []
 
-    def on_error(error: OSError) -> None:
-        folder = Path(error.filename or root)
-        problems.append(_broken_entry(folder, base, f"the folder cannot be listed. Found {error.strerror}"))
+    def on_error(folder: Path, error: Exception) -> None:
+        problem = item_error(error, f"the folder {printable_path(folder.name)} cannot be listed", ScanError)
+        problems.append(_broken_entry(folder, base, str(problem)))
 
     found = [image_files.header_of(root)] if root.is_file() else sorted(_walk(root, on_error, without))
     holds: list[UnpackedFolder] = []
@@ -212,7 +212,7 @@ def _broken_entry(path: Path, base: Path, problem: str) -> ScanEntry:
     )
 
 
-def _walk(root: Path, on_error: Callable[[OSError], None], without: Path | None = None) -> list[Path]:
+def _walk(root: Path, on_error: Callable[[Path, Exception], None], without: Path | None = None) -> list[Path]:
     """List files, and links to files that may be gone; pipes and devices, on which reading waits forever, are left out.
 
     Each folder is searched once, whatever links lead to it; folders that medhybrid wrote are left out.
@@ -231,17 +231,17 @@ def _walk(root: Path, on_error: Callable[[OSError], None], without: Path | None 
                 continue
             seen.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(folder), key=lambda e: os.fsencode(e.name))
-        except OSError as error:
-            on_error(error)
+            ours = _outputs_in(folder)
+        except Exception as error:
+            on_error(folder, error)
             continue
-        ours = _outputs_in(folder)
         for entry in entries:
             path = folder / entry.name
             if is_made_here(path, ours):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
-            elif entry.is_symlink() and path.is_dir():
+            elif entry.is_symlink() and _leads_to_folder(path):
                 links.append(path)
             elif not entry.name.startswith(".") and _may_be_read(path):
                 found.append(path)
@@ -260,14 +260,29 @@ def _outputs_in(folder: Path) -> tuple[str, ...]:
     return EARLIER_OUTPUT if is_output else ()
 
 
+def _leads_to_folder(link: Path) -> bool:
+    try:
+        return stat.S_ISDIR(link.stat().st_mode)
+    except Exception:
+        return False  # its reader will say where it leads
+
+
 def _may_be_read(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
+    except Exception:
         return True  # its reader will say why not
 
 
-def _image_entry(path: Path, base: Path) -> ScanEntry:
+def _kind_of(path: Path) -> image_files.Kind:
+    """Return the reader of a file; one that cannot be looked into is read as an image, whose reader says why not."""
+    try:
+        return image_files.kind_of(path)
+    except Exception:
+        return "nifti"
+
+
+def _image_entry(path: Path, kind: image_files.Kind, base: Path) -> ScanEntry:
     relative = path.relative_to(base)
     name = name_from_path(relative.parent / nifti.strip_suffix(path))
     files: tuple[Path, ...] = (path,)
@@ -280,7 +295,7 @@ def _image_entry(path: Path, base: Path) -> ScanEntry:
         problem = str(item_error(error, f"{path.name} cannot be read", ScanError, remedy="export it again"))
     return ScanEntry(
         name=name,
-        kind=image_files.kind_of(path),
+        kind=kind,
         paths=files,
         modality="",
         description="",

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from medhybrid.errors import GeometryError, ScanError
-from medhybrid.geometry import Affine, Grid, corner_distance_mm, format_apart, spacing_mm
+from medhybrid.geometry import Affine, Grid, corner_distance_mm, spacing_mm
 from medhybrid.geometry.affine import is_singular
+from medhybrid.number_text import format_vectors_apart
 from medhybrid.scans.claims import MAX_DEFLATE_RATIO, check_claim
 from medhybrid.scans.image_header import UNKNOWN_THICKNESS
 from medhybrid.scans.streams import is_gzip, open_plain_or_gzip, report_damage
@@ -280,7 +281,8 @@ def _form_notes(header: NiftiHeader, checked: Any, sform: Affine, shape: tuple[i
     sizes = np.array(checked["pixdim"][1:4], np.float64)
     used = np.array(spacing_mm(sform))
     if (np.abs(used - sizes) > MAX_SIZE_DIFFERENCE * used).any():
-        by_sform, by_pixdim = format_apart(used * header.mm_per_unit, sizes * header.mm_per_unit)
+        vectors = [(v * header.mm_per_unit).tolist() for v in (used, sizes)]
+        by_sform, by_pixdim = format_vectors_apart(vectors, decimals=2, joint=" x ")
         notes += (f"voxels measure {by_sform} mm by the sform, {by_pixdim} mm by pixdim; sform is used",)
     return notes
 

@@ -11,15 +11,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.data.label_values import round_labels, unknown_values
+from medhybrid.data.label_values import unknown_values
 from medhybrid.errors import ConfigError, DataError, item_error
 from medhybrid.files import write_atomically, write_csv
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.records import Records
 from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.owned import FolderKind, claim_folder
-from medhybrid.scans.reader import read_scan
-from medhybrid.steps.mask_files import mask_on_grid, masks_in
+from medhybrid.steps.mask_files import mask_on_grid, masks_in, read_mask
 from medhybrid.steps.progress import Reporter, Silent
 
 
@@ -187,10 +186,7 @@ def _score(
     problems: dict[str, str],
     other_values: str,
 ) -> list[LabelScore]:
-    reference = read_scan(reference_path, case=case)
-    if len(reference.array) != 1:
-        raise DataError(f"the reference of {case} has several channels", expected="1", found=str(len(reference.array)))
-    known = round_labels(reference.array[0])
+    known, grid = read_mask(reference_path, labels)
     if other_values == "refuse" and (unknown := unknown_values(known, labels.values())):
         raise DataError(
             f"the reference of {case} holds values that are no label",
@@ -201,7 +197,7 @@ def _score(
     array: NDArray[np.generic] = np.zeros_like(known)
     if prediction_path is None:
         problems[case] = "no prediction: scored as empty"
-    elif (found := mask_on_grid(prediction_path, reference.grid)) is None:
+    elif (found := mask_on_grid(prediction_path, grid, labels)) is None:
         problems[case] = "prediction is not on the reference's grid: scored as empty"
     elif other_values == "refuse" and (unknown := unknown_values(found, labels.values())):
         problems[case] = (
@@ -210,7 +206,7 @@ def _score(
         )
     else:
         array = found
-    return score_case(case, array, known, labels, reference.grid, tolerance_mm=tolerance_mm)
+    return score_case(case, array, known, labels, grid, tolerance_mm=tolerance_mm)
 
 
 def _listed(labels: Mapping[str, int]) -> str:

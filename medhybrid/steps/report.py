@@ -165,13 +165,13 @@ def _read(
     names = [n for n, _ in record.model_channels]
     scan = item.read(names, record.scan_options)
     notes += scan.notes
-    mask = mask_on_grid(folder / "masks" / f"{case}.nii.gz", scan.grid)
+    mask = mask_on_grid(folder / "masks" / f"{case}.nii.gz", scan.grid, record.labels)
     if mask is None:
         raise DataError(f"case {case}: the mask is not on the scan's grid", remedy="predict again")
     known: NDArray[np.generic] | None = None
     scores: list[LabelScore] = []
     if reference is not None:
-        known = mask_on_grid(reference, scan.grid)
+        known = mask_on_grid(reference, scan.grid, record.labels)
         if known is None:
             notes.append("the reference is not on the scan's grid: it is neither drawn nor scored")
         else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medhybrid.errors import SeriesError
+from medhybrid.errors import ScanError, SeriesError, item_error
 from medhybrid.scans.dicom.attributes import number, text
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
@@ -187,13 +187,37 @@ def _unreadable(path: Path, found: str) -> SeriesError:
 
 
 def read_header(path: Path, *, datasets: dict[Path, Any] | None = None) -> FileHeader | None:
-    """The header of a DICOM file, or None if it is not one, or a DICOMDIR.
+    """Return the header of a DICOM file, or None if it is not one, or a DICOMDIR.
+
+    Whatever a damaged file raises is the problem of that file.
 
     Parameters
     ----------
     datasets : dict, optional
         Gets the whole data set by path, for who goes on to read the pixels.
     """
+    try:
+        return _read_header(path, datasets)
+    except Exception as error:
+        return FileHeader(path, "", "", "", (), _problem_of(error, path), "")
+
+
+def _problem_of(error: Exception, path: Path) -> SeriesError:
+    """Return the problem of a file or series for anything that was raised while it was read."""
+    problem = item_error(error, f"{path.name} cannot be read as DICOM", ScanError, remedy="export the series again")
+    if isinstance(problem, SeriesError):
+        return problem
+    return SeriesError(
+        problem.what,
+        code="encrypted_or_unreadable",
+        path=path,
+        expected=problem.expected,
+        found=problem.found,
+        remedy=problem.remedy,
+    )
+
+
+def _read_header(path: Path, datasets: dict[Path, Any] | None) -> FileHeader | None:
     try:
         header = load_dataset(path, tags=_PLAIN_TAGS if datasets is None else None)
     except SeriesError as error:
@@ -312,8 +336,8 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
     if problem is None and scans:
         try:
             volumes = split_volumes(without_copies([m.frames for m in scans], load_dataset), series=name)
-        except SeriesError as error:
-            problem = error
+        except Exception as error:
+            problem = _problem_of(error, first.path)
     if problem is not None and problem.code == "localizer":
         problem, left_aside = None, "localizer"
     acquisition = read_acquisition(first.path)
@@ -335,7 +359,7 @@ def read_acquisition(path: Path) -> dict[str, str | float]:
     """How a series was made, from one of its files."""
     try:
         header = load_dataset(path, tags=[*ACQUISITION_TEXTS.values(), *ACQUISITION_NUMBERS.values()])
-    except SeriesError:
+    except Exception:  # descriptions are no reason to refuse a series
         return {}
     texts = {k: v for k, tag in ACQUISITION_TEXTS.items() if (v := text(header, tag))}
     figures = {k: x for k, tag in ACQUISITION_NUMBERS.items() if (x := number(header, tag)) is not None}

@@ -1,0 +1,70 @@
+"""Segments of 3D Slicer become labels by their names, whatever their values are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medhybrid
+from medhybrid.data.segments import SegmentRules, label_map_of
+from medhybrid.errors import DataError
+from medhybrid.scans.reader import read_scan
+from tests.synthetic import save_nifti
+
+HEADER = """NRRD0004
+type: uchar
+dimension: 3
+space: left-posterior-superior
+sizes: {sizes}
+space directions: (-1,0,0) (0,-1,0) (0,0,1)
+kinds: domain domain domain
+endian: little
+encoding: raw
+space origin: (0,0,0)
+{fields}
+"""
+
+
+def write_segments(path: Path, array: np.ndarray, **values: int) -> Path:
+    fields = "".join(
+        f"Segment{i}_Name:={name}\nSegment{i}_LabelValue:={value}\nSegment{i}_Layer:=0\n"
+        for i, (name, value) in enumerate(values.items())
+    )
+    header = HEADER.format(sizes=" ".join(map(str, array.shape)), fields=fields)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header.encode() + array.astype(np.uint8).tobytes(order="F"))
+    return path
+
+
+def labels_of(path: Path, rules: SegmentRules) -> np.ndarray:
+    return np.asarray(label_map_of(path, read_scan(path).array, rules, case="c")[0])
+
+
+def test_values_that_differ_from_file_to_file_give_the_same_labels(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1], array[2] = 1, 2
+    rules = SegmentRules({"l": 1, "k": 2})
+    first = labels_of(write_segments(tmp_path / "a.seg.nrrd", array, l=1, k=2), rules)
+    second = labels_of(write_segments(tmp_path / "b.seg.nrrd", array, k=1, l=2), rules)
+    np.testing.assert_array_equal(first, array)
+    np.testing.assert_array_equal(second, np.array([0, 2, 1], np.uint8)[array])
+
+
+def test_segments_that_are_no_label_are_refused_with_their_names(tmp_path: Path) -> None:
+    path = write_segments(tmp_path / "a.seg.nrrd", np.ones((4, 5, 6)), other=1)
+    with pytest.raises(DataError, match="found other"):
+        labels_of(path, SegmentRules({"l": 1}))
+
+
+def test_evaluate_reads_references_by_the_names_of_their_segments(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1], array[2] = 1, 2
+    write_segments(tmp_path / "references" / "c.seg.nrrd", array, k=1, l=2)
+    save_nifti(tmp_path / "predictions" / "c.nii.gz", np.array([0, 2, 1], np.uint8)[array], np.eye(4))
+
+    result = medhybrid.evaluate(tmp_path / "references", tmp_path / "predictions", labels={"l": 1, "k": 2})
+
+    assert result.problems == {}
+    assert result.summary["dice"] == 1.0
