@@ -188,7 +188,7 @@ def test_voxel_sizes_of_sform_and_pixdim_that_differ_are_noted_with_the_digits_t
 
     (note,) = read_scan(write_edited(tmp_path / "x.nii", edit)).notes
 
-    assert note == "voxels measure 0.9 x 1.1 x 2.5 mm by the sform, 0.9 x 1.1 x 2.51 mm by pixdim; sform is used"
+    assert note == "voxels measure 0.90 x 1.10 x 2.50 mm by the sform, 0.90 x 1.10 x 2.51 mm by pixdim; sform is used"
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 1, 1), (4, 3, 2, 1, 3), (4, 3, 2, 3), (4, 3), (4, 3, 1, 1, 2)])
