@@ -201,6 +201,29 @@ def test_predict_and_convert_give_every_file_an_output_of_its_own(names: list[st
         assert all((root / "nifti" / f"{r.name}.nii.gz").is_file() for r in rows)
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.lists(file_names, min_size=1, max_size=3, unique=True))
+@example(["<script>", "a'b", "a&b=c", "=1+1"])
+@example(["M\udcfcller", "../x".replace("/", "\u2215"), "a\nb"])
+def test_report_and_evaluate_take_every_name(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        (root / "scans").mkdir()
+        n = write_scans(root / "scans", names)
+        assume(n > 0)
+        predict(root / "scans", model=model(), out=root / "out")
+        shutil.copytree(root / "out" / "masks", root / "references")
+        before = tree(root / "references"), tree(root / "scans")
+
+        medhybrid.report(root / "out", references=root / "references")
+        scores = medhybrid.evaluate(root / "references", root / "out", labels={"lesion": 255}, out=root / "scores")
+
+        assert scores.problems == {}
+        assert scores.summary["n_cases"] == n
+        assert (tree(root / "references"), tree(root / "scans")) == before
+        assert sorted(p.name for p in root.iterdir()) == ["out", "references", "scans", "scores"]
+
+
 def test_outputs_are_never_scans_whatever_folder_they_are_in(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()

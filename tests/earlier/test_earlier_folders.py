@@ -42,10 +42,16 @@ def test_prepared_cases_stay_valid(project: Path) -> None:
     assert (result.n_prepared, result.n_unchanged, result.left_out) == (0, 5, ())
 
 
-def test_an_interrupted_run_resumes_with_the_same_losses(project: Path, expected: dict[str, Any]) -> None:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of MLflow and its store
+def test_an_interrupted_run_resumes_with_the_same_losses_in_its_mlflow_run(
+    project: Path, expected: dict[str, Any]
+) -> None:
     run = resume(STOPPED)
 
     assert losses_of(run.folder) == pytest.approx(expected["losses"], rel=0.02)  # processors differ a little
+    assert run.run_id == (STOPPED / "mlflow_run_id").read_text().strip()
+    assert not list(Path("runs").rglob("unsent.jsonl"))
     assert run.metrics["val/dice"] == pytest.approx(expected["dice"], abs=0.02)
 
 
@@ -82,3 +88,9 @@ def test_a_study_in_the_queue_of_a_listener_is_predicted_and_sent(
 def test_masks_are_scored_and_reported(project: Path) -> None:
     assert medhybrid.evaluate("out/masks", "out", labels={"left": 1, "right": 4}).summary["dice"] == 1.0
     assert medhybrid.report("out").is_file()
+
+
+def test_a_registered_model_is_found_where_the_project_is_now(project: Path, expected: dict[str, Any]) -> None:
+    medhybrid.predict("scans", model="models:/blobs@newest", out="again")
+
+    assert mask_hash(Path("again/masks/new.nii.gz")) == expected["masks"]["out/masks/new.nii.gz"]
