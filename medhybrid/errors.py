@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """The disk is full or read-only: no later item could be written either."""
 
+JOINERS = "\u200c\u200d"
+"""Format characters that words of some scripts are written with."""
+
 OF_MACHINE = (*NO_ROOM, errno.EMFILE, errno.ENFILE)
 """Conditions of the machine, which are not the failure of one item."""
 
@@ -170,5 +173,5 @@ def printable(text: str) -> str:
 
 
 def is_unsafe(character: str) -> bool:
-    """Whether a character is a control or format character, a line separator or a lone surrogate."""
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    """Whether a character is a control or format character, a line separator or a lone surrogate; joiners are text."""
+    return character not in JOINERS and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -36,11 +36,14 @@ class FolderKind:
         files in it, at any depth. An empty tuple stands for a file.
     is_valid : callable
         Whether a folder without marker has a valid record of an earlier version.
+    scans : tuple of str
+        The contents that are scans, where others look for scans.
     """
 
     name: str
     contents: dict[str, tuple[str, ...]]
     is_valid: Callable[[Path], bool] = field(default=lambda _: False, repr=False)
+    scans: tuple[str, ...] = ()
 
 
 def claim_folder(folder: Path, kind: FolderKind, *, remedy: str = "choose another folder") -> Path:
@@ -165,7 +168,7 @@ def _listed(folder: Path) -> Sequence[Path]:
 
 def _mark(folder: Path, kind: FolderKind) -> None:
     """Add a kind to a folder's marker."""
-    kinds = _contents_by_kind(folder) | {kind.name: sorted(kind.contents)}
+    kinds = _contents_by_kind(folder) | {kind.name: sorted(set(kind.contents) - set(kind.scans))}
     try:
         _write_marker(folder, {"kinds": kinds})
     except OSError as error:

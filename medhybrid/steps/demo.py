@@ -22,6 +22,7 @@ DEMO = FolderKind(
     "demo",
     {"data": ("*",), "prepared": ("*",), "runs": ("*",), "predictions": ("*",)},
     lambda folder: (folder / "data" / "new_scans" / f"brain_{N_SUBJECTS - 1:02d}").is_dir(),
+    scans=("data",),
 )
 """The folder of the demo; its parts have markers of their own. A folder of an earlier version has the demo's last subject."""
 
