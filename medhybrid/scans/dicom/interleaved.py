@@ -33,8 +33,11 @@ KIND_TRAITS = (
 )
 """Traits that say of which kind a slice is. Two kinds never belong in one volume."""
 
-TIME_TRAITS = ("time", "acquisition", "trigger", "cardiac", "respiratory")
-"""Traits that say when a slice was acquired. Slices that were excited together share them, at regular distances."""
+TIME_TRAITS = ("time",)
+"""Traits that say which time point a slice belongs to. Slices that were excited together share them, at regular distances."""
+
+PASS_TRAITS = ("acquisition", "trigger", "cardiac", "respiratory")
+"""Traits that alternate in one volume that was acquired in several passes, as interleaved slices are."""
 
 CLOCK = "clock"
 """Interleaved acquisition gives neighbouring slices other times in every volume."""
@@ -64,7 +67,7 @@ def find_interleaved(frames: Sequence[Frame], slots: np.ndarray, *, series: str)
         If slices of several kinds form no regular sub-stacks.
     """
     ordered = [frames[i] for i in np.argsort(slots)]
-    dimensions = [t for t in ordered[0].traits if t not in (*KIND_TRAITS, *TIME_TRAITS, CLOCK)]
+    dimensions = [t for t in ordered[0].traits if t not in (*KIND_TRAITS, *TIME_TRAITS, *PASS_TRAITS, CLOCK)]
     for trait in (*KIND_TRAITS, *TIME_TRAITS, *dimensions):
         values = [f.traits.get(trait, "") for f in ordered]
         if _alternate(values, is_time=trait not in KIND_TRAITS):
