@@ -180,19 +180,21 @@ def evaluate(
 ) -> int:
     """Score masks against references: Dice, HD95, surface Dice, volume error, lesion-wise counts."""
     from medhybrid.config import load_config
+    from medhybrid.data.segments import SegmentRules
     from medhybrid.steps.evaluate import evaluate as score
     from medhybrid.steps.evaluate import log_evaluation
 
     reporter = make_reporter(quiet)
     if other_values not in ("refuse", "ignore"):
         raise ConfigError(f"unknown choice {other_values!r}", expected="refuse or ignore")
-    labels = load_config(config, overrides or []).data.labels
+    data = load_config(config, overrides or []).data
     target = out or (predictions / "evaluation")
     names = cases.split(",") if cases else None
     result = score(
         references,
         predictions,
-        labels=labels,
+        labels=data.labels,
+        rules=SegmentRules.of(data),
         cases=names,
         predicted_only=predicted_only,
         other_values=other_values,  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePath, PureWindowsPath
 
 from medhybrid.errors import DataError, is_unsafe
 
@@ -84,7 +84,7 @@ def _is_byte(character: str) -> bool:
     return "\udc80" <= character <= "\udcff"
 
 
-def name_from_path(relative: Path) -> str:
+def name_from_path(relative: PurePath) -> str:
     """Return the name of a file that was found: the parts of its path joined by two underscores."""
     return escape_name("__".join(relative.parts))
 

@@ -7,6 +7,7 @@ valid and it holds known files only. Trees are removed below an owned folder onl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -191,15 +192,15 @@ def contents_of(folder: Path) -> tuple[str, ...]:
 class WrittenFiles:
     """The files that a command wrote into a folder which may hold files of the user's beside them.
 
-    Their names are kept in the marker: a later call may replace them, and no other. Use it as a context manager, which saves
-    the names at the end.
+    Their names and hashes are kept in the marker: a later call may replace a file that is as it was written, and no other.
+    Use it as a context manager, which saves the marker at the end.
     """
 
     SAVED_EVERY = 100
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._names = set(files_of(folder))
+        self._hashes = _hashes_of(folder)
         self._n_unsaved = 0
 
     def __enter__(self) -> WrittenFiles:
@@ -212,28 +213,42 @@ class WrittenFiles:
         """Return a name under which all these files are ours or absent: the name itself, or one with a number."""
         for number in range(1, 10_000):
             free = name if number == 1 else f"{name}_{number}"
-            files = [f"{free}{suffix}" for suffix in suffixes]
-            if all(f in self._names or not os.path.lexists(self.folder / f) for f in files):
+            if all(self._is_free(f"{free}{suffix}") for suffix in suffixes):
                 return free
         raise OutputError(f"{printable_path(self.folder)} has too many files named {name}")
 
+    def _is_free(self, name: str) -> bool:
+        path = self.folder / name
+        if not os.path.lexists(path):
+            return True
+        return name in self._hashes and path.is_file() and _hash_file(path) == self._hashes[name]
+
     def add(self, name: str) -> None:
         """Note that a file was written."""
-        self._names.add(name)
+        self._hashes[name] = _hash_file(self.folder / name)
         self._n_unsaved += 1
         if self._n_unsaved >= self.SAVED_EVERY:
             self.save()
 
     def save(self) -> None:
-        """Write the names into the marker."""
-        _write_marker(self.folder, {"files": sorted(self._names)})
+        """Write the names and hashes into the marker."""
+        _write_marker(self.folder, {"files": dict(sorted(self._hashes.items()))})
         self._n_unsaved = 0
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hashes_of(folder: Path) -> dict[str, str]:
+    listed = _marker_of(folder).get("files")
+    return {str(k): str(v) for k, v in listed.items()} if isinstance(listed, dict) else {}
 
 
 def files_of(folder: Path) -> tuple[str, ...]:
     """Return the names in a marker of files that were written among others; none for other folders."""
-    listed = _marker_of(folder).get("files")
-    return tuple(str(name) for name in listed) if isinstance(listed, list) else ()
+    return tuple(_hashes_of(folder))
 
 
 def _marker_of(folder: Path) -> dict[str, object]:

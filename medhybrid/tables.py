@@ -5,12 +5,17 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.errors import DataError
 
 SEPARATORS = (",", ";", "\t")
+
+NAMED_SEPARATOR = re.compile(r"\s*sep=([,;\t])\r?\n")
+
+QUOTED = re.compile(r'"[^"]*"')
 
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -51,8 +56,10 @@ def read_table(path: Path) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         found = str(error.strerror if isinstance(error, OSError) else error)
         raise DataError(f"{path.name} cannot be read as a table", found=found, remedy="save it as UTF-8 CSV") from error
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max(SEPARATORS, key=first.count)
+    prefix = NAMED_SEPARATOR.match(text)  # as Excel writes it before the columns
+    text = text[prefix.end() :] if prefix else text
+    columns_line: str = QUOTED.sub("", next((line for line in text.splitlines() if line.strip()), ""))
+    separator = prefix[1] if prefix else max(SEPARATORS, key=columns_line.count)
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except csv.Error as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -130,7 +131,8 @@ def test_commands_refuse_folders_that_hold_files_of_their_names(tmp_path: Path) 
     (tmp_path / "scores" / "summary.json").write_text("mine")
     (tmp_path / "masks").mkdir()
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "masks" / "a.nii.gz")
+    shutil.copytree(tmp_path / "masks", tmp_path / "more")
     with pytest.raises(MedHybridError, match="did not make"):
-        medhybrid.evaluate(tmp_path / "masks", tmp_path / "masks", labels={"x": 1}, out=tmp_path / "scores")
+        medhybrid.evaluate(tmp_path / "masks", tmp_path / "more", labels={"x": 1}, out=tmp_path / "scores")
     assert (tmp_path / "scores" / "summary.json").read_text() == "mine"
     assert (prepared / "case.json").read_text() == "mine"

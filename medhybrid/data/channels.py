@@ -7,18 +7,23 @@ folder of scans (columns `scan`, `channel`) overrides the rules for the scans it
 from __future__ import annotations
 
 import fnmatch
+import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from medhybrid.config import ChannelRule
 from medhybrid.errors import DataError
+from medhybrid.names import name_from_path
 from medhybrid.scans import ScanEntry
 from medhybrid.tables import read_table
 
 Rules = Mapping[str, str | ChannelRule]
 TABLE = "channels.csv"
+IMAGE_SUFFIX = re.compile(r"\.(nii\.gz|nii|seg\.nrrd|nrrd|nhdr|mha|mhd|hdr)$", re.IGNORECASE)
+"""Files that can be read as an image; `.img` goes with its `.hdr`."""
 
 CONDITIONS = {
     "echo_time_ms": "echo time",
@@ -64,7 +69,14 @@ def read_channel_table(root: Path) -> dict[str, str]:
     scan, channel = table.column("scan"), table.column("channel")
     if scan is None or channel is None:
         raise DataError(f"{TABLE} lacks columns", expected="scan, channel", found=", ".join(table.columns))
-    return {row[scan]: row[channel] for _, row in table.rows}
+    found: dict[str, str] = {}
+    for line, row in table.rows:
+        place = PurePosixPath(row[scan].replace("\\", "/"))
+        name = row[scan] if len(place.parts) < 2 else name_from_path(place.parent / IMAGE_SUFFIX.sub("", place.name))
+        if name in found:
+            raise DataError(f"{TABLE}: line {line} is a second one of its scan", found=row[scan])
+        found[name] = row[channel]
+    return found
 
 
 def match_channels(
@@ -94,8 +106,8 @@ def match_channels(
     table = table or {}
     found: list[Match] = []
     for name, optional in channels:
-        rule = rules.get(name, f"*{name}*")
-        named = [e for e in entries if table.get(e.name) == name]
+        rule = rules.get(name, f"*{glob.escape(name)}*")
+        named = [e for e in entries if table.get(e.name, "").casefold() == name.casefold()]
         reasons = {e.name: why for e in entries if e.name not in table and (why := explain(e, rule))}
         hits = named or [e for e in entries if e.name in reasons]
         if len(hits) > 1:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from medhybrid.data.label_values import unknown_values
-from medhybrid.data.outliers import replace_outliers
+from medhybrid.data.outliers import NEARLY_ALL, is_nearly_constant, replace_outliers
 from medhybrid.errors import MedHybridError
 from medhybrid.geometry import Grid, corner_distance_mm
 from medhybrid.number_text import format_apart
@@ -105,6 +105,17 @@ def check_image(
                     message=f"channel {name} is constant",
                     found=f"{values.flat[0]} everywhere",
                     remedy="give the real image, or leave the channel out where it is optional",
+                )
+            )
+        elif is_nearly_constant(values) and f"channel {name} is missing" not in notes:
+            findings.append(
+                Finding(
+                    code="nearly_constant",
+                    severity="warning",
+                    where=case,
+                    message=f"channel {name} is nearly constant",
+                    found=f"one value in more than {NEARLY_ALL:.1%} of the voxels",
+                    remedy="look at the image: an export may have failed",
                 )
             )
         elif name not in scaled_alike and (finding := _find_outliers(case, name, values)) is not None:

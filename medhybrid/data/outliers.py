@@ -20,11 +20,24 @@ TRIMMED = (1.0, 99.0)
 N_EXTREMES = 64
 """Single outliers that are looked for at each end, besides one padding value that any number of voxels may have."""
 
+PADDED_SHARE = 0.005
+"""Share of the voxels from which an extreme value is padding, whose border with the image may be blended."""
+
 HIGH_PADDING = (32767, 65535, 2**31 - 1, 2**32 - 1)
 MIN_BEYOND = 1e9
 """Values that may be padding at the upper end; more voxels of another value there are an object."""
 
 SAMPLED_VOXELS = 65_536
+
+NEARLY_ALL = 0.995
+"""An image in which this share of the voxels has one value is as good as blank."""
+
+
+def is_nearly_constant(values: Values) -> bool:
+    """Whether (nearly) all voxels of an image have one value, by an even sample of them."""
+    sample = values.reshape(-1)[:: max(1, values.size // SAMPLED_VOXELS)]
+    _, counts = np.unique(sample, return_counts=True)
+    return bool(counts.max() >= NEARLY_ALL * sample.size)
 
 
 def replace_outliers(values: Values) -> tuple[Values, int]:
@@ -46,17 +59,46 @@ def replace_outliers(values: Values) -> tuple[Values, int]:
         return values, 0
     core_low, core_high = (float(v) for v in np.percentile(core, TRIMMED))
     core_range = core_high - core_low
-    may_be_low = float(low) < 0 and core_low - float(low) > MIN_GAP_BELOW * core_range
-    may_be_high = float(high) - core_high > MIN_GAP_ABOVE * core_range
+    is_padded = float(low) < 0 and _is_padding(sample, low)  # whose blended border widens the range
+    may_be_low = is_padded or (float(low) < 0 and core_low - float(low) > MIN_GAP_BELOW * core_range)
+    is_topped = int(high) in HIGH_PADDING and _is_padding(sample, high)
+    may_be_high = is_topped or float(high) - core_high > MIN_GAP_ABOVE * core_range
     if not (may_be_low or may_be_high):
         return values, 0
     inner = values[(values > low) & (values < high)]
     least = _end_of_rest(inner, low, core_high, sign=1) if may_be_low else low
     most = _end_of_rest(inner, high, core_low, sign=-1) if may_be_high else high
+    if may_be_low and _is_padding(sample, low):
+        least = max(least, _end_of_blend(np.sort(core), MIN_GAP_BELOW, least))
+    if may_be_high and int(high) in HIGH_PADDING and _is_padding(sample, high):
+        most = min(most, -_end_of_blend(np.sort(-core.astype(np.float64)), MIN_GAP_ABOVE, -float(most)))
     if int(high) not in HIGH_PADDING and float(high) < MIN_BEYOND and np.count_nonzero(values > most) > N_EXTREMES:
         most = high
     n_outliers = int(np.count_nonzero((values < least) | (values > most)))
     return (np.clip(values, least, most), n_outliers) if n_outliers else (values, 0)
+
+
+def _is_padding(sample: Values, extreme: Any) -> bool:
+    """Whether an extreme value fills a part of the image, and is not that of a few voxels."""
+    return bool(np.mean(sample == extreme) >= PADDED_SHARE)
+
+
+def _end_of_blend(ordered: Values, min_gap: float, end: Any) -> Any:
+    """Return the first value beyond padding that was blended with the image at its border, as resampling does.
+
+    Parameters
+    ----------
+    ordered : (N,) ndarray
+        An ascending sample without the extreme values.
+    end : scalar
+        Returned if nothing is blended.
+    """
+    gaps = np.diff(ordered.astype(np.float64))
+    ranges = float(ordered[-1]) - ordered[1:].astype(np.float64)
+    is_border = (gaps > min_gap * ranges) & (ordered[:-1] < 0) & (ranges > 0)
+    if not is_border.any():
+        return end
+    return ordered[1:][np.flatnonzero(is_border)[-1]]
 
 
 def _end_of_rest(inner: Values, extreme: Any, other_end: float, *, sign: int) -> Any:

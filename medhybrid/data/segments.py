@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,9 @@ def match_names(names: Sequence[str], rules: SegmentRules, *, case: str) -> dict
     """
     chosen = {
         label: tuple(
-            n for n in names if fnmatch.fnmatch(n.strip().casefold(), rules.patterns.get(label, label).casefold())
+            n
+            for n in names
+            if fnmatch.fnmatch(n.strip().casefold(), rules.patterns.get(label, glob.escape(label)).casefold())
         )
         for label in rules.labels
     }

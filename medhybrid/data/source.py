@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import StudyConfig, config_from_dict
 from medhybrid.data.dataset import CaseCheck
-from medhybrid.data.layouts import list_dataset
+from medhybrid.data.layouts import layout_of, list_dataset, list_files
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import ConfigError, DataError, MedHybridError
 from medhybrid.files import write_atomically
@@ -56,6 +56,10 @@ class DatasetSource(BaseModel):
         The keys that decide the dataset, with their values.
     splits_sha256 : str, optional
         Hash of the file of folds; None where there was none, or it is unknown.
+    lists_sha256 : dict
+        Hashes of the tables and lists that say which files belong to which case, channel, subject and fold.
+    knows_splits : bool
+        Whether these hashes are known: earlier versions did not keep them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -64,6 +68,7 @@ class DatasetSource(BaseModel):
     resolved: str = ""
     settings: dict[str, Any]
     splits_sha256: str | None = None
+    lists_sha256: dict[str, str] = {}
     knows_splits: bool = True
 
 
@@ -71,7 +76,11 @@ def source_of(config: StudyConfig) -> DatasetSource:
     """Return the source that a config names now."""
     root = config.data.root or ""
     return DatasetSource(
-        root=root, resolved=_resolve(root), settings=_settings(config), splits_sha256=_hash_of_splits(config)
+        root=root,
+        resolved=_resolve(root),
+        settings=_settings(config),
+        splits_sha256=_hash_of_splits(config),
+        lists_sha256=_hashes_of_lists(config),
     )
 
 
@@ -113,7 +122,18 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
             found="no such file then" if then.splits_sha256 is None else "another content, or no such file",
             remedy="run medhybrid preprocess again: it does only what changed",
         )
-    return _changed_files(folder, then, now)
+    if then.knows_splits and _root_exists(now) and then.lists_sha256 != now.lists_sha256:
+        names = sorted(
+            k
+            for k in then.lists_sha256.keys() | now.lists_sha256
+            if then.lists_sha256.get(k) != now.lists_sha256.get(k)
+        )
+        raise DataError(
+            f"the lists of cases changed since the cases in {printable_path(folder)} were prepared",
+            found=", ".join(names),
+            remedy="run medhybrid preprocess again: it does only what changed",
+        )
+    return [*_changed_files(folder, then, now), *_new_cases(folder, config)]
 
 
 def _load_source(folder: Path) -> DatasetSource | None:
@@ -156,6 +176,32 @@ def _is_same_root(then: DatasetSource, now: DatasetSource) -> bool:
     return then.root == now.root and not _root_exists(now)
 
 
+def _hashes_of_lists(config: StudyConfig) -> dict[str, str]:
+    if not config.data.root:
+        return {}
+    try:
+        root = local_copy(config.data.root)
+        return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in list_files(config.data, root)}
+    except (OSError, MedHybridError):
+        return {}
+
+
+def _new_cases(folder: Path, config: StudyConfig) -> list[str]:
+    """Say which cases of the dataset were added since; not for folders of studies, whose search takes long."""
+    root = config.data.root
+    try:
+        if not root or is_remote(root) or not Path(root).is_dir() or layout_of(config.data, Path(root)) == "studies":
+            return []
+        known = {c.case for c in _checks(folder)}
+        added = sorted(c.name for c in list_dataset(config.data).cases if c.name not in known)
+    except (OSError, MedHybridError):
+        return []
+    if not added:
+        return []
+    names = ", ".join(added[:SHOWN]) + (f" and {len(added) - SHOWN} more" if len(added) > SHOWN else "")
+    return [f"{len(added)} cases of the dataset are not prepared, and are not used: {names}. Run preprocess"]
+
+
 def _hash_of_splits(config: StudyConfig) -> str | None:
     if not config.data.splits or not config.data.root:
         return None
@@ -167,14 +213,18 @@ def _hash_of_splits(config: StudyConfig) -> str | None:
 
 
 def _has_same_cases(folder: Path, config: StudyConfig) -> bool:
-    """Whether the folder that a config names holds the prepared cases, by names and sizes of their files."""
-    known = {c.case: sorted(size for _, size, _ in c.stamps) for c in _checks(folder)}
+    """Whether the folder that a config names holds the prepared cases, by names and content of their files."""
+    known = {c.case: c for c in _checks(folder) if c.stamps}
     try:
-        cases = list_dataset(config.data).cases
-        listed = {c.name: sorted(size for _, size, _ in stamp_files(c.files)) for c in cases if c.problem is None}
+        cases = {c.name: c for c in list_dataset(config.data).cases if c.problem is None}
+        if not known or not known.keys() <= cases.keys():
+            return False
+        for name, check in known.items():  # sizes of all first: they tell other datasets apart at once
+            if sorted(s for _, s, _ in stamp_files(cases[name].files)) != sorted(s for _, s, _ in check.stamps):
+                return False
+        return all(not c.files_hash or hash_files(cases[n].files) == c.files_hash for n, c in known.items())
     except (OSError, MedHybridError):
         return False
-    return bool(known) and all(listed.get(name) == sizes for name, sizes in known.items() if sizes)
 
 
 def _checks(folder: Path) -> list[CaseCheck]:
@@ -193,8 +243,8 @@ def _changed_files(folder: Path, then: DatasetSource, now: DatasetSource) -> lis
         return []
     changed = []
     for check in _checks(folder):
-        if not check.files_hash or not (folder / "cases" / check.case / "case.json").is_file():
-            continue  # not prepared, or checked by an earlier version
+        if not check.files_hash:
+            continue  # checked by an earlier version, or without files
         paths = [Path(path) for path, _, _ in check.stamps]
         try:
             if stamp_files(paths) != list(check.stamps) and hash_files(paths) != check.files_hash:

@@ -73,7 +73,11 @@ def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
     """
     subjects = sorted({c.subject for c in cases if c.is_labelled} or {c.subject for c in cases})
     if len(subjects) < 2:
-        raise DataError("folds need at least two subjects", found=str(len(subjects)))
+        raise DataError(
+            "folds need at least two subjects",
+            found=f"{len(subjects)} in {len(cases)} cases",
+            remedy="check data.root and data.layout: medhybrid inspect lists the scans",
+        )
     n_folds = min(n_folds, len(subjects))
     order = np.random.default_rng(seed).permutation(len(subjects))
     fold_of = {subjects[i]: k % n_folds for k, i in enumerate(order)}
@@ -108,7 +112,9 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
 
 def _read_folds(path: Path) -> list[Fold]:
     try:
-        listed = json.loads(path.read_text())
+        listed = json.loads(path.read_bytes().decode("utf-8-sig"))
+        if not listed:
+            raise ValueError("an empty list")
         return [Fold(train=tuple(f["train"]), validation=tuple(f.get("validation", f.get("val", ())))) for f in listed]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise DataError(

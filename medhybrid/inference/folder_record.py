@@ -86,6 +86,8 @@ def _is_earlier_output(folder: Path) -> bool:
         read_folder_record(folder)
     except DataError:
         records = [p for state in ("done", "failed") for p in (folder / state).glob("[!.]*.json")]
+        if not records:  # stopped before its first scan, or not ours
+            return not any((folder / name).exists() for name in ("results.csv", "work.csv", "run.json", "report.html"))
         cases = {p.stem for p in [*records, *(folder / "begun").glob("[!.]*.json")]}
         masks = {p.name.removesuffix(".nii.gz") for p in (folder / "masks").glob("*")}
         return masks <= cases and all(_is_prediction(p) for p in records)
@@ -116,7 +118,7 @@ OUTPUT = FolderKind(
         "report": ("*.html", "viewer.js"),
         "report.html": (),
         ".report-new": ("*.html", "viewer.js"),
-        "predict.sbatch": (),
+        "predict*.sbatch": (),
         "corrected": ("*",),
         "fetched": ("*",),
     },

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.data.fingerprint import PERCENTILES, SeenRange, percentiles_of
+from medhybrid.data.outliers import NEARLY_ALL, is_nearly_constant
 from medhybrid.data.plan import Plan
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.scans import Scan
@@ -71,8 +72,10 @@ def _constant_channels(scan: Scan, plan: Plan) -> list[str]:
     """Return a reason for each channel that holds one value only; optional ones may be blank."""
     return [
         f"channel {rule.channel} is constant ({values.flat[0]} everywhere)"
+        if values.min() == values.max()
+        else f"channel {rule.channel} is nearly constant: one value in more than {NEARLY_ALL:.1%} of the voxels"
         for rule, values in zip(plan.normalisation, scan.array, strict=False)
-        if not rule.optional and values.min() == values.max()
+        if not rule.optional and is_nearly_constant(values)
     ]
 
 

@@ -23,6 +23,9 @@ BURNED_IN = "the scan's pixels may show the patient's name (BurnedInAnnotation)"
 EARLIER_OUTPUT = ("masks", "probabilities", "seg", "sr", "corrected", "fetched")
 """Folders that `predict` of versions without markers made in its output folder."""
 
+RUN_OUTPUT = ("validation", "pictures", "plots", "model", "checkpoint", "stages")
+"""Folders in the folder of a training."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScanEntry:
@@ -252,6 +255,8 @@ def _outputs_in(folder: Path) -> tuple[str, ...]:
     """Names of files and folders in a folder that medhybrid wrote, as patterns."""
     if marked := contents_of(folder):
         return marked
+    if (folder / "config.yaml").is_file() and (folder / "plan.json").is_file():
+        return RUN_OUTPUT
     try:
         record = json.loads((folder / "run.json").read_bytes())
     except (OSError, ValueError):

@@ -30,6 +30,7 @@ from medhybrid.geometry import resample_labels
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.model_record import ModelRecord, read_record
 from medhybrid.metrics import Difference, paired_difference
+from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.review.report import Pictured
 from medhybrid.review.report.compared import ComparedCase, ComparisonInfo, write_comparison
 from medhybrid.scans.reader import read_scan
@@ -43,6 +44,20 @@ N_SHOWN = 4
 """Cases with pictures, of those that got better and of those that got worse."""
 
 Draw = Callable[[str], Pictured | None]
+
+
+def _is_earlier_comparison(folder: Path) -> bool:
+    """Whether a folder without marker was written by `compare`, by the columns of its table."""
+    try:
+        with (folder / "comparison.csv").open() as file:
+            columns = file.readline().strip().split(",")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return len(columns) == 4 and (columns[0], columns[-1]) == ("case", "difference")
+
+
+COMPARISON = FolderKind("compare", {"comparison.csv": (), "comparison.html": ()}, _is_earlier_comparison)
+"""The folder of a comparison of two runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +143,7 @@ def compare_runs(
             reporter.advance(n, case)
 
     info = ComparisonInfo(a.name, b.name, difference, tuple(rows), settings, left_out, a.labels, medhybrid.__version__)
+    claim_folder(out, COMPARISON, remedy="choose another folder for --out")
     try:
         write_csv(out / "comparison.csv", table)
         page = write_comparison(out / "comparison.html", info, drawn())

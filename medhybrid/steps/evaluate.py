@@ -12,14 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.data.label_values import unknown_values
+from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, item_error
 from medhybrid.files import write_atomically, write_csv
+from medhybrid.geometry import Grid
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.records import Records
 from medhybrid.metrics import LabelScore, score_case, summarise
+from medhybrid.names import printable_path
 from medhybrid.owned import FolderKind, claim_folder
-from medhybrid.steps.mask_files import mask_on_grid, masks_in, read_mask
+from medhybrid.steps.mask_files import list_masks, mask_on_grid, read_mask
 from medhybrid.steps.progress import Reporter, Silent
+
+NO_PREDICTION = "no prediction: scored as empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ def evaluate(
     cases: Sequence[str] | None = None,
     predicted_only: bool = False,
     other_values: Literal["refuse", "ignore"] = "refuse",
+    rules: SegmentRules | None = None,
     out: str | Path | None = None,
     tolerance_mm: float = 1.0,
     reporter: Reporter | None = None,
@@ -59,6 +65,8 @@ def evaluate(
     other_values : str
         Values in a mask that are no label: `refuse` the mask, or `ignore` them. A refused prediction is scored as empty; a
         case with a refused reference is not scored.
+    rules : SegmentRules, optional
+        How named segments become labels; by default each label takes the segment of its name.
     out : path, optional
         Where `scores.csv` and `summary.json` go.
 
@@ -71,11 +79,22 @@ def evaluate(
     """
     reporter = reporter or Silent()
     _check_labels(labels)
-    predicted = masks_in(Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions))
-    known = masks_in(Path(references))
+    rules = rules or SegmentRules(labels)
+    place = Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions)
+    if place.resolve() == Path(references).resolve():
+        raise DataError(f"{printable_path(place)} is scored against itself", remedy="name the folder of the references")
+    predicted, doubled = list_masks(place)
+    known, doubled_references = list_masks(Path(references))
+    doubled |= doubled_references
     failed, foreign = _on_record(Path(predictions))
-    predicted_names = sorted((set(predicted) | failed) & set(known))
-    names = list(cases) if cases is not None else predicted_names if predicted_only else sorted(known)
+    predicted_names = sorted((set(predicted) | failed | set(doubled)) & (set(known) | set(doubled_references)))
+    names = (
+        list(cases)
+        if cases is not None
+        else predicted_names
+        if predicted_only
+        else sorted(set(known) | set(doubled_references))
+    )
     if cases is None and not predicted_names:
         names = []
     if cases is None and (others := sorted(set(predicted) - set(known))):
@@ -92,20 +111,22 @@ def evaluate(
     reporter.begin("scoring", len(names))
     for n, case in enumerate(names, start=1):
         try:
+            if case in doubled:
+                raise DataError(doubled[case], expected="one", remedy="leave the one that counts")
             if case not in known:
                 raise DataError(f"case {case} has no reference")
             if case in foreign:
                 raise DataError(
                     f"the mask of {case} is of another model", remedy="run predict to its end, then evaluate"
                 )
-            scores += _score(case, known[case], predicted.get(case), labels, tolerance_mm, problems, other_values)
+            scores += _score(case, known[case], predicted.get(case), rules, tolerance_mm, problems, other_values)
         except Exception as error:
             problems[case] = str(item_error(error, f"case {case} cannot be scored", DataError))
         reporter.advance(n, case)
     reporter.end()
     if not scores:
         raise DataError("no case could be scored", found=next(iter(problems.values())))
-    if cases is None and (missing := [n for n in names if n not in predicted and n in problems]):
+    if cases is None and (missing := [n for n in names if problems.get(n) == NO_PREDICTION]):
         reporter.message(
             f"{len(missing)} of {len(names)} references have no prediction and are scored as empty "
             "(--predicted-only leaves them out)"
@@ -181,12 +202,13 @@ def _score(
     case: str,
     reference_path: Path,
     prediction_path: Path | None,
-    labels: Mapping[str, int],
+    rules: SegmentRules,
     tolerance_mm: float,
     problems: dict[str, str],
     other_values: str,
 ) -> list[LabelScore]:
-    known, grid = read_mask(reference_path, labels)
+    labels = rules.labels
+    known, grid = read_mask(reference_path, rules)
     if other_values == "refuse" and (unknown := unknown_values(known, labels.values())):
         raise DataError(
             f"the reference of {case} holds values that are no label",
@@ -196,17 +218,35 @@ def _score(
         )
     array: NDArray[np.generic] = np.zeros_like(known)
     if prediction_path is None:
-        problems[case] = "no prediction: scored as empty"
-    elif (found := mask_on_grid(prediction_path, grid, labels)) is None:
-        problems[case] = "prediction is not on the reference's grid: scored as empty"
-    elif other_values == "refuse" and (unknown := unknown_values(found, labels.values())):
-        problems[case] = (
-            f"the prediction holds values that are no label: scored as empty. Expected {_listed(labels)}, found "
-            f"{', '.join(unknown)}. Add them to labels, or --other-values ignore"
-        )
-    else:
-        array = found
+        problems[case] = NO_PREDICTION
+        return score_case(case, array, known, labels, grid, tolerance_mm=tolerance_mm)
+    try:
+        array = _read_prediction(prediction_path, grid, rules, other_values)
+    except Exception as error:  # a prediction that is left out would raise the mean
+        problem = item_error(error, f"the prediction of {case} cannot be read", DataError)
+        problems[case] = f"scored as empty: {problem}"
     return score_case(case, array, known, labels, grid, tolerance_mm=tolerance_mm)
+
+
+def _read_prediction(path: Path, grid: Grid, rules: SegmentRules, other_values: str) -> NDArray[np.generic]:
+    """Read a predicted mask (X, Y, Z) on the reference's grid.
+
+    Raises
+    ------
+    DataError
+        If it lies elsewhere, or holds values that are no label and that are refused.
+    """
+    found = mask_on_grid(path, grid, rules)
+    if found is None:
+        raise DataError("the prediction is not on the reference's grid")
+    if other_values == "refuse" and (unknown := unknown_values(found, rules.labels.values())):
+        raise DataError(
+            "the prediction holds values that are no label",
+            expected=_listed(rules.labels),
+            found=", ".join(unknown),
+            remedy="add them to labels, or --other-values ignore",
+        )
+    return found
 
 
 def _listed(labels: Mapping[str, int]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medhybrid
+from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, OutputError, item_error
 from medhybrid.geometry import Grid, orientation_code
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
@@ -25,7 +26,7 @@ from medhybrid.review.report import CaseView, Pictured, ReportInfo, write_report
 from medhybrid.review.report.page import Layout
 from medhybrid.review.report.views import Size
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
-from medhybrid.steps.mask_files import mask_on_grid, masks_in
+from medhybrid.steps.mask_files import list_masks, mask_on_grid
 from medhybrid.steps.progress import Reporter, Silent
 
 
@@ -83,7 +84,9 @@ def report(
         reporter.message(
             f"no scan of these masks is in {where}: the report is without pictures. Give --scans (and --deidentify)"
         )
-    known = {} if references is None else masks_in(Path(references))
+    known, doubled = ({}, {}) if references is None else list_masks(Path(references))
+    for message in doubled.values():
+        reporter.message(f"{message}: neither is used")
 
     def views() -> Iterator[CaseView]:
         for n, prediction in enumerate(predictions, start=1):
@@ -165,13 +168,13 @@ def _read(
     names = [n for n, _ in record.model_channels]
     scan = item.read(names, record.scan_options)
     notes += scan.notes
-    mask = mask_on_grid(folder / "masks" / f"{case}.nii.gz", scan.grid, record.labels)
+    mask = mask_on_grid(folder / "masks" / f"{case}.nii.gz", scan.grid, SegmentRules(record.labels))
     if mask is None:
         raise DataError(f"case {case}: the mask is not on the scan's grid", remedy="predict again")
     known: NDArray[np.generic] | None = None
     scores: list[LabelScore] = []
     if reference is not None:
-        known = mask_on_grid(reference, scan.grid, record.labels)
+        known = mask_on_grid(reference, scan.grid, SegmentRules(record.labels))
         if known is None:
             notes.append("the reference is not on the scan's grid: it is neither drawn nor scored")
         else:

@@ -29,7 +29,11 @@ HALF = np.s_[:19]
 VOXEL = np.s_[20, 20, 10]
 OTHER = np.s_[21, 20, 10]
 
+BLENDED = np.s_[3]
+
 DAMAGED = {
+    "padding with a blended border": with_values((SLAB, -32768), (BLENDED, -16000)),
+    "two paddings": with_values((np.s_[:2], -20000), (np.s_[2:4], -10000)),
     "a voxel at the lowest integer": with_values((VOXEL, -32768)),
     "a slab of padding": with_values((SLAB, -32768)),
     "more padding than scan": with_values((HALF, -32768)),

@@ -11,14 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import DataConfig
+from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, read_json, subject_of
 from medhybrid.data.layouts.datalist import find_datalist, list_datalist
 from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet
 from medhybrid.data.layouts.studies import list_scans, list_studies
-from medhybrid.data.layouts.table import find_tables, list_table
+from medhybrid.data.layouts.table import find_tables, has_table, list_table
 from medhybrid.errors import DataError
 from medhybrid.names import make_unique, printable_path
 from medhybrid.remote import local_copy
+from medhybrid.scans.context import TABLE as CONTEXT_TABLE
 
 LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
     "decathlon": list_datalist,
@@ -44,8 +46,8 @@ def list_dataset(config: DataConfig) -> Listing:
     root = local_copy(config.root)
     if not root.is_dir():
         raise DataError(f"dataset folder {printable_path(root)} does not exist", remedy="check data.root")
-    layout = recognise(root) if config.layout == "auto" else config.layout
-    _refuse_ignored_label(root, config)
+    layout = layout_of(config, root)
+    _refuse_contradictions(root, config)
     lister = LAYOUTS[layout] if config.labelled else UNLABELLED.get(layout, LAYOUTS[layout])
     listing = lister(config, root)
     cases = listing.cases if config.labelled else tuple(replace(c, mask=None) for c in listing.cases)
@@ -53,25 +55,76 @@ def list_dataset(config: DataConfig) -> Listing:
         raise DataError(
             f"{printable_path(root)} holds no case in the {layout} layout", remedy="see docs/data.md for the layouts"
         )
-    return replace(listing, cases=_with_unique_names(cases))
+    return Listing(_with_unique_names(cases), (*listing.notes, *_shared_masks(cases)))
 
 
-def _refuse_ignored_label(root: Path, config: DataConfig) -> None:
-    """Raise `DataError` where the dataset's own file says that a label of the config is to be ignored."""
+def layout_of(config: DataConfig, root: Path) -> str:
+    """Return the layout that a config names, or that of the folder."""
+    return recognise(root) if config.layout == "auto" else config.layout
+
+
+def list_files(config: DataConfig, root: Path) -> list[Path]:
+    """Return the tables and lists of a dataset that say which files belong to which case, channel, subject and fold."""
+    layout = layout_of(config, root)
+    found = [root / CHANNEL_TABLE, root / CONTEXT_TABLE]
+    if layout == "csv":
+        found += find_tables(root)
+    if layout in ("decathlon", "nnunet"):
+        found.append(find_datalist(root) or root / "dataset.json")
+    return [p for p in found if p.is_file()]
+
+
+def _shared_masks(cases: tuple[Case, ...]) -> list[Note]:
+    """Name masks that several cases share, as rows of a table that were copied do."""
+    by_mask: dict[tuple[Path, ...], list[str]] = {}
+    for case in cases:
+        if case.mask is not None:
+            by_mask.setdefault(case.mask.paths, []).append(case.name)
+    return [
+        Note(names[0], f"{len(names)} cases have the same mask file", ", ".join(names[:5]), "check the list of cases")
+        for names in by_mask.values()
+        if len(names) > 1
+    ]
+
+
+def _refuse_contradictions(root: Path, config: DataConfig) -> None:
+    """Raise `DataError` where the dataset's own file gives a label or channel of the config another value or place.
+
+    Joined by value or number, they would be learnt under the name of another.
+    """
     path = root / "dataset.json"
     values = read_json(path) if path.is_file() else {}
-    labels = values.get("labels") if isinstance(values, dict) else None
-    if not isinstance(labels, dict):
+    if not isinstance(values, dict):
         return
-    pairs = [*labels.items(), *((v, k) for k, v in labels.items())]  # version 1 maps values to names
-    ignored = {str(value) for name, value in pairs if str(name).strip().lower() == "ignore"}
-    if found := [f"{n}: {v}" for n, v in config.labels.items() if str(v) in ignored]:
+    labels = _numbers_by_name(values.get("labels"))
+    ignored = {value for name, value in labels.items() if name == "ignore"}
+    if found := [f"{n}: {v}" for n, v in config.labels.items() if v in ignored]:
         raise DataError(
             "a label of the config is one that the dataset ignores",
             expected="labels without the value that dataset.json names `ignore`",
             found=", ".join(found),
             remedy="take it out of data.labels; masks that hold the value cannot be used yet",
         )
+    channels = _numbers_by_name(values.get("channel_names", values.get("modality")))
+    places = {c.name: i for i, c in enumerate(config.channels)}
+    for kind, ours, theirs in (("labels", config.labels, labels), ("channels", places, channels)):
+        if other := [n for n, v in ours.items() if theirs.get(n.strip().lower(), v) != v]:
+            raise DataError(
+                f"data.{kind} contradicts dataset.json",
+                expected=", ".join(f"{n}: {theirs[n.strip().lower()]}" for n in other),
+                found=", ".join(f"{n}: {ours[n]}" for n in other),
+                remedy=f"give the {kind} the values of dataset.json",
+            )
+
+
+def _numbers_by_name(values: object) -> dict[str, int]:
+    """Return names in lower case to numbers; version 1 of nnU-Net maps numbers to names. Names given twice are left out."""
+    if not isinstance(values, dict):
+        return {}
+    pairs = [(k, v) if str(v).isdigit() else (v, k) for k, v in values.items()]
+    numbered = [(str(name).strip().lower(), int(str(number))) for name, number in pairs if str(number).isdigit()]
+    names = [name for name, _ in numbered]
+    return {name: number for name, number in numbered if names.count(name) == 1}
 
 
 def list_cases(config: DataConfig) -> list[Case]:
@@ -106,9 +159,24 @@ def recognise(root: Path) -> str:
         return "nnunet"
     if find_datalist(root) is not None:
         return "decathlon"
-    if find_tables(root):
+    if has_table(root):
         return "csv"
-    return "nnunet" if is_nnunet(root) or (root / "dataset.json").is_file() else "studies"
+    if is_nnunet(root) or (root / "dataset.json").is_file():
+        return "nnunet"
+    has_folders = any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir())
+    return "csv" if find_tables(root) and not has_folders else "studies"
 
 
-__all__ = ["LAYOUTS", "Case", "Files", "Listing", "Note", "list_cases", "list_dataset", "recognise", "subject_of"]
+__all__ = [
+    "LAYOUTS",
+    "Case",
+    "Files",
+    "Listing",
+    "Note",
+    "layout_of",
+    "list_cases",
+    "list_dataset",
+    "list_files",
+    "recognise",
+    "subject_of",
+]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medhybrid.config import DataConfig
+from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.errors import DataError
 from medhybrid.names import check_case_name, escape_name, printable_path
 
 Paths = tuple[Path, ...]
-
-IMAGE_SUFFIX = re.compile(r"\.(nii\.gz|nii|nrrd|nhdr|mha|mhd|hdr)$", re.IGNORECASE)
-"""Files that can be read as an image; `.img` goes with its `.hdr`."""
 
 FLAT_SUFFIX = re.compile(r"\.(png|tif|tiff|jpg|jpeg|bmp)$", re.IGNORECASE)
 """Two-dimensional images, which cannot be read."""
@@ -87,6 +86,25 @@ class Listing:
     notes: tuple[Note, ...] = ()
 
 
+def read_fold(value: object) -> int | None:
+    """Return the number of a fold as tables and lists write it: 0, "0" or 0.0; None for an empty one.
+
+    Raises
+    ------
+    DataError
+        If it is not a whole number.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else float("nan")
+    except ValueError:
+        number = float("nan")
+    if not number.is_integer():
+        raise DataError("a fold is not a number", expected="a whole number from 0", found=ascii(value)[:60])
+    return int(number)
+
+
 def subject_of(config: DataConfig, case: str) -> str:
     """Return the subject of a case, by `data.subject_pattern`; raises `DataError` if that does not match."""
     if config.subject_pattern is None:
@@ -132,8 +150,10 @@ def path_inside(root: Path, relative: object) -> Path:
     """
     if not isinstance(relative, str) or not relative or "\0" in relative:
         raise DataError("a file is not named", expected="a path below the dataset", found=ascii(relative)[:100])
+    relative = relative if "\\" not in relative or (root / relative).exists() else relative.replace("\\", "/")
     path = Path(*(p for p in (root / relative).parts if p != "."))
-    if ".." in path.parts or not path.is_relative_to(root):
+    whole = Path(os.path.abspath(path))
+    if ".." in path.parts or not any(whole.is_relative_to(r) for r in (Path(os.path.abspath(root)), root.resolve())):
         raise DataError(
             f"{printable_path(relative)} lies outside the dataset",
             expected=f"a path below {printable_path(root)}",

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.config import DataConfig
-from medhybrid.data.layouts.case import Case, Files, Listing, Note, named_case, path_inside, read_json, strip_suffix
+from medhybrid.data.layouts.case import (
+    Case,
+    Files,
+    Listing,
+    Note,
+    named_case,
+    path_inside,
+    read_fold,
+    read_json,
+    strip_suffix,
+)
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
 
@@ -68,7 +78,10 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
 def _names_of(entries: list[Any], root: Path) -> list[str]:
     """Return a name for each entry: that of its first image, or where several would share it, of its path."""
     files = [_image_files(e) for e in entries]
-    paths = [Path(f[0]) if f and isinstance(f[0], str) else Path(f"entry {i + 1}") for i, f in enumerate(files)]
+    paths = [
+        Path(f[0].replace("\\", "/")) if f and isinstance(f[0], str) else Path(f"entry {i + 1}")
+        for i, f in enumerate(files)
+    ]
     names = [strip_suffix(p.name) for p in paths]
     if len(set(names)) == len(names):
         return names
@@ -110,8 +123,8 @@ def _case_of(entry: Any, name: str, section: int | None, config: DataConfig, roo
             mask = Files((path_inside(root, label),))
         if mask is None and config.labelled:
             raise DataError(f"{where} names no label of {name}", remedy="add it, or take the entry out")
-        if section is None and isinstance(entry.get("fold"), int) and not isinstance(entry["fold"], bool):
-            fold = entry["fold"]
+        if section is None:
+            fold = read_fold(entry.get("fold"))
     except DataError as error:
         problem = problem or error
     return Case(name, subject, images, mask, problem=problem, is_labelled=mask is not None, fold=fold)

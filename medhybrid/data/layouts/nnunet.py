@@ -7,13 +7,14 @@ belong to no case are named in the notes.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medhybrid.config import DataConfig
+from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.case import (
     FLAT_SUFFIX,
-    IMAGE_SUFFIX,
     Case,
     Files,
     Listing,
@@ -48,10 +49,11 @@ def is_nnunet(root: Path) -> bool:
 def list_nnunet(config: DataConfig, root: Path) -> Listing:
     """List the cases of nnU-Net's folders."""
     images, masks = _by_stem(root / "imagesTr"), _by_stem(root / "labelsTr")
-    mask_of = {_case_of_mask(stem, images): stem for stem in sorted(masks)}
+    has_numbers = _have_channel_numbers(masks, images)
+    mask_of = {NUMBER.sub("", stem) if has_numbers else stem: stem for stem in sorted(masks)}
     names = sorted(mask_of)
     if not config.labelled:
-        names = sorted({*names, *(NUMBER.sub("", stem) for stem in images)})
+        names = sorted({*names, *(_case_of_image(stem, mask_of) for stem in images)})
     taken: set[str] = set()
     cases = []
     for name in names:
@@ -75,15 +77,23 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
         for path in sorted(folder.iterdir()):
             is_image = IMAGE_SUFFIX.search(path.name) or FLAT_SUFFIX.search(path.name)
             if is_image and not path.name.startswith("."):
-                found.setdefault(FLAT_SUFFIX.sub("", strip_suffix(path.name)), []).append(path)
+                stem = unicodedata.normalize("NFC", FLAT_SUFFIX.sub("", strip_suffix(path.name)))
+                found.setdefault(stem, []).append(path)
     return found
 
 
-def _case_of_mask(stem: str, images: Mapping[str, object]) -> str:
-    """Return the case of a mask; people leave the channel number on masks, too."""
-    if f"{stem}_0000" in images or stem not in images:
-        return stem
-    return NUMBER.sub("", stem)
+def _have_channel_numbers(masks: Mapping[str, object], images: Mapping[str, object]) -> bool:
+    """Whether the masks carry the channel number of their images: all end in _0000, and images have these names.
+
+    Numbers of patients may have four digits, too: where they differ, the names are the cases as they are.
+    """
+    if not masks or any(f"{stem}_0000" in images for stem in masks):
+        return False
+    return all(stem.endswith("_0000") and stem in images for stem in masks)
+
+
+def _case_of_image(stem: str, mask_of: Mapping[str, object]) -> str:
+    return stem if stem in mask_of else NUMBER.sub("", stem)
 
 
 def _stems_of(name: str, images: Mapping[str, object], n_channels: int) -> list[str | None]:

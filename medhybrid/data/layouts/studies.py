@@ -26,7 +26,8 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     entries = discover(root, with_archives=False).entries
     for entry in entries:
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
-    cases = []
+    cases: list[Case] = []
+    notes: list[Note] = []
     for study, members in by_study.items():
         masks = [e for e in members if matches(e, config.mask_pattern)] or [e for e in members if e.modality in KINDS]
         images = [e for e in members if e not in masks and not e.problem and not e.left_aside]
@@ -41,7 +42,10 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
             cases.append(Case(study, subject, (), None, problem=problem, is_labelled=bool(masks)))
             continue
         cases.append(Case(study, subject, tuple(_files(m.entry) for m in matched), _files(mask)))
-    notes = [Note(e.name, f"{e.name} is skipped: {e.problem}") for e in entries if e.problem]
+        used = [mask, *(m.entry for m in matched)]
+        if unused := [e.name for e in (*images, *masks) if e not in used]:
+            notes.append(Note(study, f"{len(unused)} scans of the study are not used", ", ".join(unused[:5])))
+    notes += [Note(e.name, f"{e.name} is skipped: {e.problem}") for e in entries if e.problem]
     return Listing(tuple(cases), tuple(notes))
 
 
@@ -70,8 +74,13 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
     cases = []
     for entry in (e for e, whole in zip(images, is_whole, strict=True) if whole):
         name = escape_name(entry.name)
-        subject = subject_of(config, name) if config.subject_pattern else _study_folder(entry, base)
-        cases.append(Case(name, subject, (_files(entry),), None))
+        problem = None
+        subject = _study_folder(entry, base)
+        try:
+            subject = subject_of(config, name) if config.subject_pattern else subject
+        except DataError as error:
+            problem = error
+        cases.append(Case(name, subject, (_files(entry),), None, problem=problem))
     cases += _studies_of_scans(config, root, [e for e, whole in zip(images, is_whole, strict=True) if not whole])
     studies = {_study_folder(entry, base): entry for entry in masks}
     labelled = {study: subject for study, e in studies.items() if (subject := _subject_of_mask(config, e, study))}

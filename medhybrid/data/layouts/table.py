@@ -6,9 +6,10 @@ from pathlib import Path
 
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
-from medhybrid.data.layouts.case import Case, Files, Listing, named_case
+from medhybrid.data.layouts.case import Case, Files, Listing, named_case, read_fold
 from medhybrid.errors import DataError
 from medhybrid.names import check_case_name, printable_path
+from medhybrid.owned import contents_of, is_made_here
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
 from medhybrid.tables import Table, read_table
 
@@ -18,7 +19,20 @@ NO_LISTS = (CHANNEL_TABLE, CONTEXT_TABLE)
 
 def find_tables(root: Path) -> list[Path]:
     """Return the CSV tables that may list the cases."""
-    return sorted(p for p in root.glob("*.[cC][sS][vV]") if p.name not in NO_LISTS and not p.name.startswith("."))
+    ours = contents_of(root)
+    found = [p for p in root.glob("*.[cC][sS][vV]") if p.name not in NO_LISTS and not p.name.startswith(".")]
+    return sorted(p for p in found if not is_made_here(p, ours))
+
+
+def has_table(root: Path) -> bool:
+    """Whether a table in a folder lists cases: it has a column `case`."""
+    for path in find_tables(root):
+        try:
+            if read_table(path).column("case") is not None:
+                return True
+        except DataError:
+            continue
+    return False
 
 
 def list_table(config: DataConfig, root: Path) -> Listing:
@@ -71,6 +85,7 @@ def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, p
     name, subject, problem = named_case(cell("case"), config, source=printable_path(path.name), where=where)
     images: tuple[Files | None, ...] = tuple(_files(path.parent, cell(c.name)) for c in config.channels)
     mask = _files(path.parent, cell("mask"))
+    fold = None
     try:
         if row.get(""):
             raise DataError(
@@ -84,12 +99,16 @@ def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, p
             raise DataError(f"case {name}: {where} names no mask", remedy="fill the column `mask`, or remove the line")
         if not any(images):
             raise DataError(f"case {name}: {where} names no image", expected=", ".join(c.name for c in config.channels))
+        fold = read_fold(cell("fold"))
     except DataError as error:
         problem = problem or error
-    fold = int(cell("fold")) if cell("fold").isascii() and cell("fold").isdigit() else None
     return Case(name, subject, images, mask, problem=problem, is_labelled=mask is not None, fold=fold)
 
 
 def _files(root: Path, cell: str) -> Files | None:
     """Return the file that a cell names, or the folder with one DICOM series; relative paths start at the table."""
-    return Files((root / cell,)) if cell and "\0" not in cell else None
+    if not cell or "\0" in cell:
+        return None
+    if "\\" in cell and not (root / cell).exists():  # as Windows writes paths
+        cell = cell.replace("\\", "/")
+    return Files((root / cell,))

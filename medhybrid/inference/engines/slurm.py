@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from medhybrid.errors import OutputError
 from medhybrid.files import write_atomically
 
 SCRIPT = """\
@@ -39,6 +41,16 @@ def write_array_script(path: Path, command: Sequence[str], count: int) -> Path:
         log=shlex.quote(str(log)),
         script=shlex.quote(str(path)),
     )
+    path = _free_path(path, text)
     write_atomically(path, text)
     path.chmod(0o755)
     return path
+
+
+def _free_path(path: Path, text: str) -> Path:
+    """Return a path at which nothing else stands: a script whose time and memory were filled in is kept."""
+    for number in range(1, 10_000):
+        free = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if not os.path.lexists(free) or (free.is_file() and free.read_bytes() == text.encode()):
+            return free
+    raise OutputError(f"{path.parent} holds too many scripts", remedy="remove those that are not needed")

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from medhybrid.errors import OutputError
 from medhybrid.files import write_atomically
+from medhybrid.names import printable_path
 from medhybrid.owned import remove_made
 from medhybrid.review.figures import largest_region_centre
 from medhybrid.review.report.charts import Point, figure, strip
@@ -74,11 +76,20 @@ def write_report(
 ) -> Path:
     """Write the report; returns its first page. Each case is let go of when it is drawn.
 
+    Raises
+    ------
+    OutputError
+        If a page or folder of that name is there which medhybrid did not write.
+
     Parameters
     ----------
     n_cases : int
         How many `cases` will give.
     """
+    if (page_file := out / "report.html").is_file() and b"medhybrid" not in page_file.read_bytes():
+        raise OutputError(
+            f"{printable_path(page_file)} is not replaced: medhybrid did not write it", remedy="move it elsewhere"
+        )
     is_split = layout == "pages" or (layout == "auto" and n_cases > MAX_ON_ONE_PAGE)
     page, folder = _Page(info, is_split), out / ".report-new"
     remove_made(folder, PAGES)
