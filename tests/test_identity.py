@@ -125,7 +125,8 @@ def test_no_command_tells_what_identifies(
     masks, predicted = data / "masks", out / "predicted"
     for mask in (predicted / "masks").iterdir():
         mask.rename(mask.with_name(mask.name.replace("x", "scan")))
-    assert main(["evaluate", str(masks), str(predicted), "--config", str(config), "--run", str(run.parent)]) == 0
+    scoring = ["evaluate", str(masks), str(predicted), "--config", str(config), "--predicted-only"]
+    assert main([*scoring, "--run", str(run.parent)]) == 0
 
     told = capsys.readouterr()
     spoken = {"stdout": told.out, "stderr": told.err, "log": caplog.text}

@@ -11,6 +11,8 @@ import pytest
 
 import medhybrid
 from medhybrid.errors import MedHybridError, OutputError
+from medhybrid.inference.engines.slurm import write_array_script
+from medhybrid.inference.folder_record import OUTPUT
 from medhybrid.owned import FolderKind, claim_folder, kinds_of, remove_made, remove_tree
 from tests.synthetic import blob_case, save_nifti, small_config, write_csv
 
@@ -136,3 +138,29 @@ def test_commands_refuse_folders_that_hold_files_of_their_names(tmp_path: Path) 
         medhybrid.evaluate(tmp_path / "masks", tmp_path / "more", labels={"x": 1}, out=tmp_path / "scores")
     assert (tmp_path / "scores" / "summary.json").read_text() == "mine"
     assert (prepared / "case.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["results.csv", "work.csv", "run.json", "report.html"])
+def test_a_folder_with_a_table_of_the_users_is_no_output_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("patient,age\n")
+    with pytest.raises(OutputError, match="did not make"):
+        claim_folder(tmp_path, OUTPUT)
+
+
+def test_a_converted_file_that_was_edited_is_kept(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "scans" / "a.nii.gz", blob_case(0)[0])
+    medhybrid.convert(tmp_path / "scans", out=tmp_path / "out")
+    edited = save_nifti(tmp_path / "out" / "a.nii.gz", blob_case(1)[0]).read_bytes()
+
+    (row,) = medhybrid.convert(tmp_path / "scans", out=tmp_path / "out")
+
+    assert row.name == "a_2"
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == edited
+
+
+def test_a_script_of_jobs_that_was_filled_in_is_kept(tmp_path: Path) -> None:
+    first = write_array_script(tmp_path / "predict.sbatch", ["x"], 2)
+    first.write_text("filled in")
+    second = write_array_script(tmp_path / "predict.sbatch", ["x"], 2)
+    assert (first.read_text(), second.name) == ("filled in", "predict-2.sbatch")
+    assert write_array_script(tmp_path / "predict.sbatch", ["x"], 2) == second

@@ -42,6 +42,9 @@ DATA_KEYS = (
 PREPARE_KEYS = ("max_patch_voxels", "max_affine_error_mm", "blank_copied_channels")
 """Settings that decide the cases, the folds or the plan, besides those that the plan holds itself."""
 
+MADE_FOLDS = ("data.n_folds", "data.split_seed")
+"""Settings of folds that are made; a dataset with a file of folds does not use them."""
+
 SHOWN = 5
 
 
@@ -107,7 +110,10 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
             found=f"data.root={then.root}",
             remedy="run medhybrid preprocess with this config, or give the study another name",
         )
-    keys = [k for k in now.settings if k in then.settings and then.settings[k] != now.settings[k]]
+    is_from_file = now.splits_sha256 is not None and (not then.knows_splits or then.splits_sha256 == now.splits_sha256)
+    unused = MADE_FOLDS if is_from_file else ()  # they part inner folds only
+    shared = [k for k in now.settings if k in then.settings and k not in unused]
+    keys = [k for k in shared if then.settings[k] != now.settings[k]]
     if keys:
         raise DataError(
             f"the cases in {printable_path(folder)} were prepared by other settings",

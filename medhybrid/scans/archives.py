@@ -10,13 +10,14 @@ import warnings
 import weakref
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medhybrid.errors import ScanError
+from medhybrid.names import printable_path, same_file_name
 
 MAX_MEMBERS = 200_000
-MAX_RATIO = 200
-"""A member that claims to unpack to more than this many times its packed size is refused: images do not compress so."""
+MAX_RATIO = 1032
+"""A member that claims to unpack to more than this many times its packed size is refused: deflate reaches no more."""
 
 MIN_CHECKED_BYTES = 10 << 20
 """Smaller members are not held against `MAX_RATIO`; a blank slice compresses well."""
@@ -64,6 +65,10 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> No
         raise _refused(archive, f"{len(members)} members")
     if sum(m.file_size for m in members) > free_bytes // 2:
         raise _refused(archive, "it unpacks to more than half of the free disk space")
+    places = [same_file_name(str(_relative(archive, m))) for m in members]
+    if len(set(places)) < len(places):
+        doubled = next(m.filename for m, p in zip(members, places, strict=True) if places.count(p) > 1)
+        raise _refused(archive, f"two members of one name: {printable_path(doubled)[:100]}")
     for m in members:
         if stat.S_ISLNK(m.external_attr >> 16):
             raise _refused(archive, "a link inside")
@@ -74,8 +79,9 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> No
 
 def _relative(archive: Path, member: zipfile.ZipInfo) -> Path:
     path = PurePosixPath(member.filename.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or any(":" in p for p in path.parts) or not path.parts:
-        raise _refused(archive, "a member whose path leads outside")
+    has_drive = any(PureWindowsPath(p).drive for p in path.parts)
+    if path.is_absolute() or ".." in path.parts or has_drive or not path.parts:
+        raise _refused(archive, "a member whose path is absolute, has a drive letter, or leads upwards")
     return Path(*path.parts)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medhybrid.errors import MedHybridError, ScanError
 
@@ -58,3 +59,14 @@ def report_affine(path: Path, error: Exception) -> ScanError:
         found=error.found,
         remedy="repair its header",
     )
+
+
+def refuse_overflow(path: Path, narrow: NDArray[np.float32], wide: NDArray[np.generic]) -> None:
+    """Raise `ScanError` where finite values of a file became infinite in float32."""
+    if np.isinf(narrow).any() and np.isinf(wide).sum() < np.isinf(narrow).sum():
+        raise ScanError(
+            f"{path.name} holds values that are too large",
+            expected="values that float32 holds",
+            found=f"up to {np.abs(wide[np.isfinite(wide)]).max():g}",
+            remedy="scale the values before they are exported",
+        )

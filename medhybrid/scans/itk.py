@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import GeometryError, ScanError
 from medhybrid.geometry import Affine
-from medhybrid.scans.claims import check_claim, report_affine
+from medhybrid.scans.claims import check_claim, refuse_overflow, report_affine
 from medhybrid.scans.image_header import ImageHeader
 from medhybrid.scans.metaimage import read_meta_header
 from medhybrid.scans.nrrd import read_nrrd_header
@@ -36,7 +36,12 @@ def read_itk(path: Path) -> Scan:
     header = read_image_header(path)
     values, n_surplus = read_values(path.name, header.stored)
     array = _channels_first(values, header)
-    array = array if array.dtype.kind in "iu" else array.astype(np.float32, copy=False)
+    if array.dtype.kind not in "iu":
+        with np.errstate(over="ignore"):
+            narrow = array.astype(np.float32, copy=False)
+        if array.dtype.itemsize > 4:
+            refuse_overflow(path, narrow, array)
+        array = narrow
     x, y = header.shape[:2]
     notes = header.notes + check_surplus(path, n_surplus, header.stored.n_bytes, array.size // (x * y))
     try:

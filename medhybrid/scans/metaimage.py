@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +28,12 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
 
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
-    reader.SetFileName(str(header.path))
     try:
-        reader.ReadImageInformation()
+        with tempfile.TemporaryDirectory() as folder:  # ITK ends the process on a path that is not UTF-8
+            link = Path(folder) / f"header{header.path.suffix.lower()}"
+            os.symlink(os.path.abspath(header.path), link)
+            reader.SetFileName(str(link))
+            reader.ReadImageInformation()
         n_components = reader.GetNumberOfComponents()
         dtype = _dtypes()[reader.GetPixelID()]
     except (RuntimeError, KeyError) as error:

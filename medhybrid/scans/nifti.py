@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import GeometryError, MedHybridError, OutputError, ScanError
 from medhybrid.geometry import Affine, is_sheared
-from medhybrid.scans.claims import report_affine
+from medhybrid.scans.claims import refuse_overflow, report_affine
 from medhybrid.scans.nifti_header import (
     GEOMETRY_FIELDS,
     SUFFIXES,
@@ -100,8 +100,13 @@ def _read_values(path: Path, header: NiftiHeader) -> tuple[NDArray[np.generic], 
                 values = np.asarray(proxy.get_unscaled())
                 values = values.astype(stored.newbyteorder("="), copy=False)
             else:
-                values = np.asanyarray(proxy, dtype=np.float32).astype(np.float32, copy=False)
+                with np.errstate(over="ignore"):
+                    values = np.asanyarray(proxy, dtype=np.float32).astype(np.float32, copy=False)
+                if stored.itemsize > 4:
+                    refuse_overflow(path, values, np.asanyarray(proxy))
             n_surplus = count_to_end(stream)
+    except ScanError:
+        raise
     except DAMAGE as error:
         raise report_damage(header.values, OSError(str(error).split(" from ")[0])) from error
     except Exception as error:  # offsets and scaling of damaged headers raise of many kinds

@@ -151,7 +151,7 @@ def is_pair_header(path: Path) -> bool:
     try:
         with open_plain_or_gzip(path) as stream:
             start = stream.read(4)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         start = b""
     is_header = any(
         int.from_bytes(start, order) in (BYTES_OF_VERSION_1, BYTES_OF_VERSION_2) for order in ("little", "big")
@@ -229,7 +229,9 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
     sform = int(checked["sform_code"])
     qform = int(checked["qform_code"])
     if not sform and not qform:
-        notes += ("the header says nothing of position and orientation (sform and qform codes are 0)",)
+        codes = [int(header.stored[name]) for name in ("sform_code", "qform_code")]
+        why = "are 0" if not any(codes) else f"{codes[0]} and {codes[1]} are not those of the standard"
+        notes += (f"the header says nothing of position and orientation (sform and qform codes {why})",)
         return np.asarray(checked.get_base_affine(), np.float64), notes
     by_sform = np.asarray(checked.get_sform(), np.float64)
     if sform and np.isfinite(by_sform).all() and not is_singular(by_sform):
@@ -274,7 +276,7 @@ def _form_notes(header: NiftiHeader, checked: Any, sform: Affine, shape: tuple[i
         scale = np.diag([header.mm_per_unit] * 3 + [1.0])
         try:
             gap = corner_distance_mm(Grid(shape, scale @ sform), Grid(shape, scale @ checked.get_qform()))
-            if gap > MAX_FORM_DIFFERENCE_MM:
+            if gap > MAX_FORM_DIFFERENCE_MM * min(1.0, *(s * header.mm_per_unit for s in spacing_mm(sform))):
                 notes += (f"sform and qform differ by up to {gap:.3g} mm; sform is used",)
         except (GeometryError, ValueError):
             notes += ("qform cannot be read; sform is used",)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.config import ScansConfig
-from medhybrid.errors import ScanError, SeriesError
+from medhybrid.errors import MedHybridError, ScanError, SeriesError, item_error
 from medhybrid.geometry import corner_distance_mm
+from medhybrid.names import printable_path
 from medhybrid.scans import image_files, itk, nifti
 from medhybrid.scans.align import bring_onto
 from medhybrid.scans.dicom.headers import group_series
@@ -44,6 +45,16 @@ def read_scan(
     ScanError
         If there is not exactly one readable scan.
     """
+    try:
+        return _read(path, case, part, options)
+    except MedHybridError:
+        raise
+    except Exception as error:
+        name = "a scan" if not isinstance(path, str | Path) else printable_path(Path(path).name[:100])
+        raise item_error(error, f"{name} cannot be read", ScanError) from error
+
+
+def _read(path: str | Path | Sequence[str | Path], case: str | None, part: str, options: ScansConfig | None) -> Scan:
     if not isinstance(path, (str, Path)):
         paths = [Path(p) for p in path]
         if image_files.is_header_with_values(paths):

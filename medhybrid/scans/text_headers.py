@@ -121,7 +121,8 @@ def _is_dimension(value: str) -> bool:
 def _check_data_file(path: Path, value: str) -> str:
     """Return the name of the file of the values; raises `ScanError` if it is not one file of the header's folder."""
     name = value.removeprefix("./")
-    if any(c in name for c in "/\\%") or name == ".." or name.upper().startswith("LIST"):
+    is_list = re.fullmatch(r"LIST(\s+\d+)?", name.strip(), re.IGNORECASE)
+    if any(c in name for c in "/\\") or name == ".." or is_list or re.search(r"%0?\d*d", name):
         raise ScanError(
             f"{path.name} has its values elsewhere",
             expected="in it, or in one file of the same folder",

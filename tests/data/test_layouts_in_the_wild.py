@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -245,3 +246,104 @@ def test_masks_whose_values_are_nearly_whole_are_taken(tmp_path: Path) -> None:
     assert unknown_values(round_labels(near * np.float32(1.01)), [1]) == ["1.0100001"]
     assert unknown_values(np.array([0, 1, 128, 255], np.uint8), [1]) == ["128", "255"]
     nib.save(nib.Nifti1Image(near, np.eye(4)), tmp_path / "m.nii")
+
+
+def test_numbers_of_patients_are_not_taken_for_channels(tmp_path: Path) -> None:
+    for name in ("siteA_0000", "siteA_0001", "siteB_0000", "siteB_0001"):
+        save_nifti(tmp_path / "imagesTr" / f"{name}.nii.gz", IMAGE)
+        save_nifti(tmp_path / "labelsTr" / f"{name}.nii.gz", MASK)
+
+    cases = list_cases(config(tmp_path))
+
+    assert usable(cases) == ["siteA_0000", "siteA_0001", "siteB_0000", "siteB_0001"]
+    assert all(c.images[0] and c.mask and c.images[0].paths[0].name == c.mask.paths[0].name for c in cases)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_in_two_unicode_forms_are_one_case(tmp_path: Path, form: str) -> None:
+    save_nifti(tmp_path / "imagesTr" / (unicodedata.normalize("NFD", "Müller") + "_0000.nii.gz"), IMAGE)
+    save_nifti(tmp_path / "labelsTr" / (unicodedata.normalize(form, "Müller") + ".nii.gz"), MASK)  # type: ignore[arg-type]
+    assert usable(list_cases(config(tmp_path))) == [unicodedata.normalize("NFC", "Müller")]
+
+
+def test_masks_of_slicer_have_the_name_of_their_case(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "imagesTr" / "c0_0000.nii.gz", IMAGE)
+    (tmp_path / "labelsTr").mkdir()
+    (tmp_path / "labelsTr" / "c0.seg.nrrd").write_bytes(b"NRRD0004\n")
+    assert usable(list_cases(config(tmp_path))) == ["c0"]
+
+
+@pytest.mark.parametrize("fold", [1, "1", 1.0, "1.0"])
+def test_folds_are_read_as_tables_and_lists_write_them(tmp_path: Path, fold: object) -> None:
+    nnunet(tmp_path, n=2)
+    files = [{"image": f"imagesTr/case_{i}_0000.nii.gz", "label": f"labelsTr/case_{i}.nii.gz"} for i in range(2)]
+    datalist(tmp_path, [files[0] | {"fold": 0}, files[1] | {"fold": fold}])  # type: ignore[list-item]
+    assert [c.fold for c in list_cases(config(tmp_path, layout="decathlon"))] == [0, 1]
+    write_csv(tmp_path, [{"case": "a", "A": "a.nii", "mask": "m.nii", "fold": str(fold)}])
+    assert [c.fold for c in list_cases(config(tmp_path, layout="csv"))] == [1]
+
+
+@pytest.mark.parametrize("fold", ["val", "0.5", True])
+def test_a_fold_that_is_no_number_is_a_problem_of_its_case(tmp_path: Path, fold: object) -> None:
+    write_csv(tmp_path, [{"case": "a", "A": "a.nii", "mask": "m.nii", "fold": str(fold)}])
+    assert "a fold is not a number" in str(list_cases(config(tmp_path))[0].problem)
+
+
+def test_a_config_that_contradicts_the_datasets_own_names_is_refused(tmp_path: Path) -> None:
+    root = nnunet(tmp_path, n_channels=2)
+    values = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "liver": 1, "tumour": 2}}
+    (root / "dataset.json").write_text(json.dumps(values))
+    right = {"labels": {"liver": 1, "tumour": 2}}
+    assert usable(list_cases(config(root, ("T1", "FLAIR"), **right)))
+    with pytest.raises(DataError, match=r"data\.channels contradicts"):
+        list_cases(config(root, ("FLAIR", "T1"), **right))
+    with pytest.raises(DataError, match=r"data\.labels contradicts"):
+        list_cases(config(root, ("T1", "FLAIR"), labels={"tumour": 1, "liver": 2}))
+
+
+def test_cases_that_share_a_mask_are_named(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": c, "A": f"{c}.nii", "mask": "m.nii"} for c in "abc"])
+    (note,) = list_dataset(config(tmp_path)).notes
+    assert (note.message, note.found) == ("3 cases have the same mask file", "a, b, c")
+
+
+def test_other_tables_and_our_own_outputs_do_not_decide_the_layout(tmp_path: Path) -> None:
+    root = nnunet(tmp_path)
+    (root / "patients.csv").write_text("patient,age\n1,60\n")
+    assert usable(list_cases(config(root))) == ["case_0", "case_1", "case_2"]
+    (root / "results.csv").write_text("case,status\na,done\n")
+    (root / ".medhybrid.json").write_text(json.dumps({"kinds": {"predict": ["results.csv"]}}))
+    assert usable(list_cases(config(root))) == ["case_0", "case_1", "case_2"]
+
+
+@pytest.mark.parametrize(
+    "line", ["sep=;\r\ncase;A;mask\r\na;a.nii;m.nii\r\n", 'case;"A";mask;"x, y, z, and more"\na;a.nii;m.nii;1\n']
+)
+def test_tables_of_spreadsheets_are_read(tmp_path: Path, line: str) -> None:
+    (tmp_path / "t.csv").write_text(line)
+    assert usable(list_cases(config(tmp_path))) == ["a"]
+
+
+def test_paths_of_windows_and_absolute_paths_below_the_dataset_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nnunet(tmp_path / "d", n=2)
+    datalist(
+        tmp_path / "d",
+        [
+            {"image": "imagesTr\\case_0_0000.nii.gz", "label": "labelsTr\\case_0.nii.gz"},
+            {"image": str(tmp_path / "d/imagesTr/case_1_0000.nii.gz"), "label": "labelsTr/case_1.nii.gz"},
+        ],
+    )
+    monkeypatch.chdir(tmp_path)
+    cases = list_cases(config(Path("d"), layout="decathlon"))
+    assert usable(cases) == ["case_0_0000", "case_1_0000"]
+    assert all(p.is_file() for c in cases for p in c.files)
+
+
+def test_scans_of_a_study_that_are_not_used_are_named(tmp_path: Path) -> None:
+    for name in ("A.nii.gz", "A_mask.nii.gz", "other.nii.gz"):
+        save_nifti(tmp_path / "s1" / name, IMAGE)
+    rules = {"channel_map": {"A": "A"}}
+    (note,) = list_dataset(config(tmp_path, **rules)).notes
+    assert (note.where, note.found) == ("s1", "s1__other")

@@ -137,3 +137,28 @@ def test_names_in_a_file_of_folds_that_match_no_case_end_the_preparation(copy: t
     (folder / "data" / "splits.json").write_text(json.dumps([{"train": ["case_00"], "validation": ["typo"]}]))
     with pytest.raises(DataError, match="no name under validation of fold 0"):
         medhybrid.preprocess(config)
+
+
+def test_another_dataset_of_the_same_names_and_sizes_is_refused(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "data", tmp_path / "copy")
+    path = tmp_path / "copy" / "imagesTr" / "case_01.nii.gz"
+    content = bytearray(path.read_bytes())
+    content[9] ^= 1  # the operating system in gzip's header: the values are the same, the file is not
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="prepared from another dataset"):
+        check_source(folder_of(project), with_overrides(project, f"data.root={tmp_path / 'copy'}"))
+
+
+def test_a_list_of_cases_that_was_edited_since_is_refused_and_new_cases_are_named(
+    copy: tuple[StudyConfig, Path],
+) -> None:
+    config, folder = copy
+    path = folder / "data" / "dataset.json"
+    values = json.loads(path.read_text())
+    values["training"][0]["label"] = "./labelsTr/case_03.nii.gz"
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"lists of cases changed .* found dataset\.json|Found dataset\.json"):
+        check_source(folder_of(folder), config)
+
+    medhybrid.preprocess(config)
+    assert check_source(folder_of(folder), config) == []

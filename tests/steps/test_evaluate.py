@@ -101,3 +101,52 @@ def test_a_mask_with_channels_is_no_mask(folders: tuple[Path, Path]) -> None:
     result = medhybrid.evaluate(references, predictions, labels={"left": 1, "right": 4})
 
     assert "is no mask" in result.problems[path.name.removesuffix(".nii.gz")]
+
+
+def write_pairs(folder: Path, names: str) -> None:
+    _, mask = blob_case(0)
+    for part in ("references", "predictions"):
+        for name in names:
+            save_nifti(folder / part / f"{name}.nii.gz", mask)
+
+
+LABELS = {"left": 1, "right": 4}
+
+
+def test_a_prediction_that_cannot_be_used_counts_as_empty_like_one_that_is_absent(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "abc")
+    (tmp_path / "predictions" / "a.nii.gz").unlink()
+    damaged = tmp_path / "predictions" / "b.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+
+    result = medhybrid.evaluate(tmp_path / "references", tmp_path / "predictions", labels=LABELS)
+
+    assert result.summary["n_cases"] == 3
+    assert result.summary["dice"] == pytest.approx(1 / 3)
+    assert result.problems["a"] == "no prediction: scored as empty"
+    assert result.problems["b"].startswith("scored as empty: ")
+
+
+def test_a_case_with_two_masks_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "ab")
+    _, mask = blob_case(0)
+    save_nifti(tmp_path / "predictions" / "a.nii", mask)
+
+    result = medhybrid.evaluate(tmp_path / "references", tmp_path / "predictions", labels=LABELS)
+
+    assert "two masks of a" in result.problems["a"]
+    assert {s.case for s in result.scores} == {"b"}
+
+
+def test_a_folder_is_not_scored_against_itself(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "a")
+    with pytest.raises(DataError, match="scored against itself"):
+        medhybrid.evaluate(tmp_path / "references", tmp_path / "references", labels=LABELS)
+
+
+def test_values_that_are_no_label_are_refused_or_ignored_as_asked(tmp_path: Path) -> None:
+    write_pairs(tmp_path, "a")
+    folders = tmp_path / "references", tmp_path / "predictions"
+    with pytest.raises(DataError, match=r"holds values that are no label. Expected 1 \(left\), found 4"):
+        medhybrid.evaluate(*folders, labels={"left": 1})
+    assert medhybrid.evaluate(*folders, labels={"left": 1}, other_values="ignore").summary["dice"] == 1.0

@@ -87,10 +87,18 @@ def _compare_headers(known: Sequence[Frame], found: Sequence[Frame]) -> str:
             if getattr(a, field) != getattr(b, field):
                 hides = field == "frame_of_reference"
                 return f"another {field}" if hides else f"{field} {getattr(a, field)} and {getattr(b, field)}"
-        traits = [t for t in a.traits if a.traits[t] != b.traits.get(t, "")]
+        traits = [t for t in a.traits if not _is_same_text(a.traits[t], b.traits.get(t, ""))]
         if traits:
             return f"another {traits[0]}"
     return ""
+
+
+def _is_same_text(one: str, other: str) -> bool:
+    """Whether two values are equal as text or as numbers, as 120000 and 120000.0 are."""
+    try:
+        return one == other or float(one) == float(other)
+    except ValueError:
+        return False
 
 
 def _compare_values(known: Sequence[Frame], found: Sequence[Frame], load: Load) -> str:

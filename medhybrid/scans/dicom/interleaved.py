@@ -93,7 +93,7 @@ def _alternate(values: Sequence[str], *, is_time: bool) -> bool:
     Times that repeat in few groups of many slices are kinds; in many groups of few slices, those were excited together.
     """
     places: dict[str, list[int]] = {}
-    for k, value in enumerate(values):
+    for k, value in enumerate(_without_notation(values)):
         places.setdefault(value, []).append(k)
     if len(places) < 2 or (is_time and len(places) > min(map(len, places.values()))):
         return False
@@ -102,6 +102,29 @@ def _alternate(values: Sequence[str], *, is_time: bool) -> bool:
         if len(steps) != 1 or steps == {1}:
             return False
     return True
+
+
+def _without_notation(values: Sequence[str]) -> list[str]:
+    """Return values in which equal numbers and texts are written alike; numbers within a thousandth count as equal."""
+    kept: list[tuple[str, float | None]] = []
+    result = []
+    for value in values:
+        text = value.strip().rstrip("\\")
+        try:
+            number = float(text)
+        except ValueError:
+            number = None
+        same = next(
+            (t for t, n in kept if t == text or (n is not None and number is not None and _is_near(n, number))), None
+        )
+        if same is None:
+            kept.append((text, number))
+        result.append(text if same is None else same)
+    return result
+
+
+def _is_near(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-3 * max(abs(a), abs(b))
 
 
 def _different_numbers(values: Sequence[str], tolerance: float) -> tuple[int, int | None]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import SeriesError
 from medhybrid.scans.claims import MAX_VALUES
+from medhybrid.scans.dicom import jpeg_stream
 from medhybrid.scans.dicom.attributes import text
 from medhybrid.scans.dicom.frames import Frame
 from medhybrid.scans.dicom.pixel_bytes import ENCAPSULATED_UNCOMPRESSED, PLAIN_SYNTAXES, PixelBytes, truncated
@@ -76,6 +77,9 @@ def _fill(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels], out: NDArray[
         stored = pixels[frame.path].stored(frame)
         if out.dtype == np.float32:
             _refuse_overflow(frame, stored)
+            if stored.dtype.itemsize > 2:  # float32 would round the product before the intercept brings it back
+                out[k] = stored.astype(np.float64) * frame.slope + frame.intercept
+                return
             np.multiply(stored, np.float32(frame.slope), out=out[k], casting="unsafe")
             out[k] += np.float32(frame.intercept)
             return
@@ -214,16 +218,36 @@ class _Pixels:
         from pydicom.uid import UID
 
         expected = (self.bytes.rows, self.bytes.columns)
+        self._refuse_damaged_stream(index)
         try:
             decoder = get_decoder(UID(self.bytes.syntax))
             options = {} if self.bytes.is_float else {"correct_unused_bits": False}
             values, _ = decoder.as_array(self._dataset, index=index, raw=True, **options)
             values = np.asarray(values).astype(values.dtype.newbyteorder("="), copy=False)
         except Exception as error:  # each decoder raises its own kinds
+            if "not support" in str(error) or "cannot decode" in str(error).lower():
+                raise SeriesError(
+                    f"{self._path.name}: no installed decoder can read its pixels",
+                    code="unsupported_codec",
+                    path=self._path,
+                    found=str(error).splitlines()[0][:200],
+                    remedy="export it uncompressed, or as JPEG 2000, JPEG-LS or RLE",
+                ) from error
             raise truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
         if values.shape != expected:
             raise truncated(self._path, f"{expected[0]} x {expected[1]} pixels", str(values.shape))
         return values
+
+    def _refuse_damaged_stream(self, index: int) -> None:
+        """Refuse a JPEG stream whose markers are damaged, which could end the process in the decoder."""
+        if self.bytes.syntax not in jpeg_stream.SYNTAXES:
+            return
+        try:
+            stream = self.bytes.stream(index)
+        except Exception as error:
+            raise truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
+        if found := jpeg_stream.find_damage(stream, self.bytes.rows, self.bytes.columns):
+            raise truncated(self._path, f"a stream of {self.bytes.rows} x {self.bytes.columns} pixels", found)
 
     def _is_lossy(self, index: int) -> bool:
         if not self.bytes.is_encapsulated:

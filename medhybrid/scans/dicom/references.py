@@ -109,6 +109,13 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
             for index, (groups, segment) in enumerate(seg.frames()):
                 if index == 0:
                     _refuse_other_spacing(groups, image)
+                if segment is not None and segment not in seg.names:
+                    raise ScanError(
+                        f"{path.name}: a frame belongs to a segment that the file does not list",
+                        expected=f"segments {', '.join(map(str, seg.names))}",
+                        found=f"segment {segment}",
+                        remedy="export it again",
+                    )
                 wanted = [n for n in chosen if segment is None or segment == n]  # a frame of a label map holds them all
                 if not wanted:
                     continue

@@ -65,12 +65,14 @@ class Structure:
 def read_structures(path: Path) -> tuple[Structure, ...]:
     """The named structures of an RTSTRUCT file, in its order; raises `ScanError` if it is none."""
     try:
+        from pydicom.dataset import Dataset
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = load_dataset(path, defers=False)
             restore_vrs(dataset)
             described = {str(value_of(r, "ROINumber")): r for r in dataset.StructureSetROISequence}
-            regions = list(dataset.ROIContourSequence)
+            regions = list(value_of(dataset, "ROIContourSequence") or [])
     except ScanError:
         raise
     except Exception as error:  # a damaged file can raise anything
@@ -80,7 +82,10 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pairs = [(r, described.get(str(value_of(r, "ReferencedROINumber")))) for r in regions]
-        return tuple(_structure(r, d) for r, d in pairs if d is not None and text(d, "ROIName"))
+        found = [_structure(r, d) for r, d in pairs if d is not None and text(d, "ROIName")]
+        drawn = {str(value_of(r, "ReferencedROINumber")) for r in regions}
+        empty = [_structure(Dataset(), d) for n, d in described.items() if n not in drawn and text(d, "ROIName")]
+        return (*found, *empty)
 
 
 def _structure(region: Any, description: Any) -> Structure:

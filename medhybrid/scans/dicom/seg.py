@@ -243,14 +243,14 @@ def _complete(dataset: Any, slice_mm: float) -> tuple[Any, list[str]]:
         del completed.SpacingBetweenSlices
     changed = make_valid(completed)
     if "PerFrameFunctionalGroupsSequence" in completed:
-        completed.SharedFunctionalGroupsSequence = [_shared_groups(completed)]
+        completed.SharedFunctionalGroupsSequence = [_shared_groups(completed, slice_mm)]
     for name in (*TYPE_2_PATIENT_AND_STUDY, *TYPE_2_MORE):
         if name not in completed:
             setattr(completed, name, None)
     return completed, changed
 
 
-def _shared_groups(dataset: Any) -> Any:
+def _shared_groups(dataset: Any, slice_mm: float) -> Any:
     """The shared groups of a multi-frame image; measures that stand in each frame are taken from the first."""
     from pydicom.dataset import Dataset
 
@@ -260,4 +260,9 @@ def _shared_groups(dataset: Any) -> Any:
     for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
         if name not in merged and name in first:
             setattr(merged, name, first[name].value)
+    if measures := merged.get("PixelMeasuresSequence"):
+        completed = copy.copy(measures[0])
+        if not number(completed, "SliceThickness"):
+            completed.SliceThickness = slice_mm
+        merged.PixelMeasuresSequence = [completed]
     return merged

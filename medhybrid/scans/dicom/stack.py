@@ -63,6 +63,11 @@ def normal_of(frame: Frame) -> NDArray[np.float64]:
     return np.asarray(normal / np.linalg.norm(normal))
 
 
+def same_position_mm(frames: Sequence[Frame]) -> float:
+    """Return the distance below which frames are at one position: less for slices of micrometres."""
+    return min(SAME_POSITION_MM, 0.25 * min(frames[0].spacing_mm))
+
+
 def positions_along(frames: Sequence[Frame]) -> NDArray[np.float64]:
     """Each frame's place in mm along the first one's normal."""
     return np.array([f.position_mm for f in frames]) @ normal_of(frames[0])
@@ -88,14 +93,15 @@ def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
     order = np.argsort(along, kind="stable")
     ordered = tuple(frames[i] for i in order)
     steps = np.diff(along[order])
-    if (steps < SAME_POSITION_MM).any():
+    least = same_position_mm(frames)
+    if (steps < least).any():
         first = int(np.argmin(steps))
         raise SeriesError(
             f"{series}: {ordered[first].name} and {ordered[first + 1].name} lie at one position",
             code="duplicate_slice",
             series=series,
             expected="one image a position",
-            found=f"{len(frames)} images at {1 + int((steps >= SAME_POSITION_MM).sum())} positions",
+            found=f"{len(frames)} images at {1 + int((steps >= least).sum())} positions",
             remedy="remove the repeats, or export them as series of their own",
         )
     sheared, off = _fit(ordered, right_angled=False)

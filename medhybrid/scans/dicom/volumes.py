@@ -21,10 +21,10 @@ from medhybrid.scans.dicom.interleaved import find_interleaved
 from medhybrid.scans.dicom.stack import (
     ORIENTATION_TOLERANCE,
     PLACE_TOLERANCE_VOXEL,
-    SAME_POSITION_MM,
     Stack,
     make_stack,
     positions_along,
+    same_position_mm,
 )
 
 TRAIT_ORDER = ("stack", "type", "echo", "inversion", "b", "time", "acquisition", "trigger", "clock")
@@ -222,7 +222,7 @@ def _slots(frames: Sequence[Frame]) -> np.ndarray:
     """The number of each frame's position along the normal."""
     along = positions_along(frames)
     order = np.argsort(along, kind="stable")
-    steps = np.concatenate([[0], np.cumsum(np.diff(along[order]) >= SAME_POSITION_MM)])
+    steps = np.concatenate([[0], np.cumsum(np.diff(along[order]) >= same_position_mm(frames))])
     slots = np.empty(len(frames), int)
     slots[order] = steps
     return slots
