@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -366,6 +367,7 @@ def test_a_full_disk_is_no_fault_of_the_network_that_is_exported(
 def test_a_label_that_no_case_of_the_training_has_is_told(prepared: StudyFolder) -> None:
     class Case:
         foreground = np.array([[0, 0, 0, 1], [1, 1, 1, 1]], np.int32)
+        record = SimpleNamespace(reference_ml={"left": 1.0, "right": 0.0})
 
     told: list[str] = []
     reporter = Silent()

@@ -86,8 +86,9 @@ def _is_earlier_output(folder: Path) -> bool:
         read_folder_record(folder)
     except DataError:
         records = [p for state in ("done", "failed") for p in (folder / state).glob("[!.]*.json")]
-        if not records:  # stopped before its first scan, or not ours
-            return not any((folder / name).exists() for name in ("results.csv", "work.csv", "run.json", "report.html"))
+        has_tables = any((folder / n).exists() for n in ("results.csv", "work.csv", "run.json", "report.html"))
+        if has_tables and not records:  # tables of something else
+            return False
         cases = {p.stem for p in [*records, *(folder / "begun").glob("[!.]*.json")]}
         masks = {p.name.removesuffix(".nii.gz") for p in (folder / "masks").glob("*")}
         return masks <= cases and all(_is_prediction(p) for p in records)

@@ -16,11 +16,11 @@ from medhybrid.errors import ScanError
 from medhybrid.names import printable_path, same_file_name
 
 MAX_MEMBERS = 200_000
-MAX_RATIO = 1032
-"""A member that claims to unpack to more than this many times its packed size is refused: deflate reaches no more."""
+MAX_RATIO = 200
+"""An archive that unpacks to more than this many times its packed size is refused. One label map may compress better."""
 
-MIN_CHECKED_BYTES = 10 << 20
-"""Smaller members are not held against `MAX_RATIO`; a blank slice compresses well."""
+MIN_CHECKED_BYTES = 256 << 20
+"""Archives that unpack to less are not held against `MAX_RATIO`."""
 
 BLOCK = 1 << 20
 
@@ -63,8 +63,11 @@ def unpack(archive: Path, into: Path) -> None:
 def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> None:
     if len(members) > MAX_MEMBERS:
         raise _refused(archive, f"{len(members)} members")
-    if sum(m.file_size for m in members) > free_bytes // 2:
+    total, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
+    if total > free_bytes // 2:
         raise _refused(archive, "it unpacks to more than half of the free disk space")
+    if total > MIN_CHECKED_BYTES and total > MAX_RATIO * max(packed, 1):
+        raise _refused(archive, f"it unpacks to {total / 2**20:.0f} MiB, far more than images do")
     places = [same_file_name(str(_relative(archive, m))) for m in members]
     if len(set(places)) < len(places):
         doubled = next(m.filename for m, p in zip(members, places, strict=True) if places.count(p) > 1)
@@ -72,8 +75,6 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> No
     for m in members:
         if stat.S_ISLNK(m.external_attr >> 16):
             raise _refused(archive, "a link inside")
-        if m.file_size > MIN_CHECKED_BYTES and m.file_size > MAX_RATIO * max(m.compress_size, 1):
-            raise _refused(archive, "a member that unpacks to far more than images do")
         _relative(archive, m)
 
 

@@ -100,7 +100,7 @@ def test_masks_scored_by_other_references_or_before_they_were_made_are_refused(
     with pytest.raises(DataError, match="scored before its masks were made"):
         compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written to"):
+    with pytest.raises(OutputError, match="cannot be made"):
         compare_runs(two[0], two[1], out=tmp_path / "file")
 
 
