@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,7 +33,7 @@ from medhybrid.data.prepare import inside_labels, prepare_image, prepare_labels
 from medhybrid.data.splits import Fold
 from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, hash_files, save_case, stamp_files
 from medhybrid.errors import DataError, item_error
-from medhybrid.geometry import turn_to_ras
+from medhybrid.geometry import Grid, respace, turn_to_ras
 from medhybrid.owned import FolderKind
 from medhybrid.scans.context import context_files, read_context
 
@@ -224,6 +225,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
     try:
         scan = load_image(case, config.data, config.scans)
         mask = inside_labels(load_mask(case, scan, config.data, config.scans).array[0], plan.labels)
+        refuse_too_large(case.name, scan.grid, plan)
         prepared = prepare_image(scan.array, scan.grid, plan)
         labels = prepare_labels(mask, prepared, plan)
         ml = scan.grid.voxel_ml
@@ -248,6 +250,19 @@ def prepare_case(task: PrepareTask) -> Finding | None:
     except Exception as error:
         return from_error(case.name, item_error(error, "the case cannot be prepared", DataError))
     return None
+
+
+def refuse_too_large(case: str, grid: Grid, plan: Plan) -> None:
+    """Raise `DataError` for a scan that is larger on the network's grid than the memory that is free."""
+    target = respace(turn_to_ras(grid.affine).grid(grid), plan.spacing_mm)
+    n_bytes = int(np.prod(target.shape, dtype=object)) * 4 * (2 * len(plan.channels) + 1)
+    if n_bytes > free_memory():
+        raise DataError(
+            f"case {case}: the scan is too large on the network's grid",
+            expected=f"at most the {free_memory() / 2**30:.1f} GiB that are free",
+            found=f"{n_bytes / 2**30:.1f} GiB for {' x '.join(map(str, target.shape))} voxels",
+            remedy="check the spacing in the scan's header",
+        )
 
 
 def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:

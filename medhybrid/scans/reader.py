@@ -31,7 +31,7 @@ def read_scan(
     part: str = "",
     options: ScansConfig | None = None,
 ) -> Scan:
-    """Read a file (NIfTI, Analyze, NRRD, MHA), a folder with one DICOM series, or the files of one scan.
+    """Read a file (NIfTI, Analyze, NRRD, MHA), a folder with one of them or one DICOM series, or the files of one scan.
 
     Parameters
     ----------
@@ -88,6 +88,9 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
     series = [s for s in found if not s.left_aside]
     if problem := next((s.problem for s in series if s.problem), None):
         raise problem
+    images = [p for p in sorted(folder.iterdir()) if image_files.kind_of(p) in ("nifti", "itk")] if not found else []
+    if len(images) == 1:  # macOS unpacks scan.nii.gz to a folder of that name with the file in it
+        return _read(images[0], case, part, options)
     if len(series) != 1:
         code = (
             "multi_volume" if series else "localizer" if any(s.left_aside == "localizer" for s in found) else "no_dicom"

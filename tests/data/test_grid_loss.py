@@ -35,3 +35,17 @@ def test_a_lesion_smaller_than_the_grid_is_reported_and_kept_by_the_named_spacin
     assert spacing is not None
     assert spacing[0] == "prepare.spacing_mm=[0.25,0.25,0.375]"
     assert findings(spacing[0], "prepare.patch_size=[24,24,16]") == []
+
+
+def test_a_scan_of_an_impossible_spacing_is_left_out_before_memory_is_asked_for(tmp_path: Path) -> None:
+    write_study(tmp_path / "data", 3)
+    (tmp_path / "data" / "splits.json").unlink()
+    for part in ("imagesTr", "labelsTr"):
+        path = tmp_path / "data" / part / "case_01.nii.gz"
+        array = blob_case(1)[part == "labelsTr"]
+        save_nifti(path, array, np.diag([900.0, 900.0, 900.0, 1.0]))
+
+    result = medhybrid.preprocess(small_config(tmp_path))
+
+    assert result.left_out == ("case_01",)
+    assert "too large on the network's grid" in result.findings[-1].message

@@ -126,3 +126,9 @@ def test_only_scan_errors_leave_the_reader(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "x.hdr.gz").write_bytes(b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + bytes(range(200)))
     with pytest.raises(ScanError):
         read_scan(path)
+
+
+def test_a_folder_with_one_image_file_is_that_image(tmp_path: Path) -> None:
+    (tmp_path / "case.nii.gz").mkdir()
+    (tmp_path / "case.nii.gz" / "case.nii").write_bytes(nifti(ARRAY))
+    np.testing.assert_array_equal(read_scan(tmp_path / "case.nii.gz").array[0], ARRAY)
