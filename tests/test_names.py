@@ -121,7 +121,7 @@ def test_names_made_unique_differ_on_every_file_system(names: list[str]) -> None
     assert len(folded) == len(names)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(texts, min_size=1, max_size=4))
 @example(["../../user/p0", "/etc", "a/b", ""])
 @example(["Case", "case"])
@@ -175,7 +175,7 @@ def write_scans(folder: Path, names: list[str]) -> int:
     return len([p for p in written if not p.name.startswith(".")])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(file_names, min_size=1, max_size=4, unique=True))
 @example(["M\udcfcller", "good"])
 @example(["Case", "case", "x", "x_uncertainty"])
@@ -201,7 +201,7 @@ def test_predict_and_convert_give_every_file_an_output_of_its_own(names: list[st
         assert all((root / "nifti" / f"{r.name}.nii.gz").is_file() for r in rows)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.lists(file_names, min_size=1, max_size=3, unique=True))
 @example(["<script>", "a'b", "a&b=c", "=1+1"])
 @example(["M\udcfcller", "../x".replace("/", "\u2215"), "a\nb"])

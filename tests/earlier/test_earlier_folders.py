@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def test_a_study_in_the_queue_of_a_listener_is_predicted_and_sent(
 
 
 def test_masks_are_scored_and_reported(project: Path) -> None:
-    assert medhybrid.evaluate("out/masks", "out", labels={"left": 1, "right": 4}).summary["dice"] == 1.0
+    shutil.copytree("out/masks", "references")
+    assert medhybrid.evaluate("references", "out", labels={"left": 1, "right": 4}).summary["dice"] == 1.0
     assert medhybrid.report("out").is_file()
 
 
