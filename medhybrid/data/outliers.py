@@ -95,7 +95,8 @@ def _end_of_blend(ordered: Values, min_gap: float, end: Any) -> Any:
     """
     gaps = np.diff(ordered.astype(np.float64))
     ranges = float(ordered[-1]) - ordered[1:].astype(np.float64)
-    is_border = (gaps > min_gap * ranges) & (ordered[:-1] < 0) & (ranges > 0)
+    is_border = (gaps > min_gap * ranges) & (ordered[:-1] < 0)
+    is_border[len(ordered) // 2 :] = False  # near the other end every gap is large against what is left
     if not is_border.any():
         return end
     return ordered[1:][np.flatnonzero(is_border)[-1]]
@@ -113,7 +114,9 @@ def _end_of_rest(inner: Values, extreme: Any, other_end: float, *, sign: int) ->
     other_end : float
         Where the range of the others ends.
     """
-    n = min(N_EXTREMES, inner.size)
+    n = min(N_EXTREMES, inner.size // 2)  # near the other end every gap is large against what is left
+    if not n:
+        return extreme
     ordered = np.partition(inner, n - 1)[:n] if sign > 0 else np.partition(inner, inner.size - n)[-n:]
     line = [extreme, *np.sort(ordered)[::sign]]
     min_gap = MIN_GAP_BELOW if sign > 0 else MIN_GAP_ABOVE

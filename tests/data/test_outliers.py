@@ -64,7 +64,19 @@ def test_an_image_with_outliers_is_scaled_like_one_without(name: str) -> None:
     assert 0.5 < scaled[inside].std() / plain[inside].std() < 2
 
 
+def negative_image(seed: int) -> np.ndarray:
+    """Values that are all negative, with a padding that is not far below them."""
+    array = np.random.default_rng(seed).normal(-500, 100, SHAPE).astype(np.float32)
+    array[SLAB] = -1024
+    array[20, 20, 8:11] = -52, -51, -50  # near each other, and above the rest
+    return array
+
+
 REGULAR = {
+    **{f"negative values beside padding, {seed}": negative_image(seed) for seed in range(3)},
+    "few negative values on a background": np.pad(
+        np.linspace(-900, -100, 27).reshape(3, 3, 3), 5, constant_values=-1024
+    ),
     "plain": image(),
     "a background of 0 far below": np.where(image() > 250, image() + 20000, 0).astype(np.int32),
     "signed values": image().astype(np.int32) - 400,
