@@ -1,13 +1,13 @@
 """Which scan of a study is which channel: by rules over header fields, with the reason, or by a table. Never by guess.
 
-A rule is a pattern on names and descriptions, or several conditions that must all hold. A table `channels.csv` in the
+A rule is a pattern on names and descriptions, or several conditions that must all hold. A channel without a rule is found by
+its name as a word. The name of the study's folder, which all its scans share, is not looked at. A table `channels.csv` in the
 folder of scans (columns `scan`, `channel`) overrides the rules for the scans it names.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from medhybrid.config import ChannelRule
+from medhybrid.data.channel_words import names_channel
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path
 from medhybrid.scans import ScanEntry
@@ -86,6 +87,7 @@ def match_channels(
     *,
     case: str,
     table: Mapping[str, str] | None = None,
+    folder: str = "",
 ) -> tuple[Match, ...]:
     """The scan of each channel within a study.
 
@@ -94,9 +96,11 @@ def match_channels(
     channels : sequence of (str, bool)
         Names, and whether the study may lack them.
     rules : mapping
-        Rule by name; a channel without one is matched by its name anywhere.
+        Rule by name; a channel without one is found by its name as a word.
     table : mapping, optional
         Scan name to channel, which goes before the rules.
+    folder : str
+        The study's folder, as the names of its scans begin; it says nothing of channels.
 
     Raises
     ------
@@ -106,21 +110,21 @@ def match_channels(
     table = table or {}
     found: list[Match] = []
     for name, optional in channels:
-        rule = rules.get(name, f"*{glob.escape(name)}*")
+        rule = rules.get(name)
         named = [e for e in entries if table.get(e.name, "").casefold() == name.casefold()]
-        reasons = {e.name: why for e in entries if e.name not in table and (why := explain(e, rule))}
+        reasons = {e.name: why for e in entries if e.name not in table and (why := explain(e, rule, name, folder))}
         hits = named or [e for e in entries if e.name in reasons]
         if len(hits) > 1:
             raise DataError(
                 f"study {case}: channel {name} is ambiguous",
-                expected=f"one match of {_tell(rule)}",
+                expected=f"one match of {_tell(rule, name)}",
                 found="; ".join(f"{e.name} ({reasons.get(e.name, TABLE)})" for e in hits[:4]),
                 remedy=f"make data.channel_map more precise, or name the scan in {TABLE}",
             )
         if not hits and not optional:
             raise DataError(
                 f"study {case}: channel {name} is missing",
-                expected=f"one match of {_tell(rule)}",
+                expected=f"one match of {_tell(rule, name)}",
                 found=", ".join(e.name for e in entries[:6]) or "no image",
                 remedy=f"set data.channel_map, or name the scan in {TABLE}",
             )
@@ -145,13 +149,15 @@ def _refuse_shared(found: Sequence[Match], channels: Sequence[tuple[str, bool]],
         taken[match.entry.name] = name
 
 
-def explain(entry: ScanEntry, rule: str | ChannelRule) -> str:
+def explain(entry: ScanEntry, rule: str | ChannelRule | None, channel: str, folder: str = "") -> str:
     """Why a rule takes a scan, or an empty string where it does not."""
+    if rule is None:
+        return f"named {channel}" if any(names_channel(t, channel) for t in texts_of(entry, folder)) else ""
     if isinstance(rule, str):
-        return f"matches {rule}" if matches(entry, rule) else ""
+        return f"matches {rule}" if matches(entry, rule, folder) else ""
     made, reasons = entry.acquisition, []
     if rule.description is not None:
-        if not matches(entry, rule.description):
+        if not matches(entry, rule.description, folder):
             return ""
         reasons.append(f"matches {rule.description}")
     if rule.sequence is not None:
@@ -175,14 +181,35 @@ def explain(entry: ScanEntry, rule: str | ChannelRule) -> str:
     return ", ".join(reasons)
 
 
-def _tell(rule: str | ChannelRule) -> str:
+def _tell(rule: str | ChannelRule | None, channel: str) -> str:
+    if rule is None:
+        return f"the word {channel} in a file's name or a series' description"
     if isinstance(rule, str):
         return rule
     return ", ".join(f"{k} {v}" for k, v in rule.model_dump(exclude_none=True).items())
 
 
-def matches(entry: ScanEntry, pattern: str) -> bool:
+def matches(entry: ScanEntry, pattern: str, folder: str = "") -> bool:
     """Whether a pattern names this entry: by its name or its series description, case ignored."""
     wanted = pattern.lower()
+    return any(fnmatch.fnmatch(text.lower(), wanted) for text in texts_of(entry, folder))
+
+
+def texts_of(entry: ScanEntry, folder: str = "") -> tuple[str, ...]:
+    """Return what may name a scan's channel: its name within the study's folder, the last part, its series description."""
     last = entry.name.rsplit("__", 1)[-1]
-    return any(fnmatch.fnmatch(text.lower(), wanted) for text in (entry.name, last, entry.description) if text)
+    below = f"__{entry.name[len(folder) + 2 :]}" if folder and entry.name.startswith(f"{folder}__") else entry.name
+    texts = (last if folder == entry.name else below, below.removeprefix("__"), last, entry.description)
+    return tuple(dict.fromkeys(t for t in texts if t))
+
+
+def unused_rows(
+    table: Mapping[str, str], entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]]
+) -> list[str]:
+    """Return the rows of `channels.csv` that name no scan or no channel, as text; an empty channel is none on purpose."""
+    names, known = {e.name for e in entries}, {n.casefold() for n, _ in channels}
+    return [
+        f"{scan}: {channel or 'no channel'}{'' if scan in names else ' (no such scan)'}"
+        for scan, channel in table.items()
+        if scan not in names or (channel.strip() and channel.strip().casefold() not in known)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
-from medhybrid.data.channels import Match, Rules, match_channels, read_channel_table
+from medhybrid.data.channels import TABLE, Match, Rules, match_channels, read_channel_table, unused_rows
 from medhybrid.errors import DataError, MedHybridError, item_error
 from medhybrid.names import check_case_name, make_unique, name_from_path
 from medhybrid.scans import Discovery, Scan, ScanEntry
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.reader import read_entry, stack_channels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,8 @@ def _studies(
     root: Path,
 ) -> list[WorkItem]:
     table = read_channel_table(root if root.is_dir() else root.parent)
+    if rows := unused_rows(table, [*entries, *broken], channels):
+        logger.warning("%d rows of %s name no scan or no channel: %s", len(rows), TABLE, ", ".join(rows[:5]))
     groups: dict[tuple[str, bool], list[ScanEntry]] = {}
     for e in entries:
         groups.setdefault(_group_of(e, table, len(channels)), []).append(e)
@@ -155,10 +160,14 @@ def _studies(
         case = key if is_numbered else _study_name(members, root)
         lost = [e for e in broken if _group_of(e, table, len(channels)) == (key, is_numbered)]
 
-        def match(found: Sequence[ScanEntry], case: str = case, is_numbered: bool = is_numbered) -> tuple[Match, ...]:
+        folder = _study_name(members, root)
+
+        def match(
+            found: Sequence[ScanEntry], case: str = case, is_numbered: bool = is_numbered, folder: str = folder
+        ) -> tuple[Match, ...]:
             if is_numbered:
                 return _numbered(found, channels, case)
-            return match_channels(found, channels, channel_map, case=case, table=table)
+            return match_channels(found, channels, channel_map, case=case, table=table, folder=folder)
 
         try:
             matched = match(members)

@@ -28,7 +28,7 @@ from medhybrid.inference.worklist import WorkItem
 from medhybrid.remote import local_copy
 from medhybrid.review.marks import Mark, read_marks
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
-from medhybrid.steps.mask_files import SUFFIXES, masks_in
+from medhybrid.steps.mask_files import SUFFIXES, list_masks
 
 FOLDER = "corrected"
 
@@ -56,7 +56,8 @@ class Corrections:
 def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Case], Corrections]:
     """The cases of a dataset with the masks of `data.corrections`, sorted by name, and what was taken.
 
-    A mask whose scan cannot be told is a case with a problem, which is left out by name.
+    A case is left out by name where its scan cannot be told, it has two corrected masks, or the marks of its folder cannot be
+    read: its mask may have been rejected, and the dataset's own was said to be wrong.
 
     Raises
     ------
@@ -68,16 +69,22 @@ def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Ca
     taken: list[Correction] = []
     kept: list[Any] = []
     for folder in map(Path, config.corrections if config.labelled else ()):
-        masks = masks_in(folder / FOLDER, suffixes=(*SUFFIXES, ".dcm"))
-        if not masks:
+        masks, doubled = list_masks(folder / FOLDER, suffixes=(*SUFFIXES, ".dcm"))
+        if not masks and not doubled:
             raise DataError(
                 f"{folder / FOLDER} holds no mask", expected="<case>.nii.gz or .dcm", remedy="put corrected masks there"
             )
-        record, marks = read_folder_record(folder), read_marks(folder).marks
+        record = read_folder_record(folder)
+        problems = {name: DataError(reason, remedy="leave the one that counts") for name, reason in doubled.items()}
+        try:
+            marks = read_marks(folder).marks
+        except DataError as error:
+            marks = {}
+            problems = dict.fromkeys(masks, error) | problems
         _check_fits(folder, record, config)
         scans = FolderScans.find(folder, record)
         kept.append(scans)
-        for name, path in masks.items():
+        for name, path in (masks | dict.fromkeys(doubled, folder / FOLDER)).items():
             mark = marks.get(name, Mark(decision="to correct"))
             done = Records(folder).done(name)
             if done is not None and not mark.is_of(done.sign):
@@ -89,6 +96,7 @@ def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Ca
             is_as_read = item is not None and not item.problem and is_unchanged(scans.folder, item)
             twin = _same_scan(item.files, known) if item is not None and is_as_read else None
             case = replace(twin, mask=Files((path,))) if twin else _new_case(name, path, item, scans, known, config)
+            case = replace(case, problem=problems.get(name, case.problem))
             by_name[case.name] = case
             changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
             taken.append(

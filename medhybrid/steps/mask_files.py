@@ -45,14 +45,6 @@ def mask_on_grid(path: Path, grid: Grid, rules: SegmentRules) -> NDArray[np.gene
     return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
 
 
-def masks_in(folder: Path, *, suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
-    """Return the masks of a folder by case; raises `DataError` where it is none, or a case has two."""
-    found, doubled = list_masks(folder, suffixes=suffixes)
-    if doubled:
-        raise DataError(next(iter(doubled.values())), expected="one", remedy="leave the one that counts")
-    return found
-
-
 def list_masks(folder: Path, *, suffixes: Sequence[str] = SUFFIXES) -> tuple[dict[str, Path], dict[str, str]]:
     """Return the masks of a folder by case, and the cases that have two with the reason why neither is taken.
 

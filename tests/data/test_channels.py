@@ -8,6 +8,7 @@ import pydicom
 import pytest
 
 from medhybrid.config import ChannelRule, config_from_dict
+from medhybrid.data.channel_words import is_other_mask, names_channel
 from medhybrid.data.channels import match_channels, read_channel_table
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.worklist import make_worklist
@@ -182,3 +183,76 @@ def test_a_channel_that_is_rotated_and_shifted_is_registered_on_request(tmp_path
     assert isinstance(scan, Scan)
     assert any("registered rigidly" in n for n in scan.notes)
     assert np.corrcoef(scan.array[0].ravel(), scan.array[1].ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("channel", "text"),
+    [
+        ("T1", "ax_T1w_3mm"),
+        ("T1", "sub-1_T1w"),
+        ("T1", "axT1"),
+        ("T1", "t1_mprage_sag_p2_iso"),
+        ("T2", "t2w"),
+        ("FLAIR", "T2FLAIR"),
+        ("FLAIR", "sub01FLAIR3d"),
+        ("T1Gd", "t1_gd"),
+        ("T1c", "T1c"),
+        ("CT", "ct contrast 5mm"),
+        ("image 1", "image_1"),
+        ("DWI", "DWI1000"),
+        ("ü", "x_ü"),
+    ],
+)
+def test_a_channel_without_a_rule_is_found_by_its_name_as_a_word(channel: str, text: str) -> None:
+    assert names_channel(text, channel)
+
+
+@pytest.mark.parametrize(
+    ("channel", "text"),
+    [
+        ("T1", "t1ce"),
+        ("T1", "T1Gd"),
+        ("T1", "T1c"),
+        ("T1", "t1 post"),
+        ("T1", "T1+C"),
+        ("T1", "T1 ax KM"),
+        ("T1", "T12"),
+        ("T2", "T2FLAIR"),
+        ("T2", "T2*"),
+        ("T2", "t2star"),
+        ("CT", "subject_direct"),
+        ("PD", "update"),
+    ],
+)
+def test_another_scan_whose_name_holds_that_of_the_channel_is_not_taken_for_it(channel: str, text: str) -> None:
+    assert not names_channel(text, channel)
+
+
+@pytest.mark.parametrize("rules", [{}, {"T1": "*T1*"}])
+def test_the_name_of_the_studys_folder_makes_no_scan_a_channel(rules: dict[str, str]) -> None:
+    flair = entry("T1_study__flair")
+
+    with pytest.raises(DataError, match=r"T1 is missing.*T1_study__flair"):
+        match_channels([flair], [("T1", False)], rules, case="T1_study", folder="T1_study")
+
+    (found,) = match_channels([flair], [("FLAIR", False)], {}, case="T1_study", folder="T1_study")
+    assert found.entry is flair
+
+
+def test_a_folder_within_the_study_may_name_the_channel() -> None:
+    scan = entry("study__T1__image")
+
+    for rules in ({}, {"T1": "*__T1__*"}, {"T1": "T1*"}):
+        (found,) = match_channels([scan], [("T1", False)], rules, case="study", folder="study")
+        assert found.entry is scan
+
+
+def test_masks_of_other_things_are_known_by_name() -> None:
+    assert [is_other_mask(n, ("lesion",)) for n in ("brainmask", "mask_brain", "bet mask", "mask", "lesion_mask")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not is_other_mask("brain_mask", ("brain",))

@@ -8,7 +8,7 @@ import pytest
 
 import medhybrid
 from medhybrid.config import DataConfig
-from medhybrid.data.layouts import Files, list_cases
+from medhybrid.data.layouts import Files, list_cases, list_dataset
 from medhybrid.data.splits import make_folds
 from medhybrid.errors import DataError
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
@@ -91,6 +91,35 @@ def test_studies_of_files_and_of_dicom_series(tmp_path: Path) -> None:
     assert {p.parent.name for p in second.images[0].paths} == {"001"}
     assert second.images[1] is not None
     assert {p.parent.name for p in second.images[1].paths} == {"002"}
+
+
+def test_a_brain_mask_is_not_the_reference_unless_the_pattern_asks_for_it(tmp_path: Path) -> None:
+    write_studies(tmp_path)
+    _, mask = blob_case(0)
+    save_nifti(tmp_path / "s1" / "brainmask.nii.gz", np.ones_like(mask))
+    (tmp_path / "s2" / "lesion_mask.nii.gz").rename(tmp_path / "s2" / "brain_mask.nii.gz")
+
+    first, second = list_cases(config(tmp_path, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
+    assert first.mask is not None
+    assert first.mask.paths[0].name == "mask.nii.gz"
+    assert "no mask" in str(second.problem)
+
+    wanted = config(tmp_path, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}, mask_pattern="*brain*mask*")
+    assert [c.mask.paths[0].name for c in list_cases(wanted) if c.mask] == ["brainmask.nii.gz", "brain_mask.nii.gz"]
+
+
+def test_rows_of_the_table_of_channels_that_fit_nothing_are_named(tmp_path: Path) -> None:
+    write_studies(tmp_path)
+    (tmp_path / "channels.csv").write_text(
+        "scan,channel\ns1__scan_T1,T1\ns1/scan_T1x.nii.gz,T1\ns1__scan_FLAIR,FLIAR\n"
+    )
+
+    listing = list_dataset(config(tmp_path, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
+
+    (note,) = [n for n in listing.notes if n.where == "channels.csv"]
+    assert note.message == "2 rows of channels.csv name no scan or no channel"
+    assert "s1__scan_T1x: T1 (no such scan)" in note.found
+    assert "s1__scan_FLAIR: FLIAR" in note.found
 
 
 def test_a_study_that_is_ambiguous_is_left_out_and_the_others_are_kept(tmp_path: Path) -> None:

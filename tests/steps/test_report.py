@@ -261,15 +261,31 @@ def test_a_mask_corrected_in_a_dicom_viewer_comes_back_as_a_segmentation(
     np.testing.assert_array_equal(dataset.open([case])[0].source_mask() == 2, corrected == 4)
 
 
-def test_two_corrected_masks_of_one_case_are_refused(
+def test_a_case_with_two_corrected_masks_is_left_out_and_the_others_are_taken(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
-    for name in ("case_00.nii.gz", "case_00.nii"):
+    for name in ("case_00.nii.gz", "case_00.nii", "new_20.nii.gz"):
         save_nifti(tmp_path / "out" / "corrected" / name, blob_case(0)[1])
 
-    with pytest.raises(DataError, match="two masks of case_00"):
-        medhybrid.preprocess(config)
+    done = medhybrid.preprocess(config)
+
+    assert done.left_out == ("case_00",)
+    assert "new_20" in PreparedDataset(done.folder).names()
+    assert any("two masks of case_00" in f.message for f in done.findings)
+
+
+def test_corrections_whose_marks_are_damaged_are_left_out_since_they_may_be_rejected(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    config = with_corrections(trained, masks, tmp_path)
+    save_nifti(tmp_path / "out" / "corrected" / "case_00.nii.gz", blob_case(0)[1])
+    (tmp_path / "out" / "review.json").write_text("{")
+
+    done = medhybrid.preprocess(config)
+
+    assert done.left_out == ("case_00",)
+    assert "case_01" in PreparedDataset(done.folder).names()
 
 
 def test_another_scan_of_a_datasets_name_does_not_touch_its_case(

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import DataConfig
-from medhybrid.data.channels import match_channels, matches, read_channel_table
+from medhybrid.data.channel_words import is_other_mask
+from medhybrid.data.channels import TABLE, match_channels, matches, read_channel_table, unused_rows
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, strip_suffix, subject_of
 from medhybrid.errors import DataError, item_error
 from medhybrid.names import escape_name
@@ -26,17 +27,17 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     entries = discover(root, with_archives=False).entries
     for entry in entries:
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
+    wanted = [(c.name, c.optional) for c in config.channels]
     cases: list[Case] = []
     notes: list[Note] = []
     for study, members in by_study.items():
-        masks = [e for e in members if matches(e, config.mask_pattern)] or [e for e in members if e.modality in KINDS]
+        masks = _masks_of(members, config, study)
         images = [e for e in members if e not in masks and not e.problem and not e.left_aside]
-        wanted = [(c.name, c.optional) for c in config.channels]
         subject = study
         try:
             subject = subject_of(config, study)
             mask = _only_mask(masks, config.mask_pattern, study)
-            matched = match_channels(images, wanted, config.channel_map, case=study, table=table)
+            matched = match_channels(images, wanted, config.channel_map, case=study, table=table, folder=study)
         except Exception as error:
             problem = _problem(error, study)
             cases.append(Case(study, subject, (), None, problem=problem, is_labelled=bool(masks)))
@@ -46,7 +47,20 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
         if unused := [e.name for e in (*images, *masks) if e not in used]:
             notes.append(Note(study, f"{len(unused)} scans of the study are not used", ", ".join(unused[:5])))
     notes += [Note(e.name, f"{e.name} is skipped: {e.problem}") for e in entries if e.problem]
+    if rows := unused_rows(table, entries, wanted):
+        message = f"{len(rows)} rows of {TABLE} name no scan or no channel"
+        notes.append(Note(TABLE, message, ", ".join(rows[:5]), "write the names as medhybrid inspect shows them"))
     return Listing(tuple(cases), tuple(notes))
+
+
+def _masks_of(members: Sequence[ScanEntry], config: DataConfig, study: str) -> list[ScanEntry]:
+    """Return the scans of a study that may be its reference mask; a `brainmask` is none unless the pattern asks for it."""
+    default = DataConfig.model_fields["mask_pattern"].default
+    named = [e for e in members if matches(e, config.mask_pattern, study)]
+    named = named or [e for e in members if matches(e, config.mask_pattern)]
+    if config.mask_pattern == default:
+        named = [e for e in named if not is_other_mask(e.name.rsplit("__", 1)[-1], tuple(config.labels))]
+    return named or [e for e in members if e.modality in KINDS]
 
 
 def _problem(error: Exception, study: str) -> DataError:
@@ -115,7 +129,7 @@ def _studies_of_scans(config: DataConfig, root: Path, entries: Sequence[ScanEntr
         subject = study
         try:
             subject = subject_of(config, study)
-            matched = match_channels(images, wanted, config.channel_map, case=study, table=table)
+            matched = match_channels(images, wanted, config.channel_map, case=study, table=table, folder=study)
         except Exception as error:
             cases.append(Case(study, subject, (), None, problem=_problem(error, study)))
             continue

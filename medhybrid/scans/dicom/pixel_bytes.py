@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom.attributes import integer, text
+from medhybrid.scans.dicom.decoding import frame_stream
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -114,9 +115,7 @@ class PixelBytes:
 
     def stream(self, index: int) -> bytes:
         """Return the compressed stream of a frame."""
-        from pydicom.encaps import get_frame
-
-        return bytes(get_frame(self._dataset.PixelData, index, number_of_frames=self.n_frames))
+        return frame_stream(self._dataset, index)
 
     def _refuse_layout(self) -> None:
         if self.is_float:

@@ -24,6 +24,7 @@ from medhybrid.errors import SeriesError
 from medhybrid.scans.claims import MAX_VALUES
 from medhybrid.scans.dicom import jpeg_stream
 from medhybrid.scans.dicom.attributes import text
+from medhybrid.scans.dicom.decoding import DecodingError, decode_frame
 from medhybrid.scans.dicom.frames import Frame
 from medhybrid.scans.dicom.pixel_bytes import ENCAPSULATED_UNCOMPRESSED, PLAIN_SYNTAXES, PixelBytes, truncated
 
@@ -214,17 +215,12 @@ class _Pixels:
     # --- compressed and other encodings -------------------------------------------------------------------------------
 
     def _decode(self, index: int) -> NDArray[np.generic]:
-        from pydicom.pixels import get_decoder
-        from pydicom.uid import UID
-
         expected = (self.bytes.rows, self.bytes.columns)
         self._refuse_damaged_stream(index)
         try:
-            decoder = get_decoder(UID(self.bytes.syntax))
             options = {} if self.bytes.is_float else {"correct_unused_bits": False}
-            values, _ = decoder.as_array(self._dataset, index=index, raw=True, **options)
-            values = np.asarray(values).astype(values.dtype.newbyteorder("="), copy=False)
-        except Exception as error:  # each decoder raises its own kinds
+            values = decode_frame(self._dataset, index, self.bytes.syntax, **options)
+        except DecodingError as error:
             if "not support" in str(error) or "cannot decode" in str(error).lower():
                 raise SeriesError(
                     f"{self._path.name}: no installed decoder can read its pixels",
@@ -233,7 +229,7 @@ class _Pixels:
                     found=str(error).splitlines()[0][:200],
                     remedy="export it uncompressed, or as JPEG 2000, JPEG-LS or RLE",
                 ) from error
-            raise truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
+            raise truncated(self._path, "pixels that can be decoded", error.kind) from error
         if values.shape != expected:
             raise truncated(self._path, f"{expected[0]} x {expected[1]} pixels", str(values.shape))
         return values

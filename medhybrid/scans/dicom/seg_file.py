@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.attributes import integer, restore_vrs, text, value_of
+from medhybrid.scans.dicom.decoding import DecodingError, decode_frame
 from medhybrid.scans.dicom.headers import load_dataset
 from medhybrid.scans.dicom.pixel_bytes import PLAIN_SYNTAXES, syntax_of
 
@@ -114,11 +115,10 @@ class SegFile:
             first = index * n_pixels
             part = np.frombuffer(content, np.uint8, (first + n_pixels + 7) // 8 - first // 8, first // 8)
             return np.unpackbits(part, bitorder="little")[first % 8 : first % 8 + n_pixels].reshape(rows, columns)
-        from pydicom.pixels import get_decoder
-        from pydicom.uid import UID
-
-        decoded, _ = get_decoder(UID(syntax)).as_array(self.dataset, index=index, raw=True)
-        return np.asarray(decoded)
+        try:
+            return decode_frame(self.dataset, index, syntax)
+        except DecodingError as error:
+            raise unreadable(self.path, error.kind) from error
 
 
 def _name_segments(items: list[Any], path: Path) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Damaged JPEG streams are refused before a decoder sees them, which could end the process."""
+"""Damaged streams are refused: by their markers, and where a decoder's process ends on them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGLSLossless
+from pydicom.pixels import get_decoder
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
 
 from medhybrid.errors import SeriesError
+from medhybrid.scans.dicom import decoding
+from medhybrid.scans.dicom.decoding import DecodingError, decode_frame
 from medhybrid.scans.dicom.jpeg_stream import find_damage
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
@@ -75,3 +78,89 @@ def test_a_slice_with_fewer_rows_than_its_header_is_refused(tmp_path: Path) -> N
     with pytest.raises(SeriesError, match=r"found 8 x 10 pixels") as caught:
         read_scan(tmp_path / "s")
     assert caught.value.code == "truncated"
+
+
+SYNTAX = {
+    "JPEG lossless": JPEGLosslessSV1,
+    "JPEG": JPEGBaseline8Bit,
+    "JPEG-LS": JPEGLSLossless,
+    "JPEG 2000": JPEG2000Lossless,
+}
+CONTENTS = STREAMS | {"JPEG 2000": bytes(imagecodecs.jpeg2k_encode(PLANE, level=0, codecformat="j2k"))}
+
+
+def image_of(kind: str, stream: bytes) -> pydicom.Dataset:
+    bits = 8 if kind == "JPEG" else 16
+    image = pydicom.Dataset()
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = SYNTAX[kind]
+    image.Rows, image.Columns, image.SamplesPerPixel, image.NumberOfFrames = 12, 10, 1, 1
+    image.BitsAllocated = image.BitsStored = bits
+    image.HighBit, image.PixelRepresentation, image.PhotometricInterpretation = bits - 1, 0, "MONOCHROME2"
+    image.PixelData = encapsulate([stream])
+    image["PixelData"].VR = "OB"
+    return image
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_values_from_a_decoders_process_are_those_of_pydicom_in_this_one(kind: str) -> None:
+    image = image_of(kind, CONTENTS[kind])
+    expected, _ = get_decoder(SYNTAX[kind]).as_array(image, index=0, raw=True)
+
+    np.testing.assert_array_equal(decode_frame(image, 0, SYNTAX[kind]), expected)
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_a_damaged_stream_ends_no_process_but_the_decoders(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """About one in 200 damaged streams ends a decoder by a signal, and some make it run on."""
+    monkeypatch.setattr(decoding, "MAX_SECONDS", 2.0)
+    numbers = np.random.default_rng(5)
+    n_refused = 0
+    for _ in range(5):
+        stream = np.frombuffer(CONTENTS[kind], np.uint8).copy()
+        places = numbers.integers(2, len(stream) - 2, 5)
+        stream[places] = numbers.integers(0, 256, 5)
+        try:
+            decode_frame(image_of(kind, stream.tobytes()), 0, SYNTAX[kind])
+        except DecodingError:
+            n_refused += 1
+    assert n_refused
+
+
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 11)", "os._exit(3)"])
+def test_a_decoder_that_dies_is_named_with_its_signal_and_the_next_frame_is_read(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = image_of("JPEG-LS", CONTENTS["JPEG-LS"])
+    dying = tmp_path / "worker.py"
+    dying.write_text(f"import os, sys\nsys.stdin.buffer.readline()\n{ending}\n")
+    decoding._end_all()
+    with monkeypatch.context() as changed:
+        changed.setattr(decoding, "WORKER", dying)
+        with pytest.raises(DecodingError) as caught:
+            decode_frame(image, 0, JPEGLSLossless)
+    assert caught.value.kind == f"a stream that ends the decoder ({'signal 11' if 'kill' in ending else 'status 3'})"
+
+    np.testing.assert_array_equal(decode_frame(image, 0, JPEGLSLossless), PLANE)
+
+
+def test_a_decoder_that_was_ended_while_it_waited_is_replaced() -> None:
+    image = image_of("JPEG-LS", CONTENTS["JPEG-LS"])
+    decode_frame(image, 0, JPEGLSLossless)
+    for worker in decoding._idle:
+        worker._process.kill()
+        worker._process.wait()
+
+    np.testing.assert_array_equal(decode_frame(image, 0, JPEGLSLossless), PLANE)
+
+
+def test_a_decoder_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = tmp_path / "worker.py"
+    waiting.write_text("import time\ntime.sleep(600)\n")
+    decoding._end_all()
+    monkeypatch.setattr(decoding, "WORKER", waiting)
+    monkeypatch.setattr(decoding, "MAX_SECONDS", 0.2)
+
+    with pytest.raises(DecodingError) as caught:
+        decode_frame(image_of("JPEG-LS", CONTENTS["JPEG-LS"]), 0, JPEGLSLossless)
+    assert "signal 9" in caught.value.kind

@@ -1,0 +1,187 @@
+"""Decode frames by pydicom: compressed ones in processes of their own, since a damaged stream can end a decoder's process.
+
+The processes are started when the first compressed frame is read, wait for further ones, and end with this process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+WORKER = Path(__file__).with_name("decode_worker.py")
+
+IN_THIS_PROCESS = ("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98")
+"""Encapsulated syntaxes that need no library: RLE, and uncompressed fragments."""
+
+ATTRIBUTES = (
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PlanarConfiguration",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
+"""What decoders read of a header."""
+
+MAX_SECONDS = 20.0
+"""A decoder that takes longer for a frame is ended: damaged streams make some run on."""
+
+SECONDS_PER_BYTE = 1e-6
+"""What a large frame may take beside, for each byte of its values."""
+
+
+class DecodingError(Exception):
+    """A frame that cannot be decoded.
+
+    Attributes
+    ----------
+    kind : str
+        Type of the error that was raised, or how the decoder's process ended.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def decode_frame(dataset: Any, index: int, syntax: str, **options: Any) -> NDArray[np.generic]:
+    """Decode the stored values (Y, X) of a frame; further axes hold samples.
+
+    Parameters
+    ----------
+    options
+        Of pydicom's decoder.
+
+    Raises
+    ------
+    DecodingError
+        If it cannot be decoded, or the decoder dies or does not end.
+    """
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    uid = UID(syntax)
+    try:
+        if not uid.is_encapsulated or syntax in IN_THIS_PROCESS:
+            values, _ = get_decoder(uid).as_array(dataset, index=index, raw=True, **options)
+            return np.asarray(values).astype(values.dtype.newbyteorder("="), copy=False)
+        stream = frame_stream(dataset, index)
+    except Exception as error:  # each decoder raises its own kinds
+        raise DecodingError(type(error).__name__, str(error)) from error
+    attributes = {n: _plain(getattr(dataset, n, None)) for n in ATTRIBUTES}
+    attributes = {n: v for n, v in attributes.items() if v is not None}
+    sizes = [v for n in ("Rows", "Columns", "SamplesPerPixel") if isinstance(v := attributes.get(n, 1), int)]
+    header = {
+        "syntax": syntax,
+        "options": options,
+        "attributes": attributes,
+        "n_bytes": len(stream),
+        "n_frame_bytes": int(np.prod(sizes, dtype=object)) * 4,
+    }
+    return _decode_elsewhere(header, stream)
+
+
+def frame_stream(dataset: Any, index: int) -> bytes:
+    """Return the compressed stream of a frame; raises what pydicom raises for damaged fragments."""
+    from pydicom.encaps import get_frame
+
+    table = getattr(dataset, "ExtendedOffsetTable", None), getattr(dataset, "ExtendedOffsetTableLengths", None)
+    n_frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
+    offsets = None if None in table else table
+    return bytes(get_frame(dataset.PixelData, index, number_of_frames=n_frames, extended_offsets=offsets))
+
+
+def _plain(value: Any) -> int | str | None:
+    """Return a number or text that JSON can hold."""
+    return int(value) if isinstance(value, int) else str(value) if isinstance(value, str) else None
+
+
+class _Worker:
+    """A process that decodes one frame at a time."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-P", str(WORKER)]
+        env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=env)
+
+    def decode(self, header: dict[str, Any], stream: bytes) -> NDArray[np.generic]:
+        """Decode a frame; raises `DecodingError`, or `OSError` where the process is gone."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        limit_s = MAX_SECONDS + SECONDS_PER_BYTE * header["n_frame_bytes"]
+        timer = threading.Timer(limit_s, self._process.kill)
+        timer.start()
+        try:
+            self._process.stdin.write(json.dumps(header).encode() + b"\n" + stream)
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+            reply = json.loads(line) if line else {}
+            content = self._process.stdout.read(reply.get("n_bytes", 0))
+        finally:
+            timer.cancel()
+        if len(content) < reply.get("n_bytes", 1):
+            raise BrokenPipeError
+        if "error" in reply:
+            raise DecodingError(reply["error"], reply["message"])
+        return np.frombuffer(content, reply["type"]).reshape(reply["shape"])
+
+    def end(self) -> int:
+        """End the process; returns its exit status, negative for a signal."""
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+        try:
+            return self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+_idle: list[_Worker] = []
+_lock = threading.Lock()
+
+
+def _decode_elsewhere(header: dict[str, Any], stream: bytes) -> NDArray[np.generic]:
+    """Decode a frame in a waiting process, or a new one."""
+    with _lock:
+        _idle[:] = [w for w in _idle if w.owner == os.getpid()]  # a fork shares none with its parent
+        waiting = _idle.pop() if _idle else None
+    worker = waiting or _Worker()
+    try:
+        values = worker.decode(header, stream)
+    except OSError as error:
+        status = worker.end()
+        if waiting is not None:  # it may have been ended while it waited
+            return _decode_elsewhere(header, stream)
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        raise DecodingError(f"a stream that ends the decoder ({how})", "the decoder's process ended") from error
+    except BaseException:  # what a damaged stream left in its memory touches no other frame
+        worker.end()
+        raise
+    with _lock:
+        _idle.append(worker)
+    return values
+
+
+@atexit.register
+def _end_all() -> None:
+    while _idle:
+        worker = _idle.pop()
+        if worker.owner == os.getpid():
+            worker.end()
