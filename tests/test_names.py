@@ -20,6 +20,7 @@ from medhybrid.data.layouts import list_cases
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.inference.model import Model
+from medhybrid.inference.records import Records
 from medhybrid.names import MAX_NAME_BYTES, check_case_name, escape_name, make_unique, name_from_path
 from medhybrid.review.marks import Mark, write_mark
 from medhybrid.steps.predict import predict
@@ -295,6 +296,64 @@ def test_a_mask_that_a_person_corrected_in_place_is_not_written_over(tmp_path: P
 
     assert "was changed after medhybrid wrote it" in result.predictions[0].message
     assert mask.read_bytes() == edited
+
+
+def test_an_output_that_was_edited_stays_after_a_second_try_and_is_made_anew_once_it_is_moved(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(scan_bytes())
+    out = tmp_path / "out"
+    predict(tmp_path / "a.nii", model=model(), out=out, probabilities=True)
+    doubt = out / "probabilities" / "a_uncertainty.nii.gz"
+    doubt.write_bytes(b"annotated")
+
+    for _ in range(2):
+        (tmp_path / "a.nii").write_bytes(bytes(nib.Nifti1Image(with_box(SHAPE)[0] + 1, AFFINE).to_bytes()))
+        (failed,) = predict(tmp_path / "a.nii", model=model(), out=out, probabilities=True).predictions
+        assert "a_uncertainty" in failed.message
+        assert doubt.read_bytes() == b"annotated"
+
+    doubt.rename(tmp_path / "kept")
+    (done,) = predict(tmp_path / "a.nii", model=model(), out=out, probabilities=True).predictions
+    assert done.status == "done"
+
+
+def test_a_mask_made_by_hand_for_a_scan_that_failed_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(scan_bytes())
+    (tmp_path / "b.nii").write_bytes(b"damaged")
+    out = tmp_path / "out"
+    predict(tmp_path, model=model(), out=out)
+    (out / "masks" / "b.nii.gz").write_text("made by hand")
+    (tmp_path / "b.nii").write_bytes(scan_bytes())
+
+    result = predict(tmp_path, model=model(), out=out)
+
+    assert {p.case: p.status for p in result.predictions} == {"a": "done", "b": "failed"}
+    assert (out / "masks" / "b.nii.gz").read_text() == "made by hand"
+
+
+@pytest.mark.parametrize("place", ["mask", "other"])
+def test_what_an_interrupted_attempt_wrote_is_replaced_and_what_was_put_there_is_not(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.nii").write_bytes(scan_bytes())
+    out = tmp_path / "out"
+    with monkeypatch.context() as changed:
+        changed.setattr(Records, "end", interrupt)
+        changed.setattr(Records, "release", lambda *_: None)  # as a kill leaves it
+        with pytest.raises(KeyboardInterrupt):
+            predict(tmp_path / "a.nii", model=model(), out=out)
+    mask = out / "masks" / "a.nii.gz"
+    assert mask.is_file()
+    if place == "other":
+        mask.write_text("made by hand")
+
+    (result,) = predict(tmp_path / "a.nii", model=model(), out=out).predictions
+
+    assert result.status == ("done" if place == "mask" else "failed")
+    assert (mask.read_bytes() == b"made by hand") == (place == "other")
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_marks_of_other_masks_stay_in_the_folder(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import NO_ROOM, MedHybridError, OutputError, ScanError, item_error
 from medhybrid.files import held
-from medhybrid.inference.foreign_files import ForeignFileError, hash_mask, refuse_foreign_files
+from medhybrid.inference.foreign_files import ForeignFileError, refuse_foreign_files
 from medhybrid.inference.memory import refuse_too_large
 from medhybrid.inference.model import Inferred, Model
 from medhybrid.inference.outputs import files_of, write_outputs
@@ -257,7 +257,8 @@ def _attempt(step: Callable[[FolderJob, _Case], None], job: FolderJob, case: _Ca
             raise _unwritable(job.out, error) from error
         problem = item_error(error, f"{name} cannot be predicted", ScanError)
         is_foreign = isinstance(error, ForeignFileError)
-        case.prediction = Prediction(case=name, status="failed", message=str(problem), is_foreign=is_foreign)
+        outputs = job.records.outputs_of(name) if is_foreign else job.records.written.get(name, {})
+        case.prediction = Prediction(case=name, status="failed", message=str(problem), outputs=outputs)
     case.seconds += time.monotonic() - began
     return case
 
@@ -357,7 +358,8 @@ def _conclude(job: FolderJob, case: _Case) -> None:
     assert scan is not None
     assert case.inferred is not None
     made = job.model.conclude(scan, case.inferred)
-    written = write_outputs(job.out, name, scan, made, job.model.record, job.deidentifier)
+    note = partial(job.records.note_output, name)
+    written = write_outputs(job.out, name, scan, made, job.model.record, job.deidentifier, note=note)
     burned_in = BURNED_IN if case.item.is_burned_in else ""
     notes = [*made.reasons, *scan.notes, case.item.note, burned_in, *written.notes]
     case.prediction = Prediction(
@@ -370,7 +372,7 @@ def _conclude(job: FolderJob, case: _Case) -> None:
         input_hash=case.input_hash,
         stamps=case.stamps,
         slots=slots_of(case.item.entries),
-        mask_sha256=hash_mask(job.out / files_of(name)[0]),
+        outputs=written.hashes,
     )
 
 
@@ -381,13 +383,8 @@ def _finish(job: FolderJob, case: _Case) -> Outcome:
     case.scan = case.prepared = case.inferred = None  # the next one may need the memory
     if case.is_skipped:
         return prediction, True
-    told = {
-        "seconds": round(case.seconds, 3),
-        "attempts": case.attempts,
-        "worker": this_worker(),
-        "made_by": job.made_by,
-    }
-    prediction = prediction.model_copy(update=told)
+    told = {"seconds": round(case.seconds, 3), "attempts": case.attempts, "worker": this_worker()}
+    prediction = prediction.model_copy(update=told | {"made_by": job.made_by})
     if job.deidentifier is not None:
         message = without_names(prediction.message, item, item.case)
         prediction = prediction.model_copy(

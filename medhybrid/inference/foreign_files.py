@@ -9,31 +9,51 @@ from medhybrid.errors import OutputError
 from medhybrid.inference.outputs import files_of
 from medhybrid.inference.records import Records
 
+COPYING_S = 1.0
+"""A file of a version that kept no hashes may be newer than its record by this, as copies are."""
+
 
 class ForeignFileError(OutputError):
     """A file under an output's name that medhybrid did not write, or that was changed since."""
 
 
 def refuse_foreign_files(out: Path, records: Records, case: str) -> None:
-    """Raise `ForeignFileError` where an output of a case is not ours, or its mask was edited: it would be overwritten."""
-    earlier = records.done(case)
-    mask = out / files_of(case)[0]
+    """Raise `ForeignFileError` where an output of a case is not ours, or was edited: it would be overwritten."""
     present = [name for name in files_of(case)[:-2] if (out / name).exists() or (out / name).is_symlink()]
-    if present and not records.is_known(case):
+    if not present:
+        return
+    hashes, earlier = records.outputs_of(case), records.earlier_record(case)
+    unknown = [n for n in present if n not in hashes and (earlier is None or (out / n).is_symlink())]
+    changed = [n for n in present if n not in unknown and _is_changed(out / n, hashes.get(n), earlier)]
+    if unknown:
         raise ForeignFileError(
-            f"{case} is not predicted: medhybrid did not make a file that its mask would overwrite",
-            found=", ".join(present),
+            f"{case} is not predicted: medhybrid did not make a file that its outputs would overwrite",
+            found=", ".join(unknown),
             remedy="move it elsewhere, or choose another folder",
         )
-    if earlier is not None and earlier.mask_sha256 and mask.is_file() and hash_mask(mask) != earlier.mask_sha256:
+    if changed:
         raise ForeignFileError(
-            f"{case} is not predicted again: its mask was changed after medhybrid wrote it, and would be overwritten",
-            found=files_of(case)[0],
+            f"{case} is not predicted again: an output was changed after medhybrid wrote it, and would be overwritten",
+            found=", ".join(changed),
             remedy="move it elsewhere, for example into corrected/",
         )
 
 
-def hash_mask(path: Path) -> str:
-    """Return the SHA-256 of a mask's file."""
+def is_edited(out: Path, records: Records, case: str) -> bool:
+    """Return whether the mask of a case is not the one that was written."""
+    name = files_of(case)[0]
+    path = out / name
+    return path.is_file() and _is_changed(path, records.outputs_of(case).get(name), records.earlier_record(case))
+
+
+def _is_changed(path: Path, sha256: str | None, record: Path | None) -> bool:
+    """Whether a file differs from its hash; without one, whether it is newer than its record."""
+    if sha256 is not None:
+        return not path.is_file() or path.is_symlink() or hash_file(path) != sha256
+    return record is not None and path.stat().st_mtime > record.stat().st_mtime + COPYING_S
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

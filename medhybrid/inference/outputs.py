@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +37,10 @@ Regions = dict[str, tuple[Component, list[Component]]]
 
 @dataclass(frozen=True, slots=True)
 class WrittenOutputs:
-    """Measures by label of a scan whose files were written, and notes on DICOM files that could not be."""
+    """Measures by label of a scan whose files were written, their hashes, and notes on DICOM files that could not be."""
 
     measures: dict[str, LabelMeasure]
+    hashes: dict[str, str]
     notes: tuple[str, ...] = ()
 
 
@@ -57,10 +61,43 @@ def files_of(case: str) -> list[str]:
     ]
 
 
+class _Writer:
+    """Writes files below an output folder whole, and notes the hash of each before it gets its name."""
+
+    def __init__(self, out: Path, note: Callable[[str, str], None]) -> None:
+        self.out, self._note = out, note
+        self.hashes: dict[str, str] = {}
+
+    def put(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write a file under its name below the folder."""
+        path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pending = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
+        try:
+            write(pending)
+            with pending.open("rb") as file:
+                self.hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._note(name, self.hashes[name])
+            pending.replace(path)
+        except BaseException:
+            self.hashes.pop(name, None)
+            pending.unlink(missing_ok=True)
+            raise
+
+
 def write_outputs(
-    out: Path, case: str, scan: Scan, made: Segmentation, record: ModelRecord, deidentifier: Deidentifier | None
+    out: Path,
+    case: str,
+    scan: Scan,
+    made: Segmentation,
+    record: ModelRecord,
+    deidentifier: Deidentifier | None,
+    *,
+    note: Callable[[str, str], None] = lambda *_: None,
 ) -> WrittenOutputs:
     """Write the files of a scan; return its measures by label.
+
+    `note` is called with the name and hash of each file before it gets its name.
 
     Headers of real series break the standard in many ways. A DICOM output that they do not allow leaves the mask as it is: a
     note says which could not be written and why.
@@ -71,18 +108,23 @@ def write_outputs(
         If there is no room.
     """
     regions = _regions(made.mask, record.plan.labels, scan.affine)
-    write_nifti(out / "masks" / f"{case}.nii.gz", made.mask, scan.affine, like=scan.source)
+    writer = _Writer(out, note)
+
+    def put(name: str, array: NDArray[np.generic]) -> None:
+        writer.put(name, lambda path: write_nifti(path, array, scan.affine, like=scan.source))
+
+    put(f"masks/{case}.nii.gz", made.mask)
     if made.probabilities is not None:
-        folder = out / "probabilities"
-        write_nifti(folder / f"{case}.nii.gz", made.probabilities[1:], scan.affine, like=scan.source)
-        doubt = uncertainty(made.probabilities)
-        write_nifti(folder / f"{case}_uncertainty.nii.gz", doubt, scan.affine, like=scan.source)
-    notes = _write_dicom(out, case, scan, made, regions, record, deidentifier) if scan.source.kind == "dicom" else ()
-    return WrittenOutputs(_measures(regions), notes)
+        put(f"probabilities/{case}.nii.gz", made.probabilities[1:])
+        put(f"probabilities/{case}_uncertainty.nii.gz", uncertainty(made.probabilities))
+    notes: tuple[str, ...] = ()
+    if scan.source.kind == "dicom":
+        notes = _write_dicom(writer, case, scan, made, regions, record, deidentifier)
+    return WrittenOutputs(_measures(regions), writer.hashes, notes)
 
 
 def _write_dicom(
-    out: Path,
+    writer: _Writer,
     case: str,
     scan: Scan,
     made: Segmentation,
@@ -92,19 +134,22 @@ def _write_dicom(
 ) -> tuple[str, ...]:
     """Write SEG and report; return what could not be written, and the source's values that they do not repeat."""
     info = SegInfo(record.plan.labels, record.medhybrid_version, record.weights_sha256, record.label_codes)
-    seg = out / "seg" / f"{case}.dcm"
+    seg = f"seg/{case}.dcm"
     sources: list[Any] = []
     notes: list[str] = []
 
     def write_segmentation() -> None:
-        sources.extend(write_seg(seg, made.mask, scan, info, deidentifier=deidentifier))
+        writer.put(seg, lambda path: sources.extend(write_seg(path, made.mask, scan, info, deidentifier=deidentifier)))
         if invalid := find_invalid_values(scan):
             notes.append(f"invalid in the source, so empty or replaced in SEG and report: {', '.join(invalid)}")
 
     def write_probabilities() -> None:
         assert made.probabilities is not None
-        target, shares = out / "probabilities" / f"{case}.dcm", made.probabilities[1:]
-        write_seg(target, made.mask, scan, info, probabilities=shares, deidentifier=deidentifier)
+        shares = made.probabilities[1:]
+        writer.put(
+            f"probabilities/{case}.dcm",
+            lambda path: write_seg(path, made.mask, scan, info, probabilities=shares, deidentifier=deidentifier),
+        )
 
     def write_measures() -> None:
         rows = [
@@ -112,8 +157,9 @@ def _write_dicom(
             for name, (whole, lesions) in regions.items()
             for n, c in enumerate((whole, *lesions))
         ]
-        (out / "sr").mkdir(parents=True, exist_ok=True)
-        write_report(out / "sr" / f"{case}.dcm", seg, sources, rows, record.label_codes)
+        writer.put(
+            f"sr/{case}.dcm", lambda path: write_report(path, writer.out / seg, sources, rows, record.label_codes)
+        )
 
     problem = _try_to_write("the DICOM SEG and its report", write_segmentation, case, scan)
     notes += problem

@@ -24,7 +24,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medhybrid.files import write_atomically, write_csv
+from medhybrid.files import write_atomically
+from medhybrid.kept_tables import write_kept_table
 
 MAX_ATTEMPTS = 3
 """A scan that as many workers died on is set aside."""
@@ -49,10 +50,9 @@ class Prediction(BaseModel):
 
     Attributes
     ----------
-    mask_sha256 : str
-        Hash of the mask's file as it was written: a mask that was edited since is not overwritten.
-    is_foreign : bool
-        A failure because a file that medhybrid did not write stands where the mask would.
+    outputs : dict
+        SHA-256 of each file that was written, by its name below the output folder: one that was changed since is not
+        overwritten.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,8 +70,7 @@ class Prediction(BaseModel):
     slots: str = ""
     attempts: int = 1
     worker: str = ""
-    mask_sha256: str = ""
-    is_foreign: bool = False
+    outputs: dict[str, str] = {}
 
     @property
     def sign(self) -> str:
@@ -86,6 +85,7 @@ class _Begun(BaseModel):
     worker: str
     since: str
     files: str
+    outputs: dict[str, str] | None = None
 
 
 @cache
@@ -102,21 +102,32 @@ class Records:
     ----------
     in_hand : dict
         Cases that this process has begun and not ended, with the record of the attempt before, if there was one.
+    written : dict
+        Hashes of the files that were written for each of them so far.
     """
 
     out: Path
     in_hand: dict[str, str | None] = field(default_factory=dict)
+    written: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def done(self, case: str) -> Prediction | None:
         """The record of a scan with a mask; None where there is none that can be read."""
         return self._read("done", case)
 
-    def is_known(self, case: str) -> bool:
-        """Whether this program worked on a scan before, so that files of its name are ours."""
-        if any((self.out / state / f"{case}.json").is_file() for state in ("done", "begun")):
-            return True
-        failed = self._read("failed", case)
-        return failed is not None and not failed.is_foreign
+    def outputs_of(self, case: str) -> dict[str, str]:
+        """Return the hashes of the files that were written for a scan, also by an attempt that was interrupted."""
+        begun = _begun(_text_of(self.out / "begun" / f"{case}.json"))
+        records = [r.outputs for state in ("failed", "done") if (r := self._read(state, case)) is not None]
+        return {k: v for outputs in (*records, (begun and begun.outputs) or {}) for k, v in outputs.items()}
+
+    def earlier_record(self, case: str) -> Path | None:
+        """Return the record of a scan that a version without hashes wrote, after the files that it wrote; else None."""
+        done = self._read("done", case)
+        if done is not None and not done.outputs:
+            return self.out / "done" / f"{case}.json"
+        path = self.out / "begun" / f"{case}.json"
+        begun = _begun(_text_of(path))
+        return path if begun is not None and begun.outputs is None else None
 
     def begin(self, case: str, stamps: Stamps) -> int | Prediction:
         """Note that a scan is in work.
@@ -138,9 +149,19 @@ class Records:
             )
             return Prediction(case=case, status="failed", message=message, attempts=MAX_ATTEMPTS)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        write_atomically(path, _Begun(attempt=attempt, worker=this_worker(), since=now, files=files).model_dump_json())
-        self.in_hand[case] = text
+        begun = _Begun(attempt=attempt, worker=this_worker(), since=now, files=files, outputs={})
+        write_atomically(path, begun.model_dump_json())
+        self.in_hand[case], self.written[case] = text, {}
         return attempt
+
+    def note_output(self, case: str, name: str, sha256: str) -> None:
+        """Note the hash of a file that is about to get its name: where the worker dies, it is known to be ours."""
+        if case not in self.in_hand:
+            return
+        self.written[case][name] = sha256
+        path = self.out / "begun" / f"{case}.json"
+        if (begun := _begun(_text_of(path))) is not None:
+            write_atomically(path, begun.model_copy(update={"outputs": self.written[case]}).model_dump_json())
 
     def end(self, prediction: Prediction) -> None:
         """Put what became of a scan on record, in place of what was there."""
@@ -149,13 +170,18 @@ class Records:
         write_atomically(self.out / prediction.status / f"{case}.json", text)
         (self.out / other / f"{case}.json").unlink(missing_ok=True)
         if case in self.in_hand:
-            del self.in_hand[case]
+            del self.in_hand[case], self.written[case]
             (self.out / "begun" / f"{case}.json").unlink(missing_ok=True)
 
     def release(self, case: str) -> None:
-        """Let go of a scan, alive: this was no attempt, and what was on record before is again."""
+        """Let go of a scan, alive: this was no attempt; what was written is removed, what was on record before is again."""
         if case in self.in_hand:
             path, text = self.out / "begun" / f"{case}.json", self.in_hand.pop(case)
+            written = self.written.pop(case)
+            if self.done(case) is None:
+                for name in written:
+                    with suppress(OSError):
+                        (self.out / name).unlink(missing_ok=True)
             with suppress(OSError):  # on a full disk, which is told already
                 if text is None:
                     path.unlink(missing_ok=True)
@@ -181,7 +207,7 @@ class Records:
                 rows.append([case, "begun", b.attempt, b.worker, "", f"since {b.since}"])
             else:
                 rows.append([case, "waiting", 0, "", "", ""])
-        write_csv(self.out / "work.csv", [["case", "state", "attempts", "worker", "seconds", "reason"], *rows])
+        write_kept_table(self.out / "work.csv", [["case", "state", "attempts", "worker", "seconds", "reason"], *rows])
 
     def _read(self, state: str, case: str) -> Prediction | None:
         try:
@@ -207,7 +233,7 @@ def write_results(path: Path, predictions: Sequence[Prediction], labels: Mapping
             row += [m.volume_ml, m.n_components, m.largest_ml, m.largest_mm] if m else [""] * 4
         score = "" if p.score is None else f"{p.score:.4f}"
         rows.append([p.case, p.status, p.verdict, score, *row, f"{p.seconds:.2f}", p.message])
-    write_csv(path, rows)
+    write_kept_table(path, rows)
 
 
 def _text_of(path: Path) -> str | None:
