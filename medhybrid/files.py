@@ -39,9 +39,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write rows, the first of them the names of the columns, as `write_atomically` does."""
+    write_atomically(path, text_of_csv(rows))
+
+
+def text_of_csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as the text of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue())
+    return text.getvalue()
 
 
 @contextmanager

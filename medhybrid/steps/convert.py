@@ -15,8 +15,9 @@ from pathlib import Path
 
 from medhybrid.config import ScansConfig
 from medhybrid.errors import ScanError, item_error
-from medhybrid.files import write_atomically, write_csv
+from medhybrid.files import write_atomically
 from medhybrid.geometry import orientation_code
+from medhybrid.kept_tables import write_kept_table
 from medhybrid.names import printable_path
 from medhybrid.owned import CONVERTED, WrittenFiles, claim_folder
 from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, is_in_millimetres, write_nifti
@@ -102,4 +103,4 @@ def _describe(entry: ScanEntry, scan: Scan) -> dict[str, object]:
 
 def _write_table(path: Path, rows: list[Converted]) -> None:
     cells = [[r.name, r.state, r.code, " x ".join(map(str, r.shape)), r.reason] for r in rows]
-    write_csv(path, [["volume", "state", "code", "shape", "reason"], *cells])
+    write_kept_table(path, [["volume", "state", "code", "shape", "reason"], *cells])

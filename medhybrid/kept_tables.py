@@ -1,0 +1,61 @@
+"""Tables that a command writes again, and that people annotate: one that was changed since is kept under another name.
+
+.NAME.sha256     beside a table: the hashes of its last two versions, so that a kill between the two files does no harm
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from medhybrid.files import text_of_csv, write_atomically
+
+logger = logging.getLogger(__name__)
+
+KEPT_HASHES = 2
+
+
+def write_kept_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as CSV, the first of them the names of the columns; raises `OSError`.
+
+    A table under this name that is not as it was written is renamed first, with a warning: NAME-edited.csv.
+    """
+    text = text_of_csv(rows)
+    beside = path.with_name(f".{path.name}.sha256")
+    known = _hashes_in(beside)
+    if path.is_file() and _is_edited(path, known, text):
+        kept = _free_name(path)
+        path.rename(kept)
+        logger.warning("%s was changed after it was written; it is kept as %s", path.name, kept.name)
+    new = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+    if new not in known[-1:]:
+        write_atomically(beside, "\n".join([*known, new][-KEPT_HASHES:]) + "\n")
+    write_atomically(path, text)
+
+
+def _hashes_in(path: Path) -> list[str]:
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text().split()
+    return []
+
+
+def _is_edited(path: Path, known: Sequence[str], text: str) -> bool:
+    """Whether a table is another than was written; by its columns where no hash was kept."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return True
+    if known:
+        return hashlib.sha256(content).hexdigest() not in known
+    return content.splitlines()[:1] != text.encode("utf-8", "backslashreplace").splitlines()[:1]
+
+
+def _free_name(path: Path) -> Path:
+    numbers = ("", *(f"-{n}" for n in range(2, 10_000)))
+    names = (path.with_name(f"{path.stem}-edited{n}{path.suffix}") for n in numbers)
+    return next(p for p in names if not os.path.lexists(p))
