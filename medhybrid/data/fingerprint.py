@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+
+from medhybrid.data.even_sample import sample_step
 
 SAMPLES_PER_CASE = 2_000
 """Foreground intensities kept of each case and channel."""
@@ -63,6 +66,31 @@ class SeenRange(BaseModel):
     label_share: dict[str, float] = {}
 
 
+def join_seen(ranges: Sequence[SeenRange | None]) -> SeenRange | None:
+    """Return the range of the scans that any of several models was trained on; None if none of them knows its own."""
+    known = [r for r in ranges if r is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+
+    def span(pairs: Sequence[tuple[Any, Any]]) -> tuple[list[float], list[float]]:
+        return np.min([p[0] for p in pairs], axis=0).tolist(), np.max([p[1] for p in pairs], axis=0).tolist()
+
+    channels = set.intersection(*(set(r.percentiles) for r in known))
+    labels = set.intersection(*(set(r.label_share) for r in known))
+    return SeenRange.model_validate(
+        {
+            "n_cases": max(r.n_cases for r in known),
+            "spacing_mm": span([r.spacing_mm for r in known]),
+            "extent_mm": span([r.extent_mm for r in known]),
+            "percentiles": {
+                c: [span([r.percentiles[c][i] for r in known]) for i in range(len(PERCENTILES))]
+                for c in sorted(channels)
+            },
+            "label_share": {n: min(r.label_share[n] for r in known) for n in sorted(labels)},
+        }
+    )
+
+
 class Fingerprint(BaseModel):
     """Size and intensities of a dataset."""
 
@@ -100,7 +128,7 @@ def fingerprint_case(
 
 def percentiles_of(values: NDArray[np.generic]) -> tuple[float, float, float]:
     """Return `PERCENTILES` of an image (X, Y, Z), from an even sample of its voxels."""
-    sample = values.reshape(-1)[:: max(1, values.size // SAMPLED_VOXELS)]
+    sample = values.reshape(-1)[:: sample_step(values.shape, SAMPLED_VOXELS)]
     a, b, c = (float(v) for v in np.percentile(sample.astype(np.float32), PERCENTILES))
     return a, b, c
 

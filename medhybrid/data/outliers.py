@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medhybrid.data.even_sample import sample_step
+
 Values = NDArray[Any]
 """An array of numbers of any type."""
 
@@ -23,6 +25,15 @@ N_EXTREMES = 64
 PADDED_SHARE = 0.005
 """Share of the voxels from which an extreme value is padding, whose border with the image may be blended."""
 
+MAX_FILL = -100.0
+"""A whole number below this outside an image without other negative values is a filling, such as -1024 of CT in an MR scan."""
+
+FILL_BORDER = 0.05
+"""Values nearer to 0 than this part of the filling belong to the image: noise, and what interpolation overshoots."""
+
+BLENDED_SHARE = 0.02
+"""Share of the voxels that may lie between, where the filling was blended with the image."""
+
 HIGH_PADDING = (32767, 65535, 2**31 - 1, 2**32 - 1)
 MIN_BEYOND = 1e9
 """Values that may be padding at the upper end; more voxels of another value there are an object."""
@@ -35,7 +46,7 @@ NEARLY_ALL = 0.995
 
 def is_nearly_constant(values: Values) -> bool:
     """Whether (nearly) all voxels of an image have one value, by an even sample of them."""
-    sample = values.reshape(-1)[:: max(1, values.size // SAMPLED_VOXELS)]
+    sample = values.reshape(-1)[:: sample_step(values.shape, SAMPLED_VOXELS)]
     _, counts = np.unique(sample, return_counts=True)
     return bool(counts.max() >= NEARLY_ALL * sample.size)
 
@@ -52,11 +63,14 @@ def replace_outliers(values: Values) -> tuple[Values, int]:
         One channel as it was read; finite.
     """
     low, high = values.min(), values.max()
-    step = max(1, values.size // SAMPLED_VOXELS)
-    sample = values.reshape(-1)[::step]
+    sample = values.reshape(-1)[:: sample_step(values.shape, SAMPLED_VOXELS)]
     core = sample[(sample > low) & (sample < high)]
     if not core.size:
         return values, 0
+    if _is_filling(sample, low):
+        values, n_filled = _without_filling(values, low)
+        rest, n_others = replace_outliers(values)
+        return rest, n_filled + n_others
     core_low, core_high = (float(v) for v in np.percentile(core, TRIMMED))
     core_range = core_high - core_low
     is_padded = float(low) < 0 and _is_padding(sample, low)  # whose blended border widens the range
@@ -81,6 +95,21 @@ def replace_outliers(values: Values) -> tuple[Values, int]:
 def _is_padding(sample: Values, extreme: Any) -> bool:
     """Whether an extreme value fills a part of the image, and is not that of a few voxels."""
     return bool(np.mean(sample == extreme) >= PADDED_SHARE)
+
+
+def _is_filling(sample: Values, low: Any) -> bool:
+    """Whether the lowest value was filled in around an image that has no negative values of its own."""
+    if not (float(low) <= MAX_FILL and float(low).is_integer() and _is_padding(sample, low)):
+        return False
+    inside = np.mean(sample >= FILL_BORDER * float(low))
+    between = np.mean((sample > low) & (sample < FILL_BORDER * float(low)))
+    return bool(between <= min(BLENDED_SHARE, inside / 5))
+
+
+def _without_filling(values: Values, low: Any) -> tuple[Values, int]:
+    """Give the filling, and what is blended with it, the lowest value of the image; also return their number."""
+    is_filled = values < FILL_BORDER * float(low)
+    return np.clip(values, values[~is_filled].min(), None), int(np.count_nonzero(is_filled))
 
 
 def _end_of_blend(ordered: Values, min_gap: float, end: Any) -> Any:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.special import softmax
 from torch import Tensor
 
+from medhybrid.data.even_sample import sample_step
 from medhybrid.inference.to_grid import highest_label
 from medhybrid.metrics import (
     Reliability,
@@ -92,7 +93,7 @@ def sample_voxels(logits: Tensor, reference: NDArray[np.uint8]) -> VoxelSample:
     where = np.argwhere((prediction > 0) | (reference > 0))
     low, high = (where.min(0), where.max(0) + 1) if len(where) else (np.zeros(3, int), np.array(reference.shape))
     box = tuple(slice(max(0, int(a) - SAMPLED_MARGIN), int(b) + SAMPLED_MARGIN) for a, b in zip(low, high, strict=True))
-    step = max(1, reference[box].size // SAMPLED_VOXELS)
+    step = sample_step(reference[box].shape, SAMPLED_VOXELS)
     near = logits[(slice(None), *box)].flatten(1)[:, ::step].T.float().cpu().numpy()
     return VoxelSample(near, reference[box].ravel()[::step], prediction[box].ravel()[::step])
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medhybrid.data.outliers import replace_outliers
+from medhybrid.data.even_sample import sample_step
+from medhybrid.data.outliers import is_nearly_constant, replace_outliers
 from medhybrid.data.prepare import prepare_image
 from medhybrid.geometry import Grid
 from tests.synthetic import AFFINE, SHAPE, blob_case, make_test_plan
@@ -34,6 +35,8 @@ BLENDED = np.s_[3]
 DAMAGED = {
     "padding with a blended border": with_values((SLAB, -32768), (BLENDED, -16000)),
     "two paddings": with_values((np.s_[:2], -20000), (np.s_[2:4], -10000)),
+    "filled as CT is by resampling": with_values((SLAB, -1024)),
+    "filled with -2000, with a blended border": with_values((HALF, -2000), (np.s_[19, :4], -1200)),
     "a voxel at the lowest integer": with_values((VOXEL, -32768)),
     "a slab of padding": with_values((SLAB, -32768)),
     "more padding than scan": with_values((HALF, -32768)),
@@ -70,6 +73,25 @@ def negative_image(seed: int) -> np.ndarray:
     array[SLAB] = -1024
     array[20, 20, 8:11] = -52, -51, -50  # near each other, and above the rest
     return array
+
+
+def test_outliers_are_found_wherever_they_lie_in_a_volume_of_even_sizes() -> None:
+    """A sample of each N-th voxel of 256 x 256 x N lies in one slice."""
+    plain = np.zeros((256, 256, 30), np.int16)
+    plain[40:200, 40:200, 4:-4] = np.random.default_rng(0).normal(500, 100, (160, 160, 22))
+    damaged = plain.copy()
+    damaged[3, 3:63, 10] = 32767
+
+    assert not is_nearly_constant(plain)
+    assert replace_outliers(damaged)[1] == 60
+
+
+@pytest.mark.parametrize("shape", [(256, 256, 30), (512, 512, 7), (240, 240, 155), (97, 101, 103), (1, 512, 512)])
+def test_an_even_sample_is_spread_over_every_axis(shape: tuple[int, ...]) -> None:
+    taken = np.unravel_index(np.arange(0, np.prod(shape), sample_step(shape, 10_000)), shape)
+
+    assert 5_000 <= len(taken[0]) <= 20_000
+    assert [len(set(t.tolist())) for t in taken] == list(shape)
 
 
 REGULAR = {
