@@ -189,7 +189,7 @@ def evaluate(
         raise ConfigError(f"unknown choice {other_values!r}", expected="refuse or ignore")
     data = load_config(config, overrides or []).data
     target = out or (predictions / "evaluation")
-    names = cases.split(",") if cases else None
+    names = [n.strip() for n in cases.split(",") if n.strip()] if cases else None
     result = score(
         references,
         predictions,

@@ -73,13 +73,13 @@ def summarise(scores: list[LabelScore]) -> dict[str, float]:
     """Means and medians over cases, and means by label; cases weigh alike, whatever labels they have.
 
     The Dice of a case is the mean over the labels that its reference or its prediction hold: one that both lack would add
-    a 1 for nothing. A case without any counts 1.
+    a 1 for nothing. A case without any counts the mean of its labels: 1, or 0 where it has no prediction.
     """
-    by_case: dict[str, list[float]] = {}
+    by_case: dict[str, list[LabelScore]] = {}
     for s in scores:
-        held = by_case.setdefault(s.case, [])
-        held += [s.dice] if s.reference_ml or s.predicted_ml else []
-    case_dice = np.array([np.mean(v) if v else 1.0 for v in by_case.values()])
+        by_case.setdefault(s.case, []).append(s)
+    held = [[s for s in rows if s.reference_ml or s.predicted_ml] or rows for rows in by_case.values()]
+    case_dice = np.array([np.mean([s.dice for s in rows]) for rows in held])
     summary = {
         "n_cases": float(len(by_case)),
         "dice": float(case_dice.mean()),

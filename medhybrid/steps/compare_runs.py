@@ -9,7 +9,6 @@ OUT/comparison.csv       Dice of every case under both
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isclose
@@ -25,10 +24,10 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import inside_labels
 from medhybrid.errors import DataError, MedHybridError, ModelError, OutputError
-from medhybrid.files import write_csv
 from medhybrid.geometry import resample_labels
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.model_record import ModelRecord, read_record
+from medhybrid.kept_tables import write_kept_table
 from medhybrid.metrics import Difference, paired_difference
 from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.review.report import Pictured
@@ -39,6 +38,7 @@ from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.report import pictures_of, shown_channel
 from medhybrid.steps.run_places import config_here
 from medhybrid.steps.run_record import without_places
+from medhybrid.steps.score_tables import dice_by_case, read_scores, references_by_case
 
 N_SHOWN = 4
 """Cases with pictures, of those that got better and of those that got worse."""
@@ -145,7 +145,7 @@ def compare_runs(
     info = ComparisonInfo(a.name, b.name, difference, tuple(rows), settings, left_out, a.labels, medhybrid.__version__)
     claim_folder(out, COMPARISON, remedy="choose another folder for --out")
     try:
-        write_csv(out / "comparison.csv", table)
+        write_kept_table(out / "comparison.csv", table)
         page = write_comparison(out / "comparison.html", info, drawn())
     except OSError as error:
         raise OutputError(
@@ -169,13 +169,8 @@ def judged(folder: Path) -> Judged:
     )
 
 
-def case_dice(table: str) -> dict[str, float]:
-    """Dice by case of the text of a `validation.csv`."""
-    return {row["case"]: float(row["dice"]) for row in csv.DictReader(table.splitlines())}
-
-
 def _training(folder: Path) -> Judged:
-    dice = case_dice((folder / "validation.csv").read_text())
+    rows = read_scores(folder / "validation.csv")
     config = config_here(folder)
     plan = Plan.load(folder / "plan.json")
     try:
@@ -188,10 +183,11 @@ def _training(folder: Path) -> Judged:
     return Judged(
         folder.name,
         "training",
-        dice,
+        dice_by_case(rows),
         settings,
         labels,
         lambda case: _draw_validation(folder, config, plan, channel, case),
+        references_by_case(rows),
     )
 
 
@@ -208,16 +204,18 @@ def _draw_validation(folder: Path, config: StudyConfig, plan: Plan, channel: int
 
 def _predictions(folder: Path, scores: Path) -> Judged:
     by_case: dict[str, list[float]] = {}
+    of_none: dict[str, list[float]] = {}
     references: dict[str, float] = {}
-    for row in csv.DictReader(scores.read_text().splitlines()):
+    for row in read_scores(scores, ("case", "dice", "reference_ml", "predicted_ml")):
         held = by_case.setdefault(row["case"], [])
         references[row["case"]] = references.get(row["case"], 0.0) + float(row["reference_ml"])
-        held += [float(row["dice"])] if float(row["reference_ml"]) or float(row["predicted_ml"]) else []
+        is_held = bool(float(row["reference_ml"]) or float(row["predicted_ml"]))
+        (held if is_held else of_none.setdefault(row["case"], [])).append(float(row["dice"]))
     record = read_folder_record(folder)
     newest = max((p.stat().st_mtime_ns for p in (folder / "masks").glob("[!.]*.nii.gz")), default=0)
     if scores.stat().st_mtime_ns < newest:
         raise DataError(f"{folder} was scored before its masks were made", remedy="run medhybrid evaluate again")
-    dice = {c: float(np.mean(v)) if v else 1.0 for c, v in by_case.items()}
+    dice = {c: float(np.mean(v or of_none[c])) for c, v in by_case.items()}
     told = {"medhybrid", "python", "device", "precision", "runtime", "channel_map", "scan_options", "model_channels"}
     settings = _flat(record.model_dump(mode="json", include=told)) | {"model": record.model_weights_sha256[:12]}
     return Judged(folder.name, "masks", dice, settings, record.labels, pictures_of(folder, record), references)

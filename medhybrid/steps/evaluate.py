@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from medhybrid.data.label_values import unknown_values
 from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, item_error
-from medhybrid.files import write_atomically, write_csv
+from medhybrid.files import write_atomically
 from medhybrid.geometry import Grid
 from medhybrid.inference.folder_record import read_folder_record
+from medhybrid.inference.foreign_files import is_edited
 from medhybrid.inference.records import Records
+from medhybrid.kept_tables import write_kept_table
 from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.names import printable_path
 from medhybrid.owned import FolderKind, claim_folder
@@ -58,8 +60,9 @@ def evaluate(
     labels : mapping
         Label names and values.
     cases : sequence of str, optional
-        Cases to score; by default every reference. A case without prediction is scored as empty and named in the problems.
-        A case whose mask another model made than the folder's record says is named, and not scored.
+        Cases to score, each once; by default every reference. A case without prediction is scored as empty, at worst also where
+        the reference is, and named in the problems. A case whose mask another model made than the folder's record says, or
+        that was edited, is named, and not scored.
     predicted_only : bool
         Score only references that a mask was made of, or could not be made of.
     other_values : str
@@ -86,10 +89,11 @@ def evaluate(
     predicted, doubled = list_masks(place)
     known, doubled_references = list_masks(Path(references))
     doubled |= doubled_references
-    failed, foreign = _on_record(Path(predictions))
+    failed, foreign = _on_record(_output_folder(Path(predictions)))
+    predicted = {case: path for case, path in predicted.items() if case not in failed}
     predicted_names = sorted((set(predicted) | failed | set(doubled)) & (set(known) | set(doubled_references)))
     names = (
-        list(cases)
+        list(dict.fromkeys(cases))
         if cases is not None
         else predicted_names
         if predicted_only
@@ -116,9 +120,7 @@ def evaluate(
             if case not in known:
                 raise DataError(f"case {case} has no reference")
             if case in foreign:
-                raise DataError(
-                    f"the mask of {case} is of another model", remedy="run predict to its end, then evaluate"
-                )
+                raise foreign[case]
             scores += _score(case, known[case], predicted.get(case), rules, tolerance_mm, problems, other_values)
         except Exception as error:
             problems[case] = str(item_error(error, f"case {case} cannot be scored", DataError))
@@ -158,7 +160,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     """
     claim_folder(out, EVALUATION, remedy="choose another folder for --out")
     rows = [s.as_row() for s in evaluation.scores]
-    write_csv(out / "scores.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
+    write_kept_table(out / "scores.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
     text = json.dumps({"summary": evaluation.summary, "problems": evaluation.problems}, indent=1)
     write_atomically(out / "summary.json", text)
 
@@ -176,15 +178,31 @@ EVALUATION = FolderKind("evaluate", {"scores.csv": (), "summary.json": ()}, _is_
 """The folder of scores."""
 
 
-def _on_record(folder: Path) -> tuple[set[str], set[str]]:
-    """Scans of an output folder of `predict` without mask, and those whose mask is not of the model that its record names."""
+def _output_folder(predictions: Path) -> Path:
+    """Return the output folder of `predict` of which this is the folder of masks, else the folder itself."""
+    return predictions.parent if predictions.name == "masks" and not (predictions / "masks").is_dir() else predictions
+
+
+def _on_record(folder: Path) -> tuple[set[str], dict[str, DataError]]:
+    """Return the scans of an output folder of `predict` without mask, and those whose mask is not what its model made."""
     try:
         made_by = read_folder_record(folder).made_by
     except DataError:  # a folder of masks from elsewhere
-        return set(), set()
+        return set(), {}
+    records = Records(folder)
     failed = {p.stem for p in (folder / "failed").glob("[!.]*.json")}
-    done = Records(folder).all([p.stem for p in (folder / "done").glob("[!.]*.json")])
-    return failed, {p.case for p in done if p.status == "done" and p.made_by != made_by}
+    foreign = {}
+    for done in records.all([p.stem for p in (folder / "done").glob("[!.]*.json")]):
+        if done.status == "done" and done.made_by != made_by:
+            foreign[done.case] = DataError(
+                f"the mask of {done.case} is of another model", remedy="run predict to its end, then evaluate"
+            )
+        elif done.status == "done" and is_edited(folder, records, done.case):
+            foreign[done.case] = DataError(
+                f"the mask of {done.case} was changed after predict wrote it, so it is not the model's",
+                remedy="move it into corrected/ and run predict again, or copy the masks elsewhere to score them as they are",
+            )
+    return failed - {p.stem for p in (folder / "done").glob("[!.]*.json")}, foreign
 
 
 def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:
@@ -219,13 +237,19 @@ def _score(
     array: NDArray[np.generic] = np.zeros_like(known)
     if prediction_path is None:
         problems[case] = NO_PREDICTION
-        return score_case(case, array, known, labels, grid, tolerance_mm=tolerance_mm)
-    try:
-        array = _read_prediction(prediction_path, grid, rules, other_values)
-    except Exception as error:  # a prediction that is left out would raise the mean
-        problem = item_error(error, f"the prediction of {case} cannot be read", DataError)
-        problems[case] = f"scored as empty: {problem}"
-    return score_case(case, array, known, labels, grid, tolerance_mm=tolerance_mm)
+    else:
+        try:
+            array = _read_prediction(prediction_path, grid, rules, other_values)
+        except Exception as error:  # a prediction that is left out would raise the mean
+            problem = item_error(error, f"the prediction of {case} cannot be read", DataError)
+            problems[case] = f"scored as empty: {problem}"
+    scores = score_case(case, array, known, labels, grid, tolerance_mm=tolerance_mm)
+    return [_as_worst(s) if case in problems and not s.reference_ml else s for s in scores]
+
+
+def _as_worst(score: LabelScore) -> LabelScore:
+    """Return the score of a label that the reference lacks and that nothing was predicted for: no agreement."""
+    return replace(score, dice=0.0, surface_dice=0.0, lesion_precision=0.0, lesion_recall=0.0, lesion_f1=0.0)
 
 
 def _read_prediction(path: Path, grid: Grid, rules: SegmentRules, other_values: str) -> NDArray[np.generic]:

@@ -14,8 +14,8 @@ from typing import Literal
 
 from medhybrid.errors import DataError
 from medhybrid.metrics import Difference, paired_difference
-from medhybrid.steps.compare_runs import case_dice
 from medhybrid.steps.run_places import config_here
+from medhybrid.steps.score_tables import dice_by_case, rows_of_scores
 from medhybrid.tracking.mlflow_store import store_uri
 from medhybrid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
@@ -98,7 +98,8 @@ def promote(run: str | Path, *, tracking_uri: str | None = None, force: bool = F
 
 
 def _difference(ours: str, theirs: str, champion: str) -> Difference:
-    a, b = case_dice(ours), case_dice(theirs)
+    a = dice_by_case(rows_of_scores(ours, "validation.csv of the run"))
+    b = dice_by_case(rows_of_scores(theirs, f"validation.csv of the champion (version {champion})"))
     if _references(ours) != _references(theirs):
         raise DataError(
             f"the run and the champion (version {champion}) were validated on different cases, or by different references",

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medhybrid
+from medhybrid.data.label_values import unknown_values
 from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, OutputError, item_error
 from medhybrid.geometry import Grid, orientation_code
@@ -177,6 +178,11 @@ def _read(
         known = mask_on_grid(reference, scan.grid, SegmentRules(record.labels))
         if known is None:
             notes.append("the reference is not on the scan's grid: it is neither drawn nor scored")
+        elif unknown := unknown_values(known, record.labels.values()):
+            known = None
+            notes.append(
+                f"the reference holds values that are no label ({', '.join(unknown)}): it is neither drawn nor scored"
+            )
         else:
             scores = score_case(case, mask, known, record.labels, scan.grid)
     shown = shown_channel(record.model_channels)

@@ -7,7 +7,6 @@ FOLDER/cases.csv     Dice of every validation case of every training
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import medhybrid
 from medhybrid.config import StudyConfig
+from medhybrid.data.source import check_source
 from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied, available_cores
 from medhybrid.errors import ConfigError, DataError, MedHybridError, TrainingError
 from medhybrid.files import make_folder, write_atomically
@@ -30,11 +30,13 @@ from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.names import check_case_name
 from medhybrid.steps.independence import check_independence
 from medhybrid.steps.interrupt import stop_on_signals
+from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part, run_config
 from medhybrid.steps.run_data import check_data
 from medhybrid.steps.run_places import config_here
 from medhybrid.steps.run_record import check_tracking, code_revision, experiment_of, study_folder, without_places
+from medhybrid.steps.score_tables import dice_by_case, read_scores
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
@@ -108,7 +110,7 @@ def train_all(
             check_independence(config)
         run = _earlier(known[name], config, name) if name in known else None
         if run is not None and not run.is_interrupted:
-            trainings[name] = Training(name, config, run, _cases(run.folder))
+            trainings[name] = Training(name, config, run, dice_by_case(read_scores(run.folder / "validation.csv")))
         else:
             waiting.append(Job(name, config, None if run is None else run.folder))
     work = partial(train_job, folder, parent_run_id)
@@ -120,7 +122,9 @@ def train_all(
             _known_runs(folder)
             if run.is_interrupted:
                 return None
-            trainings[job.name] = Training(job.name, job.config, run, _cases(run.folder))
+            trainings[job.name] = Training(
+                job.name, job.config, run, dice_by_case(read_scores(run.folder / "validation.csv"))
+            )
             _write_cases(folder / "cases.csv", [trainings[name] for name in configs if name in trainings])
             if pool is not None:
                 reporter.message(
@@ -226,6 +230,7 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
             f"training {name} has another config than in an earlier call", remedy="give the whole another name"
         )
     check_data(folder, config)
+    check_source(prepared_folder(config), config)
     is_done = (folder / "validation.csv").is_file() and (folder / "model" / "model.json").is_file()
     if not is_done and not has_checkpoint(folder / "checkpoint"):
         return None
@@ -241,11 +246,6 @@ def _is_same_study(folder: Path, config: StudyConfig) -> bool:
         all(starts) and Path(str(starts[0])).resolve() == Path(str(starts[1])).resolve()
     )
     return is_same_start and without_places(then) == without_places(now)
-
-
-def _cases(folder: Path) -> dict[str, float]:
-    with (folder / "validation.csv").open(newline="") as file:
-        return {row["case"]: float(row["dice"]) for row in csv.DictReader(file)}
 
 
 def _write_cases(path: Path, trainings: list[Training]) -> None:

@@ -14,8 +14,10 @@ import pytest
 import medhybrid
 from medhybrid.cli import main
 from medhybrid.errors import DataError, OutputError
+from medhybrid.files import write_csv
 from medhybrid.steps.compare_runs import compare_runs, judged
 from medhybrid.steps.promote import promote
+from medhybrid.steps.score_tables import dice_by_case, read_scores
 from medhybrid.tracking.mlflow_store import default_uri
 from medhybrid.tracking.registry import Registry, Version
 from tests.synthetic import StudyFolder, blob_case, save_nifti
@@ -113,6 +115,35 @@ def test_runs_without_a_case_in_common_are_refused(two: tuple[Path, Path], tmp_p
         compare_runs(two[0], tmp_path / "other", out=tmp_path)
     with pytest.raises(DataError, match="cannot be judged"):
         compare_runs(two[0], tmp_path, out=tmp_path)
+
+
+def test_trainings_judged_by_other_references_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(two[0], other)
+    with (other / "validation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    rows[0]["reference ml " + next(iter(judged(two[0]).labels))] = "123.4"
+    write_csv(other / "validation.csv", [list(rows[0]), *(list(r.values()) for r in rows)])
+
+    with pytest.raises(DataError, match=rf"scored by different references. Found {rows[0]['case']}"):
+        compare_runs(two[0], other, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "validation.csv"])
+def test_a_table_of_scores_is_read_as_a_spreadsheet_saved_it_and_refused_where_it_is_damaged(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_text("case;dice\na;0.5\nb;0.25\n", encoding="utf-8-sig")
+    assert dice_by_case(read_scores(path)) == {"a": 0.5, "b": 0.25}
+
+    for text in ("case;dice\na;0,5\n", "name;dice\na;0.5\n", "case,dice\n", "", "case,dice\na,nan\n"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=name):
+            read_scores(path)
+    path.write_bytes(b"\x00\xff\xfe\x00" * 40)
+    with pytest.raises(DataError, match=name):
+        read_scores(path)
 
 
 def test_the_champion_changes_only_where_validation_shows_it(

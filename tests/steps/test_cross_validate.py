@@ -142,6 +142,17 @@ def test_a_name_that_stood_for_another_config_is_refused(crossed: tuple[StudyCon
         medhybrid.cross_validate(other, folds=[0])
 
 
+def test_the_result_of_one_dataset_is_not_given_as_that_of_another(
+    crossed: tuple[StudyConfig, CrossValidation], tmp_path: Path
+) -> None:
+    config, _ = crossed
+    write_study(tmp_path / "data", n_cases=7)
+    other = config.model_copy(update={"data": config.data.model_copy(update={"root": str(tmp_path / "data")})})
+
+    with pytest.raises(DataError, match=r"another dataset|lists of cases changed"):
+        medhybrid.cross_validate(other)
+
+
 def test_several_models_predict_by_their_mean_probability(
     crossed: tuple[StudyConfig, CrossValidation], tmp_path: Path
 ) -> None:

@@ -150,3 +150,38 @@ def test_values_that_are_no_label_are_refused_or_ignored_as_asked(tmp_path: Path
     with pytest.raises(DataError, match=r"holds values that are no label. Expected 1 \(left\), found 4"):
         medhybrid.evaluate(*folders, labels={"left": 1})
     assert medhybrid.evaluate(*folders, labels={"left": 1}, other_values="ignore").summary["dice"] == 1.0
+
+
+def test_a_case_without_prediction_never_counts_as_perfect_also_if_its_reference_is_empty(tmp_path: Path) -> None:
+    _, mask = blob_case(0)
+    for name in ("a", "b", "c", "d"):
+        save_nifti(tmp_path / "ref" / f"{name}.nii.gz", mask if name == "a" else np.zeros_like(mask))
+    save_nifti(tmp_path / "pred" / "a.nii.gz", mask)
+    save_nifti(tmp_path / "pred" / "d.nii.gz", np.zeros_like(mask))
+    (tmp_path / "pred" / "b.nii.gz").write_bytes(b"damaged")
+
+    result = medhybrid.evaluate(tmp_path / "ref", tmp_path / "pred", labels=LABELS)
+
+    assert {s.case: s.dice for s in result.scores if s.label == "left"} == {"a": 1, "b": 0, "c": 0, "d": 1}
+    assert result.summary["dice"] == 0.5
+    assert result.summary["lesion_f1"] == 0.5
+
+
+def test_a_case_that_is_named_twice_is_scored_once(folders: tuple[Path, Path]) -> None:
+    assert medhybrid.evaluate(*folders, labels=LABELS, cases=["c0", "c0", "c1"]).summary["n_cases"] == 2
+
+
+@pytest.mark.parametrize("place", [".", "masks"])
+def test_an_edited_mask_is_not_scored_as_the_models(
+    trained: tuple[StudyFolder, Path], tmp_path: Path, place: str
+) -> None:
+    for n in range(2):
+        save_nifti(tmp_path / "scans" / f"s{n}.nii.gz", blob_case(n)[0])
+        save_nifti(tmp_path / "ref" / f"s{n}.nii.gz", blob_case(n)[1])
+    medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
+    save_nifti(tmp_path / "out" / "masks" / "s1.nii.gz", blob_case(1)[1])
+
+    result = medhybrid.evaluate(tmp_path / "ref", tmp_path / "out" / place, labels=LABELS)
+
+    assert {s.case for s in result.scores} == {"s0"}
+    assert "was changed after predict wrote it" in result.problems["s1"]

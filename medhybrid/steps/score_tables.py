@@ -1,0 +1,60 @@
+"""Tables of scores by case that `train` and `evaluate` wrote, also as a spreadsheet saved them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+
+from medhybrid.errors import DataError
+from medhybrid.names import printable_path
+from medhybrid.tables import read_table
+
+
+def read_scores(path: Path, columns: Sequence[str] = ("case", "dice")) -> list[dict[str, str]]:
+    """Read the rows of a table of scores, also as a spreadsheet saved it; raises `DataError` where it is damaged."""
+    try:
+        table = read_table(path)
+    except DataError as error:
+        raise DataError(f"{printable_path(path)} cannot be read as a table of scores", found=str(error)) from error
+    return _with_numbers([row for _, row in table.rows], columns, printable_path(path))
+
+
+def rows_of_scores(text: str, source: str) -> list[dict[str, str]]:
+    """Read the rows of the text of a `validation.csv`; raises `DataError` where it is damaged."""
+    return _with_numbers(list(csv.DictReader(text.splitlines())), ("case", "dice"), source)
+
+
+def _with_numbers(rows: list[dict[str, str]], columns: Sequence[str], source: str) -> list[dict[str, str]]:
+    """Return rows whose columns hold a case and numbers."""
+    for line, row in enumerate(rows, start=2):
+        for name in columns:
+            if not row.get(name) or (name != "case" and not _is_number(row[name])):
+                raise DataError(
+                    f"{source} is no table of scores that medhybrid wrote",
+                    expected=f"columns {', '.join(columns)}, with numbers",
+                    found=f"line {line}: {name} is {row.get(name)!r}",
+                    remedy="restore the file, or make it again: medhybrid evaluate, or train",
+                )
+    if not rows:
+        raise DataError(f"{source} holds no score", remedy="make it again: medhybrid evaluate, or train")
+    return rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def dice_by_case(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
+    """Return the Dice of each case of a `validation.csv`."""
+    return {row["case"]: float(row["dice"]) for row in rows}
+
+
+def references_by_case(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
+    """Return the volume in ml of each case's reference in a `validation.csv`, where it is on record."""
+    volumes = {r["case"]: [r[k] for k in r if k and k.startswith("reference ml")] for r in rows}
+    return {c: sum(map(float, v)) for c, v in volumes.items() if v and all(map(_is_number, v))}
