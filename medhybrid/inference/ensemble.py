@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medhybrid.data.fingerprint import join_seen
 from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.model import Context, Model
@@ -22,7 +23,8 @@ class Ensemble(Model):
     Raises
     ------
     ModelError
-        If they see different images: channels, spacing, intensities or labels.
+        If they see different images (channels, spacing, intensities, labels, how scans are read and matched), or what is done
+        with components of their masks differs.
     """
 
     def __init__(self, members: Sequence[Model]) -> None:
@@ -36,6 +38,8 @@ class Ensemble(Model):
                 "weights_sha256": hashlib.sha256(decides.encode()).hexdigest(),
                 # the members' probabilities are calibrated before they are averaged
                 "calibration": Calibration(threshold=float(np.mean([c.threshold for c in calibrations]))),
+                "seen": join_seen([m.record.seen for m in members]),
+                "channel_map": next((m.record.channel_map for m in members if m.record.channel_map), {}),
             }
         )
         super().__init__(first.network, record, first.device)
@@ -68,10 +72,22 @@ def _label_order(first: Model, other: Model) -> list[int] | None:
 def _refuse_other_plan(a: Model, b: Model) -> None:
     of_images = {"spacing_mm", "normalisation", "labels", "context", "blank_copied_channels"}
     ours, theirs = (m.plan.model_dump(include=of_images) for m in (a, b))
+    for values, model in ((ours, a), (theirs, b)):
+        values["scans"] = model.record.scans
+    if a.record.channel_map and b.record.channel_map:
+        ours["channel_map"], theirs["channel_map"] = a.record.channel_map, b.record.channel_map
     if differing := [k for k in ours if ours[k] != theirs[k]]:
         raise ModelError(
             "these models do not see the same images",
             expected=f"one {', '.join(differing)}",
             found="; ".join(f"{k}: {ours[k]} and {theirs[k]}" for k in differing)[:300],
             remedy="join models of one prepared dataset",
+        )
+    of_masks = ("keep_largest", "min_component_ml")
+    if differing := [k for k in of_masks if getattr(a.plan, k) != getattr(b.plan, k)]:
+        raise ModelError(
+            "these models remove other components from their masks",
+            expected=f"one {', '.join(differing)}",
+            found="; ".join(f"{k}: {getattr(a.plan, k)} and {getattr(b.plan, k)}" for k in differing)[:300],
+            remedy="give all the same with medhybrid cross-validate, or train them with the same prepare settings",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from medhybrid.data.checks import copied_channels
 from medhybrid.data.fingerprint import PERCENTILES, SeenRange, percentiles_of
 from medhybrid.data.outliers import NEARLY_ALL, is_nearly_constant
 from medhybrid.data.plan import Plan
@@ -39,7 +40,8 @@ def reasons_to_review(scan: Scan, plan: Plan, seen: SeenRange | None) -> tuple[s
         What the training scans were like; None for models of earlier versions.
     """
     intensities = [] if seen is None else _other_intensities(scan, plan, seen)
-    return (*_constant_channels(scan, plan), *unlike_grid(scan.grid, plan, seen), *intensities)
+    channels = (*_constant_channels(scan, plan), *_copied_channels(scan, plan))
+    return (*channels, *unlike_grid(scan.grid, plan, seen), *intensities)
 
 
 def unlike_grid(grid: Grid, plan: Plan, seen: SeenRange | None) -> tuple[str, ...]:
@@ -76,6 +78,16 @@ def _constant_channels(scan: Scan, plan: Plan) -> list[str]:
         else f"channel {rule.channel} is nearly constant: one value in more than {NEARLY_ALL:.1%} of the voxels"
         for rule, values in zip(plan.normalisation, scan.array, strict=False)
         if not rule.optional and is_nearly_constant(values)
+    ]
+
+
+def _copied_channels(scan: Scan, plan: Plan) -> list[str]:
+    """Return a reason for each two channels that are one image; optional ones are treated as missing then."""
+    rules = plan.normalisation
+    return [
+        f"channels {rules[a].channel} and {rules[b].channel} are the same image"
+        for a, b in copied_channels(scan.array[: len(rules)])
+        if not (rules[a].optional or rules[b].optional)
     ]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medhybrid.data.fingerprint import CaseFingerprint, SeenRange, range_of
 from medhybrid.data.plan import Normalisation
+from medhybrid.errors import ModelError
 from medhybrid.geometry import Affine
 from medhybrid.inference.ensemble import Ensemble
 from medhybrid.inference.model import Model
@@ -114,6 +115,56 @@ def test_models_whose_labels_have_another_order_are_joined_by_name() -> None:
     assert joined.probabilities is not None
     np.testing.assert_allclose(joined.probabilities, alone.probabilities, atol=1e-5)
     np.testing.assert_array_equal(joined.mask, alone.mask)
+
+
+@pytest.mark.parametrize("changes", [{"keep_largest": ("x",)}, {"min_component_ml": 1.0}])
+def test_models_that_remove_other_components_are_not_joined(changes: dict[str, object]) -> None:
+    first, second = (constant_model({"x": 1}, 0.0, 1.0) for _ in range(2))
+    second.record = second.record.model_copy(update={"plan": second.plan.model_copy(update=changes)})
+
+    for members in ([first, second], [second, first]):
+        with pytest.raises(ModelError, match="remove other components"):
+            Ensemble(members)
+
+
+def test_joined_models_know_the_scans_that_any_of_them_saw() -> None:
+    near, far = (
+        SeenRange(
+            n_cases=n,
+            spacing_mm=((n, n, n), (n, n, n)),
+            extent_mm=((9, 9, 9), (9 * n, 9, 9)),
+            percentiles={"T1": ((0, n), (n, n), (5, 9))},
+            label_share={"x": 1 / n},
+        )
+        for n in (1, 4)
+    )
+    members = [constant_model({"x": 1}, 0.0, 1.0) for _ in range(2)]
+    for member, seen in zip(members, (near, far), strict=True):
+        member.record = member.record.model_copy(update={"seen": seen})
+
+    joined = Ensemble(members).record.seen
+
+    assert joined == SeenRange(
+        n_cases=4,
+        spacing_mm=((1, 1, 1), (4, 4, 4)),
+        extent_mm=((9, 9, 9), (36, 9, 9)),
+        percentiles={"T1": ((0, 4), (1, 4), (5, 9))},
+        label_share={"x": 0.25},
+    )
+
+
+def test_two_required_channels_that_are_one_image_need_review() -> None:
+    plan = make_test_plan(labels={"x": 1})
+    rule = plan.normalisation[0]
+    rules = tuple(rule.model_copy(update={"channel": n, "optional": n == "opt"}) for n in ("a", "b", "opt"))
+    plan = plan.model_copy(update={"normalisation": rules})
+    values = np.random.default_rng(0).normal(100, 10, SHAPE).astype(np.float32)
+
+    copied = Scan(np.stack([values] * 3), AFFINE, Source("nifti", ()), "x", ("a", "b", "opt"))
+
+    reasons = reasons_to_review(copied, plan, None)
+
+    assert [r for r in reasons if "same image" in r] == ["channels a and b are the same image"]
 
 
 def test_the_reasons_stand_in_the_results(tmp_path: Path) -> None:
