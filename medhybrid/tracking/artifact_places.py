@@ -56,7 +56,7 @@ def follow_artifacts(database: Path, *, beside: Path | None = None) -> None:
     here = store.parent / ARTIFACT_FOLDER
     with closing(sqlite3.connect(database, timeout=BUSY_S)) as connection:
         locations = [row[0] for row in connection.execute("SELECT DISTINCT artifact_location FROM experiments")]
-        former = [old for old in locations if old and _has_moved(old, here, store)]
+        former = [old for old in locations if old and _has_moved(old, here, store, _runs_of(connection, old))]
         lost = _unused_places(connection) if store.name == STORE_FILE else {}
         if not former and not lost:
             return
@@ -88,16 +88,30 @@ def forget_places() -> None:
         places.clear()
 
 
-def _has_moved(location: str, here: Path, store: Path) -> bool:
-    """Return whether a location is the folder of files of a store that was elsewhere."""
+def _runs_of(connection: sqlite3.Connection, location: str) -> list[str]:
+    """Return the runs of the experiments that have a location."""
+    rows = connection.execute(
+        "SELECT run_uuid FROM runs WHERE experiment_id IN (SELECT experiment_id FROM experiments WHERE artifact_location = ?)",
+        (location,),
+    )
+    return [str(row[0]) for row in rows]
+
+
+def _has_moved(location: str, here: Path, store: Path, runs: list[str]) -> bool:
+    """Return whether a location is the folder of files of a store that was elsewhere.
+
+    It is where files of its runs are beside the store now, or where the store was copied or its whole folder is gone.
+    """
     old = local_path(location)
     if old is None or old.name != ARTIFACT_FOLDER or old == here:
         return False
     if old.exists() and here.exists() and old.samefile(here):
         return False
-    if store.name == STORE_FILE:
+    if any((here / run).is_dir() for run in runs):
         return True
-    return here.is_dir() and (not old.exists() or (old.parent / store.name).exists())
+    if old.exists():
+        return (old.parent / store.name).exists() and (here.is_dir() or store.name == STORE_FILE)
+    return here.is_dir() or (store.name == STORE_FILE and not old.parent.exists())
 
 
 def _unused_places(connection: sqlite3.Connection) -> dict[str, str]:

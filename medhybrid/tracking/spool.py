@@ -9,9 +9,11 @@ Paths within the run folder are kept relative to it in the file, so that a folde
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +27,9 @@ Event = dict[str, Any]
 
 RETRY_S = (1.0, 5.0, 15.0)
 """Pauses between attempts; the last one repeats."""
+
+SENDING = ".sending"
+"""Ends the name of a file of events that are being sent: where the process dies, the next one sends them."""
 
 MAX_REFUSALS = 3
 """Attempts after which an event is put off until the next run, if the server takes others."""
@@ -88,7 +93,10 @@ class Spool:
         self._reason = ""
         self._is_lasting = False
         self._warned: set[str] = set()
-        for event in self._load_unsent():
+        self._sending: list[Path] = []
+        loaded = self._load_unsent()
+        self._n_loaded = len(loaded)
+        for event in loaded:
             self._queue.put(event)
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
         self._thread.start()
@@ -111,8 +119,16 @@ class Spool:
             except queue.Empty:
                 break
             kept += [event] if event is not None else []
-        self._keep([e for e in kept if e is not None])
+        if self._keep([e for e in kept if e is not None]):
+            self._remove_sent()
         return len(kept)
+
+    def _remove_sent(self) -> None:
+        """Remove the files of events of earlier runs, which are sent or kept anew."""
+        for path in self._sending:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        self._sending = []
 
     def _run(self) -> None:
         while (event := self._queue.get()) is not None:
@@ -130,6 +146,9 @@ class Spool:
                 if self._closing.is_set() or self._wait(pause):
                     return
             self._pending = None
+            self._n_loaded -= 1
+            if self._n_loaded == 0 and not self._refused:
+                self._remove_sent()
 
     def _wait(self, pause_s: float) -> bool:
         """Wait for the next attempt; whether the spool closes meanwhile.
@@ -177,12 +196,16 @@ class Spool:
         self._warned.add(reason)
 
     def _load_unsent(self) -> list[Event]:
-        if not self.unsent.exists():
-            return []
+        """Read the events of earlier runs; their file stays under another name until they are sent."""
         events: list[Event] = []
+        lines: list[str] = []
+        pattern = f"{glob.escape(self.unsent.stem)}.*{SENDING}"
         try:
-            lines = self.unsent.read_text().splitlines()
-            self.unsent.unlink()
+            if self.unsent.exists():
+                self.unsent.replace(self.unsent.with_name(f"{self.unsent.stem}.{secrets.token_hex(4)}{SENDING}"))
+            self._sending = sorted(self.unsent.parent.glob(pattern), key=lambda p: p.stat().st_mtime_ns)
+            for path in self._sending:
+                lines += path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:
             logger.warning("tracking: %s cannot be read: %s", self.unsent, error.strerror)
             return events
@@ -211,9 +234,10 @@ class Spool:
             return event
         return event | {"path": str(Path(event["path"]).relative_to(folder))}
 
-    def _keep(self, events: list[Event]) -> None:
+    def _keep(self, events: list[Event]) -> bool:
+        """Write what was not sent for the next run; returns whether nothing is lost."""
         if not events:
-            return
+            return True
         try:
             self.unsent.parent.mkdir(parents=True, exist_ok=True)
             with self.unsent.open("a") as file:
@@ -221,8 +245,9 @@ class Spool:
                     file.write(json.dumps(self._with_relative_path(event)) + "\n")
         except OSError as error:
             logger.warning("tracking: %d events are lost: %s", len(events), error.strerror)
-            return
+            return False
         logger.warning("tracking: %d events are kept in %s and sent with the next run", len(events), self.unsent)
+        return True
 
 
 def now_ms() -> int:

@@ -109,6 +109,35 @@ def test_a_named_store_whose_files_lie_elsewhere_on_purpose_keeps_them(store: Pa
     assert place in places(mine)
 
 
+@pytest.mark.parametrize("is_away", [False, True])
+def test_a_store_of_the_users_with_our_names_keeps_its_place_on_another_disk(
+    store: Path, tmp_path: Path, is_away: bool
+) -> None:
+    (tmp_path / "disk").mkdir()
+    place = recorded(store, tmp_path / "disk" / "mlartifacts")
+    shutil.rmtree(store.parent / "mlartifacts", ignore_errors=True)
+    if is_away:
+        shutil.rmtree(tmp_path / "disk" / "mlartifacts", ignore_errors=True)
+    else:
+        (tmp_path / "disk" / "mlartifacts").mkdir(exist_ok=True)
+        (tmp_path / "disk" / "mlartifacts" / "notes.txt").write_text("the user's own")
+
+    follow_artifacts(store)
+
+    assert place in places(store)
+
+
+def test_files_go_where_the_project_is_also_if_its_old_folder_is_there_again(store: Path, tmp_path: Path) -> None:
+    recorded(store)
+    shutil.move(tmp_path / "project", tmp_path / "renamed")
+    (tmp_path / "project" / "runs" / "mlartifacts" / RUN).mkdir(parents=True)
+    new = tmp_path / "renamed" / "runs" / "mlflow.db"
+
+    follow_artifacts(new)
+
+    assert (new.parent / "mlartifacts").as_uri() in places(new)
+
+
 def test_mlflows_default_experiment_does_not_name_the_folder_of_the_first_call(store: Path) -> None:
     execute(store, "UPDATE experiments SET artifact_location = '/gone/project/mlruns/0' WHERE name = 'Default'")
 

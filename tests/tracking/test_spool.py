@@ -225,3 +225,22 @@ def test_unsent_events_are_lines_of_json(tmp_path: Path) -> None:
     spool.close(0.05)
 
     assert [json.loads(line) for line in (tmp_path / "unsent.jsonl").read_text().splitlines()] == [{"n": 3}]
+
+
+def test_events_that_a_killed_run_was_sending_are_sent_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "unsent.jsonl").write_bytes(b'{"n": 0}\n\xff\n{"n": 1}\n')
+    reached, ended = threading.Event(), threading.Event()
+
+    def hang(_: Event) -> None:
+        reached.set()
+        ended.wait()
+
+    Spool(hang, tmp_path / "unsent.jsonl")  # of a process that is killed now: nothing is closed
+    assert reached.wait(patience_s())
+    sent: list[Event] = []
+
+    assert Spool(sent.append, tmp_path / "unsent.jsonl").close(patience_s()) == 0
+
+    assert sent == [{"n": 0}, {"n": 1}]
+    assert not list(tmp_path.iterdir())
+    ended.set()
