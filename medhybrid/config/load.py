@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from medhybrid.addresses import remember_address, without_passwords
 from medhybrid.config.data import ScansConfig
 from medhybrid.config.listen import ListenConfig
 from medhybrid.config.models import StudyConfig
@@ -186,8 +187,11 @@ def config_from_dict(values: Mapping[str, Any], *, source: str) -> StudyConfig:
 
 
 def save_config(config: StudyConfig, path: Path) -> None:
-    """Write the resolved config as YAML."""
-    write_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    """Write the resolved config as YAML, without the passwords of its addresses."""
+    if config.tracking.uri is not None:
+        remember_address(config.tracking.uri)
+    values = without_passwords(config.model_dump(mode="json"))
+    write_atomically(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -102,7 +102,21 @@ def _config_here(made: Made, plan: Plan, places: Mapping[str, str | None]) -> St
         }
     except (KeyError, TypeError) as error:
         raise ModelError("the model's record of how it was made is damaged", found=repr(error)) from error
+    if found := _interpolation_in(values):
+        raise ModelError(
+            "the model's record of how it was made is no plain config",
+            expected="values",
+            found=f"{found[:60]}, which would be looked up on this machine",
+        )
     return config_from_dict(values, source="the model")
+
+
+def _interpolation_in(values: object) -> str:
+    """Return a text that a config file would resolve, such as `${oc.env:HOME}`: in a record it is somebody else's."""
+    if isinstance(values, str):
+        return values if "${" in values else ""
+    parts = values.values() if isinstance(values, dict) else values if isinstance(values, (list, tuple)) else ()
+    return next((found for part in parts if (found := _interpolation_in(part))), "")
 
 
 def _length(made: Made) -> str:

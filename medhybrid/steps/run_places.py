@@ -12,6 +12,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from medhybrid.addresses import complete_address
 from medhybrid.config import StudyConfig
 from medhybrid.files import write_atomically
 from medhybrid.remote import is_remote
@@ -97,4 +98,6 @@ def _followed(place: Path, moved: tuple[Path, Path] | None) -> Path:
 def _store_from(uri: str, base: Path) -> str:
     """Return the address of a store, an sqlite file below the folder that relative paths start at."""
     path = sqlite_path(uri)
-    return uri if path is None or path.is_absolute() else sqlite_url(base / path)
+    if path is None:
+        return complete_address(uri)
+    return uri if path.is_absolute() else sqlite_url(base / path)

@@ -14,9 +14,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from medhybrid.addresses import hide_password
 from medhybrid.errors import ConfigError, TrackingError
 from medhybrid.tracking.artifact_places import local_path
-from medhybrid.tracking.mlflow_store import hide_password, quiet_mlflow, sqlite_path
+from medhybrid.tracking.mlflow_store import quiet_mlflow, sqlite_path
 from medhybrid.tracking.problems import explain
 from medhybrid.tracking.schema import open_database
 from medhybrid.tracking.setup import prepare_store

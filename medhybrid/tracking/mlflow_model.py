@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medhybrid.addresses import hide_password
 from medhybrid.errors import ModelError, TrackingError
 from medhybrid.tracking.artifact_places import follow_artifacts, forget_places, local_path
 from medhybrid.tracking.mlflow_store import (
     ARTIFACT_FOLDER,
-    hide_password,
     pointed_at,
     quiet_mlflow,
     refuse_absent_store,

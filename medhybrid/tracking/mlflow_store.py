@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,11 +53,6 @@ def sqlite_path(uri: str) -> Path | None:
         except ArgumentError:
             return None
     return Path(place) if place and place != ":memory:" else None
-
-
-def hide_password(text: str) -> str:
-    """Replace user and password in the addresses of a text."""
-    return re.sub(r"://[^\s/'\"]+@", "://***@", text)
 
 
 def sqlite_url(path: Path) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from medhybrid.addresses import hide_password
 from medhybrid.errors import MedHybridError, TrackingError
-from medhybrid.tracking.mlflow_store import hide_password
 
 MAX_REASON = 300
 """Characters of MLflow's own message that are shown."""

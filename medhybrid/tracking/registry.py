@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medhybrid.addresses import hide_password
 from medhybrid.errors import ModelError
 from medhybrid.tracking.artifact_places import forget_places
-from medhybrid.tracking.mlflow_store import hide_password, quiet_mlflow, refuse_absent_store
+from medhybrid.tracking.mlflow_store import quiet_mlflow, refuse_absent_store
 from medhybrid.tracking.problems import explain
 from medhybrid.tracking.setup import prepare_store
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medhybrid.addresses import hide_password
 from medhybrid.errors import ConfigError, TrackingError
 from medhybrid.tracking.check import check_names, check_store
-from medhybrid.tracking.mlflow_store import default_uri, hide_password, sqlite_path, sqlite_url, store_uri
+from medhybrid.tracking.mlflow_store import default_uri, sqlite_path, sqlite_url, store_uri
 from tests.tracking.records import add_experiment, add_run, execute
 
 RUN = "0123456789abcdef0123456789abcdef"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from medhybrid.addresses import hide_password
 from medhybrid.errors import MedHybridError, ScanError
 
 AE_TITLE = "MEDHYBRID"
@@ -72,14 +73,20 @@ def parse_endpoint(text: str) -> Endpoint:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise PacsError(f"{text} is no address of a PACS", found=str(error)) from None
+        raise PacsError(f"{hide_password(text)} is no address of a PACS", found=hide_password(str(error))) from None
     query = {k: v[0] for k, v in parse_qs(parts.query).items()}
     study, series = query.pop("StudyInstanceUID", ""), query.pop("SeriesInstanceUID", "")
     is_web = parts.scheme in ("dicomweb", "dicomwebs")
     is_dimse = parts.scheme == "dimse" and parts.username and port
-    if not (is_web or is_dimse) or not parts.hostname or query or parts.password:
+    if parts.password is not None or (is_web and parts.username is not None):
         raise PacsError(
-            f"{text} is no address of a PACS",
+            f"{hide_password(text)} holds a user or a password",
+            expected="an address without them: it is stored and shown",
+            remedy="put them into ~/.netrc",
+        )
+    if not (is_web or is_dimse) or not parts.hostname or query:
+        raise PacsError(
+            f"{hide_password(text)} is no address of a PACS",
             expected="dicomweb://host:port/path or dimse://AETITLE@host:port, with ?StudyInstanceUID=... to fetch",
         )
     if is_web:

@@ -1,0 +1,92 @@
+"""A password in an address is used, and neither stored nor shown; records look nothing up on the machine that reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import medhybrid
+from medhybrid.addresses import complete_address, hide_password, without_passwords
+from medhybrid.config.load import save_config
+from medhybrid.errors import ModelError
+from medhybrid.inference.model_record import read_record
+from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint
+from medhybrid.steps.reproduce import recipe_of
+from medhybrid.steps.run_places import config_here
+from tests.synthetic import StudyFolder, small_config
+
+SECRET = "s3cr3t-Pass"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"http://me:{SECRET}@tracking:5000/x",
+        f"https://{SECRET}@tracking",
+        f"postgresql://me:{SECRET}@db:5432/mlflow",
+        f"postgresql://me:a@{SECRET}@db/mlflow",
+        f"s3://key:{SECRET}@bucket/data",
+    ],
+)
+def test_addresses_are_stored_and_shown_without_user_and_password(address: str, tmp_path: Path) -> None:
+    assert SECRET not in hide_password(f"cannot reach {address}: refused")
+    stored = without_passwords({"a": [address], "b": {"c": (address, 1)}})
+    assert SECRET not in str(stored)
+    assert "@" not in stored["a"][0]
+
+    config = small_config(tmp_path)
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": address})})
+    save_config(config, tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text()
+    assert SECRET not in text
+    assert complete_address(yaml.safe_load(text)["tracking"]["uri"]) == address, "this process goes on with it"
+
+
+def test_a_record_is_completed_by_the_environment_of_whoever_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert complete_address("http://other:1/x") == "http://other:1/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@other:1/x")
+    assert complete_address("http://other:1/x") == f"http://me:{SECRET}@other:1/x"
+    assert complete_address("http://elsewhere:1/x") == "http://elsewhere:1/x"
+
+
+@pytest.mark.parametrize(
+    "address", [f"dicomweb://me:{SECRET}@pacs:8042/x", f"dicomwebs://{SECRET}@pacs/x", f"dimse://A:{SECRET}@pacs:104"]
+)
+def test_an_address_of_a_pacs_with_a_password_is_refused_without_it(address: str) -> None:
+    with pytest.raises(PacsError, match=r"\.netrc") as caught:
+        parse_endpoint(address)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_with_a_password_leaves_it_nowhere(
+    prepared: StudyFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [f"runs={tmp_path / 'runs'}", "training.iterations=2", "tracking.kind=jsonl"]
+    overrides.append(f"tracking.uri=http://me:{SECRET}@127.0.0.1:9/x")
+
+    run = medhybrid.train(medhybrid.load_config(prepared.folder / "small.yaml", overrides))
+
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
+    assert written == []
+    assert SECRET not in caplog.text + "".join(capsys.readouterr())
+    assert config_here(run.folder).tracking.uri == f"http://me:{SECRET}@127.0.0.1:9/x", "in this process it is known"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_record_of_somebody_else_looks_nothing_up_here(
+    trained: tuple[StudyFolder, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", SECRET)
+    _, record = read_record(trained[1])
+    assert record.made is not None
+    config = {**record.made.config, "name": "${oc.env:PLANTED}"}
+    record = record.model_copy(update={"made": record.made.model_copy(update={"config": config})})
+
+    with pytest.raises(ModelError, match="no plain config") as caught:
+        recipe_of(record, ["data.root=x"])
+    assert SECRET not in str(caught.value)
