@@ -207,7 +207,7 @@ def test_marks_are_saved_where_the_report_is_served(browser: Any, out: Path, tmp
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with watched_page(browser) as watched:
         page = watched.page
-        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.goto(f"http://127.0.0.1:{server.server_port}/?token={server.token}")
         page.click("tr[data-case=scan_22] a")
         page.check("section[data-case=scan_22] input[value=accepted]")
         page.click(".open")

@@ -1,17 +1,28 @@
-"""`medhybrid review OUT`: the report of a folder of masks in the browser; marks are saved beside the masks."""
+"""`medhybrid review OUT`: the report of a folder of masks in the browser; marks are saved beside the masks.
+
+The address holds a token, which the browser gets as a cookie: other users of the machine, and other pages in the same
+browser, have none. A host name that is not one of this machine's is refused, so that no page finds the server by a name of
+its own.
+"""
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import json
+import secrets
+import socket
 import threading
 import time
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,6 +35,19 @@ from medhybrid.steps.progress import Reporter
 from medhybrid.steps.report import report
 
 MAX_BODY = 64 * 1024
+
+MAX_CONNECTIONS, MAX_CONNECTIONS_FROM_ONE = 64, 16
+"""Connections at once, in all and from one address; further ones are closed."""
+
+MAX_SECONDS = 30.0
+"""From the first byte of a connection to its end, however slowly it sends."""
+
+POLICY = (
+    "default-src 'none'; img-src 'self' data: blob:; style-src 'unsafe-inline'; font-src data:; "
+    "script-src 'unsafe-inline' 'wasm-unsafe-eval' blob: 'self'; connect-src 'self' blob: data:; worker-src blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+"""What a page may load and do; as the pages say of themselves, and that no other page shows them in a frame."""
 POLL_S = 0.2
 
 
@@ -63,7 +87,7 @@ def review_report(
         report(folder, scans=scans, references=references, deidentify=deidentify, reporter=reporter)
     read_marks(folder)  # a damaged file is told before anything is marked
     server = make_server(folder, record.made_by[:16], host, port)
-    url = f"http://{host}:{server.server_port}/"
+    url = f"http://{host}:{server.server_port}/?token={server.token}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     on_start(url)
     if opens:
@@ -76,16 +100,66 @@ def review_report(
     return 0
 
 
-def make_server(folder: Path, key: str, host: str, port: int) -> ThreadingHTTPServer:
+class ReviewServer(ThreadingHTTPServer):
+    """A server with a token, a limit of connections, and a deadline for each.
+
+    Attributes
+    ----------
+    token : str
+        Whoever sends it may read the report and mark.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self.token = secrets.token_urlsafe(24)
+        self._open: dict[Any, str] = {}
+        self._lock = threading.Lock()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for a connection."""
+        with self._lock:
+            addresses = list(self._open.values())
+            has_room = (
+                len(addresses) < MAX_CONNECTIONS and addresses.count(client_address[0]) < MAX_CONNECTIONS_FROM_ONE
+            )
+            if has_room:
+                self._open[request] = client_address[0]
+        return has_room
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a connection; it is cut off at its deadline."""
+        deadline = threading.Timer(MAX_SECONDS, _cut_off, [request])
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            deadline.cancel()
+            with self._lock:
+                self._open.pop(request, None)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: whoever hangs up, or is cut off, is no error of the server's."""
+
+
+def _cut_off(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def make_server(folder: Path, key: str, host: str, port: int) -> ReviewServer:
     """A server of the report's own pages and of its marks, and of nothing else; raises `ConfigError`."""
 
     class Handler(_Handler):
         place = folder.resolve()
         marks_key = key
-        is_local = _is_loopback(host)
+        asked_host = host
 
     try:
-        return ThreadingHTTPServer((host, port), Handler)
+        return ReviewServer((host, port), Handler)
     except OSError as error:
         raise ConfigError(
             f"port {port} of {host} cannot be used", found=str(error), remedy="give another --port"
@@ -95,10 +169,17 @@ def make_server(folder: Path, key: str, host: str, port: int) -> ThreadingHTTPSe
 class _Handler(BaseHTTPRequestHandler):
     place: Path
     marks_key: str
-    is_local: bool
+    asked_host: str
+    server: ReviewServer
 
     def do_GET(self) -> None:
         if not self._is_meant_for_us():
+            return
+        if self._is_token(parse_qs(urlsplit(self.path).query).get("token", [""])[0]):
+            self._take_in()
+            return
+        if not self._has_token():
+            self.send_error(HTTPStatus.FORBIDDEN, explain="open the whole address that medhybrid review printed")
             return
         path = self.path.split("?")[0].split("#")[0]
         if path == "/marks":
@@ -132,6 +213,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if not self._is_meant_for_us():
             return
+        if not self._has_token():
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
         length = self.headers.get("Content-Length", "")
         if self.path != "/marks" or self.headers.get_content_type() != "application/json":
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -160,17 +244,45 @@ class _Handler(BaseHTTPRequestHandler):
         """Another page in the same browser must not read or write here, by whatever name it finds this machine."""
         asked = self.headers.get("Host", "")
         origin = self.headers.get("Origin")
-        name = asked.rsplit(":", 1)[0].strip("[]")
-        is_ours = (not self.is_local or _is_loopback(name)) and (origin is None or origin == f"http://{asked}")
+        name = _host_of(asked)
+        is_local = _is_loopback(self.asked_host)
+        is_ours = (_is_loopback(name) if is_local else _is_own_name(name, self.asked_host)) and (
+            origin is None or origin == f"http://{asked}"
+        )
         if not is_ours:
             self.send_error(HTTPStatus.FORBIDDEN)
         return is_ours
+
+    @property
+    def _cookie(self) -> str:
+        """Name of the cookie: those of other servers of this machine, on other ports, are sent here, too."""
+        return f"medhybrid_{self.server.server_port}"
+
+    def _take_in(self) -> None:
+        """Give the browser the token as a cookie, and an address without it."""
+        self.send_response(HTTPStatus.SEE_OTHER)
+        self.send_header("Set-Cookie", f"{self._cookie}={self.server.token}; Path=/; HttpOnly; SameSite=Lax")
+        self.send_header("Location", "/")
+        self.send_header("Content-Length", "0")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.end_headers()
+
+    def _has_token(self) -> bool:
+        try:
+            cookie = SimpleCookie(self.headers.get("Cookie", "")).get(self._cookie)
+        except CookieError:
+            return False
+        return cookie is not None and self._is_token(cookie.value)
+
+    def _is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode("utf-8", "replace"), self.server.token.encode())
 
     def _answer(self, body: str | bytes, kind: str) -> None:
         data = body.encode() if isinstance(body, str) else body
         self.send_response(HTTPStatus.OK)
         headers = {"Content-Type": kind, "Content-Length": str(len(data)), "Cache-Control": "no-store"}
         headers |= {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
+        headers |= {"Content-Security-Policy": POLICY, "Cross-Origin-Resource-Policy": "same-origin"}
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -178,6 +290,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Nothing: addresses hold names of cases."""
+
+
+def _host_of(header: str) -> str:
+    """Return the name or number of a Host header, without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.rpartition(":")[0] if ":" in header else header
+
+
+def _is_own_name(name: str, asked_host: str) -> bool:
+    """Whether a name is this machine's: a number, its host name, or the one it serves on; no other name leads here."""
+    with suppress(ValueError):
+        ipaddress.ip_address(name)
+        return True
+    return name.casefold() in {
+        n.casefold() for n in ("localhost", asked_host, socket.gethostname(), socket.getfqdn()) if n
+    }
 
 
 def _is_loopback(name: str) -> bool:

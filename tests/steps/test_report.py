@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import http.client
 import json
 import shutil
+import socket
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +33,11 @@ from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps import corrections
+from medhybrid.steps import review_report as review_report_module
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.report import report
 from medhybrid.steps.review_report import make_server
-from tests.patience import patience_s
+from tests.patience import patience_s, wait_until
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 
@@ -115,14 +120,21 @@ def served(masks: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     report(out, layout="pages")
     server = make_server(out, "key", "127.0.0.1", 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    TOKENS[server.server_port] = server.token
     yield f"http://127.0.0.1:{server.server_port}", out
     server.shutdown()
     server.server_close()
 
 
+TOKENS: dict[int, str] = {}
+"""Of the servers of the tests, by port."""
+
+
 def ask(url: str, body: object = None, **headers: str) -> tuple[int, bytes]:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
+    port = urllib.parse.urlsplit(url).port or 0
+    headers = {"Content-Type": "application/json", "Cookie": f"medhybrid_{port}={TOKENS.get(port, '')}", **headers}
+    request = urllib.request.Request(url, data, headers)
     try:
         with urllib.request.urlopen(request, timeout=patience_s()) as answer:
             return answer.status, answer.read()
@@ -177,6 +189,94 @@ def test_what_is_no_mark_is_refused(served: tuple[str, Path], body: object, head
 
     assert ask(f"{url}/marks", body, **headers)[0] == code
     assert not (out / "review.json").exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/report.html", "/marks", "/report/1.html", "/?token=", "/?token=x", "/marks?token=%00"]
+)
+@pytest.mark.parametrize("cookie", ["", "medhybrid_{port}=x", "medhybrid_1={token}", "=;;=,"])
+def test_nobody_without_the_token_of_the_address_reads_or_marks(
+    served: tuple[str, Path], path: str, cookie: str
+) -> None:
+    url, out = served
+    port = urllib.parse.urlsplit(url).port or 0
+    stranger = {"Cookie": cookie.format(port=port, token=TOKENS[port])}
+
+    assert ask(url + path, **stranger)[0] == 403
+    assert ask(f"{url}/marks", {"case": "new_20", "mark": None}, **stranger)[0] == 403
+    assert not (out / "review.json").exists()
+
+
+def test_the_printed_address_gives_a_cookie_that_other_pages_do_not_see(served: tuple[str, Path]) -> None:
+    url, _ = served
+    port = urllib.parse.urlsplit(url).port or 0
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience_s())
+    connection.request("GET", f"/?token={TOKENS[port]}")
+    answer = connection.getresponse()
+
+    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+    connection.close()
+    connection.request("GET", "/", headers={"Cookie": cookie.partition(";")[0]})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("evil.example:{port}", 403),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example:{port}", 403),
+        ("192.0.2.7:{port}", 200),
+        ("[::1]:{port}", 200),
+        ("localhost:{port}", 200),
+        ("{name}:{port}", 200),
+    ],
+)
+def test_served_on_every_address_no_other_name_leads_to_the_report(
+    masks: Path, tmp_path: Path, host: str, expected: int
+) -> None:
+    (tmp_path / "report.html").write_text("report")
+    server = make_server(tmp_path, "key", "0.0.0.0", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_port
+    TOKENS[port] = server.token
+
+    asked = host.format(port=port, name=socket.gethostname())
+    assert ask(f"http://127.0.0.1:{port}/", Host=asked)[0] == expected
+
+    server.shutdown()
+    server.server_close()
+
+
+def test_idle_and_dripping_connections_shut_nobody_out(
+    masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review_report_module, "MAX_SECONDS", 0.3)
+    (tmp_path / "report.html").write_text("report")
+    server = make_server(tmp_path, "key", "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    TOKENS[server.server_port] = server.token
+    idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(200)]
+
+    def is_answered() -> bool:
+        for connection in idle[:20]:
+            with suppress(OSError):
+                connection.send(b"G")
+        try:
+            return ask(f"http://127.0.0.1:{server.server_port}/")[0] == 200
+        except OSError:  # no room yet
+            return False
+
+    wait_until(is_answered, "an answer")
+    for connection in idle:
+        connection.close()
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_mark_stays_with_the_mask_that_it_was_made_of(served: tuple[str, Path], tmp_path: Path) -> None:
