@@ -72,6 +72,19 @@ class CaseRecord(BaseModel):
     """By file; empty for a case that was prepared before files had checksums."""
 
 
+def _open_array(path: Path) -> Any:
+    """Open an array of numbers; raises `ValueError` for anything else that such a file can hold, as expressions to be run."""
+    import blosc2
+
+    try:
+        opened = blosc2.open(str(path), mode="r")
+    except Exception as error:  # damaged files raise many kinds
+        raise ValueError(f"{path.name}: {error}") from error
+    if type(opened) is not blosc2.NDArray or opened.dtype.kind not in "biuf":
+        raise ValueError(f"{path.name} is no array of numbers")
+    return opened
+
+
 class PreparedCase:
     """A prepared case opened for reading; nothing is decompressed until asked for.
 
@@ -84,8 +97,6 @@ class PreparedCase:
     """
 
     def __init__(self, folder: Path) -> None:
-        import blosc2
-
         self.folder = folder
         self._checked: set[str] = set()
         try:
@@ -94,8 +105,8 @@ class PreparedCase:
             if self.record.checksums.get("case.json", checksum_of_json(text)) != checksum_of_json(text):
                 raise ValueError("case.json has another checksum")
             self._check("foreground.npy")
-            self._image: Any = blosc2.open(str(folder / "image.b2nd"), mode="r")
-            self._labels: Any = blosc2.open(str(folder / "labels.b2nd"), mode="r")
+            self._image: Any = _open_array(folder / "image.b2nd")
+            self._labels: Any = _open_array(folder / "labels.b2nd")
             self.foreground: NDArray[np.int32] = np.load(folder / "foreground.npy", allow_pickle=False)
         except (OSError, ValidationError, ValueError, RuntimeError) as error:
             raise self._damage(str(error)[:200]) from error
@@ -162,11 +173,9 @@ class PreparedCase:
 
     def source_mask(self) -> NDArray[np.uint8]:
         """The reference (X, Y, Z) on the scan's own grid, inside values."""
-        import blosc2
-
         self._check("mask.b2nd")
         try:
-            return np.asarray(blosc2.open(str(self.folder / "mask.b2nd"), mode="r")[:])
+            return np.asarray(_open_array(self.folder / "mask.b2nd")[:])
         except (OSError, ValueError, RuntimeError) as error:
             raise self._damage(str(error)[:200]) from error
 

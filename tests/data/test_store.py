@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,6 +77,21 @@ def test_a_damaged_case_is_named(tmp_path: Path, name: str) -> None:
 
     with pytest.raises(DataError, match="prepared case a is damaged"):
         PreparedCase(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["image.b2nd", "labels.b2nd", "mask.b2nd"])
+def test_an_expression_in_place_of_an_array_is_not_run(tmp_path: Path, name: str) -> None:
+    """blosc2 keeps expressions over other files, and opens them by evaluating text."""
+    folder = tmp_path / "a"
+    save(folder)
+    record = json.loads((folder / "case.json").read_text())
+    (folder / "case.json").write_text(json.dumps({k: v for k, v in record.items() if k != "checksums"}))
+    numbers = blosc2.asarray(np.arange(10.0), urlpath=str(tmp_path / "numbers.b2nd"), mode="w")
+    (folder / name).unlink()
+    blosc2.lazyexpr("a + 1", {"a": numbers}).save(urlpath=str(folder / name))
+
+    with pytest.raises(DataError, match=rf"prepared case a is damaged.*{name}"):
+        read_all(folder)
 
 
 def test_the_foreground_index_points_at_foreground_of_every_label() -> None:
