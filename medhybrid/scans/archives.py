@@ -22,6 +22,9 @@ MAX_RATIO = 200
 MIN_CHECKED_BYTES = 256 << 20
 """Archives that unpack to less are not held against `MAX_RATIO`."""
 
+LOCAL_HEADER_BYTES = 30
+"""Of a member, before its name and its content."""
+
 BLOCK = 1 << 20
 
 
@@ -46,6 +49,7 @@ def unpack(archive: Path, into: Path) -> None:
         with zipfile.ZipFile(archive) as file:
             members = [m for m in file.infolist() if not m.is_dir()]
             _check(archive, members, shutil.disk_usage(into).free)
+            _refuse_overlaps(archive, file)
             for member in members:
                 _extract(file, member, into / _relative(archive, member))
     except (
@@ -63,7 +67,8 @@ def unpack(archive: Path, into: Path) -> None:
 def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> None:
     if len(members) > MAX_MEMBERS:
         raise _refused(archive, f"{len(members)} members")
-    total, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
+    total = sum(m.file_size for m in members)
+    packed = min(sum(m.compress_size for m in members), archive.stat().st_size)
     if total > free_bytes // 2:
         raise _refused(archive, "it unpacks to more than half of the free disk space")
     if total > MIN_CHECKED_BYTES and total > MAX_RATIO * max(packed, 1):
@@ -76,6 +81,15 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> No
         if stat.S_ISLNK(m.external_attr >> 16):
             raise _refused(archive, "a link inside")
         _relative(archive, m)
+
+
+def _refuse_overlaps(archive: Path, file: zipfile.ZipFile) -> None:
+    """Refuse members that share bytes of the archive, so that few bytes unpack to many files."""
+    begins = sorted((m.header_offset, m.header_offset + LOCAL_HEADER_BYTES + m.compress_size) for m in file.infolist())
+    ends = [end for _, end in begins]
+    following = [begin for begin, _ in begins[1:]] + [file.start_dir]
+    if any(end > begin for end, begin in zip(ends, following, strict=True)):
+        raise _refused(archive, "members that overlap")
 
 
 def _relative(archive: Path, member: zipfile.ZipInfo) -> Path:

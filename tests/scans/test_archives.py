@@ -64,6 +64,23 @@ def test_an_archive_that_unpacks_to_far_more_than_images_do_is_refused(
     assert "far more" in entry.problem
 
 
+@pytest.mark.parametrize("shift", [0, 1])
+def test_members_that_share_bytes_are_refused(tmp_path: Path, shift: int) -> None:
+    """As in archives that unpack 30 KB to gigabytes: many names for one content."""
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("0.nii", bytes(1 << 20))
+        (first,) = file.infolist()
+        file.writestr("1.nii", b"")
+        file.infolist()[1].header_offset = first.header_offset + shift
+        file.infolist()[1].compress_size = first.compress_size
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(ScanError, match="members that overlap"):
+        archives.unpack(path, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_damaged_archive_is_named_and_the_rest_is_found(series: list[Path], tmp_path: Path) -> None:
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04nothing")
 
