@@ -16,6 +16,7 @@ from medhybrid.names import printable_path
 from medhybrid.scans import image_files, itk, nifti
 from medhybrid.scans.align import bring_onto
 from medhybrid.scans.dicom.headers import group_series
+from medhybrid.scans.dicom.patient import differing_identifiers, identity_of
 from medhybrid.scans.dicom.read import read_series, read_volume
 from medhybrid.scans.discover import ScanEntry
 from medhybrid.scans.scan import Scan, Source
@@ -119,6 +120,7 @@ def stack_channels(
     present = [s for s in scans if s is not None]
     if not present:
         raise ScanError(f"case {case}: no channel is there", expected=", ".join(channels))
+    _refuse_other_patients(present, case)
     first = present[0].named(case)
     arrays: list[NDArray[np.generic]] = []
     notes = [note for s in present for note in s.notes]
@@ -138,6 +140,18 @@ def stack_channels(
             arrays.append(array)
             notes.append(note)
     return Scan(np.stack(arrays), first.affine, first.source, case, tuple(channels), tuple(dict.fromkeys(notes)))
+
+
+def _refuse_other_patients(scans: Sequence[Scan], case: str) -> None:
+    """Refuse channels of several patients; files that are not DICOM name none."""
+    identities = [identity_of(s.source.header[0]) for s in scans if s.source.kind == "dicom" and s.source.header]
+    if identities and (differing := differing_identifiers(identities)):
+        raise ScanError(
+            f"case {case}: its channels are of different patients",
+            expected="one patient",
+            found=f"{', '.join(differing)} differ",
+            remedy="sort the series by patient",
+        )
 
 
 __all__ = ["Scan", "Source", "read_scan", "stack_channels"]

@@ -14,6 +14,7 @@ from medhybrid.errors import ScanError, SeriesError, item_error
 from medhybrid.scans.dicom.attributes import number, text
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
+from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, differing_identifiers, identity_of
 from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 
@@ -70,7 +71,7 @@ ACQUISITION_NUMBERS = {
 """What tells how a series was made. None of them identifies a patient; descriptions are free text all the same, and so are
 left out of names."""
 
-GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation")
+GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation", *IDENTIFIERS)
 TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
 _PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), "SpacingBetweenSlices", SIEMENS_CREATOR, SIEMENS_COUNT]
 
@@ -96,6 +97,7 @@ class FileHeader:
     problem: SeriesError | None
     left_aside: str
     is_burned_in: bool = False
+    patient: Identity = ("",) * len(IDENTIFIERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,7 @@ def describe(header: Any, path: Path) -> FileHeader:
         problem,
         left_aside,
         text(header, "BurnedInAnnotation").upper() == "YES",
+        identity_of(header),
     )
 
 
@@ -335,6 +338,7 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
     problem, volumes = next((m.problem for m in members if m.problem), None), []
     if problem is None and scans:
         try:
+            _refuse_other_patients(scans, name)
             volumes = split_volumes(without_copies([m.frames for m in scans], load_dataset), series=name)
         except Exception as error:
             problem = _problem_of(error, first.path)
@@ -353,6 +357,19 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
         acquisition=acquisition,
         is_burned_in=any(m.is_burned_in for m in members),
     )
+
+
+def _refuse_other_patients(members: Sequence[FileHeader], name: str) -> None:
+    """Refuse files of several patients under one SeriesInstanceUID."""
+    if differing := differing_identifiers([m.patient for m in members]):
+        raise SeriesError(
+            f"{name}: files of one SeriesInstanceUID are of different patients",
+            code="other_patient",
+            path=members[0].path,
+            expected="one patient",
+            found=f"{len({m.patient for m in members})} patients, who differ in {', '.join(differing)}",
+            remedy="sort the files by patient, and give each series a UID of its own",
+        )
 
 
 def read_acquisition(path: Path) -> dict[str, str | float]:

@@ -1,0 +1,71 @@
+"""Slices and channels of two patients are never one volume; messages name the attribute that differs, not its value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from medhybrid.errors import MedHybridError
+from medhybrid.inference.worklist import make_worklist
+from medhybrid.scans import discover
+from medhybrid.scans.dicom.write import write_mr_series
+from tests.synthetic import AFFINE
+
+VALUES = np.arange(6 * 5 * 4).reshape(6, 5, 4)
+CHANGES = [
+    {"PatientID": "SECRET-2"},
+    {"PatientID": ""},
+    {"PatientID": None},
+    {"PatientBirthDate": "19700101"},
+    {"IssuerOfPatientID": "SECRET-CLINIC"},
+]
+
+
+def change(paths: list[Path], values: dict[str, str | None]) -> None:
+    for path in paths:
+        d = pydicom.dcmread(path)
+        for name, value in values.items():
+            if value is None:
+                delattr(d, name)
+            else:
+                setattr(d, name, value)
+        d.save_as(path)
+
+
+@pytest.mark.parametrize("values", CHANGES)
+@pytest.mark.parametrize("which", [slice(2, None), slice(1, 2)])
+def test_a_series_of_two_patients_is_refused_by_the_attribute_that_differs(
+    tmp_path: Path, values: dict[str, str | None], which: slice
+) -> None:
+    paths = write_mr_series(tmp_path / "s", VALUES, AFFINE, description="T1", study="s", case="SECRET-1")
+    change(paths[which], values)
+
+    (entry,) = discover(tmp_path).entries
+
+    assert entry.code == "other_patient"
+    assert f"differ in {next(iter(values))}" in entry.problem
+    assert "SECRET" not in entry.problem
+
+
+def test_one_patient_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    paths = write_mr_series(tmp_path / "s", VALUES, AFFINE, description="T1", study="s", case="c")
+    change(paths, {"PatientBirthDate": "19700101", "IssuerOfPatientID": "X"})
+    change(paths[1:2], {"PatientName": "Another^Spelling"})
+
+    (entry,) = discover(tmp_path).entries
+    assert entry.problem == ""
+
+
+@pytest.mark.parametrize("values", CHANGES)
+def test_channels_of_two_patients_under_one_study_are_refused(tmp_path: Path, values: dict[str, str | None]) -> None:
+    for name in ("T1", "FLAIR"):
+        paths = write_mr_series(tmp_path / "x" / name, VALUES, AFFINE, description=name, study="s", case="SECRET-1")
+    change(paths, values)
+    (item,) = make_worklist(discover(tmp_path), [("T1", False), ("FLAIR", False)], {}).items
+
+    with pytest.raises(MedHybridError, match=f"of different patients.*{next(iter(values))}") as caught:
+        item.read(["T1", "FLAIR"])
+    assert "SECRET" not in str(caught.value)
