@@ -13,6 +13,7 @@ from typing import Any
 from medhybrid.errors import ScanError, SeriesError, item_error
 from medhybrid.scans.dicom.attributes import number, text
 from medhybrid.scans.dicom.copies import without_copies
+from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
 from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, differing_identifiers, identity_of
 from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
@@ -77,8 +78,6 @@ _PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), "SpacingBetweenSlices", SI
 
 DEFER_BYTES = 1 << 14
 """Larger values, which are pixels nearly always, stay in the file until they are asked for."""
-
-DEFLATED = "1.2.840.10008.1.2.1.99"
 
 BLOCK = 50
 READING_THREADS = 8
@@ -159,6 +158,8 @@ def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd values in real headers; what we need is checked where it is used
+            if has_mark and (bomb := find_bomb(path)):
+                raise _unreadable(path, bomb)
             if tags is not None:
                 return pydicom.dcmread(path, force=is_bare, stop_before_pixels=True, specific_tags=list(tags))
             dataset = pydicom.dcmread(path, force=is_bare, defer_size=DEFER_BYTES if defers else None)
@@ -166,6 +167,8 @@ def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers:
                 # no place in the file stands for a value's
                 dataset = pydicom.dcmread(path, force=is_bare)
             return dataset
+    except SeriesError:
+        raise
     except Exception as error:  # a damaged header can raise anything
         if is_bare and not has_mark and path.suffix.lower() not in SUFFIXES:
             return None

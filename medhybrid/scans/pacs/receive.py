@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.config import ListenConfig
+from medhybrid.scans.dicom.deflated import BLOCK, DEFLATED, inflates_beyond
 from medhybrid.scans.pacs.exchange import OUT_OF_RESOURCES, PacsError
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,11 @@ class Receiver:
             return NOT_AUTHORISED
         try:
             encoded = event.encoded_dataset()
-            if len(encoded) > self.config.max_instance_mb << 20:
+            limit = self.config.max_instance_mb << 20
+            if len(encoded) > limit:
+                return OUT_OF_RESOURCES
+            if str(event.context.transfer_syntax) == DEFLATED and self._inflates_beyond(event, limit):
+                logger.warning("an instance inflates to more than %d MB: it is refused", self.config.max_instance_mb)
                 return OUT_OF_RESOURCES
             if shutil.disk_usage(self.folder).free < self.config.min_free_mb << 20:
                 logger.warning("disk nearly full: instances are refused")
@@ -109,6 +114,16 @@ class Receiver:
             return CANNOT_UNDERSTAND
         self._on_stored(study)
         return SUCCESS
+
+    @staticmethod
+    def _inflates_beyond(event: Any, limit: int) -> bool:
+        """Return whether the data set of a request, which is deflated, holds more than `limit` bytes."""
+        data_set = event.request.DataSet
+        data_set.seek(0)
+        try:
+            return inflates_beyond(iter(lambda: data_set.read(BLOCK), b""), limit)
+        finally:
+            data_set.seek(0)
 
 
 def _hash(uid: str) -> str:

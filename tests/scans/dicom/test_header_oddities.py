@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_sequence
-from pydicom.uid import JPEGLSLossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless
 
 from medhybrid.errors import SeriesError
 from medhybrid.geometry import is_sheared
 from medhybrid.scans import discover
+from medhybrid.scans.dicom import deflated
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 from tests.scans.dicom.enhanced import write_enhanced
@@ -234,3 +236,37 @@ def test_two_contents_of_one_instance_are_refused_with_their_difference(
 
     assert caught.value.code == "duplicate_slice"
     assert "one SOPInstanceUID" in str(caught.value)
+
+
+# --- deflated ------------------------------------------------------------------------------------------------------
+
+
+def deflate(path: Path, n_zeros: int) -> None:
+    d = pydicom.dcmread(path)
+    d.add_new(0x00091010, "OB", bytes(n_zeros))
+    d.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    d.save_as(path)
+
+
+def test_a_deflated_file_that_inflates_to_far_more_than_images_do_is_refused_before_it_is_read(
+    series: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deflated, "MIN_CHECKED_BYTES", 1 << 20)
+    expected = read_scan(series).array
+    for path in series:
+        deflate(path, 1000)
+    np.testing.assert_array_equal(read_scan(series).array, expected)
+    deflate(series[2], 20 << 20)
+
+    with pytest.raises(SeriesError, match="inflate to more than") as caught:
+        read_scan(series)
+    assert caught.value.code == "encrypted_or_unreadable"
+
+
+@pytest.mark.parametrize("limit", [0, 99_999, 100_000, 200_000])
+def test_what_a_stream_inflates_to_is_counted_to_the_byte(limit: int) -> None:
+    engine = zlib.compressobj(wbits=-15)
+    stream = engine.compress(bytes(100_000)) + engine.flush()
+    chunks = [stream[i : i + 7] for i in range(0, len(stream), 7)]
+
+    assert deflated.inflates_beyond(chunks, limit) == (limit < 100_000)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medhybrid.config import ListenConfig, SenderConfig
 from medhybrid.geometry import Grid, turn_to_ras
@@ -280,6 +281,24 @@ def test_an_instance_over_the_limit_is_refused(
         push(config, large)
 
 
+def test_an_instance_that_inflates_to_more_than_the_limit_is_refused(
+    destination: tuple[int, list[str]],
+    series: list[Path],
+    model: Model,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = listener_config(tmp_path, destination[0]).model_copy(update={"max_instance_mb": 1})
+    bomb = pydicom.dcmread(series[0])
+    bomb.add_new(0x00091010, "OB", bytes(3 << 20))
+    bomb.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    bomb.save_as(tmp_path / "bomb.dcm")
+    assert (tmp_path / "bomb.dcm").stat().st_size < 100_000
+    with Running(config, model), pytest.raises(PacsError, match="0xa700"):
+        push(config, [tmp_path / "bomb.dcm"])
+    assert "inflates to more than 1 MB" in caplog.text
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -287,7 +306,6 @@ def test_an_instance_over_the_limit_is_refused(
         "dimse://host:104",
         "dimse://A@host",
         "dicomweb://h/p?Nonsense=1",
-        "dicomweb://u:p@h/p",
         "dimse://A@h:x",
     ],
 )
