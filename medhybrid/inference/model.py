@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.data.plan import Plan
@@ -26,6 +25,7 @@ from medhybrid.errors import DeviceError, ModelError, ScanError
 from medhybrid.inference.confidence import ScoreSum, Verdict, low_confidence, score_logits
 from medhybrid.inference.device import choose_device, choose_precision, free_cache, is_out_of_memory
 from medhybrid.inference.model_record import ModelRecord, read_record
+from medhybrid.inference.model_weights import network_with_weights
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.rule_search import ComponentRules
@@ -302,9 +302,6 @@ def load_model(
     ModelError
         If it is neither, is damaged, or the weights are not those of the record.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder, record = read_record(path)
     weights = folder / "model.safetensors"
     if not weights.is_file() or _sha256(weights) != record.weights_sha256:
@@ -315,23 +312,8 @@ def load_model(
         )
     asked = {k: v for k, v in (("precision", precision), ("mirror", mirror)) if v is not None}
     record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
-    with _NoDraws():
-        network = network_for(record.network, record.plan)
-    try:
-        network.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{weights} does not fit the network of model.json", found=str(error)[:300]) from error
+    network = network_with_weights(lambda: network_for(record.network, record.plan), weights)
     return Model(network, record, choose_device(device))
-
-
-class _NoDraws(TorchFunctionMode):
-    """New weights stay as memory holds them where they are about to be read: the caller's random numbers are its own."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func.__name__ in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "uniform_", "normal_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def set_component_rules(folder: Path, rules: ComponentRules) -> bool:

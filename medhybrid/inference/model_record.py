@@ -12,6 +12,7 @@ from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import Calibration
+from medhybrid.inference.record_bounds import refuse_absurd
 from medhybrid.inference.weights_file import FORMAT_VERSION, About
 
 
@@ -97,4 +98,5 @@ def read_record(path: str | Path) -> tuple[Path, ModelRecord]:
             found=f"format {record.format_version}",
             remedy="train it again, or use it with the version that made it",
         )
+    refuse_absurd(record, str(folder / "model.json"))
     return folder, record

@@ -1,0 +1,86 @@
+"""Bounds on every number of a model's record: somebody else may have made it, and nothing is built before they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite, prod
+from typing import TYPE_CHECKING, Any
+
+from medhybrid.errors import ModelError
+
+if TYPE_CHECKING:
+    from medhybrid.inference.model_record import ModelRecord
+
+MAX_PATCH_VOXELS = 1 << 28
+"""Voxels of a window; 645 along each axis."""
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "plan.spacing_mm": (1e-3, 1e3),
+    "plan.patch_size": (1, 4096),
+    "plan.strides": (1, 32),
+    "plan.batch_size": (1, 65_536),
+    "plan.mirror_axes": (0, 2),
+    "plan.min_component_ml": (0, 1e9),
+    "plan.labels": (1, 2**31 - 1),
+    "network.widths": (1, 16_384),
+    "network.blocks": (0, 64),
+    "network.token_width": (1, 16_384),
+    "network.depth": (0, 128),
+    "network.interleave_depth": (1, 32),
+    "network.heads": (1, 256),
+    "network.head_width": (1, 4096),
+    "inference.overlap": (0, 0.95),
+    "inference.window_batch": (1, 4096),
+    "calibration.temperature": (1e-3, 1e3),
+    "calibration.threshold": (0, 1),
+}
+"""Least and largest value of a number, or of each in a list or table."""
+
+LENGTHS = {
+    "plan.strides": 10,
+    "network.widths": 12,
+    "plan.normalisation": 64,
+    "plan.labels": 255,
+    "plan.mirror_axes": 3,
+}
+"""Longest lists and tables."""
+
+
+def refuse_absurd(record: ModelRecord, source: str) -> None:
+    """Raise `ModelError` for a record with a number that no model has: it would hang, fill the memory, or empty the masks."""
+    values = record.model_dump(mode="python", exclude={"made", "metrics"})
+    for key, value in _numbers("", values):
+        if not isfinite(value):
+            raise _refused(source, key, "a finite number", value)
+    for key, (low, high) in BOUNDS.items():
+        section, name = key.split(".")
+        for _, value in _numbers(key, values[section][name]):
+            if not low <= value <= high:
+                raise _refused(source, key, f"{low:g} to {high:g}", value)
+    for key, longest in LENGTHS.items():
+        section, name = key.split(".")
+        if len(values[section][name]) > longest:
+            raise _refused(source, key, f"at most {longest} entries", len(values[section][name]))
+    if prod(record.plan.patch_size) > MAX_PATCH_VOXELS:
+        raise _refused(source, "plan.patch_size", f"at most {MAX_PATCH_VOXELS} voxels", prod(record.plan.patch_size))
+
+
+def _refused(source: str, key: str, expected: str, found: float) -> ModelError:
+    return ModelError(
+        f"{source} is no record of a model: {key} is out of range",
+        expected=expected,
+        found=f"{found:g}",
+        remedy="take the model from where it came from again",
+    )
+
+
+def _numbers(key: str, values: Any) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of nested values with their dotted keys."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _numbers(f"{key}.{name}".strip("."), value)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _numbers(key, value)
+    elif isinstance(values, (int, float)) and not isinstance(values, bool):
+        yield key, float(values)

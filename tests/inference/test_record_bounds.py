@@ -1,0 +1,101 @@
+"""A record or weights that no training makes are refused before anything is built of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import medhybrid
+from medhybrid.config import NetworkConfig
+from medhybrid.errors import ModelError
+from medhybrid.inference.model import network_for, save_model
+from medhybrid.inference.record_bounds import BOUNDS
+from tests.synthetic import make_test_plan, make_test_record
+
+NETWORK = NetworkConfig(widths=(8, 16), blocks=(1, 1), token_width=24, depth=1, heads=2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    plan = make_test_plan()
+    save_model(folder, network_for(NETWORK, plan).state_dict(), make_test_record(plan, NETWORK), "card")
+    return folder
+
+
+@pytest.fixture
+def model(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "model"))
+
+
+def change(folder: Path, key: str, value: Any) -> None:
+    values = json.loads((folder / "model.json").read_text())
+    section, name = key.split(".")
+    values[section][name] = value
+    (folder / "model.json").write_text(json.dumps(values))
+
+
+def test_a_plain_record_is_taken(model: Path) -> None:
+    assert medhybrid.load_model(model, device="cpu").plan == make_test_plan()
+
+
+@pytest.mark.parametrize("beyond", ["below", "above", "nan", "infinite"])
+@pytest.mark.parametrize("key", sorted(BOUNDS))
+def test_a_number_out_of_range_is_refused_by_its_key(model: Path, key: str, beyond: str) -> None:
+    low, high = BOUNDS[key]
+    wrong = {"below": low - 1, "above": high + 1, "nan": float("nan"), "infinite": float("inf")}[beyond]
+    section, name = key.split(".")
+    before = json.loads((model / "model.json").read_text())[section][name]
+    value: Any = wrong
+    if name == "labels":
+        value = dict.fromkeys(before, wrong)
+    elif name == "strides":
+        value = [[wrong] * 3 for _ in before]
+    elif isinstance(before, list):
+        value = [wrong for _ in before]
+    change(model, key, value)
+
+    with pytest.raises(ModelError) as caught:
+        medhybrid.load_model(model, device="cpu")
+    assert "model.json" in str(caught.value)
+
+
+def test_a_network_of_a_million_blocks_is_refused_at_once(model: Path) -> None:
+    change(model, "network.depth", 10**6)
+
+    with pytest.raises(ModelError, match=r"network\.depth is out of range.*0 to 128.*found 1e\+06"):
+        medhybrid.load_model(model, device="cpu")
+
+
+def test_a_network_that_its_weights_do_not_fit_takes_no_memory(model: Path) -> None:
+    change(model, "network.widths", [16_384, 16_384])
+
+    with pytest.raises(ModelError, match=r"tensors differ, as"):
+        medhybrid.load_model(model, device="cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(model: Path, value: float) -> None:
+    tensors = load_file(model / "model.safetensors")
+    name = next(n for n, t in tensors.items() if t.is_floating_point())
+    tensors[name].view(-1)[0] = value
+    record = medhybrid.load_model(model, device="cpu").record
+    shutil.rmtree(model)
+    save_model(model, tensors, record, "card")
+
+    with pytest.raises(ModelError, match=rf"no numbers.*{name}"):
+        medhybrid.load_model(model, device="cpu")
+
+
+def test_the_callers_random_numbers_stay_its_own(model: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    medhybrid.load_model(model, device="cpu")
+    assert torch.equal(torch.rand(3), expected)
