@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.attributes import integer, restore_vrs, text, value_of
-from medhybrid.scans.dicom.decoding import DecodingError, decode_frame
+from medhybrid.scans.dicom.decoding import DecodingError, decode_frame, frame_stream
 from medhybrid.scans.dicom.headers import load_dataset
+from medhybrid.scans.dicom.jpeg_stream import CHECKED_SYNTAXES, find_damage_of
 from medhybrid.scans.dicom.pixel_bytes import PLAIN_SYNTAXES, syntax_of
 
 Groups = Callable[[str], Any]
@@ -116,6 +117,10 @@ class SegFile:
             part = np.frombuffer(content, np.uint8, (first + n_pixels + 7) // 8 - first // 8, first // 8)
             return np.unpackbits(part, bitorder="little")[first % 8 : first % 8 + n_pixels].reshape(rows, columns)
         try:
+            if syntax in CHECKED_SYNTAXES:
+                damage = find_damage_of(syntax, frame_stream(self.dataset, index), rows, columns)
+                if damage:
+                    raise unreadable(self.path, damage)
             return decode_frame(self.dataset, index, syntax)
         except DecodingError as error:
             raise unreadable(self.path, error.kind) from error
