@@ -277,7 +277,8 @@ class _Pixels:
     def _refuse_turned_sign(self, values: NDArray[np.generic], error: int) -> None:
         """Refuse two's complement so near to where the sign turns that compression may have turned it."""
         _, high = self.limits
-        near = (values > high - error) & (values <= high + error)
+        wide = values.astype(np.int64)
+        near = (wide > high - error) & (wide <= high + error)
         if near.any():
             raise SeriesError(
                 f"{self._path.name}: its lossy stream may have turned the sign of its largest values",
