@@ -172,6 +172,18 @@ def test_more_bits_stored_than_allocated_are_refused(tmp_path: Path) -> None:
         read_scan(write(tmp_path / "high", stored_bits(is_signed=False).astype(np.uint16), "jpeg_ls", HighBit=60000))
 
 
+@pytest.mark.parametrize("name", ["PixelRepresentation", "BitsAllocated"])
+def test_an_absent_attribute_of_the_pixels_is_named(name: str, tmp_path: Path) -> None:
+    paths = write(tmp_path, stored_bits(is_signed=False).astype(np.uint16), "explicit")
+    for path in paths:
+        d = pydicom.dcmread(path)
+        delattr(d, name)
+        d.save_as(path)
+
+    with pytest.raises(SeriesError, match=f"{name} is absent"):
+        read_scan(paths)
+
+
 def test_a_signed_stream_under_an_unsigned_header_is_refused_where_the_two_differ(tmp_path: Path) -> None:
     values = stored_bits(is_signed=True).astype(np.int16)
 
