@@ -172,10 +172,11 @@ class _Pixels:
             return values if self.bytes.is_float else self._keep_stored_bits(values)
         if self.bytes.syntax == ENCAPSULATED_UNCOMPRESSED:
             return self._keep_stored_bits(self.bytes.encapsulated_frame(index))
+        stream = self._whole_stream(index)
         values = self._decode(index)
         if self.bytes.is_float:
             return values
-        error = self._lossy_error(index)
+        error = self._lossy_error(stream)
         if error != 0:
             values = self._clip_overshoot(values, error)
         kept = self._keep_stored_bits(values)
@@ -214,7 +215,6 @@ class _Pixels:
 
     def _decode(self, index: int) -> NDArray[np.generic]:
         expected = (self.bytes.rows, self.bytes.columns)
-        self._refuse_damaged_stream(index)
         try:
             options = {} if self.bytes.is_float else {"correct_unused_bits": False}
             values = decode_frame(self._dataset, index, self.bytes.syntax, **options)
@@ -232,10 +232,10 @@ class _Pixels:
             raise truncated(self._path, f"{expected[0]} x {expected[1]} pixels", str(values.shape))
         return values
 
-    def _refuse_damaged_stream(self, index: int) -> None:
-        """Refuse a JPEG stream whose markers are damaged, which could end the process in the decoder."""
-        if not self.bytes.is_encapsulated:
-            return
+    def _whole_stream(self, index: int) -> bytes:
+        """Return the JPEG stream of a frame, or nothing; refuse damaged markers, which could end the process in the decoder."""
+        if self.bytes.syntax not in jpeg_stream.CHECKED_SYNTAXES:
+            return b""
         try:
             stream = self.bytes.stream(index)
         except Exception as error:
@@ -243,13 +243,12 @@ class _Pixels:
         rows, columns = self.bytes.rows, self.bytes.columns
         if found := jpeg_stream.find_damage_of(self.bytes.syntax, stream, rows, columns):
             raise truncated(self._path, f"a stream of {rows} x {columns} pixels", found)
+        return stream
 
-    def _lossy_error(self, index: int) -> int | None:
-        """Return how far the frame's stream may move a value; see `jpeg_stream.lossy_error`."""
-        if not self.bytes.is_encapsulated:
-            return 0
+    def _lossy_error(self, stream: bytes) -> int | None:
+        """Return how far a stream may move a value; see `jpeg_stream.lossy_error`."""
         was_lossy = text(self._dataset, "LossyImageCompression") == "01"
-        return jpeg_stream.lossy_error(self.bytes.stream(index), self.bytes.syntax, was_lossy=was_lossy)
+        return jpeg_stream.lossy_error(stream, self.bytes.syntax, was_lossy=was_lossy) if stream else 0
 
     def _clip_overshoot(self, values: NDArray[np.generic], error: int | None) -> NDArray[np.generic]:
         """Bring values that lossy compression moved beyond the stored range back to its end; their bits mean nothing.

@@ -31,7 +31,7 @@ EDGE_TOLERANCE_VOXEL = 0.5
 ON_CONTOUR_VOXEL = 1e-3
 """A voxel centre so near to a contour lies on it: coordinates are written with few digits."""
 
-SAME_CONTOUR_VOXEL = 0.05
+SAME_CONTOUR_VOXEL = 0.1
 """Two contours that lie so near to each other everywhere are one: some systems export a contour twice."""
 
 LEAST_HOLE_VOXEL = 0.25
