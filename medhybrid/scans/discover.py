@@ -186,7 +186,9 @@ def _list_files(
                 inside = holds[-1].path / name_from_path(path.relative_to(base).with_suffix(""))
                 inside.mkdir()
                 unpack(path, inside)
-                paths += sorted(_walk(inside, on_error))
+                members = sorted(_walk(inside, on_error))
+                problems += [_archive_entry(p, holds[-1].path) for p in members if p.suffix.lower() == ".zip"]
+                paths += [p for p in members if p.suffix.lower() != ".zip"]
                 continue
             if path.name.upper() == "DICOMDIR":
                 named, n_absent = files_of_dicomdir(path)
@@ -212,6 +214,14 @@ def _broken_entry(path: Path, base: Path, problem: str) -> ScanEntry:
     name = name_from_path(path.relative_to(base).with_suffix(""))
     return ScanEntry(
         name, "dicom", (path,), "", "", str(path.parent), (), (), "", problem, code="encrypted_or_unreadable"
+    )
+
+
+def _archive_entry(path: Path, base: Path) -> ScanEntry:
+    """Return the entry of an archive inside another, which is not unpacked."""
+    name = name_from_path(path.relative_to(base).with_suffix(""))
+    return ScanEntry(
+        name, "dicom", (path,), "", "", str(path.parent), (), (), "", "", left_aside="an archive inside an archive"
     )
 
 

@@ -18,6 +18,31 @@ MATRIX_FIELDS = ("transformmatrix", "rotation", "orientation")
 
 ORDER_FIELDS = ("binarydatabyteordermsb", "elementbyteordermsb")
 
+TYPES = (
+    "CHAR",
+    "UCHAR",
+    "SHORT",
+    "USHORT",
+    "INT",
+    "UINT",
+    "LONG",
+    "ULONG",
+    "LONG_LONG",
+    "ULONG_LONG",
+    "FLOAT",
+    "DOUBLE",
+)
+"""Types of plain numbers, with MET_ before them, and _ARRAY after them where there are channels."""
+
+LENGTH_FIELDS = ("elementspacing", "elementsize")
+
+PLACE_FIELDS = ("offset", "position", "origin")
+
+MAX_LINE = 4096
+"""ITK reads no longer line."""
+
+MAX_CHANNELS = 10_000
+
 LPS_NAMES = ("RAI", "???", "")
 """ITK's letters for axes that run towards left, posterior and superior: it names where they start."""
 
@@ -26,6 +51,7 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
     """Interpret a MetaImage header; raises `ScanError`."""
     import SimpleITK as sitk
 
+    _refuse_fields(header)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     try:
@@ -38,7 +64,10 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
         dtype = _dtypes()[reader.GetPixelID()]
     except (RuntimeError, KeyError) as error:
         raise ScanError(
-            f"{header.path.name} cannot be read", found=_last_line(error), remedy="export it again"
+            f"{header.path.name} cannot be read",
+            expected="a header that ITK can read",
+            found=_last_line(error),
+            remedy="export it again",
         ) from error
     dimension = reader.GetDimension()
     if dimension not in (2, 3, 4):
@@ -66,6 +95,44 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
         spatial_axes=tuple(a for a in spatial if a < len(stored_shape)),
         notes=notes + unit_note,
     )
+
+
+def _refuse_fields(header: TextHeader) -> None:
+    """Refuse fields that ITK refuses without a reason, or takes for others."""
+    n = int(header.get("ndims") or 0)
+    if not n:
+        raise header.refuse("ndims", "the number of axes")
+    for name, value in header.fields.items():
+        if len(name) + len(value) > MAX_LINE:
+            raise header.refuse(name, f"lines of at most {MAX_LINE} characters")
+    sizes = _numbers_of(header, "dimsize")
+    if len(sizes) != n or any(v < 1 or not v.is_integer() for v in sizes):
+        raise header.refuse("dimsize", f"{n} whole numbers above 0")
+    kind = (header.get("elementtype") or "").upper()
+    if kind.removeprefix("MET_").removesuffix("_ARRAY") not in TYPES:
+        raise header.refuse("elementtype", "a type of plain numbers, such as MET_SHORT")
+    for fields, n_wanted in ((LENGTH_FIELDS, n), (PLACE_FIELDS, n), (MATRIX_FIELDS, n * n)):
+        for field in fields:
+            values = _numbers_of(header, field)
+            if field in header.fields and (len(values) != n_wanted or not np.isfinite(values).all()):
+                raise header.refuse(field, f"{n_wanted} finite numbers")
+    if not 1 <= (_whole_number(header, "elementnumberofchannels") or 0 if _has_channels(header) else 1) <= MAX_CHANNELS:
+        raise header.refuse("elementnumberofchannels", f"1 to {MAX_CHANNELS}")
+    n_stored = _whole_number(header, "compresseddatasize")
+    if n_stored is not None and n_stored < 0:
+        raise header.refuse("compresseddatasize", "0 or more")
+
+
+def _has_channels(header: TextHeader) -> bool:
+    return "elementnumberofchannels" in header.fields
+
+
+def _numbers_of(header: TextHeader, field: str) -> list[float]:
+    """Return the numbers of a field; none where it is absent."""
+    try:
+        return [float(v) for v in (header.get(field) or "").split()]
+    except ValueError as error:
+        raise header.refuse(field, "numbers") from error
 
 
 def _stored(header: TextHeader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredValues:
@@ -116,4 +183,6 @@ def _dtypes() -> dict[int, str]:
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    """Return what ITK says last of an error; of a field that it does not accept, it says no more than that."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return "a field with a value that ITK does not accept" if lines[-1].startswith("Reason:") else lines[-1]

@@ -33,6 +33,9 @@ MAX_FORM_DIFFERENCE_MM = 0.1
 MAX_SIZE_DIFFERENCE = 1e-3
 """Share by which the voxel sizes of sform and pixdim may differ without a note."""
 
+QUATERNION_LENGTHS = (1 + 1.7e-7, 1.0005)
+"""Between these a quaternion was made too long by rounding, and nibabel refuses it."""
+
 PLAUSIBLE_MM = (0.01, 100.0)
 """Voxels outside this range carry a note: the unit is probably wrong."""
 
@@ -228,6 +231,7 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
         return base, (*notes, "Analyze 7.5 headers hold no orientation: left and right may be swapped")
     sform = int(checked["sform_code"])
     qform = int(checked["qform_code"])
+    qform_notes = _repair_quaternion(header, checked) if qform else ()
     if not sform and not qform:
         codes = [int(header.stored[name]) for name in ("sform_code", "qform_code")]
         why = "are 0" if not any(codes) else f"{codes[0]} and {codes[1]} are not those of the standard"
@@ -240,7 +244,24 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
         completed = _complete(by_sform, shape, float(checked["pixdim"][3]))
         return completed, ("the sform gives the slice no third axis; one at right angles is assumed",)
     by_qform = np.asarray(checked.get_qform(), np.float64)
+    notes += qform_notes
     return by_qform, (*notes, "sform cannot be used; qform is used") if sform else notes
+
+
+def _repair_quaternion(header: NiftiHeader, checked: Any) -> tuple[str, ...]:
+    """Shorten a quaternion that rounding made longer than 1, as ITK does; note that, and a sign that is none."""
+    notes: tuple[str, ...] = ()
+    parts = [np.float64(checked[f"quatern_{name}"]) for name in "bcd"]
+    length = float(np.linalg.norm(parts))
+    if QUATERNION_LENGTHS[0] < length <= QUATERNION_LENGTHS[1]:
+        for name, part in zip("bcd", parts, strict=True):
+            checked[f"quatern_{name}"] = part / length * (1 + 1e-7)  # nibabel takes the fourth number as 0 from here on
+        notes += (f"the quaternion of the qform has length {length:.7f}; it is shortened to 1",)
+    sign = float(header.stored["pixdim"][0])
+    if sign not in (-1.0, 0.0, 1.0):
+        used = int(checked["pixdim"][0])
+        notes += (f"pixdim[0] is {sign:g}, neither 1 nor -1; {used} is assumed",)
+    return notes
 
 
 def _fill_sizes(header: NiftiHeader, checked: Any, shape: tuple[int, int, int]) -> tuple[str, ...]:

@@ -213,12 +213,10 @@ def _place_in_space(
 def _place_without_space(
     header: TextHeader, spatial: tuple[int, ...], _: list[Vector] | None
 ) -> tuple[Affine, tuple[str, ...]]:
-    """Compute an affine from spacings alone, along LPS; raises `ScanError`."""
-    notes: tuple[str, ...] = ("the header says nothing of position and orientation",)
+    """Compute an affine from spacings and an origin, along LPS as ITK does; raises `ScanError`."""
+    notes: tuple[str, ...] = ()
     n_axes = len((header.get("sizes") or "").split())
-    spacings = _numbers(header, "spacings", n_axes)
-    starts = _numbers(header, "axis mins", n_axes, "axismins")
-    centers = (header.get("centerings", "centers") or "").lower().split()
+    spacings, starts, note = _spacings_and_starts(header, n_axes)
     lps = np.eye(4)
     for column, axis in enumerate(spatial):
         size = spacings[axis]
@@ -227,13 +225,43 @@ def _place_without_space(
             notes = tuple(dict.fromkeys((*notes, "a spacing is unknown; 1 mm is assumed")))
         lps[column, column] = size
         if math.isfinite(starts[axis]):
-            is_node = axis < len(centers) and centers[axis] == "node"
-            lps[column, 3] = starts[axis] + (0.0 if is_node else size / 2)  # teem's default is a cell
+            lps[column, 3] = starts[axis] + (0.0 if _is_node(header, axis) else size / 2)  # teem's default is a cell
+    has_place = all(math.isfinite(starts[a]) for a in spatial)
+    origin = _origin(header)
+    if origin is not None:
+        space = (header.get("space") or "").lower()
+        if space and space not in SIGNS_TO_LPS and space not in SPACES_WITHOUT_PATIENT:
+            raise header.refuse("space", "RAS, LAS or LPS")
+        lps[:3, 3] = np.array(SIGNS_TO_LPS.get(space, (1.0, 1.0, 1.0))) * origin
+        has_place = True
+    unknown = "orientation; the axes are taken as LPS" if has_place else "position and orientation"
+    notes = (f"the header says nothing of {unknown}", *note, *notes)
     if len(spatial) == 2:
         notes += (UNKNOWN_THICKNESS,)
     factor, unit_note = _unit(header)
     lps[:3] *= factor
     return lps, notes + unit_note
+
+
+def _spacings_and_starts(header: TextHeader, n_axes: int) -> tuple[list[float], list[float], tuple[str, ...]]:
+    """Return the spacing of each axis, also from where it starts and ends, where it starts, and a note; NaN where unknown."""
+    spacings = _numbers(header, "spacings", n_axes)
+    starts = _numbers(header, "axis mins", n_axes, "axismins")
+    ends = _numbers(header, "axis maxs", n_axes, "axismaxs")
+    sizes = [int(n) for n in (header.get("sizes") or "").split()]
+    notes: tuple[str, ...] = ()
+    for axis, (start, end, size) in enumerate(zip(starts, ends, sizes, strict=True)):
+        n_steps = size - 1 if _is_node(header, axis) else size
+        if not math.isfinite(spacings[axis]) and end > start and n_steps > 0:  # not where either is NaN
+            spacings[axis] = (end - start) / n_steps
+            notes = ("spacings are worked out from axis mins and maxs; programs on ITK take 1 mm",)
+    return spacings, starts, notes
+
+
+def _is_node(header: TextHeader, axis: int) -> bool:
+    """Report whether the values of an axis lie on its ends, not within cells."""
+    centers = (header.get("centerings", "centers") or "").lower().split()
+    return axis < len(centers) and centers[axis] == "node"
 
 
 def _unit(header: TextHeader) -> tuple[float, tuple[str, ...]]:
@@ -254,6 +282,8 @@ def _origin(header: TextHeader) -> Vector:
     if text is None:
         return None
     origin = _vector(header, "space origin", text.strip())
+    if origin is not None and len(origin) == 2:
+        origin = (*origin, 0.0)  # of a single slice
     if origin is not None and (len(origin) != 3 or not np.isfinite(origin).all()):
         raise header.refuse("space origin", "3 finite numbers")
     return origin

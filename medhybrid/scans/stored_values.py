@@ -120,6 +120,8 @@ def _read(file: BinaryIO, stored: StoredValues) -> tuple[Any, int]:
         except zlib.error as error:
             raise ValueError(f"the compressed data are damaged ({error})") from error
         del content[: stored.n_skipped]
+        if stored.n_stored is not None:
+            n_surplus += len(file.read().rstrip(b"\0"))  # after the bytes that the header counts
         return content, n_surplus
     stream = open_bzip2(file) if stored.encoding == "bzip2" else file
     if stored.n_skipped > 0:

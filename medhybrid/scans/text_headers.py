@@ -56,7 +56,7 @@ class TextHeader:
         return ScanError(
             f"{self.path.name} has an unusable header",
             expected=expected,
-            found=f"{field}: {(self.fields.get(field) or 'nothing')[:80]}",
+            found=f"{field[:40]}: {(self.fields.get(field) or 'nothing')[:80]}",
             remedy="export it again",
         )
 
@@ -94,6 +94,13 @@ def read_text_header(path: Path) -> TextHeader:
             raise ScanError(
                 f"{path.name} has an unusable header", expected="3 or 4 axes", found=f"{key} {value[:20]!r}"
             )
+        if key in fields and not is_meta(path):  # of MetaImage the last counts, as in ITK
+            raise ScanError(
+                f"{path.name} has an unusable header",
+                expected=f"one field {key}",
+                found=f"{fields[key][:40]!r} and {value[:40]!r}",
+                remedy="export it again",
+            )
         if key in DATA_FILE_FIELDS:
             name = _check_data_file(path, value)
             values_path = path if name.upper() == "LOCAL" else path.parent / name
@@ -121,6 +128,13 @@ def _is_dimension(value: str) -> bool:
 def _check_data_file(path: Path, value: str) -> str:
     """Return the name of the file of the values; raises `ScanError` if it is not one file of the header's folder."""
     name = value.removeprefix("./")
+    if not name.strip():
+        raise ScanError(
+            f"{path.name} does not say where its values are",
+            expected="LOCAL, or a file of the same folder",
+            found="an empty name",
+            remedy="export it again",
+        )
     is_list = re.fullmatch(r"LIST(\s+\d+)?", name.strip(), re.IGNORECASE)
     if any(c in name for c in "/\\") or name == ".." or is_list or re.search(r"%0?\d*d", name):
         raise ScanError(

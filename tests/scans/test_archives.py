@@ -40,6 +40,21 @@ def test_a_series_in_an_archive_is_read_under_the_name_of_the_archive(series: li
     assert not folder.exists()
 
 
+def test_an_archive_inside_an_archive_is_named_as_left_aside(series: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as file:
+        file.writestr("x.txt", "x")
+    with zipfile.ZipFile(tmp_path / "in" / "patient.zip", "w") as file:
+        file.write(tmp_path / "inner.zip", "more.zip")
+        for path in series:
+            file.write(path, f"T1/{path.name}")
+
+    entries = {e.name: e for e in discover(tmp_path / "in").entries}
+
+    assert sorted(entries) == ["patient__T1", "patient__more"]
+    assert entries["patient__more"].left_aside == "an archive inside an archive"
+
+
 @pytest.mark.parametrize("name", ["../evil.dcm", "/etc/evil.dcm", "a/../../evil.dcm", "..\\evil.dcm", "C:\\evil.dcm"])
 def test_a_member_whose_path_leads_outside_is_refused(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:

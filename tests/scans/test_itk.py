@@ -1,5 +1,6 @@
 """NRRD and MHA, and any axis order, come out as SimpleITK and nibabel see them."""
 
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -185,6 +186,47 @@ def test_spacings_alone_are_used_and_noted(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("space", "at"), [("right-anterior-superior", (5, 6, 7)), ("left-posterior-superior", (-5, -6, 7))]
+)
+def test_an_origin_without_directions_is_kept_as_itk_keeps_it(
+    tmp_path: Path, space: str, at: tuple[float, ...]
+) -> None:
+    path = write_nrrd(tmp_path / "x.nrrd", {"space": space, "space directions": None})
+
+    scan = read_scan(path)
+
+    np.testing.assert_allclose(scan.affine[:3, 3], at)
+    np.testing.assert_allclose(LPS[:3, :3] @ sitk.ReadImage(str(path)).GetOrigin(), at)
+    unknown = "the header says nothing of orientation; the axes are taken as LPS"
+    assert scan.notes == (unknown, "a spacing is unknown; 1 mm is assumed")
+    for changed in ({"spacings": "1 2 3"}, {"spacings": "1 2 3", "space": None}):
+        again = read_scan(write_nrrd(tmp_path / "y.nrrd", {"space": space, "space directions": None} | changed))
+        np.testing.assert_allclose(again.affine[:3, :3], np.diag([-1, -2, 3]))
+        assert again.notes == (unknown,)
+
+
+@pytest.mark.parametrize(
+    ("centers", "spacing", "first"), [(None, (2, 3, 4), (1, 1.5, 2)), ("node node node", (8 / 3, 4.5, 8), (0, 0, 0))]
+)
+def test_spacings_are_worked_out_from_where_axes_start_and_end(
+    tmp_path: Path, centers: str | None, spacing: tuple[float, ...], first: tuple[float, ...]
+) -> None:
+    changes = {"space": None, "space directions": None, "space origin": None, "centers": centers}
+    scan = read_scan(write_nrrd(tmp_path / "x.nrrd", changes | {"axis mins": "0 0 0", "axis maxs": "8 9 8"}))
+
+    np.testing.assert_allclose(scan.affine, LPS @ np.vstack([np.c_[np.diag(spacing), first], [0, 0, 0, 1]]))
+    assert "axis mins and maxs" in " ".join(scan.notes)
+
+
+def test_a_field_of_nrrd_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = write_nrrd(tmp_path / "x.nrrd", {})
+    path.write_bytes(path.read_bytes().replace(b"\n\n", b"\nsizes: 3 4 2\n\n", 1))
+
+    with pytest.raises(ScanError, match="'4 3 2' and '3 4 2'"):
+        read_scan(path)
+
+
 @pytest.mark.parametrize("place", [0, 1, 3])
 @pytest.mark.parametrize("kind", ["list", "vector", "???", "domain"])
 def test_the_axis_outside_space_is_the_channels_wherever_it_is(tmp_path: Path, place: int, kind: str) -> None:
@@ -281,6 +323,43 @@ def test_doubtful_metaimage_is_noted(tmp_path: Path, changes: dict[str, str | No
 def test_reject_metaimage_that_cannot_be_read_right(tmp_path: Path, changes: dict[str, str | None]) -> None:
     with pytest.raises(ScanError, match=r"x\.mha"):
         read_scan(write_meta(tmp_path / "x.mha", changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"DimSize": "4 3"}, "Expected 3 whole numbers above 0, found dimsize: 4 3"),
+        ({"DimSize": None}, "dimsize: nothing"),
+        ({"ElementSpacing": "1"}, "Expected 3 finite numbers, found elementspacing: 1"),
+        ({"TransformMatrix": "1 0 0"}, "Expected 9 finite numbers"),
+        ({"Offset": "nan 0 0"}, "offset: nan 0 0"),
+        ({"ElementType": "MET_STRING"}, "elementtype: MET_STRING"),
+        ({"ElementNumberOfChannels": "-1"}, "elementnumberofchannels: -1"),
+        ({"ElementNumberOfChannels": "0"}, "elementnumberofchannels: 0"),
+        ({"CompressedData": "True", "CompressedDataSize": "-1"}, "compresseddatasize: -1"),
+        ({"Comment": "x" * 5000}, "lines of at most 4096 characters, found comment"),
+        ({"ElementDataFile": ""}, "found an empty name"),
+        ({"Color": "1 1"}, "a value that ITK does not accept"),
+    ],
+)
+def test_what_is_wrong_with_a_metaimage_header_is_named(
+    tmp_path: Path, changes: dict[str, str | None], found: str
+) -> None:
+    with pytest.raises(ScanError, match=found):
+        read_scan(write_meta(tmp_path / "x.mha", changes))
+
+
+@pytest.mark.parametrize("n_more", [3, 200])
+def test_bytes_after_a_compressed_stream_are_noted_or_refused(tmp_path: Path, n_more: int) -> None:
+    packed = zlib.compress(RAW.tobytes())
+    changes = {"CompressedData": "True", "CompressedDataSize": str(len(packed))}
+    path = write_meta(tmp_path / "x.mha", changes, packed + b"x" * n_more)
+
+    if n_more > 24:
+        with pytest.raises(ScanError, match="more values"):
+            read_scan(path)
+        return
+    assert "some bytes beyond" in " ".join(read_scan(path).notes)
 
 
 def test_upper_case_suffixes_are_known(tmp_path: Path) -> None:

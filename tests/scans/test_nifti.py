@@ -303,3 +303,35 @@ def test_an_array_on_another_grid_is_placed_by_its_affine(tmp_path: Path) -> Non
     back = nib.load(tmp_path / "y.nii")
     np.testing.assert_array_equal(back.affine, other)
     assert (back.header.get_xyzt_units()[0], int(back.header["sform_code"])) == ("mm", 4)
+
+
+@pytest.mark.parametrize("factor", [1.0000005, 1.0004])
+def test_a_quaternion_made_too_long_by_rounding_is_shortened_with_a_note(tmp_path: Path, factor: float) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_shape((4, 5, 6))
+    header["qform_code"], header["pixdim"][:4] = 1, (1, 2, 3, 4)
+    header["quatern_b"], header["quatern_c"] = 0.6 * factor, 0.8 * factor
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    header.set_data_dtype(np.int16)
+    path = tmp_path / "x.nii"
+    path.write_bytes(header.binaryblock + bytes(4) + bytes(240))
+
+    scan = read_scan(path)
+
+    half_turn = 2 * np.outer((0.6, 0.8, 0), (0.6, 0.8, 0)) - np.eye(3)  # about that axis
+    np.testing.assert_allclose(scan.affine[:3, :3], half_turn * (2, 3, 4), atol=1e-5)
+    image = sitk.ReadImage(str(path))
+    by_itk = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing() * np.array([[-1], [-1], [1]])
+    np.testing.assert_allclose(scan.affine[:3, :3], by_itk, atol=1e-4)
+    assert "the quaternion of the qform has length" in " ".join(scan.notes)
+
+
+def test_a_sign_of_the_qform_that_is_none_is_noted(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4))
+    image.set_sform(None, 0)
+    image.set_qform(np.eye(4), 1)
+    content = bytearray(image.to_bytes())
+    content[76:80] = np.float32(3).tobytes()
+    (tmp_path / "x.nii").write_bytes(content)
+
+    assert "pixdim[0] is 3, neither 1 nor -1; 1 is assumed" in read_scan(tmp_path / "x.nii").notes

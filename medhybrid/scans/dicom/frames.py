@@ -40,6 +40,7 @@ FRAME_TAGS = (
     "FlipAngle",
     "RepetitionTime",
     "SequenceName",
+    "ComplexImageComponent",
     "ContrastBolusAgent",
     "Units",
     "RescaleType",
@@ -227,20 +228,29 @@ def _enhanced(header: Any, path: Path) -> Iterator[Frame]:
             group("PixelMeasuresSequence"),
             group("PixelValueTransformationSequence") or header,
             frame_traits(group, dimensions),
+            mapping=group("RealWorldValueMappingSequence") or value_of(header, "RealWorldValueMappingSequence"),
         )
 
 
-def _is_quantity(header: Any, scale: Any) -> bool:
+def _is_quantity(header: Any, scale: Any, mapping: Any) -> bool:
     return (
         text(header, "Modality") in QUANTITY_MODALITIES
         or text(scale, "RescaleType").upper() in QUANTITY_TYPES
         or bool(text(header, "Units"))
-        or "RealWorldValueMappingSequence" in header
+        or bool(mapping)
     )
 
 
 def _frame(
-    header: Any, path: Path, i: int, turn: Any, place: Any, measures: Any, scale: Any, traits: dict[str, str]
+    header: Any,
+    path: Path,
+    i: int,
+    turn: Any,
+    place: Any,
+    measures: Any,
+    scale: Any,
+    traits: dict[str, str],
+    mapping: Any = None,
 ) -> Frame:
     orientation = numbers(turn, "ImageOrientationPatient", 6)
     position = numbers(place, "ImagePositionPatient", 3)
@@ -295,7 +305,9 @@ def _frame(
         is_rescaled=all(has),
         number=integer(header, "InstanceNumber"),
         traits=traits,
-        is_quantity=_is_quantity(header, scale),
+        is_quantity=_is_quantity(
+            header, scale, value_of(header, "RealWorldValueMappingSequence") if mapping is None else mapping
+        ),
     )
 
 

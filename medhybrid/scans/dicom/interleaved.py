@@ -6,12 +6,14 @@ have is left alone: a value that differs slice by slice, grows along the stack, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom.frames import Frame
+from medhybrid.scans.dicom.traits import TRAITS, dimension_name
 
 KIND_TRAITS = (
     "stack",
@@ -29,6 +31,9 @@ KIND_TRAITS = (
     "units",
     "rescale",
     "photometric",
+    "component",
+    "asl",
+    "velocity",
     "repetition",
 )
 """Traits that say of which kind a slice is. Two kinds never belong in one volume."""
@@ -36,17 +41,45 @@ KIND_TRAITS = (
 TIME_TRAITS = ("time",)
 """Traits that say which time point a slice belongs to. Slices that were excited together share them, at regular distances."""
 
-PASS_TRAITS = ("acquisition", "trigger", "cardiac", "respiratory")
+PASS_TRAITS = ("acquisition", "trigger", "cardiac", "respiratory", "offset")
 """Traits that alternate in one volume that was acquired in several passes, as interleaved slices are."""
 
 CLOCK = "clock"
 """Interleaved acquisition gives neighbouring slices other times in every volume."""
 
+PASS_DIMENSIONS = (
+    *(dimension_name(TRAITS[trait][-1]) for trait in (*PASS_TRAITS, CLOCK)),
+    "acquisition_number",
+    "frame_reference_date_time",
+    "trigger_time",
+    "actual_cardiac_trigger_delay_time",
+    "nominal_cardiac_trigger_time_prior_to_r_peak",
+    "actual_respiratory_trigger_delay_time",
+    "nominal_percentage_of_respiratory_phase",
+)
+"""The same as dimensions of an enhanced file."""
+
 CONTRAST_TRAITS = {"echo": 0.02, "b": 0.02}
 """Numbers that no volume has several of, in whatever order, and how much of themselves they vary between slices."""
 
+STEPPED_TRAITS = {"flip": 0.1, "inversion": 0.1}
+"""Numbers that may vary slice by slice; a few values of several slices each are kinds."""
 
-def find_interleaved(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> tuple[str, list[str]] | None:
+MAX_STEPS = 4
+
+TEXT_TRAITS = ("kernel", "rescale", "units", "photometric", "component", "asl")
+"""Texts that no volume has several of, in whatever order; a slice that lacks one says nothing."""
+
+COMPONENTS = {
+    **dict.fromkeys(("M", "MAGNITUDE", "M_FFE", "M_SE", "M_IR"), "magnitude"),
+    **dict.fromkeys(("P", "PHASE", "PHASE MAP", "P_FFE", "P_SE"), "phase"),
+    **dict.fromkeys(("R", "REAL", "R_FFE", "R_SE", "R_IR"), "real"),
+    **dict.fromkeys(("I", "IMAGINARY", "I_FFE", "I_SE", "I_IR"), "imaginary"),
+}
+"""Words of an image type that say which part of a complex number the values are. Other words vary within volumes."""
+
+
+def find_interleaved(frames: Sequence[Frame], slots: np.ndarray) -> tuple[str, list[str]] | None:
     """Find the trait by which slices of several kinds alternate.
 
     Parameters
@@ -61,30 +94,58 @@ def find_interleaved(frames: Sequence[Frame], slots: np.ndarray, *, series: str)
     tuple of str and list of str, or None
         The trait and its values in order, each of a regular sub-stack; None where the frames are of one kind.
 
-    Raises
-    ------
-    SeriesError
-        If slices of several kinds form no regular sub-stacks.
     """
     ordered = [frames[i] for i in np.argsort(slots)]
-    dimensions = [t for t in ordered[0].traits if t not in (*KIND_TRAITS, *TIME_TRAITS, *PASS_TRAITS, CLOCK)]
+    others = (*KIND_TRAITS, *TIME_TRAITS, *PASS_TRAITS, *PASS_DIMENSIONS, CLOCK)
+    dimensions = [t for t in ordered[0].traits if t not in others]
     for trait in (*KIND_TRAITS, *TIME_TRAITS, *dimensions):
         values = [f.traits.get(trait, "") for f in ordered]
         if _alternate(values, is_time=trait not in KIND_TRAITS):
             return trait, sorted(set(values), key=values.index)
-    for trait, tolerance in CONTRAST_TRAITS.items():
-        values = [f.traits.get(trait, "") for f in ordered]
-        first, other = _different_numbers(values, tolerance)
-        if other is not None:
-            raise SeriesError(
-                f"{series}: slices of several kinds at different positions",
-                code="multi_volume",
-                series=series,
-                expected=f"one {trait} in all slices",
-                found=f"{trait} {values[first]} in {ordered[first].name} and {values[other]} in {ordered[other].name}",
-                remedy="export each kind as a series of its own",
-            )
     return None
+
+
+def refuse_several_kinds(frames: Sequence[Frame], *, series: str) -> None:
+    """Refuse slices of several kinds in one stack, in whatever order; raises `SeriesError`."""
+    for trait, tolerance in CONTRAST_TRAITS.items():
+        first, other = _different_numbers([f.traits.get(trait, "") for f in frames], tolerance)
+        _refuse_two(frames, trait, first, other, series)
+    for trait, tolerance in STEPPED_TRAITS.items():
+        values = _without_notation([f.traits.get(trait, "") for f in frames])
+        counts = Counter(v for v in values if v)
+        if len(counts) <= MAX_STEPS and min(counts.values(), default=0) > 1:
+            first, other = _different_numbers(values, tolerance)
+            _refuse_two(frames, trait, first, other, series)
+    for trait in TEXT_TRAITS:
+        _refuse_two(frames, trait, *_different_texts([f.traits.get(trait, "").upper() for f in frames]), series)
+    _refuse_two(frames, "type", *_different_texts([_component_of(f.traits.get("type", "")) for f in frames]), series)
+
+
+def _refuse_two(frames: Sequence[Frame], trait: str, first: int, other: int | None, series: str) -> None:
+    if other is None:
+        return
+    one, two = (frames[i].traits[trait].replace("\\", " ") for i in (first, other))
+    raise SeriesError(
+        f"{series}: slices of several kinds at different positions",
+        code="multi_volume",
+        series=series,
+        expected=f"one {trait} in all slices",
+        found=f"{trait} {one} in {frames[first].name} and {two} in {frames[other].name}",
+        remedy="export each kind as a series of its own",
+    )
+
+
+def _component_of(image_type: str) -> str:
+    """Return which part of a complex number the values of an image type are; empty where it does not say one."""
+    words = image_type.upper().split("\\")[2:]
+    return next((COMPONENTS[w] for w in reversed(words) if w in COMPONENTS), "")
+
+
+def _different_texts(values: Sequence[str]) -> tuple[int, int | None]:
+    """Return the places of two texts that differ and are not empty; None where there are none."""
+    places = {v: k for k, v in reversed(list(enumerate(_without_notation(values)))) if v}
+    first, *others = sorted(places.values()) or [0]
+    return first, others[0] if others else None
 
 
 def _alternate(values: Sequence[str], *, is_time: bool) -> bool:

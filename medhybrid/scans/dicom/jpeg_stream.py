@@ -1,4 +1,8 @@
-"""The markers of a JPEG or JPEG-LS stream, checked before it is decoded: damaged ones can end the process in a decoder."""
+"""The markers of a JPEG, JPEG-LS or JPEG 2000 stream, checked before it is decoded.
+
+Damaged markers can end the process in a decoder, and some decoders fill what is cut off in silence. They also say whether
+values were lost: a header's LossyImageCompression stays set once they were, whatever was done since.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ FRAME_MARKERS = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xC
 SEGMENT_MARKERS = (*range(0xC0, 0xD0), *range(0xDA, 0xF0), *range(0xF0, 0xFF), 0xFE)
 """Markers of segments that have a length."""
 
+LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)
+LS_FRAME = 0xF7
+
 SYNTAXES = (
     "1.2.840.10008.1.2.4.50",
     "1.2.840.10008.1.2.4.51",
@@ -18,6 +25,23 @@ SYNTAXES = (
     "1.2.840.10008.1.2.4.81",
 )
 """Transfer syntaxes of JPEG and JPEG-LS."""
+
+JPEG_2000_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
+"""Streams that say themselves whether their values have a sign."""
+
+CHECKED_SYNTAXES = (*SYNTAXES, *JPEG_2000_SYNTAXES)
+
+JPEG_2000_MAY_LOSE = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
+"""Of these, those that may lose values also with a wavelet that loses none."""
+
+SOC, SOT, COD = b"\xff\x4f\xff\x51", b"\xff\x90", b"\xff\x52"
+
+
+def find_damage_of(syntax: str, stream: bytes, rows: int, columns: int) -> str:
+    """Say what is wrong with the markers of a stream of a transfer syntax; empty if nothing is, or it has no such markers."""
+    if syntax in JPEG_2000_SYNTAXES:
+        return find_damage_2000(stream)
+    return find_damage(stream, rows, columns) if syntax in SYNTAXES else ""
 
 
 def find_damage(stream: bytes, rows: int, columns: int) -> str:
@@ -57,6 +81,55 @@ def find_damage(stream: bytes, rows: int, columns: int) -> str:
             return "" if has_frame else "values without a frame header"
         at += 2 + length
     return "a stream without values"
+
+
+def find_damage_2000(stream: bytes) -> str:
+    """Say what is wrong with the markers of a JPEG 2000 stream; empty if nothing is.
+
+    Each part of it says its length, so that parts lead from one to the next and to the end marker.
+    """
+    if not _ends_whole(stream):
+        return "a stream without its end"
+    start = stream.find(SOC)
+    at = stream.find(SOT, start)
+    if start < 0 or at < 0:
+        return "a stream without values"
+    end = len(stream.rstrip(b"\0")) - 2
+    while at < end:
+        length = int.from_bytes(stream[at + 6 : at + 10], "big")
+        if stream[at : at + 2] != SOT or 0 < length < 14:
+            return f"byte {stream[at]:#04x} in place of a part of the values"
+        at = at + length if length else end  # 0: up to the end
+    return "" if at == end else f"a part of {length} bytes that ends beyond the stream"
+
+
+def lossy_error(stream: bytes, syntax: str, *, was_lossy: bool) -> int | None:
+    """Return how far a stream may move a value: 0 where it loses none, None where its format sets no limit.
+
+    Parameters
+    ----------
+    was_lossy : bool
+        Whether the header says that values were lost, in this stream or before; counts where a stream does not say it.
+    """
+    if syntax in JPEG_2000_SYNTAXES:
+        at = stream.find(COD)
+        is_irreversible = 0 <= at < len(stream) - 13 and stream[at + 13] == 0  # transformation 0: the 9-7 wavelet
+        return None if is_irreversible or (was_lossy and syntax in JPEG_2000_MAY_LOSE) else 0
+    if syntax not in SYNTAXES:
+        return 0
+    at, kind = 2, 0
+    while at + 4 <= len(stream):
+        marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker in FRAME_MARKERS:
+            kind = marker
+        if marker == SOS:
+            near = at + 5 + 2 * stream[at + 4]
+            return stream[near] if kind == LS_FRAME else 0 if kind in LOSSLESS_FRAMES else None
+        at += 2 + length
+    return 0
 
 
 def _ends_whole(stream: bytes) -> bool:

@@ -122,8 +122,14 @@ class PixelBytes:
             if self.bits != FLOAT_PIXEL_DATA[self.tag]:
                 raise self._unreadable(f"BitsAllocated {FLOAT_PIXEL_DATA[self.tag]}", str(self.bits))
             return
-        if self.bits not in (8, 16, 32) or integer(self._dataset, "PixelRepresentation") not in (0, 1):
-            raise self._unreadable("8, 16 or 32 bits a pixel, signed or unsigned", f"{self.bits} bits")
+        for name in ("BitsAllocated", "PixelRepresentation"):
+            if not text(self._dataset, name):
+                raise self._unreadable(name, f"none; {name} is absent or empty")
+        if self.bits not in (8, 16, 32):
+            raise self._unreadable("8, 16 or 32 bits a pixel", f"{self.bits} bits")
+        sign = text(self._dataset, "PixelRepresentation")
+        if integer(self._dataset, "PixelRepresentation") not in (0, 1):
+            raise self._unreadable("PixelRepresentation 0 or 1", sign)
         if not 1 <= self.bits_stored <= self.bits:
             raise self._unreadable(f"BitsStored of 1 to {self.bits}", str(self.bits_stored))
         if not 0 <= self.high_bit < self.bits:

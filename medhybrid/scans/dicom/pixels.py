@@ -32,9 +32,6 @@ THREADS = min(4, os.cpu_count() or 1)
 
 UNUSED_BITS_NOTE = "bits above BitsStored are set; they are not part of the values"
 
-JPEG_2000_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
-"""Streams that say themselves whether their values have a sign."""
-
 LOSSY_OVERSHOOT = 1 / 16
 """How far beyond the stored range, as a part of it, lossy compression may move a value."""
 
@@ -175,11 +172,13 @@ class _Pixels:
             return values if self.bytes.is_float else self._keep_stored_bits(values)
         if self.bytes.syntax == ENCAPSULATED_UNCOMPRESSED:
             return self._keep_stored_bits(self.bytes.encapsulated_frame(index))
+        stream = self._whole_stream(index)
         values = self._decode(index)
         if self.bytes.is_float:
             return values
-        if self._is_lossy(index):
-            values = self._clip_overshoot(values)
+        error = self._lossy_error(stream)
+        if error != 0:
+            values = self._clip_overshoot(values, error)
         kept = self._keep_stored_bits(values)
         self._refuse_other_sign(kept, index)
         return kept
@@ -216,7 +215,6 @@ class _Pixels:
 
     def _decode(self, index: int) -> NDArray[np.generic]:
         expected = (self.bytes.rows, self.bytes.columns)
-        self._refuse_damaged_stream(index)
         try:
             options = {} if self.bytes.is_float else {"correct_unused_bits": False}
             values = decode_frame(self._dataset, index, self.bytes.syntax, **options)
@@ -234,27 +232,33 @@ class _Pixels:
             raise truncated(self._path, f"{expected[0]} x {expected[1]} pixels", str(values.shape))
         return values
 
-    def _refuse_damaged_stream(self, index: int) -> None:
-        """Refuse a JPEG stream whose markers are damaged, which could end the process in the decoder."""
-        if self.bytes.syntax not in jpeg_stream.SYNTAXES:
-            return
+    def _whole_stream(self, index: int) -> bytes:
+        """Return the JPEG stream of a frame, or nothing; refuse damaged markers, which could end the process in the decoder."""
+        if self.bytes.syntax not in jpeg_stream.CHECKED_SYNTAXES:
+            return b""
         try:
             stream = self.bytes.stream(index)
         except Exception as error:
             raise truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
-        if found := jpeg_stream.find_damage(stream, self.bytes.rows, self.bytes.columns):
-            raise truncated(self._path, f"a stream of {self.bytes.rows} x {self.bytes.columns} pixels", found)
+        rows, columns = self.bytes.rows, self.bytes.columns
+        if found := jpeg_stream.find_damage_of(self.bytes.syntax, stream, rows, columns):
+            raise truncated(self._path, f"a stream of {rows} x {columns} pixels", found)
+        return stream
 
-    def _is_lossy(self, index: int) -> bool:
-        if not self.bytes.is_encapsulated:
-            return False
-        if text(self._dataset, "LossyImageCompression") == "01":
-            return True
-        return self.bytes.syntax in JPEG_2000_SYNTAXES and _has_irreversible_transform(self.bytes.stream(index))
+    def _lossy_error(self, stream: bytes) -> int | None:
+        """Return how far a stream may move a value; see `jpeg_stream.lossy_error`."""
+        was_lossy = text(self._dataset, "LossyImageCompression") == "01"
+        return jpeg_stream.lossy_error(stream, self.bytes.syntax, was_lossy=was_lossy) if stream else 0
 
-    def _clip_overshoot(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Bring values that lossy compression moved beyond the stored range back to its end; their bits mean nothing."""
+    def _clip_overshoot(self, values: NDArray[np.generic], error: int | None) -> NDArray[np.generic]:
+        """Bring values that lossy compression moved beyond the stored range back to its end; their bits mean nothing.
+
+        Signed values that stand as two's complement in a stream without signs stay as they are: their bits do not overflow.
+        """
         low, high = self.limits
+        if error and self.bytes.is_signed and values.min() >= 0 and values.max() > high + error:
+            self._refuse_turned_sign(values, error)
+            return values
         over = max(int(values.max()) - high, low - int(values.min()))
         if 0 < over <= (high - low) * LOSSY_OVERSHOOT:
             return np.asarray(np.clip(values, low, high), values.dtype)
@@ -269,9 +273,24 @@ class _Pixels:
             )
         return values
 
+    def _refuse_turned_sign(self, values: NDArray[np.generic], error: int) -> None:
+        """Refuse two's complement so near to where the sign turns that compression may have turned it."""
+        _, high = self.limits
+        wide = values.astype(np.int64)
+        near = (wide > high - error) & (wide <= high + error)
+        if near.any():
+            raise SeriesError(
+                f"{self._path.name}: its lossy stream may have turned the sign of its largest values",
+                code="not_image",
+                path=self._path,
+                expected=f"no value within {error} of {high} or {-high - 1}",
+                found=f"{int(near.sum())} of them in a frame",
+                remedy="export the series without lossy compression",
+            )
+
     def _refuse_other_sign(self, kept: NDArray[np.generic], index: int) -> None:
         """Refuse a signed stream with negative values where the header says unsigned: one of them is wrong."""
-        if self.bytes.is_signed or self.bytes.syntax not in JPEG_2000_SYNTAXES:
+        if self.bytes.is_signed or self.bytes.syntax not in jpeg_stream.JPEG_2000_SYNTAXES:
             return
         if not (kept.astype(np.int64) >> (self.bytes.bits_stored - 1)).any():
             return  # without the topmost bit, both give the same values
@@ -286,9 +305,3 @@ class _Pixels:
                 found="PixelRepresentation 0",
                 remedy="export the series again",
             )
-
-
-def _has_irreversible_transform(stream: bytes) -> bool:
-    """Return whether a JPEG 2000 codestream says that its wavelet loses (COD marker, transformation 0: 9-7)."""
-    at = stream.find(b"\xff\x52")
-    return 0 <= at < len(stream) - 13 and stream[at + 13] == 0

@@ -31,6 +31,9 @@ KINDS = ("SEG", "RTSTRUCT")
 MAX_SLICE_STEPS = 1.5
 """A SEG whose slices are further apart than so many steps of its image was drawn on another one."""
 
+MIN_REGULAR = 2
+"""More frames than these show how far slices are apart; lesions on two slices may have any distance."""
+
 MAX_OFF_VOXEL = 0.05
 """How far a pixel of a SEG may lie from the image's voxel that it stands for."""
 
@@ -103,12 +106,14 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
     shape, locate, finish = _target(image)
     chosen = {number: name for number, name in seg.names.items() if name in names}
     masks: Masks = {name: np.zeros(shape, bool) for name in chosen.values()}
+    places: list[tuple[float, ...]] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for index, (groups, segment) in enumerate(seg.frames()):
                 if index == 0:
-                    _refuse_other_spacing(groups, image)
+                    has_spacing = _refuse_other_spacing(groups, image)
+                places += filter(None, [numbers(groups("PlanePositionSequence"), "ImagePositionPatient", 3)])
                 if segment is not None and segment not in seg.names:
                     raise ScanError(
                         f"{path.name}: a frame belongs to a segment that the file does not list",
@@ -125,6 +130,8 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
                     if pixels.any():
                         at = _place(pixels, groups, locate, shape)
                         masks[chosen[n]][at[:, 0], at[:, 1], at[:, 2]] = True
+            if places and not has_spacing:
+                _refuse_left_out(locate(np.array(places)))
     except ScanError as error:
         raise error if path.name in str(error) else ScanError(f"{path.name}: {error}") from error
     except Exception as error:
@@ -165,8 +172,8 @@ def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tup
     return np.asarray(start + (columns - box[0, 0])[:, None] * x + (rows - box[0, 1])[:, None] * y)
 
 
-def _refuse_other_spacing(groups: Groups, image: Scan) -> None:
-    """Refuse slices further apart than the image's, which would leave stripes."""
+def _refuse_other_spacing(groups: Groups, image: Scan) -> bool:
+    """Refuse slices further apart than the image's, which would leave stripes; return whether the file gives a distance."""
     measures = groups("PixelMeasuresSequence")
     between = None if measures is None else number_of(measures, "SpacingBetweenSlices")
     if image.source.regular is None and between is not None:
@@ -179,6 +186,21 @@ def _refuse_other_spacing(groups: Groups, image: Scan) -> None:
                 found=f"{found} mm",
                 remedy="give the image that it was drawn on, or resample it to this one",
             )
+    return between is not None
+
+
+def _refuse_left_out(places: NDArray[np.float64]) -> None:
+    """Refuse frames (N, 3), in voxels, that all lie whole numbers of slices apart: those of an image of thicker slices."""
+    axis = int(np.argmax(np.ptp(places, axis=0)))
+    slices = np.unique(np.rint(places[:, axis]).astype(np.int64))
+    every = int(np.gcd.reduce(np.diff(slices))) if len(slices) > MIN_REGULAR else 1
+    if every > 1:
+        raise ScanError(
+            "its slices are further apart than the image's",
+            expected="a frame for neighbouring slices, or SpacingBetweenSlices",
+            found=f"frames at every {every} slices",
+            remedy="give the image that it was drawn on, or resample it to this one",
+        )
 
 
 def _refuse_other_frame(path: Path, frame_of_reference: str, image: Scan) -> None:

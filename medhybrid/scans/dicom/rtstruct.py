@@ -1,8 +1,9 @@
 """RT structure sets as masks: contours in patient space, filled on the slices that they were drawn on.
 
 A voxel belongs to a structure where its centre lies inside a contour or on it; a contour wholly inside another of its slice
-cuts a hole, as cavities are drawn. matplotlib tells inside from outside. Nothing is clipped, moved or filled in: a contour that
-does not lie in a slice of the image is refused, and so are contours that overlap in part.
+cuts a hole, as cavities are drawn. A contour that is there twice, from whatever point and in whatever direction, counts once.
+matplotlib tells inside from outside. Nothing is clipped, moved or filled in: a contour that does not lie in a slice of the
+image is refused, and so are contours that overlap in part, open ones, and slices left out within a part.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,18 @@ EDGE_TOLERANCE_VOXEL = 0.5
 
 ON_CONTOUR_VOXEL = 1e-3
 """A voxel centre so near to a contour lies on it: coordinates are written with few digits."""
+
+SAME_CONTOUR_VOXEL = 0.1
+"""Two contours that lie so near to each other everywhere are one: some systems export a contour twice."""
+
+LEAST_HOLE_VOXEL = 0.25
+"""A narrower contour inside another, around no voxel centre, is a line and no hole."""
+
+SHARED_PART = 0.5
+"""Contours that share so much of the smaller one are of one part of a structure, if the slices between them are few."""
+
+MAX_LEFT_OUT = 2
+"""More slices than these between two contours that share a place part two lesions, if each has several slices."""
 
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
@@ -127,6 +141,10 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
                 structure, "it encloses nothing", "closed planar contours", ", ".join(structure.other_types)
             )
         return np.zeros(shape, bool)
+    if open_types := [t for t in structure.other_types if t not in (*CLOSED_TYPES, "POINT")]:
+        raise _unusable(
+            structure, "some of its contours are not closed", "closed planar contours", ", ".join(open_types)
+        )
     placed = [locate(points) for points in structure.contours]
     axis = int(np.argmin(np.sum([np.ptp(v, axis=0) for v in placed], axis=0)))  # along which they were stacked
     mask = np.moveaxis(np.zeros(shape, bool), axis, 0)  # (slice, A, B), a view
@@ -136,6 +154,7 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
     for k in {k for k in slices if k is not None}:
         outlines = [np.delete(v, axis, axis=1) for v, at in zip(placed, slices, strict=True) if at == k]
         mask[k] = _combine(structure, outlines, (mask.shape[1], mask.shape[2]))
+    _refuse_left_out(structure, mask, sorted({k for k in slices if k is not None}))
     return np.ascontiguousarray(np.moveaxis(mask, 0, axis))
 
 
@@ -178,6 +197,26 @@ def _refuse_gaps(structure: Structure, slices: Sequence[int]) -> None:
         )
 
 
+def _refuse_left_out(structure: Structure, mask: NDArray[np.bool_], slices: Sequence[int]) -> None:
+    """Refuse a structure (slice, A, B) with undrawn slices inside a part, which would leave stripes.
+
+    Contours above each other belong to one part if few slices are between them, or one of them stands alone.
+    """
+    runs = np.split(np.array(slices), np.flatnonzero(np.diff(slices) > 1) + 1)
+    for below, above in pairwise(runs):
+        a, b = mask[below[-1]], mask[above[0]]
+        n_between = int(above[0] - below[-1]) - 1
+        is_short = n_between <= MAX_LEFT_OUT or min(len(below), len(above)) == 1
+        n_shared = int((a & b).sum())
+        if is_short and n_shared and n_shared >= SHARED_PART * min(a.sum(), b.sum()):
+            raise _unusable(
+                structure,
+                "it was drawn on some slices only",
+                "contours on neighbouring slices",
+                f"{n_between} without one between slices {below[-1] + 1} and {above[0] + 1}",
+            )
+
+
 def _unusable(structure: Structure, what: str, expected: str, found: str) -> ScanError:
     return ScanError(
         f"structure {structure.name!r}: {what}",
@@ -189,25 +228,28 @@ def _unusable(structure: Structure, what: str, expected: str, found: str) -> Sca
 
 def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels (A, B) of the contours (N, 2) of one slice."""
+    if structure.is_exclusive:
+        return _exclusive(outlines, shape)
     drawn: list[Points] = []
-    for o in outlines:  # some systems export a contour twice
-        if structure.is_exclusive or not any(
-            o.shape == d.shape and np.allclose(o, d, atol=ON_CONTOUR_VOXEL) for d in drawn
-        ):
+    for o in outlines:
+        if not any(_are_same(o, d) for d in drawn):
             drawn.append(o)
     masks = [_inside(o, shape) for o in drawn]
     out = np.zeros(shape, bool)
-    if structure.is_exclusive or len(masks) == 1:
-        for mask in masks:
-            out ^= mask
-        return out
+    if len(masks) == 1:
+        return masks[0]
     within = [_interior(o, shape) for o in drawn]
     depths = [0] * len(drawn)
     for i, a in enumerate(within):
         for j, b in enumerate(within):
-            if i == j or not (a & b).any():
+            if i == j:
+                continue
+            if not (a & b).any():  # apart; or too narrow for a voxel centre
+                depths[i] += _lies_in(drawn[i], drawn[j])
                 continue
             is_in_b, is_around_b = not (a & ~masks[j]).any(), not (b & ~masks[i]).any()
+            if is_in_b and is_around_b:  # the same voxels: the wall between them has none inside it
+                is_in_b, is_around_b = _lies_in(drawn[i], drawn[j]), _lies_in(drawn[j], drawn[i])
             if not is_in_b and not is_around_b:
                 raise _unusable(
                     structure, "contours of a slice overlap in part", "apart, or one in the other", "an overlap"
@@ -216,6 +258,64 @@ def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int,
     for i in sorted(range(len(drawn)), key=lambda i: depths[i]):
         out = out & ~masks[i] if depths[i] % 2 else out | masks[i]
     return out
+
+
+def _exclusive(outlines: Sequence[Points], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels (A, B) that an odd number of contours enclose; one on a line that several share, if an odd number do beside it."""
+    out, n_lines = np.zeros(shape, bool), np.zeros(shape, int)
+    for outline in outlines:
+        out ^= _inside(outline, shape)
+        n_lines += _on_outline(outline, shape)
+    is_shared = n_lines > 1
+    if is_shared.any():
+        out &= ~is_shared
+        for aside in np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)]) * 5 * ON_CONTOUR_VOXEL:
+            beside = np.zeros(shape, bool)
+            for outline in outlines:
+                beside ^= _enclosed(outline + aside, shape)
+            out |= beside & is_shared
+    return out
+
+
+def _are_same(a: Points, b: Points) -> bool:
+    """Whether two contours run along each other everywhere, from whatever points and in whatever directions."""
+    ends = np.abs(a.min(0) - b.min(0)).max(), np.abs(a.max(0) - b.max(0)).max()
+    if max(ends) > SAME_CONTOUR_VOXEL or abs(_area(a) - _area(b)) > SAME_CONTOUR_VOXEL * _length(a):
+        return False
+    return bool(max(_distance(a, b).max(), _distance(b, a).max()) <= SAME_CONTOUR_VOXEL)
+
+
+def _lies_in(inner: Points, outer: Points) -> bool:
+    """Whether a contour that is no mere line lies within a larger one, by its points."""
+    from matplotlib.path import Path as Outline
+
+    margins = *(inner.min(0) - outer.min(0)), *(outer.max(0) - inner.max(0))
+    if min(margins) < -SAME_CONTOUR_VOXEL or _area(inner) >= _area(outer):
+        return False
+    if 2 * _area(inner) < LEAST_HOLE_VOXEL * _length(inner):
+        return False
+    is_inside = Outline(np.vstack([outer, outer[:1]]), closed=True).contains_points(inner)
+    return bool(is_inside.all() or _distance(inner[~is_inside], outer).max() <= SAME_CONTOUR_VOXEL)
+
+
+def _area(polygon: Points) -> float:
+    x, y = polygon.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def _length(polygon: Points) -> float:
+    return float(np.linalg.norm(np.roll(polygon, -1, axis=0) - polygon, axis=1).sum())
+
+
+def _distance(points: Points, polygon: Points) -> NDArray[np.float64]:
+    """Distance of each point (N, 2) from the line of a polygon."""
+    step = np.roll(polygon, -1, axis=0) - polygon
+    squares = np.maximum((step**2).sum(1), 1e-30)
+    nearest = np.empty(len(points))
+    for i, point in enumerate(points):
+        share = np.clip(((point - polygon) * step).sum(1) / squares, 0, 1)
+        nearest[i] = np.linalg.norm(polygon + share[:, None] * step - point, axis=1).min()
+    return nearest
 
 
 def _inside(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,15 @@ from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.attributes import number, text
 from medhybrid.scans.dicom.codes import label_codes
 from medhybrid.scans.dicom.deidentify import Deidentifier
-from medhybrid.scans.dicom.source_values import copy_shallowly, make_valid, valid_uid
+from medhybrid.scans.dicom.source_values import copy_shallowly, make_valid, set_value, valid_uid
 from medhybrid.scans.scan import Scan
 
 TYPE_2_PATIENT_AND_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
 TYPE_2_MORE = ("StudyTime", "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "InstanceNumber")
 """Attributes that must be present, empty if unknown; many real files lack some."""
+
+STAND_IN_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+"""Secondary capture: stands for a class that the writer does not know while it writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +92,30 @@ def write_seg(
             family=codes.DCM.ArtificialIntelligence,
             parameters={"weights_sha256": info.model} if info.model else None,
         )
-        segmentation = hd.seg.Segmentation(
-            source_images=_for_writer(sources, scan),
-            pixel_array=_pixels(mask, scan, info, probabilities),
-            segmentation_type=kinds.BINARY if probabilities is None else kinds.FRACTIONAL,
-            fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
-            segment_descriptions=[_describe(n, name, info, algorithm) for n, name in enumerate(info.labels, start=1)],
-            series_instance_uid=generate_uid(),
-            series_number=9000,
-            sop_instance_uid=generate_uid(),
-            instance_number=1,
-            manufacturer="medhybrid",
-            manufacturer_model_name="medhybrid",
-            software_versions=info.version,
-            device_serial_number="0",
-            content_label="SEGMENTATION",
-            series_description="medhybrid segmentation",
-            omit_empty_frames=bool(np.isin(mask, list(info.labels.values())).any()),
-        )
+
+        def make(images: Sequence[Any]) -> Any:
+            return hd.seg.Segmentation(
+                source_images=images,
+                pixel_array=_pixels(mask, scan, info, probabilities),
+                segmentation_type=kinds.BINARY if probabilities is None else kinds.FRACTIONAL,
+                fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
+                segment_descriptions=[
+                    _describe(n, name, info, algorithm) for n, name in enumerate(info.labels, start=1)
+                ],
+                series_instance_uid=generate_uid(),
+                series_number=9000,
+                sop_instance_uid=generate_uid(),
+                instance_number=1,
+                manufacturer="medhybrid",
+                manufacturer_model_name="medhybrid",
+                software_versions=info.version,
+                device_serial_number="0",
+                content_label="SEGMENTATION",
+                series_description="medhybrid segmentation",
+                omit_empty_frames=bool(np.isin(mask, list(info.labels.values())).any()),
+            )
+
+        segmentation = _make_for_any_class(make, _for_writer(sources, scan))
         if _is_multi_frame(scan):
             _refer_to_files(segmentation, sources, scan)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +137,27 @@ def _refuse_tiles(scan: Scan) -> None:
             found=f"{len(scan.source.files)} slices in {len(set(scan.source.files))} image",
             remedy="use the mask, or export the series as enhanced DICOM",
         )
+
+
+def _make_for_any_class(make: Callable[[Sequence[Any]], Any], images: Sequence[Any]) -> Any:
+    """Make a segmentation; of images of a private or retired class, which the writer does not know, as of captures."""
+    try:
+        return make(images)
+    except KeyError as error:
+        if str(images[0].SOPClassUID) not in str(error):
+            raise
+    stand_ins = [copy_shallowly(image) for image in images]
+    for image in stand_ins:
+        set_value(image, "SOPClassUID", STAND_IN_CLASS)
+    segmentation = make(stand_ins)
+    classes = {image.SOPInstanceUID: image.SOPClassUID for image in images}
+
+    def restore(item: Any, element: Any) -> None:
+        if element.keyword == "ReferencedSOPClassUID":
+            element.value = classes.get(item.ReferencedSOPInstanceUID, element.value)
+
+    segmentation.walk(restore)
+    return segmentation
 
 
 def _describe(number: int, name: str, info: SegInfo, algorithm: Any) -> Any:
@@ -165,17 +194,17 @@ def complete_sources(scan: Scan) -> list[Any]:
     """Copy the scan's data sets, with what real files often lack and writers need."""
     sources: list[Any] = []
     for k, header in enumerate(scan.source.header):
-        source, _ = _complete(header, scan.grid.spacing_mm[2])
+        source, _ = _complete(header, scan, k)
         if not text(header, "SOPInstanceUID"):
-            source.SOPInstanceUID = valid_uid(f"{source.SeriesInstanceUID} {k}")
-        source.StudyInstanceUID = sources[0].StudyInstanceUID if sources else source.StudyInstanceUID
+            set_value(source, "SOPInstanceUID", valid_uid(f"{source.SeriesInstanceUID} {k}"))
+        set_value(source, "StudyInstanceUID", (sources[0] if sources else source).StudyInstanceUID)
         sources.append(source)
     return sources
 
 
 def find_invalid_values(scan: Scan) -> list[str]:
     """Return the keywords of the attributes of a DICOM scan that its outputs leave empty or replace."""
-    return _complete(scan.source.header[0], scan.grid.spacing_mm[2])[1]
+    return _complete(scan.source.header[0], scan, 0)[1]
 
 
 def _for_writer(sources: list[Any], scan: Scan) -> list[Any]:
@@ -184,8 +213,8 @@ def _for_writer(sources: list[Any], scan: Scan) -> list[Any]:
         return sources
     joined = copy_shallowly(sources[0])
     slices = zip(scan.source.files, scan.source.frames, strict=True)
-    joined.PerFrameFunctionalGroupsSequence = [_whole_groups(sources[f], i) for f, i in slices]
-    joined.NumberOfFrames = len(scan.source.frames)
+    set_value(joined, "PerFrameFunctionalGroupsSequence", [_whole_groups(sources[f], i) for f, i in slices])
+    set_value(joined, "NumberOfFrames", len(scan.source.frames))
     return [joined]
 
 
@@ -195,7 +224,7 @@ def _whole_groups(source: Any, frame: int) -> Any:
     for shared in source.get("SharedFunctionalGroupsSequence", []):
         for name in ("PlanePositionSequence", "FrameContentSequence"):
             if name not in groups and name in shared:
-                setattr(groups, name, shared[name].value)
+                set_value(groups, name, shared[name].value)
     return groups
 
 
@@ -234,35 +263,35 @@ def _refer_to_files(segmentation: Any, sources: Sequence[Any], scan: Scan) -> No
         segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = instances
 
 
-def _complete(dataset: Any, slice_mm: float) -> tuple[Any, list[str]]:
+def _complete(dataset: Any, scan: Scan, file: int) -> tuple[Any, list[str]]:
     """Copy a data set with what real files often lack and the writer needs; also return the keywords of invalid values."""
-    completed = copy_shallowly(dataset)
+    completed, slice_mm = copy_shallowly(dataset), scan.grid.spacing_mm[2]
     if not number(completed, "SliceThickness"):
-        completed.SliceThickness = slice_mm
-    if "SpacingBetweenSlices" in completed and not number(completed, "SpacingBetweenSlices"):
-        del completed.SpacingBetweenSlices
+        set_value(completed, "SliceThickness", slice_mm)
+    completed.pop("SpacingBetweenSlices", None)  # the writer works it out from the positions
     changed = make_valid(completed)
     if "PerFrameFunctionalGroupsSequence" in completed:
-        completed.SharedFunctionalGroupsSequence = [_shared_groups(completed, slice_mm)]
+        set_value(completed, "SharedFunctionalGroupsSequence", [_shared_groups(completed, scan, file)])
     for name in (*TYPE_2_PATIENT_AND_STUDY, *TYPE_2_MORE):
         if name not in completed:
             setattr(completed, name, None)
     return completed, changed
 
 
-def _shared_groups(dataset: Any, slice_mm: float) -> Any:
-    """The shared groups of a multi-frame image; measures that stand in each frame are taken from the first."""
+def _shared_groups(dataset: Any, scan: Scan, file: int) -> Any:
+    """The shared groups of a multi-frame image as the volume's own frames have them: a file may hold several volumes."""
     from pydicom.dataset import Dataset
 
     shared = dataset.get("SharedFunctionalGroupsSequence")
-    merged = copy.copy(shared[0]) if shared else Dataset()
-    first = dataset.PerFrameFunctionalGroupsSequence[0]
+    merged = copy_shallowly(shared[0]) if shared else Dataset()
+    first = dataset.PerFrameFunctionalGroupsSequence[scan.source.frames[scan.source.files.index(file)]]
     for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
-        if name not in merged and name in first:
-            setattr(merged, name, first[name].value)
+        if first.get(name):
+            set_value(merged, name, first[name].value)
     if measures := merged.get("PixelMeasuresSequence"):
-        completed = copy.copy(measures[0])
+        completed = copy_shallowly(measures[0])
+        completed.pop("SpacingBetweenSlices", None)
         if not number(completed, "SliceThickness"):
-            completed.SliceThickness = slice_mm
-        merged.PixelMeasuresSequence = [completed]
+            set_value(completed, "SliceThickness", scan.grid.spacing_mm[2])
+        set_value(merged, "PixelMeasuresSequence", [completed])
     return merged

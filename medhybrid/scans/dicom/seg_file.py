@@ -17,14 +17,21 @@ from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.attributes import integer, restore_vrs, text, value_of
-from medhybrid.scans.dicom.decoding import DecodingError, decode_frame
+from medhybrid.scans.dicom.decoding import DecodingError, decode_frame, frame_stream
 from medhybrid.scans.dicom.headers import load_dataset
+from medhybrid.scans.dicom.jpeg_stream import CHECKED_SYNTAXES, find_damage_of
 from medhybrid.scans.dicom.pixel_bytes import PLAIN_SYNTAXES, syntax_of
 
 Groups = Callable[[str], Any]
 """A functional group of a frame by its name, or None."""
 
 KINDS = ("BINARY", "LABELMAP")
+
+SPARE_BYTES = 16
+"""So many bytes after the last frame are padding."""
+
+BACKGROUND = 0
+"""The number of what is in no segment of a label map; some files list it as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ class SegFile:
             )
         if kind not in KINDS:
             raise unreadable(path, f"SegmentationType {kind or 'absent'}")
-        return cls(path, dataset, _name_segments(items, path), kind == "LABELMAP")
+        return cls(path, dataset, _name_segments(items, path, is_labelmap=kind == "LABELMAP"), kind == "LABELMAP")
 
     @property
     def n_frames(self) -> int:
@@ -110,22 +117,32 @@ class SegFile:
         """Decode a frame (row, column): 0 and 1, or the numbers of segments."""
         rows, columns = integer(self.dataset, "Rows") or 0, integer(self.dataset, "Columns") or 0
         syntax, content = syntax_of(self.dataset), self.dataset.PixelData
-        if integer(self.dataset, "BitsAllocated") == 1 and syntax in PLAIN_SYNTAXES:
+        bits = integer(self.dataset, "BitsAllocated") or 0
+        if syntax in PLAIN_SYNTAXES and len(content) > self.n_frames * rows * columns * bits // 8 + SPARE_BYTES:
+            raise unreadable(self.path, f"pixels of more frames than the {self.n_frames} that its header counts")
+        if bits == 1 and syntax in PLAIN_SYNTAXES:
             n_pixels = rows * columns  # frames follow each other bit by bit
             first = index * n_pixels
             part = np.frombuffer(content, np.uint8, (first + n_pixels + 7) // 8 - first // 8, first // 8)
             return np.unpackbits(part, bitorder="little")[first % 8 : first % 8 + n_pixels].reshape(rows, columns)
         try:
+            if syntax in CHECKED_SYNTAXES:
+                damage = find_damage_of(syntax, frame_stream(self.dataset, index), rows, columns)
+                if damage:
+                    raise unreadable(self.path, damage)
             return decode_frame(self.dataset, index, syntax)
         except DecodingError as error:
             raise unreadable(self.path, error.kind) from error
 
 
-def _name_segments(items: list[Any], path: Path) -> dict[int, str]:
+def _name_segments(items: list[Any], path: Path, *, is_labelmap: bool) -> dict[int, str]:
+    """Return the segments' names by their numbers; number 0 of a label map is its background (PS3.3 C.8.20.2)."""
     names: dict[int, str] = {}
     for n, item in enumerate(items, start=1):
         number = integer(item, "SegmentNumber")
         number = n if number is None else number
+        if is_labelmap and number == BACKGROUND:
+            continue
         if number in names:
             raise unreadable(path, f"two segments of number {number}")
         names[number] = text(item, "SegmentLabel") or text(item, "SegmentDescription") or f"segment {number}"

@@ -20,6 +20,23 @@ PATIENT_AND_STUDY = (0x0008, 0x0010, 0x0012, 0x0032, 0x0038)
 STUDY_VALUES = ("StudyID", "SeriesNumber", "InstanceNumber", "PositionReferenceIndicator")
 """The same of other groups."""
 
+IMAGE_VALUES = (
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "DeviceSerialNumber",
+    "SoftwareVersions",
+    "ContainerIdentifier",
+    "ContainerDescription",
+    "IssuerOfTheContainerIdentifierSequence",
+    "AlternateContainerIdentifierSequence",
+    "ContainerTypeCodeSequence",
+    "ContainerComponentSequence",
+    "SpecimenDescriptionSequence",
+    "ReasonForPerformedProcedureCodeSequence",
+)
+"""Values of compression, device and specimen that outputs repeat too; an invalid one is left out."""
+
 KEPT = ("SOPClassUID", "SOPInstanceUID", "ImageType", "Modality", "SpecificCharacterSet")
 """Attributes of those groups that outputs do not repeat, but that writers look at."""
 
@@ -55,7 +72,7 @@ def make_valid(dataset: Any) -> list[str]:
         changed += _translate_sex(dataset)
         for tag in list(dataset.keys()):
             keyword = _keyword(tag)
-            is_repeated = tag.group in PATIENT_AND_STUDY or keyword in STUDY_VALUES
+            is_repeated = tag.group in PATIENT_AND_STUDY or keyword in (*STUDY_VALUES, *IMAGE_VALUES)
             if not is_repeated or not keyword or keyword in (*KEPT, *UIDS):
                 continue
             if not _is_valid_element(dataset, tag):
@@ -74,7 +91,7 @@ def make_uids_valid(dataset: Any) -> list[str]:
             continue
         valid = valid_uid(found) if found else valid_uid(f"{keyword} of {text(dataset, 'SeriesInstanceUID')}")
         if valid != found:
-            setattr(dataset, keyword, valid)
+            set_value(dataset, keyword, valid)
             changed.append(keyword)
     return changed
 
@@ -106,6 +123,13 @@ def copy_shallowly(dataset: Any) -> Any:
     return copied
 
 
+def set_value(dataset: Any, keyword: str, value: Any) -> None:
+    """Set an attribute of a shallow copy alone: setting it by name would change the element that both share."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    dataset.add_new(tag_for_keyword(keyword), dictionary_VR(keyword), value)
+
+
 def _keyword(tag: Any) -> str:
     from pydicom.datadict import keyword_for_tag
 
@@ -117,7 +141,7 @@ def _decode_texts(dataset: Any) -> None:
     with warnings.catch_warnings(), contextlib.suppress(LookupError, UnicodeError, ValueError, TypeError):
         warnings.simplefilter("ignore")
         dataset.decode()
-    dataset.SpecificCharacterSet = "ISO_IR 192"
+    set_value(dataset, "SpecificCharacterSet", "ISO_IR 192")
 
 
 def _translate_sex(dataset: Any) -> list[str]:
@@ -125,7 +149,7 @@ def _translate_sex(dataset: Any) -> list[str]:
     known = SEXES.get(found.upper(), "")
     if found == known:
         return []
-    dataset.PatientSex = known
+    set_value(dataset, "PatientSex", known)
     return ["PatientSex"]
 
 
@@ -169,11 +193,11 @@ def _is_valid_text(vr: str, value: str) -> bool:
 
 
 def _empty(dataset: Any, tag: Any) -> None:
-    """Empty an element; one that is not a plain value is removed."""
+    """Empty an element; one that is not a plain value, or need not be there, is removed."""
     from pydicom.datadict import dictionary_VR
 
     vr = str(dictionary_VR(tag))
-    if vr in TEXT_VRS:
+    if vr in TEXT_VRS and _keyword(tag) not in IMAGE_VALUES:
         dataset.add_new(tag, vr, None)
     else:
         del dataset[tag]

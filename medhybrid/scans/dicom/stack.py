@@ -29,6 +29,9 @@ PLACE_TOLERANCE_VOXEL = 0.02
 ROUNDED_DECIMALS = (3, 4)
 """Direction cosines with so few decimals are rounded; their slices' positions tell the normal more exactly."""
 
+MAX_ROUNDING = 1.01 * 10.0 ** -min(ROUNDED_DECIMALS)
+"""How far rounded cosines of one direction may differ: by one in their last decimal."""
+
 ROUNDED_NOTE = "ImageOrientationPatient is rounded; the slices' positions give its normal"
 
 ROUNDING_FACTOR = 2.5
@@ -159,6 +162,11 @@ def _common_spacing(frames: Sequence[Frame]) -> tuple[float, float]:
     return float(row_mm), float(column_mm)
 
 
+def is_rounded_stack(frames: Sequence[Frame]) -> bool:
+    """Whether frames in order are a right-angled stack whose direction cosines were rounded, some up and some down."""
+    return len(frames) > 1 and _refine_rounded(frames) is not None
+
+
 def _refine_rounded(frames: Sequence[Frame]) -> Affine | None:
     """Return a right-angled grid (voxel to RAS mm) for frames whose direction cosines were rounded, or None.
 
@@ -177,7 +185,9 @@ def _refine_rounded(frames: Sequence[Frame]) -> Affine | None:
     plane = plane - np.outer(plane @ normal, normal)
     u, _, v = np.linalg.svd(plane, full_matrices=False)
     row, column = u @ v  # the nearest pair of unit vectors at right angles
-    turned = np.abs(np.concatenate([row, column]) - cosines).max()
+    if np.ptp(cosines, axis=0).max() > 1.01 * 10.0**-n_decimals:
+        return None
+    turned = np.abs(np.concatenate([row, column]) - cosines.mean(0)).max()
     row_mm, column_mm = _common_spacing(frames)
     lps = np.eye(4)
     lps[:3, 0], lps[:3, 1], lps[:3, 2] = row * column_mm, column * row_mm, step

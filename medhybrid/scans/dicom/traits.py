@@ -25,6 +25,9 @@ TRAITS: dict[str, tuple[str, ...]] = {
     "kvp": ("CTXRayDetailsSequence", "KVP"),
     "kernel": ("CTReconstructionSequence", "ConvolutionKernel"),
     "rescale": ("PixelValueTransformationSequence", "RescaleType"),
+    "asl": ("MRArterialSpinLabelingSequence", "ASLContext"),
+    "velocity": ("MRVelocityEncodingSequence", "VelocityEncodingDirection"),
+    "offset": ("TemporalPositionSequence", "TemporalPositionTimeOffset"),
     "clock": ("FrameContentSequence", "FrameAcquisitionDateTime"),
 }
 """What may tell volumes of one enhanced file apart: name, functional group (and a group in it), attribute."""
@@ -51,8 +54,14 @@ PLAIN_TRAITS = {
     "units": "Units",
     "rescale": "RescaleType",
     "photometric": "PhotometricInterpretation",
+    "component": "ComplexImageComponent",
 }
 """The same for single-frame files."""
+
+FRAME_TYPES = tuple(
+    f"{name}FrameTypeSequence" for name in ("MRImage", "CTImage", "PET", "MRSpectroscopy", "XRay3D", "ParametricMap")
+)
+"""Functional groups that say of which type a frame is."""
 
 UNDIRECTED = "none"
 """Stands as gradient direction of frames that were not weighted in one."""
@@ -80,7 +89,7 @@ def frame_traits(group: Callable[[str], Any], dimensions: Sequence[str]) -> dict
         Names for the numbers of DimensionIndexValues; see `dimension_names`.
     """
     traits = {name: _text_in(group(first), rest) for name, (first, *rest) in TRAITS.items()}
-    kind = group("MRImageFrameTypeSequence") or group("CTImageFrameTypeSequence")
+    kind: Any = next(filter(None, map(group, FRAME_TYPES)), {})
     traits["type"] = "\\".join(filter(None, (text(kind, "FrameType"), text(kind, "ComplexImageComponent"))))
     if not traits["direction"] and _has_no_direction(group("MRDiffusionSequence")):
         traits["direction"] = UNDIRECTED
@@ -108,6 +117,11 @@ def _has_no_direction(diffusion: Any) -> bool:
     )
 
 
+def dimension_name(keyword: str) -> str:
+    """Return the name of a dimension by the keyword of its attribute."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", keyword).lower()
+
+
 def dimension_names(header: Any) -> list[str]:
     """Return a name for each number of DimensionIndexValues of an enhanced file; empty for those that count places."""
     from pydicom.datadict import keyword_for_tag
@@ -122,6 +136,5 @@ def dimension_names(header: Any) -> list[str]:
             keyword = keyword_for_tag(value_of(item, "DimensionIndexPointer") or 0)
         except (TypeError, ValueError, OverflowError):
             keyword = ""
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", keyword).lower()
-        names.append("" if keyword in PLACE_POINTERS else words or f"dimension_{n}")
+        names.append("" if keyword in PLACE_POINTERS else dimension_name(keyword) or f"dimension_{n}")
     return names + [f"dimension_{n}" for n in range(len(names) + 1, MAX_DIMENSIONS + 1)]

@@ -7,9 +7,8 @@ one frame of each volume at every position tell them apart; a run of instance nu
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -17,18 +16,18 @@ from medhybrid.errors import SeriesError
 from medhybrid.geometry import orientation_code
 from medhybrid.number_text import format_vectors_apart
 from medhybrid.scans.dicom.frames import Frame
-from medhybrid.scans.dicom.interleaved import find_interleaved
+from medhybrid.scans.dicom.interleaved import find_interleaved, refuse_several_kinds
+from medhybrid.scans.dicom.repeats import part_names, sort_key, tell_apart
 from medhybrid.scans.dicom.stack import (
+    MAX_ROUNDING,
     ORIENTATION_TOLERANCE,
     PLACE_TOLERANCE_VOXEL,
     Stack,
+    is_rounded_stack,
     make_stack,
     positions_along,
     same_position_mm,
 )
-
-TRAIT_ORDER = ("stack", "type", "echo", "inversion", "b", "time", "acquisition", "trigger", "clock")
-"""Which attribute is tried first to tell volumes apart; the others follow."""
 
 MAX_VOLUMES = 10_000
 """A series is not split into more volumes."""
@@ -60,7 +59,7 @@ def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
     """
     if not frames:
         raise SeriesError(f"{series}: no DICOM image", code="no_dicom", series=series, remedy="check the folder")
-    groups = _grids(frames)
+    groups = _join_rounded(_grids(frames))
     _refuse_leftovers(groups, series)
     volumes = []
     for group in groups:
@@ -93,6 +92,36 @@ def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
             if len(groups) > MAX_VOLUMES:
                 raise SeriesError(f"{series_of(frames)}: every frame differs", code="mixed_orientation")
     return groups
+
+
+def _join_rounded(groups: Sequence[list[Frame]]) -> list[list[Frame]]:
+    """Join groups whose directions differ by no more than their rounding, if their slices make up one stack."""
+    joined: list[list[Frame]] = []
+    for group in groups:
+        for i, other in enumerate(joined):
+            if _is_one_stack(other, group):
+                joined[i] = other + group
+                break
+        else:
+            joined.append(group)
+    return joined
+
+
+def _is_one_stack(a: Sequence[Frame], b: Sequence[Frame]) -> bool:
+    """Whether two groups, each with places of its own, are one stack whose directions jitter in their last decimal."""
+    f, g = a[0], b[0]
+    if (f.rows, f.columns, f.frame_of_reference) != (g.rows, g.columns, g.frame_of_reference):
+        return False
+    if not np.allclose(f.spacing_mm, g.spacing_mm, rtol=_spacing_tolerance(f), atol=1e-7):
+        return False
+    if np.abs(np.subtract(f.orientation, g.orientation)).max() > MAX_ROUNDING:
+        return False
+    both = [*a, *b]
+    slots, slots_a = _slots(both), _slots(a)
+    if slots.max() in (slots_a.max(), _slots(b).max()):
+        return False
+    ordered = [both[i] for i in sorted(np.unique(slots, return_index=True)[1], key=lambda i: slots[i])]
+    return is_rounded_stack(ordered)
 
 
 def _spacing_tolerance(frame: Frame) -> float:
@@ -175,36 +204,25 @@ def _grid_name(group: Sequence[Frame], groups: Sequence[Sequence[Frame]]) -> str
 
 def _split_repeats(frames: Sequence[Frame], *, series: str) -> list[Volume]:
     slots = _slots(frames)
-    repeats = int(np.bincount(slots).max())
-    if repeats == 1:
-        kinds = find_interleaved(frames, slots, series=series)
+    if np.bincount(slots).max() == 1:
+        kinds = find_interleaved(frames, slots)
         if kinds is None:
             return [Volume("", _stack_of_one_kind(frames, series))]
         return _split_kinds(frames, *kinds, series=series)
-    parts = _by_traits(frames, slots) or _by_runs(frames, slots, repeats)
-    if parts is None or any(len(p) < 2 for p in parts.values()):
-        n_positions = int(slots.max()) + 1
-        whole = len(frames) == repeats * n_positions
-        raise SeriesError(
-            f"{series}: {len(frames)} images at {n_positions} slice positions, and the headers do not tell them apart",
-            code="multi_volume" if whole else "duplicate_slice",
-            series=series,
-            expected="one image a position",
-            found=_differences(frames),
-            remedy="split time points, echoes or repeats into series of their own",
-        )
+    parts = tell_apart(frames, slots, series=series)
     return [Volume(name, _stack_of_one_kind(part, series)) for name, part in parts.items()]
 
 
 def _split_kinds(frames: Sequence[Frame], trait: str, values: Sequence[str], *, series: str) -> list[Volume]:
     """Return the volumes of slices that alternate in a trait."""
-    keys = sorted(((v,) for v in values), key=_sort_key)
-    names = _part_names((trait,), keys)
+    keys = sorted(((v,) for v in values), key=sort_key)
+    names = part_names((trait,), keys)
     parts = {names[key]: [f for f in frames if f.traits.get(trait, "") == key[0]] for key in keys}
     return [Volume(name, _stack_of_one_kind(part, series)) for name, part in parts.items()]
 
 
 def _stack_of_one_kind(frames: Sequence[Frame], series: str) -> Stack:
+    refuse_several_kinds(frames, series=series)
     if len({f.is_rescaled for f in frames}) > 1:
         odd = next(f for f in frames if not f.is_rescaled)
         raise SeriesError(
@@ -226,89 +244,3 @@ def _slots(frames: Sequence[Frame]) -> np.ndarray:
     slots = np.empty(len(frames), int)
     slots[order] = steps
     return slots
-
-
-def _by_traits(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
-    """Tell volumes apart by the usual traits, else by any."""
-    names = [t for t in _trait_names(frames) if len({f.traits.get(t, "") for f in frames}) > 1]
-    usual = [t for t in names if t in TRAIT_ORDER]
-    return _by_some_of(usual, frames, slots) or _by_some_of(names, frames, slots)
-
-
-def _trait_names(frames: Sequence[Frame]) -> list[str]:
-    """Return the names of all traits, the usual ones first."""
-    return list(dict.fromkeys([*TRAIT_ORDER, *(t for f in frames for t in f.traits)]))
-
-
-def _by_some_of(varying: Sequence[str], frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
-    """Return the volumes that the first one, two or three of these traits tell apart."""
-    for n in (1, 2, 3):
-        for chosen in combinations(varying, n):
-            parts: dict[Hashable, list[int]] = {}
-            for i, f in enumerate(frames):
-                parts.setdefault(tuple(f.traits.get(t, "") for t in chosen), []).append(i)
-            if len(parts) < 2 or any(any(not v for v in key) for key in parts):  # type: ignore[attr-defined]
-                continue
-            if all(len(p) == slots.max() + 1 == len(set(slots[p])) for p in parts.values()):
-                names = _part_names(chosen, sorted(parts, key=_sort_key))
-                return {names[key]: [frames[i] for i in parts[key]] for key in sorted(parts, key=_sort_key)}
-    return None
-
-
-def _sort_key(key: Hashable) -> tuple[tuple[int, float, str], ...]:
-    """Numbers by value, texts by letters."""
-
-    def one(v: str) -> tuple[int, float, str]:
-        try:
-            return (0, float(v), "")
-        except ValueError:
-            return (1, 0.0, v)
-
-    return tuple(one(v) for v in key)  # type: ignore[attr-defined]
-
-
-def _part_names(chosen: Sequence[str], keys: Sequence[Hashable]) -> dict[Hashable, str]:
-    """Numbered names; only numbers of the scanner's physics are shown, never free text."""
-    columns = list(zip(*keys, strict=True))
-    numbered = [sorted(set(c), key=lambda v: _sort_key((v,))) for c in columns]
-    names = {}
-    for key in keys:
-        words = []
-        for trait, value, known in zip(chosen, key, numbered, strict=True):  # type: ignore[call-overload]
-            shown = _show_value(trait, value, known)
-            words.append(f"{'time' if trait == 'clock' else trait}_{shown}")
-        names[key] = "_".join(words)
-    return names
-
-
-def _show_value(trait: str, value: str, known: Sequence[str]) -> str:
-    """Return the b-value, where it names a volume alone; else the number of a value among those that are known."""
-    try:
-        weightings = [f"{float(v):g}" for v in known] if trait == "b" else []
-    except ValueError:
-        weightings = []
-    is_clear = len(set(weightings)) == len(known)
-    return weightings[known.index(value)] if is_clear else str(known.index(value) + 1)
-
-
-def _by_runs(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[str, list[Frame]] | None:
-    """Volumes acquired one after another: each run of instance numbers passes every position once, in one order."""
-    numbers = [f.number for f in frames]
-    n = int(slots.max()) + 1
-    if None in numbers or len(set(numbers)) != len(frames) or len(frames) != repeats * n:
-        return None
-    order = sorted(range(len(frames)), key=lambda i: numbers[i] or 0)
-    runs = [order[i : i + n] for i in range(0, len(order), n)]
-    first = slots[runs[0]].tolist()
-    if any(slots[run].tolist() != first for run in runs) or sorted(first) != list(range(n)):
-        return None
-    return {f"time_{i}": [frames[j] for j in run] for i, run in enumerate(runs, start=1)}
-
-
-def _differences(frames: Sequence[Frame]) -> str:
-    differs = []
-    for trait in _trait_names(frames):
-        values = {f.traits.get(trait, "") for f in frames}
-        if len(values) > 1:
-            differs.append(f"{trait} ({len(values)} values)")
-    return "differing " + ", ".join(differs) if differs else "no attribute that differs"

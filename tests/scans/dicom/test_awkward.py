@@ -359,6 +359,14 @@ def part_of_the_slices_again(p: list[Path]) -> None:
     copies(p[:3], lambda d, _: setattr(d, "AcquisitionNumber", 2))
 
 
+def an_echo_that_lacks_a_slice(p: list[Path]) -> None:
+    two_echoes(p)[2].unlink()
+
+
+def a_time_point_that_lacks_a_slice(p: list[Path]) -> None:
+    two_time_points(p)[0].unlink()
+
+
 REFUSED = {
     missing_slice: "missing_slice",
     two_slices_at_one_place: "duplicate_slice",
@@ -384,6 +392,8 @@ REFUSED = {
     video: "unsupported_codec",
     repeats_that_nothing_tells_apart: "multi_volume",
     part_of_the_slices_again: "duplicate_slice",
+    an_echo_that_lacks_a_slice: "missing_slice",
+    a_time_point_that_lacks_a_slice: "missing_slice",
 }
 
 
@@ -415,6 +425,19 @@ def two_time_points(p: list[Path]) -> list[Path]:
 
 def two_runs_of_numbers(p: list[Path]) -> list[Path]:
     return copies(p, lambda d, k: setattr(d, "InstanceNumber", 50 + k))
+
+
+def cine_by_slice(p: list[Path]) -> list[Path]:
+    """Three phases at each position, which was acquired in heart beats of its own."""
+
+    def edit(phase: int) -> Edit:
+        def at(d: Dataset, k: int) -> None:
+            d.TriggerTime, d.InstanceNumber = str(30 * phase + 7 * ((k * 3) % 5) + 1), 3 * k + phase
+
+        return at
+
+    edit_all(p, edit(0))
+    return [*copies(p, edit(1), "one"), *copies(p, edit(2), "two")]
 
 
 def magnitude_and_phase(p: list[Path]) -> list[Path]:
@@ -482,6 +505,7 @@ SPLIT = {
     "three_weightings": (three_weightings, ["b_0", "b_1000", "b_500"]),
     "two_triggers": (two_triggers, ["trigger_1", "trigger_2"]),
     "two_acquisitions": (two_acquisitions, ["acquisition_1", "acquisition_2"]),
+    "cine_by_slice": (cine_by_slice, ["phase_1", "phase_2", "phase_3"]),
     "two_clocks": (two_clocks, ["time_1", "time_2"]),
     "two_stacks": (two_stacks, ["stack_1", "stack_2"]),
     "a_pair_of_attributes": (
@@ -509,3 +533,26 @@ def test_it_is_split_into_named_volumes(
         read_scan(series[0].parent)
     assert caught.value.code == "multi_volume"
     assert found.entries[0].part in str(caught.value)
+
+
+def test_phases_of_a_cine_by_slice_are_those_of_the_trigger_times(series: list[Path]) -> None:
+    paths = [*series, *cine_by_slice(series)]
+    for path in paths:
+        d = pydicom.dcmread(path)
+        d.PixelData = np.full((d.Rows, d.Columns), d.InstanceNumber % 3, np.uint16).tobytes()
+        d.save_as(path)
+
+    scans = {e.part: read_entry(e, e.name) for e in discover(series[0].parent).entries}
+
+    assert [np.unique(scans[f"phase_{n}"].array).tolist() for n in (1, 2, 3)] == [[0], [1], [2]]
+
+
+def test_frames_whose_numbers_contradict_their_times_are_no_phases(series: list[Path]) -> None:
+    for path in [*series, *cine_by_slice(series)]:
+        d = pydicom.dcmread(path)
+        d.InstanceNumber = 1000 - 7 * d.InstanceNumber if d.InstanceNumber % 4 else d.InstanceNumber
+        d.save_as(path)
+
+    (entry,) = discover(series[0].parent).entries
+
+    assert entry.code == "multi_volume"

@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence as Items
 
 from medhybrid.scans import discover
 from medhybrid.scans.dicom.write import write_mr_series
-from medhybrid.scans.reader import read_entry
+from medhybrid.scans.reader import read_entry, read_scan
 from tests.scans.dicom.truth import is_right
 
 Group = Callable[[Dataset, int], None]
@@ -115,3 +115,48 @@ def test_volumes_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
 
     assert entry.code == "multi_volume"
     assert "no attribute that differs" in entry.problem
+
+
+@pytest.mark.parametrize("name", ["FrameAcquisitionNumber", "NominalCardiacTriggerDelayTime", "FrameReferenceDateTime"])
+def test_a_dimension_of_interleaved_passes_leaves_a_volume_whole(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "enhanced.dcm", 1, nothing, [name, "InStackPositionNumber"])
+    d = pydicom.dcmread(path)
+    for k, frame in enumerate(d.PerFrameFunctionalGroupsSequence):
+        frame.FrameContentSequence[0].DimensionIndexValues = [1 + k % 2, k + 1]
+    d.save_as(path)
+
+    assert is_right([path], [read_scan(path)])
+
+
+GROUPS = {
+    "type": ("PETFrameTypeSequence", "FrameType", [["A", "X"], ["A", "Y"], ["A", "Z"]]),
+    "asl": ("MRArterialSpinLabelingSequence", "ASLContext", ["CONTROL", "LABEL", "M_ZERO_SCAN"]),
+    "velocity": ("MRVelocityEncodingSequence", "VelocityEncodingDirection", [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+    "offset": ("TemporalPositionSequence", "TemporalPositionTimeOffset", [0.0, 10.0, 20.0]),
+}
+
+
+@pytest.mark.parametrize("trait", GROUPS)
+def test_further_functional_groups_tell_volumes_apart(trait: str, tmp_path: Path) -> None:
+    sequence, name, values = GROUPS[trait]
+
+    def group(frame: Dataset, v: int) -> None:
+        no_index(frame, v)
+        setattr(frame, sequence, item(**{name: values[v]}))
+
+    path = write(tmp_path / "enhanced.dcm", 3, group)
+
+    entries = discover(tmp_path).entries
+    assert sorted(e.part for e in entries) == [f"{trait}_{n}" for n in (1, 2, 3)]
+    assert is_right([path], [read_entry(e, e.name) for e in entries])
+
+
+def test_an_attribute_that_differs_and_names_no_volume_is_said(tmp_path: Path) -> None:
+    def group(frame: Dataset, v: int) -> None:
+        no_index(frame, v)
+        frame.MRAveragesSequence = item(NumberOfAverages=float(v))
+
+    write(tmp_path / "enhanced.dcm", 3, group)
+
+    (entry,) = discover(tmp_path).entries
+    assert "differ at one position and name no volume: NumberOfAverages" in entry.problem

@@ -64,3 +64,17 @@ def test_frames_and_functional_groups_must_agree_in_number(tmp_path: Path) -> No
         read_scan(path)
 
     assert caught.value.code == "no_geometry"
+
+
+@pytest.mark.parametrize("place", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_values_with_a_real_world_mapping_are_not_inverted_by_monochrome1(place: str, tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "mr.dcm", [values(0)], AFFINE)
+    d = pydicom.dcmread(path)
+    d.PhotometricInterpretation = "MONOCHROME1"
+    mapping = pydicom.Dataset()
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 0.1, 0.0
+    for groups in d[place].value:
+        groups.RealWorldValueMappingSequence = [mapping]
+    d.save_as(path)
+
+    np.testing.assert_array_equal(np.sort(read_scan(path).array.ravel()), np.sort(values(0).ravel()))

@@ -130,6 +130,26 @@ def test_directions_of_three_decimals_are_refined_by_the_positions(
     assert off_mm < 64 * 0.5 * 1.3e-3  # what half a unit of the third decimal moves the last pixel by
 
 
+@pytest.mark.parametrize("ups", [(0, 1), (0, 1, 1, 0, 1), (0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1)])
+def test_directions_that_jitter_in_their_last_digit_are_one_volume(ups: tuple[int, ...], tmp_path: Path) -> None:
+    true = oblique(33.0, 41.0)
+    values = np.random.default_rng(0).integers(0, 4000, (24, 18, 12))
+    paths = write_mr_series(tmp_path, values, true, description="T1", study="s", case="c")
+
+    def jitter(d: Dataset, k: int) -> None:
+        cosines = np.round(np.array(d.ImageOrientationPatient, float), 3)
+        cosines[1] += 1e-3 * ups[k % len(ups)]
+        d.ImageOrientationPatient = [f"{v:.3f}" for v in cosines]
+
+    edit_all(paths, jitter)
+
+    scan = read_scan(paths)
+
+    assert scan.array.shape == (1, 24, 18, 12)
+    np.testing.assert_allclose(scan.affine, true, atol=0.02 * 0.5)  # of a voxel
+    np.testing.assert_array_equal(scan.array[0], values)
+
+
 def test_a_real_tilt_is_not_taken_for_rounding(tmp_path: Path) -> None:
     paths = write_mr_series(tmp_path, np.zeros((64, 48, 40)), oblique(12, 0), description="T1", study="s", case="c")
 

@@ -17,7 +17,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPE
 from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom import decoding
 from medhybrid.scans.dicom.decoding import DecodingError, decode_frame
-from medhybrid.scans.dicom.jpeg_stream import find_damage
+from medhybrid.scans.dicom.jpeg_stream import find_damage, find_damage_2000, lossy_error
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 
@@ -87,6 +87,28 @@ SYNTAX = {
     "JPEG 2000": JPEG2000Lossless,
 }
 CONTENTS = STREAMS | {"JPEG 2000": bytes(imagecodecs.jpeg2k_encode(PLANE, level=0, codecformat="j2k"))}
+
+
+@pytest.mark.parametrize("stream", [CONTENTS["JPEG 2000"], bytes(imagecodecs.htj2k_encode(PLANE))])
+def test_a_jpeg_2000_stream_must_be_whole_up_to_its_end_marker(stream: bytes) -> None:
+    middle = len(stream) // 2
+    for whole in (stream, stream + b"\0"):
+        assert find_damage_2000(whole) == ""
+    for damaged in (stream[:-2], stream[:middle], stream[:middle] + bytes(len(stream) - middle), b"", b"\xff\xd9"):
+        assert find_damage_2000(damaged)
+    assert "part" in find_damage_2000(stream[: middle - 5] + stream[middle:])
+
+
+def test_whether_values_were_lost_is_said_by_the_stream() -> None:
+    ls = {n: bytes(imagecodecs.jpegls_encode(PLANE, level=n)) for n in (0, 3)}
+    lossy_2000 = bytes(imagecodecs.jpeg2k_encode(PLANE, level=40, reversible=False, codecformat="j2k"))
+    ls_syntax, syntax_2000 = "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"
+    for was_lossy in (False, True):
+        assert [lossy_error(ls[n], ls_syntax, was_lossy=was_lossy) for n in (0, 3)] == [0, 3]
+        assert lossy_error(STREAMS["JPEG"], SYNTAX["JPEG"], was_lossy=was_lossy) is None
+        assert lossy_error(STREAMS["JPEG lossless"], SYNTAX["JPEG lossless"], was_lossy=was_lossy) == 0
+        assert lossy_error(CONTENTS["JPEG 2000"], SYNTAX["JPEG 2000"], was_lossy=was_lossy) == 0
+        assert lossy_error(lossy_2000, syntax_2000, was_lossy=was_lossy) is None
 
 
 def image_of(kind: str, stream: bytes) -> pydicom.Dataset:

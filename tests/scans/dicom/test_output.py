@@ -133,6 +133,40 @@ def test_of_a_multi_frame_file_with_two_volumes_the_segmentation_names_the_frame
         )
 
 
+def test_of_the_second_stack_of_a_file_the_segmentation_has_the_place_of_its_own_slices(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = write_enhanced(tmp_path / "in" / "mr.dcm", [volume(), volume() + 1], AFFINE)
+    d = pydicom.dcmread(path)
+    for k, frame in enumerate(d.PerFrameFunctionalGroupsSequence[1::2]):
+        place, turn, measures = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        place.ImagePositionPatient, turn.ImageOrientationPatient = [4.0 * k, -20.0, 30.0], [0, 1, 0, 0, 0, -1]
+        measures.PixelSpacing, measures.SpacingBetweenSlices = [1.5, 1.25], "9"  # in fact 4
+        frame.PlanePositionSequence, frame.PlaneOrientationSequence = [place], [turn]
+        frame.PixelMeasuresSequence = [measures]
+    d.save_as(path)
+
+    for entry in discover(tmp_path / "in").entries:
+        stack = read_entry(entry, entry.name)
+        mask = random_mask(stack)
+        write_seg(tmp_path / "seg.dcm", mask, stack, INFO)
+        np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", stack, INFO.labels), mask)
+    measures = pydicom.dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert (measures.PixelSpacing, measures.SpacingBetweenSlices, measures.SliceThickness) == ([1.5, 1.25], 4, 4)
+
+
+@pytest.mark.parametrize("kind", ["1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4.1.1.5"])
+def test_images_of_a_private_or_retired_class_get_both_outputs(kind: str, scan: Scan, tmp_path: Path) -> None:
+    for header in scan.source.header:
+        header.SOPClassUID = kind
+
+    seg, report = write_both(scan, random_mask(scan), tmp_path)
+
+    for path in (seg, report):
+        found = {e.value for e in pydicom.dcmread(path).iterall() if e.keyword == "ReferencedSOPClassUID"}
+        assert kind in found
+        assert "1.2.840.10008.5.1.4.1.1.7" not in found
+
+
 # --- resampled series: the mask goes back to the slices -----------------------------------------------------------
 
 

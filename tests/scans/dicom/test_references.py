@@ -257,6 +257,87 @@ def test_contours_of_a_slice_are_joined_unless_one_lies_in_the_other(tmp_path: P
         pixels(outer, square(h, (6, 6), (12, 12)))
 
 
+def test_a_contour_that_is_there_twice_counts_once_wherever_it_starts_and_whichever_way_it_runs(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    outer, hole = square(h, (1.5, 1.5), (12.5, 12.5)), square(h, (4.5, 4.5), (8.5, 8.5))
+    expected = np.zeros(SHAPE[:2], bool)
+    expected[2:13, 2:13] = True
+    expected[5:9, 5:9] = False
+    closed = np.vstack([outer, outer[:1]])
+    more_points = on_slice(h, [1.5, 7, 12.5, 12.5, 12.5, 1.5], [1.5, 1.5, 1.5, 6, 12.5, 12.5])
+
+    for again in (outer[::-1], np.roll(outer, 1, axis=0), np.roll(outer[::-1], 2, axis=0), closed, more_points):
+        write_rtstruct(tmp_path / "rt.dcm", {"x": [outer, hole, again, np.roll(hole, 1, axis=0)]})
+        np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
+
+
+@pytest.mark.parametrize("size", [3, 9])
+def test_a_wall_of_one_voxel_leaves_its_hole(size: int, tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    wall = square(h, (2, 2), (2 + size, 2 + size)), square(h, (3, 3), (1 + size, 1 + size))
+    expected = np.zeros(SHAPE[:2], bool)
+    expected[2 : 3 + size, 2 : 3 + size] = True
+    expected[3 : 2 + size, 3 : 2 + size] = False
+
+    write_rtstruct(tmp_path / "rt.dcm", {"x": list(wall)})
+
+    np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
+
+
+def test_halves_combined_by_exclusive_or_keep_the_line_that_they_share(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    halves = [square(h, (2, 2), (7, 9)), square(h, (7, 2), (14, 9))]
+    expected = np.zeros(SHAPE[:2], bool)
+    expected[2:15, 2:10] = True
+
+    write_rtstruct(tmp_path / "rt.dcm", {"x": halves}, kind="CLOSEDPLANAR_XOR")
+
+    np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
+
+
+def test_an_open_contour_beside_closed_ones_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": [square(h, (2, 2), (7, 9)) for h in scan.source.header[2:4]]})
+    d = pydicom.dcmread(path)
+    d.ROIContourSequence[0].ContourSequence[1].ContourGeometricType = "OPEN_PLANAR"
+    d.save_as(path)
+
+    with pytest.raises(ScanError, match=r"not closed.*found OPEN_PLANAR"):
+        read_masks(path, scan, ["x"])
+
+
+@pytest.mark.parametrize(("slices", "found"), [((0, 2, 4, 5), "1 .* slices 1 and 3"), ((1, 5), "3 .* slices 2 and 6")])
+def test_slices_left_out_within_a_part_are_refused(slices: tuple[int, ...], found: str, tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    parts = [ellipse(scan.source.header[k], CENTRE, OUTER) for k in slices]
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": parts})
+
+    with pytest.raises(ScanError, match=found):
+        read_masks(path, scan, ["x"])
+
+
+def test_parts_apart_may_have_slices_between_them(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header
+    beside = [ellipse(h[1], (5, 8), (3, 3)), ellipse(h[4], (17, 8), (3, 3))]
+    above = [ellipse(h[k], CENTRE, OUTER) for k in (0, 1, 5, 6)]
+    path = write_rtstruct(tmp_path / "rt.dcm", {"beside": beside, "above": above})
+
+    masks = read_masks(path, scan, ["beside", "above"])
+
+    assert [k for k in range(SHAPE[2]) if masks["beside"][:, :, k].any()] == [1, 4]
+    assert [k for k in range(SHAPE[2]) if masks["above"][:, :, k].any()] == [0, 1, 5, 6]
+
+
 def test_what_is_wrong_with_one_structure_does_not_concern_the_others(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
@@ -293,6 +374,36 @@ def test_segments_of_a_label_map_are_told_apart(tmp_path: Path) -> None:
 
     np.testing.assert_array_equal(masks["near"], mask == 1)
     np.testing.assert_array_equal(masks["far"], mask == 300)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_background_of_a_label_map_is_no_segment(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[3:9, 4:9, 1:3] = 1
+    write_labelmap(tmp_path / "seg.dcm", mask, scan, {1: "near"})
+    d = pydicom.dcmread(tmp_path / "seg.dcm")
+    background = copy.deepcopy(d.SegmentSequence[0])
+    background.SegmentNumber, background.SegmentLabel = 0, "Background"
+    d.SegmentSequence = [background, *(s for s in d.SegmentSequence if s.SegmentNumber != 0)]
+    d.save_as(tmp_path / "seg.dcm")
+
+    assert reference_names(tmp_path / "seg.dcm") == ["near"]
+    np.testing.assert_array_equal(read_masks(tmp_path / "seg.dcm", scan, ["near"])["near"], mask > 0)
+
+
+def test_a_segmentation_of_more_frames_than_it_counts_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    write_seg(tmp_path / "seg.dcm", np.ones(SHAPE, np.uint8), scan, SegInfo({"x": 1}, "0"))
+    d = pydicom.dcmread(tmp_path / "seg.dcm")
+    d.PerFrameFunctionalGroupsSequence = d.PerFrameFunctionalGroupsSequence[:4]
+    d.NumberOfFrames = 4
+    d.save_as(tmp_path / "seg.dcm")
+
+    with pytest.raises(ScanError, match="more frames than the 4"):
+        read_masks(tmp_path / "seg.dcm", scan, ["x"])
 
 
 def write_labelmap(path: Path, mask: np.ndarray, scan: Scan, segments: dict[int, str]) -> None:
@@ -356,6 +467,11 @@ def test_a_segmentation_of_a_coarser_image_is_refused(tmp_path: Path, step: tupl
     coarse = read_scan(tmp_path / "coarse")
     write_seg(tmp_path / "seg.dcm", np.ones(coarse.grid.shape, np.uint8), coarse, SegInfo({"x": 1}, "0"))
 
+    with pytest.raises(ScanError, match=message):
+        read_masks(tmp_path / "seg.dcm", fine, ["x"])
+    d = pydicom.dcmread(tmp_path / "seg.dcm")
+    del d.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices
+    d.save_as(tmp_path / "seg.dcm")
     with pytest.raises(ScanError, match=message):
         read_masks(tmp_path / "seg.dcm", fine, ["x"])
 

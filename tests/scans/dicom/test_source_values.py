@@ -49,6 +49,9 @@ EMPTIED = [
     ("OtherPatientIDs", LONG),
     ("StudyDescription", LONG),
     ("SmokingStatus", "maybe"),
+    ("LossyImageCompressionRatio", "10:1"),
+    ("LossyImageCompressionRatio", "ten"),
+    ("ContainerIdentifier", LONG),
 ]
 REPLACED = [
     ("StudyInstanceUID", "1.2.03.4"),
@@ -83,6 +86,8 @@ def write_source(folder: Path, keyword: str = "", value: str | None = "") -> lis
             tag, content = Tag(tag_for_keyword(keyword) or 0), value.replace("{k}", str(k)).encode()
             content += b" " * (len(content) % 2)
             d._dict[tag] = RawDataElement(tag, dictionary_VR(tag), len(content), content, 0, False, True)
+        if keyword == "LossyImageCompressionRatio":
+            d.LossyImageCompression = "01"
         d.save_as(path)
     return paths
 

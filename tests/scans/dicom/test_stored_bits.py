@@ -12,6 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -20,6 +21,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -59,12 +61,17 @@ def rle(plane: np.ndarray) -> bytes:
     return bytes(_encode_frame(plane.tobytes(), Runner()))  # type: ignore[arg-type]
 
 
+def jpeg_2000(plane: np.ndarray) -> bytes:
+    return bytes(imagecodecs.jpeg2k_encode(plane, level=0, reversible=True, codecformat="j2k"))
+
+
+LOSSY: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
+    "jpeg_2000_rated": (JPEG2000, jpeg_2000),
+    "near": (JPEGLSNearLossless, lambda a: bytes(imagecodecs.jpegls_encode(a, level=2))),
+}
 ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "jpeg_ls": (JPEGLSLossless, lambda a: bytes(imagecodecs.jpegls_encode(a))),
-    "jpeg_2000": (
-        JPEG2000Lossless,
-        lambda a: bytes(imagecodecs.jpeg2k_encode(a, level=0, reversible=True, codecformat="j2k")),
-    ),
+    "jpeg_2000": (JPEG2000Lossless, jpeg_2000),
     "htj2k": (HTJ2KLossless, lambda a: bytes(imagecodecs.htj2k_encode(a, reversible=True))),
     "jpeg_lossless": (JPEGLosslessSV1, lambda a: bytes(imagecodecs.ljpeg_encode(a, bitspersample=16))),
     "rle": (RLELossless, rle),
@@ -91,8 +98,8 @@ def write(folder: Path, bits: np.ndarray, encoding: str, **header: object) -> li
 
 
 def save(d: Dataset, path: Path, plane: np.ndarray, encoding: str) -> None:
-    if encoding in ENCODERS:
-        syntax, encode = ENCODERS[encoding]
+    if encoding in ENCODERS | LOSSY:
+        syntax, encode = (ENCODERS | LOSSY)[encoding]
         d.PixelData = encapsulate([encode(plane)])
         d["PixelData"].VR, d["PixelData"].is_undefined_length = "OB", True
         d.file_meta.TransferSyntaxUID = syntax
@@ -165,6 +172,18 @@ def test_more_bits_stored_than_allocated_are_refused(tmp_path: Path) -> None:
         read_scan(write(tmp_path / "high", stored_bits(is_signed=False).astype(np.uint16), "jpeg_ls", HighBit=60000))
 
 
+@pytest.mark.parametrize("name", ["PixelRepresentation", "BitsAllocated"])
+def test_an_absent_attribute_of_the_pixels_is_named(name: str, tmp_path: Path) -> None:
+    paths = write(tmp_path, stored_bits(is_signed=False).astype(np.uint16), "explicit")
+    for path in paths:
+        d = pydicom.dcmread(path)
+        delattr(d, name)
+        d.save_as(path)
+
+    with pytest.raises(SeriesError, match=f"{name} is absent"):
+        read_scan(paths)
+
+
 def test_a_signed_stream_under_an_unsigned_header_is_refused_where_the_two_differ(tmp_path: Path) -> None:
     values = stored_bits(is_signed=True).astype(np.int16)
 
@@ -187,12 +206,38 @@ def test_values_that_lossy_compression_moved_beyond_the_range_are_brought_back_t
     values = stored_bits(is_signed=False).astype(np.uint16)
     values[0, 0, 0] = 4100  # a little beyond 12 bits
 
-    scan = read_scan(write(tmp_path / "near", values, "jpeg_2000", LossyImageCompression="01"))
+    scan = read_scan(write(tmp_path / "near", values, "jpeg_2000_rated", LossyImageCompression="01"))
 
     np.testing.assert_array_equal(values_of(scan), np.minimum(values, 4095))
     values[0, 0, 0] = 9000
     with pytest.raises(SeriesError, match=r"0 to 4095 .*found .* to 9000"):
-        read_scan(write(tmp_path / "far", values, "jpeg_2000", LossyImageCompression="01"))
+        read_scan(write(tmp_path / "far", values, "jpeg_2000_rated", LossyImageCompression="01"))
+
+
+@pytest.mark.parametrize("encoding", ["jpeg_ls", "jpeg_2000", "jpeg_lossless", "rle", "htj2k"])
+def test_a_lossless_stream_is_none_that_lost_values_whatever_was_lost_before(encoding: str, tmp_path: Path) -> None:
+    values = stored_bits(is_signed=True)
+    bits = with_junk(values)
+
+    scan = read_scan(write(tmp_path, bits, encoding, PixelRepresentation=1, LossyImageCompression="01"))
+
+    np.testing.assert_array_equal(values_of(scan), values)
+
+
+@pytest.mark.parametrize("is_signed", [False, True], ids=["unsigned", "signed"])
+def test_a_near_lossless_stream_says_itself_that_it_moves_values(is_signed: bool, tmp_path: Path) -> None:
+    values = stored_bits(is_signed=is_signed)
+    low, high = (-2048, 2047) if is_signed else (0, 4095)
+    values = np.clip(values, low + 5, high - 5) if is_signed else values
+    values[:, 2:5] = values[:, 2:5] if is_signed else high
+
+    scan = read_scan(write(tmp_path / "a", (values & 0x0FFF).astype(np.uint16), "near", PixelRepresentation=is_signed))
+
+    assert np.abs(values_of(scan) - values).max() <= 2
+    if is_signed:
+        values[0, :, ::2], values[0, :, 1::2] = high, low  # 2047 and 2048 in the stream
+        with pytest.raises(SeriesError, match="turned the sign"):
+            read_scan(write(tmp_path / "b", (values & 0x0FFF).astype(np.uint16), "near", PixelRepresentation=1))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,243 @@
+"""Several frames at each position: the volumes that they belong to, told apart by their headers, or refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medhybrid.errors import SeriesError
+from medhybrid.scans.dicom.frames import Frame
+from medhybrid.scans.dicom.interleaved import KIND_TRAITS
+
+TRAIT_ORDER = ("stack", "type", "echo", "inversion", "b", "time", "acquisition", "trigger", "clock")
+"""Which attribute is tried first to tell volumes apart; the others follow."""
+
+TIMES = ("trigger", "time", "offset", "clock")
+"""Traits that rank the frames of a position, where each position was acquired for itself."""
+
+NO_DIFFERENCE = (
+    "ContentDate",
+    "ContentTime",
+    "InstanceCreationDate",
+    "InstanceCreationTime",
+    "InstanceNumber",
+    "LargestImagePixelValue",
+    "SmallestImagePixelValue",
+    "WindowCenter",
+    "WindowWidth",
+)
+"""Attributes that say nothing of the volume that a frame belongs to."""
+
+MAX_NAMED = 6
+
+
+def tell_apart(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> dict[str, list[Frame]]:
+    """Return the frames of each volume by its name.
+
+    Parameters
+    ----------
+    slots : (N,) int ndarray
+        The number of each frame's position along the normal; some are there several times.
+
+    Raises
+    ------
+    SeriesError
+        If the headers do not tell them apart, or one of them lacks slices.
+    """
+    repeats, n_positions = int(np.bincount(slots).max()), int(slots.max()) + 1
+    parts = _by_traits(frames, slots) or _by_runs(frames, slots, repeats)
+    if parts is None:
+        _refuse_incomplete(frames, slots, series)
+        parts = _by_ranks(frames, slots, repeats)
+    if parts is None or any(len(p) < 2 for p in parts.values()):
+        whole = len(frames) == repeats * n_positions
+        raise SeriesError(
+            f"{series}: {len(frames)} images at {n_positions} slice positions, and the headers do not tell them apart",
+            code="multi_volume" if whole else "duplicate_slice",
+            series=series,
+            expected="one image a position",
+            found=_differences(frames, slots),
+            remedy="split time points, echoes or repeats into series of their own",
+        )
+    return parts
+
+
+def _by_traits(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
+    """Tell volumes apart by the usual traits, else by any."""
+    names = [t for t in _trait_names(frames) if len({f.traits.get(t, "") for f in frames}) > 1]
+    usual = [t for t in names if t in TRAIT_ORDER]
+    return _by_some_of(usual, frames, slots) or _by_some_of(names, frames, slots)
+
+
+def _trait_names(frames: Sequence[Frame]) -> list[str]:
+    """Return the names of all traits, the usual ones first."""
+    return list(dict.fromkeys([*TRAIT_ORDER, *(t for f in frames for t in f.traits)]))
+
+
+def _by_some_of(varying: Sequence[str], frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
+    """Return the volumes that the first one, two or three of these traits tell apart."""
+    for n in (1, 2, 3):
+        for chosen in combinations(varying, n):
+            parts: dict[Hashable, list[int]] = {}
+            for i, f in enumerate(frames):
+                parts.setdefault(tuple(f.traits.get(t, "") for t in chosen), []).append(i)
+            if len(parts) < 2 or any(any(not v for v in key) for key in parts):  # type: ignore[attr-defined]
+                continue
+            if all(len(p) == slots.max() + 1 == len(set(slots[p])) for p in parts.values()):
+                names = part_names(chosen, sorted(parts, key=sort_key))
+                return {names[key]: [frames[i] for i in parts[key]] for key in sorted(parts, key=sort_key)}
+    return None
+
+
+def sort_key(key: Hashable) -> tuple[tuple[int, float, str], ...]:
+    """Return what sorts numbers by value, and texts by letters."""
+
+    def one(v: str) -> tuple[int, float, str]:
+        try:
+            return (0, float(v), "")
+        except ValueError:
+            return (1, 0.0, v)
+
+    return tuple(one(v) for v in key)  # type: ignore[attr-defined]
+
+
+def part_names(chosen: Sequence[str], keys: Sequence[Hashable]) -> dict[Hashable, str]:
+    """Return numbered names; only numbers of the scanner's physics are shown, never free text."""
+    columns = list(zip(*keys, strict=True))
+    numbered = [sorted(set(c), key=lambda v: sort_key((v,))) for c in columns]
+    names = {}
+    for key in keys:
+        words = []
+        for trait, value, known in zip(chosen, key, numbered, strict=True):  # type: ignore[call-overload]
+            shown = _show_value(trait, value, known)
+            words.append(f"{'time' if trait == 'clock' else trait}_{shown}")
+        names[key] = "_".join(words)
+    return names
+
+
+def _show_value(trait: str, value: str, known: Sequence[str]) -> str:
+    """Return the b-value, where it names a volume alone; else the number of a value among those that are known."""
+    try:
+        weightings = [f"{float(v):g}" for v in known] if trait == "b" else []
+    except ValueError:
+        weightings = []
+    is_clear = len(set(weightings)) == len(known)
+    return weightings[known.index(value)] if is_clear else str(known.index(value) + 1)
+
+
+def _by_runs(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[str, list[Frame]] | None:
+    """Volumes acquired one after another: each run of instance numbers passes every position once, in one order."""
+    numbers = [f.number for f in frames]
+    n = int(slots.max()) + 1
+    if None in numbers or len(set(numbers)) != len(frames) or len(frames) != repeats * n:
+        return None
+    order = sorted(range(len(frames)), key=lambda i: numbers[i] or 0)
+    runs = [order[i : i + n] for i in range(0, len(order), n)]
+    first = slots[runs[0]].tolist()
+    if any(slots[run].tolist() != first for run in runs) or sorted(first) != list(range(n)):
+        return None
+    return {f"time_{i}": [frames[j] for j in run] for i, run in enumerate(runs, start=1)}
+
+
+def _by_ranks(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[str, list[Frame]] | None:
+    """Phases of positions that were each acquired for themselves: the times of each differ, their order does not."""
+    if len(frames) != repeats * (int(slots.max()) + 1) or any(_varies(t, frames) for t in KIND_TRAITS):
+        return None
+    for trait in TIMES:
+        try:
+            times = np.array([float(f.traits.get(trait, "")) for f in frames])
+        except ValueError:
+            continue
+        parts: dict[str, list[Frame]] = {f"phase_{n}": [] for n in range(1, repeats + 1)}
+        for slot in range(int(slots.max()) + 1):
+            here = sorted(np.flatnonzero(slots == slot).tolist(), key=lambda i: times[i])
+            numbers = [n for i in here if (n := frames[i].number) is not None]
+            if len(set(times[here])) < repeats or numbers != sorted(numbers):
+                break
+            for part, i in zip(parts.values(), here, strict=True):
+                part.append(frames[i])
+        else:
+            return parts
+    return None
+
+
+def _varies(trait: str, frames: Sequence[Frame]) -> bool:
+    return len({f.traits.get(trait, "") for f in frames}) > 1
+
+
+def _refuse_incomplete(frames: Sequence[Frame], slots: np.ndarray, series: str) -> None:
+    """Refuse volumes that a trait tells apart but for slices that some of them lack."""
+    n_positions = int(slots.max()) + 1
+    for trait in (t for t in _trait_names(frames) if _varies(t, frames)):
+        parts: dict[Hashable, list[int]] = {}
+        for i, f in enumerate(frames):
+            parts.setdefault((f.traits.get(trait, ""),), []).append(i)
+        sizes = [len(p) for p in parts.values()]
+        is_apart = ("",) not in parts and all(len(set(slots[p])) == len(p) for p in parts.values())
+        if not is_apart or max(sizes) < n_positions or not n_positions / 2 < min(sizes) < n_positions:
+            continue
+        names = part_names((trait,), sorted(parts, key=sort_key))
+        short = min(parts, key=lambda key: len(parts[key]))
+        missing = sorted(set(range(n_positions)) - set(slots[parts[short]].tolist()))
+        beside = next(f for i, f in enumerate(frames) if slots[i] == missing[0])
+        raise SeriesError(
+            f"{series}: a slice is missing in one of {len(parts)} volumes",
+            code="missing_slice",
+            series=series,
+            expected=f"{n_positions} slices in each",
+            found=f"{len(parts[short])} in {names[short]}; the first is missing at the position of {beside.name}",
+            remedy="export the series again, whole; or remove the other slices of this volume",
+        )
+
+
+def _differences(frames: Sequence[Frame], slots: np.ndarray) -> str:
+    differs = [
+        f"{t} ({len({f.traits.get(t, '') for f in frames})} values)" for t in _trait_names(frames) if _varies(t, frames)
+    ]
+    if differs:
+        return "differing " + ", ".join(differs)
+    most = int(np.bincount(slots).argmax())
+    one, other = [f for f, slot in zip(frames, slots, strict=True) if slot == most][:2]
+    try:
+        names = list(dict.fromkeys(_differing(_attributes_of(one), _attributes_of(other))))
+    except Exception:  # whatever a header raises, the series is refused all the same
+        return "no attribute that tells them apart"
+    if not names:
+        return "no attribute that differs"
+    more = ", ..." if len(names) > MAX_NAMED else ""
+    return f"attributes that differ at one position and name no volume: {', '.join(names[:MAX_NAMED])}{more}"
+
+
+def _attributes_of(frame: Frame) -> list[Any]:
+    """Read the data sets that hold what is said of a frame: its header, or its functional groups."""
+    import pydicom
+
+    header = pydicom.dcmread(Path(frame.path), force=True, stop_before_pixels=True)
+    groups = header.get("PerFrameFunctionalGroupsSequence")
+    if not groups:
+        return [header]
+    del header.PerFrameFunctionalGroupsSequence
+    return [header, groups[frame.index]]
+
+
+def _differing(one: Sequence[Any], other: Sequence[Any]) -> Iterator[str]:
+    """Yield the names of the attributes that differ between data sets, at any depth."""
+    if len(one) != len(other):
+        yield "the number of items"
+    for a, b in zip(one, other, strict=False):
+        for tag in sorted({*a.keys(), *b.keys()}):
+            known = a if tag in a else b
+            element = known[tag]
+            name = element.keyword or f"({tag.group:04x},{tag.element:04x})"
+            if element.VR == "UI" or name in NO_DIFFERENCE:
+                continue
+            if tag not in a or tag not in b:
+                yield name
+            elif element.VR == "SQ":
+                yield from _differing(a[tag].value, b[tag].value)
+            elif a[tag].value != b[tag].value:
+                yield name
