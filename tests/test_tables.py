@@ -58,3 +58,26 @@ def test_tables_without_usable_columns_are_refused(tmp_path: Path, content: byte
 def test_any_bytes_are_text_or_refused(content: bytes) -> None:
     with contextlib.suppress(UnicodeDecodeError):
         assert isinstance(decode_text(content), str)
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        (["c1,a,m,\"unclear", "c2,a,m,ok"], 2),  # to the end of the file
+        (["c1,a,m,ok", "c2,a,m,\"unclear", "c3,a,m,\"ok\""], 3),
+        (["c1,a,m,\"unclear", "c2,a,m,5\"", "c3,a,m,ok"], 2),
+    ],
+)
+def test_a_quotation_mark_that_stays_open_is_refused_with_its_line(
+    tmp_path: Path, cells: list[str], line: int
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["case,A,mask,remark", *cells]) + "\n")
+    with pytest.raises(DataError, match=f"t.csv: line {line} "):
+        read_table(path)
+
+
+def test_a_cell_of_several_lines_is_one_cell_and_the_lines_after_it_keep_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('sep=,\ncase,A,mask,remark\nc1,a,m,"small,\nnear midline"\nc2,a,m,ok\n')
+    assert [(n, row["remark"]) for n, row in read_table(path).rows] == [(3, "small,\nnear midline"), (5, "ok")]

@@ -53,6 +53,25 @@ def test_nnunet_with_a_channel_that_is_absent_for_one_case(tmp_path: Path) -> No
     assert [c.name for c in cases] == ["p1", "p2"]
     assert cases[0].images[1] == Files((tmp_path / "imagesTr" / "p1_0001.nii.gz",))
     assert cases[1].images[1] is None
+    assert cases[1].problem is None
+
+
+def test_a_case_without_a_channel_that_is_not_optional_is_left_out(tmp_path: Path) -> None:
+    image, mask = blob_case(0)
+    for name, channels in (("p1", 2), ("p2", 1)):
+        for i in range(channels):
+            save_nifti(tmp_path / "nnunet" / "imagesTr" / f"{name}_{i:04d}.nii.gz", image)
+        save_nifti(tmp_path / "nnunet" / "labelsTr" / f"{name}.nii.gz", mask)
+    (tmp_path / "table").mkdir()
+    write_csv(
+        tmp_path / "table",
+        [{"case": f"p{i}", "T1": "a.nii", "FLAIR": "b.nii" * (i == 1), "mask": "m.nii"} for i in (1, 2)],
+    )
+
+    for layout in ("nnunet", "table"):
+        good, bad = list_cases(config(tmp_path / layout, channels=[{"name": "T1"}, {"name": "FLAIR"}]))
+        assert good.problem is None
+        assert "channel FLAIR is missing" in str(bad.problem)
 
 
 def test_a_table_names_files_and_subjects(tmp_path: Path) -> None:

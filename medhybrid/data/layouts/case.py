@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,31 @@ def subject_of(config: DataConfig, case: str) -> str:
     if match is None:
         raise DataError(f"case {case}: data.subject_pattern does not match", expected=config.subject_pattern)
     return match.group(1) if match.groups() else match.group(0)
+
+
+def missing_channels(
+    config: DataConfig, case: str, images: Sequence[Files | None], where: str
+) -> DataError | None:
+    """Return the error of a case without a channel that is not optional, which would be learnt as zeros.
+
+    Parameters
+    ----------
+    images : sequence of Files or None
+        One entry a channel; a single one may hold them all.
+    where : str
+        Where the channels were looked for.
+    """
+    if len(images) != len(config.channels):
+        return None
+    absent = [c.name for c, files in zip(config.channels, images, strict=True) if files is None and not c.optional]
+    if not absent:
+        return None
+    return DataError(
+        f"case {case}: channel {', '.join(absent)} is missing in {where}",
+        expected=", ".join(c.name for c in config.channels if not c.optional),
+        found=", ".join(c.name for c, files in zip(config.channels, images, strict=True) if files) or "none",
+        remedy="add the file, or mark the channel optional",
+    )
 
 
 def strip_suffix(name: str) -> str:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
-from medhybrid.data.layouts.case import Case, Files, Listing, named_case, read_fold
+from medhybrid.data.layouts.case import Case, Files, Listing, missing_channels, named_case, read_fold
 from medhybrid.errors import DataError
 from medhybrid.names import check_case_name, printable_path
 from medhybrid.owned import contents_of, is_made_here
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
-from medhybrid.tables import Table, read_table
+from medhybrid.tables import Table, has_column, read_table
 
 NO_LISTS = (CHANNEL_TABLE, CONTEXT_TABLE)
 """Tables in a dataset's folder that do not list the cases."""
@@ -26,13 +26,7 @@ def find_tables(root: Path) -> list[Path]:
 
 def has_table(root: Path) -> bool:
     """Whether a table in a folder lists cases: it has a column `case`."""
-    for path in find_tables(root):
-        try:
-            if read_table(path).column("case") is not None:
-                return True
-        except DataError:
-            continue
-    return False
+    return any(has_column(path, "case") for path in find_tables(root))
 
 
 def list_table(config: DataConfig, root: Path) -> Listing:
@@ -59,21 +53,14 @@ def _only_table(root: Path) -> tuple[Path, Table]:
     paths = find_tables(root)
     if len(paths) == 1:
         return paths[0], read_table(paths[0])
-    found = []
-    for path in paths:
-        try:
-            table = read_table(path)
-        except DataError:
-            continue
-        if table.column("case") is not None:
-            found.append((path, table))
+    found = [path for path in paths if has_column(path, "case")]
     if len(found) != 1:
         raise DataError(
             f"{printable_path(root)} must hold one CSV table with a column `case`",
             expected="1",
-            found=", ".join(printable_path(p.name) for p, _ in found) or str(len(found)),
+            found=", ".join(printable_path(p.name) for p in found) or "none",
         )
-    return found[0]
+    return found[0], read_table(found[0])
 
 
 def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, path: Path) -> Case:
@@ -93,12 +80,16 @@ def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, p
                 found=row[""][:60],
                 remedy="quote cells that hold the separator",
             )
+        if any("\0" in text for text in row.values()):
+            raise DataError(f"case {name}: {where} has a cell with a zero byte", remedy="save the table again")
         if cell("subject"):
             subject = check_case_name(cell("subject"), source=f"{path.name}, {where}, column subject")
         if mask is None and config.labelled:
             raise DataError(f"case {name}: {where} names no mask", remedy="fill the column `mask`, or remove the line")
         if not any(images):
             raise DataError(f"case {name}: {where} names no image", expected=", ".join(c.name for c in config.channels))
+        if missing := missing_channels(config, name, images, f"{path.name}, {where}"):
+            raise missing
         fold = read_fold(cell("fold"))
     except DataError as error:
         problem = problem or error
