@@ -63,14 +63,12 @@ def test_any_bytes_are_text_or_refused(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("cells", "line"),
     [
-        (["c1,a,m,\"unclear", "c2,a,m,ok"], 2),  # to the end of the file
-        (["c1,a,m,ok", "c2,a,m,\"unclear", "c3,a,m,\"ok\""], 3),
-        (["c1,a,m,\"unclear", "c2,a,m,5\"", "c3,a,m,ok"], 2),
+        (['c1,a,m,"unclear', "c2,a,m,ok"], 2),  # to the end of the file
+        (["c1,a,m,ok", 'c2,a,m,"unclear', 'c3,a,m,"ok"'], 3),
+        (['c1,a,m,"unclear', 'c2,a,m,5"', "c3,a,m,ok"], 2),
     ],
 )
-def test_a_quotation_mark_that_stays_open_is_refused_with_its_line(
-    tmp_path: Path, cells: list[str], line: int
-) -> None:
+def test_a_quotation_mark_that_stays_open_is_refused_with_its_line(tmp_path: Path, cells: list[str], line: int) -> None:
     path = tmp_path / "t.csv"
     path.write_text("\n".join(["case,A,mask,remark", *cells]) + "\n")
     with pytest.raises(DataError, match=f"t.csv: line {line} "):

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import StudyConfig, config_from_dict
-from medhybrid.data.dataset import CaseCheck
+from medhybrid.data.case_check import CaseCheck
 from medhybrid.data.layouts import layout_of, list_dataset, list_files
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import ConfigError, DataError, MedHybridError
@@ -226,7 +226,7 @@ def _has_same_cases(folder: Path, config: StudyConfig) -> bool:
         if not known or not known.keys() <= cases.keys():
             return False
         for name, check in known.items():  # sizes of all first: they tell other datasets apart at once
-            if sorted(s for _, s, _ in stamp_files(cases[name].files)) != sorted(s for _, s, _ in check.stamps):
+            if sorted(s[1] for s in stamp_files(cases[name].files)) != sorted(s[1] for s in check.stamps):
                 return False
         return all(not c.files_hash or hash_files(cases[n].files) == c.files_hash for n, c in known.items())
     except (OSError, MedHybridError):
@@ -251,7 +251,7 @@ def _changed_files(folder: Path, then: DatasetSource, now: DatasetSource) -> lis
     for check in _checks(folder):
         if not check.files_hash:
             continue  # checked by an earlier version, or without files
-        paths = [Path(path) for path, _, _ in check.stamps]
+        paths = [Path(stamp[0]) for stamp in check.stamps]
         try:
             if stamp_files(paths) != list(check.stamps) and hash_files(paths) != check.files_hash:
                 changed.append(check.case)

@@ -37,6 +37,10 @@ CASE_FILES = ("image.b2nd", "labels.b2nd", "mask.b2nd", "foreground.npy", "case.
 """Names of the files of a prepared case."""
 
 
+Stamps = list[tuple[str, int, int] | tuple[str, int, int, int, int]]
+"""See `stamp_files`; earlier versions kept the first three values, which no longer count as a sign."""
+
+
 class CaseRecord(BaseModel):
     """The content of `case.json`.
 
@@ -276,12 +280,15 @@ def hash_files(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def stamp_files(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of each file: a cheap sign that nothing changed."""
-    stamps = []
+def stamp_files(paths: Iterable[Path]) -> Stamps:
+    """Return path, size, time of the content, and time of change and inode of each file: a cheap sign that nothing changed.
+
+    Files that were exchanged by renaming, and whose sizes and times agree, differ in the last two.
+    """
+    stamps: Stamps = []
     for path in _files(paths):
         status = path.stat()
-        stamps.append((printable_path(path), status.st_size, status.st_mtime_ns))
+        stamps.append((printable_path(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
     return stamps
 
 

@@ -9,19 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.config import StudyConfig, require_config, save_config
+from medhybrid.data.case_check import CaseCheck, CheckTask, check_case, check_settings, load_check
 from medhybrid.data.checks import Finding, from_error
-from medhybrid.data.dataset import (
-    PREPARED,
-    CaseCheck,
-    CheckTask,
-    PrepareTask,
-    check_case,
-    check_settings,
-    free_memory,
-    is_prepared,
-    load_check,
-    prepare_case,
-)
+from medhybrid.data.dataset import PREPARED, PrepareTask, free_memory, is_prepared, prepare_case
 from medhybrid.data.fingerprint import combine
 from medhybrid.data.grid_loss import grid_findings
 from medhybrid.data.layouts import Case, Note, list_dataset

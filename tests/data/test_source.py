@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -162,3 +163,25 @@ def test_a_list_of_cases_that_was_edited_since_is_refused_and_new_cases_are_name
 
     medhybrid.preprocess(config)
     assert check_source(folder_of(folder), config) == []
+
+
+def test_masks_that_were_exchanged_by_renaming_are_seen_where_sizes_and_times_agree(tmp_path: Path) -> None:
+    data, config = tmp_path / "data", small_config(tmp_path)
+    write_study(data, 4)
+    (data / "splits.json").unlink()
+    for path in sorted(data.rglob("*.nii.gz")):  # uncompressed, so that the sizes agree
+        nib.save(nib.load(path), path.with_suffix(""))
+        path.unlink()
+    (data / "dataset.json").write_text((data / "dataset.json").read_text().replace(".nii.gz", ".nii"))
+    for path in data.rglob("*.nii"):
+        os.utime(path, (1.6e9, 1.6e9))
+    medhybrid.preprocess(config)
+
+    first, second = data / "labelsTr" / "case_00.nii", data / "labelsTr" / "case_01.nii"
+    first.rename(data / "x")
+    second.rename(first)
+    (data / "x").rename(second)
+
+    (change,) = check_source(tmp_path / "prepared" / "blobs", config)
+    assert "files of 2 cases changed" in change
+    assert medhybrid.preprocess(config).n_prepared == 2

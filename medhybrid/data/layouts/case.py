@@ -116,9 +116,7 @@ def subject_of(config: DataConfig, case: str) -> str:
     return match.group(1) if match.groups() else match.group(0)
 
 
-def missing_channels(
-    config: DataConfig, case: str, images: Sequence[Files | None], where: str
-) -> DataError | None:
+def missing_channels(config: DataConfig, case: str, images: Sequence[Files | None], where: str) -> DataError | None:
     """Return the error of a case without a channel that is not optional, which would be learnt as zeros.
 
     Parameters
