@@ -37,6 +37,9 @@ from medhybrid.geometry import Grid, respace, turn_to_ras
 from medhybrid.owned import FolderKind
 from medhybrid.scans.context import read_context
 
+CHOSEN = ("spacing_mm", "patch_size", "batch_size")
+"""Settings of preparation that the plan's rules choose where the config does not."""
+
 
 def _is_earlier_dataset(folder: Path) -> bool:
     """Whether a folder without marker was written by `preprocess`: by its plan, or else by its checks."""
@@ -199,17 +202,21 @@ class PreparedDataset:
         DataError
             If the cases were prepared without one of them, or by other settings than the config has.
         """
-        asked = {
+        asked: dict[str, object] = {
             "labels": config.data.labels,
             "channels": tuple(c.name for c in config.data.channels),
-            **config.prepare.model_dump(include={"spacing_mm", "patch_size", "batch_size"}, exclude_none=True),
+            **config.prepare.model_dump(include=set(CHOSEN), exclude_none=True),
             **config.prepare.model_dump(include={"mirror_axes", "keep_largest", "min_component_ml"}),
         }
-        if others := [key for key, value in asked.items() if getattr(self.plan, key) != value]:
+        found = {key: getattr(self.plan, key) for key in asked}
+        for key in CHOSEN:  # by the config then, and by the plan's rules now
+            if getattr(config.prepare, key) is None and self.plan.reasons.get(key) == f"config: prepare.{key}":
+                asked[key], found[key] = "by the plan's rules (null)", getattr(self.plan, key)
+        if others := [key for key, value in asked.items() if found[key] != value]:
             raise DataError(
                 f"the cases in {self.folder} were prepared by other settings",
                 expected="; ".join(f"{key} {asked[key]}" for key in others),
-                found="; ".join(f"{key} {getattr(self.plan, key)}" for key in others),
+                found="; ".join(f"{key} {found[key]}" for key in others),
                 remedy="run medhybrid preprocess with this config",
             )
         if unknown := [field for field in config.data.context if field not in self.plan.context]:

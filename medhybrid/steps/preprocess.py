@@ -62,7 +62,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     listing = list_dataset(config.data)
     cases = list(listing.cases)
     folds, origin = load_folds(config.data, cases)
-    notes = [_finding_of(note) for note in (*listing.notes, *notes_on_folds(folds, cases, origin))]
+    notes = [_finding_of(note) for note in (*listing.notes, *notes_on_folds(folds, cases, origin, config.data))]
     for note in notes:
         reporter.message(f"{note.where}: {note.message}" + (f": {note.found}" if note.found else ""))
     cases, corrections = with_corrections(cases, config.data)

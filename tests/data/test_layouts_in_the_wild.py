@@ -347,3 +347,9 @@ def test_scans_of_a_study_that_are_not_used_are_named(tmp_path: Path) -> None:
     rules = {"channel_map": {"A": "A"}}
     (note,) = list_dataset(config(tmp_path, **rules)).notes
     assert (note.where, note.found) == ("s1", "s1__other")
+
+
+def test_the_folder_above_a_dataset_is_refused_with_the_name_of_the_dataset(tmp_path: Path) -> None:
+    nnunet(tmp_path / "raw" / "Dataset001_X")
+    with pytest.raises(DataError, match=r"holds datasets.*data\.root=.*Dataset001_X"):
+        list_cases(config(tmp_path / "raw"))

@@ -14,6 +14,7 @@ import pytest
 
 import medhybrid
 from medhybrid.config import StudyConfig, load_config
+from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.source import FILE, check_source
 from medhybrid.errors import DataError
 from tests.synthetic import small_config, write_study
@@ -81,6 +82,14 @@ def test_the_same_dataset_elsewhere_is_taken(project: Path, tmp_path: Path) -> N
 def test_other_settings_than_the_prepared_ones_are_refused_by_their_key(project: Path, change: str) -> None:
     with pytest.raises(DataError, match=change.split("=")[0]):
         check_source(folder_of(project), with_overrides(project, change))
+
+
+@pytest.mark.parametrize("key", ["patch_size", "batch_size"])
+def test_a_setting_that_was_taken_out_since_is_refused_by_its_key(project: Path, key: str) -> None:
+    dataset = PreparedDataset(folder_of(project))
+    assert dataset.plan_for(with_overrides(project)).batch_size == 2
+    with pytest.raises(DataError, match=f"prepared by other settings.*{key} by the plan's rules"):
+        dataset.plan_for(with_overrides(project, f"prepare.{key}=null"))
 
 
 def new_splits(data: Path) -> None:

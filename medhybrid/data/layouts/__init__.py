@@ -47,6 +47,8 @@ def list_dataset(config: DataConfig) -> Listing:
     if not root.is_dir():
         raise DataError(f"dataset folder {printable_path(root)} does not exist", remedy="check data.root")
     layout = layout_of(config, root)
+    if config.layout == "auto" and layout == "studies":
+        _refuse_folder_of_datasets(root)
     _refuse_contradictions(root, config)
     lister = LAYOUTS[layout] if config.labelled else UNLABELLED.get(layout, LAYOUTS[layout])
     listing = lister(config, root)
@@ -56,6 +58,19 @@ def list_dataset(config: DataConfig) -> Listing:
             f"{printable_path(root)} holds no case in the {layout} layout", remedy="see docs/data.md for the layouts"
         )
     return Listing(_with_unique_names(cases), (*listing.notes, *_shared_masks(cases)))
+
+
+def _refuse_folder_of_datasets(root: Path) -> None:
+    """Raise `DataError` for a folder of datasets, such as nnU-Net's `nnUNet_raw`, which would be taken for studies."""
+    below = sorted(p for p in root.iterdir() if (p / "dataset.json").is_file() or (p / "imagesTr").is_dir())
+    if below:
+        names = ", ".join(printable_path(p.name) for p in below[:5])
+        raise DataError(
+            f"{printable_path(root)} holds datasets, and is none itself",
+            expected="the folder of one dataset",
+            found=names + (f" and {len(below) - 5} more" if len(below) > 5 else ""),
+            remedy=f"set data.root={printable_path(below[0])}; data.layout=studies takes its folders as studies",
+        )
 
 
 def layout_of(config: DataConfig, root: Path) -> str:
