@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -105,7 +106,10 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
     """
     path = splits_file(config)
     if path is not None:
-        folds = _read_folds(path)
+        folds = [
+            Fold(train=tuple(dict.fromkeys(f.train)), validation=tuple(dict.fromkeys(f.validation)))
+            for f in _read_folds(path)
+        ]
         check_folds(folds, cases, str(path))
         return folds, path.name
     if any(c.fold is not None for c in cases):
@@ -139,10 +143,15 @@ def splits_file(config: DataConfig) -> Path | None:
     return None
 
 
-def _notes_on_other_files(config: DataConfig) -> list[Note]:
-    """Name nnU-Net's file of folds where no other is used and nobody asked for it."""
-    other = local_copy(config.root or ".") / NNUNET_SPLITS
-    if config.splits != SPLITS or splits_file(config) is not None or not other.is_file():
+def _notes_on_files(config: DataConfig) -> list[Note]:
+    """Name what a file of folds names twice, and nnU-Net's file of folds where no other is used and nobody asked for it."""
+    path = splits_file(config)
+    if path is not None:
+        sides = [side for f in _read_folds(path) for side in (f.train, f.validation)]
+        doubled = sorted({n for side in sides for n, count in Counter(side).items() if count > 1})
+        message = f"{len(doubled)} names stand twice on one side of a fold; they count once"
+        return [Note(path.name, message, _shown(doubled))] if doubled else []
+    if config.splits != SPLITS or not (local_copy(config.root or ".") / NNUNET_SPLITS).is_file():
         return []
     return [Note(NNUNET_SPLITS, "the file of folds is not used", "", f"data.splits={NNUNET_SPLITS} takes its folds")]
 
@@ -177,7 +186,7 @@ def notes_on_folds(
     """Name the entries of folds that are not cases of the dataset, and the cases that are in no fold."""
     known = {c.name for c in cases}
     named = {n for fold in folds for n in (*fold.train, *fold.validation)}
-    notes = [] if config is None else _notes_on_other_files(config)
+    notes = [] if config is None else _notes_on_files(config)
     if unknown := sorted(named - known):
         notes.append(
             Note(

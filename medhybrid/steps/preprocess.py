@@ -19,6 +19,7 @@ from medhybrid.data.plan import Plan, make_plan
 from medhybrid.data.source import save_source
 from medhybrid.data.splits import load_folds, notes_on_folds
 from medhybrid.data.store import load_record, remove_case
+from medhybrid.data.subjects import unify_subjects
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
 from medhybrid.errors import DataError, MedHybridError, OutputError
 from medhybrid.files import held, write_atomically, write_csv
@@ -66,6 +67,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     for note in notes:
         reporter.message(f"{note.where}: {note.message}" + (f": {note.found}" if note.found else ""))
     cases, corrections = with_corrections(cases, config.data)
+    cases = list(unify_subjects(cases)[0])
     folds = with_new_cases(folds, cases, corrections.taken)
     memory = free_memory()  # before processes take some: a training will not have them beside it
 

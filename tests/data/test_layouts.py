@@ -347,3 +347,15 @@ def test_a_table_that_says_something_of_scans_does_not_list_cases(scans: Path, t
     cases = list_cases(config(scans, labelled=False, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
 
     assert {c.name for c in cases} == {"p1", "p2", "alone_T1"}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_an_optional_channel_whose_file_is_damaged_is_not_missing(tmp_path: Path, labelled: bool) -> None:
+    write_studies(tmp_path)
+    damaged = tmp_path / "s1" / "scan_FLAIR.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+
+    case, other = list_cases(config(tmp_path, labelled=labelled))
+
+    assert other.problem is None
+    assert "the channel in s1__scan_FLAIR cannot be used" in str(case.problem)

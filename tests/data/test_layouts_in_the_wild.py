@@ -353,3 +353,59 @@ def test_the_folder_above_a_dataset_is_refused_with_the_name_of_the_dataset(tmp_
     nnunet(tmp_path / "raw" / "Dataset001_X")
     with pytest.raises(DataError, match=r"holds datasets.*data\.root=.*Dataset001_X"):
         list_cases(config(tmp_path / "raw"))
+
+
+def test_a_column_of_a_table_that_keeps_cases_for_testing_is_honoured(tmp_path: Path) -> None:
+    words = ["train", "Train", "val", "test", "", "TEST"]
+    rows = [{"case": f"c{i}", "A": "a.nii", "mask": f"m{i}.nii", "split": w, "age": "4"} for i, w in enumerate(words)]
+    write_csv(tmp_path, [*rows, {**rows[5], "split": "train"}])
+
+    listing = list_dataset(config(tmp_path, channels=("A",)))
+
+    assert usable(list(listing.cases)) == ["c0", "c1", "c2"]
+    assert {c.name: c.fold for c in listing.cases if c.problem is None} == {"c0": -1, "c1": -1, "c2": 0}
+    problems = {c.name: str(c.problem) for c in listing.cases if c.problem}
+    assert "does not say what the case is for" in problems["c4"]
+    assert "keeps it for testing" in problems["c5"]
+    assert [(n.message, n.found) for n in listing.notes] == [
+        ("2 cases for testing are not taken", ""),
+        ("1 columns are not used", "age"),
+    ]
+
+
+def test_a_misspelt_column_of_an_optional_channel_is_named(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": "c", "A": "a.nii", "B_img": "b.nii", "mask": "m.nii", "set": "site 2"}])
+    channels = [{"name": "A"}, {"name": "B", "optional": True}]
+
+    (note,) = list_dataset(
+        config(tmp_path).model_validate({**config(tmp_path).model_dump(), "channels": channels})
+    ).notes
+
+    assert note.found == "B_img, set"
+    assert "no column is named B" in note.remedy
+
+
+def test_rows_of_the_table_of_context_that_fit_no_case_are_named(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    (tmp_path / "context.csv").write_text("case,age_years\ncase_0,40\ncase_1.nii.gz,41\n")
+
+    notes = list_dataset(config(tmp_path, context=["age_years"])).notes
+
+    assert [(n.message, n.found) for n in notes] == [("1 rows of context.csv name no case", "case_1.nii.gz")]
+    assert not list_dataset(config(tmp_path)).notes
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [("M\u00fcller", "Mu\u0308ller"), ("1", "1.0"), ("007", "7"), ("P a", "p  A"), ("stra\u00dfe", "STRASSE")],
+)
+def test_a_subject_in_two_spellings_is_one(tmp_path: Path, spellings: tuple[str, str]) -> None:
+    rows = [{"case": f"c{i}", "subject": s, "A": "a.nii", "mask": f"m{i}.nii"} for i, s in enumerate([*spellings, "B"])]
+    write_csv(tmp_path, rows)
+
+    listing = list_dataset(config(tmp_path))
+
+    first, second, other = (c.subject for c in listing.cases)
+    assert first == second == min(spellings)
+    assert other == "B"
+    assert [n.where for n in listing.notes] == ["subjects"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case
-from medhybrid.data.splits import load_folds, make_folds, notes_on_folds
+from medhybrid.data.splits import Fold, load_folds, make_folds, notes_on_folds
 from medhybrid.errors import DataError
 
 
@@ -92,3 +92,14 @@ def test_the_folds_of_nnunet_that_are_not_used_are_named(tmp_path: Path) -> None
     folds, origin = load_folds(config(tmp_path), cases_of([1, 2]))
     (note,) = notes_on_folds(folds, cases_of([1, 2]), origin, config(tmp_path))
     assert (note.where, note.remedy) == ("splits_final.json", "data.splits=splits_final.json takes its folds")
+
+
+def test_names_that_stand_twice_in_a_fold_count_once_and_are_named(tmp_path: Path) -> None:
+    names = {"train": ["case_000", "case_000"], "validation": ["case_001", "case_001", "case_001"]}
+    (tmp_path / "splits.json").write_text(json.dumps([names]))
+
+    folds, origin = load_folds(config(tmp_path), cases_of([1, 2]))
+
+    assert folds == [Fold(train=("case_000",), validation=("case_001",))]
+    (note,) = notes_on_folds(folds, cases_of([1, 2]), origin, config(tmp_path))
+    assert note.found == "case_000, case_001"

@@ -6,6 +6,7 @@ and add it to `LAYOUTS`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from medhybrid.data.layouts.datalist import find_datalist, list_datalist
 from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet
 from medhybrid.data.layouts.studies import list_scans, list_studies
 from medhybrid.data.layouts.table import find_tables, has_table, list_table
+from medhybrid.data.subjects import unify_subjects
 from medhybrid.errors import DataError
 from medhybrid.names import make_unique, printable_path
 from medhybrid.remote import local_copy
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
+from medhybrid.scans.context import unused_context
 
 LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
     "decathlon": list_datalist,
@@ -57,7 +60,28 @@ def list_dataset(config: DataConfig) -> Listing:
         raise DataError(
             f"{printable_path(root)} holds no case in the {layout} layout", remedy="see docs/data.md for the layouts"
         )
-    return Listing(_with_unique_names(cases), (*listing.notes, *_shared_masks(cases)))
+    cases, on_subjects = unify_subjects(cases)
+    notes = (
+        *listing.notes,
+        *on_subjects,
+        *_shared_masks(cases),
+        *(_unused_context(cases, root) if config.context else ()),
+    )
+    return Listing(_with_unique_names(cases), notes)
+
+
+def _unused_context(cases: tuple[Case, ...], root: Path) -> list[Note]:
+    """Name the rows of the tables of context that fit no case: their values would be absent without a word."""
+    scans = [(c.name, [p for files in c.images if files for p in files.paths]) for c in cases]
+    return [
+        Note(
+            printable_path(os.path.relpath(table, root.absolute())),
+            f"{len(rows)} rows of {CONTEXT_TABLE} name no case",
+            ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else ""),
+            "write the name of the image's file without its suffix, or of its folder",
+        )
+        for table, rows in unused_context(scans).items()
+    ]
 
 
 def _refuse_folder_of_datasets(root: Path) -> None:

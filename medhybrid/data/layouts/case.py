@@ -17,6 +17,9 @@ from medhybrid.names import check_case_name, escape_name, printable_path
 
 Paths = tuple[Path, ...]
 
+NO_FOLD = -1
+"""The fold of a case that trains in every fold."""
+
 FLAT_SUFFIX = re.compile(r"\.(png|tif|tiff|jpg|jpeg|bmp)$", re.IGNORECASE)
 """Two-dimensional images, which cannot be read."""
 

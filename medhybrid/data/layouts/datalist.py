@@ -11,6 +11,7 @@ from typing import Any
 
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts.case import (
+    NO_FOLD,
     Case,
     Files,
     Listing,
@@ -23,9 +24,6 @@ from medhybrid.data.layouts.case import (
 )
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
-
-NO_FOLD = -1
-"""The fold of a case that trains in every fold."""
 
 
 def find_datalist(root: Path) -> Path | None:
