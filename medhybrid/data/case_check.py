@@ -78,7 +78,7 @@ def check_settings(config: StudyConfig, case: Case) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _sources(case: Case, config: StudyConfig) -> tuple[Path, ...]:
+def sources_of(case: Case, config: StudyConfig) -> tuple[Path, ...]:
     """The files that decide what a case is, those of its context among them."""
     return case.files + (context_files(case.files) if config.data.context else ())
 
@@ -109,8 +109,8 @@ def check_case(task: CheckTask) -> CaseCheck:
             fingerprint=None,
         )
     try:
-        stamps = stamp_files(_sources(case, config))
-        files_hash = hash_files(_sources(case, config))
+        stamps = stamp_files(sources_of(case, config))
+        files_hash = hash_files(sources_of(case, config))
         sources_hash = _hash_sources(files_hash, case, config)
         image = load_image(case, config.data, config.scans)
         optional = [c.name for c in config.data.channels if c.optional and config.prepare.blank_copied_channels]
@@ -152,7 +152,7 @@ def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:
     """An earlier check that still holds, else None."""
     if case.problem is not None:
         return None
-    sources = _sources(case, config)
+    sources = sources_of(case, config)
     try:
         check = CaseCheck.model_validate_json(path.read_bytes())
         if check.settings != check_settings(config, case):

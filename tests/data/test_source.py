@@ -63,7 +63,8 @@ def test_a_training_of_another_dataset_ends_before_there_is_a_run(project: Path)
 
 def test_the_same_dataset_elsewhere_is_taken(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "data", tmp_path / "copy")
-    assert check_source(folder_of(project), with_overrides(project, f"data.root={tmp_path / 'copy'}")) == []
+    (message,) = check_source(folder_of(project), with_overrides(project, f"data.root={tmp_path / 'copy'}"))
+    assert message.endswith(f"is in {tmp_path / 'copy'} now, with the same files")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_a_list_of_cases_that_was_edited_since_is_refused_and_new_cases_are_name
 
 def test_masks_that_were_exchanged_by_renaming_are_seen_where_sizes_and_times_agree(tmp_path: Path) -> None:
     data, config = tmp_path / "data", small_config(tmp_path)
-    write_study(data, 4)
+    write_study(data, 2)
     (data / "splits.json").unlink()
     for path in sorted(data.rglob("*.nii.gz")):  # uncompressed, so that the sizes agree
         nib.save(nib.load(path), path.with_suffix(""))
@@ -194,3 +195,24 @@ def test_masks_that_were_exchanged_by_renaming_are_seen_where_sizes_and_times_ag
     (change,) = check_source(tmp_path / "prepared" / "blobs", config)
     assert "files of 2 cases changed" in change
     assert medhybrid.preprocess(config).n_prepared == 2
+
+
+def test_a_case_that_was_taken_out_is_forgotten_and_the_moved_rest_is_taken(tmp_path: Path) -> None:
+    data, config = tmp_path / "data", small_config(tmp_path)
+    write_study(data, 4)
+    (data / "splits.json").unlink()
+    medhybrid.preprocess(config)
+    stale = (tmp_path / "prepared" / "blobs" / "checks" / "case_03.json").read_bytes()
+    listed = json.loads((data / "dataset.json").read_text())["training"]
+    (data / "dataset.json").write_text(json.dumps({"training": listed[:3]}))
+    for folder in ("imagesTr", "labelsTr"):
+        (data / folder / "case_03.nii.gz").unlink()
+    medhybrid.preprocess(config)
+
+    checks = tmp_path / "prepared" / "blobs" / "checks"
+    assert sorted(p.stem for p in checks.glob("*.json")) == ["case_00", "case_01", "case_02"]
+    (checks / "case_03.json").write_bytes(stale)  # as earlier versions left it
+    assert check_source(checks.parent, config) == []
+    data.rename(tmp_path / "moved")
+    (message,) = check_source(checks.parent, load_config(tmp_path / "small.yaml", [f"data.root={tmp_path / 'moved'}"]))
+    assert "moved now, with the same files" in message
