@@ -158,7 +158,7 @@ def test_a_study_that_is_ambiguous_is_left_out_and_the_others_are_kept(tmp_path:
     [
         (lambda root: None, "holds no case"),
         (lambda root: (root / "dataset.json").write_text("{"), "cannot be read as JSON"),
-        (lambda root: (root / "dataset.json").write_text('{"training": 3}'), "no list of training cases"),
+        (lambda root: (root / "dataset.json").write_text('{"training": 3}'), "no list of cases: dataset.json"),
     ],
 )
 def test_reject_unusable_datasets(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]

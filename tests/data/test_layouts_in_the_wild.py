@@ -409,3 +409,48 @@ def test_a_subject_in_two_spellings_is_one(tmp_path: Path, spellings: tuple[str,
     assert first == second == min(spellings)
     assert other == "B"
     assert [n.where for n in listing.notes] == ["subjects"]
+
+
+def listed(n: int) -> list[dict[str, str]]:
+    return [{"image": f"img/c{i}.nii", "label": f"lab/c{i}.nii"} for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("values", "folds"),
+    [({"train": listed(3)[:2], "val": listed(3)[2:]}, [-1, -1, 0]), (listed(3), [None, None, None])],
+)
+def test_lists_under_other_keys_and_bare_lists_are_read(tmp_path: Path, values: object, folds: list[int]) -> None:
+    (tmp_path / "d.json").write_text(json.dumps(values))
+    cases = list_cases(config(tmp_path))
+    assert [(c.name, c.fold) for c in cases] == [(f"c{i}", k) for i, k in enumerate(folds)]
+
+
+def test_of_two_lists_in_a_folder_none_is_taken_and_both_are_named(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(json.dumps({"training": listed(2)}))
+    with pytest.raises(DataError, match=r"several data lists.*a\.json, b\.json"):
+        list_cases(config(tmp_path))
+
+
+def test_a_file_of_settings_beside_a_table_is_no_list_of_cases(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": "c0", "A": "a.nii", "mask": "m.nii"}])
+    for i, value in enumerate(({"epochs": 10}, ["epochs"], [{"epochs": 10}])):
+        (tmp_path / f"settings_{i}.json").write_text(json.dumps({"training": value}))
+    assert usable(list_cases(config(tmp_path))) == ["c0"]
+
+
+def test_digits_that_are_no_number_are_the_name_of_a_label(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "\u2460"}}))
+    assert len(list_cases(config(tmp_path))) == 3
+
+
+def test_a_pattern_of_subjects_that_is_none_is_refused_by_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"subject_pattern[\s\S]*no regular expression"):
+        config(tmp_path, subject_pattern="(")
+
+
+def test_a_group_of_the_pattern_that_takes_no_part_is_a_problem_of_its_case(tmp_path: Path) -> None:
+    nnunet(tmp_path, n=1)
+    (case,) = list_cases(config(tmp_path, subject_pattern="(P[0-9]+)?case"))
+    assert "finds no subject" in str(case.problem)

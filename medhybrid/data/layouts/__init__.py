@@ -7,6 +7,7 @@ and add it to `LAYOUTS`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, read_json, subject_of
-from medhybrid.data.layouts.datalist import find_datalist, list_datalist
+from medhybrid.data.layouts.datalist import find_datalist, find_datalists, json_files, list_datalist, only_datalist
 from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet
 from medhybrid.data.layouts.studies import list_scans, list_studies
 from medhybrid.data.layouts.table import find_tables, has_table, list_table
@@ -31,6 +32,9 @@ LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
     "csv": list_table,
     "studies": list_studies,
 }
+
+NUMBER = re.compile("[0-9]{1,9}")
+"""The value of a label, or the place of a channel: other digits, such as circled ones, are text."""
 
 UNLABELLED: dict[str, Callable[[DataConfig, Path], Listing]] = {"studies": list_scans}
 """How cases are listed where masks are not asked for, if not as above."""
@@ -58,7 +62,9 @@ def list_dataset(config: DataConfig) -> Listing:
     cases = listing.cases if config.labelled else tuple(replace(c, mask=None) for c in listing.cases)
     if not cases:
         raise DataError(
-            f"{printable_path(root)} holds no case in the {layout} layout", remedy="see docs/data.md for the layouts"
+            f"{printable_path(root)} holds no case in the {layout} layout",
+            found=f"JSON files that are no list of cases: {', '.join(lists)}" if (lists := json_files(root)) else "",
+            remedy="see docs/data.md for the layouts",
         )
     cases, on_subjects = unify_subjects(cases)
     notes = (
@@ -160,8 +166,8 @@ def _numbers_by_name(values: object) -> dict[str, int]:
     """Return names in lower case to numbers; version 1 of nnU-Net maps numbers to names. Names given twice are left out."""
     if not isinstance(values, dict):
         return {}
-    pairs = [(k, v) if str(v).isdigit() else (v, k) for k, v in values.items()]
-    numbered = [(str(name).strip().lower(), int(str(number))) for name, number in pairs if str(number).isdigit()]
+    pairs = [(k, v) if NUMBER.fullmatch(str(v)) else (v, k) for k, v in values.items()]
+    numbered = [(str(n).strip().lower(), int(str(number))) for n, number in pairs if NUMBER.fullmatch(str(number))]
     names = [name for name, _ in numbered]
     return {name: number for name, number in numbered if names.count(name) == 1}
 
@@ -202,6 +208,8 @@ def recognise(root: Path) -> str:
         return "csv"
     if is_nnunet(root) or (root / "dataset.json").is_file():
         return "nnunet"
+    if find_datalists(root):
+        only_datalist(root)  # raises: there are several
     has_folders = any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir())
     return "csv" if find_tables(root) and not has_folders else "studies"
 

@@ -116,7 +116,15 @@ def subject_of(config: DataConfig, case: str) -> str:
     match = re.search(config.subject_pattern, case)
     if match is None:
         raise DataError(f"case {case}: data.subject_pattern does not match", expected=config.subject_pattern)
-    return match.group(1) if match.groups() else match.group(0)
+    subject: str | None = match.group(1) if match.groups() else match.group(0)
+    if not subject or not subject.strip():
+        raise DataError(
+            f"case {case}: data.subject_pattern finds no subject",
+            expected=f"text for {'the first group of ' * bool(match.groups())}{config.subject_pattern}",
+            found="nothing",
+            remedy="make the pattern fit every case name",
+        )
+    return subject
 
 
 def missing_channels(config: DataConfig, case: str, images: Sequence[Files | None], where: str) -> DataError | None:
