@@ -24,7 +24,8 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     """List the studies of a folder, each with the images of its channels and its mask."""
     table = read_channel_table(root)
     by_study: dict[str, list[ScanEntry]] = {}
-    entries = discover(root, with_archives=False).entries
+    found = discover(root, with_archives=False)
+    entries = found.entries
     for entry in entries:
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
     wanted = [(c.name, c.optional) for c in config.channels]
@@ -48,6 +49,7 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
         if unused := [e.name for e in (*images, *masks) if e not in used]:
             notes.append(Note(study, f"{len(unused)} scans of the study are not used", ", ".join(unused[:5])))
     notes += [Note(e.name, f"{e.name} is skipped: {e.problem}") for e in entries if e.problem]
+    notes += [Note("dataset", found.left_out)] if found.left_out else []
     if rows := unused_rows(table, entries, wanted):
         message = f"{len(rows)} rows of {TABLE} name no scan or no channel"
         notes.append(Note(TABLE, message, ", ".join(rows[:5]), "write the names as medhybrid inspect shows them"))
