@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.errors import DataError
+from medhybrid.files import check_file
 
 SEPARATORS = (",", ";", "\t")
 
@@ -84,6 +85,7 @@ def has_column(path: Path, name: str) -> bool:
 def _open(path: Path) -> tuple[str, str, int]:
     """Return the text of a table from its columns on, its separator, and the number of its first line."""
     try:
+        check_file(path)
         text = decode_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         found = str(error.strerror if isinstance(error, OSError) else error)

@@ -17,7 +17,7 @@ from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.prepare import inside_labels
 from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import DataError, item_error
-from medhybrid.files import write_atomically
+from medhybrid.files import check_present, write_atomically
 from medhybrid.geometry import turn_to_ras
 from medhybrid.scans.context import context_files
 
@@ -109,6 +109,8 @@ def check_case(task: CheckTask) -> CaseCheck:
             fingerprint=None,
         )
     try:
+        for path in case.files:
+            check_present(path)
         stamps = stamp_files(sources_of(case, config))
         files_hash = hash_files(sources_of(case, config))
         sources_hash = _hash_sources(files_hash, case, config)

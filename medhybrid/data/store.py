@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.data.checksums import checksum_of, checksum_of_json
 from medhybrid.errors import DataError
+from medhybrid.files import check_file
 from medhybrid.geometry import Grid, Turn
 from medhybrid.names import check_case_name, printable_path
 from medhybrid.owned import remove_made
@@ -294,4 +295,8 @@ def stamp_files(paths: Iterable[Path]) -> Stamps:
 
 def _files(paths: Iterable[Path]) -> Iterable[Path]:
     for path in paths:
-        yield from sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+        if path.is_dir():
+            yield from sorted(p for p in path.iterdir() if p.is_file())
+        else:
+            check_file(path)
+            yield path

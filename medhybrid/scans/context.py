@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from medhybrid.errors import DataError, ScanError
+from medhybrid.files import check_file
 from medhybrid.scans.dicom.headers import load_dataset, read_acquisition
 from medhybrid.scans.scan import Scan
 from medhybrid.tables import read_table
@@ -129,6 +130,7 @@ def _of_header(scan: Scan, fields: Sequence[str]) -> Mapping[str, Any]:
 
 def _of_side_file(path: Path) -> Mapping[str, Any]:
     try:
+        check_file(_side_file(path))
         values = json.loads(_side_file(path).read_text())
     except (OSError, ValueError):
         return {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import medhybrid
 from medhybrid.config import DataConfig, StudyConfig
 from medhybrid.data.layouts import Case, list_cases, list_dataset
 from medhybrid.data.splits import load_folds, notes_on_folds
-from medhybrid.errors import DataError
-from tests.synthetic import save_nifti, write_csv
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.scans.reader import read_scan
+from medhybrid.tables import read_table
+from tests.synthetic import save_nifti, small_config, write_csv, write_study
 
 IMAGE, MASK = np.full((4, 4, 4), 5, np.int16), np.ones((4, 4, 4), np.uint8)
 
@@ -454,3 +459,33 @@ def test_a_group_of_the_pattern_that_takes_no_part_is_a_problem_of_its_case(tmp_
     nnunet(tmp_path, n=1)
     (case,) = list_cases(config(tmp_path, subject_pattern="(P[0-9]+)?case"))
     assert "finds no subject" in str(case.problem)
+
+
+def test_a_pipe_a_socket_and_a_broken_link_in_place_of_a_file_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path / "data", 5)
+    (tmp_path / "data" / "splits.json").unlink()
+    images, masks = tmp_path / "data" / "imagesTr", tmp_path / "data" / "labelsTr"
+    for path in (images / "case_00.nii.gz", masks / "case_01.nii.gz", masks / "case_02.nii.gz"):
+        path.unlink()
+    os.mkfifo(images / "case_00.nii.gz")
+    (masks / "case_01.nii.gz").symlink_to("gone.nii.gz")
+    monkeypatch.chdir(masks)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind("case_02.nii.gz")
+
+    found = {f.where: f.found for f in medhybrid.preprocess(small_config(tmp_path)).findings}
+
+    assert found == {
+        "case_00": "case_00.nii.gz is a pipe, and no file",
+        "case_01": "case_01.nii.gz is a link to gone.nii.gz, which is not there",
+        "case_02": "case_02.nii.gz is a socket, and no file",
+    }
+
+
+def test_a_pipe_is_no_table_no_list_and_no_scan(tmp_path: Path) -> None:
+    for name in ("cases.csv", "x.nii.gz", "x.mha"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(MedHybridError, match=f"{name} is a pipe"):
+            read_table(tmp_path / name) if name.endswith("csv") else read_scan(tmp_path / name)

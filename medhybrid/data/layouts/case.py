@@ -13,6 +13,7 @@ from typing import Any
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.errors import DataError
+from medhybrid.files import check_file
 from medhybrid.names import check_case_name, escape_name, printable_path
 
 Paths = tuple[Path, ...]
@@ -200,6 +201,7 @@ def path_inside(root: Path, relative: object) -> Path:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises `DataError`."""
     try:
+        check_file(path)
         return json.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{printable_path(path)} cannot be read as JSON", found=str(error)) from error
