@@ -17,6 +17,9 @@ SEPARATORS = (",", ";", "\t")
 
 NAMED_SEPARATOR = re.compile(r"\s*sep=([,;\t])\r?\n")
 
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""First bytes of spreadsheets' own files, which people rename to .csv."""
+
 QUOTED = re.compile(r'"[^"]*"')
 
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -86,7 +89,15 @@ def _open(path: Path) -> tuple[str, str, int]:
     """Return the text of a table from its columns on, its separator, and the number of its first line."""
     try:
         check_file(path)
-        text = decode_text(path.read_bytes())
+        content = path.read_bytes()
+        if content.startswith(WORKBOOKS):
+            raise DataError(
+                f"{path.name} is a workbook, and no CSV table",
+                expected="text",
+                found="an Excel or OpenDocument file, or an archive",
+                remedy="save it as UTF-8 CSV",
+            )
+        text = decode_text(content)
     except (OSError, UnicodeDecodeError) as error:
         found = str(error.strerror if isinstance(error, OSError) else error)
         raise DataError(f"{path.name} cannot be read as a table", found=found, remedy="save it as UTF-8 CSV") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,10 +17,14 @@ from medhybrid.data.layouts import Case
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.prepare import inside_labels
 from medhybrid.data.store import Stamps, hash_files, stamp_files
-from medhybrid.errors import DataError, item_error
+from medhybrid.errors import DataError, MedHybridError, item_error
 from medhybrid.files import check_present, write_atomically
 from medhybrid.geometry import turn_to_ras
 from medhybrid.scans.context import context_files
+from medhybrid.scans.image_files import files_of
+
+WITH_VALUES_BESIDE = (".hdr", ".hdr.gz", ".nhdr", ".mhd")
+"""Headers whose values may be in a file of their own."""
 
 CHECKS_VERSION = 2
 """Checks of another version are made again; prepared cases are not."""
@@ -79,8 +84,18 @@ def check_settings(config: StudyConfig, case: Case) -> str:
 
 
 def sources_of(case: Case, config: StudyConfig) -> tuple[Path, ...]:
-    """The files that decide what a case is, those of its context among them."""
-    return case.files + (context_files(case.files) if config.data.context else ())
+    """The files that decide what a case is, those of its context and of values beside a header among them."""
+    files = tuple(dict.fromkeys(f for p in case.files for f in (p, *_values_beside(p))))
+    return files + (context_files(case.files) if config.data.context else ())
+
+
+def _values_beside(path: Path) -> tuple[Path, ...]:
+    """Return the file that holds the values of a header; none where the header holds them, or cannot be read."""
+    if not path.name.lower().endswith(WITH_VALUES_BESIDE) or not path.is_file():
+        return ()
+    with suppress(MedHybridError, OSError):
+        return files_of(path)[1:]
+    return ()
 
 
 def _hash_sources(files_hash: str, case: Case, config: StudyConfig) -> str:

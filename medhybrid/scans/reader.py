@@ -92,11 +92,8 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
     series = [s for s in found if not s.left_aside]
     if problem := next((s.problem for s in series if s.problem), None):
         raise problem
-    images = (
-        [p for p in sorted(folder.iterdir()) if p.is_file() and image_files.kind_of(p) in ("nifti", "itk")]
-        if not found
-        else []
-    )
+    others = [] if found else sorted(p for p in folder.iterdir() if p.is_file())
+    images = [p for p in others if image_files.kind_of(p) in ("nifti", "itk")]
     if len(images) == 1:  # macOS unpacks scan.nii.gz to a folder of that name with the file in it
         return _read(images[0], case, part, options)
     if len(series) != 1:

@@ -11,10 +11,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import medhybrid
 from medhybrid.config import StudyConfig, load_config
+from medhybrid.data.case_check import sources_of
 from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.layouts import Case, Files
 from medhybrid.data.source import FILE, check_source
 from medhybrid.errors import DataError
 from tests.synthetic import small_config, write_study
@@ -216,3 +219,10 @@ def test_a_case_that_was_taken_out_is_forgotten_and_the_moved_rest_is_taken(tmp_
     data.rename(tmp_path / "moved")
     (message,) = check_source(checks.parent, load_config(tmp_path / "small.yaml", [f"data.root={tmp_path / 'moved'}"]))
     assert "moved now, with the same files" in message
+
+
+def test_values_beside_a_header_are_among_the_files_of_a_case(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkUInt8), tmp_path / "m.mhd")
+    case = Case("c", "c", (Files((tmp_path / "i.nii",)),), Files((tmp_path / "m.mhd",)))
+    names = [p.name for p in sources_of(case, small_config(tmp_path))]
+    assert names == ["i.nii", "m.mhd", "m.raw"]
