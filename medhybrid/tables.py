@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_low
 
 from medhybrid.errors import DataError
 from medhybrid.files import check_file
@@ -127,7 +128,8 @@ def _split(text: str, separator: str, name: str, first: int) -> list[tuple[int, 
 
 def _refuse_swallowed(rows: Sequence[tuple[int, list[str]]], separator: str, name: str) -> None:
     """Raise `DataError` for a cell with the separators of a whole row in several lines: its quotation mark stayed open."""
-    n_in_row = len(rows[0][1]) - 1
+    lengths = [len(cells) for _, cells in rows if not any(len(cell.splitlines()) > 1 for cell in cells)]
+    n_in_row = min(len(rows[0][1]), median_low(lengths) if lengths else len(rows[0][1])) - 1
     for line, cells in rows:
         for cell in cells:
             if len(cell.splitlines()) > 1 and cell.count(separator) >= max(n_in_row, 1):

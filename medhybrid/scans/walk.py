@@ -11,6 +11,9 @@ from pathlib import Path
 
 from medhybrid.owned import contents_of, is_made_here
 
+HIDDEN = ("$recycle.bin", "system volume information", "#recycle", "#snapshot", "@eadir", "lost+found", "__macosx")
+"""Folders of systems and disks that hold deleted files, copies and thumbnails, in lower case; others begin with a dot."""
+
 EARLIER_OUTPUT = ("masks", "probabilities", "seg", "sr", "corrected", "fetched")
 """Folders that `predict` of versions without markers made in its output folder."""
 
@@ -62,7 +65,7 @@ class Walk:
                 continue
             for entry in entries:
                 path = folder / entry.name
-                is_ours, is_hidden = is_made_here(path, ours), entry.name.startswith(".")
+                is_ours, is_hidden = is_made_here(path, ours), _is_hidden(entry)
                 if is_ours or is_hidden:
                     self.passed_over += [path] if _leads_to_folder(path) else []
                 elif entry.is_dir(follow_symlinks=False):
@@ -72,6 +75,10 @@ class Walk:
                 elif _may_be_read(path):
                     found.append(path)
         return found
+
+
+def _is_hidden(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".") or (entry.name.lower() in HIDDEN and entry.is_dir())
 
 
 def _outputs_in(folder: Path, converted_in: Path | None) -> tuple[str, ...]:

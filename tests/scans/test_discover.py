@@ -127,14 +127,14 @@ def test_values_in_another_file_belong_to_the_scan(tmp_path: Path) -> None:
 
 def test_hidden_folders_are_passed_over_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = [e.name for e in discover(folder).entries]
-    for place in (".Trash-1000/files", ".snapshot"):
+    for place in (".Trash-1000/files", ".snapshot", "$RECYCLE.BIN"):
         save_nifti(folder / place / "old.nii.gz", blob_case(0)[0])
 
     found = discover(folder)
 
     assert [e.name for e in found.entries] == before
-    assert found.passed_over == (".Trash-1000", ".snapshot")
-    assert "2 hidden folders, or folders of results, are not searched" in caplog.text
+    assert found.passed_over == ("$RECYCLE.BIN", ".Trash-1000", ".snapshot")
+    assert "3 hidden folders, or folders of results, are not searched" in caplog.text
     assert [e.name for e in discover(folder / ".snapshot").entries] == ["old"]
 
 
