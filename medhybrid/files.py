@@ -1,17 +1,43 @@
-"""Text files that are whole or not there: written under another name, then renamed."""
+"""Text files that are whole or not there: written under another name, then renamed; and what is no file to be read."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import OutputError
+
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def check_file(path: Path) -> None:
+    """Raise `OSError` with its kind for what is no file: reading from a pipe, a socket or a device may wait for ever."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in KINDS if is_kind(mode)), "no plain file")
+        raise OSError(errno.EINVAL, f"{path.name} is {kind}, and no file")
+
+
+def check_present(path: Path) -> None:
+    """Raise `OSError` that names a file which is not there, with the target of its link."""
+    if not path.exists():
+        is_link = path.is_symlink()
+        what = f"is a link to {os.readlink(path)}, which is not there" if is_link else "is not there"
+        raise FileNotFoundError(errno.ENOENT, f"{path.name} {what}")
 
 
 def make_folder(path: Path, *, remedy: str = "choose another folder") -> Path:

@@ -183,10 +183,16 @@ def _write_marker(folder: Path, changes: dict[str, object]) -> None:
     write_atomically(folder / MARKER, json.dumps(values, indent=1))
 
 
-def contents_of(folder: Path) -> tuple[str, ...]:
-    """Return the patterns of all files and folders that a marked folder's command made; none for other folders."""
+def contents_of(folder: Path, *, with_written: bool = True) -> tuple[str, ...]:
+    """Return the patterns of all files and folders that a marked folder's command made; none for other folders.
+
+    Parameters
+    ----------
+    with_written : bool
+        Whether those of `WrittenFiles` are among them, which are scans.
+    """
     patterns = [p for listed in _contents_by_kind(folder).values() for p in listed]
-    return (*patterns, *(escape(name) for name in files_of(folder)))
+    return (*patterns, *(escape(name) for name in (files_of(folder) if with_written else ())))
 
 
 class WrittenFiles:

@@ -6,14 +6,20 @@ import codecs
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_low
 
 from medhybrid.errors import DataError
+from medhybrid.files import check_file
 
 SEPARATORS = (",", ";", "\t")
 
 NAMED_SEPARATOR = re.compile(r"\s*sep=([,;\t])\r?\n")
+
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""First bytes of spreadsheets' own files, which people rename to .csv."""
 
 QUOTED = re.compile(r'"[^"]*"')
 
@@ -51,23 +57,13 @@ def read_table(path: Path) -> Table:
     DataError
         If it cannot be read, has no column names, or two of one name.
     """
-    try:
-        text = decode_text(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        found = str(error.strerror if isinstance(error, OSError) else error)
-        raise DataError(f"{path.name} cannot be read as a table", found=found, remedy="save it as UTF-8 CSV") from error
-    prefix = NAMED_SEPARATOR.match(text)  # as Excel writes it before the columns
-    text = text[prefix.end() :] if prefix else text
-    columns_line: str = QUOTED.sub("", next((line for line in text.splitlines() if line.strip()), ""))
-    separator = prefix[1] if prefix else max(SEPARATORS, key=columns_line.count)
-    try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error as error:
-        raise DataError(f"{path.name} cannot be read as a table", found=str(error), remedy="save it as CSV") from error
-    numbered = [(n, cells) for n, cells in enumerate(lines, start=1) if any(c.strip() for c in cells)]
+    text, separator, first = _open(path)
+    lines = _split(text, separator, path.name, first)
+    numbered = [(n, cells) for n, cells in lines if any(c.strip() for c in cells)]
     if not numbered:
         raise DataError(f"{path.name} is an empty table", expected="a line of column names, and a line for each case")
     columns = tuple(c.strip() for c in numbered[0][1])
+    _refuse_swallowed(numbered, separator, path.name)
     named = [c for c in columns if c]
     if doubled := sorted({c for c in named if named.count(c) > 1}):
         raise DataError(f"{path.name} has two columns of one name", found=", ".join(doubled), remedy="rename one")
@@ -78,6 +74,70 @@ def read_table(path: Path) -> Table:
         beyond = " ".join(cell.strip() for cell in cells[len(columns) :]).strip()
         rows.append((n, row | ({"": beyond} if beyond else {})))
     return Table(columns, tuple(rows))
+
+
+def has_column(path: Path, name: str) -> bool:
+    """Whether the first line of a table names a column, whatever is wrong with the others; its case is ignored."""
+    try:
+        text, separator, _ = _open(path)
+    except DataError:
+        return False
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    return name.casefold() in (cell.strip().strip('"').casefold() for cell in line.split(separator))
+
+
+def _open(path: Path) -> tuple[str, str, int]:
+    """Return the text of a table from its columns on, its separator, and the number of its first line."""
+    try:
+        check_file(path)
+        content = path.read_bytes()
+        if content.startswith(WORKBOOKS):
+            raise DataError(
+                f"{path.name} is a workbook, and no CSV table",
+                expected="text",
+                found="an Excel or OpenDocument file, or an archive",
+                remedy="save it as UTF-8 CSV",
+            )
+        text = decode_text(content)
+    except (OSError, UnicodeDecodeError) as error:
+        found = str(error.strerror if isinstance(error, OSError) else error)
+        raise DataError(f"{path.name} cannot be read as a table", found=found, remedy="save it as UTF-8 CSV") from error
+    prefix = NAMED_SEPARATOR.match(text)  # as Excel writes it before the columns
+    text = text[prefix.end() :] if prefix else text
+    columns_line: str = QUOTED.sub("", next((line for line in text.splitlines() if line.strip()), ""))
+    return text, prefix[1] if prefix else max(SEPARATORS, key=columns_line.count), 2 if prefix else 1
+
+
+def _split(text: str, separator: str, name: str, first: int) -> list[tuple[int, list[str]]]:
+    """Return the cells of each row, with the number of the line that it begins in; `first` is that of the text."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    found, begin = [], 0
+    try:
+        for cells in reader:
+            found.append((first + begin, cells))
+            begin = reader.line_num
+    except csv.Error as error:
+        raise DataError(
+            f"{name}: line {first + begin} cannot be read",
+            expected="cells that begin with a quotation mark to end with one, before the next separator",
+            found=str(error),
+            remedy="close the quotation mark, or remove it",
+        ) from error
+    return found
+
+
+def _refuse_swallowed(rows: Sequence[tuple[int, list[str]]], separator: str, name: str) -> None:
+    """Raise `DataError` for a cell with the separators of a whole row in several lines: its quotation mark stayed open."""
+    lengths = [len(cells) for _, cells in rows if not any(len(cell.splitlines()) > 1 for cell in cells)]
+    n_in_row = min(len(rows[0][1]), median_low(lengths) if lengths else len(rows[0][1])) - 1
+    for line, cells in rows:
+        for cell in cells:
+            if len(cell.splitlines()) > 1 and cell.count(separator) >= max(n_in_row, 1):
+                raise DataError(
+                    f"{name}: line {line} has a cell that holds the next line",
+                    found=cell.splitlines()[1][:60],
+                    remedy="close the quotation mark at its end, or remove the one at its beginning",
+                )
 
 
 def decode_text(content: bytes) -> str:

@@ -20,7 +20,8 @@ import pytest
 import SimpleITK as sitk
 
 import medhybrid
-from medhybrid.data.dataset import CheckTask, PrepareTask, check_case, prepare_case
+from medhybrid.data.case_check import CheckTask, check_case
+from medhybrid.data.dataset import PrepareTask, prepare_case
 from medhybrid.data.layouts import list_cases
 from medhybrid.data.plan import Plan
 from medhybrid.errors import OutputError

@@ -238,7 +238,8 @@ def test_outputs_are_never_scans_whatever_folder_they_are_in(tmp_path: Path) -> 
         rows = medhybrid.convert(scans, out=scans)
         assert [(r.name, r.state) for r in rows] == [("a", "written")]
     assert (scans / "a.nii").read_bytes() == scan_bytes()
-    assert [p.case for p in predict(scans, model=model(), out=tmp_path / "more").predictions] == ["a"]
+    predictions = predict(scans, model=model(), out=tmp_path / "more").predictions
+    assert [p.case for p in predictions] == ["a_nii", "a_niigz"]  # what `convert` wrote is a scan for others
 
 
 def test_outputs_of_a_version_without_markers_are_not_scans(tmp_path: Path) -> None:

@@ -46,7 +46,12 @@ def test_columns_are_found_by_name_and_by_case_only_if_one_fits() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "empty table"), (b"\n\n", "empty table"), (b"a,a\n1,2\n", "two columns of one name")],
+    [
+        (b"PK\x03\x04x", "is a workbook"),
+        (b"", "empty table"),
+        (b"\n\n", "empty table"),
+        (b"a,a\n1,2\n", "two columns of one name"),
+    ],
 )
 def test_tables_without_usable_columns_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
@@ -58,3 +63,24 @@ def test_tables_without_usable_columns_are_refused(tmp_path: Path, content: byte
 def test_any_bytes_are_text_or_refused(content: bytes) -> None:
     with contextlib.suppress(UnicodeDecodeError):
         assert isinstance(decode_text(content), str)
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        (['c1,a,m,"unclear', "c2,a,m,ok"], 2),  # to the end of the file
+        (["c1,a,m,ok", 'c2,a,m,"unclear', 'c3,a,m,"ok"'], 3),
+        (['c1,a,m,"unclear', 'c2,a,m,5"', "c3,a,m,ok"], 2),
+    ],
+)
+def test_a_quotation_mark_that_stays_open_is_refused_with_its_line(tmp_path: Path, cells: list[str], line: int) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["case,A,mask,remark", *cells]) + "\n")
+    with pytest.raises(DataError, match=f"t.csv: line {line} "):
+        read_table(path)
+
+
+def test_a_cell_of_several_lines_is_one_cell_and_the_lines_after_it_keep_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('sep=,\ncase,A,mask,remark\nc1,a,m,"small,\nnear midline"\nc2,a,m,ok\n')
+    assert [(n, row["remark"]) for n, row in read_table(path).rows] == [(3, "small,\nnear midline"), (5, "ok")]

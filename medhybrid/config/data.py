@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medhybrid.config.base import Frozen
 
@@ -124,6 +125,15 @@ class DataConfig(Frozen):
     corrections: tuple[str, ...] = Field((), description="Outputs of `predict`: masks in `corrected/` are taken up.")
     n_folds: int = Field(5, ge=2, description="Number of folds, where splits are made.")
     split_seed: int = Field(0, description="Seed of the splits, where they are made.")
+
+    @field_validator("subject_pattern")
+    @classmethod
+    def _pattern_is_one(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from None
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from medhybrid.config import ChannelRule
 from medhybrid.data.channel_words import names_channel
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, MedHybridError
 from medhybrid.names import name_from_path
 from medhybrid.scans import ScanEntry
 from medhybrid.tables import read_table
@@ -147,6 +147,38 @@ def _refuse_shared(found: Sequence[Match], channels: Sequence[tuple[str, bool]],
                 remedy=f"make data.channel_map more precise, or name the scans in {TABLE}",
             )
         taken[match.entry.name] = name
+
+
+def refuse_lost(
+    match: Callable[[Sequence[ScanEntry]], tuple[Match, ...]],
+    found: Sequence[Match],
+    entries: Sequence[ScanEntry],
+    lost: Sequence[ScanEntry],
+) -> None:
+    """Raise `DataError` if a channel seems to be missing and is in a file that cannot be read, with what is wrong with it.
+
+    Parameters
+    ----------
+    match : callable
+        Finds the scan of each channel.
+    found : sequence of Match
+        What it found in `entries`.
+    lost : sequence of ScanEntry
+        Scans of the same study that cannot be read.
+    """
+    if all(m.entry is not None for m in found):
+        return
+    for entry in lost:
+        try:
+            matched = match([*entries, entry])
+        except MedHybridError:  # with what cannot be read, nobody can tell
+            continue
+        if entry in [m.entry for m in matched]:
+            raise DataError(
+                f"the channel in {entry.name} cannot be used",
+                found=entry.problem,
+                remedy="export it again, or remove it",
+            )
 
 
 def explain(entry: ScanEntry, rule: str | ChannelRule | None, channel: str, folder: str = "") -> str:

@@ -21,9 +21,9 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import StudyConfig
-from medhybrid.data.channels import slots_of
-from medhybrid.data.checks import Finding, check_image, check_mask, from_error
-from medhybrid.data.fingerprint import CaseFingerprint, Fingerprint, SeenRange, fingerprint_case, tissue
+from medhybrid.data.case_check import CaseCheck, is_check
+from medhybrid.data.checks import Finding, from_error
+from medhybrid.data.fingerprint import Fingerprint, SeenRange
 from medhybrid.data.grid_loss import measure_on_grid
 from medhybrid.data.layouts import Case
 from medhybrid.data.load import load_image, load_mask
@@ -31,14 +31,14 @@ from medhybrid.data.pictures import picture_hashes
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import inside_labels, prepare_image, prepare_labels
 from medhybrid.data.splits import Fold
-from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, hash_files, save_case, stamp_files
+from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, save_case
 from medhybrid.errors import DataError, item_error
 from medhybrid.geometry import Grid, respace, turn_to_ras
 from medhybrid.owned import FolderKind
-from medhybrid.scans.context import context_files, read_context
+from medhybrid.scans.context import read_context
 
-CHECKS_VERSION = 2
-"""Checks of another version are made again; prepared cases are not."""
+CHOSEN = ("spacing_mm", "patch_size", "batch_size")
+"""Settings of preparation that the plan's rules choose where the config does not."""
 
 
 def _is_earlier_dataset(folder: Path) -> bool:
@@ -50,15 +50,7 @@ def _is_earlier_dataset(folder: Path) -> bool:
             return False
         return True
     checks = list((folder / "checks").glob("[!.]*.json"))
-    return bool(checks) and all(_is_check(p) for p in checks)
-
-
-def _is_check(path: Path) -> bool:
-    try:
-        CaseCheck.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return False
-    return True
+    return bool(checks) and all(is_check(p) for p in checks)
 
 
 PREPARED = FolderKind(
@@ -79,39 +71,6 @@ PREPARED = FolderKind(
 """The folder of a prepared dataset."""
 
 
-class CaseCheck(BaseModel):
-    """What checking a case gave; valid as long as the stamps of its files hold."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    case: str
-    stamps: list[tuple[str, int, int]]
-    settings: str
-    sources_hash: str
-    findings: list[Finding]
-    fingerprint: CaseFingerprint | None
-    files_hash: str = ""
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether the case may be trained on."""
-        return self.fingerprint is not None and all(f.severity != "error" for f in self.findings)
-
-
-class CheckTask(BaseModel):
-    """One case to check, for a worker process."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-    case: Case
-    config: StudyConfig
-
-    @property
-    def name(self) -> str:
-        """Case name."""
-        return self.case.name
-
-
 class PrepareTask(BaseModel):
     """One case to prepare, for a worker process."""
 
@@ -127,96 +86,6 @@ class PrepareTask(BaseModel):
     def name(self) -> str:
         """Case name."""
         return self.case.name
-
-
-def reading_of(config: StudyConfig) -> dict[str, object]:
-    """The settings that bear on how images and masks are read."""
-    return config.scans.model_dump() | config.data.model_dump(include={"segments", "other_segments", "overlaps"})
-
-
-def check_settings(config: StudyConfig, case: Case) -> str:
-    """Hash of what a check depends on besides the files: settings, and which volume is which channel."""
-    values = [
-        CHECKS_VERSION,
-        *([slots] if (slots := slots_of(case.images)) else []),
-        *([] if config.data.labelled else ["scans alone"]),
-        [c.model_dump() for c in config.data.channels],
-        config.data.labels,
-        config.prepare.max_affine_error_mm,
-        config.prepare.blank_copied_channels,
-        reading_of(config),
-    ]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _sources(case: Case, config: StudyConfig) -> tuple[Path, ...]:
-    """The files that decide what a case is, those of its context among them."""
-    return case.files + (context_files(case.files) if config.data.context else ())
-
-
-def _hash_sources(files_hash: str, case: Case, config: StudyConfig) -> str:
-    """Return the hash of the files of a case and of how they are read."""
-    reading = json.dumps(reading_of(config), sort_keys=True) + slots_of(case.images)
-    return hashlib.sha256((files_hash + reading).encode()).hexdigest()
-
-
-def check_case(task: CheckTask) -> CaseCheck:
-    """Read a case, check it and measure it; what is wrong becomes findings."""
-    case, config = task.case, task.config
-    channels = [c.name for c in config.data.channels]
-    labels = config.data.labels
-    stamps: list[tuple[str, int, int]] = []
-    files_hash = sources_hash = ""
-    findings: list[Finding] = []
-    fingerprint = None
-    if case.problem is not None:
-        findings = [from_error(case.name, case.problem, code="layout")]
-        return CaseCheck(
-            case=case.name,
-            stamps=[],
-            settings=check_settings(config, case),
-            sources_hash="",
-            findings=findings,
-            fingerprint=None,
-        )
-    try:
-        stamps = stamp_files(_sources(case, config))
-        files_hash = hash_files(_sources(case, config))
-        sources_hash = _hash_sources(files_hash, case, config)
-        image = load_image(case, config.data, config.scans)
-        optional = [c.name for c in config.data.channels if c.optional and config.prepare.blank_copied_channels]
-        alike = [c.name for c in config.data.channels if c.modality == "CT"]
-        findings = check_image(
-            case.name, image.array, channels, image.notes, blanked_if_copied=optional, scaled_alike=alike
-        )
-        measured = tissue(image.array)
-        if config.data.labelled:
-            mask = load_mask(case, image, config.data, config.scans)
-            findings += check_mask(
-                case.name, image.grid, mask.array[0], mask.grid, labels, config.prepare.max_affine_error_mm
-            )
-            measured = inside_labels(mask.array[0], labels)
-        if all(f.severity != "error" for f in findings):
-            turn = turn_to_ras(image.affine)
-            fingerprint = fingerprint_case(
-                turn.apply(image.array),
-                turn.apply(measured),
-                turn.grid(image.grid).spacing_mm,
-                image.grid.voxel_ml,
-                channels,
-                list(labels),
-            )
-    except Exception as error:
-        findings.append(from_error(case.name, item_error(error, "the case cannot be read", DataError)))
-    return CaseCheck(
-        case=case.name,
-        stamps=stamps,
-        settings=check_settings(config, case),
-        sources_hash=sources_hash,
-        files_hash=files_hash,
-        findings=findings,
-        fingerprint=fingerprint,
-    )
 
 
 def prepare_case(task: PrepareTask) -> Finding | None:
@@ -263,19 +132,6 @@ def refuse_too_large(case: str, grid: Grid, plan: Plan) -> None:
             found=f"{n_bytes / 2**30:.1f} GiB for {' x '.join(map(str, target.shape))} voxels",
             remedy="check the spacing in the scan's header",
         )
-
-
-def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:
-    """An earlier check that still holds, else None."""
-    if case.problem is not None:
-        return None
-    try:
-        check = CaseCheck.model_validate_json(path.read_bytes())
-        settings = check_settings(config, case)
-        is_current = check.stamps == stamp_files(_sources(case, config)) and check.settings == settings
-    except (OSError, ValidationError, ValueError):
-        return None
-    return check if is_current else None
 
 
 def is_prepared(folder: Path, case: Case, check: CaseCheck, plan: Plan) -> bool:
@@ -346,17 +202,21 @@ class PreparedDataset:
         DataError
             If the cases were prepared without one of them, or by other settings than the config has.
         """
-        asked = {
+        asked: dict[str, object] = {
             "labels": config.data.labels,
             "channels": tuple(c.name for c in config.data.channels),
-            **config.prepare.model_dump(include={"spacing_mm", "patch_size", "batch_size"}, exclude_none=True),
+            **config.prepare.model_dump(include=set(CHOSEN), exclude_none=True),
             **config.prepare.model_dump(include={"mirror_axes", "keep_largest", "min_component_ml"}),
         }
-        if others := [key for key, value in asked.items() if getattr(self.plan, key) != value]:
+        found = {key: getattr(self.plan, key) for key in asked}
+        for key in CHOSEN:  # by the config then, and by the plan's rules now
+            if getattr(config.prepare, key) is None and self.plan.reasons.get(key) == f"config: prepare.{key}":
+                asked[key], found[key] = "by the plan's rules (null)", getattr(self.plan, key)
+        if others := [key for key, value in asked.items() if found[key] != value]:
             raise DataError(
                 f"the cases in {self.folder} were prepared by other settings",
                 expected="; ".join(f"{key} {asked[key]}" for key in others),
-                found="; ".join(f"{key} {getattr(self.plan, key)}" for key in others),
+                found="; ".join(f"{key} {found[key]}" for key in others),
                 remedy="run medhybrid preprocess with this config",
             )
         if unknown := [field for field in config.data.context if field not in self.plan.context]:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import StudyConfig, config_from_dict
-from medhybrid.data.dataset import CaseCheck
+from medhybrid.data.case_check import CaseCheck, sources_of
 from medhybrid.data.layouts import layout_of, list_dataset, list_files
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import ConfigError, DataError, MedHybridError
@@ -103,7 +103,8 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
     then, now = _load_source(folder), source_of(config)
     if then is None:
         return []
-    if not _is_same_root(then, now) and not _has_same_cases(folder, config):
+    is_moved = not _is_same_root(then, now)
+    if is_moved and not _has_same_cases(folder, config):
         raise DataError(
             f"the cases in {printable_path(folder)} were prepared from another dataset",
             expected=f"data.root={now.root}",
@@ -139,7 +140,8 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
             found=", ".join(names),
             remedy="run medhybrid preprocess again: it does only what changed",
         )
-    return [*_changed_files(folder, then, now), *_new_cases(folder, config)]
+    moved = [f"the dataset, which was in {then.root}, is in {now.root} now, with the same files"] if is_moved else []
+    return [*moved, *_changed_files(folder, then, now), *_new_cases(folder, config)]
 
 
 def _load_source(folder: Path) -> DatasetSource | None:
@@ -220,17 +222,23 @@ def _hash_of_splits(config: StudyConfig) -> str | None:
 
 def _has_same_cases(folder: Path, config: StudyConfig) -> bool:
     """Whether the folder that a config names holds the prepared cases, by names and content of their files."""
-    known = {c.case: c for c in _checks(folder) if c.stamps}
+    known = {c.case: c for c in _checks(folder) if c.stamps and _is_prepared(folder, c.case)}
     try:
         cases = {c.name: c for c in list_dataset(config.data).cases if c.problem is None}
         if not known or not known.keys() <= cases.keys():
             return False
         for name, check in known.items():  # sizes of all first: they tell other datasets apart at once
-            if sorted(s for _, s, _ in stamp_files(cases[name].files)) != sorted(s for _, s, _ in check.stamps):
+            if sorted(s[1] for s in stamp_files(sources_of(cases[name], config))) != sorted(s[1] for s in check.stamps):
                 return False
-        return all(not c.files_hash or hash_files(cases[n].files) == c.files_hash for n, c in known.items())
+        return all(
+            not c.files_hash or hash_files(sources_of(cases[n], config)) == c.files_hash for n, c in known.items()
+        )
     except (OSError, MedHybridError):
         return False
+
+
+def _is_prepared(folder: Path, case: str) -> bool:
+    return (folder / "cases" / case / "case.json").is_file()
 
 
 def _checks(folder: Path) -> list[CaseCheck]:
@@ -251,12 +259,13 @@ def _changed_files(folder: Path, then: DatasetSource, now: DatasetSource) -> lis
     for check in _checks(folder):
         if not check.files_hash:
             continue  # checked by an earlier version, or without files
-        paths = [Path(path) for path, _, _ in check.stamps]
+        paths = [Path(stamp[0]) for stamp in check.stamps]
         try:
             if stamp_files(paths) != list(check.stamps) and hash_files(paths) != check.files_hash:
                 changed.append(check.case)
         except OSError:
-            changed.append(check.case)
+            if _is_prepared(folder, check.case):  # else it was taken out of the dataset, or never used
+                changed.append(check.case)
     if not changed:
         return []
     names = ", ".join(changed[:SHOWN]) + (f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case, Note
 from medhybrid.errors import DataError
+from medhybrid.names import printable_path
 from medhybrid.remote import local_copy
+
+SPLITS = DataConfig.model_fields["splits"].default
+NNUNET_SPLITS = "splits_final.json"
 
 SHOWN = 5
 """Names in a message; the others are counted."""
@@ -98,9 +104,12 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
     DataError
         If the file is damaged, a subject stands on both sides of a fold, or a side of a fold names no case of the dataset.
     """
-    path = local_copy(config.root or ".") / config.splits if config.splits else None
-    if path is not None and path.is_file():
-        folds = _read_folds(path)
+    path = splits_file(config)
+    if path is not None:
+        folds = [
+            Fold(train=tuple(dict.fromkeys(f.train)), validation=tuple(dict.fromkeys(f.validation)))
+            for f in _read_folds(path)
+        ]
         check_folds(folds, cases, str(path))
         return folds, path.name
     if any(c.fold is not None for c in cases):
@@ -108,6 +117,43 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
         check_folds(folds, cases, "the folds in the list of cases")
         return folds, "as the list of cases has them"
     return make_folds(cases, config.n_folds, config.split_seed), f"made with seed {config.split_seed}"
+
+
+def splits_file(config: DataConfig) -> Path | None:
+    """Return the dataset's own file of folds; None where folds are to be made.
+
+    Raises
+    ------
+    DataError
+        If the config names one that is not there; that of the default name may be absent.
+    """
+    if not config.splits:
+        return None
+    path = local_copy(config.root or ".") / config.splits
+    if path.is_file():
+        return path
+    if os.path.lexists(path) or config.splits != SPLITS:
+        link = f"a link to {printable_path(os.readlink(path))}, which is not there" if path.is_symlink() else ""
+        raise DataError(
+            f"data.splits={printable_path(config.splits)} is no file of folds",
+            expected=f"a file {printable_path(path)}",
+            found=link or ("a folder, or no plain file" if path.exists() else "no such file"),
+            remedy="correct the name; data.splits=null makes folds",
+        )
+    return None
+
+
+def _notes_on_files(config: DataConfig) -> list[Note]:
+    """Name what a file of folds names twice, and nnU-Net's file of folds where no other is used and nobody asked for it."""
+    path = splits_file(config)
+    if path is not None:
+        sides = [side for f in _read_folds(path) for side in (f.train, f.validation)]
+        doubled = sorted({n for side in sides for n, count in Counter(side).items() if count > 1})
+        message = f"{len(doubled)} names stand twice on one side of a fold; they count once"
+        return [Note(path.name, message, _shown(doubled))] if doubled else []
+    if config.splits != SPLITS or not (local_copy(config.root or ".") / NNUNET_SPLITS).is_file():
+        return []
+    return [Note(NNUNET_SPLITS, "the file of folds is not used", "", f"data.splits={NNUNET_SPLITS} takes its folds")]
 
 
 def _read_folds(path: Path) -> list[Fold]:
@@ -134,11 +180,13 @@ def _listed_folds(cases: Sequence[Case]) -> list[Fold]:
     ]
 
 
-def notes_on_folds(folds: Sequence[Fold], cases: Sequence[Case], source: str) -> list[Note]:
+def notes_on_folds(
+    folds: Sequence[Fold], cases: Sequence[Case], source: str, config: DataConfig | None = None
+) -> list[Note]:
     """Name the entries of folds that are not cases of the dataset, and the cases that are in no fold."""
     known = {c.name for c in cases}
     named = {n for fold in folds for n in (*fold.train, *fold.validation)}
-    notes = []
+    notes = [] if config is None else _notes_on_files(config)
     if unknown := sorted(named - known):
         notes.append(
             Note(

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.data.checksums import checksum_of, checksum_of_json
 from medhybrid.errors import DataError
+from medhybrid.files import check_file
 from medhybrid.geometry import Grid, Turn
 from medhybrid.names import check_case_name, printable_path
 from medhybrid.owned import remove_made
@@ -35,6 +36,10 @@ FOREGROUND_PER_LABEL = 4_000
 
 CASE_FILES = ("image.b2nd", "labels.b2nd", "mask.b2nd", "foreground.npy", "case.json")
 """Names of the files of a prepared case."""
+
+
+Stamps = list[tuple[str, int, int] | tuple[str, int, int, int, int]]
+"""See `stamp_files`; earlier versions kept the first three values, which no longer count as a sign."""
 
 
 class CaseRecord(BaseModel):
@@ -285,15 +290,22 @@ def hash_files(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def stamp_files(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of each file: a cheap sign that nothing changed."""
-    stamps = []
+def stamp_files(paths: Iterable[Path]) -> Stamps:
+    """Return path, size, time of the content, and time of change and inode of each file: a cheap sign that nothing changed.
+
+    Files that were exchanged by renaming, and whose sizes and times agree, differ in the last two.
+    """
+    stamps: Stamps = []
     for path in _files(paths):
         status = path.stat()
-        stamps.append((printable_path(path), status.st_size, status.st_mtime_ns))
+        stamps.append((printable_path(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
     return stamps
 
 
 def _files(paths: Iterable[Path]) -> Iterable[Path]:
     for path in paths:
-        yield from sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+        if path.is_dir():
+            yield from sorted(p for p in path.iterdir() if p.is_file())
+        else:
+            check_file(path)
+            yield path

@@ -24,14 +24,14 @@ from typing import Any
 
 from medhybrid.data.channels import slots_of
 from medhybrid.data.prepare import PreparedImage
-from medhybrid.data.store import hash_files, stamp_files
+from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import NO_ROOM, MedHybridError, OutputError, ScanError, item_error
 from medhybrid.files import held
 from medhybrid.inference.foreign_files import ForeignFileError, refuse_foreign_files
 from medhybrid.inference.memory import refuse_too_large
 from medhybrid.inference.model import Inferred, Model
 from medhybrid.inference.outputs import files_of, write_outputs
-from medhybrid.inference.records import Prediction, Records, Stamps, this_worker
+from medhybrid.inference.records import Prediction, Records, this_worker
 from medhybrid.inference.scan_checks import unlike_grid
 from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
@@ -388,7 +388,7 @@ def _finish(job: FolderJob, case: _Case) -> Outcome:
     if job.deidentifier is not None:
         message = without_names(prediction.message, item, item.case)
         prediction = prediction.model_copy(
-            update={"message": message, "stamps": [(item.case, size, time) for _, size, time in prediction.stamps]}
+            update={"message": message, "stamps": [(item.case, *rest) for _, *rest in prediction.stamps]}
         )
     try:
         job.records.end(prediction)

@@ -24,14 +24,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medhybrid.data.store import Stamps
 from medhybrid.files import write_atomically
 from medhybrid.kept_tables import write_kept_table
 
 MAX_ATTEMPTS = 3
 """A scan that as many workers died on is set aside."""
-
-Stamps = list[tuple[str, int, int]]
-"""Path, size and time of change of each file."""
 
 
 class LabelMeasure(BaseModel):

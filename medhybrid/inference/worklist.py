@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
-from medhybrid.data.channels import TABLE, Match, Rules, match_channels, read_channel_table, unused_rows
-from medhybrid.errors import DataError, MedHybridError, item_error
+from medhybrid.data.channels import TABLE, Match, Rules, match_channels, read_channel_table, refuse_lost, unused_rows
+from medhybrid.errors import DataError, item_error
 from medhybrid.names import check_case_name, make_unique, name_from_path
 from medhybrid.scans import Discovery, Scan, ScanEntry
 from medhybrid.scans.dicom.deidentify import Deidentifier
@@ -171,8 +171,7 @@ def _studies(
 
         try:
             matched = match(members)
-            if any(m.entry is None for m in matched) and lost:
-                _refuse_lost(match, [*members, *lost])
+            refuse_lost(match, matched, members, lost)
             items.append(WorkItem(case, tuple(m.entry for m in matched), reasons=tuple(m.reason for m in matched)))
         except Exception as error:
             problem = item_error(error, f"the channels of {case} cannot be assigned", DataError)
@@ -188,18 +187,6 @@ def _group_of(entry: ScanEntry, table: Mapping[str, str], n_channels: int) -> tu
     if numbered is not None and int(numbered.group(2)) < n_channels:
         return numbered.group(1), True
     return entry.study, False
-
-
-def _refuse_lost(match: Callable[[Sequence[ScanEntry]], tuple[Match, ...]], entries: Sequence[ScanEntry]) -> None:
-    """A channel whose file cannot be read is not a channel that is missing: raise `DataError` with what is wrong with it."""
-    try:
-        matched = match(entries)
-    except MedHybridError:  # with what cannot be read, nobody can tell
-        return
-    if lost := next((m.entry for m in matched if m.entry is not None and m.entry.problem), None):
-        raise DataError(
-            f"the channel in {lost.name} cannot be used", found=lost.problem, remedy="export it again, or remove it"
-        )
 
 
 def _numbered(members: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], case: str) -> tuple[Match, ...]:

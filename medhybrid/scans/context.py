@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from medhybrid.errors import DataError, ScanError
+from medhybrid.files import check_file
 from medhybrid.scans.dicom.headers import load_dataset, read_acquisition
 from medhybrid.scans.scan import Scan
 from medhybrid.tables import read_table
@@ -128,6 +130,7 @@ def _of_header(scan: Scan, fields: Sequence[str]) -> Mapping[str, Any]:
 
 def _of_side_file(path: Path) -> Mapping[str, Any]:
     try:
+        check_file(_side_file(path))
         values = json.loads(_side_file(path).read_text())
     except (OSError, ValueError):
         return {}
@@ -141,12 +144,35 @@ def _of_table(scan: Scan) -> Mapping[str, str]:
     for file in _tables(path):
         if file.is_file():
             table = _read_table(file, file.stat().st_mtime_ns)
-            stem = _stem(path)
-            # a case may go by a name of its own here (a keyed hash): the file's, less nnU-Net's number, is that of the table
-            names = (stem, scan.case, re.sub(r"_\d{4}$", "", stem), path.parent.name)
-            row = next((table[name] for name in names if name in table), {})
+            row = next((table[name] for name in _names_in_table(path, scan.case) if name in table), {})
             return {field: text for field, text in row.items() if text.strip()}
     return {}
+
+
+def _names_in_table(path: Path, case: str) -> tuple[str, ...]:
+    """Names by which a scan may stand in `context.csv`.
+
+    A case may go by a name of its own here (a keyed hash): the file's, less nnU-Net's number, is that of the table.
+    """
+    stem = _stem(path)
+    return stem, case, re.sub(r"_\d{4}$", "", stem), path.parent.name
+
+
+def unused_context(scans: Iterable[tuple[str, Iterable[Path]]]) -> dict[Path, list[str]]:
+    """Return the rows of each `context.csv` that name none of these scans (case and files); what cannot be read is left out."""
+    names: dict[Path, set[str]] = {}
+    for case, paths in scans:
+        for path in paths:
+            file = (path / "slice" if path.is_dir() else path).absolute()
+            for table in _tables(file):
+                names.setdefault(table, set()).update(_names_in_table(file, case))
+    unused: dict[Path, list[str]] = {}
+    for table, known in names.items():
+        if table.is_file():
+            with suppress(OSError, ScanError):
+                rows = [name for name in _read_table(table, table.stat().st_mtime_ns) if name not in known]
+                unused |= {table: rows} if rows else {}
+    return unused
 
 
 @lru_cache(maxsize=16)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,19 +11,17 @@ from pathlib import Path
 from medhybrid.errors import ScanError, item_error
 from medhybrid.geometry import orientation_code, spacing_mm
 from medhybrid.names import escape_name, make_unique, name_from_path, printable_path
-from medhybrid.owned import contents_of, is_made_here
 from medhybrid.scans import image_files, nifti
 from medhybrid.scans.archives import UnpackedFolder, files_of_dicomdir, unpack
 from medhybrid.scans.dicom.headers import SeriesEntry, group_series
 from medhybrid.scans.dicom.volumes import Volume
+from medhybrid.scans.walk import Walk
 
 BURNED_IN = "the scan's pixels may show the patient's name (BurnedInAnnotation)"
 
-EARLIER_OUTPUT = ("masks", "probabilities", "seg", "sr", "corrected", "fetched")
-"""Folders that `predict` of versions without markers made in its output folder."""
+SHOWN = 5
 
-RUN_OUTPUT = ("validation", "pictures", "plots", "model", "checkpoint", "stages")
-"""Folders in the folder of a training."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +94,23 @@ class ScanEntry:
 class Discovery:
     """What was found under `root`, and how many files were neither images nor DICOM.
 
-    `unpacked` holds the temporary folders of zip archives: they go when the discovery goes.
+    `unpacked` holds the temporary folders of zip archives: they go when the discovery goes. `passed_over` names the folders
+    below `root` that were not searched: hidden ones, and those that medhybrid wrote.
     """
 
     root: Path
     entries: tuple[ScanEntry, ...]
     n_skipped: int
     unpacked: tuple[UnpackedFolder, ...] = field(default=(), repr=False, compare=False)
+    passed_over: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> str:
+        """What was not searched, counted and named; empty if it was all."""
+        n = len(self.passed_over)
+        more = f" and {n - SHOWN} more" if n > SHOWN else ""
+        named = ", ".join(self.passed_over[:SHOWN])
+        return f"{n} hidden folders, or folders of results, are not searched: {named}{more}" if n else ""
 
 
 def discover(
@@ -111,11 +118,13 @@ def discover(
     *,
     with_archives: bool = True,
     without: Path | None = None,
+    converted_in: Path | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Discovery:
     """Search a file or folder, at any depth; a linked folder is searched once.
 
-    A folder that cannot be listed is an entry with that problem. Outputs of medhybrid are not scans and are left out.
+    A folder that cannot be listed is an entry with that problem. Outputs of medhybrid are not scans and are left out, but for
+    the files of `convert`; so are hidden folders.
 
     Parameters
     ----------
@@ -123,6 +132,8 @@ def discover(
         Unpack zip archives; their scans can be read as long as the discovery is kept.
     without : Path, optional
         A folder below `root` that is left out: what is written there are no scans.
+    converted_in : Path, optional
+        A folder in which the files of `convert` are left out, since it is writing there.
 
     Raises
     ------
@@ -132,7 +143,8 @@ def discover(
     if not root.exists():
         raise ScanError(f"{root} does not exist", remedy="check the path")
     base = root.parent if root.is_file() else root
-    paths, entries, holds = _list_files(root, base, with_archives, without)
+    walked = Walk(without, converted_in)
+    paths, entries, holds = _list_files(root, base, with_archives, walked)
     kinds = {p: _kind_of(p) for p in paths}
     images = [p for p in paths if kinds[p] in ("nifti", "itk")]
     others = [p for p in paths if not kinds[p]]
@@ -145,7 +157,11 @@ def discover(
         names[name] = names.get(name, 0) + 1
         entries += _series_entries(s, name if names[name] == 1 else f"{name}_{names[name]}")
     entries = _with_unique_names(entries, base)
-    return Discovery(root, tuple(sorted(entries, key=lambda e: e.name)), n_skipped, tuple(holds))
+    passed_over = tuple(sorted(printable_path(os.path.relpath(p, base)) for p in walked.passed_over))
+    found = Discovery(root, tuple(sorted(entries, key=lambda e: e.name)), n_skipped, tuple(holds), passed_over)
+    if found.left_out:
+        logger.warning("%s", found.left_out)
+    return found
 
 
 def _with_unique_names(entries: Sequence[ScanEntry], base: Path) -> list[ScanEntry]:
@@ -167,7 +183,7 @@ def _stem(path: Path) -> str:
 
 
 def _list_files(
-    root: Path, base: Path, with_archives: bool, without: Path | None
+    root: Path, base: Path, with_archives: bool, walk: Walk
 ) -> tuple[list[Path], list[ScanEntry], list[UnpackedFolder]]:
     """Every file, those in archives unpacked; an entry for what a folder, a DICOMDIR or an archive fails to give."""
     problems: list[ScanEntry] = []
@@ -176,7 +192,7 @@ def _list_files(
         problem = item_error(error, f"the folder {printable_path(folder.name)} cannot be listed", ScanError)
         problems.append(_broken_entry(folder, base, str(problem)))
 
-    found = [image_files.header_of(root)] if root.is_file() else sorted(_walk(root, on_error, without))
+    found = [image_files.header_of(root)] if root.is_file() else sorted(walk.files(root, on_error))
     holds: list[UnpackedFolder] = []
     paths: list[Path] = []
     for path in found:
@@ -186,7 +202,7 @@ def _list_files(
                 inside = holds[-1].path / name_from_path(path.relative_to(base).with_suffix(""))
                 inside.mkdir()
                 unpack(path, inside)
-                members = sorted(_walk(inside, on_error))
+                members = sorted(Walk().files(inside, on_error))
                 problems += [_archive_entry(p, holds[-1].path) for p in members if p.suffix.lower() == ".zip"]
                 paths += [p for p in members if p.suffix.lower() != ".zip"]
                 continue
@@ -223,70 +239,6 @@ def _archive_entry(path: Path, base: Path) -> ScanEntry:
     return ScanEntry(
         name, "dicom", (path,), "", "", str(path.parent), (), (), "", "", left_aside="an archive inside an archive"
     )
-
-
-def _walk(root: Path, on_error: Callable[[Path, Exception], None], without: Path | None = None) -> list[Path]:
-    """List files, and links to files that may be gone; pipes and devices, on which reading waits forever, are left out.
-
-    Each folder is searched once, whatever links lead to it; folders that medhybrid wrote are left out.
-    """
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    left_out = None if without is None else without.resolve()
-    folders: list[Path] = [root]
-    links: list[Path] = []
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
-        try:
-            status = folder.stat()
-            is_left_out = folder != root and left_out is not None and folder.resolve() == left_out
-            if (status.st_dev, status.st_ino) in seen or is_left_out:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(folder), key=lambda e: os.fsencode(e.name))
-            ours = _outputs_in(folder)
-        except Exception as error:
-            on_error(folder, error)
-            continue
-        for entry in entries:
-            path = folder / entry.name
-            if is_made_here(path, ours):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(path)
-            elif entry.is_symlink() and _leads_to_folder(path):
-                links.append(path)
-            elif not entry.name.startswith(".") and _may_be_read(path):
-                found.append(path)
-    return found
-
-
-def _outputs_in(folder: Path) -> tuple[str, ...]:
-    """Names of files and folders in a folder that medhybrid wrote, as patterns."""
-    if marked := contents_of(folder):
-        return marked
-    if (folder / "config.yaml").is_file() and (folder / "plan.json").is_file():
-        return RUN_OUTPUT
-    try:
-        record = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError):
-        return ()
-    is_output = isinstance(record, dict) and {"medhybrid", "made_by", "n_done"} <= record.keys()
-    return EARLIER_OUTPUT if is_output else ()
-
-
-def _leads_to_folder(link: Path) -> bool:
-    try:
-        return stat.S_ISDIR(link.stat().st_mode)
-    except Exception:
-        return False  # its reader will say where it leads
-
-
-def _may_be_read(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except Exception:
-        return True  # its reader will say why not
 
 
 def _kind_of(path: Path) -> image_files.Kind:

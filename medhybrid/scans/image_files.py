@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from medhybrid.errors import ScanError
+from medhybrid.files import check_file
 from medhybrid.geometry import Affine
 from medhybrid.scans import itk, nifti
 from medhybrid.scans.nifti_header import SUFFIXES, VALUE_SUFFIXES, header_beside, is_pair_header, read_header
@@ -62,6 +63,7 @@ def is_header_with_values(paths: Sequence[Path]) -> bool:
 
 def _looks_like_dicom(path: Path) -> bool:
     try:
+        check_file(path)
         with path.open("rb") as file:
             start = file.read(132)
     except OSError:

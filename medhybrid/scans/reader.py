@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medhybrid.config import ScansConfig
 from medhybrid.errors import MedHybridError, ScanError, SeriesError, item_error
+from medhybrid.files import check_file
 from medhybrid.geometry import corner_distance_mm
 from medhybrid.names import printable_path
 from medhybrid.scans import image_files, itk, nifti
@@ -58,6 +59,8 @@ def read_scan(
 def _read(path: str | Path | Sequence[str | Path], case: str | None, part: str, options: ScansConfig | None) -> Scan:
     if not isinstance(path, (str, Path)):
         paths = [Path(p) for p in path]
+        for p in paths:
+            check_file(p)
         if image_files.is_header_with_values(paths):
             return read_scan(paths[0], case=case)
         return read_series(paths, case=case or "series", part=part, options=options)
@@ -66,6 +69,7 @@ def _read(path: str | Path | Sequence[str | Path], case: str | None, part: str, 
         return _read_folder(path, case or path.name, part, options)
     if not path.exists():
         raise ScanError(f"{path} does not exist", remedy="check the path")
+    check_file(path)
     path = image_files.header_of(path)
     kind = image_files.kind_of(path)
     if kind == "nifti":
@@ -89,7 +93,8 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
     series = [s for s in found if not s.left_aside]
     if problem := next((s.problem for s in series if s.problem), None):
         raise problem
-    images = [p for p in sorted(folder.iterdir()) if image_files.kind_of(p) in ("nifti", "itk")] if not found else []
+    others = [] if found else sorted(p for p in folder.iterdir() if p.is_file())
+    images = [p for p in others if image_files.kind_of(p) in ("nifti", "itk")]
     if len(images) == 1:  # macOS unpacks scan.nii.gz to a folder of that name with the file in it
         return _read(images[0], case, part, options)
     if len(series) != 1:

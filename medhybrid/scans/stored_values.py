@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
+from medhybrid.files import check_file
 from medhybrid.scans.claims import MAX_BZIP2_RATIO, MAX_DEFLATE_RATIO
 from medhybrid.scans.streams import (
     DAMAGE,
@@ -80,6 +81,7 @@ def read_values(name: str, stored: StoredValues) -> tuple[NDArray[np.generic], i
         If they are damaged, or fewer than the header says.
     """
     try:
+        check_file(stored.path)
         with stored.path.open("rb") as file:
             _seek(file, stored)
             content, n_surplus = _read(file, stored)

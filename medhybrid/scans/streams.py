@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from medhybrid.errors import ScanError
+from medhybrid.files import check_file
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -29,6 +30,7 @@ DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, OSError)
 
 def is_gzip(path: Path) -> bool:
     """Report whether the content, not the name, is compressed by gzip; raises `OSError`."""
+    check_file(path)
     with path.open("rb") as file:
         return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 

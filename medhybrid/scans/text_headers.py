@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.errors import ScanError
+from medhybrid.files import check_file
 
 MAX_HEADER_BYTES = 1 << 20
 
@@ -69,6 +70,7 @@ def is_meta(path: Path) -> bool:
 def read_text_header(path: Path) -> TextHeader:
     """Read the fields of a header; raises `ScanError` if it has no end, or would harm or lead elsewhere."""
     try:
+        check_file(path)
         with path.open("rb") as file:
             head = file.read(MAX_HEADER_BYTES)
     except OSError as error:

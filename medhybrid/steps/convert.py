@@ -52,7 +52,7 @@ def convert(
     if not Path(scans).exists():
         raise ScanError(f"{printable_path(scans)} does not exist", remedy="check the path")
     claim_folder(out, CONVERTED, remedy="choose another folder for --out")
-    found = discover(Path(scans))
+    found = discover(Path(scans), converted_in=out)
     rows = []
     reporter.begin("converting", len(found.entries))
     with WrittenFiles(out) as written:

@@ -9,19 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.config import StudyConfig, require_config, save_config
+from medhybrid.data.case_check import CaseCheck, CheckTask, check_case, check_settings, is_check, load_check
 from medhybrid.data.checks import Finding, from_error
-from medhybrid.data.dataset import (
-    PREPARED,
-    CaseCheck,
-    CheckTask,
-    PrepareTask,
-    check_case,
-    check_settings,
-    free_memory,
-    is_prepared,
-    load_check,
-    prepare_case,
-)
+from medhybrid.data.dataset import PREPARED, PrepareTask, free_memory, is_prepared, prepare_case
+from medhybrid.data.dataset_checks import ct_findings, removed_label_findings
 from medhybrid.data.fingerprint import combine
 from medhybrid.data.grid_loss import grid_findings
 from medhybrid.data.layouts import Case, Note, list_dataset
@@ -29,6 +20,7 @@ from medhybrid.data.plan import Plan, make_plan
 from medhybrid.data.source import save_source
 from medhybrid.data.splits import load_folds, notes_on_folds
 from medhybrid.data.store import load_record, remove_case
+from medhybrid.data.subjects import unify_subjects
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
 from medhybrid.errors import DataError, MedHybridError, OutputError
 from medhybrid.files import held, write_atomically, write_csv
@@ -72,10 +64,11 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     listing = list_dataset(config.data)
     cases = list(listing.cases)
     folds, origin = load_folds(config.data, cases)
-    notes = [_finding_of(note) for note in (*listing.notes, *notes_on_folds(folds, cases, origin))]
+    notes = [_finding_of(note) for note in (*listing.notes, *notes_on_folds(folds, cases, origin, config.data))]
     for note in notes:
         reporter.message(f"{note.where}: {note.message}" + (f": {note.found}" if note.found else ""))
     cases, corrections = with_corrections(cases, config.data)
+    cases = list(unify_subjects(cases)[0])
     folds = with_new_cases(folds, cases, corrections.taken)
     memory = free_memory()  # before processes take some: a training will not have them beside it
 
@@ -96,8 +89,11 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
         failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
     findings += failed
     failed_cases = {f.where for f in failed}
-    for case in (c for c in usable if c.name not in failed_cases):
-        findings += grid_findings(load_record(folder / "cases" / case.name), plan)
+    measured = {c.name: f for c in usable if c.name not in failed_cases and (f := checks[c.name].fingerprint)}
+    for name in measured:
+        findings += grid_findings(load_record(folder / "cases" / name), plan)
+    findings += ct_findings(measured, [c.name for c in config.data.channels if c.modality == "CT"])
+    findings += removed_label_findings(folder / "cases", measured, plan)
     left_out = sorted({f.where for f in findings if f.severity == "error"})
 
     write_atomically(folder / "fingerprint.json", fingerprint.model_dump_json(indent=1))
@@ -110,6 +106,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
         write_corrections(folder / "corrections.csv", corrections.taken, left_out)
     save_config(config, folder / "config.yaml")
     _forget_others(folder, {c.name for c in cases} - set(left_out), reporter)
+    _forget_checks(folder, {c.name for c in cases})
     send_prepared(config)
     reporter.message(f"folds: {len(folds)}, {origin}")
     if taken := [c for c in corrections.taken if c.case not in left_out]:
@@ -206,6 +203,13 @@ def _forget_others(folder: Path, keep: set[str], reporter: Reporter) -> None:
             except OutputError as error:
                 (path / "case.json").unlink()  # it is no case any more; the other files stay
                 reporter.message(str(error))
+
+
+def _forget_checks(folder: Path, keep: set[str]) -> None:
+    """Remove the checks of cases that the dataset no longer has."""
+    for path in (folder / "checks").glob("[!.]*.json"):
+        if path.name.removesuffix(".json") not in keep and is_check(path):
+            path.unlink()
 
 
 def _first(findings: Sequence[Finding]) -> str:

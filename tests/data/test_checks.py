@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from medhybrid.data.checks import check_image, check_mask
+from medhybrid.data.dataset_checks import ct_findings
+from medhybrid.data.fingerprint import CaseFingerprint
 from medhybrid.geometry import Grid
 
 CHANNELS = ["T1", "FLAIR"]
@@ -82,3 +84,35 @@ def test_another_shape_an_unknown_label_and_an_empty_mask() -> None:
     assert codes(other_shape) == {"shape": "error"}
     assert codes(check_mask("a", GRID, unknown, GRID, LABELS, 0.01)) == {"unknown_label": "error"}
     assert codes(check_mask("a", GRID, 0 * good_mask(), GRID, LABELS, 0.01)) == {"empty_mask": "warning"}
+
+
+def fingerprint(low: float, high: float) -> CaseFingerprint:
+    return CaseFingerprint(
+        shape=(4, 4, 4),
+        spacing_mm=(1, 1, 1),
+        foreground_ml={},
+        samples={},
+        percentiles={"A": (low, (low + high) / 2, high)},
+    )
+
+
+def test_ct_scans_of_another_scale_are_named_and_others_are_not() -> None:
+    ranges = {
+        "head": (-1000, 900),
+        "body": (-1020, 400),
+        "padded": (-2048, 1200),
+        "normalised": (0, 1),
+        "shifted": (24, 1400),
+        "byte": (0, 255),
+        "missing": (0, 0),
+    }
+
+    findings = ct_findings({n: fingerprint(*r) for n, r in ranges.items()}, ["A"])
+
+    assert [(f.where, f.code, f.severity) for f in findings] == [
+        (n, "ct_values", "warning") for n in ("normalised", "shifted", "byte")
+    ]
+    assert findings[0].found == "values from 0 to 1 (percentiles 1 and 99)"
+    skull_stripped = {f"c{i}": fingerprint(0, 80 + i) for i in range(4)}
+    assert not ct_findings(skull_stripped, ["A"])
+    assert [f.where for f in ct_findings({"only": fingerprint(0, 1)}, ["A"])] == ["only"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 import medhybrid
@@ -49,3 +50,19 @@ def test_a_scan_of_an_impossible_spacing_is_left_out_before_memory_is_asked_for(
 
     assert result.left_out == ("case_01",)
     assert "too large on the network's grid" in result.findings[-1].message
+
+
+def test_a_label_whose_components_would_all_be_removed_is_named(tmp_path: Path) -> None:
+    write_study(tmp_path / "data", n_cases=4)
+    for path in (tmp_path / "data" / "labelsTr").iterdir():  # one voxel of 6.75 mm3 each, and one label as it is
+        image = nib.load(path)
+        mask = np.asarray(image.dataobj)
+        few = np.where(mask == 4, 4, 0).astype(np.uint8)
+        few[0, 0, 0] = few[5, 0, 0] = few[10, 0, 0] = 1
+        nib.save(nib.Nifti1Image(few, image.affine), path)
+
+    found = medhybrid.preprocess(small_config(tmp_path, "prepare.min_component_ml=0.01")).findings
+
+    (finding,) = [f for f in found if f.code == "label_removed"]
+    assert (finding.where, finding.severity) == ("left", "warning")
+    assert finding.found.startswith("0.00675 ml")

@@ -53,6 +53,25 @@ def test_nnunet_with_a_channel_that_is_absent_for_one_case(tmp_path: Path) -> No
     assert [c.name for c in cases] == ["p1", "p2"]
     assert cases[0].images[1] == Files((tmp_path / "imagesTr" / "p1_0001.nii.gz",))
     assert cases[1].images[1] is None
+    assert cases[1].problem is None
+
+
+def test_a_case_without_a_channel_that_is_not_optional_is_left_out(tmp_path: Path) -> None:
+    image, mask = blob_case(0)
+    for name, channels in (("p1", 2), ("p2", 1)):
+        for i in range(channels):
+            save_nifti(tmp_path / "nnunet" / "imagesTr" / f"{name}_{i:04d}.nii.gz", image)
+        save_nifti(tmp_path / "nnunet" / "labelsTr" / f"{name}.nii.gz", mask)
+    (tmp_path / "table").mkdir()
+    write_csv(
+        tmp_path / "table",
+        [{"case": f"p{i}", "T1": "a.nii", "FLAIR": "b.nii" * (i == 1), "mask": "m.nii"} for i in (1, 2)],
+    )
+
+    for layout in ("nnunet", "table"):
+        good, bad = list_cases(config(tmp_path / layout, channels=[{"name": "T1"}, {"name": "FLAIR"}]))
+        assert good.problem is None
+        assert "channel FLAIR is missing" in str(bad.problem)
 
 
 def test_a_table_names_files_and_subjects(tmp_path: Path) -> None:
@@ -139,7 +158,7 @@ def test_a_study_that_is_ambiguous_is_left_out_and_the_others_are_kept(tmp_path:
     [
         (lambda root: None, "holds no case"),
         (lambda root: (root / "dataset.json").write_text("{"), "cannot be read as JSON"),
-        (lambda root: (root / "dataset.json").write_text('{"training": 3}'), "no list of training cases"),
+        (lambda root: (root / "dataset.json").write_text('{"training": 3}'), "no list of cases: dataset.json"),
     ],
 )
 def test_reject_unusable_datasets(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -328,3 +347,15 @@ def test_a_table_that_says_something_of_scans_does_not_list_cases(scans: Path, t
     cases = list_cases(config(scans, labelled=False, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
 
     assert {c.name for c in cases} == {"p1", "p2", "alone_T1"}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_an_optional_channel_whose_file_is_damaged_is_not_missing(tmp_path: Path, labelled: bool) -> None:
+    write_studies(tmp_path)
+    damaged = tmp_path / "s1" / "scan_FLAIR.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+
+    case, other = list_cases(config(tmp_path, labelled=labelled))
+
+    assert other.problem is None
+    assert "the channel in s1__scan_FLAIR cannot be used" in str(case.problem)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import medhybrid
 from medhybrid.config import DataConfig, StudyConfig
 from medhybrid.data.layouts import Case, list_cases, list_dataset
 from medhybrid.data.splits import load_folds, notes_on_folds
-from medhybrid.errors import DataError
-from tests.synthetic import save_nifti, write_csv
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.scans.reader import read_scan
+from medhybrid.tables import read_table
+from tests.synthetic import save_nifti, small_config, write_csv, write_study
 
 IMAGE, MASK = np.full((4, 4, 4), 5, np.int16), np.ones((4, 4, 4), np.uint8)
 
@@ -347,3 +352,140 @@ def test_scans_of_a_study_that_are_not_used_are_named(tmp_path: Path) -> None:
     rules = {"channel_map": {"A": "A"}}
     (note,) = list_dataset(config(tmp_path, **rules)).notes
     assert (note.where, note.found) == ("s1", "s1__other")
+
+
+def test_the_folder_above_a_dataset_is_refused_with_the_name_of_the_dataset(tmp_path: Path) -> None:
+    nnunet(tmp_path / "raw" / "Dataset001_X")
+    with pytest.raises(DataError, match=r"holds datasets.*data\.root=.*Dataset001_X"):
+        list_cases(config(tmp_path / "raw"))
+
+
+def test_a_column_of_a_table_that_keeps_cases_for_testing_is_honoured(tmp_path: Path) -> None:
+    words = ["train", "Train", "val", "test", "", "TEST"]
+    rows = [{"case": f"c{i}", "A": "a.nii", "mask": f"m{i}.nii", "split": w, "age": "4"} for i, w in enumerate(words)]
+    write_csv(tmp_path, [*rows, {**rows[5], "split": "train"}])
+
+    listing = list_dataset(config(tmp_path, channels=("A",)))
+
+    assert usable(list(listing.cases)) == ["c0", "c1", "c2"]
+    assert {c.name: c.fold for c in listing.cases if c.problem is None} == {"c0": -1, "c1": -1, "c2": 0}
+    problems = {c.name: str(c.problem) for c in listing.cases if c.problem}
+    assert "does not say what the case is for" in problems["c4"]
+    assert "keeps it for testing" in problems["c5"]
+    assert [(n.message, n.found) for n in listing.notes] == [
+        ("2 cases for testing are not taken", ""),
+        ("1 columns are not used", "age"),
+    ]
+
+
+def test_a_misspelt_column_of_an_optional_channel_is_named(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": "c", "A": "a.nii", "B_img": "b.nii", "mask": "m.nii", "set": "site 2"}])
+    channels = [{"name": "A"}, {"name": "B", "optional": True}]
+
+    (note,) = list_dataset(
+        config(tmp_path).model_validate({**config(tmp_path).model_dump(), "channels": channels})
+    ).notes
+
+    assert note.found == "B_img, set"
+    assert "no column is named B" in note.remedy
+
+
+def test_rows_of_the_table_of_context_that_fit_no_case_are_named(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    (tmp_path / "context.csv").write_text("case,age_years\ncase_0,40\ncase_1.nii.gz,41\n")
+
+    notes = list_dataset(config(tmp_path, context=["age_years"])).notes
+
+    assert [(n.message, n.found) for n in notes] == [("1 rows of context.csv name no case", "case_1.nii.gz")]
+    assert not list_dataset(config(tmp_path)).notes
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [("M\u00fcller", "Mu\u0308ller"), ("1", "1.0"), ("007", "7"), ("P a", "p  A"), ("stra\u00dfe", "STRASSE")],
+)
+def test_a_subject_in_two_spellings_is_one(tmp_path: Path, spellings: tuple[str, str]) -> None:
+    rows = [{"case": f"c{i}", "subject": s, "A": "a.nii", "mask": f"m{i}.nii"} for i, s in enumerate([*spellings, "B"])]
+    write_csv(tmp_path, rows)
+
+    listing = list_dataset(config(tmp_path))
+
+    first, second, other = (c.subject for c in listing.cases)
+    assert first == second == min(spellings)
+    assert other == "B"
+    assert [n.where for n in listing.notes] == ["subjects"]
+
+
+def listed(n: int) -> list[dict[str, str]]:
+    return [{"image": f"img/c{i}.nii", "label": f"lab/c{i}.nii"} for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("values", "folds"),
+    [({"train": listed(3)[:2], "val": listed(3)[2:]}, [-1, -1, 0]), (listed(3), [None, None, None])],
+)
+def test_lists_under_other_keys_and_bare_lists_are_read(tmp_path: Path, values: object, folds: list[int]) -> None:
+    (tmp_path / "d.json").write_text(json.dumps(values))
+    cases = list_cases(config(tmp_path))
+    assert [(c.name, c.fold) for c in cases] == [(f"c{i}", k) for i, k in enumerate(folds)]
+
+
+def test_of_two_lists_in_a_folder_none_is_taken_and_both_are_named(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(json.dumps({"training": listed(2)}))
+    with pytest.raises(DataError, match=r"several data lists.*a\.json, b\.json"):
+        list_cases(config(tmp_path))
+
+
+def test_a_file_of_settings_beside_a_table_is_no_list_of_cases(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": "c0", "A": "a.nii", "mask": "m.nii"}])
+    for i, value in enumerate(({"epochs": 10}, ["epochs"], [{"epochs": 10}])):
+        (tmp_path / f"settings_{i}.json").write_text(json.dumps({"training": value}))
+    assert usable(list_cases(config(tmp_path))) == ["c0"]
+
+
+def test_digits_that_are_no_number_are_the_name_of_a_label(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "\u2460"}}))
+    assert len(list_cases(config(tmp_path))) == 3
+
+
+def test_a_pattern_of_subjects_that_is_none_is_refused_by_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"subject_pattern[\s\S]*no regular expression"):
+        config(tmp_path, subject_pattern="(")
+
+
+def test_a_group_of_the_pattern_that_takes_no_part_is_a_problem_of_its_case(tmp_path: Path) -> None:
+    nnunet(tmp_path, n=1)
+    (case,) = list_cases(config(tmp_path, subject_pattern="(P[0-9]+)?case"))
+    assert "finds no subject" in str(case.problem)
+
+
+def test_a_pipe_a_socket_and_a_broken_link_in_place_of_a_file_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path / "data", 5)
+    (tmp_path / "data" / "splits.json").unlink()
+    images, masks = tmp_path / "data" / "imagesTr", tmp_path / "data" / "labelsTr"
+    for path in (images / "case_00.nii.gz", masks / "case_01.nii.gz", masks / "case_02.nii.gz"):
+        path.unlink()
+    os.mkfifo(images / "case_00.nii.gz")
+    (masks / "case_01.nii.gz").symlink_to("gone.nii.gz")
+    monkeypatch.chdir(masks)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind("case_02.nii.gz")
+
+    found = {f.where: f.found for f in medhybrid.preprocess(small_config(tmp_path)).findings}
+
+    assert found == {
+        "case_00": "case_00.nii.gz is a pipe, and no file",
+        "case_01": "case_01.nii.gz is a link to gone.nii.gz, which is not there",
+        "case_02": "case_02.nii.gz is a socket, and no file",
+    }
+
+
+def test_a_pipe_is_no_table_no_list_and_no_scan(tmp_path: Path) -> None:
+    for name in ("cases.csv", "x.nii.gz", "x.mha"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(MedHybridError, match=f"{name} is a pipe"):
+            read_table(tmp_path / name) if name.endswith("csv") else read_scan(tmp_path / name)

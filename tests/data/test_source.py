@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import medhybrid
 from medhybrid.config import StudyConfig, load_config
+from medhybrid.data.case_check import sources_of
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.layouts import Case, Files
 from medhybrid.data.source import FILE, check_source
 from medhybrid.errors import DataError
 from tests.synthetic import small_config, write_study
@@ -61,7 +66,8 @@ def test_a_training_of_another_dataset_ends_before_there_is_a_run(project: Path)
 
 def test_the_same_dataset_elsewhere_is_taken(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "data", tmp_path / "copy")
-    assert check_source(folder_of(project), with_overrides(project, f"data.root={tmp_path / 'copy'}")) == []
+    (message,) = check_source(folder_of(project), with_overrides(project, f"data.root={tmp_path / 'copy'}"))
+    assert message.endswith(f"is in {tmp_path / 'copy'} now, with the same files")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +86,14 @@ def test_the_same_dataset_elsewhere_is_taken(project: Path, tmp_path: Path) -> N
 def test_other_settings_than_the_prepared_ones_are_refused_by_their_key(project: Path, change: str) -> None:
     with pytest.raises(DataError, match=change.split("=")[0]):
         check_source(folder_of(project), with_overrides(project, change))
+
+
+@pytest.mark.parametrize("key", ["patch_size", "batch_size"])
+def test_a_setting_that_was_taken_out_since_is_refused_by_its_key(project: Path, key: str) -> None:
+    dataset = PreparedDataset(folder_of(project))
+    assert dataset.plan_for(with_overrides(project)).batch_size == 2
+    with pytest.raises(DataError, match=f"prepared by other settings.*{key} by the plan's rules"):
+        dataset.plan_for(with_overrides(project, f"prepare.{key}=null"))
 
 
 def new_splits(data: Path) -> None:
@@ -162,3 +176,53 @@ def test_a_list_of_cases_that_was_edited_since_is_refused_and_new_cases_are_name
 
     medhybrid.preprocess(config)
     assert check_source(folder_of(folder), config) == []
+
+
+def test_masks_that_were_exchanged_by_renaming_are_seen_where_sizes_and_times_agree(tmp_path: Path) -> None:
+    data, config = tmp_path / "data", small_config(tmp_path)
+    write_study(data, 2)
+    (data / "splits.json").unlink()
+    for path in sorted(data.rglob("*.nii.gz")):  # uncompressed, so that the sizes agree
+        nib.save(nib.load(path), path.with_suffix(""))
+        path.unlink()
+    (data / "dataset.json").write_text((data / "dataset.json").read_text().replace(".nii.gz", ".nii"))
+    for path in data.rglob("*.nii"):
+        os.utime(path, (1.6e9, 1.6e9))
+    medhybrid.preprocess(config)
+
+    first, second = data / "labelsTr" / "case_00.nii", data / "labelsTr" / "case_01.nii"
+    first.rename(data / "x")
+    second.rename(first)
+    (data / "x").rename(second)
+
+    (change,) = check_source(tmp_path / "prepared" / "blobs", config)
+    assert "files of 2 cases changed" in change
+    assert medhybrid.preprocess(config).n_prepared == 2
+
+
+def test_a_case_that_was_taken_out_is_forgotten_and_the_moved_rest_is_taken(tmp_path: Path) -> None:
+    data, config = tmp_path / "data", small_config(tmp_path)
+    write_study(data, 4)
+    (data / "splits.json").unlink()
+    medhybrid.preprocess(config)
+    stale = (tmp_path / "prepared" / "blobs" / "checks" / "case_03.json").read_bytes()
+    listed = json.loads((data / "dataset.json").read_text())["training"]
+    (data / "dataset.json").write_text(json.dumps({"training": listed[:3]}))
+    for folder in ("imagesTr", "labelsTr"):
+        (data / folder / "case_03.nii.gz").unlink()
+    medhybrid.preprocess(config)
+
+    checks = tmp_path / "prepared" / "blobs" / "checks"
+    assert sorted(p.stem for p in checks.glob("*.json")) == ["case_00", "case_01", "case_02"]
+    (checks / "case_03.json").write_bytes(stale)  # as earlier versions left it
+    assert check_source(checks.parent, config) == []
+    data.rename(tmp_path / "moved")
+    (message,) = check_source(checks.parent, load_config(tmp_path / "small.yaml", [f"data.root={tmp_path / 'moved'}"]))
+    assert "moved now, with the same files" in message
+
+
+def test_values_beside_a_header_are_among_the_files_of_a_case(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkUInt8), tmp_path / "m.mhd")
+    case = Case("c", "c", (Files((tmp_path / "i.nii",)),), Files((tmp_path / "m.mhd",)))
+    names = [p.name for p in sources_of(case, small_config(tmp_path))]
+    assert names == ["i.nii", "m.mhd", "m.raw"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case
-from medhybrid.data.splits import load_folds, make_folds
+from medhybrid.data.splits import Fold, load_folds, make_folds, notes_on_folds
 from medhybrid.errors import DataError
 
 
@@ -70,3 +70,36 @@ def test_reject_unusable_fold_files(tmp_path: Path, content: object, message: st
 
     with pytest.raises(DataError, match=message):
         load_folds(config(tmp_path), cases_of([1, 1]))
+
+
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.symlink_to("gone.json"), lambda p: p.mkdir()])
+def test_a_file_of_folds_that_is_named_and_is_not_there_is_refused(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    named = config(tmp_path).model_copy(update={"splits": "my_split.json"})
+    make(tmp_path / "my_split.json")
+    with pytest.raises(DataError, match=r"my_split\.json is no file of folds"):
+        load_folds(named, cases_of([1, 2]))
+
+
+def test_a_broken_link_of_the_default_name_is_refused_and_its_absence_is_not(tmp_path: Path) -> None:
+    assert load_folds(config(tmp_path), cases_of([1, 2]))[1] == "made with seed 0"
+    (tmp_path / "splits.json").symlink_to("gone.json")
+    with pytest.raises(DataError, match=r"a link to gone\.json"):
+        load_folds(config(tmp_path), cases_of([1, 2]))
+
+
+def test_the_folds_of_nnunet_that_are_not_used_are_named(tmp_path: Path) -> None:
+    (tmp_path / "splits_final.json").write_text("[]")
+    folds, origin = load_folds(config(tmp_path), cases_of([1, 2]))
+    (note,) = notes_on_folds(folds, cases_of([1, 2]), origin, config(tmp_path))
+    assert (note.where, note.remedy) == ("splits_final.json", "data.splits=splits_final.json takes its folds")
+
+
+def test_names_that_stand_twice_in_a_fold_count_once_and_are_named(tmp_path: Path) -> None:
+    names = {"train": ["case_000", "case_000"], "validation": ["case_001", "case_001", "case_001"]}
+    (tmp_path / "splits.json").write_text(json.dumps([names]))
+
+    folds, origin = load_folds(config(tmp_path), cases_of([1, 2]))
+
+    assert folds == [Fold(train=("case_000",), validation=("case_001",))]
+    (note,) = notes_on_folds(folds, cases_of([1, 2]), origin, config(tmp_path))
+    assert note.found == "case_000, case_001"

@@ -31,7 +31,8 @@ PREPARE = """
 import sys
 from pathlib import Path
 from medhybrid.config import load_config
-from medhybrid.data.dataset import CheckTask, PrepareTask, check_case, prepare_case
+from medhybrid.data.case_check import CheckTask, check_case
+from medhybrid.data.dataset import PrepareTask, prepare_case
 from medhybrid.data.layouts import list_cases
 from medhybrid.data.plan import Plan
 config, plan = load_config(sys.argv[1], []), Plan.load(Path(sys.argv[2]))

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import medhybrid
 from medhybrid.errors import ScanError
 from medhybrid.scans import discover
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_entry
-from tests.synthetic import AFFINE, SHAPE, blob_case, save_nifti
+from tests.synthetic import AFFINE, SHAPE, blob_case, make_test_plan, save_nifti
 
 
 @pytest.fixture
@@ -122,3 +123,36 @@ def test_values_in_another_file_belong_to_the_scan(tmp_path: Path) -> None:
 
     assert [p.name for p in entry.paths] == ["x.mhd", "x.raw"]
     assert read_entry(entry, "c").array.shape == (1, 4, 3, 2)
+
+
+def test_hidden_folders_are_passed_over_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = [e.name for e in discover(folder).entries]
+    for place in (".Trash-1000/files", ".snapshot", "$RECYCLE.BIN"):
+        save_nifti(folder / place / "old.nii.gz", blob_case(0)[0])
+
+    found = discover(folder)
+
+    assert [e.name for e in found.entries] == before
+    assert found.passed_over == ("$RECYCLE.BIN", ".Trash-1000", ".snapshot")
+    assert "3 hidden folders, or folders of results, are not searched" in caplog.text
+    assert [e.name for e in discover(folder / ".snapshot").entries] == ["old"]
+
+
+def test_a_folder_of_the_users_with_names_of_a_training_is_searched(tmp_path: Path) -> None:
+    for name in ("train/a.nii.gz", "validation/b.nii.gz"):
+        save_nifti(tmp_path / name, blob_case(0)[0])
+    (tmp_path / "config.yaml").write_text("x: 1")
+    (tmp_path / "plan.json").write_text("{}")
+    assert [e.name for e in discover(tmp_path).entries] == ["train__a", "validation__b"]
+
+    (tmp_path / "plan.json").write_text(make_test_plan().model_dump_json())
+    found = discover(tmp_path)
+    assert ([e.name for e in found.entries], found.passed_over) == (["train__a"], ("validation",))
+
+
+def test_what_convert_wrote_is_a_scan_but_for_convert_into_the_same_folder(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(0)[0])
+    for _ in range(2):
+        rows = medhybrid.convert(tmp_path, out=tmp_path / "out")
+        assert [r.name for r in rows] == ["in__a"]
+    assert [e.name for e in discover(tmp_path).entries] == ["in__a", "out__in__a"]

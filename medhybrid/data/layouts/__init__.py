@@ -6,6 +6,8 @@ and add it to `LAYOUTS`.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +15,16 @@ from pathlib import Path
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, read_json, subject_of
-from medhybrid.data.layouts.datalist import find_datalist, list_datalist
+from medhybrid.data.layouts.datalist import find_datalist, find_datalists, json_files, list_datalist, only_datalist
 from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet
 from medhybrid.data.layouts.studies import list_scans, list_studies
 from medhybrid.data.layouts.table import find_tables, has_table, list_table
+from medhybrid.data.subjects import unify_subjects
 from medhybrid.errors import DataError
 from medhybrid.names import make_unique, printable_path
 from medhybrid.remote import local_copy
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
+from medhybrid.scans.context import unused_context
 
 LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
     "decathlon": list_datalist,
@@ -28,6 +32,9 @@ LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
     "csv": list_table,
     "studies": list_studies,
 }
+
+NUMBER = re.compile("[0-9]{1,9}")
+"""The value of a label, or the place of a channel: other digits, such as circled ones, are text."""
 
 UNLABELLED: dict[str, Callable[[DataConfig, Path], Listing]] = {"studies": list_scans}
 """How cases are listed where masks are not asked for, if not as above."""
@@ -47,15 +54,53 @@ def list_dataset(config: DataConfig) -> Listing:
     if not root.is_dir():
         raise DataError(f"dataset folder {printable_path(root)} does not exist", remedy="check data.root")
     layout = layout_of(config, root)
+    if config.layout == "auto" and layout == "studies":
+        _refuse_folder_of_datasets(root)
     _refuse_contradictions(root, config)
     lister = LAYOUTS[layout] if config.labelled else UNLABELLED.get(layout, LAYOUTS[layout])
     listing = lister(config, root)
     cases = listing.cases if config.labelled else tuple(replace(c, mask=None) for c in listing.cases)
     if not cases:
         raise DataError(
-            f"{printable_path(root)} holds no case in the {layout} layout", remedy="see docs/data.md for the layouts"
+            f"{printable_path(root)} holds no case in the {layout} layout",
+            found=f"JSON files that are no list of cases: {', '.join(lists)}" if (lists := json_files(root)) else "",
+            remedy="see docs/data.md for the layouts",
         )
-    return Listing(_with_unique_names(cases), (*listing.notes, *_shared_masks(cases)))
+    cases, on_subjects = unify_subjects(cases)
+    notes = (
+        *listing.notes,
+        *on_subjects,
+        *_shared_masks(cases),
+        *(_unused_context(cases, root) if config.context else ()),
+    )
+    return Listing(_with_unique_names(cases), notes)
+
+
+def _unused_context(cases: tuple[Case, ...], root: Path) -> list[Note]:
+    """Name the rows of the tables of context that fit no case: their values would be absent without a word."""
+    scans = [(c.name, [p for files in c.images if files for p in files.paths]) for c in cases]
+    return [
+        Note(
+            printable_path(os.path.relpath(table, root.absolute())),
+            f"{len(rows)} rows of {CONTEXT_TABLE} name no case",
+            ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else ""),
+            "write the name of the image's file without its suffix, or of its folder",
+        )
+        for table, rows in unused_context(scans).items()
+    ]
+
+
+def _refuse_folder_of_datasets(root: Path) -> None:
+    """Raise `DataError` for a folder of datasets, such as nnU-Net's `nnUNet_raw`, which would be taken for studies."""
+    below = sorted(p for p in root.iterdir() if (p / "dataset.json").is_file() or (p / "imagesTr").is_dir())
+    if below:
+        names = ", ".join(printable_path(p.name) for p in below[:5])
+        raise DataError(
+            f"{printable_path(root)} holds datasets, and is none itself",
+            expected="the folder of one dataset",
+            found=names + (f" and {len(below) - 5} more" if len(below) > 5 else ""),
+            remedy=f"set data.root={printable_path(below[0])}; data.layout=studies takes its folders as studies",
+        )
 
 
 def layout_of(config: DataConfig, root: Path) -> str:
@@ -121,8 +166,8 @@ def _numbers_by_name(values: object) -> dict[str, int]:
     """Return names in lower case to numbers; version 1 of nnU-Net maps numbers to names. Names given twice are left out."""
     if not isinstance(values, dict):
         return {}
-    pairs = [(k, v) if str(v).isdigit() else (v, k) for k, v in values.items()]
-    numbered = [(str(name).strip().lower(), int(str(number))) for name, number in pairs if str(number).isdigit()]
+    pairs = [(k, v) if NUMBER.fullmatch(str(v)) else (v, k) for k, v in values.items()]
+    numbered = [(str(n).strip().lower(), int(str(number))) for n, number in pairs if NUMBER.fullmatch(str(number))]
     names = [name for name, _ in numbered]
     return {name: number for name, number in numbered if names.count(name) == 1}
 
@@ -163,6 +208,8 @@ def recognise(root: Path) -> str:
         return "csv"
     if is_nnunet(root) or (root / "dataset.json").is_file():
         return "nnunet"
+    if find_datalists(root):
+        only_datalist(root)  # raises: there are several
     has_folders = any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir())
     return "csv" if find_tables(root) and not has_folders else "studies"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from typing import Any
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.errors import DataError
+from medhybrid.files import check_file
 from medhybrid.names import check_case_name, escape_name, printable_path
 
 Paths = tuple[Path, ...]
+
+NO_FOLD = -1
+"""The fold of a case that trains in every fold."""
 
 FLAT_SUFFIX = re.compile(r"\.(png|tif|tiff|jpg|jpeg|bmp)$", re.IGNORECASE)
 """Two-dimensional images, which cannot be read."""
@@ -112,7 +117,38 @@ def subject_of(config: DataConfig, case: str) -> str:
     match = re.search(config.subject_pattern, case)
     if match is None:
         raise DataError(f"case {case}: data.subject_pattern does not match", expected=config.subject_pattern)
-    return match.group(1) if match.groups() else match.group(0)
+    subject: str | None = match.group(1) if match.groups() else match.group(0)
+    if not subject or not subject.strip():
+        raise DataError(
+            f"case {case}: data.subject_pattern finds no subject",
+            expected=f"text for {'the first group of ' * bool(match.groups())}{config.subject_pattern}",
+            found="nothing",
+            remedy="make the pattern fit every case name",
+        )
+    return subject
+
+
+def missing_channels(config: DataConfig, case: str, images: Sequence[Files | None], where: str) -> DataError | None:
+    """Return the error of a case without a channel that is not optional, which would be learnt as zeros.
+
+    Parameters
+    ----------
+    images : sequence of Files or None
+        One entry a channel; a single one may hold them all.
+    where : str
+        Where the channels were looked for.
+    """
+    if len(images) != len(config.channels):
+        return None
+    absent = [c.name for c, files in zip(config.channels, images, strict=True) if files is None and not c.optional]
+    if not absent:
+        return None
+    return DataError(
+        f"case {case}: channel {', '.join(absent)} is missing in {where}",
+        expected=", ".join(c.name for c in config.channels if not c.optional),
+        found=", ".join(c.name for c, files in zip(config.channels, images, strict=True) if files) or "none",
+        remedy="add the file, or mark the channel optional",
+    )
 
 
 def strip_suffix(name: str) -> str:
@@ -165,6 +201,7 @@ def path_inside(root: Path, relative: object) -> Path:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises `DataError`."""
     try:
+        check_file(path)
         return json.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{printable_path(path)} cannot be read as JSON", found=str(error)) from error

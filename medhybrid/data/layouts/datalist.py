@@ -1,7 +1,8 @@
 """Data lists in JSON: the Medical Segmentation Decathlon's `dataset.json`, and the lists of MONAI and Auto3DSeg.
 
-`training` is a list of `{"image": FILE or [FILE, ...], "label": FILE, "fold": K}`. Of several files each is a channel, in the
-order of the config. `fold` says in which fold a case validates. Cases in a list `validation` validate in the only fold.
+`training` (or `train`) is a list of `{"image": FILE or [FILE, ...], "label": FILE, "fold": K}`. Of several files each is a
+channel, in the order of the config. `fold` says in which fold a case validates. Cases in a list `validation` (or `val`)
+validate in the only fold. A file may also be a bare list of such entries.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts.case import (
+    NO_FOLD,
     Case,
     Files,
     Listing,
@@ -24,26 +26,69 @@ from medhybrid.data.layouts.case import (
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
 
-NO_FOLD = -1
-"""The fold of a case that trains in every fold."""
+KEYS = {
+    "training": ("training", "train"),
+    "validation": ("validation", "val", "valid"),
+    "testing": ("testing", "test"),
+}
+"""Names under which a list has its parts."""
+
+SHOWN = 5
 
 
 def find_datalist(root: Path) -> Path | None:
-    """Return the data list of a folder: `dataset.json`, or the only JSON file with a list `training` of images."""
-    if (root / "dataset.json").is_file():
-        return root / "dataset.json" if _is_datalist(root / "dataset.json") else None
-    found = [p for p in sorted(root.glob("*.json")) if not p.name.startswith(".") and _is_datalist(p)]
+    """Return the data list of a folder: `dataset.json`, or the only JSON file with a list of images."""
+    found = find_datalists(root)
     return found[0] if len(found) == 1 else None
 
 
+def find_datalists(root: Path) -> list[Path]:
+    """Return the data lists of a folder; beside a `dataset.json` no other file counts."""
+    if (root / "dataset.json").is_file():
+        return [root / "dataset.json"] if _is_datalist(root / "dataset.json") else []
+    return [p for p in sorted(root.glob("*.json")) if p.is_file() and p.name[0] != "." and _is_datalist(p)]
+
+
+def json_files(root: Path) -> list[str]:
+    """Return the names of the JSON files of a folder, at most a few."""
+    return [printable_path(p.name) for p in sorted(root.glob("*.json"))[:SHOWN] if p.name[0] != "."]
+
+
+def only_datalist(root: Path) -> Path:
+    """Return the data list of a folder; raises `DataError` where there are several, or none."""
+    found = find_datalists(root)
+    if len(found) == 1:
+        return found[0]
+    raise DataError(
+        f"{printable_path(root)} holds {'several data lists' if found else 'no data list'}",
+        expected='one JSON file with a list `training` of {"image": ..., "label": ...}; dataset.json counts before others',
+        found=", ".join([printable_path(p.name) for p in found[:SHOWN]] or json_files(root)) or "no JSON file",
+        remedy="name the one that counts dataset.json" if found else "set data.layout to what the folder holds",
+    )
+
+
 def _is_datalist(path: Path) -> bool:
+    """Whether a file lists cases with images; what is written for `training` in `dataset.json` counts if it is a list."""
     try:
-        values = read_json(path)
+        parts = _parts_of(read_json(path))
     except DataError:
         if path.name == "dataset.json":
             raise
         return False
-    return isinstance(values, dict) and "training" in values
+    training = parts["training"]
+    return training is not None and (path.name == "dataset.json" or any(_image_files(e) for e in training))
+
+
+def _parts_of(values: object) -> dict[str, list[Any] | None]:
+    """Return the lists of a file by part, None for one that it does not have; a bare list is for training."""
+    if isinstance(values, list):
+        return {
+            "training": values if any(_image_files(e) for e in values) else None,
+            "validation": None,
+            "testing": None,
+        }
+    named = values if isinstance(values, dict) else {}
+    return {part: next((named[k] for k in keys if isinstance(named.get(k), list)), None) for part, keys in KEYS.items()}
 
 
 def list_datalist(config: DataConfig, root: Path) -> Listing:
@@ -52,15 +97,12 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     Raises
     ------
     DataError
-        If there is no list of training cases.
+        If there is no list of training cases, or several files have one.
     """
-    path = find_datalist(root) or root / "dataset.json"
+    path = only_datalist(root)
     values = read_json(path)
-    listed = values.get("training") if isinstance(values, dict) else None
-    if not isinstance(listed, list):
-        raise DataError(f"{printable_path(path)} has no list of training cases")
-    validating = values.get("validation")
-    validating = validating if isinstance(validating, list) else []
+    parts = _parts_of(values)
+    listed, validating, testing = parts["training"] or [], parts["validation"] or [], parts["testing"] or []
     entries = [(e, None) for e in listed] + [(e, 0) for e in validating]
     if validating:
         entries = [(e, NO_FOLD if fold is None else fold) for e, fold in entries]
@@ -69,9 +111,13 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
         _case_of(entry, names[i], fold, config, root, f"{path.name}, entry {i + 1}")
         for i, (entry, fold) in enumerate(entries)
     ]
-    testing = values.get("testing", values.get("test"))
-    n_testing = len(testing) if isinstance(testing, list) else 0
-    notes = [Note(path.name, f"{n_testing} cases for testing are not taken")] if n_testing else []
+    notes = [Note(path.name, f"{len(testing)} cases for testing are not taken")] if testing else []
+    others = values.items() if isinstance(values, dict) else ()
+    notes += [
+        Note(path.name, f"{len(rest)} cases under {printable_path(str(key))} are not taken")
+        for key, rest in others
+        if isinstance(rest, list) and rest not in parts.values() and any(_image_files(e) for e in rest)
+    ]
     return Listing(tuple(cases), tuple(notes))
 
 

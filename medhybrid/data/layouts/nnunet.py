@@ -19,6 +19,7 @@ from medhybrid.data.layouts.case import (
     Files,
     Listing,
     Note,
+    missing_channels,
     named_case,
     read_json,
     strip_suffix,
@@ -63,9 +64,10 @@ def list_nnunet(config: DataConfig, root: Path) -> Listing:
         mask, mask_problem = _checked(masks, mask_of.get(name))
         good, subject, problem = named_case(name, config, source=printable_path(root.name), where="a case")
         problem = problem or mask_problem or next((p for _, p in filter(None, files) if p), None)
+        found = tuple(f[0] if f else None for f in files)
         if not any(files):
             problem = problem or _no_channel(name, images, root, config)
-        found = tuple(f[0] if f else None for f in files)
+        problem = problem or missing_channels(config, name, found, "imagesTr")
         cases.append(Case(good, subject, found, mask, problem=problem, is_labelled=mask is not None))
     return Listing(tuple(cases), tuple(_notes(images, taken, config, root)))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import DataConfig
 from medhybrid.data.channel_words import is_other_mask
-from medhybrid.data.channels import TABLE, match_channels, matches, read_channel_table, unused_rows
+from medhybrid.data.channels import TABLE, Match, match_channels, matches, read_channel_table, refuse_lost, unused_rows
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, strip_suffix, subject_of
 from medhybrid.errors import DataError, item_error
 from medhybrid.names import escape_name
@@ -24,7 +24,8 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     """List the studies of a folder, each with the images of its channels and its mask."""
     table = read_channel_table(root)
     by_study: dict[str, list[ScanEntry]] = {}
-    entries = discover(root, with_archives=False).entries
+    found = discover(root, with_archives=False)
+    entries = found.entries
     for entry in entries:
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
     wanted = [(c.name, c.optional) for c in config.channels]
@@ -33,11 +34,12 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     for study, members in by_study.items():
         masks = _masks_of(members, config, study)
         images = [e for e in members if e not in masks and not e.problem and not e.left_aside]
+        lost = [e for e in members if e not in masks and e.problem]
         subject = study
         try:
             subject = subject_of(config, study)
             mask = _only_mask(masks, config.mask_pattern, study)
-            matched = match_channels(images, wanted, config.channel_map, case=study, table=table, folder=study)
+            matched = _match(config, study, images, lost, table)
         except Exception as error:
             problem = _problem(error, study)
             cases.append(Case(study, subject, (), None, problem=problem, is_labelled=bool(masks)))
@@ -47,6 +49,7 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
         if unused := [e.name for e in (*images, *masks) if e not in used]:
             notes.append(Note(study, f"{len(unused)} scans of the study are not used", ", ".join(unused[:5])))
     notes += [Note(e.name, f"{e.name} is skipped: {e.problem}") for e in entries if e.problem]
+    notes += [Note("dataset", found.left_out)] if found.left_out else []
     if rows := unused_rows(table, entries, wanted):
         message = f"{len(rows)} rows of {TABLE} name no scan or no channel"
         notes.append(Note(TABLE, message, ", ".join(rows[:5]), "write the names as medhybrid inspect shows them"))
@@ -76,11 +79,13 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
     """
     masks: list[ScanEntry] = []
     images: list[ScanEntry] = []
+    lost: list[ScanEntry] = []
     for entry in discover(root, with_archives=False).entries:
         is_mask = entry.modality in KINDS or matches(entry, config.mask_pattern)
         if is_mask or not (entry.problem or entry.left_aside):
             (masks if is_mask else images).append(entry)
         elif entry.problem:
+            lost.append(entry)
             logger.warning("%s is left out: %s", entry.name, entry.problem)
     n_channels = len(config.channels)
     is_whole = [n_channels == 1 or entry.n_channels == n_channels for entry in images]
@@ -95,15 +100,15 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
         except DataError as error:
             problem = error
         cases.append(Case(name, subject, (_files(entry),), None, problem=problem))
-    cases += _studies_of_scans(config, root, [e for e, whole in zip(images, is_whole, strict=True) if not whole])
+    cases += _studies_of_scans(config, root, [e for e, whole in zip(images, is_whole, strict=True) if not whole], lost)
     studies = {_study_folder(entry, base): entry for entry in masks}
     labelled = {study: subject for study, e in studies.items() if (subject := _subject_of_mask(config, e, study))}
     cases = [replace(c, is_labelled=c.subject in labelled.values()) for c in cases]
     present = {c.subject for c in cases}
     problem = DataError("the study has a mask and no image that can be read", remedy="medhybrid inspect says why")
     absent = {study: subject for study, subject in labelled.items() if subject not in present}
-    lost = [Case(study, subject, (), None, problem=problem) for study, subject in absent.items()]
-    return Listing((*cases, *lost))
+    without_image = [Case(study, subject, (), None, problem=problem) for study, subject in absent.items()]
+    return Listing((*cases, *without_image))
 
 
 def _subject_of_mask(config: DataConfig, entry: ScanEntry, study: str) -> str:
@@ -120,16 +125,36 @@ def _below_which_they_differ(entries: Sequence[ScanEntry], root: Path) -> Path:
     return folders.pop() if len(folders) == 1 else root
 
 
-def _studies_of_scans(config: DataConfig, root: Path, entries: Sequence[ScanEntry]) -> list[Case]:
+def _match(
+    config: DataConfig,
+    study: str,
+    images: Sequence[ScanEntry],
+    lost: Sequence[ScanEntry],
+    table: Mapping[str, str],
+) -> tuple[Match, ...]:
+    """Find the scan of each channel in a study; raises `DataError`, also if a channel is in a file that cannot be read."""
+    wanted = [(c.name, c.optional) for c in config.channels]
+
+    def match(entries: Sequence[ScanEntry]) -> tuple[Match, ...]:
+        return match_channels(entries, wanted, config.channel_map, case=study, table=table, folder=study)
+
+    matched = match(images)
+    refuse_lost(match, matched, images, lost)
+    return matched
+
+
+def _studies_of_scans(
+    config: DataConfig, root: Path, entries: Sequence[ScanEntry], lost: Sequence[ScanEntry]
+) -> list[Case]:
     by_study: dict[str, list[ScanEntry]] = {}
     for entry in entries:
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
-    wanted, table, cases = [(c.name, c.optional) for c in config.channels], read_channel_table(root), []
+    table, cases = read_channel_table(root), []
     for study, images in by_study.items():
         subject = study
         try:
             subject = subject_of(config, study)
-            matched = match_channels(images, wanted, config.channel_map, case=study, table=table, folder=study)
+            matched = _match(config, study, images, [e for e in lost if _study_folder(e, root) == study], table)
         except Exception as error:
             cases.append(Case(study, subject, (), None, problem=_problem(error, study)))
             continue

@@ -1,17 +1,29 @@
-"""A CSV table of cases: columns `case`, `mask`, optionally `subject` and `fold`, and one for each channel."""
+"""A CSV table of cases: columns `case`, `mask`, optionally `subject`, `fold` and `split`, and one for each channel."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
-from medhybrid.data.layouts.case import Case, Files, Listing, named_case, read_fold
+from medhybrid.data.layouts.case import NO_FOLD, Case, Files, Listing, Note, missing_channels, named_case, read_fold
 from medhybrid.errors import DataError
-from medhybrid.names import check_case_name, printable_path
+from medhybrid.names import check_case_name, printable_path, same_file_name
 from medhybrid.owned import contents_of, is_made_here
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
-from medhybrid.tables import Table, read_table
+from medhybrid.tables import Table, has_column, read_table
+
+SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+"""Columns that may say which cases train, validate and test."""
+
+PARTS = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "ts", "holdout", "hold-out", "held-out"), "test"),
+}
+"""Words for these, in lower case."""
 
 NO_LISTS = (CHANNEL_TABLE, CONTEXT_TABLE)
 """Tables in a dataset's folder that do not list the cases."""
@@ -26,13 +38,7 @@ def find_tables(root: Path) -> list[Path]:
 
 def has_table(root: Path) -> bool:
     """Whether a table in a folder lists cases: it has a column `case`."""
-    for path in find_tables(root):
-        try:
-            if read_table(path).column("case") is not None:
-                return True
-        except DataError:
-            continue
-    return False
+    return any(has_column(path, "case") for path in find_tables(root))
 
 
 def list_table(config: DataConfig, root: Path) -> Listing:
@@ -51,7 +57,63 @@ def list_table(config: DataConfig, root: Path) -> Listing:
             expected=", ".join(wanted),
             found=", ".join(c for c in table.columns if c),
         )
-    return Listing(tuple(_case_of(row, line, table, config, path) for line, row in table.rows))
+    split = _split_column(table, config)
+    cases: list[Case] = []
+    testing: list[str] = []
+    for line, row in table.rows:
+        case, part = _case_of(row, line, table, config, path), _part_of(row, split)
+        if split and part is None:
+            problem = DataError(
+                f"case {case.name}: line {line} does not say what the case is for",
+                expected=f"train, val or test in the column `{split}`",
+                found=ascii(row[split])[:60],
+                remedy="fill the cell, or rename the column",
+            )
+            case = replace(case, problem=case.problem or problem)
+        if part == "test":
+            testing.append(case.name)
+        else:
+            cases.append(replace(case, fold=0) if part == "validation" else case)
+    if any(_part_of(row, split) == "validation" for _, row in table.rows):
+        cases = [replace(c, fold=NO_FOLD) if c.fold is None else c for c in cases]
+    return Listing(tuple(_without_tests(cases, testing)), tuple(_notes(table, config, split, testing, path.name)))
+
+
+def _split_column(table: Table, config: DataConfig) -> str:
+    """Return the column that says which cases train, validate and test; empty where there is none."""
+    channels = {c.name.casefold() for c in config.channels}
+    found = [c for name in SPLIT_COLUMNS if name not in channels and (c := table.column(name)) is not None]
+    return next((c for c in found if any(_part_of(row, c) for _, row in table.rows)), "")
+
+
+def _part_of(row: Mapping[str, str], column: str) -> str | None:
+    return PARTS.get(row[column].casefold()) if column else None
+
+
+def _without_tests(cases: Sequence[Case], testing: Sequence[str]) -> list[Case]:
+    """Give cases that are for testing, too, a problem: they must not train."""
+    tests = {same_file_name(name) for name in testing}
+    return [
+        replace(
+            c,
+            problem=c.problem
+            or DataError(f"case {c.name}: another line keeps it for testing", remedy="remove one of the lines"),
+        )
+        if same_file_name(c.name) in tests
+        else c
+        for c in cases
+    ]
+
+
+def _notes(table: Table, config: DataConfig, split: str, testing: Sequence[str], name: str) -> list[Note]:
+    """Count the cases that are kept for testing, and name the columns that nothing is read from."""
+    notes = [Note(name, f"{len(testing)} cases for testing are not taken")] if testing else []
+    used = {table.column(c) for c in ("case", "mask", "subject", "fold", *(c.name for c in config.channels))}
+    if unused := [c for c in table.columns if c and c not in used and c != split]:
+        absent = [c.name for c in config.channels if table.column(c.name) is None]
+        remedy = f"no column is named {', '.join(absent)}, which is taken as missing in every case" if absent else ""
+        notes.append(Note(name, f"{len(unused)} columns are not used", ", ".join(unused)[:200], remedy))
+    return notes
 
 
 def _only_table(root: Path) -> tuple[Path, Table]:
@@ -59,21 +121,14 @@ def _only_table(root: Path) -> tuple[Path, Table]:
     paths = find_tables(root)
     if len(paths) == 1:
         return paths[0], read_table(paths[0])
-    found = []
-    for path in paths:
-        try:
-            table = read_table(path)
-        except DataError:
-            continue
-        if table.column("case") is not None:
-            found.append((path, table))
+    found = [path for path in paths if has_column(path, "case")]
     if len(found) != 1:
         raise DataError(
             f"{printable_path(root)} must hold one CSV table with a column `case`",
             expected="1",
-            found=", ".join(printable_path(p.name) for p, _ in found) or str(len(found)),
+            found=", ".join(printable_path(p.name) for p in found) or "none",
         )
-    return found[0]
+    return found[0], read_table(found[0])
 
 
 def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, path: Path) -> Case:
@@ -93,12 +148,16 @@ def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, p
                 found=row[""][:60],
                 remedy="quote cells that hold the separator",
             )
+        if any("\0" in text for text in row.values()):
+            raise DataError(f"case {name}: {where} has a cell with a zero byte", remedy="save the table again")
         if cell("subject"):
             subject = check_case_name(cell("subject"), source=f"{path.name}, {where}, column subject")
         if mask is None and config.labelled:
             raise DataError(f"case {name}: {where} names no mask", remedy="fill the column `mask`, or remove the line")
         if not any(images):
             raise DataError(f"case {name}: {where} names no image", expected=", ".join(c.name for c in config.channels))
+        if missing := missing_channels(config, name, images, f"{path.name}, {where}"):
+            raise missing
         fold = read_fold(cell("fold"))
     except DataError as error:
         problem = problem or error

@@ -1,0 +1,194 @@
+"""Checking a case of a dataset: what it gave, and whether an earlier check still holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medhybrid.config import StudyConfig
+from medhybrid.data.channels import slots_of
+from medhybrid.data.checks import Finding, check_image, check_mask, from_error
+from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
+from medhybrid.data.layouts import Case
+from medhybrid.data.load import load_image, load_mask
+from medhybrid.data.prepare import inside_labels
+from medhybrid.data.store import Stamps, hash_files, stamp_files
+from medhybrid.errors import DataError, MedHybridError, item_error
+from medhybrid.files import check_present, write_atomically
+from medhybrid.geometry import turn_to_ras
+from medhybrid.scans.context import context_files
+from medhybrid.scans.image_files import files_of
+
+WITH_VALUES_BESIDE = (".hdr", ".hdr.gz", ".nhdr", ".mhd")
+"""Headers whose values may be in a file of their own."""
+
+CHECKS_VERSION = 2
+"""Checks of another version are made again; prepared cases are not."""
+
+
+class CaseCheck(BaseModel):
+    """What checking a case gave; valid as long as the stamps of its files hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    case: str
+    stamps: Stamps
+    settings: str
+    sources_hash: str
+    findings: list[Finding]
+    fingerprint: CaseFingerprint | None
+    files_hash: str = ""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the case may be trained on."""
+        return self.fingerprint is not None and all(f.severity != "error" for f in self.findings)
+
+
+class CheckTask(BaseModel):
+    """One case to check, for a worker process."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    case: Case
+    config: StudyConfig
+
+    @property
+    def name(self) -> str:
+        """Case name."""
+        return self.case.name
+
+
+def reading_of(config: StudyConfig) -> dict[str, object]:
+    """The settings that bear on how images and masks are read."""
+    return config.scans.model_dump() | config.data.model_dump(include={"segments", "other_segments", "overlaps"})
+
+
+def check_settings(config: StudyConfig, case: Case) -> str:
+    """Hash of what a check depends on besides the files: settings, and which volume is which channel."""
+    values = [
+        CHECKS_VERSION,
+        *([slots] if (slots := slots_of(case.images)) else []),
+        *([] if config.data.labelled else ["scans alone"]),
+        [c.model_dump() for c in config.data.channels],
+        config.data.labels,
+        config.prepare.max_affine_error_mm,
+        config.prepare.blank_copied_channels,
+        reading_of(config),
+    ]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sources_of(case: Case, config: StudyConfig) -> tuple[Path, ...]:
+    """The files that decide what a case is, those of its context and of values beside a header among them."""
+    files = tuple(dict.fromkeys(f for p in case.files for f in (p, *_values_beside(p))))
+    return files + (context_files(case.files) if config.data.context else ())
+
+
+def _values_beside(path: Path) -> tuple[Path, ...]:
+    """Return the file that holds the values of a header; none where the header holds them, or cannot be read."""
+    if not path.name.lower().endswith(WITH_VALUES_BESIDE) or not path.is_file():
+        return ()
+    with suppress(MedHybridError, OSError):
+        return files_of(path)[1:]
+    return ()
+
+
+def _hash_sources(files_hash: str, case: Case, config: StudyConfig) -> str:
+    """Return the hash of the files of a case and of how they are read."""
+    reading = json.dumps(reading_of(config), sort_keys=True) + slots_of(case.images)
+    return hashlib.sha256((files_hash + reading).encode()).hexdigest()
+
+
+def check_case(task: CheckTask) -> CaseCheck:
+    """Read a case, check it and measure it; what is wrong becomes findings."""
+    case, config = task.case, task.config
+    channels = [c.name for c in config.data.channels]
+    labels = config.data.labels
+    stamps: Stamps = []
+    files_hash = sources_hash = ""
+    findings: list[Finding] = []
+    fingerprint = None
+    if case.problem is not None:
+        findings = [from_error(case.name, case.problem, code="layout")]
+        return CaseCheck(
+            case=case.name,
+            stamps=[],
+            settings=check_settings(config, case),
+            sources_hash="",
+            findings=findings,
+            fingerprint=None,
+        )
+    try:
+        for path in case.files:
+            check_present(path)
+        stamps = stamp_files(sources_of(case, config))
+        files_hash = hash_files(sources_of(case, config))
+        sources_hash = _hash_sources(files_hash, case, config)
+        image = load_image(case, config.data, config.scans)
+        optional = [c.name for c in config.data.channels if c.optional and config.prepare.blank_copied_channels]
+        alike = [c.name for c in config.data.channels if c.modality == "CT"]
+        findings = check_image(
+            case.name, image.array, channels, image.notes, blanked_if_copied=optional, scaled_alike=alike
+        )
+        measured = tissue(image.array)
+        if config.data.labelled:
+            mask = load_mask(case, image, config.data, config.scans)
+            findings += check_mask(
+                case.name, image.grid, mask.array[0], mask.grid, labels, config.prepare.max_affine_error_mm
+            )
+            measured = inside_labels(mask.array[0], labels)
+        if all(f.severity != "error" for f in findings):
+            turn = turn_to_ras(image.affine)
+            fingerprint = fingerprint_case(
+                turn.apply(image.array),
+                turn.apply(measured),
+                turn.grid(image.grid).spacing_mm,
+                image.grid.voxel_ml,
+                channels,
+                list(labels),
+            )
+    except Exception as error:
+        findings.append(from_error(case.name, item_error(error, "the case cannot be read", DataError)))
+    return CaseCheck(
+        case=case.name,
+        stamps=stamps,
+        settings=check_settings(config, case),
+        sources_hash=sources_hash,
+        files_hash=files_hash,
+        findings=findings,
+        fingerprint=fingerprint,
+    )
+
+
+def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:
+    """An earlier check that still holds, else None."""
+    if case.problem is not None:
+        return None
+    sources = sources_of(case, config)
+    try:
+        check = CaseCheck.model_validate_json(path.read_bytes())
+        if check.settings != check_settings(config, case):
+            return None
+        if check.stamps == (stamps := stamp_files(sources)):
+            return check
+        if not check.sources_hash or _hash_sources(hash_files(sources), case, config) != check.sources_hash:
+            return None
+    except (OSError, ValidationError, ValueError):
+        return None
+    check = check.model_copy(update={"stamps": stamps})
+    write_atomically(path, check.model_dump_json())  # the content is the same: it is not read the next time
+    return check
+
+
+def is_check(path: Path) -> bool:
+    """Whether a file is the record of a check."""
+    try:
+        CaseCheck.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return True
