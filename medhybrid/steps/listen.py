@@ -20,11 +20,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from filecmp import cmp
 from pathlib import Path
 
 from medhybrid.config import ListenConfig
-from medhybrid.errors import MedHybridError
-from medhybrid.files import write_atomically
+from medhybrid.errors import OF_MACHINE, MedHybridError, OutputError
+from medhybrid.files import held, write_atomically
 from medhybrid.inference.model import Model
 from medhybrid.owned import FolderKind, claim_folder, remove_tree
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint, send_files
@@ -61,6 +62,7 @@ class Listener:
         self.target = parse_endpoint(config.send_to)
         self.spool = Path(config.spool)
         self._resend_at: dict[str, float] = {}
+        self._still_since: dict[str, float] = {}
         claim_folder(self.spool, SPOOL, remedy="choose another folder for `spool`")
         for state in STATES:
             (self.spool / state).mkdir(exist_ok=True)
@@ -73,25 +75,47 @@ class Listener:
         ------
         PacsError
             If the address cannot be bound.
+        OutputError
+            If another listener works on the spool.
         """
-        self._receiver.start()
-        try:
-            while not stop.wait(POLL_S):
-                self.queue_complete()
-                self.work()
-        finally:
-            self._receiver.stop()
+        with held(self.spool / ".listen.lock", wait=False) as is_ours:
+            if not is_ours:
+                raise OutputError(
+                    f"another listener works on {self.spool}",
+                    expected="one listener for a spool",
+                    remedy="end the other one, or choose another folder for `spool`",
+                )
+            self._receiver.start()
+            try:
+                while not stop.wait(POLL_S):
+                    self.queue_complete()
+                    self.work()
+            finally:
+                self._receiver.stop()
 
     def queue_complete(self) -> None:
         """Move studies to which nothing was added for a while to the queue."""
         for study in _folders(self.spool / "incoming"):
             if (self.spool / "queued" / study.name).exists():
                 continue  # its earlier part is being worked on
-            if time.time() - study.stat().st_mtime < self.config.wait_s:
+            # by a clock that is never set: the wait begins anew with each instance, and with each start
+            since = self._still_since.setdefault(study.name, time.monotonic())
+            if time.monotonic() - since < self.config.wait_s:
                 continue
-            self._take_earlier_instances(study)
-            study.rename(self.spool / "queued" / study.name)
-            self._on_event(study.name, "queued")
+            try:
+                if self._is_unchanged(study):
+                    remove_tree(study, owner=self.spool)
+                    self._on_event(study.name, "unchanged")
+                else:
+                    self._take_earlier_instances(study)
+                    study.rename(self.spool / "queued" / study.name)
+                    self._on_event(study.name, "queued")
+            except OSError as error:
+                if error.errno not in OF_MACHINE:
+                    raise
+                self._wait_for_room(study, error)
+                continue
+            self._still_since.pop(study.name, None)
 
     def work(self) -> None:
         """Predict and send what is queued."""
@@ -100,14 +124,28 @@ class Listener:
                 continue
             try:
                 self._predict_and_send(study)
-            except PacsError as error:  # the destination is away: the study waits
-                logger.warning("study %s waits: %s", study.name[:8], error)
-                self._resend_at[study.name] = time.monotonic() + RESEND_S
+            except (PacsError, OutputError) as error:  # the destination is away, or the disk is full: the study waits
+                self._wait_for_room(study, error)
             except MedHybridError as error:
                 self._set_aside(study, str(error))
             except Exception as error:  # one study must not end the service
+                if isinstance(error, OSError) and error.errno in OF_MACHINE:
+                    self._wait_for_room(study, error)
+                    continue
                 logger.debug("study %s", study.name[:8], exc_info=error)
                 self._set_aside(study, f"unexpected {type(error).__name__}")
+
+    def _wait_for_room(self, study: Path, error: Exception) -> None:
+        """Let a study wait: what stops it now is not its own."""
+        logger.warning("study %s waits: %s", study.name[:8], error)
+        self._resend_at[study.name] = time.monotonic() + RESEND_S
+        self._still_since[study.name] = time.monotonic()
+
+    def _is_unchanged(self, study: Path) -> bool:
+        """Whether a study was sent again as it was, and its results were sent back already."""
+        done = self.spool / "done" / study.name
+        files = [p for p in study.iterdir() if p.suffix == ".dcm"]
+        return bool(files) and all((done / p.name).is_file() and cmp(p, done / p.name, shallow=False) for p in files)
 
     def _predict_and_send(self, study: Path) -> None:
         results = self.spool / "results" / study.name
@@ -143,8 +181,11 @@ class Listener:
                 remove_tree(self.spool / "results" / study.name, owner=self.spool)
 
     def _set_aside(self, study: Path, reason: str) -> None:
-        write_atomically(study / "reason.txt", reason + "\n")
-        self._move(study, "failed")
+        try:
+            write_atomically(study / "reason.txt", reason + "\n")
+            self._move(study, "failed")
+        except OSError as error:  # it is tried again, and set aside where there is room for the reason
+            self._wait_for_room(study, error)
 
     def _move(self, study: Path, state: str) -> None:
         study.rename(self.spool / state / study.name)
@@ -152,6 +193,7 @@ class Listener:
 
     def _touch(self, study: Path) -> None:
         # Where it was taken to the queue meanwhile, a file of its name would block the next part.
+        self._still_since[study.name] = time.monotonic()
         with suppress(FileNotFoundError):
             os.utime(study)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from medhybrid.config import LabelCode
 from medhybrid.scans.dicom.codes import label_codes
+from medhybrid.scans.dicom.source_values import uid_of
 
 DEVICE = "medhybrid"
 
@@ -58,7 +59,6 @@ def write_report(
     import highdicom as hd
     from pydicom.sr.codedict import codes as known
     from pydicom.sr.coding import Code
-    from pydicom.uid import generate_uid
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -80,7 +80,8 @@ def write_report(
             groups.append(
                 hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
                     tracking_identifier=hd.sr.TrackingIdentifier(
-                        uid=generate_uid(), identifier=f"{m.label} {m.lesion}" if m.lesion else f"{m.label}, all"
+                        uid=uid_of("region", str(seg.SOPInstanceUID), m.label, str(m.lesion)),
+                        identifier=f"{m.label} {m.lesion}" if m.lesion else f"{m.label}, all",
                     ),
                     referenced_segment=hd.sr.ReferencedSegment(
                         sop_class_uid=str(seg.SOPClassUID),
@@ -100,15 +101,15 @@ def write_report(
         report = hd.sr.MeasurementReport(
             observation_context=hd.sr.ObservationContext(observer_device_context=observer),
             procedure_reported=Code("363679005", "SCT", "Imaging procedure"),
-            imaging_measurements=groups or _nothing_found(),
+            imaging_measurements=groups or _nothing_found(str(seg.SOPInstanceUID)),
             title=known.DCM.ImagingMeasurementReport,
         )
         document = hd.sr.Comprehensive3DSR(
             evidence=[seg, *sources],
             content=report,
             series_number=9001,
-            series_instance_uid=generate_uid(),
-            sop_instance_uid=generate_uid(),
+            series_instance_uid=uid_of("report's series", str(seg.SOPInstanceUID)),
+            sop_instance_uid=uid_of("report", str(seg.SOPInstanceUID), repr(list(measures))),
             instance_number=1,
             manufacturer=DEVICE,
             series_description="medhybrid measurements",
@@ -122,15 +123,14 @@ def write_report(
             pending.unlink(missing_ok=True)
 
 
-def _nothing_found() -> list[Any]:
+def _nothing_found(seg_uid: str) -> list[Any]:
     """A report needs a finding: that there is none."""
     import highdicom as hd
     from pydicom.sr.coding import Code
-    from pydicom.uid import generate_uid
 
     return [
         hd.sr.MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=hd.sr.TrackingIdentifier(uid=generate_uid(), identifier="nothing found"),
+            tracking_identifier=hd.sr.TrackingIdentifier(uid=uid_of("nothing", seg_uid), identifier="nothing found"),
             finding_type=Code("281900007", "SCT", "No abnormality detected"),
         )
     ]

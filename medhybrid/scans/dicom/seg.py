@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.attributes import number, text
 from medhybrid.scans.dicom.codes import label_codes
 from medhybrid.scans.dicom.deidentify import Deidentifier
-from medhybrid.scans.dicom.source_values import copy_shallowly, make_valid, set_value, valid_uid
+from medhybrid.scans.dicom.source_values import copy_shallowly, make_valid, set_value, uid_of, valid_uid
 from medhybrid.scans.scan import Scan
 
 TYPE_2_PATIENT_AND_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
@@ -77,13 +78,13 @@ def write_seg(
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
-    from pydicom.uid import generate_uid
 
     _refuse_tiles(scan)
     sources = complete_sources(scan)
     if deidentifier is not None:
         sources = deidentifier.clean(sources)
     kinds = hd.seg.SegmentationTypeValues
+    made_of = _content_of(mask, sources, info, probabilities)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         algorithm = hd.AlgorithmIdentificationSequence(
@@ -100,11 +101,11 @@ def write_seg(
                 segmentation_type=kinds.BINARY if probabilities is None else kinds.FRACTIONAL,
                 fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
                 segment_descriptions=[
-                    _describe(n, name, info, algorithm) for n, name in enumerate(info.labels, start=1)
+                    _describe(n, name, info, algorithm, made_of) for n, name in enumerate(info.labels, start=1)
                 ],
-                series_instance_uid=generate_uid(),
+                series_instance_uid=uid_of("series", *made_of),
                 series_number=9000,
-                sop_instance_uid=generate_uid(),
+                sop_instance_uid=uid_of("instance", *made_of),
                 instance_number=1,
                 manufacturer="medhybrid",
                 manufacturer_model_name="medhybrid",
@@ -126,6 +127,16 @@ def write_seg(
         finally:
             temporary.unlink(missing_ok=True)
     return sources
+
+
+def _content_of(
+    mask: NDArray[np.generic], sources: Sequence[Any], info: SegInfo, probabilities: NDArray[np.float32] | None
+) -> tuple[str, ...]:
+    """Return what a segmentation is made of: the same mask of the same images by the same model has the same UIDs."""
+    values = mask if probabilities is None else probabilities
+    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    images = (str(s.SOPInstanceUID) for s in sources)
+    return (*images, digest, str(values.shape), info.version, info.model, str(sorted(info.labels.items())))
 
 
 def _refuse_tiles(scan: Scan) -> None:
@@ -160,9 +171,8 @@ def _make_for_any_class(make: Callable[[Sequence[Any]], Any], images: Sequence[A
     return segmentation
 
 
-def _describe(number: int, name: str, info: SegInfo, algorithm: Any) -> Any:
+def _describe(number: int, name: str, info: SegInfo, algorithm: Any, made_of: Sequence[str]) -> Any:
     import highdicom as hd
-    from pydicom.uid import generate_uid
 
     category, kind, anatomy = label_codes(name, info.codes)
     return hd.seg.SegmentDescription(
@@ -172,7 +182,7 @@ def _describe(number: int, name: str, info: SegInfo, algorithm: Any) -> Any:
         segmented_property_type=kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
-        tracking_uid=generate_uid(),
+        tracking_uid=uid_of("segment", name, *made_of),
         tracking_id=name,
         anatomic_regions=[anatomy] if anatomy else None,
     )

@@ -105,6 +105,13 @@ def valid_uid(uid: str) -> str:
     return str(generate_uid(entropy_srcs=[uid]))
 
 
+def uid_of(*parts: str) -> str:
+    """Return a UID that is a function of what an object is made of: made again, it is the same one."""
+    from pydicom.uid import generate_uid
+
+    return str(generate_uid(entropy_srcs=["medhybrid", *parts]))
+
+
 def hide_patient(message: str, dataset: Any) -> str:
     """Return a message without values of the patient's and study's attributes, which errors of libraries may quote."""
     for tag in list(dataset.keys()):

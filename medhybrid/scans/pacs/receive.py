@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -131,7 +132,7 @@ def _hash(uid: str) -> str:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    pending = path.with_name(f".{path.name}")
+    pending = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # two senders may send one instance at once
     with pending.open("wb") as file:
         file.write(content)
         file.flush()

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import read_masks
+from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
@@ -33,6 +35,26 @@ def test_writing_and_reading_is_identity(tmp_path: Path) -> None:
     write_seg(tmp_path / "seg.dcm", mask, scan, SegInfo(LABELS, "0"))
 
     np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", scan, LABELS), mask)
+
+
+def test_uids_are_a_function_of_what_a_segmentation_is_made_of(tmp_path: Path) -> None:
+    image, mask = blob_case(0)
+    write_mr_series(tmp_path / "series", image, AFFINE, description="T1", study="s", case="c")
+    scan = read_scan(tmp_path / "series")
+    mask = mask.reshape(scan.array.shape[1:])
+    other = np.where(np.arange(mask.size).reshape(mask.shape) == 5, 1, mask).astype(mask.dtype)
+
+    def uids(name: str, values: np.ndarray, model: str = "a") -> list[str]:
+        sources = write_seg(tmp_path / f"{name}.dcm", values, scan, SegInfo(LABELS, "0", model))
+        rows = [RegionMeasure("left", 0, 1.0, 2.0)]
+        write_report(tmp_path / f"{name}_sr.dcm", tmp_path / f"{name}.dcm", sources, rows, {})
+        files = [pydicom.dcmread(tmp_path / f"{name}{end}.dcm") for end in ("", "_sr")]
+        return [str(u) for d in files for u in (d.SOPInstanceUID, d.SeriesInstanceUID)]
+
+    assert uids("first", mask) == uids("again", mask)
+    for different in (uids("mask", other), uids("model", mask, "b")):
+        assert not set(different) & set(uids("first", mask))
+    assert len(set(uids("first", mask))) == 4
 
 
 @pytest.mark.slow

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -18,11 +22,13 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medhybrid.config import ListenConfig, SenderConfig
+from medhybrid.errors import OutputError
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.inference.model import Model
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.pacs import fetch_study, parse_endpoint, send_files
 from medhybrid.scans.pacs.exchange import PacsError
+from medhybrid.steps import listen as listen_module
 from medhybrid.steps.listen import Listener
 from medhybrid.steps.predict import fetch, predict, send_results
 from tests.patience import patience_s, slowness, wait_until
@@ -214,6 +220,73 @@ def test_late_instances_make_the_study_be_done_anew_and_whole(
 
     (done,) = (tmp_path / "spool" / "done").iterdir()
     assert len(list(done.glob("*.dcm"))) == len(series)
+
+
+def test_an_unchanged_study_that_is_sent_again_is_answered_once(
+    destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
+) -> None:
+    port, arrived = destination
+    config = listener_config(tmp_path, port)
+    with Running(config, model) as running:
+        push(config, series)
+        running.wait_for("done")
+        push(config, series)
+        running.wait_for("unchanged")
+
+    assert sorted(arrived) == ["SEG", "SR"]
+    assert not list((tmp_path / "spool" / "incoming").iterdir())
+
+
+def test_a_study_waits_while_the_disk_is_full_and_is_done_when_there_is_room(
+    destination: tuple[int, list[str]],
+    series: list[Path],
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("medhybrid.steps.listen.RESEND_S", 0.2)
+    config = listener_config(tmp_path, destination[0])
+    is_full = threading.Event()
+    is_full.set()
+    tried = threading.Event()
+    plain = listen_module.predict
+
+    def on_a_full_disk(*args: Any, **options: Any) -> Any:
+        if is_full.is_set():
+            tried.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(*args, **options)
+
+    monkeypatch.setattr(listen_module, "predict", on_a_full_disk)
+    with Running(config, model) as running:
+        push(config, series)
+        assert tried.wait(patience_s())
+        assert not list((tmp_path / "spool" / "failed").iterdir())
+        is_full.clear()
+        running.wait_for("done")
+
+
+def test_a_spool_has_one_listener(destination: tuple[int, list[str]], model: Model, tmp_path: Path) -> None:
+    config = listener_config(tmp_path, destination[0])
+    with Running(config, model), pytest.raises(OutputError, match="another listener works on"):
+        Listener(config.model_copy(update={"port": free_port()}), model).run(threading.Event())
+    with Running(config, model):
+        pass
+
+
+def test_a_clock_that_is_set_back_delays_no_study(
+    destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
+) -> None:
+    config = listener_config(tmp_path, destination[0])
+    listener = Listener(config.model_copy(update={"wait_s": 0.0}), model)
+    study = tmp_path / "spool" / "incoming" / ("a" * 32)
+    study.mkdir()
+    shutil.copy(series[0], study / "x.dcm")
+    os.utime(study, (time.time() + 10**6,) * 2)
+
+    listener.queue_complete()
+
+    assert (tmp_path / "spool" / "queued" / study.name).is_dir()
 
 
 def test_a_bad_study_is_set_aside_with_its_reason(
