@@ -23,6 +23,32 @@ for name in (
 ):  # whoever runs the tests may have a store
     os.environ.pop(name, None)
 
+LONGEST_FILES = (
+    "inference/test_openvino.py",
+    "steps/test_cross_validate.py",
+    "steps/test_export.py",
+    "training/test_team.py",
+    "test_faults.py",
+    "inference/test_engines.py",
+    "test_tutorials.py",
+    "tracking/test_server.py",
+    "test_report_browser.py",
+    "test_network.py",
+    "steps/test_reproduce.py",
+    "test_browser.py",
+    "tracking/test_mlflow.py",
+    "scans/pacs/test_orthanc.py",
+)
+"""Files that take more than a minute: they begin first, so that no worker is left with a long one alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files, and keep the order within each."""
+    places = {name: n for n, name in enumerate(LONGEST_FILES)}
+    root = Path(__file__).parent
+    items.sort(key=lambda item: places.get(item.path.relative_to(root).as_posix(), len(places)))
+
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 

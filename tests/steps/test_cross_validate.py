@@ -184,6 +184,7 @@ def test_models_that_see_other_images_are_not_joined(crossed: tuple[StudyConfig,
 
 def test_settings_are_compared_on_the_same_cases(crossed: tuple[StudyConfig, CrossValidation]) -> None:
     config, _ = crossed
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"kind": "jsonl"})})
     other = config.model_copy(update={"network": config.network.model_copy(update={"kind": "resnet"})})
 
     result = medhybrid.compare({"hybrid": config, "resnet": other}, seeds=[0, 1], name="kinds")
