@@ -19,6 +19,7 @@ from medhybrid.cli_options import (
     Config,
     Device,
     KeepSheared,
+    Mode,
     Overrides,
     Quiet,
     ResampleIrregular,
@@ -26,6 +27,7 @@ from medhybrid.cli_options import (
     TrackingUri,
     called_with,
     make_reporter,
+    patient_files,
 )
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.names import printable_path
@@ -113,6 +115,7 @@ def convert(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the NIfTI files go.")],
     resample_irregular: ResampleIrregular = False,
     keep_sheared: KeepSheared = False,
+    mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
     """Read every scan in a folder and write it as NIfTI, with its acquisition beside it and a table of refusals."""
@@ -121,7 +124,8 @@ def convert(
 
     reporter = make_reporter(quiet)
     options = ScansConfig(resample_irregular=resample_irregular, keep_sheared=keep_sheared)
-    rows = run(scans, out=out, options=options, reporter=reporter)
+    with patient_files(mode):
+        rows = run(scans, out=out, options=options, reporter=reporter)
     by_state = {state: [r for r in rows if r.state == state] for state in ("written", "refused", "left aside")}
     for state, title in (("refused", "Refused"), ("left aside", "Left aside, no scans")):
         if by_state[state]:

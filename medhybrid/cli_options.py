@@ -62,8 +62,26 @@ MaxMemory = Annotated[
 ]
 
 
+Mode = Annotated[
+    str,
+    typer.Option(
+        help="Permissions of files that hold patient data, as 0600 or 0640; folders can be entered by the same."
+    ),
+]
+
 Engine = Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")]
 Address = Annotated[str, typer.Option(help="Of the Ray cluster: auto, ray://host:port, or local for one made here.")]
+
+
+def patient_files(mode: str) -> AbstractContextManager[None]:
+    """Make files with these permissions meanwhile; raises `ConfigError` for a mode that is none."""
+    from medhybrid.files import file_mode, read_mode
+
+    try:
+        return file_mode(read_mode(mode))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
 
 called_with: list[str] = []
 """The arguments of this call, as they were given."""

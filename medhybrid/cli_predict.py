@@ -15,6 +15,7 @@ from medhybrid.cli_options import (
     FromPacs,
     KeepSheared,
     MaxMemory,
+    Mode,
     ModelPaths,
     OtherGrids,
     PrecisionOption,
@@ -25,6 +26,7 @@ from medhybrid.cli_options import (
     TrackingUri,
     called_without,
     make_reporter,
+    patient_files,
 )
 from medhybrid.errors import ConfigError
 
@@ -65,6 +67,7 @@ def predict(
     workers: Workers = 1,
     address: Address = "auto",
     shard: Shard = "",
+    mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
     """Make masks and measurements of every scan in a folder; what is done and unchanged is skipped."""
@@ -93,25 +96,27 @@ def predict(
     end_on_sigterm()
     if source and is_remote(out):
         raise ConfigError("a study of a PACS is fetched into the output folder", expected="a path for --out", found=out)
-    place = scans or fetch(source, Path(out))
+    with patient_files(mode):
+        place = scans or fetch(source, Path(out))
     ways = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
-    result = run(
-        place,
-        model=model,
-        out=out,
-        device=device,
-        precision=precision,
-        mirror=mirror,
-        tracking_uri=tracking_uri,
-        deidentify=deidentify,
-        probabilities=probabilities,
-        options={name: value for name, value in ways.items() if value},
-        max_memory=max_memory,
-        workers=workers,
-        ray_address=address if engine == "ray" else "",
-        share=Share.parse(shard) if shard else None,
-        reporter=reporter,
-    )
+    with patient_files(mode):
+        result = run(
+            place,
+            model=model,
+            out=out,
+            device=device,
+            precision=precision,
+            mirror=mirror,
+            tracking_uri=tracking_uri,
+            deidentify=deidentify,
+            probabilities=probabilities,
+            options={name: value for name, value in ways.items() if value},
+            max_memory=max_memory,
+            workers=workers,
+            ray_address=address if engine == "ray" else "",
+            share=Share.parse(shard) if shard else None,
+            reporter=reporter,
+        )
     if target:
         reporter.message(f"{send_results(result, target)} objects sent to {target}")
     failed = [[p.case, p.message] for p in result.predictions if p.status == "failed"]

@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,3 +104,26 @@ def held(path: Path, *, is_shared: bool = False, wait: bool = True) -> Iterator[
         except OSError:
             has_it = True
         yield has_it
+
+
+@contextmanager
+def file_mode(mode: int) -> Iterator[None]:
+    """Make files with permissions of `mode` in this process meanwhile, and folders with those to enter them, too.
+
+    Parameters
+    ----------
+    mode : int
+        As 0o600; processes that are started meanwhile inherit it.
+    """
+    before = os.umask(0o777 & ~(mode | (mode & 0o444) >> 2))
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def read_mode(text: str) -> int:
+    """Return the permissions that a text such as `0640` names; raises `ValueError`."""
+    if not re.fullmatch("0?[0-7]{3}", text) or not int(text, 8) & 0o600 == 0o600:
+        raise ValueError(f"{text!r} is no mode of files: expected three octal digits from 600 on, such as 0600 or 0640")
+    return int(text, 8)

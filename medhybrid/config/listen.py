@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medhybrid.config.base import Frozen
+from medhybrid.files import read_mode
 
 
 class SenderConfig(Frozen):
@@ -25,9 +26,18 @@ class ListenConfig(Frozen):
         description="Where SEG and report go: `dimse://AETITLE@host:port` or `dicomweb://host:port/path`."
     )
     spool: str = Field("spool", description="Folder of the queue; it survives a restart.")
+    mode: str = Field(
+        "0600", description="Permissions of files in the spool, as 0600 or 0640; folders can be entered by the same."
+    )
     wait_s: float = Field(30.0, gt=0, description="A study is complete when nothing came for so long.")
     max_associations: int = Field(8, ge=1, description="Senders at once.")
     max_instance_mb: int = Field(1024, ge=1, description="A larger instance is refused.")
     max_study_instances: int = Field(20_000, ge=1, description="More instances of a study are refused.")
     min_free_mb: int = Field(1024, ge=0, description="With less space on the disk, instances are refused.")
     timeout_s: float = Field(60.0, gt=0, description="A silent sender is dropped after so long.")
+
+    @field_validator("mode")
+    @classmethod
+    def _mode_is_one(cls, value: str) -> str:
+        read_mode(value)
+        return value

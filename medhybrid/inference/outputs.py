@@ -76,6 +76,7 @@ class _Writer:
         try:
             write(pending)
             with pending.open("rb") as file:
+                os.fsync(file.fileno())  # what is on record as done survives a power cut
                 self.hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
             self._note(name, self.hashes[name])
             pending.replace(path)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from medhybrid.config import ListenConfig
 from medhybrid.errors import OF_MACHINE, MedHybridError, OutputError
-from medhybrid.files import held, write_atomically
+from medhybrid.files import file_mode, held, read_mode, write_atomically
 from medhybrid.inference.model import Model
 from medhybrid.owned import FolderKind, claim_folder, remove_tree
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint, send_files
@@ -63,9 +63,10 @@ class Listener:
         self.spool = Path(config.spool)
         self._resend_at: dict[str, float] = {}
         self._still_since: dict[str, float] = {}
-        claim_folder(self.spool, SPOOL, remedy="choose another folder for `spool`")
-        for state in STATES:
-            (self.spool / state).mkdir(exist_ok=True)
+        with file_mode(read_mode(config.mode)):
+            claim_folder(self.spool, SPOOL, remedy="choose another folder for `spool`")
+            for state in STATES:
+                (self.spool / state).mkdir(exist_ok=True)
         self._receiver = Receiver(config, self.spool / "incoming", on_stored=self._touch)
 
     def run(self, stop: threading.Event) -> None:
@@ -78,7 +79,7 @@ class Listener:
         OutputError
             If another listener works on the spool.
         """
-        with held(self.spool / ".listen.lock", wait=False) as is_ours:
+        with file_mode(read_mode(self.config.mode)), held(self.spool / ".listen.lock", wait=False) as is_ours:
             if not is_ours:
                 raise OutputError(
                     f"another listener works on {self.spool}",

@@ -1,0 +1,69 @@
+"""What holds patient data is readable by its owner alone, unless a mode is given."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medhybrid.cli import main
+from medhybrid.files import file_mode, read_mode
+from tests.synthetic import StudyFolder, blob_case, save_nifti
+
+
+@pytest.fixture(autouse=True)
+def usual_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> tuple[set[int], set[int]]:
+    """Permissions of the files and of the folders at and below a folder."""
+    paths = [folder, *folder.rglob("*")]
+    files, folders = (
+        {stat.S_IMODE(p.stat().st_mode) for p in paths if p.is_dir() == is_dir} for is_dir in (False, True)
+    )
+    return files, folders
+
+
+@pytest.mark.parametrize(
+    ("options", "file", "folder"),
+    [([], 0o600, 0o700), (["--mode", "0640"], 0o640, 0o750), (["--mode", "664"], 0o664, 0o775)],
+)
+def test_volumes_have_the_mode_that_is_asked_for(tmp_path: Path, options: list[str], file: int, folder: int) -> None:
+    save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(0)[0])
+
+    assert main(["convert", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--quiet", *options]) == 0
+
+    assert modes(tmp_path / "out") == ({file}, {folder})
+    with (tmp_path / "later").open("w"):
+        pass
+    assert stat.S_IMODE((tmp_path / "later").stat().st_mode) == 0o644, "the caller's own umask is as it was"
+
+
+@pytest.mark.slow
+def test_masks_tables_and_records_are_their_owners_alone(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(0)[0])
+    words = ["predict", str(tmp_path / "in"), "--model", str(trained[1]), "--out", str(tmp_path / "out")]
+
+    assert main([*words, "--probabilities", "--quiet"]) == 0
+
+    assert modes(tmp_path / "out") == ({0o600}, {0o700})
+
+
+@pytest.mark.parametrize("text", ["", "600x", "0400", "0077", "7777", "u=rw", "-600", "0o600"])
+def test_what_is_no_mode_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="no mode of files"):
+        read_mode(text)
+    assert main(["convert", str(tmp_path), "--out", str(tmp_path / "out"), f"--mode={text}"]) == 2
+    assert "no mode of files" in capsys.readouterr().err
+
+
+def test_a_mode_ends_with_its_block_also_by_an_error() -> None:
+    with pytest.raises(KeyError), file_mode(0o600):
+        raise KeyError
+    assert os.umask(0o022) == 0o022
