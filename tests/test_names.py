@@ -353,6 +353,36 @@ def test_what_an_interrupted_attempt_wrote_is_replaced_and_what_was_put_there_is
     assert (mask.read_bytes() == b"made by hand") == (place == "other")
 
 
+def test_outputs_that_were_removed_are_made_again_and_changed_ones_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(scan_bytes())
+    out = tmp_path / "out"
+    predict(tmp_path / "a.nii", model=model(), out=out, probabilities=True)
+    doubt, mask = out / "probabilities" / "a_uncertainty.nii.gz", out / "masks" / "a.nii.gz"
+    doubt.unlink()
+
+    (again,) = predict(tmp_path / "a.nii", model=model(), out=out, probabilities=True).predictions
+    assert doubt.is_file()
+    assert "changed" not in again.message
+
+    mask.write_bytes(b"")
+    result = predict(tmp_path / "a.nii", model=model(), out=out, probabilities=True)
+    assert result.predictions[0].message.endswith("changed since it was written: masks/a.nii.gz")
+    assert "changed since it was written" in (out / "results.csv").read_text()
+
+
+def test_a_record_that_cannot_be_read_is_named_and_nothing_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(scan_bytes())
+    out = tmp_path / "out"
+    predict(tmp_path / "a.nii", model=model(), out=out)
+    (out / "done" / "a.json").write_text("{")
+
+    (failed,) = predict(tmp_path / "a.nii", model=model(), out=out).predictions
+
+    assert "its record cannot be read" in failed.message
+    assert "done/a.json" in failed.message
+    assert (out / "masks" / "a.nii.gz").is_file()
+
+
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 

@@ -27,7 +27,7 @@ from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import NO_ROOM, MedHybridError, OutputError, ScanError, item_error
 from medhybrid.files import held
-from medhybrid.inference.foreign_files import ForeignFileError, refuse_foreign_files
+from medhybrid.inference.foreign_files import ForeignFileError, refuse_foreign_files, with_changes_named
 from medhybrid.inference.memory import refuse_too_large
 from medhybrid.inference.model import Inferred, Model
 from medhybrid.inference.outputs import files_of, write_outputs
@@ -231,10 +231,12 @@ def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
         kinds = ["masks", *(["probabilities"] if job.with_probabilities else [])]
         if not all((job.out / kind / f"{item.case}.nii.gz").is_file() for kind in kinds):
             return None
+        if not all((job.out / name).exists() for name in earlier.outputs):
+            return None  # some were removed: they are made again
         files = _sources(job, item)
         if earlier.stamps == stamp_files(files) or earlier.input_hash == hash_files(files):
             (job.out / "failed" / f"{item.case}.json").unlink(missing_ok=True)  # of a death between two records
-            return earlier
+            return with_changes_named(earlier, job.out)
     except OSError:
         return None
     return None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 from medhybrid.errors import OutputError
 from medhybrid.inference.outputs import files_of
-from medhybrid.inference.records import Records
+from medhybrid.inference.records import Prediction, Records
+
+logger = logging.getLogger(__name__)
 
 COPYING_S = 1.0
 """A file of a version that kept no hashes may be newer than its record by this, as copies are."""
@@ -22,6 +25,12 @@ def refuse_foreign_files(out: Path, records: Records, case: str) -> None:
     present = [name for name in files_of(case)[:-2] if (out / name).exists() or (out / name).is_symlink()]
     if not present:
         return
+    if damaged := records.damaged(case):
+        raise ForeignFileError(
+            f"{case} is not predicted: its record cannot be read, so nobody can tell whose its outputs are",
+            found=", ".join([damaged, *present]),
+            remedy="remove the record and these files, or move them elsewhere, and run again",
+        )
     hashes, earlier = records.outputs_of(case), records.earlier_record(case)
     unknown = [n for n in present if n not in hashes and (earlier is None or (out / n).is_symlink())]
     changed = [n for n in present if n not in unknown and _is_changed(out / n, hashes.get(n), earlier)]
@@ -37,6 +46,19 @@ def refuse_foreign_files(out: Path, records: Records, case: str) -> None:
             found=", ".join(changed),
             remedy="move it elsewhere, for example into corrected/",
         )
+
+
+def with_changes_named(done: Prediction, out: Path) -> Prediction:
+    """Return the record of a scan that is not predicted again, with a note on files that are not as they were written."""
+    changed = [n for n, sha256 in done.outputs.items() if _is_changed(out / n, sha256, None)]
+    if not changed:
+        return done
+    logger.warning("%s: changed since medhybrid wrote them: %s", done.case, ", ".join(changed))
+    return done.model_copy(
+        update={
+            "message": "; ".join(filter(None, [done.message, f"changed since it was written: {', '.join(changed)}"]))
+        }
+    )
 
 
 def is_edited(out: Path, records: Records, case: str) -> bool:

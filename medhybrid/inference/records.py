@@ -118,6 +118,13 @@ class Records:
         records = [r.outputs for state in ("failed", "done") if (r := self._read(state, case)) is not None]
         return {k: v for outputs in (*records, (begun and begun.outputs) or {}) for k, v in outputs.items()}
 
+    def damaged(self, case: str) -> str:
+        """Return the name of a record of a scan that is there and cannot be read; empty if there is none."""
+        names = (f"{state}/{case}.json" for state in ("done", "failed"))
+        return next(
+            (n for n in names if os.path.lexists(self.out / n) and self._read(n.split("/")[0], case) is None), ""
+        )
+
     def earlier_record(self, case: str) -> Path | None:
         """Return the record of a scan that a version without hashes wrote, after the files that it wrote; else None."""
         done = self._read("done", case)

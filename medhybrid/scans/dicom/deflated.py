@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -15,6 +16,10 @@ MIN_CHECKED_BYTES = 64 << 20
 """Data sets that inflate to less are not held against `MAX_RATIO`."""
 
 BLOCK = 1 << 16
+
+HEAD_BYTES = 4096
+MAX_META_BYTES = 1 << 24
+"""Of file meta information that says to be long, or not how long it is."""
 
 
 def inflates_beyond(chunks: Iterable[bytes], limit: int) -> bool:
@@ -41,27 +46,34 @@ def inflates_beyond(chunks: Iterable[bytes], limit: int) -> bool:
 
 def find_bomb(path: Path) -> str:
     """Say what is wrong with a deflated file that inflates to far more than images do; empty for every other file."""
-    from pydicom.filereader import read_file_meta_info
+    from pydicom.filereader import _read_file_meta_info, read_preamble
 
     with path.open("rb") as file:
-        if DEFLATED.encode() not in file.read(4096):
+        if not _may_be_deflated(file):
             return ""
-    try:
-        meta = read_file_meta_info(path)
-    except Exception:  # damaged headers raise many kinds; they are named where they are read
-        return ""
-    if str(meta.get("TransferSyntaxUID", "")) != DEFLATED:
-        return ""
-    size = path.stat().st_size
-    limit = max(MIN_CHECKED_BYTES, MAX_RATIO * size)
-    if inflates_beyond(_data_set_of(path, int(meta.get("FileMetaInformationGroupLength", 0))), limit):
-        return f"{size} bytes that inflate to more than {limit / 2**20:.0f} MiB, far more than images do"
+        file.seek(0)
+        try:  # as the reader finds the data set, so that no header says otherwise
+            read_preamble(file, force=True)
+            meta = _read_file_meta_info(file)
+        except Exception:  # damaged headers raise many kinds; they are named where they are read
+            return ""
+        if str(meta.get("TransferSyntaxUID", "")).strip() != DEFLATED:
+            return ""
+        size = path.stat().st_size
+        limit = max(MIN_CHECKED_BYTES, MAX_RATIO * size)
+        if inflates_beyond(iter(lambda: file.read(BLOCK), b""), limit):
+            return f"{size} bytes that inflate to more than {limit / 2**20:.0f} MiB, far more than images do"
     return ""
 
 
-def _data_set_of(path: Path, meta_bytes: int) -> Iterator[bytes]:
-    """Read what follows the file meta information, of the length that its first element says."""
-    with path.open("rb") as file:
-        file.seek(128 + 4 + 12 + meta_bytes)
-        while chunk := file.read(BLOCK):
-            yield chunk
+def _may_be_deflated(file: BinaryIO) -> bool:
+    """Return whether the transfer syntax is named near the begin; further on only where the meta information is that long."""
+    head = file.read(HEAD_BYTES)
+    if DEFLATED.encode() in head:
+        return True
+    first = 132 if head[128:132] == b"DICM" else 0
+    has_length = head[first : first + 8] == b"\x02\x00\x00\x00UL\x04\x00"
+    length = int.from_bytes(head[first + 8 : first + 12], "little") if has_length else 0
+    is_short = has_length and length < HEAD_BYTES // 2
+    is_other = head[first : first + 2] != b"\x02\x00"
+    return not (is_short or is_other) and DEFLATED.encode() in file.read(MAX_META_BYTES)

@@ -158,7 +158,7 @@ def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd values in real headers; what we need is checked where it is used
-            if has_mark and (bomb := find_bomb(path)):
+            if bomb := find_bomb(path):
                 raise _unreadable(path, bomb)
             if tags is not None:
                 return pydicom.dcmread(path, force=is_bare, stop_before_pixels=True, specific_tags=list(tags))

@@ -7,8 +7,9 @@ from typing import Any
 
 from medhybrid.scans.dicom.attributes import text
 
-IDENTIFIERS = ("PatientID", "IssuerOfPatientID", "PatientBirthDate")
-"""What tells one patient from another; absent beside present is a difference."""
+IDENTIFIERS = ("PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientName")
+"""What tells one patient from another; absent beside present is a difference. Names, which are spelt in several ways, count
+where there is no ID."""
 
 Identity = tuple[str, ...]
 """The values of `IDENTIFIERS`."""
@@ -16,7 +17,8 @@ Identity = tuple[str, ...]
 
 def identity_of(header: Any) -> Identity:
     """Return what identifies the patient of a data set."""
-    return tuple(text(header, name).strip() for name in IDENTIFIERS)
+    number, issuer, birth_date, name = (text(header, keyword).strip() for keyword in IDENTIFIERS)
+    return number, issuer, birth_date, "" if number else name.rstrip("^ ").casefold()
 
 
 def differing_identifiers(identities: Sequence[Identity]) -> tuple[str, ...]:

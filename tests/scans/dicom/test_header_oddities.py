@@ -283,6 +283,33 @@ def test_a_deflated_file_that_inflates_to_far_more_than_images_do_is_refused_bef
     assert caught.value.code == "encrypted_or_unreadable"
 
 
+@pytest.mark.parametrize("kind", ["wrong length", "no length", "no preamble", "long meta information"])
+def test_no_header_hides_what_a_deflated_file_inflates_to(
+    series: list[Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deflated, "MIN_CHECKED_BYTES", 1 << 20)
+    deflate(series[2], 20 << 20)
+    content = series[2].read_bytes()
+    length = int.from_bytes(content[140:144], "little")
+    if kind == "wrong length":
+        content = content[:140] + (length + 2).to_bytes(4, "little") + content[144:]
+    elif kind == "no length":
+        content = content[:132] + content[144:]
+    elif kind == "no preamble":
+        content = content[132:]
+    else:
+        private = b"\x02\x00\x02\x01OB\x00\x00" + (6000).to_bytes(4, "little") + bytes(6000)
+        first = content[144 : 144 + length]
+        at = first.index(b"\x02\x00\x03\x00")
+        # long elements before the transfer syntax are out of order, and read all the same
+        first = first[:at] + private + first[at:]
+        content = content[:140] + len(first).to_bytes(4, "little") + first + content[144 + length :]
+    series[2].write_bytes(content)
+
+    with pytest.raises(SeriesError, match="inflate to more than"):
+        read_scan(series)
+
+
 @pytest.mark.parametrize("limit", [0, 99_999, 100_000, 200_000])
 def test_what_a_stream_inflates_to_is_counted_to_the_byte(limit: int) -> None:
     engine = zlib.compressobj(wbits=-15)

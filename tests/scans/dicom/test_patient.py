@@ -69,3 +69,15 @@ def test_channels_of_two_patients_under_one_study_are_refused(tmp_path: Path, va
     with pytest.raises(MedHybridError, match=f"of different patients.*{next(iter(values))}") as caught:
         item.read(["T1", "FLAIR"])
     assert "SECRET" not in str(caught.value)
+
+
+def test_without_an_id_the_name_tells_patients_apart(tmp_path: Path) -> None:
+    paths = write_mr_series(tmp_path / "s", VALUES, AFFINE, description="T1", study="s", case="c")
+    change(paths, {"PatientID": "", "PatientName": "Meier^Anna"})
+    change(paths[2:3], {"PatientName": "meier^anna^^"})
+    assert discover(tmp_path).entries[0].problem == ""
+
+    change(paths[2:], {"PatientName": "SECRET^Otto"})
+    (entry,) = discover(tmp_path).entries
+    assert "differ in PatientName" in entry.problem
+    assert "SECRET" not in entry.problem
