@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import re
 
+NOT_LETTER = r"(?<![a-z0-9])"
 CONTRAST = re.compile(
-    r"(?<![a-z0-9])(?:post|postcontrast|ce|gd|gad|gado\w*|gadolinium|km|contrast|c\+|c)(?![a-z0-9])|\+\s*(?:c|gd|km)\b",
+    NOT_LETTER + r"(?:post\w*|ce|gd|gad|gado\w*|km|contrast|c\+)(?![a-z0-9])|\+\s*(?:c|gd|km)\b|" + NOT_LETTER + r"c$",
     re.IGNORECASE,
 )
 """Words for a contrast agent, which make another channel of T1."""
 
+NO_CONTRAST = re.compile(
+    NOT_LETTER + r"(?:pre|non?|without|w/?o|ohne|native)[\s_.\-]*(?:contrast|ce|gd|gad\w*|km|c)?(?![a-z0-9])",
+    re.IGNORECASE,
+)
+"""Words that say that there is none."""
+
+OTHERS: dict[str, re.Pattern[str]] = {
+    "t2": re.compile(
+        NOT_LETTER + r"(?:t2[\s_.\-]*)?(?:flair|star|swi|swan)(?![a-z])|tirm|dark[\s_.\-]*fluid", re.IGNORECASE
+    ),
+    "dwi": re.compile(NOT_LETTER + r"(?:adc|fa|md|exp|e?adc)(?![a-z0-9])", re.IGNORECASE),
+}
+"""Words that make another image of a text that names a sequence."""
+
+TARGET = re.compile(r"(?:(?<![a-z])(?:to|onto|in|on|reg|space|2)|[a-z]{2}to|[a-z]{2}2)[\s_.\-]*$", re.IGNORECASE)
+"""Before a name: the image was brought to the space of that channel, and is another one."""
+
+DERIVED = re.compile(
+    NOT_LETTER + r"(?:\w*mask|seg|segm|segmentation|labels?|roi|prob|probability|atlas|aseg)(?![a-z])", re.IGNORECASE
+)
+"""Words of what is made of a channel, and is no image."""
+
 OTHER_MASKS = re.compile(
-    r"(?:(brain|bet|head|skull|body|foreground|background|fov|valid|noise)[_\-. ]*mask"
-    r"|mask[_\-. ]*(?:of[_\-. ]*)?(brain|bet|head|skull|body|foreground|background|fov|valid|noise)(?![a-z]))",
+    r"(?:(?:(brain|bet|skull|foreground|background|fov|valid|noise)|^(head|body))[_\-. ]*mask"
+    r"|mask[_\-. ]*(?:of[_\-. ]*)?(brain|bet|skull|foreground|background|fov|valid|noise|head|body)$)",
     re.IGNORECASE,
 )
 """Masks that processing leaves beside a scan, and that are not the reference."""
@@ -22,17 +45,20 @@ def names_channel(text: str, channel: str) -> bool:
     """Return whether a text holds a channel's name as a word, case ignored.
 
     A word ends at anything but a letter or digit, at a change between letters and digits, and at a capital after a small
-    letter; T1 and T2 may go on as `T1w`, and not as `T1ce` or `T2*`. Separators within the name do not count: `T1Gd` is found
-    in `t1_gd`. T1 itself is not found where the text goes on with a word for a contrast agent.
+    letter; T1, T2 and PD may go on as `T1w`, and not as `T1ce` or `T2*`. Separators within the name do not count: `T1Gd` is
+    found in `t1_gd`. T1 is not found in a text with a word for a contrast agent, T2 not beside FLAIR, DWI not beside ADC, and
+    none where the text names a mask, or an image that was brought to the space of the channel.
     """
-    for found in re.finditer(_pattern(channel), text, re.IGNORECASE):
-        begin, end = found.span()
-        if not _begins_word(text, begin) or not _ends_word(text, end):
-            continue
-        if re.fullmatch(r"t1w?", channel, re.IGNORECASE) and CONTRAST.search(text[end:]):
-            continue
-        return True
-    return False
+    if DERIVED.search(text) and not DERIVED.search(channel):
+        return False
+    if (other := OTHERS.get(re.sub(r"w$", "", channel.casefold()))) and other.search(text):
+        return False
+    if re.fullmatch(r"t1w?", channel, re.IGNORECASE) and CONTRAST.search(NO_CONTRAST.sub("", text)):
+        return False
+    return any(
+        _begins_word(text, found.start()) and _ends_word(text, found.end()) and not TARGET.search(text[: found.start()])
+        for found in re.finditer(_pattern(channel), text, re.IGNORECASE)
+    )
 
 
 def _pattern(channel: str) -> str:
@@ -41,7 +67,8 @@ def _pattern(channel: str) -> str:
     if not words:
         return re.escape(channel)
     pattern = r"[\s_.\-]*".join(re.escape(w) for w in words)
-    return pattern if re.search(r"\dw$", channel, re.IGNORECASE) or not channel[-1].isdigit() else pattern + r"w?"
+    may_be_weighted = channel[-1].isdigit() or channel.casefold() == "pd"
+    return pattern + r"(?:w|pre)?" if may_be_weighted else pattern
 
 
 def _begins_word(text: str, begin: int) -> bool:
@@ -64,5 +91,5 @@ def _ends_word(text: str, end: int) -> bool:
 
 def is_other_mask(name: str, labels: tuple[str, ...]) -> bool:
     """Return whether a file's name says that it is the mask of something that is no label, such as `brainmask`."""
-    found = OTHER_MASKS.search(name)
-    return found is not None and (found.group(1) or found.group(2)).casefold() not in {n.casefold() for n in labels}
+    plain = re.sub(r"[\W_]", "", name.casefold())
+    return OTHER_MASKS.search(name) is not None and not any(re.sub(r"[\W_]", "", n.casefold()) in plain for n in labels)

@@ -189,18 +189,44 @@ def test_a_channel_that_is_rotated_and_shifted_is_registered_on_request(tmp_path
     ("channel", "text"),
     [
         ("T1", "ax_T1w_3mm"),
-        ("T1", "sub-1_T1w"),
         ("T1", "axT1"),
-        ("T1", "t1_mprage_sag_p2_iso"),
-        ("T2", "t2w"),
         ("FLAIR", "T2FLAIR"),
-        ("FLAIR", "sub01FLAIR3d"),
+        ("FLAIR", "T2_FLAIR"),
         ("T1Gd", "t1_gd"),
+        ("T1Gd", "T1GD"),
+        ("FLAIR", "flair3d"),
+        ("FLAIR", "sub01FLAIR"),
+        ("CT", "contrast_ct"),
         ("T1c", "T1c"),
-        ("CT", "ct contrast 5mm"),
-        ("image 1", "image_1"),
-        ("DWI", "DWI1000"),
+        ("T1w", "sub-1_T1w"),
+        ("MR", "s1_mr"),
+        ("a", "a"),
+        ("b", "b_0"),
         ("ü", "x_ü"),
+        ("T1pre", "t1_pre"),
+        ("T2", "t2w"),
+        ("T1", "T1_mprage_sag"),
+        ("T1", "T1W"),
+        ("image 1", "image_1"),
+        ("image", "image1"),
+        ("DWI", "DWI1000"),
+        ("T1", "T1_pre_contrast"),
+        ("T1", "T1_without_contrast"),
+        ("T1", "t1_tse_sag_c-spine"),
+        ("PD", "PDw"),
+        ("PD", "pd"),
+        ("ADC", "dwi_ADC"),
+        ("FLAIR", "FLAIR_to_T1"),
+        ("T1", "T1_native"),
+        ("T1", "t1_no_contrast"),
+        ("T2", "t2_tse_tra"),
+        ("mask", "lesion_mask"),
+        ("T1", "__T1__image"),
+        ("PET", "pet_SUV"),
+        ("T1", "T1pre"),
+        ("T1ce", "t1ce"),
+        ("T1", "T1_to_MNI"),
+        ("DWI", "dwi_b1000"),
     ],
 )
 def test_a_channel_without_a_rule_is_found_by_its_name_as_a_word(channel: str, text: str) -> None:
@@ -212,15 +238,28 @@ def test_a_channel_without_a_rule_is_found_by_its_name_as_a_word(channel: str, t
     [
         ("T1", "t1ce"),
         ("T1", "T1Gd"),
-        ("T1", "T1c"),
-        ("T1", "t1 post"),
-        ("T1", "T1+C"),
-        ("T1", "T1 ax KM"),
         ("T1", "T12"),
+        ("T1", "t1 post"),
         ("T2", "T2FLAIR"),
+        ("T2", "T2_FLAIR"),
         ("T2", "T2*"),
+        ("CT", "direct"),
+        ("T1", "T1+C"),
+        ("T1", "T1c"),
+        ("T1", "T1 c+"),
+        ("T1", "ce-gad_T1w"),
+        ("T1", "post_T1"),
+        ("T1", "Gd T1"),
+        ("T1", "ce_T1"),
+        ("DWI", "dwi_ADC"),
+        ("T1", "T1_seg"),
+        ("T1", "T1_brain_mask"),
+        ("T1", "T1_label"),
+        ("T1", "FLAIR_to_T1"),
+        ("T1", "FLAIR_space-T1w"),
         ("T2", "t2star"),
-        ("CT", "subject_direct"),
+        ("T1", "T1_C"),
+        ("T1", "T1 ax KM"),
         ("PD", "update"),
     ],
 )
@@ -248,11 +287,9 @@ def test_a_folder_within_the_study_may_name_the_channel() -> None:
 
 
 def test_masks_of_other_things_are_known_by_name() -> None:
-    assert [is_other_mask(n, ("lesion",)) for n in ("brainmask", "mask_brain", "bet mask", "mask", "lesion_mask")] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert not is_other_mask("brain_mask", ("brain",))
+    for name in ("brainmask", "mask_brain", "bet mask", "T1_brain_mask", "head_mask"):
+        assert is_other_mask(name, ("lesion",))
+    for name in ("mask", "lesion_mask", "femoral_head_mask", "vertebral_body_mask"):
+        assert not is_other_mask(name, ("lesion",))
+    assert not is_other_mask("brain_mask", ("Brain",))
+    assert not is_other_mask("pancreas_head_mask", ("pancreas_head",))

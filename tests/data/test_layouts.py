@@ -126,6 +126,10 @@ def test_a_brain_mask_is_not_the_reference_unless_the_pattern_asks_for_it(tmp_pa
     wanted = config(tmp_path, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}, mask_pattern="*brain*mask*")
     assert [c.mask.paths[0].name for c in list_cases(wanted) if c.mask] == ["brainmask.nii.gz", "brain_mask.nii.gz"]
 
+    (tmp_path / "s1" / "brainmask.nii.gz").rename(tmp_path / "s1" / "T1_brain_mask.nii.gz")
+    (case,) = [c for c in list_cases(config(tmp_path)) if c.name == "s1"]
+    assert case.problem is None, "it is no image either"
+
 
 def test_rows_of_the_table_of_channels_that_fit_nothing_are_named(tmp_path: Path) -> None:
     write_studies(tmp_path)

@@ -33,7 +33,7 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     notes: list[Note] = []
     for study, members in by_study.items():
         masks = _masks_of(members, config, study)
-        images = [e for e in members if e not in masks and not e.problem and not e.left_aside]
+        images = [e for e in members if not (e in masks or _is_other_mask(e, config) or e.problem or e.left_aside)]
         lost = [e for e in members if e not in masks and e.problem]
         subject = study
         try:
@@ -46,7 +46,8 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
             continue
         cases.append(Case(study, subject, tuple(_files(m.entry) for m in matched), _files(mask)))
         used = [mask, *(m.entry for m in matched)]
-        if unused := [e.name for e in (*images, *masks) if e not in used]:
+        others = [e for e in members if _is_other_mask(e, config) and e not in masks]
+        if unused := [e.name for e in (*images, *masks, *others) if e not in used]:
             notes.append(Note(study, f"{len(unused)} scans of the study are not used", ", ".join(unused[:5])))
     notes += [Note(e.name, f"{e.name} is skipped: {e.problem}") for e in entries if e.problem]
     notes += [Note("dataset", found.left_out)] if found.left_out else []
@@ -62,8 +63,13 @@ def _masks_of(members: Sequence[ScanEntry], config: DataConfig, study: str) -> l
     named = [e for e in members if matches(e, config.mask_pattern, study)]
     named = named or [e for e in members if matches(e, config.mask_pattern)]
     if config.mask_pattern == default:
-        named = [e for e in named if not is_other_mask(e.name.rsplit("__", 1)[-1], tuple(config.labels))]
+        named = [e for e in named if not _is_other_mask(e, config)]
     return named or [e for e in members if e.modality in KINDS]
+
+
+def _is_other_mask(entry: ScanEntry, config: DataConfig) -> bool:
+    """Whether a scan is a mask that processing left, as `brainmask`: no reference, and no image either."""
+    return is_other_mask(entry.name.rsplit("__", 1)[-1], tuple(config.labels))
 
 
 def _problem(error: Exception, study: str) -> DataError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medhybrid.scans.dicom.attributes import text
+from medhybrid.scans.dicom.attributes import text, value_of
 
 IDENTIFIERS = ("PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientName")
 """What tells one patient from another; absent beside present is a difference. Names, which are spelt in several ways, count
@@ -17,7 +17,8 @@ Identity = tuple[str, ...]
 
 def identity_of(header: Any) -> Identity:
     """Return what identifies the patient of a data set."""
-    number, issuer, birth_date, name = (text(header, keyword).strip() for keyword in IDENTIFIERS)
+    number, issuer, birth_date = (text(header, keyword).strip() for keyword in IDENTIFIERS[:3])
+    name = str(value_of(header, "PatientName") or "")
     return number, issuer, birth_date, "" if number else name.rstrip("^ ").casefold()
 
 
