@@ -31,8 +31,11 @@ MAX_FILL = -100.0
 FILL_BORDER = 0.05
 """Values nearer to 0 than this part of the filling belong to the image: noise, and what interpolation overshoots."""
 
-BLENDED_SHARE = 0.02
-"""Share of the voxels that may lie between, where the filling was blended with the image."""
+BLENDED_SHARE = 0.1
+"""Share of the voxels that may lie between, where the filling was blended with the image; no more than are filled."""
+
+LEAST_BLEND = 1 / 32
+"""Part of a padding at the upper end that a value has which was blended with it; lesser ones are of the image."""
 
 HIGH_PADDING = (32767, 65535, 2**31 - 1, 2**32 - 1)
 MIN_BEYOND = 1e9
@@ -83,9 +86,10 @@ def replace_outliers(values: Values) -> tuple[Values, int]:
     least = _end_of_rest(inner, low, core_high, sign=1) if may_be_low else low
     most = _end_of_rest(inner, high, core_low, sign=-1) if may_be_high else high
     if may_be_low and _is_padding(sample, low):
-        least = max(least, _end_of_blend(np.sort(core), MIN_GAP_BELOW, least))
+        least = max(least, _end_of_blend(np.sort(core), MIN_GAP_BELOW, least, beyond=0.0))
     if may_be_high and int(high) in HIGH_PADDING and _is_padding(sample, high):
-        most = min(most, -_end_of_blend(np.sort(-core.astype(np.float64)), MIN_GAP_ABOVE, -float(most)))
+        beyond = -float(high) * LEAST_BLEND
+        most = min(most, -_end_of_blend(np.sort(-core.astype(np.float64)), MIN_GAP_ABOVE, -float(most), beyond=beyond))
     if int(high) not in HIGH_PADDING and float(high) < MIN_BEYOND and np.count_nonzero(values > most) > N_EXTREMES:
         most = high
     n_outliers = int(np.count_nonzero((values < least) | (values > most)))
@@ -103,7 +107,7 @@ def _is_filling(sample: Values, low: Any) -> bool:
         return False
     inside = np.mean(sample >= FILL_BORDER * float(low))
     between = np.mean((sample > low) & (sample < FILL_BORDER * float(low)))
-    return bool(between <= min(BLENDED_SHARE, inside / 5))
+    return bool(between <= min(BLENDED_SHARE, inside / 5, np.mean(sample == low)))
 
 
 def _without_filling(values: Values, low: Any) -> tuple[Values, int]:
@@ -112,7 +116,7 @@ def _without_filling(values: Values, low: Any) -> tuple[Values, int]:
     return np.clip(values, values[~is_filled].min(), None), int(np.count_nonzero(is_filled))
 
 
-def _end_of_blend(ordered: Values, min_gap: float, end: Any) -> Any:
+def _end_of_blend(ordered: Values, min_gap: float, end: Any, *, beyond: float) -> Any:
     """Return the first value beyond padding that was blended with the image at its border, as resampling does.
 
     Parameters
@@ -121,10 +125,12 @@ def _end_of_blend(ordered: Values, min_gap: float, end: Any) -> Any:
         An ascending sample without the extreme values.
     end : scalar
         Returned if nothing is blended.
+    beyond : float
+        Only lesser values can be blended.
     """
     gaps = np.diff(ordered.astype(np.float64))
     ranges = float(ordered[-1]) - ordered[1:].astype(np.float64)
-    is_border = (gaps > min_gap * ranges) & (ordered[:-1] < 0)
+    is_border = (gaps > min_gap * ranges) & (ordered[:-1] < beyond)
     is_border[len(ordered) // 2 :] = False  # near the other end every gap is large against what is left
     if not is_border.any():
         return end

@@ -21,10 +21,10 @@ from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case, Files, subject_of
 from medhybrid.data.splits import Fold
 from medhybrid.errors import DataError
-from medhybrid.files import write_csv
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
+from medhybrid.kept_tables import write_kept_table
 from medhybrid.remote import local_copy
 from medhybrid.review.marks import Mark, read_marks
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
@@ -133,7 +133,7 @@ def write_corrections(path: Path, taken: Sequence[Correction], left_out: Collect
         ]
         for c in taken
     ]
-    write_csv(path, [["case", "state", "mask", "reviewer", "time", "comment"], *rows])
+    write_kept_table(path, [["case", "state", "mask", "reviewer", "time", "comment"], *rows])
 
 
 def _check_fits(folder: Path, record: FolderRecord, config: DataConfig) -> None:

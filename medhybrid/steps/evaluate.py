@@ -244,12 +244,14 @@ def _score(
             problem = item_error(error, f"the prediction of {case} cannot be read", DataError)
             problems[case] = f"scored as empty: {problem}"
     scores = score_case(case, array, known, labels, grid, tolerance_mm=tolerance_mm)
-    return [_as_worst(s) if case in problems and not s.reference_ml else s for s in scores]
+    diagonal_mm = float(np.linalg.norm(np.array(grid.shape) * np.array(grid.spacing_mm)))
+    return [_as_worst(s, diagonal_mm) if case in problems and not s.reference_ml else s for s in scores]
 
 
-def _as_worst(score: LabelScore) -> LabelScore:
+def _as_worst(score: LabelScore, diagonal_mm: float) -> LabelScore:
     """Return the score of a label that the reference lacks and that nothing was predicted for: no agreement."""
-    return replace(score, dice=0.0, surface_dice=0.0, lesion_precision=0.0, lesion_recall=0.0, lesion_f1=0.0)
+    worst = replace(score, dice=0.0, surface_dice=0.0, lesion_precision=0.0, lesion_recall=0.0, lesion_f1=0.0)
+    return replace(worst, hd95_mm=diagonal_mm)
 
 
 def _read_prediction(path: Path, grid: Grid, rules: SegmentRules, other_values: str) -> NDArray[np.generic]:

@@ -23,7 +23,8 @@ from medhybrid.data.store import load_record, remove_case
 from medhybrid.data.subjects import unify_subjects
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
 from medhybrid.errors import DataError, MedHybridError, OutputError
-from medhybrid.files import held, write_atomically, write_csv
+from medhybrid.files import held, write_atomically
+from medhybrid.kept_tables import write_kept_table
 from medhybrid.owned import claim_folder
 from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
 from medhybrid.steps.prepared import refresh_prepared, send_prepared
@@ -191,7 +192,7 @@ def _finding_of(note: Note) -> Finding:
 
 def _write_problems(folder: Path, findings: Sequence[Finding]) -> None:
     rows = [list(f.model_dump().values()) for f in findings]
-    write_csv(folder / "problems.csv", [list(Finding.model_fields), *rows])
+    write_kept_table(folder / "problems.csv", [list(Finding.model_fields), *rows])
 
 
 def _forget_others(folder: Path, keep: set[str], reporter: Reporter) -> None:

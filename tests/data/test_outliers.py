@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from medhybrid.data.even_sample import sample_step
 from medhybrid.data.outliers import is_nearly_constant, replace_outliers
@@ -92,6 +93,40 @@ def test_an_even_sample_is_spread_over_every_axis(shape: tuple[int, ...]) -> Non
 
     assert 5_000 <= len(taken[0]) <= 20_000
     assert [len(set(t.tolist())) for t in taken] == list(shape)
+
+
+@pytest.mark.parametrize("padding", [32767, 65535])
+def test_tissue_far_above_an_even_background_is_not_taken_for_a_blend_with_the_padding(padding: int) -> None:
+    array = np.random.default_rng(0).integers(0, 4, (40, 40, 20)).astype(np.int32)
+    array[10:30, 10:30, 5:15] = np.random.default_rng(1).normal(300, 20, (20, 20, 10))
+    expected = array[:, :, :17].copy()
+    array[:, :, 17:] = padding
+
+    cleaned, n_outliers = replace_outliers(array)
+
+    assert n_outliers == (array == padding).sum()
+    np.testing.assert_array_equal(cleaned[:, :, :17], expected)
+
+
+@pytest.mark.parametrize("filling", [-1024, -2000, -32768])
+@pytest.mark.parametrize("zoom", [0.7, 1.5])
+def test_a_filling_that_was_blended_by_resampling_does_not_decide_the_scale(filling: int, zoom: float) -> None:
+    shape = (48, 48, 30)
+    tissue = np.abs(np.random.default_rng(0).normal(0, 8, shape))
+    tissue[10:38, 10:38, 6:24] = np.random.default_rng(1).normal(500, 90, (28, 28, 18))
+    filled = tissue.copy()
+    filled[:8] = filling
+    plan = make_test_plan(labels={"x": 1}, spacing_mm=(1.0, 1.0, 1.0))
+
+    clean, blended = (ndimage.zoom(a, zoom, order=1) for a in (tissue, filled))
+    blended = np.where(blended == filling, filling, np.round(blended))
+    inside = (*tuple(slice(int(14 * zoom), int(34 * zoom)) for _ in range(2)), slice(int(8 * zoom), int(20 * zoom)))
+    scaled = [
+        prepare_image(a[None].astype(np.float32), Grid(a.shape, np.eye(4)), plan).image[0] for a in (clean, blended)
+    ]
+
+    assert scaled[1][inside].std() == pytest.approx(scaled[0][inside].std(), rel=0.25)
+    assert scaled[1][inside].mean() == pytest.approx(scaled[0][inside].mean(), rel=0.25)
 
 
 REGULAR = {

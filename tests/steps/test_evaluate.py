@@ -165,6 +165,13 @@ def test_a_case_without_prediction_never_counts_as_perfect_also_if_its_reference
     assert {s.case: s.dice for s in result.scores if s.label == "left"} == {"a": 1, "b": 0, "c": 0, "d": 1}
     assert result.summary["dice"] == 0.5
     assert result.summary["lesion_f1"] == 0.5
+    diagonal = np.linalg.norm(np.array(mask.shape) * np.abs(np.diag(AFFINE)[:3]))
+    assert {s.case: s.hd95_mm for s in result.scores if s.label == "left"} == {
+        "a": 0,
+        "b": pytest.approx(diagonal, rel=1e-4),
+        "c": pytest.approx(diagonal, rel=1e-4),
+        "d": 0,
+    }
 
 
 def test_a_case_that_is_named_twice_is_scored_once(folders: tuple[Path, Path]) -> None:
