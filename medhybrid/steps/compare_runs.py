@@ -69,7 +69,7 @@ class Judged:
     dice : dict
         By case.
     references_ml : dict
-        Volume of each case's reference, where it is on record.
+        Volume of each label in each case's reference, where it is on record.
     settings : dict
         Everything that could differ: config, data, code, versions; flat.
     """
@@ -80,7 +80,7 @@ class Judged:
     settings: Mapping[str, str]
     labels: Mapping[str, int]
     draw: Draw
-    references_ml: Mapping[str, float] = field(default_factory=dict)
+    references_ml: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def compare_runs(
             remedy="compare trainings of one fold, or predictions of the same scans",
         )
     known = [c for c in common if c in a.references_ml and c in b.references_ml]
-    if others := [c for c in known if not isclose(a.references_ml[c], b.references_ml[c], rel_tol=1e-3, abs_tol=1e-3)]:
+    if others := [c for c in known if not _are_close(a.references_ml[c], b.references_ml[c])]:
         raise DataError(
             f"{a.name} and {b.name} were scored by different references",
             found=", ".join(others[:5]),
@@ -205,10 +205,10 @@ def _draw_validation(folder: Path, config: StudyConfig, plan: Plan, channel: int
 def _predictions(folder: Path, scores: Path) -> Judged:
     by_case: dict[str, list[float]] = {}
     of_none: dict[str, list[float]] = {}
-    references: dict[str, float] = {}
-    for row in read_scores(scores, ("case", "dice", "reference_ml", "predicted_ml")):
+    references: dict[str, dict[str, float]] = {}
+    for row in read_scores(scores, ("case", "label", "dice", "reference_ml", "predicted_ml")):
         held = by_case.setdefault(row["case"], [])
-        references[row["case"]] = references.get(row["case"], 0.0) + float(row["reference_ml"])
+        references.setdefault(row["case"], {})[row["label"]] = float(row["reference_ml"])
         is_held = bool(float(row["reference_ml"]) or float(row["predicted_ml"]))
         (held if is_held else of_none.setdefault(row["case"], [])).append(float(row["dice"]))
     record = read_folder_record(folder)
@@ -219,6 +219,11 @@ def _predictions(folder: Path, scores: Path) -> Judged:
     told = {"medhybrid", "python", "device", "precision", "runtime", "channel_map", "scan_options", "model_channels"}
     settings = _flat(record.model_dump(mode="json", include=told)) | {"model": record.model_weights_sha256[:12]}
     return Judged(folder.name, "masks", dice, settings, record.labels, pictures_of(folder, record), references)
+
+
+def _are_close(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    """Whether two references have the same volume of each label that both sides know."""
+    return all(isclose(a[name], b[name], rel_tol=1e-3, abs_tol=1e-3) for name in a.keys() & b.keys())
 
 
 def _drawn(draw: Draw, case: str) -> Pictured | None:

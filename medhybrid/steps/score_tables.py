@@ -30,7 +30,7 @@ def _with_numbers(rows: list[dict[str, str]], columns: Sequence[str], source: st
     """Return rows whose columns hold a case and numbers."""
     for line, row in enumerate(rows, start=2):
         for name in columns:
-            if not row.get(name) or (name != "case" and not _is_number(row[name])):
+            if not row.get(name) or (name not in ("case", "label") and not _is_number(row[name])):
                 raise DataError(
                     f"{source} is no table of scores that medhybrid wrote",
                     expected=f"columns {', '.join(columns)}, with numbers",
@@ -54,7 +54,12 @@ def dice_by_case(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
     return {row["case"]: float(row["dice"]) for row in rows}
 
 
-def references_by_case(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
-    """Return the volume in ml of each case's reference in a `validation.csv`, where it is on record."""
-    volumes = {r["case"]: [r[k] for k in r if k and k.startswith("reference ml")] for r in rows}
-    return {c: sum(map(float, v)) for c, v in volumes.items() if v and all(map(_is_number, v))}
+def references_by_case(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, float]]:
+    """Return the volume in ml of each label in each case's reference of a `validation.csv`, where it is on record."""
+    start = "reference ml "
+    return {
+        r["case"]: {
+            k.removeprefix(start): float(v) for k, v in r.items() if k and k.startswith(start) and _is_number(v)
+        }
+        for r in rows
+    }
