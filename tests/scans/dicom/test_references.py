@@ -288,6 +288,25 @@ def test_a_wall_of_one_voxel_leaves_its_hole(size: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
 
 
+@pytest.mark.parametrize(
+    ("radius", "n_points", "is_refused"), [(6.0, 14, False), (5.8, 400, False), (5.4, 400, True), (6.0, 5, True)]
+)
+def test_a_contour_drawn_twice_with_other_points_is_no_ring(
+    radius: float, n_points: int, is_refused: bool, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h, t = scan.source.header[3], np.linspace(0, 2 * np.pi, n_points, endpoint=False)
+    again = on_slice(h, 12 + radius * np.cos(t), 8 + radius * np.sin(t))
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": [again, ellipse(h, (12, 8), (6.05, 6.05))]})
+
+    if is_refused:
+        with pytest.raises(ScanError, match=r"drawn twice.*found a wall of 0\.\d"):
+            read_masks(path, scan, ["x"])
+        return
+    np.testing.assert_array_equal(read_masks(path, scan, ["x"])["x"][:, :, 3], inside_ellipse((12, 8), (6.05, 6.05)))
+
+
 def test_halves_combined_by_exclusive_or_keep_the_line_that_they_share(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
