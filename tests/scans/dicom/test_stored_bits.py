@@ -68,6 +68,7 @@ def jpeg_2000(plane: np.ndarray) -> bytes:
 LOSSY: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "jpeg_2000_rated": (JPEG2000, jpeg_2000),
     "near": (JPEGLSNearLossless, lambda a: bytes(imagecodecs.jpegls_encode(a, level=2))),
+    "near_by_5": (JPEGLSNearLossless, lambda a: bytes(imagecodecs.jpegls_encode(a, level=5))),
 }
 ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "jpeg_ls": (JPEGLSLossless, lambda a: bytes(imagecodecs.jpegls_encode(a))),
@@ -238,6 +239,22 @@ def test_a_near_lossless_stream_says_itself_that_it_moves_values(is_signed: bool
         values[0, :, ::2], values[0, :, 1::2] = high, low  # 2047 and 2048 in the stream
         with pytest.raises(SeriesError, match="turned the sign"):
             read_scan(write(tmp_path / "b", (values & 0x0FFF).astype(np.uint16), "near", PixelRepresentation=1))
+
+
+@pytest.mark.parametrize(("encoding", "n_bits"), [("near_by_5", 12), ("near_by_5", 16), ("jpeg_2000_rated", 12)])
+def test_padding_with_the_lowest_value_is_not_turned_by_lossy_compression(
+    encoding: str, n_bits: int, tmp_path: Path
+) -> None:
+    values = np.abs(stored_bits(is_signed=True)) // 2
+    bits = {"PixelRepresentation": 1, "BitsStored": n_bits, "HighBit": n_bits - 1, "LossyImageCompression": "01"}
+    words = values.astype(np.uint16)
+
+    plain = read_scan(write(tmp_path / "a", words, encoding, **bits))
+
+    assert np.abs(values_of(plain) - values).max() <= 5
+    words[:, :3] = 2 ** (n_bits - 1)  # the lowest value: 2047 or 32767 after compression
+    with pytest.raises(SeriesError, match="turned the sign"):
+        read_scan(write(tmp_path / "b", words, encoding, **bits))
 
 
 @pytest.mark.parametrize(
