@@ -233,6 +233,18 @@ def _stack_of_one_kind(frames: Sequence[Frame], series: str) -> Stack:
             expected="RescaleSlope and RescaleIntercept in every slice, or in none",
             remedy="export the series again",
         )
+    first = frames[0]
+    if odd_ones := [f for f in frames if f.inverted_from != first.inverted_from]:
+        ways = ["as they are" if f.inverted_from is None else f"from {f.inverted_from}" for f in (first, odd_ones[0])]
+        raise SeriesError(
+            f"{series}: MONOCHROME1 inverts the slices in different ways",
+            code="not_image",
+            series=series,
+            path=odd_ones[0].path,
+            expected="units (Units, RescaleType, a real-world value mapping), BitsStored and sign alike in all slices",
+            found=f"values {ways[0]} in {first.name} and {ways[1]} in {odd_ones[0].name}",
+            remedy="export the series again",
+        )
     return make_stack(frames, series=series)
 
 

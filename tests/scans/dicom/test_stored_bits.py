@@ -277,6 +277,29 @@ def test_values_with_a_unit_are_not_inverted_by_monochrome1(header: dict[str, st
     np.testing.assert_array_equal(values_of(scan), values * 2 - 1024)
 
 
+@pytest.mark.parametrize(
+    "header", [{"RescaleType": "HU"}, {"Units": "BQML"}, {"BitsStored": 10, "HighBit": 9}, {"PixelRepresentation": 1}]
+)
+def test_slices_that_monochrome1_inverts_in_different_ways_are_refused(
+    header: dict[str, object], tmp_path: Path
+) -> None:
+    values = (stored_bits(is_signed=False) // 8).astype(np.uint16)
+    scale = {"RescaleSlope": "1", "RescaleIntercept": "0"}
+    paths = write(tmp_path, values, "explicit", **scale, PhotometricInterpretation="MONOCHROME1")
+    d = pydicom.dcmread(paths[1])
+    for name, value in header.items():
+        setattr(d, name, value)
+    d.save_as(paths[1])
+
+    with pytest.raises(SeriesError, match=r"MONOCHROME1 inverts .* in different ways"):
+        read_scan(paths)
+    for path in paths:
+        d = pydicom.dcmread(path)
+        d.PhotometricInterpretation = "MONOCHROME2"
+        d.save_as(path)
+    np.testing.assert_array_equal(values_of(read_scan(paths)), values)
+
+
 @pytest.mark.parametrize("encoding", ["explicit", "jpeg_ls"])
 def test_values_without_a_unit_are_inverted_within_their_stored_bits_before_they_are_rescaled(
     encoding: str, tmp_path: Path
