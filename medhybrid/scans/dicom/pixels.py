@@ -279,7 +279,7 @@ class _Pixels:
         return values
 
     def _refuse_turned_sign(self, values: NDArray[np.generic], error: int | None) -> None:
-        """Refuse two's complement, in a stream without signs, so near to the turn of its sign that compression may have turned it.
+        """Refuse two's complement, in a stream without signs, that is so near to the turn of the sign that it may have turned.
 
         Other values are kept: their bits do not overflow. Where the format sets no limit, `LOSSY_OVERSHOOT` stands for it.
         """
