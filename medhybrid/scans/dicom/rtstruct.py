@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.attributes import numbers, restore_vrs, text, value_of
 from medhybrid.scans.dicom.headers import load_dataset
+from medhybrid.scans.dicom.left_out import find_left_out
 
 PLANE_TOLERANCE_VOXEL = 0.1
 """How far a contour's points may lie from the middle of their slice."""
@@ -42,12 +42,6 @@ TOUCHING_VOXEL = 0.1
 
 LEAST_HOLE_VOXEL = 0.25
 """A narrower contour inside another, around no voxel centre, is a line and no hole."""
-
-SHARED_PART = 0.5
-"""Contours that share so much of the smaller one are of one part of a structure, if the slices between them are few."""
-
-MAX_LEFT_OUT = 2
-"""More slices than these between two contours that share a place part two lesions, if each has several slices."""
 
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
@@ -160,7 +154,8 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
     for k in {k for k in slices if k is not None}:
         outlines = [np.delete(v, axis, axis=1) for v, at in zip(placed, slices, strict=True) if at == k]
         mask[k] = _combine(structure, outlines, (mask.shape[1], mask.shape[2]))
-    _refuse_left_out(structure, mask, sorted({k for k in slices if k is not None}))
+    if left_out := find_left_out(mask, sorted({k for k in slices if k is not None})):
+        raise _unusable(structure, "it was drawn on some slices only", "contours on neighbouring slices", left_out)
     return np.ascontiguousarray(np.moveaxis(mask, 0, axis))
 
 
@@ -201,26 +196,6 @@ def _refuse_gaps(structure: Structure, slices: Sequence[int]) -> None:
             "contours on neighbouring slices",
             f"one every {np.diff(slices).min()} slices",
         )
-
-
-def _refuse_left_out(structure: Structure, mask: NDArray[np.bool_], slices: Sequence[int]) -> None:
-    """Refuse a structure (slice, A, B) with undrawn slices inside a part, which would leave stripes.
-
-    Contours above each other belong to one part if few slices are between them, or one of them stands alone.
-    """
-    runs = np.split(np.array(slices), np.flatnonzero(np.diff(slices) > 1) + 1)
-    for below, above in pairwise(runs):
-        a, b = mask[below[-1]], mask[above[0]]
-        n_between = int(above[0] - below[-1]) - 1
-        is_short = n_between <= MAX_LEFT_OUT or min(len(below), len(above)) == 1
-        n_shared = int((a & b).sum())
-        if is_short and n_shared and n_shared >= SHARED_PART * min(a.sum(), b.sum()):
-            raise _unusable(
-                structure,
-                "it was drawn on some slices only",
-                "contours on neighbouring slices",
-                f"{n_between} without one between slices {below[-1] + 1} and {above[0] + 1}",
-            )
 
 
 def _unusable(structure: Structure, what: str, expected: str, found: str) -> ScanError:
