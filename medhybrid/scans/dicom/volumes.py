@@ -67,11 +67,14 @@ def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
     _refuse_mingled(groups, series)
     _refuse_leftovers(groups, series)
     volumes = []
+    by_kind: dict[str, list[Sequence[Frame]]] = {}
     for group in groups:
         name = _grid_name(group, groups)
-        volumes += [
-            Volume("__".join(filter(None, (name, v.name))), v.stack) for v in _split_repeats(group, series=series)
-        ]
+        for v in _split_repeats(group, series=series):
+            by_kind.setdefault(v.name, []).append(v.stack.frames)
+            volumes.append(Volume("__".join(filter(None, (name, v.name))), v.stack))
+    for of_kind in by_kind.values():
+        _refuse_mingled(of_kind, series)
     names = [v.name for v in volumes]
     return [
         Volume(f"{v.name}_{names[:i].count(v.name) + 1}" if names.count(v.name) > 1 else v.name, v.stack)

@@ -179,6 +179,25 @@ def test_slices_of_several_nearly_equal_directions_are_one_volume_or_refused(
     assert caught.value.code == "mixed_orientation"
 
 
+def test_echoes_whose_directions_jitter_the_other_way_are_no_volumes_of_half_the_slices(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4000, (24, 18, 12))
+    for e in (0, 1):
+        paths = write_mr_series(tmp_path / f"{e}", values, oblique(33.0, 41.0), description="T1", study="s", case="c")
+
+        def jitter(d: Dataset, k: int, e: int = e) -> None:
+            cosines = np.round(np.array(d.ImageOrientationPatient, float), 3)
+            cosines[1] += 1e-3 * ((k + e) % 2)
+            d.ImageOrientationPatient = [f"{v:.3f}" for v in cosines]
+            d.EchoTime, d.SeriesInstanceUID, d.SOPInstanceUID = str(10 + 70 * e), "1.2.3", f"1.2.3.{e + 1}.{k + 1}"
+            d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
+
+        edit_all(paths, jitter)
+
+    with pytest.raises(SeriesError, match="lie between each other") as caught:
+        read_scan([*(tmp_path / "0").iterdir(), *(tmp_path / "1").iterdir()])
+    assert caught.value.code == "mixed_orientation"
+
+
 def test_a_real_tilt_is_not_taken_for_rounding(tmp_path: Path) -> None:
     paths = write_mr_series(tmp_path, np.zeros((64, 48, 40)), oblique(12, 0), description="T1", study="s", case="c")
 
