@@ -53,6 +53,8 @@ FRAME_TAGS = (
     "NumberOfFrames",
     "SamplesPerPixel",
     "PhotometricInterpretation",
+    "BitsStored",
+    "PixelRepresentation",
     "PixelSpacing",
     "ImageOrientationPatient",
     "ImagePositionPatient",
@@ -97,6 +99,8 @@ class Frame:
         What may tell volumes of one series apart.
     is_quantity : bool
         Whether its values have a unit, so that MONOCHROME1 does not invert them.
+    inverted_from : int, optional
+        Number that inverted values are subtracted from; None where values stay as they are.
     tile : (2,) tuple, optional
         First row and column of a slice that is a tile of a larger sheet of pixels.
     """
@@ -116,6 +120,7 @@ class Frame:
     number: int | None
     traits: dict[str, str] = field(hash=False)
     is_quantity: bool = False
+    inverted_from: int | None = None
     tile: tuple[int, int] | None = None
 
     @property
@@ -241,6 +246,14 @@ def _is_quantity(header: Any, scale: Any, mapping: Any) -> bool:
     )
 
 
+def _inverted_from(header: Any) -> int | None:
+    """Return what values are subtracted from where MONOCHROME1 inverts them: the sum of the ends of the stored range."""
+    n_bits = integer(header, "BitsStored")
+    if text(header, "PhotometricInterpretation") != "MONOCHROME1" or n_bits is None or not 1 <= n_bits <= 64:
+        return None
+    return -1 if integer(header, "PixelRepresentation") == 1 else 2**n_bits - 1
+
+
 def _frame(
     header: Any,
     path: Path,
@@ -290,6 +303,9 @@ def _frame(
             found=f"{slope} and {intercept}",
             remedy="export the series again",
         )
+    is_quantity = _is_quantity(
+        header, scale, value_of(header, "RealWorldValueMappingSequence") if mapping is None else mapping
+    )
     return Frame(
         path=path,
         index=i,
@@ -305,9 +321,8 @@ def _frame(
         is_rescaled=all(has),
         number=integer(header, "InstanceNumber"),
         traits=traits,
-        is_quantity=_is_quantity(
-            header, scale, value_of(header, "RealWorldValueMappingSequence") if mapping is None else mapping
-        ),
+        is_quantity=is_quantity,
+        inverted_from=None if is_quantity else _inverted_from(header),
     )
 
 

@@ -7,7 +7,8 @@ have is left alone: a value that differs slice by slice, grows along the stack, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -62,10 +63,16 @@ PASS_DIMENSIONS = (
 CONTRAST_TRAITS = {"echo": 0.02, "b": 0.02}
 """Numbers that no volume has several of, in whatever order, and how much of themselves they vary between slices."""
 
-STEPPED_TRAITS = {"flip": 0.1, "inversion": 0.1}
+STEPPED_TRAITS = {"flip": 0.1, "inversion": 0.1, "kvp": 0.05, "repetition": 1 / 3}
 """Numbers that may vary slice by slice; a few values of several slices each are kinds."""
 
 MAX_STEPS = 4
+
+REPEATED_TRAITS = ("sequence", "filter", "contrast", "time", "direction", "stack")
+"""Texts of which a few, of several slices each, are kinds. No contrast agent is a kind, too."""
+
+DIRECTION_TOLERANCE = 0.05
+"""How far the parts of a unit vector may differ within a kind."""
 
 TEXT_TRAITS = ("kernel", "rescale", "units", "photometric", "component", "asl")
 """Texts that no volume has several of, in whatever order; a slice that lacks one says nothing."""
@@ -76,7 +83,24 @@ COMPONENTS = {
     **dict.fromkeys(("R", "REAL", "R_FFE", "R_SE", "R_IR"), "real"),
     **dict.fromkeys(("I", "IMAGINARY", "I_FFE", "I_SE", "I_IR"), "imaginary"),
 }
-"""Words of an image type that say which part of a complex number the values are. Other words vary within volumes."""
+"""Words of an image type that say which part of a complex number the values are."""
+
+CONTENTS = {
+    **dict.fromkeys(("W", "WATER"), "water"),
+    **dict.fromkeys(("F", "FAT"), "fat"),
+    **dict.fromkeys(("FF", "FAT_FRACTION", "FATFRACTION"), "fat fraction"),
+    **dict.fromkeys(("IP", "IN_PHASE", "INPHASE"), "in phase"),
+    **dict.fromkeys(("OP", "OUT_PHASE", "OPP_PHASE", "OUTPHASE", "OUT_OF_PHASE", "OPPOSED_PHASE"), "out of phase"),
+    **dict.fromkeys(("ADC", "ADC_UNSPECIFIED"), "apparent diffusion coefficient"),
+    **dict.fromkeys(("EADC", "EXP_ADC", "EXPADC"), "exponential diffusion coefficient"),
+    **dict.fromkeys(("TRACE", "TRACEW", "TRACE_WEIGHTED", "ISOTROPIC"), "trace"),
+    **dict.fromkeys(("FA", "FRACTIONAL_ANISOTROPY"), "fractional anisotropy"),
+    **dict.fromkeys(("T1 MAP", "T1_MAP"), "T1"),
+    **dict.fromkeys(("T2 MAP", "T2_MAP"), "T2"),
+    **dict.fromkeys(("T2_STAR MAP", "T2_STAR_MAP", "T2STAR"), "T2*"),
+    **dict.fromkeys(("R2_STAR MAP", "R2_STAR_MAP", "R2STAR"), "R2*"),
+}
+"""Words of an image type that say what the values show. Other words may vary within volumes."""
 
 
 def find_interleaved(frames: Sequence[Frame], slots: np.ndarray) -> tuple[str, list[str]] | None:
@@ -113,18 +137,25 @@ def refuse_several_kinds(frames: Sequence[Frame], *, series: str) -> None:
     for trait, tolerance in STEPPED_TRAITS.items():
         values = _without_notation([f.traits.get(trait, "") for f in frames])
         counts = Counter(v for v in values if v)
-        if len(counts) <= MAX_STEPS and min(counts.values(), default=0) > 1:
+        if len(counts) <= MAX_STEPS and min(counts.values(), default=0) > 1:  # a few, of several slices each
             first, other = _different_numbers(values, tolerance)
             _refuse_two(frames, trait, first, other, series)
     for trait in TEXT_TRAITS:
         _refuse_two(frames, trait, *_different_texts([f.traits.get(trait, "").upper() for f in frames]), series)
-    _refuse_two(frames, "type", *_different_texts([_component_of(f.traits.get("type", "")) for f in frames]), series)
+    for trait in REPEATED_TRAITS:
+        _refuse_two(frames, trait, *_different_repeats([f.traits.get(trait, "") for f in frames], trait), series)
+    types = [f.traits.get("type", "").upper().split("\\")[2:] for f in frames]
+    for words in (COMPONENTS, CONTENTS):
+        _refuse_two(frames, "type", *_different_texts([_word_of(t, words) for t in types]), series)
+    for place in range(max(map(len, types))):
+        values = [t[place] if len(t) > place else "" for t in types]
+        _refuse_two(frames, "type", *_different_repeats(values, "type"), series)
 
 
 def _refuse_two(frames: Sequence[Frame], trait: str, first: int, other: int | None, series: str) -> None:
     if other is None:
         return
-    one, two = (frames[i].traits[trait].replace("\\", " ") for i in (first, other))
+    one, two = (frames[i].traits.get(trait, "").replace("\\", " ") or "none" for i in (first, other))
     raise SeriesError(
         f"{series}: slices of several kinds at different positions",
         code="multi_volume",
@@ -135,10 +166,43 @@ def _refuse_two(frames: Sequence[Frame], trait: str, first: int, other: int | No
     )
 
 
-def _component_of(image_type: str) -> str:
-    """Return which part of a complex number the values of an image type are; empty where it does not say one."""
-    words = image_type.upper().split("\\")[2:]
-    return next((COMPONENTS[w] for w in reversed(words) if w in COMPONENTS), "")
+def _word_of(words: Sequence[str], meanings: Mapping[str, str]) -> str:
+    """Return the meaning of the last of an image type's words that has one; empty where none has."""
+    return next((meanings[w] for w in reversed(words) if w in meanings), "")
+
+
+def _different_repeats(values: Sequence[str], trait: str) -> tuple[int, int | None]:
+    """Return the places of two texts of which a few stand in several slices each; None where there are none.
+
+    Times of few slices are those of slices that were excited together; stacks may follow each other.
+    """
+    kept = _without_direction_jitter(values) if trait == "direction" else _without_notation(values)
+    counts = Counter(v for v in kept if v or trait == "contrast")
+    fewest = min(counts.values(), default=0)
+    if fewest < 2 or not 2 <= len(counts) <= (fewest if trait == "time" else max(MAX_STEPS, fewest)):
+        return 0, None
+    if trait == "stack" and sum(a != b for a, b in pairwise(kept)) < len(counts):
+        return 0, None
+    first, other = sorted(kept.index(v) for v in counts)[:2]
+    return first, other
+
+
+def _without_direction_jitter(values: Sequence[str]) -> list[str]:
+    """Return directions in which nearly equal ones are written alike."""
+    kept: dict[str, np.ndarray] = {}
+    result = []
+    for value in values:
+        try:
+            vector = np.array([float(v) for v in value.split("\\")])
+        except ValueError:
+            result.append("")  # absent, or a frame without one
+            continue
+        near = (
+            k for k, v in kept.items() if v.shape == vector.shape and np.abs(v - vector).max() <= DIRECTION_TOLERANCE
+        )
+        result.append(next(near, value))
+        kept.setdefault(result[-1], vector)
+    return result
 
 
 def _different_texts(values: Sequence[str]) -> tuple[int, int | None]:

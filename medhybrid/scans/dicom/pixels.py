@@ -178,7 +178,11 @@ class _Pixels:
             return values
         error = self._lossy_error(stream)
         if error != 0:
-            values = self._clip_overshoot(values, error)
+            is_extended = self.bytes.bits_stored < 8 * values.dtype.itemsize and values.min() < 0  # in all its bits
+            if self.bytes.is_signed and not is_extended and not self._has_signs(stream):
+                self._refuse_turned_sign(values, error)
+            else:
+                values = self._clip_overshoot(values)
         kept = self._keep_stored_bits(values)
         self._refuse_other_sign(kept, index)
         return kept
@@ -250,15 +254,16 @@ class _Pixels:
         was_lossy = text(self._dataset, "LossyImageCompression") == "01"
         return jpeg_stream.lossy_error(stream, self.bytes.syntax, was_lossy=was_lossy) if stream else 0
 
-    def _clip_overshoot(self, values: NDArray[np.generic], error: int | None) -> NDArray[np.generic]:
-        """Bring values that lossy compression moved beyond the stored range back to its end; their bits mean nothing.
+    def _has_signs(self, stream: bytes) -> bool:
+        """Whether a stream says that its values are signed; of these formats, only JPEG 2000 can."""
+        from pydicom.pixels.utils import get_j2k_parameters
 
-        Signed values that stand as two's complement in a stream without signs stay as they are: their bits do not overflow.
-        """
+        is_jpeg_2000 = self.bytes.syntax in jpeg_stream.JPEG_2000_SYNTAXES
+        return is_jpeg_2000 and bool(get_j2k_parameters(stream).get("is_signed"))
+
+    def _clip_overshoot(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Bring values that lossy compression moved beyond the stored range back to its end; their bits mean nothing."""
         low, high = self.limits
-        if error and self.bytes.is_signed and values.min() >= 0 and values.max() > high + error:
-            self._refuse_turned_sign(values, error)
-            return values
         over = max(int(values.max()) - high, low - int(values.min()))
         if 0 < over <= (high - low) * LOSSY_OVERSHOOT:
             return np.asarray(np.clip(values, low, high), values.dtype)
@@ -273,10 +278,15 @@ class _Pixels:
             )
         return values
 
-    def _refuse_turned_sign(self, values: NDArray[np.generic], error: int) -> None:
-        """Refuse two's complement so near to where the sign turns that compression may have turned it."""
-        _, high = self.limits
+    def _refuse_turned_sign(self, values: NDArray[np.generic], error: int | None) -> None:
+        """Refuse two's complement, in a stream without signs, that is so near to the turn of the sign that it may have turned.
+
+        Other values are kept: their bits do not overflow. Where the format sets no limit, `LOSSY_OVERSHOOT` stands for it.
+        """
+        low, high = self.limits
+        error = int((high - low) * LOSSY_OVERSHOOT) if error is None else error
         wide = values.astype(np.int64)
+        wide[wide < 0] += high - low + 1  # as they stand in the stream
         near = (wide > high - error) & (wide <= high + error)
         if near.any():
             raise SeriesError(
@@ -294,9 +304,7 @@ class _Pixels:
             return
         if not (kept.astype(np.int64) >> (self.bytes.bits_stored - 1)).any():
             return  # without the topmost bit, both give the same values
-        from pydicom.pixels.utils import get_j2k_parameters
-
-        if get_j2k_parameters(self.bytes.stream(index)).get("is_signed"):
+        if self._has_signs(self.bytes.stream(index)):
             raise SeriesError(
                 f"{self._path.name}: its stream has negative values and its header says that there are none",
                 code="not_image",

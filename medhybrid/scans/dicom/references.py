@@ -6,7 +6,8 @@ Several masks may share a voxel, so each is an array of its own. What does not f
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from medhybrid.number_text import format_apart
 from medhybrid.scans.dicom.attributes import number as number_of
 from medhybrid.scans.dicom.attributes import numbers, text
 from medhybrid.scans.dicom.headers import read_header
+from medhybrid.scans.dicom.left_out import MIN_REGULAR, find_stripes
 from medhybrid.scans.dicom.rtstruct import Locate, fill, read_structures
 from medhybrid.scans.dicom.seg_file import Groups, SegFile, unreadable
 from medhybrid.scans.dicom.source_values import valid_uid
@@ -30,9 +32,6 @@ KINDS = ("SEG", "RTSTRUCT")
 
 MAX_SLICE_STEPS = 1.5
 """A SEG whose slices are further apart than so many steps of its image was drawn on another one."""
-
-MIN_REGULAR = 2
-"""More frames than these show how far slices are apart; lesions on two slices may have any distance."""
 
 MAX_OFF_VOXEL = 0.05
 """How far a pixel of a SEG may lie from the image's voxel that it stands for."""
@@ -106,13 +105,14 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
     shape, locate, finish = _target(image)
     chosen = {number: name for number, name in seg.names.items() if name in names}
     masks: Masks = {name: np.zeros(shape, bool) for name in chosen.values()}
+    others: dict[str, list[tuple[int, Groups, int]]] = {}  # frames of the other segments
     places: list[tuple[float, ...]] = []
+    first: Groups | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for index, (groups, segment) in enumerate(seg.frames()):
-                if index == 0:
-                    has_spacing = _refuse_other_spacing(groups, image)
+                first = first or groups
                 places += filter(None, [numbers(groups("PlanePositionSequence"), "ImagePositionPatient", 3)])
                 if segment is not None and segment not in seg.names:
                     raise ScanError(
@@ -121,6 +121,8 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
                         found=f"segment {segment}",
                         remedy="export it again",
                     )
+                for n in (n for n in seg.names if n not in chosen and segment in (None, n)):
+                    others.setdefault(seg.names[n], []).append((index, groups, n))
                 wanted = [n for n in chosen if segment is None or segment == n]  # a frame of a label map holds them all
                 if not wanted:
                     continue
@@ -130,8 +132,17 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
                     if pixels.any():
                         at = _place(pixels, groups, locate, shape)
                         masks[chosen[n]][at[:, 0], at[:, 1], at[:, 2]] = True
-            if places and not has_spacing:
-                _refuse_left_out(locate(np.array(places)))
+            if first is not None and places:
+                axis = _slice_axis(first, locate)
+                slices = np.unique(np.rint(locate(np.array(places))[:, axis]).astype(np.int64))
+                steps = np.diff(slices)
+                if not (steps == 1).any():
+                    _refuse_other_spacing(first, image, axis)
+                for mask in masks.values():
+                    _refuse_stripes(np.moveaxis(mask, axis, 0))
+                if len(slices) >= MIN_REGULAR and np.gcd.reduce(steps) > 1:
+                    for frames in others.values():
+                        _refuse_stripes(np.moveaxis(_draw(seg, frames, locate, shape), axis, 0))
     except ScanError as error:
         raise error if path.name in str(error) else ScanError(f"{path.name}: {error}") from error
     except Exception as error:
@@ -172,33 +183,52 @@ def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tup
     return np.asarray(start + (columns - box[0, 0])[:, None] * x + (rows - box[0, 1])[:, None] * y)
 
 
-def _refuse_other_spacing(groups: Groups, image: Scan) -> bool:
-    """Refuse slices further apart than the image's, which would leave stripes; return whether the file gives a distance."""
+def _draw(
+    seg: SegFile, frames: Sequence[tuple[int, Groups, int]], locate: Locate, shape: tuple[int, int, int]
+) -> NDArray[np.bool_]:
+    """The mask of the frames of a segment that is not asked for; those that do not lie on the image are left out."""
+    mask = np.zeros(shape, bool)
+    for index, groups, n in frames:
+        frame = seg.pixels(index)
+        pixels = frame == n if seg.is_labelmap else frame != 0
+        if pixels.any():
+            with suppress(ScanError):
+                at = _place(pixels, groups, locate, shape)
+                mask[at[:, 0], at[:, 1], at[:, 2]] = True
+    return mask
+
+
+def _slice_axis(groups: Groups, locate: Locate) -> int:
+    """The axis of the image along which frames are stacked: neither that of their rows nor that of their columns."""
+    turn = numbers(groups("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    if turn is None:
+        return 2
+    start, *ends = locate(np.vstack([np.zeros(3), np.reshape(turn, (2, 3))]))
+    return int(np.argmin(np.abs(np.array(ends) - start).max(axis=0)))
+
+
+def _refuse_other_spacing(groups: Groups, image: Scan, axis: int) -> None:
+    """Refuse slices that the file says are further apart than the image's, which would leave stripes."""
     measures = groups("PixelMeasuresSequence")
     between = None if measures is None else number_of(measures, "SpacingBetweenSlices")
-    if image.source.regular is None and between is not None:
-        steps = image.grid.spacing_mm
-        if all(between > MAX_SLICE_STEPS * s for s in steps):
-            wanted, found = format_apart([steps[2], between])
-            raise ScanError(
-                "its slices are further apart than the image's",
-                expected=f"{wanted} mm",
-                found=f"{found} mm",
-                remedy="give the image that it was drawn on, or resample it to this one",
-            )
-    return between is not None
-
-
-def _refuse_left_out(places: NDArray[np.float64]) -> None:
-    """Refuse frames (N, 3), in voxels, that all lie whole numbers of slices apart: those of an image of thicker slices."""
-    axis = int(np.argmax(np.ptp(places, axis=0)))
-    slices = np.unique(np.rint(places[:, axis]).astype(np.int64))
-    every = int(np.gcd.reduce(np.diff(slices))) if len(slices) > MIN_REGULAR else 1
-    if every > 1:
+    step = image.grid.spacing_mm[axis]
+    if image.source.regular is None and between is not None and between > MAX_SLICE_STEPS * step:
+        wanted, found = format_apart([step, between])
         raise ScanError(
             "its slices are further apart than the image's",
-            expected="a frame for neighbouring slices, or SpacingBetweenSlices",
-            found=f"frames at every {every} slices",
+            expected=f"{wanted} mm",
+            found=f"{found} mm",
+            remedy="give the image that it was drawn on, or resample it to this one",
+        )
+
+
+def _refuse_stripes(mask: NDArray[np.bool_]) -> None:
+    """Refuse a mask (slice, A, B) of an image of thicker slices, whatever spacing the file gives."""
+    if found := find_stripes(mask):
+        raise ScanError(
+            "its slices are further apart than the image's",
+            expected="pixels on neighbouring slices, or parts that do not lie above each other",
+            found=found,
             remedy="give the image that it was drawn on, or resample it to this one",
         )
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.attributes import numbers, restore_vrs, text, value_of
 from medhybrid.scans.dicom.headers import load_dataset
+from medhybrid.scans.dicom.left_out import find_left_out
 
 PLANE_TOLERANCE_VOXEL = 0.1
 """How far a contour's points may lie from the middle of their slice."""
@@ -31,17 +31,17 @@ EDGE_TOLERANCE_VOXEL = 0.5
 ON_CONTOUR_VOXEL = 1e-3
 """A voxel centre so near to a contour lies on it: coordinates are written with few digits."""
 
-SAME_CONTOUR_VOXEL = 0.1
-"""Two contours that lie so near to each other everywhere are one: some systems export a contour twice."""
+SAME_CONTOUR_VOXEL = 0.5
+"""Two contours that lie so near to each other everywhere are one: some systems export a contour twice, with other points."""
+
+LEAST_WALL_VOXEL = 0.75
+"""A thinner wall between a contour and the one around it, on average, may be a cavity's or a contour drawn twice."""
+
+TOUCHING_VOXEL = 0.1
+"""A contour that lies in another may leave it by so much."""
 
 LEAST_HOLE_VOXEL = 0.25
 """A narrower contour inside another, around no voxel centre, is a line and no hole."""
-
-SHARED_PART = 0.5
-"""Contours that share so much of the smaller one are of one part of a structure, if the slices between them are few."""
-
-MAX_LEFT_OUT = 2
-"""More slices than these between two contours that share a place part two lesions, if each has several slices."""
 
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
@@ -154,7 +154,8 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
     for k in {k for k in slices if k is not None}:
         outlines = [np.delete(v, axis, axis=1) for v, at in zip(placed, slices, strict=True) if at == k]
         mask[k] = _combine(structure, outlines, (mask.shape[1], mask.shape[2]))
-    _refuse_left_out(structure, mask, sorted({k for k in slices if k is not None}))
+    if left_out := find_left_out(mask, sorted({k for k in slices if k is not None})):
+        raise _unusable(structure, "it was drawn on some slices only", "contours on neighbouring slices", left_out)
     return np.ascontiguousarray(np.moveaxis(mask, 0, axis))
 
 
@@ -197,26 +198,6 @@ def _refuse_gaps(structure: Structure, slices: Sequence[int]) -> None:
         )
 
 
-def _refuse_left_out(structure: Structure, mask: NDArray[np.bool_], slices: Sequence[int]) -> None:
-    """Refuse a structure (slice, A, B) with undrawn slices inside a part, which would leave stripes.
-
-    Contours above each other belong to one part if few slices are between them, or one of them stands alone.
-    """
-    runs = np.split(np.array(slices), np.flatnonzero(np.diff(slices) > 1) + 1)
-    for below, above in pairwise(runs):
-        a, b = mask[below[-1]], mask[above[0]]
-        n_between = int(above[0] - below[-1]) - 1
-        is_short = n_between <= MAX_LEFT_OUT or min(len(below), len(above)) == 1
-        n_shared = int((a & b).sum())
-        if is_short and n_shared and n_shared >= SHARED_PART * min(a.sum(), b.sum()):
-            raise _unusable(
-                structure,
-                "it was drawn on some slices only",
-                "contours on neighbouring slices",
-                f"{n_between} without one between slices {below[-1] + 1} and {above[0] + 1}",
-            )
-
-
 def _unusable(structure: Structure, what: str, expected: str, found: str) -> ScanError:
     return ScanError(
         f"structure {structure.name!r}: {what}",
@@ -231,7 +212,7 @@ def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int,
     if structure.is_exclusive:
         return _exclusive(outlines, shape)
     drawn: list[Points] = []
-    for o in outlines:
+    for o in sorted(outlines, key=_area, reverse=True):  # of one that is there twice, the outer
         if not any(_are_same(o, d) for d in drawn):
             drawn.append(o)
     masks = [_inside(o, shape) for o in drawn]
@@ -245,7 +226,9 @@ def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int,
             if i == j:
                 continue
             if not (a & b).any():  # apart; or too narrow for a voxel centre
-                depths[i] += _lies_in(drawn[i], drawn[j])
+                if _lies_in(drawn[i], drawn[j]):
+                    _refuse_thin_wall(structure, drawn[i], drawn[j])
+                    depths[i] += 1
                 continue
             is_in_b, is_around_b = not (a & ~masks[j]).any(), not (b & ~masks[i]).any()
             if is_in_b and is_around_b:  # the same voxels: the wall between them has none inside it
@@ -254,7 +237,9 @@ def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int,
                 raise _unusable(
                     structure, "contours of a slice overlap in part", "apart, or one in the other", "an overlap"
                 )
-            depths[i] += is_in_b and not is_around_b
+            if is_in_b and not is_around_b:
+                _refuse_thin_wall(structure, drawn[i], drawn[j])
+                depths[i] += 1
     for i in sorted(range(len(drawn)), key=lambda i: depths[i]):
         out = out & ~masks[i] if depths[i] % 2 else out | masks[i]
     return out
@@ -277,11 +262,27 @@ def _exclusive(outlines: Sequence[Points], shape: tuple[int, int]) -> NDArray[np
     return out
 
 
+def _refuse_thin_wall(structure: Structure, inner: Points, outer: Points) -> None:
+    """Refuse a contour in another whose wall is too thin for a cavity and too thick for one drawn twice."""
+    wall = 2 * (_area(outer) - _area(inner)) / (_length(outer) + _length(inner))
+    is_coarse_copy = _distance(inner, outer).max() <= SAME_CONTOUR_VOXEL  # all its points lie on the other
+    if wall < LEAST_WALL_VOXEL or is_coarse_copy:
+        raise _unusable(
+            structure,
+            "a contour lies close within another: a cavity, or drawn twice",
+            f"a wall of {LEAST_WALL_VOXEL} voxels, or the two within {SAME_CONTOUR_VOXEL} of each other everywhere",
+            f"a wall of {wall:.2f} voxels on average",
+        )
+
+
 def _are_same(a: Points, b: Points) -> bool:
     """Whether two contours run along each other everywhere, from whatever points and in whatever directions."""
     ends = np.abs(a.min(0) - b.min(0)).max(), np.abs(a.max(0) - b.max(0)).max()
-    if max(ends) > SAME_CONTOUR_VOXEL or abs(_area(a) - _area(b)) > SAME_CONTOUR_VOXEL * _length(a):
+    if max(ends) > SAME_CONTOUR_VOXEL or abs(_area(a) - _area(b)) > SAME_CONTOUR_VOXEL * max(_length(a), _length(b)):
         return False
+    shared = np.minimum(a.max(0), b.max(0)) - np.maximum(a.min(0), b.min(0))
+    if (shared < 0.5 * np.minimum(np.ptp(a, axis=0), np.ptp(b, axis=0))).any():
+        return False  # two small ones side by side
     return bool(max(_distance(a, b).max(), _distance(b, a).max()) <= SAME_CONTOUR_VOXEL)
 
 
@@ -290,12 +291,12 @@ def _lies_in(inner: Points, outer: Points) -> bool:
     from matplotlib.path import Path as Outline
 
     margins = *(inner.min(0) - outer.min(0)), *(outer.max(0) - inner.max(0))
-    if min(margins) < -SAME_CONTOUR_VOXEL or _area(inner) >= _area(outer):
+    if min(margins) < -TOUCHING_VOXEL or _area(inner) >= _area(outer):
         return False
     if 2 * _area(inner) < LEAST_HOLE_VOXEL * _length(inner):
         return False
     is_inside = Outline(np.vstack([outer, outer[:1]]), closed=True).contains_points(inner)
-    return bool(is_inside.all() or _distance(inner[~is_inside], outer).max() <= SAME_CONTOUR_VOXEL)
+    return bool(is_inside.all() or _distance(inner[~is_inside], outer).max() <= TOUCHING_VOXEL)
 
 
 def _area(polygon: Points) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from medhybrid.scans.dicom.stack import (
 
 MAX_VOLUMES = 10_000
 """A series is not split into more volumes."""
+
+MAX_JITTER = 1.1e-2
+"""Directions that differ by less, 0.6 degrees, are not those of volumes whose slices lie between each other's."""
 
 PLANES = {"L": "sagittal", "R": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
 
@@ -60,13 +64,17 @@ def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
     if not frames:
         raise SeriesError(f"{series}: no DICOM image", code="no_dicom", series=series, remedy="check the folder")
     groups = _join_rounded(_grids(frames))
+    _refuse_mingled(groups, series)
     _refuse_leftovers(groups, series)
     volumes = []
+    by_kind: dict[str, list[Sequence[Frame]]] = {}
     for group in groups:
         name = _grid_name(group, groups)
-        volumes += [
-            Volume("__".join(filter(None, (name, v.name))), v.stack) for v in _split_repeats(group, series=series)
-        ]
+        for v in _split_repeats(group, series=series):
+            by_kind.setdefault(v.name, []).append(v.stack.frames)
+            volumes.append(Volume("__".join(filter(None, (name, v.name))), v.stack))
+    for of_kind in by_kind.values():
+        _refuse_mingled(of_kind, series)
     names = [v.name for v in volumes]
     return [
         Volume(f"{v.name}_{names[:i].count(v.name) + 1}" if names.count(v.name) > 1 else v.name, v.stack)
@@ -95,33 +103,77 @@ def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 
 def _join_rounded(groups: Sequence[list[Frame]]) -> list[list[Frame]]:
-    """Join groups whose directions differ by no more than their rounding, if their slices make up one stack."""
-    joined: list[list[Frame]] = []
+    """Join groups whose directions differ by no more than their rounding, if their slices make up one stack.
+
+    All that agree are tried at once: with three directions, no two of them need to be evenly spaced.
+    """
+    clusters: list[list[list[Frame]]] = []
     for group in groups:
-        for i, other in enumerate(joined):
-            if _is_one_stack(other, group):
-                joined[i] = other + group
-                break
+        cluster = next((c for c in clusters if all(_may_be_one(group[0], other[0]) for other in c)), None)
+        if cluster is None:
+            clusters.append([group])
         else:
-            joined.append(group)
+            cluster.append(group)
+    joined: list[list[Frame]] = []
+    for cluster in clusters:
+        if len(cluster) > 2 and _is_one_stack(cluster):
+            joined.append([f for group in cluster for f in group])
+            continue
+        for group in cluster:
+            i = next((i for i, other in enumerate(joined) if _is_one_stack((other, group))), None)
+            if i is None:
+                joined.append(group)
+            else:
+                joined[i] = joined[i] + group
     return joined
 
 
-def _is_one_stack(a: Sequence[Frame], b: Sequence[Frame]) -> bool:
-    """Whether two groups, each with places of its own, are one stack whose directions jitter in their last decimal."""
-    f, g = a[0], b[0]
-    if (f.rows, f.columns, f.frame_of_reference) != (g.rows, g.columns, g.frame_of_reference):
+def _may_be_one(f: Frame, g: Frame) -> bool:
+    """Whether two frames have one grid but for the rounding of their directions."""
+    return (
+        (f.rows, f.columns, f.frame_of_reference) == (g.rows, g.columns, g.frame_of_reference)
+        and np.allclose(f.spacing_mm, g.spacing_mm, rtol=_spacing_tolerance(f), atol=1e-7)
+        and float(np.abs(np.subtract(f.orientation, g.orientation)).max()) <= MAX_ROUNDING
+    )
+
+
+def _is_one_stack(groups: Sequence[Sequence[Frame]]) -> bool:
+    """Whether groups, each with places of its own, are one stack whose directions jitter in their last decimal."""
+    if not all(_may_be_one(groups[0][0], g[0]) for g in groups[1:]):
         return False
-    if not np.allclose(f.spacing_mm, g.spacing_mm, rtol=_spacing_tolerance(f), atol=1e-7):
-        return False
-    if np.abs(np.subtract(f.orientation, g.orientation)).max() > MAX_ROUNDING:
-        return False
-    both = [*a, *b]
-    slots, slots_a = _slots(both), _slots(a)
-    if slots.max() in (slots_a.max(), _slots(b).max()):
-        return False
-    ordered = [both[i] for i in sorted(np.unique(slots, return_index=True)[1], key=lambda i: slots[i])]
+    every = [f for group in groups for f in group]
+    slots = _slots(every)
+    parts = np.split(slots, np.cumsum([len(g) for g in groups])[:-1])
+    if any(len(np.unique(part)) > slots.max() for part in parts):
+        return False  # one of them has all the places
+    ordered = [every[i] for i in sorted(np.unique(slots, return_index=True)[1], key=lambda i: slots[i])]
     return is_rounded_stack(ordered)
+
+
+def _refuse_mingled(groups: Sequence[Sequence[Frame]], series: str) -> None:
+    """Refuse groups of nearly one direction whose slices lie between each other's: one stack whose headers jitter."""
+    for a, b in combinations(groups, 2):
+        turn = np.abs(np.subtract(a[0].orientation, b[0].orientation)).max()
+        is_one_grid = (a[0].rows, a[0].columns, a[0].frame_of_reference) == (
+            b[0].rows,
+            b[0].columns,
+            b[0].frame_of_reference,
+        )
+        if turn > MAX_JITTER or not is_one_grid:
+            continue
+        slots = _slots([*a, *b])
+        in_a, in_b = set(slots[: len(a)].tolist()), set(slots[len(a) :].tolist())
+        owners = [k in in_a for k in sorted(in_a ^ in_b)]
+        if sum(x != y for x, y in pairwise(owners)) > 1:
+            turns = format_vectors_apart([a[0].orientation, b[0].orientation])
+            raise SeriesError(
+                f"{series}: slices of nearly one orientation lie between each other and form no even stack",
+                code="mixed_orientation",
+                series=series,
+                expected="one orientation, or stacks apart",
+                found=f"({turns[0]}) in {a[0].name} and ({turns[1]}) in {b[0].name}",
+                remedy="export the series again, each stack as a series of its own",
+            )
 
 
 def _spacing_tolerance(frame: Frame) -> float:
@@ -231,6 +283,18 @@ def _stack_of_one_kind(frames: Sequence[Frame], series: str) -> Stack:
             series=series,
             path=odd.path,
             expected="RescaleSlope and RescaleIntercept in every slice, or in none",
+            remedy="export the series again",
+        )
+    first = frames[0]
+    if odd_ones := [f for f in frames if f.inverted_from != first.inverted_from]:
+        ways = ["as they are" if f.inverted_from is None else f"from {f.inverted_from}" for f in (first, odd_ones[0])]
+        raise SeriesError(
+            f"{series}: MONOCHROME1 inverts the slices in different ways",
+            code="not_image",
+            series=series,
+            path=odd_ones[0].path,
+            expected="units (Units, RescaleType, a real-world value mapping), BitsStored and sign alike in all slices",
+            found=f"values {ways[0]} in {first.name} and {ways[1]} in {odd_ones[0].name}",
             remedy="export the series again",
         )
     return make_stack(frames, series=series)

@@ -150,6 +150,54 @@ def test_directions_that_jitter_in_their_last_digit_are_one_volume(ups: tuple[in
     np.testing.assert_array_equal(scan.array[0], values)
 
 
+@pytest.mark.parametrize(
+    ("order", "is_rounding"),
+    [((0, 1, 2), True), ((0, 1, 2, 1, 0, 0, 2, 2, 1, 0, 1, 2), True), ((0, 1, 2), False), ((0, 1), False)],
+)
+def test_slices_of_several_nearly_equal_directions_are_one_volume_or_refused(
+    order: tuple[int, ...], is_rounding: bool, tmp_path: Path
+) -> None:
+    true = oblique(33.0, 41.0)
+    values = np.random.default_rng(0).integers(0, 4000, (24, 18, 12))
+    paths = write_mr_series(tmp_path, values, true, description="T1", study="s", case="c")
+
+    def jitter(d: Dataset, k: int) -> None:
+        cosines = np.round(np.array(d.ImageOrientationPatient, float), 3)
+        cosines += 1e-3 * np.array([(0,) * 6, (0, 1, 0, 0, 0, 0), (0, 1, 0, 0, 1, 0)])[order[k % len(order)]]
+        if not is_rounding:  # turned within the slice
+            row, column, turn = *np.array(d.ImageOrientationPatient, float).reshape(2, 3), 0.002 * order[k % len(order)]
+            cosines = np.concatenate([row + turn * column, column - turn * row])
+        d.ImageOrientationPatient = [f"{v:.{3 if is_rounding else 6}f}" for v in cosines]
+
+    edit_all(paths, jitter)
+
+    if is_rounding:
+        np.testing.assert_array_equal(read_scan(paths).array[0], values)
+        return
+    with pytest.raises(SeriesError, match="lie between each other") as caught:
+        read_scan(paths)
+    assert caught.value.code == "mixed_orientation"
+
+
+def test_echoes_whose_directions_jitter_the_other_way_are_no_volumes_of_half_the_slices(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4000, (24, 18, 12))
+    for e in (0, 1):
+        paths = write_mr_series(tmp_path / f"{e}", values, oblique(33.0, 41.0), description="T1", study="s", case="c")
+
+        def jitter(d: Dataset, k: int, e: int = e) -> None:
+            cosines = np.round(np.array(d.ImageOrientationPatient, float), 3)
+            cosines[1] += 1e-3 * ((k + e) % 2)
+            d.ImageOrientationPatient = [f"{v:.3f}" for v in cosines]
+            d.EchoTime, d.SeriesInstanceUID, d.SOPInstanceUID = str(10 + 70 * e), "1.2.3", f"1.2.3.{e + 1}.{k + 1}"
+            d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
+
+        edit_all(paths, jitter)
+
+    with pytest.raises(SeriesError, match="lie between each other") as caught:
+        read_scan([*(tmp_path / "0").iterdir(), *(tmp_path / "1").iterdir()])
+    assert caught.value.code == "mixed_orientation"
+
+
 def test_a_real_tilt_is_not_taken_for_rounding(tmp_path: Path) -> None:
     paths = write_mr_series(tmp_path, np.zeros((64, 48, 40)), oblique(12, 0), description="T1", study="s", case="c")
 

@@ -98,6 +98,15 @@ WHOLE = {
     "kernel_that_some_slices_lack": each("ConvolutionKernel", lambda k: "B30f" if k in (1, 2, 6) else ""),
     "rounded_echo": each("EchoTime", lambda k: ("2.46", "2.47", "2.46", "2.46", "2.47", "2.47", "2.46", "2.46")[k]),
     "type_of_the_first_slice": each("ImageType", lambda k: ["ORIGINAL", "PRIMARY", "OTHER" if k else "FIRST"]),
+    "tube_current": each("XRayTubeCurrent", lambda k: str((100, 200)[k in (1, 2, 5, 6)])),
+    "repetition_within_a_half": each("RepetitionTime", lambda k: ("900", "1200")[k in (1, 2, 5)]),
+    "directions_written_with_jitter": each(
+        "DiffusionGradientOrientation", lambda k: [0.6, 0.8 + 1e-5 * (k in (1, 2, 5)), 0]
+    ),
+    "time_of_slices_excited_together": each("TemporalPositionIdentifier", lambda k: k % 4),
+    "a_word_that_some_slices_lack": each(
+        "ImageType", lambda k: ["ORIGINAL", "PRIMARY", "M"] + ["ND"] * (k in (1, 2, 5))
+    ),
     "repetition_of_gated_slices": each("RepetitionTime", lambda k: str(900 + 13 * ((k * 5) % 7))),
 }
 
@@ -127,6 +136,18 @@ def test_what_varies_between_slices_of_real_volumes_leaves_them_whole(
         ("FlipAngle", ["5", "20", "20", "5", "5", "20", "5", "5"]),
         ("InversionTime", ["150", "150", "2500", "2500"] * 2),
         ("RescaleType", ["HU"] * 5 + ["US"] * 3),
+        ("KVP", ["80", "140", "140", "80", "140", "80", "80", "140"]),
+        ("SequenceName", ["*ep_b0", "*ep_b0", "*ep_b1000t", "*ep_b0", "*ep_b1000t", "*ep_b1000t", "*ep_b0", "*ep_b0"]),
+        ("RepetitionTime", ["500", "4000", "4000", "500", "500", "500", "4000", "4000"]),
+        ("ContrastBolusAgent", ["", "GD", "GD", "", "GD", "GD", "", ""]),
+        ("FilterType", ["HEAD", "BODY", "BODY", "HEAD"] * 2),
+        ("StackID", ["1", "2", "2", "1", "2", "1", "1", "2"]),
+        ("DiffusionGradientOrientation", [[1.0, 0, 0] if c == "x" else [0, 1.0, 0] for c in "xyyxyxxy"]),
+        ("TemporalPositionIdentifier", [1, 1, 2, 1, 2, 2, 1, 2]),
+        ("ImageType", [["ORIGINAL", "PRIMARY", "M", "WATER" if c == "w" else "FAT"] for c in "wffwfffw"]),
+        ("ImageType", [["DERIVED", "PRIMARY", c, "NONE"] for c in "WFFWWWFW"]),
+        ("ImageType", [["DERIVED", "PRIMARY", "DIFFUSION", "ADC" if c == "a" else "TRACEW"] for c in "aaaaattt"]),
+        ("ImageType", [["DERIVED", "PRIMARY", "OTHER", "MAP_A" if c == "a" else "MAP_B"] for c in "abbabaab"]),
         ("PhotometricInterpretation", ["MONOCHROME2"] * 3 + ["MONOCHROME1"] + ["MONOCHROME2"] * 4),
     ],
 )

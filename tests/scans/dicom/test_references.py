@@ -288,6 +288,25 @@ def test_a_wall_of_one_voxel_leaves_its_hole(size: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
 
 
+@pytest.mark.parametrize(
+    ("radius", "n_points", "is_refused"), [(6.0, 14, False), (5.8, 400, False), (5.4, 400, True), (6.0, 5, True)]
+)
+def test_a_contour_drawn_twice_with_other_points_is_no_ring(
+    radius: float, n_points: int, is_refused: bool, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h, t = scan.source.header[3], np.linspace(0, 2 * np.pi, n_points, endpoint=False)
+    again = on_slice(h, 12 + radius * np.cos(t), 8 + radius * np.sin(t))
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": [again, ellipse(h, (12, 8), (6.05, 6.05))]})
+
+    if is_refused:
+        with pytest.raises(ScanError, match=r"drawn twice.*found a wall of 0\.\d"):
+            read_masks(path, scan, ["x"])
+        return
+    np.testing.assert_array_equal(read_masks(path, scan, ["x"])["x"][:, :, 3], inside_ellipse((12, 8), (6.05, 6.05)))
+
+
 def test_halves_combined_by_exclusive_or_keep_the_line_that_they_share(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
@@ -322,6 +341,17 @@ def test_slices_left_out_within_a_part_are_refused(slices: tuple[int, ...], foun
 
     with pytest.raises(ScanError, match=found):
         read_masks(path, scan, ["x"])
+
+
+def test_pairs_of_slices_at_regular_distances_are_refused(tmp_path: Path) -> None:
+    write_mr_series(tmp_path / "in", np.zeros((24, 17, 12)), np.eye(4), description="T1", study="s", case="c")
+    scan = read_scan(tmp_path / "in")
+    pairs = [ellipse(scan.source.header[k], CENTRE, OUTER) for k in (0, 1, 5, 6, 10, 11)]
+    path = write_rtstruct(tmp_path / "rt.dcm", {"pairs": pairs, "two": pairs[:4]})
+
+    with pytest.raises(ScanError, match=r"drawn on some slices only.*3 without one at 2 places"):
+        read_masks(path, scan, ["pairs"])
+    assert np.flatnonzero(read_masks(path, scan, ["two"])["two"].any((0, 1))).tolist() == [0, 1, 5, 6]
 
 
 def test_parts_apart_may_have_slices_between_them(tmp_path: Path) -> None:
@@ -474,6 +504,52 @@ def test_a_segmentation_of_a_coarser_image_is_refused(tmp_path: Path, step: tupl
     d.save_as(tmp_path / "seg.dcm")
     with pytest.raises(ScanError, match=message):
         read_masks(tmp_path / "seg.dcm", fine, ["x"])
+
+
+@pytest.mark.parametrize("stated_mm", [None, 2.0, 4.0])
+@pytest.mark.parametrize("chosen", ["x", "y"])
+def test_a_segmentation_on_every_second_slice_is_refused_whatever_spacing_it_states(
+    stated_mm: float | None, chosen: str, tmp_path: Path
+) -> None:
+    """Pixels wider than slices; the segment that is asked for lies on one slice of a coarse segmentation."""
+    affine = np.diag([4.0, 4.0, 2.0, 1.0])
+    write_mr_series(tmp_path / "in", np.zeros((9, 8, 12)), affine, description="T1", study="s", case="c")
+    scan = read_scan(tmp_path / "in")
+    mask = np.zeros((9, 8, 12), np.uint8)
+    mask[2:6, 2:6, 2:9:2], mask[7, 7, 6] = 1, 2
+    write_seg(tmp_path / "seg.dcm", mask, scan, SegInfo({"x": 1, "y": 2}, "0"))
+    state_spacing(tmp_path / "seg.dcm", stated_mm)
+
+    with pytest.raises(ScanError, match="further apart"):
+        read_masks(tmp_path / "seg.dcm", scan, [chosen])
+
+
+@pytest.mark.parametrize("slices", [(0, 3, 9), (2, 4, 6)])
+@pytest.mark.parametrize("stated_mm", [None, 3.0])
+def test_lesions_on_single_slices_apart_are_read(
+    slices: tuple[int, ...], stated_mm: float | None, tmp_path: Path
+) -> None:
+    write_mr_series(
+        tmp_path / "in", np.zeros((9, 8, 12)), np.diag([1, 1, 3, 1.0]), description="T1", study="s", case="c"
+    )
+    scan = read_scan(tmp_path / "in")
+    mask = np.zeros((9, 8, 12), np.uint8)
+    for j, k in enumerate(slices):
+        mask[1 + 2 * j : 3 + 2 * j, 2:4, k] = 1
+    write_seg(tmp_path / "seg.dcm", mask, scan, SegInfo({"x": 1}, "0"))
+    state_spacing(tmp_path / "seg.dcm", stated_mm)
+
+    np.testing.assert_array_equal(read_masks(tmp_path / "seg.dcm", scan, ["x"])["x"], mask > 0)
+
+
+def state_spacing(path: Path, spacing_mm: float | None) -> None:
+    d = pydicom.dcmread(path)
+    measures = d.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    if spacing_mm is None:
+        del measures.SpacingBetweenSlices
+    else:
+        measures.SpacingBetweenSlices = spacing_mm
+    d.save_as(path)
 
 
 def test_segments_on_slices_with_gaps_need_no_spacing(tmp_path: Path) -> None:

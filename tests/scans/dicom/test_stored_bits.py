@@ -68,6 +68,7 @@ def jpeg_2000(plane: np.ndarray) -> bytes:
 LOSSY: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "jpeg_2000_rated": (JPEG2000, jpeg_2000),
     "near": (JPEGLSNearLossless, lambda a: bytes(imagecodecs.jpegls_encode(a, level=2))),
+    "near_by_5": (JPEGLSNearLossless, lambda a: bytes(imagecodecs.jpegls_encode(a, level=5))),
 }
 ENCODERS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "jpeg_ls": (JPEGLSLossless, lambda a: bytes(imagecodecs.jpegls_encode(a))),
@@ -240,6 +241,22 @@ def test_a_near_lossless_stream_says_itself_that_it_moves_values(is_signed: bool
             read_scan(write(tmp_path / "b", (values & 0x0FFF).astype(np.uint16), "near", PixelRepresentation=1))
 
 
+@pytest.mark.parametrize(("encoding", "n_bits"), [("near_by_5", 12), ("near_by_5", 16), ("jpeg_2000_rated", 12)])
+def test_padding_with_the_lowest_value_is_not_turned_by_lossy_compression(
+    encoding: str, n_bits: int, tmp_path: Path
+) -> None:
+    values = np.abs(stored_bits(is_signed=True)) // 2
+    bits = {"PixelRepresentation": 1, "BitsStored": n_bits, "HighBit": n_bits - 1, "LossyImageCompression": "01"}
+    words = values.astype(np.uint16)
+
+    plain = read_scan(write(tmp_path / "a", words, encoding, **bits))
+
+    assert np.abs(values_of(plain) - values).max() <= 5
+    words[:, :3] = 2 ** (n_bits - 1)  # the lowest value: 2047 or 32767 after compression
+    with pytest.raises(SeriesError, match="turned the sign"):
+        read_scan(write(tmp_path / "b", words, encoding, **bits))
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -258,6 +275,29 @@ def test_values_with_a_unit_are_not_inverted_by_monochrome1(header: dict[str, st
     scan = read_scan(write(tmp_path, values.astype(np.uint16), "explicit", **scale, **header))
 
     np.testing.assert_array_equal(values_of(scan), values * 2 - 1024)
+
+
+@pytest.mark.parametrize(
+    "header", [{"RescaleType": "HU"}, {"Units": "BQML"}, {"BitsStored": 10, "HighBit": 9}, {"PixelRepresentation": 1}]
+)
+def test_slices_that_monochrome1_inverts_in_different_ways_are_refused(
+    header: dict[str, object], tmp_path: Path
+) -> None:
+    values = (stored_bits(is_signed=False) // 8).astype(np.uint16)
+    scale = {"RescaleSlope": "1", "RescaleIntercept": "0"}
+    paths = write(tmp_path, values, "explicit", **scale, PhotometricInterpretation="MONOCHROME1")
+    d = pydicom.dcmread(paths[1])
+    for name, value in header.items():
+        setattr(d, name, value)
+    d.save_as(paths[1])
+
+    with pytest.raises(SeriesError, match=r"MONOCHROME1 inverts .* in different ways"):
+        read_scan(paths)
+    for path in paths:
+        d = pydicom.dcmread(path)
+        d.PhotometricInterpretation = "MONOCHROME2"
+        d.save_as(path)
+    np.testing.assert_array_equal(values_of(read_scan(paths)), values)
 
 
 @pytest.mark.parametrize("encoding", ["explicit", "jpeg_ls"])
