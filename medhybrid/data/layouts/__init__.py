@@ -17,6 +17,7 @@ from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, read_json, subject_of
 from medhybrid.data.layouts.datalist import find_datalist, find_datalists, json_files, list_datalist, only_datalist
 from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet
+from medhybrid.data.layouts.parts import keep_tests_out
 from medhybrid.data.layouts.studies import list_scans, list_studies
 from medhybrid.data.layouts.table import find_tables, has_table, list_table
 from medhybrid.data.subjects import unify_subjects
@@ -60,15 +61,18 @@ def list_dataset(config: DataConfig) -> Listing:
     lister = LAYOUTS[layout] if config.labelled else UNLABELLED.get(layout, LAYOUTS[layout])
     listing = lister(config, root)
     cases = listing.cases if config.labelled else tuple(replace(c, mask=None) for c in listing.cases)
+    unified, on_subjects = unify_subjects((*cases, *listing.testing))
+    cases, on_tests = keep_tests_out(unified[: len(cases)], unified[len(cases) :])
     if not cases:
         raise DataError(
             f"{printable_path(root)} holds no case in the {layout} layout",
-            found=f"JSON files that are no list of cases: {', '.join(lists)}" if (lists := json_files(root)) else "",
+            found="; ".join(f"{n.message}: {n.where}" for n in on_tests)
+            or (f"JSON files that are no list of cases: {', '.join(lists)}" if (lists := json_files(root)) else ""),
             remedy="see docs/data.md for the layouts",
         )
-    cases, on_subjects = unify_subjects(cases)
     notes = (
         *listing.notes,
+        *on_tests,
         *on_subjects,
         *_shared_masks(cases),
         *(_unused_context(cases, root) if config.context else ()),
