@@ -306,6 +306,35 @@ def test_a_config_that_contradicts_the_datasets_own_names_is_refused(tmp_path: P
         list_cases(config(root, ("T1", "FLAIR"), labels={"tumour": 1, "liver": 2}))
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "is_refused"),
+    [
+        (("T2w", "T1w"), ("T1", "T2"), True),
+        (("T1", "T2"), ("T2w", "T1w"), True),
+        (("MR_T1", "t1_gd"), ("T1Gd", "T1"), True),
+        (("T1w", "T2w"), ("T1", "T2"), False),
+        (("T1", "FLAIR"), ("T1w", "T2_FLAIR"), False),
+        (("CT arterial", "CT portal"), ("CT", "other"), False),
+    ],
+)
+def test_places_of_channels_are_compared_by_their_words(
+    tmp_path: Path, theirs: tuple[str, str], ours: tuple[str, str], is_refused: bool
+) -> None:
+    root = nnunet(tmp_path, n_channels=2)
+    values = {"channel_names": {str(i): n for i, n in enumerate(theirs)}, "labels": {"l": 1}}
+    (root / "dataset.json").write_text(json.dumps(values))
+    if is_refused:
+        with pytest.raises(DataError, match=r"data\.channels contradicts"):
+            list_cases(config(root, ours))
+    else:
+        assert usable(list_cases(config(root, ours)))
+
+
+def test_patterns_for_channels_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"channel_map: no such channel: t1 \(meant: T1\?\)"):
+        config(Path(), ("T1",), channel_map={"t1": "MPRAGE"})
+
+
 def test_cases_that_share_a_mask_are_named(tmp_path: Path) -> None:
     write_csv(tmp_path, [{"case": c, "A": f"{c}.nii", "mask": "m.nii"} for c in "abc"])
     (note,) = list_dataset(config(tmp_path)).notes
