@@ -75,7 +75,7 @@ def keep_tests_out(cases: Sequence[Case], testing: Sequence[Case]) -> tuple[tupl
     notes = [
         Note(_shown(left), f"{len(left)} cases do not train: {why} kept for testing", remedy=remedy)
         for left, why, remedy in (
-            (of_subject, "their subject is", "give subjects of their own to cases that are of others"),
+            (of_subject, "their subject is", "correct the subjects if they are others"),
             (of_file, "an image file of theirs is", "take them out of the cases that train, or of those for testing"),
         )
         if left
