@@ -127,16 +127,24 @@ def _split(text: str, separator: str, name: str, first: int) -> list[tuple[int, 
 
 
 def _refuse_swallowed(rows: Sequence[tuple[int, list[str]]], separator: str, name: str) -> None:
-    """Raise `DataError` for a cell with the separators of a whole row in several lines: its quotation mark stayed open."""
-    lengths = [len(cells) for _, cells in rows if not any(len(cell.splitlines()) > 1 for cell in cells)]
-    n_in_row = min(len(rows[0][1]), median_low(lengths) if lengths else len(rows[0][1])) - 1
+    """Raise `DataError` for a cell with the separators of a whole row in several lines: its quotation mark stayed open.
+
+    Where the row has its number of cells, separators with a space after them, as in prose, do not count, unless rows of
+    the table are written so.
+    """
+    single = [cells for _, cells in rows if not any(len(cell.splitlines()) > 1 for cell in cells)]
+    n_in_row = min(len(rows[0][1]), median_low([len(c) for c in single]) if single else len(rows[0][1])) - 1
+    is_spaced = any(cell.startswith(" ") and cell.strip() for cells in single for cell in cells[1:])
     for line, cells in rows:
+        may_be_prose = len(cells) == len(rows[0][1]) and not is_spaced
         for cell in cells:
-            if len(cell.splitlines()) > 1 and cell.count(separator) >= max(n_in_row, 1):
+            n = cell.count(separator) - (cell.count(f"{separator} ") if may_be_prose else 0)
+            if len(cell.splitlines()) > 1 and n >= max(n_in_row, 1):
                 raise DataError(
                     f"{name}: line {line} has a cell that holds the next line",
                     found=cell.splitlines()[1][:60],
-                    remedy="close the quotation mark at its end, or remove the one at its beginning",
+                    remedy="close the quotation mark at its end, or remove the one at its beginning; in a remark of several "
+                    f"lines, write a space after each {separator!r}",
                 )
 
 

@@ -84,3 +84,10 @@ def test_a_cell_of_several_lines_is_one_cell_and_the_lines_after_it_keep_their_n
     path = tmp_path / "t.csv"
     path.write_text('sep=,\ncase,A,mask,remark\nc1,a,m,"small,\nnear midline"\nc2,a,m,ok\n')
     assert [(n, row["remark"]) for n, row in read_table(path).rows] == [(3, "small,\nnear midline"), (5, "ok")]
+
+
+def test_a_remark_of_several_lines_with_separators_is_one_cell(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    remark = "first, second, third, and\nthen, more, here, ok"
+    path.write_text(f'case,A,mask,remark\nc1,a,m,"{remark}"\nc2,a,m,ok\n')
+    assert [row["remark"] for _, row in read_table(path).rows] == [remark, "ok"]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medhybrid.config import StudyConfig, config_from_dict
 from medhybrid.data.case_check import CaseCheck, sources_of
 from medhybrid.data.layouts import layout_of, list_dataset, list_files
+from medhybrid.data.list_contents import hash_contents
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import ConfigError, DataError, MedHybridError
 from medhybrid.files import write_atomically
@@ -61,6 +62,8 @@ class DatasetSource(BaseModel):
         Hash of the file of folds; None where there was none, or it is unknown.
     lists_sha256 : dict
         Hashes of the tables and lists that say which files belong to which case, channel, subject and fold.
+    contents_sha256 : dict
+        Hashes of what these tables, lists and the file of folds say; empty in folders of earlier versions.
     knows_splits : bool
         Whether these hashes are known: earlier versions did not keep them.
     """
@@ -72,6 +75,7 @@ class DatasetSource(BaseModel):
     settings: dict[str, Any]
     splits_sha256: str | None = None
     lists_sha256: dict[str, str] = {}
+    contents_sha256: dict[str, str] = {}
     knows_splits: bool = True
 
 
@@ -84,6 +88,7 @@ def source_of(config: StudyConfig) -> DatasetSource:
         settings=_settings(config),
         splits_sha256=_hash_of_splits(config),
         lists_sha256=_hashes_of_lists(config),
+        contents_sha256=hash_contents(config.data) if config.data.root else {},
     )
 
 
@@ -111,7 +116,8 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
             found=f"data.root={then.root}",
             remedy="run medhybrid preprocess with this config, or give the study another name",
         )
-    is_from_file = now.splits_sha256 is not None and (not then.knows_splits or then.splits_sha256 == now.splits_sha256)
+    has_same_splits = then.splits_sha256 == now.splits_sha256 or _say_the_same(then, now, str(config.data.splits))
+    is_from_file = now.splits_sha256 is not None and (not then.knows_splits or has_same_splits)
     unused = MADE_FOLDS if is_from_file else ()  # they part inner folds only
     shared = [k for k in now.settings if k in then.settings and k not in unused]
     keys = [k for k in shared if then.settings[k] != now.settings[k]]
@@ -122,19 +128,19 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
             found="; ".join(f"{k}={json.dumps(then.settings[k])}" for k in keys)[:300],
             remedy="run medhybrid preprocess with this config: it does only what changed",
         )
-    if then.knows_splits and _root_exists(now) and then.splits_sha256 != now.splits_sha256:
+    if then.knows_splits and _root_exists(now) and not has_same_splits:
         raise DataError(
             f"the folds in {printable_path(folder)} are not those of {config.data.splits} in the dataset",
             expected="the file of folds as it was when the cases were prepared",
             found="no such file then" if then.splits_sha256 is None else "another content, or no such file",
             remedy="run medhybrid preprocess again: it does only what changed",
         )
-    if then.knows_splits and _root_exists(now) and then.lists_sha256 != now.lists_sha256:
-        names = sorted(
-            k
-            for k in then.lists_sha256.keys() | now.lists_sha256
-            if then.lists_sha256.get(k) != now.lists_sha256.get(k)
-        )
+    names = sorted(
+        k
+        for k in then.lists_sha256.keys() | now.lists_sha256
+        if then.lists_sha256.get(k) != now.lists_sha256.get(k) and not _say_the_same(then, now, k)
+    )
+    if then.knows_splits and _root_exists(now) and names:
         raise DataError(
             f"the lists of cases changed since the cases in {printable_path(folder)} were prepared",
             found=", ".join(names),
@@ -142,6 +148,11 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
         )
     moved = [f"the dataset, which was in {then.root}, is in {now.root} now, with the same files"] if is_moved else []
     return [*moved, *_changed_files(folder, then, now), *_new_cases(folder, config)]
+
+
+def _say_the_same(then: DatasetSource, now: DatasetSource, name: str) -> bool:
+    """Whether what a table or list says is on record and unchanged, whatever its text."""
+    return name in then.contents_sha256 and then.contents_sha256[name] == now.contents_sha256.get(name)
 
 
 def _load_source(folder: Path) -> DatasetSource | None:

@@ -306,6 +306,35 @@ def test_a_config_that_contradicts_the_datasets_own_names_is_refused(tmp_path: P
         list_cases(config(root, ("T1", "FLAIR"), labels={"tumour": 1, "liver": 2}))
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "is_refused"),
+    [
+        (("T2w", "T1w"), ("T1", "T2"), True),
+        (("T1", "T2"), ("T2w", "T1w"), True),
+        (("MR_T1", "t1_gd"), ("T1Gd", "T1"), True),
+        (("T1w", "T2w"), ("T1", "T2"), False),
+        (("T1", "FLAIR"), ("T1w", "T2_FLAIR"), False),
+        (("CT arterial", "CT portal"), ("CT", "other"), False),
+    ],
+)
+def test_places_of_channels_are_compared_by_their_words(
+    tmp_path: Path, theirs: tuple[str, str], ours: tuple[str, str], is_refused: bool
+) -> None:
+    root = nnunet(tmp_path, n_channels=2)
+    values = {"channel_names": {str(i): n for i, n in enumerate(theirs)}, "labels": {"l": 1}}
+    (root / "dataset.json").write_text(json.dumps(values))
+    if is_refused:
+        with pytest.raises(DataError, match=r"data\.channels contradicts"):
+            list_cases(config(root, ours))
+    else:
+        assert usable(list_cases(config(root, ours)))
+
+
+def test_patterns_for_channels_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"channel_map: no such channel: t1 \(meant: T1\?\)"):
+        config(Path(), ("T1",), channel_map={"t1": "MPRAGE"})
+
+
 def test_cases_that_share_a_mask_are_named(tmp_path: Path) -> None:
     write_csv(tmp_path, [{"case": c, "A": f"{c}.nii", "mask": "m.nii"} for c in "abc"])
     (note,) = list_dataset(config(tmp_path)).notes
@@ -362,7 +391,9 @@ def test_the_folder_above_a_dataset_is_refused_with_the_name_of_the_dataset(tmp_
 
 def test_a_column_of_a_table_that_keeps_cases_for_testing_is_honoured(tmp_path: Path) -> None:
     words = ["train", "Train", "val", "test", "", "TEST"]
-    rows = [{"case": f"c{i}", "A": "a.nii", "mask": f"m{i}.nii", "split": w, "age": "4"} for i, w in enumerate(words)]
+    rows = [
+        {"case": f"c{i}", "A": f"a{i}.nii", "mask": f"m{i}.nii", "split": w, "age": "4"} for i, w in enumerate(words)
+    ]
     write_csv(tmp_path, [*rows, {**rows[5], "split": "train"}])
 
     listing = list_dataset(config(tmp_path, channels=("A",)))
@@ -376,6 +407,77 @@ def test_a_column_of_a_table_that_keeps_cases_for_testing_is_honoured(tmp_path: 
         ("2 cases for testing are not taken", ""),
         ("1 columns are not used", "age"),
     ]
+
+
+def test_cases_of_a_subject_or_an_image_that_is_kept_for_testing_do_not_train(tmp_path: Path) -> None:
+    lines = [("a", "p1", "a", "Training set"), ("b", "P1 ", "b", "test set"), ("c", "p2", "c", "hold-out")]
+    lines += [("d", "p3", "../d/c", "train"), ("e", "p4", "e", "training"), ("f", "p5", "f", "validation_set")]
+    rows = [dict(zip(("case", "subject", "A", "split"), line, strict=True)) | {"mask": f"m{line[0]}"} for line in lines]
+    (tmp_path / "d").mkdir()
+    write_csv(tmp_path / "d", rows)
+
+    listing = list_dataset(config(tmp_path / "d"))
+
+    assert {c.name: c.fold for c in listing.cases} == {"e": -1, "f": 0}
+    messages = {n.where: n.message for n in listing.notes}
+    assert messages["a"] == "1 cases do not train: their subject is kept for testing"
+    assert messages["d"] == "1 cases do not train: an image file of theirs is kept for testing"
+
+
+def test_a_file_that_every_case_has_keeps_none_from_training(tmp_path: Path) -> None:
+    rows = [
+        {"case": c, "A": f"{c}.nii", "B": "atlas.nii", "mask": f"m{c}", "split": w}
+        for c, w in zip("ab", ("train", "test"), strict=True)
+    ]
+    write_csv(tmp_path, rows)
+    assert usable(list_cases(config(tmp_path, ("A", "B")))) == ["a"]
+
+
+def test_another_word_in_a_column_of_parts_is_refused_with_its_line(tmp_path: Path) -> None:
+    rows = [{"case": c, "A": c, "mask": f"m{c}", "split": w} for c, w in (("a", "train"), ("b", "external centre"))]
+    write_csv(tmp_path, rows)
+    with pytest.raises(DataError, match="line 3 does not say what its case is for"):
+        list_cases(config(tmp_path))
+
+
+def test_an_image_in_the_list_for_testing_does_not_train(tmp_path: Path) -> None:
+    entries: list[dict[str, object]] = [{**e} for e in listed(4)]
+    entries[3]["split"] = "Test set"
+    entries = [{"split": "train", **e} for e in entries]
+    datalist(tmp_path, entries, testing=["./img/c1.nii", {"image": "img/other.nii"}])
+    listing = list_dataset(config(tmp_path))
+    assert [c.name for c in listing.cases] == ["c0", "c2"]
+    assert [(n.where, n.message) for n in listing.notes] == [
+        ("dataset.json", "3 cases for testing are not taken"),
+        ("c1", "1 cases do not train: an image file of theirs is kept for testing"),
+    ]
+
+
+def test_what_nnunets_file_lists_for_testing_does_not_train(tmp_path: Path) -> None:
+    root = nnunet(tmp_path)
+    version_1(root)
+    values = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(
+        json.dumps({**values, "test": ["./imagesTr/case_1.nii.gz", "./imagesTs/x.nii.gz"]})
+    )
+    assert usable(list_cases(config(root))) == ["case_0", "case_2"]
+
+
+def test_numbers_of_folds_go_before_words_for_validation_and_a_note_says_so(tmp_path: Path) -> None:
+    lines = [("a", "train", "1"), ("b", "train", "1"), ("c", "val", "0"), ("d", "val", ""), ("e", "test", "0")]
+    write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "split": s, "fold": f} for c, s, f in lines])
+    listing = list_dataset(config(tmp_path))
+    assert {c.name: c.fold for c in listing.cases if c.problem is None} == {"a": 1, "b": 1, "c": 0}
+    assert "names no fold in which it validates" in str(next(c.problem for c in listing.cases if c.name == "d"))
+    assert any(n.message.startswith("`fold` decides which cases validate") for n in listing.notes)
+
+
+def test_a_list_for_validation_without_labels_leaves_the_folds_as_they_are(tmp_path: Path) -> None:
+    entries: list[dict[str, object]] = [{**e, "fold": i % 2} for i, e in enumerate(listed(4))]
+    datalist(tmp_path, entries, validation=[{"image": "img/c9.nii"}])
+    listing = list_dataset(config(tmp_path))
+    assert [(c.name, c.fold) for c in listing.cases] == [("c0", 0), ("c1", 1), ("c2", 0), ("c3", 1)]
+    assert [n.message for n in listing.notes] == ["1 cases for validation have no label, and are not taken"]
 
 
 def test_a_misspelt_column_of_an_optional_channel_is_named(tmp_path: Path) -> None:

@@ -178,6 +178,24 @@ def test_a_list_of_cases_that_was_edited_since_is_refused_and_new_cases_are_name
     assert check_source(folder_of(folder), config) == []
 
 
+def test_a_list_that_says_the_same_in_another_text_is_no_change(copy: tuple[StudyConfig, Path]) -> None:
+    config, folder = copy
+    new_splits(folder / "data")
+    medhybrid.preprocess(config)
+    for name in ("dataset.json", "splits.json"):
+        path = folder / "data" / name
+        values = json.loads(path.read_text())
+        if isinstance(values, dict):
+            values = {"description": "new", **values, "training": values["training"][::-1]}
+        path.write_text(json.dumps(values, indent=3))
+    assert check_source(folder_of(folder), config) == []
+
+    record = folder_of(folder) / "source.json"  # as an earlier version wrote it
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "contents_sha256"}))
+    with pytest.raises(DataError, match="un medhybrid preprocess again"):
+        check_source(folder_of(folder), config)
+
+
 def test_masks_that_were_exchanged_by_renaming_are_seen_where_sizes_and_times_agree(tmp_path: Path) -> None:
     data, config = tmp_path / "data", small_config(tmp_path)
     write_study(data, 2)

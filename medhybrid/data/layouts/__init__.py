@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import DataConfig
+from medhybrid.data.channel_words import names_channel
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, read_json, subject_of
 from medhybrid.data.layouts.datalist import find_datalist, find_datalists, json_files, list_datalist, only_datalist
 from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet
+from medhybrid.data.layouts.parts import keep_tests_out
 from medhybrid.data.layouts.studies import list_scans, list_studies
 from medhybrid.data.layouts.table import find_tables, has_table, list_table
 from medhybrid.data.subjects import unify_subjects
@@ -60,15 +62,18 @@ def list_dataset(config: DataConfig) -> Listing:
     lister = LAYOUTS[layout] if config.labelled else UNLABELLED.get(layout, LAYOUTS[layout])
     listing = lister(config, root)
     cases = listing.cases if config.labelled else tuple(replace(c, mask=None) for c in listing.cases)
+    unified, on_subjects = unify_subjects((*cases, *listing.testing))
+    cases, on_tests = keep_tests_out(unified[: len(cases)], unified[len(cases) :])
     if not cases:
         raise DataError(
             f"{printable_path(root)} holds no case in the {layout} layout",
-            found=f"JSON files that are no list of cases: {', '.join(lists)}" if (lists := json_files(root)) else "",
+            found="; ".join(f"{n.message}: {n.where}" for n in on_tests)
+            or (f"JSON files that are no list of cases: {', '.join(lists)}" if (lists := json_files(root)) else ""),
             remedy="see docs/data.md for the layouts",
         )
-    cases, on_subjects = unify_subjects(cases)
     notes = (
         *listing.notes,
+        *on_tests,
         *on_subjects,
         *_shared_masks(cases),
         *(_unused_context(cases, root) if config.context else ()),
@@ -152,14 +157,27 @@ def _refuse_contradictions(root: Path, config: DataConfig) -> None:
         )
     channels = _numbers_by_name(values.get("channel_names", values.get("modality")))
     places = {c.name: i for i, c in enumerate(config.channels)}
-    for kind, ours, theirs in (("labels", config.labels, labels), ("channels", places, channels)):
-        if other := [n for n, v in ours.items() if theirs.get(n.strip().lower(), v) != v]:
+    known = {n: labels[n.strip().lower()] for n in config.labels if n.strip().lower() in labels}
+    named = {n: _place_of(n, place, channels) for n, place in places.items()}
+    for kind, ours, theirs in (("labels", config.labels, known), ("channels", places, named)):
+        if other := [n for n, v in ours.items() if theirs.get(n, v) != v]:
             raise DataError(
                 f"data.{kind} contradicts dataset.json",
-                expected=", ".join(f"{n}: {theirs[n.strip().lower()]}" for n in other),
+                expected=", ".join(f"{n}: {theirs[n]}" for n in other),
                 found=", ".join(f"{n}: {ours[n]}" for n in other),
                 remedy=f"give the {kind} the values of dataset.json",
             )
+
+
+def _place_of(channel: str, place: int, theirs: Mapping[str, int]) -> int:
+    """Return the place that a dataset gives a channel, compared by words (T1 and T1w are one); its own where it tells none."""
+    name = channel.strip().lower()
+    if name in theirs:
+        return theirs[name]
+    alike = [
+        number for other, number in theirs.items() if names_channel(other, channel) or names_channel(channel, other)
+    ]
+    return alike[0] if alike and place not in alike else place
 
 
 def _numbers_by_name(values: object) -> dict[str, int]:

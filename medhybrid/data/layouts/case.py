@@ -85,10 +85,17 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The cases of a dataset, and the files that belong to none."""
+    """The cases of a dataset, the files that belong to none, and the cases that are kept for testing.
+
+    Attributes
+    ----------
+    testing : tuple of Case
+        They are no cases of the dataset; an empty subject is unknown.
+    """
 
     cases: tuple[Case, ...]
     notes: tuple[Note, ...] = ()
+    testing: tuple[Case, ...] = ()
 
 
 def read_fold(value: object) -> int | None:

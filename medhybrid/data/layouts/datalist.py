@@ -2,17 +2,18 @@
 
 `training` (or `train`) is a list of `{"image": FILE or [FILE, ...], "label": FILE, "fold": K}`. Of several files each is a
 channel, in the order of the config. `fold` says in which fold a case validates. Cases in a list `validation` (or `val`)
-validate in the only fold. A file may also be a bare list of such entries.
+validate in the only fold; without labels they are left out. `split` may say `train`, `val` or `test` of an entry. A file may
+also be a bare list of such entries.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts.case import (
-    NO_FOLD,
     Case,
     Files,
     Listing,
@@ -23,6 +24,7 @@ from medhybrid.data.layouts.case import (
     read_json,
     strip_suffix,
 )
+from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
 
@@ -103,22 +105,96 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     values = read_json(path)
     parts = _parts_of(values)
     listed, validating, testing = parts["training"] or [], parts["validation"] or [], parts["testing"] or []
-    entries = [(e, None) for e in listed] + [(e, 0) for e in validating]
-    if validating:
-        entries = [(e, NO_FOLD if fold is None else fold) for e, fold in entries]
-    names = _names_of([entry for entry, _ in entries], root)
+    labelled = [e for e in validating if _has_label(e)]
+    scans = [] if config.labelled else [e for e in validating if not _has_label(e)]
+    split = _split_key([*listed, *labelled], path.name)
+    entries = [*listed, *labelled, *scans]
+    names = _names_of(entries, root)
     cases = [
-        _case_of(entry, names[i], fold, config, root, f"{path.name}, entry {i + 1}")
-        for i, (entry, fold) in enumerate(entries)
+        _case_of(e, names[i], config, root, f"{path.name}, entry {i + 1}", has_fold=not labelled)
+        for i, e in enumerate(entries)
     ]
-    notes = [Note(path.name, f"{len(testing)} cases for testing are not taken")] if testing else []
-    others = values.items() if isinstance(values, dict) else ()
+    parts_of_cases = [_part_under(split, e) for e in listed]
+    parts_of_cases += ["test" if _part_under(split, e) == "test" else "validation" for e in labelled]
+    parts_of_cases += [None] * len(scans)
+    if split:
+        cases = [
+            _with_part(c, part, split, i < len(listed))
+            for i, (c, part) in enumerate(zip(cases, parts_of_cases, strict=True))
+        ]
+    told = list(zip(cases, parts_of_cases, strict=True))
+    kept = [c for c, part in told if part == "test"] + [case_for_testing(e, config, root) for e in testing]
+    taken, notes = fold_or_part([(c, part) for c, part in told if part != "test"], split, path.name)
+    if labelled and (n := sum(isinstance(e, dict) and e.get("fold") not in (None, "") for e in entries)):
+        message = f"the folds of {n} entries are not used: those under validation validate in the only fold"
+        notes.append(Note(path.name, message, remedy="put them under training with a fold, to go by folds"))
+    if kept:
+        notes.append(Note(path.name, f"{len(kept)} cases for testing are not taken"))
+    if config.labelled and len(labelled) < len(validating):
+        n = len(validating) - len(labelled)
+        notes.append(Note(path.name, f"{n} cases for validation have no label, and are not taken"))
+    rest = values.items() if isinstance(values, dict) else ()
     notes += [
-        Note(path.name, f"{len(rest)} cases under {printable_path(str(key))} are not taken")
-        for key, rest in others
-        if isinstance(rest, list) and rest not in parts.values() and any(_image_files(e) for e in rest)
+        Note(path.name, f"{len(of_key)} cases under {printable_path(str(key))} are not taken")
+        for key, of_key in rest
+        if isinstance(of_key, list) and of_key not in parts.values() and any(_image_files(e) for e in of_key)
     ]
-    return Listing(tuple(cases), tuple(notes))
+    return Listing(tuple(taken), tuple(notes), tuple(kept))
+
+
+def _has_label(entry: object) -> bool:
+    return isinstance(entry, dict) and bool(entry.get("label"))
+
+
+def _split_key(entries: list[Any], name: str) -> str:
+    """Return the key of entries that says which train, validate and test; empty where there is none.
+
+    Raises
+    ------
+    DataError
+        If an entry has another word under it.
+    """
+    dicts = [(i, e) for i, e in enumerate(entries) if isinstance(e, dict)]
+    key = next((k for k in SPLIT_NAMES if any(part_of(e.get(k)) for _, e in dicts)), "")
+    for i, entry in dicts:
+        if key and entry.get(key) not in (None, "") and part_of(entry[key]) is None:
+            raise DataError(
+                f"{name}, entry {i + 1}: it does not say what the case is for",
+                expected=f"train, val or test under `{key}`, as other entries have",
+                found=ascii(entry[key])[:60],
+                remedy="write one of these words, or rename the key",
+            )
+    return key
+
+
+def _part_under(key: str, entry: object) -> str | None:
+    return part_of(entry.get(key)) if key and isinstance(entry, dict) else None
+
+
+def _with_part(case: Case, part: str | None, key: str, must_say: bool) -> Case:
+    """Give a case a problem if it does not say what it is for, where others do."""
+    if part is not None or not must_say or case.problem is not None:
+        return case
+    problem = DataError(
+        f"case {case.name}: its entry does not say what the case is for",
+        expected=f"train, val or test under `{key}`",
+        remedy="add it",
+    )
+    return replace(case, problem=problem)
+
+
+def testing_of(path: Path) -> list[Any]:
+    """Return the entries for testing of a file, whatever else it holds."""
+    return _parts_of(read_json(path))["testing"] or []
+
+
+def case_for_testing(entry: Any, config: DataConfig, root: Path) -> Case:
+    """Return an entry for testing, also where it is only a file's name; its subject counts if a pattern tells it."""
+    files = [f for f in (_image_files(entry) or [entry]) if isinstance(f, str) and f and "\0" not in f]
+    name = strip_suffix(Path(files[0].replace("\\", "/")).name) if files else ""
+    _, subject, problem = named_case(name, config, source="the data list", where="testing")
+    images = tuple(Files((root / (f if (root / f).exists() else f.replace("\\", "/")),)) for f in files)
+    return Case(name, subject if config.subject_pattern and problem is None else "", images, None)
 
 
 def _names_of(entries: list[Any], root: Path) -> list[str]:
@@ -140,12 +216,12 @@ def _image_files(entry: object) -> list[object]:
     return list(image) if isinstance(image, list) else [image] if image else []
 
 
-def _case_of(entry: Any, name: str, section: int | None, config: DataConfig, root: Path, where: str) -> Case:
+def _case_of(entry: Any, name: str, config: DataConfig, root: Path, where: str, *, has_fold: bool) -> Case:
     """Return the case of an entry; one that cannot be used has the reason as its problem."""
     name, subject, problem = named_case(name, config, source="the data list", where=where)
     images: tuple[Files | None, ...] = ()
     mask = None
-    fold = section
+    fold = None
     try:
         files = _image_files(entry)
         if not files:
@@ -169,7 +245,7 @@ def _case_of(entry: Any, name: str, section: int | None, config: DataConfig, roo
             mask = Files((path_inside(root, label),))
         if mask is None and config.labelled:
             raise DataError(f"{where} names no label of {name}", remedy="add it, or take the entry out")
-        if section is None:
+        if has_fold:
             fold = read_fold(entry.get("fold"))
     except DataError as error:
         problem = problem or error

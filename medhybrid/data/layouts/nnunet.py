@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import DataConfig
@@ -24,6 +25,7 @@ from medhybrid.data.layouts.case import (
     read_json,
     strip_suffix,
 )
+from medhybrid.data.layouts.datalist import case_for_testing, testing_of
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 
@@ -69,7 +71,22 @@ def list_nnunet(config: DataConfig, root: Path) -> Listing:
             problem = problem or _no_channel(name, images, root, config)
         problem = problem or missing_channels(config, name, found, "imagesTr")
         cases.append(Case(good, subject, found, mask, problem=problem, is_labelled=mask is not None))
-    return Listing(tuple(cases), tuple(_notes(images, taken, config, root)))
+    return Listing(tuple(cases), tuple(_notes(images, taken, config, root)), tuple(_testing(config, root)))
+
+
+def _testing(config: DataConfig, root: Path) -> list[Case]:
+    """Return what `dataset.json` lists for testing; version 1 leaves the channel's number out."""
+    path = root / "dataset.json"
+    found = [case_for_testing(e, config, root) for e in testing_of(path)] if path.is_file() else []
+    return [
+        replace(c, images=tuple(f for i in c.images if i for f in (i, *_numbered(i.paths[0], len(config.channels)))))
+        for c in found
+    ]
+
+
+def _numbered(path: Path, n_channels: int) -> list[Files]:
+    stem = strip_suffix(path.name)
+    return [Files((path.with_name(f"{stem}_{i:04d}{path.name[len(stem) :]}"),)) for i in range(n_channels)]
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
-from medhybrid.data.layouts.case import NO_FOLD, Case, Files, Listing, Note, missing_channels, named_case, read_fold
+from medhybrid.data.layouts.case import Case, Files, Listing, Note, missing_channels, named_case, read_fold
+from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
 from medhybrid.names import check_case_name, printable_path, same_file_name
 from medhybrid.owned import contents_of, is_made_here
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
 from medhybrid.tables import Table, has_column, read_table
-
-SPLIT_COLUMNS = ("split", "set", "subset", "partition")
-"""Columns that may say which cases train, validate and test."""
-
-PARTS = {
-    **dict.fromkeys(("train", "training", "tr"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "ts", "holdout", "hold-out", "held-out"), "test"),
-}
-"""Words for these, in lower case."""
 
 NO_LISTS = (CHANNEL_TABLE, CONTEXT_TABLE)
 """Tables in a dataset's folder that do not list the cases."""
@@ -57,37 +48,54 @@ def list_table(config: DataConfig, root: Path) -> Listing:
             expected=", ".join(wanted),
             found=", ".join(c for c in table.columns if c),
         )
-    split = _split_column(table, config)
-    cases: list[Case] = []
-    testing: list[str] = []
+    split = _split_column(table, config, printable_path(path.name))
+    cases: list[tuple[Case, str | None]] = []
+    testing: list[Case] = []
     for line, row in table.rows:
-        case, part = _case_of(row, line, table, config, path), _part_of(row, split)
+        case, part = _case_of(row, line, table, config, path), part_of(row[split]) if split else None
         if split and part is None:
             problem = DataError(
                 f"case {case.name}: line {line} does not say what the case is for",
                 expected=f"train, val or test in the column `{split}`",
-                found=ascii(row[split])[:60],
                 remedy="fill the cell, or rename the column",
             )
             case = replace(case, problem=case.problem or problem)
         if part == "test":
-            testing.append(case.name)
+            testing.append(case)
         else:
-            cases.append(replace(case, fold=0) if part == "validation" else case)
-    if any(_part_of(row, split) == "validation" for _, row in table.rows):
-        cases = [replace(c, fold=NO_FOLD) if c.fold is None else c for c in cases]
-    return Listing(tuple(_without_tests(cases, testing)), tuple(_notes(table, config, split, testing, path.name)))
+            cases.append((case, part))
+    listed, on_folds = fold_or_part(cases, split, printable_path(path.name))
+    notes = (*_notes(table, config, split, testing, path.name), *on_folds)
+    return Listing(tuple(_without_tests(listed, [c.name for c in testing])), notes, tuple(testing))
 
 
-def _split_column(table: Table, config: DataConfig) -> str:
-    """Return the column that says which cases train, validate and test; empty where there is none."""
+def _split_column(table: Table, config: DataConfig, name: str) -> str:
+    """Return the column that says which cases train, validate and test; empty where there is none.
+
+    Raises
+    ------
+    DataError
+        If a cell of it has another word, or a second such column says something else of a row.
+    """
     channels = {c.name.casefold() for c in config.channels}
-    found = [c for name in SPLIT_COLUMNS if name not in channels and (c := table.column(name)) is not None]
-    return next((c for c in found if any(_part_of(row, c) for _, row in table.rows)), "")
-
-
-def _part_of(row: Mapping[str, str], column: str) -> str | None:
-    return PARTS.get(row[column].casefold()) if column else None
+    columns = [c for name in SPLIT_NAMES if name not in channels and (c := table.column(name)) is not None]
+    found = [c for c in columns if any(part_of(row[c]) for _, row in table.rows)]
+    for line, row in table.rows:
+        if found and row[found[0]] and part_of(row[found[0]]) is None:
+            raise DataError(
+                f"{name}: line {line} does not say what its case is for",
+                expected=f"train, val or test in the column `{found[0]}`, as other lines have",
+                found=ascii(row[found[0]])[:60],
+                remedy="write one of these words, or rename the column",
+            )
+        if len({part for c in found if (part := part_of(row[c]))}) > 1:
+            raise DataError(
+                f"{name}: line {line} says two things of what its case is for",
+                expected="one word in the columns that say it",
+                found=", ".join(f"{c}: {row[c]}" for c in found)[:100],
+                remedy="correct the line, or rename the column that does not count",
+            )
+    return found[0] if found else ""
 
 
 def _without_tests(cases: Sequence[Case], testing: Sequence[str]) -> list[Case]:
@@ -105,7 +113,7 @@ def _without_tests(cases: Sequence[Case], testing: Sequence[str]) -> list[Case]:
     ]
 
 
-def _notes(table: Table, config: DataConfig, split: str, testing: Sequence[str], name: str) -> list[Note]:
+def _notes(table: Table, config: DataConfig, split: str, testing: Sequence[Case], name: str) -> list[Note]:
     """Count the cases that are kept for testing, and name the columns that nothing is read from."""
     notes = [Note(name, f"{len(testing)} cases for testing are not taken")] if testing else []
     used = {table.column(c) for c in ("case", "mask", "subject", "fold", *(c.name for c in config.channels))}
@@ -142,6 +150,8 @@ def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, p
     mask = _files(path.parent, cell("mask"))
     fold = None
     try:
+        if cell("subject") and "\0" not in cell("subject"):
+            subject = check_case_name(cell("subject"), source=f"{path.name}, {where}, column subject")
         if row.get(""):
             raise DataError(
                 f"case {name}: {where} has more cells than there are columns",
@@ -150,8 +160,6 @@ def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, p
             )
         if any("\0" in text for text in row.values()):
             raise DataError(f"case {name}: {where} has a cell with a zero byte", remedy="save the table again")
-        if cell("subject"):
-            subject = check_case_name(cell("subject"), source=f"{path.name}, {where}, column subject")
         if mask is None and config.labelled:
             raise DataError(f"case {name}: {where} names no mask", remedy="fill the column `mask`, or remove the line")
         if not any(images):
