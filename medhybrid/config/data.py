@@ -173,11 +173,9 @@ class DataConfig(Frozen):
             raise ValueError(f"channels: at least one, and each name once, found {names}")
         if all(c.optional for c in self.channels):
             raise ValueError("channels: at least one must not be optional")
-        if strange := sorted(set(self.channel_map) - set(names)):
-            alike = {n.strip().casefold(): n for n in names}
-            meant = [
-                f"{k} (meant: {alike[k.strip().casefold()]}?)" if k.strip().casefold() in alike else k for k in strange
-            ]
+        plain = {re.sub(r"[\W_]", "", n.casefold()): n for n in names}
+        strange = {k: plain.get(re.sub(r"[\W_]", "", k.casefold())) for k in self.channel_map if k not in names}
+        if meant := [f"{k} (meant: {n}?)" for k, n in strange.items() if n is not None]:
             raise ValueError(f"channel_map: no such channel: {', '.join(meant)}; channels are {', '.join(names)}")
         return self
 

@@ -25,11 +25,14 @@ N_EXTREMES = 64
 PADDED_SHARE = 0.005
 """Share of the voxels from which an extreme value is padding, whose border with the image may be blended."""
 
-MAX_FILL = -100.0
+MAX_FILL = -500.0
 """A whole number below this outside an image without other negative values is a filling, such as -1024 of CT in an MR scan."""
 
 FILL_BORDER = 0.05
 """Values nearer to 0 than this part of the filling belong to the image: noise, and what interpolation overshoots."""
+
+FILL_REST = 0.5
+"""Percentile of the image below which negative values are what is left of the blend."""
 
 BLENDED_SHARE = 0.1
 """Share of the voxels that may lie between, where the filling was blended with the image; no more than are filled."""
@@ -113,7 +116,9 @@ def _is_filling(sample: Values, low: Any) -> bool:
 def _without_filling(values: Values, low: Any) -> tuple[Values, int]:
     """Give the filling, and what is blended with it, the lowest value of the image; also return their number."""
     is_filled = values < FILL_BORDER * float(low)
-    return np.clip(values, values[~is_filled].min(), None), int(np.count_nonzero(is_filled))
+    inside = values[~is_filled]
+    least = max(float(inside.min()), min(0.0, float(np.percentile(inside, FILL_REST))))
+    return np.clip(values, values.dtype.type(least), None), int(np.count_nonzero(is_filled))
 
 
 def _end_of_blend(ordered: Values, min_gap: float, end: Any, *, beyond: float) -> Any:

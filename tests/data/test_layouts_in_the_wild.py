@@ -333,6 +333,8 @@ def test_places_of_channels_are_compared_by_their_words(
 def test_patterns_for_channels_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match=r"channel_map: no such channel: t1 \(meant: T1\?\)"):
         config(Path(), ("T1",), channel_map={"t1": "MPRAGE"})
+    # patterns of further channels, as of a packaged config whose channels were changed, do no harm
+    assert config(Path(), ("T1",), channel_map={"T1": "MPRAGE", "FLAIR": "*FLAIR*"}).channel_map
 
 
 def test_cases_that_share_a_mask_are_named(tmp_path: Path) -> None:
