@@ -18,7 +18,7 @@ demo: $(VENV)/.demo
 
 # Two processes with a core each are quicker than one with two.
 test: $(VENV)/.dev check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
