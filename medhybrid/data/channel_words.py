@@ -6,7 +6,8 @@ import re
 
 NOT_LETTER = r"(?<![a-z0-9])"
 CONTRAST = re.compile(
-    NOT_LETTER + r"(?:post\w*|ce|gd|gad|gado\w*|km|contrast|c\+)(?![a-z0-9])|\+\s*(?:c|gd|km)\b|" + NOT_LETTER + r"c$",
+    NOT_LETTER + r"(?:post(?:contrast|gad\w*|gd|ce|c|km)?|ce|gd|gad|gado\w*|km|contrast|c\+)(?![a-z0-9])"
+    r"|\+\s*(?:c|gd|km)\b|" + NOT_LETTER + r"c$",
     re.IGNORECASE,
 )
 """Words for a contrast agent, which make another channel of T1."""
