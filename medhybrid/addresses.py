@@ -9,16 +9,19 @@ from typing import Any
 USER_INFO = re.compile(r"://[^\s/'\"]+@")
 """User, and perhaps password, of an address."""
 
+QUERY = re.compile(r"([?&](?:pass\w*|pwd|\w*token|\w*secret|\w*key)=)[^&\s'\"]+", re.IGNORECASE)
+"""A password among the parameters of an address, as `postgresql://host/db?password=...`."""
+
 
 def hide_password(text: str) -> str:
     """Replace user and password in the addresses of a text."""
-    return USER_INFO.sub("://***@", text)
+    return QUERY.sub(r"\1***", USER_INFO.sub("://***@", text))
 
 
 def without_passwords(values: Any) -> Any:
     """Return the values of a config without users and passwords in its addresses; lists and sections at any depth."""
     if isinstance(values, str):
-        return USER_INFO.sub("://", values)
+        return QUERY.sub(r"\1", USER_INFO.sub("://", values)) if "://" in values else values
     if isinstance(values, dict):
         return {key: without_passwords(value) for key, value in values.items()}
     if isinstance(values, (list, tuple)):
@@ -32,8 +35,8 @@ _known: dict[str, str] = {}
 
 def remember_address(address: str) -> None:
     """Keep an address with a password in memory, for records of this process that hold it without."""
-    if USER_INFO.search(address):
-        _known[str(without_passwords(address))] = address
+    if (stored := str(without_passwords(address))) != address:
+        _known[stored] = address
 
 
 def complete_address(address: str) -> str:

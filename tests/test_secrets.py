@@ -28,6 +28,8 @@ SECRET = "s3cr3t-Pass"
         f"postgresql://me:{SECRET}@db:5432/mlflow",
         f"postgresql://me:a@{SECRET}@db/mlflow",
         f"s3://key:{SECRET}@bucket/data",
+        f"postgresql://db:5432/mlflow?user=me&password={SECRET}",
+        f"https://tracking/x?access_token={SECRET}&a=1",
     ],
 )
 def test_addresses_are_stored_and_shown_without_user_and_password(address: str, tmp_path: Path) -> None:
