@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from pydantic import Field, field_validator
 
 from medhybrid.config.base import Frozen
@@ -13,6 +15,11 @@ class SenderConfig(Frozen):
 
     ae_title: str = Field(min_length=1, max_length=16, description="Its AE title.")
     address: str = Field("127.0.0.1", description="Its IP address.")
+
+    @field_validator("address")
+    @classmethod
+    def _address_is_one(cls, value: str) -> str:
+        return str(ip_address(value))  # in the spelling in which connections tell it
 
 
 class ListenConfig(Frozen):

@@ -11,17 +11,19 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medhybrid.config import ListenConfig
 from medhybrid.scans.dicom.deflated import BLOCK, DEFLATED, inflates_beyond
-from medhybrid.scans.pacs.exchange import OUT_OF_RESOURCES, PacsError
+from medhybrid.scans.pacs.exchange import OUT_OF_RESOURCES
+from medhybrid.scans.pacs.front import Address, Front
 
 logger = logging.getLogger(__name__)
 
-NOT_AUTHORISED, CANNOT_UNDERSTAND, SUCCESS = 0x0124, 0xC000, 0x0000
+CANNOT_UNDERSTAND, SUCCESS = 0xC000, 0x0000
 
 
 class Receiver:
@@ -40,6 +42,7 @@ class Receiver:
     ) -> None:
         self.config, self.folder, self._on_stored = config, folder, on_stored
         self._server: Any = None
+        self._front = Front(config, self._take)
 
     def start(self) -> None:
         """Begin to listen.
@@ -49,48 +52,48 @@ class Receiver:
         PacsError
             If the address cannot be bound.
         """
+        from pydicom.uid import AllTransferSyntaxes
         from pynetdicom import AE, AllStoragePresentationContexts, evt
         from pynetdicom.sop_class import Verification
+        from pynetdicom.transport import ThreadedAssociationServer
+
+        class HandedOver(ThreadedAssociationServer):  # type: ignore[misc, unused-ignore]
+            """A server that listens nowhere: its connections are given to it."""
+
+            def server_bind(self) -> None:
+                """Bind nothing."""
+
+            def server_activate(self) -> None:
+                """Listen to nothing."""
 
         config = self.config
         ae = AE(ae_title=config.ae_title)
-        ae.require_called_aet = True
-        ae.require_calling_aet = [s.ae_title for s in config.senders]
-        ae.maximum_associations = config.max_associations
+        ae.maximum_associations = 2 * config.max_associations  # the front counts; those that end may linger
         ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = config.timeout_s
-        from pydicom.uid import AllTransferSyntaxes
-
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax or "", AllTransferSyntaxes)
         ae.add_supported_context(Verification)
-        handlers = [(evt.EVT_REQUESTED, self._on_requested), (evt.EVT_C_STORE, self._on_store)]
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._server = ae.start_server((config.host, config.port), block=False, evt_handlers=handlers)
-        except OSError as error:
-            raise PacsError(f"cannot listen on {config.host}:{config.port}", found=error.strerror or "") from error
+        self._server = ae.make_server(
+            (config.host, config.port),
+            evt_handlers=[(evt.EVT_C_STORE, self._on_store)],
+            server_class=HandedOver,
+        )
+        self._front.start()
 
     def stop(self) -> None:
         """End it; what is stored stays."""
         if self._server is not None:
-            self._server.shutdown()
+            self._front.stop()
+            for association in self._server.active_associations:
+                association.abort()
+            self._server.server_close()
             self._server = None
 
-    def _may_send(self, association: Any) -> bool:
-        title, address = association.requestor.ae_title, association.requestor.address
-        return any(s.ae_title == title and s.address == address for s in self.config.senders)
-
-    def _on_requested(self, event: Any) -> None:
-        """Titles are checked by the library, which knows them only after this event; addresses here."""
-        address = event.assoc.requestor.address
-        if address not in {s.address for s in self.config.senders}:
-            logger.warning("refused an association from %s: not among the senders", address)
-            event.assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanent, by the user, calling title not recognised
-            event.assoc.kill()
+    def _take(self, connection: socket.socket, address: Address) -> None:
+        self._server.process_request(connection, address)
 
     def _on_store(self, event: Any) -> int:
-        if not self._may_send(event.assoc):
-            return NOT_AUTHORISED
         try:
             encoded = event.encoded_dataset()
             limit = self.config.max_instance_mb << 20

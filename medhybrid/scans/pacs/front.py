@@ -1,0 +1,287 @@
+"""What a DICOM listener does before it knows who is calling: limits that hold from the first byte.
+
+pynetdicom reads as many bytes as a message announces, for as long as they take, before it looks at the caller. So connections
+are accepted here: an address that is not listed is closed before anything is read; a listed one has a few seconds for an
+association request of bounded size; every later message (PDU) is bounded too, and passed on only when it is whole.
+The layout of PDUs is that of DICOM PS3.8, section 9.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from medhybrid.config import ListenConfig
+from medhybrid.scans.pacs.exchange import PacsError
+
+logger = logging.getLogger(__name__)
+
+REQUEST_S = 10.0
+"""Seconds from the connection to the end of its association request."""
+
+MAX_REQUEST = 1 << 18
+"""Bytes of an association request: 128 contexts of 40 transfer syntaxes need about half of it."""
+
+MAX_PDU = 1 << 20
+"""Bytes of any later PDU. The peer is asked for 16 KiB; some send more."""
+
+MAX_COMMAND = 1 << 16
+"""Bytes of a DIMSE command, which holds identifiers only."""
+
+OVER_LIMIT = 64 << 20
+"""Bytes by which an instance may be too large and still be answered with a status; more ends its connection."""
+
+MAX_PENDING = 32
+"""Connections of one address that have sent no whole request yet; one more ends the oldest."""
+
+BACKLOG = 512
+SAY_S = 10.0
+"""Seconds between two lines of the log about connections that were refused."""
+
+ASSOCIATE_REQUEST, DATA = 0x01, 0x04
+HEADER = struct.Struct(">BxI")
+PERMANENT, TRANSIENT = 1, 2
+BY_USER, BY_PROVIDER = 1, 3
+CALLING_TITLE, CALLED_TITLE, LIMIT_EXCEEDED = 3, 7, 2
+
+Address = tuple[Any, ...]
+
+
+class PduError(Exception):
+    """A message that breaks the protocol or a limit; its connection ends."""
+
+
+@dataclass
+class MessageSize:
+    """The bytes of the message that is being received, which may come in any number of PDUs.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of a data set.
+    """
+
+    limit: int
+    _n_bytes: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+
+    def add(self, body: bytes) -> None:
+        """Count the fragments (PDVs) of a P-DATA PDU.
+
+        Raises
+        ------
+        PduError
+            If a command or data set gets too large, or a fragment does not fit in its PDU.
+        """
+        at = 0
+        while at < len(body):
+            if at + 6 > len(body):
+                raise PduError("a fragment without a header")
+            (length,) = struct.unpack_from(">I", body, at)
+            if length < 2 or at + 4 + length > len(body):
+                raise PduError("a fragment that does not fit in its PDU")
+            is_command, is_last = bool(body[at + 5] & 1), bool(body[at + 5] & 2)
+            self._n_bytes[is_command] += length - 2
+            if self._n_bytes[is_command] > (MAX_COMMAND if is_command else self.limit):
+                raise PduError("a message over the limit")
+            if is_last:
+                self._n_bytes[is_command] = 0
+            at += 4 + length
+
+
+class Front:
+    """Accepts connections in a thread of its own, and passes on what listed senders send.
+
+    Parameters
+    ----------
+    hand_over : callable
+        Given one end of a pair of connected sockets and the caller's address, for each association request of a listed sender.
+    """
+
+    def __init__(self, config: ListenConfig, hand_over: Callable[[socket.socket, Address], None]) -> None:
+        self.config, self._hand_over = config, hand_over
+        self._pending: dict[str, dict[asyncio.StreamWriter, None]] = {s.address: {} for s in config.senders}
+        self._n_open: Counter[str] = Counter()
+        self._n_refused, self._said_at = 0, -SAY_S
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to accept.
+
+        Raises
+        ------
+        PacsError
+            If the address cannot be bound.
+        """
+        host, port = self.config.host, self.config.port
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise PacsError(f"cannot listen on {host}:{port}", found=error.strerror or "") from error
+        loop = self._loop = asyncio.new_event_loop()
+
+        def run() -> None:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:  # ends what is left of the connections
+                runner.run(self._accept(listening))
+
+        self._thread = threading.Thread(target=run, daemon=True, name="pacs-front")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End every connection."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+            self._loop = self._thread = None
+
+    async def _accept(self, listening: socket.socket) -> None:
+        server = await asyncio.start_server(self._serve, sock=listening, limit=MAX_PDU)
+        await self._stopping.wait()
+        server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer: Address = writer.get_extra_info("peername") or ("",)
+        address = plain_address(peer[0])
+        try:
+            if address not in self._pending:
+                self._say_refused(f"its address, {address or 'unknown'}, is not among the senders")
+                return
+            request = await self._request_of(address, reader, writer)
+            answer = self._refusal(request, address)
+            if answer is not None:
+                writer.write(answer)
+                return
+            self._n_open[address] += 1
+            try:
+                await self._pass_on(request, peer, reader, writer)
+            finally:
+                self._n_open[address] -= 1
+        except PduError as error:
+            self._say_refused(str(error))
+        except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
+            pass  # the caller went away, or said nothing in time, or the listener ends
+        finally:
+            writer.close()
+
+    async def _request_of(self, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """Read an association request, whose time does not begin anew with what comes."""
+        pending = self._pending[address]
+        while len(pending) >= MAX_PENDING:
+            oldest = next(iter(pending))
+            del pending[oldest]
+            oldest.transport.abort()
+        pending[writer] = None
+        try:
+            async with asyncio.timeout(min(REQUEST_S, self.config.timeout_s)):
+                return await _read_pdu(reader, {ASSOCIATE_REQUEST: MAX_REQUEST})
+        finally:
+            pending.pop(writer, None)
+
+    def _refusal(self, request: bytes, address: str) -> bytes | None:
+        """Return the answer to a request that is not accepted, an A-ASSOCIATE-RJ."""
+        if len(request) < 74:
+            raise PduError("an association request without titles")
+        called, calling = (request[at : at + 16].decode("ascii", "replace").strip() for at in (10, 26))
+        if not any(s.ae_title.strip() == calling and s.address == address for s in self.config.senders):
+            self._say_refused(f"no sender of this title is listed for its address, {address}")
+            return _rejection(PERMANENT, BY_USER, CALLING_TITLE)
+        if called != self.config.ae_title.strip():
+            self._say_refused(f"it calls another title than ours, {self.config.ae_title}")
+            return _rejection(PERMANENT, BY_USER, CALLED_TITLE)
+        # one sender leaves room for each of the others
+        most = max(1, self.config.max_associations - (len(self._pending) - 1))
+        if self._n_open[address] >= most or self._n_open.total() >= self.config.max_associations:
+            return _rejection(TRANSIENT, BY_PROVIDER, LIMIT_EXCEEDED)
+        return None
+
+    async def _pass_on(
+        self, request: bytes, peer: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Pass an association on until either side ends it."""
+        ours, theirs = socket.socketpair()
+        inner_reader, inner_writer = await asyncio.open_connection(sock=ours)
+        try:
+            self._hand_over(theirs, peer)
+            inner_writer.write(request)
+            await _first_to_end(self._from_sender(reader, inner_writer), self._to_sender(inner_reader, writer))
+        finally:
+            inner_writer.close()
+
+    async def _from_sender(self, reader: asyncio.StreamReader, inner: asyncio.StreamWriter) -> None:
+        size = MessageSize((self.config.max_instance_mb << 20) + OVER_LIMIT)
+        limits = dict.fromkeys(range(1, 8), MAX_PDU)
+        while True:
+            first = await reader.read(1)  # how long a sender may say nothing is pynetdicom's to know
+            if not first:
+                return
+            async with asyncio.timeout(self.config.timeout_s):
+                pdu = await _read_pdu(reader, limits, first)
+            if pdu[0] == DATA:
+                size.add(pdu[HEADER.size :])
+            inner.write(pdu)
+            await inner.drain()
+
+    async def _to_sender(self, inner: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await inner.read(MAX_PDU):
+            writer.write(data)
+            async with asyncio.timeout(self.config.timeout_s):
+                await writer.drain()
+
+    def _say_refused(self, reason: str) -> None:
+        """Log what is refused, in one line for many."""
+        self._n_refused += 1
+        now = time.monotonic()
+        if now - self._said_at >= SAY_S:
+            logger.warning("refused a connection: %s (%d refused in all)", reason, self._n_refused)
+            self._said_at = now
+
+
+def plain_address(text: str) -> str:
+    """Return an IP address in its usual spelling: IPv4 as such where it is written as IPv6, without a zone.
+
+    An address that is none is returned as it is.
+    """
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(text.partition("%")[0])
+        return str(getattr(address, "ipv4_mapped", None) or address)
+    return text
+
+
+async def _read_pdu(reader: asyncio.StreamReader, limits: dict[int, int], first: bytes = b"") -> bytes:
+    """Read one whole PDU, of the kinds and lengths (bytes) in `limits`, of which `first` was read before."""
+    header = first + await reader.readexactly(HEADER.size - len(first))
+    kind, length = HEADER.unpack(header)
+    if kind not in limits:
+        raise PduError("it is no DICOM message that is expected here")
+    if length > limits[kind]:
+        raise PduError(f"a DICOM message of {length} bytes, where {limits[kind]} are the limit")
+    return header + await reader.readexactly(length)
+
+
+async def _first_to_end(*work: Coroutine[Any, Any, None]) -> None:
+    """Run until the first ends, and end the others; what the first raised is raised."""
+    tasks = [asyncio.ensure_future(w) for w in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _rejection(result: int, source: int, reason: int) -> bytes:
+    return HEADER.pack(0x03, 4) + bytes((0, result, source, reason))
