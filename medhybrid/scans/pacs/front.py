@@ -128,6 +128,7 @@ class Front:
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+            listening.setblocking(False)
         except OSError as error:
             raise PacsError(f"cannot listen on {host}:{port}", found=error.strerror or "") from error
         loop = self._loop = asyncio.new_event_loop()
@@ -147,17 +148,29 @@ class Front:
             self._loop = self._thread = None
 
     async def _accept(self, listening: socket.socket) -> None:
-        server = await asyncio.start_server(self._serve, sock=listening, limit=MAX_PDU)
-        await self._stopping.wait()
-        server.close()
+        """Accept one connection after the other, so that a flood takes no turn from those that are open."""
+        served: set[asyncio.Task[None]] = set()
+        with listening:
+            stopping = asyncio.ensure_future(self._stopping.wait())
+            while not stopping.done():
+                accepting = asyncio.ensure_future(_accepted(listening))
+                await asyncio.wait((stopping, accepting), return_when=asyncio.FIRST_COMPLETED)
+                if not accepting.done():
+                    accepting.cancel()
+                    break
+                connection, peer = accepting.result()
+                address = plain_address(peer[0])
+                if address in self._pending:
+                    serving = asyncio.ensure_future(self._serve(connection, peer, address))
+                    served.add(serving)
+                    serving.add_done_callback(served.discard)
+                else:
+                    connection.close()
+                    self._say_refused(f"its address, {address or 'unknown'}, is not among the senders")
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer: Address = writer.get_extra_info("peername") or ("",)
-        address = plain_address(peer[0])
+    async def _serve(self, connection: socket.socket, peer: Address, address: str) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_PDU)
         try:
-            if address not in self._pending:
-                self._say_refused(f"its address, {address or 'unknown'}, is not among the senders")
-                return
             request = await self._request_of(address, reader, writer)
             answer = self._refusal(request, address)
             if answer is not None:
@@ -257,6 +270,19 @@ def plain_address(text: str) -> str:
         address = ipaddress.ip_address(text.partition("%")[0])
         return str(getattr(address, "ipv4_mapped", None) or address)
     return text
+
+
+async def _accepted(listening: socket.socket) -> tuple[socket.socket, Address]:
+    """Return the next connection, and the caller's address."""
+    while True:
+        try:
+            connection, peer = await asyncio.get_running_loop().sock_accept(listening)
+        except OSError as error:  # no file handle is free, or the caller is gone
+            logger.debug("a connection was not accepted: %s", error)
+            await asyncio.sleep(0.1)
+            continue
+        connection.setblocking(False)
+        return connection, peer
 
 
 async def _read_pdu(reader: asyncio.StreamReader, limits: dict[int, int], first: bytes = b"") -> bytes:
