@@ -5,6 +5,10 @@ from __future__ import annotations
 import socket
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from typing import Any
+
+import psutil
 
 from tests.patience import patience_s
 
@@ -13,6 +17,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def listens_beyond_this_machine(pid: int) -> list[str]:
+    """Return where a process or one that it started listens, other than on loopback."""
+    process = psutil.Process(pid)
+    found = [c.laddr.ip for p in (process, *process.children(recursive=True)) for c in connections_of(p)]
+    return [ip for ip in found if ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")]
+
+
+def connections_of(process: psutil.Process) -> list[Any]:
+    with suppress(psutil.NoSuchProcess):
+        return [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    return []
 
 
 def answers(address: str) -> bool:

@@ -33,6 +33,9 @@ def default_workers() -> int:
     return max(1, min(available_cores(), int(psutil.virtual_memory().available // MEMORY_PER_WORKER)))
 
 
+MEETING = "MEDHYBRID_MEETING"
+"""Environment variable with the file by which the processes of one training find each other on one machine."""
+
 PLACE = "MEDHYBRID_WORKER"
 """Environment variable in which a process finds its place among its fellows, from 0; one that replaces another has the same."""
 

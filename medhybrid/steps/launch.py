@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from medhybrid.data.workers import available_cores, cause_of_end
+from medhybrid.data.workers import MEETING, available_cores, cause_of_end
 from medhybrid.errors import ConfigError, TrainingError
 
 POLL_S = 0.1
@@ -40,10 +41,15 @@ def launch(arguments: Sequence[str], n: int) -> int:
     """
     if n < 1:
         raise ConfigError(f"{n} processes cannot train", expected="--processes of 1 or more")
-    common = os.environ | {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    with tempfile.TemporaryDirectory(prefix="medhybrid-") as meeting:  # theirs alone: MASTER_PORT would be open to all
+        return _run_team(arguments, n, Path(meeting) / "team")
+
+
+def _run_team(arguments: Sequence[str], n: int, meeting: Path) -> int:
+    common = os.environ | {"WORLD_SIZE": str(n), MEETING: str(meeting)}
     common.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // n)))
-    if sys.platform == "linux":
-        common.setdefault("GLOO_SOCKET_IFNAME", "lo")  # its own choice needs the machine's name to be known
+    if loopback := {"linux": "lo", "darwin": "lo0"}.get(sys.platform):
+        common |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     command = [sys.executable, "-m", "medhybrid", *arguments]
     common[LAUNCHED] = "1"
     apart: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}  # Ctrl-C reaches them once, by us
@@ -93,10 +99,3 @@ def _end(team: list[subprocess.Popen[bytes]], failed: subprocess.Popen[bytes]) -
     for process in team:
         if process.poll() is None:
             process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -3,7 +3,8 @@
 A step's patches, their changes and what is left out are drawn by the place in the batch, losses are those of the whole batch
 (Dice is no mean over its parts), and gradients are added up: any number of processes gives the training that one gives, but for
 rounding. Processes are told of each other by the environment that `torchrun` sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
-MASTER_PORT); they talk by NCCL on GPUs and gloo on CPUs.
+MASTER_PORT), or, on one machine, by a file in place of the port, which torch opens on every address of the machine. They talk
+by NCCL on GPUs and gloo on CPUs.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from medhybrid.data.workers import MEETING
 from medhybrid.errors import ConfigError
 from medhybrid.networks.transformer import DropPath
 
@@ -127,7 +130,11 @@ def join_team(device: torch.device) -> Iterator[Team]:
     # Its functions keep for ever the group that there is when they are imported, and with it threads that may abort the process
     # where Python ends; torch imports them at a step of its own choice.
     importlib.import_module("torch.distributed.nn")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")  # plain data go by gloo
+    place: dict[str, Any] = {}
+    if meeting := os.environ.get(MEETING):
+        place = {"init_method": Path(meeting).as_uri(), "rank": int(os.environ["RANK"])}
+        place["world_size"] = int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **place)  # plain data go by gloo
     try:
         yield Team(dist.get_rank(), dist.get_world_size())
     finally:

@@ -23,7 +23,7 @@ from medhybrid.networks.transformer import DropPath
 from medhybrid.steps.train import resume
 from medhybrid.training.team import ALONE, Team, refuse_team
 from tests.patience import patience_s, wait_until
-from tests.servers import free_port
+from tests.servers import free_port, listens_beyond_this_machine
 from tests.synthetic import StudyFolder
 from tests.test_faults import losses_of
 
@@ -142,6 +142,7 @@ def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
     wait_until(lambda: any(tmp_path.glob("blobs/*/checkpoint/last.pt")), "a checkpoint", process=process)
     members = psutil.Process(process.pid).children()
     assert len(members) == 2
+    assert listens_beyond_this_machine(process.pid) == []
 
     members[1].kill()
     _, problems = process.communicate(timeout=patience_s())
