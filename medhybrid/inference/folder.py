@@ -28,7 +28,7 @@ from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import NO_ROOM, MedHybridError, OutputError, ScanError, item_error
 from medhybrid.files import held
 from medhybrid.inference.foreign_files import ForeignFileError, refuse_foreign_files, with_changes_named
-from medhybrid.inference.memory import refuse_too_large
+from medhybrid.inference.memory import refuse_too_large, refuse_too_large_to_read
 from medhybrid.inference.model import Inferred, Model
 from medhybrid.inference.outputs import files_of, write_outputs
 from medhybrid.inference.records import Prediction, Records, this_worker
@@ -279,6 +279,7 @@ def _read(job: FolderJob, case: _Case) -> None:
     if item.problem:
         case.prediction = Prediction(case=item.case, status="failed", message=item.problem)
         return
+    refuse_too_large_to_read(item.case, [e.shape for e in item.entries if e], job.max_memory)
     case.scan = _read_whole(job, case)
     if case.scan is None:
         return

@@ -19,6 +19,9 @@ GIB = 2**30
 WORKING = 300 * 2**20
 """Bytes of what is worked on at once: slabs, pieces, points near borders (`windows.PIECE`, `to_grid.SLAB_VOXELS`)."""
 
+READING = 6
+"""Bytes of memory that a value needs while it is read: as float32, and as the 16 bits that most files store."""
+
 ACTIVATIONS = 400
 """Bytes that the network of the packaged configs needs for a voxel of a window (measured: 340 in float32, 170 in bf16)."""
 
@@ -52,6 +55,29 @@ def needed_memory(
         inferring += row * padded[0] + 8 * (plan.n_labels + 1) * n_voxels
         measuring += 8 * (plan.n_labels + 1) * n_voxels
     return n_networks * WORKING + max(preparing, inferring, measuring)
+
+
+def refuse_too_large_to_read(case: str, shapes: Sequence[Sequence[int]], limit: int | None = None) -> None:
+    """Raise `ScanError`, from headers alone, for a scan whose values need more than `limit` bytes, or than there are.
+
+    Parameters
+    ----------
+    shapes : sequence of shapes
+        Of the scan's channels, as headers tell them; an archive or a compressed file may hold far more than its own size.
+    """
+    needed = READING * sum(int(np.prod(shape, dtype=object)) for shape in shapes)
+    there = free_memory() if limit is None else limit
+    if needed > there:
+        raise ScanError(
+            f"{case}: reading the scan of {_sizes(shapes)} values needs more memory than there is",
+            expected=f"{needed / GIB:.1f} GiB",
+            found=f"{there / GIB:.1f} GiB" + ("" if limit is None else " (--max-memory)"),
+            remedy="check its header; close other programs, give it a machine with more, or predict a cropped scan",
+        )
+
+
+def _sizes(shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join(" x ".join(map(str, shape)) for shape in dict.fromkeys(map(tuple, shapes)))
 
 
 def refuse_too_large(

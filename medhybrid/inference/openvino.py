@@ -10,6 +10,7 @@ own, in float32 always: together, OpenVINO would round the picture to bf16 first
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -36,6 +37,9 @@ DEVICE: Literal["openvino"] = "openvino"
 
 STEM = "stem.xml"
 
+HASHES = "hashes.json"
+"""Of the files beside it, when they had been compared: altered ones are made again."""
+
 
 def on_openvino(model: Model) -> Model:
     """The model with its network run by OpenVINO.
@@ -61,7 +65,8 @@ def on_openvino(model: Model) -> Model:
     openvino = import_for(DEVICE, "openvino")
     kept = cache_folder() / _key(model)
     model.precision = choose_precision(model.device, model.record.inference.precision)  # right for thin patches, too
-    model.run = _compile(openvino, model, kept, model.precision) or _convert(openvino, model, kept)
+    run = _compile(openvino, model, kept, model.precision) if _is_as_written(kept) else None
+    model.run = run or _convert(openvino, model, kept)
     model.runtime = f"OpenVINO {version('openvino')}"
     return model
 
@@ -115,6 +120,19 @@ class OpenVinoNetwork:
 def cache_folder() -> Path:
     """Where converted networks are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medhybrid"
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the hash of each program's files."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.name != HASHES}
+
+
+def _is_as_written(folder: Path) -> bool:
+    """Whether the files of a folder are those that were compared with the torch network."""
+    try:
+        return bool(json.loads((folder / HASHES).read_bytes()) == _hashes(folder))
+    except (OSError, ValueError):
+        return False
 
 
 def _key(model: Model) -> str:
@@ -205,6 +223,7 @@ def _convert(openvino: Any, model: Model, kept: Path) -> OpenVinoNetwork:
         if compiled is None:
             raise ModelError("OpenVINO cannot run the network that it made", found=str(model.precision))
         if pending.parent == kept.parent:
+            (pending / HASHES).write_text(json.dumps(_hashes(pending)))
             pending.chmod(0o755)  # a shared cache may be read by others
             _keep(pending, kept)
     except ModelError as error:

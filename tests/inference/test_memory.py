@@ -176,6 +176,22 @@ def test_with_probabilities_and_without_the_mask_is_the_same(
 
 
 @pytest.mark.slow
+def test_a_scan_whose_values_alone_need_too_much_is_refused_before_they_are_read(
+    trained: tuple[StudyFolder, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_nifti(tmp_path / "scans" / "bomb.nii.gz", np.zeros((300, 300, 300)))  # 27 million values in a few hundred kB
+    assert (tmp_path / "scans" / "bomb.nii.gz").stat().st_size < 1_000_000
+    monkeypatch.setattr("medhybrid.inference.worklist.read_entry", lambda *_: pytest.fail("its values were read"))
+    model = medhybrid.load_model(trained[1], device="cpu")
+
+    (refused,) = medhybrid.predict(tmp_path / "scans", model=model, out=tmp_path / "out", max_memory=0.1).predictions
+
+    assert "reading the scan of 300 x 300 x 300 values needs more memory than there is" in refused.message
+    assert "0.2 GiB" in refused.message
+    assert "0.1 GiB (--max-memory)" in refused.message
+
+
+@pytest.mark.slow
 def test_a_scan_that_needs_too_much_is_refused_by_name_and_the_others_go_on(
     trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
