@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -93,3 +94,21 @@ def trained(prepared: StudyFolder) -> tuple[StudyFolder, Path]:
         warnings.simplefilter("ignore")
         run = medhybrid.train(prepared.config)
     return prepared, run.folder
+
+
+@pytest.fixture(name="blank_pictures")
+def _blank_pictures() -> Iterator[None]:
+    """Trainings of this test draw nothing."""
+    from tests.brief import blank_pictures
+
+    with blank_pictures():
+        yield
+
+
+@pytest.fixture(name="small_program")
+def _small_program() -> Iterator[None]:
+    """Trainings of this test log and register a program that is exported at once."""
+    from tests.brief import small_program
+
+    with small_program():
+        yield

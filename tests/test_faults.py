@@ -28,6 +28,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, OutputError
 from medhybrid.files import held
 from medhybrid.inference import folder as folder_job
+from medhybrid.inference import program
 from medhybrid.inference.folder import FolderJob
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
@@ -41,6 +42,8 @@ from tests.inference.test_engines import SHAPE, load, rows_of, write_scans
 from tests.patience import patience_s, wait_until
 from tests.synthetic import StudyFolder, save_nifti
 from tests.training.trainers import every_loss, trainer
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 @pytest.fixture
@@ -356,8 +359,10 @@ print(medhybrid.cross_validate(config, seeds=(0, 1, 2), folds=[0]))
 
 
 def test_a_full_disk_is_no_fault_of_the_network_that_is_exported(
-    small_disk: Path, trained: tuple[StudyFolder, Path]
+    small_disk: Path, trained: tuple[StudyFolder, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    large = torch.export.export(torch.nn.Linear(200, 200), (torch.zeros(2, 200),))  # 160 kB, and exported at once
+    monkeypatch.setattr(program, "export_program", lambda *_: large)
     with pytest.raises(OutputError, match=r"cannot be written\. Found No space left on device"):
         medhybrid.export(trained[1], out=small_disk / "program", format_="pt2")
 

@@ -30,6 +30,8 @@ from tests.synthetic import StudyFolder, blob_case, save_nifti, small_config
 from tests.training.test_loop import every_loss
 from tests.training.trainers import make_trainer
 
+pytestmark = pytest.mark.usefixtures("blank_pictures", "small_program")
+
 STRIDES = st.tuples(*[st.sampled_from([1, 2, 4])] * 3)
 
 

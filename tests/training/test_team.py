@@ -86,6 +86,7 @@ def has_losses(runs: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_two_processes_train_as_one_does_and_one_goes_on_with_their_run(prepared: StudyFolder, tmp_path: Path) -> None:
     one = medhybrid.train(load_config(prepared.folder / "small.yaml", [f"runs={tmp_path / 'one'}", *CHANGES])).folder
     done = subprocess.run(
@@ -133,6 +134,7 @@ def test_a_team_that_has_parted_leaves_no_thread_behind() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
     prepared: StudyFolder, tmp_path: Path
 ) -> None:
