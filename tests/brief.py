@@ -1,8 +1,8 @@
-"""Trainings without what a test does not look at: pictures and the program for MLflow take longer than the few steps."""
+"""What a test does not look at, done in brief: pictures, the program for MLflow and processes that prepare."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medhybrid.inference import program
-from medhybrid.steps import validation_record
+from medhybrid.steps import preprocess, validation_record
 
 PLOTS = ("dice_by_case", "volumes", "dice_over_size", "reliability")
 
@@ -67,4 +67,27 @@ def small_program() -> Iterator[None]:
     """Let trainings of this process log and register a program of one weight, with the files of their own model beside it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "FullLogits", OneVoxel)
+        yield
+
+
+class InThisProcess:
+    """In place of `Processes`, which import all that a case needs anew."""
+
+    def __init__(self, _: int) -> None: ...
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        """Apply `function` to each item."""
+        return ((item, function(item)) for item in items)
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Let cases be checked and prepared by this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "Processes", InThisProcess)
         yield

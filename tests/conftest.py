@@ -28,8 +28,8 @@ LONGEST_FILES = (
     "inference/test_openvino.py",
     "steps/test_cross_validate.py",
     "steps/test_export.py",
-    "training/test_team.py",
-    "test_faults.py",
+    "training/test_team_ends.py",
+    "test_killed_trainings.py",
     "inference/test_engines.py",
     "test_tutorials.py",
     "tracking/test_server.py",
@@ -111,4 +111,13 @@ def _small_program() -> Iterator[None]:
     from tests.brief import small_program
 
     with small_program():
+        yield
+
+
+@pytest.fixture(name="in_this_process")
+def _in_this_process() -> Iterator[None]:
+    """Cases of this test are prepared without other processes."""
+    from tests.brief import in_this_process
+
+    with in_this_process():
         yield

@@ -101,7 +101,7 @@ def test_cases_left_out_and_scans_that_fail_are_exit_code_1(config: Path, tmp_pa
     assert main(["inspect", str(tmp_path / "data" / "imagesTr")]) == 1
 
 
-@pytest.mark.usefixtures("blank_pictures")
+@pytest.mark.usefixtures("blank_pictures", "in_this_process")
 def test_a_resume_may_change_the_length_and_nothing_else(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     c = ["--config", str(config)]
     main(["preprocess", *c])

@@ -34,7 +34,7 @@ from medhybrid.steps.train import resume
 from medhybrid.training.checkpoint import save_checkpoint
 from tests.synthetic import StudyFolder, make_test_plan, small_config
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("blank_pictures", "in_this_process")
 
 RESNET18 = NetworkConfig(kind="resnet", widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
 

@@ -22,11 +22,11 @@ from medhybrid.review.comparison import Setting, comparison_table
 from medhybrid.steps.cross_validate import CrossValidation
 from medhybrid.steps.resume import latest_run
 from medhybrid.steps.train import Run
-from tests.brief import blank_pictures, small_program
+from tests.brief import blank_pictures, in_this_process, small_program
 from tests.patience import wait_until
 from tests.synthetic import blob_case, save_nifti, small_config, write_study
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_pictures", "small_program")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_pictures", "small_program", "in_this_process")]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Cros
     folder = tmp_path_factory.mktemp("crossed")
     write_study(folder / "data", n_cases=6)
     config = small_config(folder, "training.iterations=10", "data.splits=null", "data.n_folds=2")
-    medhybrid.preprocess(config)
-    with blank_pictures(), small_program():
+    with blank_pictures(), small_program(), in_this_process():
+        medhybrid.preprocess(config)
         result = medhybrid.cross_validate(config)
     assert result is not None
     return config, result

@@ -19,7 +19,7 @@ from medhybrid.training.determinism import deterministic
 from tests.brief import blank_pictures
 from tests.synthetic import StudyFolder, make_test_plan, make_test_record
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("blank_pictures", "in_this_process")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.synthetic import StudyFolder, small_config
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("blank_pictures"),
+    pytest.mark.usefixtures("blank_pictures", "in_this_process"),
     pytest.mark.filterwarnings("ignore"),  # MLflow and its store warn of themselves
 ]
 
