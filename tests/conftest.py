@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -27,8 +28,8 @@ LONGEST_FILES = (
     "inference/test_openvino.py",
     "steps/test_cross_validate.py",
     "steps/test_export.py",
-    "training/test_team.py",
-    "test_faults.py",
+    "training/test_team_ends.py",
+    "test_killed_trainings.py",
     "inference/test_engines.py",
     "test_tutorials.py",
     "tracking/test_server.py",
@@ -93,3 +94,30 @@ def trained(prepared: StudyFolder) -> tuple[StudyFolder, Path]:
         warnings.simplefilter("ignore")
         run = medhybrid.train(prepared.config)
     return prepared, run.folder
+
+
+@pytest.fixture(name="blank_pictures")
+def _blank_pictures() -> Iterator[None]:
+    """Trainings of this test draw nothing."""
+    from tests.brief import blank_pictures
+
+    with blank_pictures():
+        yield
+
+
+@pytest.fixture(name="small_program")
+def _small_program() -> Iterator[None]:
+    """Trainings of this test log and register a program that is exported at once."""
+    from tests.brief import small_program
+
+    with small_program():
+        yield
+
+
+@pytest.fixture(name="in_this_process")
+def _in_this_process() -> Iterator[None]:
+    """Cases of this test are prepared without other processes."""
+    from tests.brief import in_this_process
+
+    with in_this_process():
+        yield

@@ -18,6 +18,7 @@ from tests.synthetic import AFFINE, StudyFolder, blob_case, save_nifti, small_co
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_training_leaves_the_callers_random_numbers(prepared: StudyFolder, tmp_path: Path) -> None:
     config = small_config(prepared.folder, f"runs={tmp_path}", "training.iterations=2", "tracking.kind=none")
     torch.manual_seed(5)

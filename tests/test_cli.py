@@ -101,6 +101,7 @@ def test_cases_left_out_and_scans_that_fail_are_exit_code_1(config: Path, tmp_pa
     assert main(["inspect", str(tmp_path / "data" / "imagesTr")]) == 1
 
 
+@pytest.mark.usefixtures("blank_pictures", "in_this_process")
 def test_a_resume_may_change_the_length_and_nothing_else(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     c = ["--config", str(config)]
     main(["preprocess", *c])
@@ -112,6 +113,7 @@ def test_a_resume_may_change_the_length_and_nothing_else(config: Path, capsys: p
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_cleanly_and_the_run_goes_on_later(
     prepared: StudyFolder, tmp_path: Path, number: signal.Signals

@@ -1,17 +1,14 @@
-"""Full disks, files that vanish or change, killed and doubled processes: told, nothing lost, no half file has a name."""
+"""Full disks, clocks that jump, files that vanish or change: told, nothing lost, no half file has a name."""
 
 from __future__ import annotations
 
 import errno
 import itertools
-import json
-import random
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,27 +17,25 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import medhybrid
-from medhybrid.config import StudyConfig, load_config
 from medhybrid.data.dataset import PreparedDataset
-from medhybrid.errors import ConfigError, OutputError
-from medhybrid.files import held
+from medhybrid.errors import OutputError
 from medhybrid.inference import folder as folder_job
+from medhybrid.inference import program
 from medhybrid.inference.folder import FolderJob
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.steps.predict import predict
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.progress import Silent
-from medhybrid.steps.train import _report_absent_labels, resume
+from medhybrid.steps.train import _report_absent_labels
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint
-from medhybrid.training.team import Team
 from tests.inference.test_engines import SHAPE, load, rows_of, write_scans
-from tests.patience import patience_s, wait_until
 from tests.synthetic import StudyFolder, save_nifti
 from tests.training.trainers import every_loss, trainer
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 @pytest.fixture
@@ -180,68 +175,6 @@ def test_a_disk_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
     assert predict(scans, model=load(), out=tmp_path / "out").n_done == 1
 
 
-@pytest.mark.slow
-def test_a_training_that_is_killed_twice_ends_with_the_weights_of_one_that_was_not(
-    prepared: StudyFolder, tmp_path: Path
-) -> None:
-    changes = ["training.iterations=60", "training.checkpoint_minutes=0.0005", "tracking.kind=jsonl"]
-    whole = medhybrid.train(changed(prepared, f"runs={tmp_path / 'whole'}", *changes))
-    command = [sys.executable, "-m", "medhybrid", "train", "--config", str(prepared.folder / "small.yaml")]
-    runs = tmp_path / "killed"
-    rng = random.Random(0)
-    for n in range(2):
-        added = ["--resume"] if n else changes
-        process = subprocess.Popen(
-            [*command, f"runs={runs}", *added], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        before = mark(runs)
-        wait_until(lambda before=before: mark(runs) > before, "a newer checkpoint", process=process, every_s=0.01)  # type: ignore[misc]
-        time.sleep(rng.uniform(0.0, 0.3))
-        process.kill()
-        process.communicate()
-    (run,) = (runs / "blobs").iterdir()
-    assert not (run / "model").exists(), "it was killed before its end"
-
-    resume(run)
-
-    assert losses_of(run) == losses_of(whole.folder)
-    ours, theirs = (load_file(f / "model" / "model.safetensors") for f in (run, whole.folder))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def changed(study: StudyFolder, *overrides: str) -> StudyConfig:
-    return load_config(study.folder / "small.yaml", overrides)
-
-
-def mark(runs: Path) -> int:
-    """When the newest checkpoint was written."""
-    return max((p.stat().st_mtime_ns for p in runs.glob("*/*/checkpoint/last.pt")), default=0)
-
-
-def losses_of(run: Path) -> dict[int, float]:
-    """The last word on the loss of each step on record."""
-    events = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines() if line.startswith("{"))
-    return {e["step"]: e["values"]["train/loss"] for e in events if "train/loss" in e.get("values", {})}
-
-
-def test_a_run_that_died_before_its_first_checkpoint_begins_anew(prepared: StudyFolder, tmp_path: Path) -> None:
-    run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=4", "tracking.kind=jsonl"))
-    shutil.rmtree(run.folder / "checkpoint")
-
-    again = resume(run.folder)
-
-    assert again.n_steps == 4
-    assert again.folder == run.folder
-
-
-def test_two_processes_do_not_train_one_run(prepared: StudyFolder, tmp_path: Path) -> None:
-    run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=4", "tracking.kind=jsonl"))
-
-    with held(run.folder / ".lock"), pytest.raises(OutputError, match="another process trains the run"):
-        resume(run.folder, ["training.iterations=+2"])
-    assert resume(run.folder, ["training.iterations=+2"]).n_steps == 6
-
-
 def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(small_disk: Path) -> None:
     save_checkpoint(small_disk / "checkpoint", {"step": 1})
 
@@ -280,84 +213,11 @@ def test_a_clock_that_jumps_changes_nothing(
     assert 0 < outcome.elapsed_s < 600
 
 
-@pytest.mark.slow
-def test_an_extension_that_is_stopped_leaves_the_model_that_was_validated(
-    prepared: StudyFolder, tmp_path: Path
-) -> None:
-    run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=6", "tracking.kind=jsonl")).folder
-    before = {p: (run / p).read_bytes() for p in ("model/model.json", "model/model.safetensors", "validation.csv")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "medhybrid", "train", "--resume", "--run", run, "training.iterations=+100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    wait_until(lambda: max(losses_of(run), default=0) > 20, "a loss after step 20", process=process)
-    process.terminate()
-    shown, _ = process.communicate(timeout=patience_s())
-
-    assert process.returncode == 130
-    assert b"stays that of the finished training" in shown
-    assert {p: (run / p).read_bytes() for p in before} == before
-
-    longer = resume(run, [f"training.iterations={load_checkpoint(run / 'checkpoint')['step'] + 2}"])
-    assert medhybrid.load_model(run).record.made.n_steps == longer.n_steps  # type: ignore[union-attr]
-
-
-def test_a_resume_that_is_refused_changes_no_length(
-    prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=4", "tracking.kind=jsonl")).folder
-    before = (run / "config.yaml").read_text()
-    monkeypatch.setattr("medhybrid.steps.train.join_team", lambda _: nullcontext(Alone(0, 1)))
-
-    with pytest.raises(ConfigError, match="cannot be shared out"):
-        resume(run, ["training.iterations=+10"])
-
-    assert (run / "config.yaml").read_text() == before
-
-
-class Alone(Team):
-    """One process that believes to be one of five."""
-
-    def part(self, batch_size: int) -> range:
-        return Team(0, 5).part(batch_size)
-
-
-@pytest.mark.slow
-def test_sigterm_while_a_training_is_validated_begins_no_other(prepared: StudyFolder, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", STOPPED_LATE, prepared.folder / "small.yaml", f"runs={tmp_path}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    shown, problems = process.communicate(timeout=patience_s())
-
-    assert shown.splitlines()[-1:] == ["None"], problems
-    trained = [p.parent.name for p in tmp_path.glob("blobs/*/validation.csv")]
-    assert len(trained) == 1, "the one under way was finished"
-
-
-STOPPED_LATE = """
-import os, signal, sys
-import medhybrid
-from medhybrid.training import loop
-
-whole = loop.Trainer._final_outcome
-
-def validate(self):
-    os.kill(os.getpid(), signal.SIGTERM)
-    return whole(self)
-
-loop.Trainer._final_outcome = validate
-config = medhybrid.load_config(sys.argv[1], [sys.argv[2], "training.iterations=4", "tracking.kind=none"])
-print(medhybrid.cross_validate(config, seeds=(0, 1, 2), folds=[0]))
-"""
-
-
 def test_a_full_disk_is_no_fault_of_the_network_that_is_exported(
-    small_disk: Path, trained: tuple[StudyFolder, Path]
+    small_disk: Path, trained: tuple[StudyFolder, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    large = torch.export.export(torch.nn.Linear(200, 200), (torch.zeros(2, 200),))  # 160 kB, and exported at once
+    monkeypatch.setattr(program, "export_program", lambda *_: large)
     with pytest.raises(OutputError, match=r"cannot be written\. Found No space left on device"):
         medhybrid.export(trained[1], out=small_disk / "program", format_="pt2")
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from subprocess import run
 
+import matplotlib
 import pytest
 
 from medhybrid.config import save_config
@@ -63,6 +64,7 @@ def test_no_command_reaches_for_the_network(prepared: StudyFolder, tmp_path: Pat
         "--out",
         "{out}/program",
     ]
+    fonts = matplotlib.get_cachedir()  # a new home would have them looked for anew
     save_config(prepared.config, tmp_path / "study.yaml")
     environment = {k: v for k, v in os.environ.items() if k not in ("CI", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")}
     scans = tmp_path / "scans"
@@ -82,7 +84,7 @@ def test_no_command_reaches_for_the_network(prepared: StudyFolder, tmp_path: Pat
             commands,
             str(reached),
         ],
-        env=environment | {"HOME": str(tmp_path)},
+        env=environment | {"HOME": str(tmp_path), "MPLCONFIGDIR": fonts},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -86,6 +86,7 @@ def write_table(folder: Path, names: list[str]) -> None:
     write_csv(folder / "data", rows)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_preprocess_removes_no_folder_that_a_table_names(tmp_path: Path) -> None:
     patients = [tmp_path / f"p{i}" for i in range(2)]
     for patient in patients:
@@ -103,6 +104,7 @@ def test_preprocess_removes_no_folder_that_a_table_names(tmp_path: Path) -> None
     assert problems.count("it is a path") == 2
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_preprocess_keeps_files_that_lie_in_its_folder(tmp_path: Path) -> None:
     write_table(tmp_path, ["a", "b"])
     config = small_config(tmp_path)

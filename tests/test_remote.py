@@ -26,6 +26,7 @@ from tests.synthetic import StudyFolder
 pytestmark = [
     pytest.mark.skipif(find_spec("s3fs") is None, reason="s3fs (extra [scale]) is not installed"),
     pytest.mark.skipif(find_spec("moto") is None, reason="moto, a local S3, is not installed"),
+    pytest.mark.usefixtures("in_this_process"),
     pytest.mark.filterwarnings("ignore"),  # of its drivers
 ]
 

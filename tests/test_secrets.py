@@ -63,6 +63,7 @@ def test_an_address_of_a_pacs_with_a_password_is_refused_without_it(address: str
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.filterwarnings("ignore")
 def test_a_training_with_a_password_leaves_it_nowhere(
     prepared: StudyFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]

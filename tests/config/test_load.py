@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -109,6 +109,7 @@ def test_configs_are_frozen() -> None:
         load_config("brain.yaml").training.seed = 3  # type: ignore[misc]
 
 
+@settings(max_examples=25)  # each reads a config twice and writes it
 @given(seed=st.integers(-(2**31), 2**31), rate=st.floats(1e-6, 1), share=st.floats(0, 1))
 def test_saving_and_loading_is_identity(
     tmp_path_factory: pytest.TempPathFactory, seed: int, rate: float, share: float

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 import medhybrid
 from medhybrid.data.checks import Finding
 from tests.synthetic import blob_case, save_nifti, small_config, write_study
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 FINE = np.diag([0.25, 0.25, 0.25, 1.0])
 

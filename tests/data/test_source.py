@@ -20,7 +20,10 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.source import FILE, check_source
 from medhybrid.errors import DataError
+from tests.brief import in_this_process
 from tests.synthetic import small_config, write_study
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "data" / "labelsTr", folder / "other" / "labelsTr")
     for path in sorted((folder / "other" / "imagesTr").iterdir())[:1]:
         nib.save(nib.Nifti1Image(np.ones((36, 40, 20), np.int16), np.eye(4)), path)
-    medhybrid.preprocess(small_config(folder))
+    with in_this_process():
+        medhybrid.preprocess(small_config(folder))
     return folder
 
 

@@ -37,6 +37,7 @@ def expected(project: Path) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_prepared_cases_stay_valid(project: Path) -> None:
     result = medhybrid.preprocess(load_config("study.yaml"))
 

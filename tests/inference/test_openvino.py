@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,32 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def converted(trained: tuple[StudyFolder, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which the trained network is kept. Do not write into it."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        medhybrid.load_model(trained[1], device="openvino")
+    return folder
 
 
 @pytest.fixture(autouse=True)
-def kept_there(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+def cache(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own for each test."""
+    folder = Path(shutil.copytree(converted, tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture
-def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders that networks were written to."""
+def conversions(converted: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that networks were written to: each time what was written when the trained network was converted."""
     made: list[Path] = []
-    write = module.write_programs
+    (written,) = (converted / "medhybrid").iterdir()
 
-    def noted(model: medhybrid.Model, folder: Path) -> None:
+    def noted(_: medhybrid.Model, folder: Path) -> None:
         made.append(folder)
-        write(model, folder)
+        shutil.copytree(written, folder, dirs_exist_ok=True)
 
     monkeypatch.setattr(module, "write_programs", noted)
     return made
@@ -88,9 +96,6 @@ def test_in_bf16_the_logits_are_as_near_to_float32_as_those_of_torch(trained: tu
 def test_a_network_is_converted_once_and_again_if_what_was_kept_was_altered(
     name: str, trained: tuple[StudyFolder, Path], conversions: list[Path], cache: Path, scans: list[medhybrid.Scan]
 ) -> None:
-    medhybrid.load_model(trained[1], device="openvino")
-    conversions.clear()
-
     expected = medhybrid.load_model(trained[1], device="openvino").predict(scans[0])
     assert not conversions
 
@@ -153,6 +158,7 @@ def _in_float32(record: ModelRecord) -> ModelRecord:
 
 def test_where_nothing_can_be_kept_it_works_all_the_same(
     trained: tuple[StudyFolder, Path],
+    conversions: list[Path],
     scans: list[medhybrid.Scan],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -166,28 +172,23 @@ def test_where_nothing_can_be_kept_it_works_all_the_same(
     model = medhybrid.load_model(trained[1], device="openvino")
 
     assert model.predict(scans[0]).any()
+    assert len(conversions) == 1
     assert "cannot be kept" in caplog.text
     assert not any((tmp_path / "temporary").iterdir())
 
 
 def test_a_program_that_differs_is_not_kept(
-    trained: tuple[StudyFolder, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    trained: tuple[StudyFolder, Path], conversions: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-    write = module.write_programs
-
-    def write_other(model: medhybrid.Model, folder: Path) -> None:
-        other = copy.deepcopy(model)
-        torch.nn.init.ones_(other.network.decoder.logits.weight)
-        write(other, folder)
-
-    monkeypatch.setattr(module, "write_programs", write_other)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    model = medhybrid.load_model(trained[1], device="cpu")
+    torch.nn.init.ones_(model.network.decoder.logits.weight)
 
     with pytest.raises(ModelError, match="does not compute what the model computes"):
-        medhybrid.load_model(trained[1], device="openvino")
+        module.on_openvino(model)
 
-    assert not any((tmp_path / "medhybrid").iterdir())
+    assert len(conversions) == 1
+    assert not any((tmp_path / "empty" / "medhybrid").iterdir())
 
 
 def test_several_models_are_averaged_by_openvino_too(

@@ -34,6 +34,8 @@ from medhybrid.steps.train import resume
 from medhybrid.training.checkpoint import save_checkpoint
 from tests.synthetic import StudyFolder, make_test_plan, small_config
 
+pytestmark = pytest.mark.usefixtures("blank_pictures", "in_this_process")
+
 RESNET18 = NetworkConfig(kind="resnet", widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2))
 
 
@@ -454,6 +456,7 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
     moved = {"train": [*fold["train"][1:], *fold["validation"]], "validation": fold["train"][:1]}
     (data / "splits.json").write_text(json.dumps([fold, moved]))
     places = f"data.root={data}", f"prepare.folder={tmp_path / 'prepared'}", f"runs={tmp_path / 'runs'}"
+    places += ("tracking.kind=none",)
     config = small_config(study.folder, "training.iterations=1", *places)
     medhybrid.preprocess(config)
 
@@ -483,7 +486,8 @@ def test_a_run_begins_where_a_model_ended_and_keeps_the_table(
     trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
     study, run = trained
-    config = small_config(study.folder, f"training.start={run}", "training.iterations=1", f"runs={tmp_path}")
+    changes = f"training.start={run}", "training.iterations=1", f"runs={tmp_path}", "tracking.kind=none"
+    config = small_config(study.folder, *changes)
 
     started = medhybrid.train(config)
 

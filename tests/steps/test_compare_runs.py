@@ -20,6 +20,7 @@ from medhybrid.steps.promote import promote
 from medhybrid.steps.score_tables import dice_by_case, read_scores
 from medhybrid.tracking.mlflow_store import default_uri
 from medhybrid.tracking.registry import Registry, Version
+from tests.brief import blank_pictures, small_program
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -31,8 +32,9 @@ def two(prepared: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> tupl
     config = prepared.config.model_copy(update={"runs": str(tmp_path_factory.mktemp("compared") / "runs")})
     training = config.training.model_copy(update={"iterations": 20})
     network = config.network.model_copy(update={"kind": "resnet"})
-    short = medhybrid.train(config.model_copy(update={"training": training, "network": network}))
-    return short.folder, medhybrid.train(config).folder
+    with blank_pictures(), small_program():
+        short = medhybrid.train(config.model_copy(update={"training": training, "network": network}))
+        return short.folder, medhybrid.train(config).folder
 
 
 def test_two_runs_are_paired_by_case_and_what_differs_is_told(two: tuple[Path, Path], tmp_path: Path) -> None:

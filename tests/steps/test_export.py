@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +27,47 @@ from tests.synthetic import StudyFolder, make_test_plan, make_test_record
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the exporters warn of themselves
 
 
+class Once:
+    """A step of the export that formats share: taken once, and its result given again."""
+
+    def __init__(self, take: Callable[..., Any]) -> None:
+        self.take, self.result, self.file = take, None, b""
+
+    def export(self, *arguments: Any) -> Any:
+        self.result = self.result or self.take(*arguments)
+        return self.result
+
+    def save(self, made: Any, example: Any, path: Path) -> None:
+        if not self.file:
+            self.take(made, example, path)
+            self.file = path.read_bytes()
+        path.write_bytes(self.file)
+
+
+@pytest.fixture(scope="module")
+def as_program() -> Once:
+    """The trained network as `torch.export` makes it."""
+    return Once(program.export_program)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    trained: tuple[StudyFolder, Path], as_program: Once, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The program of the trained network in each format. Do not write beside it."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(program, "export_program", as_program.export)
+        patch.setattr(program, "save_onnx", Once(program.save_onnx).save)
+        return {name: medhybrid.export(trained[1], out=folder / name, format_=name) for name in FORMATS}
+
+
 @pytest.mark.parametrize("format_", FORMATS)
 def test_any_size_and_batch_gives_the_models_logits(
-    trained: tuple[StudyFolder, Path], tmp_path: Path, format_: str
+    trained: tuple[StudyFolder, Path], exported: dict[str, Path], format_: str
 ) -> None:
-    path = medhybrid.export(trained[1], out=tmp_path / "out", format_=format_)
+    path = exported[format_]
 
     run, model = open_program(path), medhybrid.load_model(trained[1], device="cpu")
     stride = np.prod(model.plan.strides, axis=0)
@@ -36,16 +75,18 @@ def test_any_size_and_batch_gives_the_models_logits(
     with torch.inference_mode():
         expected = model.network(image).full.numpy()
     np.testing.assert_allclose(run(image.numpy()), expected, atol=1e-3 * np.abs(expected).max())
-    description = json.loads((tmp_path / "out" / "description.json").read_text())
+    description = json.loads((path.parent / "description.json").read_text())
     assert description["program"] == path.name
     assert description["largest_difference"] < 1e-4
-    assert (tmp_path / "out" / "card.md").is_file()
+    assert (path.parent / "card.md").is_file()
 
 
-def test_the_description_is_enough_to_make_the_same_mask(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_the_description_is_enough_to_make_the_same_mask(
+    trained: tuple[StudyFolder, Path], exported: dict[str, Path], tmp_path: Path
+) -> None:
     """Of a scan that is a window on the network's grid already: what is left are intensities, mirroring and labels."""
-    path = medhybrid.export(trained[1], out=tmp_path / "out", format_="pt2")
-    told = json.loads((tmp_path / "out" / "description.json").read_text())
+    path = exported["pt2"]
+    told = json.loads((path.parent / "description.json").read_text())
     steps = {s["step"]: s for s in told["before"]} | {f"after {s['step']}": s for s in told["after"]}
     size, spacing = told["input"]["size_trained_with"], steps["resample"]["spacing_mm"]
     values = np.random.default_rng(0).gamma(4, 100, size).astype(np.float32)
@@ -149,11 +190,16 @@ def test_a_network_of_slices_is_exported_for_its_window(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_a_program_that_differs_leaves_nothing(
-    trained: tuple[StudyFolder, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+    trained: tuple[StudyFolder, Path],
+    as_program: Once,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
 ) -> None:
     def other(image: np.ndarray) -> np.ndarray:
         return np.full((len(image), 3, *image.shape[2:]), value)
 
+    monkeypatch.setattr(program, "export_program", as_program.export)
     monkeypatch.setattr(program, "open_program", lambda _: other)
 
     with pytest.raises(ModelError, match="does not compute what the model computes"):
@@ -171,11 +217,10 @@ def test_what_cannot_be_done_is_refused(trained: tuple[StudyFolder, Path], tmp_p
         medhybrid.export(trained[1], out=tmp_path / "out", format_="tflite")
 
 
-def test_the_check_is_of_the_exported_file(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
-    path = medhybrid.export(trained[1], out=tmp_path / "out", format_="pt2")
+def test_the_check_is_of_the_exported_file(trained: tuple[StudyFolder, Path], exported: dict[str, Path]) -> None:
     other = medhybrid.load_model(trained[1], device="cpu")
     with torch.no_grad():
         next(other.network.parameters()).add_(1.0)
 
     with pytest.raises(ModelError, match="does not compute"):
-        check_program(other, path)
+        check_program(other, exported["pt2"])

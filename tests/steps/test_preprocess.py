@@ -22,6 +22,8 @@ from medhybrid.steps import preprocess as steps_preprocess
 from medhybrid.steps.prepared import prepared_folder
 from tests.synthetic import AFFINE, blob_case, save_nifti, small_config, write_csv, write_study
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> StudyConfig:

@@ -40,6 +40,8 @@ from medhybrid.steps.review_report import make_server
 from tests.patience import patience_s, wait_until
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 
 @pytest.fixture(scope="module")
 def masks(trained: tuple[StudyFolder, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,19 @@ from medhybrid.inference.model_record import read_record
 from medhybrid.steps.reproduce import recipe_of
 from medhybrid.steps.train import resume
 from medhybrid.training.determinism import deterministic
+from tests.brief import blank_pictures
 from tests.synthetic import StudyFolder, make_test_plan, make_test_record
 
+pytestmark = pytest.mark.usefixtures("blank_pictures", "in_this_process")
 
-@pytest.fixture
-def run(prepared: StudyFolder, tmp_path: Path) -> Path:
-    changes = [f"runs={tmp_path / 'first'}", "tracking.kind=jsonl", "training.iterations=6"]
+
+@pytest.fixture(scope="module")
+def run(prepared: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps. Do not write into it."""
+    changes = [f"runs={tmp_path_factory.mktemp('made') / 'first'}", "tracking.kind=jsonl", "training.iterations=6"]
     changes += ["training.deterministic=true"]
-    return medhybrid.train(load_config(prepared.folder / "small.yaml", changes)).folder
+    with blank_pictures():
+        return medhybrid.train(load_config(prepared.folder / "small.yaml", changes)).folder
 
 
 @pytest.mark.slow
@@ -81,7 +87,8 @@ def test_what_the_plan_chose_there_is_asked_for_by_name(run: Path) -> None:
     assert chosen == (plan.spacing_mm, plan.patch_size, 7)
 
 
-def test_a_model_that_was_extended_says_that_its_steps_are_not_those_of_one_training(run: Path) -> None:
+def test_a_model_that_was_extended_says_that_its_steps_are_not_those_of_one_training(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run.parents[1], tmp_path / "runs"), run.parent.name, run.name)
     resume(run, ["training.iterations=6"])
     assert not [row for row in recipe_of(read_record(run)[1]).differences if row[0] == "length"], (
         "it is as long as before"

@@ -14,7 +14,11 @@ from medhybrid.config import load_config
 from medhybrid.errors import DataError
 from tests.synthetic import StudyFolder, small_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow and its store warn of themselves
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("blank_pictures", "in_this_process"),
+    pytest.mark.filterwarnings("ignore"),  # MLflow and its store warn of themselves
+]
 
 
 def test_what_a_study_says_goes_from_table_to_prediction(study: StudyFolder, tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ import pytest
 import medhybrid
 from tests.synthetic import StudyFolder, small_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow and its store warn of themselves
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("blank_pictures", "small_program"),
+    pytest.mark.filterwarnings("ignore"),  # MLflow and its store warn of themselves
+]
 
 STAGES = "training.stages=[{train: [encoder, decoder], share: 2, name: convolutions}, {train: [all], share: 1}]"
 

@@ -262,6 +262,7 @@ def test_an_interrupted_search_says_so(config: StudyConfig, monkeypatch: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures", "small_program")
 @pytest.mark.filterwarnings("ignore")
 def test_trials_are_trained_on_inner_parts_and_nested_in_mlflow(prepared: StudyFolder, tmp_path: Path) -> None:
     config = small_config(prepared.folder, f"runs={tmp_path}", "data.n_folds=2")

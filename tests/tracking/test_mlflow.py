@@ -137,6 +137,7 @@ def test_the_exported_program_loads_with_pickle_refused_and_gives_the_same_logit
     assert info.signature is not None
 
 
+@pytest.mark.usefixtures("blank_pictures", "small_program")
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(prepared: StudyFolder, tmp_path: Path) -> None:
     import mlflow
 
@@ -156,6 +157,7 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(prepared: StudyFolder, tmp
     assert client.get_run(first.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.usefixtures("blank_pictures", "small_program")
 def test_a_run_whose_store_answers_only_after_the_last_checkpoint_is_resumed_in_the_same_mlflow_run(
     prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +180,7 @@ def test_a_run_whose_store_answers_only_after_the_last_checkpoint_is_resumed_in_
     assert second.run_id == first.run_id is not None
 
 
+@pytest.mark.usefixtures("blank_pictures", "small_program")
 def test_a_store_that_is_away_does_not_stop_the_training(
     prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,9 +26,12 @@ from medhybrid.training.pretraining import (
     to_patches,
     to_voxels,
 )
+from tests.brief import in_this_process
 from tests.synthetic import StudyFolder, blob_case, save_nifti, small_config
 from tests.training.test_loop import every_loss
 from tests.training.trainers import make_trainer
+
+pytestmark = pytest.mark.usefixtures("blank_pictures", "small_program", "in_this_process")
 
 STRIDES = st.tuples(*[st.sampled_from([1, 2, 4])] * 3)
 
@@ -128,7 +131,8 @@ def scans(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Study
     folder = tmp_path_factory.mktemp("scans")
     places = f"prepare.folder={folder / 'prepared'}", f"runs={folder / 'runs'}"
     config = for_scans(small_config(study.folder, "training.iterations=12", "training.n_validations=2", *places))
-    medhybrid.preprocess(config)
+    with in_this_process():
+        medhybrid.preprocess(config)
     return config
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -22,10 +20,10 @@ from medhybrid.errors import ConfigError
 from medhybrid.networks.transformer import DropPath
 from medhybrid.steps.train import resume
 from medhybrid.training.team import ALONE, Team, refuse_team
-from tests.patience import patience_s, wait_until
-from tests.servers import free_port, listens_beyond_this_machine
+from tests.patience import patience_s
+from tests.servers import free_port
 from tests.synthetic import StudyFolder
-from tests.test_faults import losses_of
+from tests.training.trainers import losses_of, train_command
 
 CHANGES = [
     "tracking.kind=jsonl",
@@ -75,21 +73,12 @@ def test_what_is_left_out_is_drawn_for_the_whole_batch() -> None:
     assert torch.equal(whole(x), torch.cat(parts))
 
 
-def command_of(study: StudyFolder, runs: Path, *more: str) -> list[str]:
-    config = ["--config", str(study.folder / "small.yaml")]
-    return [sys.executable, "-m", "medhybrid", "train", *config, f"runs={runs}", *more]
-
-
-def has_losses(runs: Path) -> bool:
-    """Return whether a training has logged a loss."""
-    return any("train/loss" in path.read_text() for path in runs.glob("blobs/*/log.jsonl"))
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_two_processes_train_as_one_does_and_one_goes_on_with_their_run(prepared: StudyFolder, tmp_path: Path) -> None:
     one = medhybrid.train(load_config(prepared.folder / "small.yaml", [f"runs={tmp_path / 'one'}", *CHANGES])).folder
     done = subprocess.run(
-        command_of(prepared, tmp_path / "two", *CHANGES, "--processes", "2"), capture_output=True, text=True
+        train_command(prepared, tmp_path / "two", *CHANGES, "--processes", "2"), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     (two,) = (tmp_path / "two" / "blobs").iterdir()
@@ -130,63 +119,3 @@ def test_a_team_that_has_parted_leaves_no_thread_behind() -> None:
     team = [subprocess.Popen(command, env=common | {"RANK": str(i)}, stdout=subprocess.PIPE, text=True) for i in (0, 1)]
 
     assert [p.communicate(timeout=patience_s())[0] for p in team] == ["python\n", "python\n"]
-
-
-@pytest.mark.slow
-def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
-    prepared: StudyFolder, tmp_path: Path
-) -> None:
-    changes = ["tracking.kind=jsonl", "training.iterations=100000", "training.checkpoint_minutes=0.001"]
-    command = command_of(prepared, tmp_path, *changes, "--processes", "2")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_until(lambda: any(tmp_path.glob("blobs/*/checkpoint/last.pt")), "a checkpoint", process=process)
-    members = psutil.Process(process.pid).children()
-    assert len(members) == 2
-    assert listens_beyond_this_machine(process.pid) == []
-
-    members[1].kill()
-    _, problems = process.communicate(timeout=patience_s())
-
-    assert process.returncode == 2
-    assert b"process 2 of 2 ended before its work was done. Found signal SIGKILL" in problems
-    assert not any(m.is_running() and m.status() != psutil.STATUS_ZOMBIE for m in members)
-    (run,) = (tmp_path / "blobs").iterdir()
-    assert not (run / "model").exists()
-    step = torch.load(run / "checkpoint" / "last.pt", weights_only=True)["step"]
-    assert resume(run, [f"training.iterations={step + 2}"]).n_steps == step + 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_launcher_stops_a_team_after_its_step(
-    prepared: StudyFolder, tmp_path: Path, number: signal.Signals
-) -> None:
-    changes = ["tracking.kind=jsonl", "training.iterations=100000"]
-    command = command_of(prepared, tmp_path, *changes, "--processes", "2")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_until(lambda: has_losses(tmp_path), "a first loss", process=process)
-
-    process.send_signal(number)
-    shown, problems = process.communicate(timeout=patience_s())
-
-    assert process.returncode == 130, problems
-    assert b"go on with: medhybrid train --resume" in shown
-    (run,) = (tmp_path / "blobs").iterdir()
-    assert (run / "checkpoint" / "last.pt").exists()
-    assert os.listdir(run / "model")
-
-
-@pytest.mark.slow
-def test_a_team_whose_launcher_was_killed_ends_with_its_state_saved(prepared: StudyFolder, tmp_path: Path) -> None:
-    changes = ["tracking.kind=jsonl", "training.iterations=100000"]
-    process = subprocess.Popen(command_of(prepared, tmp_path, *changes, "--processes", "2"), stdout=subprocess.DEVNULL)
-    wait_until(lambda: has_losses(tmp_path), "a first loss", process=process)
-    members = psutil.Process(process.pid).children()
-
-    process.kill()
-    process.wait()
-    _, left = psutil.wait_procs(members, timeout=patience_s())
-
-    assert not left
-    (run,) = (tmp_path / "blobs").iterdir()
-    assert (run / "checkpoint" / "last.pt").exists()

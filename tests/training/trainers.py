@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,3 +55,15 @@ def every_loss(made: Trainer) -> list[float]:
 
     made._train_step = watched  # type: ignore[method-assign]
     return losses
+
+
+def losses_of(run: Path) -> dict[int, float]:
+    """The last word on the loss of each step on record."""
+    events = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines() if line.startswith("{"))
+    return {e["step"]: e["values"]["train/loss"] for e in events if "train/loss" in e.get("values", {})}
+
+
+def train_command(study: StudyFolder, runs: Path, *more: str) -> list[str]:
+    """The command that trains a study in a process of its own."""
+    config = ["--config", str(study.folder / "small.yaml")]
+    return [sys.executable, "-m", "medhybrid", "train", *config, f"runs={runs}", *more]

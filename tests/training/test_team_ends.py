@@ -1,0 +1,86 @@
+"""A team that loses one of it, gets a signal or loses its launcher ends as a whole, with its state saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from medhybrid.steps.train import resume
+from tests.patience import patience_s, wait_until
+from tests.servers import listens_beyond_this_machine
+from tests.synthetic import StudyFolder
+from tests.training.trainers import train_command
+
+
+def has_losses(runs: Path) -> bool:
+    """Return whether a training has logged a loss."""
+    return any("train/loss" in path.read_text() for path in runs.glob("blobs/*/log.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
+def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
+    prepared: StudyFolder, tmp_path: Path
+) -> None:
+    changes = ["tracking.kind=jsonl", "training.iterations=100000", "training.checkpoint_minutes=0.001"]
+    command = train_command(prepared, tmp_path, *changes, "--processes", "2")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_until(lambda: any(tmp_path.glob("blobs/*/checkpoint/last.pt")), "a checkpoint", process=process)
+    members = psutil.Process(process.pid).children()
+    assert len(members) == 2
+    assert listens_beyond_this_machine(process.pid) == []
+
+    members[1].kill()
+    _, problems = process.communicate(timeout=patience_s())
+
+    assert process.returncode == 2
+    assert b"process 2 of 2 ended before its work was done. Found signal SIGKILL" in problems
+    assert not any(m.is_running() and m.status() != psutil.STATUS_ZOMBIE for m in members)
+    (run,) = (tmp_path / "blobs").iterdir()
+    assert not (run / "model").exists()
+    step = torch.load(run / "checkpoint" / "last.pt", weights_only=True)["step"]
+    assert resume(run, [f"training.iterations={step + 2}"]).n_steps == step + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_stops_a_team_after_its_step(
+    prepared: StudyFolder, tmp_path: Path, number: signal.Signals
+) -> None:
+    changes = ["tracking.kind=jsonl", "training.iterations=100000"]
+    command = train_command(prepared, tmp_path, *changes, "--processes", "2")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: has_losses(tmp_path), "a first loss", process=process)
+
+    process.send_signal(number)
+    shown, problems = process.communicate(timeout=patience_s())
+
+    assert process.returncode == 130, problems
+    assert b"go on with: medhybrid train --resume" in shown
+    (run,) = (tmp_path / "blobs").iterdir()
+    assert (run / "checkpoint" / "last.pt").exists()
+    assert os.listdir(run / "model")
+
+
+@pytest.mark.slow
+def test_a_team_whose_launcher_was_killed_ends_with_its_state_saved(prepared: StudyFolder, tmp_path: Path) -> None:
+    changes = ["tracking.kind=jsonl", "training.iterations=100000"]
+    process = subprocess.Popen(
+        train_command(prepared, tmp_path, *changes, "--processes", "2"), stdout=subprocess.DEVNULL
+    )
+    wait_until(lambda: has_losses(tmp_path), "a first loss", process=process)
+    members = psutil.Process(process.pid).children()
+
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(members, timeout=patience_s())
+
+    assert not left
+    (run,) = (tmp_path / "blobs").iterdir()
+    assert (run / "checkpoint" / "last.pt").exists()
