@@ -29,7 +29,7 @@ from medhybrid.cli_options import (
     make_reporter,
     patient_files,
 )
-from medhybrid.errors import ConfigError, MedHybridError
+from medhybrid.errors import ConfigError, MedHybridError, SafeFormatter, printable
 from medhybrid.names import printable_path
 
 app = typer.Typer(
@@ -55,7 +55,9 @@ def _common(
 ) -> None:
     _Settings.debug, Shown.as_json = debug, as_json
     level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("medhybrid").setLevel(level)
 
 
@@ -293,16 +295,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             context = getattr(error, "ctx", None)
             if context is not None:
                 print(context.get_usage(), file=sys.stderr)
-            print(f"error: {error.format_message()}", file=sys.stderr)
+            print(f"error: {printable(error.format_message())}", file=sys.stderr)
             return 2
         if _Settings.debug:
             raise
         if isinstance(error, OSError):  # of the machine: a full disk, a folder that is gone
             where = f"{printable_path(error.filename)}: " if isinstance(error.filename, str) else ""
-            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+            print(f"error: {where}{printable(error.strerror or str(error))}", file=sys.stderr)
             return 2
         logging.getLogger(__name__).debug("unexpected", exc_info=error)
-        print(f"error: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: unexpected {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         print("This is a defect of medhybrid; --debug shows where.", file=sys.stderr)
         return 2
     return result if isinstance(result, int) else 0

@@ -172,6 +172,14 @@ def printable(text: str) -> str:
     return "".join(ascii(c)[1:-1] if is_unsafe(c) and c not in "\n\t" else c for c in text)
 
 
+class SafeFormatter(logging.Formatter):
+    """Formats lines of the log with their control characters escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return printable(super().format(record))
+
+
 def is_unsafe(character: str) -> bool:
     """Whether a character is a control or format character, a line separator or a lone surrogate; joiners are text."""
     return character not in JOINERS and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")

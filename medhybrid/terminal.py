@@ -1,4 +1,8 @@
-"""What a person sees in the terminal, progress on stderr, the rest on stdout; or JSON lines for programs."""
+"""What a person sees in the terminal, progress on stderr, the rest on stdout; or JSON lines for programs.
+
+Names of files and texts of headers are part of what is shown: their control characters are escaped, which would otherwise
+rewrite the terminal.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+
+from medhybrid.errors import printable
 
 PLAIN_INTERVAL_S = 30.0
 """Where stderr is no terminal, a line at most this often."""
@@ -34,6 +40,7 @@ class TerminalReporter:
 
     def begin(self, title: str, total: float) -> None:
         """Show a bar, or a line where there is no terminal."""
+        title = printable(title)
         self._title, self._total, self._shown_at = title, max(total, 1e-9), time.monotonic()
         if self.quiet or total == 0:
             return
@@ -52,10 +59,10 @@ class TerminalReporter:
     def advance(self, done: float, text: str = "") -> None:
         """Move the bar."""
         if self._progress is not None:
-            self._progress.update(self._task, completed=done, text=text)
+            self._progress.update(self._task, completed=done, text=printable(text))
         elif not self.quiet and time.monotonic() - self._shown_at > PLAIN_INTERVAL_S:
             self._shown_at = time.monotonic()
-            print(f"{self._title}: {100 * done / self._total:.0f}%  {text}", file=sys.stderr, flush=True)
+            print(f"{self._title}: {100 * done / self._total:.0f}%  {printable(text)}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Take the bar away."""
@@ -66,17 +73,17 @@ class TerminalReporter:
     def message(self, text: str) -> None:
         """One line."""
         if not self.quiet:
-            self.out.print(text, markup=False, soft_wrap=True)
+            self.out.print(printable(text), markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; as wide as it needs where stdout is no terminal."""
         if self.quiet:
             return
-        table = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
+        table = Table(title=printable(title) or None, title_justify="left", show_edge=False, pad_edge=False)
         for column in columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(printable(column), overflow="fold")
         for row in rows:
-            table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
+            table.add_row(*(printable(str(cell)).replace("[", r"\[") for cell in row))
         width = None if self.out.is_terminal else 160
         Console(width=width, highlight=False).print(table) if width else self.out.print(table)
 

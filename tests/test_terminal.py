@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from medhybrid.cli import main
+from medhybrid.errors import SafeFormatter
 from medhybrid.terminal import JsonReporter, TerminalReporter
 from tests.synthetic import StudyFolder
 
@@ -70,3 +73,29 @@ def test_a_picture_is_shown_only_where_a_terminal_has_all_colours(
         assert "10;200;30" in lines[0]
     else:
         assert shown.getvalue() == ""
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e"
+
+
+def test_what_a_name_or_header_holds_never_drives_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medhybrid.terminal.PLAIN_INTERVAL_S", 0.0)
+    reporter = TerminalReporter()
+    reporter.begin(HOSTILE, 2)
+    reporter.advance(1, HOSTILE)
+    reporter.message(f"wrote {HOSTILE}")
+    reporter.table(HOSTILE, ["a", HOSTILE], [[HOSTILE, "1"]])
+    record = logging.LogRecord("medhybrid", logging.WARNING, "", 0, "left out %s", (HOSTILE,), None)
+    shown = "".join(capsys.readouterr()) + SafeFormatter("%(message)s").format(record)
+    for name in ("scan\x1b[2J.nii.gz", "b\x9bad\n\x1b]0;x.dcm"):
+        (tmp_path / name).write_bytes(b"no image")
+    (tmp_path / "t").mkdir()
+    main(["inspect", str(tmp_path)])
+    main(["convert", str(tmp_path), "--out", str(tmp_path / "out\x1b[2J")])
+    main([f"no-such-command{HOSTILE}"])
+    shown += "".join(capsys.readouterr())
+
+    assert "\\x1b[2J" in shown
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cf") and c not in "\n\t"]
