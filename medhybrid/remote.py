@@ -67,8 +67,13 @@ class Mirror:
         self._index_path = self.folder / INDEX
         self._index = _read_index(self._index_path)
 
-    def fetch(self) -> Path:
+    def fetch(self, *, restores: bool = False) -> Path:
         """Bring what is new or changed, forget what is gone; returns the local folder.
+
+        Parameters
+        ----------
+        restores : bool
+            Files that changed here are fetched again; otherwise they are taken for results that are still to be sent.
 
         Raises
         ------
@@ -86,7 +91,7 @@ class Mirror:
             # some tools keep a folder as an empty file whose name ends in a slash
             found = {p: i for p, i in listed.items() if not p.endswith("/") and i.get("type") != "directory"}
             wanted = {self._name_of(path): _mark(info) for path, info in found.items()}
-            new = [n for n, m in wanted.items() if self._index.get(n, ("",))[0] != m or not (self.folder / n).is_file()]
+            new = [n for n, m in wanted.items() if not self._is_here(n, m, restores)]
             for begin in range(0, len(new), FILES_AT_ONCE):
                 self._fetch(new[begin : begin + FILES_AT_ONCE], wanted)
             for name in self._index.keys() - wanted.keys():
@@ -94,6 +99,11 @@ class Mirror:
                 del self._index[name]
             self.save()
         return self.folder
+
+    def _is_here(self, name: str, mark: str, restores: bool) -> bool:
+        """Whether the copy of a file is of its original as it is now, and, to restore, unchanged since."""
+        local, (of, stamp) = self.folder / name, self._index.get(name, ("", ""))
+        return of == mark and local.is_file() and not (restores and _stamp(local) != stamp)
 
     def send(self, names: Iterable[str]) -> None:
         """Put local files in place of their originals, in this order; those that are absent here are taken away there.
@@ -173,7 +183,7 @@ class Mirror:
 
 def local_copy(place: str | Path) -> Path:
     """A folder or file that is here: itself, or a fetched copy."""
-    return Mirror(str(place)).fetch() if is_remote(place) else Path(place)
+    return Mirror(str(place)).fetch(restores=True) if is_remote(place) else Path(place)
 
 
 def _cache() -> Path:

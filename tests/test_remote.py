@@ -121,6 +121,19 @@ def test_only_what_changed_is_fetched_again(bucket: str, tmp_path: Path) -> None
     assert after["0.txt"] == before["0.txt"]
 
 
+def test_a_copy_that_was_altered_here_is_fetched_again_and_a_result_is_not(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("as it is there")
+    put(tmp_path / "in", f"{bucket}/data")
+    copy = local_copy(f"{bucket}/data") / "a.txt"
+
+    copy.write_text("altered")
+    Mirror(f"{bucket}/data").fetch()
+    assert copy.read_text() == "altered", "a result that is still to be sent"
+    local_copy(f"{bucket}/data")
+    assert copy.read_text() == "as it is there"
+
+
 def test_a_folder_of_scans_becomes_masks_on_s3_and_a_second_call_skips_them(bucket: str, tmp_path: Path) -> None:
     put(write_scans(tmp_path / "scans", 4), f"{bucket}/scans")
     plain = predict(tmp_path / "scans", model=load(), out=tmp_path / "plain")
