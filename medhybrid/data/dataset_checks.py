@@ -26,6 +26,12 @@ LEAST_SPAN_HU = 10.0
 BONE_HU = 900.0
 """Soft tissue reaches it in a scan whose values are HU + 1024, and only bone and metal in one in HU."""
 
+FAT_HU = -50.0
+"""Marrow and other fat of a crop of bone is below; in HU + 1024 nothing is."""
+
+MEDIAN_HU = 600.0
+"""No part of the body but the densest bone is half above; padding of low values does not hide a median."""
+
 MAX_SPAN_RATIO = 5.0
 """Percentiles 1 and 99 of scans of one scale do not differ so much."""
 
@@ -43,10 +49,10 @@ def ct_findings(cases: Mapping[str, CaseFingerprint], channels: Sequence[str]) -
     """
     findings = []
     for channel in channels:
-        ranges = {n: (p[0], p[2]) for n, c in cases.items() if (p := c.percentiles.get(channel)) and p[0] < p[2]}
-        for name, (low, high) in ranges.items():
-            others = [r for other, r in ranges.items() if other != name and not _unlike_hounsfield(*r)]
-            if expected := _unlike_hounsfield(low, high) or _unlike_others(low, high, others):
+        ranges = {n: p for n, c in cases.items() if (p := c.percentiles.get(channel)) and p[0] < p[2]}
+        for name, (low, median, high) in ranges.items():
+            others = [(r[0], r[2]) for other, r in ranges.items() if other != name and not _unlike_hounsfield(*r)]
+            if expected := _unlike_hounsfield(low, median, high) or _unlike_others(low, high, others):
                 findings.append(
                     Finding(
                         code="ct_values",
@@ -54,19 +60,22 @@ def ct_findings(cases: Mapping[str, CaseFingerprint], channels: Sequence[str]) -
                         where=name,
                         message=f"channel {channel} may not be in Hounsfield units",
                         expected=expected,
-                        found=f"values from {low:.4g} to {high:.4g} (percentiles 1 and 99)",
+                        found=f"values from {low:.4g} to {high:.4g} (percentiles 1 and 99), median {median:.4g}",
                         remedy="export it with its rescale slope and intercept, or give the channel the modality `other`",
                     )
                 )
     return findings
 
 
-def _unlike_hounsfield(low: float, high: float) -> str:
+def _unlike_hounsfield(low: float, median: float, high: float) -> str:
     """Say what was expected of values that cannot be Hounsfield units; empty if they can."""
     if high - low < LEAST_SPAN_HU:
         return f"values that span more than {LEAST_SPAN_HU:g} HU"
-    if low > NO_AIR_HU and high > BONE_HU:
-        return f"air near -1000 HU, or no values above {BONE_HU:g} HU (these look like HU + 1024)"
+    if median > MEDIAN_HU or (low > FAT_HU and high > BONE_HU):
+        return (
+            f"a median below {MEDIAN_HU:g} HU, air near -1000 HU, or no values above {BONE_HU:g} HU "
+            "(these look like HU + 1024)"
+        )
     return ""
 
 

@@ -86,13 +86,13 @@ def test_another_shape_an_unknown_label_and_an_empty_mask() -> None:
     assert codes(check_mask("a", GRID, 0 * good_mask(), GRID, LABELS, 0.01)) == {"empty_mask": "warning"}
 
 
-def fingerprint(low: float, high: float) -> CaseFingerprint:
+def fingerprint(low: float, high: float, median: float | None = None) -> CaseFingerprint:
     return CaseFingerprint(
         shape=(4, 4, 4),
         spacing_mm=(1, 1, 1),
         foreground_ml={},
         samples={},
-        percentiles={"A": (low, (low + high) / 2, high)},
+        percentiles={"A": (low, (low + high) / 2 if median is None else median, high)},
     )
 
 
@@ -103,16 +103,19 @@ def test_ct_scans_of_another_scale_are_named_and_others_are_not() -> None:
         "padded": (-2048, 1200),
         "normalised": (0, 1),
         "shifted": (24, 1400),
+        "shifted and padded": (-1024, 1500, 1060),
         "byte": (0, 255),
         "missing": (0, 0),
     }
 
-    findings = ct_findings({n: fingerprint(*r) for n, r in ranges.items()}, ["A"])
+    findings = ct_findings({n: fingerprint(r[0], *r[1:]) for n, r in ranges.items()}, ["A"])
 
     assert [(f.where, f.code, f.severity) for f in findings] == [
-        (n, "ct_values", "warning") for n in ("normalised", "shifted", "byte")
+        (n, "ct_values", "warning") for n in ("normalised", "shifted", "shifted and padded", "byte")
     ]
-    assert findings[0].found == "values from 0 to 1 (percentiles 1 and 99)"
+    assert findings[0].found == "values from 0 to 1 (percentiles 1 and 99), median 0.5"
+    vertebrae = {f"c{i}": fingerprint(-80 - i, 1300, 250) for i in range(4)}
+    assert not ct_findings(vertebrae, ["A"])
     skull_stripped = {f"c{i}": fingerprint(0, 80 + i) for i in range(4)}
     assert not ct_findings(skull_stripped, ["A"])
     assert [f.where for f in ct_findings({"only": fingerprint(0, 1)}, ["A"])] == ["only"]
