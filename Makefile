@@ -2,13 +2,14 @@
 #   make demo    the main job on data it makes itself
 #   make test    every check
 #   make docs    the site in site/
+#   make wheel   the wheel in dist/
 #   make sbom    the list of what is installed; make audit looks each up (needs the network)
 #   make docker-check    the Dockerfile's install steps, without an engine
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format docs sbom audit docker-check clean
+.PHONY: help demo test check format docs wheel sbom audit docker-check clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -31,6 +32,9 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 sbom: $(VENV)/.dev
 	mkdir -p build

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import subprocess
 import sys
+import sysconfig
+import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import medhybrid
 
@@ -90,7 +96,7 @@ def test_pipelines_are_short_and_use_the_public_api_only(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_and_the_configs_alone(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_package_and_the_configs_and_runs_outside_the_checkout(tmp_path: Path) -> None:
     build = [
         sys.executable,
         "-m",
@@ -113,3 +119,45 @@ def test_the_wheel_holds_the_package_and_the_configs_alone(tmp_path: Path) -> No
         p.name for p in (ROOT / "configs").glob("*.yaml")
     }
     assert "medhybrid/py.typed" in names
+
+    fresh = tmp_path / "fresh"
+    venv.create(fresh, with_pip=False)
+    python = fresh / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    (packages,) = fresh.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # its own .pth files are not followed
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    where = subprocess.run(
+        [python, "-c", "import medhybrid; print(medhybrid.__file__)"],
+        cwd=tmp_path,
+        env=clean,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    shown = subprocess.run(
+        [fresh / "bin" / "medhybrid", "config", "brain"],
+        cwd=tmp_path,
+        env=clean,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert Path(where.stdout.strip()).is_relative_to(fresh)
+    assert "channels" in shown.stdout
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda p: p.name)
+def test_what_a_workflow_calls_is_there(workflow: Path) -> None:
+    text = workflow.read_text()
+    assert yaml.safe_load(text)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = {t for line in re.findall(r"\bmake ([a-z -]+)$", text, re.MULTILINE) for t in line.split()}
+    assert called <= targets
