@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import StudyConfig
@@ -34,6 +33,7 @@ from medhybrid.data.splits import Fold
 from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, save_case
 from medhybrid.errors import DataError, item_error
 from medhybrid.geometry import Grid, respace, turn_to_ras
+from medhybrid.memory import free_memory
 from medhybrid.owned import FolderKind
 from medhybrid.scans.context import read_context
 
@@ -253,8 +253,3 @@ class PreparedDataset:
         for case in self.open(self.names()):
             digest.update(f"{case.name}:{case.record.sources_hash};".encode())
         return digest.hexdigest()
-
-
-def free_memory() -> int:
-    """Bytes that are available now."""
-    return int(psutil.virtual_memory().available)

@@ -12,9 +12,8 @@ from multiprocessing import connection
 from multiprocessing.connection import Pipe, wait
 from typing import Any, TypeVar
 
-import psutil
-
 from medhybrid.errors import DataError
+from medhybrid.memory import free_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,7 +29,7 @@ def available_cores() -> int:
 
 def default_workers() -> int:
     """One process a core, as far as memory allows."""
-    return max(1, min(available_cores(), int(psutil.virtual_memory().available // MEMORY_PER_WORKER)))
+    return max(1, min(available_cores(), free_memory() // MEMORY_PER_WORKER))
 
 
 MEETING = "MEDHYBRID_MEETING"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -12,6 +11,7 @@ from medhybrid.config import InferenceConfig
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ScanError
 from medhybrid.geometry import respace, turn_to_ras
+from medhybrid.memory import free_memory
 from medhybrid.scans import Scan
 
 GIB = 2**30
@@ -24,13 +24,6 @@ READING = 6
 
 ACTIVATIONS = 400
 """Bytes that the network of the packaged configs needs for a voxel of a window (measured: 340 in float32, 170 in bf16)."""
-
-
-CONTROL_GROUPS = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Where Linux tells the limit, what is used of it, and what of that is only cache: versions 2 and 1."""
 
 
 def needed_memory(
@@ -111,16 +104,3 @@ def refuse_too_large(
             + ("leave --probabilities out, " if with_probabilities else "")
             + "or predict a cropped scan",
         )
-
-
-def free_memory() -> int:
-    """Bytes that are free on the machine and within the limit of the control group (a container) that this process is in."""
-    free = int(psutil.virtual_memory().available)
-    for folder, most, used, cache in CONTROL_GROUPS:
-        try:
-            limit, taken = int((folder / most).read_text()), int((folder / used).read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # none, or "max"
-            continue
-        free = min(free, limit - taken + int(stat.get(cache, 0)))
-    return max(free, 0)

@@ -22,12 +22,12 @@ from medhybrid.inference.engines.pool import Pool, Recipe, predict_on
 from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import FolderJob, collect, fingerprint_of, predict_items
 from medhybrid.inference.folder_record import OUTPUT, FolderRecord, LeftAside
-from medhybrid.inference.memory import free_memory
 from medhybrid.inference.model import Model
 from medhybrid.inference.outputs import FOLDERS, files_of
 from medhybrid.inference.records import Prediction
 from medhybrid.inference.sharing import Share, hold_folder
 from medhybrid.inference.worklist import WorkList, make_worklist
+from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
 from medhybrid.remote import Mirror, is_remote, local_copy

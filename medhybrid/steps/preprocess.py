@@ -11,7 +11,7 @@ from pathlib import Path
 from medhybrid.config import StudyConfig, require_config, save_config
 from medhybrid.data.case_check import CaseCheck, CheckTask, check_case, check_settings, is_check, load_check
 from medhybrid.data.checks import Finding, from_error
-from medhybrid.data.dataset import PREPARED, PrepareTask, free_memory, is_prepared, prepare_case
+from medhybrid.data.dataset import PREPARED, PrepareTask, is_prepared, prepare_case
 from medhybrid.data.dataset_checks import ct_findings, removed_label_findings
 from medhybrid.data.fingerprint import combine
 from medhybrid.data.grid_loss import grid_findings
@@ -25,6 +25,7 @@ from medhybrid.data.workers import Processes, WorkerDied, default_workers
 from medhybrid.errors import DataError, MedHybridError, OutputError
 from medhybrid.files import held, write_atomically
 from medhybrid.kept_tables import write_kept_table
+from medhybrid.memory import free_memory
 from medhybrid.owned import claim_folder
 from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
 from medhybrid.steps.prepared import refresh_prepared, send_prepared
