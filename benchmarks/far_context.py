@@ -99,7 +99,7 @@ def write_data(folder: Path, n_train: int, n_validation: int) -> Path:
             "mirror_axes": [0, 1],
         },
         "augment": {"affine_probability": 0.0, "intensity_probability": 0.0, "low_resolution_probability": 0.0},
-        "inference": {"mirror": False},
+        "inference": {"tta_mirroring": False},
         "training": {"n_validations": 4},
         "tracking": {"kind": "none"},
         "runs": str(folder / "runs"),

@@ -68,7 +68,7 @@ def write_study(folder: Path, name: str) -> None:
         },
         "prepare": {"patch_size": [48, 56, 32], "batch_size": 2, "mirror_axes": [0]},
         "training": {"foreground_share": 0.5, "n_validations": 2},
-        "inference": {"overlap": 0.0, "mirror": False},
+        "inference": {"overlap": 0.0, "tta_mirroring": False},
     }
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 

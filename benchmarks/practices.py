@@ -147,7 +147,7 @@ def main() -> None:
         return config_of(config, chosen.root, n_steps, *common, *overrides)
 
     def tuned(n_steps: int = chosen.steps) -> medhybrid.StudyConfig:
-        return own("training.inner=null", n_steps=n_steps, config=str(chosen.tuned))
+        return own("training.inner_fold=null", n_steps=n_steps, config=str(chosen.tuned))
 
     def train_other() -> Run:
         source = config_of(*chosen.other, chosen.other_steps, "training.seed=100")
@@ -169,9 +169,9 @@ def main() -> None:
         "twice": own(n_steps=2 * chosen.steps),
         "in_stages": own(STAGED),
         "layer_decay": own(LAYERED),
-        "other": own(f"training.start={other}"),
-        "other_encoder": own(f"training.start={other}", "training.start_parts=[encoder]"),
-        **({"pretrained": own(f"training.start={pretrained}")} if pretrained else {}),
+        "other": own(f"training.pretrained={other}"),
+        "other_encoder": own(f"training.pretrained={other}", "training.pretrained_parts=[encoder]"),
+        **({"pretrained": own(f"training.pretrained={pretrained}")} if pretrained else {}),
         **({"told": own(*told)} if told else {}),
         **({"tuned": tuned()} if chosen.tuned else {}),
     }
@@ -189,7 +189,7 @@ def main() -> None:
         groups[f"{n} masks"] = {
             "scratch": own(few),
             "twice": own(few, n_steps=2 * chosen.steps),
-            **({"pretrained": own(few, f"training.start={pretrained}")} if pretrained else {}),
+            **({"pretrained": own(few, f"training.pretrained={pretrained}")} if pretrained else {}),
         }
     records = Records(RESULTS / f"practices_{study.name}.json")
     for seed in map(int, chosen.seeds.split(",")):

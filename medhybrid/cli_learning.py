@@ -116,7 +116,7 @@ def pretrain(
     run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
     quiet: Quiet = False,
 ) -> int:
-    """Learn from scans without masks: hidden parts are rebuilt. The result is a start: training.start=RUN."""
+    """Learn from scans without masks: hidden parts are rebuilt. Train with the result: training.pretrained=RUN."""
     from medhybrid.steps.pretrain import pretrain as start
     from medhybrid.steps.pretrain import resume_pretraining
 
@@ -140,7 +140,7 @@ def pretrain(
     reporter.table(
         "Rebuilding hidden parts", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.metrics.items()]
     )
-    reporter.message(f"begin a training with it: medhybrid train ... training.start={result.folder}")
+    reporter.message(f"begin a training with it: medhybrid train ... training.pretrained={result.folder}")
     return 1 if result.left_out else 0
 
 

@@ -56,7 +56,7 @@ def predict(
         bool | None,
         typer.Option(
             "--mirror/--no-mirror",
-            help="Average over mirrorings, or not, which is quicker; else the model's inference.mirror.",
+            help="Average over mirrorings, or not, which is quicker; else the model's inference.tta_mirroring.",
         ),
     ] = None,
     max_memory: MaxMemory = None,

@@ -68,9 +68,9 @@ def main() -> None:
         (out / "corrected").mkdir(exist_ok=True)
         shutil.copy(folder / "data" / "references" / f"{name}.nii.gz", out / "corrected")
 
-    control = medhybrid.train(config(f"training.start={first.folder}"))
+    control = medhybrid.train(config(f"training.pretrained={first.folder}"))
     corrected = config(
-        f"training.start={first.folder}", f"data.corrections=[{out}]", f"prepare.folder={folder / 'corrected'}"
+        f"training.pretrained={first.folder}", f"data.corrections=[{out}]", f"prepare.folder={folder / 'corrected'}"
     )
     print(f"{medhybrid.preprocess(corrected).n_prepared} cases prepared with the corrected masks")
     second = medhybrid.train(corrected)

@@ -43,7 +43,7 @@ def main() -> None:
         chosen.run = run.folder
         remembered.parent.mkdir(parents=True, exist_ok=True)
         remembered.write_text(str(run.folder))
-    started = medhybrid.load_config(chosen.target, [*common, f"training.start={chosen.run}"])
+    started = medhybrid.load_config(chosen.target, [*common, f"training.pretrained={chosen.run}"])
     medhybrid.preprocess(scratch)
     seeds = [int(s) for s in chosen.seeds.split(",")]
     result = medhybrid.compare({"started": started, "scratch": scratch}, seeds=seeds, name=chosen.name)

@@ -96,7 +96,7 @@ def small_values(folder: Path) -> dict[str, Any]:
             "peak_rate": 5e-3,
             "precision": "float32",
         },
-        "inference": {"mirror": False, "overlap": 0.25, "precision": "float32"},
+        "inference": {"tta_mirroring": False, "overlap": 0.25, "precision": "float32"},
         "runs": str(folder / "runs"),
     }
 

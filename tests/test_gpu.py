@@ -135,7 +135,7 @@ def test_masks_are_those_of_the_cpu(prepared: StudyFolder, tmp_path: Path) -> No
     made = trainer(prepared, tmp_path, "cuda", iterations=400, n_validations=1)
     made.fit()
     made.config = made.config.model_copy(
-        update={"inference": made.config.inference.model_copy(update={"mirror": True, "overlap": 0.5})}
+        update={"inference": made.config.inference.model_copy(update={"tta_mirroring": True, "overlap": 0.5})}
     )
     plain = masks_of(made, "cpu", torch.float32)
     assert plain.mean_dice > 0.6

@@ -21,6 +21,7 @@ from medhybrid.addresses import remember_address, without_passwords
 from medhybrid.config.data import ScansConfig
 from medhybrid.config.listen import ListenConfig
 from medhybrid.config.models import StudyConfig
+from medhybrid.config.renamed import present_key, rename_sections
 from medhybrid.config.search import SearchConfig
 from medhybrid.errors import ConfigError
 from medhybrid.files import write_atomically
@@ -105,9 +106,9 @@ def load_config_with_origins(name: str | Path, overrides: Sequence[str] = ()) ->
     """As `load_config`, and where each value comes from (dotted key to file, override or default)."""
     overrides = [overrides] if isinstance(overrides, str) else overrides
     path = find_config(name)
-    values = _read_yaml(path)
+    values = rename_sections(_read_yaml(path), source=path.name)
     origins = {key: path.name for key, _ in _leaves(values)}
-    changes = _parse_overrides(overrides)
+    changes = rename_sections(_parse_overrides(overrides), source="command line")
     origins |= {key: "command line" for key, _ in _leaves(changes)}
     try:
         merged: Any = OmegaConf.merge(OmegaConf.create(values), OmegaConf.create(changes))
@@ -142,8 +143,12 @@ def load_search(name: str | Path) -> SearchConfig:
     )
     if path is None:
         raise ConfigError(f"search {name} not found", expected="a YAML file, or one of " + ", ".join(packaged))
+    values = _read_yaml(path)
+    for part in ("space", "trial"):
+        if isinstance(values.get(part), dict):
+            values[part] = {present_key(str(key), source=path.name): v for key, v in values[part].items()}
     try:
-        return SearchConfig.model_validate(_read_yaml(path))
+        return SearchConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, path.name, {}, SearchConfig)) from None
 
@@ -153,7 +158,7 @@ def with_values(config: StudyConfig, values: Mapping[str, Any], *, source: str) 
     plain = config.model_dump()
     changes: dict[str, Any] = {}
     for key, value in values.items():
-        *sections, last = key.split(".")
+        *sections, last = present_key(key, source=source).split(".")
         change = changes
         for section in sections:
             change = change.setdefault(section, {})

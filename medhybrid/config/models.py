@@ -6,7 +6,7 @@ One `StudyConfig` is read once, checked entirely, saved beside the results, and 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -124,6 +124,12 @@ Precision = Literal["auto", "bf16", "float32"]
 class TrainingConfig(Frozen):
     """The recipe and its length."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "start": "pretrained",
+        "start_parts": "pretrained_parts",
+        "inner": "inner_fold",
+    }
+
     max_minutes: float | None = Field(None, gt=0, description="Length in minutes, the final validation excepted.")
     iterations: int | None = Field(None, ge=1, description="Length in optimiser steps.")
     fold: int = Field(0, ge=0, description="Fold whose cases validate.")
@@ -141,7 +147,7 @@ class TrainingConfig(Frozen):
     weight_decay: float = Field(0.02, ge=0, description="Decay of weights; none on norms and biases.")
     gradient_clip: float = Field(3.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that is validated and kept.")
-    inner: int | None = Field(
+    inner_fold: int | None = Field(
         None,
         ge=0,
         description="For choosing settings: this part (of `data.n_folds`) of the cases that train validates in place of the "
@@ -150,12 +156,13 @@ class TrainingConfig(Frozen):
     max_cases: int | None = Field(
         None, ge=1, description="Train on no more cases of the fold than that, drawn by `data.split_seed`."
     )
-    start: str | None = Field(
+    pretrained: str | None = Field(
         None,
-        description="Weights to begin with, as far as they fit: a run or model folder, or a file (.safetensors, .npz, .pt).",
+        description="Pretrained weights to initialise from, as far as they fit: a run or model folder, or a file "
+        "(.safetensors, .npz, .pt).",
     )
-    start_parts: tuple[str, ...] = Field(
-        ("all",), min_length=1, description="Which weights of the network they may set."
+    pretrained_parts: tuple[str, ...] = Field(
+        ("all",), min_length=1, description="Which parts of the network are initialised from them."
     )
     stages: tuple[StageConfig, ...] = Field(
         (), description="Stages one after the other, each with its own warm-up and cosine; none trains all at once."
@@ -187,17 +194,23 @@ class TrainingConfig(Frozen):
 
 
 class PretrainConfig(Frozen):
-    """Learning from scans without masks: tokens are hidden, and the network rebuilds the picture there."""
+    """Self-supervised pretraining on scans without masks: tokens are masked, and the network reconstructs the image there."""
 
-    hidden_share: float = Field(0.6, gt=0, lt=1, description="Share of the tokens that is hidden.")
+    renamed: ClassVar[dict[str, str]] = {"hidden_share": "mask_ratio"}
+
+    mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of the tokens that is masked.")
 
 
 class InferenceConfig(Frozen):
-    """How masks of whole scans are made; also used by validation."""
+    """Sliding-window inference on whole scans; also used by validation."""
+
+    renamed: ClassVar[dict[str, str]] = {"mirror": "tta_mirroring"}
 
     overlap: float = Field(0.5, ge=0, lt=1, description="Overlap of neighbouring windows, as fraction of the window.")
     window_batch: int = Field(2, ge=1, description="Windows computed at once.")
-    mirror: bool = Field(True, description="Average over the mirrorings that the plan allows.")
+    tta_mirroring: bool = Field(
+        True, description="Test-time mirroring: average over the mirrored inputs that the plan allows."
+    )
     skip_air: bool = Field(True, description="Leave out windows in which every channel is blank.")
     precision: Precision = Field("auto", description="`auto` takes bf16 where the processor computes in it.")
 

@@ -229,11 +229,11 @@ class PreparedDataset:
     def fold_for(self, config: StudyConfig) -> Fold:
         """The cases that train and validate by a config: fold, inner part, number of cases."""
         fold, training = self.fold(config.training.fold), config.training
-        if training.inner is not None:
+        if training.inner_fold is not None:
             records = [case.record for case in self.open(fold.train)]
             labelled = {r.case: r.subject for r in records if r.is_labelled} or {r.case: r.subject for r in records}
             others = {r.case: r.subject for r in records if r.case not in labelled}
-            fold = fold.inner(training.inner, labelled, config.data.n_folds, config.data.split_seed, others)
+            fold = fold.inner(training.inner_fold, labelled, config.data.n_folds, config.data.split_seed, others)
         if training.max_cases is not None:
             present = set(self.names())
             fold = Fold(train=tuple(n for n in fold.train if n in present), validation=fold.validation)

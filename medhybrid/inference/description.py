@@ -97,7 +97,7 @@ def describe(model: Model) -> dict[str, Any]:
             "classes": ["background", *plan.labels],
         },
         "after": [
-            {"step": "mirror", "axes": list(plan.mirror_axes) if inference.mirror else [], "how": MIRROR},
+            {"step": "mirror", "axes": list(plan.mirror_axes) if inference.tta_mirroring else [], "how": MIRROR},
             {"step": "blend", "how": BLEND},
             {
                 "step": "resample",

@@ -217,7 +217,7 @@ def _unwritable(out: Path, error: OSError) -> OutputError:
 def fingerprint_of(model: Model) -> str:
     """Hash of what decides a mask and its verdict besides the scan: weights, plan, windows, calibration."""
     r = model.record
-    text = r.weights_sha256 + "".join(part.model_dump_json() for part in (r.plan, r.inference, r.scans))
+    text = r.weights_sha256 + r.plan.model_dump_json() + r.inference.text_for_hash() + r.scans.text_for_hash()
     text += r.model_dump_json(include={"channel_map", "calibration"})
     text += "thin" * r.plan.is_thin  # computed in float32 of late: masks made before may be wrong
     return hashlib.sha256(text.encode()).hexdigest()

@@ -262,7 +262,7 @@ def window_settings(plan: Plan, config: InferenceConfig, precision: torch.dtype)
         "n_classes": plan.n_labels + 1,
         "overlap": config.overlap,
         "window_batch": config.window_batch,
-        "mirror_axes": plan.mirror_axes if config.mirror else (),
+        "mirror_axes": plan.mirror_axes if config.tta_mirroring else (),
         "skip_air": config.skip_air,
         "precision": precision,
     }
@@ -310,7 +310,7 @@ def load_model(
             expected=f"sha256 {record.weights_sha256[:12]}...",
             remedy="copy the model folder again, whole",
         )
-    asked = {k: v for k, v in (("precision", precision), ("mirror", mirror)) if v is not None}
+    asked = {k: v for k, v in (("precision", precision), ("tta_mirroring", mirror)) if v is not None}
     record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
     network = network_with_weights(lambda: network_for(record.network, record.plan), weights)
     return Model(network, record, choose_device(device))

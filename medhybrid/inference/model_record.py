@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
+from medhybrid.config.renamed import rename_sections
 from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ModelError
@@ -32,6 +33,11 @@ class Made(BaseModel):
     is_interrupted: bool = False
     has_changed_length: bool = False
     software: dict[str, str]
+
+    @field_validator("config")
+    @classmethod
+    def _take_present_names(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return rename_sections(config)
 
 
 class ModelRecord(BaseModel):

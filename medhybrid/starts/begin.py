@@ -33,7 +33,7 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
         If a part means no weight of the network.
     """
     names = [name for name, _ in network.named_parameters()]
-    check_patterns(names, parts, key="training.start_parts")
+    check_patterns(names, parts, key="training.pretrained_parts")
     weights = read_weights(path)
     about, source, tensors = weights.about or About(), weights.source, weights.tensors
     if "hidden_token" in tensors:  # a checkpoint of a pretraining holds the network in what teaches it

@@ -61,7 +61,7 @@ def compare(
         if _judged_by(config) != _judged_by(first):
             raise ConfigError(
                 f"setting {setting} is judged by other cases than {next(iter(configs))}",
-                expected="the same training.fold and training.inner",
+                expected="the same training.fold and training.inner_fold",
                 found=f"{_judged_by(config)} and {_judged_by(first)}",
             )
         if _preparation(config) != _preparation(first):
@@ -91,7 +91,7 @@ def compare(
 
 
 def _judged_by(config: StudyConfig) -> tuple[int, int | None]:
-    return config.training.fold, config.training.inner
+    return config.training.fold, config.training.inner_fold
 
 
 def _preparation(config: StudyConfig) -> object:

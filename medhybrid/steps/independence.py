@@ -26,7 +26,7 @@ def check_independence(config: StudyConfig) -> None:
     """Raise what `remember_pictures` would, before the first of several trainings rather than hours later."""
     dataset = PreparedDataset(prepared_folder(config))
     fold = dataset.fold_for(config)
-    start = Path(config.training.start) if config.training.start else None
+    start = Path(config.training.pretrained) if config.training.pretrained else None
     about = read_weights(start).about if start else None
     train, validation = dataset.open(fold.train), dataset.open(fold.validation)
     for side, cases in (("train", train), ("validate", validation)):
@@ -64,7 +64,7 @@ def _independent(
             expected=f"a {what.split()[0]} that did not learn from them",
             found=", ".join(known[:5]),
             remedy=(
-                "pretrain or train it with the same training.fold (and training.inner), or begin without it"
+                "pretrain or train it with the same training.fold (and training.inner_fold), or begin without it"
                 if what == START
                 else "its folds have changed since it began: go back to the old ones (data.splits), or start a new run"
             ),

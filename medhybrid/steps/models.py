@@ -45,7 +45,7 @@ def load_model(
     precision : str, optional
         `auto`, `bf16` or `float32`, in place of the model's `inference.precision`.
     mirror : bool, optional
-        In place of its `inference.mirror`: without it, masks take half of the time or less.
+        In place of its `inference.tta_mirroring`: without it, masks take half of the time or less.
     tracking_uri : str, optional
         MLflow store of a `models:/` name; by default `MLFLOW_TRACKING_URI`, else `runs/mlflow.db`.
 

@@ -88,7 +88,8 @@ def predict(
     precision : str, optional
         `auto`, `bf16` or `float32`; by default the model's `inference.precision`.
     mirror : bool, optional
-        Average over mirrorings; by default the model's `inference.mirror`. A loaded model keeps its own, and its precision.
+        Average over mirrored inputs (TTA); by default the model's `inference.tta_mirroring`. A loaded model keeps its own, and
+        its precision.
     deidentify : str or Path, optional
         File of a key (made where absent): outputs are named by keyed hash and DICOM headers cleaned.
     probabilities : bool
@@ -264,7 +265,7 @@ def _write_record(
         device=place,
         runtime=model.runtime,
         precision=precision,
-        mirror=model.record.inference.mirror,
+        mirror=model.record.inference.tta_mirroring,
         model_weights_sha256=model.record.weights_sha256,
         made_by=fingerprint_of(model),
         n_done=n_done,

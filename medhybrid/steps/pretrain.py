@@ -1,6 +1,6 @@
 """`medhybrid pretrain`: from scans without masks to weights that a training can begin with.
 
-RUNS/<study>-scans/<run>/start.safetensors     what `training.start` takes
+RUNS/<study>-scans/<run>/start.safetensors     what `training.pretrained` takes
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
     """Prepare the scans of `data.root` and learn from them; masks that lie there are not read.
 
     Where the dataset has folds, only the cases that train learn, so that a validation stays clean; the others say how well
-    pictures are rebuilt. `training.start`, `training.stages` and `data.context` are for the training that follows.
+    pictures are rebuilt. `training.pretrained`, `training.stages` and `data.context` are for the training that follows.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def for_scans(config: StudyConfig) -> StudyConfig:
         raise ConfigError(
             f"network.kind={config.network.kind} cannot be pretrained",
             expected="hybrid, interleave, identity or resnet",
-            remedy="transunet begins with ImageNet weights: training.start",
+            remedy="transunet begins with ImageNet weights: training.pretrained",
         )
     changes = {
         "name": f"{config.name}-scans",

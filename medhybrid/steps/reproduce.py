@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.config import StudyConfig, config_from_dict, save_config
+from medhybrid.config.renamed import present_key
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.errors import DataError, ModelError
@@ -22,7 +23,7 @@ PLACES: dict[str, str | None] = {
     "data.root": None,
     "prepare.folder": "reproduced/prepared",
     "runs": "reproduced/runs",
-    "training.start": None,
+    "training.pretrained": None,
 }
 
 
@@ -58,8 +59,8 @@ def recipe_of(record: ModelRecord, overrides: Sequence[str] = ()) -> Recipe:
     Parameters
     ----------
     overrides : sequence of str
-        Where things are here: `data.root=...`, and `training.start=...` if it began with weights; `prepare.folder=...` and
-        `runs=...` are in `reproduced/` by default, beside what is there.
+        Where things are here: `data.root=...`, and `training.pretrained=...` if it was initialised from weights;
+        `prepare.folder=...` and `runs=...` are in `reproduced/` by default, beside what is there.
 
     Raises
     ------
@@ -71,14 +72,15 @@ def recipe_of(record: ModelRecord, overrides: Sequence[str] = ()) -> Recipe:
         raise ModelError(
             "the model does not say how it was made", remedy="the run folder that it was trained in has a config.yaml"
         )
-    places = dict(item.partition("=")[::2] for item in overrides)
+    given = (item.partition("=") for item in overrides)
+    places = {present_key(key, source="command line"): value for key, _, value in given}
     if others := places.keys() - PLACES.keys():
         raise ModelError(f"{', '.join(sorted(others))} cannot change", expected=", ".join(f"{k}=..." for k in PLACES))
     config = _config_here(made, record.plan, PLACES | places)
     then = made.software | {"data": record.data_hash, "length": _length(made)}
     here = made_with(config) | {"data": _data_hash(config), "length": f"{made.n_steps} steps"}
-    if config.training.start is not None:
-        then["start"], here["start"] = made.config["training"]["start"], "the file that you name"
+    if config.training.pretrained is not None:
+        then["pretrained"], here["pretrained"] = made.config["training"]["pretrained"], "the file that you name"
     if "+changes" in then.get("code", ""):
         here["code"] += " (it was trained with code that no revision has)"
     told = ((key, then.get(key, ""), here.get(key, "")) for key in sorted(then.keys() | here.keys()))
@@ -90,8 +92,8 @@ def _config_here(made: Made, plan: Plan, places: Mapping[str, str | None]) -> St
     planned = plan.model_dump(mode="json", include={"spacing_mm", "patch_size", "batch_size"})
     try:
         training = made.config["training"] | {"iterations": made.n_steps, "max_minutes": None}
-        if training["start"] is not None:
-            training["start"] = places["training.start"] or training["start"]
+        if training["pretrained"] is not None:
+            training["pretrained"] = places["training.pretrained"] or training["pretrained"]
         values = {
             **made.config,
             "training": training,

@@ -45,7 +45,7 @@ def check_data(folder: Path, config: StudyConfig) -> None:
         raise DataError(
             f"the data have changed since the run {folder.name} began",
             found=what,
-            remedy="prepare the data as they were, or begin anew (training.start takes the weights along)",
+            remedy="prepare the data as they were, or begin anew (training.pretrained takes the weights along)",
         )
 
 

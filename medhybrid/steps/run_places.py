@@ -42,7 +42,7 @@ def with_places_here(config: StudyConfig, folder: Path) -> StudyConfig:
     def here(place: str) -> str:
         return place if is_remote(place) else str(_followed(base / place, moved))
 
-    data, start, uri = config.data, config.training.start, config.tracking.uri
+    data, start, uri = config.data, config.training.pretrained, config.tracking.uri
     changes = {
         "runs": str(runs or base / config.runs),
         "data": data.model_copy(
@@ -52,7 +52,7 @@ def with_places_here(config: StudyConfig, folder: Path) -> StudyConfig:
             }
         ),
         "prepare": config.prepare.model_copy(update={"folder": here(config.prepare.folder)}),
-        "training": config.training.model_copy(update={"start": None if start is None else here(start)}),
+        "training": config.training.model_copy(update={"pretrained": None if start is None else here(start)}),
         "tracking": config.tracking.model_copy(update={"uri": None if uri is None else _store_from(uri, base)}),
     }
     return config.model_copy(update=changes)

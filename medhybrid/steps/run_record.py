@@ -224,8 +224,8 @@ def without_places(config: StudyConfig) -> dict[str, Any]:
         ("prepare", "folder"),
     ):
         del (values[section] if section else values)[key]
-    if values["training"]["start"] is not None:
-        values["training"]["start"] = Path(values["training"]["start"]).name
+    if values["training"]["pretrained"] is not None:
+        values["training"]["pretrained"] = Path(values["training"]["pretrained"]).name
     return values
 
 

@@ -310,11 +310,11 @@ def _refuse_unlabelled(config: StudyConfig) -> None:
 
 def _begin(config: StudyConfig, plan: Plan) -> tuple[Network | None, Start | None]:
     """The network with the weights that the config names; none where it names none."""
-    if config.training.start is None:
+    if config.training.pretrained is None:
         return None, None
     torch.manual_seed(config.training.seed)
     network = network_for(config.network, plan)
-    return network, begin_with(network, Path(config.training.start), plan, parts=config.training.start_parts)
+    return network, begin_with(network, Path(config.training.pretrained), plan, parts=config.training.pretrained_parts)
 
 
 def _report_absent_labels(plan: Plan, cases: Sequence[PreparedCase], fold: int, reporter: Reporter) -> None:
@@ -370,7 +370,7 @@ def _save(
         label_codes=config.data.label_codes,
         plan=plan,
         fold=config.training.fold,
-        inner=config.training.inner,
+        inner=config.training.inner_fold,
         learnt_from=learnt_from(folder),
         data_hash=data_hash,
         weights_sha256="",

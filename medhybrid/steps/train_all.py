@@ -241,8 +241,8 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
 def _is_same_study(folder: Path, config: StudyConfig) -> bool:
     """Return whether a run was made with a config; its data and records may be elsewhere now."""
     then, now = run_config(folder), config
-    starts = [c.training.start for c in (config_here(folder), now)]
-    is_same_start = then.training.start == now.training.start or (
+    starts = [c.training.pretrained for c in (config_here(folder), now)]
+    is_same_start = then.training.pretrained == now.training.pretrained or (
         all(starts) and Path(str(starts[0])).resolve() == Path(str(starts[1])).resolve()
     )
     return is_same_start and without_places(then) == without_places(now)

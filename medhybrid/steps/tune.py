@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from medhybrid.config import SearchConfig, StudyConfig, require_config, save_config, with_values
+from medhybrid.config.renamed import rename_sections
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.files import held, make_folder, write_csv
@@ -51,7 +52,7 @@ NOT_SEARCHED = (
     "prepare.",
     "tracking.",
     "training.fold",
-    "training.inner",
+    "training.inner_fold",
     "training.seed",
 )
 """Keys that a search may not name: trials share prepared cases, and the fold says what stays untouched."""
@@ -62,7 +63,7 @@ MAX_FAILURES = 3
 MAX_MISFITS = 50
 """Of these, such whose values do not fit each other: they cost nothing, and the next draw may fit."""
 
-FIXED = {"training.inner": 0, "tracking.register_model": False}
+FIXED = {"training.inner_fold": 0, "tracking.register_model": False}
 """What every trial has besides: it is scored on cases that train in the end, and registers nothing."""
 
 
@@ -234,9 +235,9 @@ def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, da
     shared = without_places(base)  # machines of one search have their data at places of their own, and other cores
     for section, key in (("training", "workers"), ("training", "device"), ("prepare", "workers")):
         del shared[section][key]
-    if base.training.start is not None:  # by what it holds: its name may stand for another file there
-        shared["training"]["start"] = read_weights(Path(base.training.start)).sha256
-    asked = shared | {"search": search.model_dump(mode="json")}
+    if base.training.pretrained is not None:  # by what it holds: its name may stand for another file there
+        shared["training"]["pretrained"] = read_weights(Path(base.training.pretrained)).sha256
+    asked = rename_sections(shared, to_first=True) | {"search": search.model_dump(mode="json")}
     of = [
         dataset.data_hash(),
         dataset.fold_for(base).model_dump(),

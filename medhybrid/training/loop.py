@@ -321,7 +321,7 @@ class Trainer:
             share,
             self.plan,
             # Mirroring doubles the cost of each axis: it is kept for the validation that counts.
-            self.config.inference if is_complete else self.config.inference.model_copy(update={"mirror": False}),
+            self.config.inference if is_complete else self.config.inference.model_copy(update={"tta_mirroring": False}),
             step=self.step,
             is_complete=is_complete,
             device=self.device,

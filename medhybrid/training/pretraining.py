@@ -132,7 +132,7 @@ class Pretrainer(Trainer):
 
     def _hide(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         grid = [size // s for size, s in zip(image.shape[2:], self.network.stride, strict=True)]
-        return hide_tokens((len(image), *grid), self.config.pretrain.hidden_share, generator).to(self.device)
+        return hide_tokens((len(image), *grid), self.config.pretrain.mask_ratio, generator).to(self.device)
 
     def _validate_some(self) -> None:
         self.validations_done = int(self.progress * self.training.n_validations)

@@ -400,7 +400,7 @@ def test_a_start_may_be_limited_to_parts(trained: tuple[StudyFolder, Path]) -> N
 
     assert {row.what for row in start.rows if row.weight.startswith("encoder.")} == {"taken"}
     assert {row.what for row in start.rows if not row.weight.startswith("encoder.")} == {"not asked for"}
-    with pytest.raises(ConfigError, match=r"training\.start_parts: decodr means no weight"):
+    with pytest.raises(ConfigError, match=r"training\.pretrained_parts: decodr means no weight"):
         begin_with(target, run, model.plan, parts=["decodr"])
 
 
@@ -461,11 +461,11 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
     medhybrid.preprocess(config)
 
     with pytest.raises(DataError, match=rf"seen 1 of the 1 cases that validate.*{fold['train'][0]}"):
-        medhybrid.train(small_config(study.folder, "training.fold=1", f"training.start={run}", *places))
+        medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={run}", *places))
 
-    first = medhybrid.train(small_config(study.folder, "training.iterations=1", f"training.start={run}", *places))
+    first = medhybrid.train(small_config(study.folder, "training.iterations=1", f"training.pretrained={run}", *places))
     with pytest.raises(DataError, match="seen 1 of the 1 cases"):  # what a start had seen before is not forgotten
-        medhybrid.train(small_config(study.folder, "training.fold=1", f"training.start={first.folder}", *places))
+        medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={first.folder}", *places))
 
     (data / "splits.json").write_text(json.dumps([moved]))
     medhybrid.preprocess(config)
@@ -486,7 +486,7 @@ def test_a_run_begins_where_a_model_ended_and_keeps_the_table(
     trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
     study, run = trained
-    changes = f"training.start={run}", "training.iterations=1", f"runs={tmp_path}", "tracking.kind=none"
+    changes = f"training.pretrained={run}", "training.iterations=1", f"runs={tmp_path}", "tracking.kind=none"
     config = small_config(study.folder, *changes)
 
     started = medhybrid.train(config)

@@ -120,7 +120,7 @@ def test_a_start_that_has_seen_a_fold_is_refused_before_the_first_training(
 ) -> None:
     config, result = crossed
     start = str(result.trainings[0].run.folder)  # may begin fold 0, and has seen what validates fold 1
-    begun = config.model_copy(update={"training": config.training.model_copy(update={"start": start})})
+    begun = config.model_copy(update={"training": config.training.model_copy(update={"pretrained": start})})
     before = set(Path(config.runs, config.name).iterdir())
 
     with pytest.raises(DataError, match="the start has seen 3 of the 3 cases that validate"):

@@ -117,7 +117,7 @@ def test_another_model_makes_the_masks_anew(trained: tuple[StudyFolder, Path], s
     model = medhybrid.load_model(trained[1])
     medhybrid.predict(scans, model=model, out=tmp_path / "out")
     model.record = model.record.model_copy(
-        update={"inference": model.record.inference.model_copy(update={"mirror": True})}
+        update={"inference": model.record.inference.model_copy(update={"tta_mirroring": True})}
     )
 
     assert medhybrid.predict(scans, model=model, out=tmp_path / "out").n_skipped == 0

@@ -168,9 +168,9 @@ def test_the_best_values_become_a_config_and_the_budget_ends_the_search(
     assert 12 <= sum(float(r["minutes"]) for r in rows) < 14
     best = load_config(found.folder / "best.yaml")
     assert best.training.peak_rate == found.values["training.peak_rate"]
-    assert best.training.inner is None
+    assert best.training.inner_fold is None
     assert best.training.iterations == config.training.iterations
-    assert {c.training.inner for c in trainings.configs} == {0}
+    assert {c.training.inner_fold for c in trainings.configs} == {0}
     assert {c.tracking.register_model for c in trainings.configs} == {False}
     assert (found.folder / "importance.png").stat().st_size > 5_000
     assert (found.folder / "slice.png").stat().st_size > 5_000
@@ -298,7 +298,7 @@ def test_a_search_does_not_go_on_for_another_fold_or_space(config: StudyConfig, 
     assert len(trainings.configs) == tried
 
 
-@pytest.mark.parametrize("key", ["training.fold", "prepare.batch_size", "data.n_folds", "training.inner"])
+@pytest.mark.parametrize("key", ["training.fold", "prepare.batch_size", "data.n_folds", "training.inner_fold"])
 def test_keys_that_would_change_cases_or_folds_cannot_be_searched(
     config: StudyConfig, trainings: Trainings, key: str
 ) -> None:
@@ -323,7 +323,7 @@ def test_a_start_that_has_seen_what_scores_the_trials_is_refused_before_any(
     config: StudyConfig, trainings: Trainings, trained: tuple[StudyFolder, Path]
 ) -> None:
     """A model of the same fold has learnt from its inner validation cases."""
-    begun = with_values(config, {"training.start": str(trained[1])}, source="test")
+    begun = with_values(config, {"training.pretrained": str(trained[1])}, source="test")
 
     with pytest.raises(DataError, match="the start has seen"):
         medhybrid.tune(begun, SEARCH, minutes=1)
@@ -445,7 +445,7 @@ def test_another_start_of_the_same_name_is_another_search(
         (tmp_path / name).mkdir()
         save_file({"x": torch.full((2,), float(name == "b"))}, tmp_path / name / "start.safetensors")
     a, b, copy = (
-        with_values(config, {"training.start": str(tmp_path / n / "start.safetensors")}, source="test")
+        with_values(config, {"training.pretrained": str(tmp_path / n / "start.safetensors")}, source="test")
         for n in ("a", "b", "copy")
     )
     medhybrid.tune(a, SEARCH, minutes=2)

@@ -180,7 +180,7 @@ def test_what_was_learnt_from_scans_is_a_start(scans: StudyConfig, study: StudyF
     assert np.isfinite(learnt.metrics["val/explained"])
     medhybrid.preprocess(config)
     started = medhybrid.train(
-        small_config(study.folder, "training.iterations=1", f"training.start={learnt.folder}", *places)
+        small_config(study.folder, "training.iterations=1", f"training.pretrained={learnt.folder}", *places)
     )
     rows = (started.folder / "start.csv").read_text().splitlines()[1:]
     assert {row.split(",")[1] for row in rows if row.startswith(("encoder", "bottleneck"))} == {"taken"}
