@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import ScanError, SeriesError, item_error
-from medhybrid.scans.dicom.attributes import number, text
+from medhybrid.scans.dicom.acquisition import TAGS as ACQUISITION_TAGS
+from medhybrid.scans.dicom.acquisition import Acquisition, describe_frame, describe_header
+from medhybrid.scans.dicom.attributes import text
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
@@ -46,31 +48,6 @@ SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
 """A file named so is DICOM, or damaged; it is never passed over in silence."""
-
-ACQUISITION_TEXTS = {
-    "modality": "Modality",
-    "description": "SeriesDescription",
-    "protocol": "ProtocolName",
-    "sequence": "SequenceName",
-    "scanning_sequence": "ScanningSequence",
-    "image_type": "ImageType",
-    "body_part": "BodyPartExamined",
-    "manufacturer": "Manufacturer",
-    "model": "ManufacturerModelName",
-    "contrast_agent": "ContrastBolusAgent",
-    "patient_position": "PatientPosition",
-}
-ACQUISITION_NUMBERS = {
-    "echo_time_ms": "EchoTime",
-    "repetition_time_ms": "RepetitionTime",
-    "inversion_time_ms": "InversionTime",
-    "flip_angle_deg": "FlipAngle",
-    "field_strength_t": "MagneticFieldStrength",
-    "kvp": "KVP",
-    "slice_thickness_mm": "SliceThickness",
-}
-"""What tells how a series was made. None of them identifies a patient; descriptions are free text all the same, and so are
-left out of names."""
 
 GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation", *IDENTIFIERS)
 TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
@@ -111,8 +88,8 @@ class SeriesEntry:
         Why it cannot be read.
     left_aside : str
         Why the series holds no scan, else empty.
-    acquisition : dict
-        How it was made; see `ACQUISITION_TEXTS`.
+    acquisitions : tuple of dict
+        How each volume was made; one where there is no volume.
     """
 
     uid: str
@@ -123,7 +100,7 @@ class SeriesEntry:
     volumes: tuple[Volume, ...]
     problem: SeriesError | None
     left_aside: str
-    acquisition: dict[str, str | float] = field(hash=False)
+    acquisitions: tuple[Acquisition, ...] = field(hash=False)
     is_burned_in: bool = False
 
 
@@ -347,17 +324,17 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
             problem = _problem_of(error, first.path)
     if problem is not None and problem.code == "localizer":
         problem, left_aside = None, "localizer"
-    acquisition = read_acquisition(first.path)
+    acquisitions = _acquisitions(volumes, first.path)
     return SeriesEntry(
         uid=first.series_uid,
         study_uid=first.study_uid,
         modality=first.modality,
-        description=str(acquisition.get("description", "")),
+        description=str(acquisitions[0].get("description", "")),
         paths=tuple(m.path for m in members),
         volumes=tuple(volumes),
         problem=problem,
         left_aside=left_aside,
-        acquisition=acquisition,
+        acquisitions=acquisitions,
         is_burned_in=any(m.is_burned_in for m in members),
     )
 
@@ -375,12 +352,18 @@ def _refuse_other_patients(members: Sequence[FileHeader], name: str) -> None:
         )
 
 
-def read_acquisition(path: Path) -> dict[str, str | float]:
-    """How a series was made, from one of its files."""
+def read_acquisition(path: Path) -> Acquisition:
+    """Return how a file's images were made, by its header."""
     try:
-        header = load_dataset(path, tags=[*ACQUISITION_TEXTS.values(), *ACQUISITION_NUMBERS.values()])
+        return describe_header(load_dataset(path, tags=ACQUISITION_TAGS))
     except Exception:  # descriptions are no reason to refuse a series
         return {}
-    texts = {k: v for k, tag in ACQUISITION_TEXTS.items() if (v := text(header, tag))}
-    figures = {k: x for k, tag in ACQUISITION_NUMBERS.items() if (x := number(header, tag)) is not None}
-    return {**texts, **figures}
+
+
+def _acquisitions(volumes: Sequence[Volume], first: Path) -> tuple[Acquisition, ...]:
+    """Return how each volume was made, by its own first slice; of a series without volumes, by its first file."""
+    headers = {path: read_acquisition(path) for path in {first, *(v.stack.frames[0].path for v in volumes)}}
+    if not volumes:
+        return (headers[first],)
+    slices = [v.stack.frames[0] for v in volumes]
+    return tuple({**headers[f.path], **describe_frame(f.traits)} for f in slices)

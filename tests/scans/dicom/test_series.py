@@ -1,6 +1,7 @@
 """A DICOM series is read right or refused with a code; real folders are judged by their own headers."""
 
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -256,3 +257,19 @@ def test_series_written_here_are_right_angled(series: list[Path]) -> None:
     assert not is_sheared(scan.affine)
     same = Grid(scan.grid.shape, scan.affine)
     assert corner_distance_mm(scan.grid, same) == 0
+
+
+def test_each_volume_of_a_series_says_how_its_own_slices_were_made(tmp_path: Path) -> None:
+    for echo, (time, agent) in enumerate([(20, "NONE"), (90, "GADAVIST")], start=1):
+        for path in write_mr_series(
+            tmp_path / "in" / str(echo), volume(), AFFINE, description=f"echo {echo}", study="s", case="c"
+        ):
+            d = pydicom.dcmread(path)
+            d.EchoTime, d.ContrastBolusAgent, d.SeriesInstanceUID = str(time), agent, "1.2.3"
+            d.save_as(path)
+
+    convert(tmp_path / "in", out=tmp_path / "out")
+
+    made = [json.loads((tmp_path / "out" / f"series__echo_{n}.json").read_text()) for n in (1, 2)]
+    assert [m["echo_time_ms"] for m in made] == [20, 90]
+    assert [m["contrast_agent"] for m in made] == ["NONE", "GADAVIST"]
