@@ -273,15 +273,90 @@ def test_a_contour_that_is_there_twice_counts_once_wherever_it_starts_and_whiche
         np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
 
 
-@pytest.mark.parametrize("size", [3, 9])
-def test_a_wall_of_one_voxel_leaves_its_hole(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "last"), [(0, 720), (0, 400), (0, 1080), (90, 440)])
+def test_an_outline_that_goes_round_more_than_once_encloses_no_less(first: int, last: int, tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    t = np.radians(np.arange(first, last, 2))
+    drawn = on_slice(scan.source.header[3], CENTRE[0] + OUTER[0] * np.cos(t), CENTRE[1] + OUTER[1] * np.sin(t))
+
+    write_rtstruct(tmp_path / "rt.dcm", {"x": [drawn]})
+
+    mask = read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3]
+    np.testing.assert_array_equal(mask, inside_ellipse(CENTRE, OUTER))
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("n_rounds", [1, 2])
+def test_the_cavity_of_a_keyhole_stays_open_whichever_way_it_runs(
+    n_rounds: int, direction: int, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    outer, hole = square(h, (1.5, 1.5), (12.5, 12.5)), square(h, (4.5, 4.5), (8.5, 8.5))[::direction]
+    expected = np.zeros(SHAPE[:2], bool)
+    expected[2:13, 2:13] = True
+    expected[5:9, 5:9] = False
+    drawn = np.vstack([outer, outer[:1], hole, hole[:1]] * n_rounds)
+
+    write_rtstruct(tmp_path / "rt.dcm", {"x": [drawn]})
+
+    np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_contours_through_the_centres_of_border_voxels_give_them_all_back(kind: str, tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    expected = np.zeros(SHAPE[:2], bool)
+    expected[2:14, 2:14] = True
+    expected[6:9, 6:9] = False
+    cavity = on_slice(h, [5, 5, 6, 8, 9, 9, 8, 6], [6, 8, 9, 9, 8, 6, 5, 5])  # as OpenCV follows the voxels around it
+
+    write_rtstruct(tmp_path / "rt.dcm", {"x": [square(h, (2, 2), (13, 13)), cavity]}, kind=kind)
+
+    np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
+
+
+def test_a_cavity_in_a_second_item_of_its_structure_is_a_cavity(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    path = write_rtstruct(
+        tmp_path / "rt.dcm", {"x": [square(h, (1.5, 1.5), (12.5, 12.5))], "y": [square(h, (4.5, 4.5), (8.5, 8.5))]}
+    )
+    d = pydicom.dcmread(path)
+    d.ROIContourSequence[1].ReferencedROINumber = 1
+    d.save_as(path)
+
+    assert read_masks(path, scan, ["x"])["x"].sum() == 11 * 11 - 4 * 4
+
+
+def test_two_structures_of_one_number_are_refused_and_unnamed_ones_get_a_name(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    outline = ellipse(scan.source.header[3], CENTRE, OUTER)
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": [outline], "y": [outline], "": [outline]})
+    d = pydicom.dcmread(path)
+    d.StructureSetROISequence[1].ROINumber = 1
+    d.save_as(path)
+
+    assert reference_names(path) == ["x", "y", "structure 2", "structure 3"]
+    with pytest.raises(ScanError, match="2 structures of number 1"):
+        read_masks(path, scan, ["x"])
+
+
+@pytest.mark.parametrize("size", [4, 9])
+def test_a_wall_of_one_voxel_leaves_its_hole_but_for_the_voxels_on_its_contour(size: int, tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header[3]
     wall = square(h, (2, 2), (2 + size, 2 + size)), square(h, (3, 3), (1 + size, 1 + size))
     expected = np.zeros(SHAPE[:2], bool)
     expected[2 : 3 + size, 2 : 3 + size] = True
-    expected[3 : 2 + size, 3 : 2 + size] = False
+    expected[4 : 1 + size, 4 : 1 + size] = False
 
     write_rtstruct(tmp_path / "rt.dcm", {"x": list(wall)})
 
@@ -385,7 +460,7 @@ def test_what_is_wrong_with_one_structure_does_not_concern_the_others(tmp_path: 
     d.ROIContourSequence[2].ReferencedROINumber = 99
     d.save_as(path)
 
-    assert reference_names(path) == ["x", "broken"]
+    assert reference_names(path) == ["x", "broken", "structure 99"]
     assert read_masks(path, scan, ["x"])["x"].any()
     with pytest.raises(ScanError, match="cannot be read"):
         read_masks(path, scan, ["broken"])
