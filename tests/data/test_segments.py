@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import medhybrid
+from medhybrid.data.checks import from_error
 from medhybrid.data.segments import SegmentRules, label_map_of
 from medhybrid.errors import DataError
 from medhybrid.scans.reader import read_scan
@@ -56,6 +57,27 @@ def test_segments_that_are_no_label_are_refused_with_their_names(tmp_path: Path)
     path = write_segments(tmp_path / "a.seg.nrrd", np.ones((4, 5, 6)), other=1)
     with pytest.raises(DataError, match="found other"):
         labels_of(path, SegmentRules({"l": 1}))
+
+
+def test_a_value_that_no_segment_has_is_an_unknown_label(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1], array[2] = 1, 2
+    path = write_segments(tmp_path / "a.seg.nrrd", array, l=1)
+
+    with pytest.raises(DataError, match=r"Expected 1 \(l\), found 2") as caught:
+        labels_of(path, SegmentRules({"l": 1}))
+
+    assert from_error("c", caught.value).code == "unknown_label"
+    assert labels_of(path, SegmentRules({"l": 1}, other_values="ignore")).sum() == 30
+
+
+def test_several_segments_of_one_name_are_one(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1], array[2] = 1, 2
+    path = write_segments(tmp_path / "a.seg.nrrd", array, l=1, k=2)
+    path.write_bytes(path.read_bytes().replace(b"_Name:=k", b"_Name:=l"))
+
+    np.testing.assert_array_equal(labels_of(path, SegmentRules({"l": 7})), np.where(array > 0, 7, 0))
 
 
 def test_evaluate_reads_references_by_the_names_of_their_segments(tmp_path: Path) -> None:
