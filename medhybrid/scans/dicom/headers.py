@@ -13,11 +13,12 @@ from typing import Any
 from medhybrid.errors import ScanError, SeriesError, item_error
 from medhybrid.scans.dicom.acquisition import TAGS as ACQUISITION_TAGS
 from medhybrid.scans.dicom.acquisition import Acquisition, describe_frame, describe_header
-from medhybrid.scans.dicom.attributes import text
+from medhybrid.scans.dicom.attributes import text, value_of
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
 from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, differing_identifiers, identity_of
+from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA, PIXEL_DATA
 from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 
@@ -45,6 +46,9 @@ CLASS_MODALITIES = {
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary capture, and with a suffix its multi-frame kinds."""
+
+IMAGE_TAGS = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation")
+"""What has all of them says to be an image; without pixels it is damaged."""
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
 """A file named so is DICOM, or damaged; it is never passed over in silence."""
@@ -219,7 +223,7 @@ def describe(header: Any, path: Path) -> FileHeader:
     """Grouping and frames of a data set."""
     series_uid = text(header, "SeriesInstanceUID")
     modality = text(header, "Modality") or CLASS_MODALITIES.get(text(header, "SOPClassUID"), "")
-    left_aside = _why_no_scan(header, modality)
+    left_aside = _why_no_scan(header, modality, path)
     frames: tuple[Frame, ...] = ()
     problem: SeriesError | None = None
     try:
@@ -248,7 +252,7 @@ def describe(header: Any, path: Path) -> FileHeader:
     )
 
 
-def _why_no_scan(header: Any, modality: str) -> str:
+def _why_no_scan(header: Any, modality: str, path: Path) -> str:
     from pydicom.uid import UID
 
     if modality in NOT_SCANS:
@@ -257,12 +261,30 @@ def _why_no_scan(header: Any, modality: str) -> str:
         return "localizer"
     is_capture = text(header, "SOPClassUID").startswith(SECONDARY_CAPTURE_CLASSES)
     is_grey = text(header, "SamplesPerPixel") == "1"
-    if is_capture and (not is_grey or "ImagePositionPatient" not in header):
+    if is_capture and (not is_grey or not _is_placed(header)):
         return "secondary capture" if is_grey else "colour secondary capture"
     storage = UID(text(header, "SOPClassUID"))
-    is_known_as_no_image = storage.name != storage and "Image Storage" not in storage.name
-    has_pixels = any(tag in header for tag in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated"))
-    return "no image" if is_known_as_no_image and not has_pixels else ""
+    is_image = storage.name != storage and "Image Storage" in storage.name  # others are private, or of other things
+    if is_image or not storage or all(tag in header for tag in IMAGE_TAGS) or _has_pixels(header, path):
+        return ""
+    return "no image"
+
+
+def _is_placed(header: Any) -> bool:
+    """Whether a header says where a frame lies, in itself or in functional groups."""
+    if "ImagePositionPatient" in header:
+        return True
+    try:
+        groups = list(value_of(header, "PerFrameFunctionalGroupsSequence") or [])
+        return any("PlanePositionSequence" in group for group in groups)
+    except TypeError:
+        return False
+
+
+def _has_pixels(header: Any, path: Path) -> bool:
+    """Whether a file has an element of pixels; of a header that was read alone, the file is asked."""
+    tags = (PIXEL_DATA, *FLOAT_PIXEL_DATA)
+    return any(tag in header for tag in tags) or any(tag in load_dataset(path) for tag in tags)
 
 
 def group_series(

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import MultiFrameGrayscaleWordSecondaryCaptureImageStorage
 
 from medhybrid.errors import SeriesError
 from medhybrid.scans import discover
@@ -42,6 +43,17 @@ def test_magnitude_and_phase_are_two_volumes_each_with_its_rescaling(tmp_path: P
     scans = [read_entry(e, e.name).array for e in found]
     np.testing.assert_allclose(np.sort(scans[0].ravel()), np.sort(values(0).ravel()))
     np.testing.assert_allclose(np.sort(scans[1].ravel()), np.sort(values(1).ravel() * 2 - 10))
+
+
+def test_a_multi_frame_secondary_capture_whose_frames_are_placed_is_a_scan(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "sc.dcm", [values(0)], AFFINE)
+    d = pydicom.dcmread(path)
+    d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    d.save_as(path)
+
+    (entry,) = discover(tmp_path).entries
+
+    assert (entry.left_aside, entry.shape) == ("", SHAPE)
 
 
 def test_times_of_an_enhanced_file_come_from_its_functional_groups(tmp_path: Path) -> None:

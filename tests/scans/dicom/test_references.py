@@ -15,6 +15,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medhybrid.config import DataConfig, ScansConfig
+from medhybrid.data.layouts import Case, Files
+from medhybrid.data.load import load_mask
 from medhybrid.data.segments import read_label_map
 from medhybrid.errors import DataError, ScanError
 from medhybrid.scans import Scan
@@ -164,6 +166,19 @@ def test_a_structure_drawn_on_every_other_slice_is_refused(tmp_path: Path) -> No
 
     with pytest.raises(ScanError, match="drawn on some slices only"):
         read_masks(path, scan, ["x"])
+
+
+def test_the_folder_of_one_reference_is_that_reference(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    path = write_rtstruct(tmp_path / "rt" / "1-1.dcm", {"x": [ellipse(scan.source.header[3], CENTRE, OUTER)]})
+    (tmp_path / "rt" / "._1-1.dcm").write_bytes(b"\0\5\26\7")
+    case = Case("c", "c", (Files((tmp_path / "in",)),), Files((path.parent,)))
+    data = DataConfig(channels=[{"name": "MR", "modality": "MR"}], labels={"x": 1})
+
+    mask = load_mask(case, scan, data, ScansConfig())
+
+    assert mask.array.sum() == inside_ellipse(CENTRE, OUTER).sum()
 
 
 def test_points_are_no_mask(tmp_path: Path) -> None:
