@@ -203,7 +203,10 @@ def _list_files(
                 inside = holds[-1].path / name_from_path(path.relative_to(base).with_suffix(""))
                 inside.mkdir()
                 unpack(path, inside)
-                members = sorted(Walk().files(inside, on_error))
+                inner = Walk()
+                members = sorted(inner.files(inside, on_error))
+                hidden = [p.relative_to(inside) for p in inner.passed_over if p.name != "__MACOSX"]
+                walk.passed_over += [path / p for p in hidden]
                 problems += [_archive_entry(p, holds[-1].path) for p in members if p.suffix.lower() == ".zip"]
                 paths += [p for p in members if p.suffix.lower() != ".zip"]
                 continue
