@@ -12,11 +12,12 @@ from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.segments import SegmentRules, label_map_of, read_label_map
 from medhybrid.errors import DataError
-from medhybrid.geometry import match_axes
+from medhybrid.geometry import extend_to, match_axes
 from medhybrid.names import printable_path
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import reference_kind
 from medhybrid.scans.reader import read_scan, stack_channels
+from medhybrid.scans.slicer_segments import segments_of_nrrd
 from medhybrid.scans.walk import visible_files
 
 
@@ -47,6 +48,8 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
         raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(array)))
     # a file may run through the same voxels in another order
     array, grid = match_axes(round_labels(array), mask.grid, image.grid)
+    if segments_of_nrrd(path):  # 3D Slicer saves the extent of the segments
+        array, grid = extend_to(array, grid, image.grid)
     return replace(mask, array=array, affine=grid.affine, channels=("",))
 
 

@@ -27,6 +27,8 @@ NO = re.compile(
     rf"|{AGENT}\W*(?:no|none|nein|false|not \w+|0)"
     r"|0+(?:[.,]0+)?(?![\d.,]).*"
 )
+MAX_SHOWN = 4
+
 YES = re.compile(r"y|j|t|c\+|\+c|\+|\d.*|iv|gd|km|cm|ja")
 """Short texts that say that there was one; longer ones are names of agents."""
 
@@ -56,5 +58,6 @@ def _read(text: str) -> bool | None:
         return False
     if YES.fullmatch(text) or len(re.findall(r"[^\W\d_]", text)) > 2:
         return True
-    logger.warning("a contrast agent of %r says neither yes nor no; it counts as not known", text[:40])
+    shown = repr(text) if len(text) <= MAX_SHOWN else f"{len(text)} characters"  # no number of anything gets into logs
+    logger.warning("a contrast agent of %s says neither yes nor no; it counts as not known", shown)
     return None

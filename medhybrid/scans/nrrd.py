@@ -15,7 +15,7 @@ import numpy as np
 
 from medhybrid.errors import ScanError
 from medhybrid.geometry import Affine
-from medhybrid.scans.image_header import UNKNOWN_THICKNESS, ImageHeader, affine_from_lps, unit_notes
+from medhybrid.scans.image_header import MASK_ELSEWHERE, UNKNOWN_THICKNESS, ImageHeader, affine_from_lps, unit_notes
 from medhybrid.scans.stored_values import Encoding, StoredValues
 from medhybrid.scans.text_headers import TextHeader
 
@@ -266,7 +266,7 @@ def _spacings_and_starts(header: TextHeader, n_axes: int) -> tuple[list[float], 
         n_steps = size - 1 if _is_node(header, axis) else size
         if not math.isfinite(spacings[axis]) and end > start and n_steps > 0:  # not where either is NaN
             spacings[axis] = (end - start) / n_steps
-            notes = ("spacings are worked out from axis mins and maxs; programs on ITK take 1 mm",)
+            notes = (f"spacings are worked out from axis mins and maxs; programs on ITK take 1 mm, {MASK_ELSEWHERE}",)
     return spacings, starts, notes
 
 

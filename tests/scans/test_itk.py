@@ -62,6 +62,21 @@ def test_images_of_two_and_four_axes_are_read_as_itk_writes_them(suffix: str, tm
     np.testing.assert_allclose(slice_.affine, np.diag([-0.5, -0.6, 1, 1]) + np.outer([-1, -2, 0, 0], [0, 0, 0, 1]))
 
 
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ("space directions: (1,0,0) (0,1,0) (0,0.6,2.5)\nspace: LPS", "refuse a mask"),
+        ('space directions: (1,0,0) (0,1,0) (0,0,2)\nspace: LPS\nspace units: "cm" "cm" "cm"', "elsewhere"),
+        ("axis mins: 0 0 0\naxis maxs: 4 5 12", "elsewhere"),
+    ],
+)
+def test_a_place_that_itk_does_not_give_the_mask_is_noted(field: str, found: str, tmp_path: Path) -> None:
+    header = f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 5 6\nencoding: raw\n{field}\n\n"
+    (tmp_path / "x.nrrd").write_bytes(header.encode() + bytes(120))
+
+    assert any(found in note for note in read_scan(tmp_path / "x.nrrd").notes)
+
+
 def test_a_fourth_axis_that_lies_in_space_is_refused(tmp_path: Path) -> None:
     whole = sitk.JoinSeries([sitk.GetImageFromArray(np.zeros((4, 5, 6), np.int16))] * 2)
     sitk.WriteImage(whole, str(tmp_path / "x.nrrd"))

@@ -41,7 +41,7 @@ def distance(points: Points, polygon: Points) -> NDArray[np.float64]:
 def without_rounds(polygon: Points) -> Points:
     """Return the points of one round of an outline that repeats its points, round by round; others as they are."""
     kept = polygon[np.abs(polygon - np.roll(polygon, 1, axis=0)).max(1) > ON_CONTOUR_VOXEL]
-    starts = np.flatnonzero(np.abs(kept - kept[:1]).max(1) <= ON_CONTOUR_VOXEL)[1:] if len(kept) else []
+    starts = np.flatnonzero((np.abs(kept - kept[:1]) <= ON_CONTOUR_VOXEL).all(1))[1:]
     for n in starts:
         if len(kept) % n == 0 and np.abs(kept - np.roll(kept, -n, axis=0)).max() <= ON_CONTOUR_VOXEL:
             return np.asarray(kept[:n])
