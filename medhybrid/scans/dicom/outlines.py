@@ -7,6 +7,8 @@ what an even number of loops enclose is outside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,13 +41,17 @@ def distance(points: Points, polygon: Points) -> NDArray[np.float64]:
 
 
 def without_rounds(polygon: Points) -> Points:
-    """Return the points of one round of an outline that repeats its points, round by round; others as they are."""
-    kept = polygon[np.abs(polygon - np.roll(polygon, 1, axis=0)).max(1) > ON_CONTOUR_VOXEL]
-    starts = np.flatnonzero((np.abs(kept - kept[:1]) <= ON_CONTOUR_VOXEL).all(1))[1:]
-    for n in starts:
-        if len(kept) % n == 0 and np.abs(kept - np.roll(kept, -n, axis=0)).max() <= ON_CONTOUR_VOXEL:
+    """Return one round of an outline that runs through its points again, in either direction; others as they are."""
+    kept = polygon[np.abs(polygon - np.roll(polygon, -1, axis=0)).max(1) > ON_CONTOUR_VOXEL]
+    for n in np.flatnonzero((np.abs(kept - kept[:1]) <= ON_CONTOUR_VOXEL).all(1))[1:]:
+        ways = kept[:n], np.vstack([kept[:1], kept[1:n][::-1]])
+        if len(kept) % n == 0 and all(_are_near(kept[i : i + n], ways) for i in range(n, len(kept), n)):
             return np.asarray(kept[:n])
     return polygon
+
+
+def _are_near(points: Points, ways: Sequence[Points]) -> bool:
+    return any(np.abs(points - way).max() <= ON_CONTOUR_VOXEL for way in ways)
 
 
 def inside(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:

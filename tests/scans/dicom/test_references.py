@@ -288,11 +288,24 @@ def test_a_contour_that_is_there_twice_counts_once_wherever_it_starts_and_whiche
         np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 720), (0, 400), (0, 1080), (90, 440)])
-def test_an_outline_that_goes_round_more_than_once_encloses_no_less(first: int, last: int, tmp_path: Path) -> None:
+ROUND = np.arange(0, 360, 2)
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        np.arange(0, 720, 2),
+        np.arange(0, 400, 2),
+        np.arange(0, 1080, 2),
+        np.arange(90, 541, 1.5),
+        [*ROUND, 0, *ROUND[::-1]],
+    ],
+    ids=["twice", "a bit more", "three times", "with other points", "there and back"],
+)
+def test_an_outline_that_goes_round_more_than_once_encloses_no_less(degrees: Sequence[int], tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
-    t = np.radians(np.arange(first, last, 2))
+    t = np.radians(degrees)
     drawn = on_slice(scan.source.header[3], CENTRE[0] + OUTER[0] * np.cos(t), CENTRE[1] + OUTER[1] * np.sin(t))
 
     write_rtstruct(tmp_path / "rt.dcm", {"x": [drawn]})
