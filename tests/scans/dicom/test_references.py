@@ -12,7 +12,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, RTStructureSetStorage, generate_uid
 
 from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.layouts import Case, Files
@@ -536,6 +536,24 @@ def test_a_segmentation_of_more_frames_than_it_counts_is_refused(tmp_path: Path)
     d.save_as(tmp_path / "seg.dcm")
 
     with pytest.raises(ScanError, match="more frames than the 4"):
+        read_masks(tmp_path / "seg.dcm", scan, ["x"])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("has_fewer", ["rows", "frames"])
+def test_a_compressed_segmentation_of_more_than_its_header_counts_is_refused(has_fewer: str, tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    write_labelmap(tmp_path / "seg.dcm", np.ones(SHAPE, np.uint8), scan, {1: "x"})
+    d = pydicom.dcmread(tmp_path / "seg.dcm")
+    d.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    if has_fewer == "rows":
+        d.Rows -= 1
+    else:
+        d.PerFrameFunctionalGroupsSequence, d.NumberOfFrames = d.PerFrameFunctionalGroupsSequence[:4], 4
+    d.save_as(tmp_path / "seg.dcm")
+
+    with pytest.raises(ScanError, match="408 values" if has_fewer == "rows" else "7 frames"):
         read_masks(tmp_path / "seg.dcm", scan, ["x"])
 
 
