@@ -26,7 +26,7 @@ from medhybrid.scans.image_files import files_of
 WITH_VALUES_BESIDE = (".hdr", ".hdr.gz", ".nhdr", ".mhd")
 """Headers whose values may be in a file of their own."""
 
-CHECKS_VERSION = 2
+CHECKS_VERSION = 3
 """Checks of another version are made again; prepared cases are not."""
 
 

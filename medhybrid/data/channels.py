@@ -19,6 +19,7 @@ from medhybrid.data.channel_words import names_channel
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.names import name_from_path
 from medhybrid.scans import ScanEntry
+from medhybrid.scans.contrast import has_contrast_agent, is_blank
 from medhybrid.tables import read_table
 
 Rules = Mapping[str, str | ChannelRule]
@@ -198,7 +199,8 @@ def explain(entry: ScanEntry, rule: str | ChannelRule | None, channel: str, fold
             return ""
         reasons.append(f"sequence {rule.sequence}")
     if rule.contrast is not None:
-        has_agent = str(made.get("contrast_agent", "")).strip().lower() not in ("", "no", "none", "without")
+        agent = made.get("contrast_agent", "")
+        has_agent = False if is_blank(agent) else has_contrast_agent(agent)
         if entry.kind != "dicom" or has_agent != rule.contrast:
             return ""
         reasons.append("contrast agent" if has_agent else "no contrast agent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,10 +12,13 @@ from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.segments import SegmentRules, label_map_of, read_label_map
 from medhybrid.errors import DataError
-from medhybrid.geometry import match_axes
+from medhybrid.geometry import extend_to, match_axes
+from medhybrid.names import printable_path
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import reference_kind
 from medhybrid.scans.reader import read_scan, stack_channels
+from medhybrid.scans.slicer_segments import segments_of_nrrd
+from medhybrid.scans.walk import visible_files
 
 
 def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
@@ -34,7 +38,7 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
         return Scan(np.zeros((1, *image.grid.shape), np.uint8), image.affine, image.source, case.name, ("",))
     if case.mask is None:
         raise DataError(f"case {case.name} has no reference mask")
-    path = case.mask.paths[0]
+    path = _only_reference(case.mask.paths[0], case.name)
     if len(case.mask.paths) == 1 and path.is_file() and reference_kind(path):
         array = read_label_map(path, image, data, case=case.name)
         return Scan(array[None], image.affine, image.source, case.name, ("",))
@@ -44,7 +48,24 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
         raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(array)))
     # a file may run through the same voxels in another order
     array, grid = match_axes(round_labels(array), mask.grid, image.grid)
+    if segments_of_nrrd(path):  # 3D Slicer saves the extent of the segments
+        array, grid = extend_to(array, grid, image.grid)
     return replace(mask, array=array, affine=grid.affine, channels=("",))
+
+
+def _only_reference(path: Path, name: str) -> Path:
+    """Return the SEG or RTSTRUCT of a folder that holds nothing else, and any other path as it is; raises `DataError`."""
+    files = visible_files(path) if path.is_dir() else []
+    if not files or not all(reference_kind(f) for f in files):
+        return path
+    if len(files) > 1:
+        raise DataError(
+            f"case {name}: the folder of its mask holds several references",
+            expected="one DICOM SEG or RTSTRUCT",
+            found=", ".join(printable_path(f.name) for f in files[:4]),
+            remedy="name the file in place of the folder",
+        )
+    return files[0]
 
 
 def _read(files: Files, name: str, options: ScansConfig) -> Scan:

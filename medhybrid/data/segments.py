@@ -12,10 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.config import DataConfig
+from medhybrid.data.label_values import round_labels, unknown_values
 from medhybrid.errors import DataError
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import Masks, read_masks, reference_names
-from medhybrid.scans.slicer_segments import segments_of_nrrd
+from medhybrid.scans.slicer_segments import Segments, segments_of_nrrd
+
+
+class UnknownLabelError(DataError):
+    """A mask that holds values that are no label."""
+
+    code = "unknown_label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +37,15 @@ class SegmentRules:
         Label to a pattern on names of segments; a label without one takes segments of its own name.
     other_segments, overlaps : str
         As in `DataConfig`.
+    other_values : str
+        ``ignore`` takes values of a `.seg.nrrd` that none of its segments has as background; else they are refused.
     """
 
     labels: Mapping[str, int]
     patterns: Mapping[str, str] = field(default_factory=dict)
     other_segments: str = "refuse"
     overlaps: str = "refuse"
+    other_values: str = "refuse"
 
     @classmethod
     def of(cls, config: DataConfig) -> SegmentRules:
@@ -83,10 +93,29 @@ def label_map_of(path: Path, array: NDArray[np.generic], rules: SegmentRules, *,
     if not segments:
         return array
     chosen = match_names(list(segments), rules, case=case)
-    wanted = {name: segments[name] for names in chosen.values() for name in names}
-    masks = {name: np.asarray(array[layer] == value) for name, (layer, value) in wanted.items()}
+    array = round_labels(array)
+    if rules.other_values == "refuse":
+        _refuse_unlisted(segments, array, case)
+    masks = {
+        name: np.any([array[layer] == value for layer, value in segments[name]], axis=0)
+        for names in chosen.values()
+        for name in names
+    }
     x, y, z = array.shape[1:]
     return merge(masks, chosen, (x, y, z), rules, case=case)[None]
+
+
+def _refuse_unlisted(segments: Segments, array: NDArray[np.generic], case: str) -> None:
+    """Raise `UnknownLabelError` where a layer holds values that no segment has: edited elsewhere, they would be background."""
+    for layer, values in enumerate(array):
+        listed = {value: name for name, places in segments.items() for at, value in places if at == layer}
+        if unknown := unknown_values(values, listed):
+            raise UnknownLabelError(
+                f"case {case}: mask holds values that no segment of its file has",
+                expected=", ".join(f"{v} ({n})" for v, n in listed.items()) or "0",
+                found=", ".join(unknown),
+                remedy="add the segment in 3D Slicer, or correct the mask",
+            )
 
 
 def match_names(names: Sequence[str], rules: SegmentRules, *, case: str) -> dict[str, tuple[str, ...]]:

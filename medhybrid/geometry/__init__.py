@@ -11,7 +11,7 @@ from medhybrid.geometry.affine import (
     spacing_mm,
     voxel_ml,
 )
-from medhybrid.geometry.orientation import Turn, match_axes, orientation_code, turn_to_ras
+from medhybrid.geometry.orientation import Turn, extend_to, match_axes, orientation_code, turn_to_ras
 from medhybrid.geometry.resample import (
     axis_weights,
     grid_weights,
@@ -29,6 +29,7 @@ __all__ = [
     "axis_weights",
     "check_affine",
     "corner_distance_mm",
+    "extend_to",
     "grid_weights",
     "is_sheared",
     "match_axes",

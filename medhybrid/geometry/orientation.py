@@ -11,7 +11,10 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.geometry.affine import Affine, Grid, spacing_mm
+from medhybrid.geometry.affine import Affine, Grid, corner_distance_mm, spacing_mm
+
+MAX_PART_GAP_MM = 0.01
+"""A part whose corners lie further from voxels of a grid is none of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,19 @@ def turn_to_ras(affine: Affine) -> Turn:
 
     Each voxel axis is assigned to one world axis so that the sum of absolute direction cosines is largest.
     """
-    cosines = affine[:3, :3] / np.array(spacing_mm(affine))  # (world, voxel)
-    world = np.arange(3)
-    axes = max(permutations(range(3)), key=lambda voxel: float(np.abs(cosines[world, voxel]).sum()))
-    flips = cosines[world, axes] < 0
+    return _turn_of(_directions(affine))
+
+
+def _directions(affine: Affine) -> NDArray[np.float64]:
+    """Unit vectors (world, voxel) along the axes of an affine."""
+    return np.asarray(affine[:3, :3] / np.array(spacing_mm(affine)))
+
+
+def _turn_of(cosines: NDArray[np.float64]) -> Turn:
+    """Return the turn that brings axes closest to others, by the cosines (other axis, axis) between them."""
+    others = np.arange(3)
+    axes = max(permutations(range(3)), key=lambda voxel: float(np.abs(cosines[others, voxel]).sum()))
+    flips = cosines[others, axes] < 0
     return Turn((axes[0], axes[1], axes[2]), (bool(flips[0]), bool(flips[1]), bool(flips[2])))
 
 
@@ -74,8 +86,29 @@ def match_axes(array: NDArray[np.generic], source: Grid, target: Grid) -> tuple[
     Two files of one scan may run through its voxels in another order. Whether both grids then are one is for the caller to
     compare.
     """
-    turn, back = turn_to_ras(source.affine), turn_to_ras(target.affine).inverse
-    return back.apply(turn.apply(array)), back.grid(turn.grid(source))
+    turn = _turn_of(
+        _directions(target.affine).T @ _directions(source.affine)
+    )  # at 45 degrees, RAS would decide by rounding
+    return turn.apply(array), turn.grid(source)
+
+
+def extend_to(array: NDArray[np.generic], source: Grid, target: Grid) -> tuple[NDArray[np.generic], Grid]:
+    """Fill an array (..., X, Y, Z) with zeros up to the grid that it was cut from; one that is no part of it stays as it is.
+
+    Both grids run through their voxels in one order; see `match_axes`.
+    """
+    first = np.rint((np.linalg.inv(target.affine) @ source.affine)[:3, 3]).astype(int)
+    last = first + source.shape
+    if source.shape == target.shape or (first < 0).any() or (last > target.shape).any():
+        return array, source
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    if corner_distance_mm(target.box((x, y, z)), source) > MAX_PART_GAP_MM:
+        return array, source
+    whole = np.zeros((*array.shape[:-3], *target.shape), array.dtype)
+    whole[..., x, y, z] = array
+    affine = source.affine.copy()
+    affine[:3, 3] -= source.affine[:3, :3] @ first
+    return whole, Grid(target.shape, affine)
 
 
 def orientation_code(affine: Affine) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import shutil
 import stat
 import tempfile
@@ -10,6 +11,8 @@ import warnings
 import weakref
 import zipfile
 import zlib
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medhybrid.errors import ScanError
@@ -47,7 +50,7 @@ def unpack(archive: Path, into: Path) -> None:
     """
     try:
         with zipfile.ZipFile(archive) as file:
-            members = [m for m in file.infolist() if not m.is_dir()]
+            members = _without_copies([m for m in file.infolist() if not m.is_dir()])
             _check(archive, members, shutil.disk_usage(into).free)
             _refuse_overlaps(archive, file)
             for member in members:
@@ -62,6 +65,11 @@ def unpack(archive: Path, into: Path) -> None:
         EOFError,
     ) as error:
         raise _refused(archive, str(error) or type(error).__name__) from error
+
+
+def _without_copies(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """Return members less those that are there once more, with one name and content."""
+    return list({(m.filename, m.CRC, m.file_size): m for m in reversed(members)}.values())[::-1]
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> None:
@@ -134,8 +142,29 @@ def files_of_dicomdir(path: Path) -> tuple[list[Path], int]:
             parts = [[str(n)] if isinstance(n, str) else [str(p) for p in n] for n in named]
     except Exception as error:  # damaged files raise many kinds
         raise ScanError(f"{path.name} cannot be read as DICOMDIR", found=type(error).__name__) from error
-    files = [path.parent.joinpath(*p) for p in parts]
-    if any(not f.resolve().is_relative_to(path.parent.resolve()) for f in files):
+    named_files = [path.parent.joinpath(*p) for p in parts]
+    is_inside = all(f.resolve().is_relative_to(path.parent.resolve()) for f in named_files)
+    files = [_without_case(path.parent, p) for p in parts] if is_inside else []
+    if not is_inside or any(not f.resolve().is_relative_to(path.parent.resolve()) for f in files):
         raise ScanError(f"{path.name} names files outside its folder", remedy="copy the medium again")
+    _names_in.cache_clear()  # what is there may change
     present = sorted({f for f in files if f.is_file()})
     return present, len(set(files)) - len(present)
+
+
+def _without_case(folder: Path, parts: Sequence[str]) -> Path:
+    """Return a path below a folder; some systems show the names of a medium in other case, of which exactly one must fit."""
+    at = folder
+    for part in parts:
+        exact = at / part
+        alike = [] if exact.exists() else [n for n in _names_in(at) if n.casefold() == part.casefold()]
+        at = at / alike[0] if len(alike) == 1 else exact
+    return at
+
+
+@lru_cache(maxsize=64)
+def _names_in(folder: Path) -> tuple[str, ...]:
+    try:
+        return tuple(os.listdir(folder))
+    except OSError:
+        return ()

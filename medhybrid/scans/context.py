@@ -21,6 +21,7 @@ import numpy as np
 
 from medhybrid.errors import DataError, ScanError
 from medhybrid.files import check_file
+from medhybrid.scans.contrast import has_contrast_agent
 from medhybrid.scans.dicom.headers import load_dataset, read_acquisition
 from medhybrid.scans.scan import Scan
 from medhybrid.tables import read_table
@@ -49,14 +50,9 @@ def _age(value: Any) -> float | None:
 
 
 def _contrast(value: Any) -> float | None:
-    """1 with an agent, 0 without; text that is not a number names the agent, or says that it is not known."""
-    number = _number(value)
-    if number is not None:
-        return float(number > 0)
-    text = str(value).strip().lower()
-    if value is None or text in ("", "na", "n/a", "nan", "null", "unknown", "-", "?"):
-        return None
-    return float(text not in ("no", "none", "without", "false"))
+    """1 with an agent, 0 without; see `has_contrast_agent`."""
+    has_agent = has_contrast_agent(value)
+    return None if has_agent is None else float(has_agent)
 
 
 READERS: dict[str, Callable[[Any], float | None]] = {
@@ -125,7 +121,7 @@ def _of_header(scan: Scan, fields: Sequence[str]) -> Mapping[str, Any]:
     header = load_dataset(paths[0], tags=list(asked.values())) if asked else {}
     patient = {field: str(header.get(tag, "")) for field, tag in asked.items()}
     acquisition = read_acquisition(paths[0])
-    return {**acquisition, **patient}
+    return {**acquisition, **scan.source.acquisition, **patient}
 
 
 def _of_side_file(path: Path) -> Mapping[str, Any]:

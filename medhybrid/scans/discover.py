@@ -13,6 +13,7 @@ from medhybrid.geometry import orientation_code, spacing_mm
 from medhybrid.names import escape_name, make_unique, name_from_path, printable_path
 from medhybrid.scans import image_files, nifti
 from medhybrid.scans.archives import UnpackedFolder, files_of_dicomdir, unpack
+from medhybrid.scans.dicom.acquisition import Acquisition
 from medhybrid.scans.dicom.headers import SeriesEntry, group_series
 from medhybrid.scans.dicom.volumes import Volume
 from medhybrid.scans.walk import Walk
@@ -53,7 +54,7 @@ class ScanEntry:
     uid : str
         SeriesInstanceUID, in memory only.
     acquisition : dict
-        How a DICOM series was made: echo time, sequence and the like; nothing that identifies a patient.
+        How a DICOM volume was made: echo time, sequence and the like; nothing that identifies a patient.
     note : str
         How the name was made unique, where another scan would have had the same one.
     shared_name : str
@@ -74,7 +75,7 @@ class ScanEntry:
     part: str = ""
     code: str = ""
     uid: str = field(default="", repr=False)
-    acquisition: dict[str, str | float] = field(default_factory=dict, hash=False)
+    acquisition: Acquisition = field(default_factory=dict, hash=False)
     is_burned_in: bool = False
     note: str = ""
     shared_name: str = ""
@@ -202,7 +203,10 @@ def _list_files(
                 inside = holds[-1].path / name_from_path(path.relative_to(base).with_suffix(""))
                 inside.mkdir()
                 unpack(path, inside)
-                members = sorted(Walk().files(inside, on_error))
+                inner = Walk()
+                members = sorted(inner.files(inside, on_error))
+                hidden = [p.relative_to(inside) for p in inner.passed_over if p.name != "__MACOSX"]
+                walk.passed_over += [path / p for p in hidden]
                 problems += [_archive_entry(p, holds[-1].path) for p in members if p.suffix.lower() == ".zip"]
                 paths += [p for p in members if p.suffix.lower() != ".zip"]
                 continue
@@ -297,19 +301,22 @@ def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
         left_aside=series.left_aside,
         code=series.problem.code if series.problem else "",
         uid=series.uid,
-        acquisition=series.acquisition,
+        acquisition=series.acquisitions[0],
         is_burned_in=series.is_burned_in,
     )
-    return [_volume_entry(rest, v) for v in series.volumes] or [rest]
+    made = zip(series.volumes, series.acquisitions, strict=False)
+    return [_volume_entry(rest, v, acquisition) for v, acquisition in made] or [rest]
 
 
-def _volume_entry(rest: ScanEntry, volume: Volume) -> ScanEntry:
+def _volume_entry(rest: ScanEntry, volume: Volume, acquisition: Acquisition) -> ScanEntry:
     frames, affine = volume.stack.frames, volume.stack.affine
     return replace(
         rest,
         name=escape_name(f"{rest.name}__{volume.name}") if volume.name else rest.name,
         paths=tuple(dict.fromkeys(f.path for f in frames)),
         part=volume.name,
+        description=str(acquisition.get("description", "")),
+        acquisition=acquisition,
         shape=(frames[0].columns, frames[0].rows, len(frames)),
         spacing_mm=spacing_mm(affine),
         orientation=orientation_code(affine),

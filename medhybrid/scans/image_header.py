@@ -18,6 +18,8 @@ MM_PER_UNIT = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
 }
 
+MASK_ELSEWHERE = "so that a mask of this image, which is NIfTI, lies elsewhere there than the image"
+
 UNKNOWN_THICKNESS = "the thickness of the slice is unknown; 1 mm is assumed"
 
 
@@ -72,4 +74,6 @@ def unit_notes(path: Path, unit: str) -> tuple[float, tuple[str, ...]]:
             remedy="correct the unit in its header",
         )
     factor = MM_PER_UNIT[name]
-    return factor, () if factor == 1 else (f"lengths in {name} were converted to mm; programs on ITK ignore the unit",)
+    if factor == 1:
+        return factor, ()
+    return factor, (f"lengths in {name} were converted to mm; programs on ITK ignore the unit, {MASK_ELSEWHERE}",)

@@ -6,13 +6,14 @@ stream that breaks off.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import GeometryError, ScanError
-from medhybrid.geometry import Affine
+from medhybrid.geometry import Affine, is_sheared
 from medhybrid.scans.claims import check_claim, refuse_overflow, report_affine
 from medhybrid.scans.image_header import ImageHeader
 from medhybrid.scans.metaimage import read_meta_header
@@ -21,6 +22,10 @@ from medhybrid.scans.scan import Scan, Source
 from medhybrid.scans.stored_values import read_values
 from medhybrid.scans.streams import check_surplus
 from medhybrid.scans.text_headers import is_meta, read_text_header
+
+SHEARED_NOTE = (
+    "its axes are not at right angles; programs on ITK open the image, and refuse a mask of it, which is NIfTI"
+)
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -45,9 +50,10 @@ def read_itk(path: Path) -> Scan:
     x, y = header.shape[:2]
     notes = header.notes + check_surplus(path, n_surplus, header.stored.n_bytes, array.size // (x * y))
     try:
-        return Scan(array, header.affine, Source("itk", (path,)), path.stem, ("",) * array.shape[0], notes)
+        scan = Scan(array, header.affine, Source("itk", (path,)), path.stem, ("",) * array.shape[0], notes)
     except GeometryError as error:
         raise report_affine(path, error) from error
+    return replace(scan, notes=(*notes, SHEARED_NOTE)) if is_sheared(scan.affine) else scan
 
 
 def itk_header(path: Path) -> tuple[tuple[int, ...], Affine]:

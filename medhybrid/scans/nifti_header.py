@@ -67,6 +67,11 @@ BYTES_OF_VERSION_2 = 540
 _SILENT = logging.Logger("nibabel headers", level=logging.CRITICAL + 1)
 
 
+ANALYZE_IN_ITK = (
+    "programs on ITK place the first voxel at the origin, and a mask of this image, which is NIfTI, elsewhere"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class NiftiHeader:
     """What a header says.
@@ -228,7 +233,10 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
     notes = _fill_sizes(header, checked, shape)
     if header.is_analyze:
         base = np.asarray(checked.get_best_affine(), np.float64)
-        return base, (*notes, "Analyze 7.5 headers hold no orientation: left and right may be swapped")
+        return base, (
+            *notes,
+            f"Analyze 7.5 headers hold no orientation: left and right may be swapped; {ANALYZE_IN_ITK}",
+        )
     sform = int(checked["sform_code"])
     qform = int(checked["qform_code"])
     qform_notes = _repair_quaternion(header, checked) if qform else ()

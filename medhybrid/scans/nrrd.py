@@ -15,7 +15,7 @@ import numpy as np
 
 from medhybrid.errors import ScanError
 from medhybrid.geometry import Affine
-from medhybrid.scans.image_header import UNKNOWN_THICKNESS, ImageHeader, affine_from_lps, unit_notes
+from medhybrid.scans.image_header import MASK_ELSEWHERE, UNKNOWN_THICKNESS, ImageHeader, affine_from_lps, unit_notes
 from medhybrid.scans.stored_values import Encoding, StoredValues
 from medhybrid.scans.text_headers import TextHeader
 
@@ -146,7 +146,19 @@ def _directions(header: TextHeader, n_axes: int) -> list[Vector] | None:
     vectors = [_vector(header, "space directions", v) for v in VECTOR.findall(text)]
     if len(vectors) != n_axes:
         raise header.refuse("space directions", f"{n_axes} vectors")
-    return vectors
+    return _in_three_dimensions(header, vectors)
+
+
+def _in_three_dimensions(header: TextHeader, vectors: list[Vector]) -> list[Vector]:
+    """Bring the vectors of a plane, and those of space and time, to space, as ITK writes images of two and four axes."""
+    lengths = {len(v) for v in vectors if v is not None}
+    if lengths == {2}:
+        return [None if v is None else (*v, 0.0) for v in vectors]
+    if lengths != {4}:
+        return vectors
+    if any(v is None or (i < 3 and v[3] != 0) or (i == 3 and any(v[:3])) for i, v in enumerate(vectors)):
+        raise header.refuse("space directions", "three axes in space, and a fourth that is none of them")
+    return [None if v is None or i == 3 else v[:3] for i, v in enumerate(vectors)]
 
 
 def _vector(header: TextHeader, field: str, text: str) -> Vector:
@@ -188,7 +200,7 @@ def _place_in_space(
     steps = [(directions or [])[a] for a in spatial]
     if any(v is None or len(v) != 3 or not np.isfinite(v).all() for v in steps):
         raise header.refuse("space directions", "vectors of 3 finite numbers")
-    space = (header.get("space") or "").lower()
+    space = _space(header)
     notes: tuple[str, ...] = ()
     if space and space not in SIGNS_TO_LPS and space not in SPACES_WITHOUT_PATIENT:
         raise header.refuse("space", "RAS, LAS or LPS")
@@ -229,7 +241,7 @@ def _place_without_space(
     has_place = all(math.isfinite(starts[a]) for a in spatial)
     origin = _origin(header)
     if origin is not None:
-        space = (header.get("space") or "").lower()
+        space = _space(header)
         if space and space not in SIGNS_TO_LPS and space not in SPACES_WITHOUT_PATIENT:
             raise header.refuse("space", "RAS, LAS or LPS")
         lps[:3, 3] = np.array(SIGNS_TO_LPS.get(space, (1.0, 1.0, 1.0))) * origin
@@ -254,7 +266,7 @@ def _spacings_and_starts(header: TextHeader, n_axes: int) -> tuple[list[float], 
         n_steps = size - 1 if _is_node(header, axis) else size
         if not math.isfinite(spacings[axis]) and end > start and n_steps > 0:  # not where either is NaN
             spacings[axis] = (end - start) / n_steps
-            notes = ("spacings are worked out from axis mins and maxs; programs on ITK take 1 mm",)
+            notes = (f"spacings are worked out from axis mins and maxs; programs on ITK take 1 mm, {MASK_ELSEWHERE}",)
     return spacings, starts, notes
 
 
@@ -264,12 +276,19 @@ def _is_node(header: TextHeader, axis: int) -> bool:
     return axis < len(centers) and centers[axis] == "node"
 
 
+def _space(header: TextHeader) -> str:
+    """Return the name of the space, less its time."""
+    space = (header.get("space") or "").lower()
+    return space[:3] if space in ("rast", "last", "lpst") else space.removesuffix("-time")
+
+
 def _unit(header: TextHeader) -> tuple[float, tuple[str, ...]]:
     """Return the millimetres of the one unit of all axes in space; raises `ScanError`."""
     text = header.get("space units", "units") or ""
     names = re.findall(r'"([^"]*)"', text) if '"' in text else text.split()
     if header.get("space units") is None:
-        names = [n for n in names if n.strip()][:3]
+        names = [n for n in names if n.strip()]
+    names = names[:3]  # a fourth is that of time
     results = {unit_notes(header.path, name) for name in names} or {(1.0, ())}
     if len(results) > 1:
         raise header.refuse("space units" if header.get("space units") else "units", "one unit for all axes")
@@ -284,6 +303,8 @@ def _origin(header: TextHeader) -> Vector:
     origin = _vector(header, "space origin", text.strip())
     if origin is not None and len(origin) == 2:
         origin = (*origin, 0.0)  # of a single slice
+    if origin is not None and len(origin) == 4:
+        origin = origin[:3]  # of space and time
     if origin is not None and (len(origin) != 3 or not np.isfinite(origin).all()):
         raise header.refuse("space origin", "3 finite numbers")
     return origin

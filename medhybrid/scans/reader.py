@@ -21,6 +21,7 @@ from medhybrid.scans.dicom.patient import differing_identifiers, identity_of
 from medhybrid.scans.dicom.read import read_series, read_volume
 from medhybrid.scans.discover import ScanEntry
 from medhybrid.scans.scan import Scan, Source
+from medhybrid.scans.walk import visible_files
 
 MAX_CHANNEL_GAP_MM = 0.01
 """Channels whose grids differ by more at a corner are not stacked."""
@@ -89,12 +90,12 @@ def read_entry(entry: ScanEntry, case: str, options: ScansConfig | None = None) 
 
 def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None) -> Scan:
     datasets: dict[Path, Any] = {}
-    found = group_series(sorted(p for p in folder.iterdir() if p.is_file()), datasets=datasets)[0]
+    files = [p for p in visible_files(folder) if p.is_file()]
+    found = group_series(files, datasets=datasets)[0]
     series = [s for s in found if not s.left_aside]
     if problem := next((s.problem for s in series if s.problem), None):
         raise problem
-    others = [] if found else sorted(p for p in folder.iterdir() if p.is_file())
-    images = [p for p in others if image_files.kind_of(p) in ("nifti", "itk")]
+    images = [p for p in ([] if found else files) if image_files.kind_of(p) in ("nifti", "itk")]
     if len(images) == 1:  # macOS unpacks scan.nii.gz to a folder of that name with the file in it
         return _read(images[0], case, part, options)
     if len(series) != 1:

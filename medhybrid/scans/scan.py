@@ -29,6 +29,8 @@ class Source:
         For DICOM, the place in `paths` of each slice's file, and its frame number there (from 0), in slice order.
     regular : RegularGrid, optional
         For DICOM slices that were resampled to a regular grid: the way back to the slices.
+    acquisition : dict
+        For DICOM, what the first slice says of itself beside the header of its file.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Source:
     files: tuple[int, ...] = ()
     frames: tuple[int, ...] = ()
     regular: Any = field(default=None, repr=False, compare=False)
+    acquisition: dict[str, str | float] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

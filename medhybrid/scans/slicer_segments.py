@@ -12,8 +12,12 @@ from medhybrid.scans.text_headers import is_meta, read_text_header
 FIELD = re.compile(r"Segment(\d{1,6})_(Name|ID|LabelValue|Layer)")
 
 
-def segments_of_nrrd(path: Path) -> dict[str, tuple[int, int]]:
-    """Read the layer and the value of each segment, by its name.
+Segments = dict[str, tuple[tuple[int, int], ...]]
+"""Layer and value of the segments of each name."""
+
+
+def segments_of_nrrd(path: Path) -> Segments:
+    """Read the layer and the value of each segment, by its name; several of one name are one.
 
     Segments of one layer do not overlap. A layer is a channel of the scan that `read_scan` returns. A segment without a name
     has that of its ID. One without layer and value has a layer for itself and the value 1, as older versions of 3D Slicer
@@ -21,13 +25,13 @@ def segments_of_nrrd(path: Path) -> dict[str, tuple[int, int]]:
 
     Returns
     -------
-    segments : dict of str to (int, int)
+    segments : dict of str to tuple of (int, int)
         In the order of the header; empty for a file that lists no segments.
 
     Raises
     ------
     ScanError
-        If the header cannot be read, a layer or value is not usable, or two segments share a name or a value of a layer.
+        If the header cannot be read, a layer or value is not usable, or two segments share a value of a layer.
     """
     if is_meta(path) or not path.name.lower().endswith(SUFFIXES):
         return {}
@@ -38,7 +42,7 @@ def segments_of_nrrd(path: Path) -> dict[str, tuple[int, int]]:
         match = FIELD.fullmatch(key.strip())
         if match:
             fields.setdefault(int(match[1]), {})[match[2]] = text.strip()
-    segments: dict[str, tuple[int, int]] = {}
+    segments: Segments = {}
     for number, field in sorted(fields.items()):
         name = field.get("Name") or field.get("ID") or f"Segment{number}"
         layer = _whole_number(path, name, "layer", field.get("Layer"), number if n_layers > 1 else 0)
@@ -47,11 +51,9 @@ def segments_of_nrrd(path: Path) -> dict[str, tuple[int, int]]:
             raise _unusable(path, name, f"a layer from 0 to {n_layers - 1}", f"layer {layer}")
         if value < 1:
             raise _unusable(path, name, "a label value of 1 or more", str(value))
-        if name in segments:
-            raise _unusable(path, name, "different names", "two segments of this name")
-        if (layer, value) in segments.values():
+        if any((layer, value) in places for places in segments.values()):
             raise _unusable(path, name, "different values in a layer", f"value {value} twice in layer {layer}")
-        segments[name] = (layer, value)
+        segments[name] = (*segments.get(name, ()), (layer, value))
     return segments
 
 

@@ -77,6 +77,12 @@ class Walk:
         return found
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """List what lies in a folder itself, but for folders and what is hidden, such as the `._` files of macOS."""
+    with os.scandir(folder) as entries:
+        return sorted(folder / e.name for e in entries if not _is_hidden(e) and not e.is_dir())
+
+
 def _is_hidden(entry: os.DirEntry[str]) -> bool:
     return entry.name.startswith(".") or (entry.name.lower() in HIDDEN and entry.is_dir())
 

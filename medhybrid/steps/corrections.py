@@ -27,6 +27,7 @@ from medhybrid.inference.worklist import WorkItem
 from medhybrid.kept_tables import write_kept_table
 from medhybrid.remote import local_copy
 from medhybrid.review.marks import Mark, read_marks
+from medhybrid.scans.walk import visible_files
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
 from medhybrid.steps.mask_files import SUFFIXES, list_masks
 
@@ -206,7 +207,7 @@ def _images(item: WorkItem) -> tuple[Files | None, ...]:
 
 def _files(paths: Iterable[Path]) -> list[Path]:
     """A folder stands for its files."""
-    return [f for p in paths for f in (sorted(x for x in p.iterdir() if x.is_file()) if p.is_dir() else [p])]
+    return [f for p in paths for f in (visible_files(p) if p.is_dir() else [p])]
 
 
 def _sizes(paths: Iterable[Path]) -> list[int]:

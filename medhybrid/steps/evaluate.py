@@ -82,7 +82,7 @@ def evaluate(
     """
     reporter = reporter or Silent()
     _check_labels(labels)
-    rules = rules or SegmentRules(labels)
+    rules = replace(rules or SegmentRules(labels), other_values=other_values)
     place = Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions)
     if place.resolve() == Path(references).resolve():
         raise DataError(f"{printable_path(place)} is scored against itself", remedy="name the folder of the references")

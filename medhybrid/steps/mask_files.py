@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.segments import SegmentRules, label_map_of
 from medhybrid.errors import DataError, ScanError
-from medhybrid.geometry import Grid, corner_distance_mm, match_axes
+from medhybrid.geometry import Grid, corner_distance_mm, extend_to, match_axes
 from medhybrid.names import printable_path
 from medhybrid.scans.reader import read_scan
+from medhybrid.scans.slicer_segments import segments_of_nrrd
 
 MAX_GAP_MM = 0.01
 """A mask whose corners lie further from a grid's is not on it."""
@@ -42,6 +43,8 @@ def read_mask(path: Path, rules: SegmentRules) -> tuple[NDArray[np.generic], Gri
 def mask_on_grid(path: Path, grid: Grid, rules: SegmentRules) -> NDArray[np.generic] | None:
     """Read a mask (X, Y, Z) with the axes of `grid`; None where it lies elsewhere. Errors as `read_mask`."""
     turned, its = match_axes(*read_mask(path, rules), grid)
+    if segments_of_nrrd(path):  # 3D Slicer saves the extent of the segments
+        turned, its = extend_to(turned, its, grid)
     return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
 
 

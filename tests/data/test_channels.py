@@ -9,7 +9,7 @@ import pytest
 
 from medhybrid.config import ChannelRule, config_from_dict
 from medhybrid.data.channel_words import is_other_mask, names_channel
-from medhybrid.data.channels import match_channels, read_channel_table
+from medhybrid.data.channels import explain, match_channels, read_channel_table
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.scans import Discovery, ScanEntry, discover
@@ -43,6 +43,20 @@ def test_conditions_on_the_header_tell_channels_apart_and_the_reason_is_given() 
     assert [m.entry.name for m in found if m.entry] == ["1", "2", "3"]
     assert found[1].reason == "T1Gd: 2 (matches *t1*, contrast agent)"
     assert found[2].reason == "FLAIR: 3 (echo time 120 ms, inversion time 2600 ms)"
+
+
+@pytest.mark.parametrize(
+    ("agent", "channel"),
+    [("GADAVIST", "T1Gd"), ("NO CONTRAST", "T1"), ("None given", "T1"), ("N/A", "T1"), ("0", "T1"), ("UNKNOWN", None)],
+)
+def test_words_for_no_contrast_agent_are_none_and_unknown_ones_fit_neither_rule(
+    agent: str, channel: str | None
+) -> None:
+    scan = entry("1", description="t1 ax", contrast_agent=agent)
+
+    found = [name for name in ("T1", "T1Gd") if explain(scan, RULES[name], name)]
+
+    assert found == ([channel] if channel else [])
 
 
 def test_an_ambiguous_channel_is_refused_with_the_candidates() -> None:

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 import medhybrid
+from medhybrid.config import DataConfig, ScansConfig
+from medhybrid.data.checks import from_error
+from medhybrid.data.layouts import Case, Files
+from medhybrid.data.load import load_mask
 from medhybrid.data.segments import SegmentRules, label_map_of
 from medhybrid.errors import DataError
 from medhybrid.scans.reader import read_scan
@@ -56,6 +60,47 @@ def test_segments_that_are_no_label_are_refused_with_their_names(tmp_path: Path)
     path = write_segments(tmp_path / "a.seg.nrrd", np.ones((4, 5, 6)), other=1)
     with pytest.raises(DataError, match="found other"):
         labels_of(path, SegmentRules({"l": 1}))
+
+
+def test_a_value_that_no_segment_has_is_an_unknown_label(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1], array[2] = 1, 2
+    path = write_segments(tmp_path / "a.seg.nrrd", array, l=1)
+
+    with pytest.raises(DataError, match=r"Expected 1 \(l\), found 2") as caught:
+        labels_of(path, SegmentRules({"l": 1}))
+
+    assert from_error("c", caught.value).code == "unknown_label"
+    assert labels_of(path, SegmentRules({"l": 1}, other_values="ignore")).sum() == 30
+
+
+def test_several_segments_of_one_name_are_one(tmp_path: Path) -> None:
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1], array[2] = 1, 2
+    path = write_segments(tmp_path / "a.seg.nrrd", array, l=1, k=2)
+    path.write_bytes(path.read_bytes().replace(b"_Name:=k", b"_Name:=l"))
+
+    np.testing.assert_array_equal(labels_of(path, SegmentRules({"l": 7})), np.where(array > 0, 7, 0))
+
+
+def test_a_segmentation_that_was_cut_to_its_extent_lies_in_its_image(tmp_path: Path) -> None:
+    array = np.zeros((8, 9, 10), np.uint8)
+    array[2:5, 3:6, 4:8] = 1
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])  # of the header above, in RAS
+    save_nifti(tmp_path / "image.nii.gz", np.arange(720, dtype=np.int16).reshape(8, 9, 10), affine)
+    path = write_segments(tmp_path / "m.seg.nrrd", array[2:5, 3:6, 4:8], l=1)
+    cut = path.read_bytes().replace(b"origin: (0,0,0)", b"origin: (-2,-3,4)")
+    path.write_bytes(cut)
+    case = Case("c", "c", (Files((tmp_path / "image.nii.gz",)),), Files((path,)))
+    data = DataConfig(channels=[{"name": "MR", "modality": "MR"}], labels={"l": 1})
+    image = read_scan(tmp_path / "image.nii.gz")
+
+    mask = load_mask(case, image, data, ScansConfig())
+
+    np.testing.assert_array_equal(mask.array[0], array)
+    np.testing.assert_allclose(mask.affine, image.affine)
+    path.write_bytes(cut.replace(b"origin: (-2,-3,4)", b"origin: (-2.4,-3,4)"))
+    assert load_mask(case, image, data, ScansConfig()).array.shape == (1, 3, 3, 4)
 
 
 def test_evaluate_reads_references_by_the_names_of_their_segments(tmp_path: Path) -> None:

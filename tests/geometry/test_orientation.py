@@ -64,6 +64,20 @@ def test_matching_axes_undoes_any_other_order_of_the_same_voxels(grid: Grid, ord
     np.testing.assert_allclose(matched_grid.affine, grid.affine, atol=1e-9)
 
 
+@pytest.mark.parametrize("orientation", SIGNED_PERMUTATIONS)
+def test_axes_at_45_degrees_are_matched_to_those_of_their_image(orientation: np.ndarray) -> None:
+    half = np.sqrt(0.5)
+    image = Grid((4, 4, 5), np.eye(4))
+    image.affine[:3, :3] = np.array([[half, -half, 0], [half, half, 0], [0, 0, 1]])
+    array = np.arange(80).reshape(image.shape)
+    other_way = turn_to_ras(affine_of(orientation))
+
+    matched, grid = match_axes(other_way.apply(array), other_way.grid(image), image)
+
+    np.testing.assert_array_equal(matched, array)
+    np.testing.assert_allclose(grid.affine, image.affine, atol=1e-9)
+
+
 @given(grid=grids(max_degrees=20))
 def test_oblique_grids_turn_as_nibabel_turns_them(grid: Grid) -> None:
     array = np.arange(np.prod(grid.shape)).reshape(grid.shape)

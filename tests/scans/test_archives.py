@@ -163,3 +163,14 @@ def test_a_medium_that_names_files_outside_is_refused(medium: Path, tmp_path: Pa
 
     with pytest.raises(ScanError, match="outside its folder"):
         archives.files_of_dicomdir(medium / "DICOMDIR")
+
+
+def test_a_medium_whose_names_were_brought_to_lower_case_is_whole(medium: Path) -> None:
+    for path in sorted(medium.rglob("*"), reverse=True):
+        path.rename(path.with_name(path.name.lower()))
+
+    found = discover(medium / "dicomdir")
+
+    assert [e.problem for e in found.entries] == [""] * len(found.entries)
+    assert archives.files_of_dicomdir(medium / "dicomdir")[1] == 0
+    assert found.entries

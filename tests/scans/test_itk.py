@@ -42,6 +42,51 @@ def test_vectors_become_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.array, array.transpose(3, 2, 1, 0))
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha"])
+def test_images_of_two_and_four_axes_are_read_as_itk_writes_them(suffix: str, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 999, (3, 4, 5, 6)).astype(np.int16)  # (t, z, y, x)
+    whole = sitk.JoinSeries([sitk.GetImageFromArray(volume) for volume in array])
+    whole.SetSpacing((0.5, 0.6, 2, 7))
+    whole.SetOrigin((1, 2, 3, 0))
+    plane = sitk.GetImageFromArray(array[0, 0])
+    plane.SetSpacing((0.5, 0.6))
+    plane.SetOrigin((1, 2))
+    for name, image in (("whole", whole), ("plane", plane)):
+        sitk.WriteImage(image, str(tmp_path / f"{name}{suffix}"))
+
+    in_time, slice_ = (read_scan(tmp_path / f"{name}{suffix}") for name in ("whole", "plane"))
+
+    np.testing.assert_array_equal(in_time.array, array.transpose(0, 3, 2, 1))
+    np.testing.assert_allclose(in_time.affine, np.diag([-0.5, -0.6, 2, 1]) + np.outer([-1, -2, 3, 0], [0, 0, 0, 1]))
+    np.testing.assert_array_equal(slice_.array, array[:1, 0].transpose(0, 2, 1)[..., None])
+    np.testing.assert_allclose(slice_.affine, np.diag([-0.5, -0.6, 1, 1]) + np.outer([-1, -2, 0, 0], [0, 0, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ("space directions: (1,0,0) (0,1,0) (0,0.6,2.5)\nspace: LPS", "refuse a mask"),
+        ('space directions: (1,0,0) (0,1,0) (0,0,2)\nspace: LPS\nspace units: "cm" "cm" "cm"', "elsewhere"),
+        ("axis mins: 0 0 0\naxis maxs: 4 5 12", "elsewhere"),
+    ],
+)
+def test_a_place_that_itk_does_not_give_the_mask_is_noted(field: str, found: str, tmp_path: Path) -> None:
+    header = f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 5 6\nencoding: raw\n{field}\n\n"
+    (tmp_path / "x.nrrd").write_bytes(header.encode() + bytes(120))
+
+    assert any(found in note for note in read_scan(tmp_path / "x.nrrd").notes)
+
+
+def test_a_fourth_axis_that_lies_in_space_is_refused(tmp_path: Path) -> None:
+    whole = sitk.JoinSeries([sitk.GetImageFromArray(np.zeros((4, 5, 6), np.int16))] * 2)
+    sitk.WriteImage(whole, str(tmp_path / "x.nrrd"))
+    content = (tmp_path / "x.nrrd").read_bytes()
+    (tmp_path / "x.nrrd").write_bytes(content.replace(b"(0,0,0,1)", b"(0,0,1,1)"))
+
+    with pytest.raises(ScanError, match="a fourth that is none of them"):
+        read_scan(tmp_path / "x.nrrd")
+
+
 @pytest.mark.parametrize("content", [b"", b"NRRD0004\ntype: short\n", b"ObjectType = Image\nNDims = 3\n"])
 def test_reject_damaged_files(tmp_path: Path, content: bytes) -> None:
     for name in ("x.nrrd", "x.mha"):

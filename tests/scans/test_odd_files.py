@@ -68,6 +68,19 @@ def test_a_zip_with_two_members_of_one_name_is_refused(tmp_path: Path) -> None:
     assert "two members of one name" in entry.problem
 
 
+def test_a_zip_with_one_member_twice_is_read(tmp_path: Path) -> None:
+    member = ("a.nii", nifti(np.zeros((4, 5, 6), np.int16)))
+    zipped(tmp_path / "x.zip", member, member)
+
+    assert [(e.name, e.problem) for e in discover(tmp_path).entries] == [("x__a", "")]
+
+
+def test_a_hidden_folder_in_a_zip_is_named(tmp_path: Path) -> None:
+    zipped(tmp_path / "x.zip", (".export/a.nii", nifti(np.zeros((4, 5, 6), np.int16))), ("__MACOSX/._a", b"x"))
+
+    assert discover(tmp_path).passed_over == ("x.zip/.export",)
+
+
 def test_a_zip_with_a_label_map_and_odd_names_is_read(tmp_path: Path) -> None:
     label = np.zeros((260, 260, 170), np.uint8)
     label[5, 5, 5] = 1

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from monai.transforms import LoadImage
 
 from medhybrid.errors import ScanError
+from medhybrid.scans import discover
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.monai_reader import ScanReader
 from medhybrid.scans.reader import read_scan, stack_channels
@@ -67,3 +69,42 @@ def test_a_folder_with_two_series_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ScanError, match="one DICOM image series"):
         read_scan(tmp_path)
+
+
+APPLE_DOUBLE = bytes.fromhex("00051607000200004d6163204f532058") + bytes(200)
+
+
+def test_hidden_files_of_a_folder_are_not_read(tmp_path: Path) -> None:
+    image, _ = blob_case(0)
+    for path in write_mr_series(tmp_path / "in", image, AFFINE, description="T1", study="s", case="c"):
+        path.with_name(f"._{path.name}").write_bytes(APPLE_DOUBLE)
+
+    assert read_scan(tmp_path / "in").array.shape == (1, *image.shape)
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "rows"),
+    [("1.3.12.2.1107.5.9.1", None), ("1.3.46.670589.11.0.0.12.2", 4), ("1.2.840.10008.5.1.4.1.1.4.2", 4)],
+)
+@pytest.mark.parametrize("is_same_series", [True, False])
+def test_an_object_without_pixels_beside_a_series_is_left_aside(
+    is_same_series: bool, sop_class: str, rows: int | None, tmp_path: Path
+) -> None:
+    image, _ = blob_case(0)
+    paths = write_mr_series(tmp_path / "in", image, AFFINE, description="T1", study="s", case="c")
+    d = pydicom.dcmread(paths[0])
+    for name in ("PixelData", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "Rows", "Columns"):
+        delattr(d, name)
+    if rows:
+        d.Rows = d.Columns = rows
+    d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = sop_class
+    d.SOPInstanceUID = "1.2.3.4"
+    if not is_same_series:
+        d.SeriesInstanceUID = "1.2.3"
+    d.save_as(tmp_path / "in" / "x.dcm")
+
+    assert read_scan(tmp_path / "in").array.shape == (1, *image.shape)
+    assert [e.problem for e in discover(tmp_path).entries if not e.left_aside] == [""]
+    assert [e.left_aside for e in discover(tmp_path).entries if e.left_aside] == (
+        [] if is_same_series else ["no image"]
+    )

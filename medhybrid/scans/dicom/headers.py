@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import ScanError, SeriesError, item_error
-from medhybrid.scans.dicom.attributes import number, text
+from medhybrid.scans.dicom.acquisition import TAGS as ACQUISITION_TAGS
+from medhybrid.scans.dicom.acquisition import Acquisition, describe_frame, describe_header
+from medhybrid.scans.dicom.attributes import text, value_of
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
 from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, differing_identifiers, identity_of
+from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA, PIXEL_DATA
 from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 
@@ -44,33 +47,11 @@ DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary capture, and with a suffix its multi-frame kinds."""
 
+IMAGE_TAGS = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation")
+"""What has all of them says to be an image; without pixels it is damaged."""
+
 SUFFIXES = (".dcm", ".ima", ".dicom")
 """A file named so is DICOM, or damaged; it is never passed over in silence."""
-
-ACQUISITION_TEXTS = {
-    "modality": "Modality",
-    "description": "SeriesDescription",
-    "protocol": "ProtocolName",
-    "sequence": "SequenceName",
-    "scanning_sequence": "ScanningSequence",
-    "image_type": "ImageType",
-    "body_part": "BodyPartExamined",
-    "manufacturer": "Manufacturer",
-    "model": "ManufacturerModelName",
-    "contrast_agent": "ContrastBolusAgent",
-    "patient_position": "PatientPosition",
-}
-ACQUISITION_NUMBERS = {
-    "echo_time_ms": "EchoTime",
-    "repetition_time_ms": "RepetitionTime",
-    "inversion_time_ms": "InversionTime",
-    "flip_angle_deg": "FlipAngle",
-    "field_strength_t": "MagneticFieldStrength",
-    "kvp": "KVP",
-    "slice_thickness_mm": "SliceThickness",
-}
-"""What tells how a series was made. None of them identifies a patient; descriptions are free text all the same, and so are
-left out of names."""
 
 GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation", *IDENTIFIERS)
 TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
@@ -111,8 +92,8 @@ class SeriesEntry:
         Why it cannot be read.
     left_aside : str
         Why the series holds no scan, else empty.
-    acquisition : dict
-        How it was made; see `ACQUISITION_TEXTS`.
+    acquisitions : tuple of dict
+        How each volume was made; one where there is no volume.
     """
 
     uid: str
@@ -123,7 +104,7 @@ class SeriesEntry:
     volumes: tuple[Volume, ...]
     problem: SeriesError | None
     left_aside: str
-    acquisition: dict[str, str | float] = field(hash=False)
+    acquisitions: tuple[Acquisition, ...] = field(hash=False)
     is_burned_in: bool = False
 
 
@@ -242,7 +223,7 @@ def describe(header: Any, path: Path) -> FileHeader:
     """Grouping and frames of a data set."""
     series_uid = text(header, "SeriesInstanceUID")
     modality = text(header, "Modality") or CLASS_MODALITIES.get(text(header, "SOPClassUID"), "")
-    left_aside = _why_no_scan(header, modality)
+    left_aside = _why_no_scan(header, modality, path)
     frames: tuple[Frame, ...] = ()
     problem: SeriesError | None = None
     try:
@@ -271,7 +252,7 @@ def describe(header: Any, path: Path) -> FileHeader:
     )
 
 
-def _why_no_scan(header: Any, modality: str) -> str:
+def _why_no_scan(header: Any, modality: str, path: Path) -> str:
     from pydicom.uid import UID
 
     if modality in NOT_SCANS:
@@ -280,12 +261,30 @@ def _why_no_scan(header: Any, modality: str) -> str:
         return "localizer"
     is_capture = text(header, "SOPClassUID").startswith(SECONDARY_CAPTURE_CLASSES)
     is_grey = text(header, "SamplesPerPixel") == "1"
-    if is_capture and (not is_grey or "ImagePositionPatient" not in header):
+    if is_capture and (not is_grey or not _is_placed(header)):
         return "secondary capture" if is_grey else "colour secondary capture"
     storage = UID(text(header, "SOPClassUID"))
-    is_known_as_no_image = storage.name != storage and "Image Storage" not in storage.name
-    has_pixels = any(tag in header for tag in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated"))
-    return "no image" if is_known_as_no_image and not has_pixels else ""
+    is_image = storage.name != storage and "Image Storage" in storage.name  # others are private, or of other things
+    if is_image or not storage or all(tag in header for tag in IMAGE_TAGS) or _has_pixels(header, path):
+        return ""
+    return "no image"
+
+
+def _is_placed(header: Any) -> bool:
+    """Whether a header says where a frame lies, in itself or in functional groups."""
+    if "ImagePositionPatient" in header:
+        return True
+    try:
+        groups = list(value_of(header, "PerFrameFunctionalGroupsSequence") or [])
+        return any("PlanePositionSequence" in group for group in groups)
+    except TypeError:
+        return False
+
+
+def _has_pixels(header: Any, path: Path) -> bool:
+    """Whether a file has an element of pixels; of a header that was read alone, the file is asked."""
+    tags = (PIXEL_DATA, *FLOAT_PIXEL_DATA)
+    return any(tag in header for tag in tags) or any(tag in load_dataset(path) for tag in tags)
 
 
 def group_series(
@@ -347,17 +346,17 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
             problem = _problem_of(error, first.path)
     if problem is not None and problem.code == "localizer":
         problem, left_aside = None, "localizer"
-    acquisition = read_acquisition(first.path)
+    acquisitions = _acquisitions(volumes, first.path)
     return SeriesEntry(
         uid=first.series_uid,
         study_uid=first.study_uid,
         modality=first.modality,
-        description=str(acquisition.get("description", "")),
+        description=str(acquisitions[0].get("description", "")),
         paths=tuple(m.path for m in members),
         volumes=tuple(volumes),
         problem=problem,
         left_aside=left_aside,
-        acquisition=acquisition,
+        acquisitions=acquisitions,
         is_burned_in=any(m.is_burned_in for m in members),
     )
 
@@ -375,12 +374,18 @@ def _refuse_other_patients(members: Sequence[FileHeader], name: str) -> None:
         )
 
 
-def read_acquisition(path: Path) -> dict[str, str | float]:
-    """How a series was made, from one of its files."""
+def read_acquisition(path: Path) -> Acquisition:
+    """Return how a file's images were made, by its header."""
     try:
-        header = load_dataset(path, tags=[*ACQUISITION_TEXTS.values(), *ACQUISITION_NUMBERS.values()])
+        return describe_header(load_dataset(path, tags=ACQUISITION_TAGS))
     except Exception:  # descriptions are no reason to refuse a series
         return {}
-    texts = {k: v for k, tag in ACQUISITION_TEXTS.items() if (v := text(header, tag))}
-    figures = {k: x for k, tag in ACQUISITION_NUMBERS.items() if (x := number(header, tag)) is not None}
-    return {**texts, **figures}
+
+
+def _acquisitions(volumes: Sequence[Volume], first: Path) -> tuple[Acquisition, ...]:
+    """Return how each volume was made, by its own first slice; of a series without volumes, by its first file."""
+    headers = {path: read_acquisition(path) for path in {first, *(v.stack.frames[0].path for v in volumes)}}
+    if not volumes:
+        return (headers[first],)
+    slices = [v.stack.frames[0] for v in volumes]
+    return tuple({**headers[f.path], **describe_frame(f.traits)} for f in slices)

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom.attributes import integer, text
 from medhybrid.scans.dicom.decoding import frame_stream
+from medhybrid.scans.dicom.surplus import ENCAPSULATED_UNCOMPRESSED, count_frames, find_surplus
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 PLAIN_SYNTAXES = (IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.1")
 """Uncompressed and little endian: the pixels stand in the file as numpy has them."""
-
-ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
-"""Plain pixels in the fragments of compressed streams."""
 
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA = {0x7FE00008: 32, 0x7FE00009: 64}
@@ -26,6 +24,8 @@ FLOAT_PIXEL_DATA = {0x7FE00008: 32, 0x7FE00009: 64}
 
 BINARY_VRS = ("OB", "OW", "OB or OW", "OF", "OD", "UN", None)
 """VRs that pixel data may have; None stands in implicit VR."""
+
+MORE_THAN_COUNTED = "holds more than its header counts"
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
@@ -71,7 +71,9 @@ class PixelBytes:
             raise truncated(path, "pixel data", "none")
         found._refuse_undecodable_syntax()
         found._refuse_layout()
-        if not found.is_encapsulated:
+        if found.is_encapsulated:
+            found._refuse_further_frames()
+        else:
             found._refuse_wrong_length(n_bytes)
         return found
 
@@ -111,11 +113,35 @@ class PixelBytes:
             raise truncated(self._path, "whole fragments", type(error).__name__) from error
         if len(content) < n_values * kind.itemsize:
             raise truncated(self._path, f"{n_values * kind.itemsize} bytes a frame", str(len(content)))
+        self._refuse_surplus(content)
         return np.frombuffer(content, kind, n_values).reshape(self.rows, self.columns)
 
     def stream(self, index: int) -> bytes:
         """Return the compressed stream of a frame."""
         return frame_stream(self._dataset, index)
+
+    def whole_stream(self, index: int) -> bytes:
+        """Return the compressed stream of a frame; raises `SeriesError` where it is damaged, or holds more than one frame."""
+        try:
+            stream = self.stream(index)
+        except Exception as error:  # damaged fragments raise many kinds
+            raise truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
+        self._refuse_surplus(stream)
+        return stream
+
+    def _refuse_surplus(self, stream: bytes) -> None:
+        if found := find_surplus(self.syntax, stream, self.rows * self.columns, self.bits):
+            expected = f"a stream of {self.rows} x {self.columns} pixels"
+            raise truncated(self._path, expected, found, what=MORE_THAN_COUNTED)
+
+    def _refuse_further_frames(self) -> None:
+        """Refuse more frames than the header counts; fewer are found where one is missing."""
+        try:
+            n_frames = count_frames(self._dataset, self.syntax)
+        except Exception as error:  # damaged fragments raise many kinds
+            raise truncated(self._path, "whole fragments", type(error).__name__) from error
+        if n_frames > self.n_frames:
+            raise truncated(self._path, f"NumberOfFrames {self.n_frames}", f"{n_frames} frames", what=MORE_THAN_COUNTED)
 
     def _refuse_layout(self) -> None:
         if self.is_float:
@@ -160,7 +186,7 @@ class PixelBytes:
                 self._path,
                 f"{expected} bytes of pixels",
                 found,
-                what="is cut off or damaged" if excess < 0 else "holds more than its header counts",
+                what="is cut off or damaged" if excess < 0 else MORE_THAN_COUNTED,
             )
         if excess > 1:
             self.padding_note = f"{excess} bytes after the pixels are padding"

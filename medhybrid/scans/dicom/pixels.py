@@ -26,7 +26,8 @@ from medhybrid.scans.dicom import jpeg_stream
 from medhybrid.scans.dicom.attributes import text
 from medhybrid.scans.dicom.decoding import DecodingError, decode_frame
 from medhybrid.scans.dicom.frames import Frame
-from medhybrid.scans.dicom.pixel_bytes import ENCAPSULATED_UNCOMPRESSED, PLAIN_SYNTAXES, PixelBytes, truncated
+from medhybrid.scans.dicom.pixel_bytes import PLAIN_SYNTAXES, PixelBytes, truncated
+from medhybrid.scans.dicom.surplus import ENCAPSULATED_UNCOMPRESSED
 
 THREADS = min(4, os.cpu_count() or 1)
 
@@ -238,12 +239,9 @@ class _Pixels:
 
     def _whole_stream(self, index: int) -> bytes:
         """Return the JPEG stream of a frame, or nothing; refuse damaged markers, which could end the process in the decoder."""
+        stream = self.bytes.whole_stream(index) if self.bytes.is_encapsulated else b""
         if self.bytes.syntax not in jpeg_stream.CHECKED_SYNTAXES:
             return b""
-        try:
-            stream = self.bytes.stream(index)
-        except Exception as error:
-            raise truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
         rows, columns = self.bytes.rows, self.bytes.columns
         if found := jpeg_stream.find_damage_of(self.bytes.syntax, stream, rows, columns):
             raise truncated(self._path, f"a stream of {rows} x {columns} pixels", found)

@@ -13,6 +13,7 @@ from typing import Any
 
 from medhybrid.config import ScansConfig
 from medhybrid.errors import SeriesError
+from medhybrid.scans.dicom.acquisition import describe_frame
 from medhybrid.scans.dicom.attributes import text
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.headers import FileHeader, load_dataset, read_header
@@ -140,6 +141,7 @@ def _assemble(volume: Volume, datasets: Mapping[Path, Any], case: str, options: 
             files=tuple(ordered.index(f.path) for f in frames),
             frames=tuple(f.index for f in frames),
             regular=regular,
+            acquisition=describe_frame(frames[0].traits),
         ),
         case=case,
         channels=(str(text(headers[0], "SeriesDescription")),),

@@ -68,12 +68,12 @@ def tell_apart(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> di
 
 def _by_traits(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
     """Tell volumes apart by the usual traits, else by any."""
-    names = [t for t in _trait_names(frames) if len({f.traits.get(t, "") for f in frames}) > 1]
+    names = [t for t in trait_names(frames) if len({f.traits.get(t, "") for f in frames}) > 1]
     usual = [t for t in names if t in TRAIT_ORDER]
     return _by_some_of(usual, frames, slots) or _by_some_of(names, frames, slots)
 
 
-def _trait_names(frames: Sequence[Frame]) -> list[str]:
+def trait_names(frames: Sequence[Frame]) -> list[str]:
     """Return the names of all traits, the usual ones first."""
     return list(dict.fromkeys([*TRAIT_ORDER, *(t for f in frames for t in f.traits)]))
 
@@ -172,7 +172,7 @@ def _varies(trait: str, frames: Sequence[Frame]) -> bool:
 def _refuse_incomplete(frames: Sequence[Frame], slots: np.ndarray, series: str) -> None:
     """Refuse volumes that a trait tells apart but for slices that some of them lack."""
     n_positions = int(slots.max()) + 1
-    for trait in (t for t in _trait_names(frames) if _varies(t, frames)):
+    for trait in (t for t in trait_names(frames) if _varies(t, frames)):
         parts: dict[Hashable, list[int]] = {}
         for i, f in enumerate(frames):
             parts.setdefault((f.traits.get(trait, ""),), []).append(i)
@@ -196,7 +196,7 @@ def _refuse_incomplete(frames: Sequence[Frame], slots: np.ndarray, series: str) 
 
 def _differences(frames: Sequence[Frame], slots: np.ndarray) -> str:
     differs = [
-        f"{t} ({len({f.traits.get(t, '') for f in frames})} values)" for t in _trait_names(frames) if _varies(t, frames)
+        f"{t} ({len({f.traits.get(t, '') for f in frames})} values)" for t in trait_names(frames) if _varies(t, frames)
     ]
     if differs:
         return "differing " + ", ".join(differs)

@@ -1,16 +1,17 @@
 """RT structure sets as masks: contours in patient space, filled on the slices that they were drawn on.
 
 A voxel belongs to a structure where its centre lies inside a contour or on it; a contour wholly inside another of its slice
-cuts a hole, as cavities are drawn. A contour that is there twice, from whatever point and in whatever direction, counts once.
-matplotlib tells inside from outside. Nothing is clipped, moved or filled in: a contour that does not lie in a slice of the
-image is refused, and so are contours that overlap in part, open ones, and slices left out within a part.
+cuts a hole, as cavities are drawn, and what lies on it belongs to the structure. A contour that is there twice, from whatever
+point and in whatever direction, counts once, and so does one that goes round twice. Nothing is clipped, moved or filled in: a
+contour that does not lie in a slice of the image is refused, and so are contours that overlap in part, open ones, and slices
+left out within a part.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,25 @@ from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.attributes import numbers, restore_vrs, text, value_of
 from medhybrid.scans.dicom.headers import load_dataset
 from medhybrid.scans.dicom.left_out import find_left_out
+from medhybrid.scans.dicom.outlines import (
+    ON_CONTOUR_VOXEL,
+    Points,
+    area,
+    contains,
+    distance,
+    enclosed,
+    inside,
+    interior,
+    length,
+    on_outline,
+    without_rounds,
+)
 
 PLANE_TOLERANCE_VOXEL = 0.1
 """How far a contour's points may lie from the middle of their slice."""
 
 EDGE_TOLERANCE_VOXEL = 0.5
 """How far they may lie outside the outermost voxel centres: contours are often drawn along the picture's edge."""
-
-ON_CONTOUR_VOXEL = 1e-3
-"""A voxel centre so near to a contour lies on it: coordinates are written with few digits."""
 
 SAME_CONTOUR_VOXEL = 0.5
 """Two contours that lie so near to each other everywhere are one: some systems export a contour twice, with other points."""
@@ -45,7 +56,6 @@ LEAST_HOLE_VOXEL = 0.25
 
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
-Points = NDArray[np.float64]
 Locate = Callable[[Points], Points]
 """Points (N, 3) in LPS mm to voxel coordinates (N, 3) of the image's array."""
 
@@ -77,15 +87,15 @@ class Structure:
 
 
 def read_structures(path: Path) -> tuple[Structure, ...]:
-    """The named structures of an RTSTRUCT file, in its order; raises `ScanError` if it is none."""
+    """The structures of an RTSTRUCT file that are named or drawn, in its order; raises `ScanError` if it is none."""
     try:
-        from pydicom.dataset import Dataset
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = load_dataset(path, defers=False)
             restore_vrs(dataset)
-            described = {str(value_of(r, "ROINumber")): r for r in dataset.StructureSetROISequence}
+            described: dict[str, list[Any]] = {}
+            for item in dataset.StructureSetROISequence:
+                described.setdefault(str(value_of(item, "ROINumber")), []).append(item)
             regions = list(value_of(dataset, "ROIContourSequence") or [])
     except ScanError:
         raise
@@ -95,16 +105,32 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pairs = [(r, described.get(str(value_of(r, "ReferencedROINumber")))) for r in regions]
-        found = [_structure(r, d) for r, d in pairs if d is not None and text(d, "ROIName")]
-        drawn = {str(value_of(r, "ReferencedROINumber")) for r in regions}
-        empty = [_structure(Dataset(), d) for n, d in described.items() if n not in drawn and text(d, "ROIName")]
-        return (*found, *empty)
+        drawn: dict[str, list[Any]] = {}
+        for region in regions:
+            items = drawn.setdefault(str(value_of(region, "ReferencedROINumber")), [])
+            items += value_of(region, "ContourSequence") or []
+        order = [*drawn, *(n for n in described if n not in drawn)]
+        found = [s for n in order for s in _structures(n, drawn.get(n, []), described.get(n, []))]
+        return tuple(found)
 
 
-def _structure(region: Any, description: Any) -> Structure:
+def _structures(number: str, contours: Sequence[Any], descriptions: Sequence[Any]) -> list[Structure]:
+    """Return the structure of a number, and every one where several have it; one that is drawn and has no name gets one."""
+    by_name = {text(d, "ROIName"): d for d in descriptions} or {"": {}}
+    found = []
+    for name, description in by_name.items():
+        if not name and not contours:
+            continue
+        structure = _structure(name or f"structure {number}", contours, description)
+        if len(by_name) > 1:
+            structure = replace(structure, problem=f"{len(by_name)} structures of number {number}")
+        found.append(structure)
+    return found
+
+
+def _structure(name: str, items: Sequence[Any], description: Any) -> Structure:
     contours, others, problem, kinds = [], [], "", set()
-    for item in value_of(region, "ContourSequence") or []:
+    for item in items:
         kind, n = text(item, "ContourGeometricType").upper(), len(value_of(item, "ContourData") or [])
         flat = numbers(item, "ContourData", n)
         if kind not in CLOSED_TYPES or n < 9:
@@ -115,7 +141,7 @@ def _structure(region: Any, description: Any) -> Structure:
             kinds.add(kind)
             contours.append(np.array(flat).reshape(-1, 3))
     return Structure(
-        text(description, "ROIName"),
+        name,
         tuple(contours),
         text(description, "ReferencedFrameOfReferenceUID"),
         is_exclusive="CLOSEDPLANAR_XOR" in kinds,
@@ -134,7 +160,9 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
         contours were left out.
     """
     if structure.problem:
-        raise _unusable(structure, "it cannot be read", "contours of three numbers a point", structure.problem)
+        raise _unusable(
+            structure, "it cannot be read", "a number of its own, contours of three numbers a point", structure.problem
+        )
     if not structure.contours:
         if structure.other_types:
             raise _unusable(
@@ -152,7 +180,7 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
     _refuse_misplaced(structure, placed, slices, axis, shape)
     _refuse_gaps(structure, sorted({k for k in slices if k is not None}))
     for k in {k for k in slices if k is not None}:
-        outlines = [np.delete(v, axis, axis=1) for v, at in zip(placed, slices, strict=True) if at == k]
+        outlines = [without_rounds(np.delete(v, axis, axis=1)) for v, at in zip(placed, slices, strict=True) if at == k]
         mask[k] = _combine(structure, outlines, (mask.shape[1], mask.shape[2]))
     if left_out := find_left_out(mask, sorted({k for k in slices if k is not None})):
         raise _unusable(structure, "it was drawn on some slices only", "contours on neighbouring slices", left_out)
@@ -212,14 +240,14 @@ def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int,
     if structure.is_exclusive:
         return _exclusive(outlines, shape)
     drawn: list[Points] = []
-    for o in sorted(outlines, key=_area, reverse=True):  # of one that is there twice, the outer
+    for o in sorted(outlines, key=area, reverse=True):  # of one that is there twice, the outer
         if not any(_are_same(o, d) for d in drawn):
             drawn.append(o)
-    masks = [_inside(o, shape) for o in drawn]
+    masks = [inside(o, shape) for o in drawn]
     out = np.zeros(shape, bool)
     if len(masks) == 1:
         return masks[0]
-    within = [_interior(o, shape) for o in drawn]
+    within = [interior(o, shape) for o in drawn]
     depths = [0] * len(drawn)
     for i, a in enumerate(within):
         for j, b in enumerate(within):
@@ -241,7 +269,7 @@ def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int,
                 _refuse_thin_wall(structure, drawn[i], drawn[j])
                 depths[i] += 1
     for i in sorted(range(len(drawn)), key=lambda i: depths[i]):
-        out = out & ~masks[i] if depths[i] % 2 else out | masks[i]
+        out = out & ~within[i] if depths[i] % 2 else out | masks[i]
     return out
 
 
@@ -249,23 +277,24 @@ def _exclusive(outlines: Sequence[Points], shape: tuple[int, int]) -> NDArray[np
     """Pixels (A, B) that an odd number of contours enclose; one on a line that several share, if an odd number do beside it."""
     out, n_lines = np.zeros(shape, bool), np.zeros(shape, int)
     for outline in outlines:
-        out ^= _inside(outline, shape)
-        n_lines += _on_outline(outline, shape)
+        out ^= inside(outline, shape)
+        n_lines += on_outline(outline, shape)
+    out |= n_lines == 1  # on the edge of what is enclosed
     is_shared = n_lines > 1
     if is_shared.any():
         out &= ~is_shared
         for aside in np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)]) * 5 * ON_CONTOUR_VOXEL:
             beside = np.zeros(shape, bool)
             for outline in outlines:
-                beside ^= _enclosed(outline + aside, shape)
+                beside ^= enclosed(outline + aside, shape)
             out |= beside & is_shared
     return out
 
 
 def _refuse_thin_wall(structure: Structure, inner: Points, outer: Points) -> None:
     """Refuse a contour in another whose wall is too thin for a cavity and too thick for one drawn twice."""
-    wall = 2 * (_area(outer) - _area(inner)) / (_length(outer) + _length(inner))
-    is_coarse_copy = _distance(inner, outer).max() <= SAME_CONTOUR_VOXEL  # all its points lie on the other
+    wall = 2 * (area(outer) - area(inner)) / (length(outer) + length(inner))
+    is_coarse_copy = distance(inner, outer).max() <= SAME_CONTOUR_VOXEL  # all its points lie on the other
     if wall < LEAST_WALL_VOXEL or is_coarse_copy:
         raise _unusable(
             structure,
@@ -278,90 +307,20 @@ def _refuse_thin_wall(structure: Structure, inner: Points, outer: Points) -> Non
 def _are_same(a: Points, b: Points) -> bool:
     """Whether two contours run along each other everywhere, from whatever points and in whatever directions."""
     ends = np.abs(a.min(0) - b.min(0)).max(), np.abs(a.max(0) - b.max(0)).max()
-    if max(ends) > SAME_CONTOUR_VOXEL or abs(_area(a) - _area(b)) > SAME_CONTOUR_VOXEL * max(_length(a), _length(b)):
+    if max(ends) > SAME_CONTOUR_VOXEL or abs(area(a) - area(b)) > SAME_CONTOUR_VOXEL * max(length(a), length(b)):
         return False
     shared = np.minimum(a.max(0), b.max(0)) - np.maximum(a.min(0), b.min(0))
     if (shared < 0.5 * np.minimum(np.ptp(a, axis=0), np.ptp(b, axis=0))).any():
         return False  # two small ones side by side
-    return bool(max(_distance(a, b).max(), _distance(b, a).max()) <= SAME_CONTOUR_VOXEL)
+    return bool(max(distance(a, b).max(), distance(b, a).max()) <= SAME_CONTOUR_VOXEL)
 
 
 def _lies_in(inner: Points, outer: Points) -> bool:
     """Whether a contour that is no mere line lies within a larger one, by its points."""
-    from matplotlib.path import Path as Outline
-
     margins = *(inner.min(0) - outer.min(0)), *(outer.max(0) - inner.max(0))
-    if min(margins) < -TOUCHING_VOXEL or _area(inner) >= _area(outer):
+    if min(margins) < -TOUCHING_VOXEL or area(inner) >= area(outer):
         return False
-    if 2 * _area(inner) < LEAST_HOLE_VOXEL * _length(inner):
+    if 2 * area(inner) < LEAST_HOLE_VOXEL * length(inner):
         return False
-    is_inside = Outline(np.vstack([outer, outer[:1]]), closed=True).contains_points(inner)
-    return bool(is_inside.all() or _distance(inner[~is_inside], outer).max() <= TOUCHING_VOXEL)
-
-
-def _area(polygon: Points) -> float:
-    x, y = polygon.T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-
-def _length(polygon: Points) -> float:
-    return float(np.linalg.norm(np.roll(polygon, -1, axis=0) - polygon, axis=1).sum())
-
-
-def _distance(points: Points, polygon: Points) -> NDArray[np.float64]:
-    """Distance of each point (N, 2) from the line of a polygon."""
-    step = np.roll(polygon, -1, axis=0) - polygon
-    squares = np.maximum((step**2).sum(1), 1e-30)
-    nearest = np.empty(len(points))
-    for i, point in enumerate(points):
-        share = np.clip(((point - polygon) * step).sum(1) / squares, 0, 1)
-        nearest[i] = np.linalg.norm(polygon + share[:, None] * step - point, axis=1).min()
-    return nearest
-
-
-def _inside(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) whose centres lie within a polygon (N, 2) in pixels, or on it."""
-    return _enclosed(polygon, shape) | _on_outline(polygon, shape)
-
-
-def _interior(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) whose centres lie within a polygon and not on it."""
-    return _enclosed(polygon, shape) & ~_on_outline(polygon, shape)
-
-
-def _enclosed(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) whose centres lie within a polygon; those on it fall to either side."""
-    from matplotlib.path import Path as Outline
-
-    out = np.zeros(shape, bool)
-    low = np.maximum(np.ceil(polygon.min(0)), 0).astype(int)
-    high = np.minimum(np.floor(polygon.max(0)), np.array(shape) - 1).astype(int)
-    if (high < low).any():
-        return out
-    a, b = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1), indexing="ij")
-    closed = Outline(np.vstack([polygon, polygon[:1]]), closed=True)
-    hits = closed.contains_points(np.column_stack([a.ravel(), b.ravel()]), radius=0.0).reshape(a.shape)
-    out[low[0] : high[0] + 1, low[1] : high[1] + 1] = hits
-    return out
-
-
-def _on_outline(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) whose centres lie on an edge of a polygon."""
-    out = np.zeros(shape, bool)
-    start, step = polygon, np.roll(polygon, -1, axis=0) - polygon
-    for axis in (0, 1):
-        ends = np.sort(np.stack([start[:, axis], start[:, axis] + step[:, axis]]), axis=0)
-        low = np.ceil(ends[0] - ON_CONTOUR_VOXEL).astype(int)
-        n_lines = np.maximum(np.floor(ends[1] + ON_CONTOUR_VOXEL).astype(int) - low + 1, 0)
-        edge = np.repeat(np.arange(len(start)), n_lines)  # each edge once for each line of pixels that it meets
-        line = low[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(n_lines) - n_lines, n_lines)
-        along = step[edge, axis]
-        share = np.divide(
-            line - start[edge, axis], along, out=np.zeros(len(edge)), where=np.abs(along) > ON_CONTOUR_VOXEL
-        )
-        across = start[edge, 1 - axis] + np.clip(share, 0, 1) * step[edge, 1 - axis]
-        pixels = np.empty((len(edge), 2), int)
-        pixels[:, axis], pixels[:, 1 - axis] = line, np.rint(across)
-        is_hit = (np.abs(across - np.rint(across)) <= ON_CONTOUR_VOXEL) & (pixels >= 0).all(1) & (pixels < shape).all(1)
-        out[tuple(pixels[is_hit].T)] = True
-    return out
+    is_inside = contains(outer, inner)
+    return bool(is_inside.all() or distance(inner[~is_inside], outer).max() <= TOUCHING_VOXEL)

@@ -21,6 +21,7 @@ from medhybrid.scans.dicom.decoding import DecodingError, decode_frame, frame_st
 from medhybrid.scans.dicom.headers import load_dataset
 from medhybrid.scans.dicom.jpeg_stream import CHECKED_SYNTAXES, find_damage_of
 from medhybrid.scans.dicom.pixel_bytes import PLAIN_SYNTAXES, syntax_of
+from medhybrid.scans.dicom.surplus import count_frames, find_surplus
 
 Groups = Callable[[str], Any]
 """A functional group of a frame by its name, or None."""
@@ -87,8 +88,9 @@ class SegFile:
         Raises
         ------
         ScanError
-            If a frame names no segment and there are several.
+            If a frame names no segment and there are several, or there are more frames than the header counts.
         """
+        self._refuse_further_frames()
         shared = next(iter(value_of(self.dataset, "SharedFunctionalGroupsSequence") or []), None)
         items = list(value_of(self.dataset, "PerFrameFunctionalGroupsSequence") or [])
         if len(items) != self.n_frames:
@@ -115,6 +117,8 @@ class SegFile:
 
     def pixels(self, index: int) -> NDArray[np.generic]:
         """Decode a frame (row, column): 0 and 1, or the numbers of segments."""
+        from pydicom.uid import UID
+
         rows, columns = integer(self.dataset, "Rows") or 0, integer(self.dataset, "Columns") or 0
         syntax, content = syntax_of(self.dataset), self.dataset.PixelData
         bits = integer(self.dataset, "BitsAllocated") or 0
@@ -126,13 +130,33 @@ class SegFile:
             part = np.frombuffer(content, np.uint8, (first + n_pixels + 7) // 8 - first // 8, first // 8)
             return np.unpackbits(part, bitorder="little")[first % 8 : first % 8 + n_pixels].reshape(rows, columns)
         try:
-            if syntax in CHECKED_SYNTAXES:
-                damage = find_damage_of(syntax, frame_stream(self.dataset, index), rows, columns)
-                if damage:
+            if UID(syntax).is_encapsulated:
+                stream = self._stream(index)
+                damage = find_damage_of(syntax, stream, rows, columns) if syntax in CHECKED_SYNTAXES else ""
+                if damage := damage or find_surplus(syntax, stream, rows * columns, bits):
                     raise unreadable(self.path, damage)
             return decode_frame(self.dataset, index, syntax)
         except DecodingError as error:
             raise unreadable(self.path, error.kind) from error
+
+    def _stream(self, index: int) -> bytes:
+        try:
+            return frame_stream(self.dataset, index)
+        except Exception as error:  # damaged fragments raise many kinds
+            raise unreadable(self.path, type(error).__name__) from error
+
+    def _refuse_further_frames(self) -> None:
+        from pydicom.uid import UID
+
+        syntax = syntax_of(self.dataset)
+        if not UID(syntax).is_encapsulated:
+            return
+        try:
+            n_frames = count_frames(self.dataset, syntax)
+        except Exception as error:  # damaged fragments raise many kinds
+            raise unreadable(self.path, type(error).__name__) from error
+        if n_frames > self.n_frames:
+            raise unreadable(self.path, f"{n_frames} frames, and its header counts {self.n_frames}")
 
 
 def _name_segments(items: list[Any], path: Path, *, is_labelmap: bool) -> dict[int, str]:

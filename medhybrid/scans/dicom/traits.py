@@ -22,6 +22,7 @@ TRAITS: dict[str, tuple[str, ...]] = {
     "flip": ("MRTimingAndRelatedParametersSequence", "FlipAngle"),
     "repetition": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
     "contrast": ("ContrastBolusUsageSequence", "ContrastBolusAgentNumber"),
+    "administered": ("ContrastBolusUsageSequence", "ContrastBolusAgentAdministered"),
     "kvp": ("CTXRayDetailsSequence", "KVP"),
     "kernel": ("CTReconstructionSequence", "ConvolutionKernel"),
     "rescale": ("PixelValueTransformationSequence", "RescaleType"),

@@ -19,6 +19,7 @@ from medhybrid.number_text import format_vectors_apart
 from medhybrid.scans.dicom.frames import Frame
 from medhybrid.scans.dicom.interleaved import find_interleaved, refuse_several_kinds
 from medhybrid.scans.dicom.repeats import part_names, sort_key, tell_apart
+from medhybrid.scans.dicom.shifted import split_shifted
 from medhybrid.scans.dicom.stack import (
     MAX_ROUNDING,
     ORIENTATION_TOLERANCE,
@@ -258,10 +259,13 @@ def _split_repeats(frames: Sequence[Frame], *, series: str) -> list[Volume]:
     slots = _slots(frames)
     if np.bincount(slots).max() == 1:
         kinds = find_interleaved(frames, slots)
+        if kinds is None and (shifted := split_shifted(frames, series=series)):
+            return [Volume(name, _stack_of_one_kind(part, series)) for name, part in shifted.items()]
         if kinds is None:
             return [Volume("", _stack_of_one_kind(frames, series))]
         return _split_kinds(frames, *kinds, series=series)
-    parts = tell_apart(frames, slots, series=series)
+    is_whole = len(set(np.bincount(slots).tolist())) == 1
+    parts = (None if is_whole else split_shifted(frames, series=series)) or tell_apart(frames, slots, series=series)
     return [Volume(name, _stack_of_one_kind(part, series)) for name, part in parts.items()]
 
 

@@ -5,9 +5,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import MultiFrameGrayscaleWordSecondaryCaptureImageStorage
 
 from medhybrid.errors import SeriesError
 from medhybrid.scans import discover
+from medhybrid.scans.context import read_context
 from medhybrid.scans.reader import read_entry, read_scan
 from tests.scans.dicom.enhanced import write_enhanced
 from tests.synthetic import AFFINE
@@ -40,6 +43,41 @@ def test_magnitude_and_phase_are_two_volumes_each_with_its_rescaling(tmp_path: P
     scans = [read_entry(e, e.name).array for e in found]
     np.testing.assert_allclose(np.sort(scans[0].ravel()), np.sort(values(0).ravel()))
     np.testing.assert_allclose(np.sort(scans[1].ravel()), np.sort(values(1).ravel() * 2 - 10))
+
+
+def test_a_multi_frame_secondary_capture_whose_frames_are_placed_is_a_scan(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "sc.dcm", [values(0)], AFFINE)
+    d = pydicom.dcmread(path)
+    d.SOPClassUID = d.file_meta.MediaStorageSOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    d.save_as(path)
+
+    (entry,) = discover(tmp_path).entries
+
+    assert (entry.left_aside, entry.shape) == ("", SHAPE)
+
+
+def test_times_of_an_enhanced_file_come_from_its_functional_groups(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "mr.dcm", [values(0), values(1)], AFFINE)
+    d = pydicom.dcmread(path)
+    del d.RepetitionTime
+    for i, frame in enumerate(d.PerFrameFunctionalGroupsSequence):
+        echo, inversion = Dataset(), Dataset()
+        echo.EffectiveEchoTime, inversion.InversionTimes = (20.0, 90.0)[i % 2], [2500.0]
+        frame.MREchoSequence, frame.MRModifierSequence = [echo], [inversion]
+    timing = Dataset()
+    timing.RepetitionTime = "3000"
+    d.SharedFunctionalGroupsSequence[0].MRTimingAndRelatedParametersSequence = [timing]
+    d.save_as(path)
+
+    entries = discover(tmp_path).entries
+
+    assert [e.acquisition["echo_time_ms"] for e in entries] == [20, 90]
+    assert [e.acquisition["repetition_time_ms"] for e in entries] == [3000, 3000]
+    fields = ("echo_time_ms", "inversion_time_ms")
+    assert [read_context(read_entry(e, e.name), fields) for e in entries] == [
+        {"echo_time_ms": 20, "inversion_time_ms": 2500},
+        {"echo_time_ms": 90, "inversion_time_ms": 2500},
+    ]
 
 
 def test_frames_without_a_position_are_refused(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, RTStructureSetStorage, generate_uid
 
 from medhybrid.config import DataConfig, ScansConfig
+from medhybrid.data.layouts import Case, Files
+from medhybrid.data.load import load_mask
 from medhybrid.data.segments import read_label_map
 from medhybrid.errors import DataError, ScanError
 from medhybrid.scans import Scan
@@ -166,6 +168,19 @@ def test_a_structure_drawn_on_every_other_slice_is_refused(tmp_path: Path) -> No
         read_masks(path, scan, ["x"])
 
 
+def test_the_folder_of_one_reference_is_that_reference(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    path = write_rtstruct(tmp_path / "rt" / "1-1.dcm", {"x": [ellipse(scan.source.header[3], CENTRE, OUTER)]})
+    (tmp_path / "rt" / "._1-1.dcm").write_bytes(b"\0\5\26\7")
+    case = Case("c", "c", (Files((tmp_path / "in",)),), Files((path.parent,)))
+    data = DataConfig(channels=[{"name": "MR", "modality": "MR"}], labels={"x": 1})
+
+    mask = load_mask(case, scan, data, ScansConfig())
+
+    assert mask.array.sum() == inside_ellipse(CENTRE, OUTER).sum()
+
+
 def test_points_are_no_mask(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
@@ -273,15 +288,103 @@ def test_a_contour_that_is_there_twice_counts_once_wherever_it_starts_and_whiche
         np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
 
 
-@pytest.mark.parametrize("size", [3, 9])
-def test_a_wall_of_one_voxel_leaves_its_hole(size: int, tmp_path: Path) -> None:
+ROUND = np.arange(0, 360, 2)
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        np.arange(0, 720, 2),
+        np.arange(0, 400, 2),
+        np.arange(0, 1080, 2),
+        np.arange(90, 541, 1.5),
+        [*ROUND, 0, *ROUND[::-1]],
+    ],
+    ids=["twice", "a bit more", "three times", "with other points", "there and back"],
+)
+def test_an_outline_that_goes_round_more_than_once_encloses_no_less(degrees: Sequence[int], tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    t = np.radians(degrees)
+    drawn = on_slice(scan.source.header[3], CENTRE[0] + OUTER[0] * np.cos(t), CENTRE[1] + OUTER[1] * np.sin(t))
+
+    write_rtstruct(tmp_path / "rt.dcm", {"x": [drawn]})
+
+    mask = read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3]
+    np.testing.assert_array_equal(mask, inside_ellipse(CENTRE, OUTER))
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("n_rounds", [1, 2])
+def test_the_cavity_of_a_keyhole_stays_open_whichever_way_it_runs(
+    n_rounds: int, direction: int, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    outer, hole = square(h, (1.5, 1.5), (12.5, 12.5)), square(h, (4.5, 4.5), (8.5, 8.5))[::direction]
+    expected = np.zeros(SHAPE[:2], bool)
+    expected[2:13, 2:13] = True
+    expected[5:9, 5:9] = False
+    drawn = np.vstack([outer, outer[:1], hole, hole[:1]] * n_rounds)
+
+    write_rtstruct(tmp_path / "rt.dcm", {"x": [drawn]})
+
+    np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_contours_through_the_centres_of_border_voxels_give_them_all_back(kind: str, tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    expected = np.zeros(SHAPE[:2], bool)
+    expected[2:14, 2:14] = True
+    expected[6:9, 6:9] = False
+    cavity = on_slice(h, [5, 5, 6, 8, 9, 9, 8, 6], [6, 8, 9, 9, 8, 6, 5, 5])  # as OpenCV follows the voxels around it
+
+    write_rtstruct(tmp_path / "rt.dcm", {"x": [square(h, (2, 2), (13, 13)), cavity]}, kind=kind)
+
+    np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
+
+
+def test_a_cavity_in_a_second_item_of_its_structure_is_a_cavity(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    h = scan.source.header[3]
+    path = write_rtstruct(
+        tmp_path / "rt.dcm", {"x": [square(h, (1.5, 1.5), (12.5, 12.5))], "y": [square(h, (4.5, 4.5), (8.5, 8.5))]}
+    )
+    d = pydicom.dcmread(path)
+    d.ROIContourSequence[1].ReferencedROINumber = 1
+    d.save_as(path)
+
+    assert read_masks(path, scan, ["x"])["x"].sum() == 11 * 11 - 4 * 4
+
+
+def test_two_structures_of_one_number_are_refused_and_unnamed_ones_get_a_name(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    outline = ellipse(scan.source.header[3], CENTRE, OUTER)
+    path = write_rtstruct(tmp_path / "rt.dcm", {"x": [outline], "y": [outline], "": [outline]})
+    d = pydicom.dcmread(path)
+    d.StructureSetROISequence[1].ROINumber = 1
+    d.save_as(path)
+
+    assert reference_names(path) == ["x", "y", "structure 2", "structure 3"]
+    with pytest.raises(ScanError, match="2 structures of number 1"):
+        read_masks(path, scan, ["x"])
+
+
+@pytest.mark.parametrize("size", [4, 9])
+def test_a_wall_of_one_voxel_leaves_its_hole_but_for_the_voxels_on_its_contour(size: int, tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header[3]
     wall = square(h, (2, 2), (2 + size, 2 + size)), square(h, (3, 3), (1 + size, 1 + size))
     expected = np.zeros(SHAPE[:2], bool)
     expected[2 : 3 + size, 2 : 3 + size] = True
-    expected[3 : 2 + size, 3 : 2 + size] = False
+    expected[4 : 1 + size, 4 : 1 + size] = False
 
     write_rtstruct(tmp_path / "rt.dcm", {"x": list(wall)})
 
@@ -385,7 +488,7 @@ def test_what_is_wrong_with_one_structure_does_not_concern_the_others(tmp_path: 
     d.ROIContourSequence[2].ReferencedROINumber = 99
     d.save_as(path)
 
-    assert reference_names(path) == ["x", "broken"]
+    assert reference_names(path) == ["x", "broken", "structure 99"]
     assert read_masks(path, scan, ["x"])["x"].any()
     with pytest.raises(ScanError, match="cannot be read"):
         read_masks(path, scan, ["broken"])
@@ -433,6 +536,24 @@ def test_a_segmentation_of_more_frames_than_it_counts_is_refused(tmp_path: Path)
     d.save_as(tmp_path / "seg.dcm")
 
     with pytest.raises(ScanError, match="more frames than the 4"):
+        read_masks(tmp_path / "seg.dcm", scan, ["x"])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("has_fewer", ["rows", "frames"])
+def test_a_compressed_segmentation_of_more_than_its_header_counts_is_refused(has_fewer: str, tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    scan = read_scan(tmp_path / "in")
+    write_labelmap(tmp_path / "seg.dcm", np.ones(SHAPE, np.uint8), scan, {1: "x"})
+    d = pydicom.dcmread(tmp_path / "seg.dcm")
+    d.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    if has_fewer == "rows":
+        d.Rows -= 1
+    else:
+        d.PerFrameFunctionalGroupsSequence, d.NumberOfFrames = d.PerFrameFunctionalGroupsSequence[:4], 4
+    d.save_as(tmp_path / "seg.dcm")
+
+    with pytest.raises(ScanError, match="408 values" if has_fewer == "rows" else "7 frames"):
         read_masks(tmp_path / "seg.dcm", scan, ["x"])
 
 

@@ -1,6 +1,7 @@
 """A DICOM series is read right or refused with a code; real folders are judged by their own headers."""
 
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from hypothesis import given, settings
 from medhybrid.config import ScansConfig
 from medhybrid.errors import SeriesError
 from medhybrid.geometry import LPS_FROM_RAS, Grid, corner_distance_mm, is_sheared
+from medhybrid.scans import discover
 from medhybrid.scans.dicom.write import write_mr_series
-from medhybrid.scans.reader import read_scan
+from medhybrid.scans.reader import read_entry, read_scan
 from medhybrid.steps.convert import convert
 from tests.conftest import SHARED
 from tests.strategies import affines
@@ -256,3 +258,47 @@ def test_series_written_here_are_right_angled(series: list[Path]) -> None:
     assert not is_sheared(scan.affine)
     same = Grid(scan.grid.shape, scan.affine)
     assert corner_distance_mm(scan.grid, same) == 0
+
+
+def test_each_volume_of_a_series_says_how_its_own_slices_were_made(tmp_path: Path) -> None:
+    for echo, (time, agent) in enumerate([(20, "NONE"), (90, "GADAVIST")], start=1):
+        for path in write_mr_series(
+            tmp_path / "in" / str(echo), volume(), AFFINE, description=f"echo {echo}", study="s", case="c"
+        ):
+            d = pydicom.dcmread(path)
+            d.EchoTime, d.ContrastBolusAgent, d.SeriesInstanceUID = str(time), agent, "1.2.3"
+            d.save_as(path)
+
+    convert(tmp_path / "in", out=tmp_path / "out")
+
+    made = [json.loads((tmp_path / "out" / f"series__echo_{n}.json").read_text()) for n in (1, 2)]
+    assert [m["echo_time_ms"] for m in made] == [20, 90]
+    assert [m["contrast_agent"] for m in made] == ["NONE", "GADAVIST"]
+
+
+@pytest.mark.parametrize("is_numbered", [True, False])
+@pytest.mark.parametrize(("shift_mm", "is_refused"), [(0.01, False), (0.02, False), (0.3, False), (0.9, True)])
+def test_a_repeat_shifted_by_little_is_a_volume_of_its_own(
+    shift_mm: float, is_refused: bool, is_numbered: bool, tmp_path: Path
+) -> None:
+    for n in (1, 2):
+        affine = AFFINE.copy()
+        affine[:3, 3] += affine[:3, 2] / np.linalg.norm(affine[:3, 2]) * shift_mm * (n - 1)
+        array = volume() + 1000 * n
+        for path in write_mr_series(tmp_path / str(n), array, affine, description=str(n), study="s", case="c"):
+            d = pydicom.dcmread(path)
+            d.SeriesInstanceUID, d.InstanceNumber = "1.2.3", d.InstanceNumber + 100 * n
+            if is_numbered:
+                d.AcquisitionNumber = n
+            d.save_as(path)
+    options = ScansConfig(resample_irregular=True)
+
+    entries = discover(tmp_path).entries
+
+    if is_refused:
+        assert [e.code for e in entries] == ["multi_volume"]
+        return
+    assert [e.part for e in entries] == [f"{'acquisition' if is_numbered else 'time'}_{n}" for n in (1, 2)]
+    for n, entry in enumerate(entries, start=1):
+        scan = read_entry(entry, "x", options)
+        np.testing.assert_array_equal(np.sort(scan.array.ravel()), np.sort(volume().ravel() + 1000 * n))

@@ -381,6 +381,44 @@ def test_compressed_frames_under_an_uncompressed_syntax_are_refused(tmp_path: Pa
         read_scan(paths)
 
 
+@pytest.mark.parametrize("name", ["Rows", "Columns"])
+@pytest.mark.parametrize("encoding", ["rle", "encapsulated"])
+def test_compressed_pixels_that_the_header_does_not_count_are_refused(encoding: str, name: str, tmp_path: Path) -> None:
+    values = stored_bits(is_signed=False).astype(np.uint16)
+    fewer = {"Rows": SHAPE[1] - 1, "Columns": SHAPE[0] - 1}[name]
+
+    with pytest.raises(SeriesError, match="holds more than its header counts") as caught:
+        read_scan(write(tmp_path, values, encoding, **{name: fewer}))
+
+    assert caught.value.code == "truncated"
+
+
+def test_padding_after_an_rle_stream_is_ignored(tmp_path: Path) -> None:
+    values = stored_bits(is_signed=False).astype(np.uint16)
+    paths = write(tmp_path, values, "rle")
+    for path, plane in zip(paths, values, strict=True):
+        d = pydicom.dcmread(path)
+        d.PixelData = encapsulate([rle(plane) + bytes(2)])
+        d.save_as(path)
+
+    np.testing.assert_array_equal(values_of(read_scan(paths)), values)
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+@pytest.mark.parametrize("encoding", ["jpeg_ls", "rle"])
+def test_a_second_stream_in_a_file_of_one_frame_is_refused(encoding: str, has_table: bool, tmp_path: Path) -> None:
+    values = stored_bits(is_signed=False).astype(np.uint16)
+    paths = write(tmp_path, values, encoding)
+    d = pydicom.dcmread(paths[0])
+    d.PixelData = encapsulate([ENCODERS[encoding][1](plane) for plane in values[:2]], has_bot=has_table)
+    d.save_as(paths[0])
+
+    with pytest.raises(SeriesError, match="holds more than its header counts") as caught:
+        read_scan(paths)
+
+    assert caught.value.code == "truncated"
+
+
 # --- floats ---------------------------------------------------------------------------------------------------------
 
 

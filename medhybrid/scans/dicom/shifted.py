@@ -1,0 +1,95 @@
+"""Several volumes of a series whose positions differ a little: repeats after a small movement of the table.
+
+Together their slices make no even stack. Resampled as one, they would be blended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+
+from medhybrid.errors import SeriesError
+from medhybrid.number_text import format_apart
+from medhybrid.scans.dicom.frames import Frame
+from medhybrid.scans.dicom.repeats import part_names, sort_key, trait_names
+from medhybrid.scans.dicom.stack import Stack, make_stack, positions_along
+
+MIN_SLICES = 3
+"""A volume has so many, so that its distances can be even."""
+
+MAX_SHIFT = 0.2
+"""Volumes that are shifted by a smaller part of the slice distance are repeats; others may be passes of one volume."""
+
+UNEVEN = ("nonuniform", "missing_slice")
+
+
+def split_shifted(frames: Sequence[Frame], *, series: str) -> dict[str, list[Frame]] | None:
+    """Return the volumes of uneven slices by name, where their headers part them into even stacks that lie in each other.
+
+    Raises
+    ------
+    SeriesError
+        If those stacks may as well be passes of one volume.
+    """
+    if len(frames) < 2 * MIN_SLICES or not _is_uneven(frames, series):
+        return None
+    for parts in _partitions(frames):
+        stacks = [_even_stack(part, series) for part in parts.values()]
+        if all(stacks) and (shift := _shift([s for s in stacks if s])) is not None:
+            if shift[0] <= MAX_SHIFT * shift[1]:
+                return parts
+            wanted, found = format_apart([shift[1], shift[0]])
+            raise SeriesError(
+                f"{series}: its slices are those of {len(parts)} stacks, shifted against each other",
+                code="multi_volume",
+                series=series,
+                expected="one even stack, or volumes at nearly the same places",
+                found=f"{', '.join(parts)}: {wanted} mm from slice to slice, {found} mm apart",
+                remedy="give each of them as a series of its own",
+            )
+    return None
+
+
+def _is_uneven(frames: Sequence[Frame], series: str) -> bool:
+    try:
+        fault = make_stack(frames, series=series).fault
+    except SeriesError as error:
+        return error.code == "duplicate_slice"
+    return fault is not None and fault.code in UNEVEN
+
+
+def _partitions(frames: Sequence[Frame]) -> Iterator[dict[str, list[Frame]]]:
+    """Parts of equally many frames: by each trait, and by runs of instance numbers."""
+    for trait in trait_names(frames):
+        parts: dict[Hashable, list[Frame]] = {}
+        for f in frames:
+            parts.setdefault((f.traits.get(trait, ""),), []).append(f)
+        sizes = {len(p) for p in parts.values()}
+        if len(parts) > 1 and len(sizes) == 1 and min(sizes) >= MIN_SLICES and ("",) not in parts:
+            keys = sorted(parts, key=sort_key)
+            names = part_names((trait,), keys)
+            yield {names[key]: parts[key] for key in keys}
+    numbers = [f.number for f in frames]
+    if None not in numbers and len(set(numbers)) == len(numbers) and len(frames) % 2 == 0:
+        ordered = sorted(frames, key=lambda f: f.number or 0)
+        half = len(ordered) // 2
+        yield {"time_1": ordered[:half], "time_2": ordered[half:]}
+
+
+def _even_stack(frames: Sequence[Frame], series: str) -> Stack | None:
+    with suppress(SeriesError):
+        stack = make_stack(frames, series=series)
+        return stack if stack.fault is None else None
+    return None
+
+
+def _shift(stacks: Sequence[Stack]) -> tuple[float, float] | None:
+    """Return the largest shift between even stacks and their slice distance, in mm; None where they lie apart."""
+    places = [np.sort(positions_along([stacks[0].frames[0], *s.frames])[1:]) for s in stacks]
+    if max(p[0] for p in places) >= min(p[-1] for p in places):
+        return None
+    step = float(np.diff(places[0]).mean())
+    shifts = [float(np.abs(p - places[0]).max()) for p in places[1:]]
+    return (max(shifts), step) if all(abs(np.diff(p).mean() - step) < MAX_SHIFT * step for p in places) else None
