@@ -68,7 +68,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     notes = [_finding_of(note) for note in (*listing.notes, *notes_on_folds(folds, cases, origin, config.data))]
     for note in notes:
         reporter.message(f"{note.where}: {note.message}" + (f": {note.found}" if note.found else ""))
-    cases, corrections = with_corrections(cases, config.data)
+    cases, corrections = with_corrections(cases, config.data, listing.testing)
     cases = list(unify_subjects(cases)[0])
     folds = with_new_cases(folds, cases, corrections.taken)
     memory = free_memory()  # before processes take some: a training will not have them beside it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
@@ -33,7 +34,7 @@ def config(root: Path, channels: tuple[str, ...] = ("A",), **changes: object) ->
 def nnunet(root: Path, n: int = 3, n_channels: int = 1) -> Path:
     for i in range(n):
         for k in range(n_channels):
-            save_nifti(root / "imagesTr" / f"case_{i}_{k:04d}.nii.gz", IMAGE)
+            save_nifti(root / "imagesTr" / f"case_{i}_{k:04d}.nii.gz", IMAGE + i)
         save_nifti(root / "labelsTr" / f"case_{i}.nii.gz", MASK)
     return root
 
@@ -462,6 +463,38 @@ def test_what_nnunets_file_lists_for_testing_does_not_train(tmp_path: Path) -> N
     (root / "dataset.json").write_text(
         json.dumps({**values, "test": ["./imagesTr/case_1.nii.gz", "./imagesTs/x.nii.gz"]})
     )
+    assert usable(list_cases(config(root))) == ["case_0", "case_2"]
+
+
+@pytest.mark.parametrize("copy", ["link", "copy", "unpacked", "values of a pair"])
+def test_a_copy_of_an_image_that_is_kept_for_testing_does_not_train(tmp_path: Path, copy: str) -> None:
+    for i, name in enumerate("abc"):
+        if copy == "values of a pair":
+            nib.save(nib.Nifti1Pair(IMAGE + i, np.eye(4)), tmp_path / f"{name}.img")
+        else:
+            save_nifti(tmp_path / f"{name}.nii.gz", IMAGE + i)
+    suffix, test = (".hdr", "c.img") if copy == "values of a pair" else (".nii.gz", "test.nii.gz")
+    if copy == "link":
+        os.link(tmp_path / "c.nii.gz", tmp_path / test)
+    elif copy == "copy":
+        (tmp_path / test).write_bytes((tmp_path / "c.nii.gz").read_bytes())
+    elif copy == "unpacked":
+        test = "test.nii"
+        (tmp_path / test).write_bytes(gzip.decompress((tmp_path / "c.nii.gz").read_bytes()))
+    rows = [{"case": c, "A": f"{c}{suffix}", "mask": f"m{c}", "split": "train"} for c in "abc"]
+    write_csv(tmp_path, [*rows, {"case": "t", "A": test, "mask": "", "split": "test"}])
+
+    listing = list_dataset(config(tmp_path))
+
+    assert [c.name for c in listing.cases] == ["a", "b"]
+    assert ("c", "1 cases do not train: an image file of theirs is kept for testing") in [
+        (n.where, n.message) for n in listing.notes
+    ]
+
+
+def test_a_scan_of_nnunets_folder_for_testing_does_not_train(tmp_path: Path) -> None:
+    root = nnunet(tmp_path)
+    save_nifti(root / "imagesTs" / "other_0000.nii.gz", IMAGE + 1)
     assert usable(list_cases(config(root))) == ["case_0", "case_2"]
 
 

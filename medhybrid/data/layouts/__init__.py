@@ -15,9 +15,9 @@ from pathlib import Path
 from medhybrid.config import DataConfig
 from medhybrid.data.channel_words import names_channel
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
-from medhybrid.data.layouts.case import Case, Files, Listing, Note, read_json, subject_of
+from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, read_json, subject_of
 from medhybrid.data.layouts.datalist import find_datalist, find_datalists, json_files, list_datalist, only_datalist
-from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet
+from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet, tests_in_folder
 from medhybrid.data.layouts.parts import keep_tests_out
 from medhybrid.data.layouts.studies import list_scans, list_studies
 from medhybrid.data.layouts.table import find_tables, has_table, list_table
@@ -62,8 +62,12 @@ def list_dataset(config: DataConfig) -> Listing:
     lister = LAYOUTS[layout] if config.labelled else UNLABELLED.get(layout, LAYOUTS[layout])
     listing = lister(config, root)
     cases = listing.cases if config.labelled else tuple(replace(c, mask=None) for c in listing.cases)
-    unified, on_subjects = unify_subjects((*cases, *listing.testing))
-    cases, on_tests = keep_tests_out(unified[: len(cases)], unified[len(cases) :])
+    kept_for_testing = (*listing.testing, *(tests_in_folder(root) if layout == "nnunet" else ()))
+    unified, on_subjects = unify_subjects((*cases, *kept_for_testing))
+    listed, testing = unified[: len(cases)], unified[len(cases) :]
+    cases, on_tests = keep_tests_out(listed, testing)
+    kept = {id(c) for c in cases}
+    testing = (*testing, *(c for c in listed if id(c) not in kept))
     if not cases:
         raise DataError(
             f"{printable_path(root)} holds no case in the {layout} layout",
@@ -78,7 +82,7 @@ def list_dataset(config: DataConfig) -> Listing:
         *_shared_masks(cases),
         *(_unused_context(cases, root) if config.context else ()),
     )
-    return Listing(_with_unique_names(cases), notes)
+    return Listing(_with_unique_names(cases), notes, testing)
 
 
 def _unused_context(cases: tuple[Case, ...], root: Path) -> list[Note]:
@@ -237,6 +241,7 @@ __all__ = [
     "Case",
     "Files",
     "Listing",
+    "NoMaskError",
     "Note",
     "layout_of",
     "list_cases",

@@ -67,6 +67,10 @@ class Case:
         return tuple(p for files in (*self.images, self.mask) if files for p in files.paths)
 
 
+class NoMaskError(DataError):
+    """A case lacks nothing but a reference mask: with one, it can be used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """A thing in the dataset that was not taken, and why.
@@ -90,7 +94,7 @@ class Listing:
     Attributes
     ----------
     testing : tuple of Case
-        They are no cases of the dataset; an empty subject is unknown.
+        They are no cases of the dataset, nor are those that do not train for their sake; an empty subject is unknown.
     """
 
     cases: tuple[Case, ...]

@@ -17,6 +17,7 @@ from medhybrid.data.layouts.case import (
     Case,
     Files,
     Listing,
+    NoMaskError,
     Note,
     named_case,
     path_inside,
@@ -173,7 +174,7 @@ def _part_under(key: str, entry: object) -> str | None:
 
 def _with_part(case: Case, part: str | None, key: str, must_say: bool) -> Case:
     """Give a case a problem if it does not say what it is for, where others do."""
-    if part is not None or not must_say or case.problem is not None:
+    if part is not None or not must_say or not (case.problem is None or isinstance(case.problem, NoMaskError)):
         return case
     problem = DataError(
         f"case {case.name}: its entry does not say what the case is for",
@@ -243,10 +244,10 @@ def _case_of(entry: Any, name: str, config: DataConfig, root: Path, where: str, 
                     raise DataError(f"case {name}: several masks", expected="one", found=str(len(label)))
                 label = label[0]
             mask = Files((path_inside(root, label),))
-        if mask is None and config.labelled:
-            raise DataError(f"{where} names no label of {name}", remedy="add it, or take the entry out")
         if has_fold:
             fold = read_fold(entry.get("fold"))
+        if mask is None and config.labelled:
+            raise NoMaskError(f"{where} names no label of {name}", remedy="add it, or take the entry out")
     except DataError as error:
         problem = problem or error
     return Case(name, subject, images, mask, problem=problem, is_labelled=mask is not None, fold=fold)

@@ -74,6 +74,12 @@ def list_nnunet(config: DataConfig, root: Path) -> Listing:
     return Listing(tuple(cases), tuple(_notes(images, taken, config, root)), tuple(_testing(config, root)))
 
 
+def tests_in_folder(root: Path) -> list[Case]:
+    """Return the scans of `imagesTs`, each file a case; nothing is said of their subjects."""
+    files = [p for paths in _by_stem(root / "imagesTs").values() for p in paths]
+    return [Case(p.name, "", (Files((p,)),), None) for p in files]
+
+
 def _testing(config: DataConfig, root: Path) -> list[Case]:
     """Return what `dataset.json` lists for testing; version 1 leaves the channel's number out."""
     path = root / "dataset.json"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from medhybrid.data.layouts.case import NO_FOLD, Case, Note
+from medhybrid.data.layouts.copies import same_file_keys
 from medhybrid.errors import DataError
 
 SPLIT_NAMES = ("split", "set", "subset", "partition")
@@ -59,13 +60,14 @@ def fold_or_part(cases: Sequence[tuple[Case, str | None]], column: str, where: s
 
 
 def keep_tests_out(cases: Sequence[Case], testing: Sequence[Case]) -> tuple[tuple[Case, ...], list[Note]]:
-    """Leave out the cases whose subject, or an image file of theirs, is kept for testing, and name them.
+    """Leave out the cases whose subject, or an image file of theirs or a copy of it, is kept for testing, and name them.
 
     A file that every case has, such as a template, is no case's own: it is compared only where a case has no other.
     """
     if not testing:
         return tuple(cases), []
-    files = {id(c): _images_of(c) for c in (*cases, *testing)}
+    keys = same_file_keys(_paths_of(testing), _paths_of(cases))
+    files = {id(c): _images_of(c, keys) for c in (*cases, *testing)}
     counts = Counter(path for found in files.values() for path in found)
     own = {key: {p for p in found if counts[p] < len(files)} or found for key, found in files.items()}
     subjects = {c.subject for c in testing if c.subject}
@@ -84,9 +86,13 @@ def keep_tests_out(cases: Sequence[Case], testing: Sequence[Case]) -> tuple[tupl
     return tuple(c for c in cases if id(c) not in out), notes
 
 
-def _images_of(case: Case) -> set[tuple[str, str]]:
-    """Return the files of a case's images with links followed, each with the volume of it that is taken."""
-    return {(os.path.realpath(p), files.part) for files in case.images if files for p in files.paths}
+def _paths_of(cases: Sequence[Case]) -> list[Path]:
+    return [p for c in cases for files in c.images if files for p in files.paths]
+
+
+def _images_of(case: Case, keys: Mapping[Path, str]) -> set[tuple[str, str]]:
+    """Return the keys of a case's images, each with the volume of the file that is taken."""
+    return {(keys[p], files.part) for files in case.images if files for p in files.paths}
 
 
 def _shown(cases: Sequence[Case]) -> str:

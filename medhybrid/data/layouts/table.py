@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
-from medhybrid.data.layouts.case import Case, Files, Listing, Note, missing_channels, named_case, read_fold
+from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, missing_channels, named_case, read_fold
 from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
 from medhybrid.names import check_case_name, printable_path, same_file_name
@@ -59,7 +59,8 @@ def list_table(config: DataConfig, root: Path) -> Listing:
                 expected=f"train, val or test in the column `{split}`",
                 remedy="fill the cell, or rename the column",
             )
-            case = replace(case, problem=case.problem or problem)
+            is_free = case.problem is None or isinstance(case.problem, NoMaskError)
+            case = replace(case, problem=problem if is_free else case.problem)
         if part == "test":
             testing.append(case)
         else:
@@ -160,13 +161,15 @@ def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, p
             )
         if any("\0" in text for text in row.values()):
             raise DataError(f"case {name}: {where} has a cell with a zero byte", remedy="save the table again")
-        if mask is None and config.labelled:
-            raise DataError(f"case {name}: {where} names no mask", remedy="fill the column `mask`, or remove the line")
         if not any(images):
             raise DataError(f"case {name}: {where} names no image", expected=", ".join(c.name for c in config.channels))
         if missing := missing_channels(config, name, images, f"{path.name}, {where}"):
             raise missing
         fold = read_fold(cell("fold"))
+        if mask is None and config.labelled:
+            raise NoMaskError(
+                f"case {name}: {where} names no mask", remedy="fill the column `mask`, or remove the line"
+            )
     except DataError as error:
         problem = problem or error
     return Case(name, subject, images, mask, problem=problem, is_labelled=mask is not None, fold=fold)
