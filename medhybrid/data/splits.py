@@ -169,8 +169,21 @@ def _read_folds(path: Path) -> list[Fold]:
 
 
 def _listed_folds(cases: Sequence[Case]) -> list[Fold]:
-    """Return a fold for each number in the list of cases: those with the number validate, the others train."""
+    """Return a fold for each number in the list of cases: those with the number validate, the others train.
+
+    Raises
+    ------
+    DataError
+        If the numbers do not begin at 0 or one is left out: `training.fold` would name another fold than the list.
+    """
     numbers = sorted({c.fold for c in cases if c.fold is not None and c.fold >= 0})
+    if numbers and numbers != list(range(len(numbers))):
+        raise DataError(
+            "the folds in the list of cases are not numbered from 0 on, as training.fold counts them",
+            expected=f"the numbers 0 to {len(numbers) - 1}, each in a case that can be used",
+            found=_shown([str(n) for n in numbers]),
+            remedy="number the folds from 0, without a gap",
+        )
     return [
         Fold(
             train=tuple(c.name for c in cases if c.fold != k),

@@ -626,3 +626,108 @@ def test_a_pipe_is_no_table_no_list_and_no_scan(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(MedHybridError, match=f"{name} is a pipe"):
             read_table(tmp_path / name) if name.endswith("csv") else read_scan(tmp_path / name)
+
+
+def test_the_list_of_nnunets_version_1_says_which_pairs_train(tmp_path: Path) -> None:
+    root = nnunet(tmp_path, n=4)
+    save_nifti(root / "labelsTr" / "case_0_v2.nii.gz", MASK)
+    labels = {"case_0": "case_0_v2", "case_1": "case_1_v2", "case_2": "case_2"}
+    pairs = [{"image": f"./imagesTr/{i}.nii.gz", "label": f"./labelsTr/{m}.nii.gz"} for i, m in labels.items()]
+    (root / "dataset.json").write_text(json.dumps({"training": [*pairs, pairs[2]]}))
+
+    listing = list_dataset(config(root))
+
+    masks = {c.name: c.mask.paths[0].name for c in listing.cases if c.mask and c.problem is None}
+    assert masks == {"case_0": "case_0_v2.nii.gz", "case_2": "case_2.nii.gz"}
+    assert [c.name for c in listing.cases] == ["case_0", "case_1", "case_2"], (
+        "the second names a mask that is not there"
+    )
+    assert [(n.message, n.found) for n in listing.notes] == [
+        (
+            "3 masks are not in the list `training`: they are not taken, nor are their images",
+            "case_0.nii.gz, case_1.nii.gz, case_3.nii.gz",
+        ),
+        ("1 entries stand twice; they count once", "case_2"),
+    ]
+
+
+@pytest.mark.parametrize(("column", "filled"), [("subject", "P1"), ("fold", "0")])
+@pytest.mark.parametrize("empty", ["", "NA", " - "])
+def test_a_cell_that_merging_emptied_is_the_problem_of_its_case(
+    tmp_path: Path, column: str, filled: str, empty: str
+) -> None:
+    rows = [
+        {"case": c, "A": c, "mask": f"m{c}", column: v} for c, v in zip("abc", (filled, empty, filled), strict=True)
+    ]
+    write_csv(tmp_path, rows)
+    cases = list_cases(config(tmp_path))
+    assert usable(cases) == ["a", "c"]
+    assert f"names no {column}" in str(cases[1].problem)
+
+
+def test_a_case_without_fold_trains_in_each_where_its_split_says_so(tmp_path: Path) -> None:
+    lines = [("a", "train", "0"), ("b", "train", "1"), ("c", "train", "")]
+    write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "split": s, "fold": f} for c, s, f in lines])
+    assert usable(list_cases(config(tmp_path))) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("folds", [(1, 2, 3), (0, 2, 2), (1, 1, -1)])
+def test_numbers_of_folds_that_training_would_count_otherwise_are_refused(
+    tmp_path: Path, folds: tuple[int, ...]
+) -> None:
+    datalist(tmp_path, [e | {"fold": k} for e, k in zip(listed(3), folds, strict=True)])  # type: ignore[operator]
+    asked = config(tmp_path)
+    with pytest.raises(DataError, match=r"not numbered from 0 on.*Number the folds from 0"):
+        load_folds(asked, list_cases(asked))
+
+
+def test_a_case_that_cannot_be_used_keeps_its_fold(tmp_path: Path) -> None:
+    """Else the folds after it would move up by one."""
+    lines = [("a", "a", "0"), ("b", "", "1"), ("c", "c", "2")]
+    write_csv(tmp_path, [{"case": c, "A": c, "mask": m, "fold": k} for c, m, k in lines])
+    asked = config(tmp_path)
+    assert [f.validation for f in load_folds(asked, list_cases(asked))[0]] == [("a",), ("b",), ("c",)]
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "studies"])
+def test_a_table_of_what_is_known_of_cases_does_not_list_them(tmp_path: Path, layout: str) -> None:
+    if layout == "nnunet":
+        nnunet(tmp_path)
+    else:
+        save_nifti(tmp_path / "case_0" / "A.nii.gz", IMAGE)
+        save_nifti(tmp_path / "case_0" / "mask.nii.gz", MASK)
+    (tmp_path / "clinical.csv").write_text("Case,Age\ncase_0,50\n")
+    assert "case_0" in usable(list_cases(config(tmp_path)))
+
+
+def test_a_table_of_cases_beside_another_one_with_their_names_is_taken(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": c, "A": f"{c}.nii", "mask": f"m{c}.nii"} for c in "ab"])
+    (tmp_path / "clinical.csv").write_text("case,age\na,50\n")
+    assert usable(list_cases(config(tmp_path))) == ["a", "b"]
+
+
+def test_what_stands_twice_alike_in_a_list_or_table_counts_once(tmp_path: Path) -> None:
+    entries = listed(2)
+    for place in ("list", "table"):
+        (tmp_path / place).mkdir()
+    datalist(tmp_path / "list", [*entries, {**entries[0], "image": "./img/c0.nii"}])
+    rows = [{"case": c, "A": f"{c}.nii", "mask": f"m{c}.nii"} for c in "aba"]
+    write_csv(tmp_path / "table", rows)
+    for place, names, what in (("list", ["c0", "c1"], "entries repeat"), ("table", ["a", "b"], "lines repeat")):
+        listing = list_dataset(config(tmp_path / place))
+        assert usable(list(listing.cases)) == names
+        assert [n.message for n in listing.notes] == [f"1 {what} another one; they count once"]
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "-", "none", "N/A"])
+def test_a_word_for_nothing_is_an_empty_cell_unless_a_file_is_called_so(tmp_path: Path, word: str) -> None:
+    asked = DataConfig.model_validate(
+        {"root": str(tmp_path), "channels": [{"name": "A"}, {"name": "B", "optional": True}], "labels": {"l": 1}}
+    )
+    write_csv(tmp_path, [{"case": "a", "A": "a.nii", "B": word, "mask": "m.nii"}])
+    (case,) = list_cases(asked)
+    assert (case.problem, case.images[1]) == (None, None)
+    (tmp_path / word).parent.mkdir(exist_ok=True)
+    (tmp_path / word).touch()
+    (case,) = list_cases(asked.model_copy(update={"layout": "csv"}))
+    assert case.images[1] is not None

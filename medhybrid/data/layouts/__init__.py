@@ -114,7 +114,7 @@ def _refuse_folder_of_datasets(root: Path) -> None:
 
 def layout_of(config: DataConfig, root: Path) -> str:
     """Return the layout that a config names, or that of the folder."""
-    return recognise(root) if config.layout == "auto" else config.layout
+    return recognise(root, config) if config.layout == "auto" else config.layout
 
 
 def list_files(config: DataConfig, root: Path) -> list[Path]:
@@ -220,13 +220,13 @@ def _with_unique_names(cases: tuple[Case, ...]) -> tuple[Case, ...]:
     return tuple(sorted(unique, key=lambda c: c.name))
 
 
-def recognise(root: Path) -> str:
+def recognise(root: Path, config: DataConfig) -> str:
     """Return the layout of a dataset's folder."""
     if (root / "dataset.json").is_file() and is_nnunet(root):
         return "nnunet"
     if find_datalist(root) is not None:
         return "decathlon"
-    if has_table(root):
+    if has_table(root, config):
         return "csv"
     if is_nnunet(root) or (root / "dataset.json").is_file():
         return "nnunet"

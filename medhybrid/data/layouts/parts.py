@@ -39,8 +39,11 @@ def part_of(text: object) -> str | None:
 def fold_or_part(cases: Sequence[tuple[Case, str | None]], column: str, where: str) -> tuple[list[Case], list[Note]]:
     """Give the cases that validate their fold: the numbers of folds decide where there are any, else the part.
 
-    A case that is for validation and has no number, where others have one, gets a problem: it would train.
+    A case that is for validation and has no number, where others have one, gets a problem: it would train. So does one of which
+    nothing is said.
     """
+    if any(case.fold is not None for case, _ in cases):
+        cases = [(_with_fold_told(case) if part is None else case, part) for case, part in cases]
     if all(part != "validation" for _, part in cases):
         return [case for case, _ in cases], []
     if all(case.fold is None or case.fold < 0 for case, _ in cases):
@@ -57,6 +60,18 @@ def fold_or_part(cases: Sequence[tuple[Case, str | None]], column: str, where: s
         given.append(case)
     message = f"`fold` decides which cases validate; `{column}` only keeps cases for testing out"
     return given, [Note(where, message, remedy=f"empty `fold` in every case to go by `{column}`")]
+
+
+def _with_fold_told(case: Case) -> Case:
+    """Give a case that could validate, and does not say in which fold, a problem."""
+    if case.fold is not None or case.problem is not None or not case.is_labelled:
+        return case
+    problem = DataError(
+        f"case {case.name}: it names no fold, and other cases do",
+        expected=f"the number of the fold in which it validates, or {NO_FOLD} to train in every fold",
+        remedy="fill the cell: of cells that were merged, a spreadsheet keeps the text in the first line only",
+    )
+    return replace(case, problem=problem)
 
 
 def keep_tests_out(cases: Sequence[Case], testing: Sequence[Case]) -> tuple[tuple[Case, ...], list[Note]]:
