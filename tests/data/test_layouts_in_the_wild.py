@@ -331,6 +331,46 @@ def test_places_of_channels_are_compared_by_their_words(
         assert usable(list_cases(config(root, ours)))
 
 
+REGIONS = {"background": 0, "Whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "is_refused"),
+    [
+        ({"non-enhancing tumor": 1, "enhancing tumor": 2}, {"enhancing_tumor": 1, "non_enhancing_tumor": 2}, True),
+        ({"non-enhancing tumor": 1, "enhancing tumor": 2}, {"NonEnhancingTumour": 1, "enhancing tumor": 2}, False),
+        ({"left kidney": 1, "right kidney": 2}, {"kidney_right": 1, "kidney_left": 2}, True),
+        ({"left kidney": 1, "right kidney": 2}, {"kidney_left": 1, "kidney_right": 2}, False),
+        (REGIONS, {"enhancing": 1, "core": 2, "whole_tumor": 3}, True),
+        (REGIONS, {"whole_tumor": 1, "core": 2, "enhancing": 3}, False),
+        (REGIONS, {"necrosis": 1, "edema": 2, "enhancing": 3}, False),
+        ({"0": "background", "1": "Edema", "2": "core"}, {"core": 1, "oedema": 2}, True),
+        (["background", "edema", "core"], {"core": 1, "edema": 2}, True),
+        (["core", "edema"], {"core": 1, "edema": 2}, False),
+    ],
+)
+@pytest.mark.parametrize("order", [None, [1, 2, 3]])
+@pytest.mark.parametrize("file", ["dataset.json", "dataset_0.json"])
+def test_values_of_labels_are_compared_by_the_words_of_their_names(
+    tmp_path: Path, theirs: object, ours: dict[str, int], is_refused: bool, order: object, file: str
+) -> None:
+    values = {"labels": theirs} | ({} if order is None else {"regions_class_order": order})
+    datalist(tmp_path, [*listed(2)], file, **values)
+    if is_refused:
+        with pytest.raises(DataError, match=rf"data\.labels contradicts {file}"):
+            list_cases(config(tmp_path, labels=ours))
+    else:
+        assert usable(list_cases(config(tmp_path, labels=ours)))
+
+
+def test_channels_of_a_list_of_another_name_are_compared(tmp_path: Path) -> None:
+    entries: list[dict[str, object]] = [{"image": [f"a{i}.nii", f"b{i}.nii"], "label": f"m{i}.nii"} for i in (0, 1)]
+    datalist(tmp_path, entries, "dataset_0.json", modality=["FLAIR", "T1w"])
+    assert usable(list_cases(config(tmp_path, ("FLAIR", "T1"))))
+    with pytest.raises(DataError, match=r"data\.channels contradicts dataset_0\.json"):
+        list_cases(config(tmp_path, ("T1", "FLAIR")))
+
+
 def test_patterns_for_channels_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match=r"channel_map: no such channel: t1 \(meant: T1\?\)"):
         config(Path(), ("T1",), channel_map={"t1": "MPRAGE"})

@@ -7,16 +7,15 @@ and add it to `LAYOUTS`.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import DataConfig
-from medhybrid.data.channel_words import names_channel
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
-from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, read_json, subject_of
+from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, subject_of
 from medhybrid.data.layouts.datalist import find_datalist, find_datalists, json_files, list_datalist, only_datalist
+from medhybrid.data.layouts.dataset_names import refuse_contradictions
 from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet, tests_in_folder
 from medhybrid.data.layouts.parts import keep_tests_out
 from medhybrid.data.layouts.studies import list_scans, list_studies
@@ -34,9 +33,6 @@ LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
     "csv": list_table,
     "studies": list_studies,
 }
-
-NUMBER = re.compile("[0-9]{1,9}")
-"""The value of a label, or the place of a channel: other digits, such as circled ones, are text."""
 
 UNLABELLED: dict[str, Callable[[DataConfig, Path], Listing]] = {"studies": list_scans}
 """How cases are listed where masks are not asked for, if not as above."""
@@ -58,7 +54,7 @@ def list_dataset(config: DataConfig) -> Listing:
     layout = layout_of(config, root)
     if config.layout == "auto" and layout == "studies":
         _refuse_folder_of_datasets(root)
-    _refuse_contradictions(root, config)
+    refuse_contradictions(_list_of_names(root, layout), config)
     lister = LAYOUTS[layout] if config.labelled else UNLABELLED.get(layout, LAYOUTS[layout])
     listing = lister(config, root)
     cases = listing.cases if config.labelled else tuple(replace(c, mask=None) for c in listing.cases)
@@ -128,6 +124,12 @@ def list_files(config: DataConfig, root: Path) -> list[Path]:
     return [p for p in found if p.is_file()]
 
 
+def _list_of_names(root: Path, layout: str) -> Path:
+    """Return the file that may say what the dataset calls its labels and channels."""
+    found = find_datalist(root) if layout == "decathlon" else None
+    return found or root / "dataset.json"
+
+
 def _shared_masks(cases: tuple[Case, ...]) -> list[Note]:
     """Name masks that several cases share, as rows of a table that were copied do."""
     by_mask: dict[tuple[Path, ...], list[str]] = {}
@@ -139,59 +141,6 @@ def _shared_masks(cases: tuple[Case, ...]) -> list[Note]:
         for names in by_mask.values()
         if len(names) > 1
     ]
-
-
-def _refuse_contradictions(root: Path, config: DataConfig) -> None:
-    """Raise `DataError` where the dataset's own file gives a label or channel of the config another value or place.
-
-    Joined by value or number, they would be learnt under the name of another.
-    """
-    path = root / "dataset.json"
-    values = read_json(path) if path.is_file() else {}
-    if not isinstance(values, dict):
-        return
-    labels = _numbers_by_name(values.get("labels"))
-    ignored = {value for name, value in labels.items() if name == "ignore"}
-    if found := [f"{n}: {v}" for n, v in config.labels.items() if v in ignored]:
-        raise DataError(
-            "a label of the config is one that the dataset ignores",
-            expected="labels without the value that dataset.json names `ignore`",
-            found=", ".join(found),
-            remedy="take it out of data.labels; masks that hold the value cannot be used yet",
-        )
-    channels = _numbers_by_name(values.get("channel_names", values.get("modality")))
-    places = {c.name: i for i, c in enumerate(config.channels)}
-    known = {n: labels[n.strip().lower()] for n in config.labels if n.strip().lower() in labels}
-    named = {n: _place_of(n, place, channels) for n, place in places.items()}
-    for kind, ours, theirs in (("labels", config.labels, known), ("channels", places, named)):
-        if other := [n for n, v in ours.items() if theirs.get(n, v) != v]:
-            raise DataError(
-                f"data.{kind} contradicts dataset.json",
-                expected=", ".join(f"{n}: {theirs[n]}" for n in other),
-                found=", ".join(f"{n}: {ours[n]}" for n in other),
-                remedy=f"give the {kind} the values of dataset.json",
-            )
-
-
-def _place_of(channel: str, place: int, theirs: Mapping[str, int]) -> int:
-    """Return the place that a dataset gives a channel, compared by words (T1 and T1w are one); its own where it tells none."""
-    name = channel.strip().lower()
-    if name in theirs:
-        return theirs[name]
-    alike = [
-        number for other, number in theirs.items() if names_channel(other, channel) or names_channel(channel, other)
-    ]
-    return alike[0] if alike and place not in alike else place
-
-
-def _numbers_by_name(values: object) -> dict[str, int]:
-    """Return names in lower case to numbers; version 1 of nnU-Net maps numbers to names. Names given twice are left out."""
-    if not isinstance(values, dict):
-        return {}
-    pairs = [(k, v) if NUMBER.fullmatch(str(v)) else (v, k) for k, v in values.items()]
-    numbered = [(str(n).strip().lower(), int(str(number))) for n, number in pairs if NUMBER.fullmatch(str(number))]
-    names = [name for name, _ in numbered]
-    return {name: number for name, number in numbered if names.count(name) == 1}
 
 
 def list_cases(config: DataConfig) -> list[Case]:

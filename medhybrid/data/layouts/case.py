@@ -210,9 +210,10 @@ def path_inside(root: Path, relative: object) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises `DataError`."""
+    """Read a JSON file, in UTF-8, UTF-16 or UTF-32; raises `DataError`."""
     try:
         check_file(path)
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = path.read_bytes()
+        return json.loads(content.decode(json.detect_encoding(content)))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{printable_path(path)} cannot be read as JSON", found=str(error)) from error
