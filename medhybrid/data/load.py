@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from medhybrid.data.layouts import Case, Files
 from medhybrid.data.segments import SegmentRules, label_map_of, read_label_map
 from medhybrid.errors import DataError
 from medhybrid.geometry import match_axes
+from medhybrid.remote import place_of_copy
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import reference_kind
 from medhybrid.scans.reader import read_scan, stack_channels
@@ -23,9 +25,14 @@ def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
     if len(case.images) == 1 and case.images[0] is not None:
         scan = _read(case.images[0], case.name, options)
         names = tuple(channels) if len(channels) == len(scan.array) else scan.channels
-        return scan.named(case.name, names)
+        return replace(scan.named(case.name, names), searched=dataset_root(data))
     scans = [None if files is None else _read(files, case.name, options) for files in case.images]
-    return stack_channels(scans, channels, case=case.name, options=options)
+    return replace(stack_channels(scans, channels, case=case.name, options=options), searched=dataset_root(data))
+
+
+def dataset_root(data: DataConfig) -> Path | None:
+    """Return the dataset's folder here, up to which a table may say something of its scans; None if nobody asks for that."""
+    return place_of_copy(data.root) if data.root and data.context else None
 
 
 def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -> Scan:
@@ -52,4 +59,4 @@ def _read(files: Files, name: str, options: ScansConfig) -> Scan:
     return read_scan(paths[0] if len(paths) == 1 else paths, case=name, part=files.part, options=options)
 
 
-__all__ = ["load_image", "load_mask"]
+__all__ = ["dataset_root", "load_image", "load_mask"]

@@ -567,6 +567,19 @@ def test_a_misspelt_column_of_an_optional_channel_is_named(tmp_path: Path) -> No
     assert "no column is named B" in note.remedy
 
 
+def test_values_and_names_of_the_table_of_context_that_are_not_understood_are_named(tmp_path: Path) -> None:
+    rows = [{"case": c, "A": f"files/{f}.nii", "mask": f"m{c}"} for c, f in zip("ab", "bc", strict=True)]
+    write_csv(tmp_path, rows)
+    (tmp_path / "context.csv").write_text("case,age_years,sex\na,60+,F\nb,50,?\n")
+
+    notes = list_dataset(config(tmp_path, context=["age_years", "sex"])).notes
+
+    assert [(n.where, n.message.split(" of")[0], n.found) for n in notes] == [
+        ("context.csv", "1 cases fit two rows", "a"),
+        ("context.csv", "1 values", "a (age_years)"),
+    ]
+
+
 def test_rows_of_the_table_of_context_that_fit_no_case_are_named(tmp_path: Path) -> None:
     nnunet(tmp_path)
     (tmp_path / "context.csv").write_text("case,age_years\ncase_0,40\ncase_1.nii.gz,41\n")

@@ -25,7 +25,7 @@ from medhybrid.errors import DataError
 from medhybrid.names import make_unique, printable_path
 from medhybrid.remote import local_copy
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
-from medhybrid.scans.context import unused_context
+from medhybrid.scans.context import remarks_on_context
 
 LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
     "decathlon": list_datalist,
@@ -76,22 +76,22 @@ def list_dataset(config: DataConfig) -> Listing:
         *on_tests,
         *on_subjects,
         *_shared_masks(cases),
-        *(_unused_context(cases, root) if config.context else ()),
+        *(_notes_on_context(cases, root, config) if config.context else ()),
     )
     return Listing(_with_unique_names(cases), notes, testing)
 
 
-def _unused_context(cases: tuple[Case, ...], root: Path) -> list[Note]:
-    """Name the rows of the tables of context that fit no case: their values would be absent without a word."""
+def _notes_on_context(cases: tuple[Case, ...], root: Path, config: DataConfig) -> list[Note]:
+    """Name what the tables of context say and is not used: it would be absent without a word."""
     scans = [(c.name, [p for files in c.images if files for p in files.paths]) for c in cases]
     return [
         Note(
-            printable_path(os.path.relpath(table, root.absolute())),
-            f"{len(rows)} rows of {CONTEXT_TABLE} name no case",
-            ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else ""),
-            "write the name of the image's file without its suffix, or of its folder",
+            printable_path(os.path.relpath(r.table, root.absolute())),
+            r.message,
+            ", ".join(r.names[:5]) + (f" and {len(r.names) - 5} more" if len(r.names) > 5 else ""),
+            r.remedy,
         )
-        for table, rows in unused_context(scans).items()
+        for r in remarks_on_context(scans, config.context, root)
     ]
 
 
