@@ -20,8 +20,7 @@ from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import DataError, MedHybridError, item_error
 from medhybrid.files import check_present, write_atomically
 from medhybrid.geometry import turn_to_ras
-from medhybrid.scans.context import VERSION as CONTEXT_VERSION
-from medhybrid.scans.context import context_files
+from medhybrid.scans.context import CONTEXT_VERSION, context_files
 from medhybrid.scans.image_files import files_of
 
 WITH_VALUES_BESIDE = (".hdr", ".hdr.gz", ".nhdr", ".mhd")

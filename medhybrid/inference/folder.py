@@ -36,8 +36,7 @@ from medhybrid.inference.scan_checks import unlike_grid
 from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.scans import BURNED_IN, Scan
-from medhybrid.scans.context import VERSION as CONTEXT_VERSION
-from medhybrid.scans.context import context_files, unread_context
+from medhybrid.scans.context import CONTEXT_VERSION, context_files, unread_context
 from medhybrid.scans.dicom.deidentify import Deidentifier
 
 logger = logging.getLogger(__name__)

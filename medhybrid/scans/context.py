@@ -29,7 +29,7 @@ from medhybrid.tables import read_table
 
 TABLE = "context.csv"
 
-VERSION = "context 2"
+CONTEXT_VERSION = "context 2"
 """What was read of tables in another way, with other rows and values, is read again."""
 
 
