@@ -10,7 +10,7 @@ import hashlib
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -29,21 +29,39 @@ SAMPLE = 1 << 14
 Stamp = tuple[str, int, int]
 """Path, size and time of a file."""
 
+Stamps = tuple[Stamp, ...]
+
 
 def same_file_keys(held: Iterable[Path], others: Iterable[Path]) -> dict[Path, str]:
     """Return a key for each file, equal for files that are one; contents of `others` are compared with those of `held` only."""
     keys = {path: _place_of(path) for path in (*held, *others)}
-    held_by_size = _by_size(held)
-    by_size = _by_size(others)
+    held_by_size, by_size = _by_size(held), _by_size(others)
     for size in held_by_size.keys() & by_size.keys():
-        for ours in by_size[size]:
-            for theirs in held_by_size[size]:
-                if keys[ours] != keys[theirs]:
-                    with suppress(OSError, EOFError, zlib.error):
-                        if _have_same_content(_values_of(ours), _values_of(theirs)):
-                            keys[ours] = keys[theirs]
-                            break
+        found = held_by_size[size]
+        known = {keys[p] for p in found}
+        ours = {p: stamps for p, stamps in by_size[size].items() if keys[p] not in known}
+        # compressed files hold their checksums; others are compared by samples before they are read in whole
+        compressed = {p: s for p, s in ours.items() if all(map(_is_compressed, s))}
+        plain = {p: s for p, s in ours.items() if p not in compressed}
+        alike = _alike(compressed, found, [_checksum_of]) | _alike(plain, found, [_sample_of, _checksum_of])
+        keys |= {path: keys[theirs] for path, theirs in alike.items()}
     return keys
+
+
+def _alike(
+    ours: Mapping[Path, Stamps], theirs: Mapping[Path, Stamps], signs: Sequence[Callable[[Stamp], str]]
+) -> dict[Path, Path]:
+    """Return for each of our files the one of theirs that has the same signs, each taken where those before it agree."""
+    if not ours or not theirs:
+        return {}
+    if not signs:
+        return dict.fromkeys(ours, next(iter(theirs)))
+    by_sign: dict[tuple[str, ...], tuple[dict[Path, Stamps], dict[Path, Stamps]]] = defaultdict(lambda: ({}, {}))
+    for side, files in enumerate((ours, theirs)):
+        for path, stamps in files.items():
+            with suppress(OSError, EOFError, zlib.error):
+                by_sign[tuple(sorted(map(signs[0], stamps)))][side][path] = stamps
+    return {k: v for of_ours, of_theirs in by_sign.values() for k, v in _alike(of_ours, of_theirs, signs[1:]).items()}
 
 
 def _place_of(path: Path) -> str:
@@ -57,7 +75,7 @@ def _place_of(path: Path) -> str:
     return str(path)
 
 
-def _values_of(path: Path) -> tuple[Stamp, ...]:
+def _values_of(path: Path) -> Stamps:
     """Return the files that hold the values: those of a folder, or the one beside a header."""
     path = Path(os.path.realpath(path))
     if path.is_dir():
@@ -71,20 +89,13 @@ def _values_of(path: Path) -> tuple[Stamp, ...]:
     return tuple((str(p), s.st_size, s.st_mtime_ns) for p, s in stamps)
 
 
-def _by_size(paths: Iterable[Path]) -> dict[tuple[int, ...], list[Path]]:
-    found: dict[tuple[int, ...], list[Path]] = defaultdict(list)
+def _by_size(paths: Iterable[Path]) -> dict[tuple[int, ...], dict[Path, Stamps]]:
+    found: dict[tuple[int, ...], dict[Path, Stamps]] = defaultdict(dict)
     for path in dict.fromkeys(paths):
         with suppress(OSError):
-            if sizes := tuple(sorted(_size_of_content(s) for s in _values_of(path))):
-                found[sizes].append(path)
+            if stamps := _values_of(path):
+                found[tuple(sorted(map(_size_of_content, stamps)))][path] = stamps
     return found
-
-
-def _have_same_content(ours: Sequence[Stamp], theirs: Sequence[Stamp]) -> bool:
-    """Compare files of equal sizes: those that are compressed by the checksums they hold, others by samples before in whole."""
-    if not all(_is_compressed(s) for s in ours) and sorted(map(_sample_of, ours)) != sorted(map(_sample_of, theirs)):
-        return False
-    return sorted(map(_checksum_of, ours)) == sorted(map(_checksum_of, theirs))
 
 
 def _is_compressed(stamp: Stamp) -> bool:
@@ -98,13 +109,13 @@ def _size_of_content(stamp: Stamp) -> int:
 
 
 @lru_cache(maxsize=1 << 16)
-def _checksum_of(stamp: Stamp) -> int:
+def _checksum_of(stamp: Stamp) -> str:
     if _is_compressed(stamp):
-        return _end_of(stamp)[0]
+        return f"{_end_of(stamp)[0]:08x}"
     value = 0
     for block in _blocks_of(stamp):
         value = zlib.crc32(block, value)
-    return value
+    return f"{value:08x}"
 
 
 def _end_of(stamp: Stamp) -> tuple[int, int]:
