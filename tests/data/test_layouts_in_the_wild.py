@@ -704,6 +704,13 @@ def test_the_list_of_nnunets_version_1_says_which_pairs_train(tmp_path: Path) ->
     ]
 
 
+def test_a_list_of_nnunets_version_2_that_is_not_read_is_named(tmp_path: Path) -> None:
+    listed_elsewhere = {"case_0": {"images": ["../other/a.nii.gz"], "label": "../other/b.nii.gz"}}
+    (nnunet(tmp_path) / "dataset.json").write_text(json.dumps({"labels": {"l": 1}, "dataset": listed_elsewhere}))
+    (note,) = list_dataset(config(tmp_path)).notes
+    assert note.message.startswith("the list `dataset` of 1 cases is not read")
+
+
 @pytest.mark.parametrize(("column", "filled"), [("subject", "P1"), ("fold", "0")])
 @pytest.mark.parametrize("empty", ["", "NA", " - "])
 def test_a_cell_that_merging_emptied_is_the_problem_of_its_case(

@@ -26,7 +26,7 @@ from medhybrid.data.layouts.case import (
     strip_suffix,
 )
 from medhybrid.data.layouts.datalist import case_for_testing, testing_of
-from medhybrid.data.layouts.nnunet_list import NUMBER, ListedPair, listed_pairs
+from medhybrid.data.layouts.nnunet_list import NUMBER, ListedPair, listed_pairs, notes_on_other_list
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 
@@ -77,6 +77,7 @@ def list_nnunet(config: DataConfig, root: Path) -> Listing:
     used = {p for c in cases if c.mask for p in c.mask.paths}
     unused = [paths[0].name for paths in masks.values() if not used & {*paths}] if listed else []
     notes = [*_notes_on_list(unused, listed[1] if listed else []), *_notes(images, taken, config, root)]
+    notes += notes_on_other_list(root)
     return Listing(tuple(cases), tuple(notes), tuple(_testing(config, root)))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medhybrid.data.layouts.case import Files, path_inside, read_json, strip_suffix
+from medhybrid.data.layouts.case import Files, Note, path_inside, read_json, strip_suffix
 from medhybrid.errors import DataError
 
 NUMBER = re.compile(r"_(\d{4})$")
@@ -31,6 +31,17 @@ def training_of(root: Path) -> list[Any] | None:
     values = read_json(path) if path.is_file() else {}
     listed = values.get("training") if isinstance(values, dict) else None
     return listed if isinstance(listed, list) and listed else None
+
+
+def notes_on_other_list(root: Path) -> list[Note]:
+    """Name the list of cases that version 2 may have under `dataset`, and that is not read: the folders count."""
+    path = root / "dataset.json"
+    values = read_json(path) if path.is_file() else {}
+    listed = values.get("dataset") if isinstance(values, dict) else None
+    if not isinstance(listed, dict) or not any(isinstance(v, dict) and "images" in v for v in listed.values()):
+        return []
+    message = f"the list `dataset` of {len(listed)} cases is not read: the files in imagesTr and labelsTr count"
+    return [Note("dataset.json", message, remedy="name the files in a table (layout csv), if they are others")]
 
 
 def listed_pairs(root: Path, images: Mapping[str, object]) -> tuple[dict[str, ListedPair], list[str]] | None:
