@@ -186,6 +186,11 @@ def local_copy(place: str | Path) -> Path:
     return Mirror(str(place)).fetch(restores=True) if is_remote(place) else Path(place)
 
 
+def place_of_copy(place: str | Path) -> Path:
+    """A folder that is here: itself, or where its copy is, as it was fetched last."""
+    return Mirror(str(place)).folder if is_remote(place) else Path(place)
+
+
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medhybrid" / "remote"
 

@@ -36,10 +36,13 @@ class Table:
         From the first line.
     rows : tuple of (int, dict)
         The number of the line in the file, and column to cell. Cells beyond the columns stand under an empty name.
+    separator : str
+        What stands between the cells.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[int, dict[str, str]], ...]
+    separator: str = ","
 
     def column(self, name: str) -> str | None:
         """Return the column of a name, its case ignored if only one fits; None if there is none."""
@@ -73,7 +76,7 @@ def read_table(path: Path) -> Table:
         row = {c: cell.strip() for c, cell in zip(columns, padded, strict=False) if c}
         beyond = " ".join(cell.strip() for cell in cells[len(columns) :]).strip()
         rows.append((n, row | ({"": beyond} if beyond else {})))
-    return Table(columns, tuple(rows))
+    return Table(columns, tuple(rows), separator)
 
 
 def has_column(path: Path, name: str) -> bool:

@@ -14,13 +14,13 @@ from medhybrid.data.channels import slots_of
 from medhybrid.data.checks import Finding, check_image, check_mask, from_error
 from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
 from medhybrid.data.layouts import Case
-from medhybrid.data.load import load_image, load_mask
+from medhybrid.data.load import dataset_root, load_image, load_mask
 from medhybrid.data.prepare import inside_labels
 from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import DataError, MedHybridError, item_error
 from medhybrid.files import check_present, write_atomically
 from medhybrid.geometry import turn_to_ras
-from medhybrid.scans.context import context_files
+from medhybrid.scans.context import CONTEXT_VERSION, context_files
 from medhybrid.scans.image_files import files_of
 
 WITH_VALUES_BESIDE = (".hdr", ".hdr.gz", ".nhdr", ".mhd")
@@ -74,6 +74,7 @@ def check_settings(config: StudyConfig, case: Case) -> str:
         CHECKS_VERSION,
         *([slots] if (slots := slots_of(case.images)) else []),
         *([] if config.data.labelled else ["scans alone"]),
+        *([CONTEXT_VERSION] if config.data.context else []),
         [c.model_dump() for c in config.data.channels],
         config.data.labels,
         config.prepare.max_affine_error_mm,
@@ -86,7 +87,7 @@ def check_settings(config: StudyConfig, case: Case) -> str:
 def sources_of(case: Case, config: StudyConfig) -> tuple[Path, ...]:
     """The files that decide what a case is, those of its context and of values beside a header among them."""
     files = tuple(dict.fromkeys(f for p in case.files for f in (p, *_values_beside(p))))
-    return files + (context_files(case.files) if config.data.context else ())
+    return files + (context_files(case.files, dataset_root(config.data)) if config.data.context else ())
 
 
 def _values_beside(path: Path) -> tuple[Path, ...]:
@@ -101,7 +102,8 @@ def _values_beside(path: Path) -> tuple[Path, ...]:
 def _hash_sources(files_hash: str, case: Case, config: StudyConfig) -> str:
     """Return the hash of the files of a case and of how they are read."""
     reading = json.dumps(reading_of(config), sort_keys=True) + slots_of(case.images)
-    return hashlib.sha256((files_hash + reading).encode()).hexdigest()
+    context = CONTEXT_VERSION if config.data.context else ""
+    return hashlib.sha256((files_hash + reading + context).encode()).hexdigest()
 
 
 def check_case(task: CheckTask) -> CaseCheck:

@@ -50,7 +50,8 @@ def _contents_of(path: Path, config: DataConfig, root: Path) -> Any:
     }
     values = read_json(path) if path.suffix.lower() == ".json" else {}
     if isinstance(values, dict):
-        contents |= {k: values[k] for k in ("labels", "channel_names", "modality") if k in values}
+        keys = ("labels", "channel_names", "modality", *(["training"] if layout == "nnunet" else []))
+        contents |= {k: values[k] for k in keys if k in values}
     return contents
 
 

@@ -14,6 +14,7 @@ from medhybrid.data.segments import SegmentRules, label_map_of, read_label_map
 from medhybrid.errors import DataError
 from medhybrid.geometry import extend_to, match_axes
 from medhybrid.names import printable_path
+from medhybrid.remote import place_of_copy
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import reference_kind
 from medhybrid.scans.reader import read_scan, stack_channels
@@ -27,9 +28,14 @@ def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
     if len(case.images) == 1 and case.images[0] is not None:
         scan = _read(case.images[0], case.name, options)
         names = tuple(channels) if len(channels) == len(scan.array) else scan.channels
-        return scan.named(case.name, names)
+        return replace(scan.named(case.name, names), searched=dataset_root(data))
     scans = [None if files is None else _read(files, case.name, options) for files in case.images]
-    return stack_channels(scans, channels, case=case.name, options=options)
+    return replace(stack_channels(scans, channels, case=case.name, options=options), searched=dataset_root(data))
+
+
+def dataset_root(data: DataConfig) -> Path | None:
+    """Return the dataset's folder here, up to which a table may say something of its scans; None if nobody asks for that."""
+    return place_of_copy(data.root) if data.root and data.context else None
 
 
 def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -> Scan:
@@ -73,4 +79,4 @@ def _read(files: Files, name: str, options: ScansConfig) -> Scan:
     return read_scan(paths[0] if len(paths) == 1 else paths, case=name, part=files.part, options=options)
 
 
-__all__ = ["load_image", "load_mask"]
+__all__ = ["dataset_root", "load_image", "load_mask"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case, Note
+from medhybrid.data.layouts.case import read_json
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 from medhybrid.remote import local_copy
@@ -106,8 +107,9 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
     """
     path = splits_file(config)
     if path is not None:
+        known = {_normalise(c.name): c.name for c in cases}
         folds = [
-            Fold(train=tuple(dict.fromkeys(f.train)), validation=tuple(dict.fromkeys(f.validation)))
+            Fold(train=_named_alike(f.train, known), validation=_named_alike(f.validation, known))
             for f in _read_folds(path)
         ]
         check_folds(folds, cases, str(path))
@@ -117,6 +119,15 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
         check_folds(folds, cases, "the folds in the list of cases")
         return folds, "as the list of cases has them"
     return make_folds(cases, config.n_folds, config.split_seed), f"made with seed {config.split_seed}"
+
+
+def _named_alike(names: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
+    """Return each name once, in the Unicode form that its case has."""
+    return tuple(dict.fromkeys(known.get(_normalise(n), n) for n in names))
+
+
+def _normalise(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def splits_file(config: DataConfig) -> Path | None:
@@ -148,7 +159,7 @@ def _notes_on_files(config: DataConfig) -> list[Note]:
     path = splits_file(config)
     if path is not None:
         sides = [side for f in _read_folds(path) for side in (f.train, f.validation)]
-        doubled = sorted({n for side in sides for n, count in Counter(side).items() if count > 1})
+        doubled = sorted({n for side in sides for n, count in Counter(map(_normalise, side)).items() if count > 1})
         message = f"{len(doubled)} names stand twice on one side of a fold; they count once"
         return [Note(path.name, message, _shown(doubled))] if doubled else []
     if config.splits != SPLITS or not (local_copy(config.root or ".") / NNUNET_SPLITS).is_file():
@@ -158,19 +169,32 @@ def _notes_on_files(config: DataConfig) -> list[Note]:
 
 def _read_folds(path: Path) -> list[Fold]:
     try:
-        listed = json.loads(path.read_bytes().decode("utf-8-sig"))
+        listed = read_json(path)
         if not listed:
             raise ValueError("an empty list")
         return [Fold(train=tuple(f["train"]), validation=tuple(f.get("validation", f.get("val", ())))) for f in listed]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+    except (DataError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise DataError(
             f"{path} holds no folds", expected='[{"train": [...], "validation": [...]}, ...]', found=str(error)[:200]
         ) from error
 
 
 def _listed_folds(cases: Sequence[Case]) -> list[Fold]:
-    """Return a fold for each number in the list of cases: those with the number validate, the others train."""
+    """Return a fold for each number in the list of cases: those with the number validate, the others train.
+
+    Raises
+    ------
+    DataError
+        If the numbers do not begin at 0 or one is left out: `training.fold` would name another fold than the list.
+    """
     numbers = sorted({c.fold for c in cases if c.fold is not None and c.fold >= 0})
+    if numbers and numbers != list(range(len(numbers))):
+        raise DataError(
+            "the folds in the list of cases are not numbered from 0 on, as training.fold counts them",
+            expected=f"the numbers 0 to {len(numbers) - 1}, each in a case that can be used",
+            found=_shown([str(n) for n in numbers]),
+            remedy="number the folds from 0, without a gap",
+        )
     return [
         Fold(
             train=tuple(c.name for c in cases if c.fold != k),

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from medhybrid.inference.scan_checks import unlike_grid
 from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.scans import BURNED_IN, Scan
-from medhybrid.scans.context import context_files
+from medhybrid.scans.context import CONTEXT_VERSION, context_files, unread_context
 from medhybrid.scans.dicom.deidentify import Deidentifier
 
 logger = logging.getLogger(__name__)
@@ -219,6 +219,7 @@ def fingerprint_of(model: Model) -> str:
     r = model.record
     text = r.weights_sha256 + r.plan.model_dump_json() + r.inference.text_for_hash() + r.scans.text_for_hash()
     text += r.model_dump_json(include={"channel_map", "calibration"})
+    text += CONTEXT_VERSION if r.plan.context else ""
     text += "thin" * r.plan.is_thin  # computed in float32 of late: masks made before may be wrong
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -244,7 +245,7 @@ def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
 
 def _sources(job: FolderJob, item: WorkItem) -> tuple[Path, ...]:
     """The files that decide a mask, those of the context among them."""
-    return item.files + (context_files(item.files) if job.model.plan.context else ())
+    return item.files + (context_files(item.files, item.root) if job.model.plan.context else ())
 
 
 def _attempt(step: Callable[[FolderJob, _Case], None], job: FolderJob, case: _Case) -> _Case:
@@ -313,7 +314,7 @@ def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
             case.input_hash = hash_files(files)
             scan = item.read(job.model.plan.channels, job.model.record.scans)
             if stamp_files(files) == case.stamps:
-                return scan
+                return replace(scan, notes=(*scan.notes, *unread_context(scan, job.model.plan.context)))
             problem = ScanError(
                 f"{item.case} changed while it was read", remedy="run again when its files are complete"
             )

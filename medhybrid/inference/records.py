@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.data.store import Stamps
 from medhybrid.files import write_atomically
+from medhybrid.inference.corrected import hash_corrections
 from medhybrid.kept_tables import write_kept_table
 
 MAX_ATTEMPTS = 3
@@ -51,6 +52,9 @@ class Prediction(BaseModel):
     outputs : dict
         SHA-256 of each file that was written, by its name below the output folder: one that was changed since is not
         overwritten.
+    other_corrections : tuple of str, optional
+        Hashes of the corrected masks that lay there when this scan got the name: they are of another scan, or nobody knows of
+        which. None in records of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +73,7 @@ class Prediction(BaseModel):
     attempts: int = 1
     worker: str = ""
     outputs: dict[str, str] = {}
+    other_corrections: tuple[str, ...] | None = None
 
     @property
     def sign(self) -> str:
@@ -171,12 +176,27 @@ class Records:
     def end(self, prediction: Prediction) -> None:
         """Put what became of a scan on record, in place of what was there."""
         case, other = prediction.case, {"done": "failed", "failed": "done"}[prediction.status]
+        if prediction.status == "done":
+            prediction = prediction.model_copy(update={"other_corrections": self._other_corrections(prediction)})
         text = prediction.model_dump_json(indent=1)
         write_atomically(self.out / prediction.status / f"{case}.json", text)
         (self.out / other / f"{case}.json").unlink(missing_ok=True)
         if case in self.in_hand:
             del self.in_hand[case], self.written[case]
             (self.out / "begun" / f"{case}.json").unlink(missing_ok=True)
+
+    def _other_corrections(self, prediction: Prediction) -> tuple[str, ...]:
+        """Return the hashes of corrected masks that are not of this scan: those that are there before its first mask is."""
+        earlier = self.done(prediction.case)
+        if earlier is None or (earlier.input_hash, earlier.slots) != (prediction.input_hash, prediction.slots):
+            return hash_corrections(self.out, prediction.case)
+        if earlier.other_corrections is not None:
+            return earlier.other_corrections
+        return hash_corrections(self.out, prediction.case, before=self.done_at(prediction.case))
+
+    def done_at(self, case: str) -> float:
+        """Return when the record of a scan with a mask was written, in seconds since 1970."""
+        return (self.out / "done" / f"{case}.json").stat().st_mtime
 
     def release(self, case: str) -> None:
         """Let go of a scan, alive: this was no attempt; what was written is removed, what was on record before is again."""

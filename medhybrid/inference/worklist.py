@@ -34,6 +34,8 @@ class WorkItem:
         Why each scan of a study was taken for its channel.
     note : str
         How the name was made unique, where another scan would have had the same one.
+    root : Path, optional
+        The folder that was searched.
     """
 
     case: str
@@ -41,6 +43,7 @@ class WorkItem:
     problem: str = ""
     reasons: tuple[str, ...] = ()
     note: str = ""
+    root: Path | None = None
 
     def __post_init__(self) -> None:
         check_case_name(self.case, source="a work list")
@@ -58,9 +61,9 @@ class WorkItem:
     def read(self, channels: Sequence[str], options: ScansConfig | None = None) -> Scan:
         """Read the scan with its channels; raises `ScanError`."""
         if len(self.entries) == 1 and self.entries[0] is not None:
-            return read_entry(self.entries[0], self.case, options)
+            return replace(read_entry(self.entries[0], self.case, options), searched=self.root)
         scans = [None if e is None else read_entry(e, self.case, options) for e in self.entries]
-        return stack_channels(scans, channels, case=self.case, options=options)
+        return replace(stack_channels(scans, channels, case=self.case, options=options), searched=self.root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,9 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
         whole = [e for e in images if e.n_channels == len(channels)]
         items += [WorkItem(e.name, (e,)) for e in whole]
         items += _studies([e for e in images if e not in whole], broken, channels, channel_map, found.root)
-    return WorkList(tuple(sorted(_with_unique_names(items), key=lambda i: i.case)), tuple(aside))
+    root = found.root if found.root.is_dir() else found.root.parent
+    named = [replace(i, root=root) for i in _with_unique_names(items)]
+    return WorkList(tuple(sorted(named, key=lambda i: i.case)), tuple(aside))
 
 
 def _with_unique_names(items: Sequence[WorkItem]) -> list[WorkItem]:

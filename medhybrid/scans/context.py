@@ -3,70 +3,35 @@
 Only the fields of `READERS` exist; none identifies a patient, and everything else is refused or not looked at. A field that
 nobody gives is absent.
 
-context.csv, in the scan's folder or the one above, has a column `case` (the scan's file name without suffix, or its folder's
-name) and columns of these names; a value there comes before a header's.
+context.csv, in the scan's folder or one above, up to the folder that was searched, has a column `case` (the case's name, the
+scan's file name without suffix, or the name of a folder that it is in) and columns of these names; a value there comes before
+a header's.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medhybrid.errors import DataError, ScanError
 from medhybrid.files import check_file
-from medhybrid.scans.contrast import has_contrast_agent
+from medhybrid.scans.context_values import READERS, cannot_be_read, with_decimal_point
 from medhybrid.scans.dicom.headers import load_dataset, read_acquisition
 from medhybrid.scans.scan import Scan
 from medhybrid.tables import read_table
 
 TABLE = "context.csv"
 
+CONTEXT_VERSION = "context 2"
+"""What was read of tables in another way, with other rows and values, is read again."""
 
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) else None
-
-
-def _sex(value: Any) -> float | None:
-    """F is 0, M is 1; others are absent."""
-    return {"f": 0.0, "female": 0.0, "m": 1.0, "male": 1.0}.get(str(value).strip().lower())
-
-
-def _age(value: Any) -> float | None:
-    """Years, also of DICOM's form: 045Y, 018M, 012W, 005D."""
-    if met := re.fullmatch(r"(\d{1,3})([YMWD])", str(value).strip().upper()):
-        return int(met[1]) / {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[met[2]]
-    return _number(value)
-
-
-def _contrast(value: Any) -> float | None:
-    """1 with an agent, 0 without; see `has_contrast_agent`."""
-    has_agent = has_contrast_agent(value)
-    return None if has_agent is None else float(has_agent)
-
-
-READERS: dict[str, Callable[[Any], float | None]] = {
-    "pixel_mm": _number,
-    "slice_mm": _number,
-    "field_strength_t": _number,
-    "echo_time_ms": _number,
-    "repetition_time_ms": _number,
-    "inversion_time_ms": _number,
-    "contrast_agent": _contrast,
-    "age_years": _age,
-    "sex": _sex,
-}
-"""Every field there is, and how its text becomes a number."""
 
 PATIENT_TAGS = {"age_years": "PatientAge", "sex": "PatientSex"}
 
@@ -82,18 +47,38 @@ def read_context(scan: Scan, fields: Sequence[str]) -> dict[str, float]:
     if not fields:
         return {}
     spacing = scan.grid.spacing_mm
-    given: dict[str, Any] = {"pixel_mm": min(spacing), "slice_mm": max(spacing)}
-    given |= {**_of_header(scan, fields), **_of_table(scan)}
+    given = {"pixel_mm": min(spacing), "slice_mm": max(spacing), **_given(scan, fields)}
     values = {field: READERS[field](given[field]) for field in fields if field in given}
     return {field: value for field, value in values.items() if value is not None}
 
 
-def context_files(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Side files and tables that say something of these scans: where one changes, so may what is known of a scan."""
+def _given(scan: Scan, fields: Sequence[str]) -> dict[str, Any]:
+    """Return what header, side file and table say, as it stands there."""
+    return {**_of_header(scan, fields), **_of_table(scan)}
+
+
+def unread_context(scan: Scan, fields: Sequence[str]) -> tuple[str, ...]:
+    """Say which fields of a scan are given and not understood: they are taken as absent. Errors as `read_context`."""
+    given = _given(scan, fields) if fields else {}
+    return tuple(
+        f"{field} is given and cannot be read: it is taken as absent"
+        for field in fields
+        if cannot_be_read(field, given.get(field))
+    )
+
+
+def context_files(paths: Iterable[Path], root: Path | None = None) -> tuple[Path, ...]:
+    """Side files and tables that say something of these scans: where one changes, so may what is known of a scan.
+
+    Parameters
+    ----------
+    root : Path, optional
+        The folder that was searched: tables may stand as far up as this.
+    """
     near: set[Path] = set()
     for path in paths:
         file = path / "slice" if path.is_dir() else path  # a folder stands for the files of a series
-        near |= {_side_file(file), *_tables(file)}
+        near |= {_side_file(file), *_tables(file, root)}
     return tuple(sorted(p for p in near if p.is_file()))
 
 
@@ -101,9 +86,17 @@ def _side_file(path: Path) -> Path:
     return path.with_name(_stem(path) + ".json")
 
 
-def _tables(path: Path) -> tuple[Path, Path]:
-    folder = path.absolute().parent
-    return folder / TABLE, folder.parent / TABLE
+def _tables(path: Path, root: Path | None) -> list[Path]:
+    """Return where a table of a file may be, the nearest first."""
+    return [folder / TABLE for folder in _folders(path, root)]
+
+
+def _folders(path: Path, root: Path | None) -> list[Path]:
+    """Return the folder of a file and the one above, and those above them up to the one that was searched."""
+    above = list(path.absolute().parents)
+    if root is None or root.absolute() not in above:
+        return above[:2]
+    return above[: max(above.index(root.absolute()) + 1, 2)]
 
 
 def _stem(path: Path) -> str:
@@ -127,7 +120,7 @@ def _of_header(scan: Scan, fields: Sequence[str]) -> Mapping[str, Any]:
 def _of_side_file(path: Path) -> Mapping[str, Any]:
     try:
         check_file(_side_file(path))
-        values = json.loads(_side_file(path).read_text())
+        values = json.loads(_side_file(path).read_bytes())
     except (OSError, ValueError):
         return {}
     return {k: v for k, v in values.items() if k in READERS} if isinstance(values, dict) else {}
@@ -137,38 +130,87 @@ def _of_table(scan: Scan) -> Mapping[str, str]:
     if not scan.source.paths:
         return {}
     path = scan.source.paths[0].absolute()
-    for file in _tables(path):
+    for file in _tables(path, scan.searched):
         if file.is_file():
             table = _read_table(file, file.stat().st_mtime_ns)
-            row = next((table[name] for name in _names_in_table(path, scan.case) if name in table), {})
+            names = _names_in_table(path, scan.case, scan.searched)
+            row = next((table[name] for name in names if name in table), {})
             return {field: text for field, text in row.items() if text.strip()}
     return {}
 
 
-def _names_in_table(path: Path, case: str) -> tuple[str, ...]:
-    """Names by which a scan may stand in `context.csv`.
+def _names_in_table(path: Path, case: str, root: Path | None) -> tuple[str, ...]:
+    """Names by which a scan may stand in `context.csv`; that of the case comes first, since a file may be called as another.
 
     A case may go by a name of its own here (a keyed hash): the file's, less nnU-Net's number, is that of the table.
     """
     stem = _stem(path)
-    return stem, case, re.sub(r"_\d{4}$", "", stem), path.parent.name
+    folders = [f.name for f in _folders(path, root)] if root is not None else []
+    own = [f for f in folders[:-1] if f] if len(folders) > 2 else [path.parent.name]
+    return tuple(unicodedata.normalize("NFC", n) for n in (case, stem, re.sub(r"_\d{4}$", "", stem), *own))
 
 
-def unused_context(scans: Iterable[tuple[str, Iterable[Path]]]) -> dict[Path, list[str]]:
-    """Return the rows of each `context.csv` that name none of these scans (case and files); what cannot be read is left out."""
-    names: dict[Path, set[str]] = {}
+@dataclass(frozen=True, slots=True)
+class ContextRemark:
+    """What is odd about a table of context: which names it concerns, and what to do."""
+
+    table: Path
+    message: str
+    names: tuple[str, ...]
+    remedy: str
+
+
+def remarks_on_context(
+    scans: Iterable[tuple[str, Iterable[Path]]], fields: Sequence[str], root: Path | None = None
+) -> list[ContextRemark]:
+    """Return what each `context.csv` has that is not used as it may be meant: rows, names and values.
+
+    A table that cannot be read is left out here: it is the problem of its cases.
+    """
+    names: dict[Path, dict[str, tuple[str, ...]]] = {}
     for case, paths in scans:
         for path in paths:
             file = (path / "slice" if path.is_dir() else path).absolute()
-            for table in _tables(file):
-                names.setdefault(table, set()).update(_names_in_table(file, case))
-    unused: dict[Path, list[str]] = {}
-    for table, known in names.items():
+            for table in _tables(file, root):
+                known = names.setdefault(table, {})
+                known[case] = (*known.get(case, ()), *_names_in_table(file, case, root))
+    found = []
+    for table, by_case in names.items():
         if table.is_file():
             with suppress(OSError, ScanError):
-                rows = [name for name in _read_table(table, table.stat().st_mtime_ns) if name not in known]
-                unused |= {table: rows} if rows else {}
-    return unused
+                found += _remarks(table, _read_table(table, table.stat().st_mtime_ns), by_case, fields)
+    return found
+
+
+def _remarks(
+    table: Path, rows: Mapping[str, Mapping[str, str]], by_case: Mapping[str, tuple[str, ...]], fields: Sequence[str]
+) -> list[ContextRemark]:
+    known = {name for names in by_case.values() for name in names}
+    unused = tuple(name for name in rows if name not in known)
+    said = {case: [rows[n] for n in names if n in rows] for case, names in by_case.items()}
+    doubtful = tuple(case for case, of_case in said.items() if any(row != of_case[0] for row in of_case))
+    unread = tuple(
+        f"{name} ({f})" for name, row in rows.items() for f in fields if f in row and cannot_be_read(f, row[f])
+    )
+    remarks = (
+        (
+            unused,
+            f"{len(unused)} rows of {TABLE} name no case",
+            "write the name of the image's file without its suffix, or of its folder",
+        ),
+        (
+            doubtful,
+            f"{len(doubtful)} cases fit two rows of {TABLE} that differ: by their name, and by that of a file or folder; "
+            "the one with the case's name counts",
+            "write the names of the cases, and no others",
+        ),
+        (
+            unread,
+            f"{len(unread)} values of {TABLE} cannot be read, and are taken as absent",
+            "write a number with a point, with or without its unit, and F or M as sex",
+        ),
+    )
+    return [ContextRemark(table, message, found, remedy) for found, message, remedy in remarks if found]
 
 
 @lru_cache(maxsize=16)
@@ -193,7 +235,8 @@ def _read_table(path: Path, _changed: int) -> dict[str, dict[str, str]]:
             raise ScanError(
                 f"{path.name}: line {line} has more cells than there are columns", remedy="correct the table"
             )
-        if row["case"] in found:
+        name = unicodedata.normalize("NFC", row["case"])
+        if name in found:
             raise ScanError(f"{path.name}: line {line} is a second one of its case", remedy="remove one of them")
-        found[row["case"]] = {k: v for k, v in row.items() if k != "case"}
+        found[name] = {k: with_decimal_point(v, table.separator) for k, v in row.items() if k != "case"}
     return found

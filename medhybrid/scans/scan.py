@@ -58,6 +58,8 @@ class Scan:
         Channel names; empty strings where the file does not tell.
     notes : tuple of str
         What a reader should know, for example that two affines in the header differ.
+    searched : Path, optional
+        The folder in which the scan was found: tables that say something of it may stand as far up as this.
     """
 
     array: NDArray[np.generic]
@@ -66,6 +68,7 @@ class Scan:
     case: str
     channels: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    searched: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or len(self.channels) != self.array.shape[0]:

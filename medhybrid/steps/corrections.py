@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.config import DataConfig
-from medhybrid.data.layouts import Case, Files, subject_of
+from medhybrid.data.layouts import Case, Files, NoMaskError, subject_of
+from medhybrid.data.layouts.parts import keep_tests_out
 from medhybrid.data.splits import Fold
+from medhybrid.data.subjects import unify_subjects
 from medhybrid.errors import DataError
+from medhybrid.inference.corrected import FOLDER, hash_correction, is_older
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
@@ -30,8 +33,6 @@ from medhybrid.review.marks import Mark, read_marks
 from medhybrid.scans.walk import visible_files
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
 from medhybrid.steps.mask_files import SUFFIXES, list_masks
-
-FOLDER = "corrected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,18 @@ class Corrections:
     kept: tuple[Any, ...] = ()
 
 
-def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Case], Corrections]:
+def with_corrections(
+    cases: Sequence[Case], config: DataConfig, testing: Sequence[Case] = ()
+) -> tuple[list[Case], Corrections]:
     """The cases of a dataset with the masks of `data.corrections`, sorted by name, and what was taken.
 
-    A case is left out by name where its scan cannot be told, it has two corrected masks, or the marks of its folder cannot be
-    read: its mask may have been rejected, and the dataset's own was said to be wrong.
+    A case is left out by name where its scan cannot be told or is kept for testing, it has two corrected masks, or the marks of
+    its folder cannot be read: its mask may have been rejected, and the dataset's own was said to be wrong.
+
+    Parameters
+    ----------
+    testing : sequence of Case
+        Those that the dataset keeps for testing, or that do not train for their sake.
 
     Raises
     ------
@@ -95,15 +103,61 @@ def with_corrections(cases: Sequence[Case], config: DataConfig) -> tuple[list[Ca
             item = scans.items.get(name)
             known = list(by_name.values())  # those of folders before this one, too
             is_as_read = item is not None and not item.problem and is_unchanged(scans.folder, item)
-            twin = _same_scan(item.files, known) if item is not None and is_as_read else None
-            case = replace(twin, mask=Files((path,))) if twin else _new_case(name, path, item, scans, known, config)
-            case = replace(case, problem=problems.get(name, case.problem))
-            by_name[case.name] = case
+            other = _of_another_scan(folder, name, path) if name in masks else None
+            twins = _same_scans(item.files, known) if item is not None and is_as_read and other is None else []
+            # a case of the dataset that had no mask is new, as one that it does not have: it validates nowhere
+            found = [(replace(t, mask=Files((path,)), problem=None), t.mask is None) for t in twins]
+            if not found:
+                found = [(_new_case(name, path, item, scans, known, config, testing, other), True)]
             changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-            taken.append(
-                Correction(case.name, str(path), twin is None, mark.reviewer, mark.time or changed, mark.comment)
-            )
-    return sorted(by_name.values(), key=lambda c: c.name), Corrections(tuple(taken), tuple(kept))
+            for case, is_new in found:
+                by_name[case.name] = replace(case, problem=problems.get(name, case.problem))
+                taken.append(
+                    Correction(case.name, str(path), is_new, mark.reviewer, mark.time or changed, mark.comment)
+                )
+    listed = _without_tests(list(by_name.values()), testing, {c.case for c in taken})
+    return sorted(listed, key=lambda c: c.name), Corrections(tuple(taken), tuple(kept))
+
+
+def _of_another_scan(folder: Path, name: str, path: Path) -> DataError | None:
+    """Say that a corrected mask lay there before the scan that has its name now; None if it did not."""
+    records = Records(folder)
+    done = records.done(name)
+    if done is None:
+        return None
+    if done.other_corrections is None:  # of an earlier version: nothing but the times tells
+        is_other = is_older(path, records.done_at(name))
+    else:
+        is_other = hash_correction(path) in done.other_corrections
+    if not is_other:
+        return None
+    return DataError(
+        f"case {name}: the corrected mask is older than the scan that is on record under this name, and may be of another",
+        expected=f"a mask that was saved in {FOLDER} after predict made the mask of its scan",
+        found=str(path),
+        remedy="predict each set of scans into a folder of its own, and put the mask into the one of its scan; else remove it",
+    )
+
+
+def _without_tests(cases: Sequence[Case], testing: Sequence[Case], names: Collection[str]) -> list[Case]:
+    """Give cases of these names whose subject or image is kept for testing a problem: they must not train."""
+    if not testing or not names:
+        return list(cases)
+    unified = unify_subjects((*cases, *testing))[0]
+    usable, _ = keep_tests_out(unified[: len(cases)], unified[len(cases) :])
+    left = {c.name for c in cases} - {c.name for c in usable}
+    return [
+        replace(
+            c,
+            problem=DataError(
+                f"case {c.name}: a corrected mask, but its scan or subject is kept for testing",
+                remedy="remove the mask, or let the dataset's list say that the case trains",
+            ),
+        )
+        if c.name in left and c.name in names
+        else c
+        for c in cases
+    ]
 
 
 def with_new_cases(folds: Sequence[Fold], cases: Sequence[Case], taken: Sequence[Correction]) -> list[Fold]:
@@ -147,12 +201,13 @@ def _check_fits(folder: Path, record: FolderRecord, config: DataConfig) -> None:
         )
 
 
-def _same_scan(files: Iterable[Path], cases: Sequence[Case]) -> Case | None:
-    """The case of the dataset whose pictures are these files, whatever they are called."""
+def _same_scans(files: Iterable[Path], cases: Sequence[Case]) -> list[Case]:
+    """The cases of the dataset whose pictures are these files, whatever they are called; several where raters have one each."""
     sizes = _sizes(files)
-    alike = [c for c in cases if c.images and c.problem is None and _sizes(_pictures(c)) == sizes]
+    may_take = [c for c in cases if c.problem is None or isinstance(c.problem, NoMaskError)]
+    alike = [c for c in may_take if c.images and _sizes(_pictures(c)) == sizes]
     content = _content(files) if alike else ()
-    return next((c for c in alike if _content(_pictures(c)) == content), None)
+    return [c for c in alike if _content(_pictures(c)) == content]
 
 
 def _pictures(case: Case) -> list[Path]:
@@ -160,11 +215,20 @@ def _pictures(case: Case) -> list[Path]:
 
 
 def _new_case(
-    name: str, mask: Path, item: WorkItem | None, scans: FolderScans, cases: Sequence[Case], config: DataConfig
+    name: str,
+    mask: Path,
+    item: WorkItem | None,
+    scans: FolderScans,
+    cases: Sequence[Case],
+    config: DataConfig,
+    testing: Sequence[Case],
+    problem: DataError | None,
 ) -> Case:
-    problem, subject = None, name
+    subject = name
     earlier = next((c for c in cases if c.name == name), None)
-    if item is None or item.problem or not is_unchanged(scans.folder, item):
+    if problem is not None:
+        name = f"{name} (corrected)" if earlier is not None else name
+    elif item is None or item.problem or not is_unchanged(scans.folder, item):
         problem = DataError(
             f"case {name}: a corrected mask, but its scan is not as predict read it",
             found=item.problem if item is not None else "no such scan",
@@ -180,7 +244,7 @@ def _new_case(
         name = f"{name} (corrected)"
     else:
         try:
-            subject = _subject(name, cases, config)
+            subject = _subject(name, [*cases, *(c for c in testing if c.subject)], config)
         except DataError as error:
             problem = error
     images = () if item is None else _images(item)

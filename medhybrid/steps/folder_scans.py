@@ -55,7 +55,8 @@ def is_unchanged(folder: Path, item: WorkItem) -> bool:
     made = Records(folder).done(item.case)
     if made is None:
         return False
-    for files in (item.files, item.files + context_files(item.files)):
+    nearby, upwards = context_files(item.files), context_files(item.files, item.root)  # earlier versions looked nearby
+    for files in (item.files, item.files + nearby, item.files + upwards):
         if made.stamps == stamp_files(files) or made.input_hash == hash_files(files):
             return True
     return False

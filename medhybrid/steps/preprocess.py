@@ -22,11 +22,13 @@ from medhybrid.data.splits import load_folds, notes_on_folds
 from medhybrid.data.store import load_record, remove_case
 from medhybrid.data.subjects import unify_subjects
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
-from medhybrid.errors import DataError, MedHybridError, OutputError
+from medhybrid.errors import ConfigError, DataError, MedHybridError, OutputError
 from medhybrid.files import held, write_atomically
 from medhybrid.kept_tables import write_kept_table
 from medhybrid.memory import free_memory
+from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
+from medhybrid.remote import is_remote
 from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
 from medhybrid.steps.prepared import refresh_prepared, send_prepared
 from medhybrid.steps.progress import Reporter, Silent
@@ -49,17 +51,39 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
 
     Raises
     ------
+    ConfigError
+        If the prepared cases would lie in the dataset's own folder.
     DataError
         If there is no usable case, or a store of prepared cases does not answer.
     """
     reporter = reporter or Silent()
     require_config(config)
+    _refuse_dataset_as_place(config)
     folder = claim_folder(refresh_prepared(config), PREPARED, remedy="name another folder: prepare.folder=FOLDER")
     with held(folder / ".lock", wait=False) as is_free:
         if not is_free:
             reporter.message(f"another process prepares {folder}; this one waits")
     with held(folder / ".lock"):
         return _preprocess(config, folder, reporter)
+
+
+def _refuse_dataset_as_place(config: StudyConfig) -> None:
+    """Raise `ConfigError` if the prepared cases would lie among the files of the dataset itself."""
+    root, place = config.data.root, f"{config.prepare.folder.rstrip('/')}/{config.name}"
+    if not root:
+        return
+    if is_remote(root) or is_remote(place):
+        is_inside = root.rstrip("/") == place
+    else:
+        dataset, prepared = Path(root).resolve(), Path(place).resolve()
+        is_inside = dataset == prepared or any(dataset.is_relative_to(prepared / n) for n in ("cases", "checks"))
+    if is_inside:
+        raise ConfigError(
+            "the prepared cases would lie in the folder of the dataset itself",
+            expected="another folder than data.root for prepare.folder/name",
+            found=printable_path(place),
+            remedy="name another folder: prepare.folder=FOLDER, or another name of the study",
+        )
 
 
 def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Preparation:
@@ -69,7 +93,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     notes = [_finding_of(note) for note in (*listing.notes, *notes_on_folds(folds, cases, origin, config.data))]
     for note in notes:
         reporter.message(f"{note.where}: {note.message}" + (f": {note.found}" if note.found else ""))
-    cases, corrections = with_corrections(cases, config.data)
+    cases, corrections = with_corrections(cases, config.data, listing.testing)
     cases = list(unify_subjects(cases)[0])
     folds = with_new_cases(folds, cases, corrections.taken)
     memory = free_memory()  # before processes take some: a training will not have them beside it

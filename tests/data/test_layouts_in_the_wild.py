@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
@@ -33,7 +34,7 @@ def config(root: Path, channels: tuple[str, ...] = ("A",), **changes: object) ->
 def nnunet(root: Path, n: int = 3, n_channels: int = 1) -> Path:
     for i in range(n):
         for k in range(n_channels):
-            save_nifti(root / "imagesTr" / f"case_{i}_{k:04d}.nii.gz", IMAGE)
+            save_nifti(root / "imagesTr" / f"case_{i}_{k:04d}.nii.gz", IMAGE + i)
         save_nifti(root / "labelsTr" / f"case_{i}.nii.gz", MASK)
     return root
 
@@ -330,6 +331,46 @@ def test_places_of_channels_are_compared_by_their_words(
         assert usable(list_cases(config(root, ours)))
 
 
+REGIONS = {"background": 0, "Whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "is_refused"),
+    [
+        ({"non-enhancing tumor": 1, "enhancing tumor": 2}, {"enhancing_tumor": 1, "non_enhancing_tumor": 2}, True),
+        ({"non-enhancing tumor": 1, "enhancing tumor": 2}, {"NonEnhancingTumour": 1, "enhancing tumor": 2}, False),
+        ({"left kidney": 1, "right kidney": 2}, {"kidney_right": 1, "kidney_left": 2}, True),
+        ({"left kidney": 1, "right kidney": 2}, {"kidney_left": 1, "kidney_right": 2}, False),
+        (REGIONS, {"enhancing": 1, "core": 2, "whole_tumor": 3}, True),
+        (REGIONS, {"whole_tumor": 1, "core": 2, "enhancing": 3}, False),
+        (REGIONS, {"necrosis": 1, "edema": 2, "enhancing": 3}, False),
+        ({"0": "background", "1": "Edema", "2": "core"}, {"core": 1, "oedema": 2}, True),
+        (["background", "edema", "core"], {"core": 1, "edema": 2}, True),
+        (["core", "edema"], {"core": 1, "edema": 2}, False),
+    ],
+)
+@pytest.mark.parametrize("order", [None, [1, 2, 3]])
+@pytest.mark.parametrize("file", ["dataset.json", "dataset_0.json"])
+def test_values_of_labels_are_compared_by_the_words_of_their_names(
+    tmp_path: Path, theirs: object, ours: dict[str, int], is_refused: bool, order: object, file: str
+) -> None:
+    values = {"labels": theirs} | ({} if order is None else {"regions_class_order": order})
+    datalist(tmp_path, [*listed(2)], file, **values)
+    if is_refused:
+        with pytest.raises(DataError, match=rf"data\.labels contradicts {file}"):
+            list_cases(config(tmp_path, labels=ours))
+    else:
+        assert usable(list_cases(config(tmp_path, labels=ours)))
+
+
+def test_channels_of_a_list_of_another_name_are_compared(tmp_path: Path) -> None:
+    entries: list[dict[str, object]] = [{"image": [f"a{i}.nii", f"b{i}.nii"], "label": f"m{i}.nii"} for i in (0, 1)]
+    datalist(tmp_path, entries, "dataset_0.json", modality=["FLAIR", "T1w"])
+    assert usable(list_cases(config(tmp_path, ("FLAIR", "T1"))))
+    with pytest.raises(DataError, match=r"data\.channels contradicts dataset_0\.json"):
+        list_cases(config(tmp_path, ("T1", "FLAIR")))
+
+
 def test_patterns_for_channels_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match=r"channel_map: no such channel: t1 \(meant: T1\?\)"):
         config(Path(), ("T1",), channel_map={"t1": "MPRAGE"})
@@ -465,6 +506,38 @@ def test_what_nnunets_file_lists_for_testing_does_not_train(tmp_path: Path) -> N
     assert usable(list_cases(config(root))) == ["case_0", "case_2"]
 
 
+@pytest.mark.parametrize("copy", ["link", "copy", "unpacked", "values of a pair"])
+def test_a_copy_of_an_image_that_is_kept_for_testing_does_not_train(tmp_path: Path, copy: str) -> None:
+    for i, name in enumerate("abc"):
+        if copy == "values of a pair":
+            nib.save(nib.Nifti1Pair(IMAGE + i, np.eye(4)), tmp_path / f"{name}.img")
+        else:
+            save_nifti(tmp_path / f"{name}.nii.gz", IMAGE + i)
+    suffix, test = (".hdr", "c.img") if copy == "values of a pair" else (".nii.gz", "test.nii.gz")
+    if copy == "link":
+        os.link(tmp_path / "c.nii.gz", tmp_path / test)
+    elif copy == "copy":
+        (tmp_path / test).write_bytes((tmp_path / "c.nii.gz").read_bytes())
+    elif copy == "unpacked":
+        test = "test.nii"
+        (tmp_path / test).write_bytes(gzip.decompress((tmp_path / "c.nii.gz").read_bytes()))
+    rows = [{"case": c, "A": f"{c}{suffix}", "mask": f"m{c}", "split": "train"} for c in "abc"]
+    write_csv(tmp_path, [*rows, {"case": "t", "A": test, "mask": "", "split": "test"}])
+
+    listing = list_dataset(config(tmp_path))
+
+    assert [c.name for c in listing.cases] == ["a", "b"]
+    assert ("c", "1 cases do not train: an image file of theirs is kept for testing") in [
+        (n.where, n.message) for n in listing.notes
+    ]
+
+
+def test_a_scan_of_nnunets_folder_for_testing_does_not_train(tmp_path: Path) -> None:
+    root = nnunet(tmp_path)
+    save_nifti(root / "imagesTs" / "other_0000.nii.gz", IMAGE + 1)
+    assert usable(list_cases(config(root))) == ["case_0", "case_2"]
+
+
 def test_numbers_of_folds_go_before_words_for_validation_and_a_note_says_so(tmp_path: Path) -> None:
     lines = [("a", "train", "1"), ("b", "train", "1"), ("c", "val", "0"), ("d", "val", ""), ("e", "test", "0")]
     write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "split": s, "fold": f} for c, s, f in lines])
@@ -492,6 +565,19 @@ def test_a_misspelt_column_of_an_optional_channel_is_named(tmp_path: Path) -> No
 
     assert note.found == "B_img, set"
     assert "no column is named B" in note.remedy
+
+
+def test_values_and_names_of_the_table_of_context_that_are_not_understood_are_named(tmp_path: Path) -> None:
+    rows = [{"case": c, "A": f"files/{f}.nii", "mask": f"m{c}"} for c, f in zip("ab", "bc", strict=True)]
+    write_csv(tmp_path, rows)
+    (tmp_path / "context.csv").write_text("case,age_years,sex\na,60+,F\nb,50,?\n")
+
+    notes = list_dataset(config(tmp_path, context=["age_years", "sex"])).notes
+
+    assert [(n.where, n.message.split(" of")[0], n.found) for n in notes] == [
+        ("context.csv", "1 cases fit two rows", "a"),
+        ("context.csv", "1 values", "a (age_years)"),
+    ]
 
 
 def test_rows_of_the_table_of_context_that_fit_no_case_are_named(tmp_path: Path) -> None:
@@ -593,3 +679,115 @@ def test_a_pipe_is_no_table_no_list_and_no_scan(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(MedHybridError, match=f"{name} is a pipe"):
             read_table(tmp_path / name) if name.endswith("csv") else read_scan(tmp_path / name)
+
+
+def test_the_list_of_nnunets_version_1_says_which_pairs_train(tmp_path: Path) -> None:
+    root = nnunet(tmp_path, n=4)
+    save_nifti(root / "labelsTr" / "case_0_v2.nii.gz", MASK)
+    labels = {"case_0": "case_0_v2", "case_1": "case_1_v2", "case_2": "case_2"}
+    pairs = [{"image": f"./imagesTr/{i}.nii.gz", "label": f"./labelsTr/{m}.nii.gz"} for i, m in labels.items()]
+    (root / "dataset.json").write_text(json.dumps({"training": [*pairs, pairs[2]]}))
+
+    listing = list_dataset(config(root))
+
+    masks = {c.name: c.mask.paths[0].name for c in listing.cases if c.mask and c.problem is None}
+    assert masks == {"case_0": "case_0_v2.nii.gz", "case_2": "case_2.nii.gz"}
+    assert [c.name for c in listing.cases] == ["case_0", "case_1", "case_2"], (
+        "the second names a mask that is not there"
+    )
+    assert [(n.message, n.found) for n in listing.notes] == [
+        (
+            "3 masks are not in the list `training`: they are not taken, nor are their images",
+            "case_0.nii.gz, case_1.nii.gz, case_3.nii.gz",
+        ),
+        ("1 entries stand twice; they count once", "case_2"),
+    ]
+
+
+def test_a_list_of_nnunets_version_2_that_is_not_read_is_named(tmp_path: Path) -> None:
+    listed_elsewhere = {"case_0": {"images": ["../other/a.nii.gz"], "label": "../other/b.nii.gz"}}
+    (nnunet(tmp_path) / "dataset.json").write_text(json.dumps({"labels": {"l": 1}, "dataset": listed_elsewhere}))
+    (note,) = list_dataset(config(tmp_path)).notes
+    assert note.message.startswith("the list `dataset` of 1 cases is not read")
+
+
+@pytest.mark.parametrize(("column", "filled"), [("subject", "P1"), ("fold", "0")])
+@pytest.mark.parametrize("empty", ["", "NA", " - "])
+def test_a_cell_that_merging_emptied_is_the_problem_of_its_case(
+    tmp_path: Path, column: str, filled: str, empty: str
+) -> None:
+    rows = [
+        {"case": c, "A": c, "mask": f"m{c}", column: v} for c, v in zip("abc", (filled, empty, filled), strict=True)
+    ]
+    write_csv(tmp_path, rows)
+    cases = list_cases(config(tmp_path))
+    assert usable(cases) == ["a", "c"]
+    assert f"names no {column}" in str(cases[1].problem)
+
+
+def test_a_case_without_fold_trains_in_each_where_its_split_says_so(tmp_path: Path) -> None:
+    lines = [("a", "train", "0"), ("b", "train", "1"), ("c", "train", "")]
+    write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "split": s, "fold": f} for c, s, f in lines])
+    assert usable(list_cases(config(tmp_path))) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("folds", [(1, 2, 3), (0, 2, 2), (1, 1, -1)])
+def test_numbers_of_folds_that_training_would_count_otherwise_are_refused(
+    tmp_path: Path, folds: tuple[int, ...]
+) -> None:
+    datalist(tmp_path, [e | {"fold": k} for e, k in zip(listed(3), folds, strict=True)])  # type: ignore[operator]
+    asked = config(tmp_path)
+    with pytest.raises(DataError, match=r"not numbered from 0 on.*Number the folds from 0"):
+        load_folds(asked, list_cases(asked))
+
+
+def test_a_case_that_cannot_be_used_keeps_its_fold(tmp_path: Path) -> None:
+    """Else the folds after it would move up by one."""
+    lines = [("a", "a", "0"), ("b", "", "1"), ("c", "c", "2")]
+    write_csv(tmp_path, [{"case": c, "A": c, "mask": m, "fold": k} for c, m, k in lines])
+    asked = config(tmp_path)
+    assert [f.validation for f in load_folds(asked, list_cases(asked))[0]] == [("a",), ("b",), ("c",)]
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "studies"])
+def test_a_table_of_what_is_known_of_cases_does_not_list_them(tmp_path: Path, layout: str) -> None:
+    if layout == "nnunet":
+        nnunet(tmp_path)
+    else:
+        save_nifti(tmp_path / "case_0" / "A.nii.gz", IMAGE)
+        save_nifti(tmp_path / "case_0" / "mask.nii.gz", MASK)
+    (tmp_path / "clinical.csv").write_text("Case,Age\ncase_0,50\n")
+    assert "case_0" in usable(list_cases(config(tmp_path)))
+
+
+def test_a_table_of_cases_beside_another_one_with_their_names_is_taken(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": c, "A": f"{c}.nii", "mask": f"m{c}.nii"} for c in "ab"])
+    (tmp_path / "clinical.csv").write_text("case,age\na,50\n")
+    assert usable(list_cases(config(tmp_path))) == ["a", "b"]
+
+
+def test_what_stands_twice_alike_in_a_list_or_table_counts_once(tmp_path: Path) -> None:
+    entries = listed(2)
+    for place in ("list", "table"):
+        (tmp_path / place).mkdir()
+    datalist(tmp_path / "list", [*entries, {**entries[0], "image": "./img/c0.nii"}])
+    rows = [{"case": c, "A": f"{c}.nii", "mask": f"m{c}.nii"} for c in "aba"]
+    write_csv(tmp_path / "table", rows)
+    for place, names, what in (("list", ["c0", "c1"], "entries repeat"), ("table", ["a", "b"], "lines repeat")):
+        listing = list_dataset(config(tmp_path / place))
+        assert usable(list(listing.cases)) == names
+        assert [n.message for n in listing.notes] == [f"1 {what} another one; they count once"]
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "-", "none", "N/A"])
+def test_a_word_for_nothing_is_an_empty_cell_unless_a_file_is_called_so(tmp_path: Path, word: str) -> None:
+    asked = DataConfig.model_validate(
+        {"root": str(tmp_path), "channels": [{"name": "A"}, {"name": "B", "optional": True}], "labels": {"l": 1}}
+    )
+    write_csv(tmp_path, [{"case": "a", "A": "a.nii", "B": word, "mask": "m.nii"}])
+    (case,) = list_cases(asked)
+    assert (case.problem, case.images[1]) == (None, None)
+    (tmp_path / word).parent.mkdir(exist_ok=True)
+    (tmp_path / word).touch()
+    (case,) = list_cases(asked.model_copy(update={"layout": "csv"}))
+    assert case.images[1] is not None

@@ -1,6 +1,7 @@
 """Folds never put one subject on both sides."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,16 @@ def test_names_that_stand_twice_in_a_fold_count_once_and_are_named(tmp_path: Pat
     assert folds == [Fold(train=("case_000",), validation=("case_001",))]
     (note,) = notes_on_folds(folds, cases_of([1, 2]), origin, config(tmp_path))
     assert note.found == "case_000, case_001"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-8-sig"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_in_a_file_of_folds_may_have_another_unicode_form_and_encoding(
+    tmp_path: Path, encoding: str, form: str
+) -> None:
+    names = ("Jérôme", "Zoë")
+    cases = [Case(n, n, (), None) for n in names]
+    train, validation = (unicodedata.normalize(form, n) for n in names)
+    text = json.dumps([{"train": [train], "validation": [validation]}], ensure_ascii=False)
+    (tmp_path / "splits.json").write_bytes(text.encode(encoding))
+    assert load_folds(config(tmp_path), cases)[0] == [Fold(train=names[:1], validation=names[1:])]

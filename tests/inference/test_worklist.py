@@ -8,6 +8,7 @@ import pytest
 
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.scans import discover
+from medhybrid.scans.context import read_context
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.dicom.write import write_mr_series
 from tests.synthetic import AFFINE, blob_case, save_nifti
@@ -52,6 +53,16 @@ def test_with_one_channel_every_image_is_a_scan(tmp_path: Path) -> None:
     work = make_worklist(discover(tmp_path), [("T1", False)], {})
 
     assert [i.case for i in work.items] == ["a", "b"]
+
+
+@pytest.mark.parametrize("place", [".", "patient/visit/T1/image.nii.gz"])
+def test_a_scan_is_told_what_the_folder_says_that_was_searched(tmp_path: Path, place: str) -> None:
+    save_nifti(tmp_path / "patient" / "visit" / "T1" / "image.nii.gz", blob_case(0)[0])
+    (tmp_path / "context.csv").write_text("case,age_years\npatient,50\n")
+
+    (item,) = make_worklist(discover(tmp_path / place), [("T1", False)], {}).items
+
+    assert read_context(item.read(["T1"]), ("age_years",)) == ({"age_years": 50.0} if place == "." else {})
 
 
 def test_scans_that_would_share_a_name_get_names_that_differ_and_say_so(tmp_path: Path) -> None:

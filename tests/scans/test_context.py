@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +15,8 @@ from medhybrid.config.data import ContextField
 from medhybrid.errors import ConfigError, ScanError
 from medhybrid.networks.study_tokens import TYPICAL
 from medhybrid.scans import Scan
-from medhybrid.scans.context import PATIENT_TAGS, READERS, read_context
+from medhybrid.scans.context import PATIENT_TAGS, context_files, read_context, unread_context
+from medhybrid.scans.context_values import READERS
 from medhybrid.scans.reader import read_scan
 from tests.synthetic import save_nifti, small_config
 
@@ -95,7 +97,17 @@ def test_a_table_with_other_columns_is_refused(nifti: Path, head: str, message: 
     [
         ("age_years", "018M", 1.5),
         ("age_years", "61", 61.0),
+        ("age_years", "45 y", 45.0),
+        ("age_years", "6 months", 0.5),
+        ("age_years", "60+", None),
         ("age_years", "old", None),
+        ("sex", "weiblich", 0.0),
+        ("sex", "1", None),
+        ("field_strength_t", "1.5 T", 1.5),
+        ("field_strength_t", "3T", 3.0),
+        ("field_strength_t", "1,5", None),
+        ("slice_mm", "0.5 cm", 5.0),
+        ("echo_time_ms", "0.09 s", 90.0),
         ("sex", "M", 1.0),
         ("sex", "O", None),
         ("contrast_agent", "none", 0.0),
@@ -148,3 +160,49 @@ def test_a_dicom_header_tells_age_and_sex_only_where_they_are_asked_for(
         "sex": 1.0,
     }
     assert asked == [["PatientAge", "PatientSex"]]
+
+
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [
+        ("case;repetition_time_ms\ncase_1;1,5\n", 1.5),
+        ("case;repetition_time_ms\ncase_1;1,500\n", 1.5),
+        ("case;repetition_time_ms\ncase_1;1,5 s\n", 1500.0),
+        ("case\trepetition_time_ms\ncase_1\t1,5\n", 1.5),
+        ("case\trepetition_time_ms\ncase_1\t1,500\n", None),
+        ('case,repetition_time_ms\ncase_1,"1,5"\n', None),
+    ],
+)
+def test_a_comma_is_a_decimal_point_where_it_can_be_nothing_else(nifti: Path, table: str, value: float | None) -> None:
+    """Between tabs, and in quotation marks, three digits after it may be thousands: such a value is named instead."""
+    (nifti.parent / "context.csv").write_text(table)
+    scan = read_scan(nifti, case="case_1")
+
+    assert read_context(scan, ("repetition_time_ms",)).get("repetition_time_ms") == value
+    assert bool(unread_context(scan, ("repetition_time_ms",))) is (value is None)
+
+
+@pytest.mark.parametrize(("sex", "is_named"), [("O", False), ("", False), ("unknown", False), ("1", True)])
+def test_what_is_said_to_be_unknown_is_not_named_as_unread(nifti: Path, sex: str, is_named: bool) -> None:
+    (nifti.parent / "context.csv").write_text(f"case,sex\ncase_1,{sex}\n")
+    assert bool(unread_context(read_scan(nifti, case="case_1"), ("sex",))) is is_named
+
+
+def test_the_name_of_the_case_comes_before_that_of_its_file(nifti: Path) -> None:
+    (nifti.parent / "context.csv").write_text("case,age_years\ncase_1,40\npatient,50\n")
+    assert read_context(read_scan(nifti, case="patient"), ("age_years",)) == {"age_years": 50.0}
+    assert read_context(read_scan(nifti, case="a keyed hash"), ("age_years",)) == {"age_years": 40.0}
+
+
+def test_a_table_may_stand_as_far_up_as_the_folder_that_was_searched(tmp_path: Path) -> None:
+    path = tmp_path / "set" / "patient" / "visit" / "T1" / "image.nii.gz"
+    path.parent.mkdir(parents=True)
+    save_nifti(path, np.zeros((4, 5, 6), np.int16))
+    (tmp_path / "context.csv").write_text("case,age_years\npatient,9\n")
+    (tmp_path / "set" / "context.csv").write_text("case,age_years\npatient,50\n")
+    scan = replace(read_scan(path, case="another name"), searched=tmp_path / "set")
+
+    assert read_context(scan, ("age_years",)) == {"age_years": 50.0}
+    assert tmp_path / "set" / "context.csv" in context_files([path], tmp_path / "set")
+    assert context_files([path]) == ()
+    assert read_context(replace(scan, searched=None), ("age_years",)) == {}

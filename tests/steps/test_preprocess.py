@@ -15,7 +15,7 @@ import pytest
 import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
-from medhybrid.errors import DataError
+from medhybrid.errors import ConfigError, DataError
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps import preprocess as steps_preprocess
@@ -60,6 +60,25 @@ def test_every_kind_of_bad_case_is_named_and_the_good_ones_are_kept(config: Stud
     assert PreparedDataset(preparation.folder).names() == ["case_00", "case_06", "case_07"]
     with (preparation.folder / "problems.csv").open() as file:
         assert {r["where"] for r in csv.DictReader(file)} == set(found)
+
+
+@pytest.mark.parametrize("inside", ["", "cases"])
+def test_cases_are_not_prepared_into_the_folder_of_the_dataset(
+    config: StudyConfig, tmp_path: Path, inside: str
+) -> None:
+    place = data_of(config) if not inside else tmp_path / "data" / config.name
+    if inside:
+        data_of(config).rename(tmp_path / "moved")
+        place.mkdir(parents=True)
+        (tmp_path / "moved").rename(place / inside)
+    changes = {"prepare": config.prepare.model_copy(update={"folder": str(place.parent)}), "name": place.name}
+    data = config.data.model_copy(update={"root": str(place / inside)})
+    before = sorted(p.name for p in place.iterdir())
+
+    with pytest.raises(ConfigError, match="folder of the dataset itself"):
+        medhybrid.preprocess(config.model_copy(update={**changes, "data": data}))
+
+    assert sorted(p.name for p in place.iterdir()) == before
 
 
 def test_a_second_call_does_only_what_changed(config: StudyConfig) -> None:

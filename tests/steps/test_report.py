@@ -24,10 +24,10 @@ import medhybrid
 from medhybrid.cli import main
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
-from medhybrid.data.layouts import Case, list_cases
+from medhybrid.data.layouts import Case, Files, NoMaskError, list_cases
 from medhybrid.data.splits import make_folds
 from medhybrid.errors import DataError
-from medhybrid.inference.records import Prediction
+from medhybrid.inference.records import Prediction, Records
 from medhybrid.review.marks import Mark, read_marks, write_mark
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
@@ -573,3 +573,72 @@ def test_a_study_without_mask_that_had_a_place_among_those_that_validate_trains_
     folds = corrections.with_new_cases(make_folds(cases, 2, 0), cases, taken)
 
     assert all(name.endswith("_a") for fold in folds for name in fold.validation)
+
+
+def test_a_corrected_mask_of_a_scan_before_does_not_go_to_the_one_that_has_its_name_now(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for n in (20, 21):
+        save_nifti(tmp_path / f"patient_{n}" / "T1.nii.gz", blob_case(n)[0])
+        medhybrid.predict(tmp_path / f"patient_{n}", model=trained[1], out=out)
+        if n == 20:
+            save_nifti(out / "corrected" / "T1.nii.gz", blob_case(20)[1])
+    data = trained[0].config.data.model_copy(update={"corrections": (str(out),)})
+
+    (case,) = corrections.with_corrections([], data)[0]
+
+    assert "may be of another" in str(case.problem)
+
+
+@pytest.mark.parametrize(("input_hash", "is_other"), [("patient 1", False), ("patient 2", True)])
+@pytest.mark.parametrize("of_earlier_version", [True, False])
+def test_a_record_knows_the_corrections_of_scans_before_it(
+    tmp_path: Path, input_hash: str, is_other: bool, of_earlier_version: bool
+) -> None:
+    """Another model's mask of the same scan leaves its correction valid, whatever the times of the files say."""
+    records = Records(tmp_path)
+    records.end(Prediction(case="T1", status="done", made_by="a model", input_hash="patient 1"))
+    if of_earlier_version:
+        text = json.loads((tmp_path / "done" / "T1.json").read_text())
+        (tmp_path / "done" / "T1.json").write_text(json.dumps(text | {"other_corrections": None}))
+    save_nifti(tmp_path / "corrected" / "T1.nii.gz", blob_case(20)[1])
+
+    for model in ("another model", "a third"):
+        records.end(Prediction(case="T1", status="done", made_by=model, input_hash=input_hash))
+
+    done = records.done("T1")
+    assert done is not None
+    assert bool(done.other_corrections) is is_other
+
+
+def test_a_corrected_mask_does_not_make_a_case_for_testing_train(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    data = with_corrections(trained, masks, tmp_path).data
+    for name in ("new_20", "new_21"):
+        save_nifti(tmp_path / "out" / "corrected" / f"{name}.nii.gz", blob_case(20)[1])
+    scan = Files((Path(shutil.copy(masks / "scans" / "new_20.nii.gz", tmp_path / "copy.nii.gz")),))
+
+    cases, found = corrections.with_corrections([], data, [Case("t", "t", (scan,), None)])
+
+    assert [("testing" in str(c.problem), c.name) for c in cases] == [(True, "new_20"), (False, "new_21")]
+    assert [c.case for c in found.taken] == ["new_20", "new_21"]
+
+
+def test_a_corrected_mask_goes_to_every_case_of_its_scan_also_to_one_that_had_none(
+    trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
+) -> None:
+    data = with_corrections(trained, masks, tmp_path).data
+    mask = tmp_path / "out" / "corrected" / "new_20.nii.gz"
+    save_nifti(mask, blob_case(20)[1])
+    scan, theirs = Files((masks / "scans" / "new_20.nii.gz",)), Files((tmp_path / "rater.nii.gz",))
+    raters = [Case(f"rater {k}", "someone", (scan,), theirs) for k in (1, 2)]
+    without = Case("without", "someone", (scan,), None, NoMaskError("line 3 names no mask"), is_labelled=False)
+
+    cases, found = corrections.with_corrections([*raters, without], data)
+
+    assert [(c.name, c.mask and c.mask.paths, c.problem) for c in cases] == [
+        (name, (mask,), None) for name in ("rater 1", "rater 2", "without")
+    ]
+    assert [c.is_new for c in found.taken] == [False, False, True], "a first mask judges no model"

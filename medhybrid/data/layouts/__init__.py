@@ -7,17 +7,16 @@ and add it to `LAYOUTS`.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import DataConfig
-from medhybrid.data.channel_words import names_channel
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
-from medhybrid.data.layouts.case import Case, Files, Listing, Note, read_json, subject_of
+from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, subject_of
 from medhybrid.data.layouts.datalist import find_datalist, find_datalists, json_files, list_datalist, only_datalist
-from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet
+from medhybrid.data.layouts.dataset_names import refuse_contradictions
+from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet, tests_in_folder
 from medhybrid.data.layouts.parts import keep_tests_out
 from medhybrid.data.layouts.studies import list_scans, list_studies
 from medhybrid.data.layouts.table import find_tables, has_table, list_table
@@ -26,7 +25,7 @@ from medhybrid.errors import DataError
 from medhybrid.names import make_unique, printable_path
 from medhybrid.remote import local_copy
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
-from medhybrid.scans.context import unused_context
+from medhybrid.scans.context import remarks_on_context
 
 LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
     "decathlon": list_datalist,
@@ -34,9 +33,6 @@ LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
     "csv": list_table,
     "studies": list_studies,
 }
-
-NUMBER = re.compile("[0-9]{1,9}")
-"""The value of a label, or the place of a channel: other digits, such as circled ones, are text."""
 
 UNLABELLED: dict[str, Callable[[DataConfig, Path], Listing]] = {"studies": list_scans}
 """How cases are listed where masks are not asked for, if not as above."""
@@ -58,12 +54,16 @@ def list_dataset(config: DataConfig) -> Listing:
     layout = layout_of(config, root)
     if config.layout == "auto" and layout == "studies":
         _refuse_folder_of_datasets(root)
-    _refuse_contradictions(root, config)
+    refuse_contradictions(_list_of_names(root, layout), config)
     lister = LAYOUTS[layout] if config.labelled else UNLABELLED.get(layout, LAYOUTS[layout])
     listing = lister(config, root)
     cases = listing.cases if config.labelled else tuple(replace(c, mask=None) for c in listing.cases)
-    unified, on_subjects = unify_subjects((*cases, *listing.testing))
-    cases, on_tests = keep_tests_out(unified[: len(cases)], unified[len(cases) :])
+    kept_for_testing = (*listing.testing, *(tests_in_folder(root) if layout == "nnunet" else ()))
+    unified, on_subjects = unify_subjects((*cases, *kept_for_testing))
+    listed, testing = unified[: len(cases)], unified[len(cases) :]
+    cases, on_tests = keep_tests_out(listed, testing)
+    kept = {id(c) for c in cases}
+    testing = (*testing, *(c for c in listed if id(c) not in kept))
     if not cases:
         raise DataError(
             f"{printable_path(root)} holds no case in the {layout} layout",
@@ -76,22 +76,22 @@ def list_dataset(config: DataConfig) -> Listing:
         *on_tests,
         *on_subjects,
         *_shared_masks(cases),
-        *(_unused_context(cases, root) if config.context else ()),
+        *(_notes_on_context(cases, root, config) if config.context else ()),
     )
-    return Listing(_with_unique_names(cases), notes)
+    return Listing(_with_unique_names(cases), notes, testing)
 
 
-def _unused_context(cases: tuple[Case, ...], root: Path) -> list[Note]:
-    """Name the rows of the tables of context that fit no case: their values would be absent without a word."""
+def _notes_on_context(cases: tuple[Case, ...], root: Path, config: DataConfig) -> list[Note]:
+    """Name what the tables of context say and is not used: it would be absent without a word."""
     scans = [(c.name, [p for files in c.images if files for p in files.paths]) for c in cases]
     return [
         Note(
-            printable_path(os.path.relpath(table, root.absolute())),
-            f"{len(rows)} rows of {CONTEXT_TABLE} name no case",
-            ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else ""),
-            "write the name of the image's file without its suffix, or of its folder",
+            printable_path(os.path.relpath(r.table, root.absolute())),
+            r.message,
+            ", ".join(r.names[:5]) + (f" and {len(r.names) - 5} more" if len(r.names) > 5 else ""),
+            r.remedy,
         )
-        for table, rows in unused_context(scans).items()
+        for r in remarks_on_context(scans, config.context, root)
     ]
 
 
@@ -110,7 +110,7 @@ def _refuse_folder_of_datasets(root: Path) -> None:
 
 def layout_of(config: DataConfig, root: Path) -> str:
     """Return the layout that a config names, or that of the folder."""
-    return recognise(root) if config.layout == "auto" else config.layout
+    return recognise(root, config) if config.layout == "auto" else config.layout
 
 
 def list_files(config: DataConfig, root: Path) -> list[Path]:
@@ -124,6 +124,12 @@ def list_files(config: DataConfig, root: Path) -> list[Path]:
     return [p for p in found if p.is_file()]
 
 
+def _list_of_names(root: Path, layout: str) -> Path:
+    """Return the file that may say what the dataset calls its labels and channels."""
+    found = find_datalist(root) if layout == "decathlon" else None
+    return found or root / "dataset.json"
+
+
 def _shared_masks(cases: tuple[Case, ...]) -> list[Note]:
     """Name masks that several cases share, as rows of a table that were copied do."""
     by_mask: dict[tuple[Path, ...], list[str]] = {}
@@ -135,59 +141,6 @@ def _shared_masks(cases: tuple[Case, ...]) -> list[Note]:
         for names in by_mask.values()
         if len(names) > 1
     ]
-
-
-def _refuse_contradictions(root: Path, config: DataConfig) -> None:
-    """Raise `DataError` where the dataset's own file gives a label or channel of the config another value or place.
-
-    Joined by value or number, they would be learnt under the name of another.
-    """
-    path = root / "dataset.json"
-    values = read_json(path) if path.is_file() else {}
-    if not isinstance(values, dict):
-        return
-    labels = _numbers_by_name(values.get("labels"))
-    ignored = {value for name, value in labels.items() if name == "ignore"}
-    if found := [f"{n}: {v}" for n, v in config.labels.items() if v in ignored]:
-        raise DataError(
-            "a label of the config is one that the dataset ignores",
-            expected="labels without the value that dataset.json names `ignore`",
-            found=", ".join(found),
-            remedy="take it out of data.labels; masks that hold the value cannot be used yet",
-        )
-    channels = _numbers_by_name(values.get("channel_names", values.get("modality")))
-    places = {c.name: i for i, c in enumerate(config.channels)}
-    known = {n: labels[n.strip().lower()] for n in config.labels if n.strip().lower() in labels}
-    named = {n: _place_of(n, place, channels) for n, place in places.items()}
-    for kind, ours, theirs in (("labels", config.labels, known), ("channels", places, named)):
-        if other := [n for n, v in ours.items() if theirs.get(n, v) != v]:
-            raise DataError(
-                f"data.{kind} contradicts dataset.json",
-                expected=", ".join(f"{n}: {theirs[n]}" for n in other),
-                found=", ".join(f"{n}: {ours[n]}" for n in other),
-                remedy=f"give the {kind} the values of dataset.json",
-            )
-
-
-def _place_of(channel: str, place: int, theirs: Mapping[str, int]) -> int:
-    """Return the place that a dataset gives a channel, compared by words (T1 and T1w are one); its own where it tells none."""
-    name = channel.strip().lower()
-    if name in theirs:
-        return theirs[name]
-    alike = [
-        number for other, number in theirs.items() if names_channel(other, channel) or names_channel(channel, other)
-    ]
-    return alike[0] if alike and place not in alike else place
-
-
-def _numbers_by_name(values: object) -> dict[str, int]:
-    """Return names in lower case to numbers; version 1 of nnU-Net maps numbers to names. Names given twice are left out."""
-    if not isinstance(values, dict):
-        return {}
-    pairs = [(k, v) if NUMBER.fullmatch(str(v)) else (v, k) for k, v in values.items()]
-    numbered = [(str(n).strip().lower(), int(str(number))) for n, number in pairs if NUMBER.fullmatch(str(number))]
-    names = [name for name, _ in numbered]
-    return {name: number for name, number in numbered if names.count(name) == 1}
 
 
 def list_cases(config: DataConfig) -> list[Case]:
@@ -216,13 +169,13 @@ def _with_unique_names(cases: tuple[Case, ...]) -> tuple[Case, ...]:
     return tuple(sorted(unique, key=lambda c: c.name))
 
 
-def recognise(root: Path) -> str:
+def recognise(root: Path, config: DataConfig) -> str:
     """Return the layout of a dataset's folder."""
     if (root / "dataset.json").is_file() and is_nnunet(root):
         return "nnunet"
     if find_datalist(root) is not None:
         return "decathlon"
-    if has_table(root):
+    if has_table(root, config):
         return "csv"
     if is_nnunet(root) or (root / "dataset.json").is_file():
         return "nnunet"
@@ -237,6 +190,7 @@ __all__ = [
     "Case",
     "Files",
     "Listing",
+    "NoMaskError",
     "Note",
     "layout_of",
     "list_cases",

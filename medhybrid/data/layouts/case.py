@@ -67,6 +67,10 @@ class Case:
         return tuple(p for files in (*self.images, self.mask) if files for p in files.paths)
 
 
+class NoMaskError(DataError):
+    """A case lacks nothing but a reference mask: with one, it can be used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """A thing in the dataset that was not taken, and why.
@@ -90,7 +94,7 @@ class Listing:
     Attributes
     ----------
     testing : tuple of Case
-        They are no cases of the dataset; an empty subject is unknown.
+        They are no cases of the dataset, nor are those that do not train for their sake; an empty subject is unknown.
     """
 
     cases: tuple[Case, ...]
@@ -206,9 +210,10 @@ def path_inside(root: Path, relative: object) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises `DataError`."""
+    """Read a JSON file, in UTF-8, UTF-16 or UTF-32; raises `DataError`."""
     try:
         check_file(path)
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = path.read_bytes()
+        return json.loads(content.decode(json.detect_encoding(content)))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{printable_path(path)} cannot be read as JSON", found=str(error)) from error

@@ -8,6 +8,7 @@ also be a bare list of such entries.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from medhybrid.data.layouts.case import (
     Case,
     Files,
     Listing,
+    NoMaskError,
     Note,
     named_case,
     path_inside,
@@ -104,7 +106,8 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     path = only_datalist(root)
     values = read_json(path)
     parts = _parts_of(values)
-    listed, validating, testing = parts["training"] or [], parts["validation"] or [], parts["testing"] or []
+    listed, validating = _once(parts["training"] or []), _once(parts["validation"] or [])
+    testing = parts["testing"] or []
     labelled = [e for e in validating if _has_label(e)]
     scans = [] if config.labelled else [e for e in validating if not _has_label(e)]
     split = _split_key([*listed, *labelled], path.name)
@@ -133,6 +136,8 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     if config.labelled and len(labelled) < len(validating):
         n = len(validating) - len(labelled)
         notes.append(Note(path.name, f"{n} cases for validation have no label, and are not taken"))
+    if n := sum(len(parts[part] or []) for part in ("training", "validation")) - len(listed) - len(validating):
+        notes.append(Note(path.name, f"{n} entries repeat another one; they count once"))
     rest = values.items() if isinstance(values, dict) else ()
     notes += [
         Note(path.name, f"{len(of_key)} cases under {printable_path(str(key))} are not taken")
@@ -140,6 +145,22 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
         if isinstance(of_key, list) and of_key not in parts.values() and any(_image_files(e) for e in of_key)
     ]
     return Listing(tuple(taken), tuple(notes), tuple(kept))
+
+
+def _once(entries: list[Any]) -> list[Any]:
+    """Return entries, of those that say the same the first one: equal but for the way in which files are written."""
+    first: dict[str, Any] = {}
+    for entry in entries:
+        first.setdefault(json.dumps(_plain(entry), sort_keys=True), entry)
+    return list(first.values())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return str(Path(value.replace("\\", "/"))) if isinstance(value, str) else value
 
 
 def _has_label(entry: object) -> bool:
@@ -173,7 +194,7 @@ def _part_under(key: str, entry: object) -> str | None:
 
 def _with_part(case: Case, part: str | None, key: str, must_say: bool) -> Case:
     """Give a case a problem if it does not say what it is for, where others do."""
-    if part is not None or not must_say or case.problem is not None:
+    if part is not None or not must_say or not (case.problem is None or isinstance(case.problem, NoMaskError)):
         return case
     problem = DataError(
         f"case {case.name}: its entry does not say what the case is for",
@@ -223,6 +244,8 @@ def _case_of(entry: Any, name: str, config: DataConfig, root: Path, where: str, 
     mask = None
     fold = None
     try:
+        if has_fold and isinstance(entry, dict):
+            fold = read_fold(entry.get("fold"))
         files = _image_files(entry)
         if not files:
             raise DataError(
@@ -244,9 +267,7 @@ def _case_of(entry: Any, name: str, config: DataConfig, root: Path, where: str, 
                 label = label[0]
             mask = Files((path_inside(root, label),))
         if mask is None and config.labelled:
-            raise DataError(f"{where} names no label of {name}", remedy="add it, or take the entry out")
-        if has_fold:
-            fold = read_fold(entry.get("fold"))
+            raise NoMaskError(f"{where} names no label of {name}", remedy="add it, or take the entry out")
     except DataError as error:
         problem = problem or error
     return Case(name, subject, images, mask, problem=problem, is_labelled=mask is not None, fold=fold)

@@ -6,7 +6,6 @@ belong to no case are named in the notes.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from medhybrid.data.layouts.case import (
     Case,
     Files,
     Listing,
+    NoMaskError,
     Note,
     missing_channels,
     named_case,
@@ -26,10 +26,9 @@ from medhybrid.data.layouts.case import (
     strip_suffix,
 )
 from medhybrid.data.layouts.datalist import case_for_testing, testing_of
+from medhybrid.data.layouts.nnunet_list import NUMBER, ListedPair, listed_pairs, notes_on_other_list
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
-
-NUMBER = re.compile(r"_(\d{4})$")
 
 SHOWN = 5
 """Files named in a message; the others are counted."""
@@ -57,13 +56,16 @@ def list_nnunet(config: DataConfig, root: Path) -> Listing:
     names = sorted(mask_of)
     if not config.labelled:
         names = sorted({*names, *(_case_of_image(stem, mask_of) for stem in images)})
+    listed = listed_pairs(root, images)
+    beyond = [n for n in mask_of if n not in listed[0]] if listed else []
+    names = sorted({*names, *listed[0]} - set(beyond)) if listed else names
     taken: set[str] = set()
     cases = []
     for name in names:
         stems = _stems_of(name, images, len(config.channels))
         taken |= {s for s in stems if s}
         files = [_only_file(images, s, config) if s else None for s in stems]
-        mask, mask_problem = _checked(masks, mask_of.get(name))
+        mask, mask_problem = _mask_of(name, masks, mask_of, listed[0].get(name) if listed else None, config)
         good, subject, problem = named_case(name, config, source=printable_path(root.name), where="a case")
         problem = problem or mask_problem or next((p for _, p in filter(None, files) if p), None)
         found = tuple(f[0] if f else None for f in files)
@@ -71,7 +73,46 @@ def list_nnunet(config: DataConfig, root: Path) -> Listing:
             problem = problem or _no_channel(name, images, root, config)
         problem = problem or missing_channels(config, name, found, "imagesTr")
         cases.append(Case(good, subject, found, mask, problem=problem, is_labelled=mask is not None))
-    return Listing(tuple(cases), tuple(_notes(images, taken, config, root)), tuple(_testing(config, root)))
+    taken |= {s for n in beyond for s in _stems_of(n, images, len(config.channels)) if s}
+    used = {p for c in cases if c.mask for p in c.mask.paths}
+    unused = [paths[0].name for paths in masks.values() if not used & {*paths}] if listed else []
+    notes = [*_notes_on_list(unused, listed[1] if listed else []), *_notes(images, taken, config, root)]
+    notes += notes_on_other_list(root)
+    return Listing(tuple(cases), tuple(notes), tuple(_testing(config, root)))
+
+
+def _mask_of(
+    name: str,
+    masks: Mapping[str, list[Path]],
+    mask_of: Mapping[str, str],
+    pair: ListedPair | None,
+    config: DataConfig,
+) -> tuple[Files | None, DataError | None]:
+    """Return the mask of a case, that of the list before one of its name, and why it cannot be used."""
+    if pair is not None and (pair.mask is not None or pair.problem is not None):
+        return pair.mask, pair.problem
+    mask, problem = _checked(masks, mask_of.get(name))
+    if mask is None and pair is not None and config.labelled:
+        problem = NoMaskError(f"case {name}: the mask that the list `training` names is not there", remedy="add it")
+    return mask, problem
+
+
+def _notes_on_list(unused: Sequence[str], doubled: Sequence[str]) -> list[Note]:
+    """Count the masks that are not in the list of training cases, and the cases that stand in it twice."""
+    notes = []
+    if unused:
+        message = f"{len(unused)} masks are not in the list `training`: they are not taken, nor are their images"
+        notes.append(Note("dataset.json", message, _shown(unused), "add them to the list, or take the list out"))
+    if doubled:
+        message = f"{len(doubled)} entries stand twice; they count once"
+        notes.append(Note("dataset.json", message, _shown(doubled)))
+    return notes
+
+
+def tests_in_folder(root: Path) -> list[Case]:
+    """Return the scans of `imagesTs`, each file a case; nothing is said of their subjects."""
+    files = [p for paths in _by_stem(root / "imagesTs").values() for p in paths]
+    return [Case(p.name, "", (Files((p,)),), None) for p in files]
 
 
 def _testing(config: DataConfig, root: Path) -> list[Case]:

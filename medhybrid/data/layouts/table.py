@@ -8,13 +8,16 @@ from pathlib import Path
 
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
-from medhybrid.data.layouts.case import Case, Files, Listing, Note, missing_channels, named_case, read_fold
+from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, missing_channels, named_case, read_fold
 from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
 from medhybrid.names import check_case_name, printable_path, same_file_name
 from medhybrid.owned import contents_of, is_made_here
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
 from medhybrid.tables import Table, has_column, read_table
+
+EMPTY_WORDS = ("na", "n/a", "n.a.", "nan", "none", "null", "nil", "#n/a", "<na>", "-", "--", "\u2013", "\u2014")
+"""Words that stand for an empty cell, in lower case."""
 
 NO_LISTS = (CHANNEL_TABLE, CONTEXT_TABLE)
 """Tables in a dataset's folder that do not list the cases."""
@@ -27,9 +30,18 @@ def find_tables(root: Path) -> list[Path]:
     return sorted(p for p in found if not is_made_here(p, ours))
 
 
-def has_table(root: Path) -> bool:
-    """Whether a table in a folder lists cases: it has a column `case`."""
-    return any(has_column(path, "case") for path in find_tables(root))
+def has_table(root: Path, config: DataConfig) -> bool:
+    """Whether a table in a folder lists cases: it has the columns `case`, and `mask` or a channel."""
+    return any(_lists_cases(path, config) for path in find_tables(root))
+
+
+def _lists_cases(path: Path, config: DataConfig) -> bool:
+    """Whether a table names files of cases; one that says other things of them, such as their age, does not."""
+    return has_column(path, "case") and any(has_column(path, n) for n in ("mask", *(c.name for c in config.channels)))
+
+
+def _is_blank(text: str) -> bool:
+    return not text or text.casefold() in EMPTY_WORDS
 
 
 def list_table(config: DataConfig, root: Path) -> Listing:
@@ -40,33 +52,62 @@ def list_table(config: DataConfig, root: Path) -> Listing:
     DataError
         If there is not exactly one table of cases, or it lacks columns.
     """
-    path, table = _only_table(root)
+    path, table = _only_table(root, config)
     wanted = ["case", *(["mask"] if config.labelled else []), *(c.name for c in config.channels if not c.optional)]
     if absent := [c for c in wanted if table.column(c) is None]:
         raise DataError(
             f"{printable_path(path.name)} lacks columns: {', '.join(absent)}",
             expected=", ".join(wanted),
             found=", ".join(c for c in table.columns if c),
+            remedy="add them; where the table is not the list of cases, say what the folder holds: data.layout=nnunet, "
+            "decathlon or studies",
         )
     split = _split_column(table, config, printable_path(path.name))
+    subject = table.column("subject")
+    has_subjects = subject is not None and not all(_is_blank(row[subject]) for _, row in table.rows)
     cases: list[tuple[Case, str | None]] = []
     testing: list[Case] = []
-    for line, row in table.rows:
-        case, part = _case_of(row, line, table, config, path), part_of(row[split]) if split else None
+    rows = _without_repetitions(table, config, split)
+    for line, row in rows:
+        case = _case_of(row, line, table, config, path, has_subjects=has_subjects)
+        part = part_of(row[split]) if split else None
         if split and part is None:
             problem = DataError(
                 f"case {case.name}: line {line} does not say what the case is for",
                 expected=f"train, val or test in the column `{split}`",
                 remedy="fill the cell, or rename the column",
             )
-            case = replace(case, problem=case.problem or problem)
+            is_free = case.problem is None or isinstance(case.problem, NoMaskError)
+            case = replace(case, problem=problem if is_free else case.problem)
         if part == "test":
             testing.append(case)
         else:
             cases.append((case, part))
     listed, on_folds = fold_or_part(cases, split, printable_path(path.name))
-    notes = (*_notes(table, config, split, testing, path.name), *on_folds)
-    return Listing(tuple(_without_tests(listed, [c.name for c in testing])), notes, tuple(testing))
+    notes = [*_notes(table, config, split, testing, path.name), *on_folds]
+    if n := len(table.rows) - len(rows):
+        notes.append(Note(path.name, f"{n} lines repeat another one; they count once"))
+    if unknown := [c for c in testing if has_subjects and c.problem and not isinstance(c.problem, NoMaskError)]:
+        message = (
+            f"{len(unknown)} cases for testing cannot be read whole: others of the same subject or image may train"
+        )
+        found = "; ".join(str(c.problem) for c in unknown)[:300]
+        notes.append(Note(path.name, message, found, "correct the lines"))
+    return Listing(tuple(_without_tests(listed, [c.name for c in testing])), tuple(notes), tuple(testing))
+
+
+def _cell(row: dict[str, str], table: Table, name: str) -> str:
+    column = table.column(name)
+    return "" if column is None else row.get(column, "")
+
+
+def _without_repetitions(table: Table, config: DataConfig, split: str) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows, of those that say the same in every column that is used the first one."""
+    names = ["case", "mask", "subject", "fold", split, "", *(c.name for c in config.channels)]
+    first: dict[tuple[str, ...], tuple[int, dict[str, str]]] = {}
+    for line, row in table.rows:
+        first.setdefault(tuple(_cell(row, table, n) if n else row.get("", "") for n in names), (line, row))
+    return list(first.values())
 
 
 def _split_column(table: Table, config: DataConfig, name: str) -> str:
@@ -81,7 +122,7 @@ def _split_column(table: Table, config: DataConfig, name: str) -> str:
     columns = [c for name in SPLIT_NAMES if name not in channels and (c := table.column(name)) is not None]
     found = [c for c in columns if any(part_of(row[c]) for _, row in table.rows)]
     for line, row in table.rows:
-        if found and row[found[0]] and part_of(row[found[0]]) is None:
+        if found and not _is_blank(row[found[0]]) and part_of(row[found[0]]) is None:
             raise DataError(
                 f"{name}: line {line} does not say what its case is for",
                 expected=f"train, val or test in the column `{found[0]}`, as other lines have",
@@ -124,25 +165,29 @@ def _notes(table: Table, config: DataConfig, split: str, testing: Sequence[Case]
     return notes
 
 
-def _only_table(root: Path) -> tuple[Path, Table]:
-    """Return the table of cases; of several, the only one with a column `case`."""
+def _only_table(root: Path, config: DataConfig) -> tuple[Path, Table]:
+    """Return the table of cases; of several, the only one with a column `case` and columns of files."""
     paths = find_tables(root)
     if len(paths) == 1:
         return paths[0], read_table(paths[0])
-    found = [path for path in paths if has_column(path, "case")]
+    found = [path for path in paths if _lists_cases(path, config)]
     if len(found) != 1:
         raise DataError(
-            f"{printable_path(root)} must hold one CSV table with a column `case`",
+            f"{printable_path(root)} must hold one CSV table with the columns `case`, and `mask` or a channel",
             expected="1",
             found=", ".join(printable_path(p.name) for p in found) or "none",
         )
     return found[0], read_table(found[0])
 
 
-def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, path: Path) -> Case:
+def _case_of(
+    row: dict[str, str], line: int, table: Table, config: DataConfig, path: Path, *, has_subjects: bool
+) -> Case:
     def cell(name: str) -> str:
-        column = table.column(name)
-        return "" if column is None else row.get(column, "")
+        text = _cell(row, table, name)
+        if name == "case" or not _is_blank(text):
+            return text
+        return text if name not in ("subject", "fold") and (path.parent / text).is_file() else ""
 
     where = f"line {line}"
     name, subject, problem = named_case(cell("case"), config, source=printable_path(path.name), where=where)
@@ -150,8 +195,15 @@ def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, p
     mask = _files(path.parent, cell("mask"))
     fold = None
     try:
+        fold = read_fold(cell("fold"))
         if cell("subject") and "\0" not in cell("subject"):
             subject = check_case_name(cell("subject"), source=f"{path.name}, {where}, column subject")
+        elif has_subjects:
+            raise DataError(
+                f"case {name}: {where} names no subject, and other lines do",
+                expected="a subject in each line, or in none",
+                remedy="fill the cell: of cells that were merged, a spreadsheet keeps the text in the first line only",
+            )
         if row.get(""):
             raise DataError(
                 f"case {name}: {where} has more cells than there are columns",
@@ -160,13 +212,14 @@ def _case_of(row: dict[str, str], line: int, table: Table, config: DataConfig, p
             )
         if any("\0" in text for text in row.values()):
             raise DataError(f"case {name}: {where} has a cell with a zero byte", remedy="save the table again")
-        if mask is None and config.labelled:
-            raise DataError(f"case {name}: {where} names no mask", remedy="fill the column `mask`, or remove the line")
         if not any(images):
             raise DataError(f"case {name}: {where} names no image", expected=", ".join(c.name for c in config.channels))
         if missing := missing_channels(config, name, images, f"{path.name}, {where}"):
             raise missing
-        fold = read_fold(cell("fold"))
+        if mask is None and config.labelled:
+            raise NoMaskError(
+                f"case {name}: {where} names no mask", remedy="fill the column `mask`, or remove the line"
+            )
     except DataError as error:
         problem = problem or error
     return Case(name, subject, images, mask, problem=problem, is_labelled=mask is not None, fold=fold)

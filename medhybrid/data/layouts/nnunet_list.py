@@ -1,0 +1,127 @@
+"""The list `training` in the `dataset.json` of nnU-Net's version 1, which says which pairs of an image and a mask train."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medhybrid.data.layouts.case import Files, Note, path_inside, read_json, strip_suffix
+from medhybrid.errors import DataError
+
+NUMBER = re.compile(r"_(\d{4})$")
+"""The number of a channel at the end of an image's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPair:
+    """What the list says of a case: its mask, if it names one that is there, and why it cannot be used."""
+
+    mask: Files | None
+    problem: DataError | None = None
+
+
+def training_of(root: Path) -> list[Any] | None:
+    """Return the list of training cases in `dataset.json`; None where it has none."""
+    path = root / "dataset.json"
+    values = read_json(path) if path.is_file() else {}
+    listed = values.get("training") if isinstance(values, dict) else None
+    return listed if isinstance(listed, list) and listed else None
+
+
+def notes_on_other_list(root: Path) -> list[Note]:
+    """Name the list of cases that version 2 may have under `dataset`, and that is not read: the folders count."""
+    path = root / "dataset.json"
+    values = read_json(path) if path.is_file() else {}
+    listed = values.get("dataset") if isinstance(values, dict) else None
+    if not isinstance(listed, dict) or not any(isinstance(v, dict) and "images" in v for v in listed.values()):
+        return []
+    message = f"the list `dataset` of {len(listed)} cases is not read: the files in imagesTr and labelsTr count"
+    return [Note("dataset.json", message, remedy="name the files in a table (layout csv), if they are others")]
+
+
+def listed_pairs(root: Path, images: Mapping[str, object]) -> tuple[dict[str, ListedPair], list[str]] | None:
+    """Return what the list says, by case, and the cases that stand in it twice alike; None where there is no list.
+
+    Parameters
+    ----------
+    images : mapping
+        The names of the images that are there, without suffix.
+    """
+    listed = training_of(root)
+    if listed is None:
+        return None
+    found: dict[str, ListedPair] = {}
+    texts: dict[str, str] = {}
+    doubled = []
+    for i, entry in enumerate(listed, start=1):
+        image = entry.get("image") if isinstance(entry, dict) else entry
+        label = entry.get("label") if isinstance(entry, dict) else None
+        name, problem = f"entry {i}", None
+        if not isinstance(image, str) or not image:
+            problem = DataError(
+                f"dataset.json, entry {i}: names no image",
+                expected='{"image": ..., "label": ...}',
+                found=ascii(entry)[:100],
+            )
+        else:
+            name = _case_of(image, images)
+            if _folder_of(image) not in ("", "imagesTr"):
+                problem = DataError(
+                    f"case {name}: the list names an image outside imagesTr",
+                    expected="a file in imagesTr",
+                    found=ascii(image)[:100],
+                    remedy="move the images there, or name the files in a table (layout csv)",
+                )
+        pair = _pair_of(root, name, label, problem)
+        text = json.dumps([_plain(image), _plain(label)])
+        if name in found and texts[name] == text:
+            doubled.append(name)
+            continue
+        if name in found:
+            problem = DataError(f"case {name}: two entries of the list `training` differ", remedy="remove one of them")
+            pair = ListedPair(None, problem)
+        found[name], texts[name] = pair, text
+    return found, doubled
+
+
+def _pair_of(root: Path, name: str, label: object, problem: DataError | None) -> ListedPair:
+    if problem is not None or label is None:
+        return ListedPair(None, problem)
+    try:
+        path = path_inside(root, label)
+    except DataError as error:
+        return ListedPair(None, error)
+    if path.exists():
+        return ListedPair(Files((path,)))
+    stem = unicodedata.normalize("NFC", strip_suffix(path.name))
+    if name in (stem, NUMBER.sub("", stem)):  # the one of its name may have another suffix, or a channel's number
+        return ListedPair(None)
+    return ListedPair(
+        None,
+        DataError(
+            f"case {name}: the mask that the list `training` names is not there",
+            expected=ascii(label)[:100],
+            remedy="add it, or correct the list",
+        ),
+    )
+
+
+def _case_of(image: str, images: Mapping[str, object]) -> str:
+    """Return the case of an image, which the list names without its channel's number, or with it."""
+    stem = unicodedata.normalize("NFC", strip_suffix(image.replace("\\", "/").rsplit("/", 1)[-1]))
+    without = NUMBER.sub("", stem)
+    is_numbered = without != stem and stem in images and f"{stem}_0000" not in images
+    return without if is_numbered else stem
+
+
+def _folder_of(image: str) -> str:
+    return Path(image.replace("\\", "/")).parent.name
+
+
+def _plain(path: object) -> object:
+    return str(Path(path.replace("\\", "/"))) if isinstance(path, str) else path
