@@ -34,6 +34,8 @@ class WorkItem:
         Why each scan of a study was taken for its channel.
     note : str
         How the name was made unique, where another scan would have had the same one.
+    name_taken : bool
+        Whether another scan has its name in the output folder.
     """
 
     case: str
@@ -41,6 +43,7 @@ class WorkItem:
     problem: str = ""
     reasons: tuple[str, ...] = ()
     note: str = ""
+    name_taken: bool = False
 
     def __post_init__(self) -> None:
         check_case_name(self.case, source="a work list")
