@@ -51,10 +51,18 @@ def with_source(made: Prediction, item: WorkItem, deidentifier: Deidentifier | N
     return made.model_copy(update=told | {"stamps": stamps, "input_hash": input_hash})
 
 
-def keep_names(work: WorkList, records: Records, deidentifier: Deidentifier | None = None) -> WorkList:
-    """Return the scans under the names that they had in earlier calls; new ones never have the name of another scan."""
+def keep_names(
+    work: WorkList, records: Records, deidentifier: Deidentifier | None = None, *, with_new: bool = True
+) -> WorkList:
+    """Return the scans under the names that they had in earlier calls; new ones never have the name of another scan.
+
+    Parameters
+    ----------
+    with_new : bool
+        Find a name for scans that are not on record; else they stay under their own, where it is not that of a scan here.
+    """
     kept = _Kept(work.items, records, deidentifier)
-    kept.assign()
+    kept.assign(with_new=with_new)
     items = [kept.named(i) for i in work.items]
     return replace(work, items=tuple(sorted(items, key=lambda i: i.case)))
 
@@ -110,7 +118,7 @@ class _Kept:
         self._sizes: dict[str, list[tuple[tuple[Path, ...], list[int]]]] = {}
         self._hashes: dict[tuple[Path, ...], str] = {}
 
-    def assign(self) -> None:
+    def assign(self, *, with_new: bool) -> None:
         """Find a name for every scan: by its place under its own name, then under others, then by content."""
         for item in self.items:
             own = self._record(item.case)
@@ -130,7 +138,8 @@ class _Kept:
         wanted = {same_file_name(i.case) for i in self.items}
         for item in self.items:
             if item.case not in self.names:
-                self._take(item, self._free(item.case, wanted))
+                is_own = not with_new and same_file_name(item.case) not in self.claimed
+                self._take(item, item.case if is_own else self._free(item.case, wanted))
 
     def named(self, item: WorkItem) -> WorkItem:
         name = self.names[item.case]

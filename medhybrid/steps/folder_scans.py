@@ -49,7 +49,7 @@ class FolderScans:
         key = None if deidentify is None else Deidentifier.from_file(deidentify)
         if key is not None:
             work = work.deidentified(key)
-        work = keep_names(work, Records(folder), key)
+        work = keep_names(work, Records(folder), key, with_new=False)
         return cls(folder, {i.case: i for i in work.items}, found)
 
 
