@@ -203,7 +203,7 @@ def _study(
     except Exception as error:
         problem = str(item_error(error, f"the channels of {case} cannot be assigned", DataError))
         if others:
-            problem += f". By their names not of this scan: {', '.join(others[:5])}"
+            problem = f"{problem.rstrip('.')}. By their names not of this scan: {', '.join(others[:5])}"
         return WorkItem(case, tuple(members), problem)
 
 
