@@ -92,6 +92,7 @@ class RunComparison:
     cases: tuple[tuple[str, float, float], ...]
     settings: tuple[tuple[str, str, str], ...]
     left_out: tuple[str, ...]
+    names: tuple[str, str] = ("", "")
 
 
 def compare_runs(
@@ -153,7 +154,7 @@ def compare_runs(
             f"{out} cannot be written to", found=error.strerror or str(error), remedy="choose another folder"
         ) from error
     reporter.end()
-    return RunComparison(page, difference, tuple(rows), settings, left_out)
+    return RunComparison(page, difference, tuple(rows), settings, left_out, names)
 
 
 def names_apart(first: Path, second: Path) -> tuple[str, str]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from medhybrid.config import ScansConfig
 from medhybrid.errors import MedHybridError, ScanError, item_error
-from medhybrid.files import write_atomically
+from medhybrid.files import read_cell, write_atomically
 from medhybrid.geometry import orientation_code
 from medhybrid.kept_tables import write_kept_table
 from medhybrid.names import printable_path
@@ -135,7 +135,7 @@ def _earlier_rows(path: Path, names: Collection[str], written: WrittenFiles) -> 
     """Return the rows of a table for volumes of earlier calls that are there as they were written."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.reader(file))[1:]
+            rows = [[read_cell(cell) for cell in cells] for cells in csv.reader(file)][1:]
     except (OSError, csv.Error):
         return []
     rows = [r for r in rows if len(r) == len(COLUMNS) and r[1] == "written" and r[0] not in names]
