@@ -7,7 +7,7 @@ anything, as long as they do not begin with the numbers of two patients (`p1_T1`
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medhybrid.data.channel_words import without_channel
@@ -54,13 +54,18 @@ class FileName:
         return self.number is not None and bool(self.channels) and self.number not in self.channels
 
 
-def read_file_name(entry: ScanEntry, channels: Sequence[tuple[str, bool]], rules: Rules, folder: str) -> FileName:
-    """Return what a file's name says of its channel and its scan."""
+def read_file_name(
+    entry: ScanEntry, channels: Sequence[tuple[str, bool]], rules: Rules, folder: str, told: str | None = None
+) -> FileName:
+    """Return what a file's name says of its channel and its scan; `told` is its channel in `channels.csv`."""
     name: str = IMAGE_SUFFIX.sub("", entry.paths[0].name)
     numbered = NUMBER.fullmatch(name)
     number = int(numbered[2]) if numbered is not None and int(numbered[2]) < len(channels) else None
     rest = numbered[1] if numbered is not None and number is not None else name
-    named = [i for i, (n, _) in enumerate(channels) if explain(entry, rules.get(n), n, folder)]
+    if told is None:
+        named = [i for i, (n, _) in enumerate(channels) if explain(entry, rules.get(n), n, folder)]
+    else:
+        named = [i for i, (n, _) in enumerate(channels) if n.casefold() == told.casefold()]
     for i in named:
         channel = channels[i][0]
         rule = rules.get(channel)
@@ -74,20 +79,28 @@ def read_file_name(entry: ScanEntry, channels: Sequence[tuple[str, bool]], rules
 
 
 def split_by_name(
-    entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], rules: Rules, folder: str, *, is_flat: bool
+    entries: Sequence[ScanEntry],
+    channels: Sequence[tuple[str, bool]],
+    rules: Rules,
+    folder: str,
+    table: Mapping[str, str],
+    *,
+    is_flat: bool,
 ) -> list[list[ScanEntry]]:
-    """Return the files of one folder by scan; all together where nothing tells them apart.
+    """Return the files of one folder by scan; all together where nothing tells them apart, or the table names them all.
 
     Parameters
     ----------
     is_flat : bool
         The folder is the one that was searched, which may hold many studies; else it is taken for that of one.
     """
-    names = {e.name: read_file_name(e, channels, rules, folder) for e in entries}
+    names = {e.name: read_file_name(e, channels, rules, folder, table.get(e.name)) for e in entries}
     named = [e for e in entries if names[e.name].channels]
     rests = sorted({names[e.name].rest for e in named})
     is_ambiguous = any(sum(i in names[e.name].channels for e in named) > 1 for i in range(len(channels)))
-    if len(rests) < 2 or (() in rests and is_ambiguous) or not (is_flat or _are_numbers_of_patients(rests)):
+    is_told = all(e.name in table for e in named)
+    is_one = len(rests) < 2 or (() in rests and is_ambiguous)
+    if is_told or is_one or not (is_flat or _are_numbers_of_patients(rests)):
         return [list(entries)]
     return [[e for e in named if names[e.name].rest == rest] for rest in rests]
 

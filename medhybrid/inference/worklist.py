@@ -162,10 +162,11 @@ def _studies(
     items = []
     for (key, is_numbered), together in groups.items():
         splits = [together]
-        if not (is_numbered or any(e.kind == "dicom" or e.name in table for e in together)):
-            is_flat = root.is_dir() and Path(together[0].study) == root
-            folder = _study_name(together, root)
-            splits = split_by_name(together, channels, channel_map, folder, is_flat=is_flat)
+        images = [e for e in together if e.kind != "dicom"]
+        if images and not is_numbered and all(e.problem for e in together if e.kind == "dicom"):
+            is_flat = root.is_dir() and Path(images[0].study) == root
+            apart = split_by_name(images, channels, channel_map, _study_name(images, root), table, is_flat=is_flat)
+            splits = apart if len(apart) > 1 else splits
         for found in splits:
             members, lost = ([e for e in found if bool(e.problem) == is_lost] for is_lost in (False, True))
             if members:
@@ -204,6 +205,7 @@ def _study(
         problem = str(item_error(error, f"the channels of {case} cannot be assigned", DataError))
         if others:
             problem = f"{problem.rstrip('.')}. By their names not of this scan: {', '.join(others[:5])}"
+            problem += " (in a folder of its own, a study's files may be called anything)"
         return WorkItem(case, tuple(members), problem)
 
 

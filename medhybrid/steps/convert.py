@@ -74,7 +74,8 @@ def convert(
         reporter.end()
         if renamed := [r.name for r, e in zip(rows, found.entries, strict=True) if r.name != e.name]:
             logger.warning("%d volumes have other names than their scans: %s", len(renamed), ", ".join(renamed[:5]))
-        _write_table(out / "table.csv", rows, _earlier_rows(out / "table.csv", {r.name for r in rows}, written))
+        names = {r.name for r in rows if r.state == "written"}
+        _write_table(out / "table.csv", rows, _earlier_rows(out / "table.csv", names, written))
     return rows
 
 

@@ -164,6 +164,18 @@ def test_files_are_one_scan_if_their_names_are_equal_but_for_the_channels(
     assert all("is missing" in i.problem for i in items if i.problem)
 
 
+@pytest.mark.parametrize("rows", ["x_T1,T1", "p1_T1,T1\np2_FLAIR,FLAIR"])
+def test_a_table_puts_files_of_other_names_together_only_if_it_names_them_all(tmp_path: Path, rows: str) -> None:
+    for name in ("p1_T1", "p2_FLAIR"):
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+    (tmp_path / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"x")
+    (tmp_path / "channels.csv").write_text(f"scan,channel\n{rows}\n")
+
+    items = [i for i in make_worklist(discover(tmp_path), BOTH, {}).items if "T1" in i.case or "FLAIR" in i.case]
+
+    assert [bool(i.problem) for i in items] == ([True, True] if "x_T1" in rows else [False])
+
+
 @pytest.mark.parametrize(
     "names", [["T1_0000", "FLAIR_0000"], ["FLAIR_0000"], ["T1_0000", "T1_0001", "FLAIR_0000", "FLAIR_0001"]]
 )
