@@ -16,6 +16,8 @@ from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.steps.folder_scans import FolderScans
 from medhybrid.steps.predict import predict
+from medhybrid.steps.progress import Silent
+from medhybrid.steps.report import report
 from tests.test_names import AFFINE, SHAPE, model
 
 
@@ -161,3 +163,30 @@ def test_convert_of_two_patients_keeps_both(tmp_path: Path, kind: str) -> None:
     assert names == [first, f"{first}_2", first, f"{first}_2", f"{first}_2"]
     with (out / "table.csv").open() as file:
         assert [r["volume"] for r in csv.DictReader(file)] == [first, f"{first}_2"]
+
+
+def test_a_report_names_the_masks_whose_scans_are_of_another_call(tmp_path: Path) -> None:
+    class Told(Silent):
+        def message(self, text: str) -> None:
+            told.append(text)
+
+    told: list[str] = []
+    for n in (1, 2):
+        made(scan(tmp_path / f"p{n}" / "T1.nii.gz", n).parent, tmp_path / "out")
+
+    report(tmp_path / "out", reporter=Told())
+
+    assert [t for t in told if "scans are elsewhere" in t] == ["without pictures, since their scans are elsewhere: T1"]
+
+
+def test_a_damaged_scan_leaves_the_row_of_the_volume_of_its_name(tmp_path: Path) -> None:
+    for n in (1, 2):
+        scan(tmp_path / f"p{n}" / "T1.nii.gz", n)
+    (tmp_path / "p2" / "T1.nii.gz").write_bytes(b"x")
+
+    for n in (1, 2):
+        medhybrid.convert(tmp_path / f"p{n}", out=tmp_path / "out")
+
+    with (tmp_path / "out" / "table.csv").open() as file:
+        assert [(r["volume"], r["state"]) for r in csv.DictReader(file)] == [("T1", "refused"), ("T1", "written")]
+    assert (tmp_path / "out" / "T1.nii.gz").is_file()
