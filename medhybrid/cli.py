@@ -24,6 +24,7 @@ from medhybrid.cli_options import (
     Quiet,
     ResampleIrregular,
     Shown,
+    StudyMode,
     TrackingUri,
     called_with,
     make_reporter,
@@ -140,13 +141,15 @@ def convert(
 
 
 @app.command()
-def preprocess(config: Config, overrides: Overrides = None, quiet: Quiet = False) -> int:
+def preprocess(config: Config, overrides: Overrides = None, mode: StudyMode = "", quiet: Quiet = False) -> int:
     """Check every case, plan, and prepare the dataset; a second call does only what changed."""
     from medhybrid.config import load_config
     from medhybrid.steps.preprocess import preprocess as run
 
     reporter = make_reporter(quiet)
-    result = run(load_config(config, overrides or []), reporter=reporter)
+    study = load_config(config, overrides or [])
+    with patient_files(mode or study.output.mode):
+        result = run(study, reporter=reporter)
     if result.findings:
         columns = ["case", "severity", "problem", "expected", "found", "remedy"]
         rows = [[f.where, f.severity, f.message, f.expected, f.found, f.remedy] for f in result.findings]
@@ -182,6 +185,7 @@ def evaluate(
         bool, typer.Option("--predicted-only", help="Score only references that predict worked on.")
     ] = False,
     other_values: Annotated[str, typer.Option(help="Values in masks that are no label: refuse or ignore.")] = "refuse",
+    mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
     """Score masks against references: Dice, HD95, surface Dice, volume error, lesion-wise counts."""
@@ -193,27 +197,30 @@ def evaluate(
     reporter = make_reporter(quiet)
     if other_values not in ("refuse", "ignore"):
         raise ConfigError(f"unknown choice {other_values!r}", expected="refuse or ignore")
-    data = load_config(config, overrides or []).data
+    study = load_config(config, overrides or [])
+    data, permissions = study.data, mode or study.output.mode
     target = out or (predictions / "evaluation")
     names = [n.strip() for n in cases.split(",") if n.strip()] if cases else None
-    result = score(
-        references,
-        predictions,
-        labels=data.labels,
-        rules=SegmentRules.of(data),
-        cases=names,
-        predicted_only=predicted_only,
-        other_values=other_values,  # type: ignore[arg-type]
-        out=target,
-        tolerance_mm=tolerance_mm,
-        reporter=reporter,
-    )
+    with patient_files(permissions):
+        result = score(
+            references,
+            predictions,
+            labels=data.labels,
+            rules=SegmentRules.of(data),
+            cases=names,
+            predicted_only=predicted_only,
+            other_values=other_values,  # type: ignore[arg-type]
+            out=target,
+            tolerance_mm=tolerance_mm,
+            reporter=reporter,
+        )
     reporter.table("Scores", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.summary.items()])
     if result.problems:
         reporter.table("Problems", ["case", "problem"], list(result.problems.items()))
     reporter.message(f"by case and label: {target / 'scores.csv'}")
     if run is not None:
-        log_evaluation(run, target, result.summary)
+        with patient_files(permissions):
+            log_evaluation(run, target, result.summary)
     return 1 if result.problems else 0
 
 

@@ -14,9 +14,11 @@ from medhybrid.cli_options import (
     Engine,
     Overrides,
     Quiet,
+    StudyMode,
     called_without,
     make_reporter,
     open_pool,
+    patient_files,
     whole_numbers,
 )
 from medhybrid.data.workers import end_with_parent
@@ -33,10 +35,11 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Bit-equal weights when trained again here; slower on a GPU.")
     ] = False,
+    mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
     """Train on the prepared dataset. Ctrl-C stops cleanly; --resume goes on; +N extends a finished run."""
-    from medhybrid.steps.resume import find_run
+    from medhybrid.steps.resume import find_run, run_config
     from medhybrid.steps.train import resume as go_on
     from medhybrid.steps.train import train as start
 
@@ -50,14 +53,17 @@ def train(
         raise ConfigError("--deterministic cannot change on --resume", remedy="a run goes on as it began")
     if resume:
         folder, length = find_run(config, overrides or [], run)
-        result = go_on(folder, length, reporter=reporter)
+        with patient_files(mode or run_config(folder).output.mode):
+            result = go_on(folder, length, reporter=reporter)
     else:
         from medhybrid.config import load_config
 
         if not config:
             raise ConfigError("train needs --config", expected="a YAML file, or a packaged config such as brain.yaml")
         changes = [*(overrides or []), *(["training.deterministic=true"] if deterministic else [])]
-        result = start(load_config(config, changes), reporter=reporter)
+        study = load_config(config, changes)
+        with patient_files(mode or study.output.mode):
+            result = start(study, reporter=reporter)
     if result.is_interrupted:
         reporter.message(
             f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}"
@@ -81,6 +87,7 @@ def cross_validate(
     engine: Engine = "local",
     workers: Annotated[int, typer.Option(help="Trainings at the same time, a GPU each where there are several.")] = 1,
     address: Address = "auto",
+    mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
     """Train every fold with every seed, nested in MLflow, and give the mean over all cases; call again to go on."""
@@ -90,7 +97,10 @@ def cross_validate(
     reporter = make_reporter(quiet)
     study, numbers = load_config(config, overrides or []), [whole_numbers(text) for text in (folds, seeds)]
     try:
-        with open_pool(engine, workers, address, study.training.device) as pool:
+        with (
+            patient_files(mode or study.output.mode),
+            open_pool(engine, workers, address, study.training.device) as pool,
+        ):
             result = run(study, folds=numbers[0], seeds=numbers[1], name=name, pool=pool, reporter=reporter)
     except KeyboardInterrupt:  # the workers have written their states
         result = None
@@ -114,17 +124,20 @@ def pretrain(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of --run.")] = False,
     run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
+    mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
     """Learn from scans without masks: hidden parts are rebuilt. Train with the result: training.pretrained=RUN."""
     from medhybrid.steps.pretrain import pretrain as start
     from medhybrid.steps.pretrain import resume_pretraining
+    from medhybrid.steps.resume import run_config
 
     reporter = make_reporter(quiet)
     if resume:
         if run is None:
             raise ConfigError("pretrain --resume needs --run FOLDER")
-        result = resume_pretraining(run, overrides or [], reporter=reporter)
+        with patient_files(mode or run_config(run).output.mode):
+            result = resume_pretraining(run, overrides or [], reporter=reporter)
     else:
         from medhybrid.config import load_config
 
@@ -132,7 +145,9 @@ def pretrain(
             raise ConfigError(
                 "pretrain needs --config", expected="a YAML file, or a packaged config such as brain.yaml"
             )
-        result = start(load_config(config, overrides or []), reporter=reporter)
+        study = load_config(config, overrides or [])
+        with patient_files(mode or study.output.mode):
+            result = start(study, reporter=reporter)
     if result.is_interrupted:
         reporter.message(f"interrupted after step {result.n_steps}; the state is in {result.folder}")
         reporter.message(f"go on with: medhybrid pretrain --resume --run {result.folder}")
@@ -154,6 +169,7 @@ def tune(
         str | None, typer.Option(help="URL of a database that several machines share; a file of the study by default.")
     ] = None,
     overrides: Overrides = None,
+    mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
     """Search for settings without touching the fold's validation cases; call again to go on. Writes the best config."""
@@ -161,9 +177,9 @@ def tune(
     from medhybrid.steps.tune import tune as run
 
     reporter = make_reporter(quiet)
-    result = run(
-        load_config(config, overrides or []), load_search(search), minutes=minutes, storage=storage, reporter=reporter
-    )
+    study = load_config(config, overrides or [])
+    with patient_files(mode or study.output.mode):
+        result = run(study, load_search(search), minutes=minutes, storage=storage, reporter=reporter)
     if result is None:
         reporter.message("interrupted; the same command goes on")
         return 130
@@ -196,7 +212,8 @@ def reproduce(
         reporter.table("Not the same here", ["what", "then", "here"], recipe.differences)
     if not run:
         return 0
-    made, is_same = make_again(recipe, reporter=reporter)
+    with patient_files(recipe.config.output.mode):
+        made, is_same = make_again(recipe, reporter=reporter)
     if made.is_interrupted:
         return 130
     reporter.message(f"{made.folder}: the weights are {'the same, bit for bit' if is_same else 'not the same'}")

@@ -69,6 +69,11 @@ Mode = Annotated[
     ),
 ]
 
+StudyMode = Annotated[
+    str,
+    typer.Option("--mode", help="Permissions of files that hold patient data; by default output.mode of the config."),
+]
+
 Engine = Annotated[str, typer.Option(help="local, or ray: workers on a cluster.")]
 Address = Annotated[str, typer.Option(help="Of the Ray cluster: auto, ray://host:port, or local for one made here.")]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medhybrid.cli_options import Deidentify, Quiet, TrackingUri, make_reporter
+from medhybrid.cli_options import Deidentify, Mode, Quiet, TrackingUri, make_reporter, patient_files
 from medhybrid.errors import ConfigError
 
 Scans = Annotated[Path | None, typer.Option(help="Where the scans are, if not where they were.")]
@@ -20,6 +20,7 @@ def report(
     references: References = None,
     layout: Annotated[str, typer.Option(help="single file, pages, or auto: by the number of scans.")] = "auto",
     deidentify: Deidentify = None,
+    mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
     """Write report.html into a folder of masks: what was found, where to look first, what went wrong."""
@@ -28,14 +29,15 @@ def report(
     if layout not in ("auto", "single", "pages"):
         raise ConfigError(f"unknown layout {layout!r}", expected="auto, single or pages")
     reporter = make_reporter(quiet)
-    path = run(
-        folder,
-        scans=scans,
-        references=references,
-        deidentify=deidentify,
-        layout=layout,  # type: ignore[arg-type]
-        reporter=reporter,
-    )
+    with patient_files(mode):
+        path = run(
+            folder,
+            scans=scans,
+            references=references,
+            deidentify=deidentify,
+            layout=layout,  # type: ignore[arg-type]
+            reporter=reporter,
+        )
     reporter.message(f"{path}: open it in a browser, or medhybrid review {folder}")
     return 0
 
@@ -52,6 +54,7 @@ def review(
     port: Annotated[int, typer.Option(help="Port.")] = 5000,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
     tracking_uri: TrackingUri = None,
+    mode: Mode = "0600",
 ) -> int:
     """Look at recorded trainings in the MLflow UI, or at a folder of masks, and mark what is to be corrected."""
     reporter = make_reporter()
@@ -61,17 +64,18 @@ def review(
         def on_start(url: str) -> None:
             reporter.message(f"the report at {url}, marks go to {folder / 'review.json'}  (Ctrl-C ends it)")
 
-        return review_report(
-            folder,
-            scans=scans,
-            references=references,
-            deidentify=deidentify,
-            host=host,
-            port=port,
-            opens=browser,
-            on_start=on_start,
-            reporter=reporter,
-        )
+        with patient_files(mode):
+            return review_report(
+                folder,
+                scans=scans,
+                references=references,
+                deidentify=deidentify,
+                host=host,
+                port=port,
+                opens=browser,
+                on_start=on_start,
+                reporter=reporter,
+            )
     from medhybrid.steps.review import review as run
     from medhybrid.steps.review import review_command
 
@@ -88,16 +92,20 @@ def compare(
     first: Annotated[Path, typer.Argument(help="Run folder of a training, or a folder of masks with evaluation/.")],
     second: Annotated[Path, typer.Argument(help="Another, on the same cases.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where comparison.html goes.")] = Path("comparison"),
+    mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
     """Compare two runs case by case: the difference with its interval, what changed most, and what differs between them."""
     from medhybrid.steps.compare_runs import compare_runs
 
     reporter = make_reporter(quiet)
-    result = compare_runs(first, second, out=out, reporter=reporter)
+    with patient_files(mode):
+        result = compare_runs(first, second, out=out, reporter=reporter)
     d = result.difference
     rows = [["mean difference of Dice (95 %)", str(d.interval)], ["better, worse", f"{d.n_better}, {d.n_worse}"]]
-    reporter.table(f"{second.name} less {first.name}", ["what", "value"], [*rows, ["p (Wilcoxon)", f"{d.p:.3f}"]])
+    reporter.table(
+        f"{result.names[1]} less {result.names[0]}", ["what", "value"], [*rows, ["p (Wilcoxon)", f"{d.p:.3f}"]]
+    )
     if result.settings:
         reporter.table("What differs", ["setting", "first", "second"], [list(row) for row in result.settings])
     reporter.message(f"{result.page}")

@@ -24,6 +24,11 @@ KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that a spreadsheet runs, and one that was written so that it does not."""
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
+
 
 def check_file(path: Path) -> None:
     """Raise `OSError` with its kind for what is no file: reading from a pipe, a socket or a device may wait for ever."""
@@ -70,10 +75,21 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 
 
 def text_of_csv(rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as the text of a CSV file."""
+    """Return rows as the text of a CSV file, in which no text is a formula of a spreadsheet; `read_cell` undoes that."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([_as_text(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _as_text(cell: Any) -> Any:
+    """Return a cell; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    text = os.fspath(cell) if isinstance(cell, os.PathLike) else cell
+    return f"'{text}" if isinstance(text, str) and FORMULA.match(text) and not NUMBER.fullmatch(text) else cell
+
+
+def read_cell(text: str) -> str:
+    """Return the text of a cell that `text_of_csv` wrote."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
 @contextmanager

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from glob import escape
+from itertools import chain
 from pathlib import Path
 
 from medhybrid.errors import OutputError
@@ -207,7 +209,12 @@ class WrittenFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._hashes = _hashes_of(folder)
+        self._places = _places_of(folder)
         self._n_unsaved = 0
+        self._taken: set[str] = set()
+        self._by_base: dict[str, list[str]] = {}
+        for name in sorted({n.removesuffix(".nii.gz") for n in self._hashes if n.endswith(".nii.gz")}):
+            self._by_base.setdefault(_base(name), []).append(name)
 
     def __enter__(self) -> WrittenFiles:
         return self
@@ -215,13 +222,44 @@ class WrittenFiles:
     def __exit__(self, *_: object) -> None:
         self.save()
 
-    def free_name(self, name: str, suffixes: Sequence[str]) -> str:
-        """Return a name under which all these files are ours or absent: the name itself, or one with a number."""
-        for number in range(1, 10_000):
-            free = name if number == 1 else f"{name}_{number}"
-            if all(self._is_free(f"{free}{suffix}") for suffix in suffixes):
-                return free
-        raise OutputError(f"{printable_path(self.folder)} has too many files named {name}")
+    def name_for(
+        self,
+        name: str,
+        suffixes: Sequence[str],
+        places: Sequence[str],
+        *,
+        is_same: Callable[[Path], bool],
+        others: Collection[str],
+    ) -> str:
+        """Return the name under which something was written before, else one under which nothing is: with a number if need be.
+
+        Parameters
+        ----------
+        suffixes : sequence of str
+            Of its files, of which the first is the main one, a `.nii.gz`.
+        places : sequence of str
+            Signs of where it is from; see `ScanEntry.places`.
+        is_same : callable
+            Whether a main file that was written before has its content.
+        others : collection of str
+            Names that others want.
+        """
+        known = [name, *(n for n in self._by_base.get(_base(name), ()) if n != name)]
+        ours = [n for n in known if n not in self._taken and all(self._is_free(f"{n}{s}") for s in suffixes)]
+        paths = {n: self.folder / f"{n}{suffixes[0]}" for n in ours}
+        there = (n for n in ours if not set(places).isdisjoint(self._places.get(paths[n].name, ())))
+        alike = (n for n in ours if paths[n].is_file() and is_same(paths[n]))
+        new = (n for n in (name, *(f"{name}_{k}" for k in range(2, 10_000))) if n == name or n not in others)
+        free = (n for n in new if not any(os.path.lexists(self.folder / f"{n}{s}") for s in suffixes))
+        found = next(chain(there, alike, free), "")
+        if not found:
+            raise OutputError(f"{printable_path(self.folder)} has too many files named {name}")
+        self._taken.add(found)
+        return found
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a file is there as it was written."""
+        return self._is_free(name) and (self.folder / name).is_file()
 
     def _is_free(self, name: str) -> bool:
         path = self.folder / name
@@ -229,17 +267,25 @@ class WrittenFiles:
             return True
         return name in self._hashes and path.is_file() and _hash_file(path) == self._hashes[name]
 
-    def add(self, name: str) -> None:
-        """Note that a file was written."""
+    def add(self, name: str, places: Sequence[str] = ()) -> None:
+        """Note that a file was written, and where its content is from."""
         self._hashes[name] = _hash_file(self.folder / name)
+        if places:
+            self._places[name] = list(places)
         self._n_unsaved += 1
         if self._n_unsaved >= self.SAVED_EVERY:
             self.save()
 
     def save(self) -> None:
         """Write the names and hashes into the marker."""
-        _write_marker(self.folder, {"files": dict(sorted(self._hashes.items()))})
+        listed = {"files": dict(sorted(self._hashes.items())), "places": dict(sorted(self._places.items()))}
+        _write_marker(self.folder, listed)
         self._n_unsaved = 0
+
+
+def _base(name: str) -> str:
+    """Return a name without the number that told it from another."""
+    return re.sub(r"_\d+$", "", name)
 
 
 def _hash_file(path: Path) -> str:
@@ -250,6 +296,12 @@ def _hash_file(path: Path) -> str:
 def _hashes_of(folder: Path) -> dict[str, str]:
     listed = _marker_of(folder).get("files")
     return {str(k): str(v) for k, v in listed.items()} if isinstance(listed, dict) else {}
+
+
+def _places_of(folder: Path) -> dict[str, list[str]]:
+    listed = _marker_of(folder).get("places")
+    pairs = listed.items() if isinstance(listed, dict) else ()
+    return {str(k): [str(p) for p in v] for k, v in pairs if isinstance(v, list)}
 
 
 def files_of(folder: Path) -> tuple[str, ...]:

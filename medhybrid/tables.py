@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median_low
 
 from medhybrid.errors import DataError
-from medhybrid.files import check_file
+from medhybrid.files import check_file, read_cell
 
 SEPARATORS = (",", ";", "\t")
 
@@ -55,6 +55,8 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a CSV table: UTF-8, UTF-16 or Latin-1; commas, semicolons or tabs.
 
+    The apostrophe before what would be a formula is left out, as this program writes it and spreadsheets do.
+
     Raises
     ------
     DataError
@@ -65,7 +67,7 @@ def read_table(path: Path) -> Table:
     numbered = [(n, cells) for n, cells in lines if any(c.strip() for c in cells)]
     if not numbered:
         raise DataError(f"{path.name} is an empty table", expected="a line of column names, and a line for each case")
-    columns = tuple(c.strip() for c in numbered[0][1])
+    columns = tuple(read_cell(c.strip()) for c in numbered[0][1])
     _refuse_swallowed(numbered, separator, path.name)
     named = [c for c in columns if c]
     if doubled := sorted({c for c in named if named.count(c) > 1}):
@@ -73,7 +75,7 @@ def read_table(path: Path) -> Table:
     rows = []
     for n, cells in numbered[1:]:
         padded = [*cells, *[""] * (len(columns) - len(cells))]
-        row = {c: cell.strip() for c, cell in zip(columns, padded, strict=False) if c}
+        row = {c: read_cell(cell.strip()) for c, cell in zip(columns, padded, strict=False) if c}
         beyond = " ".join(cell.strip() for cell in cells[len(columns) :]).strip()
         rows.append((n, row | ({"": beyond} if beyond else {})))
     return Table(columns, tuple(rows), separator)

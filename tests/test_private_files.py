@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from medhybrid.cli import main
+from medhybrid.config import load_config
+from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.files import file_mode, read_mode
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
@@ -53,6 +55,54 @@ def test_masks_tables_and_records_are_their_owners_alone(trained: tuple[StudyFol
     assert main([*words, "--probabilities", "--quiet"]) == 0
 
     assert modes(tmp_path / "out") == ({0o600}, {0o700})
+
+
+STEPS = {
+    "preprocess": "medhybrid.steps.preprocess.preprocess",
+    "train": "medhybrid.steps.train.train",
+    "cross-validate": "medhybrid.steps.cross_validate.cross_validate",
+    "pretrain": "medhybrid.steps.pretrain.pretrain",
+    "tune": "medhybrid.steps.tune.tune",
+    "evaluate": "medhybrid.steps.evaluate.evaluate",
+    "report": "medhybrid.steps.report.report",
+    "review": "medhybrid.steps.review_report.review_report",
+    "compare": "medhybrid.steps.compare_runs.compare_runs",
+}
+PLACES = {"evaluate": ["a", "b"], "report": ["a"], "review": ["a"], "compare": ["a", "b"], "tune": ["--minutes", "1"]}
+
+
+@pytest.mark.parametrize("command", STEPS)
+def test_every_command_that_writes_patient_data_takes_a_mode(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[int] = []
+
+    def step(*_: object, **__: object) -> None:
+        masks.append(os.umask(0))
+        os.umask(masks[-1])
+        raise MedHybridError("far enough")
+
+    monkeypatch.setattr(STEPS[command], step)
+    has_config = command not in ("report", "review", "compare")
+    words = [command, *PLACES.get(command, []), *(["--config", "brain.yaml"] if has_config else [])]
+
+    assert main(words) == main([*words, "--mode", "0640"]) == 2
+    assert masks == [0o077, 0o027]
+    if has_config:
+        assert main([*words, "output.mode=0660"]) == main([*words, "output.mode=0660", "--mode", "0600"]) == 2
+        assert masks[2:] == [0o007, 0o077]
+        assert main([*words, "output.mode=0400"]) == 2
+        assert len(masks) == 4, "what is no mode is refused before"
+
+
+@pytest.mark.parametrize(("written", "read"), [("0640", "0640"), ("640", "640"), ("'0600'", "0600"), ("0o600", "")])
+def test_a_mode_in_a_config_is_read_as_it_is_written(tmp_path: Path, written: str, read: str) -> None:
+    text = (Path(__file__).parents[1] / "configs" / "brain.yaml").read_text()
+    (tmp_path / "c.yaml").write_text(f"{text}\noutput: {{mode: {written}}}\n")
+
+    if read:
+        assert load_config(tmp_path / "c.yaml").output.mode == read
+    else:
+        with pytest.raises(ConfigError, match="no mode of files"):
+            load_config(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "600x", "0400", "0077", "7777", "u=rw", "-600", "0o600"])

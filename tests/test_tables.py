@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import medhybrid
 from medhybrid.errors import DataError
+from medhybrid.files import write_csv
+from medhybrid.steps.compare_runs import compare_runs
+from medhybrid.steps.predict import predict
+from medhybrid.steps.score_tables import read_rows
 from medhybrid.tables import Table, decode_text, read_table
+from tests.test_names import model, scan_bytes
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
 
@@ -91,3 +100,63 @@ def test_a_remark_of_several_lines_with_separators_is_one_cell(tmp_path: Path) -
     remark = "first, second, third, and\nthen, more, here, ok"
     path.write_text(f'case,A,mask,remark\nc1,a,m,"{remark}"\nc2,a,m,ok\n')
     assert [row["remark"] for _, row in read_table(path).rows] == [remark, "ok"]
+
+
+cells = st.one_of(
+    st.text("=+-@'a1.\t ", max_size=6),
+    st.sampled_from(["=1+1", "'=1", "-rf", "@SUM(A1)", "+a", "-1.5", "+2e-3", "-inf"]),
+    st.floats(),
+)
+
+
+def is_formula(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return cell[:1] in tuple("=+-@\t\r")
+    return False
+
+
+@given(st.lists(cells.map(lambda c: c.strip() if isinstance(c, str) else c), min_size=1, max_size=4))
+def test_no_cell_is_a_formula_and_every_name_is_read_back(row: list[str | float]) -> None:
+    columns = [f"{'=' * n}c{n}" for n in range(len(row))]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.csv"
+        write_csv(path, [["first", *columns], ["x", *row]])
+
+        with path.open(newline="") as file:
+            assert not any(is_formula(cell) for line in csv.reader(file) for cell in line)
+        table = read_table(path)
+        assert list(table.columns) == ["first", *columns]
+        assert [table.rows[0][1][c] for c in columns] == [str(c) for c in row]
+        assert [read_rows(path.read_text())[0][c] for c in columns] == [str(c) for c in row]
+
+
+def test_every_table_is_written_without_formulas() -> None:
+    """The gate above is the only one."""
+    sources = (Path(__file__).parents[1] / "medhybrid").rglob("*.py")
+
+    assert [p.name for p in sources if "csv.writer" in p.read_text()] == ["files.py"]
+
+
+def test_scans_that_are_called_like_formulas_make_no_formulas(tmp_path: Path) -> None:
+    names = ["=1+1", "@x", "-a", "+b", "'=c"]
+    (tmp_path / "scans").mkdir()
+    for name in names:
+        (tmp_path / "scans" / f"{name}.nii").write_bytes(scan_bytes())
+    (tmp_path / "scans" / "=broken.nii").write_bytes(b"x")
+    outs = [tmp_path / "=out", tmp_path / "-out"]
+    for out in outs:
+        predict(tmp_path / "scans", model=model(), out=out)
+        shutil.copytree(out / "masks", tmp_path / "ref", dirs_exist_ok=True)
+        medhybrid.evaluate(tmp_path / "ref", out, labels={"lesion": 255}, out=out / "evaluation")
+    for _ in range(2):
+        rows = medhybrid.convert(tmp_path / "scans", out=tmp_path / "nifti")
+    result = compare_runs(*outs, out=tmp_path / "compared")
+
+    assert sorted(r.name for r in rows if r.state == "written") == sorted(c for c, *_ in result.cases) == sorted(names)
+    tables = sorted(tmp_path.rglob("*.csv"))
+    assert len(tables) == 3 * 2 + 2
+    for path in tables:
+        with path.open(newline="") as file:
+            assert not any(is_formula(cell) for line in csv.reader(file) for cell in line)

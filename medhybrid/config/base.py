@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from medhybrid.files import read_mode
 
 
 class Frozen(BaseModel):
@@ -36,3 +39,12 @@ class Frozen(BaseModel):
         for old, new in self.renamed.items():
             text = text.replace(f'"{new}":', f'"{old}":')
         return text
+
+
+def mode_text(value: object) -> object:
+    """Return the permissions of files as text; YAML reads 0640 as a number. Raises `ValueError` for what is no mode."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value) if re.fullmatch("[67][0-7]{2}", str(value)) else f"{value:04o}"
+    if isinstance(value, str):
+        read_mode(value)
+    return value

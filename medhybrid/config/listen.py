@@ -6,8 +6,7 @@ from ipaddress import ip_address
 
 from pydantic import Field, field_validator
 
-from medhybrid.config.base import Frozen
-from medhybrid.files import read_mode
+from medhybrid.config.base import Frozen, mode_text
 
 
 class SenderConfig(Frozen):
@@ -43,8 +42,4 @@ class ListenConfig(Frozen):
     min_free_mb: int = Field(1024, ge=0, description="With less space on the disk, instances are refused.")
     timeout_s: float = Field(60.0, gt=0, description="A silent sender is dropped after so long.")
 
-    @field_validator("mode")
-    @classmethod
-    def _mode_is_one(cls, value: str) -> str:
-        read_mode(value)
-        return value
+    _mode_is_one = field_validator("mode", mode="before")(mode_text)

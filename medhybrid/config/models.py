@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from medhybrid.config.base import Frozen
+from medhybrid.config.base import Frozen, mode_text
 from medhybrid.config.data import DataConfig, ScansConfig
 
 
@@ -228,6 +228,17 @@ class TrackingConfig(Frozen):
     alias: str = Field("newest", description="Alias given to the registered version.")
 
 
+class OutputConfig(Frozen):
+    """Files that the command line writes."""
+
+    mode: str = Field(
+        "0600",
+        description="Permissions of files that may hold patient data, as 0600 or 0640; folders can be entered by the same.",
+    )
+
+    _mode_is_one = field_validator("mode", mode="before")(mode_text)
+
+
 class StudyConfig(Frozen):
     """One study: data, network, recipe, records."""
 
@@ -243,6 +254,7 @@ class StudyConfig(Frozen):
     pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Learning without masks.")
     inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Windows over whole scans.")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Records of the runs.")
+    output: OutputConfig = Field(default_factory=OutputConfig, description="Files that commands write.")
     runs: str = Field("runs", description="Folder of runs.")
 
     @model_validator(mode="after")

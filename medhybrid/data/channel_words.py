@@ -26,7 +26,11 @@ OTHERS: dict[str, re.Pattern[str]] = {
 }
 """Words that make another image of a text that names a sequence."""
 
-TARGET = re.compile(r"(?:(?<![a-z])(?:to|onto|in|on|reg|space|2)|[a-z]{2}to|[a-z]{2}2)[\s_.\-]*$", re.IGNORECASE)
+TARGET = re.compile(
+    r"(?:(?<![a-z])(?:to|onto|in|on|reg|space)|[a-z]{2}to|(?<![a-z0-9])(?:t[12]|flair|pd|dwi|adc|swi)\w*?[\s_.\-]*2)[\s_.\-]*$"
+    r"|(?:(?<![a-z])|[a-z]{2})2$",  # after other words and apart from the name, it is the number of a patient: sub-02_T1
+    re.IGNORECASE,
+)
 """Before a name: the image was brought to the space of that channel, and is another one."""
 
 DERIVED = re.compile(
@@ -60,6 +64,15 @@ def names_channel(text: str, channel: str) -> bool:
         _begins_word(text, found.start()) and _ends_word(text, found.end()) and not TARGET.search(text[: found.start()])
         for found in re.finditer(_pattern(channel), text, re.IGNORECASE)
     )
+
+
+def without_channel(text: str, channel: str) -> str:
+    """Return a text with a space in place of the words that are a channel's name."""
+
+    def replaced(found: re.Match[str]) -> str:
+        return " " if _begins_word(text, found.start()) and _ends_word(text, found.end()) else found[0]
+
+    return re.sub(_pattern(channel), replaced, text, flags=re.IGNORECASE)
 
 
 def _pattern(channel: str) -> str:

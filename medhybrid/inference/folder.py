@@ -11,7 +11,6 @@ OUT/run.json              model, versions, counts
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import time
@@ -28,9 +27,11 @@ from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import NO_ROOM, MedHybridError, OutputError, ScanError, item_error
 from medhybrid.files import held
 from medhybrid.inference.foreign_files import ForeignFileError, refuse_foreign_files, with_changes_named
+from medhybrid.inference.kept_names import with_source
 from medhybrid.inference.memory import refuse_too_large, refuse_too_large_to_read
 from medhybrid.inference.model import Inferred, Model
 from medhybrid.inference.outputs import files_of, write_outputs
+from medhybrid.inference.passing import may_pass, stay
 from medhybrid.inference.records import Prediction, Records, this_worker
 from medhybrid.inference.scan_checks import unlike_grid
 from medhybrid.inference.stages import in_stages
@@ -48,9 +49,6 @@ TABLES_SHARE = 0.05
 """Most of the time that writing them may take."""
 
 RETRY_AFTER_S = (1.0, 4.0)  # waits before a scan is read again that changed meanwhile, or whose disk did not answer
-
-PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETUNREACH, errno.EHOSTUNREACH)
-"""What a network disk says that may be back in a moment."""
 
 Outcome = tuple[Prediction, bool]
 """The result of a scan, and whether it is an earlier one that is unchanged."""
@@ -320,7 +318,7 @@ def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
             )
         except (MedHybridError, OSError) as error:
             problem = error
-            if not _may_pass(error) and _stay(files, case.stamps):
+            if not may_pass(error) and stay(files, case.stamps):
                 break
     if isinstance(problem, OSError) and problem.errno not in NO_ROOM:
         raise ScanError(
@@ -330,23 +328,6 @@ def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
         ) from problem
     assert problem is not None
     raise problem
-
-
-def _may_pass(error: BaseException | None) -> bool:
-    """Whether a disk's failure to answer is behind an error."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in PASSING:
-            return True
-        error = error.__cause__
-    return False
-
-
-def _stay(files: tuple[Path, ...], stamps: Stamps) -> bool:
-    """Whether files are as they were; true of files that are gone, which waiting brings back rarely."""
-    try:
-        return stamp_files(files) == stamps
-    except OSError:
-        return True
 
 
 def _infer(job: FolderJob, case: _Case) -> None:
@@ -373,9 +354,6 @@ def _conclude(job: FolderJob, case: _Case) -> None:
         score=round(made.score, 4),
         verdict=made.verdict,
         measures=written.measures,
-        input_hash=case.input_hash,
-        stamps=case.stamps,
-        slots=slots_of(case.item.entries),
         outputs=written.hashes,
     )
 
@@ -387,13 +365,12 @@ def _finish(job: FolderJob, case: _Case) -> Outcome:
     case.scan = case.prepared = case.inferred = None  # the next one may need the memory
     if case.is_skipped:
         return prediction, True
-    told = {"seconds": round(case.seconds, 3), "attempts": case.attempts, "worker": this_worker()}
-    prediction = prediction.model_copy(update=told | {"made_by": job.made_by})
+    told: dict[str, Any] = {"seconds": round(case.seconds, 3), "attempts": case.attempts, "worker": this_worker()}
+    told |= {"made_by": job.made_by, "stamps": case.stamps, "input_hash": case.input_hash}
+    prediction = with_source(prediction.model_copy(update=told), item, job.deidentifier)
     if job.deidentifier is not None:
         message = without_names(prediction.message, item, item.case)
-        prediction = prediction.model_copy(
-            update={"message": message, "stamps": [(item.case, *rest) for _, *rest in prediction.stamps]}
-        )
+        prediction = prediction.model_copy(update={"message": message})
     try:
         job.records.end(prediction)
     except OSError as error:

@@ -55,6 +55,8 @@ class Prediction(BaseModel):
     other_corrections : tuple of str, optional
         Hashes of the corrected masks that lay there when this scan got the name: they are of another scan, or nobody knows of
         which. None in records of earlier versions.
+    places : list of str
+        Signs of where the files of the scan were, under the key where there is one; see `ScanEntry.places`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +76,7 @@ class Prediction(BaseModel):
     worker: str = ""
     outputs: dict[str, str] = {}
     other_corrections: tuple[str, ...] | None = None
+    places: list[str] = []
 
     @property
     def sign(self) -> str:
@@ -218,6 +221,10 @@ class Records:
         names = {state: _names(self.out / state) for state in ("done", "failed")}
         states = ((c, next((s for s in ("done", "failed") if c in names[s]), None)) for c in cases)
         return [self._read(state, c) or _unreadable(c, self.out / state) for c, state in states if state is not None]
+
+    def names(self) -> set[str]:
+        """Names of all scans on record."""
+        return {n for state in ("done", "failed") for n in _names(self.out / state) if not n.startswith(".")}
 
     def write_tables(self, cases: Sequence[str], finished: Sequence[Prediction], labels: Mapping[str, int]) -> None:
         """`results.csv` of what is finished, and `work.csv` of every case."""

@@ -17,13 +17,21 @@ VOLUMES_ML = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Least volumes of a component that are tried."""
 
 
+MIN_CASES = 6
+"""Of fewer, no paired test shows a difference, however alike they are, and the interval of one has no width."""
+
+
 @dataclass(frozen=True, slots=True)
 class JudgedCase:
-    """A validation case: prediction without rules and reference (X, Y, Z), inside values."""
+    """A validation case: prediction without rules and reference (X, Y, Z), inside values.
+
+    Predictions of one `name` are of one case, which counts once; without a name each is a case.
+    """
 
     prediction: NDArray[np.uint8]
     reference: NDArray[np.uint8]
     voxel_ml: float
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +46,17 @@ class ComponentRules:
 def choose_rules(cases: Sequence[JudgedCase], names: Sequence[str]) -> ComponentRules:
     """The rules with the largest mean gain, if the whole interval of their gain is above 0; else none.
 
+    There are none of fewer than `MIN_CASES` cases, either.
+
     Parameters
     ----------
     names : sequence of str
         Labels; `names[i]` has value i + 1.
     """
+    names_of_cases = np.array([c.name or f"/{i}" for i, c in enumerate(cases)])
+    of_case = [names_of_cases == name for name in dict.fromkeys(names_of_cases)]
+    if len(of_case) < MIN_CASES:
+        return ComponentRules()
     base = np.array([_mean_dice(c.prediction, c.reference, len(names)) for c in cases])
     best = ComponentRules()
     subsets = chain.from_iterable(combinations(names, n) for n in range(min(len(names), 3) + 1))
@@ -50,7 +64,8 @@ def choose_rules(cases: Sequence[JudgedCase], names: Sequence[str]) -> Component
         for volume in VOLUMES_ML:
             if not keep and not volume:
                 continue
-            gain = mean_interval(_with_rules(cases, names, keep, volume) - base)
+            gains = _with_rules(cases, names, keep, volume) - base
+            gain = mean_interval([float(gains[same].mean()) for same in of_case])
             if gain.low > 0 and gain.mean > best.gain.mean:
                 best = ComponentRules(keep, volume, gain)
     return best

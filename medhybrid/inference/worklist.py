@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medhybrid.config import ScansConfig
 from medhybrid.data.channels import TABLE, Match, Rules, match_channels, read_channel_table, refuse_lost, unused_rows
+from medhybrid.data.same_scan import NUMBER, read_file_name, split_by_name
 from medhybrid.errors import DataError, item_error
 from medhybrid.names import check_case_name, make_unique, name_from_path
 from medhybrid.scans import Discovery, Scan, ScanEntry
@@ -36,6 +37,8 @@ class WorkItem:
         How the name was made unique, where another scan would have had the same one.
     root : Path, optional
         The folder that was searched.
+    name_taken : bool
+        Whether another scan has its name in the output folder.
     """
 
     case: str
@@ -44,6 +47,7 @@ class WorkItem:
     reasons: tuple[str, ...] = ()
     note: str = ""
     root: Path | None = None
+    name_taken: bool = False
 
     def __post_init__(self) -> None:
         check_case_name(self.case, source="a work list")
@@ -158,39 +162,92 @@ def _studies(
     if rows := unused_rows(table, [*entries, *broken], channels):
         logger.warning("%d rows of %s name no scan or no channel: %s", len(rows), TABLE, ", ".join(rows[:5]))
     groups: dict[tuple[str, bool], list[ScanEntry]] = {}
-    for e in entries:
-        groups.setdefault(_group_of(e, table, len(channels)), []).append(e)
+    for e in [*entries, *broken]:
+        groups.setdefault(_group_of(e, table, channels, channel_map, root), []).append(e)
     items = []
-    for (key, is_numbered), members in groups.items():
-        case = key if is_numbered else _study_name(members, root)
-        lost = [e for e in broken if _group_of(e, table, len(channels)) == (key, is_numbered)]
-
-        folder = _study_name(members, root)
-
-        def match(
-            found: Sequence[ScanEntry], case: str = case, is_numbered: bool = is_numbered, folder: str = folder
-        ) -> tuple[Match, ...]:
-            if is_numbered:
-                return _numbered(found, channels, case)
-            return match_channels(found, channels, channel_map, case=case, table=table, folder=folder)
-
-        try:
-            matched = match(members)
-            refuse_lost(match, matched, members, lost)
-            items.append(WorkItem(case, tuple(m.entry for m in matched), reasons=tuple(m.reason for m in matched)))
-        except Exception as error:
-            problem = item_error(error, f"the channels of {case} cannot be assigned", DataError)
-            items.append(WorkItem(case, tuple(members), str(problem)))
+    for (key, is_numbered), together in groups.items():
+        splits = [together]
+        images = [e for e in together if e.kind != "dicom"]
+        if images and not is_numbered and all(e.problem for e in together if e.kind == "dicom"):
+            is_flat = root.is_dir() and Path(images[0].study) == root
+            apart = split_by_name(images, channels, channel_map, _study_name(images, root), table, is_flat=is_flat)
+            splits = apart if len(apart) > 1 else splits
+        for found in splits:
+            members, lost = ([e for e in found if bool(e.problem) == is_lost] for is_lost in (False, True))
+            if members:
+                case = key if is_numbered else members[0].name if len(splits) > 1 else _study_name(members, root)
+                others = [e.name for e in together if e not in found]
+                items.append(_study(case, members, lost, others, is_numbered, channels, channel_map, table, root))
     return items
 
 
-def _group_of(entry: ScanEntry, table: Mapping[str, str], n_channels: int) -> tuple[str, bool]:
-    """What a scan belongs to, and whether its file's name says which channel it is, as nnU-Net's <case>_0000 do."""
-    numbered = (
-        re.fullmatch(r"(.+)_(\d{4})", entry.file_name) if entry.kind != "dicom" and entry.name not in table else None
-    )
-    if numbered is not None and int(numbered.group(2)) < n_channels:
-        return numbered.group(1), True
+def _study(
+    case: str,
+    members: Sequence[ScanEntry],
+    lost: Sequence[ScanEntry],
+    others: Sequence[str],
+    is_numbered: bool,
+    channels: Sequence[tuple[str, bool]],
+    channel_map: Rules,
+    table: Mapping[str, str],
+    root: Path,
+) -> WorkItem:
+    """Assign the channels of one scan; `others` are the files of its folder that are not of it by their names."""
+    folder = _study_name(members, root)
+
+    def match(found: Sequence[ScanEntry]) -> tuple[Match, ...]:
+        if is_numbered:
+            return _numbered(found, channels, case)
+        return match_channels(found, channels, channel_map, case=case, table=table, folder=folder)
+
+    try:
+        if not is_numbered:
+            _refuse_contradictions(case, [e for e in members if e.name not in table], channels, channel_map, folder)
+        matched = match(members)
+        refuse_lost(match, matched, members, lost)
+        return WorkItem(case, tuple(m.entry for m in matched), reasons=tuple(m.reason for m in matched))
+    except Exception as error:
+        problem = str(item_error(error, f"the channels of {case} cannot be assigned", DataError))
+        if others:
+            problem = f"{problem.rstrip('.')}. By their names not of this scan: {', '.join(others[:5])}"
+            problem += " (in a folder of its own, a study's files may be called anything)"
+        return WorkItem(case, tuple(members), problem)
+
+
+def _refuse_contradictions(
+    case: str,
+    members: Sequence[ScanEntry],
+    channels: Sequence[tuple[str, bool]],
+    channel_map: Rules,
+    folder: str,
+) -> None:
+    """Raise `DataError` where a file's name has the word of one channel and the number of another."""
+    wrong = []
+    for e in members:
+        name = read_file_name(e, channels, channel_map, folder)
+        if e.kind != "dicom" and name.is_contradiction and name.number is not None:
+            wrong.append(f"{e.name} ({channels[name.channels[0]][0]}, and {channels[name.number][0]} by its number)")
+    if wrong:
+        raise DataError(
+            f"study {case}: word and number in a file's name are of different channels",
+            expected="a number that is that of the channel, or none",
+            found=", ".join(wrong[:4]),
+            remedy=f"rename the files, or name the scans in {TABLE}",
+        )
+
+
+def _group_of(
+    entry: ScanEntry,
+    table: Mapping[str, str],
+    channels: Sequence[tuple[str, bool]],
+    channel_map: Rules,
+    root: Path,
+) -> tuple[str, bool]:
+    """What a scan belongs to, and whether only a number in its name says which channel it is, as in nnU-Net's <case>_0000."""
+    if entry.kind != "dicom" and entry.name not in table and (numbered := NUMBER.fullmatch(entry.file_name)):
+        name = read_file_name(entry, channels, channel_map, _study_name([entry], root))
+        if name.number is not None and not name.channels:
+            return numbered.group(1), True
     return entry.study, False
 
 
@@ -215,4 +272,6 @@ def _study_name(members: Sequence[ScanEntry], root: Path) -> str:
     base = root.parent if root.is_file() else root
     folders = [str(p.parent) for e in members for p in e.paths]
     common = Path(os.path.commonpath(folders))
+    if not common.is_relative_to(base):  # unpacked from an archive
+        return members[0].name.rpartition("__")[0] or members[0].name
     return name_from_path(common.relative_to(base)) if common != base else members[0].name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from medhybrid.errors import ScanError, item_error
@@ -59,6 +61,8 @@ class ScanEntry:
         How the name was made unique, where another scan would have had the same one.
     shared_name : str
         The name that several scans would have had; empty where the name is its own.
+    places : tuple of str
+        Signs of where its files are, which stay when they change; those of a scan in an archive are of the archive.
     """
 
     name: str
@@ -79,6 +83,7 @@ class ScanEntry:
     is_burned_in: bool = False
     note: str = ""
     shared_name: str = ""
+    places: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def file_name(self) -> str:
@@ -157,7 +162,7 @@ def discover(
         name = _series_name(s, _base_of(s.paths[0], base, holds))
         names[name] = names.get(name, 0) + 1
         entries += _series_entries(s, name if names[name] == 1 else f"{name}_{names[name]}")
-    entries = _with_unique_names(entries, base)
+    entries = _with_places(_with_unique_names(entries, base), base, holds)
     passed_over = tuple(sorted(printable_path(os.path.relpath(p, base)) for p in walked.passed_over))
     found = Discovery(root, tuple(sorted(entries, key=lambda e: e.name)), n_skipped, tuple(holds), passed_over)
     if found.left_out:
@@ -177,6 +182,18 @@ def _with_unique_names(entries: Sequence[ScanEntry], base: Path) -> list[ScanEnt
             entry = replace(entry, name=name, note=note, shared_name=entry.name)
         renamed.append(entry)
     return renamed
+
+
+def _with_places(entries: Sequence[ScanEntry], base: Path, holds: Sequence[UnpackedFolder]) -> list[ScanEntry]:
+    """Note where the files of each entry are: its first file, and for a series its folder with its UID."""
+    real = cache(os.path.realpath)
+    found = []
+    for entry in entries:
+        path, hold = entry.paths[0], _base_of(entry.paths[0], base, holds)
+        parent = real(path.parent) if hold == base else os.path.join(real(base), path.parent.relative_to(hold))
+        texts = [os.path.join(parent, path.name), *([f"{parent}|{entry.uid}"] if entry.uid else [])]
+        found.append(replace(entry, places=tuple(hashlib.sha256(os.fsencode(t)).hexdigest()[:20] for t in texts)))
+    return found
 
 
 def _stem(path: Path) -> str:

@@ -10,7 +10,7 @@ OUT/comparison.csv       Dice of every case under both
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ class RunComparison:
     cases: tuple[tuple[str, float, float], ...]
     settings: tuple[tuple[str, str, str], ...]
     left_out: tuple[str, ...]
+    names: tuple[str, str] = ("", "")
 
 
 def compare_runs(
@@ -107,7 +108,8 @@ def compare_runs(
         If `out` cannot be written to.
     """
     reporter, out = reporter or Silent(), Path(out)
-    a, b = judged(Path(first)), judged(Path(second))
+    names = names_apart(Path(first), Path(second))
+    a, b = (replace(judged(Path(p)), name=n) for p, n in zip((first, second), names, strict=True))
     if a.kind != b.kind or a.labels != b.labels:
         raise DataError(
             f"{a.name} and {b.name} cannot be compared",
@@ -152,7 +154,18 @@ def compare_runs(
             f"{out} cannot be written to", found=error.strerror or str(error), remedy="choose another folder"
         ) from error
     reporter.end()
-    return RunComparison(page, difference, tuple(rows), settings, left_out)
+    return RunComparison(page, difference, tuple(rows), settings, left_out, names)
+
+
+def names_apart(first: Path, second: Path) -> tuple[str, str]:
+    """Return the shortest ends of two paths that differ, and that are no other column of the table."""
+    a, b = first.resolve().parts, second.resolve().parts
+    names = (a[-1], b[-1])
+    for n in range(1, max(len(a), len(b)) + 1):
+        names = ("/".join(a[-n:]), "/".join(b[-n:]))
+        if names[0] != names[1] and not {"case", "difference"} & set(names):
+            return names
+    return (a[-1], f"{b[-1]} (again)")
 
 
 def judged(folder: Path) -> Judged:

@@ -4,25 +4,36 @@ OUT/<volume>.nii.gz    values as float32 (rescaled), one file a volume
 OUT/<volume>.json      acquisition: echo time, sequence, spacing; nothing that identifies a patient
 OUT/table.csv          a row for everything that was found: state, code, reason
 
-A file of OUT that this command did not write stays as it is: the volume gets another name.
+A file of OUT that this command did not write, or wrote of another scan, stays as it is: the volume gets another name.
 """
 
 from __future__ import annotations
 
+import csv
 import json
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from medhybrid.config import ScansConfig
-from medhybrid.errors import ScanError, item_error
-from medhybrid.files import write_atomically
+from medhybrid.errors import MedHybridError, ScanError, item_error
+from medhybrid.files import read_cell, write_atomically
 from medhybrid.geometry import orientation_code
 from medhybrid.kept_tables import write_kept_table
 from medhybrid.names import printable_path
 from medhybrid.owned import CONVERTED, WrittenFiles, claim_folder
 from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, is_in_millimetres, write_nifti
-from medhybrid.scans.reader import read_entry
+from medhybrid.scans.reader import read_entry, read_scan
 from medhybrid.steps.progress import Reporter, Silent
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ["volume", "state", "code", "shape", "reason"]
+NOT_OURS = " is there that medhybrid did not write"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +64,24 @@ def convert(
         raise ScanError(f"{printable_path(scans)} does not exist", remedy="check the path")
     claim_folder(out, CONVERTED, remedy="choose another folder for --out")
     found = discover(Path(scans), converted_in=out)
-    rows = []
+    rows, wanted = [], {e.name for e in found.entries}
     reporter.begin("converting", len(found.entries))
     with WrittenFiles(out) as written:
         for n, entry in enumerate(found.entries, start=1):
-            row = _convert_one(entry, out, options, written)
+            row = _convert_one(entry, out, options, written, wanted)
             rows.append(row)
             reporter.advance(n, row.name)
         reporter.end()
-        _write_table(out / "table.csv", rows)
+        if renamed := [r.name for r, e in zip(rows, found.entries, strict=True) if r.name != e.name]:
+            logger.warning("%d volumes have other names than their scans: %s", len(renamed), ", ".join(renamed[:5]))
+        names = {r.name for r in rows if r.state == "written"}
+        _write_table(out / "table.csv", rows, _earlier_rows(out / "table.csv", names, written))
     return rows
 
 
-def _convert_one(entry: ScanEntry, out: Path, options: ScansConfig | None, written: WrittenFiles) -> Converted:
+def _convert_one(
+    entry: ScanEntry, out: Path, options: ScansConfig | None, written: WrittenFiles, wanted: Collection[str]
+) -> Converted:
     if entry.left_aside:
         return Converted(entry.name, "left aside", "", entry.left_aside)
     if entry.problem:
@@ -73,13 +89,17 @@ def _convert_one(entry: ScanEntry, out: Path, options: ScansConfig | None, writt
     try:
         scan = read_entry(entry, entry.name, options)
         notes = [*scan.notes, *([entry.note] if entry.note else []), *([BURNED_IN] if entry.is_burned_in else [])]
-        name = written.free_name(entry.name, (".nii.gz", ".json"))
+        places = [f"{place}{entry.part}" for place in entry.places]
+        same = partial(_is_written, scan)
+        name = written.name_for(entry.name, (".nii.gz", ".json"), places, is_same=same, others=wanted)
         if name != entry.name:
-            notes.append(f"written as {name}: a file named {entry.name} is there that medhybrid did not write")
+            is_ours = written.is_ours(f"{entry.name}.nii.gz")
+            why = "the folder has another scan" if is_ours else "a file"
+            notes.append(f"written as {name}: {why} named {entry.name}{'' if is_ours else NOT_OURS}")
         array = scan.array[0] if len(scan.array) == 1 else scan.array
         like = scan.source if is_in_millimetres(scan.source) else None
         write_nifti(out / f"{name}.nii.gz", array, scan.affine, like=like)
-        written.add(f"{name}.nii.gz")
+        written.add(f"{name}.nii.gz", places)
         description = _describe(entry, replace(scan, notes=tuple(notes)))
         write_atomically(out / f"{name}.json", json.dumps(description, indent=1))
         written.add(f"{name}.json")
@@ -101,6 +121,28 @@ def _describe(entry: ScanEntry, scan: Scan) -> dict[str, object]:
     }
 
 
-def _write_table(path: Path, rows: list[Converted]) -> None:
+def _is_written(scan: Scan, path: Path) -> bool:
+    """Whether a file that was written before has the values of a scan at the same places."""
+    try:
+        there = read_scan(path)
+    except MedHybridError:
+        return False
+    if there.array.shape != scan.array.shape or not np.allclose(there.affine, scan.affine, atol=1e-3):
+        return False
+    return np.array_equal(there.array, scan.array, equal_nan=True)
+
+
+def _earlier_rows(path: Path, names: Collection[str], written: WrittenFiles) -> list[list[str]]:
+    """Return the rows of a table for volumes of earlier calls that are there as they were written."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = [[read_cell(cell) for cell in cells] for cells in csv.reader(file)][1:]
+    except (OSError, csv.Error):
+        return []
+    rows = [r for r in rows if len(r) == len(COLUMNS) and r[1] == "written" and r[0] not in names]
+    return [r for r in rows if written.is_ours(f"{r[0]}.nii.gz")]
+
+
+def _write_table(path: Path, rows: list[Converted], earlier: list[list[str]]) -> None:
     cells = [[r.name, r.state, r.code, " x ".join(map(str, r.shape)), r.reason] for r in rows]
-    write_kept_table(path, [["volume", "state", "code", "shape", "reason"], *cells])
+    write_kept_table(path, [COLUMNS, *sorted([*cells, *earlier])])

@@ -5,8 +5,8 @@ RUNS/<study>/<name>/curves.png       Dice over the training, a line a fold
 RUNS/<study>/<name>/summary.json     mean over all cases with its interval, by fold and seed; component rules
 
 Component rules (keep the largest, remove the small) are chosen on the validation masks of all trainings, only where the whole
-interval of their gain is above 0, and are written into the models. The Dice that is given is without them: they were chosen on
-the same cases.
+interval of their gain over at least 6 cases is above 0, and are written into the models. The Dice that is given is without
+them: they were chosen on the same cases.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _choose_rules(trainings: list[Training], dataset: PreparedDataset) -> Compon
         for case in dataset.open(sorted(t.cases)):
             mask = read_scan(t.run.folder / "validation" / f"{case.name}.nii.gz").array[0]
             inside = inside_labels(mask, plan.labels)
-            judged.append(JudgedCase(inside, case.source_mask(), case.source_grid.voxel_ml))
+            judged.append(JudgedCase(inside, case.source_mask(), case.source_grid.voxel_ml, case.name))
     rules = choose_rules(judged, list(plan.labels))
     for t in trainings:
         is_changed = set_component_rules(t.run.folder, rules)

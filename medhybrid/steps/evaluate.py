@@ -78,7 +78,7 @@ def evaluate(
     ConfigError
         If `labels` names no whole numbers.
     DataError
-        If there is nothing to score.
+        If there is nothing to score, or the record of the predictions gives a label another value, or none.
     """
     reporter = reporter or Silent()
     _check_labels(labels)
@@ -89,6 +89,7 @@ def evaluate(
     predicted, doubled = list_masks(place)
     known, doubled_references = list_masks(Path(references))
     doubled |= doubled_references
+    _refuse_other_labels(_output_folder(Path(predictions)), labels)
     failed, foreign = _on_record(_output_folder(Path(predictions)))
     predicted = {case: path for case, path in predicted.items() if case not in failed}
     predicted_names = sorted((set(predicted) | failed | set(doubled)) & (set(known) | set(doubled_references)))
@@ -147,6 +148,21 @@ def _check_labels(labels: Mapping[str, int]) -> None:
             "labels do not say which values are scored",
             expected="names and whole numbers above 0, such as {'tumour': 1}",
             found=", ".join(f"{n}: {v!r}" for n, v in wrong.items()) or "none",
+        )
+
+
+def _refuse_other_labels(folder: Path, labels: Mapping[str, int]) -> None:
+    """Raise `DataError` where the record of an output folder of `predict` gives a label another value, or none."""
+    try:
+        made = read_folder_record(folder).labels
+    except DataError:  # a folder of masks from elsewhere
+        return
+    if any(made.get(name) != value for name, value in labels.items()):
+        raise DataError(
+            f"the masks of {printable_path(folder)} have other labels",
+            expected=_listed(made),
+            found=_listed(labels),
+            remedy="give the config that the model was trained with; bring references with other values to these",
         )
 
 

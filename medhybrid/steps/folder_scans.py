@@ -10,6 +10,7 @@ from typing import Any
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import ConfigError
 from medhybrid.inference.folder_record import FolderRecord
+from medhybrid.inference.kept_names import keep_names
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem, make_worklist
 from medhybrid.scans import discover
@@ -45,8 +46,10 @@ class FolderScans:
             return cls(folder, {})
         found = discover(place)
         work = make_worklist(found, record.model_channels, record.channel_map)
-        if deidentify is not None:
-            work = work.deidentified(Deidentifier.from_file(deidentify))
+        key = None if deidentify is None else Deidentifier.from_file(deidentify)
+        if key is not None:
+            work = work.deidentified(key)
+        work = keep_names(work, Records(folder), key, with_new=False)
         return cls(folder, {i.case: i for i in work.items}, found)
 
 

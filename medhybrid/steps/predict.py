@@ -16,15 +16,16 @@ from typing import Any
 import medhybrid
 from medhybrid.config import change_scans
 from medhybrid.data.workers import Processes, available_cores
-from medhybrid.errors import ConfigError, ScanError
+from medhybrid.errors import ConfigError, DataError, ScanError
 from medhybrid.files import held, write_atomically
 from medhybrid.inference.engines.pool import Pool, Recipe, predict_on
 from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import FolderJob, collect, fingerprint_of, predict_items
-from medhybrid.inference.folder_record import OUTPUT, FolderRecord, LeftAside
+from medhybrid.inference.folder_record import OUTPUT, FolderRecord, LeftAside, read_folder_record
+from medhybrid.inference.kept_names import keep_names, others_on_record, tell_other_models, tell_renamed
 from medhybrid.inference.model import Model
 from medhybrid.inference.outputs import FOLDERS, files_of
-from medhybrid.inference.records import Prediction
+from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.sharing import Share, hold_folder
 from medhybrid.inference.worklist import WorkList, make_worklist
 from medhybrid.memory import free_memory
@@ -145,10 +146,14 @@ def predict(
         work = make_worklist(found, channels, loaded.record.channel_map)
         if key is not None:
             work = work.deidentified(key)
-        mine = [i for i in work.items if share is None or share.takes(i.case)]
         memory = None if max_memory is None else int(max_memory * 2**30)
         if memory is None and workers > 1 and not ray_address:
             memory = free_memory() // workers  # what is free is free for all of them
+        records = Records(out)
+        work = keep_names(work, records, key)
+        tell_renamed(work, out)
+        others = others_on_record(work, records, key)
+        mine = [i for i in work.items if share is None or share.takes(i.case)]
         job = FolderJob(loaded, out, deidentifier=key, with_probabilities=probabilities, max_memory=memory)
         if is_pooled:
             recipe = Recipe(
@@ -184,7 +189,8 @@ def predict(
 
         by = f"{workers} workers" if is_pooled else str(loaded.device)
         reporter.begin(f"predicting on {by}", len(mine))
-        cases = [i.case for i in work.items]
+        tell_other_models(out, [p.case for p in others if p.status == "done" and p.made_by != job.made_by])
+        cases = sorted([*(i.case for i in work.items), *(p.case for p in others if p.made_by == job.made_by)])
         known = collect(outcomes, cases, job, on_case=on_case, shares_tables=share is not None)
         reporter.end()
         computed_in = (precision or "auto") if is_pooled else str(loaded.precision).removeprefix("torch.")
@@ -195,7 +201,10 @@ def predict(
             if share is not None:  # others may have ended since
                 known = [p for p in job.records.all(cases) if p.made_by == job.made_by]
             where = str(place.resolve()) if key is None else ""
-            _write_record(out, known, n_skipped, work, loaded, device_told, computed_in, found.n_skipped, where)
+            n_waiting = len(cases) - len(known)
+            _write_record(
+                out, known, n_skipped, n_waiting, work, loaded, device_told, computed_in, found.n_skipped, where
+            )
         if there is not None:
             there.send_changes([*FOLDERS, "."])
     names = {i.case for i in mine}
@@ -246,10 +255,21 @@ def send_results(result: FolderResult, target: str) -> int:
     return len(present)
 
 
+def _earlier_channels(out: Path, known: Sequence[Prediction]) -> dict[str, tuple[str, ...]]:
+    """Return why scans of earlier calls, whose masks are there, were taken for their channels."""
+    try:
+        earlier = read_folder_record(out).channels
+    except DataError:
+        return {}
+    cases = {p.case for p in known}
+    return {case: reasons for case, reasons in earlier.items() if case in cases}
+
+
 def _write_record(
     out: Path,
     known: Sequence[Prediction],
     n_skipped: int,
+    n_waiting: int,
     work: WorkList,
     model: Model,
     place: str,
@@ -271,10 +291,10 @@ def _write_record(
         n_done=n_done,
         n_unchanged=n_skipped,
         n_failed=len(known) - n_done,
-        n_waiting=len(work.items) - len(known),
+        n_waiting=n_waiting,
         left_aside=[LeftAside(name=e.name, reason=e.left_aside) for e in work.left_aside],
         n_other_files=n_other_files,
-        channels={i.case: i.reasons for i in work.items if i.reasons},
+        channels=_earlier_channels(out, known) | {i.case: i.reasons for i in work.items if i.reasons},
         labels=dict(model.plan.labels),
         scans=scans,
         model_channels=[(n.channel, n.optional) for n in model.plan.normalisation],

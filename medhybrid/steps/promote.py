@@ -7,7 +7,6 @@ cases with the same references, the whole 95 % interval of its Dice less the cha
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from typing import Literal
 from medhybrid.errors import DataError
 from medhybrid.metrics import Difference, paired_difference
 from medhybrid.steps.run_places import config_here
-from medhybrid.steps.score_tables import dice_by_case, rows_of_scores
+from medhybrid.steps.score_tables import dice_by_case, read_rows, rows_of_scores
 from medhybrid.tracking.mlflow_store import store_uri
 from medhybrid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
@@ -113,5 +112,5 @@ def _difference(ours: str, theirs: str, champion: str) -> Difference:
 
 def _references(table: str) -> dict[str, tuple[str, ...]]:
     """By case, how much of each label its reference has: other masks have other volumes."""
-    rows = csv.DictReader(table.splitlines())
+    rows = read_rows(table)
     return {r["case"]: tuple(f"{k}={v}" for k, v in sorted(r.items()) if k.startswith("reference ml")) for r in rows}

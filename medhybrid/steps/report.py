@@ -85,6 +85,9 @@ def report(
         reporter.message(
             f"no scan of these masks is in {where}: the report is without pictures. Give --scans (and --deidentify)"
         )
+    elif absent := [p.case for p in predictions if p.status == "done" and p.case not in found.items]:
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        reporter.message(f"without pictures, since their scans are elsewhere: {', '.join(absent[:5])}{more}")
     known, doubled = ({}, {}) if references is None else list_masks(Path(references))
     for message in doubled.values():
         reporter.message(f"{message}: neither is used")

@@ -219,6 +219,7 @@ def without_places(config: StudyConfig) -> dict[str, Any]:
     for section, key in (
         ("", "runs"),
         ("", "tracking"),
+        ("", "output"),
         ("data", "root"),
         ("data", "corrections"),
         ("prepare", "folder"),

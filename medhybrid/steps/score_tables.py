@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 
 from medhybrid.errors import DataError
+from medhybrid.files import read_cell
 from medhybrid.names import printable_path
 from medhybrid.tables import read_table
 
@@ -23,7 +24,13 @@ def read_scores(path: Path, columns: Sequence[str] = ("case", "dice")) -> list[d
 
 def rows_of_scores(text: str, source: str) -> list[dict[str, str]]:
     """Read the rows of the text of a `validation.csv`; raises `DataError` where it is damaged."""
-    return _with_numbers(list(csv.DictReader(text.splitlines())), ("case", "dice"), source)
+    return _with_numbers(read_rows(text), ("case", "dice"), source)
+
+
+def read_rows(text: str) -> list[dict[str, str]]:
+    """Read the rows of the text of a table that medhybrid wrote."""
+    lines = [[read_cell(cell) for cell in cells] for cells in csv.reader(text.splitlines())]
+    return [dict(zip(lines[0], cells, strict=False)) for cells in lines[1:] if cells]
 
 
 def _with_numbers(rows: list[dict[str, str]], columns: Sequence[str], source: str) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.source import check_source
 from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied, available_cores
 from medhybrid.errors import ConfigError, DataError, MedHybridError, TrainingError
-from medhybrid.files import make_folder, write_atomically
+from medhybrid.files import make_folder, write_atomically, write_csv
 from medhybrid.inference.engines.pool import Pool
 from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.names import check_case_name
@@ -249,11 +249,11 @@ def _is_same_study(folder: Path, config: StudyConfig) -> bool:
 
 
 def _write_cases(path: Path, trainings: list[Training]) -> None:
-    lines = ["training,fold,seed,case,dice"]
+    rows: list[list[object]] = [["training", "fold", "seed", "case", "dice"]]
     for t in trainings:
         of = t.config.training
-        lines += [f"{t.name},{of.fold},{of.seed},{case},{dice:.4f}" for case, dice in sorted(t.cases.items())]
-    write_atomically(path, "\n".join(lines) + "\n")
+        rows += [[t.name, of.fold, of.seed, case, f"{dice:.4f}"] for case, dice in sorted(t.cases.items())]
+    write_csv(path, rows)
 
 
 class InterruptedRunsError(Exception):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medhybrid.files import read_cell
 from medhybrid.tracking.artifact_places import forget_places
 from medhybrid.tracking.mlflow_store import ARTIFACT_FOLDER, is_default_store, pointed_at, quiet_mlflow, store_uri
 from medhybrid.tracking.names import image_name, metric_name
@@ -263,6 +264,8 @@ class MlflowTracker:
         numbers = set(pd.read_csv(path, nrows=0).columns) - TEXT_COLUMNS
         missing = {key: ["", "nan"] for key in numbers}  # a case may be called NA, which is a name
         table = pd.read_csv(path, dtype={"case": str}, keep_default_na=False, na_values=missing)
+        for key in {"case", "label"} & set(table.columns):
+            table[key] = table[key].map(read_cell)
         if "picture" in table:
             files = [path.parent / str(name) for name in table["picture"]]
             blank = np.zeros((1, 1, 3), np.uint8)  # a column is all pictures or none

@@ -25,6 +25,9 @@ State = Literal["new", "ready", "unfinished", "older", "newer", "foreign"]
 
 _REVISION = re.compile(r"^(down_)?revision\s*=\s*[\"'](\w+)[\"']", re.MULTILINE)
 
+_COLUMNS = frozenset({"experiment_id", "name", "artifact_location", "lifecycle_stage"})
+"""Of MLflow's table of experiments, in all its versions: databases of other programs have a table of this name, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schema:
@@ -52,7 +55,7 @@ def read_schema(path: Path) -> Schema:
         revision = _revision_of(database) if "alembic_version" in tables else ""
         if not tables:
             return Schema("new")
-        if "experiments" not in tables and tables != {"alembic_version"}:
+        if tables != {"alembic_version"} and not _columns_of(database, "experiments") >= _COLUMNS:
             return Schema("foreign", revision)
         known, newest = known_revisions()
         if not known or revision == newest:
@@ -71,7 +74,7 @@ def open_database(path: Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         raise TrackingError(
             f"the MLflow store {path} cannot be read",
-            expected="an sqlite database",
+            expected="tables of MLflow" if "no such" in str(error) else "an sqlite database",
             found=str(error),
             remedy="wait until the other process has written"
             if "locked" in str(error)
@@ -97,6 +100,11 @@ def known_revisions() -> tuple[frozenset[str], str]:
 def _revision_of(database: sqlite3.Connection) -> str:
     row = database.execute("SELECT version_num FROM alembic_version").fetchone()
     return str(row[0]) if row else ""
+
+
+def _columns_of(database: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of a table's columns; none where there is no such table."""
+    return {str(name) for (name,) in database.execute("SELECT name FROM pragma_table_info(?)", (table,))}
 
 
 def _has_records(database: sqlite3.Connection, tables: set[str]) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
 
@@ -39,3 +42,11 @@ def test_one_lucky_case_makes_no_rule(rng: np.random.Generator) -> None:
     cases = [case(rng, specks=0) for _ in range(11)] + [case(rng, specks=30)]
 
     assert choose_rules(cases, ["lesion"]) == ComponentRules()
+
+
+@pytest.mark.parametrize("n_seeds", [1, 8])
+def test_few_cases_make_no_rule_however_often_they_were_predicted(rng: np.random.Generator, n_seeds: int) -> None:
+    cases = [replace(case(rng, specks=12, second_lesion=True), name=name) for name in "abcde" for _ in range(n_seeds)]
+
+    assert choose_rules(cases, ["lesion"]) == ComponentRules()
+    assert choose_rules(cases[:1], ["lesion"]) == ComponentRules()

@@ -1,5 +1,6 @@
 """Scans of several channels are put together by study, whatever form they come in."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,77 @@ def test_names_by_key_that_would_be_the_same_are_made_of_paths_too(tmp_path: Pat
 
     assert len(set(names)) == 2
     assert all(len(name) == 20 for name in names)
+
+
+BOTH = [("T1", False), ("FLAIR", False)]
+
+
+@pytest.mark.parametrize(
+    ("names", "scans"),
+    [
+        (["p1_T1", "p2_FLAIR"], [["p1_T1"], ["p2_FLAIR"]]),
+        (["T1_anna", "FLAIR_bert"], [["T1_anna"], ["FLAIR_bert"]]),
+        (["001_T1", "002_FLAIR"], [["001_T1"], ["002_FLAIR"]]),
+        (["p1__T1", "p2__FLAIR"], [["p1__T1"], ["p2__FLAIR"]]),
+        (["T1_2019", "FLAIR_2020"], [["T1_2019"], ["FLAIR_2020"]]),
+        (["p1_T1", "p1_FLAIR", "p2_T1", "p2_FLAIR"], [["p1_T1", "p1_FLAIR"], ["p2_T1", "p2_FLAIR"]]),
+        (["p1_T1w_mprage", "p1_3d_FLAIR", "notes"], [["p1_T1w_mprage", "p1_3d_FLAIR"]]),
+        (["sub-1_acq-iso_T1w", "sub-1_FLAIR"], [["sub-1_acq-iso_T1w", "sub-1_FLAIR"]]),
+        (["all/sub-01_T1", "all/sub-02_FLAIR"], [["all__sub-01_T1"], ["all__sub-02_FLAIR"]]),
+        (["p1/5_T1_tfl", "p1/7_FLAIR_x"], [["p1__5_T1_tfl", "p1__7_FLAIR_x"]]),
+        (["p1_T1_0000", "p1_FLAIR_0001"], [["p1_T1_0000", "p1_FLAIR_0001"]]),
+        (["c_0000", "c_0001"], [["c_0000", "c_0001"]]),
+    ],
+)
+@pytest.mark.parametrize("rules", [{}, MAP])
+def test_files_are_one_scan_if_their_names_are_equal_but_for_the_channels(
+    tmp_path: Path, names: list[str], scans: list[list[str]], rules: dict[str, str]
+) -> None:
+    for name in names:
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+
+    items = make_worklist(discover(tmp_path), BOTH, rules).items
+
+    assert sorted([e.name for e in i.entries if e] for i in items) == sorted(scans)
+    assert all(bool(i.problem) == (len(i.entries) < 2) for i in items)
+    assert all("is missing" in i.problem for i in items if i.problem)
+
+
+@pytest.mark.parametrize("rows", ["x_T1,T1", "p1_T1,T1\np2_FLAIR,FLAIR"])
+def test_a_table_puts_files_of_other_names_together_only_if_it_names_them_all(tmp_path: Path, rows: str) -> None:
+    for name in ("p1_T1", "p2_FLAIR"):
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+    (tmp_path / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"x")
+    (tmp_path / "channels.csv").write_text(f"scan,channel\n{rows}\n")
+
+    items = [i for i in make_worklist(discover(tmp_path), BOTH, {}).items if "T1" in i.case or "FLAIR" in i.case]
+
+    assert [bool(i.problem) for i in items] == ([True, True] if "x_T1" in rows else [False])
+
+
+@pytest.mark.parametrize(
+    "names", [["T1_0000", "FLAIR_0000"], ["FLAIR_0000"], ["T1_0000", "T1_0001", "FLAIR_0000", "FLAIR_0001"]]
+)
+@pytest.mark.parametrize("folder", ["", "p1"])
+def test_a_number_of_another_channel_than_the_word_refuses_the_scan(
+    tmp_path: Path, names: list[str], folder: str
+) -> None:
+    for name in names:
+        save_nifti(tmp_path / folder / f"{name}.nii.gz", blob_case(0)[0])
+
+    items = make_worklist(discover(tmp_path), [("T1", False), ("FLAIR", True)], {}).items
+
+    assert items
+    assert all("are of different channels" in i.problem and "FLAIR_0000" in i.problem for i in items)
+
+
+def test_a_study_in_an_archive_has_the_name_of_the_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "p1.zip", "w") as archive:
+        for name in ("T1", "FLAIR"):
+            archive.write(save_nifti(tmp_path / "x.nii.gz", blob_case(0)[0]), f"{name}.nii.gz")
+    (tmp_path / "x.nii.gz").unlink()
+    found = discover(tmp_path)
+
+    (item,) = make_worklist(found, BOTH, {}).items
+
+    assert (item.case, item.problem) == ("p1", "")

@@ -15,7 +15,7 @@ import medhybrid
 from medhybrid.cli import main
 from medhybrid.errors import DataError, OutputError
 from medhybrid.files import write_csv
-from medhybrid.steps.compare_runs import compare_runs, judged
+from medhybrid.steps.compare_runs import compare_runs, judged, names_apart
 from medhybrid.steps.promote import promote
 from medhybrid.steps.score_tables import dice_by_case, read_scores
 from medhybrid.tracking.mlflow_store import default_uri
@@ -62,6 +62,19 @@ def test_a_run_against_itself_shows_no_difference(two: tuple[Path, Path], tmp_pa
     page = (tmp_path / "comparison.html").read_text()
     assert "No difference is shown" in page
     assert "Nothing in config, data, code and versions" in page
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (("x/out", "y/out"), ("x/out", "y/out")),
+        (("s/x/a/out", "s/y/a/out"), ("x/a/out", "y/a/out")),
+        (("x/one", "y/two"), ("one", "two")),
+        (("x/case", "y/difference"), ("x/case", "y/difference")),
+    ],
+)
+def test_folders_of_one_name_are_told_apart(tmp_path: Path, paths: tuple[str, str], names: tuple[str, str]) -> None:
+    assert names_apart(tmp_path / paths[0], tmp_path / paths[1]) == names
 
 
 def test_scored_masks_are_compared_too(two: tuple[Path, Path], tmp_path: Path, prepared: StudyFolder) -> None:

@@ -192,3 +192,17 @@ def test_an_edited_mask_is_not_scored_as_the_models(
 
     assert {s.case for s in result.scores} == {"s0"}
     assert "was changed after predict wrote it" in result.problems["s1"]
+
+
+@pytest.mark.parametrize("labels", [{"left": 4, "right": 1}, {"right": 1}, {"left": 1, "right": 4, "other": 2}])
+def test_labels_with_other_values_than_the_record_are_refused(
+    trained: tuple[StudyFolder, Path], tmp_path: Path, labels: dict[str, int]
+) -> None:
+    for folder in ("scans", "ref"):
+        save_nifti(tmp_path / folder / "a.nii.gz", blob_case(0)[folder == "ref"])
+    medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
+
+    for place in (tmp_path / "out", tmp_path / "out" / "masks"):
+        with pytest.raises(DataError, match=r"have other labels. Expected 1 \(left\), 4 \(right\)"):
+            medhybrid.evaluate(tmp_path / "ref", place, labels=labels)
+        assert medhybrid.evaluate(tmp_path / "ref", place, labels={"left": 1}, other_values="ignore").scores

@@ -49,7 +49,8 @@ def half_made(path: Path, revision: str = FIRST_REVISION) -> Path:
     """A store whose tables two processes made at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY, name TEXT)")
+        columns = "experiment_id INTEGER PRIMARY KEY, name TEXT, artifact_location TEXT, lifecycle_stage TEXT"
+        database.execute(f"CREATE TABLE experiments ({columns})")
         database.execute("CREATE TABLE runs (run_uuid TEXT)")
         database.execute("CREATE TABLE alembic_version (version_num TEXT)")
         if revision:
@@ -155,6 +156,23 @@ def test_a_database_of_something_else_gets_no_tables(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="is not an MLflow store"):
         prepare_store(sqlite_url(path))
     assert execute(path, "SELECT name FROM sqlite_master") == [("trials",)]
+
+
+@pytest.mark.parametrize("columns", ["a INTEGER", "name TEXT", "experiment_id INTEGER, name TEXT"])
+@pytest.mark.parametrize("others", [[], ["alembic_version (version_num TEXT)"]])
+def test_a_table_of_experiments_of_another_program_makes_no_store(
+    tmp_path: Path, columns: str, others: list[str]
+) -> None:
+    path = tmp_path / "other.db"
+    for table in (f"experiments ({columns})", *others):
+        execute(path, f"CREATE TABLE {table}")
+    execute(path, f"INSERT INTO experiments VALUES ({', '.join('1' for _ in columns.split(','))})")
+    before = path.read_bytes()
+
+    with pytest.raises(TrackingError, match=r"is not an MLflow store.*a database of something else"):
+        prepare_store(sqlite_url(path))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["other.db"]
 
 
 def test_a_damaged_store_is_named_and_stays(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from medhybrid.data.workers import PLACE, WorkerDied
 from medhybrid.errors import ConfigError, MedHybridError, ModelError
 from medhybrid.inference.folder import FolderJob, Outcome, predict_items
+from medhybrid.inference.kept_names import with_source
 from medhybrid.inference.model import Model
 from medhybrid.inference.records import MAX_ATTEMPTS, Prediction
 from medhybrid.inference.worklist import WorkItem
@@ -96,6 +97,7 @@ def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: Folde
         failed = Prediction(
             case=item.case, status="failed", message=message, attempts=MAX_ATTEMPTS, made_by=job.made_by
         )
+        failed = with_source(failed, item, job.deidentifier)
         job.records.end(failed)
         yield failed, False
 

@@ -1,0 +1,112 @@
+"""Which image files of one folder are channels of one scan: those whose names are equal but for the words of their channels.
+
+Words for how an image was made (`mprage`, `ax`, `acq-...`) do not count. In a folder of its own a study's files may be called
+anything, as long as they do not begin with the numbers of two patients (`p1_T1`, `p2_FLAIR`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medhybrid.data.channel_words import without_channel
+from medhybrid.data.channels import IMAGE_SUFFIX, Rules, explain
+from medhybrid.scans import ScanEntry
+
+NUMBER = re.compile(r"(.+)_(\d{4})")
+"""nnU-Net's file names: a case, and the number of the channel."""
+
+ENTITIES = re.compile(r"(?<![a-z0-9])(?:acq|rec|dir|desc|space|res|ce|part|run|mod|echo|inv)-[a-z0-9]+", re.IGNORECASE)
+"""BIDS: what is told of an image, and not of a subject."""
+
+WORDS = (
+    "ax axial cor coronal sag sagittal tra trans transversal transverse 2d 3d w weighted image img scan series ser mr mri ct "
+    "mprage mp2rage tse tfl fse se gre spgr fspgr bravo space spc cube vista stir fs fatsat iso hr lr highres lowres "
+    "pre post ce gd contrast native raw orig original brain head bet ss stripped skull n4 bias corrected denoised reg "
+    "registered coreg coregistered resampled norm normalised normalized mni crop cropped defaced"
+)
+OF_IMAGES = frozenset(WORDS.split())
+"""Words for how an image was made or changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileName:
+    """What the name of an image file says.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        Places of the channels whose words it holds.
+    number : int, optional
+        Of the channel, as nnU-Net writes it.
+    rest : tuple of str
+        Its other words, which are of the scan.
+    """
+
+    channels: tuple[int, ...]
+    number: int | None
+    rest: tuple[str, ...]
+
+    @property
+    def is_contradiction(self) -> bool:
+        """Whether word and number are of different channels."""
+        return self.number is not None and bool(self.channels) and self.number not in self.channels
+
+
+def read_file_name(
+    entry: ScanEntry, channels: Sequence[tuple[str, bool]], rules: Rules, folder: str, told: str | None = None
+) -> FileName:
+    """Return what a file's name says of its channel and its scan; `told` is its channel in `channels.csv`."""
+    name: str = IMAGE_SUFFIX.sub("", entry.paths[0].name)
+    numbered = NUMBER.fullmatch(name)
+    number = int(numbered[2]) if numbered is not None and int(numbered[2]) < len(channels) else None
+    rest = numbered[1] if numbered is not None and number is not None else name
+    if told is None:
+        named = [i for i, (n, _) in enumerate(channels) if explain(entry, rules.get(n), n, folder)]
+    else:
+        named = [i for i, (n, _) in enumerate(channels) if n.casefold() == told.casefold()]
+    for i in named:
+        channel = channels[i][0]
+        rule = rules.get(channel)
+        pattern = rule if isinstance(rule, str) else (rule.description or "") if rule is not None else ""
+        rest = without_channel(rest, channel)
+        for text in re.findall(r"[^*?\[\]]*[^\W_][^*?\[\]]*", re.sub(r"\[.*?\]", "*", pattern)):
+            rest = re.sub(re.escape(text), " ", rest, flags=re.IGNORECASE)
+    words = re.findall(r"[^\W_]+", ENTITIES.sub(" ", rest).casefold())
+    kept = tuple(w for w in words if w not in OF_IMAGES and not re.fullmatch(r"\d+mm", w))
+    return FileName(tuple(named), number, kept)
+
+
+def split_by_name(
+    entries: Sequence[ScanEntry],
+    channels: Sequence[tuple[str, bool]],
+    rules: Rules,
+    folder: str,
+    table: Mapping[str, str],
+    *,
+    is_flat: bool,
+) -> list[list[ScanEntry]]:
+    """Return the files of one folder by scan; all together where nothing tells them apart, or the table names them all.
+
+    Parameters
+    ----------
+    is_flat : bool
+        The folder is the one that was searched, which may hold many studies; else it is taken for that of one.
+    """
+    names = {e.name: read_file_name(e, channels, rules, folder, table.get(e.name)) for e in entries}
+    named = [e for e in entries if names[e.name].channels]
+    rests = sorted({names[e.name].rest for e in named})
+    is_ambiguous = any(sum(i in names[e.name].channels for e in named) > 1 for i in range(len(channels)))
+    is_told = all(e.name in table for e in named)
+    is_one = len(rests) < 2 or (() in rests and is_ambiguous)
+    if is_told or is_one or not (is_flat or _are_numbers_of_patients(rests)):
+        return [list(entries)]
+    return [[e for e in named if names[e.name].rest == rest] for rest in rests]
+
+
+def _are_numbers_of_patients(rests: Sequence[tuple[str, ...]]) -> bool:
+    """Whether names begin with one word and numbers that differ, as `sub-01` and `sub-02`."""
+    found = [re.match(r"([^\W\d_]+)(\d+)", "".join(rest)) for rest in rests]
+    words = {m[1] for m in found if m}
+    return all(found) and len(words) == 1 and len({int(m[2]) for m in found if m}) > 1
