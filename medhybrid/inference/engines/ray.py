@@ -16,6 +16,11 @@ from medhybrid.inference.engines.pool import Item
 
 logger = logging.getLogger(__name__)
 
+ATTEMPTS = 3
+
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch, on every system in spite of its name: without clusters it opens its ports to this machine alone."""
+
 
 class RayActors:
     """Up to `n` actors, as a `Pool`.
@@ -37,24 +42,14 @@ class RayActors:
     def __init__(self, n: int, *, address: str = "auto", device: str = "auto") -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if address == "local":
+            os.environ.setdefault(CLUSTERS, "0")
         try:
             import ray
         except ImportError as error:
             raise ConfigError("Ray is not installed", remedy="pip install 'medhybrid[scale]'") from error
         self._ray = ray
-        try:
-            own: dict[str, Any] = {"address": "local", "include_dashboard": False, "num_cpus": n}
-            ray.init(
-                **(own if address == "local" else {"address": address}),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise DeviceError(
-                f"no Ray cluster at {address!r}",
-                found=str(error).splitlines()[0],
-                remedy="start one with `ray start --head`, or give --address",
-            ) from error
+        self._join(address, n)
         has_gpus = device not in ("cpu", "openvino") and ray.cluster_resources().get("GPU", 0) >= 1
         room = ray.available_resources()
         kind = "GPU" if has_gpus else "CPU"
@@ -66,6 +61,30 @@ class RayActors:
             raise DeviceError("the Ray cluster has no room for a worker", expected=f"a {kind} that is free")
         self._actor = ray.remote(num_gpus=int(has_gpus), num_cpus=1, max_restarts=0)(_Worker)
         self._idle: list[tuple[int, Any]] = []
+
+    def _join(self, address: str, n: int) -> None:
+        """Connect to the cluster, or start one, in several attempts: Ray gives up after 15 s, which a busy machine may need."""
+        own: dict[str, Any] = {"address": "local", "include_dashboard": False, "num_cpus": n}
+        where = own if address == "local" else {"address": address}
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+                return
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise DeviceError(
+                    f"no Ray cluster at {address!r}",
+                    found=str(error).splitlines()[0],
+                    remedy="start one with `ray start --head`, or give --address",
+                ) from error
+            except Exception as error:  # Ray says so of a time-out
+                self._ray.shutdown()
+                if attempt == ATTEMPTS:
+                    raise DeviceError(
+                        "Ray did not start on this machine",
+                        found=f"{ATTEMPTS} attempts: {str(error).splitlines()[0]}",
+                        remedy="try again when the machine is less busy, or use `--engine local`",
+                    ) from error
+                logger.warning("Ray did not start: attempt %d of %d", attempt, ATTEMPTS)
 
     def __enter__(self) -> RayActors:
         return self
