@@ -6,8 +6,8 @@ import os
 import re
 from typing import Any
 
-USER_INFO = re.compile(r"://[^\s/'\"]+@")
-"""User, and perhaps password, of an address."""
+USER_INFO = re.compile(r"(?<=[A-Za-z0-9+.-]{2})(:/{1,2})[^\s/'\"]+@")
+"""User, and perhaps password, of an address; also where a path made one slash of two."""
 
 QUERY = re.compile(r"([?&](?:pass\w*|pwd|\w*token|\w*secret|\w*key)=)[^&\s'\"]+", re.IGNORECASE)
 """A password among the parameters of an address, as `postgresql://host/db?password=...`."""
@@ -15,13 +15,13 @@ QUERY = re.compile(r"([?&](?:pass\w*|pwd|\w*token|\w*secret|\w*key)=)[^&\s'\"]+"
 
 def hide_password(text: str) -> str:
     """Replace user and password in the addresses of a text."""
-    return QUERY.sub(r"\1***", USER_INFO.sub("://***@", text))
+    return QUERY.sub(r"\1***", USER_INFO.sub(r"\1***@", text))
 
 
 def without_passwords(values: Any) -> Any:
     """Return the values of a config without users and passwords in its addresses; lists and sections at any depth."""
     if isinstance(values, str):
-        return QUERY.sub(r"\1", USER_INFO.sub("://", values)) if "://" in values else values
+        return QUERY.sub(r"\1", USER_INFO.sub(r"\1", values)) if "://" in values else values
     if isinstance(values, dict):
         return {key: without_passwords(value) for key, value in values.items()}
     if isinstance(values, (list, tuple)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from typing import Annotated
 import typer
 
 from medhybrid import cli_learning, cli_predict, cli_review
+from medhybrid.addresses import hide_password, without_passwords
 from medhybrid.cli_options import (
     Config,
     Device,
@@ -72,7 +74,9 @@ def show_config(
     from medhybrid.config import load_config_with_origins
 
     config, origins = load_config_with_origins(name, overrides or [])
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=10**9)
+    text = yaml.safe_dump(
+        without_passwords(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True, width=10**9
+    )
     lines = text.splitlines()  # of whole values: a comment within a folded one would be part of it
     width = max(len(line) for line in lines) + 2
     path: list[str] = []
@@ -289,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = app(args=list(called_with), standalone_mode=False)
     except MedHybridError as error:
         if _Settings.debug:
-            raise
+            print(printable(hide_password(traceback.format_exc())), file=sys.stderr)
         if Shown.as_json:
             print(json.dumps({"event": "error", "kind": type(error).__name__, "text": str(error)}), flush=True)
         print(f"error: {error}", file=sys.stderr)
@@ -302,16 +306,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             context = getattr(error, "ctx", None)
             if context is not None:
                 print(context.get_usage(), file=sys.stderr)
-            print(f"error: {printable(error.format_message())}", file=sys.stderr)
+            print(f"error: {printable(hide_password(error.format_message()))}", file=sys.stderr)
             return 2
         if _Settings.debug:
-            raise
+            print(printable(hide_password(traceback.format_exc())), file=sys.stderr)
         if isinstance(error, OSError):  # of the machine: a full disk, a folder that is gone
             where = f"{printable_path(error.filename)}: " if isinstance(error.filename, str) else ""
             print(f"error: {where}{printable(error.strerror or str(error))}", file=sys.stderr)
             return 2
         logging.getLogger(__name__).debug("unexpected", exc_info=error)
-        print(f"error: unexpected {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
+        print(f"error: unexpected {type(error).__name__}: {printable(hide_password(str(error)))}", file=sys.stderr)
         print("This is a defect of medhybrid; --debug shows where.", file=sys.stderr)
         return 2
     return result if isinstance(result, int) else 0

@@ -23,6 +23,8 @@ import unicodedata
 from pathlib import Path
 from typing import TypeVar
 
+from medhybrid.addresses import hide_password
+
 logger = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -54,7 +56,7 @@ class MedHybridError(Exception):
             parts.append(pair[0].upper() + pair[1:].rstrip(".") + ".")
         if remedy:
             parts.append(remedy[0].upper() + remedy[1:].rstrip(".") + ".")
-        super().__init__(printable(" ".join(parts)))
+        super().__init__(printable(hide_password(" ".join(parts))))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors travel between processes: rebuilt from their state, not from the composed message.
@@ -173,11 +175,11 @@ def printable(text: str) -> str:
 
 
 class SafeFormatter(logging.Formatter):
-    """Formats lines of the log with their control characters escaped."""
+    """Formats lines of the log with control characters escaped and passwords of addresses hidden."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        return printable(super().format(record))
+        return printable(hide_password(super().format(record)))
 
 
 def is_unsafe(character: str) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from medhybrid.addresses import hide_password
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.files import held, write_atomically
 
@@ -57,6 +58,12 @@ class Mirror:
         import fsspec
 
         self.url = url.rstrip("/")
+        if hide_password(self.url) != self.url:
+            raise ConfigError(
+                f"{self.url} holds a user or a password",
+                expected="an address without them: it is stored and shown",
+                remedy="put them into the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)",
+            )
         try:
             self._fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from medhybrid.addresses import hide_password
 from medhybrid.errors import printable
 
 PLAIN_INTERVAL_S = 30.0
@@ -25,6 +26,11 @@ PLAIN_INTERVAL_S = 30.0
 
 JSON_INTERVAL_S = 1.0
 PICTURE_COLUMNS = 120
+
+
+def shown(text: str) -> str:
+    """Return text as it may be shown: control characters escaped, passwords of addresses hidden."""
+    return printable(hide_password(text))
 
 
 class TerminalReporter:
@@ -40,7 +46,7 @@ class TerminalReporter:
 
     def begin(self, title: str, total: float) -> None:
         """Show a bar, or a line where there is no terminal."""
-        title = printable(title)
+        title = shown(title)
         self._title, self._total, self._shown_at = title, max(total, 1e-9), time.monotonic()
         if self.quiet or total == 0:
             return
@@ -59,10 +65,10 @@ class TerminalReporter:
     def advance(self, done: float, text: str = "") -> None:
         """Move the bar."""
         if self._progress is not None:
-            self._progress.update(self._task, completed=done, text=printable(text))
+            self._progress.update(self._task, completed=done, text=shown(text))
         elif not self.quiet and time.monotonic() - self._shown_at > PLAIN_INTERVAL_S:
             self._shown_at = time.monotonic()
-            print(f"{self._title}: {100 * done / self._total:.0f}%  {printable(text)}", file=sys.stderr, flush=True)
+            print(f"{self._title}: {100 * done / self._total:.0f}%  {shown(text)}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Take the bar away."""
@@ -73,17 +79,17 @@ class TerminalReporter:
     def message(self, text: str) -> None:
         """One line."""
         if not self.quiet:
-            self.out.print(printable(text), markup=False, soft_wrap=True)
+            self.out.print(shown(text), markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; as wide as it needs where stdout is no terminal."""
         if self.quiet:
             return
-        table = Table(title=printable(title) or None, title_justify="left", show_edge=False, pad_edge=False)
+        table = Table(title=shown(title) or None, title_justify="left", show_edge=False, pad_edge=False)
         for column in columns:
-            table.add_column(printable(column), overflow="fold")
+            table.add_column(shown(column), overflow="fold")
         for row in rows:
-            table.add_row(*(printable(str(cell)).replace("[", r"\[") for cell in row))
+            table.add_row(*(shown(str(cell)).replace("[", r"\[") for cell in row))
         width = None if self.out.is_terminal else 160
         Console(width=width, highlight=False).print(table) if width else self.out.print(table)
 
