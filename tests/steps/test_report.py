@@ -580,8 +580,8 @@ def test_a_corrected_mask_of_a_scan_before_does_not_go_to_the_one_that_has_its_n
 ) -> None:
     out = tmp_path / "out"
     for n in (20, 21):
-        save_nifti(tmp_path / f"patient_{n}" / "T1.nii.gz", blob_case(n)[0])
-        medhybrid.predict(tmp_path / f"patient_{n}", model=trained[1], out=out)
+        save_nifti(tmp_path / "patient" / "T1.nii.gz", blob_case(n)[0])
+        medhybrid.predict(tmp_path / "patient", model=trained[1], out=out)
         if n == 20:
             save_nifti(out / "corrected" / "T1.nii.gz", blob_case(20)[1])
     data = trained[0].config.data.model_copy(update={"corrections": (str(out),)})
