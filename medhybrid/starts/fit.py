@@ -128,8 +128,8 @@ def _with_channels(
 ) -> Tensor:
     """Adapt the input channels of a kernel.
 
-    Channels of the same name keep their weights; other channels get the mean over all channels. If the channels are unnamed, each
-    gets that mean, scaled so that the sum over channels stays the same.
+    Channels of the same name keep their weights; other channels get the mean over all channels. If the channels are unnamed,
+    each gets that mean, scaled so that the sum over channels stays the same.
     """
     if name in IMAGE_INPUTS:
         first = 0

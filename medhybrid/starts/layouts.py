@@ -1,7 +1,7 @@
 """Translation of the weight names of known networks to ours.
 
-A layout is a list of (pattern, our name). Groups of the pattern are inserted in our name; `{0-1}` is the first group minus one. A
-weight that matches no pattern has no counterpart in our networks. `fit.py` compares shapes afterwards.
+A layout is a list of (pattern, our name). Groups of the pattern are inserted in our name; `{0-1}` is the first group minus one.
+A weight that matches no pattern has no counterpart in our networks. `fit.py` compares shapes afterwards.
 """
 
 from __future__ import annotations

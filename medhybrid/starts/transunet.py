@@ -1,7 +1,7 @@
 """Conversion of the ImageNet weights of R50+ViT-B/16, from the `.npz` files of the Vision Transformer's authors.
 
-In the `.npz`, convolution kernels are (X, Y, I, O), dense layers are (inputs, outputs), and norms have `scale` for our `weight`.
-The class token and its position are omitted, because TransUNet has no class token.
+In the `.npz`, convolution kernels are (X, Y, I, O), dense layers are (inputs, outputs), and norms have `scale` for our
+`weight`. The class token and its position are omitted, because TransUNet has no class token.
 """
 
 from __future__ import annotations

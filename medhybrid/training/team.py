@@ -54,7 +54,7 @@ class Team:
         return range(self.rank * n, (self.rank + 1) * n)
 
     def places(self, batch_size: int, *, pastes: bool) -> tuple[int, ...]:
-        """Return the positions to sample: `part`, and the next one if lesions may be pasted from each sample to the previous."""
+        """Return the positions to sample: `part`, and the next one if each sample may paste lesions into the previous one."""
         own = self.part(batch_size)
         return (*own, own.stop % batch_size) if pastes and self.size > 1 else tuple(own)
 
