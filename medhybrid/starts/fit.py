@@ -172,7 +172,9 @@ def _with_strides(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Nam
         here, there = weight.shape[axis], x.shape[axis]
         if here == there or max(here, there) % min(here, there):
             continue
-        sums = not isinstance(module, Upsample)  # keep the sum of a convolution's kernel, the mean of a transposed one's
+        sums = not isinstance(
+            module, Upsample
+        )  # keep the sum of a convolution's kernel, the mean of a transposed one's
         if here > there:
             x = x.repeat_interleave(here // there, dim=axis) / (here // there if sums else 1)
         else:

@@ -57,7 +57,9 @@ class Registry:
                 f"the run has no registered version of the model {name} in {self.address}",
                 expected="a finished training with tracking.register_model",
                 found=f"its model with the name {', '.join(others)}: it was renamed" if others else "",
-                remedy=f"rename it to {name} in the MLflow UI" if others else "finish the training, or set --tracking-uri",
+                remedy=f"rename it to {name} in the MLflow UI"
+                if others
+                else "finish the training, or set --tracking-uri",
             )
         return Version(name, str(max(numbers)), run_id)
 
