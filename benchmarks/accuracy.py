@@ -280,9 +280,7 @@ def draw_minutes(axes: Any, records: list[dict[str, Any]]) -> None:
     for n, setting in enumerate(sorted({r["setting"] for r in records})):
         for m in (r for r in records if r["setting"] == setting):
             curve = m["curve"] or [(m["minutes"], m["summary"]["dice"])]
-            minutes = [
-                at * m["minutes"] / curve[-1][0] for at, _ in curve
-            ]  # scaled to the budget
+            minutes = [at * m["minutes"] / curve[-1][0] for at, _ in curve]  # scaled to the budget
             axes.plot(minutes, [dice for _, dice in curve], color=f"C{n}", marker=".", label=setting)
     handles, names = axes.get_legend_handles_labels()
     axes.legend(*zip(*{name: (h, name) for h, name in zip(handles, names, strict=True)}.values(), strict=True))

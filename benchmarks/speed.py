@@ -62,7 +62,7 @@ class Bench:
         here = [str(Path(medhybrid.__file__).parents[1]), *(p for p in sys.path if p.endswith("site-packages"))]
         self.beside = {
             "PYTHONPATH": os.pathsep.join([*here, self.packages])
-        }  # our libraries first, so that all use the same torch
+        }  # our libraries come first, so that all use the same torch
 
     def part(self, program: str, who: str, *arguments: object, name: str = "") -> Contender:
         """Return a contender that runs a program of speed_parts."""
