@@ -85,9 +85,8 @@ def enough_steps(config: str, root: Path, kills: int) -> int:
     short = medhybrid.load_config(config, [*CHANGES, f"training.iterations={n}", f"runs={root / 'short'}"])
     began = time.monotonic()
     medhybrid.train(short)
-    return max(
-        600, round(n / (time.monotonic() - began) * kills * sum(WAITS_S))
-    )  # the measured time includes start-up, so this underestimates: hence the minimum
+    # The measured time includes start-up, so this underestimates the steps; hence the minimum.
+    return max(600, round(n / (time.monotonic() - began) * kills * sum(WAITS_S)))
 
 
 def kill_training(root: Path, kills: int, rng: random.Random) -> dict[str, Any]:
@@ -151,9 +150,8 @@ def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.
         victims = psutil.Process(process.pid).children() if workers > 1 else [psutil.Process(process.pid)]
         victims = [v for v in victims if "medhybrid.data.workers" in " ".join(v.cmdline())] if workers > 1 else victims
         if process.poll() is not None or not victims:
-            for mask in list((out / "done").glob("*.json"))[
-                : N_SCANS // 2
-            ]:  # the prediction has finished: remove half of its records, so that it has work again
+            # The prediction has finished: remove half of its records, so that it has work again.
+            for mask in list((out / "done").glob("*.json"))[: N_SCANS // 2]:
                 mask.unlink()
             continue
         rng.choice(victims).kill()

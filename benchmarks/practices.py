@@ -17,7 +17,7 @@ beside other work. Settings:
     told            metadata conditioning with the fields of data.context, if the call sets them
     tuned           the best config of a search (--tuned RUNS/<study>/tune-<search>/best.yaml), if given
 
-Further groups are scratch and tuned for twice as long, with AdamW for the same time (--adamw-steps), and, for each number of
+Further groups: scratch and tuned for twice as long, and AdamW for the same time (--adamw-steps); and for each number of
 --masks, scratch, twice and pretrained with this number of cases. Every training is recorded in
 results/practices_<study>.json with the Dice of its cases. A recorded training is not repeated, so a second call continues, also
 on another day or machine. The tables in results/practices_<study>.md compare settings with the first of their group, over the

@@ -60,9 +60,8 @@ class Bench:
         self.packages, *versions = told
         self.theirs = dict(zip(("nnunetv2", "torch of its commands"), versions, strict=True))
         here = [str(Path(medhybrid.__file__).parents[1]), *(p for p in sys.path if p.endswith("site-packages"))]
-        self.beside = {
-            "PYTHONPATH": os.pathsep.join([*here, self.packages])
-        }  # our libraries come first, so that all use the same torch
+        # Our libraries come first, so that all programs use the same torch.
+        self.beside = {"PYTHONPATH": os.pathsep.join([*here, self.packages])}
 
     def part(self, program: str, who: str, *arguments: object, name: str = "") -> Contender:
         """Return a contender that runs a program of speed_parts."""

@@ -61,9 +61,8 @@ class Upsample(nn.ConvTranspose3d):
         assert self.bias is not None
         y = F.linear(x.permute(0, 2, 3, 4, 1), kernel, self.bias.repeat(sx * sy * sz))  # (B, X, Y, Z, s s s width)
         y = y.view(batch, nx, ny, nz, sx, sy, sz, width).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        if (
-            beside is not None
-        ):  # concatenated here because the reshape below copies anyway; channels are the last axis in memory
+        if beside is not None:
+            # Concatenate before the reshape below, which copies anyway. Channels are the last axis in memory.
             other = beside.to(y.dtype).permute(0, 2, 3, 4, 1)
             y = torch.cat((y, other.reshape(batch, nx, sx, ny, sy, nz, sz, -1)), dim=-1)
         return y.reshape(batch, nx * sx, ny * sy, nz * sz, -1).permute(0, 4, 1, 2, 3)  # channels last in memory

@@ -230,7 +230,6 @@ class TransUNet(nn.Module):
         slices = image.permute(0, 4, 1, 2, 3).flatten(0, 1)[..., None]  # (B, C, X, Y, Z) -> (B Z, C, X, Y, 1)
         *finer, x = self.encoder(slices)
         logits = self.decoder(self.bottleneck(x), list(reversed(finer)))
-        full = (
-            logits[..., 0].unflatten(0, (batch, n_slices)).permute(0, 2, 3, 4, 1)
-        )  # (B Z, K, X, Y, 1) -> (B, K, X, Y, Z)
+        # (B Z, K, X, Y, 1) -> (B, K, X, Y, Z)
+        full = logits[..., 0].unflatten(0, (batch, n_slices)).permute(0, 2, 3, 4, 1)
         return Logits(full, F.avg_pool3d(full, (2, 2, 1)))

@@ -32,7 +32,7 @@ WHERE = "see docs/practices.md for known files with their sources and licences; 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors by name, with their source and their own record; weights of other programs have no record."""
+    """Named tensors with their source and their record; weights of other programs have no record."""
 
     tensors: dict[str, Tensor]
     source: str

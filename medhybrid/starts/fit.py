@@ -31,7 +31,15 @@ CLASS_OUTPUTS = ("decoder.logits.", "decoder.auxiliary.")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Result for one weight of the network: whether it was initialised (`what`), and the changes or the reason (`how`)."""
+    """Result for one weight of the network.
+
+    Attributes
+    ----------
+    what : str
+        Whether the weight was initialised, or why not.
+    how : str
+        Changes to the pretrained tensor, or details of the reason.
+    """
 
     weight: str
     what: What

@@ -24,7 +24,7 @@ class Loss(Protocol):
         """Return the scalar to minimise."""
 
     def metrics(self) -> dict[str, float]:
-        """Return metrics by name, for a tracker."""
+        """Return the metrics with their names, for a tracker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class LossTerms:
     auxiliary: Tensor
 
     def metrics(self) -> dict[str, float]:
-        """Return metrics by name, for a tracker."""
+        """Return the metrics with their names, for a tracker."""
         return {
             "train/loss": float(self.total.detach()),
             "train/cross_entropy": float(self.cross_entropy.detach()),

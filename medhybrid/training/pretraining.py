@@ -97,7 +97,7 @@ class Rebuilding:
     explained: Tensor
 
     def metrics(self) -> dict[str, float]:
-        """Return metrics by name, for a tracker."""
+        """Return the metrics with their names, for a tracker."""
         return {"train/loss": float(self.total.detach()), "train/explained": float(self.explained.detach())}
 
 

@@ -66,7 +66,7 @@ class Validation:
         return calibrate([voxels for voxels, _ in taught], [dice for _, dice in taught])
 
     def metrics(self) -> dict[str, float]:
-        """Return metrics by name, for a tracker."""
+        """Return the metrics with their names, for a tracker."""
         values = {"val/dice": self.mean_dice, "val/dice_median": float(np.median([r.mean_dice for r in self.results]))}
         for label in self.results[0].dice:
             present = [r.dice[label] for r in self.results if r.case.record.reference_ml[label] > 0]

@@ -18,9 +18,8 @@ def assert_same_layer(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
     assert y.is_contiguous(memory_format=torch.channels_last_3d)
     torch.testing.assert_close(y, theirs(x.detach().contiguous()))
     downstream = torch.randn_like(y)
-    plain = (
-        x.detach().contiguous().requires_grad_()
-    )  # torch's instance norm has a wrong gradient for channels last and one sample
+    # Torch's instance norm has a wrong gradient for channels last and one sample.
+    plain = x.detach().contiguous().requires_grad_()
     for a, b in zip(gradients(ours, x, downstream), gradients(theirs, plain, downstream.contiguous()), strict=True):
         torch.testing.assert_close(a, b)
 
