@@ -26,7 +26,7 @@ class AttentionBranch(nn.Module):
     study_tokens : StudyTokens, optional
         Metadata tokens that attend together with the tokens of the map.
     starts_at_zero : bool
-        False for a network whose only path from image to decoder is this branch.
+        Whether to initialise the last layer with zeros; False for the pure Transformer, which has no encoder.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Spool of tracking events: a thread sends them to the store, and unsent events are stored on disk and sent later.
 
 The training adds an event to the queue and continues. The thread sends events in order and waits while the server does not
-answer. Events that are unsent at the end of the run stay in a file; the resumed run sends them first. An event that the server
-refuses while it accepts others is stored there as well. Only events whose own file is gone are dropped.
+answer. Events that are unsent at the end stay in a file; the next call that resumes the run sends them first. An event that the
+server refuses while it accepts others is stored there as well. Only events whose own file is gone are dropped.
 
 In that file, paths within the run folder are relative to it, so that a moved or copied run folder sends its own files.
 """
@@ -32,10 +32,10 @@ SENDING = ".sending"
 """Suffix of a file of events that are being sent; if the process dies, the next one sends them."""
 
 MAX_REFUSALS = 3
-"""Attempts after which an event is postponed to the next run, if the server accepts others."""
+"""Attempts after which an event is postponed to the next call, if the server accepts others."""
 
 REFUSED = "refused"
-"""Key of an event that an earlier run has postponed; it is tried once."""
+"""Key of an event that an earlier call has postponed; it is tried once."""
 
 
 class NotYetError(Exception):
@@ -124,7 +124,7 @@ class Spool:
         return len(kept)
 
     def _remove_sent(self) -> None:
-        """Remove the files of events of earlier runs, after these events are sent or stored again."""
+        """Remove the files of events of earlier calls, after these events are sent or stored again."""
         for path in self._sending:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -161,9 +161,9 @@ class Spool:
         return self._closing.is_set()
 
     def _put_off(self, event: Event) -> None:
-        """Postpone a refused event to the next run."""
+        """Postpone a refused event to the next call that resumes the run."""
         logger.warning(
-            "tracking: the store refused an event of kind %s (%s); it is stored and sent again with the next run",
+            "tracking: the store refused an event of kind %s (%s); it is stored and tried again when the run is resumed",
             event.get("call"),
             self._reason,
         )
@@ -196,7 +196,7 @@ class Spool:
         self._warned.add(reason)
 
     def _load_unsent(self) -> list[Event]:
-        """Read the events of earlier runs; their file is renamed and kept until they are sent."""
+        """Read the events of earlier calls; their file is renamed and kept until they are sent."""
         events: list[Event] = []
         lines: list[str] = []
         pattern = f"{glob.escape(self.unsent.stem)}.*{SENDING}"
@@ -235,7 +235,7 @@ class Spool:
         return event | {"path": str(Path(event["path"]).relative_to(folder))}
 
     def _keep(self, events: list[Event]) -> bool:
-        """Store unsent events for the next run; return whether that succeeded."""
+        """Store unsent events for the next call; return whether that succeeded."""
         if not events:
             return True
         try:
@@ -246,7 +246,9 @@ class Spool:
         except OSError as error:
             logger.warning("tracking: %d events are lost: %s", len(events), error.strerror)
             return False
-        logger.warning("tracking: %d events are stored in %s and sent with the next run", len(events), self.unsent)
+        logger.warning(
+            "tracking: %d events are stored in %s and sent when the run is resumed", len(events), self.unsent
+        )
         return True
 
 

@@ -140,9 +140,8 @@ def join_team(device: torch.device) -> Iterator[Team]:
     if meeting := os.environ.get(MEETING):
         place = {"init_method": Path(meeting).as_uri(), "rank": int(os.environ["RANK"])}
         place["world_size"] = int(os.environ["WORLD_SIZE"])
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **place
-    )  # gloo for Python objects
+    # gloo sends Python objects, also on GPUs
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **place)
     try:
         yield Team(dist.get_rank(), dist.get_world_size())
     finally:
