@@ -85,7 +85,7 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
 
 
 def _with_other_heads(network: nn.Module, heads: int | None) -> set[str]:
-    """Return the attention weights of modules with another number of heads: their shapes fit, but heads are split elsewhere."""
+    """Return attention weights of modules with another number of heads: shapes fit, but the width is split differently."""
     modules = {name: module for name, module in network.named_modules() if isinstance(module, Attention)}
     return {
         f"{name}.{weight}"

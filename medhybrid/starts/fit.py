@@ -180,9 +180,8 @@ def _with_strides(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Nam
         here, there = weight.shape[axis], x.shape[axis]
         if here == there or max(here, there) % min(here, there):
             continue
-        sums = not isinstance(
-            module, Upsample
-        )  # keep the sum of a convolution's kernel, the mean of a transposed one's
+        # Keep the sum of the kernel of a convolution, but the mean of that of a transposed convolution.
+        sums = not isinstance(module, Upsample)
         if here > there:
             x = x.repeat_interleave(here // there, dim=axis) / (here // there if sums else 1)
         else:
