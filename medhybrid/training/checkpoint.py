@@ -34,7 +34,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     Raises
     ------
     OutputError
-        If it cannot be written; earlier checkpoints are then unchanged.
+        If it cannot be written; earlier checkpoints are kept.
     """
     pending, last = folder / ".pending.pt", folder / "last.pt"
     try:

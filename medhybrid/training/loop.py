@@ -1,7 +1,7 @@
 """The training loop, from the first step to the final weights and their validation.
 
-Each step depends on (state, seed, step) only: patches, augmentation and dropout use generators seeded by (seed, step). So a
-resumed run gives the results of an uninterrupted one, with any number of workers.
+Each step depends on (state, seed, step) only: patches, augmentation and stochastic depth use generators seeded by (seed, step).
+So a resumed run gives the results of an uninterrupted one, with any number of workers.
 """
 
 from __future__ import annotations
