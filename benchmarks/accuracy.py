@@ -1,16 +1,16 @@
-"""Accuracy for a budget: our kinds, MONAI's networks on our data path, and nnU-Net; one fold, one budget, one scorer.
+"""Compare accuracy for a time budget: our networks, MONAI's networks on our data pipeline, and nnU-Net, on one fold.
 
     python benchmarks/accuracy.py hippocampus.yaml /data/hippocampus --minutes 10 --settings hybrid,resnet,swin_unetr,segresnet
     python benchmarks/accuracy.py brain.yaml /data/glioma --minutes 20 --seeds 0,1 training.fold=0
     python benchmarks/accuracy.py brain.yaml /data/glioma --minutes 20 --steps hybrid=3380,resnet=3930 --jobs 6
 
-With --steps (`step_rates.py` tells them) trainings have as many steps as an idle machine makes in --minutes: they may be run
-beside other work, on another machine, several at once (--jobs).
+With --steps, trainings have the number of steps that an idle machine makes in --minutes (`step_rates.py` measures it). Such
+trainings may run beside other work, on another machine, or several at once (--jobs).
 
-MONAI's SwinUNETR and UNETR need einops; nnU-Net's presets (nnunet, nnunet_resenc) are run by its own commands, from an
-environment of its own: `--nnunet /path/to/its/bin`. Each training runs in a process of its own, so that its memory can be
-told. Records are added to results/accuracy_<study>.json (one with the same setting, seed, fold and budget is replaced); the
-table and the plot beside it are made of all of them.
+MONAI's SwinUNETR and UNETR need einops. nnU-Net's presets (nnunet, nnunet_resenc) run by its own commands from a separate
+environment: `--nnunet /path/to/its/bin`. Each training runs in a separate process, so that its peak memory can be measured.
+Records are added to results/accuracy_<study>.json; one with the same setting, seed, fold and budget is replaced. The table and
+the plot beside it show all records.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from medhybrid.training.loop import Trainer
 from medhybrid.training.validation import Validation
 
 HARDLY_BEGUN = 0.5
-"""A mean Dice below it would squeeze the others together in the plot; it is written there."""
+"""Mean Dice below which a setting is written as text in the plot, so that the axis can show the others in detail."""
 
 RESULTS = Path(__file__).parent / "results"
 DEVICE = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -63,14 +63,14 @@ MACHINE = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {DEVICE}
 
 
 class Peer(nn.Module):
-    """A network of MONAI on sizes that it does not take as they are: padded to a multiple, cropped again."""
+    """Wrapper of a MONAI network that pads the input to a multiple of its stride and crops the output."""
 
     def __init__(self, network: nn.Module, multiple: int) -> None:
         super().__init__()
         self.network, self.multiple = network, multiple
 
     def forward(self, image: Tensor) -> Logits:
-        """(B, C, X, Y, Z) -> logits of that size; the auxiliary ones are not used."""
+        """Compute logits of the size of the image (B, C, X, Y, Z); the auxiliary logits are not used."""
         size = image.shape[2:]
         padding = [n for s in reversed(size) for n in (0, -s % self.multiple)]
         full = self.network(F.pad(image, padding))[:, :, : size[0], : size[1], : size[2]]
@@ -82,28 +82,28 @@ def _padded(plan: Plan, multiple: int) -> tuple[int, ...]:
 
 
 def swin_unetr(plan: Plan) -> nn.Module:
-    """MONAI's SwinUNETR as it comes (feature size 24)."""
+    """Build MONAI's SwinUNETR with its defaults (feature size 24)."""
     from monai.networks.nets import SwinUNETR
 
     return Peer(SwinUNETR(len(plan.channels), plan.n_labels + 1), 32)
 
 
 def unetr(plan: Plan) -> nn.Module:
-    """MONAI's UNETR as it comes (ViT-B)."""
+    """Build MONAI's UNETR with its defaults (ViT-B)."""
     from monai.networks.nets import UNETR
 
     return Peer(UNETR(len(plan.channels), plan.n_labels + 1, _padded(plan, 16)), 16)
 
 
 def segresnet(plan: Plan) -> nn.Module:
-    """MONAI's SegResNet with 16 initial filters."""
+    """Build MONAI's SegResNet with 16 initial filters."""
     from monai.networks.nets import SegResNet
 
     return Peer(SegResNet(in_channels=len(plan.channels), out_channels=plan.n_labels + 1, init_filters=16), 8)
 
 
 def dynunet(plan: Plan) -> nn.Module:
-    """MONAI's DynUNet with the plan's strides, as nnU-Net's plain network."""
+    """Build MONAI's DynUNet with the strides of the plan, like nnU-Net's plain network."""
     from monai.networks.nets import DynUNet
 
     strides = [(1, 1, 1), *plan.strides]
@@ -120,16 +120,16 @@ PEERS: dict[str, Callable[[Plan], nn.Module]] = {
 
 
 def train_one(config: StudyConfig, setting: str, minutes: float) -> dict[str, Any]:
-    """Train one setting, and score its masks of the fold's validation cases on the scans' own grids.
+    """Train one setting, and score its masks of the validation cases on the grids of the scans.
 
     Parameters
     ----------
     minutes : float
-        The budget, which the config says, or steps stand for.
+        Budget for the record; the config has it as minutes, or as the steps that an idle machine makes in that time.
     """
     dataset = PreparedDataset(prepared_folder(config))
     plan, fold = dataset.plan, dataset.fold(config.training.fold)
-    torch.manual_seed(config.training.seed)  # the network is made here, before the trainer seeds
+    torch.manual_seed(config.training.seed)  # the network is built here, before the trainer sets the seed
     if setting in PEERS:
         network = PEERS[setting](plan)
         config = config.model_copy(update={"network": config.network.model_copy(update={"deep_supervision": False})})
@@ -181,7 +181,7 @@ def train_one(config: StudyConfig, setting: str, minutes: float) -> dict[str, An
 
 
 def train_nnunet(config: StudyConfig, preset: str, root: Path, commands: Path) -> dict[str, Any]:
-    """The same record for nnU-Net, which converts, prepares, trains and predicts by itself."""
+    """Train nnU-Net by its own commands for conversion, preparation, training and prediction; return the same record."""
     dataset = PreparedDataset(prepared_folder(config))
     fold = dataset.fold(config.training.fold)
     minutes = config.training.max_minutes
@@ -201,7 +201,7 @@ def train_nnunet(config: StudyConfig, preset: str, root: Path, commands: Path) -
     by_case = {case: summarise([s for s in scores if s.case == case])["dice"] for case in fold.validation}
     return {
         "setting": preset,
-        "seed": config.training.seed,  # nnU-Net knows none: the number of a repetition
+        "seed": config.training.seed,  # nnU-Net has no seed: this is the number of the repetition
         "fold": config.training.fold,
         "minutes": minutes,
         "steps": result.steps,
@@ -217,12 +217,12 @@ def train_nnunet(config: StudyConfig, preset: str, root: Path, commands: Path) -
 
 
 def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes a record another's successor."""
+    """Return the key of a record; a new record replaces an earlier one with the same key."""
     return tuple(record[k] for k in ("setting", "seed", "fold", "minutes"))
 
 
 def paired_tables(records: list[dict[str, Any]]) -> list[str]:
-    """For each budget and fold: the hybrid against every other setting, in a table for each set of seeds that they share."""
+    """Compare the hybrid with every other setting, for each budget and fold, in a table for each set of common seeds."""
     tables = []
     for minutes, fold in sorted({(r["minutes"], r["fold"]) for r in records}):
         groups: dict[str, dict[int, dict[str, Any]]] = {}
@@ -245,9 +245,9 @@ def paired_tables(records: list[dict[str, Any]]) -> list[str]:
 
 
 def write_report(study: str, records: list[dict[str, Any]]) -> None:
-    """results/accuracy_<study>.md and .png."""
+    """Write results/accuracy_<study>.md and .png."""
     columns = ["setting", "minutes", "fold", "seeds", "steps", "mean Dice (95 %)", "median", "HD95 mm", "surface Dice"]
-    columns += ["lesion F1", "parameters", "GFLOP a patch", "peak MiB"]
+    columns += ["lesion F1", "parameters", "GFLOP per patch", "peak MiB"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in records:
@@ -276,11 +276,11 @@ def write_report(study: str, records: list[dict[str, Any]]) -> None:
 
 
 def draw_minutes(axes: Any, records: list[dict[str, Any]]) -> None:
-    """Dice over the minutes of the budget, a line a training."""
+    """Draw Dice over the minutes of the budget, with a line for each training."""
     for n, setting in enumerate(sorted({r["setting"] for r in records})):
         for m in (r for r in records if r["setting"] == setting):
             curve = m["curve"] or [(m["minutes"], m["summary"]["dice"])]
-            minutes = [at * m["minutes"] / curve[-1][0] for at, _ in curve]  # of the budget, wherever it was trained
+            minutes = [at * m["minutes"] / curve[-1][0] for at, _ in curve]  # scaled to the budget
             axes.plot(minutes, [dice for _, dice in curve], color=f"C{n}", marker=".", label=setting)
     handles, names = axes.get_legend_handles_labels()
     axes.legend(*zip(*{name: (h, name) for h, name in zip(handles, names, strict=True)}.values(), strict=True))
@@ -289,7 +289,7 @@ def draw_minutes(axes: Any, records: list[dict[str, Any]]) -> None:
 
 
 def draw_cases(axes: Any, records: list[dict[str, Any]]) -> None:
-    """Dice of every case in grey, and the mean of every training: for trainings that were validated only at their end."""
+    """Draw Dice of every case and the mean of every training, for trainings that were validated only at their end."""
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for r in records:
         groups.setdefault((r["setting"], r["minutes"]), []).append(r)
@@ -311,18 +311,18 @@ def draw_cases(axes: Any, records: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run what is asked for, one process a training."""
+    """Run the chosen settings, each training in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--settings", default=",".join((*KINDS, *PEERS)))
-    parser.add_argument("--steps", help="setting=steps,...: in place of the clock, and of --settings")
+    parser.add_argument("--steps", help="setting=steps,...: train for steps instead of minutes; replaces --settings")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once; by the clock, one")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel trainings; keep 1 for budgets in minutes")
     parser.add_argument(
-        "--prepared", action="store_true", help="take the prepared data as they are; the root may be absent"
+        "--prepared", action="store_true", help="use the prepared data without checking them; ROOT may be absent"
     )
     parser.add_argument("--nnunet", type=Path, help="folder of nnU-Net's commands, for nnunet and nnunet_resenc")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
@@ -330,7 +330,7 @@ def main() -> None:
     steps = dict(pair.split("=") for pair in chosen.steps.split(",")) if chosen.steps else {}
     settings = list(steps) or chosen.settings.split(",")
     if set(settings) & set(PRESETS) and not (chosen.nnunet and (chosen.nnunet / "nnUNetv2_train").exists()):
-        parser.error("nnunet and nnunet_resenc need --nnunet, the folder that has nnUNetv2_train")
+        parser.error("nnunet and nnunet_resenc need --nnunet, the folder with nnUNetv2_train")
 
     def config_of(setting: str, seed: str) -> StudyConfig:
         length = [f"training.max_minutes={chosen.minutes}"]
@@ -362,7 +362,7 @@ def main() -> None:
             command += ["--steps", f"{setting}={steps[setting]}"] if steps else ["--settings", setting]
             command += ["--nnunet", str(chosen.nnunet)] if chosen.nnunet else []
             if subprocess.run([*command, "--worker", file.name]).returncode:
-                print(setting, seed, "failed; see above", flush=True)
+                print(setting, seed, "failed; see the error above", flush=True)
                 return
             record = json.loads(Path(file.name).read_text())
         with turn:

@@ -1,4 +1,4 @@
-"""Run tests in rounds beside busy processes, and count the rounds that fail: tests must wait by conditions, not by seconds.
+"""Run tests in rounds beside busy processes and count failed rounds: tests must wait for conditions, not for seconds.
 
 python benchmarks/busy_tests.py tests/test_browser.py tests/tracking/test_server.py --rounds 20 --busy 2
 """
@@ -18,14 +18,14 @@ from contextlib import contextmanager
 
 
 def compute() -> None:
-    """Keep a core busy until the process is ended."""
+    """Compute without end, to keep a core busy."""
     while True:
         pass
 
 
 @contextmanager
 def busy_processes(n: int) -> Iterator[None]:
-    """Keep `n` processes busy meanwhile."""
+    """Run `n` busy processes inside the context."""
     processes = [multiprocessing.Process(target=compute, daemon=True) for _ in range(n)]
     for process in processes:
         process.start()
@@ -45,15 +45,15 @@ def run_round(tests: list[str]) -> tuple[int, str]:
 
 
 def main() -> int:
-    """Print a line for each round, and the count of those that failed."""
+    """Print a line for each round and the number of failed rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tests", nargs="+", help="files or folders of tests")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--busy", type=int, default=2, help="processes that compute without end")
-    parser.add_argument("--minutes", type=float, help="begin no further round after this time")
+    parser.add_argument("--busy", type=int, default=2, help="number of busy processes")
+    parser.add_argument("--minutes", type=float, help="start no round after this time")
     options = parser.parse_args()
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the busy processes end, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the busy processes also end
     begin = time.monotonic()
     n_done = 0
     n_failed = 0

@@ -1,4 +1,4 @@
-"""Listing many DICOM files, and reading a series beside what people use else; one run, alternating, median and spread.
+"""Measure the listing of many DICOM files and the reading of a series, compared with other readers in alternation.
 
 python benchmarks/dicom.py --out benchmarks/results/dicom.json
 """
@@ -27,7 +27,7 @@ ROUNDS = 7
 
 
 def read_with_simpleitk(folder: Path) -> Any:
-    """Values."""
+    """Return the voxel values read by SimpleITK."""
     import SimpleITK as sitk
 
     reader = sitk.ImageSeriesReader()
@@ -36,7 +36,7 @@ def read_with_simpleitk(folder: Path) -> Any:
 
 
 def read_with_highdicom(folder: Path) -> Any:
-    """Values."""
+    """Return the voxel values read by highdicom."""
     import highdicom as hd
     import pydicom
 
@@ -44,20 +44,20 @@ def read_with_highdicom(folder: Path) -> Any:
 
 
 def read_with_medhybrid(folder: Path) -> Any:
-    """Values."""
+    """Return the voxel values read by medhybrid."""
     from medhybrid.scans.reader import read_scan
 
     return read_scan(folder).array
 
 
 def convert_with_dcm2niix(folder: Path) -> None:
-    """To a NIfTI file."""
+    """Convert a series to a NIfTI file with dcm2niix."""
     with tempfile.TemporaryDirectory() as out:
         subprocess.run(["dcm2niix", "-z", "n", "-b", "n", "-o", out, str(folder)], check=True, capture_output=True)
 
 
 def write_with_medhybrid(folder: Path) -> None:
-    """To a NIfTI file."""
+    """Convert a series to a NIfTI file with medhybrid."""
     from medhybrid.scans import write_nifti
     from medhybrid.scans.reader import read_scan
 
@@ -67,10 +67,10 @@ def write_with_medhybrid(folder: Path) -> None:
 
 
 def time_in_turn(jobs: dict[str, Callable[[Path], Any]], folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of each job, in turn, after one round that is not counted."""
+    """Measure the seconds of each job, in alternation, after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():
-        job(folder)  # imports, and the disk's cache
+        job(folder)  # loads modules and fills the disk cache
     for _ in range(ROUNDS):
         for name, job in jobs.items():
             start = time.perf_counter()
@@ -93,7 +93,7 @@ print(json.dumps({"seconds": seconds, "series": len(found.entries), "more_memory
 
 
 def list_many(folder: Path, n_series: int, n_slices: int) -> dict[str, float]:
-    """Seconds and memory of listing made series, in a process of its own."""
+    """Measure seconds and memory of listing generated series, in a separate process."""
     for i in range(n_series):
         array = np.zeros((64, 64, n_slices))
         write_mr_series(folder / f"{i:03d}", array, np.eye(4), description=f"T{i}", study=f"s{i}", case="c")
@@ -106,7 +106,7 @@ def list_many(folder: Path, n_series: int, n_slices: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run all."""
+    """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""What readers make of folders of DICOM: right, refused, or wrong; each frame judged by its own header.
+"""Compare DICOM readers on folders of DICOM files: right, refused or wrong, checked by the header of each frame.
 
     python benchmarks/dicom_readers.py /data/dicom --out docs/dicom_readers.md
 
-Every folder that holds DICOM files is a row. A reader is right if every pixel of every frame stands, rescaled, at its place in
-one of the volumes it gives, and no voxel is left over. Needs dcm2niix on the PATH for its column.
+Every folder with DICOM files is a row. A reader is right if each rescaled pixel of each frame is at its position in one of the
+volumes that it returns, and these have no other voxels. The column of dcm2niix needs the program on the PATH.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the judge lives with the tests
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the check is shared with the tests
 
 from medhybrid.geometry import LPS_FROM_RAS
 from medhybrid.scans import Scan
@@ -48,19 +48,19 @@ def _from_nifti(folder: Path) -> list[Scan]:
 
 
 def with_medhybrid(folder: Path) -> list[Scan]:
-    """`medhybrid convert`."""
+    """Read by `medhybrid convert`."""
     import medhybrid
 
     with tempfile.TemporaryDirectory() as out:
         rows = medhybrid.convert(folder, out=out)
         scans = _from_nifti(Path(out))
     if not scans:
-        raise ValueError(next((r.code for r in rows if r.code), "") or f"left aside: {rows[0].reason}")
+        raise ValueError(next((r.code for r in rows if r.code), "") or f"skipped: {rows[0].reason}")
     return scans
 
 
 def with_simpleitk(folder: Path) -> list[Scan]:
-    """GDCM's series reader, a volume for each series identifier."""
+    """Read by GDCM's series reader, a volume for each series identifier."""
     import SimpleITK as sitk
 
     scans = []
@@ -84,7 +84,7 @@ def with_simpleitk(folder: Path) -> list[Scan]:
 
 
 def with_monai(folder: Path) -> list[Scan]:
-    """PydicomReader, which gives LPS."""
+    """Read by MONAI's PydicomReader, which returns LPS coordinates."""
     from monai.data import PydicomReader
 
     reader = PydicomReader()
@@ -97,7 +97,7 @@ def with_monai(folder: Path) -> list[Scan]:
 
 
 def with_highdicom(folder: Path) -> list[Scan]:
-    """Its volume functions."""
+    """Read by highdicom's volume functions."""
     import highdicom as hd
 
     files = [pydicom.dcmread(p) for p in sorted(folder.iterdir())]
@@ -110,7 +110,7 @@ def with_highdicom(folder: Path) -> list[Scan]:
 
 
 def with_dcm2niix(folder: Path) -> list[Scan]:
-    """Its command line; every file that it writes."""
+    """Read every file that dcm2niix writes."""
     with tempfile.TemporaryDirectory() as out:
         command = ["dcm2niix", "-z", "n", "-b", "n", "-o", out, str(folder)]
         subprocess.run(command, check=False, capture_output=True, timeout=300)
@@ -132,20 +132,20 @@ PACKAGES = {"SimpleITK": "SimpleITK", "MONAI PydicomReader": "monai", "highdicom
 
 PAGE = """# DICOM readers, series by series
 
-Made by `python benchmarks/dicom_readers.py FOLDER` on {n_rows} folders of public series with real headers, ordinary and
-awkward. {versions}.
+Written by `python benchmarks/dicom_readers.py FOLDER` for {n_rows} folders of public series with real headers, both ordinary
+and unusual ones. {versions}.
 
-A reader is **right** if every pixel of every frame stands, rescaled, at the place that the frame's own header gives (within
-0.02 voxels) in one of the volumes it gives, and no voxel is left over. Sheets of tiled slices (MOSAIC, VFRAME) are not judged
-where a reader unpacks them. dcm2niix is held to all files that it writes; of a tilted or uneven series it also writes a
-resampled copy, which is not at the frames' places.
+A reader is **right** if each rescaled pixel of each frame is at the position in the header of the frame (within 0.02 voxels) in
+one of the volumes that the reader returns, and these have no other voxels. Tiled slices (MOSAIC, VFRAME) are not judged if a
+reader unpacks them. All files that dcm2niix writes are checked. For a tilted or uneven series it also writes a resampled copy,
+whose voxels are not at the positions of the frames.
 
 {rows}
 """
 
 
 def judge(reader: Reader, folder: Path) -> str:
-    """``right``, ``refused`` with the reason, or **wrong**."""
+    """Return `right`, `refused` or `skipped` with the reason, or **wrong**."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -154,12 +154,12 @@ def judge(reader: Reader, folder: Path) -> str:
         return f"**wrong**: {error}"
     except Exception as error:
         text = str(error).splitlines()[0] if reader is with_medhybrid and str(error) else type(error).__name__
-        return text if text.startswith("left aside") else f"refused: {text}"
+        return text if text.startswith("skipped") else f"refused: {text}"
     files = sorted(p for p in folder.iterdir() if p.is_file())
     headers = [pydicom.dcmread(p) for p in files]
     if any({"MOSAIC", "VFRAME"} & set(h.get("ImageType", [])) for h in headers):
         is_sheet = any(s.array.shape[1] == headers[0].Columns for s in scans)
-        return "**wrong**: the sheet as a slice" if is_sheet else "unpacked (not judged here)"
+        return "**wrong**: the tiles as one slice" if is_sheet else "unpacked (not judged here)"
     if headers[0].get("Modality") in ("SEG", "RTSTRUCT") or headers[0].get("SamplesPerPixel", 1) != 1:
         return "read as an image"
     try:
@@ -171,7 +171,7 @@ def judge(reader: Reader, folder: Path) -> str:
 
 
 def table(root: Path) -> str:
-    """The Markdown table of all folders."""
+    """Return the Markdown table of all folders."""
     readers = {n: r for n, r in READERS.items() if n != "dcm2niix" or shutil.which("dcm2niix")}
     folders = sorted({p.parent for p in root.rglob("*") if p.is_file() and p.suffix not in (".csv", ".md")})
     lines = [f"| series | {' | '.join(readers)} |", "| --- |" + " --- |" * len(readers)]
@@ -192,7 +192,7 @@ def table(root: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page."""
+    """Compare the readers and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path)

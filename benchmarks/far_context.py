@@ -1,12 +1,12 @@
-"""Where far context decides: blobs whose label is that of the nearer of two keys, by the distance to it.
+"""Test long-range context: the label of a blob depends on the nearer of two distant cubes.
 
     python benchmarks/far_context.py --folder /tmp/far --minutes 15
 
-Each generated scan (160 x 160 x 8 voxels of 1.5 mm, noise) has two keys, a bright and a dark cube, and eight blobs that look
-alike; a blob is `a` where the bright key is the nearer one and `b` where the dark one is. What surrounds a blob does not tell,
-nor does what the scan is like as a whole (which instance norm would know): a network has to relate places. Kinds are trained
-with the same minutes on whole scans; the share of blobs with the right label is told by their distance from the nearer key.
-Writes results/far_context.json and .md.
+Each generated scan (160 x 160 x 8 voxels of 1.5 mm, noise) has a bright and a dark cube, the keys, and eight blobs that look
+alike. A blob has label `a` if the bright key is nearer, and `b` if the dark key is nearer. Neither the surroundings of a blob
+nor global statistics of the scan (which instance norm would use) determine the label: a network must relate positions. Network
+kinds are trained for the same minutes on whole scans. The result is the share of correctly labelled blobs by their distance
+from the nearer key, in results/far_context.json and .md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SPACING_MM = 1.5
 N_BLOBS, RADIUS, KEY = 8, 3, 4
 
 MARGIN = 10
-"""Least difference, in voxels, of a blob's distances from the keys."""
+"""Minimum difference between the distances of a blob from the two keys, in voxels."""
 
 EDGES_MM = (0.0, 30.0, 60.0, 90.0, 300.0)
 
@@ -40,7 +40,7 @@ KINDS = ("hybrid", "resnet", "identity", "interleave")
 
 
 def make_scan(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Image and labels (X, Y, Z), centres (N, 3) of the blobs and those (2, 3) of the bright and the dark key, in voxels."""
+    """Generate a scan: image and labels (X, Y, Z), and voxel centres of blobs (N, 3) and of the bright and dark key (2, 3)."""
     rng = np.random.default_rng(seed)
     image = rng.normal(100, 10, SHAPE)
     low, high = np.array([6, 6, 4]), np.array(SHAPE) - (6, 6, 3)
@@ -70,7 +70,7 @@ def make_scan(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 
 
 def write_data(folder: Path, n_train: int, n_validation: int) -> Path:
-    """The data set in the layout of the Decathlon, and the study's config."""
+    """Write the dataset in the layout of the Decathlon, and the config of the study."""
     affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
     names = [f"far_{seed:03d}" for seed in range(n_train + n_validation)]
     for seed, name in enumerate(names):
@@ -109,7 +109,7 @@ def write_data(folder: Path, n_train: int, n_validation: int) -> Path:
 
 
 def right_by_distance(run: Path, names: list[str]) -> list[tuple[float, bool]]:
-    """Of each blob of the validation scans: distance from the nearer key in mm, and whether most of its voxels are right."""
+    """Return, for each blob of the scans, the distance from the nearer key in mm and whether most of its voxels are right."""
     told = []
     for name in names:
         _, labels, blobs, keys = make_scan(int(name.split("_")[1]))
@@ -123,13 +123,13 @@ def right_by_distance(run: Path, names: list[str]) -> list[tuple[float, bool]]:
 
 
 def main() -> None:
-    """Make the scans, train each kind with each seed, tell the shares."""
+    """Generate the scans, train each kind with each seed, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--scans", default="200,30", help="that train and validate")
+    parser.add_argument("--scans", default="200,30", help="numbers of training and validation scans")
     chosen = parser.parse_args()
     n_train, n_validation = (int(n) for n in chosen.scans.split(","))
     file = write_data(chosen.folder.resolve(), n_train, n_validation)

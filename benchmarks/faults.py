@@ -1,10 +1,11 @@
-"""`kill -9` at random times, many times over: a training, and a folder of scans; what is lost, and what the user sees.
+"""Test fault tolerance: `kill -9` a training and a prediction at random times, resume, and compare the results.
 
     python benchmarks/faults.py --kills 20
 
-A small study is made, prepared and trained without a fault; then the same training is killed at random times, resumed, and held
-against it: the losses on record and the weights. Then a folder is predicted and killed as often (by one process, then by two
-workers, of which one is killed), and held against one that was not. Results go to results/faults.json.
+A small study is generated, prepared and trained without a kill. The same training is then killed at random times and resumed.
+Its recorded losses and weights must equal those of the first. Next, the prediction of a folder is killed as often, first with
+one process, then with two workers of which one is killed. Its masks must equal those of a prediction without kills. Results go
+to results/faults.json.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from tests.synthetic import blob_case, save_nifti, small_config, write_study  # 
 RESULTS = Path(__file__).parent / "results"
 CHANGES = ["training.checkpoint_minutes=0.005", "tracking.kind=jsonl"]
 WAITS_S = (4.0, 12.0)
-"""Before a kill; the start takes some of it."""
+"""Range of the time between the start of a process and its kill, in seconds; it includes the start-up."""
 
 N_SCANS = 60
 
 
 def call(*arguments: str) -> subprocess.Popen[str]:
-    """`medhybrid ARGUMENTS`, begun."""
+    """Start `medhybrid ARGUMENTS`."""
     command = [sys.executable, "-m", "medhybrid", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def half_files(folder: Path) -> list[str]:
-    """NIfTI, JSON and safetensors files under their final names that cannot be read."""
+    """Return the NIfTI and JSON files with final names that cannot be read."""
     bad = []
     for path in folder.rglob("*"):
         if not path.is_file() or path.name.startswith("."):
@@ -55,18 +56,18 @@ def half_files(folder: Path) -> list[str]:
                 np.asarray(nib.load(path).dataobj)
             elif path.suffix == ".json":
                 json.loads(path.read_text())
-        except Exception:  # whatever is wrong with it
+        except Exception:  # any error means an unreadable file
             bad.append(str(path.relative_to(folder)))
     return bad
 
 
 def losses_of(run: Path) -> dict[int, float]:
-    """The last word on each recorded step."""
+    """Return the last recorded loss of each step."""
     found = {}
     for line in (run / "log.jsonl").read_text().splitlines():
         try:
             event = json.loads(line)
-        except ValueError:  # a line that a kill cut off
+        except ValueError:  # a line truncated by a kill
             continue
         if "train/loss" in event.get("values", {}):
             found[event["step"]] = event["values"]["train/loss"]
@@ -74,23 +75,22 @@ def losses_of(run: Path) -> dict[int, float]:
 
 
 def digest(path: Path) -> str:
-    """Of a file."""
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def enough_steps(config: str, root: Path, kills: int) -> int:
-    """So many that a training on this machine is not at its end before the last kill."""
+    """Estimate a number of steps with which a training on this machine outlasts all kills."""
     n = 100
     short = medhybrid.load_config(config, [*CHANGES, f"training.iterations={n}", f"runs={root / 'short'}"])
     began = time.monotonic()
     medhybrid.train(short)
-    return max(
-        600, round(n / (time.monotonic() - began) * kills * sum(WAITS_S))
-    )  # the short one takes its time to begin
+    # The measured time includes start-up, so this underestimates the steps; hence the minimum.
+    return max(600, round(n / (time.monotonic() - began) * kills * sum(WAITS_S)))
 
 
 def kill_training(root: Path, kills: int, rng: random.Random) -> dict[str, Any]:
-    """Train once in peace and once with kills."""
+    """Train once without and once with kills, and compare."""
     config = str(root / "small.yaml")
     changes = [*CHANGES, f"training.iterations={enough_steps(config, root, kills)}"]
     whole = medhybrid.train(medhybrid.load_config(config, [*changes, f"runs={root / 'whole'}"])).folder
@@ -105,7 +105,7 @@ def kill_training(root: Path, kills: int, rng: random.Random) -> dict[str, Any]:
         began = time.monotonic()
         time.sleep(rng.uniform(*WAITS_S))
         if process.poll() is not None:
-            print(f"it ended before kill {n}", flush=True)
+            print(f"the training ended before kill {n + 1}", flush=True)
             break
         process.kill()
         said.append(process.communicate()[0][-200:])
@@ -129,7 +129,7 @@ def kill_training(root: Path, kills: int, rng: random.Random) -> dict[str, Any]:
 
 
 def masks_of(out: Path) -> dict[str, str]:
-    """Hashes of the values by mask."""
+    """Return the hash of the values of each mask."""
     folder = out / "masks"
     return {
         p.name: hashlib.sha256(np.asarray(nib.load(p).dataobj).tobytes()).hexdigest() for p in folder.glob("*.nii.gz")
@@ -137,7 +137,7 @@ def masks_of(out: Path) -> dict[str, str]:
 
 
 def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.Random) -> dict[str, Any]:
-    """Predict once in peace and once with kills: of the process, or of one of its workers."""
+    """Predict once without and once with kills, of the process or of one of its workers, and compare."""
     scans, peace, out = root / "scans", root / "peace", root / f"killed{workers}"
     if not peace.exists():
         medhybrid.predict(scans, model=model, out=peace)
@@ -150,9 +150,8 @@ def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.
         victims = psutil.Process(process.pid).children() if workers > 1 else [psutil.Process(process.pid)]
         victims = [v for v in victims if "medhybrid.data.workers" in " ".join(v.cmdline())] if workers > 1 else victims
         if process.poll() is not None or not victims:
-            for mask in list((out / "done").glob("*.json"))[
-                : N_SCANS // 2
-            ]:  # it was done: half of it is to be done again
+            # The prediction has finished: remove half of its records, so that it has work again.
+            for mask in list((out / "done").glob("*.json"))[: N_SCANS // 2]:
                 mask.unlink()
             continue
         rng.choice(victims).kill()
@@ -177,7 +176,7 @@ def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.
 
 
 def wait_for_begun(out: Path, process: subprocess.Popen[str]) -> None:
-    """Until a scan is in work."""
+    """Wait until the prediction of a scan has started."""
     while process.poll() is None:
         if (out / "begun").is_dir() and any((out / "begun").iterdir()):
             return
@@ -185,7 +184,7 @@ def wait_for_begun(out: Path, process: subprocess.Popen[str]) -> None:
 
 
 def main() -> None:
-    """All of it, and a table."""
+    """Run all tests and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     kills, rng = parser.parse_args().kills, random.Random(0)

@@ -1,10 +1,10 @@
-"""One fold of a study, as a user would run it: prepare, train, predict the fold's validation scans from their files, score.
+"""Run one fold of a study as a user would: prepare, train, predict the validation scans from their files, and score them.
 
     python benchmarks/fold.py hippocampus.yaml /data/hippocampus training.max_minutes=10
     python benchmarks/fold.py brain.yaml /data/glioma training.max_minutes=45
-    python benchmarks/fold.py brain.yaml /data/glioma --run runs/brain/<run>     # score a run that is there
+    python benchmarks/fold.py brain.yaml /data/glioma --run runs/brain/<run>     # score an existing run
 
-Writes results/<study>.json and the scores by case beside this file.
+Writes results/<study>.json and the scores of each case beside it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Files changed at random, guided by which lines of the readers they reach: a `MedHybridError` or a right answer, nothing else.
+"""Fuzz the readers of files, guided by code coverage: each input must give a valid result or a `MedHybridError`.
 
     pip install atheris
     python benchmarks/fuzz.py --seconds 120                     # every target in turn
     python benchmarks/fuzz.py --seconds 3600 --only dicom,nifti
 
-tests/test_fuzz.py damages right files, on every run of the tests; this search begins with right files and finds its own way. A
-finding is another exception, a file that takes more than 20 seconds or 2 GiB, or a volume that is none. Its input is kept in
-FOLDER/<target>. Counts go to results/fuzz.json.
+tests/test_fuzz.py damages valid files in every run of the tests. This search starts from valid files and mutates them further.
+A finding is any other exception, a file that takes more than 20 seconds or 2 GiB, or an invalid volume. The input of a finding
+is stored in FOLDER/<target>. Counts go to results/fuzz.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 SEARCHED = ["medhybrid", "nibabel", "pydicom"]
-"""Packages whose lines guide the search; ITK's are not seen by it."""
+"""Packages whose code coverage guides the search; ITK is compiled, so its coverage is not measured."""
 
 NAMES = {
     "nifti": "x.nii",
@@ -36,11 +36,11 @@ NAMES = {
     "record": "done/c.json",
     "marks": "review.json",
 }
-"""Target to the file that it writes."""
+"""File name of each target."""
 
 
 def example(target: str, path: Path) -> None:
-    """A right file to begin with."""
+    """Write a valid file, from which the search starts."""
     import nibabel as nib
     import numpy as np
     import SimpleITK as sitk
@@ -74,7 +74,7 @@ def example(target: str, path: Path) -> None:
 
 
 def reader(target: str) -> Callable[[Path], None]:
-    """What reads the file; it raises `AssertionError` where the answer is wrong."""
+    """Return the reader of a target, which raises `AssertionError` for an invalid result."""
     import numpy as np
 
     from medhybrid.config import load_config
@@ -99,7 +99,7 @@ def reader(target: str) -> Callable[[Path], None]:
 
 
 def search(target: str, corpus: Path, seconds: int) -> None:
-    """Search for so long; ends the process, with an exit code other than 0 if there is a finding."""
+    """Search for some seconds and exit the process, with an exit code other than 0 after a finding."""
     import atheris
 
     with atheris.instrument_imports(include=SEARCHED, enable_loader_override=False):
@@ -123,10 +123,10 @@ def search(target: str, corpus: Path, seconds: int) -> None:
 
 
 def main() -> None:
-    """Each target in a process of its own: a search ends its process."""
+    """Search each target in a separate process, because a search exits its process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(NAMES))
-    parser.add_argument("--seconds", type=int, default=120, help="of each target")
+    parser.add_argument("--seconds", type=int, default=120, help="time for each target")
     parser.add_argument("--folder", type=Path, default=Path("fuzz"), help="inputs that reached new lines, and findings")
     parser.add_argument("--target", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

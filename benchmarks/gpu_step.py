@@ -1,8 +1,8 @@
-"""What a training step takes on a GPU, part by part: recorded as CUDA graphs or made plainly, kernels measured by cuDNN or not.
+"""Measure the parts of a training step on a GPU, with and without CUDA graphs and cuDNN benchmarking.
 
     python benchmarks/gpu_step.py brain.yaml /data/glioma
 
-One batch again and again, so that reading is left out; milliseconds, median of some rounds.
+The same batch is used each time, so that reading is excluded. Times are milliseconds, the median of some rounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROUNDS, CALLS, WARM_STEPS = 5, 20, 6
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """Of a call; the GPU is waited for after each round."""
+    """Measure the milliseconds of a call; each round ends with a synchronisation of the GPU."""
     told = []
     for _ in range(ROUNDS):
         torch.cuda.synchronize()
@@ -39,20 +39,20 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Each way in a trainer of its own."""
+    """Measure each combination in a new trainer, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)
     parser.add_argument("overrides", nargs="*")
     chosen = parser.parse_intermixed_args()
     if not torch.cuda.is_available():
-        parser.error("there is no CUDA GPU here")
+        parser.error("no CUDA GPU found")
     length = ["training.iterations=100000", "training.max_minutes=null", "training.device=cuda"]
     config = medhybrid.load_config(chosen.config, [f"data.root={chosen.root}", *length, *chosen.overrides])
     dataset = PreparedDataset(medhybrid.preprocess(config).folder)
     cases = dataset.open(dataset.fold_for(config).train)
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
-    print("| step | cuDNN measures | inputs | gradients | update | average | whole, ms | MiB |")
+    print("| step | cuDNN benchmark | inputs | gradients | update | average | whole step, ms | MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for made, measures in ((PlainStep, False), (RecordedStep, False), (PlainStep, True), (RecordedStep, True)):
         loop.RecordedStep = made  # type: ignore[misc]

@@ -1,13 +1,13 @@
-"""How seconds and memory of a prediction grow with the scan, the number of labels and the number of scans.
+"""Measure how time and memory of a prediction grow with the size of the scan, the number of labels and of scans.
 
     python benchmarks/growth.py --sizes 128x128x100,256x256x200,512x512x400,512x512x800 --labels 1,10 --cases 10,100,1000
 
-Each point is a process of its own: a scan of int16 at 0.8 x 0.8 x 1 mm is read, prepared, cut into windows of 96 voxels on the
-network's grid (`--spacing 0` is the scan's own), brought back to the scan, cleaned of small components, measured, written. In
-the network's place stands a smooth field with every label everywhere, the worst case for the way back; what the network takes
-is the number of windows, which is told, times what one takes. Scans that are counted are of 40 x 48 x 36 voxels, a window
-each. Writes results/growth.json, .md and the picture
-of docs/performance.md.
+Each point runs in a separate process. A scan of int16 at 0.8 x 0.8 x 1 mm is read, prepared and split into windows of 96 voxels
+on the grid of the network (`--spacing 0`: the grid of the scan). The result is resampled to the scan, small components are
+removed, and the mask is measured and written. A smooth field with every label everywhere replaces the network; this is the
+worst case for the resampling of the result. The time of a network would be the reported number of windows, times that of one
+window. Points with several scans use scans of 40 x 48 x 36 voxels, one window each. Writes results/growth.json, .md and the
+figure of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SMALL = "40x48x36"
 
 
 def make_model(spacing_mm: float, n_labels: int) -> tuple[Model, list[int]]:
-    """A model whose network is a smooth field, and the sizes of the batches that it is asked for."""
+    """Create a model whose network is a smooth field, and a list to which it adds the size of each batch."""
     plan = Plan(
         study="growth",
         spacing_mm=(spacing_mm,) * 3 if spacing_mm else SPACING,
@@ -79,7 +79,7 @@ def make_model(spacing_mm: float, n_labels: int) -> tuple[Model, list[int]]:
 
 
 def one(shape: tuple[int, int, int], n_labels: int, spacing_mm: float, n_cases: int = 1) -> dict[str, Any]:
-    """A point: seconds, peak memory, windows."""
+    """Measure a point: seconds, peak memory and number of windows."""
     model, batches = make_model(spacing_mm, n_labels)
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def one(shape: tuple[int, int, int], n_labels: int, spacing_mm: float, n_cases: 
 
 
 def _peak() -> float:
-    """GiB of resident memory, the most since the last time; what was before is forgotten."""
+    """Return the peak resident memory since the last call in GiB, and reset it."""
     status = Path("/proc/self/status").read_text().splitlines()
     kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     Path("/proc/self/clear_refs").write_text("5")
@@ -113,7 +113,7 @@ def _peak() -> float:
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
-    """Seconds and memory over voxels, a line for each number of labels; and over the number of scans."""
+    """Draw seconds and memory over the number of voxels, with a line for each number of labels, and over that of scans."""
     import matplotlib.pyplot as plt
 
     figure, rows = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
@@ -133,13 +133,13 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """All points, each in a process of its own."""
+    """Measure all points, each in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", required=True)
     parser.add_argument("--labels", default="1,10")
     parser.add_argument("--cases", default="10,100,1000")
     parser.add_argument("--spacing", type=float, default=1.5)
-    parser.add_argument("--one", action="store_true", help="a point in this process, told as JSON")
+    parser.add_argument("--one", action="store_true", help="measure one point in this process and print JSON")
     chosen = parser.parse_args()
     sizes, labels, cases = (getattr(chosen, key).split(",") for key in ("sizes", "labels", "cases"))
     if chosen.one:

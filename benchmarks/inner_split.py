@@ -1,10 +1,10 @@
-"""Trials of a setting that never see fold 0's validation cases: parts of fold 0's training cases train, the rest is scored.
+"""Try settings on inner validation splits of the training cases of fold 0, whose validation cases are not used.
 
     python benchmarks/inner_split.py brain.yaml /data/glioma training.iterations=1600 --folds 1,2
     python benchmarks/inner_split.py brain.yaml /data/glioma augment.paste_probability=0 --label "no pasting"
 
-For each fold named, its validation cases are scored and fold 0's other training cases train. Records (mean Dice, Dice by
-case, steps) are added to results/inner_<study>.jsonl.
+For each chosen fold, its validation cases are scored, and the other training cases of fold 0 are used for training. Records
+(mean Dice, Dice of each case, steps) are added to results/inner_<study>.jsonl.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def inner_folds(folds: list[dict[str, list[str]]], chosen: list[int]) -> list[dict[str, list[str]]]:
-    """For each chosen fold (1 and up): its validation cases, and what is left of fold 0's training cases."""
+    """Return inner folds: validation cases of each chosen fold (1 and up), and the other training cases of fold 0."""
     outer = folds[0]
     made = []
     for k in chosen:
@@ -33,7 +33,7 @@ def inner_folds(folds: list[dict[str, list[str]]], chosen: list[int]) -> list[di
 
 
 def main() -> None:
-    """Prepare, then train each inner fold."""
+    """Prepare the data and train each inner fold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)

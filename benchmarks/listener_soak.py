@@ -1,11 +1,11 @@
-"""A listener beside hostile connections: is each study of its sender answered once, how late, and with how much memory.
+"""Test `medhybrid listen` under hostile connections: answers for each study, their delay, and memory.
 
     python benchmarks/listener_soak.py --studies 200 --connections 50 --minutes 10
 
-`medhybrid listen` with a small untrained network; a listed sender pushes generated studies (16 slices) at a steady pace, first
-a tenth of them alone, then all beside the hostile connections. These come from the sender's own address and from one that is
-not listed, in equal parts: they say nothing; send a request byte by byte; announce 1,000 MiB; speak HTTP; use another title;
-connect and close as fast as they can. Writes results/listener_soak.json.
+The listener has a small untrained network. A listed sender pushes generated studies (16 slices) at a steady rate. The first
+tenth is pushed without, the rest with hostile connections. These come in equal parts from the address of the sender and from
+an unlisted address. They stay silent, send a request byte by byte, announce 1,000 MiB, send HTTP, use another AE title, or
+connect and close as fast as possible. Writes results/listener_soak.json.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ ADDRESSES = ("127.0.0.1", "127.0.0.3")
 
 
 class Hostile:
-    """Connections that keep coming until `stop`."""
+    """Hostile connections that are opened again until `stop` is set."""
 
     def __init__(self, port: int) -> None:
         self.port, self.stop, self.made = port, threading.Event(), Counter[str]()
 
     def run(self, n: int) -> None:
-        """Hold `n` at once until the standard input ends, and print how many were made."""
+        """Keep `n` connections open until the standard input ends, and print the number of connections of each kind."""
         kinds = itertools.cycle(itertools.product(ADDRESSES, KINDS))
         threads = [threading.Thread(target=self.keep_on, args=next(kinds), daemon=True) for _ in range(n)]
         for thread in threads:
@@ -54,7 +54,7 @@ class Hostile:
         print(json.dumps(self.made))
 
     def keep_on(self, address: str, kind: str) -> None:
-        """One connection after the other."""
+        """Open one connection after the other."""
         while not self.stop.is_set():
             with (
                 suppress(OSError),
@@ -66,7 +66,7 @@ class Hostile:
 
 
 def be_silent(caller: socket.socket, stop: threading.Event) -> None:
-    """Wait until the other side ends it."""
+    """Send nothing, and wait until the listener closes the connection."""
     while not stop.is_set():
         with suppress(TimeoutError):
             if not caller.recv(1):
@@ -74,7 +74,7 @@ def be_silent(caller: socket.socket, stop: threading.Event) -> None:
 
 
 def drip(caller: socket.socket, stop: threading.Event) -> None:
-    """Send a request of 60,000 bytes, ten a second."""
+    """Send a request of 60,000 bytes, ten bytes per second."""
     for byte in struct.pack(">BxI", 1, 60_000) + bytes(60_000):
         caller.sendall(bytes([byte]))
         if stop.wait(0.1):
@@ -82,34 +82,34 @@ def drip(caller: socket.socket, stop: threading.Event) -> None:
 
 
 def announce_much(caller: socket.socket, stop: threading.Event) -> None:
-    """Announce a request of 1,000 MiB, and send."""
+    """Announce a request of 1,000 MiB, and send data."""
     caller.sendall(struct.pack(">BxI", 1, 1000 << 20))
     while not stop.is_set():
         caller.sendall(bytes(1 << 16))
 
 
 def speak_http(caller: socket.socket, stop: threading.Event) -> None:
-    """Ask for a page."""
+    """Send an HTTP request."""
     caller.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
     be_silent(caller, stop)
 
 
 def use_another_title(caller: socket.socket, stop: threading.Event) -> None:
-    """Send a whole request of a title that is not listed."""
+    """Send a complete association request with an AE title that is not listed."""
     body = b"\0\1\0\0" + TITLE.ljust(16).encode() + b"STRANGER        " + bytes(32)
     caller.sendall(struct.pack(">BxI", 1, len(body)) + body)
     be_silent(caller, stop)
 
 
 def close_at_once(_caller: socket.socket, _stop: threading.Event) -> None:
-    """Say nothing, and go."""
+    """Close the connection without sending."""
 
 
 KINDS = {f.__name__: f for f in (be_silent, drip, announce_much, speak_http, use_another_title, close_at_once)}
 
 
 class Studies:
-    """Pushes studies, and takes what comes back for each."""
+    """Sender that pushes studies and receives their results."""
 
     def __init__(self, port: int, target: int, folder: Path) -> None:
         from pynetdicom import AE, AllStoragePresentationContexts, evt
@@ -129,7 +129,7 @@ class Studies:
         return 0x0000
 
     def push(self, name: str) -> tuple[float, float, bool]:
-        """Push one study; return seconds until it was taken, until its second answer, and whether these were all."""
+        """Push one study; return seconds until it was accepted, seconds until its second result, and whether both arrived."""
         from pydicom import dcmread
 
         from medhybrid.scans.dicom.write import write_mr_series
@@ -148,12 +148,12 @@ class Studies:
             return taken - began, self.answered[uid][1] - began, True
 
     def n_answered_once(self) -> int:
-        """Studies for which exactly a segmentation and a report came."""
+        """Count the studies with exactly two results, a segmentation and a report."""
         return sum(len(times) == 2 for times in self.answered.values())
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, 95th percentile and maximum."""
+    """Return median, 95th percentile and maximum."""
     return {
         "median": round(statistics.median(values), 3),
         "p95": round(float(np.percentile(values, 95)), 3),
@@ -162,7 +162,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def soak(n_studies: int, n_connections: int, minutes: float) -> dict[str, Any]:
-    """Run it."""
+    """Run the listener, the sender and the hostile connections, and return the measurements."""
     port, target = free_port(), free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -213,7 +213,7 @@ def push_at(studies: Studies, name: str, pace_s: float) -> tuple[float, float, b
 
 
 def main() -> None:
-    """Run, write and print."""
+    """Run the test, and write and print its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=200)
     parser.add_argument("--connections", type=int, default=50)

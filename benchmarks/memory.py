@@ -1,11 +1,11 @@
-"""Memory of a long run over its time: flat, or not.
+"""Measure the memory of a long run over time, to find leaks.
 
     python benchmarks/memory.py watch train -- medhybrid train --config hippocampus.yaml data.root=DATA training.max_minutes=120
     python benchmarks/memory.py listen --studies 1000
 
-`watch` runs a command and looks at its process every 10 seconds. `listen` serves `medhybrid listen` with a small untrained
-network, pushes generated studies (16 slices) to it, and takes what comes back. Each writes results/memory_<name>.json and .png:
-resident MiB over the minutes (the studies), and the growth from the first fifth to the last, of their medians. `scale.py` has
+`watch` runs a command and measures its process every 10 seconds. `listen` starts `medhybrid listen` with a small untrained
+network, pushes generated studies (16 slices) to it, and receives the results. Each writes results/memory_<name>.json and .png:
+resident MiB over minutes or studies, and the growth between the medians of the first and the last fifth. `scale.py` measures
 `predict`.
 """
 
@@ -34,7 +34,7 @@ Points = list[tuple[float, float]]
 
 
 def write_record(name: str, unit: str, points: Points, **more: Any) -> None:
-    """The record and its picture."""
+    """Write the record and its figure."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -53,7 +53,7 @@ def write_record(name: str, unit: str, points: Points, **more: Any) -> None:
 
 
 def watch(name: str, command: list[str], seconds: float = 10) -> None:
-    """Run a command to its end."""
+    """Run a command to its end and record its memory."""
     process, began = subprocess.Popen(command), time.monotonic()
     points: Points = []
     while process.poll() is None:
@@ -68,14 +68,14 @@ def watch(name: str, command: list[str], seconds: float = 10) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
 
 
 def listen(n_studies: int) -> None:
-    """Push studies to a listener, one after the other, and wait for what it makes of each."""
+    """Push studies to a listener, one after the other, and wait for the results of each."""
     from pynetdicom import AE, AllStoragePresentationContexts, evt
 
     from medhybrid.scans.dicom.write import write_mr_series
@@ -111,7 +111,7 @@ def listen(n_studies: int) -> None:
             send_files(us, files)
             for _ in ("segmentation", "report"):
                 if not arrived.acquire(timeout=60):
-                    raise SystemExit(f"study {n}: nothing came back")
+                    raise SystemExit(f"study {n}: no result within 60 s")
             points.append((float(n + 1), psutil.Process(process.pid).memory_info().rss / 2**20))
         process.terminate()
         process.wait(60)
@@ -120,7 +120,7 @@ def listen(n_studies: int) -> None:
 
 
 def wait_until_open(port: int, seconds: float = 60) -> None:
-    """Until somebody listens."""
+    """Wait until a port accepts connections."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with socket.socket() as s:
@@ -131,7 +131,7 @@ def wait_until_open(port: int, seconds: float = 60) -> None:
 
 
 def main() -> None:
-    """One of both."""
+    """Run the chosen measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ways = parser.add_subparsers(dest="way", required=True)
     a_command = ways.add_parser("watch")

@@ -1,9 +1,9 @@
-"""Dice of a run's validation cases with each optional channel taken away.
+"""Measure the Dice of the validation cases of a run without each optional channel.
 
     python benchmarks/missing_channels.py runs/brain/<run>
 
-Prepared images are used with the channel set to 0, which is what prediction makes of a channel that a study lacks. Cases whose
-channel is blank already count on both sides: nothing is taken from them. Adds a row a channel to results/missing_channels.json.
+The channel is set to 0 in the prepared images, as prediction does for a missing channel. Cases without that channel count with
+the same Dice on both sides. Adds a row for each channel to results/missing_channels.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "missing_channels.json"
 
 
 def dice_without(model: Model, case: PreparedCase, channel: int | None) -> float:
-    """Mean Dice over the labels of a case, on the scan's grid."""
+    """Return the mean Dice over the labels of a case without a channel, on the grid of the scan."""
     image = case.image().copy()
     if channel is not None:
         image[channel] = 0
@@ -39,13 +39,13 @@ def dice_without(model: Model, case: PreparedCase, channel: int | None) -> float
 
 
 def main(folder: Path) -> None:
-    """Measure and record."""
+    """Measure each channel and record the results."""
     config, model = run_config(folder), medhybrid.load_model(folder)
     dataset = PreparedDataset(prepared_folder(config))
     cases = dataset.open(dataset.fold_for(config).validation)
     whole = [dice_without(model, c, None) for c in cases]
     rows = {"none": str(mean_interval(whole))}
-    print("nothing taken away", rows["none"])
+    print("all channels", rows["none"])
     for n, rule in enumerate(model.plan.normalisation):
         if rule.optional:
             without = [dice_without(model, c, n) for c in cases]

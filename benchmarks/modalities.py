@@ -1,11 +1,12 @@
-"""Two generated studies of brains with lesions, one as MR and one as CT would show them: a start from MR for CT.
+"""Generate two studies of brains with lesions, one MR and one CT, to test pretrained weights across modalities.
 
     python benchmarks/modalities.py /tmp/two
     cd /tmp/two; python REPOSITORY/benchmarks/practices.py ct.yaml ct --other mr.yaml mr --work work \
         --steps 600 --other-steps 600 --settings scratch,twice,other,other_encoder --masks ''
 
-The MR is the demo's T1. The CT has other subjects: fluid near 5, white matter near 28, grey matter near 37, bone above 600
-Hounsfield units, lesions some 15 darker than what is around them, noise of 5. Of each, 14 subjects train and 10 validate.
+The MR is the T1 of the demo. The CT has other subjects, with fluid near 5, white matter near 28, grey matter near 37 and bone
+above 600 Hounsfield units. Lesions are about 15 units darker than their surroundings, and noise has a deviation of 5 units.
+Each study has 14 training and 10 validation subjects.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ N_TRAIN, N_VALIDATION = 14, 10
 FIRST_SEED = {"mr": 1000, "ct": 5000}
 
 TISSUES = ((0.0, -1000.0), (0.02, 0.0), (0.15, 5.0), (0.55, 37.0), (0.85, 28.0), (1.2, 25.0))
-"""T1 signal of the phantom before its scale, and Hounsfield units."""
+"""T1 signal of the phantom before scaling, and the Hounsfield units of that tissue."""
 
 
 def as_ct(subject: Subject, rng: np.random.Generator) -> np.ndarray:
-    """Hounsfield units (X, Y, Z) of the subject's tissues, with a skull around them."""
+    """Return Hounsfield units (X, Y, Z) of the tissues of a subject, with a skull around them."""
     inside = subject.t1 > 0
     signal = subject.t1 / np.percentile(subject.t1[inside], 98) * 0.9
     hounsfield = np.interp(ndimage.gaussian_filter(signal, 0.7), *zip(*TISSUES, strict=True))
@@ -44,7 +45,7 @@ def as_ct(subject: Subject, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_study(folder: Path, name: str) -> None:
-    """`folder/<name>` with scans, masks, table and fold; `folder/<name>.yaml`."""
+    """Write `folder/<name>` with scans, masks, table and fold, and `folder/<name>.yaml`."""
     template, rows = load_template(), []
     names = [f"{name}_{n:02d}" for n in range(N_TRAIN + N_VALIDATION)]
     for n, case in enumerate(names):
@@ -74,7 +75,7 @@ def write_study(folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    """Write both."""
+    """Write both studies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder

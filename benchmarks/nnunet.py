@@ -1,7 +1,7 @@
-"""nnU-Net by its own command line, on a dataset of ours: converted, planned, trained for a time, its masks read back.
+"""Run nnU-Net by its command line on a dataset of ours: convert, plan, train for a time, and read its masks.
 
-It needs an environment of its own with `nnunetv2` (`python -m venv nnunet; nnunet/bin/pip install nnunetv2`), whose folder of
-commands is given. Nothing of its recipe is changed but the length (nnunet_trainer/minutes.py).
+It needs a separate environment with `nnunetv2` (`python -m venv nnunet; nnunet/bin/pip install nnunetv2`), whose folder of
+commands is passed. Only the length of its training is changed (nnunet_trainer/minutes.py).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from medhybrid.geometry import Grid
 from medhybrid.metrics import LabelScore, score_case
 
 PRESETS = {"nnunet": ("nnUNetPlans", []), "nnunet_resenc": ("nnUNetResEncUNetMPlans", ["-pl", "nnUNetPlannerResEncM"])}
-"""Plans of each preset and how they are asked for: the plain network, and the recommended residual encoder."""
+"""Plans and arguments of the planner for each preset: the plain network, and the recommended residual encoder."""
 
 DATASET_ID = 900
 
 
 @dataclass(frozen=True, slots=True)
 class NnUNetResult:
-    """Folder of masks in the dataset's values, training steps and seconds, parameters, peak memory."""
+    """Result of an nnU-Net training; `masks` is the folder of masks, with consecutive label values."""
 
     masks: Path
     steps: int
@@ -53,9 +53,9 @@ def run_nnunet(
     Parameters
     ----------
     work : Path
-        Kept between presets and calls: what is converted and prepared is not made again.
+        Working folder; converted and prepared data in it are used again by later calls.
     commands : Path
-        Folder of `nnUNetv2_train` and the others.
+        Folder of `nnUNetv2_train` and the other commands.
     """
     plans, planner = PRESETS[preset]
     name = f"Dataset{DATASET_ID}_{root.resolve().name}"
@@ -71,14 +71,14 @@ def run_nnunet(
     convert_dataset(root, folders["nnUNet_raw"] / name, channels, labels, cases)
 
     def call(command: str, *arguments: str) -> int:
-        """Peak MiB of one of its commands."""
+        """Run one of nnU-Net's commands and return its peak memory in MiB."""
         with (work / "nnunet.log").open("a") as log:
             process = subprocess.Popen(
                 [commands / command, *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT
             )
             _, status, usage = os.wait4(process.pid, 0)
         if status:
-            raise RuntimeError(f"{command} failed; its words are in {work / 'nnunet.log'}")
+            raise RuntimeError(f"{command} failed; see its output in {work / 'nnunet.log'}")
         return usage.ru_maxrss // 1024
 
     prepared = folders["nnUNet_preprocessed"] / name
@@ -93,7 +93,7 @@ def run_nnunet(
 
 
 def score_masks(masks: Path, root: Path, labels: Mapping[str, int], cases: Sequence[str]) -> list[LabelScore]:
-    """Scores of its masks (consecutive values) against the references (the dataset's values), on the scans' own grids."""
+    """Score nnU-Net's masks (consecutive values) against the references (label values of the dataset), on the scan grids."""
     table = np.array([0, *labels.values()])
     scores: list[LabelScore] = []
     for case in cases:
@@ -109,7 +109,7 @@ def score_masks(masks: Path, root: Path, labels: Mapping[str, int], cases: Seque
 def convert_dataset(
     root: Path, folder: Path, channels: Sequence[str], labels: Mapping[str, int], cases: Sequence[str]
 ) -> None:
-    """Decathlon layout to nnU-Net's: a file a channel, labels from 1 on."""
+    """Convert the Decathlon layout to nnU-Net's: a file for each channel, consecutive label values from 1."""
     if (folder / "dataset.json").is_file():
         return
     for part in ("imagesTr", "labelsTr"):

@@ -1,27 +1,27 @@
-"""What each practice of docs/practices.md gives for the same total time, paired by case, two seeds.
+"""Compare the practices of docs/practices.md for the same total time, paired by case, with two seeds.
 
     python benchmarks/practices.py hippocampus.yaml /data/hippocampus --other brain.yaml /data/glioma --work /tmp/practices \
         --steps 470 --other-steps 290 --pretrain-steps 600 --masks 5,25
     python benchmarks/practices.py brain.yaml /data/glioma --other hippocampus.yaml /data/hippocampus --work /tmp/practices \
         --steps 570 --other-steps 950 --pretrain-steps 800 --masks 5 data.context=[pixel_mm,slice_mm]
 
-Lengths are steps that stand for the same minutes on an idle machine (`step_rates.py` tells them): so that trainings may run
+Lengths are steps that an idle machine makes in the same minutes (`step_rates.py` measures them), so that trainings may run
 beside other work. Settings:
 
-    scratch         as `medhybrid train` does it
-    twice           from scratch for the minutes of a start and of what goes on from it together
-    in_stages       encoder and decoder, then the Transformer, then all
-    layer_decay     rates that fall from the decoder towards the picture
-    other, other_encoder    a model of the other study as a start, whole or its encoder
-    pretrained      what was learnt from this study's scans without masks as a start, with --pretrain-steps
-    told            the fields of data.context as tokens, if the call names any
-    tuned           the config that a search wrote (--tuned RUNS/<study>/tune-<search>/best.yaml), if the call names one
+    scratch         `medhybrid train` with the config as it is
+    twice           from scratch, for twice the steps: as long as a pretraining and the training after it together
+    in_stages       train encoder and decoder, then the Transformer, then all
+    layer_decay     learning rates that fall from the decoder towards the image
+    other, other_encoder    initialised from a model of the other study, from all weights or those of the encoder
+    pretrained      initialised from self-supervised pretraining on the scans of this study (--pretrain-steps)
+    told            metadata conditioning with the fields of data.context, if the call sets them
+    tuned           the best config of a search (--tuned RUNS/<study>/tune-<search>/best.yaml), if given
 
-and scratch and tuned for twice as long, beside AdamW for the same time (--adamw-steps), with which the choice of the recipe
-began; and, for each number of --masks, scratch, twice and pretrained with so few cases. Every training is on record in
-results/practices_<study>.json with the Dice of its cases; one that is there is not trained again, so that a second call goes
-on, on another day or machine too. The tables in results/practices_<study>.md are over the seeds that settings and the first of
-their group both have.
+Further groups: scratch and tuned for twice as long, and AdamW for the same time (--adamw-steps); and for each number of
+--masks, scratch, twice and pretrained with this number of cases. Every training is recorded in
+results/practices_<study>.json with the Dice of its cases. A recorded training is not repeated, so a second call continues, also
+on another day or machine. The tables in results/practices_<study>.md compare settings with the first of their group, over the
+seeds that both have.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LAYERED = "training.stages=[{train: [all], share: 1, layer_decay: 0.8}]"
 
 
 def once(note: Path, make: Callable[[], Run]) -> Path:
-    """The run folder that a note names, else a run made now; one that is interrupted is not noted."""
+    """Return the run folder recorded in a note; without a note, run `make` and write one, unless it is interrupted."""
     if not note.is_file():
         run = make()
         if run.is_interrupted:
@@ -57,21 +57,29 @@ def once(note: Path, make: Callable[[], Run]) -> Path:
 
 
 class Records:
-    """The trainings of a study, in a file."""
+    """Records of the trainings of a study, in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.all: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
 
     def has(self, group: str, setting: str, seed: int, unit: int, config: str) -> bool:
-        """Whether a training is there; `unit` is the length that the others are multiples of, `config` a search's winner."""
+        """Return whether a training is recorded.
+
+        Parameters
+        ----------
+        unit : int
+            Steps of a single training (--steps).
+        config : str
+            Hash of the tuned config, empty for other settings.
+        """
         asked = (group, setting, seed, unit, config)
         return any(
             (*(r[k] for k in ("group", "setting", "seed", "unit")), r.get("config", "")) == asked for r in self.all
         )
 
     def add(self, group: str, seed: int, unit: int, made: Setting, config: str) -> None:
-        """Add a training of one seed."""
+        """Add the training of one seed."""
         record = {"group": group, "setting": made.name, "seed": seed, "unit": unit, "steps": made.n_steps[0]}
         record |= {"config": config} if config else {}
         record |= {"parameters": made.n_parameters, "dice": made.by_seed[0], "cases": made.cases}
@@ -79,7 +87,7 @@ class Records:
         self.path.write_text(json.dumps(self.all, indent=1) + "\n")
 
     def tables(self, study: str) -> str:
-        """Each setting against its group's first, over the seeds that both have: a table for those that share the same."""
+        """Return tables of each setting compared with the first of its group, one table for each set of common seeds."""
         told = []
         for group, unit in dict.fromkeys((r["group"], r["unit"]) for r in self.all):
             mine = [r for r in self.all if (r["group"], r["unit"]) == (group, unit)]
@@ -101,7 +109,7 @@ class Records:
 
 
 def _setting(name: str, records: list[dict[str, Any]]) -> Setting:
-    """The mean of a setting's trainings, case by case."""
+    """Average the trainings of a setting, case by case."""
     of = sorted(records, key=lambda r: int(r["seed"]))
     return Setting(
         name,
@@ -117,20 +125,20 @@ def _sha256(path: Path) -> str:
 
 
 def main() -> None:
-    """The starts, then the trainings, one seed after the other."""
+    """Train the models to initialise from, then all settings, one seed after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--other", nargs=2, required=True, metavar=("CONFIG", "ROOT"))
     parser.add_argument("--work", type=Path, required=True, help="folder of prepared cases and runs")
-    parser.add_argument("--steps", type=int, required=True, help="of a training")
-    parser.add_argument("--other-steps", type=int, required=True, help="as long, of the other study")
-    parser.add_argument("--pretrain-steps", type=int, default=0, help="as long, without masks")
+    parser.add_argument("--steps", type=int, required=True, help="steps of a training")
+    parser.add_argument("--other-steps", type=int, required=True, help="steps of the other study in the same time")
+    parser.add_argument("--pretrain-steps", type=int, default=0, help="steps of the pretraining in the same time")
     parser.add_argument("--masks", default="5")
-    parser.add_argument("--tuned", type=Path, help="config")
-    parser.add_argument("--adamw-steps", type=int, help="with AdamW, as long as twice the steps of a training")
-    parser.add_argument("--settings", help="with all masks, scratch first; by default all of them, '' for none")
+    parser.add_argument("--tuned", type=Path, help="best config of a search")
+    parser.add_argument("--adamw-steps", type=int, help="steps with AdamW in the time of twice --steps")
+    parser.add_argument("--settings", help="settings with all masks, scratch first; default all, '' for none")
     parser.add_argument("--seeds", default="0,1")
     chosen = parser.parse_intermixed_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
@@ -155,7 +163,7 @@ def main() -> None:
         return medhybrid.train(source)
 
     study = own(*told)
-    medhybrid.preprocess(study)  # a setting that is told nothing may share what knows more
+    medhybrid.preprocess(study)  # settings without metadata use the same prepared cases
     asked = None if chosen.settings is None else list(filter(None, chosen.settings.split(",")))
     other = None
     if asked is None or {"other", "other_encoder"} & set(asked):

@@ -1,8 +1,8 @@
-"""How far the masks of the quick ways are from those in float32: Dice between them, for each scan that validates a fold.
+"""Compare the masks of the fast paths with those in float32, by Dice, for each validation scan of a fold.
 
     python benchmarks/precision.py /data/glioma RUN ...
 
-Ways: torch in bf16, OpenVINO in float32 and in bf16 (extra [openvino]). Writes results/precision_<study>.json.
+Fast paths: torch in bf16, OpenVINO in float32 and in bf16 (extra [openvino]). Writes results/precision_<study>.json.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ WAYS = {
 
 
 def main() -> None:
-    """Predict each scan in every way."""
+    """Predict each scan by every path, and write the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
-    parser.add_argument("runs", type=Path, nargs="+", help="of one study and fold")
+    parser.add_argument("runs", type=Path, nargs="+", help="runs of one study and fold")
     chosen = parser.parse_args()
     configs = [medhybrid.load_config(run / "config.yaml", []) for run in chosen.runs]
     config = configs[0]
     if len({(c.name, c.training.fold) for c in configs}) > 1:
-        raise SystemExit("these runs are not of one study and fold")
+        raise SystemExit("the runs are from different studies or folds; pass runs of one study and fold")
     fold = PreparedDataset(prepared_folder(config)).fold_for(config)
     scans = {case: medhybrid.read_scan(chosen.root / "imagesTr" / f"{case}.nii.gz") for case in fold.validation}
     told: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
@@ -63,7 +63,7 @@ def main() -> None:
                     ),
                 }
             )
-    print("| way | seconds a scan | Dice to float32: least | median | labels differ, voxels of 1,000 |")
+    print("| path | seconds per scan | Dice to float32: minimum | median | different labels, voxels of 1,000 |")
     print("| --- | --- | --- | --- | --- |")
     for way, made in told.items():
         agreements = [d for of_run in made for d in of_run["dice_to_float32"].values()]

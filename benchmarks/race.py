@@ -1,8 +1,8 @@
-"""Programs that do the same work, run in turn: seconds and peak memory of each, round by round.
+"""Measure seconds and peak memory of programs that do the same work, in alternating rounds.
 
-Every contender is a process of its own, so that neither warms the other's caches nor hides in its memory. One that times itself
-prints, as its last line, JSON with `seconds` (start-up left out) and whatever else it tells; of the others the whole process
-counts. Rounds alternate, and every second one runs in the opposite order.
+Every contender is a separate process, so that contenders do not share caches or memory. A contender that times itself prints
+JSON with `seconds` (without start-up) and other figures as its last line. For the others, the time of the whole process counts.
+Every second round runs in the opposite order.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from typing import Any
 import psutil
 
 SAMPLE_S = 0.2
-"""How often memory is looked at: a look costs the machine a few milliseconds."""
+"""Interval between measurements of memory, in seconds; each measurement takes a few milliseconds."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One program.
+    """Program to measure.
 
     Attributes
     ----------
     before : callable
-        Puts the place in order before each round (removes what the round before wrote).
+        Called before each round, to remove the output of the previous round.
     until_first : Path, optional
-        Folder whose first mask is waited for: its time is `first_s`.
+        Folder of masks; the time of the first mask in it is recorded as `first_s`.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Contender:
 
 
 def race(contenders: Sequence[Contender], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """What each told in each round: `seconds`, `wall_s`, `peak_mib`, and more of its own."""
+    """Run all rounds; return `seconds`, `wall_s`, `peak_mib` and printed figures of each contender and round."""
     told: dict[str, list[dict[str, Any]]] = {c.name: [] for c in contenders}
     for n in range(rounds):
         for contender in contenders if n % 2 == 0 else reversed(contenders):
@@ -55,7 +55,7 @@ def race(contenders: Sequence[Contender], rounds: int) -> dict[str, list[dict[st
 
 
 def median(told: Sequence[Mapping[str, Any]], key: str = "seconds") -> tuple[float, float, float]:
-    """Median, least and most."""
+    """Return median, minimum and maximum."""
     values = [float(t[key]) for t in told]
     return statistics.median(values), min(values), max(values)
 
@@ -84,13 +84,13 @@ def _run(contender: Contender) -> dict[str, Any]:
     if first is not None:
         told["first_s"] = first
     if lines and lines[-1].startswith("{"):
-        with contextlib.suppress(json.JSONDecodeError):  # what others print may look so
+        with contextlib.suppress(json.JSONDecodeError):  # output of another program that only looks like JSON
             told |= json.loads(lines[-1])
     return told
 
 
 def _resident(pid: int) -> int:
-    """Bytes of a process and all that it started; what they share counts once (PSS) where the system tells it."""
+    """Return the memory of a process and its children in bytes; shared memory counts once (PSS) if the system reports it."""
     total = 0
     with contextlib.suppress(psutil.Error):
         for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:

@@ -1,9 +1,9 @@
-"""How long a report takes to make and to open, and how large it is.
+"""Measure the size of a report, and the time to create and to open it.
 
     python benchmarks/report.py OUT
 
-OUT is a folder of masks that `medhybrid predict` made. The index is opened in Chromium from disk, five times;
-`load` is the browser's own time from the start of navigation to its load event.
+OUT is a folder of masks from `medhybrid predict`. The index is opened in Chromium from disk, five times. `load` is the time
+from the start of navigation to the load event, measured by the browser.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROUNDS = 5
 
 
 def load_s(page: Path) -> list[float]:
-    """Seconds to the load event, by round."""
+    """Return the seconds to the load event, for each round."""
     seconds = []
     with sync_playwright() as playwright:
         for _ in range(ROUNDS):
@@ -40,7 +40,7 @@ def load_s(page: Path) -> list[float]:
 
 
 def main() -> None:
-    """Make the report, open it, write what was measured."""
+    """Create the report, open it, and write the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out

@@ -1,11 +1,11 @@
-"""A folder of many small scans by one and more workers; and the work list at the size of a hospital, with workers that die.
+"""Measure the prediction of many small scans by one or more workers, and a large work list with workers that die.
 
     python benchmarks/scale.py folder --cases 5000      predict by one process, by workers of this machine, by Ray
-    python benchmarks/scale.py list --cases 100000      the list and its records with workers that do nothing, and die
+    python benchmarks/scale.py list --cases 100000      the work list and its records, with idle workers that die at random
 
-`folder` makes the scans (32 x 32 x 16, noise and a bright ball) and a small untrained network; each way predicts all of them
-with one thread a worker. Overhead a case is what reading, preparing, measuring, writing and handing out cost over the network's
-own time. Memory is that of the first process, over the cases. Results go to results/scale.json.
+`folder` generates the scans (32 x 32 x 16, noise and a bright ball) and a small untrained network. Each engine predicts all
+scans with one thread per worker. The overhead per case is the time for reading, preparing, measuring, writing and distributing,
+without the time of the network. Memory is that of the first process, over the cases. Results go to results/scale.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SHAPE = (32, 32, 16)
 
 
 def write_scans(folder: Path, n: int) -> None:
-    """Noise with a bright ball somewhere."""
+    """Write scans of noise with a bright ball."""
     folder.mkdir(parents=True)
     grid = np.stack(np.meshgrid(*(np.arange(s) for s in SHAPE), indexing="ij"), -1)
     for i in range(n):
@@ -50,7 +50,7 @@ def write_scans(folder: Path, n: int) -> None:
 
 
 def write_model(folder: Path) -> None:
-    """An untrained network of the size that a first try has."""
+    """Save a small untrained network as a model folder."""
     import torch
 
     from medhybrid.config import InferenceConfig, NetworkConfig
@@ -88,7 +88,7 @@ def write_model(folder: Path) -> None:
 
 
 def network_seconds(model: Path, scans: Path) -> float:
-    """The network's own time for one scan, one thread: the median of thirty."""
+    """Return the median time of the network for one scan with one thread, over thirty scans."""
     import torch
 
     import medhybrid
@@ -105,7 +105,7 @@ def network_seconds(model: Path, scans: Path) -> float:
 
 
 def predict_folder(way: str, scans: Path, model: Path, out: Path) -> dict[str, Any]:
-    """Seconds from the first mask to the end, and from the call; memory of the first process over the cases."""
+    """Predict all scans; return seconds in total and after the first mask, and memory of the first process over the cases."""
     command = [sys.executable, "-m", "medhybrid", "predict", str(scans), "-m", str(model), "-o", str(out), "-q"]
     began = time.monotonic()
     process = subprocess.Popen([*command, "--device", "cpu", *WAYS[way]], env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -148,7 +148,7 @@ def predict_folder(way: str, scans: Path, model: Path, out: Path) -> dict[str, A
 
 
 def run_folder(n: int) -> list[dict[str, Any]]:
-    """Every way in turn, on the same scans."""
+    """Predict the same scans by every engine, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_scans(root / "scans", n)
@@ -166,13 +166,13 @@ def run_folder(n: int) -> list[dict[str, Any]]:
 
 
 class Deadly:
-    """Workers that do nothing and die now and then: a `Pool`."""
+    """Pool of workers that do no work and die at random."""
 
     def __init__(self, share: float, job: Any) -> None:
         self.share, self.job, self.rng, self.deaths = share, job, random.Random(0), 0
 
     def map(self, function: Any, items: Any) -> Iterator[tuple[Any, Any]]:
-        """Each item done, or its worker dead."""
+        """Yield each item as done, or with the death of its worker."""
         from medhybrid.data.workers import WorkerDied
         from medhybrid.inference.records import Prediction
 
@@ -189,7 +189,7 @@ class Deadly:
 
 
 def run_list(n: int, share: float) -> dict[str, Any]:
-    """The whole driver at `n` cases: hand out, record, tables; with a share of deaths."""
+    """Run the driver with `n` cases and a share of deaths: distribution, records and tables."""
     from medhybrid.inference.engines import pool as pools
     from medhybrid.inference.folder import FolderJob, collect
     from medhybrid.inference.model import load_model
@@ -223,7 +223,7 @@ def run_list(n: int, share: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, and add to the results."""
+    """Run the chosen measurement, and add it to the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["folder", "list"])
     parser.add_argument("--cases", type=int, default=5000)

@@ -1,11 +1,12 @@
-"""Seconds and memory beside what people use else: one run, in turn, median and spread, as a ratio.
+"""Compare seconds and memory with other programs for the same work: median, range and ratio.
 
-    python -m venv nnunet; nnunet/bin/pip install nnunetv2     # a peer of its own environment
+    python -m venv nnunet; nnunet/bin/pip install nnunetv2     # nnU-Net needs a separate environment
     python benchmarks/speed.py --hippocampus /data/hippocampus --glioma /data/glioma --nnunet nnunet/bin --work /tmp/speed
 
-Rows (--only start,windows): what `ROWS` names. Programs that do the same work run in turn (`race.py`); what each row does is in
-`speed_parts/` and below. `limits` tells what the machine can do, and what share of it the network's forward pass reaches.
-Results are added to results/speed.json with the machine, versions and revision; results/speed.md is the table.
+The rows are those of `ROWS`; --only start,windows chooses some. Programs that do the same work run in alternation (`race.py`).
+Their code is in `speed_parts/` and below. `limits` measures the peak rates of the machine, and the share of them that the
+forward pass of the network reaches. Results are added to results/speed.json with the machine, versions and revision;
+results/speed.md is the table.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
 N_STEPS = 300
-"""Of our model: masks of an untrained network have hundreds of components a scan, which are measured, too."""
+"""Training steps of our model: masks of an untrained network have hundreds of components per scan, which take time."""
 
 MEDHYBRID = [sys.executable, "-m", "medhybrid"]
 
 
 class Bench:
-    """The data, the places, and nnU-Net's environment."""
+    """Data, folders, and the environment of nnU-Net."""
 
     def __init__(self, roots: dict[str, Path], work: Path, commands: Path, n_scans: int | None) -> None:
         self.n_scans = n_scans
@@ -59,24 +60,25 @@ class Bench:
         self.packages, *versions = told
         self.theirs = dict(zip(("nnunetv2", "torch of its commands"), versions, strict=True))
         here = [str(Path(medhybrid.__file__).parents[1]), *(p for p in sys.path if p.endswith("site-packages"))]
-        self.beside = {"PYTHONPATH": os.pathsep.join([*here, self.packages])}  # our libraries first: one torch for all
+        # Our libraries come first, so that all programs use the same torch.
+        self.beside = {"PYTHONPATH": os.pathsep.join([*here, self.packages])}
 
     def part(self, program: str, who: str, *arguments: object, name: str = "") -> Contender:
-        """A program of speed_parts."""
+        """Return a contender that runs a program of speed_parts."""
         command = [sys.executable, HERE / "speed_parts" / f"{program}.py", who, *(str(a) for a in arguments)]
         return Contender(name or who, command, self.beside)
 
     def overrides(self, study: str) -> list[str]:
-        """Of a study of this benchmark."""
+        """Return the overrides of a study in this benchmark."""
         places = f"prepare.folder={self.work / 'prepared'}", f"runs={self.work / 'runs'}", "tracking.kind=none"
         return [f"data.root={self.roots[study].resolve()}", *places]
 
     def config(self, study: str, *more: str) -> medhybrid.StudyConfig:
-        """A packaged study in this benchmark's places."""
+        """Load a packaged study config with the folders of this benchmark."""
         return medhybrid.load_config(f"{study}.yaml", [*self.overrides(study), *more])
 
     def nnunet(self, study: str) -> tuple[Path, dict[str, str]]:
-        """nnU-Net's folders with the study's data, and its environment."""
+        """Convert the data of a study for nnU-Net; return its folder and environment variables."""
         config = self.config(study)
         place = self.work / f"nnunet-{study}"
         folders = {key: place / key for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -87,7 +89,7 @@ class Bench:
         return place, {key: str(folder) for key, folder in folders.items()}
 
     def prepare_nnunet(self, study: str) -> tuple[Path, dict[str, str]]:
-        """The same, planned and prepared, with an untrained model."""
+        """Plan and prepare the data of a study with nnU-Net, and save an untrained model; return folder and environment."""
         place, environment = self.nnunet(study)
         prepared = place / "nnUNet_preprocessed" / f"Dataset{DATASET_ID}_{study}"
         if not (prepared / "nnUNetPlans_3d_fullres").is_dir():
@@ -98,12 +100,12 @@ class Bench:
         return place, environment
 
     def plan(self) -> list[str | Path]:
-        """nnU-Net's preparation."""
+        """Return the command for nnU-Net's preparation."""
         dataset = ["-d", str(DATASET_ID), "-c", "3d_fullres", "-np", str(os.cpu_count()), "-npfp", str(os.cpu_count())]
         return [self.commands / "nnUNetv2_plan_and_preprocess", *dataset]
 
     def model(self, study: str) -> Path:
-        """A run of ours that is long enough for masks like those of a trained one."""
+        """Return a run that is long enough for masks like those of a fully trained model; train it if needed."""
         note = self.work / f"{study}-{N_STEPS}-steps.txt"
         if not note.is_file():
             config = self.config(study, f"training.iterations={N_STEPS}", "training.n_validations=1")
@@ -112,7 +114,7 @@ class Bench:
         return Path(note.read_text())
 
     def scans(self, study: str) -> Path:
-        """Folder with the images that validate fold 0, in nnU-Net's names."""
+        """Return a folder with the validation images of fold 0, with nnU-Net's file names."""
         folder = self.work / (f"scans-{study}" + (f"-{self.n_scans}" if self.n_scans else ""))
         if not folder.is_dir():
             place, _ = self.nnunet(study)
@@ -125,11 +127,11 @@ class Bench:
         return folder
 
 
-# --- rows: contenders, ours first -------------------------------------------------------------------------------------
+# --- rows of contenders, ours first -----------------------------------------------------------------------------------
 
 
 def start(bench: Bench) -> dict[str, list[Contender]]:
-    """The command line, and one small scan from the command to its mask."""
+    """Return contenders for the start of the command line, and for the prediction of one small scan."""
     scan = sorted(bench.scans("hippocampus").glob("*.nii.gz"))[0]
     out = bench.work / "out-start"
     one = [*MEDHYBRID, "predict", scan, "--model", bench.model("hippocampus"), "--out", out]
@@ -140,7 +142,7 @@ def start(bench: Bench) -> dict[str, list[Contender]]:
 
 
 def preprocess(bench: Bench) -> dict[str, list[Contender]]:
-    """220 hippocampus scans from files to prepared cases; and again with nothing changed."""
+    """Return contenders for the preparation of 220 hippocampus scans, and for a second call without changes."""
     place, environment = bench.nnunet("hippocampus")
     ours = [*MEDHYBRID, "preprocess", "--config", "hippocampus.yaml", *bench.overrides("hippocampus"), "name=cold"]
     again = [*ours[:-1], "name=warm"]
@@ -154,7 +156,7 @@ def preprocess(bench: Bench) -> dict[str, list[Contender]]:
 
 
 def training(bench: Bench) -> dict[str, list[Contender]]:
-    """A sample of a training step, with its data."""
+    """Return contenders for training steps with data loading."""
     place, _ = bench.prepare_nnunet("hippocampus")
     config = bench.config("hippocampus", "name=nine", "prepare.batch_size=9")
     folder = medhybrid.preprocess(config).folder
@@ -170,7 +172,7 @@ def training(bench: Bench) -> dict[str, list[Contender]]:
 
 
 def windows(bench: Bench) -> dict[str, list[Contender]]:
-    """One volume by windows, the same network and windows."""
+    """Return contenders for sliding-window prediction of one volume, with the same network and windows."""
     names = {
         "ours": "ours",
         "openvino": "ours, OpenVINO",
@@ -186,7 +188,7 @@ def windows(bench: Bench) -> dict[str, list[Contender]]:
 
 
 def folder(bench: Bench, study: str = "hippocampus") -> dict[str, list[Contender]]:
-    """The validation scans of fold 0 from files to mask files, start-up included."""
+    """Return contenders for the prediction of the validation scans of fold 0, from files to files, with start-up."""
     place, environment = bench.prepare_nnunet(study)
     scans, model, out, theirs = bench.scans(study), bench.model(study), bench.work / "out", place / "out"
     ours = [*MEDHYBRID, "predict", scans, "--model", model, "--out", out]
@@ -207,19 +209,19 @@ def folder(bench: Bench, study: str = "hippocampus") -> dict[str, list[Contender
 
 
 def folder_glioma(bench: Bench) -> dict[str, list[Contender]]:
-    """The same for glioma, where nnU-Net takes a minute a scan."""
+    """Return the contenders of `folder` for glioma, where nnU-Net takes a minute per scan."""
     return folder(bench, "brain")
 
 
 def folder_mirrored(bench: Bench) -> dict[str, list[Contender]]:
-    """The same with nnU-Net as it comes, mirroring along every axis."""
+    """Return the contenders of `folder` with nnU-Net's default, test-time mirroring along every axis."""
     (row, (ours, *_, theirs)), *_ = folder(bench).items()
     theirs.command.remove("--disable_tta")  # type: ignore[attr-defined]
     return {f"{row}, mirrored": [ours, replace(theirs, name="nnU-Net, mirroring")]}
 
 
 def to_scan(bench: Bench) -> dict[str, list[Contender]]:
-    """Logits of five labels to a scan of 512 x 512 x 400."""
+    """Return contenders for the resampling of logits of five labels to a scan of 512 x 512 x 400 voxels."""
     size = (512, 512, 400, 5)
     return {
         f"logits to scan, {kind}": [
@@ -232,7 +234,7 @@ def to_scan(bench: Bench) -> dict[str, list[Contender]]:
 
 
 def reading(bench: Bench) -> dict[str, list[Contender]]:
-    """A DICOM series of 200 slices of 512 x 512, and a NIfTI file of it."""
+    """Return contenders for reading a DICOM series of 200 slices of 512 x 512, and its NIfTI file."""
     series, file = bench.work / "series", bench.work / "series.nii.gz"
     if not file.is_file():
         array = np.random.default_rng(0).normal(1000, 50, (512, 512, 200)).astype(np.int16)
@@ -249,7 +251,7 @@ def reading(bench: Bench) -> dict[str, list[Contender]]:
 
 
 def limits(bench: Bench) -> dict[str, list[Contender]]:
-    """What the machine can do."""
+    """Return the measurement of the machine's peak rates."""
     return {"limits": [bench.part("limits", "", name="machine")]}
 
 
@@ -275,7 +277,7 @@ def _removes(folder: Path) -> Callable[[], None]:
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures are from."""
+    """Return the hardware and software versions of this machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     model = next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
@@ -292,8 +294,8 @@ def machine() -> dict[str, Any]:
 
 
 def table(records: dict[str, Any]) -> str:
-    """Markdown: a row a contender, the ratio to ours beside it."""
-    lines = ["| what | who | seconds (least to most) | of ours | peak MiB | first mask s |", "| --- " * 6 + "|"]
+    """Return a Markdown table with a row for each contender and its ratio to ours."""
+    lines = ["| task | program | seconds (range) | ratio to ours | peak MiB | first mask s |", "| --- " * 6 + "|"]
     for row, record in records.items():
         if row == "limits":
             continue
@@ -311,15 +313,17 @@ def table(records: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Race what is asked for."""
+    """Measure the chosen rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hippocampus", type=Path, required=True)
     parser.add_argument("--glioma", type=Path, required=True)
-    parser.add_argument("--nnunet", type=Path, required=True, help="folder of its commands")
-    parser.add_argument("--work", type=Path, required=True, help="kept between calls")
+    parser.add_argument("--nnunet", type=Path, required=True, help="folder of nnU-Net's commands")
+    parser.add_argument("--work", type=Path, required=True, help="working folder, used again by later calls")
     parser.add_argument("--only", default=",".join(ROWS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scans", type=int, help="of a folder, at most; nnU-Net takes a minute a scan of glioma")
+    parser.add_argument(
+        "--scans", type=int, help="maximum number of scans in a folder; nnU-Net takes a minute per glioma scan"
+    )
     chosen = parser.parse_args()
     bench = Bench({"hippocampus": chosen.hippocampus, "brain": chosen.glioma}, chosen.work, chosen.nnunet, chosen.scans)
     path = RESULTS / "speed.json"

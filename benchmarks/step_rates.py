@@ -1,12 +1,12 @@
-"""Steps that each kind of network makes in some minutes on an idle machine, measured in turn.
+"""Measure the steps that each kind of network makes in some minutes on an idle machine, in alternation.
 
     OMP_NUM_THREADS=1 python benchmarks/step_rates.py brain.yaml /data/glioma --minutes 20
     OMP_NUM_THREADS=1 python benchmarks/step_rates.py brain.yaml /data/glioma --minutes 20 --kinds swin_unetr,unetr
 
-Trains each kind, or network of MONAI, for some seconds, again and again in turn, with the data and augmentation of `medhybrid
-train`. The last line is for `--steps` of `pipelines/compare_networks.py` and `accuracy.py`: trainings of so many steps are
-trainings of equal time, and may then be run beside other work, or on another machine, which would change the steps of trainings
-by the clock.
+Each kind, or network of MONAI, is trained for some seconds in alternation, with the data and augmentation of `medhybrid train`.
+The last line of the output is for `--steps` of `pipelines/compare_networks.py` and `accuracy.py`. Trainings of these numbers of
+steps take equal time on an idle machine. They may run beside other work or on another machine, where trainings limited by
+minutes would make fewer or more steps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WARM_STEPS = 5
 
 
 class Kind:
-    """A training of one kind, step by step."""
+    """Training of one kind, step by step."""
 
     def __init__(self, name: str, config: medhybrid.StudyConfig, dataset: PreparedDataset, folder: Path) -> None:
         cases = dataset.open(dataset.fold_for(config).train)
@@ -44,7 +44,7 @@ class Kind:
         self.seconds: list[float] = []
 
     def run(self, seconds: float) -> None:
-        """Steps for so long, after a few that warm up."""
+        """Train for some seconds, after a few warm-up steps."""
         source = Prefetcher(self.trainer.sampler, self.trainer.training.workers)
         took: list[float] = []
         while sum(took[WARM_STEPS:]) < seconds:
@@ -57,19 +57,19 @@ class Kind:
 
     @property
     def rate(self) -> float:
-        """Steps a second by the lower quartile of what a step took: other work makes steps longer, never shorter."""
+        """Return steps per second from the lower quartile of step times: other work makes steps longer, never shorter."""
         return 1 / statistics.quantiles(self.seconds)[0]
 
 
 def main() -> None:
-    """Measure all kinds in turn."""
+    """Measure all kinds in alternation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--seconds", type=float, default=10, help="a turn")
+    parser.add_argument("--seconds", type=float, default=10, help="length of a turn")
     parser.add_argument("--turns", type=int, default=3)
     chosen = parser.parse_intermixed_args()
     common = [f"data.root={chosen.root}", "training.iterations=100000", "training.max_minutes=null", *chosen.overrides]
@@ -85,7 +85,7 @@ def main() -> None:
     for name, kind in kinds.items():
         steps[name] = round(kind.rate * 60 * chosen.minutes, -1)
         n, middle = len(kind.seconds), statistics.median(kind.seconds)
-        print(f"{name:12s} {kind.rate:.2f} steps a second ({1 / middle:.2f} by the median of {n})", flush=True)
+        print(f"{name:12s} {kind.rate:.2f} steps per second ({1 / middle:.2f} by the median of {n})", flush=True)
     print(",".join(f"{name}={n:.0f}" for name, n in steps.items()))
 
 

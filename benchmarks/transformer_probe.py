@@ -1,13 +1,13 @@
-"""What a trained hybrid's Transformer does: how far it looks, and what Dice is lost when it may not.
+"""Analyse the Transformer of a trained hybrid: its attention distances, and the Dice without distant attention.
 
     python benchmarks/transformer_probe.py runs/brain/<run>
     python benchmarks/transformer_probe.py runs/brain/<run> --cases runs/brain/compare-networks/cases.csv
 
-For the run's validation cases, without training again:
+Measured on the validation cases of the run, without further training:
 
-- **attention distance**: mean distance in mm from a token to what it attends to, by block, beside that of even attention;
-- **reach**: Dice with attention cut off beyond some distance, and with the whole Transformer left out;
-- with `--cases`, the gap of the hybrid to each other kind of a comparison in thirds of cases by reference volume.
+- **attention distance**: mean distance in mm between a token and the tokens it attends to, by block, and for uniform attention;
+- **reach**: Dice with attention masked beyond some distance, and without the Transformer;
+- with `--cases`, the difference between the hybrid and each other kind of a comparison, in thirds of cases by reference volume.
 
 "Far" is the predicted volume more than 20 mm away from the reference. Adds a record to results/transformer_probe.json.
 """
@@ -50,7 +50,7 @@ FAR_MM = 20.0
 
 @dataclass
 class Watch:
-    """Distances (T, T) of the tokens at hand, and for each block the attended distances of the calls so far."""
+    """Token distances (T, T) of the current map, and mean attention distances of each block for all calls so far."""
 
     n_blocks: int
     reach_mm: float
@@ -60,7 +60,7 @@ class Watch:
     even_mm: list[float] = field(default_factory=list)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """As `transformer.attend`, with attention cut off beyond the reach; presence tokens have no place and stay."""
+        """Compute `transformer.attend` with attention masked beyond the reach, except for metadata tokens without position."""
         n = self.distance.shape[0]
         scores = (q.float() @ k.float().transpose(-1, -2)) * q.shape[-1] ** -0.5 + bias  # (B, H, T, T)
         scores[..., :n, :n].masked_fill_(self.distance > self.reach_mm, -math.inf)
@@ -76,8 +76,8 @@ class Watch:
 
 @contextmanager
 def watched(model: Model, reach_mm: float) -> Iterator[Watch]:
-    """The model's Transformer with its attention recorded and cut off."""
-    bottleneck = model.run.bottleneck  # type: ignore[attr-defined]  # what computes: weights cast once
+    """Record the attention of the model's Transformer, and mask it beyond a reach, inside the context."""
+    bottleneck = model.run.bottleneck  # type: ignore[attr-defined]  # the network with cast weights, which predicts
     assert bottleneck is not None
     trained = bottleneck.transformer
     watch = Watch(len(trained.blocks), reach_mm)
@@ -97,7 +97,7 @@ def watched(model: Model, reach_mm: float) -> Iterator[Watch]:
 
 
 def score(model: Model, case: PreparedCase) -> tuple[float, float]:
-    """Mean Dice over the labels of a case on its scan's grid, and the far volume in ml."""
+    """Return the mean Dice over the labels of a case on the grid of its scan, and the far volume in ml."""
     logits = model.logits(to_tensor(case.image(), model.device), case.record.context)
     prediction = labels_on_scan(logits, case.grid, case.turn.grid(case.source_grid), case.turn)
     reference = case.source_mask()
@@ -111,7 +111,7 @@ def score(model: Model, case: PreparedCase) -> tuple[float, float]:
 
 
 def probe(model: Model, cases: list[PreparedCase]) -> dict[str, Any]:
-    """All measurements of a model."""
+    """Run all measurements of a model."""
     with watched(model, math.inf) as watch:
         whole = [score(model, c) for c in cases]
     attended = {f"block {n + 1}": round(float(np.mean(mm)), 1) for n, mm in sorted(watch.attended_mm.items())}
@@ -135,7 +135,7 @@ def probe(model: Model, cases: list[PreparedCase]) -> dict[str, Any]:
 
 
 def by_size(table: Path, volume_ml: dict[str, float]) -> dict[str, dict[str, str]]:
-    """Hybrid less each other kind, in thirds of cases by reference volume; seeds are averaged by case."""
+    """Return the difference between hybrid and each other kind, in thirds of cases by volume; seeds are averaged by case."""
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with table.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -155,14 +155,16 @@ def by_size(table: Path, volume_ml: dict[str, float]) -> dict[str, dict[str, str
 
 
 def main() -> None:
-    """Measure and record."""
+    """Run the measurements and record them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--cases", type=Path, help="cases.csv of pipelines/compare_networks.py")
     chosen = parser.parse_args()
     config, model = run_config(chosen.run), medhybrid.load_model(chosen.run)
     if config.network.kind != "hybrid":
-        raise SystemExit(f"{chosen.run} is of kind {config.network.kind}; the probe looks at hybrids")
+        raise SystemExit(
+            f"{chosen.run} has network.kind={config.network.kind}; expected a run with network.kind=hybrid"
+        )
     dataset = PreparedDataset(prepared_folder(config))
     cases = dataset.open(dataset.fold_for(config).validation)
     with torch.inference_mode():

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the Dockerfile's own install steps in a clean virtual environment, for machines without a container engine.
+# Run the install steps of the Dockerfile in a clean virtual environment, on machines without a container engine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,7 +8,7 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 export PATH="$work/venv/bin:$PATH" VIRTUAL_ENV="$work/venv"
 
-# The base image's part: uv, and torch as this machine's pip gives it (uv then finds it installed).
+# Steps before the Dockerfile's: uv, and the default torch of pip on this machine (uv then finds it installed).
 pip install --quiet "$(grep --only-matching 'uv==[0-9.]*' docker/Dockerfile)"
 pip install --quiet --constraint constraints.txt torch
 
@@ -18,7 +18,7 @@ grep '^COPY ' docker/Dockerfile | while read -r _ copied; do
   for name in "${names[@]:0:${#names[@]}-1}"; do cp -r "$name" "$work/src/"; done
 done
 
-# Every `RUN uv ...` with its continuation lines, in order; which build of torch to take was decided above.
+# Run every `RUN uv ...` with its continuation lines, in order; torch is installed above, so its build is not chosen here.
 awk '/^RUN uv /{on=1} on{line=$0; sub(/^RUN /,"",line); print line; if (line !~ /\\$/) on=0}' docker/Dockerfile \
   | sed "s#/src#$work/src#g; s# --torch-backend \"[^\"]*\"##" > "$work/steps.sh"
 cat "$work/steps.sh"

@@ -1,12 +1,12 @@
-"""What each part of the network adds: every kind with the same budget, cases and seeds, paired by case.
+"""Compare network kinds with the same budget, cases and seeds, paired by case, to measure the effect of each part.
 
     python pipelines/compare_networks.py hippocampus.yaml /data/hippocampus --minutes 10
     python pipelines/compare_networks.py brain.yaml /data/glioma --minutes 20
 
-`resnet_deep` is the ResNet with one more block in the Transformer's place, about as many parameters as the hybrid; `identity`
-the hybrid with its Transformer blocks replaced by identity. The result is in RUNS/<study>/compare-networks and in MLflow,
-with the trainings nested; call it again to go on. On a machine with other work, equal minutes are given as steps, which
-`benchmarks/step_rates.py` measures:
+`resnet_deep` is the ResNet with one more block instead of the Transformer, and about as many parameters as the hybrid.
+`identity` is the hybrid without its Transformer blocks. The result is in RUNS/<study>/compare-networks and in MLflow, with the
+trainings as nested runs. After an interruption, call it again to continue. On a machine with other work, use steps instead of
+minutes; `benchmarks/step_rates.py` measures the steps for equal time:
 --steps hybrid=3200,resnet=3630
 """
 
@@ -26,15 +26,15 @@ KINDS: dict[str, list[str]] = {
 
 
 def main() -> None:
-    """Prepare, train all, compare."""
+    """Prepare the data, train all kinds and compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="the first is compared with the others")
-    parser.add_argument("--steps", help="kind=steps,...: in place of --minutes, and of --kinds")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="network kinds; the first is compared with the others")
+    parser.add_argument("--steps", help="kind=steps,...: replaces --minutes and --kinds")
     chosen = parser.parse_intermixed_args()
     minutes = [f"training.max_minutes={chosen.minutes}"]
     lengths = dict.fromkeys(chosen.kinds.split(","), minutes)
@@ -53,7 +53,7 @@ def main() -> None:
     if result is None:
         raise SystemExit(130)
     print(result.table)
-    print(f"{result.folder}; look at the runs: medhybrid review --runs {configs[next(iter(configs))].runs}")
+    print(f"{result.folder}; view the runs: medhybrid review --runs {configs[next(iter(configs))].runs}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Settings of one study side by side: each with every seed and the same budget, paired by case.
+"""Compare settings of one study, each with all seeds and the same budget, paired by case.
 
     python pipelines/compare_settings.py brain.yaml DATA --setting "plain" --setting "slow training.peak_rate=1e-3"
 
-A setting is a name and overrides (in quotes where they hold spaces); the first one is compared with the others. The result is
-in RUNS/<study>/NAME and in MLflow, with the trainings nested; call it again to go on.
+A setting is a name and overrides (quoted if they contain spaces). The first setting is compared with the others. The result is
+in RUNS/<study>/NAME and in MLflow, with the trainings as nested runs. After an interruption, call it again to continue.
 """
 
 import argparse
@@ -14,11 +14,11 @@ import medhybrid
 
 
 def main() -> None:
-    """Prepare, train all, compare."""
+    """Prepare the data, train all settings and compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)
-    parser.add_argument("overrides", nargs="*", help="of all settings")
+    parser.add_argument("overrides", nargs="*", help="overrides for all settings")
     parser.add_argument("--setting", action="append", required=True, help="NAME key=value key=value ...")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seeds", default="0,1")

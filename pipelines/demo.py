@@ -1,6 +1,6 @@
-"""The whole job in one page, on brains with lesions that it makes itself: `python pipelines/demo.py`.
+"""Run a complete study on generated brains with lesions: `python pipelines/demo.py`.
 
-What `medhybrid demo` does, as a pattern for a study of your own.
+It does the same as `medhybrid demo`, as a template for your study.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ FOLDER = Path("demo")
 
 
 def main() -> None:
-    """From raw scans to reviewed masks."""
+    """Generate scans, prepare, train, predict and evaluate."""
     config = medhybrid.load_config(
         "demo.yaml",
         [f"data.root={FOLDER / 'data'}", f"prepare.folder={FOLDER / 'prepared'}", f"runs={FOLDER / 'runs'}"],
@@ -19,7 +19,7 @@ def main() -> None:
     medhybrid.write_demo_data(FOLDER / "data")
 
     preparation = medhybrid.preprocess(config)
-    print(f"{preparation.n_prepared} cases prepared, left out: {preparation.left_out or 'none'}")
+    print(f"{preparation.n_prepared} cases prepared, excluded: {preparation.left_out or 'none'}")
 
     run = medhybrid.train(config)
     print(f"trained {run.n_steps} steps: {run.folder}")
@@ -29,7 +29,7 @@ def main() -> None:
 
     scores = medhybrid.evaluate(FOLDER / "data" / "references", predicted.out, labels=config.data.labels)
     print(f"mean lesion Dice {scores.summary['dice']:.3f} on {scores.summary['n_cases']:.0f} held-out subjects")
-    print(f"look at the run: medhybrid review --runs {FOLDER / 'runs'}")
+    print(f"view the run: medhybrid review --runs {FOLDER / 'runs'}")
 
 
 if __name__ == "__main__":

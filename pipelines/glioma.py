@@ -1,6 +1,6 @@
-"""Lower-grade glioma on T1, FLAIR and T1 with gadolinium: `python pipelines/glioma.py /data/glioma`.
+"""Segment lower-grade glioma on T1, FLAIR and T1 with gadolinium: `python pipelines/glioma.py /data/glioma`.
 
-Shows two things on the way: what becomes of cases with stand-ins for missing sequences, and how to look at single cases.
+It also shows the findings for cases whose missing sequences are copies of another one, and how to find the worst cases.
 """
 
 import json
@@ -13,7 +13,7 @@ OUT = Path("glioma")
 
 
 def main(root: Path, minutes: float = 25) -> None:
-    """Prepare, train one fold, predict its validation scans, score them, name the worst."""
+    """Prepare, train one fold, predict and score its validation scans, and print the worst cases."""
     config = medhybrid.load_config("brain.yaml", [f"data.root={root}", f"training.max_minutes={minutes}"])
 
     preparation = medhybrid.preprocess(config)
@@ -32,9 +32,7 @@ def main(root: Path, minutes: float = 25) -> None:
     scores = medhybrid.evaluate(root / "labelsTr", OUT, labels=config.data.labels, out=OUT / "evaluation")
     print(f"mean Dice {scores.summary['dice']:.3f}, median {scores.summary['dice_median']:.3f}")
     for score in sorted(scores.scores, key=lambda s: s.dice)[:3]:
-        print(
-            f"look at {score.case}: Dice {score.dice:.3f}, {score.volume_error_ml:+.1f} ml; {run.folder / 'pictures'}"
-        )
+        print(f"check {score.case}: Dice {score.dice:.3f}, {score.volume_error_ml:+.1f} ml; {run.folder / 'pictures'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Anterior and posterior hippocampus on T1 MRI: `python pipelines/hippocampus.py /data/hippocampus`.
+"""Segment anterior and posterior hippocampus on T1 MRI: `python pipelines/hippocampus.py /data/hippocampus`.
 
-One fold of the Medical Segmentation Decathlon's task 4, from raw scans to scored masks.
+It runs one fold of task 4 of the Medical Segmentation Decathlon, from raw scans to scored masks.
 """
 
 import json
@@ -13,7 +13,7 @@ OUT = Path("hippocampus")
 
 
 def main(root: Path, minutes: float = 15) -> None:
-    """Prepare, train one fold, predict its validation scans, score them."""
+    """Prepare, train one fold, and predict and score its validation scans."""
     config = medhybrid.load_config("hippocampus.yaml", [f"data.root={root}", f"training.max_minutes={minutes}"])
 
     preparation = medhybrid.preprocess(config)
@@ -24,7 +24,7 @@ def main(root: Path, minutes: float = 15) -> None:
     model = medhybrid.load_model(run.folder)
     print(f"{run.n_steps} steps; validation Dice {run.metrics['val/dice']:.4f}")
 
-    # The training's own validation, once more from the files alone, the way a user of the model would do it.
+    # Repeat the validation of the training from the original files, as a user of the model would predict them.
     fold = json.loads((preparation.folder / "folds.json").read_text())[config.training.fold]
     for case in fold["validation"]:
         scan = medhybrid.read_scan(root / "imagesTr" / f"{case}.nii.gz")
@@ -33,7 +33,7 @@ def main(root: Path, minutes: float = 15) -> None:
     scores = medhybrid.evaluate(root / "labelsTr", OUT, labels=config.data.labels, out=OUT / "evaluation")
     for name, value in scores.summary.items():
         print(f"{name:<20} {value:.4f}")
-    print("look at the run: medhybrid review")
+    print("view the run: medhybrid review")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""From review to a better model, on the demo's brains: `python pipelines/review_loop.py --minutes 2`.
+"""Improve a model with reviewed masks, on the brains of the demo: `python pipelines/review_loop.py --minutes 2`.
 
-A model learns from few brains and outlines others; a reviewer marks its masks and corrects them (here the true masks stand in
-for the reviewer's work); the corrected masks come back into the dataset, and a training goes on from the old model with them.
-Beside it, a control goes on for as long without them. Both are scored on the same brains, which neither has seen.
+A model is trained on few brains and predicts the others. A reviewer corrects these masks; here the reference masks replace the
+reviewer's work. The corrected masks are added to the dataset, and a new training is initialised from the first model. A control
+training of the same length continues without them. Both are scored on the same validation brains, which no training used.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from pathlib import Path
 import medhybrid
 
 N_LABELLED = 4
-"""Brains with a mask at the beginning; the others that train are the new scans."""
+"""Number of training brains with a mask at first; the other training brains are the new scans."""
 
 
 def split_off(data: Path, few: Path, new: Path) -> list[str]:
-    """Write a dataset of few brains that train and all that validate, and the scans of the others; their names."""
+    """Write a dataset with few training brains and all validation brains, and the other scans; return names of the others."""
     fold = json.loads((data / "splits.json").read_text())[0]
     labelled, others = fold["train"][:N_LABELLED], fold["train"][N_LABELLED:]
     few.mkdir(parents=True, exist_ok=True)
@@ -43,10 +43,10 @@ def split_off(data: Path, few: Path, new: Path) -> list[str]:
 
 
 def main() -> None:
-    """Train, predict, review, correct, train on; with a control."""
+    """Train, predict, correct masks, and train with and without them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("demo-review"))
-    parser.add_argument("--minutes", type=float, default=2, help="of each training")
+    parser.add_argument("--minutes", type=float, default=2, help="length of each training")
     parser.add_argument("overrides", nargs="*")
     chosen = parser.parse_intermixed_args()
     folder, out = chosen.folder, chosen.folder / "masks"
@@ -62,9 +62,9 @@ def main() -> None:
     medhybrid.preprocess(config())
     first = medhybrid.train(config())
     medhybrid.predict(folder / "new", model=first.folder, out=out)
-    print(f"look at {medhybrid.report(out)}, or mark the masks with: medhybrid review {out}")
+    print(f"open {medhybrid.report(out)}, or review the masks with: medhybrid review {out}")
 
-    for name in names:  # a reviewer would correct copies of the masks in an editor
+    for name in names:  # in practice, a reviewer corrects copies of the masks in an editor
         (out / "corrected").mkdir(exist_ok=True)
         shutil.copy(folder / "data" / "references" / f"{name}.nii.gz", out / "corrected")
 
@@ -75,9 +75,9 @@ def main() -> None:
     print(f"{medhybrid.preprocess(corrected).n_prepared} cases prepared with the corrected masks")
     second = medhybrid.train(corrected)
     result = medhybrid.compare_runs(control.folder, second.folder, out=folder / "comparison")
-    for title, run in (("few masks", first), ("control, as long again", control), ("corrected masks", second)):
+    for title, run in (("few masks", first), ("control, same length", control), ("corrected masks", second)):
         print(f"{title:<24} mean Dice {run.metrics['val/dice']:.4f}")
-    print(f"corrected less control: {result.difference.interval}; {result.page}")
+    print(f"difference (corrected - control): {result.difference.interval}; {result.page}")
 
 
 if __name__ == "__main__":

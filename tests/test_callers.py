@@ -61,7 +61,7 @@ def test_a_training_leaves_the_callers_store_and_logging(prepared: StudyFolder, 
 def test_the_search_for_a_model_makes_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(ModelError, match=r"there is no MLflow store at .*runs/mlflow\.db"):
+    with pytest.raises(ModelError, match=r"MLflow store .*runs/mlflow\.db does not exist"):
         medhybrid.load_model("models:/brain@newest")
 
     assert not list(tmp_path.iterdir())

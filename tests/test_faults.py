@@ -178,7 +178,7 @@ def test_a_disk_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
 def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(small_disk: Path) -> None:
     save_checkpoint(small_disk / "checkpoint", {"step": 1})
 
-    with pytest.raises(OutputError, match=r"no checkpoint can be written.*No space left on device.*Make room"):
+    with pytest.raises(OutputError, match=r"no checkpoint can be written.*No space left on device.*Free disk space"):
         save_checkpoint(small_disk / "checkpoint", {"step": 2, "weights": torch.zeros(100_000)})
 
     assert load_checkpoint(small_disk / "checkpoint")["step"] == 1

@@ -114,7 +114,7 @@ def test_a_resume_that_is_refused_changes_no_length(
     before = (run / "config.yaml").read_text()
     monkeypatch.setattr("medhybrid.steps.train.join_team", lambda _: nullcontext(Alone(0, 1)))
 
-    with pytest.raises(ConfigError, match="cannot be shared out"):
+    with pytest.raises(ConfigError, match="cannot be divided among"):
         resume(run, ["training.iterations=+10"])
 
     assert (run / "config.yaml").read_text() == before

@@ -1,8 +1,8 @@
-"""nnU-Net's own trainer, stopped by the clock: found by nnU-Net through its `nnUNet_extTrainer` folder.
+"""nnU-Net's trainer with a length in minutes; nnU-Net finds it through its `nnUNet_extTrainer` folder.
 
-NNUNET_MINUTES is the length, data loading included and preparation, start-up and final validation excepted. The learning rate
-falls as nnU-Net's polynomial does, over the share of the time that is gone; there are no validation batches between, so that
-all the time is training. NNUNET_REPORT names the file for steps, seconds and parameters.
+NNUNET_MINUTES is the length, with data loading, but without preparation, start-up and final validation. The learning rate
+follows nnU-Net's polynomial over the elapsed share of the time. Validation batches are omitted, so that all of the time is used
+for training. NNUNET_REPORT is the file for steps, seconds and parameters.
 """
 
 import json
@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 class nnUNetTrainerMinutes(nnUNetTrainer):
-    """Trains for NNUNET_MINUTES."""
+    """Trainer that trains for NNUNET_MINUTES."""
 
     def run_training(self):
         self.on_train_start()

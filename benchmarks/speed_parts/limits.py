@@ -1,9 +1,10 @@
-"""What the machine can do at best, and the share of it that the network's forward pass reaches; prints JSON.
+"""Measure the peak rates of the machine, and the share of them that the forward pass of the network reaches; print JSON.
 
     python limits.py
 
-Rates are the best of several: matrices of 2048 and convolutions (3 x 3 x 3, 64 and 128 channels, two volumes of 32 x 32 x
-32, channels last), in float32 and bf16; memory by copying 512 MiB, disk by writing and reading it (perhaps from the cache).
+Rates are the best of several calls. Computation: matrices of 2048 and convolutions (3 x 3 x 3, 64 and 128 channels, two
+volumes of 32 x 32 x 32, channels last), in float32 and bf16. Memory: copying 512 MiB. Disk: writing and reading 512 MiB; the
+data may be read from the cache.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ BLOCK = 512 * 2**20
 
 
 def best(function: Callable[[], object], seconds: float = 1.5) -> float:
-    """Least seconds of one call."""
+    """Return the minimum time of one call in seconds."""
     function()
     until, times = time.perf_counter() + seconds, []
     while time.perf_counter() < until or len(times) < 3:
@@ -39,13 +40,13 @@ def best(function: Callable[[], object], seconds: float = 1.5) -> float:
 
 
 def matrix_rate(precision: torch.dtype) -> float:
-    """GFLOP/s."""
+    """Return the rate of matrix products in GFLOP/s."""
     a = torch.randn(2048, 2048, dtype=precision)
     return 2 * 2048**3 / best(lambda: a @ a) / 1e9
 
 
 def convolution_rate(precision: torch.dtype) -> float:
-    """GFLOP/s."""
+    """Return the rate of convolutions in GFLOP/s."""
     rates = []
     for width in (64, 128):
         x = torch.randn(2, width, 32, 32, 32, dtype=precision).contiguous(memory_format=torch.channels_last_3d)
@@ -56,7 +57,7 @@ def convolution_rate(precision: torch.dtype) -> float:
 
 
 def network_rate(name: str, precision: torch.dtype) -> dict[str, float]:
-    """GFLOP of a window of a packaged config's network, and GFLOP/s for a batch of two."""
+    """Return GFLOP per window of the network of a packaged config, and its rate in GFLOP/s for a batch of two."""
     config = medhybrid.load_config(f"{name}.yaml", ["data.root=/nowhere"])
     strides = ((2, 2, 2),) * 3 if name == "hippocampus" else ((2, 2, 1), (2, 2, 2), (2, 2, 2))
     n_channels = len(config.data.channels)
@@ -75,7 +76,7 @@ def network_rate(name: str, precision: torch.dtype) -> dict[str, float]:
 
 
 def disk_rate() -> tuple[float, float]:
-    """MiB/s, written and synchronised, and read."""
+    """Return the rates of writing (with fsync) and reading in MiB/s."""
     data = np.random.default_rng(0).bytes(BLOCK)
     with tempfile.NamedTemporaryFile(dir=".") as file:
         began = time.perf_counter()
@@ -90,7 +91,7 @@ def disk_rate() -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure all."""
+    """Measure all rates."""
     told: dict[str, object] = {"threads": torch.get_num_threads()}
     for name, precision in (("float32", torch.float32), ("bf16", torch.bfloat16)):
         told[f"matrix_{name}"] = matrix_rate(precision)

@@ -1,4 +1,4 @@
-"""Reading a file to memory, as floats with its place; prints seconds as JSON.
+"""Measure the reading of a file or series to an array; print seconds as JSON.
 
 python reading.py ours|nibabel|simpleitk FILE_OR_SERIES
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def read(who: str, path: Path) -> Any:
-    """Values."""
+    """Return the voxel values."""
     if who == "ours":
         from medhybrid.scans.reader import read_scan
 
@@ -35,7 +35,7 @@ def read(who: str, path: Path) -> Any:
 
 if __name__ == "__main__":
     who, path = sys.argv[1], Path(sys.argv[2])
-    read(who, path)  # imports, and the disk cache
+    read(who, path)  # loads modules and fills the disk cache
     began = time.perf_counter()
     shape = read(who, path).shape
     print(json.dumps({"seconds": time.perf_counter() - began, "shape": list(shape)}))

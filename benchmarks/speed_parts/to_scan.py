@@ -1,9 +1,10 @@
-"""Logits on a network's grid to labels on a scan's: ours, the plain way, or nnU-Net's; prints seconds as JSON.
+"""Measure the resampling of logits on a network grid to labels on a scan grid; print seconds as JSON.
 
     python to_scan.py ours|plain|nnunet everywhere|lesion X Y Z LABELS
 
-The scan has 0.8 x 0.8 x 1 mm, the network's grid 1.5 mm. `everywhere`: smooth fields in which every label wins somewhere;
-`lesion`: one small region. nnU-Net's is the function that its prediction calls with its default settings, one thread a core.
+The scan has a spacing of 0.8 x 0.8 x 1 mm, the network grid 1.5 mm. `everywhere` has smooth fields in which every label wins
+somewhere; `lesion` has one small region. `plain` resamples all logits and takes the maximum. `nnunet` is the function of
+nnU-Net's prediction with default settings and one thread per core.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NETWORK_MM = 1.5
 
 
 def make_logits(kind: str, shape: tuple[int, int, int], n_labels: int) -> Tensor:
-    """(K, X, Y, Z), background first."""
+    """Generate logits (K, X, Y, Z), background first."""
     generator = torch.Generator().manual_seed(0)
     coarse = 10 * torch.randn((1, n_labels + 1, 9, 9, 7), generator=generator)
     logits: Tensor = torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0]
@@ -40,7 +41,7 @@ def make_logits(kind: str, shape: tuple[int, int, int], n_labels: int) -> Tensor
 
 
 def way(who: str, network: Grid, scan: Grid, n_labels: int) -> Callable[[Tensor], Any]:
-    """From logits to a label map of the scan's shape."""
+    """Return the function from logits to a label map of the shape of the scan."""
     if who == "ours":
         return lambda x: labels_on_scan(x, network, scan, turn_to_ras(scan.affine))
     if who == "plain":
@@ -74,7 +75,7 @@ def way(who: str, network: Grid, scan: Grid, n_labels: int) -> Callable[[Tensor]
 
 
 def main(who: str, kind: str, *numbers: str) -> None:
-    """Time it once."""
+    """Measure one call."""
     x, y, z, n_labels = (int(n) for n in numbers)
     scan = Grid((x, y, z), np.diag([*SPACING, 1.0]))
     network = respace(scan, (NETWORK_MM,) * 3)

@@ -1,11 +1,11 @@
-"""Training steps with their data loading and augmentation on hippocampus; prints samples a second as JSON.
+"""Measure training steps with data loading and augmentation on hippocampus; print samples per second as JSON.
 
     python training.py ours|ours_float32|monai|monai_bf16|nnunet PREPARED_OR_DATA SECONDS
 
-All with nnU-Net's patch and batch for this data (40 x 56 x 40 voxels of 1 mm, 9 patches). `ours` is `medhybrid train`'s loop in
-the precision that it chooses, or in float32; `monai` a plain loop over MONAI's transforms and DataLoader with the same network
-(channels last), in float32 as its tutorials have it, or in bf16; `nnunet` its own trainer and network, in float32 as it is on
-CPUs (PREPARED_OR_DATA is then the folder with nnUNet_raw and the others).
+All use the patch and batch size that nnU-Net plans for this data (40 x 56 x 40 voxels of 1 mm, 9 patches). `ours` is the loop
+of `medhybrid train`, in the precision that it chooses or in float32. `monai` is a plain loop over MONAI's transforms and
+DataLoader with the same network (channels last), in float32 as in its tutorials, or in bf16. `nnunet` is its trainer and
+network, in float32 as usual on CPUs; PREPARED_OR_DATA is then the folder with nnUNet_raw and the other folders.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WARM_STEPS = 3
 
 
 def timed(step: Callable[[], float], seconds: float) -> dict[str, float]:
-    """Samples a second of steps that return what they waited for data, and the share of that."""
+    """Measure seconds per sample, samples per second and the share of waiting; each step returns its wait for data."""
     for _ in range(WARM_STEPS):
         step()
     began, waited, n = time.perf_counter(), 0.0, 0
@@ -38,7 +38,7 @@ def timed(step: Callable[[], float], seconds: float) -> dict[str, float]:
 
 
 def ours(prepared: Path, seconds: float, precision: str = "auto") -> dict[str, float]:
-    """`prepared` is what `medhybrid preprocess` made with this patch and batch."""
+    """Measure our training loop on a folder prepared by `medhybrid preprocess` with this patch and batch size."""
     import medhybrid
     from medhybrid.data.dataset import PreparedDataset
     from medhybrid.data.sampling import Prefetcher
@@ -68,7 +68,7 @@ def ours(prepared: Path, seconds: float, precision: str = "auto") -> dict[str, f
 
 
 def monai(root: Path, seconds: float, *, is_bf16: bool = False) -> dict[str, float]:
-    """`root` is the data set in the Decathlon's layout."""
+    """Measure a plain loop with MONAI on a dataset in the layout of the Decathlon."""
     from monai.data import CacheDataset, DataLoader
     from monai.losses import DiceCELoss
     from monai.transforms import (
@@ -136,7 +136,7 @@ def _flat(samples: list[list[dict[str, torch.Tensor]]]) -> dict[str, torch.Tenso
 
 
 def nnunet(work: Path, seconds: float) -> dict[str, float]:
-    """`work` has nnU-Net's three folders, prepared."""
+    """Measure nnU-Net's trainer; `work` has its three folders with prepared data."""
     import contextlib
 
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):

@@ -1,4 +1,4 @@
-"""An nnU-Net as its training begins with, saved as its final checkpoint; run by nnU-Net's own Python."""
+"""Save an untrained nnU-Net as its final checkpoint; run it with the Python of nnU-Net's environment."""
 
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args

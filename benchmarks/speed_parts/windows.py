@@ -1,9 +1,9 @@
-"""One volume through a network by windows: ours, MONAI's or nnU-Net's way; prints seconds as JSON.
+"""Measure sliding-window prediction of one volume by our code, MONAI or nnU-Net; print seconds as JSON.
 
     python windows.py ours|openvino|plain|monai|monai_bf16|nnunet CONFIG tissue|head
 
-The same untrained network, windows and overlap for all, without mirroring. `plain` is ours in float32 with every window
-computed. `tissue` is a volume that is full; `head` an ellipsoid in air, half of the volume.
+All use the same untrained network, windows and overlap, without mirroring. `plain` is our code in float32 with every window
+computed. `tissue` is a volume without air; `head` is an ellipsoid in air, half of the volume.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OVERLAP = 0.5
 
 
 def volume(shape: tuple[int, int, int], n_channels: int, kind: str) -> Tensor:
-    """(C, X, Y, Z) of positive noise; 0 is air."""
+    """Generate an image (C, X, Y, Z) of positive noise, with 0 for air."""
     image = torch.rand((n_channels, *shape), generator=torch.Generator().manual_seed(0)) + 0.5
     if kind == "head":
         index = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
@@ -41,7 +41,7 @@ def volume(shape: tuple[int, int, int], n_channels: int, kind: str) -> Tensor:
 
 
 def way(who: str, network: Any, window: tuple[int, int, int], n_classes: int) -> Callable[[Tensor], Tensor]:
-    """From (C, X, Y, Z) to logits (K, X, Y, Z)."""
+    """Return the function from an image (C, X, Y, Z) to logits (K, X, Y, Z)."""
     if who == "openvino":
         network = _converted(network, window)
     elif who == "ours":  # as `predict` does
@@ -71,7 +71,7 @@ def way(who: str, network: Any, window: tuple[int, int, int], n_classes: int) ->
 
 
 def _converted(network: Any, window: tuple[int, int, int]) -> Any:
-    """The network as `predict --device openvino` runs it, converted anew."""
+    """Convert the network as `predict --device openvino` does, without its cache of converted networks."""
     from medhybrid.config import InferenceConfig
     from medhybrid.data.plan import Normalisation, Plan
     from medhybrid.inference.model import Model
@@ -116,7 +116,7 @@ N_CLASSES = 3
 
 
 def main(who: str, name: str, kind: str) -> None:
-    """Time the volume the second time."""
+    """Measure the second prediction of a volume."""
     config = medhybrid.load_config(f"{name}.yaml", ["data.root=/nowhere"])
     window = config.prepare.patch_size
     assert window is not None
@@ -129,7 +129,7 @@ def main(who: str, name: str, kind: str) -> None:
     network = network.to(memory_format=torch.channels_last_3d).eval()
     image = volume(SHAPES[name], len(config.data.channels), kind)
     run = way(who, network, window, N_CLASSES)
-    run(image)  # what is done once for a process (threads, kernels for each batch) is not the volume's
+    run(image)  # warm-up: threads and kernels are set up once per process
     began = time.perf_counter()
     logits = run(image)
     print(json.dumps({"seconds": time.perf_counter() - began, "shape": list(logits.shape)}))

@@ -1,4 +1,4 @@
-"""Blocks, encoder, Transformer, decoder, and the networks made of them."""
+"""Network blocks, encoder, Transformer and decoder, and the networks that combine them."""
 
 from medhybrid.networks.build import Network, build_network
 from medhybrid.networks.hybrid import SegmentationNetwork

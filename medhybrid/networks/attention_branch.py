@@ -1,4 +1,4 @@
-"""A feature map to tokens, through a Transformer, and back to where it came from.
+"""Self-attention on a feature map: the map is turned into tokens, passes a Transformer and is turned back into a map.
 
 Shapes: B batch, C channels of the map, D token width, X Y Z space.
 """
@@ -14,16 +14,19 @@ from medhybrid.networks.transformer import Transformer
 
 
 class AttentionBranch(nn.Module):
-    """Adds to a map what its parts learn of each other; adds nothing at first, so that a network begins without it.
+    """Residual branch that adds the output of a Transformer to a feature map.
+
+    With `starts_at_zero`, the last layer of the branch is initialised with zeros. A new network then behaves as if the branch
+    were absent, and the branch grows during training.
 
     Parameters
     ----------
     pool : Stride
-        A token stands for so many voxels of the map.
+        Voxels of the map along X, Y and Z that form one token.
     study_tokens : StudyTokens, optional
-        What the tokens of the map are told of the study.
+        Metadata tokens that attend together with the tokens of the map.
     starts_at_zero : bool
-        False where nothing but this branch carries the picture.
+        Whether to initialise the last layer with zeros; False for the pure Transformer, which has no encoder.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class AttentionBranch(nn.Module):
         self.study_tokens = study_tokens
 
     def forward(self, x: Tensor, study: Study) -> Tensor:
-        """(B, C, X, Y, Z) -> the same with the branch added."""
+        """Add the branch to the map: (B, C, X, Y, Z) -> (B, C, X, Y, Z)."""
         told = None if self.study_tokens is None else self.study_tokens(study)
         out: Tensor = x + self.from_tokens(self.transformer(self.to_tokens(x), told))
         return out

@@ -1,4 +1,4 @@
-"""The convolutional parts: convolution with norm and activation, and the residual block.
+"""Convolutional blocks: convolution with norm and activation, up- and downsampling, and the residual block.
 
 Shapes: B batch, C channels, X Y Z space.
 """
@@ -20,17 +20,19 @@ SLOPE = 0.01
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """Instance norm that keeps channels last on CPUs: as batch norm of one sample at a time, which copies nothing.
+    """Instance norm that keeps the channels-last memory format.
 
-    For a batch of one that is the way on every device: torch 2.13 gives torch's own layer a wrong gradient there, where the
-    gradient from above has its channels last. An exported network has torch's own layers, which know any size.
+    On CPUs, each sample passes batch norm alone. This gives the values of instance norm and needs no copy of the tensor.
+
+    A batch of one takes this path on every device. Torch 2.13 computes a wrong gradient for a batch of one in its own layer
+    if the incoming gradient is in channels-last format. Export uses torch's layer, which accepts any input size.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__(width, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) -> the same."""
+        """Normalise each sample and channel: (B, C, X, Y, Z) -> (B, C, X, Y, Z)."""
         if is_exporting() or (x.device.type != "cpu" and len(x) > 1):
             return super().forward(x)
         samples = [
@@ -40,13 +42,16 @@ class InstanceNorm(nn.InstanceNorm3d):
 
 
 class Upsample(nn.ConvTranspose3d):
-    """Transposed convolution whose kernel is its stride: on CPUs one matrix product and a copy, which is quicker there."""
+    """Transposed convolution whose kernel size equals its stride.
+
+    On CPUs it is computed as one matrix product and one copy, which is faster there.
+    """
 
     def __init__(self, channels: int, width: int, stride: Stride) -> None:
         super().__init__(channels, width, stride, stride=stride)
 
     def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """(B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s), and behind these channels those of `beside`."""
+        """Upsample a map and append the channels of `beside`: (B, C, X, Y, Z) -> (B, width [+ C'], X*s, Y*s, Z*s)."""
         if is_exporting() or x.device.type != "cpu":
             y = super().forward(x)
             return y if beside is None else torch.cat((y, beside.to(y.dtype)), dim=1)
@@ -56,9 +61,8 @@ class Upsample(nn.ConvTranspose3d):
         assert self.bias is not None
         y = F.linear(x.permute(0, 2, 3, 4, 1), kernel, self.bias.repeat(sx * sy * sz))  # (B, X, Y, Z, s s s width)
         y = y.view(batch, nx, ny, nz, sx, sy, sz, width).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        if (
-            beside is not None
-        ):  # joined where it is copied anyway; along the last axis, which one channel is laid out by, too
+        if beside is not None:
+            # Concatenate before the reshape below, which copies anyway. Channels are the last axis in memory.
             other = beside.to(y.dtype).permute(0, 2, 3, 4, 1)
             y = torch.cat((y, other.reshape(batch, nx, sx, ny, sy, nz, sz, -1)), dim=-1)
         return y.reshape(batch, nx * sx, ny * sy, nz * sz, -1).permute(0, 4, 1, 2, 3)  # channels last in memory
@@ -76,9 +80,9 @@ class ConvNormAct(nn.Sequential):
 
 
 class Shortcut(nn.Sequential):
-    """The mean of each cell of `stride` voxels, and a 1x1x1 convolution: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s).
+    """Mean pooling by `stride` and a 1x1x1 convolution: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s).
 
-    On CPUs one convolution whose kernel is the cell: torch's mean pooling knows no bf16 there.
+    On CPUs both are one convolution whose kernel is the pooling cell, because torch's mean pooling lacks bf16 there.
     """
 
     def __init__(self, channels: int, width: int, stride: Stride) -> None:
@@ -87,7 +91,7 @@ class Shortcut(nn.Sequential):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""
+        """Apply pooling and projection: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""
         if is_exporting() or x.device.type != "cpu" or self.stride == (1, 1, 1):
             out: Tensor = self[1](self[0](x))
             return out
@@ -96,7 +100,10 @@ class Shortcut(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut; the branch starts at zero, so that a deep network begins as a shallow one."""
+    """Two convolutions and a shortcut (He et al. 2016).
+
+    The last norm of the branch is initialised with zeros, so that an untrained block passes on its shortcut only.
+    """
 
     def __init__(self, channels: int, width: int, stride: Stride = (1, 1, 1)) -> None:
         super().__init__()
@@ -109,6 +116,6 @@ class ResidualBlock(nn.Module):
         self.shortcut = Shortcut(channels, width, stride) if has_other_shape else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""
+        """Apply the block: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""
         out: Tensor = self.act(self.norm(self.second(self.first(x))) + self.shortcut(x))
         return out

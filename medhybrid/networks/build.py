@@ -1,4 +1,4 @@
-"""From a config and what the plan knows to a network."""
+"""Construction of a network from the config and the plan."""
 
 from __future__ import annotations
 
@@ -21,27 +21,38 @@ def build_network(
     has_optional_channels: bool = False,
     context: tuple[str, ...] = (),
 ) -> Network:
-    """The network for a plan; `n_labels` does not count background, `context` are the fields that the Transformer is told.
+    """Build the network of a config for a plan.
+
+    Parameters
+    ----------
+    n_labels : int
+        Number of labels without background.
+    strides : tuple of Stride
+        Stride of each level, from fine to coarse.
+    token_mm : (3,) tuple of float
+        Distance between neighbouring tokens of the bottleneck, in mm.
+    context : tuple of str
+        Metadata fields (`data.context`) that condition the Transformer.
 
     Raises
     ------
     ConfigError
-        If config and strides do not fit each other.
+        If the config does not fit the strides, or its network cannot use the metadata.
     """
     blocks = {"hybrid": config.depth, "transformer": config.depth, "interleave": config.interleave_depth}
     if context and not blocks.get(config.kind):
         raise ConfigError(
-            f"network.kind={config.kind} cannot be told data.context",
-            expected="hybrid, interleave or transformer, of at least one block: the Transformer is told it",
-            remedy="leave data.context out",
+            f"network.kind={config.kind} cannot use data.context",
+            expected="hybrid, interleave or transformer with at least one Transformer block, which takes the metadata",
+            remedy="remove data.context from the config",
         )
     if config.kind == "transunet":
         if any(stride != (2, 2, 1) for stride in strides):
             raise ConfigError(
-                "transunet halves X and Y at each level and leaves slices apart",
-                expected="(2, 2, 1) at each level",
+                "transunet does not fit the plan: it halves X and Y at each level and never pools over slices",
+                expected="stride (2, 2, 1) at each level",
                 found=str(strides),
-                remedy="set prepare.patch_size to one slice, as [224, 224, 1]",
+                remedy="set prepare.patch_size to one slice, for example [224, 224, 1]",
             )
         return TransUNet(config, n_channels=n_channels, n_classes=n_labels + 1)
     return SegmentationNetwork(

@@ -1,4 +1,4 @@
-"""Weights in the precision that a network computes in, cast once and not for each window."""
+"""Casting of weights to the precision of inference, once instead of for each window."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from medhybrid.networks.blocks import Upsample
 from medhybrid.networks.encoder import ResidualEncoder
 
 CAST = (nn.Conv3d, nn.Linear, Upsample)
-"""What autocast gives its weights to as they are; a kind made of them may change them first, in float32."""
+"""Layers whose weights autocast casts unchanged, without subclasses: these may transform their weights in float32 first."""
 
 
 def cast_weights(network: nn.Module, precision: torch.dtype) -> nn.Module:
-    """A network for evaluation that computes the same under autocast to `precision`, bit by bit; other weights are shared."""
+    """Return a copy of a network for evaluation, with weights cast to `precision`.
+
+    Under autocast to `precision`, its outputs equal those of the original bit by bit. Weights that are not cast are shared.
+    """
     if precision is torch.float32:
         return network
     shared = {id(p): p for p in network.parameters()}

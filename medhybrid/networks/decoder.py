@@ -1,4 +1,4 @@
-"""The convolutional decoder: back to full size, with the encoder's maps joined in where there are any."""
+"""Convolutional decoder: upsampling to full size, with skip connections from the encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medhybrid.networks.blocks import ConvNormAct, ResidualBlock, Stride, Upsamp
 
 
 class UpBlock(nn.Module):
-    """Transposed convolution, the encoder's map joined, a residual block."""
+    """Transposed convolution, concatenation of the skip connection, and a residual block."""
 
     def __init__(self, channels: int, width: int, stride: Stride, *, has_skip: bool) -> None:
         super().__init__()
@@ -18,13 +18,13 @@ class UpBlock(nn.Module):
         self.block = ResidualBlock(2 * width if has_skip else width, width)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
-        """(B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s)."""
+        """Upsample and merge with the skip connection: (B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s)."""
         out: Tensor = self.block(self.up(x, skip))
         return out
 
 
 class Decoder(nn.Module):
-    """From the coarsest map to logits at full size, and at the first level's size for deep supervision."""
+    """Decoder from the coarsest map to logits at full size and, for deep supervision, at the size of the first level."""
 
     def __init__(
         self,
@@ -45,7 +45,22 @@ class Decoder(nn.Module):
         self.logits = nn.Conv3d(head_width, n_classes, 1)
 
     def forward(self, image: Tensor, x: Tensor, skips: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-        """Image, coarsest map and finer maps (coarse to fine) -> logits (B, K, X, Y, Z) and auxiliary ones."""
+        """Decode a map.
+
+        Parameters
+        ----------
+        image : (B, C, X, Y, Z) Tensor
+            Input of the network; the last convolution sees it at full resolution.
+        x : Tensor
+            Coarsest map.
+        skips : sequence of Tensor or None
+            Finer maps, from coarse to fine.
+
+        Returns
+        -------
+        logits : (B, K, X, Y, Z) Tensor
+        auxiliary : (B, K, X/s, Y/s, Z/s) Tensor
+        """
         for up, skip in zip(self.ups, skips, strict=True):
             x = up(x, skip)
         auxiliary = self.auxiliary(x)

@@ -1,4 +1,4 @@
-"""The residual encoder, and the patch embedding that stands in its place in the pure Transformer."""
+"""Residual encoder, and the patch embedding that replaces it in the pure Transformer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from medhybrid.networks.study_tokens import Study
 
 
 class ResidualEncoder(nn.Module):
-    """A strided stem and one stage of residual blocks a level.
+    """Strided stem and one stage of residual blocks per level.
 
-    The stem halves the picture at once: two layers at full size would cost as much as all the rest.
+    The stem downsamples the image at once: two layers at full size would cost as much as all other layers together.
     """
 
     def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], strides: Sequence[Stride]) -> None:
@@ -35,12 +35,14 @@ class ResidualEncoder(nn.Module):
         self.branches = nn.ModuleList(nn.ModuleList() for _ in widths)
 
     def interleave(self, make: Callable[[int, Stride], AttentionBranch], strides: Sequence[Stride]) -> None:
-        """Put attention after each residual block of the last two stages; all of it sees the coarsest level's token grid.
+        """Add an attention branch after each residual block of the last two stages.
+
+        All branches work on the token grid of the coarsest level.
 
         Parameters
         ----------
         make : callable
-            A branch for (level, voxels of its map a token).
+            Returns the branch of a level; arguments are the level and the voxels of its map that form one token.
         """
         last = len(self.stages) - 1
         for level in (last - 1, last):
@@ -48,7 +50,16 @@ class ResidualEncoder(nn.Module):
             self.branches[level] = nn.ModuleList(make(level, pool) for _ in range(self.n_blocks[level]))
 
     def forward(self, x: Tensor, study: Study, begun: Tensor | None = None) -> list[Tensor]:
-        """(B, C, X, Y, Z), what is known of the studies, and what `begin` gives -> one map a level, from fine to coarse."""
+        """Return one map per level, from fine to coarse.
+
+        Parameters
+        ----------
+        x : (B, C, X, Y, Z) Tensor
+        study : Study
+            Metadata of the studies, for the attention branches.
+        begun : Tensor, optional
+            Output of `begin`, if it is computed already.
+        """
         x = self.begin(x) if begun is None else begun
         maps = []
         for stage, branches in zip(self.stages, self.branches, strict=True):
@@ -60,9 +71,9 @@ class ResidualEncoder(nn.Module):
         return maps
 
     def begin(self, x: Tensor) -> Tensor:
-        """The stem: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s).
+        """Apply the stem: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s).
 
-        In evaluation always in float32: a picture rounded to bf16 is most of what bf16 changes in a mask.
+        In evaluation it computes in float32: rounding of the input image causes most of the differences in bf16 masks.
         """
         if self.training or not torch.is_autocast_enabled(x.device.type):
             return cast(Tensor, self.stem(x))
@@ -71,12 +82,12 @@ class ResidualEncoder(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """One convolution from the picture to the coarsest level; there are no finer maps."""
+    """Strided convolution from the image to the coarsest level, without finer maps."""
 
     def __init__(self, channels: int, width: int, total_stride: Stride) -> None:
         super().__init__()
         self.project = nn.Conv3d(channels, width, total_stride, stride=total_stride)
 
     def forward(self, x: Tensor, study: Study) -> list[Tensor]:
-        """(B, C, X, Y, Z) -> one coarse map."""
+        """Embed the image: (B, C, X, Y, Z) -> list of one map (B, width, X/s, Y/s, Z/s)."""
         return [self.project(x)]

@@ -1,10 +1,10 @@
-"""The network and its kinds, all made of the same parts, so that a comparison shows what a part gives.
+"""The segmentation network in five kinds. They share their parts, so that comparisons show the effect of a single part.
 
 hybrid        residual encoder, Transformer at the bottleneck, convolutional decoder
-resnet        the same without the Transformer
-identity      the hybrid with its Transformer blocks replaced by identity: what is left is the way to tokens and back
-interleave    attention after each residual block of the last two stages, back and forth, on the bottleneck's token grid
-transformer   patch embedding in the encoder's place
+resnet        the hybrid without its Transformer
+identity      the hybrid without Transformer blocks; the projections to tokens and back remain
+interleave    attention after each residual block of the last two stages, on the token grid of the bottleneck
+transformer   patch embedding instead of the encoder
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medhybrid.networks.study_tokens import Study, StudyTokens
 
 
 class SegmentationNetwork(nn.Module):
-    """Image (B, C, X, Y, Z) to logits; the size must be a multiple of the total stride."""
+    """Network from an image (B, C, X, Y, Z) to logits; X, Y and Z must be multiples of the total stride."""
 
     def __init__(
         self,
@@ -40,7 +40,11 @@ class SegmentationNetwork(nn.Module):
         super().__init__()
         widths = config.widths
         if len(strides) != len(widths):
-            raise ConfigError("network.widths and the plan's strides differ in length", found=f"{widths}, {strides}")
+            raise ConfigError(
+                "network.widths does not fit the plan: one width for each level",
+                expected=f"{len(strides)} widths, for strides {strides}",
+                found=f"{len(widths)} widths: {widths}",
+            )
         self.config, self.n_context = config, len(context)
         total = np.prod(strides, axis=0)
         self.total_stride: Stride = (int(total[0]), int(total[1]), int(total[2]))
@@ -84,7 +88,11 @@ class SegmentationNetwork(nn.Module):
         )
 
     def study_of(self, image: Tensor, context: Tensor | None = None) -> Study:
-        """What is known of the studies of images (B, C, X, Y, Z): a channel that is 0 everywhere is absent, if it is asked."""
+        """Return the metadata of images (B, C, X, Y, Z).
+
+        A channel that is 0 everywhere counts as absent, if the network has presence tokens. Without `context`, all fields are
+        absent.
+        """
         presence = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
         if self.asks_presence:
             presence = image.detach().flatten(2).abs().amax(2) > 0  # (B, C)
@@ -93,14 +101,14 @@ class SegmentationNetwork(nn.Module):
         return Study(presence, context)
 
     def forward(self, image: Tensor, context: Tensor | None = None, begun: Tensor | None = None) -> Logits:
-        """(B, C, X, Y, Z) -> `Logits`.
+        """Compute the logits of images (B, C, X, Y, Z).
 
         Parameters
         ----------
         context : (B, F) Tensor, optional
-            Values of the fields of context, NaN where absent.
+            Values of the metadata fields, NaN where absent.
         begun : Tensor, optional
-            What `encoder.begin` gives of the image, where that is computed elsewhere.
+            Output of `encoder.begin` for the images, if it is computed elsewhere.
         """
         study = self.study_of(image, context)
         *skips, x = self.encoder(image, study) if begun is None else self.encoder(image, study, begun)

@@ -1,4 +1,4 @@
-"""What every network returns."""
+"""The output type of all networks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class Logits(NamedTuple):
-    """What the network returns.
+    """Output of a network.
 
     Attributes
     ----------
     full : (B, K, X, Y, Z) Tensor
-        K classes, background first.
+        Logits of K classes, background first.
     auxiliary : (B, K, X/s, Y/s, Z/s) Tensor
-        At the first level's size, for deep supervision.
+        Logits at the size of the first level, for deep supervision.
     """
 
     full: Tensor

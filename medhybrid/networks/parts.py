@@ -1,7 +1,7 @@
-"""Which part of a network a weight belongs to, and how deep it lies: what stages and learning rates are said by.
+"""Part and depth of each weight of a network, for training stages and layer-wise learning rates.
 
-The parts are `encoder`, `transformer` and `decoder`. A pattern (`fnmatch`) over the names of the weights says it finer, as
-`encoder.stages.0.*`.
+The parts are `encoder`, `transformer` and `decoder`. An `fnmatch` pattern over the names of the weights selects a smaller set,
+for example `encoder.stages.0.*`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ALL = "all"
 
 
 def part_of(name: str) -> str:
-    """The part of a weight, by its name in the network; `decoder` for what stands in neither of the others."""
+    """Return the part of a weight from its name in the network; `decoder` if it is in neither of the other parts."""
     first, _, rest = name.partition(".")
     if first == "bottleneck" or (first == "encoder" and rest.startswith("branches.")):
         return "transformer"
@@ -25,35 +25,40 @@ def part_of(name: str) -> str:
 
 
 def is_meant(name: str, pattern: str) -> bool:
-    """Whether a pattern means this weight: `all`, a part, or an `fnmatch` pattern over names."""
+    """Return whether a pattern selects a weight: `all`, a part, or an `fnmatch` pattern over names."""
     if pattern in (ALL, *PARTS):
         return pattern in (ALL, part_of(name))
     return fnmatchcase(name, pattern)
 
 
 def check_patterns(names: Iterable[str], patterns: Iterable[str], *, key: str) -> None:
-    """Every pattern must mean some weight.
+    """Check that every pattern selects at least one weight.
+
+    Parameters
+    ----------
+    key : str
+        Config key of the patterns, for the message.
 
     Raises
     ------
     ConfigError
-        With the names that there are.
+        If a pattern selects none; the message lists the available names.
     """
     names = list(names)
     for pattern in patterns:
         if not any(is_meant(name, pattern) for name in names):
             modules = sorted({".".join(name.split(".")[:2]) for name in names})
             raise ConfigError(
-                f"{key}: {pattern} means no weight of this network",
+                f"{key}: {pattern} selects no weight of this network",
                 expected=f"{', '.join((ALL, *PARTS))}, or a pattern over {', '.join(modules)}",
-                remedy="a network without a part has no stage for it",
+                remedy="correct the pattern, or remove it if the network does not have this part",
             )
 
 
 def depths(names: Iterable[str]) -> dict[str, int]:
-    """How deep each weight lies: the stem is 0, each encoder stage and Transformer block one more, the decoder last.
+    """Return the depth of each weight: 0 for the stem, one more for each encoder stage and Transformer block, then the decoder.
 
-    For learning rates that fall from layer to layer towards the picture (`layer_decay`).
+    Layer-wise learning rate decay (`layer_decay`) uses it: rates fall from layer to layer towards the image.
     """
     names = list(names)
     encoder = {n: 1 + _index(n, "stages") for n in names if part_of(n) == "encoder"}
@@ -68,6 +73,6 @@ def depths(names: Iterable[str]) -> dict[str, int]:
 
 
 def _index(name: str, of: str) -> int:
-    """The number after a piece of the name; -1 where there is none."""
+    """Return the number that follows a piece of the name; -1 if the name lacks that piece."""
     pieces = name.split(".")
     return int(pieces[pieces.index(of) + 1]) if of in pieces else -1

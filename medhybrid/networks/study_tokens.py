@@ -1,6 +1,6 @@
-"""Tokens without a place: which channels a study has, and what it says besides the picture.
+"""Metadata conditioning: tokens for the channels that a study has and for its metadata, without a position in the image.
 
-Shapes: B batch, C channels, F fields of context, N tokens, D token width.
+Shapes: B batch, C channels, F metadata fields, N tokens, D token width.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ TYPICAL: dict[str, tuple[float, float]] = {
     "age_years": (50.0, 20.0),
     "sex": (0.5, 0.5),
 }
-"""Middle and spread of each field of `data.context`, which bring its values to about -1 to 1."""
+"""Centre and spread of each field of `data.context`, which scale its values to about -1 to 1."""
 
 
 class Study(NamedTuple):
-    """What is known of the studies of a batch.
+    """Metadata of the studies of a batch.
 
     Attributes
     ----------
     presence : (B, C) Tensor of bool
-        Which channels are there.
+        True for channels that the study has.
     context : (B, F) Tensor
-        Values of `data.context`, NaN where absent.
+        Values of the fields of `data.context`, NaN where absent.
     """
 
     presence: Tensor
@@ -41,7 +41,7 @@ class Study(NamedTuple):
 
 
 class StudyTokens(nn.Module):
-    """A token for each channel: whether it is there; and one for each field: its value, or that it is absent."""
+    """Metadata tokens: one per channel for its presence, and one per field for its value or absence."""
 
     middle: Tensor
     spread: Tensor
@@ -59,7 +59,7 @@ class StudyTokens(nn.Module):
         self.register_buffer("spread", typical[:, 1], persistent=False)
 
     def forward(self, study: Study) -> Tensor | None:
-        """Tokens (B, N, D); None if there are none."""
+        """Return the tokens (B, N, D); None if neither presence nor fields are used."""
         tokens = []
         if self.presence is not None:
             index = torch.arange(study.presence.shape[1], device=study.presence.device)

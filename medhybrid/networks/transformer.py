@@ -1,4 +1,4 @@
-"""The Transformer over the coarse feature map, whose heads see near and far by distances in mm.
+"""Transformer over the coarse feature map, with distance-biased attention (ALiBi) in mm.
 
 Shapes: B batch, T tokens, D token width, H heads, E head width.
 """
@@ -17,30 +17,30 @@ LAYER_SCALE = 0.1
 """Initial weight of each residual branch (Touvron et al. 2021, doi:10.1109/ICCV48922.2021.00010)."""
 
 MAX_PLAIN_TOKENS = 1024
-"""Most tokens whose weights are held in memory: 4 MiB a head and sample in float32."""
+"""Largest number of tokens for plain attention, which stores the T x T weights: 4 MiB per head and sample in float32."""
 
 
 def token_positions_mm(shape: tuple[int, int, int], token_mm: tuple[float, float, float]) -> Tensor:
-    """Centres (T, 3) of the tokens of a map, in mm from its middle."""
+    """Return the centres (T, 3) of the tokens of a map, in mm from the centre of the map."""
     axes = [torch.arange(n) * float(step) for n, step in zip(shape, token_mm, strict=True)]
     centred = [axis - axis.mean() for axis in axes]
     return torch.stack(torch.meshgrid(*centred, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
 def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tensor:
-    """What is added to the scores (H, T, T) of each head: minus the distance of two tokens over the head's reach.
+    """Return the attention bias (H, T, T): minus the distance of two tokens, divided by the reach of the head.
 
-    The reaches of two thirds of the heads double from head to head, beginning with the distance of neighbours; the others are
-    free to look anywhere. Without this, attention is even at first, and a short training does not get away from there
-    (docs/accuracy.md).
+    Two thirds of the heads are local. The reach of the first is the distance of neighbouring tokens, and the reach doubles from
+    head to head. The other heads have no bias. Without any bias, attention is uniform at first, and a short training does not
+    leave that state (docs/accuracy.md).
 
     References
     ----------
-    Press et al. (2022), arXiv:2108.12409, section 3, with distances in mm in place of differences of indices.
+    ALiBi: Press et al. (2022), arXiv:2108.12409, section 3. Here the bias uses distances in mm, not differences of indices.
     """
     n_local = max(1, 2 * heads // 3)
     distance: Tensor
-    if is_exporting():  # ONNX knows no `cdist` of few tokens
+    if is_exporting():  # ONNX lacks the `cdist` that torch uses for few tokens
         distance = torch.linalg.vector_norm(positions_mm[:, None] - positions_mm[None], dim=-1)  # (T, T)
     else:
         distance = torch.cdist(positions_mm, positions_mm)
@@ -52,16 +52,16 @@ def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tenso
 def _bias_of(
     shape: tuple[int, ...], token_mm: tuple[float, float, float], heads: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Bias (H, T, T) of a map, kept for the next step: nothing in it is learnt."""
-    with torch.inference_mode(False):  # or what a validation computed could not be used in training
+    """Return the bias (H, T, T) of a map; cached, because it has no trained weights."""
+    with torch.inference_mode(False):  # training could not use a tensor that validation cached in inference mode
         positions = token_positions_mm(cast(tuple[int, int, int], shape), token_mm).to(device)
         return distance_bias(positions, heads, min(token_mm)).to(dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k' / sqrt(E) + bias) v of (B, H, T, E) and (H, T, T), by plain products on a CPU where T x T weights are small.
+    """Compute attention, softmax(q k' / sqrt(E) + bias) v, for q, k, v (B, H, T, E) and a bias (H, T, T).
 
-    The fused kernel saves memory, not time, on CPUs, where few tokens are quicker by plain products.
+    On CPUs, the fused kernel saves memory but no time. Up to `MAX_PLAIN_TOKENS` tokens, plain matrix products are used there.
     """
     batch, heads, n_tokens, width = q.shape
     if is_exporting() or q.device.type != "cpu" or n_tokens > MAX_PLAIN_TOKENS:
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(B, T, D), and what is added to the scores (H, T, T) -> (B, T, D)."""
+        """Apply self-attention to tokens (B, T, D), with a bias (H, T, T) on the scores -> (B, T, D)."""
         batch, n_tokens, width = x.shape
         qkv = self.qkv(x).view(batch, n_tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # (B, H, T, E)
@@ -92,16 +92,16 @@ class Attention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out at random, for each sample (Huang et al. 2016, arXiv:1603.09382)."""
+    """Stochastic depth: omits a residual branch at random, for each sample (Huang et al. 2016, arXiv:1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
         self.part = (0, 1)
-        """Which part of the whole batch is seen, of how many: what is left out is drawn for all of it."""
+        """Index and number of the parts of the batch. Each process draws for the whole batch and uses its own part."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Apply stochastic depth: (B, T, D) -> (B, T, D)."""
         if not self.training or self.rate == 0:
             return x
         part, count = self.part
@@ -110,7 +110,7 @@ class DropPath(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a two-layer network, each normalised before and scaled after."""
+    """Pre-norm Transformer block: attention and a two-layer perceptron, each with LayerScale."""
 
     def __init__(self, width: int, heads: int, drop_path: float) -> None:
         super().__init__()
@@ -122,19 +122,19 @@ class TransformerBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """(B, T, D) and the bias (H, T, T) of its attention -> (B, T, D)."""
+        """Apply the block to tokens (B, T, D), with an attention bias (H, T, T) -> (B, T, D)."""
         x = x + self.drop_path(self.scale1 * self.attention(self.norm1(x), bias))
         out: Tensor = x + self.drop_path(self.scale2 * self.mlp(self.norm2(x)))
         return out
 
 
 class Transformer(nn.Module):
-    """Tokens of a feature map, related to each other.
+    """Transformer over the tokens of a feature map.
 
     Parameters
     ----------
     token_mm : (3,) tuple of float
-        Distance of neighbouring tokens, so that positions mean the same at any spacing.
+        Distance of neighbouring tokens in mm. The attention bias uses it, so that it is independent of the spacing.
     """
 
     def __init__(
@@ -147,10 +147,10 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, D, X, Y, Z), and context tokens (B, N, D) that have no place -> (B, D, X, Y, Z)."""
+        """Apply the blocks to a map (B, D, X, Y, Z), with metadata tokens (B, N, D) if given -> (B, D, X, Y, Z)."""
         batch, width, *shape = x.shape
-        find = _bias_of.__wrapped__ if is_exporting() else _bias_of  # an exported network knows any size
-        kind = x.device.type  # scores are of the precision of products
+        find = _bias_of.__wrapped__ if is_exporting() else _bias_of  # no cache: an exported network accepts any size
+        kind = x.device.type  # the bias needs the dtype of the scores, which autocast sets
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         bias = find(tuple(shape), self.token_mm, self.heads, x.device, dtype)  # (H, T, T)
         tokens = x.flatten(2).transpose(1, 2)  # (B, D, X, Y, Z) -> (B, T, D)
@@ -158,7 +158,7 @@ class Transformer(nn.Module):
         if context is not None:
             n_context = context.shape[1]
             tokens = torch.cat((tokens, context.to(tokens.dtype)), dim=1)  # (B, T + N, D)
-            bias = F.pad(bias, (0, n_context, 0, n_context))  # no place: near to all
+            bias = F.pad(bias, (0, n_context, 0, n_context))  # metadata tokens have no position: bias 0
         for block in self.blocks:
             tokens = block(tokens, bias)
         tokens = self.norm(tokens[:, :n_tokens])

@@ -1,8 +1,8 @@
 """TransUNet as published: a ResNet-50 with weight standardisation, a Vision Transformer on its last map, a cascaded decoder.
 
-It is a network of pictures: each slice (X, Y) of a patch is one, so patches are best one slice thick. Kernels are (k, k, 1), so
-that everything else sees a network of volumes. The weights are those of the ImageNet models one to one
-(`starts/transunet.py`), with their padding and norms, so that their features come out as they were learnt.
+It is a 2-D network: each slice (X, Y) of a patch is processed alone, so patches of one slice are best. Kernels are (k, k, 1),
+so that the other modules can treat it as a 3-D network. Pretrained ImageNet weights fit one to one (`starts/transunet.py`).
+Padding and norms are those of the ImageNet models, so that pretrained features are reproduced.
 
 Shapes: B batch, C channels, X Y Z space, T tokens, D token width.
 
@@ -27,19 +27,19 @@ from medhybrid.networks.logits import Logits
 from medhybrid.networks.transformer import Attention
 
 GROUPS = 32
-"""Groups of the ResNet's norms."""
+"""Number of groups in the group norms of the ResNet."""
 
 EXPANSION = 4
-"""Outputs of a bottleneck block by its inner width."""
+"""Output channels of a bottleneck block, divided by its inner width."""
 
 STANDARDISATION_EPS = 1e-8
 
 LEARNT_GRID = 14
-"""Positions are learnt for 14 x 14 tokens, a picture of 224 x 224, and interpolated for others."""
+"""Side of the token grid of the position embeddings: 14 x 14 tokens, for 224 x 224 pixels. Other sizes interpolate them."""
 
 
 def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
-    """Pad (B, C, X, Y, 1) so that a kernel gives ceil(size / stride) outputs, the odd voxel at the end."""
+    """Pad (B, C, X, Y, 1) so that a kernel gives ceil(size / stride) outputs; an odd voxel is added at the end."""
     pads: list[int] = [0, 0]  # Z
     for size in (x.shape[3], x.shape[2]):
         total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
@@ -48,20 +48,20 @@ def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
 
 
 class StandardisedConv(nn.Conv3d):
-    """Convolution (k, k, 1) whose kernels have mean 0 and deviation 1."""
+    """Convolution (k, k, 1) with weight standardisation: each kernel has mean 0 and standard deviation 1."""
 
     def __init__(self, channels: int, width: int, kernel: int, stride: int = 1) -> None:
         super().__init__(channels, width, (kernel, kernel, 1), stride=(stride, stride, 1), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, X, Y, 1) -> (B, width, X/s, Y/s, 1)."""
+        """Apply the convolution: (B, C, X, Y, 1) -> (B, width, X/s, Y/s, 1)."""
         variance, mean = torch.var_mean(self.weight.float(), dim=(1, 2, 3, 4), correction=0, keepdim=True)
         kernel = (self.weight - mean) * torch.rsqrt(variance + STANDARDISATION_EPS)
         return F.conv3d(pad_same(x, self.kernel_size[0], self.stride[0]), kernel, stride=self.stride)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut."""
+    """Residual bottleneck block: 1x1, 3x3 and 1x1 convolutions, and a shortcut."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -74,14 +74,14 @@ class Bottleneck(nn.Module):
             self.shortcut = nn.Sequential(StandardisedConv(channels, width, 1, stride), nn.GroupNorm(GROUPS, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, X, Y, 1) -> (B, width, X/s, Y/s, 1)."""
+        """Apply the block: (B, C, X, Y, 1) -> (B, width, X/s, Y/s, 1)."""
         y = F.relu(self.norm1(self.conv1(x)))
         y = F.relu(self.norm2(self.conv2(y)))
         return F.relu(self.norm3(self.conv3(y)) + self.shortcut(x))
 
 
 class ImageEncoder(nn.Module):
-    """The ResNet without its last stage: maps at a half, a quarter, an eighth and a sixteenth."""
+    """ResNet without its last stage, with maps at 1/2, 1/4, 1/8 and 1/16 of the size."""
 
     def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()
@@ -90,13 +90,13 @@ class ImageEncoder(nn.Module):
         )
         self.stages = nn.ModuleList()
         for level in range(1, len(widths)):
-            stride = 1 if level == 1 else 2  # the pooling before it has halved the map
+            stride = 1 if level == 1 else 2  # the max pooling before level 1 halves the map already
             first = Bottleneck(widths[level - 1], widths[level], stride)
             rest = [Bottleneck(widths[level], widths[level], 1) for _ in range(blocks[level] - 1)]
             self.stages.append(nn.Sequential(first, *rest))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, X, Y, 1) -> a map a level, from fine to coarse."""
+        """Return one map per level, from fine to coarse, of slices (B, C, X, Y, 1)."""
         maps = [self.stem(x)]
         x = F.max_pool3d(pad_same(maps[0], 3, 2, value=-math.inf), (3, 3, 1), stride=(2, 2, 1))
         for stage in self.stages:
@@ -106,7 +106,7 @@ class ImageEncoder(nn.Module):
 
 
 class ImageBlock(nn.Module):
-    """A block of the Vision Transformer."""
+    """Block of the Vision Transformer."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -115,14 +115,14 @@ class ImageBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Apply the block: (B, T, D) -> (B, T, D)."""
         x = x + self.attention(self.norm1(x))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
 class ImageTransformer(nn.Module):
-    """The blocks and the norm after them."""
+    """Blocks of the Vision Transformer and the norm after them."""
 
     def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class ImageTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Apply all blocks: (B, T, D) -> (B, T, D)."""
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.norm(x)
@@ -138,7 +138,7 @@ class ImageTransformer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """A map to tokens with learnt positions, through the blocks, and back to a map."""
+    """Vision Transformer on a feature map, with trained position embeddings."""
 
     def __init__(self, channels: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
         self.transformer = ImageTransformer(width, depth, heads)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, X, Y, 1) -> (B, D, X, Y, 1)."""
+        """Apply the Transformer to a map: (B, C, X, Y, 1) -> (B, D, X, Y, 1)."""
         tokens = self.to_tokens(x).flatten(2).transpose(1, 2)  # (B, D, X, Y, 1) -> (B, T, D)
         tokens = self.transformer(tokens + resize_positions(self.positions, x.shape[2], x.shape[3]))
         out: Tensor = tokens.transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
@@ -155,7 +155,7 @@ class VisionTransformer(nn.Module):
 
 
 def resize_positions(positions: Tensor, nx: int, ny: int) -> Tensor:
-    """Positions (1, N*N, D) of a square grid to (1, nx*ny, D), bicubic in the plane."""
+    """Resize position embeddings (1, N*N, D) of a square grid to (1, nx*ny, D), by bicubic interpolation."""
     side = math.isqrt(positions.shape[1])
     if (nx, ny) == (side, side):
         return positions
@@ -164,7 +164,7 @@ def resize_positions(positions: Tensor, nx: int, ny: int) -> Tensor:
 
 
 class ConvBatchNormAct(nn.Sequential):
-    """3x3 convolution, batch norm, rectifier."""
+    """3x3 convolution, batch norm and ReLU."""
 
     def __init__(self, channels: int, width: int) -> None:
         conv = nn.Conv3d(channels, width, (3, 3, 1), padding=(1, 1, 0), bias=False)
@@ -172,7 +172,7 @@ class ConvBatchNormAct(nn.Sequential):
 
 
 class CascadedDecoder(nn.Module):
-    """Four times: twice the size by bilinear interpolation, the encoder's map joined, two convolutions; then the logits."""
+    """Decoder of four levels: each doubles the size by bilinear interpolation, joins a skip connection and convolves twice."""
 
     def __init__(self, width: int, skips: Sequence[int], *, n_classes: int, head_width: int) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class CascadedDecoder(nn.Module):
         self.logits = nn.Conv3d(head_width, n_classes, (3, 3, 1), padding=(1, 1, 0))
 
     def forward(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        """(B, D, X, Y, 1) and finer maps from coarse to fine -> (B, K, 16 X, 16 Y, 1)."""
+        """Decode a map (B, D, X, Y, 1) with skip connections from coarse to fine -> logits (B, K, 16 X, 16 Y, 1)."""
         x = self.first(x)
         for i, up in enumerate(self.ups):
             x = F.interpolate(x[..., 0], scale_factor=2, mode="bilinear", align_corners=True)[..., None]
@@ -197,10 +197,11 @@ class CascadedDecoder(nn.Module):
 
 
 class TransUNet(nn.Module):
-    """Image (B, C, X, Y, Z) to logits, slice by slice; X and Y must be multiples of 2 to the number of `widths`.
+    """TransUNet from an image (B, C, X, Y, Z) to logits, slice by slice.
 
-    `widths` and `blocks` have an entry for the stem (whose number of blocks is not used) and one for each stage: 64, 256, 512,
-    1024 and 1, 3, 4, 9 in the paper.
+    X and Y must be multiples of 2 to the power of the number of `widths`. `widths` and `blocks` have one entry for the stem
+    and one for each stage. The paper has widths 64, 256, 512, 1024 and blocks 1, 3, 4, 9; the entry of `blocks` for the stem is
+    not used.
     """
 
     def __init__(self, config: NetworkConfig, *, n_channels: int, n_classes: int) -> None:
@@ -208,8 +209,8 @@ class TransUNet(nn.Module):
         narrow = [w for i, w in enumerate(config.widths) if w % GROUPS or (i and w % (EXPANSION * GROUPS))]
         if narrow:
             raise ConfigError(
-                "network.widths do not fit transunet",
-                expected=f"multiples of {GROUPS} for the stem, of {EXPANSION * GROUPS} for the stages",
+                "network.widths does not fit transunet: group norm needs equal groups",
+                expected=f"a multiple of {GROUPS} for the stem, multiples of {EXPANSION * GROUPS} for the stages",
                 found=str(config.widths),
             )
         self.config = config
@@ -221,12 +222,14 @@ class TransUNet(nn.Module):
         self.decoder = CascadedDecoder(config.token_width, skips, n_classes=n_classes, head_width=config.head_width)
 
     def forward(self, image: Tensor, context: Tensor | None = None) -> Logits:
-        """(B, C, X, Y, Z) -> `Logits`; no deep supervision, the auxiliary logits are the pooled ones; context is not heard."""
+        """Compute the logits of images (B, C, X, Y, Z); `context` is ignored.
+
+        The network has no deep supervision: its auxiliary logits are the pooled full ones.
+        """
         batch, n_slices = image.shape[0], image.shape[4]
         slices = image.permute(0, 4, 1, 2, 3).flatten(0, 1)[..., None]  # (B, C, X, Y, Z) -> (B Z, C, X, Y, 1)
         *finer, x = self.encoder(slices)
         logits = self.decoder(self.bottleneck(x), list(reversed(finer)))
-        full = (
-            logits[..., 0].unflatten(0, (batch, n_slices)).permute(0, 2, 3, 4, 1)
-        )  # (B Z, K, X, Y, 1) -> (B, K, X, Y, Z)
+        # (B Z, K, X, Y, 1) -> (B, K, X, Y, Z)
+        full = logits[..., 0].unflatten(0, (batch, n_slices)).permute(0, 2, 3, 4, 1)
         return Logits(full, F.avg_pool3d(full, (2, 2, 1)))

@@ -1,4 +1,4 @@
-"""Starts: a network that begins with weights learnt elsewhere, as far as they fit."""
+"""Pretrained weights: initialisation of a network from the weights of another one, as far as they fit."""
 
 from medhybrid.starts.begin import begin_with
 from medhybrid.starts.files import read_weights

@@ -1,4 +1,4 @@
-"""Weights from a file or folder of the user's, read without running code that is in it."""
+"""Reading of pretrained weights from a file or folder, without running code in it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ from medhybrid.inference.model import load_model
 from medhybrid.inference.weights_file import About, check_archive, check_tensors, check_version, read_about
 
 OUR_FILE = "start.safetensors"
-"""In the folder of a pretraining."""
+"""Weights in the folder of a pretraining."""
 
 CHECKPOINT = Path("checkpoint", "last.pt")
-"""In the folder of a run."""
+"""Latest checkpoint in the folder of a run."""
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pyth", ".bin")
 
 NESTED = ("average", "state_dict", "network_weights", "model", "model_state_dict", "net")
-"""Keys under which training programs keep the weights in a checkpoint; the first is ours."""
+"""Keys of the weights in checkpoints of training programs; the first is medhybrid's."""
 
-WHERE = (
-    "see docs/practices.md for known files, where they are from and their licences; a run or model folder serves, too"
-)
+WHERE = "see docs/practices.md for known files with their sources and licences; run and model folders of medhybrid work, too"
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors by name, where they are from, and what they say of themselves; of another program's, nothing is known."""
+    """Named tensors with their source and their record; weights of other programs have no record."""
 
     tensors: dict[str, Tensor]
     source: str
@@ -43,28 +41,30 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Weights of a medhybrid run or model folder, or of a file (`SUFFIXES`).
+    """Read the weights of a medhybrid run or model folder, or of a file (`SUFFIXES`).
 
     Raises
     ------
     ModelError
-        If there is none, it is of another kind, is damaged, or holds more than tensors.
+        If the file is missing, damaged, of an unknown type, or holds more than tensors.
     """
     if (path / OUR_FILE).is_file():
         path = path / OUR_FILE
     if not (path / "model.json").is_file() and not (path / "model" / "model.json").is_file():
-        path = path / CHECKPOINT if (path / CHECKPOINT).is_file() else path  # a run that was killed
+        path = path / CHECKPOINT if (path / CHECKPOINT).is_file() else path  # a run that was killed has no model folder
     if path.name == "model.safetensors" and path.with_name("model.json").is_file():
         path = path.parent
     if path.is_dir():
         try:
             return _of_model(path)
         except ModelError as error:
-            raise ModelError(f"{path} cannot be a start", found=error.what, remedy=WHERE) from error
+            raise ModelError(f"{path} cannot be used as pretrained weights", found=error.what, remedy=WHERE) from error
     if not path.is_file():
-        raise ModelError(f"{path}: there are no weights here", expected="a file or folder", remedy=WHERE)
+        raise ModelError(f"{path}: no weights found", expected="a file or folder with weights", remedy=WHERE)
     if path.suffix not in SUFFIXES:
-        raise ModelError(f"{path.name} cannot be read", expected=", ".join(SUFFIXES), remedy=WHERE)
+        raise ModelError(
+            f"{path.name} is not a known type of weights file", expected=f"one of {', '.join(SUFFIXES)}", remedy=WHERE
+        )
     tensors, about = _read(path)
     if not tensors:
         raise ModelError(f"{path.name} holds no weights", remedy=WHERE)
@@ -98,20 +98,21 @@ def _read(path: Path) -> tuple[dict[str, Tensor], About | None]:
         return _tensors_in(state), _of_checkpoint(path, state)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path.name} holds more than weights, and such files can run code when they are read",
+            f"{path.name} holds more than weights, and reading such a file could run code in it",
+            expected="tensors only",
             found=str(error).splitlines()[0][:200],
-            remedy="save the state dict alone with its author's program, best as .safetensors",
+            remedy="save only the state dict with the program that wrote the file, preferably as .safetensors",
         ) from error
     except (ModelError, MemoryError):
         raise
-    except Exception as error:  # damaged zip files and archives of arrays raise of every kind
+    except Exception as error:  # damaged archives raise many types of errors
         raise ModelError(
-            f"{path.name} is damaged or no file of weights", found=str(error)[:200], remedy=WHERE
+            f"{path.name} is damaged or not a weights file", found=str(error)[:200], remedy=WHERE
         ) from error
 
 
 def _of_checkpoint(path: Path, state: Any) -> About | None:
-    """What a checkpoint of ours says of its weights."""
+    """Return the record of the weights in a medhybrid checkpoint; None for other checkpoints and earlier versions."""
     if not (isinstance(state, dict) and "average" in state):
         return None
     if "about" in state:
@@ -121,7 +122,7 @@ def _of_checkpoint(path: Path, state: Any) -> About | None:
 
 
 def _tensors_in(state: Any) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, wherever it keeps them; names without the prefix of a wrapper."""
+    """Return the tensors of a checkpoint from any of its `NESTED` keys, with names without the prefix of a wrapper module."""
     for key in NESTED:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

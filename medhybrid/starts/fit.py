@@ -1,4 +1,4 @@
-"""Weights learnt elsewhere, brought to a network's shapes where that means something; a row says what became of each."""
+"""Fitting of pretrained weights to the shapes of a network, with a row of results for each weight."""
 
 from __future__ import annotations
 
@@ -20,18 +20,26 @@ from medhybrid.starts.transunet import without_class_token
 What = Literal["taken", "adapted", "other shape", "not there", "not asked for"]
 
 IMAGE_INPUTS = ("encoder.stem.0.weight", "encoder.project.weight")
-"""First convolutions: their inputs are the channels of a study."""
+"""First convolutions; their inputs are the channels of a study."""
 
 DETAIL = "decoder.detail.0.weight"
-"""Its last inputs are the channels of a study."""
+"""Convolution whose last inputs are the channels of a study."""
 
 CLASS_OUTPUTS = ("decoder.logits.", "decoder.auxiliary.")
-"""Last convolutions: their outputs are background and the labels of a study."""
+"""Last convolutions; their outputs are background and the labels of a study."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one weight of the network."""
+    """Result for one weight of the network.
+
+    Attributes
+    ----------
+    what : str
+        Whether the weight was initialised, or why not.
+    how : str
+        Changes to the pretrained tensor, or details of the reason.
+    """
 
     weight: str
     what: What
@@ -40,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a network begins: the source, a row a weight, and hashes of the pictures that it was learnt from."""
+    """Initialisation of a network: source of the weights, a row per weight, and hashes of their training images."""
 
     source: str
     sha256: str
@@ -48,20 +56,20 @@ class Start:
     learnt_from: tuple[str, ...] = (UNKNOWN,)
 
     def count(self, *what: What) -> int:
-        """Weights of which this is so."""
+        """Return the number of weights with one of these results."""
         return sum(row.what in what for row in self.rows)
 
     def save(self, path: Path) -> Path:
-        """The rows as CSV."""
+        """Save the rows as CSV."""
         head = [["weight", "what", "how"], ["(source)", self.source, f"sha256 {self.sha256}"]]
         write_csv(path, [*head, *([row.weight, row.what, row.how] for row in self.rows)])
         return path
 
     def __str__(self) -> str:
         taken = self.count("taken", "adapted")
-        said = f"begins with {taken} of {len(self.rows)} weights of {self.source} ({self.count('adapted')} of them adapted)"
+        said = f"{taken} of {len(self.rows)} weights initialised from {self.source} ({self.count('adapted')} of them adapted)"
         if UNKNOWN in self.learnt_from:
-            said += "; it is not known from which scans they were learnt: that none of these validates is not checked"
+            said += "; their training scans are unknown, so they are not checked for data leakage into validation"
         return said
 
 
@@ -74,7 +82,7 @@ class Names:
 
 
 def fit(network: nn.Module, tensors: Mapping[str, Tensor], theirs: Names, ours: Names) -> list[Row]:
-    """Set the network's weights from tensors of the same names; a row for each weight."""
+    """Set the weights of a network from tensors of the same names, adapted where shapes differ; return a row per weight."""
     strided = {f"{name}.weight": m for name, m in network.named_modules() if isinstance(m, nn.Conv3d | Upsample)}
     rows = []
     for name, weight in network.named_parameters():
@@ -98,7 +106,7 @@ def fit(network: nn.Module, tensors: Mapping[str, Tensor], theirs: Names, ours: 
 
 
 def _fit_statistics(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[Row]:
-    """Running statistics of batch norm, which no gradient moves."""
+    """Set the running statistics of batch norm; they are buffers, so `named_parameters` does not have them."""
     rows = []
     for name in network.state_dict().keys() - dict(network.named_parameters()).keys():
         buffer = network.get_buffer(name)
@@ -109,7 +117,9 @@ def _fit_statistics(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[R
 
 
 def _inflated(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None) -> Tensor:
-    """A kernel (O, I, X, Y) repeated along Z and divided: a picture that is the same in each slice is seen alike.
+    """Inflate a 2-D kernel (O, I, X, Y) to 3-D: repeat it along Z and divide it by the depth.
+
+    An image with equal slices then gives the same features as in 2-D.
 
     References
     ----------
@@ -124,7 +134,11 @@ def _inflated(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, 
 def _with_channels(
     name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None
 ) -> Tensor:
-    """Channels of the same name are taken, the others get the mean of all; of unnamed ones the sum is shared out."""
+    """Adapt the input channels of a kernel.
+
+    Channels of the same name keep their weights; other channels get the mean over all channels. If the channels are unnamed,
+    each gets that mean, scaled so that the sum over channels stays the same.
+    """
     if name in IMAGE_INPUTS:
         first = 0
     elif name == DETAIL and theirs.channels:
@@ -137,14 +151,14 @@ def _with_channels(
     mean = inputs.mean(1)
     known = {channel: inputs[:, i] for i, channel in enumerate(theirs.channels)}
     n = len(ours.channels)
-    share = inputs.shape[1] / n if not known else 1.0  # the same activations from n channels as from theirs
+    share = inputs.shape[1] / n if not known else 1.0  # keeps the size of activations
     if not known and inputs.shape[1] == n:
         return x
     return torch.cat([kept, torch.stack([known.get(channel, mean * share) for channel in ours.channels], dim=1)], dim=1)
 
 
 def _with_labels(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None) -> Tensor:
-    """Background and labels of the same name are taken, the others stay as they began."""
+    """Adapt the output labels: background and labels of the same name are taken, other labels keep their initial weights."""
     if not name.startswith(CLASS_OUTPUTS) or not theirs.labels or tuple(theirs.labels) == tuple(ours.labels):
         return x
     if x.shape[1:] != weight.shape[1:]:
@@ -158,7 +172,7 @@ def _with_labels(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Name
 
 
 def _with_strides(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None) -> Tensor:
-    """A kernel that is as large as its stride is repeated or averaged where the stride is another."""
+    """Adapt a kernel whose size equals its stride to another stride, by repeating or pooling its values."""
     tiles = isinstance(module, Upsample) or (isinstance(module, nn.Conv3d) and module.kernel_size == module.stride)
     if not tiles or x.ndim != 5 or x.shape[:2] != weight.shape[:2]:
         return x
@@ -166,7 +180,8 @@ def _with_strides(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Nam
         here, there = weight.shape[axis], x.shape[axis]
         if here == there or max(here, there) % min(here, there):
             continue
-        sums = not isinstance(module, Upsample)  # of a convolution the sum must stay, of its transpose the mean
+        # Keep the sum of the kernel of a convolution, but the mean of that of a transposed convolution.
+        sums = not isinstance(module, Upsample)
         if here > there:
             x = x.repeat_interleave(here // there, dim=axis) / (here // there if sums else 1)
         else:
@@ -178,7 +193,7 @@ def _with_strides(name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Nam
 def _with_positions(
     name: str, x: Tensor, weight: Tensor, theirs: Names, ours: Names, module: nn.Module | None
 ) -> Tensor:
-    """Learnt positions (1, T, D) without the class token's, interpolated to the grid here."""
+    """Adapt position embeddings (1, T, D): remove the class token and interpolate to the token grid of the network."""
     if not name.endswith("positions") or x.ndim != 3 or x.shape == weight.shape or x.shape[2] != weight.shape[2]:
         return x
     side = math.isqrt(weight.shape[1])
@@ -192,4 +207,4 @@ ADAPTATIONS: dict[str, Callable[[str, Tensor, Tensor, Names, Names, nn.Module | 
     "stride": _with_strides,
     "positions": _with_positions,
 }
-"""What may be done to a tensor so that it fits, in this order: (name, tensor, weight, their names, ours, module) -> tensor."""
+"""Adaptations of a tensor, applied in this order: (name, tensor, weight, their names, our names, module) -> tensor."""

@@ -1,7 +1,7 @@
-"""Other networks' names for what ours has too.
+"""Translation of the weight names of known networks to ours.
 
-A layout is a list of (pattern, our name); a pattern's groups go into our name, where `{0-1}` is the first group less one. A
-weight that no pattern meets has no counterpart here. What fits in shape is decided in `fit.py`.
+A layout is a list of (pattern, our name). Groups of the pattern are inserted in our name; `{0-1}` is the first group minus one.
+A weight that matches no pattern has no counterpart in our networks. `fit.py` compares shapes afterwards.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rules = tuple[tuple[str, str], ...]
 _AFFINE = "(weight|bias)"
 
 RESNET: Rules = (
-    # torchvision, timm and MedicalNet; two convolutions a block, as ours. Their batch norm is our instance norm.
+    # torchvision, timm and MedicalNet, with two convolutions per block. Scale and bias of batch norm go to instance norm.
     (r"conv1\.weight", "encoder.stem.0.weight"),
     (rf"bn1\.{_AFFINE}", "encoder.stem.1.{0}"),
     (r"layer(\d)\.(\d+)\.conv1\.weight", "encoder.stages.{0-1}.{1}.first.0.weight"),
@@ -30,7 +30,7 @@ RESNET: Rules = (
 )
 
 RESENC: Rules = (
-    # nnU-Net's residual encoder, as OpenMind has it: its first stage is at full size, where ours has none.
+    # Residual encoder of nnU-Net, as in OpenMind. Its first stage works at full size, where ours has no stage.
     (r"(?:.*\.)?encoder\.stem\.convs\.0\.conv\.weight", "encoder.stem.0.weight"),
     (rf"(?:.*\.)?encoder\.stem\.convs\.0\.norm\.{_AFFINE}", "encoder.stem.1.{0}"),
     (r"(?:.*\.)?encoder\.stages\.(\d)\.blocks\.(\d+)\.conv1\.conv\.weight", "encoder.stages.{0}.{1}.first.0.weight"),
@@ -44,7 +44,7 @@ RESENC: Rules = (
 )
 
 VIT: Rules = (
-    # Plain blocks of timm's Vision Transformers and of Primus, as far as these have them.
+    # Standard blocks of timm's Vision Transformers and of Primus.
     (rf"(?:.*\.)?blocks\.(\d+)\.norm(\d)\.{_AFFINE}", "bottleneck.transformer.blocks.{0}.norm{1}.{2}"),
     (rf"(?:.*\.)?blocks\.(\d+)\.attn\.qkv\.{_AFFINE}", "bottleneck.transformer.blocks.{0}.attention.qkv.{1}"),
     (rf"(?:.*\.)?blocks\.(\d+)\.attn\.proj\.{_AFFINE}", "bottleneck.transformer.blocks.{0}.attention.out.{1}"),
@@ -54,7 +54,7 @@ VIT: Rules = (
 )
 
 TIMM_R50_VIT: Rules = (
-    # timm's vit_base_r50_s16; the blocks are those of `VIT`.
+    # vit_base_r50_s16 of timm, whose blocks have the names of `VIT`.
     (r"patch_embed\.backbone\.stem\.conv\.weight", "encoder.stem.0.weight"),
     (rf"patch_embed\.backbone\.stem\.norm\.{_AFFINE}", "encoder.stem.1.{0}"),
     (r"patch_embed\.backbone\.stages\.(\d)\.blocks\.(\d+)\.conv(\d)\.weight", "encoder.stages.{0}.{1}.conv{2}.weight"),
@@ -81,10 +81,10 @@ LAYOUTS: dict[str, Rules] = {
 
 
 def to_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Name of the layout that meets most weights, and these by our names; an empty name where none does."""
+    """Return the layout that matches most weights, and these weights by our names; an empty name if none matches."""
     if NPZ_SIGN in tensors:
         return "R50+ViT", from_npz(tensors)
-    # Blocks of three convolutions have the names of ours of two, and mean something else by them.
+    # ResNets with three convolutions per block use the same names for other layers, so their weights must not match.
     has_three = any(re.fullmatch(r"layer\d\.\d+\.conv3\.weight", name) for name in tensors)
     fitting = {layout: rules for layout, rules in LAYOUTS.items() if not (has_three and rules is RESNET)}
     renamed = {layout: _rename(tensors, rules) for layout, rules in fitting.items()}
@@ -93,7 +93,7 @@ def to_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
 
 
 def _rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    """By our names; what two tensors would be called is neither of them."""
+    """Rename tensors to our names; if two tensors get the same name, both are omitted."""
     ours = {name: _our_name(name, rules) for name in tensors}
     counts = Counter(ours.values())
     return {our: tensors[name] for name, our in ours.items() if our and counts[our] == 1}

@@ -1,7 +1,7 @@
-"""ImageNet weights of R50+ViT-B/16 under our names: the `.npz` of the Vision Transformer's authors, and timm's port of it.
+"""Conversion of the ImageNet weights of R50+ViT-B/16, from the `.npz` files of the Vision Transformer's authors.
 
-Kernels of the `.npz` are (X, Y, I, O), its dense layers (inputs, outputs), its norms have `scale` for our `weight`. The class
-token and its position are left out, as TransUNet has none.
+In the `.npz`, convolution kernels are (X, Y, I, O), dense layers are (inputs, outputs), and norms have `scale` for our
+`weight`. The class token and its position are omitted, because TransUNet has no class token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 NPZ_SIGN = "conv_root/kernel"
-"""A name by which the `.npz` is known."""
+"""Name of an array by which the `.npz` is recognised."""
 
 _UNIT = re.compile(r"block(\d)/unit(\d+)/(conv|gn)(\d|_proj)/(kernel|scale|bias)")
 _ATTENTION = "Transformer/encoderblock_{}/MultiHeadDotProductAttention_1/"
@@ -21,7 +21,7 @@ _BLOCK = "bottleneck.transformer.blocks.{}."
 
 
 def from_npz(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By the names of `networks.transunet`; what TransUNet does not have (class token, head) is left out."""
+    """Convert arrays to the names of `networks.transunet`; class token and classification head are omitted."""
     ours = {
         "encoder.stem.0.weight": _kernel(arrays["conv_root/kernel"]),
         "encoder.stem.1.weight": arrays["gn_root/scale"].flatten(),
@@ -73,6 +73,6 @@ def _kernel(array: Tensor) -> Tensor:
 
 
 def without_class_token(positions: Tensor) -> Tensor:
-    """Learnt positions (1, T, D) of a square grid, with or without one of the class token in front."""
+    """Remove the position of a class token, if there, from position embeddings (1, T, D) of a square grid."""
     side = int((positions.shape[1]) ** 0.5)
     return positions[:, positions.shape[1] - side * side :]

@@ -1,1 +1,1 @@
-"""Records of runs: MLflow and JSON lines."""
+"""Experiment tracking of runs, in MLflow and in JSON lines."""

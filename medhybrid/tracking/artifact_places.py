@@ -1,8 +1,8 @@
-"""Where the files of recorded runs are: MLflow keeps their absolute place, and a project can be moved, renamed or copied.
+"""Artifact locations of a moved store: MLflow records absolute paths, but a project can be moved, renamed or copied.
 
-In a store of ours the files are in `mlartifacts` beside the database. Where its records name another folder of that name, they
-are of a project that was elsewhere: they are changed to the folder beside the database, so that nothing is read from the old
-place or written to it.
+In a store of medhybrid, artifacts are in `mlartifacts` beside the database. If its records have another folder of that name,
+the project was moved or copied. The records are then changed to the folder beside the database, so that no file is read from or
+written to the old folder.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ PLACES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Tables and columns of a store that name places of files."""
+"""Tables and columns of a store with artifact locations."""
 
 
 def local_path(location: str) -> Path | None:
-    """Return the folder that a location names; None where it is not on this machine's disks."""
+    """Return the folder of a location; None if it is not a local path."""
     if location.startswith("file:"):
         return Path(unquote(urlsplit(location).path))
     return Path(location) if os.path.isabs(location) else None
 
 
 def follow_artifacts(database: Path, *, beside: Path | None = None) -> None:
-    """Let the records of a store name the files that are beside it now.
+    """Update the artifact locations in a store to the folder that is beside it now.
 
     Parameters
     ----------
     database : Path
-        An sqlite store; one of a name or layout that is not ours stays as it is.
+        SQLite store; one with another name or layout than medhybrid's is not changed.
     beside : Path, optional
-        The store whose files are meant, if `database` is a copy of it.
+        Store whose artifacts are used, if `database` is a copy of it.
 
     Raises
     ------
@@ -77,11 +77,11 @@ def follow_artifacts(database: Path, *, beside: Path | None = None) -> None:
                 )
     forget_places()
     if former:
-        logger.info("tracking: the project was elsewhere; its runs are read from and written to %s", here)
+        logger.info("tracking: the project was moved or copied; artifacts of its runs are now in %s", here)
 
 
 def forget_places() -> None:
-    """Let MLflow ask the store again for places that it knows in this process: a copied project has the same runs."""
+    """Clear MLflow's cache of artifact locations in this process: a copied project has runs with the same ids."""
     services = sys.modules.get("mlflow.tracking._tracking_service.utils")
     places = getattr(services, "_artifact_repos_cache", None)
     if places is not None:
@@ -89,7 +89,7 @@ def forget_places() -> None:
 
 
 def _runs_of(connection: sqlite3.Connection, location: str) -> list[str]:
-    """Return the runs of the experiments that have a location."""
+    """Return the ids of the runs whose experiment has this artifact location."""
     rows = connection.execute(
         "SELECT run_uuid FROM runs WHERE experiment_id IN (SELECT experiment_id FROM experiments WHERE artifact_location = ?)",
         (location,),
@@ -98,9 +98,9 @@ def _runs_of(connection: sqlite3.Connection, location: str) -> list[str]:
 
 
 def _has_moved(location: str, here: Path, store: Path, runs: list[str]) -> bool:
-    """Return whether a location is the folder of files of a store that was elsewhere.
+    """Return whether a location is the artifact folder of a store at its former path.
 
-    It is where files of its runs are beside the store now, or where the store was copied or its whole folder is gone.
+    It is if artifacts of its runs are beside the store now, if the store was copied, or if its former folder does not exist.
     """
     old = local_path(location)
     if old is None or old.name != ARTIFACT_FOLDER or old == here:
@@ -115,7 +115,10 @@ def _has_moved(location: str, here: Path, store: Path, runs: list[str]) -> bool:
 
 
 def _unused_places(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return experiments without runs whose folder is absent, as MLflow's `Default`, which has the first call's folder."""
+    """Return experiments without runs whose folder is absent, with that folder.
+
+    MLflow's experiment `Default` is one: its folder is in the working directory of the process that created the store.
+    """
     rows = connection.execute(
         "SELECT experiment_id, artifact_location FROM experiments"
         " WHERE experiment_id NOT IN (SELECT experiment_id FROM runs WHERE experiment_id IS NOT NULL)"

@@ -1,6 +1,6 @@
-"""The check of a store before a training: a person mends it then, not after hours.
+"""Checks of the MLflow store before a training, so that problems show at once and not after hours.
 
-A server that does not answer is not refused: the records are kept, and sent when it is back.
+A server that does not answer is not an error: records are stored on disk and sent when it is back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medhybrid.tracking.setup import prepare_store
 logger = logging.getLogger(__name__)
 
 ANSWER_S = 20.0
-"""How long a training waits for the first answer of a server."""
+"""Time for which a training waits for the first answer of a server, in seconds."""
 
 MAX_EXPERIMENT_NAME = 500
 MAX_ALIAS = 255
@@ -33,7 +33,7 @@ MAX_ALIAS = 255
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An experiment or a run as a store has it."""
+    """Experiment or run as recorded in a store."""
 
     number: str
     name: str
@@ -42,7 +42,7 @@ class Kept:
 
 
 def check_names(experiment: str, alias: str) -> None:
-    """Raise `ConfigError` for names that MLflow refuses, some of them only when the model is registered."""
+    """Raise `ConfigError` for names that MLflow refuses; without this check, some fail only when the model is registered."""
     if not experiment.strip() or len(experiment) > MAX_EXPERIMENT_NAME:
         raise ConfigError(
             "tracking.experiment cannot be used",
@@ -53,29 +53,29 @@ def check_names(experiment: str, alias: str) -> None:
     if is_reserved or len(alias) > MAX_ALIAS or not re.fullmatch(r"[\w\-]+", alias):
         raise ConfigError(
             "tracking.alias cannot be used",
-            expected="letters, digits, - and _; not `latest` or `v` and a number, which MLflow keeps for itself",
+            expected="letters, digits, - and _; not `latest` or `v` and a number, which MLflow reserves",
             found=repr(alias[:60]),
         )
 
 
 def check_store(uri: str, experiment: str, *, run_id: str | None = None, lock: Path) -> None:
-    """See that a store takes a run.
+    """Check that a store can record a run.
 
     Parameters
     ----------
     uri : str
         Address of the store.
     experiment : str
-        Name of the experiment; it need not be there yet.
+        Name of the experiment; it need not exist yet.
     run_id : str, optional
-        Of a run that is resumed.
+        Id of a run that is resumed.
     lock : Path
-        A folder for the lock of a store that is not a file.
+        Folder for the lock file of a store that is not a file.
 
     Raises
     ------
     TrackingError
-        If it takes none until somebody mends it: the message has the reason and the command.
+        If the store cannot record the run until a person fixes it; the message has the reason and the command.
     """
     path = sqlite_path(uri)
     if path is None:
@@ -90,7 +90,7 @@ def check_store(uri: str, experiment: str, *, run_id: str | None = None, lock: P
 
 
 def _check_by_client(uri: str, experiment: str, run_id: str | None, lock: Path) -> None:
-    """Ask a server or database; warn where it does not answer."""
+    """Check a server or database by MLflow's client; log a warning if it does not answer."""
     address = hide_password(uri)
     answer: list[tuple[Kept | None, Kept | None]] = []
     failure: list[Exception] = []
@@ -99,7 +99,7 @@ def _check_by_client(uri: str, experiment: str, run_id: str | None, lock: Path) 
         try:
             prepare_store(uri, lock=lock)
             answer.append(_client_records(uri, experiment, run_id))
-        except Exception as error:  # of any library below MLflow
+        except Exception as error:  # MLflow passes on errors of many libraries
             failure.append(error)
 
     thread = Thread(target=ask, name="tracking-check", daemon=True)
@@ -109,22 +109,22 @@ def _check_by_client(uri: str, experiment: str, run_id: str | None, lock: Path) 
         problem = explain(failure[0], uri)
         if problem.is_lasting:
             raise problem.as_error() from failure[0]
-        logger.warning("tracking: %s (%s); the run's records are kept and sent later", problem.what, problem.found)
+        logger.warning("tracking: %s (%s); records of the run are stored and sent later", problem.what, problem.found)
     elif not answer:
         logger.warning(
-            "tracking: the MLflow store %s does not answer; the run's records are kept and sent later", address
+            "tracking: the MLflow store %s does not answer; records of the run are stored and sent later", address
         )
     else:
         _refuse(uri, *answer[0], run_id)
 
 
 def _client_records(uri: str, experiment: str, run_id: str | None) -> tuple[Kept | None, Kept | None]:
-    """Ask MLflow for the experiment and the run."""
+    """Return the experiment and the run of a store, from MLflow's client."""
     quiet_mlflow()
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    quiet_mlflow()  # importing it has set its loggers up
+    quiet_mlflow()  # again, because the import configures MLflow's loggers
     client: Any = mlflow.MlflowClient(tracking_uri=uri)
     if run_id is None:
         found = client.get_experiment_by_name(experiment)
@@ -146,7 +146,7 @@ def _kept_experiment(found: Any) -> Kept:
 def _sqlite_records(
     database: sqlite3.Connection, experiment: str, run_id: str | None
 ) -> tuple[Kept | None, Kept | None]:
-    """Read the experiment and the run from a store's tables: MLflow itself takes seconds to start."""
+    """Read the experiment and the run from the tables of an SQLite store, because the import of MLflow takes seconds."""
     run = None
     if run_id is not None:
         row = database.execute(
@@ -167,20 +167,20 @@ def _sqlite_records(
 
 
 def _remote_part(place: str) -> str:
-    """Return a place that is on no disk here; an unused folder need not exist yet."""
+    """Return a location that is not a local path, else an empty string: a local folder without runs need not exist yet."""
     return place if local_path(place) is None else ""
 
 
 def _refuse(uri: str, experiment: Kept | None, run: Kept | None, run_id: str | None) -> None:
-    """Raise `TrackingError` for records that take nothing more."""
+    """Raise `TrackingError` if the run does not exist, the run or its experiment is deleted, or artifacts cannot be stored."""
     address = hide_password(uri)
     command = f"MLFLOW_TRACKING_URI={shlex.quote(address)} mlflow"
     if run_id is not None and run is None:
         raise TrackingError(
             f"the MLflow store {address} does not have the run that is resumed",
             expected=f"run {run_id}",
-            remedy="name the store that has it (tracking.uri=..., or MLFLOW_TRACKING_URI), or rename the file mlflow_run_id "
-            "in the run folder: the run is then recorded as a new one",
+            remedy="set the store that has it (tracking.uri=..., or MLFLOW_TRACKING_URI), or rename the file mlflow_run_id "
+            "in the run folder to record the run as a new one",
         )
     if experiment is not None and experiment.is_deleted:
         other = "" if run_id else ", or record in another experiment: tracking.experiment=NAME"
@@ -198,31 +198,32 @@ def _refuse(uri: str, experiment: Kept | None, run: Kept | None, run_id: str | N
 
 
 def _refuse_unreachable_files(address: str, experiment: Kept) -> None:
-    """Raise `TrackingError` where files of an experiment cannot go to its place."""
+    """Raise `TrackingError` if artifacts of an experiment cannot be stored at its location."""
     another = "record in another experiment: tracking.experiment=NAME"
     if experiment.artifacts.startswith("mlflow-artifacts:") and not address.startswith("http"):
         raise TrackingError(
-            f"files of the experiment {experiment.name} go through an MLflow server",
-            found=f"the store {address} itself",
-            remedy=f"start the server and give its address (tracking.uri=http://...), or {another}",
+            f"artifacts of the experiment {experiment.name} are stored by an MLflow server",
+            expected="the address of that server",
+            found=f"the address of its database, {address}",
+            remedy=f"start the server and set its address (tracking.uri=http://...), or {another}",
         )
     place = local_path(experiment.artifacts)
     if not address.startswith("http") and place is not None and not place.is_dir() and not _is_ours(address, place):
         raise TrackingError(
-            f"the folder with the files of the experiment {experiment.name} is gone",
+            f"the artifact folder of the experiment {experiment.name} does not exist",
             expected=str(place),
-            remedy=f"put it back, or {another}",
+            remedy=f"restore it, or {another}",
         )
 
 
 def _is_ours(address: str, place: Path) -> bool:
-    """Return whether a folder of files is the one beside its store, which is made again."""
+    """Return whether an artifact folder is the one beside its store; if it is absent, it is created again."""
     store = sqlite_path(address)
     return store is not None and place.parent == store.resolve().parent
 
 
 def _refuse_read_only(path: Path) -> None:
-    """Raise `TrackingError` for a store that cannot be written to."""
+    """Raise `TrackingError` for a store that is not writable."""
     try:
         with open_database(path) as database:
             database.execute("PRAGMA busy_timeout = 0")
@@ -230,10 +231,10 @@ def _refuse_read_only(path: Path) -> None:
             database.execute("UPDATE alembic_version SET version_num = version_num")
             database.execute("ROLLBACK")
     except TrackingError as error:
-        if "locked" in error.found:  # another process writes: so can we, in a moment
+        if "locked" in error.found:  # another process is writing, so the store is writable
             return
         raise TrackingError(
             f"the MLflow store {path} cannot be written to",
             found=error.found,
-            remedy="make the file and its folder writable, or name another store: tracking.uri=...",
+            remedy="make the file and its folder writable, or use another store: tracking.uri=...",
         ) from error

@@ -1,4 +1,4 @@
-"""The run's own record: one JSON object a line in `log.jsonl`, whatever else records the run."""
+"""Log of a run in `log.jsonl`, one JSON object per line; it is written with or without MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The events of a `log.jsonl`; a line that a kill cut off is no event."""
+    """Read the events of a `log.jsonl`; lines that are not complete JSON objects are skipped, as a kill leaves them."""
     events = []
     for line in path.read_text().splitlines():
         with suppress(ValueError):
@@ -24,7 +24,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 class JsonlTracker:
-    """Appends to a file; see `medhybrid.training.tracker.Tracker`."""
+    """Tracker that appends events to a file; see `medhybrid.training.tracker.Tracker`."""
 
     run_id: str | None = None
 
@@ -41,30 +41,30 @@ class JsonlTracker:
             logger.warning("%s cannot be written: %s", self.path, error)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """One line."""
+        """Log the metrics of a step; NaN and infinite values become null."""
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         self._write("metrics", step=step, values=finite)
 
     def log_image(self, path: Path, key: str, step: int) -> None:
-        """Where the picture is."""
+        """Log the path of a figure."""
         self._write("image", step=step, key=key, path=str(path))
 
     def log_file(self, path: Path, folder: str) -> None:
-        """Where the file is."""
+        """Log the path of a file."""
         self._write("file", path=str(path), folder=folder)
 
     def log_table(self, path: Path, name: str) -> None:
-        """Where the table is."""
+        """Log the path of a table."""
         self._write("table", path=str(path), name=name)
 
     def describe(self, text: str) -> None:
-        """The text."""
+        """Log the description of the run."""
         self._write("description", text=text)
 
     def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
-        """Where the model is."""
+        """Log the path of a model folder."""
         self._write("model", path=str(folder))
 
     def finish(self, status: str) -> None:
-        """The last line."""
+        """Log the end of the run."""
         self._write("finish", status=status)

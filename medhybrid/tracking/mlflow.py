@@ -1,7 +1,7 @@
-"""MLflow: the only module that imports it.
+"""Tracking of runs in MLflow.
 
-By default the store is `runs/mlflow.db` (sqlite) with artifacts in `runs/mlartifacts`. Every call becomes an event of a
-`Spool`, so a server that is away for a while costs the training nothing.
+By default the store is `runs/mlflow.db` (SQLite), with artifacts in `runs/mlartifacts`. Every call becomes an event of a
+`Spool`, so that a training does not wait for a server that does not answer.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from medhybrid.tracking.spool import ClosedStoreError, Event, GoneFileError, Not
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 120.0
-"""How long the end of a run waits for the last events, a model among them."""
+"""Time for which the end of a run waits for the last events, among them the model, in seconds."""
 
 RUN_ID_FILE = "mlflow_run_id"
-"""File of a run folder with MLflow's id of the run."""
+"""File in a run folder with MLflow's id of the run."""
 
 TEXT_COLUMNS = {"case", "training", "picture"}
-"""Columns of tables that hold names, not numbers."""
+"""Columns of tables with names, not numbers."""
 
 STATUS = {"FINISHED": "FINISHED", "KILLED": "KILLED", "FAILED": "FAILED"}
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a run is called and made of.
+    """Name, parameters and data of a run.
 
     Attributes
     ----------
     params : dict
-        What runs are compared by.
+        Parameters, by which runs are compared.
     tags : dict
         Code revision, data hash, fold, seed.
     datasets : dict
-        Context (`train`, `validation`) to name, hash and cases.
+        Name, hash and cases for each context (`train`, `validation`).
     """
 
     experiment: str
@@ -60,14 +60,14 @@ class RunInfo:
 
 
 class MlflowTracker:
-    """Records a run in MLflow; see `medhybrid.training.tracker.Tracker`.
+    """Tracker that records a run in MLflow; see `medhybrid.training.tracker.Tracker`.
 
     Parameters
     ----------
     folder : Path
-        The run folder. It keeps MLflow's run id, so that a resumed run goes on in the same one, and what cannot be sent.
+        Run folder. It stores MLflow's run id, so that a resumed run continues in the same record, and events not sent yet.
     parent : callable, optional
-        Id of the run that it is nested under and that watches the machine; None as long as that one is not open.
+        Returns the id of the parent run, which also logs system metrics; None until that run is open.
     """
 
     def __init__(
@@ -95,36 +95,36 @@ class MlflowTracker:
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's run id, once the store has answered."""
+        """Return MLflow's run id; None until the store has answered."""
         return self._run_id
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers of a step."""
+        """Log metrics of a step; NaN and infinite values are omitted."""
         finite = {k: v for k, v in values.items() if math.isfinite(v)}
         self._spool.put({"call": "metrics", "values": finite, "step": step, "time": now_ms()})
 
     def log_image(self, path: Path, key: str, step: int) -> None:
-        """A picture with key and step: the UI shows a slider."""
+        """Log a figure with key and step; the UI shows figures of one key with a slider over steps."""
         self._spool.put({"call": "image", "path": str(path.resolve()), "key": key, "step": step, "time": now_ms()})
 
     def log_file(self, path: Path, folder: str) -> None:
-        """A file or folder."""
+        """Log a file or folder as artifact."""
         self._spool.put({"call": "file", "path": str(path.resolve()), "folder": folder})
 
     def log_table(self, path: Path, name: str) -> None:
-        """A CSV table, as MLflow table; a column `picture` holds paths of pictures, which the table then shows."""
+        """Log a CSV table as MLflow table; it shows the figures whose paths are in a column `picture`."""
         self._spool.put({"call": "table", "path": str(path.resolve()), "name": name})
 
     def describe(self, text: str) -> None:
-        """The run's description, on its overview."""
+        """Set the description of the run, which its overview page shows."""
         self._spool.put({"call": "description", "text": text})
 
     def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
-        """The model folder, its exported program, and a registered version."""
+        """Log the model folder and its exported program, and register a version."""
         self._spool.put({"call": "model", "path": str(folder.resolve()), "register_as": register_as, "alias": alias})
 
     def finish(self, status: str) -> None:
-        """Close the run; waits for the last events for at most `CLOSE_TIMEOUT_S`."""
+        """Close the run; wait for the last events for at most `CLOSE_TIMEOUT_S`."""
         self._spool.put({"call": "finish", "status": STATUS[status], "time": now_ms()})
         self._spool.close(CLOSE_TIMEOUT_S)
 
@@ -137,24 +137,24 @@ class MlflowTracker:
             self._open_run()
         except NotYetError:
             raise
-        except Exception as error:  # whichever it is, no event can be sent
+        except Exception as error:  # after any error here, no event can be sent
             reason, is_lasting = self._reason_of(error)
             raise ClosedStoreError(reason, is_lasting=is_lasting) from error
         if event["call"] != "open":
             getattr(self, f"_send_{event['call']}")(event)
 
     def _reason_of(self, error: Exception) -> tuple[str, bool]:
-        """Return the reason and remedy of an error in one line, and whether it lasts until a person mends it."""
+        """Return the reason and remedy of an error in one line, and whether it lasts until a person fixes it."""
         problem = explain(error, self.uri)
         return "; ".join(part for part in (problem.what, problem.found, problem.remedy) if part), problem.is_lasting
 
     def _takes_others(self) -> bool:
-        """Return whether the store takes other records of the run: it answers, is writable, and has the run."""
+        """Return whether the store accepts other records of the run: it answers, is writable, and has the run."""
         import mlflow
 
         try:
             mlflow.MlflowClient(tracking_uri=self.uri).set_tag(self._run_id, "medhybrid.has_refused", "true")
-        except Exception:  # any failure means the same here
+        except Exception:  # any error means that it does not
             return False
         return True
 
@@ -164,7 +164,7 @@ class MlflowTracker:
         prepare_store(self.uri, lock=self._runs)
         import mlflow
 
-        quiet_mlflow()  # importing it has set its loggers up
+        quiet_mlflow()  # again, because the import configures MLflow's loggers
         forget_places()
         client: Any = mlflow.MlflowClient(tracking_uri=self.uri)
         if self._run_id is None:
@@ -186,7 +186,7 @@ class MlflowTracker:
         self._client = client
 
     def _experiment(self, client: Any) -> str:
-        """Return the id of the experiment; of several runs that start together, one makes it."""
+        """Return the id of the experiment, and create it if needed; another run that starts now may create it first."""
         from mlflow.exceptions import MlflowException
 
         name = self.info.experiment
@@ -203,7 +203,7 @@ class MlflowTracker:
         if self._parent is None:
             return {}
         if (parent := self._parent()) is None:
-            raise NotYetError("the run above is not open")
+            raise NotYetError("the parent run is not open")
         return {"mlflow.parentRunId": parent}
 
     def _log_datasets(self, client: Any) -> None:
@@ -228,7 +228,7 @@ class MlflowTracker:
         try:
             self._monitor = SystemMetricsMonitor(self._run_id, resume_logging=True, tracking_uri=self.uri)
             self._monitor.start()
-        except Exception as error:  # nice to have; the run is recorded without it
+        except Exception as error:  # system metrics are optional
             logger.debug("no system metrics", exc_info=error)
 
     def _send_metrics(self, event: Event) -> None:
@@ -262,17 +262,17 @@ class MlflowTracker:
 
         path = Path(event["path"])
         numbers = set(pd.read_csv(path, nrows=0).columns) - TEXT_COLUMNS
-        missing = {key: ["", "nan"] for key in numbers}  # a case may be called NA, which is a name
+        missing = {key: ["", "nan"] for key in numbers}  # a case may have the name NA
         table = pd.read_csv(path, dtype={"case": str}, keep_default_na=False, na_values=missing)
         for key in {"case", "label"} & set(table.columns):
             table[key] = table[key].map(read_cell)
         if "picture" in table:
             files = [path.parent / str(name) for name in table["picture"]]
-            blank = np.zeros((1, 1, 3), np.uint8)  # a column is all pictures or none
+            blank = np.zeros((1, 1, 3), np.uint8)  # MLflow needs an image in every cell of the column
             shown = [mlflow.Image(str(f) if f.is_file() else blank) for f in files]
             table["picture"] = pd.Series(shown, dtype=object)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow looks for pictures in a way that pandas will give up
+            warnings.simplefilter("ignore")  # MLflow's search for images uses a deprecated function of pandas
             self._client.log_table(self._run_id, table, f"{event['name']}.json")
 
     def _send_description(self, event: Event) -> None:
@@ -282,7 +282,7 @@ class MlflowTracker:
         from medhybrid.tracking.mlflow_model import log_model
 
         folder = Path(event["path"])
-        prepare_store(self.uri)  # a project that was moved meanwhile has its files elsewhere
+        prepare_store(self.uri)  # updates artifact locations, if the project was moved during the training
         self._client.log_artifacts(self._run_id, str(folder), "model")
         with pointed_at(self.uri):
             log_model(self._client, self._run_id or "", folder, register_as=event["register_as"], alias=event["alias"])

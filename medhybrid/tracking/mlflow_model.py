@@ -1,7 +1,7 @@
-"""A model in MLflow: the folder that `predict` reads, an exported program with signature, a registered version.
+"""Models in MLflow: the model folder, an exported program with signature, and a registered version.
 
-The program is what `torch.export` makes (pt2): it loads without unpickling code. Its input is one window, normalised as
-`model.json` says; the folder beside it is what `medhybrid predict --model models:/name@alias` loads.
+The program is written by `torch.export` (pt2) and loads without running pickled code. Its input is one window, normalised as
+`model.json` describes. `medhybrid predict --model models:/name@alias` loads the model folder beside it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from medhybrid.tracking.schema import read_schema
 from medhybrid.tracking.setup import prepare_store
 
 CARD_LENGTH = 5000
-"""Characters of a description that a store takes."""
+"""Maximum length of a description in a store, in characters."""
 
 logging.getLogger("torch._export.non_strict_utils").setLevel(logging.ERROR)
 
 
 def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None, alias: str) -> None:
-    """Log the exported program with our files beside it, register it and set its alias; MLflow must point at the store."""
+    """Log the exported program with the model folder beside it, register it and set its alias; MLflow must use the store."""
     with root_logger_kept():
         import mlflow.pytorch
     import numpy as np
@@ -50,13 +50,13 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
 
     model = load_model(folder, device="cpu")
     x, y, z = model.plan.patch_size
-    example = np.zeros((2, len(model.plan.channels), x, y, z), np.float32)  # a batch of 1 would be taken as fixed
+    example = np.zeros((2, len(model.plan.channels), x, y, z), np.float32)  # torch.export would fix a batch size of 1
 
     program = FullLogits(model.network).eval()
     with torch.inference_mode():
         output = program(torch.from_numpy(example)).numpy()
     with _experiment_unset(), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks of the exporter on its own internals
+        warnings.simplefilter("ignore")  # warnings of the exporter about its internals
         info = mlflow.pytorch.log_model(
             program,
             name="exported",
@@ -73,7 +73,7 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
 
 @contextmanager
 def _experiment_unset() -> Iterator[None]:
-    """Let MLflow forget the experiment that the caller has set in this process: it refuses runs of any other."""
+    """Reset MLflow's active experiment inside the context: if the caller has set one, MLflow refuses runs of others."""
     from mlflow.tracking import fluent
 
     before = getattr(fluent, "_active_experiment_id", None)
@@ -104,9 +104,9 @@ def fetch_model(uri: str, tracking_uri: str, destination: Path) -> Path:
     Raises
     ------
     ModelError
-        If the store does not have it, or its files are not where the store is.
+        If the store does not have it, or its artifacts are absent.
     TrackingError
-        If the store is of another version of MLflow.
+        If the store was written by another version of MLflow.
     """
     refuse_absent_store(tracking_uri)
     store = _readable_store(tracking_uri, destination)
@@ -117,7 +117,7 @@ def fetch_model(uri: str, tracking_uri: str, destination: Path) -> Path:
     forget_places()
     address = hide_password(tracking_uri)
     try:
-        with pointed_at(store):  # its argument for this reaches a part of it alone
+        with pointed_at(store):  # the tracking_uri argument of download_artifacts does not reach all of its calls
             local = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(destination / "files")))
     except (MlflowException, OSError, ImportError) as error:
         if (place := _place_of(uri, store)) is not None and not place.exists():
@@ -126,18 +126,22 @@ def fetch_model(uri: str, tracking_uri: str, destination: Path) -> Path:
         raise ModelError(
             f"{uri} is not in the MLflow store {address}",
             found=problem.found[:200],
-            remedy="list registered models in the MLflow UI (medhybrid review), or give --tracking-uri",
+            remedy="look up registered models in the MLflow UI (medhybrid review), or set another store with --tracking-uri",
         ) from error
     found = next(iter(local.rglob("model.json")), None)
     if found is None:
         if (place := _place_of(uri, store)) is not None and not any(place.glob("*")):
             raise _absent_files(uri, place, address)
-        raise ModelError(f"{uri} holds no medhybrid model", expected="model.json among its files")
+        raise ModelError(
+            f"{uri} is not a medhybrid model",
+            expected="model.json among its artifacts",
+            remedy="use a model that medhybrid train registered",
+        )
     return found.parent
 
 
 def _readable_store(uri: str, destination: Path) -> str:
-    """Return a store whose records name its files: the store itself, or a changed copy of one that must not be written to."""
+    """Return a store with current artifact locations: the store itself, or an updated copy of a read-only store."""
     try:
         prepare_store(uri)
         return uri
@@ -153,7 +157,7 @@ def _readable_store(uri: str, destination: Path) -> str:
 
 
 def _place_of(uri: str, store: str) -> Path | None:
-    """Return the folder that a model's files should be in; None where that is not on this machine's disks."""
+    """Return the folder in which the artifacts of a model are recorded; None if that is not a local folder."""
     from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 
@@ -166,8 +170,8 @@ def _place_of(uri: str, store: str) -> Path | None:
 
 def _absent_files(uri: str, place: Path, address: str) -> ModelError:
     return ModelError(
-        f"the files of {uri} are not where the MLflow store {address} has them",
+        f"the artifacts of {uri} are missing from the MLflow store {address}",
         expected=f"a model in {place}",
         found="no file",
-        remedy=f"copy the folder {ARTIFACT_FOLDER} of the store to where it is expected, or give another store: --tracking-uri",
+        remedy=f"copy the folder {ARTIFACT_FOLDER} of the store to the expected place, or use another store: --tracking-uri",
     )

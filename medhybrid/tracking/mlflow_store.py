@@ -1,4 +1,4 @@
-"""Where the MLflow store is, and how its client is kept quiet; MLflow itself is not imported here."""
+"""Address of the MLflow store and settings of MLflow's client, without importing MLflow at the start."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from pathlib import Path
 from medhybrid.errors import ModelError
 
 STORE_FILE = "mlflow.db"
-"""The sqlite store in a folder of runs."""
+"""File name of the SQLite store in a folder of runs."""
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
-"""Environment variable of MLflow that names a store."""
+"""Environment variable of MLflow with the address of a store."""
 
 ARTIFACT_FOLDER = "mlartifacts"
-"""The folder beside it with the files of the runs."""
+"""Folder beside the SQLite store with the artifacts of the runs."""
 
 
 def store_uri(uri: str | None, runs: Path) -> str:
-    """Return the store that is meant: `uri`, else `MLFLOW_TRACKING_URI`, else the sqlite store of the folder of runs."""
+    """Return the address of the store: `uri`, else `MLFLOW_TRACKING_URI`, else the SQLite store in the folder of runs."""
     own = _pointed.own_uri if _pointed.depth else os.environ.get(TRACKING_URI)
     return uri or own or default_uri(runs)
 
 
 def is_default_store(uri: str | None, runs: Path) -> bool:
-    """Return whether the store that is meant is the one in the folder of runs."""
+    """Return whether `store_uri` is the SQLite store in the folder of runs."""
     return store_uri(uri, runs) == default_uri(runs)
 
 
 def default_uri(runs: Path) -> str:
-    """The sqlite store of a folder of runs."""
+    """Return the address of the SQLite store in a folder of runs."""
     return sqlite_url(runs / STORE_FILE)
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the database file of an sqlite store; None for any other store."""
+    """Return the database file of an SQLite store; None for any other store."""
     if not uri.startswith("sqlite"):
         return None
     if uri.startswith("sqlite:///") and not set(uri) & set("%?#"):
@@ -56,7 +56,10 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def sqlite_url(path: Path) -> str:
-    """Of a database file, whatever its path; versions of SQLAlchemy differ in how they write `%` and `?`."""
+    """Return the address of a database file.
+
+    Paths with special characters are escaped by SQLAlchemy itself, because its versions escape `%` and `?` differently.
+    """
     place = str(path.resolve())
     if not set(place) & set("%?#"):
         return f"sqlite:///{place}"
@@ -66,18 +69,18 @@ def sqlite_url(path: Path) -> str:
 
 
 def refuse_absent_store(uri: str) -> None:
-    """Raise `ModelError` where a file of a store does not exist: to ask for it would make an empty one."""
+    """Raise `ModelError` if the file of an SQLite store does not exist: MLflow would create an empty store."""
     place = sqlite_path(uri)
     if place is not None and not place.is_file():
         raise ModelError(
-            f"there is no MLflow store at {place}",
-            remedy="name the one that the training recorded in: --tracking-uri (RUNS/mlflow.db by default)",
+            f"the MLflow store {place} does not exist",
+            remedy="set the store of the training with --tracking-uri (by default RUNS/mlflow.db)",
         )
 
 
 @contextmanager
 def pointed_at(uri: str) -> Iterator[None]:
-    """Let MLflow's own functions use a store, and the caller's again afterwards; its place is one of the whole process."""
+    """Set MLflow's tracking URI inside the context, and restore that of the caller; it is a setting of the whole process."""
     import mlflow
 
     with _pointed.lock:
@@ -100,7 +103,7 @@ def pointed_at(uri: str) -> Iterator[None]:
 
 @dataclass
 class _Pointed:
-    """The state of `pointed_at`: meanwhile MLflow keeps our store in the environment, in place of the user's."""
+    """State of `pointed_at`: inside it, the environment variable holds our store, and `own_uri` the user's."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     depth: int = 0
@@ -112,7 +115,7 @@ _pointed = _Pointed()
 
 @contextmanager
 def root_logger_kept() -> Iterator[None]:
-    """Undo what `mlflow.pytorch` does to the root logger when it is imported: others would be silent from then on."""
+    """Restore the root logger afterwards: the import of `mlflow.pytorch` changes it and would silence other loggers."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
@@ -123,7 +126,7 @@ def root_logger_kept() -> Iterator[None]:
 
 
 def quiet_mlflow() -> None:
-    """Short timeouts and no chatter; both only where the user set nothing."""
+    """Set short timeouts, less log output and no telemetry for MLflow, unless the user has set these variables."""
     for name, value in {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",

@@ -1,4 +1,4 @@
-"""Pages of the MLflow UI."""
+"""Links to pages of the MLflow UI."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ COLUMNS = (
     "tags.`medhybrid.fold`",
     "tags.`medhybrid.seed`",
 )
-"""What runs are compared by, beside their names."""
+"""Columns of the table of runs, beside their names."""
 
 VIEW = "medhybrid"
-"""Name of the view that is kept with the experiment, as the UI keeps one that is shared."""
+"""Name of the shared view that is stored with the experiment."""
 
 
 def experiment_page(uri: str) -> str:
-    """The path of the experiment with the newest run, the best run on top; the list of experiments where there is none."""
+    """Return the path of the experiment with the newest run, sorted with the best run first; without runs an empty path."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -48,7 +48,7 @@ def experiment_page(uri: str) -> str:
     }
     try:
         client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{VIEW}", json.dumps(view))
-    except MlflowException as error:  # a store that others may read only
+    except MlflowException as error:  # a read-only store
         logger.debug("no view is kept", exc_info=error)
         asked = {"orderByKey": "metrics.`final/val/dice`", "orderByAsc": "false"}
     return f"#/experiments/{experiment}/runs?{urlencode(asked)}"

@@ -1,7 +1,7 @@
-"""Names that MLflow accepts, one for each name of a case, label or channel.
+"""Encoding of case, label and channel names as names that MLflow accepts.
 
 A character that MLflow refuses becomes `_xHEX_`, its code point: `case (2)` is `case _x28_2_x29_`. Names that MLflow accepts
-stay as they are, except where they hold such an escape themselves, so that two different names never share one.
+stay unchanged, unless they contain such an escape. So two different names never become equal.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ import hashlib
 import re
 
 MAX_METRIC_NAME = 250
-"""Characters that every store takes as the name of a metric."""
+"""Maximum length of a metric name that every store accepts, in characters."""
 
 MAX_IMAGE_NAME = 140
-"""MLflow adds step, time and a random number to an image's name, and a file name has at most 255 bytes."""
+"""Maximum length of an image name: MLflow appends step, time and a random number, and file names have at most 255 bytes."""
 
 DIGEST_LENGTH = 16
-"""Characters of the hash that stands for the end of a name which is too long."""
+"""Length of the hash that replaces the end of a long name, in characters."""
 
 _METRIC = r"\w.\- :"
 _IMAGE = r"a-zA-Z0-9_.\- "
 
 
 def metric_name(name: str) -> str:
-    """Encode the name of a metric; slashes stay, which group metrics in the UI."""
+    """Encode the name of a metric; slashes are kept, because the UI groups metrics by them."""
     return _encode(name, _METRIC, MAX_METRIC_NAME)
 
 
 def image_name(name: str) -> str:
-    """Encode the name of a series of images; slashes stay, which group images in the UI."""
+    """Encode the name of a series of figures; slashes are kept, because the UI groups figures by them."""
     return _encode(name, _IMAGE, MAX_IMAGE_NAME)
 
 
 def _encode(name: str, accepted: str, limit: int) -> str:
-    """Encode each part between slashes; a long name ends in its hash."""
+    """Encode each part between slashes; the end of a long name is replaced by a hash of the name."""
     encoded = "/".join(_encode_part(part, accepted) for part in name.split("/"))
     if len(encoded) <= limit:
         return encoded
@@ -42,16 +42,16 @@ def _encode(name: str, accepted: str, limit: int) -> str:
 
 
 def _encode_part(part: str, accepted: str) -> str:
-    """Encode a part so that the whole is a plain path: MLflow refuses empty parts, `.` and `..`."""
+    """Encode a part of a name: MLflow refuses empty parts, `.` and `..`, because it uses names as paths."""
     if not part:
         return "_x_"
     if part in (".", ".."):
         return "".join(map(_escape, part))
-    # An underscore that would read as the start of an escape once the rest is encoded is escaped itself.
+    # Also escape an underscore that would look like the start of an escape after encoding.
     like_escape = rf"_(?=x[0-9A-F]*(?:_|[^{accepted}]))"
     return re.sub(rf"{like_escape}|[^{accepted}]", lambda found: _escape(found.group()), part)
 
 
 def _escape(character: str) -> str:
-    """Write a character as its code point."""
+    """Return the escape of a character, with its code point."""
     return f"_x{ord(character):X}_"

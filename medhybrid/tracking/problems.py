@@ -1,4 +1,4 @@
-"""Errors of MLflow in plain words: the reason, the remedy, and whether waiting can help."""
+"""Translation of MLflow's errors into a reason, a remedy, and whether waiting can help."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from medhybrid.addresses import hide_password
 from medhybrid.errors import MedHybridError, TrackingError
 
 MAX_REASON = 300
-"""Characters of MLflow's own message that are shown."""
+"""Maximum length of the part of MLflow's message that is shown, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a store did not take or give something.
+    """Reason why a request to a store failed.
 
     Attributes
     ----------
     is_lasting : bool
-        Whether it stays until a person does something; a server that is away comes back alone.
+        Whether it stays until a person acts; a server that does not answer may recover alone.
     """
 
     what: str
@@ -28,13 +28,13 @@ class Problem:
     is_lasting: bool
 
     def as_error(self) -> TrackingError:
-        """Return it as an error to raise."""
+        """Return the problem as an error to raise."""
         return TrackingError(self.what, found=self.found, remedy=self.remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of problem, known by words of the error."""
+    """Kind of problem, recognised by words of the error."""
 
     words: str
     what: str
@@ -45,13 +45,13 @@ class _Kind:
 _KINDS = (
     _Kind(
         r"out-of-date database schema|Can't locate revision",
-        "the MLflow store {uri} was made by another version of MLflow",
-        "make a copy of the database, then: mlflow db upgrade {uri}; or install the MLflow that made it",
+        "the MLflow store {uri} was created by another version of MLflow",
+        "make a backup of the database, then run: mlflow db upgrade {uri}; or install the MLflow that created it",
     ),
     _Kind(
         r"error code 40[13]|Unauthorized|UNAUTHENTICATED|PERMISSION_DENIED|authentication failed|Access denied"
         r"|credential configuration",
-        "the MLflow store {uri} refuses the user",
+        "the MLflow store {uri} denies access",
         "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
     ),
     _Kind(
@@ -63,7 +63,7 @@ _KINDS = (
         r"unsupported URI|UnsupportedModelRegistryStoreURI|Invalid database engine|Could not parse|No connection adapters"
         r"|filesystem tracking backend|Invalid (IPv6 )?URL",
         "{uri} is not the address of an MLflow store",
-        "give http(s)://HOST:PORT, sqlite:///FILE or postgresql://...: tracking.uri=..., or MLFLOW_TRACKING_URI",
+        "set http(s)://HOST:PORT, sqlite:///FILE or postgresql://...: tracking.uri=..., or MLFLOW_TRACKING_URI",
     ),
     _Kind(
         r"error code 404|Not Found|Expecting value|JSONDecodeError|valid JSON",
@@ -73,40 +73,40 @@ _KINDS = (
     _Kind(
         r"readonly database|Read-only file system|Permission denied",
         "the MLflow store {uri} cannot be written to",
-        "make it writable, or name another store: tracking.uri=...",
+        "make it writable, or use another store: tracking.uri=...",
     ),
     _Kind(
         r"No space left|database or disk is full",
         "the disk of the MLflow store {uri} is full",
-        "free space; the records are kept until then",
+        "free disk space; records are stored and sent later",
         is_lasting=False,
     ),
     _Kind(
         r"must be in (the )?'?active'? (state|lifecycle)|in the deleted state|already deleted|Cannot start run with ID",
         "the run or its experiment is deleted in the MLflow store {uri}",
-        "restore it in the MLflow UI, or: mlflow runs restore --run-id ID, mlflow experiments restore --experiment-id ID",
+        "restore it in the MLflow UI, or run: mlflow runs restore --run-id ID, mlflow experiments restore --experiment-id ID",
     ),
     _Kind(
         r"RESOURCE_DOES_NOT_EXIST|Run with id=\S+ not found|No Experiment with id|Could not find",
         "the MLflow store {uri} does not have the run or its experiment",
-        "name the store that has it: tracking.uri=..., or MLFLOW_TRACKING_URI",
+        "set the store that has it: tracking.uri=..., or MLFLOW_TRACKING_URI",
     ),
     _Kind(
         r"SSLError|CERTIFICATE_VERIFY_FAILED",
         "the MLflow store {uri} cannot be reached by https",
-        "check the address (http or https), or name the certificate: MLFLOW_TRACKING_SERVER_CERT_PATH",
+        "check the address (http or https), or set the certificate: MLFLOW_TRACKING_SERVER_CERT_PATH",
     ),
     _Kind(
         r"Connection|connection|timed out|Timeout|Max retries|Name or service|getaddrinfo|error code 5\d\d|could not connect",
         "the MLflow store {uri} does not answer",
-        "start it, or check the address; the records are kept until then",
+        "start it, or check the address; records are stored and sent later",
         is_lasting=False,
     ),
 )
 
 
 def explain(error: BaseException, uri: str) -> Problem:
-    """Return what an error means; passwords in addresses are hidden."""
+    """Return the problem behind an error; passwords in addresses are hidden."""
     address = hide_password(uri)
     if isinstance(error, MedHybridError):
         return Problem(error.what, error.found, error.remedy, is_lasting=True)
@@ -115,7 +115,7 @@ def explain(error: BaseException, uri: str) -> Problem:
     for kind in _KINDS:
         if re.search(kind.words, f"{code} {text}"):
             return Problem(kind.what.format(uri=address), text, kind.remedy.format(uri=address), kind.is_lasting)
-    return Problem(f"the MLflow store {address} gives an error", text, "", is_lasting=False)
+    return Problem(f"the MLflow store {address} returned an error", text, "", is_lasting=False)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Registered models of an MLflow store: which version is the champion, and what it reached."""
+"""Model registry of an MLflow store: versions, the champion alias, and validation results of a version."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of a registered model, and the run that made it."""
+    """Version of a registered model, and the run that registered it."""
 
     name: str
     number: str
@@ -27,7 +27,15 @@ class Version:
 
 
 class Registry:
-    """The models of one store; raises `ModelError` where it does not answer, `TrackingError` where it cannot be used."""
+    """Model registry of one store.
+
+    Raises
+    ------
+    ModelError
+        If the store does not exist or does not answer.
+    TrackingError
+        If the installed MLflow cannot use the store.
+    """
 
     def __init__(self, uri: str) -> None:
         refuse_absent_store(uri)
@@ -40,21 +48,23 @@ class Registry:
         self._client: Any = mlflow.MlflowClient(tracking_uri=uri)
 
     def of_run(self, name: str, run_id: str) -> Version:
-        """The version that a run registered, the newest of one that was extended."""
+        """Return the version that a run registered; the newest if it registered several, as an extended run does."""
         found = self._ask(lambda: self._client.search_model_versions(f"run_id = '{run_id}'"))
         numbers = [int(v.version) for v in found if v.name == name]
         if not numbers:
             others = sorted({v.name for v in found})
             raise ModelError(
-                f"the run has no version of the model {name} in {self.address}",
-                expected="a training that ended, with tracking.register_model",
-                found=f"its model under the name {', '.join(others)}: it was renamed" if others else "",
-                remedy=f"rename it to {name} in the MLflow UI" if others else "let it end, or give --tracking-uri",
+                f"the run has no registered version of the model {name} in {self.address}",
+                expected="a finished training with tracking.register_model",
+                found=f"its model with the name {', '.join(others)}: it was renamed" if others else "",
+                remedy=f"rename it to {name} in the MLflow UI"
+                if others
+                else "finish the training, or set --tracking-uri",
             )
         return Version(name, str(max(numbers)), run_id)
 
     def champion(self, name: str) -> Version | None:
-        """The version with the alias; None where none has it yet."""
+        """Return the version with the alias champion; None if no version has it yet."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -66,21 +76,21 @@ class Registry:
         return Version(name, str(found.version), found.run_id)
 
     def validation(self, version: Version) -> str:
-        """The text of its run's `validation.csv`."""
+        """Return the text of `validation.csv` of the run of a version."""
         with tempfile.TemporaryDirectory() as folder:
             path = self._ask(lambda: self._client.download_artifacts(version.run_id, "validation.csv", folder))
             return Path(path).read_text()
 
     def set_alias(self, version: Version, alias: str) -> None:
-        """Give a version an alias; the one that had it loses it."""
+        """Set an alias to a version; it is removed from the version that had it."""
         self._ask(lambda: self._client.set_registered_model_alias(version.name, alias, version.number))
 
     def drop_alias(self, name: str, alias: str) -> None:
-        """Take an alias away, where it is given."""
+        """Remove an alias, if a version has it."""
         self._ask(lambda: self._client.delete_registered_model_alias(name, alias))
 
     def note(self, version: Version, key: str, value: str) -> None:
-        """A tag on a version."""
+        """Set a tag of a version."""
         self._ask(lambda: self._client.set_model_version_tag(version.name, version.number, key, value))
 
     def _ask(self, question: Any) -> Any:
@@ -90,9 +100,9 @@ class Registry:
             return question()
         except (MlflowException, OSError) as error:
             remedy = "look the version up in the MLflow UI; where its run has no validation.csv, use --force"
-            raise self._failure("does not give what was asked for", error, remedy) from error
+            raise self._failure("refused a request", error, remedy) from error
 
     def _failure(self, what: str, error: Exception, remedy: str = "") -> ModelError:
-        """An error of the store, with its reason and without passwords."""
+        """Return an error of the store, with its reason and without passwords."""
         problem = explain(error, self._uri)
         return ModelError(f"{self.address} {what}", found=problem.found[:200], remedy=problem.remedy or remedy)

@@ -1,7 +1,7 @@
-"""The schema of an sqlite store, read without MLflow: whether this version of MLflow can use the store.
+"""Schema of an SQLite store, read without importing MLflow, to check that the installed version can use the store.
 
-MLflow changes its tables from version to version, each change a script with the name of the one before. A store has the name of
-its last change. It is `unfinished` where the making of its tables was cut off, or two processes made them at the same time.
+MLflow changes its tables by migration scripts (Alembic). Each script names its predecessor, and a store records its latest
+revision. A store is `unfinished` if the creation of its tables was interrupted, or two processes created them at the same time.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import Literal
 from medhybrid.errors import TrackingError
 
 BUSY_S = 30.0
-"""How long a database that another process writes to is waited for."""
+"""Time to wait for a database that another process is writing to, in seconds."""
 
 State = Literal["new", "ready", "unfinished", "older", "newer", "foreign"]
 
 _REVISION = re.compile(r"^(down_)?revision\s*=\s*[\"'](\w+)[\"']", re.MULTILINE)
 
 _COLUMNS = frozenset({"experiment_id", "name", "artifact_location", "lifecycle_stage"})
-"""Of MLflow's table of experiments, in all its versions: databases of other programs have a table of this name, too."""
+"""Columns of MLflow's table `experiments` in all versions; other programs also have a table of this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The state of the tables of a store.
+    """State of the tables of a store.
 
     Attributes
     ----------
     state : str
-        `new` without tables; `ready`; `unfinished` where nothing is recorded in tables that MLflow did not finish; `older` and
-        `newer` than the MLflow that is installed; `foreign` for a database of something else.
+        `new`: without tables. `ready`: the installed MLflow can use it. `unfinished`: tables are incomplete and hold no
+        records. `older`, `newer`: of an older or newer version of MLflow. `foreign`: a database of another program.
     revision : str
-        The last change of its tables, empty where there is none.
+        Latest revision of its tables, empty if not recorded.
     """
 
     state: State
@@ -47,7 +47,7 @@ class Schema:
 
 
 def read_schema(path: Path) -> Schema:
-    """Read the state of a store; raises `TrackingError` where the file is not a database or cannot be read."""
+    """Read the state of a store; raise `TrackingError` if the file is not a readable database."""
     if not path.exists():
         return Schema("new")
     with open_database(path) as database:
@@ -67,24 +67,24 @@ def read_schema(path: Path) -> Schema:
 
 @contextmanager
 def open_database(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the database of a store; raises `TrackingError` for what sqlite refuses."""
+    """Open the database of a store; raise `TrackingError` for errors of SQLite."""
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
             yield database
     except sqlite3.Error as error:
         raise TrackingError(
             f"the MLflow store {path} cannot be read",
-            expected="tables of MLflow" if "no such" in str(error) else "an sqlite database",
+            expected="tables of MLflow" if "no such" in str(error) else "an SQLite database",
             found=str(error),
-            remedy="wait until the other process has written"
+            remedy="wait until the other process has finished writing"
             if "locked" in str(error)
-            else "move the file away, and a new store is made, or name another store: tracking.uri=...",
+            else "move the file away, so that a new store is created, or use another store: tracking.uri=...",
         ) from error
 
 
 @cache
 def known_revisions() -> tuple[frozenset[str], str]:
-    """Return the changes that the installed MLflow knows, and its newest; none where its scripts are elsewhere."""
+    """Return the revisions that the installed MLflow knows, and the newest; empty if its scripts are not found."""
     spec = find_spec("mlflow")
     if spec is None or spec.origin is None:
         return frozenset(), ""
@@ -103,12 +103,12 @@ def _revision_of(database: sqlite3.Connection) -> str:
 
 
 def _columns_of(database: sqlite3.Connection, table: str) -> set[str]:
-    """Return the names of a table's columns; none where there is no such table."""
+    """Return the column names of a table; empty if it does not exist."""
     return {str(name) for (name,) in database.execute("SELECT name FROM pragma_table_info(?)", (table,))}
 
 
 def _has_records(database: sqlite3.Connection, tables: set[str]) -> bool:
-    """Return whether anything is recorded; MLflow itself makes one experiment, `Default`."""
+    """Return whether the store holds records, other than the experiment `Default` that MLflow creates."""
     questions = {
         "runs": "SELECT count(*) FROM runs",
         "registered_models": "SELECT count(*) FROM registered_models",

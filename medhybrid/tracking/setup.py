@@ -1,7 +1,7 @@
-"""Make an MLflow store, or see that one can be used, in one process at a time.
+"""Creation and repair of an MLflow store, in one process at a time.
 
-MLflow makes the tables of a store in whichever process opens it first, without a lock: two processes leave them half made.
-Here a new sqlite store is made under another name and renamed, so that nobody ever sees a part of it.
+MLflow creates the tables of a store in the process that opens it first, without a lock. Two processes can leave them
+incomplete. Here a new SQLite store is created under a temporary name and renamed, so that no process sees an incomplete store.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ from medhybrid.tracking.schema import Schema, read_schema
 logger = logging.getLogger(__name__)
 
 STILL_S = 5.0
-"""How long unfinished tables must stay the same until nobody is taken to be working on them."""
+"""Time for which unfinished tables must not change before their creation counts as interrupted, in seconds."""
 
 POLL_S = 0.25
-"""Pause between two looks at them."""
+"""Interval between two checks of unfinished tables, in seconds."""
 
 
 def prepare_store(uri: str, *, lock: Path | None = None) -> None:
-    """Make a store ready for use: make it, mend it, or follow its files; others wait meanwhile.
+    """Prepare a store for use: create it, replace an unfinished one, and update its artifact locations.
+
+    A lock file makes other processes wait meanwhile.
 
     Parameters
     ----------
     uri : str
-        Address of a store. Nothing is done for a server, which makes its own.
+        Address of a store. Servers create their own store, so nothing is done for them.
     lock : Path, optional
-        A folder for the lock of a store that is not a file.
+        Folder for the lock file of a store that is not a file.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def prepare_store(uri: str, *, lock: Path | None = None) -> None:
                 _open_once(uri)
         return
     if read_schema(path).state not in ("ready", "older", "newer", "foreign"):
-        make_folder(path.parent, remedy="name another store: tracking.uri=...")
+        make_folder(path.parent, remedy="use another store: tracking.uri=...")
         with _locked(path.with_name(f".{path.name}.lock")):
             _make_or_mend(path)
     refuse_unusable(path, read_schema(path))
@@ -62,43 +64,43 @@ def prepare_store(uri: str, *, lock: Path | None = None) -> None:
         follow_artifacts(path)
     except sqlite3.Error as error:
         raise TrackingError(
-            f"the MLflow store {path} was moved, and its records of places cannot be changed",
+            f"the MLflow store {path} was moved, and its artifact locations cannot be updated",
             found=str(error),
-            remedy="make the file and its folder writable, or copy the folder of runs to where you may write",
+            remedy="make the file and its folder writable, or copy the folder of runs to a writable place",
         ) from error
 
 
 def refuse_unusable(path: Path, schema: Schema) -> None:
-    """Raise `TrackingError` for a store of another version of MLflow, or of something else, with the remedy."""
+    """Raise `TrackingError` for a store of another version of MLflow or another program, with the remedy."""
     found = f"schema {schema.revision or 'without a version'}"
     if schema.state == "older":
         raise TrackingError(
-            f"the MLflow store {path} was made by an older MLflow",
+            f"the MLflow store {path} was created by an older version of MLflow",
             found=found,
-            remedy=f"make a copy of the file, then: mlflow db upgrade {shlex.quote(sqlite_url(path))}",
+            remedy=f"make a backup of the file, then run: mlflow db upgrade {shlex.quote(sqlite_url(path))}",
         )
     if schema.state == "newer":
         raise TrackingError(
-            f"the MLflow store {path} was made by a newer MLflow",
+            f"the MLflow store {path} was created by a newer version of MLflow",
             found=f"{found}, which the installed MLflow does not know",
-            remedy="install that version of MLflow (pip install --upgrade mlflow), or name another store: tracking.uri=...",
+            remedy="install that version of MLflow (pip install --upgrade mlflow), or use another store: tracking.uri=...",
         )
     if schema.state == "foreign":
         raise TrackingError(
             f"{path} is not an MLflow store",
             expected="tables of MLflow",
-            found="a database of something else",
-            remedy="name another store: tracking.uri=...",
+            found="a database of another program",
+            remedy="use another store: tracking.uri=...",
         )
 
 
 def _make_or_mend(path: Path) -> None:
-    """Make a store, and set one aside first whose making was cut off; the lock is held."""
+    """Create a store; an unfinished one is renamed first. The caller holds the lock."""
     schema = _wait_while_changing(path)
     if schema.state == "unfinished":
         place = _set_aside(path)
         logger.warning(
-            "tracking: the making of %s was cut off, and nothing is recorded in it; it is kept as %s, and a new store is made",
+            "tracking: the creation of %s was interrupted, and it has no records; it is renamed to %s and a new store created",
             path,
             place.name,
         )
@@ -108,7 +110,7 @@ def _make_or_mend(path: Path) -> None:
 
 
 def _wait_while_changing(path: Path) -> Schema:
-    """Read a schema, an unfinished one only once it stays the same: another program may be at work on it."""
+    """Read a schema; wait while it is unfinished and changes, because another program may be creating it."""
     seen, since = None, time.monotonic()
     while (schema := read_schema(path)).state == "unfinished" and time.monotonic() - since < STILL_S:
         now = (schema.revision, path.stat().st_mtime_ns)
@@ -119,7 +121,7 @@ def _wait_while_changing(path: Path) -> Schema:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename a database, and what sqlite keeps beside it."""
+    """Rename a database and SQLite's files beside it."""
     stamp = f"unfinished-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     for suffix in ("-journal", "-wal", "-shm", ""):
         part = path.with_name(path.name + suffix)
@@ -129,11 +131,11 @@ def _set_aside(path: Path) -> Path:
 
 
 def _make(path: Path) -> None:
-    """Make the tables in a file of another name, and rename it."""
+    """Create the store under a temporary name, and rename it."""
     quiet_mlflow()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    quiet_mlflow()  # importing it has set its loggers up
+    quiet_mlflow()  # again, because the import configures MLflow's loggers
     artifacts = (path.resolve().parent / ARTIFACT_FOLDER).as_uri() if path.name == STORE_FILE else "./mlruns"
     pending = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
     try:
@@ -145,15 +147,15 @@ def _make(path: Path) -> None:
 
 
 def _give_name(pending: Path, path: Path) -> None:
-    """Rename a finished store; one that a program without our lock made meanwhile stays."""
-    if path.exists():  # without tables, or it would not be made
+    """Rename a finished store, unless a program without our lock has created one meanwhile."""
+    if path.exists():  # a file without tables, else no store would be created
         pending.replace(path)
         return
     try:
         os.link(pending, path)
     except FileExistsError:
-        logger.debug("%s was made by another program meanwhile", path)
-    except OSError:  # a disk without links
+        logger.debug("%s was created by another program meanwhile", path)
+    except OSError:  # a file system without hard links
         pending.replace(path)
 
 
@@ -162,7 +164,7 @@ def _is_database(uri: str) -> bool:
 
 
 def _open_once(uri: str) -> None:
-    """Let MLflow make the tables of a database, where there are none."""
+    """Open a database by MLflow's client once, which creates its tables if needed."""
     import mlflow
 
     quiet_mlflow()
@@ -171,7 +173,7 @@ def _open_once(uri: str) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; where none can be made, the store's own errors follow."""
+    """Hold a lock file; if it cannot be created, continue without a lock, and the store raises its own error."""
     with ExitStack() as stack:
         try:
             stack.enter_context(held(path))

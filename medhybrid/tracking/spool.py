@@ -1,10 +1,10 @@
-"""Events on their way to a server: sent by a thread, kept on disk while they cannot be sent, sent later.
+"""Spool of tracking events: a thread sends them to the store, and unsent events are stored on disk and sent later.
 
-Training hands an event over and goes on. The thread sends in order; while the server is away it waits, and what is still
-unsent when the run ends stays in a file from which the next run, or the same one resumed, sends it first. A single event that a
-server refuses while it takes others is kept there, too. Only an event whose own file is gone is dropped.
+The training adds an event to the queue and continues. The thread sends events in order and waits while the server does not
+answer. Events that are unsent at the end stay in a file; the next call that resumes the run sends them first. An event that the
+server refuses while it accepts others is stored there as well. Only events whose own file is gone are dropped.
 
-Paths within the run folder are kept relative to it in the file, so that a folder that was moved or copied sends its own files.
+In that file, paths within the run folder are relative to it, so that a moved or copied run folder sends its own files.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ logger = logging.getLogger(__name__)
 Event = dict[str, Any]
 
 RETRY_S = (1.0, 5.0, 15.0)
-"""Pauses between attempts; the last one repeats."""
+"""Seconds between attempts; the last value repeats."""
 
 SENDING = ".sending"
-"""Ends the name of a file of events that are being sent: where the process dies, the next one sends them."""
+"""Suffix of a file of events that are being sent; if the process dies, the next one sends them."""
 
 MAX_REFUSALS = 3
-"""Attempts after which an event is put off until the next run, if the server takes others."""
+"""Attempts after which an event is postponed to the next call, if the server accepts others."""
 
 REFUSED = "refused"
-"""Key of an event that an earlier run has put off: it is tried once."""
+"""Key of an event that an earlier call has postponed; it is tried once."""
 
 
 class NotYetError(Exception):
-    """Raised by a sender whose turn has not come: the event is tried again, however often."""
+    """Error of a sender that cannot send yet: the event is tried again, without a limit of attempts."""
 
 
 class ClosedStoreError(Exception):
-    """Raised by a sender whose store takes no event at all.
+    """Error of a sender whose store accepts no event at all.
 
     Parameters
     ----------
     is_lasting : bool
-        Whether it stays so until a person does something: the end of a run does not wait for that.
+        Whether it stays until a person acts; the end of a run does not wait for that.
     """
 
     def __init__(self, reason: str, *, is_lasting: bool) -> None:
@@ -57,11 +57,11 @@ class ClosedStoreError(Exception):
 
 
 class GoneFileError(Exception):
-    """Raised by a sender whose event names a file that is gone."""
+    """Error of a sender for an event whose file is gone."""
 
 
 class Spool:
-    """A queue with a sender.
+    """Queue of events with a sending thread.
 
     Parameters
     ----------
@@ -70,10 +70,10 @@ class Spool:
     unsent : Path
         JSON-lines file of events that could not be sent.
     is_alive : callable
-        Whether the server takes other events of the run: one that it refuses again and again is put off, so that the others
-        pass.
+        Returns whether the server accepts other events of the run. Then an event that fails repeatedly is postponed, so that
+        it does not block the others.
     explain : callable
-        The reason of an error in one line, and whether it stays until a person does something.
+        Returns the reason of an error in one line, and whether it stays until a person acts.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Spool:
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        """Hand an event over."""
+        """Add an event to the queue."""
         self._queue.put(event)
 
     def close(self, timeout_s: float) -> int:
-        """Send what is left, for at most `timeout_s`; keep the rest on disk. Returns the number kept."""
+        """Send the remaining events for at most `timeout_s`, and store the rest on disk; return their number."""
         self._ending.set()
         self._queue.put(None)
         self._thread.join(timeout_s)
@@ -124,7 +124,7 @@ class Spool:
         return len(kept)
 
     def _remove_sent(self) -> None:
-        """Remove the files of events of earlier runs, which are sent or kept anew."""
+        """Remove the files of events of earlier calls, after these events are sent or stored again."""
         for path in self._sending:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -151,9 +151,9 @@ class Spool:
                 self._remove_sent()
 
     def _wait(self, pause_s: float) -> bool:
-        """Wait for the next attempt; whether the spool closes meanwhile.
+        """Wait for the next attempt; return whether the spool closes meanwhile.
 
-        The end of a run does not wait for what only a person can mend, but gives it a last attempt.
+        If only a person can fix the problem, the end of the run makes a last attempt at once instead of waiting.
         """
         if not self._is_lasting:
             return self._closing.wait(pause_s)
@@ -161,9 +161,9 @@ class Spool:
         return self._closing.is_set()
 
     def _put_off(self, event: Event) -> None:
-        """Keep an event that is refused for the next run."""
+        """Postpone a refused event to the next call that resumes the run."""
         logger.warning(
-            "tracking: the store refuses an event of kind %s (%s); it is kept and tried again with the next run",
+            "tracking: the store refused an event of kind %s (%s); it is stored and tried again when the run is resumed",
             event.get("call"),
             self._reason,
         )
@@ -191,12 +191,12 @@ class Spool:
         """Log a reason once."""
         self._reason = reason
         if reason not in self._warned:
-            logger.warning("tracking: cannot send (%s); events are kept and sent later", reason)
+            logger.warning("tracking: cannot send (%s); events are stored and sent later", reason)
         logger.debug("tracking failure", exc_info=error)
         self._warned.add(reason)
 
     def _load_unsent(self) -> list[Event]:
-        """Read the events of earlier runs; their file stays under another name until they are sent."""
+        """Read the events of earlier calls; their file is renamed and kept until they are sent."""
         events: list[Event] = []
         lines: list[str] = []
         pattern = f"{glob.escape(self.unsent.stem)}.*{SENDING}"
@@ -210,32 +210,32 @@ class Spool:
             logger.warning("tracking: %s cannot be read: %s", self.unsent, error.strerror)
             return events
         for line in lines:
-            with suppress(ValueError):  # a kill may have cut the last one off
+            with suppress(ValueError):  # a kill may have truncated the last line
                 event = json.loads(line)
                 if isinstance(event, dict):
                     events.append(self._with_path_here(event))
         return events
 
     def _with_path_here(self, event: Event) -> Event:
-        """Return an event of the file, with the path of its own file as it is now."""
+        """Return an event read from disk, with the current path of its file."""
         if not isinstance(event.get("path"), str):
             return event
         folder, path = self.unsent.parent, Path(event["path"])
-        if path.is_absolute() and folder.name in path.parts:  # of a version that kept absolute paths
+        if path.is_absolute() and folder.name in path.parts:  # written by a version that stored absolute paths
             n = len(path.parts) - 1 - path.parts[::-1].index(folder.name)
             inside = folder.joinpath(*path.parts[n + 1 :])
             path = inside if inside.exists() else path
         return event | {"path": str((folder / path).resolve())}
 
     def _with_relative_path(self, event: Event) -> Event:
-        """Return an event for the file, with a path that stays right when the run folder is moved."""
+        """Return an event to store on disk, with a path relative to the run folder, which may be moved."""
         folder = self.unsent.parent.resolve()
         if not isinstance(event.get("path"), str) or not Path(event["path"]).is_relative_to(folder):
             return event
         return event | {"path": str(Path(event["path"]).relative_to(folder))}
 
     def _keep(self, events: list[Event]) -> bool:
-        """Write what was not sent for the next run; returns whether nothing is lost."""
+        """Store unsent events for the next call; return whether that succeeded."""
         if not events:
             return True
         try:
@@ -246,10 +246,12 @@ class Spool:
         except OSError as error:
             logger.warning("tracking: %d events are lost: %s", len(events), error.strerror)
             return False
-        logger.warning("tracking: %d events are kept in %s and sent with the next run", len(events), self.unsent)
+        logger.warning(
+            "tracking: %d events are stored in %s and sent when the run is resumed", len(events), self.unsent
+        )
         return True
 
 
 def now_ms() -> int:
-    """Time stamp of an event, so that one sent later keeps its time."""
+    """Return the time stamp of an event, in ms; events that are sent later keep it."""
     return int(time.time() * 1000)

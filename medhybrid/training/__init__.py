@@ -1,1 +1,1 @@
-"""Losses, optimiser, loop, checkpoint; what the loop tells goes to a `Tracker`."""
+"""Losses, optimiser, training loop, validation and checkpoints; the loop logs to a `Tracker`."""

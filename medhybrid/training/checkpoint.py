@@ -1,8 +1,8 @@
-"""The state of a run on disk: everything that is needed to go on as if nothing had happened.
+"""Checkpoints: the complete state of a run on disk, from which it resumes as if it had never stopped.
 
-`last.pt` is written under a temporary name and to the disk itself, the one before is kept as `previous.pt`, and then the new
-one is renamed: at any moment, that of a power cut too, at least one whole checkpoint has its final name. Loaded with
-`weights_only=True`: no pickled code runs.
+A checkpoint is written to a temporary file and flushed to the disk. Then `last.pt` is renamed to `previous.pt`, and the new
+file to `last.pt`. So at any moment, also at a power cut, at least one complete checkpoint has its final name. Checkpoints are
+loaded with `weights_only=True`, so that no pickled code runs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ logger = logging.getLogger(__name__)
 NAMES = ("last.pt", "previous.pt")
 
 VERSION = 2
-"""Of the state and of what the network computes with it."""
+"""Version of the checkpoint format and of the computation of the network."""
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, containers of them); raises `OutputError`, and keeps what was there then."""
+    """Write a checkpoint of `state`: tensors, numbers, strings, and containers of them.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written; earlier checkpoints are kept.
+    """
     pending, last = folder / ".pending.pt", folder / "last.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,28 +48,28 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         pending.replace(last)
     except (OSError, RuntimeError) as error:
         pending.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else error.__context__  # torch hides it behind its own
+        cause = error if isinstance(error, OSError) else error.__context__  # torch raises its own error over it
         if not isinstance(cause, OSError):
             raise
         raise OutputError(
             f"no checkpoint can be written to {folder}",
             found=cause.strerror or str(cause),
-            remedy="make room; a later --resume goes on from the checkpoint before",
+            remedy="free disk space; --resume then continues from the previous checkpoint",
         ) from error
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether one was ever written to its end."""
+    """Return whether a folder has a checkpoint."""
     return any((folder / name).exists() for name in NAMES)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any]:
-    """Read the last whole checkpoint.
+    """Load the latest readable checkpoint; a damaged one is skipped with a warning.
 
     Raises
     ------
     ModelError
-        If there is none.
+        If none is readable, or it was written by another version of the format.
     """
     for name in NAMES:
         path = folder / name
@@ -73,19 +79,19 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
             check_archive(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.PickleError) as error:
-            logger.warning("checkpoint %s is damaged (%s); trying the one before", path, type(error).__name__)
+            logger.warning("checkpoint %s is damaged (%s) and skipped", path, type(error).__name__)
             continue
         if state.get("version") != VERSION:
             raise ModelError(
                 f"{path} was written by another version of medhybrid",
                 expected=f"format {VERSION}",
                 found=f"format {state.get('version')}",
-                remedy="go on with the version that wrote it, or start a new run",
+                remedy="resume with the version that wrote it, or start a new run",
             )
         return state
     raise ModelError(f"no usable checkpoint in {folder}", remedy="start a new run without --resume")
 
 
 def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of a state on the CPU."""
+    """Copy a state dict to the CPU."""
     return {k: v.detach().cpu().clone() for k, v in state.items()}

@@ -1,6 +1,6 @@
-"""Bit-equal trainings on one machine: each operation in the one of its ways that adds in a fixed order.
+"""Reproducibility: deterministic algorithms, and isolation of torch's random number generators.
 
-Random numbers of a training come from torch's own generators, which belong to the whole process.
+With deterministic algorithms, sums are added in a fixed order, and two trainings on one machine are equal bit by bit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 @contextmanager
 def random_numbers_kept() -> Iterator[None]:
-    """Leave torch's generators as they were: what the caller draws after a training is not the same after each."""
+    """Restore torch's global random generators afterwards: a training must not change the random numbers of its caller."""
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=gpus):
         yield
@@ -22,10 +22,10 @@ def random_numbers_kept() -> Iterator[None]:
 
 @contextmanager
 def deterministic(is_asked_for: bool) -> Iterator[None]:
-    """Have torch and cuDNN choose no way whose result differs from call to call, for a while.
+    """Use deterministic algorithms of torch, cuDNN and cuBLAS inside the context, if asked for.
 
-    torch warns of an operation that has none; what it does then may differ. cuBLAS reads its own setting when it is first used
-    in a process.
+    Torch warns about an operation that has no deterministic algorithm; its results may differ. cuBLAS reads its setting at its
+    first use in a process, so the setting has no effect later.
     """
     if not is_asked_for:
         yield
@@ -34,7 +34,7 @@ def deterministic(is_asked_for: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     measures = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False  # which kernel is quickest differs from call to call
+    torch.backends.cudnn.benchmark = False  # benchmarking may choose another kernel in each run
     try:
         yield
     finally:

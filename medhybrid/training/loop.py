@@ -1,7 +1,7 @@
-"""The training loop: one straight story from the first step to the model.
+"""The training loop, from the first step to the final weights and their validation.
 
-Each step is a function of (state, seed, step): patches, augmentation and drop-out are drawn from generators seeded by
-(seed, step), so a resumed run goes on as if nothing had happened, whatever the number of workers.
+Each step depends on (state, seed, step) only: patches, augmentation and stochastic depth use generators seeded by (seed, step).
+So a resumed run gives the results of an uninterrupted one, with any number of workers.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ LOG_EVERY = 10
 """Steps between two records of the loss."""
 
 AUGMENT_STREAM, CONTEXT_STREAM = 1, 2
-"""Keep the generators of augmentation and of context that is taken away apart from that of sampling."""
+"""Seeds that separate the generators of augmentation and of metadata dropout from that of patch sampling."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is."""
+    """Progress of a run."""
 
     step: int
     fraction: float
@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run leaves: the weights of the model, and how they validated."""
+    """Result of a run: the weights of the model and their validation."""
 
     weights: dict[str, Tensor]
     validation: Validation | None
@@ -68,22 +68,22 @@ class Outcome:
 
 
 class Trainer:
-    """One run on one device.
+    """Training of one network on one device.
 
     Parameters
     ----------
     should_stop : callable
-        Asked after each step; True ends the run cleanly.
+        Called after each step; if it returns True, the run saves a checkpoint and ends.
     on_validation : callable
-        Told of each validation (for pictures and tables).
+        Called with each validation, for example for figures and tables.
     on_stage : callable
-        Told of each stage as it begins, or goes on after a resume.
+        Called with each stage when it starts or resumes.
     network : Module, optional
-        Trained in place of the config's; as `SegmentationNetwork`, it returns `Logits`.
+        Network to train instead of the config's; it must return `Logits`.
     learnt_from : sequence of str
-        Hashes of the pictures that train, for what checkpoints say of themselves.
+        Hashes of the training images, which checkpoints record for the data leakage check.
     team : Team
-        Processes that train together; the first of them writes, and has the validation in its outcome.
+        Processes that train together. Only the first one writes files and returns the validation.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Trainer:
         team: Team = ALONE,
     ) -> None:
         if not train_cases:
-            raise TrainingError("no case to train on", remedy="run medhybrid preprocess and read its table")
+            raise TrainingError("no training cases", remedy="run medhybrid preprocess and read its table of findings")
         self.config, self.plan, self.tracker, self.folder, self.team = config, plan, tracker, folder, team
         self.training = config.training
         self.validation_cases = list(validation_cases)
@@ -137,7 +137,7 @@ class Trainer:
         self.step = 0
         self.elapsed_s = 0.0
         self.stages = plan_stages(self.training)
-        for stage in self.stages:  # a mistake in a later one shows now, not after hours
+        for stage in self.stages:  # an error in a later stage must show now, not after hours of training
             check_stage((name for name, _ in self.network.named_parameters()), stage)
         self._begin_stage(self.stages[0])
         self.validations_done = 0
@@ -145,10 +145,10 @@ class Trainer:
         self.best_weights: dict[str, Tensor] | None = None
         self.last_dice: float | None = None
 
-    # --- the story ---------------------------------------------------------------------------------------------------
+    # --- training loop -----------------------------------------------------------------------------------------------
 
     def fit(self) -> Outcome:
-        """Train to the end of the schedule, or until told to stop."""
+        """Train to the end of the schedule, or until `should_stop` returns True."""
         self._learn()
         self.on_stage(self.stage)
         source = Prefetcher(self.sampler, self.training.workers)
@@ -187,14 +187,14 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, by steps or by time."""
+        """Return the share of the run that is done, by steps or by time."""
         if self.training.iterations is not None:
             return self.step / self.training.iterations
         assert self.training.max_minutes is not None
         return self.elapsed_s / (self.training.max_minutes * 60)
 
     def _change_stage(self) -> None:
-        """Go on to the stage whose turn it is; never back, though a run that was made longer is early again."""
+        """Start the next stage if it is due; never return to an earlier one, even if a resumed run was made longer."""
         due = stage_at(self.stages, self.progress)
         if due.number > self.stage.number:
             self._begin_stage(due)
@@ -211,7 +211,7 @@ class Trainer:
         self._learn()
 
     def _learn(self) -> None:
-        """Training mode; batch norms that stand still keep their statistics, too."""
+        """Set training mode, except for frozen batch norms, whose running statistics must stay as they are."""
         self.network.train()
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
@@ -223,20 +223,20 @@ class Trainer:
         stage, since = self.stage, self.step - self.stage_began_at
         self.optimiser.set_rate(learning_rate(self.training, stage, since, stage.progress(self.progress)))
         terms, norm = self.maker.gradients(*inputs)
-        if not torch.isfinite(terms.total + norm):  # one look: a GPU is waited for
+        if not torch.isfinite(terms.total + norm):  # one check for both: each one synchronises the GPU
             self.save()
             raise TrainingError(
-                f"the loss is no longer finite at step {self.step}, in a batch of cases {', '.join(batch.cases)}",
-                expected="finite loss and gradient",
+                f"the training diverged at step {self.step}, in a batch of cases {', '.join(batch.cases)}",
+                expected="a finite loss and gradient norm",
                 found=f"loss {float(terms.total.detach()):g}, gradient norm {float(norm):g}",
-                remedy="look at these cases (medhybrid inspect); lower training.peak_rate; the state is saved",
+                remedy="check these cases (medhybrid inspect), or lower training.peak_rate; a checkpoint is saved",
             )
         self.maker.update()
         self.average.update(self.network, self.step)
         return terms
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What `_compute_loss` takes, on the device: all of a step's randomness but the network's is in it."""
+        """Return the arguments of `_compute_loss`, on the device, with all random choices of a step except the network's."""
         return *self._to_device(batch), self._some_context(batch)
 
     def _compute_loss(self, image: Tensor, target: Tensor, context: Tensor) -> Loss:
@@ -246,7 +246,7 @@ class Trainer:
         return compute_loss(logits, target, weight, self.team)
 
     def _some_context(self, batch: Batch) -> Tensor:
-        """Values of context (B, F), some taken away at random, so that the network can do without."""
+        """Return metadata (B, F) with some values set to NaN at random, so that the network also works without them."""
         values = torch.from_numpy(batch.context)[: len(self.own)]
         if not values.numel() or not self.config.augment.enabled:
             return values.to(self.device)
@@ -256,7 +256,7 @@ class Trainer:
         return values.masked_fill(dropped, torch.nan).to(self.device)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Augmented patches (B, C, X, Y, Z) and targets (B, X, Y, Z) on the device."""
+        """Return augmented patches (B, C, X, Y, Z) and targets (B, X, Y, Z) on the device."""
         image = torch.from_numpy(batch.image).to(self.device, non_blocking=True)
         labels = torch.from_numpy(batch.labels).to(self.device, non_blocking=True)
         plan = self.plan
@@ -296,7 +296,7 @@ class Trainer:
         self.on_progress(Progress(self.step, fraction, loss, self.last_dice, self.elapsed_s, left))
 
     def _is_validation_due(self) -> bool:
-        """Mid-run validations at equal shares of the run; the last one comes after it, on all cases."""
+        """Return whether a validation during the run is due; they have equal intervals, and the final one is separate."""
         if not self.validation_cases or self.progress >= 1.0:
             return False
         return int(self.progress * self.training.n_validations) > self.validations_done
@@ -311,7 +311,7 @@ class Trainer:
     def _validate(
         self, weights: dict[str, Tensor], cases: Sequence[PreparedCase], *, is_complete: bool
     ) -> Validation | None:
-        """Shared out by case; the first of the team has the result."""
+        """Validate weights, with the cases divided among the processes; only the first process returns the result."""
         current = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(weights)
         self.network.eval()
@@ -320,7 +320,7 @@ class Trainer:
             self.network,
             share,
             self.plan,
-            # Mirroring doubles the cost of each axis: it is kept for the validation that counts.
+            # Test-time mirroring doubles the cost for each axis, so only the final validation uses it.
             self.config.inference if is_complete else self.config.inference.model_copy(update={"tta_mirroring": False}),
             step=self.step,
             is_complete=is_complete,
@@ -343,7 +343,7 @@ class Trainer:
     def _final_outcome(self) -> Outcome:
         weights = to_cpu(self.average.state)
         if self.training.keep == "best" and self.best_weights is not None:
-            self._validate_some()  # the last may be the best
+            self._validate_some()  # the last weights may be the best
             weights = self.best_weights
         validation = None
         if self.validation_cases:
@@ -357,7 +357,7 @@ class Trainer:
     # --- checkpoint ----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the checkpoint; the first of the team does."""
+        """Save a checkpoint, in the first process of the team only."""
         if self.team.is_first:
             save_checkpoint(self.folder / "checkpoint", self._state())
 
@@ -379,15 +379,15 @@ class Trainer:
         }
 
     def _save_if_there_is_room(self) -> None:
-        """A full disk in mid-run is told; the run goes on, and there may be room when it is next asked for."""
+        """Save a checkpoint; on a full disk log a warning and continue, as the next attempt may succeed."""
         try:
             self.save()
         except OutputError as error:
             logger.warning("%s", error)
 
     def restore(self) -> None:
-        """Go back to the run's last checkpoint."""
-        state = load_checkpoint(self.folder / "checkpoint")  # of any number of processes
+        """Restore the state of the latest checkpoint."""
+        state = load_checkpoint(self.folder / "checkpoint")  # independent of the number of processes
         self.network.load_state_dict(state["network"])
         self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
         self._begin_stage(self.stages[state["stage"] - 1])

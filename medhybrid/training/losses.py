@@ -1,4 +1,4 @@
-"""Cross entropy and Dice over the batch, at full size and at the auxiliary size."""
+"""Segmentation loss: cross entropy and batch Dice, at full size and at the auxiliary size."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from medhybrid.networks import Logits
 from medhybrid.training.team import ALONE, Team
 
 SMOOTH_VOXELS = 1.0
-"""Added to both sides of the Dice quotient, so that an absent label gives no jump."""
+"""Added to numerator and denominator of the Dice score, so that it stays defined for an absent label."""
 
 
 class Loss(Protocol):
-    """What a step is driven by, and what is recorded of it."""
+    """Loss of a step, with its metrics for the log."""
 
     @property
     def total(self) -> Tensor:
-        """The scalar that is made smaller."""
+        """Return the scalar to minimise."""
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for a tracker."""
+        """Return the metrics with their names, for a tracker."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """The loss and what it is made of, each a scalar Tensor."""
+    """Loss and its terms, each a scalar Tensor."""
 
     total: Tensor
     cross_entropy: Tensor
@@ -37,7 +37,7 @@ class LossTerms:
     auxiliary: Tensor
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for a tracker."""
+        """Return the metrics with their names, for a tracker."""
         return {
             "train/loss": float(self.total.detach()),
             "train/cross_entropy": float(self.cross_entropy.detach()),
@@ -47,7 +47,7 @@ class LossTerms:
 
 
 def soft_dice_loss(probabilities: Tensor, target: Tensor, team: Team = ALONE) -> Tensor:
-    """1 - mean soft Dice of the foreground labels, sums taken over the whole batch, whoever has its parts.
+    """Compute 1 - mean soft Dice of the foreground labels, with sums over the whole batch of all processes.
 
     Parameters
     ----------
@@ -68,13 +68,15 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor, team: Team = ALONE) ->
 
 
 def compute_loss(logits: Logits, target: Tensor, auxiliary_weight: float, team: Team = ALONE) -> LossTerms:
-    """Loss of a batch, in float32; its gradients, added up over the team, are those of the whole batch.
+    """Compute the loss of a batch in float32.
+
+    The gradients, summed over all processes, are those of the whole batch.
 
     Parameters
     ----------
     target : (B, X, Y, Z) int64 Tensor
     auxiliary_weight : float
-        Weight of the same loss at the auxiliary size; the target is taken at the nearest voxel there.
+        Weight of the same loss at the auxiliary size, for deep supervision. The target is resized to it by nearest neighbour.
     """
     full = logits.full.float()
     cross_entropy = team.total(F.cross_entropy(full, target) / team.size)

@@ -1,11 +1,12 @@
-"""Muon: steepest descent for weights that are matrices. The momentum of each is orthogonalised, so that all directions of a
-layer learn at one pace; AdamW has the rest.
+"""Muon: an optimiser for weight matrices, used together with AdamW for the other weights.
+
+The momentum of each matrix is orthogonalised, so that all directions of a layer are updated at the same rate.
 
 References
 ----------
-Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks"; the scale that lets it share AdamW's
-learning rate is of Liu et al. (2025), arXiv:2502.16982, section 2.2. `torch.optim.Muon` is the same for weights with two axes
-only; here a convolution's kernel is a matrix of outputs by inputs and offsets.
+Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks". The scale with which it shares the learning
+rate of AdamW is from Liu et al. (2025), arXiv:2502.16982, section 2.2. `torch.optim.Muon` is the same, but accepts weights with
+two axes only. Here a convolution kernel is a matrix: a row per output, a column per input and kernel position.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from torch import Tensor, nn
 MOMENTUM = 0.95
 
 N_ITERATIONS = 3
-"""Rounds of Newton-Schulz. Five, as usual, give the same Dice and cost more (docs/accuracy.md)."""
+"""Newton-Schulz iterations. The usual five give the same Dice and cost more (docs/accuracy.md)."""
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""The odd polynomial of a round, which brings singular values towards 1 (0.7 to 1.2)."""
+"""Coefficients of the odd polynomial of an iteration, which moves singular values towards 1 (0.7 to 1.2)."""
 
 RMS_OF_ADAMW = 0.2
-"""Root mean square of AdamW's usual update in units of the learning rate."""
+"""Typical root mean square of AdamW's updates, in units of the learning rate."""
 
 SMALLEST_SIDE = 16
-"""Matrices with fewer rows or columns (the classes of the last layer) are left to AdamW."""
+"""Matrices with fewer rows or columns (such as the last layer, with a row per class) are trained by AdamW."""
 
 
 def hidden_matrices(network: nn.Module) -> list[Tensor]:
-    """Weights of convolutions and linear layers, but the narrow ones."""
+    """Return the weights of convolutions and linear layers, except those smaller than `SMALLEST_SIDE`."""
     found: list[Tensor] = []
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv3d | nn.ConvTranspose3d):
@@ -44,7 +45,7 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
 
 
 def orthogonalise(matrices: Tensor, precision: torch.dtype) -> Tensor:
-    """Nearest orthogonal matrices, roughly: (N, rows, columns) -> the same, computed in `precision`."""
+    """Compute approximately the nearest orthogonal matrices: (N, rows, columns) -> (N, rows, columns), in `precision`."""
     a, b, c = QUINTIC
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if is_tall else matrices
@@ -56,12 +57,12 @@ def orthogonalise(matrices: Tensor, precision: torch.dtype) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised Nesterov momentum, with decoupled weight decay.
+    """Optimiser with orthogonalised Nesterov momentum and decoupled weight decay.
 
     Parameters
     ----------
     precision : torch.dtype
-        Of the orthogonalisation: bfloat16 where the device computes in it.
+        Precision of the orthogonalisation: bfloat16 where the device supports it.
     """
 
     def __init__(self, params: Iterable[Any], *, lr: float, weight_decay: float, precision: torch.dtype) -> None:
@@ -70,7 +71,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Move every weight that has a gradient."""
+        """Update every weight that has a gradient."""
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for p in group["params"]:

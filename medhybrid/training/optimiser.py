@@ -1,4 +1,4 @@
-"""Muon and AdamW by parameter, at rates that differ from weight to weight, and the average of the weights."""
+"""Joint optimiser of Muon and AdamW, with a learning rate factor for each weight, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from medhybrid.errors import ModelError
 from medhybrid.training.muon import Muon, hidden_matrices
 
 EMA_WARMUP = 10
-"""The average follows the weights closely at first: its decay at step t is at most (1 + t) / (EMA_WARMUP + t)."""
+"""Warm-up of the moving average: its decay at step t is at most (1 + t) / (EMA_WARMUP + t)."""
 
 
 class JointOptimiser:
-    """Several optimisers, each with its own weights, used as one."""
+    """Several optimisers, each for a part of the weights, with the interface of one."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         self.parts = parts
@@ -26,18 +26,18 @@ class JointOptimiser:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Groups of all parts."""
+        """Return the parameter groups of all optimisers."""
         return [group for part in self.parts for group in part.param_groups]
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate, times each group's factor."""
+        """Set the learning rate of each group: `rate` times the factor of the group."""
         for group in self.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
 
     def set_factors(self, factors: Mapping[Tensor, float]) -> None:
-        """Factor of the learning rate of each weight; one of 0 stands still and has no gradient.
+        """Set the learning rate factor of each weight; a weight with factor 0 is frozen and has no gradient.
 
-        Weights are grouped anew, by their first group and their factor; what is known of each (its momentum) stays.
+        Parameter groups are rebuilt from the original groups and the factors. The state of each weight (its momentum) is kept.
         """
         for weight, factor in factors.items():
             weight.requires_grad_(factor > 0)
@@ -52,31 +52,37 @@ class JointOptimiser:
                 part.param_groups += [{**group, "params": same, "factor": factor} for factor, same in alike.items()]
 
     def zero_grad(self, *, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Reset the gradients of all optimisers."""
         for part in self.parts:
             part.zero_grad(set_to_none=set_to_none)
 
     def step(self) -> None:
-        """One step of each."""
+        """Update the weights by one step of each optimiser."""
         for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """States of the parts, in order."""
+        """Return the states of the optimisers, in order."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to `state_dict`; raises `ModelError` if it is of other parts."""
+        """Load the result of `state_dict`.
+
+        Raises
+        ------
+        ModelError
+            If it is from another number of optimisers.
+        """
         states = state.get("parts", ())
         if len(states) != len(self.parts):
             raise ModelError(
-                "the checkpoint is of another optimiser",
-                expected=f"{len(self.parts)} parts ({', '.join(type(p).__name__ for p in self.parts)})",
-                found=f"{len(states)}",
-                remedy="set training.optimiser as it was, or start a new run",
+                "the checkpoint was written with another optimiser",
+                expected=f"states of {', '.join(type(p).__name__ for p in self.parts)}",
+                found=f"states of {len(states)} optimisers",
+                remedy="set training.optimiser to its value in that run, or start a new run",
             )
         for part, its_state in zip(self.parts, states, strict=True):
-            ways = {k: part.param_groups[0][k] for k in ("fused",) if k in part.param_groups[0]}  # this device's
+            ways = {k: part.param_groups[0][k] for k in ("fused",) if k in part.param_groups[0]}  # of this device
             groups = [group | ways for group in its_state["param_groups"]]
             part.load_state_dict({**its_state, "param_groups": groups})
 
@@ -84,12 +90,14 @@ class JointOptimiser:
 def make_optimiser(
     network: nn.Module, config: TrainingConfig, precision: torch.dtype = torch.float32
 ) -> JointOptimiser:
-    """Muon on the hidden matrices and AdamW on the rest, or AdamW on all; no weight decay on norms, biases and scales.
+    """Create the optimiser of a network: Muon for hidden matrices and AdamW for the rest, or AdamW for all weights.
+
+    Norms, biases and scales have no weight decay.
 
     Parameters
     ----------
     precision : torch.dtype
-        In which Muon orthogonalises.
+        Precision of Muon's orthogonalisation.
     """
     matrices = hidden_matrices(network) if config.optimiser == "muon" else []
     chosen = {id(p) for p in matrices}
@@ -116,7 +124,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move towards the network's weights after `step` (from 0); whole numbers stay as they were."""
+        """Update the average after `step` (from 0) with the weights of the network; integer buffers are not averaged."""
         decay = min(self.decay, (1 + step) / (EMA_WARMUP + step))
         pairs = [(self.state[k], v.detach()) for k, v in network.state_dict().items() if v.is_floating_point()]
         torch._foreach_lerp_([ours for ours, _ in pairs], [theirs for _, theirs in pairs], 1 - decay)

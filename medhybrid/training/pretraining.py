@@ -1,14 +1,14 @@
-"""Learning from scans without masks: some tokens are hidden, and encoder and Transformer must rebuild the picture there.
+"""Self-supervised pretraining on scans without masks: encoder and Transformer reconstruct the image at masked tokens.
 
-Hidden voxels are 0 in the picture, and a learnt vector stands at their place on the token grid, so that the Transformer has to
-gather from elsewhere what belongs there. A linear layer makes voxels of tokens; it is thrown away afterwards.
+Voxels of masked tokens are set to 0 in the image. On the token grid, a trained mask token replaces them, so that the
+Transformer must use the visible tokens. A linear layer maps tokens to voxels; it is discarded after the pretraining.
 
-Shapes: B batch, C channels, T tokens, P voxels a token; X Y Z space.
+Shapes: B batch, C channels, T tokens, P voxels per token, X Y Z space.
 
 References
 ----------
-He et al. (2022), doi:10.1109/CVPR52688.2022.01553; hidden patches in a picture that is seen whole, and a linear decoder: Xie et
-al. (2022), doi:10.1109/CVPR52688.2022.00943.
+Masked autoencoders: He et al. (2022), doi:10.1109/CVPR52688.2022.01553. Masking within the whole image and a linear decoder
+(SimMIM): Xie et al. (2022), doi:10.1109/CVPR52688.2022.00943.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from medhybrid.training.checkpoint import to_cpu
 from medhybrid.training.loop import Outcome, Trainer
 
 HIDING_SEED = 7
-"""Of what is hidden in validation: the same each time."""
+"""Seed of the masked tokens in validation, so that each validation masks the same tokens."""
 
 
 def hide_tokens(shape: Sequence[int], share: float, generator: torch.Generator | None = None) -> Tensor:
-    """(B, tx, ty, tz) of bool: in each sample the share of tokens, rounded, at random."""
+    """Draw masked tokens (B, tx, ty, tz) of bool: in each sample, a random `share` of the tokens, rounded."""
     batch, n = shape[0], int(np.prod(shape[1:]))
     order = torch.rand(batch, n, generator=generator).argsort(dim=1)
     return (order < round(share * n)).reshape(*shape)
 
 
 def to_voxels(tokens: Tensor, stride: Stride) -> Tensor:
-    """(B, tx, ty, tz) to (B, X, Y, Z): each value for all voxels of its token."""
+    """Expand tokens to voxels: (B, tx, ty, tz) -> (B, X, Y, Z), each value for all voxels of its token."""
     for axis, n in enumerate(stride, start=1):
         tokens = tokens.repeat_interleave(n, dim=axis)
     return tokens
 
 
 def to_patches(image: Tensor, stride: Stride) -> Tensor:
-    """(B, C, X, Y, Z) to (B, tx, ty, tz, C, P): the voxels of each token."""
+    """Split an image into the voxels of each token: (B, C, X, Y, Z) -> (B, tx, ty, tz, C, P)."""
     batch, channels, *shape = image.shape
     split = [n for size, s in zip(shape, stride, strict=True) for n in (size // s, s)]
     patches = image.reshape(batch, channels, *split).permute(0, 2, 4, 6, 1, 3, 5, 7)
@@ -56,14 +56,17 @@ def to_patches(image: Tensor, stride: Stride) -> Tensor:
 
 
 def mean_of_tissue(image: Tensor) -> Tensor:
-    """Mean (B, C) of the voxels of (B, C, X, Y, Z) that are not air: what is rebuilt begins with it."""
+    """Compute the mean (B, C) of the voxels of (B, C, X, Y, Z) above 0, which are not air.
+
+    The reconstruction is the difference from this mean.
+    """
     there = image > 0
     mean: Tensor = (image * there).sum((2, 3, 4)) / there.sum((2, 3, 4)).clamp_min(1)
     return mean
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder and Transformer of a network, and a linear layer back to voxels."""
+    """Encoder and Transformer of a network, with a linear layer that reconstructs voxels."""
 
     def __init__(self, network: SegmentationNetwork, n_channels: int) -> None:
         super().__init__()
@@ -74,7 +77,7 @@ class MaskedAutoencoder(nn.Module):
         nn.init.zeros_(self.rebuild.bias)
 
     def forward(self, image: Tensor, hidden: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) and hidden tokens (B, tx, ty, tz) -> (B, tx, ty, tz, C, P)."""
+        """Reconstruct an image (B, C, X, Y, Z) with masked tokens (B, tx, ty, tz) -> voxels (B, tx, ty, tz, C, P)."""
         study = self.network.study_of(image)
         seen = image * ~to_voxels(hidden, self.stride)[:, None]
         x = self.network.encoder(seen.contiguous(memory_format=torch.channels_last_3d), study)[-1]
@@ -88,18 +91,18 @@ class MaskedAutoencoder(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Rebuilding:
-    """The loss of a step, and the share of the hidden voxels' variance that is explained."""
+    """Loss of a reconstruction, and the explained share of the variance of the masked voxels."""
 
     total: Tensor
     explained: Tensor
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for a tracker."""
+        """Return the metrics with their names, for a tracker."""
         return {"train/loss": float(self.total.detach()), "train/explained": float(self.explained.detach())}
 
 
 def rebuilding_loss(rebuilt: Tensor, image: Tensor, hidden: Tensor, stride: Stride) -> Rebuilding:
-    """Mean squared error over the hidden voxels of tokens that hold tissue, in units of the normalised intensities.
+    """Compute the mean squared error over masked tokens that hold tissue, in units of the normalised intensities.
 
     Parameters
     ----------
@@ -117,7 +120,10 @@ def rebuilding_loss(rebuilt: Tensor, image: Tensor, hidden: Tensor, stride: Stri
 
 
 class Pretrainer(Trainer):
-    """The training loop, with hidden tokens in place of masks; options as `Trainer`, whose network is a `MaskedAutoencoder`."""
+    """Training loop of the pretraining, with masked tokens instead of reference masks.
+
+    Parameters are those of `Trainer`; the network is a `MaskedAutoencoder`.
+    """
 
     network: MaskedAutoencoder
 
@@ -145,7 +151,7 @@ class Pretrainer(Trainer):
 
     @torch.no_grad()
     def _rebuild_validation_cases(self) -> None:
-        """The averaged weights on the middle of each validation case."""
+        """Validate the averaged weights: reconstruct the central patch of each validation case."""
         current = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(self.average.state)
         self.network.eval()

@@ -1,7 +1,7 @@
-"""Stages of a training: what moves when, and how fast.
+"""Stages of a training: which weights are trained when, and at which learning rate.
 
-A run without stages is one stage that trains everything. Each stage has its own warm-up and cosine; weights that stand still
-have no gradient, and what the optimiser knows of a weight is kept for the stage in which it moves again.
+A run without stages is one stage that trains all weights. Each stage has its own warm-up and cosine schedule. Frozen weights
+have no gradient. Their optimiser state is kept for the stage that trains them again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medhybrid.networks.parts import check_patterns, depths, is_meant
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage and its place in the run; `begin` and `end` are shares of the run, 0 to 1."""
+    """Stage of a run; `begin` and `end` are shares of the run, from 0 to 1."""
 
     number: int
     name: str
@@ -26,12 +26,12 @@ class Stage:
     end: float
 
     def progress(self, of_run: float) -> float:
-        """Share of the stage that is done, from the share of the run."""
+        """Return the share of the stage that is done, from the share of the run."""
         return (of_run - self.begin) / (self.end - self.begin)
 
 
 def plan_stages(config: TrainingConfig) -> tuple[Stage, ...]:
-    """The stages of a run, which share it out among them; at least one."""
+    """Return the stages of a run, at least one; together they cover the run."""
     chosen = config.stages or (StageConfig(share=1.0),)
     total, begin = math.fsum(s.share for s in chosen), 0.0
     stages = []
@@ -43,17 +43,17 @@ def plan_stages(config: TrainingConfig) -> tuple[Stage, ...]:
 
 
 def stage_at(stages: tuple[Stage, ...], progress: float) -> Stage:
-    """The stage of a moment of the run; the last one at its end."""
+    """Return the stage at a progress of the run; the last stage at its end."""
     return next((s for s in stages if progress < s.end), stages[-1])
 
 
 def rate_factors(names: Iterable[str], stage: StageConfig) -> dict[str, float]:
-    """Factor of the learning rate of each weight; 0 for one that stands still.
+    """Return the learning rate factor of each weight; 0 for a frozen weight.
 
     Raises
     ------
     ConfigError
-        If the stage names something that the network does not have.
+        If a pattern of the stage selects no weight of the network.
     """
     names = list(names)
     check_patterns(names, stage.train, key="training.stages: train")
@@ -70,15 +70,24 @@ def rate_factors(names: Iterable[str], stage: StageConfig) -> dict[str, float]:
 
 
 def check_stage(names: Iterable[str], stage: Stage) -> None:
-    """Raise `ConfigError` if a stage names what the network does not have, or nothing moves in it."""
+    """Raise `ConfigError` if a pattern of a stage selects no weight, or the stage trains no weight."""
     if not any(rate_factors(names, stage.config).values()):
         raise ConfigError(
-            f"training.stages: nothing moves in stage {stage.number} ({stage.name})", remedy="give a rate above 0"
+            f"training.stages: all weights are frozen in stage {stage.number} ({stage.name})",
+            remedy="set a rate above 0 in its rates",
         )
 
 
 def learning_rate(config: TrainingConfig, stage: Stage, step: int, progress: float) -> float:
-    """Linear warm-up by step of the stage, then a cosine over its progress (0 to 1) down to `final_rate_share` of the peak."""
+    """Return the learning rate of a step: linear warm-up times a cosine from the peak rate to `final_rate_share` of it.
+
+    Parameters
+    ----------
+    step : int
+        Step since the start of the stage, for the warm-up.
+    progress : float
+        Share of the stage that is done (0 to 1), for the cosine.
+    """
     warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
     cosine = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
     peak = stage.config.peak_rate or config.peak_rate

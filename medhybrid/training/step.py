@@ -1,7 +1,7 @@
-"""What a training step does with a batch: gradients, then new weights; on a GPU both are recorded once and replayed.
+"""A training step: gradients and update of the weights, on a GPU recorded once as CUDA graphs and replayed.
 
-A step of a network of this size is many hundred small kernels, which a GPU runs faster than Python can ask for them. A CUDA
-graph asks for all of them at once. Sizes of the inputs, and which weights learn, must stay as they were when it was recorded.
+A step of this network launches many hundred small kernels, and a GPU runs them faster than Python can launch them. A CUDA graph
+launches all of them at once. The sizes of the inputs and the set of trained weights must not change after the recording.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PLAIN_STEPS = 3
-"""Steps before the recording: libraries choose their kernels in the first ones, which cannot be recorded."""
+"""Plain steps before the recording: libraries choose their kernels in the first steps, which cannot be recorded."""
 
 
 @cache
 def recording_stream() -> torch.cuda.Stream:
-    """One for all: autograd remembers the stream that a weight's gradient was first asked for on."""
+    """Return the stream of all recordings; autograd keeps the stream on which the gradient of a weight was first computed."""
     return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 class PlainStep:
-    """Made anew each time.
+    """Training step that launches every kernel from Python.
 
     Parameters
     ----------
     compute : callable
-        The loss of inputs on the device.
+        Computes the loss from inputs on the device.
     clip : float
-        Largest norm of all gradients together; longer ones are made shorter.
+        Largest norm of all gradients together; larger gradients are scaled down to it.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PlainStep:
         self.compute, self.weights, self.optimiser, self.clip, self.team = compute, weights, optimiser, clip, team
 
     def gradients(self, *inputs: Tensor) -> tuple[Loss, Tensor]:
-        """Loss of the inputs, and the norm of its gradients, which the weights now have, before they were clipped."""
+        """Compute and clip the gradients of all weights; return the loss and the gradient norm before clipping."""
         self.optimiser.zero_grad(set_to_none=True)
         terms = self.compute(*inputs)
         terms.total.backward()  # type: ignore[no-untyped-call]
@@ -62,14 +62,15 @@ class PlainStep:
         return terms, torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
 
     def update(self) -> None:
-        """New weights by the optimiser."""
+        """Update the weights by a step of the optimiser."""
         self.optimiser.step()
 
 
 class RecordedStep(PlainStep):
-    """By CUDA graphs, after a few plain steps; what `gradients` returns holds until it is called again.
+    """Training step by CUDA graphs, after a few plain steps.
 
-    A loss in which a value passes to the CPU cannot be recorded: its steps are made plainly, and the log says so.
+    The result of `gradients` is overwritten by its next call. A loss that copies a value to the CPU cannot be recorded: a
+    warning is logged, and all steps are plain steps.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -84,14 +85,14 @@ class RecordedStep(PlainStep):
 
     @property
     def is_recorded(self) -> bool:
-        """Whether steps are replayed by now."""
+        """Return whether steps are replayed."""
         return self._gradients is not None and self._update is not None
 
     def gradients(self, *inputs: Tensor) -> tuple[Loss, Tensor]:
-        """As a plain step; the inputs are copied."""
+        """Compute the gradients as a plain step does; the inputs are copied to the memory of the graph."""
         if self._gradients is None and self._is_recordable and self._n_plain >= PLAIN_STEPS:
             self._inputs = tuple(x.clone() for x in inputs)
-            self.optimiser.zero_grad(set_to_none=True)  # gradients of the steps before are not of the graph's memory
+            self.optimiser.zero_grad(set_to_none=True)  # earlier gradients are outside the memory of the graph
             self._gradients = self._record(lambda: super(RecordedStep, self).gradients(*self._inputs))
         if self._gradients is None:
             self._n_plain += 1
@@ -103,7 +104,7 @@ class RecordedStep(PlainStep):
         return told
 
     def update(self) -> None:
-        """As a plain step."""
+        """Update the weights as a plain step does."""
         if self._update is None and self._is_recordable and self._gradients is not None:
             self._update = self._record(self._update_by_rates)
         if self._update is None:
@@ -114,7 +115,7 @@ class RecordedStep(PlainStep):
         return None
 
     def _update_by_rates(self) -> None:
-        """The optimiser's step with learning rates that it reads on the device, as they change from step to step."""
+        """Update the weights with learning rates in device memory: a replayed graph can read their changes only there."""
         groups = self.optimiser.param_groups
         before: list[dict[str, Any]] = [{k: group[k] for k in ("lr", "capturable") if k in group} for group in groups]
         for group, rate in zip(groups, self._rate_tensors(), strict=True):
@@ -132,7 +133,10 @@ class RecordedStep(PlainStep):
         return self._rates.unbind()
 
     def _record(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T] | None:
-        """The graph of some work that is recorded, not done, and what replays will leave; None where it cannot be."""
+        """Record work as a CUDA graph without running it.
+
+        Returns the graph and the tensors that each replay fills; None if the work cannot be recorded.
+        """
         if self._rates is None:
             self._rates = torch.zeros(len(self.optimiser.param_groups), device=self.weights[0].device)
         graph = torch.cuda.CUDAGraph()
@@ -140,13 +144,13 @@ class RecordedStep(PlainStep):
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 result = work()
         except RuntimeError as error:
-            logger.warning("the training step cannot be recorded and is made anew each time: %s", error)
+            logger.warning("the training step cannot be recorded as a CUDA graph, so training is slower: %s", error)
             self._is_recordable = False
             return None
         return graph, result
 
     def _beside(self, work: Callable[[], T]) -> T:
-        """Work on the stream that records, as recording asks of the steps before it."""
+        """Run work on the recording stream, as CUDA graphs require of the steps before a recording."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             result = work()

@@ -1,6 +1,6 @@
-"""What the training loop tells of itself, as a protocol; `medhybrid.tracking` has the trackers.
+"""Protocol of experiment trackers, to which the training loop logs; `medhybrid.tracking` implements it.
 
-Every call carries plain values or paths only, so that it can be kept on disk and sent later.
+Every call has plain values or paths only, so that it can be stored on disk and sent later.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from typing import Protocol
 
 
 class Tracker(Protocol):
-    """A record of a run. No method raises: a record that fails must not stop a training."""
+    """Experiment tracker of a run. Its methods do not raise: a failed record must not stop a training."""
 
     @property
     def run_id(self) -> str | None:
-        """Identifier in the tracking store, to go on in the same run."""
+        """Return the id of the run in the tracking store, for resuming it."""
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers of a step."""
+        """Log metrics of a step."""
 
     def log_image(self, path: Path, key: str, step: int) -> None:
-        """A picture of a step; pictures of one key form a series."""
+        """Log a figure of a step; figures with the same key form a series."""
 
     def log_file(self, path: Path, folder: str) -> None:
-        """A file or folder, put under `folder`."""
+        """Log a file or folder as artifact under `folder`."""
 
     def log_table(self, path: Path, name: str) -> None:
-        """A CSV table."""
+        """Log a CSV table."""
 
     def describe(self, text: str) -> None:
-        """What the run is and what came of it, in Markdown; in place of what was said before."""
+        """Set the description of the run and its results, in Markdown; it replaces an earlier one."""
 
     def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
-        """A model folder."""
+        """Log a model folder, and register it under a name with an alias if given."""
 
     def finish(self, status: str) -> None:
         """Close the run as `FINISHED`, `KILLED` or `FAILED`."""

@@ -1,4 +1,4 @@
-"""Validation: the same windows, resampling and rules as `predict`, measured on each scan's own grid."""
+"""Validation with the sliding window, resampling and component rules of `predict`, scored on the grid of each scan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,17 @@ from medhybrid.networks import Network
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """Dice by label of one case, the prediction (X, Y, Z, inside values) on the scan's grid, and voxels to calibrate by."""
+    """Validation result of one case.
+
+    Attributes
+    ----------
+    dice : dict
+        Dice score of each label.
+    prediction : (X, Y, Z) array
+        Predicted label map on the grid of the scan; values are 1, 2, ... in the order of the plan's labels.
+    voxels : VoxelSample, optional
+        Sampled voxels for the calibration.
+    """
 
     case: PreparedCase
     dice: dict[str, float]
@@ -32,14 +42,14 @@ class CaseResult:
 
     @property
     def mean_dice(self) -> float:
-        """Mean over the labels that reference or prediction hold; 1 where neither holds any."""
+        """Return the mean over the labels in reference or prediction; 1 if both have no label."""
         held = [d for name, d in self.dice.items() if self.case.record.reference_ml[name] > 0 or d < 1]
         return float(np.mean(held)) if held else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Results of all cases at one step."""
+    """Validation results of several cases at one step; `is_complete` if these are all validation cases."""
 
     step: int
     results: tuple[CaseResult, ...]
@@ -47,16 +57,16 @@ class Validation:
 
     @property
     def mean_dice(self) -> float:
-        """Mean over cases."""
+        """Return the mean Dice over the cases."""
         return float(np.mean([r.mean_dice for r in self.results]))
 
     def calibration(self) -> Calibration:
-        """What a complete validation teaches of the model's confidence."""
+        """Fit the calibration of the model's confidence on a complete validation."""
         taught = [(r.voxels, r.mean_dice) for r in self.results if r.voxels is not None]
         return calibrate([voxels for voxels, _ in taught], [dice for _, dice in taught])
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for a tracker."""
+        """Return the metrics with their names, for a tracker."""
         values = {"val/dice": self.mean_dice, "val/dice_median": float(np.median([r.mean_dice for r in self.results]))}
         for label in self.results[0].dice:
             present = [r.dice[label] for r in self.results if r.case.record.reference_ml[label] > 0]
@@ -67,7 +77,7 @@ class Validation:
 
 
 def subset(cases: Sequence[PreparedCase], n: int) -> list[PreparedCase]:
-    """At most `n` cases, evenly spread: those of the validations before the last, the same each time."""
+    """Select at most `n` evenly spread cases, always the same ones, for validations during the run."""
     return list(cases)[:: max(1, len(cases) // n)][:n]
 
 
@@ -82,7 +92,7 @@ def validate(
     device: torch.device,
     precision: torch.dtype,
 ) -> Validation:
-    """Predict and measure each case; the network must be in evaluation mode."""
+    """Predict and score each case; the network must be in evaluation mode."""
     results = []
     for case in cases:
         context = torch.from_numpy(case.context(plan.context)).to(device)

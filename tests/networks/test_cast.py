@@ -1,4 +1,4 @@
-"""Weights cast once give the logits of weights that are cast for each window, bit by bit."""
+"""Weights that are cast once give the same logits as autocast, bit by bit."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_cast_once_change_no_bit(kind: str) -> None:
+def test_weights_cast_once_give_the_same_logits_as_autocast(kind: str) -> None:
     torch.manual_seed(0)
     is_told = kind in ("hybrid", "interleave", "transformer")
     network = build_network(
@@ -27,7 +27,7 @@ def test_weights_cast_once_change_no_bit(kind: str) -> None:
         has_optional_channels=is_told, context=("slice_mm",) if is_told else (),
     ).eval()  # fmt: skip
     for weight in network.parameters():
-        if weight.ndim == 1 or not weight.any():  # or branches that begin at zero would hide what is behind them
+        if weight.ndim == 1 or not weight.any():  # zero-initialised branches would hide differences in their weights
             nn.init.normal_(weight, std=0.3)
     before = {name: w.clone() for name, w in network.state_dict().items()}
     cast = cast_weights(network, torch.bfloat16)
@@ -40,7 +40,7 @@ def test_weights_cast_once_change_no_bit(kind: str) -> None:
         assert torch.equal(weight, before[name])
 
 
-def test_weights_that_a_layer_changes_before_it_uses_them_are_left() -> None:
+def test_weights_that_a_layer_standardises_are_not_cast() -> None:
     torch.manual_seed(0)
     config = NetworkConfig(
         kind="transunet",
@@ -57,6 +57,6 @@ def test_weights_that_a_layer_changes_before_it_uses_them_are_left() -> None:
         assert torch.equal(cast_weights(network, torch.bfloat16)(image).full, network(image).full)
 
 
-def test_a_network_in_float32_stays_itself() -> None:
+def test_a_network_in_float32_is_not_copied() -> None:
     network = nn.Conv3d(1, 1, 1)
     assert cast_weights(network, torch.float32) is network

@@ -1,4 +1,4 @@
-"""Every kind of network has the promised shapes, learns in every part, and the hybrid begins as its ResNet."""
+"""Every network kind has the documented shapes and trains all parts; a new hybrid equals its ResNet."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ STRIDES = ((2, 2, 1), (2, 2, 2), (2, 2, 2))
 
 
 def network(kind: Kind, *, optional: bool = False, **changes: object) -> SegmentationNetwork:
-    """Two channels, two labels."""
+    """Build a network with two channels and two labels."""
     torch.manual_seed(0)
     values = {
         "kind": kind,
@@ -34,7 +34,7 @@ def network(kind: Kind, *, optional: bool = False, **changes: object) -> Segment
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(16, 16, 8), (24, 16, 4), (32, 24, 12)])
-def test_logits_have_the_images_size_whatever_multiple_of_the_stride_it_is(kind: Kind, size: tuple[int, ...]) -> None:
+def test_logits_have_the_size_of_the_image_for_any_multiple_of_the_stride(kind: Kind, size: tuple[int, ...]) -> None:
     with torch.no_grad():
         logits = network(kind).eval()(torch.randn(2, 2, *size))
 
@@ -44,7 +44,7 @@ def test_logits_have_the_images_size_whatever_multiple_of_the_stride_it_is(kind:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_gets_a_gradient_after_the_first_step(kind: Kind) -> None:
-    net = network(kind, optional=True).eval()  # without dropped paths
+    net = network(kind, optional=True).eval()  # without stochastic depth
     images = torch.randn(2, 2, 16, 16, 8)
     images[1, 0] = 0  # one channel of one image is absent
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -60,8 +60,8 @@ def test_every_weight_gets_a_gradient_after_the_first_step(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "interleave", "transformer"])
-def test_a_token_says_which_channels_are_absent(kind: Kind) -> None:
-    """With the picture the same, only the presence of a channel may differ: the smallest value makes it present."""
+def test_logits_depend_on_the_presence_of_a_channel(kind: Kind) -> None:
+    """With an otherwise equal image, a tiny voxel value makes a channel present."""
     net, image = network(kind, optional=True).eval(), torch.randn(1, 2, 16, 16, 8)
     open_branches(net)
     image[:, 1] = 0
@@ -76,14 +76,14 @@ def test_a_token_says_which_channels_are_absent(kind: Kind) -> None:
 
 
 def open_branches(net: SegmentationNetwork) -> None:
-    """Let the branches add something, as after some steps of training."""
+    """Initialise the branches with values other than 0, as after some steps of training."""
     for name, p in net.named_parameters():
         if "from_tokens.weight" in name:
             torch.nn.init.normal_(p, std=0.1)
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "identity", "interleave"])
-def test_it_begins_as_its_resnet(kind: Kind) -> None:
+def test_an_untrained_hybrid_equals_its_resnet(kind: Kind) -> None:
     hybrid, resnet = network(kind).eval(), network("resnet").eval()
     shared = {k: v for k, v in hybrid.state_dict().items() if k in resnet.state_dict()}
     resnet.load_state_dict(shared)
@@ -94,7 +94,7 @@ def test_it_begins_as_its_resnet(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "interleave", "transformer"])
-def test_distant_parts_of_the_image_reach_each_other_through_attention(kind: Kind) -> None:
+def test_attention_connects_distant_parts_of_the_image(kind: Kind) -> None:
     net = network(kind).eval()
     open_branches(net)
     image = torch.randn(1, 2, 64, 16, 8)
@@ -108,7 +108,7 @@ def test_distant_parts_of_the_image_reach_each_other_through_attention(kind: Kin
 
 
 def test_positions_are_in_millimetres() -> None:
-    """The same tokens further apart attend differently."""
+    """The same tokens attend differently if they are further apart."""
     config = NetworkConfig(kind="transformer", widths=(8, 16, 24), token_width=24, heads=2, depth=2, head_width=8)
     image = torch.randn(1, 1, 32, 16, 8)
     outputs = []
@@ -124,5 +124,5 @@ def test_positions_are_in_millimetres() -> None:
 
 
 def test_strides_that_do_not_match_the_stages_are_refused() -> None:
-    with pytest.raises(ConfigError, match="differ in length"):
+    with pytest.raises(ConfigError, match=r"one width for each level\. Expected 1 widths"):
         build_network(NetworkConfig(), n_channels=1, n_labels=1, strides=((2, 2, 2),), token_mm=(1.0, 1.0, 1.0))

@@ -1,4 +1,4 @@
-"""The Transformer hears what a study says, and does without."""
+"""Metadata conditioning changes the logits, and networks also work without metadata."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def network(kind: str = "hybrid", context: tuple[str, ...] = FIELDS) -> Segmenta
     )
     assert isinstance(made, SegmentationNetwork)
     for name, weight in made.named_parameters():
-        if "from_tokens.weight" in name:  # at first the branch adds nothing
+        if "from_tokens.weight" in name:  # zero-initialised branches would hide the metadata
             torch.nn.init.normal_(weight, std=0.1)
     return made.eval()
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "interleave", "transformer"])
-def test_logits_depend_on_what_the_study_says(kind: str) -> None:
+def test_logits_depend_on_the_metadata(kind: str) -> None:
     net, image = network(kind), torch.rand(1, 1, 8, 8, 8)
 
     with torch.no_grad():
@@ -35,14 +35,14 @@ def test_logits_depend_on_what_the_study_says(kind: str) -> None:
     assert (thin - thick).abs().max() > 1e-6
 
 
-def test_values_that_are_absent_are_as_none_at_all() -> None:
+def test_absent_values_equal_missing_metadata() -> None:
     net, image = network(), torch.rand(2, 1, 8, 8, 8)
 
     with torch.no_grad():
         torch.testing.assert_close(net(image).full, net(image, torch.full((2, 2), torch.nan)).full)
 
 
-def test_a_value_far_from_all_others_has_bounded_weight() -> None:
+def test_the_effect_of_an_extreme_value_is_bounded() -> None:
     net, image = network(), torch.rand(1, 1, 8, 8, 8)
 
     with torch.no_grad():
@@ -52,10 +52,10 @@ def test_a_value_far_from_all_others_has_bounded_weight() -> None:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "identity", "transunet"])
-def test_a_network_that_nobody_could_tell_is_refused(kind: str) -> None:
-    with pytest.raises(ConfigError, match=rf"network\.kind={kind} cannot be told"):
+def test_a_network_without_transformer_is_refused_with_metadata(kind: str) -> None:
+    with pytest.raises(ConfigError, match=rf"network\.kind={kind} cannot use data\.context"):
         network(kind)
 
 
-def test_without_fields_there_is_nothing_of_it() -> None:
+def test_without_metadata_fields_no_tokens_are_created() -> None:
     assert not any("study_tokens" in name for name, _ in network(context=()).named_parameters())

@@ -1,4 +1,4 @@
-"""Attention: plain products give the fused kernel's result and gradient; heads see by distances in mm."""
+"""Plain attention equals the fused kernel with its gradient, and the attention bias follows distances in mm."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from medhybrid.networks.transformer import MAX_PLAIN_TOKENS, Transformer, attend
 
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("n_tokens", [1, 7, 175, MAX_PLAIN_TOKENS + 1])
-def test_attention_by_plain_products_is_the_fused_one(n_tokens: int, has_bias: bool) -> None:
+def test_plain_attention_equals_the_fused_kernel(n_tokens: int, has_bias: bool) -> None:
     q, k, v = (torch.randn(2, 3, n_tokens, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
     bias = torch.randn(3, n_tokens, n_tokens, dtype=torch.float64) if has_bias else None
 
@@ -40,7 +40,7 @@ def test_the_bias_is_minus_the_distance_over_the_reach_of_the_head() -> None:
 
 
 @given(st.integers(1, 12))
-def test_some_head_is_local_and_where_there_are_several_some_are_free(heads: int) -> None:
+def test_at_least_one_head_is_local_and_with_several_at_least_one_is_global(heads: int) -> None:
     bias = distance_bias(token_positions_mm((3, 3, 3), (1.0, 1.0, 1.0)), heads, 1.0)
 
     is_free = (bias == 0).flatten(1).all(1)
@@ -49,8 +49,8 @@ def test_some_head_is_local_and_where_there_are_several_some_are_free(heads: int
     assert is_free.any() == (heads > 1)
 
 
-def test_a_token_hears_more_of_its_neighbours_than_of_distant_ones() -> None:
-    """From the first step on: what a short training could not learn by itself."""
+def test_a_token_depends_more_on_neighbours_than_on_distant_tokens() -> None:
+    """An untrained network attends locally, which a short training could not achieve."""
     torch.manual_seed(0)
     net = Transformer(24, 1, 2, drop_path=0.0, token_mm=(8.0, 8.0, 8.0)).eval()
     x = torch.randn(1, 24, 9, 1, 1, requires_grad=True)
@@ -62,7 +62,7 @@ def test_a_token_hears_more_of_its_neighbours_than_of_distant_ones() -> None:
     assert heard[5] > heard[8]
 
 
-def test_context_has_no_place_and_is_heard_by_all() -> None:
+def test_metadata_tokens_have_no_position_and_influence_all_tokens() -> None:
     torch.manual_seed(0)
     net = Transformer(24, 1, 2, drop_path=0.0, token_mm=(8.0, 8.0, 8.0)).eval()
     x, context = torch.randn(1, 24, 9, 1, 1), torch.randn(1, 2, 24, requires_grad=True)

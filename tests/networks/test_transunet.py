@@ -1,4 +1,4 @@
-"""TransUNet computes what its literal descriptions compute, from weights of the ImageNet models."""
+"""TransUNet equals independent implementations with the same ImageNet weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def network(config: NetworkConfig = SMALL, channels: int = 3, labels: int = 1) -
 
 
 def imagenet_arrays(config: NetworkConfig) -> dict[str, Tensor]:
-    """Random arrays with the names and shapes of the `.npz` of R50+ViT."""
+    """Generate random arrays with the names and shapes of the `.npz` of R50+ViT."""
     torch.manual_seed(1)
     width, heads = config.token_width, config.heads
     arrays = {"conv_root/kernel": torch.randn(7, 7, 3, config.widths[0])}
@@ -80,7 +80,7 @@ def imagenet_arrays(config: NetworkConfig) -> dict[str, Tensor]:
     return arrays | {"cls": torch.zeros(1, 1, width), "head/kernel": torch.zeros(width, 1000)}
 
 
-# --- the literal reference: straight from the arrays, in two dimensions ------------------------------------------------
+# --- reference implementation in 2-D, from the arrays of the `.npz` ---------------------------------------------------
 
 
 def same_conv(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
@@ -97,7 +97,7 @@ def group_norm(x: Tensor, arrays: dict[str, Tensor], name: str) -> Tensor:
 
 
 def reference_features(arrays: dict[str, Tensor], x: Tensor, config: NetworkConfig) -> tuple[list[Tensor], Tensor]:
-    """Maps of the ResNet, and the Transformer's output as a map."""
+    """Compute the maps of the ResNet and the output of the Transformer as a map."""
     x = F.relu(group_norm(same_conv(x, arrays["conv_root/kernel"], 2), arrays, "gn_root"))
     maps = [x]
     x = F.max_pool2d(F.pad(x, [0, 1, 0, 1], value=-math.inf), 3, 2)  # even sizes: one at the end
@@ -143,7 +143,7 @@ def reference_block(arrays: dict[str, Tensor], t: Tensor, block: str, config: Ne
 
 
 def reference_decoder(net: TransUNet, x: Tensor, maps: list[Tensor]) -> Tensor:
-    """The cascaded upsampler in two dimensions, with the network's own weights."""
+    """Compute the cascaded decoder in 2-D, with the weights of the network."""
     weights = {n: (w[..., 0] if w.ndim == 5 else w) for n, w in net.decoder.state_dict().items()}
 
     def conv(x: Tensor, name: str) -> Tensor:
@@ -162,7 +162,7 @@ def reference_decoder(net: TransUNet, x: Tensor, maps: list[Tensor]) -> Tensor:
 # --- tests ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_weight_of_resnet_and_transformer_has_its_place() -> None:
+def test_every_pretrained_weight_of_resnet_and_transformer_is_used() -> None:
     arrays = imagenet_arrays(SMALL)
     net = network()
 
@@ -179,7 +179,7 @@ def test_every_weight_of_resnet_and_transformer_has_its_place() -> None:
     )  # the class token's position
 
 
-def test_logits_equal_the_literal_reference_from_the_same_arrays() -> None:
+def test_logits_equal_the_reference_implementation_with_the_same_arrays() -> None:
     arrays, net = imagenet_arrays(SMALL), network()
     fit(net, to_our_names(arrays)[1], Names(), Names(("R", "G", "B"), ("a",)))
     image = torch.randn(2, 3, 224, 224)
@@ -192,7 +192,7 @@ def test_logits_equal_the_literal_reference_from_the_same_arrays() -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_resnet_and_transformer_equal_timms() -> None:
+def test_resnet_and_transformer_equal_those_of_timm() -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed", exc_type=ImportError)
     torch.manual_seed(0)
     theirs = timm.create_model("vit_base_r50_s16_224", num_classes=0, class_token=False, global_pool="").eval()
@@ -221,7 +221,7 @@ def test_the_published_size_has_the_published_number_of_weights() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 48), (64, 64), (240, 16)])
-def test_any_multiple_of_the_stride_is_a_picture(size: tuple[int, int]) -> None:
+def test_any_multiple_of_the_stride_is_a_valid_size(size: tuple[int, int]) -> None:
     with torch.no_grad():
         logits = network()(torch.randn(1, 3, *size, 2))
 
@@ -229,7 +229,7 @@ def test_any_multiple_of_the_stride_is_a_picture(size: tuple[int, int]) -> None:
     assert logits.auxiliary.shape == (1, 2, size[0] // 2, size[1] // 2, 2)
 
 
-def test_slices_do_not_see_each_other() -> None:
+def test_slices_are_independent() -> None:
     net, image = network(), torch.randn(1, 3, 32, 32, 3)
 
     with torch.no_grad():
@@ -249,7 +249,7 @@ def test_positions_are_interpolated_in_the_plane() -> None:
     torch.testing.assert_close(resized[:, 0], resized[:, 6])
 
 
-def test_half_precision_on_the_cpu_agrees_though_maps_are_one_slice_thick() -> None:
+def test_bf16_on_the_cpu_agrees_for_maps_of_one_slice() -> None:
     net, image = network(), torch.randn(1, 3, 64, 64, 1)
 
     with torch.no_grad():
@@ -261,7 +261,7 @@ def test_half_precision_on_the_cpu_agrees_though_maps_are_one_slice_thick() -> N
 
 
 def test_other_strides_and_narrow_widths_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"leaves slices apart.*\[224, 224, 1\]"):
+    with pytest.raises(ConfigError, match=r"never pools over slices.*\[224, 224, 1\]"):
         build_network(SMALL, n_channels=1, n_labels=1, strides=((2, 2, 2),) * 4, token_mm=(1.0, 1.0, 1.0))
-    with pytest.raises(ConfigError, match="widths do not fit transunet"):
+    with pytest.raises(ConfigError, match="widths does not fit transunet"):
         network(SMALL.model_copy(update={"widths": (32, 64, 96, 128)}))

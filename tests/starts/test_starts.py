@@ -1,4 +1,4 @@
-"""A network begins with what fits of other weights, says of each what became of it, and never runs code from a file."""
+"""Pretrained weights initialise a network as far as they fit, with a result for each weight, and files run no code."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def state(net: nn.Module) -> dict[str, Tensor]:
 
 
 def resnet18() -> dict[str, Tensor]:
-    """Names and shapes of torchvision's and timm's ResNet-18, with random values."""
+    """Return random weights with the names and shapes of ResNet-18 in torchvision and timm."""
     shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 7, 7), "bn1.weight": (64,), "bn1.bias": (64,)}
     before = 64
     for layer, width in enumerate((64, 128, 256, 512), start=1):
@@ -73,10 +73,10 @@ def resnet18() -> dict[str, Tensor]:
     return {name: torch.randn(shape) for name, shape in (shapes | {"fc.weight": (1000, 512)}).items()}
 
 
-# --- what fits --------------------------------------------------------------------------------------------------------
+# --- fitting of weights -----------------------------------------------------------------------------------------------
 
 
-def test_the_weights_of_an_equal_network_are_all_taken() -> None:
+def test_all_weights_of_an_equal_network_are_taken() -> None:
     source, target = network(), network()
 
     rows = fit(target, state(source), Names(("T1",), ("a",)), Names(("T1",), ("a",)))
@@ -99,7 +99,7 @@ def test_channels_are_matched_by_name_and_new_ones_get_the_mean() -> None:
     torch.testing.assert_close(ours[:, 16], theirs[:, 17])
 
 
-def test_labels_are_matched_by_name_and_new_ones_stay_as_they_began() -> None:
+def test_labels_are_matched_by_name_and_new_ones_keep_their_initial_weights() -> None:
     source, target = network(labels=2), network(labels=2)
     began = target.decoder.logits.weight.detach().clone()
 
@@ -111,7 +111,7 @@ def test_labels_are_matched_by_name_and_new_ones_stay_as_they_began() -> None:
     assert torch.equal(ours[2], began[2])
 
 
-def test_what_has_another_shape_or_is_absent_is_left_and_listed() -> None:
+def test_weights_that_are_absent_or_have_another_shape_are_unchanged_and_listed() -> None:
     target = network(widths=(16, 48), depth=2)
     before = state(target)
 
@@ -125,7 +125,7 @@ def test_what_has_another_shape_or_is_absent_is_left_and_listed() -> None:
 
 
 @given(st.sampled_from([1, 3, 5]), st.integers(0, 2**31))
-def test_an_inflated_kernel_sees_a_picture_repeated_in_every_slice_as_before(depth: int, seed: int) -> None:
+def test_an_inflated_kernel_gives_the_2d_features_for_equal_slices(depth: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     flat = torch.randn(4, 2, 3, 3, generator=generator)
     holder = nn.Module()
@@ -139,7 +139,7 @@ def test_an_inflated_kernel_sees_a_picture_repeated_in_every_slice_as_before(dep
 
 
 @pytest.mark.parametrize(("there", "here"), [(1, 2), (2, 1)])
-def test_a_model_of_other_strides_fits_and_upsamples_alike(there: int, here: int) -> None:
+def test_weights_of_a_model_with_other_strides_fit_and_upsample_equally(there: int, here: int) -> None:
     source, target = network(z=there), network(z=here)
 
     rows = fit(target, state(source), Names(("T1",), ("a",)), Names(("T1",), ("a",)))
@@ -150,7 +150,7 @@ def test_a_model_of_other_strides_fits_and_upsamples_alike(there: int, here: int
     torch.testing.assert_close(theirs, ours)
 
 
-def test_a_resnet_of_pictures_becomes_an_encoder_of_volumes() -> None:
+def test_a_2d_resnet_initialises_a_3d_encoder() -> None:
     tensors = resnet18()
     target = network(RESNET18, z=1)
 
@@ -164,7 +164,7 @@ def test_a_resnet_of_pictures_becomes_an_encoder_of_volumes() -> None:
     torch.testing.assert_close(inflated.sum(-1), tensors["layer3.1.conv2.weight"])
 
 
-def test_medicalnets_kernels_of_volumes_are_taken_as_they_are() -> None:
+def test_3d_kernels_of_medicalnet_are_taken_unchanged() -> None:
     tensors = {n: x[..., None].expand(*x.shape, 3) if x.shape[2:] == (3, 3) else x for n, x in resnet18().items()}
     target = network(RESNET18, z=1)
     weight = "encoder.stages.0.0.second.weight"
@@ -176,7 +176,7 @@ def test_medicalnets_kernels_of_volumes_are_taken_as_they_are() -> None:
     assert torch.equal(dict(target.named_parameters())[weight], tensors["layer1.0.conv2.weight"])
 
 
-def test_a_residual_encoder_of_nnunet_gives_what_has_its_widths() -> None:
+def test_weights_of_a_residual_encoder_of_nnunet_with_equal_widths_are_taken() -> None:
     tensors = {
         "encoder.stem.convs.0.conv.weight": torch.randn(32, 1, 3, 3, 3),
         "encoder.stages.0.blocks.0.conv1.conv.weight": torch.randn(32, 32, 3, 3, 3),
@@ -201,7 +201,7 @@ def test_a_residual_encoder_of_nnunet_gives_what_has_its_widths() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt", ".pth"])
-def test_tensors_come_from_any_file_without_pickled_code(tmp_path: Path, suffix: str) -> None:
+def test_tensors_are_read_from_any_file_type_without_pickled_code(tmp_path: Path, suffix: str) -> None:
     tensors = resnet18()
     path = tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
@@ -234,20 +234,20 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> 
 def test_an_npz_with_objects_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", x=np.array([Evil()], dtype=object))
 
-    with pytest.raises(ModelError, match="damaged or no file of weights"):
+    with pytest.raises(ModelError, match="damaged or not a weights file"):
         read_weights(tmp_path / "bad.npz")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.pt", None, "there are no weights here"),
-        ("weights.h5", b"x", "cannot be read"),
+        ("none.pt", None, "no weights found"),
+        ("weights.h5", b"x", "not a known type of weights file"),
         ("cut.safetensors", b"x" * 20, "damaged"),
         ("cut.pt", b"PK\x03\x04 cut", "damaged"),
     ],
 )
-def test_other_files_are_refused_with_what_is_wrong(
+def test_other_files_are_refused_with_the_reason(
     tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
     if content is not None:
@@ -259,7 +259,7 @@ def test_other_files_are_refused_with_what_is_wrong(
 
 @pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
-def test_a_damaged_file_is_refused_as_such_or_read(suffix: str, flips: list[tuple[float, int]]) -> None:
+def test_a_damaged_file_is_read_or_refused_as_damaged(suffix: str, flips: list[tuple[float, int]]) -> None:
     content = bytearray(whole_file(suffix))
     for place, change in flips:
         content[int(place * len(content))] ^= change
@@ -284,42 +284,42 @@ def whole_file(suffix: str) -> bytes:
         return path.read_bytes()
 
 
-def test_an_archive_that_lacks_arrays_or_holds_no_numbers_is_refused(tmp_path: Path) -> None:
+def test_an_npz_without_all_arrays_or_without_numbers_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "vit.npz", **{"conv_root/kernel": np.zeros((7, 7, 3, 64), np.float32)})
-    with pytest.raises(ModelError, match=r"vit\.npz is not whole.*gn_root/scale"):
+    with pytest.raises(ModelError, match=r"vit\.npz is incomplete.*gn_root/scale"):
         begin_with(network(), tmp_path / "vit.npz", make_test_plan())
     np.savez(tmp_path / "text.npz", a=np.zeros(2), note=np.array("by whom"))
-    with pytest.raises(ModelError, match="damaged or no file of weights"):
+    with pytest.raises(ModelError, match="damaged or not a weights file"):
         read_weights(tmp_path / "text.npz")
 
 
-def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path) -> None:
+def test_weights_with_nan_or_infinite_values_are_refused_with_their_names(tmp_path: Path) -> None:
     weights = {name: torch.full_like(weight, torch.nan) for name, weight in state(network()).items()}
     save_file(weights, tmp_path / "nan.safetensors")
 
-    with pytest.raises(ModelError, match=r"weights that are no numbers.*encoder\.stem"):
+    with pytest.raises(ModelError, match=r"weights with NaN or infinite values.*encoder\.stem"):
         begin_with(network(), tmp_path / "nan.safetensors", make_test_plan())
 
 
-def test_the_folder_of_a_run_that_was_killed_is_a_start_and_another_folder_is_not(tmp_path: Path) -> None:
+def test_weights_are_read_from_the_folder_of_a_killed_run_but_not_from_other_folders(tmp_path: Path) -> None:
     save_checkpoint(
         tmp_path / "run" / "checkpoint", {"network": {}, "average": network().state_dict(), "optimiser": {}}
     )
     (tmp_path / "runs").mkdir()
 
     assert {row.what for row in begin_with(network(), tmp_path / "run", make_test_plan()).rows} == {"taken"}
-    with pytest.raises(ModelError, match=r"runs cannot be a start.*docs/practices\.md"):
+    with pytest.raises(ModelError, match=r"runs cannot be used as pretrained weights.*docs/practices\.md"):
         read_weights(tmp_path / "runs")
 
 
 def test_weights_that_would_get_the_same_name_are_not_taken() -> None:
-    """A Swin Transformer counts its blocks anew in each stage."""
+    """A Swin Transformer numbers its blocks from 0 in each stage."""
     swin = {f"layers.{n}.blocks.0.attn.qkv.weight": torch.ones(72, 24) for n in range(2)}
 
     assert to_our_names(swin) == ("", {})
 
 
-def test_the_checkpoint_of_a_run_gives_the_weights_it_would_keep(tmp_path: Path) -> None:
+def test_the_checkpoint_of_a_run_gives_the_averaged_weights(tmp_path: Path) -> None:
     ours = network()
     save_checkpoint(tmp_path, {"network": {}, "average": ours.state_dict(), "optimiser": {}})
 
@@ -331,7 +331,7 @@ def test_the_checkpoint_of_a_run_gives_the_weights_it_would_keep(tmp_path: Path)
         begin_with(network(), tmp_path / "old.pt", make_test_plan())
 
 
-def test_the_checkpoint_of_a_pretraining_is_a_start(tmp_path: Path) -> None:
+def test_the_checkpoint_of_a_pretraining_initialises_a_network(tmp_path: Path) -> None:
     ours = network()
     taught = {f"network.{name}": weight for name, weight in ours.state_dict().items()}
     average = {**taught, "hidden_token": torch.zeros(4), "to_voxels.weight": torch.zeros(2, 2)}
@@ -342,11 +342,11 @@ def test_the_checkpoint_of_a_pretraining_is_a_start(tmp_path: Path) -> None:
     assert {row.what for row in start.rows} == {"taken"}
 
 
-def test_resnets_of_three_convolutions_a_block_are_not_taken_for_ours_of_two(tmp_path: Path) -> None:
+def test_resnets_with_three_convolutions_per_block_are_refused(tmp_path: Path) -> None:
     of_three = {**resnet18(), "layer1.0.conv3.weight": torch.ones(256, 64, 1, 1)}
     save_file(of_three, tmp_path / "resnet50.safetensors")
 
-    with pytest.raises(ModelError, match=r"nothing in .* fits this network"):
+    with pytest.raises(ModelError, match=r"no weight in .* fits this network"):
         begin_with(network(), tmp_path / "resnet50.safetensors", make_test_plan())
 
 
@@ -361,7 +361,7 @@ def test_attention_with_another_number_of_heads_is_not_taken(tmp_path: Path) -> 
     assert all(row.how == "2 heads there" for row in start.rows if row.weight in left)
 
 
-def test_statistics_of_batch_norm_come_with_its_weights() -> None:
+def test_statistics_of_batch_norm_are_taken_with_its_weights() -> None:
     there, here = (nn.Sequential(nn.BatchNorm3d(2)) for _ in range(2))
     nn.init.constant_(there[0].running_mean, 3.0)
 
@@ -371,16 +371,16 @@ def test_statistics_of_batch_norm_come_with_its_weights() -> None:
     assert torch.equal(here[0].running_mean, there[0].running_mean)
 
 
-def test_a_file_of_which_nothing_fits_is_refused_with_its_names(tmp_path: Path) -> None:
+def test_a_file_without_fitting_weights_is_refused_with_its_names(tmp_path: Path) -> None:
     save_file({"blocks.0.attn.qkv.weight": torch.ones(3, 1), "cls_token": torch.ones(1)}, tmp_path / "w.safetensors")
     plan = make_test_plan()
 
-    with pytest.raises(ModelError, match=r"nothing in .* fits this network.*cls_token.*\(3, 1\) there"):
+    with pytest.raises(ModelError, match=r"no weight in .* fits this network.*cls_token.*\(3, 1\) there"):
         begin_with(network(), tmp_path / "w.safetensors", plan)
 
 
 def fold_of(run: Path) -> dict[str, list[str]]:
-    """The cases of a run of the test study, whose dataset has one fold."""
+    """Return the cases of a run of the test study, whose dataset has one fold."""
     config = run_config(run)
     fold = PreparedDataset(prepared_folder(config)).fold_for(config)
     return {"train": list(fold.train), "validation": list(fold.validation)}
@@ -389,7 +389,7 @@ def fold_of(run: Path) -> dict[str, list[str]]:
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
-def test_a_start_may_be_limited_to_parts(trained: tuple[StudyFolder, Path]) -> None:
+def test_the_initialisation_may_be_limited_to_parts(trained: tuple[StudyFolder, Path]) -> None:
     _, run = trained
     model = medhybrid.load_model(run)
     target = build_network(
@@ -400,11 +400,13 @@ def test_a_start_may_be_limited_to_parts(trained: tuple[StudyFolder, Path]) -> N
 
     assert {row.what for row in start.rows if row.weight.startswith("encoder.")} == {"taken"}
     assert {row.what for row in start.rows if not row.weight.startswith("encoder.")} == {"not asked for"}
-    with pytest.raises(ConfigError, match=r"training\.pretrained_parts: decodr means no weight"):
+    with pytest.raises(ConfigError, match=r"training\.pretrained_parts: decodr selects no weight"):
         begin_with(target, run, model.plan, parts=["decodr"])
 
 
-def test_the_file_of_a_model_says_as_much_as_its_folder(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_the_weights_file_of_a_model_has_the_record_of_its_folder(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
     _, run = trained
     alone = tmp_path / "model.safetensors"
     alone.write_bytes((run / "model" / "model.safetensors").read_bytes())
@@ -416,10 +418,10 @@ def test_the_file_of_a_model_says_as_much_as_its_folder(trained: tuple[StudyFold
     model = medhybrid.load_model(run)
     start = begin_with(model.network, alone, model.plan)
     assert {row.what for row in start.rows} == {"taken"}
-    assert "do not say" not in str(start)
+    assert "training scans are unknown" not in str(start)
 
 
-def test_a_checkpoint_says_as_much_as_its_model_wherever_it_is(
+def test_a_checkpoint_has_the_record_of_its_model_in_any_folder(
     trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
     _, run = trained
@@ -428,7 +430,7 @@ def test_a_checkpoint_says_as_much_as_its_model_wherever_it_is(
     assert read_weights(elsewhere).about == read_weights(run).about
 
 
-def test_a_file_of_a_newer_version_is_named_so(tmp_path: Path) -> None:
+def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "newer.safetensors"
     save_file(state(network()), path, metadata={"medhybrid": '{"format_version": 99, "what_is_new": 1}'})
 
@@ -436,18 +438,18 @@ def test_a_file_of_a_newer_version_is_named_so(tmp_path: Path) -> None:
         read_weights(path)
 
 
-def test_it_is_said_if_it_is_not_known_from_which_scans_weights_were_learnt(tmp_path: Path) -> None:
+def test_unknown_training_scans_of_pretrained_weights_are_reported(tmp_path: Path) -> None:
     save_file(state(network()), tmp_path / "theirs.safetensors")
 
     start = begin_with(network(), tmp_path / "theirs.safetensors", make_test_plan())
 
-    assert "is not checked" in str(start)
-    assert UNKNOWN in start.learnt_from, "a model that begins with them does not know it all, either"
+    assert "training scans are unknown" in str(start)
+    assert UNKNOWN in start.learnt_from, "a model initialised from them has unknown training scans, too"
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_start_that_has_seen_what_is_to_validate_is_refused(
+def test_pretrained_weights_trained_on_validation_cases_are_refused(
     trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
     study, run = trained
@@ -464,7 +466,9 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
         medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={run}", *places))
 
     first = medhybrid.train(small_config(study.folder, "training.iterations=1", f"training.pretrained={run}", *places))
-    with pytest.raises(DataError, match="seen 1 of the 1 cases"):  # what a start had seen before is not forgotten
+    with pytest.raises(
+        DataError, match="seen 1 of the 1 cases"
+    ):  # training scans of its own pretrained weights count, too
         medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={first.folder}", *places))
 
     (data / "splits.json").write_text(json.dumps([moved]))
@@ -474,7 +478,7 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
         DataError, match=rf"the data have changed since the run {first.folder.name} began.*another fold"
     ):
         resume(first.folder, ["training.iterations=+1"])
-    (first.folder / "data.json").unlink()  # as of a version that did not write it
+    (first.folder / "data.json").unlink()  # as in runs of versions that did not write it
     with pytest.raises(DataError, match=rf"the run {first.folder.name} has seen 1 of the 1 cases.*new run"):
         resume(first.folder, ["training.iterations=+1"])
     assert (first.folder / "config.yaml").read_text() == before
@@ -482,7 +486,7 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_begins_where_a_model_ended_and_keeps_the_table(
+def test_a_run_is_initialised_from_a_model_and_stores_the_table(
     trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
     study, run = trained

@@ -1,4 +1,4 @@
-"""An MLflow store that is made once, and a copy of it for each test."""
+"""An MLflow store that is created once, and a copy of it for each test."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from medhybrid.tracking.setup import prepare_store
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs. Do not write into it."""
+    """Create a store without runs; tests must not write into it."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with warnings.catch_warnings():  # MLflow and its store warn of themselves
+    with warnings.catch_warnings():  # warnings inside MLflow and SQLAlchemy
         warnings.simplefilter("ignore")
         prepare_store(sqlite_url(path))
     return path
@@ -24,7 +24,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path) -> Path:
-    """A store in a folder of runs."""
+    """Copy the empty store to a folder of runs."""
     path = tmp_path / "project" / "runs" / "mlflow.db"
     path.parent.mkdir(parents=True)
     shutil.copyfile(empty_store, path)

@@ -1,4 +1,4 @@
-"""Records of a store, written with sqlite alone: MLflow takes seconds to start."""
+"""Records of a store, written with SQLite only, because the import of MLflow takes seconds."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def execute(store: Path, text: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Ask or change a store."""
+    """Execute an SQL statement in a store and return the rows."""
     with closing(sqlite3.connect(store)) as database, database:
         return database.execute(text, values).fetchall()
 
 
 def add_experiment(store: Path, name: str, place: str, *, stage: str = "active") -> int:
-    """An experiment; returns its id."""
+    """Add an experiment and return its id."""
     execute(
         store,
         "INSERT INTO experiments (name, artifact_location, lifecycle_stage) VALUES (?, ?, ?)",
@@ -25,7 +25,7 @@ def add_experiment(store: Path, name: str, place: str, *, stage: str = "active")
 
 
 def add_run(store: Path, run_id: str, experiment: int, place: str, *, stage: str = "active") -> None:
-    """A run of an experiment."""
+    """Add a run to an experiment."""
     execute(
         store,
         "INSERT INTO runs (run_uuid, name, source_type, status, lifecycle_stage, experiment_id, artifact_uri)"

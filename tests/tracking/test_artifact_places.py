@@ -1,4 +1,4 @@
-"""A project that was moved or copied reads and writes the files where it is now."""
+"""A moved or copied project reads and writes artifacts in its current folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUN = "0123456789abcdef0123456789abcdef"
 
 
 def recorded(store: Path, root: Path | None = None) -> str:
-    """A run, a model and a version as medhybrid records them; returns the root of their files."""
+    """Record a run, a model and a version as medhybrid does, and return the root of their artifacts."""
     root = root or store.parent.resolve() / "mlartifacts"
     place = root.as_uri()
     add_run(store, RUN, add_experiment(store, "t", place), f"{place}/{RUN}/artifacts")
@@ -38,14 +38,14 @@ def recorded(store: Path, root: Path | None = None) -> str:
 
 
 def places(store: Path) -> list[str]:
-    """Every place that the store names, but that of `Default`."""
+    """Return every artifact location in the store, except that of `Default`."""
     found = []
     for table, column in PLACES:
         found += [row[0] for row in execute(store, f"SELECT {column} FROM {table}")]
     return [p for p in found if p and not p.endswith("/0")]
 
 
-def test_a_store_that_stays_is_not_changed(store: Path) -> None:
+def test_a_store_that_was_not_moved_is_not_changed(store: Path) -> None:
     recorded(store)
     before = store.read_bytes()
 
@@ -56,7 +56,7 @@ def test_a_store_that_stays_is_not_changed(store: Path) -> None:
 
 @pytest.mark.parametrize("is_copied", [False, True])
 @pytest.mark.parametrize("name", ["renamed", "with space and ü", "deep/er"])
-def test_a_project_that_was_moved_or_copied_has_its_files_beside_the_store(
+def test_a_moved_or_copied_project_has_its_artifacts_beside_the_store(
     store: Path, tmp_path: Path, is_copied: bool, name: str
 ) -> None:
     old = recorded(store)
@@ -74,12 +74,12 @@ def test_a_project_that_was_moved_or_copied_has_its_files_beside_the_store(
         f"{here}/models/m-1/artifacts",
     ]
     if is_copied:
-        assert old in places(store), "the original keeps its own"
+        assert old in places(store), "the original keeps its location"
     else:
         assert not (tmp_path / "project").exists()
 
 
-def test_a_project_seen_by_another_path_to_the_same_folder_stays_as_it_is(store: Path, tmp_path: Path) -> None:
+def test_another_path_to_the_same_folder_does_not_change_the_store(store: Path, tmp_path: Path) -> None:
     os.symlink(tmp_path / "project", tmp_path / "link")
     recorded(store, tmp_path / "link" / "runs" / "mlartifacts")
     before = store.read_bytes()
@@ -92,7 +92,7 @@ def test_a_project_seen_by_another_path_to_the_same_folder_stays_as_it_is(store:
 @pytest.mark.parametrize(
     "place", ["s3://bucket/mlartifacts", "mlflow-artifacts:/1", "file:///srv/big/1", "/srv/mlruns/3", "hdfs://h/x"]
 )
-def test_files_that_were_never_beside_the_store_stay_where_they_are(store: Path, place: str) -> None:
+def test_artifacts_that_were_never_beside_the_store_keep_their_location(store: Path, place: str) -> None:
     add_run(store, RUN, add_experiment(store, "t", place), f"{place}/{RUN}/artifacts")
 
     follow_artifacts(store)
@@ -100,7 +100,7 @@ def test_files_that_were_never_beside_the_store_stay_where_they_are(store: Path,
     assert places(store) == [place, f"{place}/{RUN}/artifacts"]
 
 
-def test_a_named_store_whose_files_lie_elsewhere_on_purpose_keeps_them(store: Path, tmp_path: Path) -> None:
+def test_a_store_with_another_name_keeps_artifact_locations_elsewhere(store: Path, tmp_path: Path) -> None:
     mine = store.rename(store.with_name("ours.db"))
     place = recorded(mine, tmp_path / "disk" / "mlartifacts")
 
@@ -110,7 +110,7 @@ def test_a_named_store_whose_files_lie_elsewhere_on_purpose_keeps_them(store: Pa
 
 
 @pytest.mark.parametrize("is_away", [False, True])
-def test_a_store_of_the_users_with_our_names_keeps_its_place_on_another_disk(
+def test_a_store_of_the_user_with_our_names_keeps_its_artifacts_on_another_disk(
     store: Path, tmp_path: Path, is_away: bool
 ) -> None:
     (tmp_path / "disk").mkdir()
@@ -127,7 +127,7 @@ def test_a_store_of_the_users_with_our_names_keeps_its_place_on_another_disk(
     assert place in places(store)
 
 
-def test_files_go_where_the_project_is_also_if_its_old_folder_is_there_again(store: Path, tmp_path: Path) -> None:
+def test_artifacts_follow_the_project_even_if_its_old_folder_exists_again(store: Path, tmp_path: Path) -> None:
     recorded(store)
     shutil.move(tmp_path / "project", tmp_path / "renamed")
     (tmp_path / "project" / "runs" / "mlartifacts" / RUN).mkdir(parents=True)
@@ -138,7 +138,7 @@ def test_files_go_where_the_project_is_also_if_its_old_folder_is_there_again(sto
     assert (new.parent / "mlartifacts").as_uri() in places(new)
 
 
-def test_mlflows_default_experiment_does_not_name_the_folder_of_the_first_call(store: Path) -> None:
+def test_mlflows_default_experiment_does_not_keep_the_working_directory_of_the_first_call(store: Path) -> None:
     execute(store, "UPDATE experiments SET artifact_location = '/gone/project/mlruns/0' WHERE name = 'Default'")
 
     follow_artifacts(store)
@@ -149,7 +149,7 @@ def test_mlflows_default_experiment_does_not_name_the_folder_of_the_first_call(s
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=12))
-def test_a_folder_is_read_back_from_its_address(name: str) -> None:
+def test_a_folder_is_recovered_from_its_address(name: str) -> None:
     folder = Path("/a") / name
     if folder.name != name:
         return

@@ -1,4 +1,4 @@
-"""A store that has to be mended is refused before a training, with the command; passwords are never shown."""
+"""A store that a person must fix is refused before a training, with the command, and passwords are never shown."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def check(store: Path, run_id: str | None = None) -> None:
     check_store(sqlite_url(store), "t", run_id=run_id, lock=store.parent)
 
 
-def test_a_new_project_has_nothing_to_refuse(tmp_path: Path) -> None:
+def test_a_new_project_passes_the_check(tmp_path: Path) -> None:
     check(tmp_path / "runs" / "mlflow.db")
 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_store_with_the_experiment_and_the_run_is_taken(store: Path) -> None:
+def test_a_store_with_the_experiment_and_the_run_passes_the_check(store: Path) -> None:
     add_run(store, RUN, add_experiment(store, "t", place_of(store)), f"{place_of(store)}/{RUN}/artifacts")
 
     check(store)
@@ -65,30 +65,30 @@ def test_a_run_of_another_store_is_not_resumed_in_this_one(store: Path) -> None:
         check(store, RUN)
 
 
-def test_a_run_goes_on_in_an_experiment_that_was_renamed(store: Path) -> None:
+def test_a_run_is_resumed_in_a_renamed_experiment(store: Path) -> None:
     add_run(store, RUN, add_experiment(store, "renamed", place_of(store)), "x")
 
     check(store, RUN)
 
 
-def test_an_experiment_whose_files_go_through_a_server_needs_the_server(store: Path) -> None:
+def test_an_experiment_with_artifacts_on_a_server_needs_the_server(store: Path) -> None:
     add_experiment(store, "t", "mlflow-artifacts:/1")
 
-    with pytest.raises(TrackingError, match=r"go through an MLflow server.*tracking.experiment"):
+    with pytest.raises(TrackingError, match=r"are stored by an MLflow server.*tracking.experiment"):
         check(store)
 
 
-def test_a_folder_of_files_elsewhere_that_is_gone_is_not_made_again(store: Path, tmp_path: Path) -> None:
+def test_a_missing_artifact_folder_elsewhere_is_refused_and_not_created(store: Path, tmp_path: Path) -> None:
     gone = tmp_path / "disk" / "files"
     number = add_experiment(store, "t", gone.as_uri())
-    check(store)  # nothing was written there yet
+    check(store)  # no artifact is stored there yet
     add_run(store, RUN, number, "x")
 
-    with pytest.raises(TrackingError, match=f"is gone.*{gone}"):
+    with pytest.raises(TrackingError, match=f"does not exist.*{gone}"):
         check(store)
 
 
-def test_a_store_that_cannot_be_written_to_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_store_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sqlite3
 
     connect = sqlite3.connect
@@ -101,7 +101,7 @@ def test_a_store_that_cannot_be_written_to_is_refused(store: Path, monkeypatch: 
         check(store)
 
 
-def test_a_store_that_another_process_writes_to_is_taken(store: Path) -> None:
+def test_a_store_that_another_process_is_writing_to_passes_the_check(store: Path) -> None:
     import sqlite3
     from contextlib import closing
 
@@ -111,7 +111,7 @@ def test_a_store_that_another_process_writes_to_is_taken(store: Path) -> None:
 
 
 @pytest.mark.parametrize("alias", ["latest", "Latest", "v1", "V22", "", "my alias", "a/b", "x" * 256])
-def test_an_alias_that_mlflow_keeps_or_refuses_is_named_before_the_training(alias: str) -> None:
+def test_an_alias_that_mlflow_reserves_or_refuses_is_reported_before_the_training(alias: str) -> None:
     with pytest.raises(ConfigError, match=r"tracking.alias"):
         check_names("t", alias)
 
@@ -128,7 +128,7 @@ def test_names_of_experiments_may_have_any_character(capsys: pytest.CaptureFixtu
 
 @contextmanager
 def answering(code: int, body: bytes) -> Iterator[str]:
-    """A server with one answer to everything; its address has a user and a password."""
+    """Run a server with one answer to every request, with user and password in its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -158,14 +158,14 @@ DELETED = (
 @pytest.mark.parametrize(
     ("code", "body", "message"),
     [
-        (401, b"who are you", "refuses the user.*MLFLOW_TRACKING_USERNAME"),
-        (403, b"not you", "refuses the user"),
+        (401, b"who are you", "denies access.*MLFLOW_TRACKING_USERNAME"),
+        (403, b"not you", "denies access"),
         (404, b"nothing here", "not as an MLflow server"),
         (200, b"<html>welcome</html>", "not as an MLflow server"),
         (200, DELETED, "experiment t is deleted.*experiments restore --experiment-id 7"),
     ],
 )
-def test_a_server_that_refuses_is_named_before_the_training(
+def test_a_server_that_refuses_is_reported_before_the_training(
     code: int, body: bytes, message: str, tmp_path: Path
 ) -> None:
     with answering(code, body) as address, pytest.raises(TrackingError, match=message) as error:
@@ -175,11 +175,11 @@ def test_a_server_that_refuses_is_named_before_the_training(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_server_that_is_away_is_no_reason_to_refuse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_does_not_answer_gives_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     check_store("http://ann:secret@127.0.0.1:9", "t", lock=tmp_path)
 
     assert "does not answer" in caplog.text
-    assert "kept and sent later" in caplog.text
+    assert "stored and sent later" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -187,7 +187,7 @@ def test_a_server_that_is_away_is_no_reason_to_refuse(tmp_path: Path, caplog: py
 @pytest.mark.parametrize(
     "address", ["htp://host:5000", "./mlruns", "127.0.0.1:5000", "http://[::1", "mysql://u:secret@h/x"]
 )
-def test_an_address_of_no_store_is_refused(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_store_address_is_refused(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(TrackingError, match=r"is not the address|driver") as error:
@@ -199,7 +199,7 @@ def test_an_address_of_no_store_is_refused(address: str, tmp_path: Path, monkeyp
 # --- addresses --------------------------------------------------------------------------------------------------------
 
 
-def test_the_store_is_the_configs_else_the_environments_else_the_runs(
+def test_the_store_is_from_the_config_else_the_environment_else_the_folder_of_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -221,12 +221,12 @@ def test_no_password_is_shown(password: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlflow.db", "with space.db", "per%cent.db", "what?.db", "ü#.db"])
-def test_the_file_of_an_sqlite_address_is_read_back(name: str, tmp_path: Path) -> None:
+def test_the_file_of_an_sqlite_address_is_recovered(name: str, tmp_path: Path) -> None:
     assert sqlite_path(sqlite_url(tmp_path / name)) == tmp_path / name
 
 
 @pytest.mark.parametrize("address", ["http://h", "postgresql://u@h/x", "sqlite://", "sqlite:///:memory:", "./mlruns"])
-def test_other_addresses_have_no_file(address: str) -> None:
+def test_other_addresses_give_no_file(address: str) -> None:
     assert sqlite_path(address) is None
 
 

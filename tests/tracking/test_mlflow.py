@@ -1,4 +1,4 @@
-"""An MLflow run holds all that is needed to review it; a store that is away does not stop a training."""
+"""An MLflow run has all records for its review, and a training continues without its store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medhybrid.tracking.mlflow import MlflowTracker
 from medhybrid.tracking.mlflow_store import default_uri, pointed_at
 from tests.synthetic import StudyFolder
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # MLflow and its store warn of themselves
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings inside MLflow and SQLAlchemy
 
 
 @pytest.fixture(scope="module")
@@ -69,27 +69,29 @@ def test_metrics_are_recorded_by_step_label_and_case(client: Any, run: Any) -> N
     assert len(client.get_metric_history(run.info.run_id, "val/dice")) == 2
 
 
-def test_pictures_with_steps_config_plan_and_model_are_kept(client: Any, run: Any) -> None:
+def test_figures_with_steps_config_plan_and_model_are_stored(client: Any, run: Any) -> None:
     files = artifacts(client, run.info.run_id)
 
     pictures = [f for f in files if f.startswith("images/validation") and "case_07" in f]
-    assert len([f for f in pictures if f.endswith(".png")]) == 3, "the reference at step 0, then one a validation"
+    assert len([f for f in pictures if f.endswith(".png")]) == 3, (
+        "the reference at step 0, then one figure per validation"
+    )
     assert {"config.yaml", "plan.json", "validation.json", "validation.csv", "model/model.safetensors"} <= set(files)
     assert {f"plots/{p}.png" for p in ("dice_by_case", "volumes", "dice_over_size", "reliability")} <= set(files)
     assert "report.html" in files
 
 
-def test_the_table_of_cases_shows_each_with_its_picture(client: Any, run: Any, tmp_path: Path) -> None:
+def test_the_table_of_cases_shows_a_figure_of_each_case(client: Any, run: Any, tmp_path: Path) -> None:
     table = json.loads(Path(client.download_artifacts(run.info.run_id, "validation.json", str(tmp_path))).read_text())
 
     rows = [dict(zip(table["columns"], r, strict=True)) for r in table["data"]]
     assert sorted(r["case"] for r in rows) == ["case_07", "case_08", "case_09"]
-    assert [r["dice"] for r in rows] == sorted(r["dice"] for r in rows), "the worst first"
+    assert [r["dice"] for r in rows] == sorted(r["dice"] for r in rows), "the worst case comes first"
     files = set(artifacts(client, run.info.run_id))
     assert all(r["picture"]["filepath"] in files for r in rows)
 
 
-def test_the_description_tells_task_network_and_result(run: Any) -> None:
+def test_the_description_has_task_network_and_result(run: Any) -> None:
     text = run.data.tags["mlflow.note.content"]
 
     assert "left, right from T1" in text
@@ -98,14 +100,14 @@ def test_the_description_tells_task_network_and_result(run: Any) -> None:
     assert f"| mean over labels | {dice:.4f} ({run.data.metrics['final/val/dice_low']:.4f} to" in text
 
 
-def test_the_registered_version_carries_the_model_card(client: Any) -> None:
+def test_the_registered_version_has_the_model_card(client: Any) -> None:
     card = client.get_model_version_by_alias("blobs", "newest").description
 
     assert "not for clinical decisions" in card
     assert "## Limits" in card
 
 
-def test_the_registered_model_is_the_runs_model(
+def test_the_registered_model_equals_the_model_of_the_run(
     client: Any, run: Any, trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
     study, folder = trained
@@ -118,7 +120,7 @@ def test_the_registered_model_is_the_runs_model(
     np.testing.assert_array_equal(fetched.predict(scan), medhybrid.load_model(folder).predict(scan))
 
 
-def test_the_exported_program_loads_with_pickle_refused_and_gives_the_same_logits(
+def test_the_exported_program_loads_without_pickle_and_gives_the_same_logits(
     client: Any, trained: tuple[StudyFolder, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
@@ -138,7 +140,7 @@ def test_the_exported_program_loads_with_pickle_refused_and_gives_the_same_logit
 
 
 @pytest.mark.usefixtures("blank_pictures", "small_program")
-def test_a_resumed_run_goes_on_in_the_same_mlflow_run(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_same_mlflow_run(prepared: StudyFolder, tmp_path: Path) -> None:
     import mlflow
 
     config = load_config(
@@ -158,7 +160,7 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(prepared: StudyFolder, tmp
 
 
 @pytest.mark.usefixtures("blank_pictures", "small_program")
-def test_a_run_whose_store_answers_only_after_the_last_checkpoint_is_resumed_in_the_same_mlflow_run(
+def test_a_run_whose_store_answers_after_the_last_checkpoint_continues_the_same_mlflow_run(
     prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_run = MlflowTracker._open_run
@@ -181,7 +183,7 @@ def test_a_run_whose_store_answers_only_after_the_last_checkpoint_is_resumed_in_
 
 
 @pytest.mark.usefixtures("blank_pictures", "small_program")
-def test_a_store_that_is_away_does_not_stop_the_training(
+def test_an_unreachable_store_does_not_stop_the_training(
     prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medhybrid.tracking.mlflow.CLOSE_TIMEOUT_S", 1.0)
@@ -199,13 +201,13 @@ def test_a_store_that_is_away_does_not_stop_the_training(
     assert {"metrics", "image", "model", "finish"} <= set(kept)
 
 
-def test_the_validation_on_record_is_what_predict_gives(
+def test_the_recorded_validation_equals_the_scores_of_predict(
     trained: tuple[StudyFolder, Path], run: Any, tmp_path: Path
 ) -> None:
-    """From the scans alone, the model reaches the Dice that the run says, case by case."""
+    """Predicted from the scans, the model reaches the recorded Dice of each case."""
     study, folder = trained
     model = medhybrid.load_model(folder)
-    model.precision = torch.float32  # as the run's; bf16 moves single voxels
+    model.precision = torch.float32  # the precision of the run; bf16 changes single voxels
     for case in ("case_07", "case_08", "case_09"):
         scan = medhybrid.read_scan(study.folder / "data" / "imagesTr" / f"{case}.nii.gz")
         reference = np.asarray(nib.load(study.folder / "data" / "labelsTr" / f"{case}.nii.gz").dataobj)

@@ -1,4 +1,4 @@
-"""Every name of a case or label gives a name that MLflow accepts, and never another one's."""
+"""Every case or label name is encoded as a unique name that MLflow accepts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medhybrid.tracking.names import MAX_IMAGE_NAME, MAX_METRIC_NAME, image_name, metric_name
 
-# Names that MLflow accepts, by its documentation and `mlflow.utils.validation`: names of metrics, keys of images.
+# Names of metrics and keys of images that MLflow accepts, from its documentation and `mlflow.utils.validation`.
 METRIC = re.compile(r"[/\w.\- :]+")
 IMAGE = re.compile(r"[a-zA-Z0-9_\-./ ]+")
 
@@ -22,7 +22,7 @@ def is_plain_path(name: str) -> bool:
 
 
 def decode(encoded: str) -> str:
-    """The name that an encoded one stands for, worked out from the rule alone."""
+    """Decode a name by the documented rule, independently of the encoder."""
     return re.sub(r"_x([0-9A-F]*)_", lambda m: chr(int(m[1], 16)) if m[1] else "", encoded)
 
 
@@ -38,11 +38,11 @@ def test_every_name_is_accepted_and_can_be_decoded(name: str) -> None:
 
         assert accepted.fullmatch(encoded)
         assert is_plain_path(encoded)
-        assert decode(encoded) == name, "so that no other name can give the same"
+        assert decode(encoded) == name, "decodable, so names stay unique"
 
 
 @given(st.text(min_size=100, max_size=400))
-def test_a_long_name_is_shortened_to_what_a_store_takes(name: str) -> None:
+def test_a_long_name_is_shortened_to_the_limit_of_a_store(name: str) -> None:
     assert len(metric_name(name)) <= MAX_METRIC_NAME
     assert len(image_name(name)) <= MAX_IMAGE_NAME
     assert is_plain_path(image_name(name))
@@ -51,13 +51,13 @@ def test_a_long_name_is_shortened_to_what_a_store_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["val/dice", "val_case/case_07/dice", "case 1", "system/gpu_0.memory", "max_x", "A-1"])
-def test_a_name_that_mlflow_accepts_stays_as_it_is(name: str) -> None:
+def test_a_name_that_mlflow_accepts_is_not_changed(name: str) -> None:
     assert metric_name(name) == image_name(name) == name
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("a+b", "a(b"), ("a b", "a_b"), ("a#b", "a/b"), ("ü", "u\u0308"), ("a,b", "a'b"), ("a/", "a")]
 )
-def test_names_that_differ_in_one_mark_stay_apart(one: str, other: str) -> None:
+def test_names_that_differ_in_one_character_stay_different(one: str, other: str) -> None:
     assert metric_name(one) != metric_name(other)
     assert image_name(one) != image_name(other)

@@ -1,4 +1,4 @@
-"""A real MLflow server with artifacts through it, on PostgreSQL where that is here, which goes away in mid-run."""
+"""A training outlasts the loss of its MLflow server, with artifacts through the server and PostgreSQL if installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 @contextmanager
 def server(store: str, folder: Path, port: int) -> Iterator[str]:
-    """`mlflow server` as docker/compose.yaml runs it; killed at the end, with all its workers."""
+    """Run `mlflow server` as docker/compose.yaml does, and kill it with its workers at the end."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += [
         "--workers",
@@ -50,7 +50,7 @@ def server(store: str, folder: Path, port: int) -> Iterator[str]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[str]:
-    """A PostgreSQL of its own; sqlite where there is none, no driver (pg8000, extra [server]), or no right to start it."""
+    """Start a PostgreSQL server; use SQLite if it is not installed, may not be started, or its driver (pg8000) is missing."""
     if not POSTGRES or find_spec("pg8000") is None or shutil.which("setpriv") is None or os.getuid() != 0:
         yield f"sqlite:///{tmp_path / 'mlflow.db'}"
         return
@@ -73,7 +73,7 @@ def store(tmp_path: Path) -> Iterator[str]:
         shutil.rmtree(data)
 
 
-def test_a_server_that_goes_away_and_comes_back_has_every_step_and_the_model(
+def test_a_server_that_is_restarted_receives_every_step_and_the_model(
     prepared: StudyFolder, store: str, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -86,11 +86,11 @@ def test_a_server_that_goes_away_and_comes_back_has_every_step_and_the_model(
         wait_until(
             lambda: any(tmp_path.glob("runs/blobs/*/mlflow_run_id")) or training.poll() is not None, "an MLflow run"
         )
-    wait_until(lambda: "cannot send" in said.read_text() or training.poll() is not None, "a server that is missed")
+    wait_until(lambda: "cannot send" in said.read_text() or training.poll() is not None, "a warning about the server")
     with server(store, tmp_path, port) as address:
         training.wait(patience_s())
         assert training.returncode == 0, said.read_text()
-        assert "cannot send" in said.read_text(), "it was away"
+        assert "cannot send" in said.read_text(), "the server was unreachable"
         (id_file,) = tmp_path.glob("runs/blobs/*/mlflow_run_id")
         client, run_id = mlflow.MlflowClient(address), id_file.read_text().strip()
         losses = client.get_metric_history(run_id, "train/loss")

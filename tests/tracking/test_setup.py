@@ -1,4 +1,4 @@
-"""A store is made by one process at a time, and never seen half made; one of another version is named with the remedy."""
+"""One process at a time creates a store, incomplete stores are never used, and other versions are refused with a remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medhybrid.tracking.setup import prepare_store
 from tests.tracking.records import add_experiment, add_run, execute
 
 FIRST_REVISION = "451aebb31d03"
-"""The first change of tables that MLflow ever made, by its history."""
+"""The first revision of MLflow's tables."""
 
 UNKNOWN_REVISION = "ffffffffffff"
 
@@ -33,7 +33,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def makes(monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> list[Path]:
-    """A store is copied where it would be made, slowly; the paths that were made."""
+    """Replace the creation of a store by a slow copy, and return the list of created paths."""
     made: list[Path] = []
 
     def make(path: Path) -> None:
@@ -46,7 +46,7 @@ def makes(monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> list[Path]:
 
 
 def half_made(path: Path, revision: str = FIRST_REVISION) -> Path:
-    """A store whose tables two processes made at the same time."""
+    """Create a store whose tables two processes created at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path)) as database, database:
         columns = "experiment_id INTEGER PRIMARY KEY, name TEXT, artifact_location TEXT, lifecycle_stage TEXT"
@@ -58,16 +58,14 @@ def half_made(path: Path, revision: str = FIRST_REVISION) -> Path:
     return path
 
 
-def test_the_store_that_mlflow_makes_is_ready_and_lies_alone_in_its_folder(empty_store: Path) -> None:
+def test_a_created_store_is_ready_and_the_only_file_in_its_folder(empty_store: Path) -> None:
     assert read_schema(empty_store).state == "ready"
     assert sorted(p.name for p in empty_store.parent.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
     (place,) = execute(empty_store, "SELECT artifact_location FROM experiments")
     assert place[0] == (empty_store.parent / "mlartifacts" / "0").as_uri(), "not in the working directory"
 
 
-def test_of_several_who_begin_at_once_one_makes_the_store_and_the_others_wait(
-    tmp_path: Path, makes: list[Path]
-) -> None:
+def test_one_of_several_processes_creates_the_store_and_the_others_wait(tmp_path: Path, makes: list[Path]) -> None:
     path, problems = tmp_path / "runs" / "mlflow.db", []
     states: list[str] = []
 
@@ -89,7 +87,7 @@ def test_of_several_who_begin_at_once_one_makes_the_store_and_the_others_wait(
     assert makes == [path]
 
 
-def test_whoever_holds_the_lock_is_waited_for(tmp_path: Path, makes: list[Path]) -> None:
+def test_the_holder_of_the_lock_is_waited_for(tmp_path: Path, makes: list[Path]) -> None:
     path = tmp_path / "mlflow.db"
     with held(tmp_path / ".mlflow.db.lock"):
         thread = threading.Thread(target=prepare_store, args=(sqlite_url(path),))
@@ -102,7 +100,7 @@ def test_whoever_holds_the_lock_is_waited_for(tmp_path: Path, makes: list[Path])
 
 
 @pytest.mark.parametrize("revision", [FIRST_REVISION, ""])
-def test_a_store_that_was_left_half_made_is_kept_aside_and_made_again(
+def test_an_unfinished_store_is_renamed_and_created_again(
     tmp_path: Path, makes: list[Path], revision: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = half_made(tmp_path / "mlflow.db", revision)
@@ -113,7 +111,7 @@ def test_a_store_that_was_left_half_made_is_kept_aside_and_made_again(
     assert read_schema(path).state == "ready"
     (kept,) = tmp_path.glob("mlflow.db.unfinished-*")
     assert kept.read_bytes() == before
-    assert "cut off" in caplog.text
+    assert "was interrupted" in caplog.text
 
 
 def test_unfinished_tables_that_still_change_are_waited_for(
@@ -138,18 +136,20 @@ def test_a_store_of_an_older_mlflow_is_refused_with_the_command_that_upgrades_it
     add_run(store, "a" * 32, add_experiment(store, "t", "file:///x"), "file:///x/a")
     execute(store, "UPDATE alembic_version SET version_num = ?", (FIRST_REVISION,))
 
-    with pytest.raises(TrackingError, match=f"older MLflow.*{FIRST_REVISION}.*mlflow db upgrade sqlite:///{store}"):
+    with pytest.raises(
+        TrackingError, match=f"older version of MLflow.*{FIRST_REVISION}.*mlflow db upgrade sqlite:///{store}"
+    ):
         prepare_store(sqlite_url(store))
 
 
 def test_a_store_of_a_newer_mlflow_is_refused(store: Path) -> None:
     execute(store, "UPDATE alembic_version SET version_num = ?", (UNKNOWN_REVISION,))
 
-    with pytest.raises(TrackingError, match=f"newer MLflow.*{UNKNOWN_REVISION}"):
+    with pytest.raises(TrackingError, match=f"newer version of MLflow.*{UNKNOWN_REVISION}"):
         prepare_store(sqlite_url(store))
 
 
-def test_a_database_of_something_else_gets_no_tables(tmp_path: Path) -> None:
+def test_a_database_of_another_program_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "trials.db"
     execute(path, "CREATE TABLE trials (n INTEGER)")
 
@@ -160,7 +160,7 @@ def test_a_database_of_something_else_gets_no_tables(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", ["a INTEGER", "name TEXT", "experiment_id INTEGER, name TEXT"])
 @pytest.mark.parametrize("others", [[], ["alembic_version (version_num TEXT)"]])
-def test_a_table_of_experiments_of_another_program_makes_no_store(
+def test_another_programs_table_of_experiments_is_not_taken_for_a_store(
     tmp_path: Path, columns: str, others: list[str]
 ) -> None:
     path = tmp_path / "other.db"
@@ -169,13 +169,13 @@ def test_a_table_of_experiments_of_another_program_makes_no_store(
     execute(path, f"INSERT INTO experiments VALUES ({', '.join('1' for _ in columns.split(','))})")
     before = path.read_bytes()
 
-    with pytest.raises(TrackingError, match=r"is not an MLflow store.*a database of something else"):
+    with pytest.raises(TrackingError, match=r"is not an MLflow store.*a database of another program"):
         prepare_store(sqlite_url(path))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["other.db"]
 
 
-def test_a_damaged_store_is_named_and_stays(tmp_path: Path) -> None:
+def test_a_damaged_store_is_reported_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(b"no database" * 100)
 
@@ -184,7 +184,7 @@ def test_a_damaged_store_is_named_and_stays(tmp_path: Path) -> None:
     assert path.read_bytes() == b"no database" * 100
 
 
-def test_the_installed_mlflows_changes_form_one_chain_with_one_end() -> None:
+def test_the_revisions_of_the_installed_mlflow_form_one_chain() -> None:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     revisions, newest = known_revisions()
@@ -193,7 +193,7 @@ def test_the_installed_mlflows_changes_form_one_chain_with_one_end() -> None:
     assert newest == _get_latest_schema_revision()
 
 
-def test_a_server_makes_its_own_store(tmp_path: Path) -> None:
+def test_no_store_is_created_for_a_server(tmp_path: Path) -> None:
     prepare_store("http://127.0.0.1:9", lock=tmp_path)
 
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What cannot be sent is kept, and sent later in order; a refused event holds up no others and is not lost."""
+"""Unsent events are stored and sent later in order, and a refused event neither blocks others nor is lost."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Server:
-    """Answers or not; remembers what it got."""
+    """Server that answers or not, and records the events that it received."""
 
     def __init__(self) -> None:
         self.is_up = True
@@ -43,7 +43,7 @@ def test_events_arrive_in_order(tmp_path: Path) -> None:
     assert server.got == list(range(50))
 
 
-def test_what_a_server_that_is_away_did_not_get_is_sent_by_the_next_run(tmp_path: Path) -> None:
+def test_events_that_an_unreachable_server_missed_are_sent_by_the_next_run(tmp_path: Path) -> None:
     server = Server()
     server.is_up = False
     spool = Spool(server.send, tmp_path / "unsent.jsonl")
@@ -60,7 +60,7 @@ def test_what_a_server_that_is_away_did_not_get_is_sent_by_the_next_run(tmp_path
     assert not (tmp_path / "unsent.jsonl").exists()
 
 
-def test_lines_that_a_kill_cut_off_hold_up_no_others(tmp_path: Path) -> None:
+def test_truncated_lines_do_not_block_other_events(tmp_path: Path) -> None:
     (tmp_path / "unsent.jsonl").write_text('{"n": 0}\n{"n": 1}\n{"n"')
     server = Server()
 
@@ -69,7 +69,7 @@ def test_lines_that_a_kill_cut_off_hold_up_no_others(tmp_path: Path) -> None:
     assert server.got == [0, 1]
 
 
-def test_a_server_that_comes_back_gets_everything(tmp_path: Path) -> None:
+def test_a_recovered_server_receives_all_events(tmp_path: Path) -> None:
     server = Server()
     server.is_up = False
     spool = Spool(server.send, tmp_path / "unsent.jsonl")
@@ -80,7 +80,7 @@ def test_a_server_that_comes_back_gets_everything(tmp_path: Path) -> None:
     assert server.got == [0]
 
 
-def test_an_event_that_a_living_server_refuses_is_passed_over_and_kept(tmp_path: Path) -> None:
+def test_an_event_that_the_server_refuses_is_postponed_and_kept(tmp_path: Path) -> None:
     server = Server()
     spool = Spool(server.send, tmp_path / "unsent.jsonl", is_alive=lambda: True)
     for event in ({"n": 0}, {"n": 1, "poison": True}, {"n": 2}):
@@ -92,7 +92,7 @@ def test_an_event_that_a_living_server_refuses_is_passed_over_and_kept(tmp_path:
     assert kept["n"] == 1
 
 
-def test_an_event_that_was_refused_is_tried_once_by_the_next_run_and_sent_if_its_cause_is_mended(
+def test_a_refused_event_is_tried_once_by_the_next_run_and_sent_if_its_cause_is_fixed(
     tmp_path: Path,
 ) -> None:
     tries: list[int] = []
@@ -115,7 +115,7 @@ def test_an_event_that_was_refused_is_tried_once_by_the_next_run_and_sent_if_its
     assert Spool(send, tmp_path / "unsent.jsonl", is_alive=lambda: True).close(patience_s()) == 0
 
 
-def test_a_store_that_is_closed_loses_nothing_and_is_not_waited_for_at_the_end(
+def test_a_closed_store_loses_no_event_and_does_not_delay_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def send(_: Event) -> None:
@@ -130,10 +130,10 @@ def test_a_store_that_is_closed_loses_nothing_and_is_not_waited_for_at_the_end(
     assert time.monotonic() - start < 10
     kept = [json.loads(line) for line in (tmp_path / "unsent.jsonl").read_text().splitlines()]
     assert [e["n"] for e in kept] == list(range(15))
-    assert caplog.text.count("the experiment is deleted; restore it") == 1, "the reason, once"
+    assert caplog.text.count("the experiment is deleted; restore it") == 1, "the reason is logged once"
 
 
-def test_a_store_that_is_opened_again_during_the_run_gets_everything(tmp_path: Path) -> None:
+def test_a_store_that_is_reopened_during_the_run_receives_all_events(tmp_path: Path) -> None:
     server, is_closed = Server(), threading.Event()
     is_closed.set()
 
@@ -151,7 +151,9 @@ def test_a_store_that_is_opened_again_during_the_run_gets_everything(tmp_path: P
     assert server.got == [0, 1, 2]
 
 
-def test_an_event_whose_file_is_gone_is_dropped_with_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_event_whose_file_is_gone_is_dropped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def send(event: Event) -> None:
         raise GoneFileError(event["path"])
 
@@ -164,7 +166,7 @@ def test_an_event_whose_file_is_gone_is_dropped_with_its_name(tmp_path: Path, ca
 
 @pytest.mark.parametrize("keeps_absolute", [False, True])
 @pytest.mark.parametrize("is_copied", [False, True])
-def test_unsent_files_are_those_of_the_folder_where_it_is_now(
+def test_paths_of_unsent_events_follow_a_moved_run_folder(
     tmp_path: Path, is_copied: bool, keeps_absolute: bool
 ) -> None:
     run = tmp_path / "old" / "runs" / "run-1"
@@ -175,7 +177,7 @@ def test_unsent_files_are_those_of_the_folder_where_it_is_now(
     spool = Spool(server.send, run / "unsent.jsonl")
     spool.put({"n": 0, "path": str(run / "x.png")})
     spool.close(0.05)
-    if keeps_absolute:  # as earlier versions wrote it
+    if keeps_absolute:  # as earlier versions stored it
         (run / "unsent.jsonl").write_text(json.dumps({"n": 0, "path": str(run / "x.png")}) + "\n")
     (shutil.copytree if is_copied else shutil.move)(tmp_path / "old", tmp_path / "new")
     sent: list[Event] = []
@@ -185,7 +187,7 @@ def test_unsent_files_are_those_of_the_folder_where_it_is_now(
     assert [e["path"] for e in sent] == [str(tmp_path / "new" / "runs" / "run-1" / "x.png")]
 
 
-def test_an_event_whose_turn_has_not_come_is_tried_until_it_has(tmp_path: Path) -> None:
+def test_an_event_that_cannot_be_sent_yet_is_tried_until_it_can(tmp_path: Path) -> None:
     asked: list[Event] = []
 
     def send(event: Event) -> None:
@@ -200,7 +202,7 @@ def test_an_event_whose_turn_has_not_come_is_tried_until_it_has(tmp_path: Path) 
     assert len(asked) == 2 * MAX_REFUSALS + 1
 
 
-def test_handing_over_never_waits_for_the_server(tmp_path: Path) -> None:
+def test_adding_an_event_never_waits_for_the_server(tmp_path: Path) -> None:
     started = threading.Event()
     release = threading.Event()
 
@@ -212,7 +214,7 @@ def test_handing_over_never_waits_for_the_server(tmp_path: Path) -> None:
     spool.put({"n": 0})
     assert started.wait(patience_s())
     for n in range(1000):
-        spool.put({"n": n})  # would take hours if it waited
+        spool.put({"n": n})  # would take hours if it waited for the server
     release.set()
     spool.close(patience_s())
 
@@ -235,7 +237,7 @@ def test_events_that_a_killed_run_was_sending_are_sent_by_the_next(tmp_path: Pat
         reached.set()
         ended.wait()
 
-    Spool(hang, tmp_path / "unsent.jsonl")  # of a process that is killed now: nothing is closed
+    Spool(hang, tmp_path / "unsent.jsonl")  # its process is killed now, so the spool is not closed
     assert reached.wait(patience_s())
     sent: list[Event] = []
 

@@ -1,4 +1,4 @@
-"""Records arrive for cases and labels of any name, in a project at any place, and none is lost."""
+"""Records arrive for any case and label names and after a project was moved, and none is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medhybrid.tracking.registry import Registry
 from tests.synthetic import StudyFolder
 from tests.tracking.records import execute
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow and its store warn of themselves
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings inside MLflow and SQLAlchemy
 
 NAMES = (
     "a+b",
@@ -70,7 +70,7 @@ def small_image(folder: Path, name: str) -> Path:
     return path
 
 
-def test_images_and_metrics_of_cases_with_any_name_arrive_each_under_one_of_its_own(run: Path) -> None:
+def test_images_and_metrics_of_cases_with_any_name_arrive_under_different_names(run: Path) -> None:
     tracker, path = tracker_of(run), small_image(run, "x")
     for name in NAMES:
         tracker.log_image(path, f"validation/{name}", 0)
@@ -89,7 +89,7 @@ def test_images_and_metrics_of_cases_with_any_name_arrive_each_under_one_of_its_
     assert [row[0] for row in table["data"]] == ["NA", "null"]
 
 
-def test_records_of_a_deleted_experiment_are_all_kept_with_the_reason_and_sent_once_it_is_restored(
+def test_records_of_a_deleted_experiment_are_kept_with_the_reason_and_sent_after_its_restoration(
     run: Path, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = tracker_of(run)
@@ -131,7 +131,7 @@ def test_records_of_a_run_that_is_deleted_while_it_runs_are_kept(run: Path, stor
 
 
 @pytest.mark.parametrize("is_copied", [False, True])
-def test_a_run_that_goes_on_in_a_moved_or_copied_project_writes_to_where_it_is_now(
+def test_a_resumed_run_of_a_moved_or_copied_project_writes_to_its_current_folder(
     run: Path, tmp_path: Path, is_copied: bool
 ) -> None:
     tracker = tracker_of(run)
@@ -155,22 +155,22 @@ def test_a_run_that_goes_on_in_a_moved_or_copied_project_writes_to_where_it_is_n
 
 @pytest.fixture(scope="module")
 def copied(trained: tuple[StudyFolder, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs of the trained study, copied to another place; the original is still there."""
+    """Copy the runs of the trained study to another place; the original still exists."""
     return Path(shutil.copytree(trained[0].config.runs, tmp_path_factory.mktemp("copy") / "runs"))
 
 
 @pytest.mark.slow
-def test_a_registered_model_of_a_copied_project_is_its_own(copied: Path, tmp_path: Path) -> None:
+def test_a_registered_model_of_a_copied_project_is_read_from_the_copy(copied: Path, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(copied, tmp_path / "runs"))
     assert medhybrid.load_model("models:/blobs@newest", tracking_uri=default_uri(runs)).record.plan.study == "blobs"
     (runs / "mlartifacts").rename(runs / "elsewhere")
 
-    with pytest.raises(ModelError, match=rf"files of models:/blobs@newest are not where.*{runs}/mlartifacts"):
+    with pytest.raises(ModelError, match=rf"artifacts of models:/blobs@newest are missing.*{runs}/mlartifacts"):
         medhybrid.load_model("models:/blobs@newest", tracking_uri=default_uri(runs))
 
 
 @pytest.mark.slow
-def test_a_registered_model_is_read_from_a_copied_store_that_must_not_be_written_to(
+def test_a_registered_model_is_read_from_a_read_only_copied_store(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sqlite3
@@ -189,16 +189,16 @@ def test_a_registered_model_is_read_from_a_copied_store_that_must_not_be_written
 
 
 @pytest.mark.slow
-def test_a_model_that_was_renamed_in_the_store_is_named(copied: Path, tmp_path: Path) -> None:
+def test_a_model_that_was_renamed_in_the_store_is_reported(copied: Path, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(copied, tmp_path / "runs"))
     run_id = next(runs.glob(f"*/*/{RUN_ID_FILE}")).read_text().strip()
     client_of(runs).rename_registered_model("blobs", "tumours")
 
-    with pytest.raises(ModelError, match=r"no version of the model blobs.*tumours.*Rename it to blobs"):
+    with pytest.raises(ModelError, match=r"no registered version of the model blobs.*tumours.*Rename it to blobs"):
         Registry(default_uri(runs)).of_run("blobs", run_id)
 
 
-def test_a_study_is_refused_before_anything_is_made_where_its_experiment_is_deleted(
+def test_a_study_with_a_deleted_experiment_is_refused_before_any_file_is_written(
     prepared: StudyFolder, run: Path, store: Path
 ) -> None:
     tracker_of(run).finish("FINISHED")
@@ -213,7 +213,7 @@ def test_a_study_is_refused_before_anything_is_made_where_its_experiment_is_dele
     assert [p for p in sorted(store.parent.rglob("*")) if p not in before] == [store.parent / "blobs"]
 
 
-def test_names_in_the_environment_hold_where_the_config_has_none(
+def test_names_from_the_environment_are_used_if_the_config_has_none(
     prepared: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = prepared.config
@@ -226,9 +226,7 @@ def test_names_in_the_environment_hold_where_the_config_has_none(
         check_tracking(config)
 
 
-def test_a_store_that_mlflow_is_pointed_at_is_not_taken_for_the_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_temporary_tracking_uri_is_not_taken_for_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pointed_at("sqlite:////one.db"), pointed_at("sqlite:////other.db"):
         assert store_uri(None, tmp_path) == default_uri(tmp_path)
     assert "MLFLOW_TRACKING_URI" not in os.environ

@@ -1,4 +1,4 @@
-"""At any moment one whole checkpoint is on disk, and none of them can run code."""
+"""A complete checkpoint is on disk at any moment, and loading it runs no code."""
 
 import pickle
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_saving_and_loading_is_identity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"half"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(tmp_path: Path, damage: bytes) -> None:
     save_checkpoint(tmp_path, {"step": 1})
     save_checkpoint(tmp_path, {"step": 2})
     (tmp_path / "last.pt").write_bytes(damage)
@@ -28,7 +28,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     assert load_checkpoint(tmp_path)["step"] == 1
 
 
-def test_a_changed_weight_is_noticed_and_the_checkpoint_before_is_taken(tmp_path: Path) -> None:
+def test_a_changed_weight_is_detected_and_the_previous_checkpoint_loaded(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, {"step": 1})
     save_checkpoint(tmp_path, {"step": 2, "weights": torch.full((99,), 1.5)})
     content = bytearray((tmp_path / "last.pt").read_bytes())
@@ -38,7 +38,7 @@ def test_a_changed_weight_is_noticed_and_the_checkpoint_before_is_taken(tmp_path
     assert load_checkpoint(tmp_path)["step"] == 1
 
 
-def test_without_any_the_error_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_checkpoint_the_error_has_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no usable checkpoint.*Start a new run"):
         load_checkpoint(tmp_path)
 

@@ -1,4 +1,4 @@
-"""A run can be repeated, broken off, resumed and extended; it stops at what it must not train on."""
+"""A run can be reproduced, interrupted, resumed and extended, and stops at errors in its data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_losses_do_not_depend_on_the_number_of_workers(prepared: StudyFolder, tm
     assert losses[0] == losses[1]
 
 
-def test_another_seed_gives_another_run(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_another_seed_gives_other_losses(prepared: StudyFolder, tmp_path: Path) -> None:
     runs = [trainer(prepared, tmp_path / str(seed), seed=seed, iterations=2) for seed in (0, 1)]
     losses = [every_loss(run) for run in runs]
     for run in runs:
@@ -72,12 +72,14 @@ def test_a_finished_run_can_be_extended(prepared: StudyFolder, tmp_path: Path) -
     assert len(losses) == 4
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_cases(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training_and_lists_the_cases(
+    prepared: StudyFolder, tmp_path: Path
+) -> None:
     made = trainer(prepared, tmp_path)
     batch = made.sampler.batch(0)
     poisoned = replace(batch, image=np.full_like(batch.image, np.nan), cases=("case_03", "case_05"))
 
-    with pytest.raises(TrainingError, match=r"no longer finite at step 0.*case_03, case_05"):
+    with pytest.raises(TrainingError, match=r"diverged at step 0.*case_03, case_05"):
         made._train_step(poisoned)
     assert (tmp_path / "checkpoint" / "last.pt").exists()
 
@@ -92,22 +94,20 @@ def test_an_interrupted_run_keeps_its_best_validated_weights(prepared: StudyFold
 
 
 @pytest.mark.parametrize("keep", ["final", "best"])
-def test_the_best_validated_weights_are_kept_where_that_is_asked_for(
-    prepared: StudyFolder, tmp_path: Path, keep: str
-) -> None:
+def test_the_best_validated_weights_are_kept_with_keep_best(prepared: StudyFolder, tmp_path: Path, keep: str) -> None:
     made = trainer(prepared, tmp_path, iterations=4, keep=keep)
     best = {name: weight.clone() for name, weight in made.network.state_dict().items()}
-    made.best_dice, made.best_weights = 2.0, best  # which no validation beats
+    made.best_dice, made.best_weights = 2.0, best  # no validation reaches this Dice
 
     outcome = made.fit()
 
     assert all(torch.equal(outcome.weights[k], v) for k, v in best.items()) is (keep == "best")
 
 
-def test_without_training_cases_the_error_says_so(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_a_training_without_cases_is_refused(prepared: StudyFolder, tmp_path: Path) -> None:
     dataset = PreparedDataset(prepared_folder(prepared.config))
 
-    with pytest.raises(TrainingError, match="no case to train on"):
+    with pytest.raises(TrainingError, match="no training cases"):
         Trainer(prepared.config, dataset.plan, [], [], folder=tmp_path, tracker=JsonlTracker(tmp_path / "log.jsonl"))
 
 
@@ -119,7 +119,7 @@ def test_validation_uses_every_case_at_the_end_and_only_then_mirrors(prepared: S
     assert counts == [1, 3]
 
 
-def test_a_budget_in_minutes_ends_in_time(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_a_training_with_a_budget_in_minutes_ends_in_time(prepared: StudyFolder, tmp_path: Path) -> None:
     made = trainer(prepared, tmp_path, iterations=None, max_minutes=0.03, n_validations=1)
 
     outcome = made.fit()
@@ -130,7 +130,7 @@ def test_a_budget_in_minutes_ends_in_time(prepared: StudyFolder, tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_losses_of_a_small_training_are_the_golden_ones(tmp_path: Path) -> None:
-    """Numbers differ a little between processors; a change of recipe moves them far more."""
+    """Processors cause small differences; a change of the training recipe causes much larger ones."""
     assert training_losses(tmp_path) == pytest.approx(json.loads(GOLDEN.read_text()), rel=0.02)
 
 

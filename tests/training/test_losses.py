@@ -1,4 +1,4 @@
-"""The loss has its golden values, and is lowest for the right answer."""
+"""The loss has its golden values, and is lowest for correct logits."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_golden_values() -> None:
 
 
 def test_soft_dice_by_hand() -> None:
-    """One label, sums over the batch: overlap 1.5, volumes 2 and 2."""
+    """One label with sums over the batch: overlap 1.5, volumes 2 and 2."""
     probabilities = torch.tensor([[0.0, 0.5, 0.0, 1.0], [1.0, 0.5, 1.0, 0.0]]).reshape(1, 2, 4, 1, 1)
     probabilities[0, 1] = torch.tensor([0.5, 1.0, 0.5, 0.0]).reshape(4, 1, 1)
     target = torch.tensor([1, 1, 0, 0]).reshape(1, 4, 1, 1)
@@ -29,7 +29,7 @@ def test_soft_dice_by_hand() -> None:
     assert float(soft_dice_loss(probabilities, target)) == pytest.approx(1 - (2 * 1.5 + 1) / (2 + 2 + 1))
 
 
-def test_the_right_answer_costs_nearly_nothing_and_a_wrong_one_much() -> None:
+def test_the_loss_is_near_zero_for_correct_logits_and_high_for_wrong_ones() -> None:
     _, target = example()
     right = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float() * 30
     logits = Logits(right, right[..., ::2, ::2, ::2])
@@ -38,7 +38,7 @@ def test_the_right_answer_costs_nearly_nothing_and_a_wrong_one_much() -> None:
     assert float(compute_loss(logits, (target + 1) % 3, 0.3).total) > 10
 
 
-def test_an_absent_label_costs_nothing_where_none_is_predicted() -> None:
+def test_an_absent_label_that_is_not_predicted_adds_no_loss() -> None:
     target = torch.zeros(1, 4, 4, 4, dtype=torch.long)
     background = torch.zeros(1, 2, 4, 4, 4)
     background[:, 0] = 1.0

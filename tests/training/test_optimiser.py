@@ -1,4 +1,4 @@
-"""The learning rate warms up and falls along a cosine; the average follows the weights."""
+"""Muon, AdamW, their joint state and the moving average of the weights agree with independent computations."""
 
 import pytest
 import torch
@@ -37,8 +37,8 @@ def test_the_average_agrees_with_its_formula() -> None:
     torch.testing.assert_close(average.state["weight"], expected)
 
 
-def test_whole_numbers_are_not_averaged() -> None:
-    """Tables of indices and counts, which other networks keep among their weights."""
+def test_integer_buffers_are_not_averaged() -> None:
+    """Other networks have integer buffers in their state dict, such as index tables and counts."""
     net = nn.Linear(1, 1, bias=False)
     net.register_buffer("index", torch.arange(3))
     average = WeightAverage(net, decay=0.9)
@@ -48,7 +48,7 @@ def test_whole_numbers_are_not_averaged() -> None:
     assert torch.equal(average.state["index"], torch.arange(3))
 
 
-def test_muon_has_the_hidden_matrices_and_adamw_the_rest() -> None:
+def test_muon_trains_the_hidden_matrices_and_adamw_the_rest() -> None:
     net = nn.Sequential(nn.Conv3d(2, 32, 3), nn.Conv3d(32, 4, 1), nn.Linear(16, 32), nn.Linear(8, 32))
 
     matrices, others, plain = make_optimiser(net, CONFIG).param_groups
@@ -59,7 +59,7 @@ def test_muon_has_the_hidden_matrices_and_adamw_the_rest() -> None:
 
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
-def test_a_matrix_moves_as_torchs_muon_moves_it(shape: tuple[int, int]) -> None:
+def test_a_matrix_is_updated_as_by_torchs_muon(shape: tuple[int, int]) -> None:
     start, steps = torch.randn(shape), torch.randn(4, *shape)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     muon = Muon([ours], lr=0.01, weight_decay=0.1, precision=torch.bfloat16)
@@ -75,7 +75,7 @@ def test_a_matrix_moves_as_torchs_muon_moves_it(shape: tuple[int, int]) -> None:
     assert (ours - theirs).norm() < 0.02 * moved  # bf16 rounds in another order
 
 
-def test_a_kernel_moves_as_the_matrix_of_outputs_by_inputs_and_offsets() -> None:
+def test_a_kernel_is_updated_as_a_matrix_of_outputs_by_inputs_and_positions() -> None:
     kernel, gradient = torch.randn(16, 4, 3, 3, 3), torch.randn(16, 4, 3, 3, 3)
     kernels = [nn.Parameter(kernel.clone()), nn.Parameter(kernel.flatten(1).clone())]
     kernels[0].grad, kernels[1].grad = gradient.clone(), gradient.flatten(1).clone()
@@ -85,7 +85,7 @@ def test_a_kernel_moves_as_the_matrix_of_outputs_by_inputs_and_offsets() -> None
     torch.testing.assert_close(kernels[0].flatten(1), kernels[1])
 
 
-def test_singular_values_come_towards_one() -> None:
+def test_orthogonalisation_moves_singular_values_towards_one() -> None:
     matrices = torch.randn(3, 32, 64)
     before, after = (torch.linalg.svdvals(m) for m in (matrices, orthogonalise(matrices, torch.float32)))
 
@@ -93,7 +93,7 @@ def test_singular_values_come_towards_one() -> None:
     assert (after.amin(1) / after.amax(1) > 1.5 * before.amin(1) / before.amax(1)).all()
 
 
-def test_the_state_of_both_optimisers_comes_back() -> None:
+def test_the_state_of_both_optimisers_is_restored() -> None:
     def trained(state: dict[str, object] | None) -> tuple[JointOptimiser, nn.Linear]:
         torch.manual_seed(0)
         net = nn.Linear(16, 16)
@@ -117,5 +117,5 @@ def test_the_state_of_another_optimiser_is_refused() -> None:
     net = nn.Linear(16, 16)
     alone = make_optimiser(net, CONFIG.model_copy(update={"optimiser": "adamw"}))
 
-    with pytest.raises(ModelError, match="another optimiser"):
+    with pytest.raises(ModelError, match="written with another optimiser"):
         make_optimiser(net, CONFIG).load_state_dict(alone.state_dict())

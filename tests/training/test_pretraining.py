@@ -1,4 +1,4 @@
-"""Hidden parts are rebuilt from what is seen; what was learnt is a start; a run that was killed goes on."""
+"""Pretraining reconstructs masked tokens, can be resumed, and its weights can initialise a training."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def network(kind: str = "hybrid") -> SegmentationNetwork:
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 100))
-def test_the_share_of_tokens_is_hidden_in_each_sample(share: float, seed: int) -> None:
+def test_each_sample_has_the_mask_ratio(share: float, seed: int) -> None:
     hidden = hide_tokens((3, 4, 5, 2), share, torch.Generator().manual_seed(seed))
 
     assert hidden.flatten(1).sum(1).tolist() == [round(share * 40)] * 3
 
 
 @given(STRIDES, st.integers(0, 100))
-def test_patches_of_a_token_are_the_voxels_it_stands_for(stride: tuple[int, int, int], seed: int) -> None:
+def test_patches_are_the_voxels_of_their_token(stride: tuple[int, int, int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     grid = rng.integers(1, 4, 3)
     image = torch.from_numpy(rng.random((2, 3, *(grid * stride))))
@@ -77,7 +77,7 @@ def _only(image: torch.Tensor, box: tuple[slice, ...]) -> torch.Tensor:
     return inside
 
 
-def test_hidden_voxels_do_not_reach_the_network() -> None:
+def test_masked_voxels_do_not_influence_the_reconstruction() -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(network(), 1).eval()
     image = torch.rand(1, 1, 16, 16, 8)
@@ -88,7 +88,7 @@ def test_hidden_voxels_do_not_reach_the_network() -> None:
         torch.testing.assert_close(model(image, hidden), model(other, hidden))
 
 
-def test_the_loss_counts_hidden_tissue_alone() -> None:
+def test_the_loss_counts_only_masked_tissue() -> None:
     image = torch.rand(1, 1, 8, 8, 4) + 0.1
     image[..., 4:, :, :] = 0  # air
     hidden = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
@@ -105,7 +105,7 @@ def test_the_loss_counts_hidden_tissue_alone() -> None:
     torch.testing.assert_close(rebuilding_loss(rebuilt, image, hidden, (4, 4, 2)).total, torch.tensor(4.0))
 
 
-def test_hidden_parts_of_a_smooth_picture_are_rebuilt_from_the_rest() -> None:
+def test_masked_parts_of_a_smooth_image_are_reconstructed() -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(network(), 1)
     x, y, z = torch.meshgrid(*(torch.linspace(0, 1, n) for n in (16, 16, 8)), indexing="ij")
@@ -127,7 +127,7 @@ def test_hidden_parts_of_a_smooth_picture_are_rebuilt_from_the_rest() -> None:
 
 @pytest.fixture(scope="module")
 def scans(study: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
-    """The study's scans, prepared without their masks."""
+    """Return the config of the study with its scans prepared without masks."""
     folder = tmp_path_factory.mktemp("scans")
     places = f"prepare.folder={folder / 'prepared'}", f"runs={folder / 'runs'}"
     config = for_scans(small_config(study.folder, "training.iterations=12", "training.n_validations=2", *places))
@@ -151,7 +151,7 @@ def test_scans_are_prepared_without_their_masks(scans: StudyConfig, prepared: St
         np.testing.assert_array_equal(ours.image(), theirs.image())
 
 
-def test_a_killed_pretraining_goes_on_as_if_nothing_had_happened(scans: StudyConfig, tmp_path: Path) -> None:
+def test_a_resumed_pretraining_equals_an_uninterrupted_one(scans: StudyConfig, tmp_path: Path) -> None:
     whole = pretrainer(scans, tmp_path / "whole")
     expected = every_loss(whole)
     weights = whole.fit().weights
@@ -170,7 +170,7 @@ def test_a_killed_pretraining_goes_on_as_if_nothing_had_happened(scans: StudyCon
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_what_was_learnt_from_scans_is_a_start(scans: StudyConfig, study: StudyFolder, tmp_path: Path) -> None:
+def test_pretrained_weights_initialise_a_training(scans: StudyConfig, study: StudyFolder, tmp_path: Path) -> None:
     places = f"prepare.folder={scans.prepare.folder}", f"runs={tmp_path}"
     config = small_config(study.folder, "training.iterations=4", *places)
 
@@ -197,7 +197,7 @@ def test_a_training_without_masks_is_refused(scans: StudyConfig) -> None:
         medhybrid.train(scans)
 
 
-def test_a_scan_that_cannot_be_read_is_named_and_the_others_teach(
+def test_an_unreadable_scan_is_reported_and_the_others_are_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for n in range(4):
@@ -218,7 +218,7 @@ def test_a_scan_that_cannot_be_read_is_named_and_the_others_teach(
 
 
 class Told(Silent):
-    """What was said."""
+    """Reporter that records messages."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []

@@ -1,4 +1,4 @@
-"""Stages share the run out, move what they name at its rates, keep what the optimiser knows, and cost nothing for the rest."""
+"""Stages divide the run, train the chosen weights at their rates, and keep the state of the optimiser."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_rate_warms_up_then_falls_to_its_final_share() -> None:
     assert learning_rate(CONFIG, stage, 999, 1.3) == pytest.approx(1e-4)
 
 
-def test_a_stage_may_have_a_rate_of_its_own() -> None:
+def test_a_stage_may_have_a_different_peak_rate() -> None:
     (stage,) = plan_stages(CONFIG.model_copy(update={"stages": (StageConfig(share=1, peak_rate=5.0),)}))
 
     assert learning_rate(CONFIG, stage, 9, 0.0) == pytest.approx(5.0)
@@ -64,7 +64,7 @@ def test_stages_cover_the_run_in_order_and_without_gap(shares: list[float], prog
     assert 0 <= now.progress(progress) <= 1
 
 
-# --- what moves -------------------------------------------------------------------------------------------------------
+# --- trained and frozen weights ---------------------------------------------------------------------------------------
 
 
 def test_weights_belong_to_encoder_transformer_or_decoder() -> None:
@@ -75,7 +75,7 @@ def test_weights_belong_to_encoder_transformer_or_decoder() -> None:
     assert part_of("encoder.stages.1.0.norm.weight") == "encoder"
 
 
-def test_depth_grows_from_the_picture_to_the_decoder() -> None:
+def test_depth_grows_from_the_image_to_the_decoder() -> None:
     depth = depths(name for name, _ in network().named_parameters())
     path = [
         "encoder.stem.0.weight",
@@ -98,8 +98,8 @@ def test_factors_multiply_layer_decay_and_the_last_rate_that_fits() -> None:
     assert factors["bottleneck.transformer.norm.weight"] == pytest.approx(0.1 * 0.5)
 
 
-def test_a_part_that_the_network_lacks_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"transformer means no weight.*encoder\.stages"):
+def test_a_part_that_the_network_lacks_is_refused_with_the_available_names() -> None:
+    with pytest.raises(ConfigError, match=r"transformer selects no weight.*encoder\.stages"):
         rate_factors((n for n, _ in network("resnet").named_parameters()), StageConfig(train=("transformer",), share=1))
 
 
@@ -112,7 +112,7 @@ def step(net: SegmentationNetwork, optimiser, seed: int) -> None:  # type: ignor
     optimiser.step()
 
 
-def test_what_stands_still_has_no_gradient_and_keeps_its_momentum() -> None:
+def test_frozen_weights_have_no_gradient_and_keep_their_momentum() -> None:
     torch.manual_seed(0)
     net = network()
     weights = dict(net.named_parameters())
@@ -133,7 +133,7 @@ def test_what_stands_still_has_no_gradient_and_keeps_its_momentum() -> None:
     assert not torch.equal(net.decoder.detail[0].weight, decoder)
 
 
-def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
+def test_a_frozen_encoder_stores_no_activations_for_the_backward_pass() -> None:
     net = network()
     for name, weight in net.named_parameters():
         weight.requires_grad_(part_of(name) != "encoder")
@@ -143,7 +143,7 @@ def test_a_frozen_encoder_keeps_nothing_for_a_backward_pass() -> None:
     assert not any(m.requires_grad for m in maps)
 
 
-def test_a_weight_moves_in_proportion_to_its_factor() -> None:
+def test_the_update_of_a_weight_is_proportional_to_its_factor() -> None:
     moved = []
     for factor in (1.0, 0.25):
         torch.manual_seed(0)
@@ -161,7 +161,7 @@ def test_a_weight_moves_in_proportion_to_its_factor() -> None:
 
 
 @pytest.mark.parametrize("stop_at", [2, 3, 5, 6, 9])
-def test_a_run_broken_off_in_any_stage_goes_on_as_if_nothing_had_happened(
+def test_a_run_resumed_in_any_stage_equals_an_uninterrupted_one(
     prepared: StudyFolder, tmp_path: Path, stop_at: int
 ) -> None:
     whole = trainer(prepared, tmp_path / "whole", stages=THREE)
@@ -180,7 +180,7 @@ def test_a_run_broken_off_in_any_stage_goes_on_as_if_nothing_had_happened(
     assert all(torch.equal(weights[k], v) for k, v in expected_weights.items())
 
 
-def test_a_longer_run_does_not_go_back_to_an_earlier_stage(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_an_extended_run_does_not_return_to_an_earlier_stage(prepared: StudyFolder, tmp_path: Path) -> None:
     trainer(prepared, tmp_path, iterations=6, stages=THREE).fit()
 
     longer = trainer(prepared, tmp_path, iterations=12, stages=THREE)
@@ -192,7 +192,7 @@ def test_a_longer_run_does_not_go_back_to_an_earlier_stage(prepared: StudyFolder
     assert begun == [3]
 
 
-def test_one_stage_that_trains_all_is_a_run_without_stages(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_one_stage_that_trains_all_weights_equals_a_run_without_stages(prepared: StudyFolder, tmp_path: Path) -> None:
     runs = [trainer(prepared, tmp_path / str(n), stages=s) for n, s in enumerate([(), (StageConfig(share=0.3),)])]
     losses = [every_loss(run) for run in runs]
     for run in runs:
@@ -202,16 +202,16 @@ def test_one_stage_that_trains_all_is_a_run_without_stages(prepared: StudyFolder
 
 
 @pytest.mark.parametrize("wrong", [{"train": ("trasnformer",)}, {"rates": {"all": 0.0}}])
-def test_a_mistake_in_a_later_stage_shows_before_the_first_step(
+def test_an_error_in_a_later_stage_is_raised_before_the_first_step(
     prepared: StudyFolder, tmp_path: Path, wrong: dict[str, object]
 ) -> None:
     stages = (StageConfig(share=1), StageConfig.model_validate({"share": 1, **wrong}))
 
-    with pytest.raises(ConfigError, match=r"means no weight|nothing moves in stage 2"):
+    with pytest.raises(ConfigError, match=r"selects no weight|all weights are frozen in stage 2"):
         trainer(prepared, tmp_path, stages=stages)
 
 
-def test_batch_norm_that_stands_still_keeps_its_statistics(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_frozen_batch_norm_keeps_its_statistics(prepared: StudyFolder, tmp_path: Path) -> None:
     made = trainer(prepared, tmp_path, stages=(StageConfig(train=("decoder",), share=1),))
     made.network.encoder.add_module("norm", nn.BatchNorm3d(1))
     made.network.decoder.add_module("norm", nn.BatchNorm3d(1))

@@ -1,4 +1,4 @@
-"""Several processes give the training that one gives; a run goes on with another number of them; one that dies ends all."""
+"""Distributed training equals training in one process, and a run can be resumed with another number of processes."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ CHANGES = [
 
 
 @given(st.integers(1, 9), st.integers(1, 5))
-def test_parts_are_the_whole_batch_once(size: int, each: int) -> None:
+def test_the_parts_of_all_processes_cover_the_batch_once(size: int, each: int) -> None:
     parts = [Team(rank, size).part(size * each) for rank in range(size)]
 
     assert [place for part in parts for place in part] == list(range(size * each))
 
 
-def test_who_pastes_needs_the_next_patch_too() -> None:
+def test_pasting_needs_the_next_sample_too() -> None:
     assert [Team(r, 2).places(4, pastes=True) for r in range(2)] == [(0, 1, 2), (2, 3, 0)]
     assert Team(1, 2).places(4, pastes=False) == (2, 3)
     assert ALONE.places(4, pastes=True) == (0, 1, 2, 3)
 
 
-def test_a_batch_that_cannot_be_shared_out_evenly_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"batch of 2 cannot be shared out to 3 processes.*prepare\.batch_size"):
+def test_a_batch_that_cannot_be_divided_evenly_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch of 2 cannot be divided among 3 processes.*prepare\.batch_size"):
         Team(0, 3).part(2)
 
 
-def test_what_one_process_can_do_alone_refuses_a_team(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_for_one_process_refuses_several(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_team("tune")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"tune is no work for a team.*WORLD_SIZE=2"):
+    with pytest.raises(ConfigError, match=r"tune cannot be distributed over several processes.*WORLD_SIZE=2"):
         refuse_team("tune")
 
 
-def test_what_is_left_out_is_drawn_for_the_whole_batch() -> None:
+def test_stochastic_depth_is_drawn_for_the_whole_batch() -> None:
     whole = DropPath(0.5)
     x = torch.ones(8, 3, 2)
     parts = []
@@ -75,7 +75,7 @@ def test_what_is_left_out_is_drawn_for_the_whole_batch() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
-def test_two_processes_train_as_one_does_and_one_goes_on_with_their_run(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_one_process_resumes_their_run(prepared: StudyFolder, tmp_path: Path) -> None:
     one = medhybrid.train(load_config(prepared.folder / "small.yaml", [f"runs={tmp_path / 'one'}", *CHANGES])).folder
     done = subprocess.run(
         train_command(prepared, tmp_path / "two", *CHANGES, "--processes", "2"), capture_output=True, text=True
@@ -83,7 +83,7 @@ def test_two_processes_train_as_one_does_and_one_goes_on_with_their_run(prepared
     assert done.returncode == 0, done.stderr
     (two,) = (tmp_path / "two" / "blobs").iterdir()
 
-    assert done.stdout.count("run and model:") == 1, "the first of the two speaks"
+    assert done.stdout.count("run and model:") == 1, "only the first process prints"
     losses, expected = losses_of(two), losses_of(one)
     assert losses == pytest.approx(expected, rel=1e-4)
     assert len(losses) == 2
@@ -105,14 +105,14 @@ import torch
 from medhybrid.training.team import join_team
 
 with join_team(torch.device("cpu")) as team:
-    import torch.distributed.nn  # as some step of a training does
+    import torch.distributed.nn  # as torch does during a training
     assert team.tell(team.rank) == 0
 print(*{(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()})
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the names of threads from /proc")
-def test_a_team_that_has_parted_leaves_no_thread_behind() -> None:
+def test_a_closed_process_group_leaves_no_thread() -> None:
     common = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PARTING]

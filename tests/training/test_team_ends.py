@@ -1,4 +1,4 @@
-"""A team that loses one of it, gets a signal or loses its launcher ends as a whole, with its state saved."""
+"""A distributed training saves its state and ends in all processes after a kill, a signal or the loss of its launcher."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def has_losses(runs: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
-def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
+def test_after_the_kill_of_one_process_all_end_and_the_run_can_be_resumed(
     prepared: StudyFolder, tmp_path: Path
 ) -> None:
     changes = ["tracking.kind=jsonl", "training.iterations=100000", "training.checkpoint_minutes=0.001"]
@@ -50,7 +50,7 @@ def test_when_one_of_a_team_is_killed_the_others_end_and_the_run_can_go_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_launcher_stops_a_team_after_its_step(
+def test_a_signal_to_the_launcher_stops_all_processes_after_their_step(
     prepared: StudyFolder, tmp_path: Path, number: signal.Signals
 ) -> None:
     changes = ["tracking.kind=jsonl", "training.iterations=100000"]
@@ -69,7 +69,7 @@ def test_a_signal_to_the_launcher_stops_a_team_after_its_step(
 
 
 @pytest.mark.slow
-def test_a_team_whose_launcher_was_killed_ends_with_its_state_saved(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_after_the_kill_of_the_launcher_all_processes_save_and_end(prepared: StudyFolder, tmp_path: Path) -> None:
     changes = ["tracking.kind=jsonl", "training.iterations=100000"]
     process = subprocess.Popen(
         train_command(prepared, tmp_path, *changes, "--processes", "2"), stdout=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""Trainings of the small study, for tests that watch them."""
+"""Trainers of the small study, for tests that observe a training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = TypeVar("Kind", bound=Trainer)
 def make_trainer(
     kind: type[Kind], config: StudyConfig, folder: Path, *, stop_at: int | None = None, network: Any = None
 ) -> Kind:
-    """A trainer on fold 0 of what was prepared, which is told to stop at a step."""
+    """Create a trainer on fold 0 of the prepared study, which stops at a step."""
     dataset = PreparedDataset(prepared_folder(config))
     fold = dataset.fold(0)
     made = kind(
@@ -38,13 +38,13 @@ def make_trainer(
 
 
 def trainer(study: StudyFolder, folder: Path, *, stop_at: int | None = None, **training: object) -> Trainer:
-    """Twelve steps with two validations, unless `training` says otherwise."""
+    """Create a trainer with twelve steps and two validations, unless changed by `training`."""
     settings = study.config.training.model_copy(update={"iterations": 12, "n_validations": 2, **training})
     return make_trainer(Trainer, study.config.model_copy(update={"training": settings}), folder, stop_at=stop_at)
 
 
 def every_loss(made: Trainer) -> list[float]:
-    """Watch the loss of every step."""
+    """Return a list to which the trainer adds the loss of every step."""
     losses: list[float] = []
     step = made._train_step
 
@@ -58,12 +58,12 @@ def every_loss(made: Trainer) -> list[float]:
 
 
 def losses_of(run: Path) -> dict[int, float]:
-    """The last word on the loss of each step on record."""
+    """Return the last recorded loss of each step."""
     events = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines() if line.startswith("{"))
     return {e["step"]: e["values"]["train/loss"] for e in events if "train/loss" in e.get("values", {})}
 
 
 def train_command(study: StudyFolder, runs: Path, *more: str) -> list[str]:
-    """The command that trains a study in a process of its own."""
+    """Return the command that trains a study in a separate process."""
     config = ["--config", str(study.folder / "small.yaml")]
     return [sys.executable, "-m", "medhybrid", "train", *config, f"runs={runs}", *more]
