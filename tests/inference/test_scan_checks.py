@@ -123,7 +123,7 @@ def test_models_that_remove_other_components_are_not_joined(changes: dict[str, o
     second.record = second.record.model_copy(update={"plan": second.plan.model_copy(update=changes)})
 
     for members in ([first, second], [second, first]):
-        with pytest.raises(ModelError, match="remove other components"):
+        with pytest.raises(ModelError, match="component rules differ"):
             Ensemble(members)
 
 
