@@ -47,7 +47,9 @@ def choose_device(name: str) -> torch.device:
 
 def _ready(device: torch.device) -> torch.device:
     """Return the device, with cuDNN set to choose the fastest convolutions: the sizes of windows and patches do not change."""
-    if device.type == "cuda":  # on an H100, the gradients of a training step take 10.8 ms without this and 4.5 ms with it
+    if (
+        device.type == "cuda"
+    ):  # on an H100, the gradients of a training step take 10.8 ms without this and 4.5 ms with it
         torch.backends.cudnn.benchmark = True
     return device
 
@@ -71,7 +73,9 @@ def choose_precision(device: torch.device, wanted: str, *, is_thin: bool = False
     if wanted == "float32" or (wanted == "auto" and not _computes_in_bf16(device)):
         return torch.float32
     if device.type == "cpu" and is_thin:
-        _say_once("patches of one token along Z are computed in float32: torch gives wrong values for them in bf16 on CPUs")
+        _say_once(
+            "patches of one token along Z are computed in float32: torch gives wrong values for them in bf16 on CPUs"
+        )
         return torch.float32
     return torch.bfloat16
 

@@ -218,7 +218,9 @@ def fingerprint_of(model: Model) -> str:
     text = r.weights_sha256 + r.plan.model_dump_json() + r.inference.text_for_hash() + r.scans.text_for_hash()
     text += r.model_dump_json(include={"channel_map", "calibration"})
     text += CONTEXT_VERSION if r.plan.context else ""
-    text += "thin" * r.plan.is_thin  # now computed in float32: masks of earlier versions may be wrong, so they get another hash
+    text += (
+        "thin" * r.plan.is_thin
+    )  # now computed in float32: masks of earlier versions may be wrong, so they get another hash
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -234,7 +236,9 @@ def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
             return None  # some outputs were removed: predict again
         files = _sources(job, item)
         if earlier.stamps == stamp_files(files) or earlier.input_hash == hash_files(files):
-            (job.out / "failed" / f"{item.case}.json").unlink(missing_ok=True)  # left if the worker died between two records
+            (job.out / "failed" / f"{item.case}.json").unlink(
+                missing_ok=True
+            )  # left if the worker died between two records
             return with_changes_named(earlier, job.out)
     except OSError:
         return None
@@ -271,7 +275,9 @@ def _read(job: FolderJob, case: _Case) -> None:
         case.is_skipped = True
         return
     refuse_foreign_files(job.out, job.records, item.case)
-    for name in reversed(files_of(item.case)):  # outputs of an earlier scan or model; the record first, as it vouches for the others
+    for name in reversed(
+        files_of(item.case)
+    ):  # outputs of an earlier scan or model; the record first, as it vouches for the others
         (job.out / name).unlink(missing_ok=True)
     if item.is_burned_in:
         logger.warning("%s: %s", item.case, BURNED_IN)
@@ -292,7 +298,9 @@ def _read(job: FolderJob, case: _Case) -> None:
         doubts=unlike_grid(case.scan.grid, model.plan, model.record.seen),
     )
     case.prepared = model.prepare(case.scan)
-    job.records.release(item.case)  # while it waits for the network, the death of the worker does not count as its attempt
+    job.records.release(
+        item.case
+    )  # while it waits for the network, the death of the worker does not count as its attempt
 
 
 def _read_whole(job: FolderJob, case: _Case) -> Scan | None:

@@ -123,7 +123,9 @@ class _Kept:
         for item in self.items:
             own = self._record(item.case)
             is_ours = own is not None and self._lies_there(own, item)
-            if is_ours or (own is None and same_file_name(item.case) in self.recorded):  # damaged record: `refuse_foreign_files` reports it
+            if is_ours or (
+                own is None and same_file_name(item.case) in self.recorded
+            ):  # damaged record: `refuse_foreign_files` reports it
                 self._take(item, item.case)
         left = [i for i in self.items if i.case not in self.names]
         if left and self.recorded:
@@ -190,7 +192,9 @@ class _Kept:
         if made.places:
             return not self._places[item.case].isdisjoint(made.places)
         paths = {path for path, *_ in made.stamps}  # of an earlier version
-        if paths == {made.case}:  # de-identified: names of series are hashes of their UIDs, so an equal name means an equal series
+        if paths == {
+            made.case
+        }:  # de-identified: names of series are hashes of their UIDs, so an equal name means an equal series
             return any(e is not None and e.uid for e in item.entries)
         known = {f(p) for p in item.files for f in (printable_path, _real_path)}
         return any(os.path.isabs(p) and p in known for p in paths)

@@ -199,9 +199,7 @@ class Model:
                 said = str(error).splitlines()[0][:200]
             free_cache(self.device)
             if place is self.device:
-                logger.warning(
-                    "%s has too little memory for %s; its logits are collected on the CPU", place, scan.case
-                )
+                logger.warning("%s has too little memory for %s; its logits are collected on the CPU", place, scan.case)
         raise DeviceError(
             f"{self.device} has too little memory for one window",
             found=said,
@@ -375,9 +373,9 @@ def model_card(record: ModelRecord, title: str) -> str:
     lines += [
         "## Intended use",
         "",
-        "Segmentation of the labels below for research, with every mask reviewed by a qualified reader. Scans with the channels",
-        "below, of patients and scanners like those of the training. `medhybrid predict` lists skipped files and masks that need",
-        "review.",
+        "Segmentation of the labels below for research, with every mask reviewed by a qualified reader. For scans with the",
+        "channels below, of patients and scanners like those of the training. `medhybrid predict` lists skipped files, and",
+        "masks that need review.",
         "",
     ]
     lines += ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows), ""]

@@ -136,7 +136,7 @@ class Records:
     def earlier_record(self, case: str) -> Path | None:
         """Return the path of a scan's record by an earlier version, which stored no hashes; None for other records.
 
-        Its time of writing is not earlier than that of the outputs, so a newer output was changed.
+        An output that is newer than this record counts as changed.
         """
         done = self._read("done", case)
         if done is not None and not done.outputs:

@@ -85,7 +85,7 @@ def predict_slabs(
     """Yield blended logits (K, n, Y, Z), float32, of an image (C, X, Y, Z), slab by slab along X.
 
     A slab is yielded as soon as no further window overlaps it, so that at most the rows of one window are in memory. With
-    `skip_air`, a window in which every channel is 0 (air, or a blank channel) is not computed, and its voxels become background.
+    `skip_air`, a window in which every channel is 0 (air, or blank channels) is not computed; its voxels become background.
 
     Parameters
     ----------
