@@ -139,7 +139,7 @@ def test_a_scan_that_kills_every_worker_is_set_aside_until_it_changes(tmp_path: 
     assert len(list(diary.iterdir())) == 3
 
     again = run(out, scans, None)
-    assert "set aside after 3 attempts" in again["s1"]["reason"]
+    assert "its worker died in 3 attempts" in again["s1"]["reason"]
     assert not (out / "masks" / "s1.nii.gz").exists()
 
     save_nifti(scans / "s1.nii.gz", with_box(SHAPE)[0][::-1])
@@ -186,7 +186,7 @@ def test_every_case_is_in_one_share_whoever_asks(cases: list[str], count: int) -
 
 @pytest.mark.parametrize("text", ["3/3", "0/0", "-1/2", "1", "a/b", "1/2/3", ""])
 def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="no share"):
+    with pytest.raises(ConfigError, match="not a valid share"):
         Share.parse(text)
 
 
@@ -214,11 +214,11 @@ def test_a_share_tells_what_waits_for_the_others(tmp_path: Path) -> None:
 def test_a_second_process_is_turned_away_unless_it_has_a_share_of_its_own(tmp_path: Path) -> None:
     with hold_folder(tmp_path, None):
         for share in (None, Share(0, 2)):
-            with pytest.raises(OutputError, match="another process works on"), hold_folder(tmp_path, share):
+            with pytest.raises(OutputError, match="another process is using"), hold_folder(tmp_path, share):
                 pass
     with hold_folder(tmp_path, Share(0, 2)), hold_folder(tmp_path, Share(1, 2)):
         for share in (None, Share(0, 2), Share(1, 3)):
-            with pytest.raises(OutputError, match="another process works on"), hold_folder(tmp_path, share):
+            with pytest.raises(OutputError, match="another process is using"), hold_folder(tmp_path, share):
                 pass
     with hold_folder(tmp_path, Share(1, 3)):
         pass

@@ -50,7 +50,7 @@ def test_rows_that_are_forgotten_cannot_be_taken() -> None:
     rows = Rows(torch.split(torch.zeros(1, 10, 1, 1), 2, dim=1))
     rows.take(4, 6)
 
-    with pytest.raises(IndexError, match="row 1 is forgotten; the first that is held is 4"):
+    with pytest.raises(IndexError, match="row 1 has been released; the first row in memory is 4"):
         rows.take(1, 3)
 
 
@@ -153,7 +153,7 @@ def test_a_scan_that_does_not_fit_is_put_together_on_the_cpu_and_then_refused(
     model.run = Device(model, n_failures=2)  # a batch of two, and of one
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(model.predict(scan), expected)
-    assert "put together on the CPU" in caplog.text
+    assert "collected on the CPU" in caplog.text
 
     model.run = Device(model, n_failures=4)
     with pytest.raises(DeviceError, match="too little memory for one window"):
@@ -186,7 +186,7 @@ def test_a_scan_whose_values_alone_need_too_much_is_refused_before_they_are_read
 
     (refused,) = medhybrid.predict(tmp_path / "scans", model=model, out=tmp_path / "out", max_memory=0.1).predictions
 
-    assert "reading the scan of 300 x 300 x 300 values needs more memory than there is" in refused.message
+    assert "reading the scan of 300 x 300 x 300 values needs more memory than is available" in refused.message
     assert "0.2 GiB" in refused.message
     assert "0.1 GiB (--max-memory)" in refused.message
 
@@ -207,7 +207,7 @@ def test_a_scan_that_needs_too_much_is_refused_by_name_and_the_others_go_on(
 
     refused, done = result.predictions
     assert (refused.case, refused.status, done.status) == ("large", "failed", "done")
-    assert "needs more memory than there is" in refused.message
+    assert "needs more memory than is available" in refused.message
     assert "(--max-memory)" in refused.message
 
 

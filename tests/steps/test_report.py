@@ -108,7 +108,7 @@ def test_a_scan_that_changed_is_not_drawn_under_its_old_mask(masks: Path, tmp_pa
 
 def test_a_folder_without_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
-    assert "no folder of masks made by medhybrid predict" in capsys.readouterr().err
+    assert "is not an output folder of medhybrid predict" in capsys.readouterr().err
 
 
 # --- marks ------------------------------------------------------------------------------------------------------------
