@@ -22,7 +22,7 @@ from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 pytestmark = needs_browser
 
-SIDES = (("right", "left"), ("anterior", "posterior"), ("up", "down"))
+SIDES = (("right", "left"), ("anterior", "posterior"), ("superior", "inferior"))
 
 
 @pytest.fixture(scope="module")

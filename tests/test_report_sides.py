@@ -284,7 +284,7 @@ def test_a_click_on_a_part_leads_to_it_where_the_axes_can_be_named_in_two_orders
     shown = page.inner_text(f"{section} .location")
     listed = page.inner_text(f"{section} .lesions tbody td:last-child")
 
-    signs = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "up": 1, "down": -1}
+    signs = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "superior": 1, "inferior": -1}
     mm = [float(value) * signs[side] for value, side in re.findall(r"([\d.]+) mm (\w+)", shown)]
     assert mm == pytest.approx([float(value) for value in listed.split(",")], abs=0.6)
     assert "value 1000" in shown
