@@ -191,7 +191,7 @@ class _Kept:
         """Return whether the files of a record were at the places of a scan."""
         if made.places:
             return not self._places[item.case].isdisjoint(made.places)
-        paths = {path for path, *_ in made.stamps}  # of an earlier version
+        paths = {path for path, *_ in made.stamps}  # records of earlier versions have no places
         if paths == {
             made.case
         }:  # de-identified: names of series are hashes of their UIDs, so an equal name means an equal series

@@ -148,7 +148,7 @@ def _encoder(network: nn.Module) -> ResidualEncoder | None:
 
 
 def _compile(openvino: Any, model: Model, folder: Path, precision: torch.dtype) -> OpenVinoNetwork | None:
-    """The programs in a folder, ready to run; None if they are not there, or damaged."""
+    """Compile the programs in a folder; None if they are missing or damaged."""
 
     def program(name: str, precision: torch.dtype) -> Any:
         hints = {
@@ -211,7 +211,7 @@ def check_programs(openvino: Any, model: Model, folder: Path) -> None:
 def _convert(openvino: Any, model: Model, kept: Path) -> OpenVinoNetwork:
     """Convert the network, cache the programs if the cache can be written to, and compile them."""
     import_for(DEVICE, "onnxscript")
-    logger.info("converting the network for OpenVINO, once")
+    logger.info("converting the network for OpenVINO; the result is cached for later runs")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         pending = Path(tempfile.mkdtemp(dir=kept.parent))

@@ -1,7 +1,7 @@
 """Several processes with one output folder: each predicts its own share of the scans.
 
 A share is `i/n`: the scans for which the hash of the name modulo n is i, on every computer. Locks on hidden files of the output
-folder, which end with the process, refuse a second process on the same share, on another division, or on the whole folder.
+folder refuse a second process on the same share, on another division, or on the whole folder. They end with the process.
 """
 
 from __future__ import annotations

@@ -272,6 +272,6 @@ def _study_name(members: Sequence[ScanEntry], root: Path) -> str:
     base = root.parent if root.is_file() else root
     folders = [str(p.parent) for e in members for p in e.paths]
     common = Path(os.path.commonpath(folders))
-    if not common.is_relative_to(base):  # unpacked from an archive
+    if not common.is_relative_to(base):  # files from an archive are unpacked outside of the searched folder
         return members[0].name.rpartition("__")[0] or members[0].name
     return name_from_path(common.relative_to(base)) if common != base else members[0].name
