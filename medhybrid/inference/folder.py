@@ -225,6 +225,7 @@ def fingerprint_of(model: Model) -> str:
 
 
 def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
+    """Return the earlier result of a scan if model, files and outputs are unchanged; otherwise None."""
     try:
         earlier = job.records.done(item.case)
         if earlier is None or (earlier.made_by, earlier.slots) != (job.made_by, slots_of(item.entries)):
@@ -269,6 +270,7 @@ def _attempt(step: Callable[[FolderJob, _Case], None], job: FolderJob, case: _Ca
 
 
 def _read(job: FolderJob, case: _Case) -> None:
+    """Read and prepare the scan, unless it has a result already or cannot be predicted."""
     item, model = case.item, job.model
     case.prediction = _load_unchanged(job, item)
     if case.prediction is not None:
@@ -346,6 +348,7 @@ def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
 
 
 def _infer(job: FolderJob, case: _Case) -> None:
+    """Run the network on the prepared scan."""
     assert case.scan is not None
     assert case.prepared is not None
     job.records.begin(case.item.case, case.stamps)
@@ -354,6 +357,7 @@ def _infer(job: FolderJob, case: _Case) -> None:
 
 
 def _conclude(job: FolderJob, case: _Case) -> None:
+    """Decide mask and verdict, write the outputs, and set the outcome."""
     scan, name = case.scan, case.item.case
     assert scan is not None
     assert case.inferred is not None

@@ -43,6 +43,7 @@ def hold_folder(out: Path, share: Share | None) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
+            # exclusive for the whole folder, shared for shares: these exclude each other
             whole = stack.enter_context(held(out / ".whole.lock", is_shared=share is not None, wait=False))
             if share is None:
                 free = whole

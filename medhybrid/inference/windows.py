@@ -119,7 +119,7 @@ def predict_slabs(
         for box, one in batches.run(rows, with_tissue):
             logits[(slice(None), *box)] += one * weights
             computed[box] = True
-        n_done = following - x
+        n_done = following - x  # rows that no later window overlaps
         first, last = max(0, n_cut - x), min(n_done, n_cut + n_rows - x)
         n_together = max(1, PIECE // logits[:, 0].numel())
         for begin in range(first, last, n_together):

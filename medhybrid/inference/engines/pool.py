@@ -126,6 +126,7 @@ def _predict_one(recipe: Recipe, item: WorkItem) -> Outcome | MedHybridError:
 
 @lru_cache(maxsize=1)
 def _job(recipe: Recipe) -> FolderJob:
+    """Create the job of a worker; the cache makes each process load the model once."""
     import torch
 
     signal.signal(
