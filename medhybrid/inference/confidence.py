@@ -110,7 +110,7 @@ class ScoreSum:
         self.calibration = calibration
         self._overlap: NDArray[np.float64] = np.zeros(0)
         self._size: NDArray[np.float64] = np.zeros(0)
-        self._peak: NDArray[np.float64] = np.zeros(0)  # highest probability of labels whose sizes sum to at most one voxel
+        self._peak: NDArray[np.float64] = np.zeros(0)  # highest probability of labels with a size of at most 1
 
     def add(self, logits: Tensor) -> None:
         """Add a slab of logits (K, n, Y, Z)."""
