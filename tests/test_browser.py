@@ -1,4 +1,4 @@
-"""The MLflow UI on a run, as a person sees it: curves drawn, pictures with a step slider, the model registered."""
+"""The MLflow UI of a run in a browser: curves, figures with a step slider, the registered model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = needs_browser
 
 @pytest.fixture(scope="module")
 def server(trained: tuple[StudyFolder, Path]) -> Iterator[str]:
-    """`medhybrid review` on the store of the trained study; ends cleanly on Ctrl-C."""
+    """Run `medhybrid review` on the store of the trained study; it ends cleanly on Ctrl-C."""
     port = free_port()
     command = [
         sys.executable,
@@ -52,7 +52,7 @@ def server(trained: tuple[StudyFolder, Path]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    """A page of headless Chromium."""
+    """Open a page of headless Chromium."""
     with chromium() as browser, watched_page(browser, width=1600, height=1500) as watched:
         yield watched.page
 
@@ -71,12 +71,12 @@ LARGE_IMAGES = "[...document.images].filter((i) => i.width > 100 && i.naturalWid
 
 
 def body_of(page: Any) -> str:
-    """Return the text that a page shows."""
+    """Return the visible text of a page."""
     return str(page.inner_text("body"))
 
 
 def report_frame(page: Any) -> Any:
-    """Return the frame that shows the report, once its scripts are there to hear a click; None before."""
+    """Return the frame of the report when its scripts are loaded and handle clicks; None before."""
     from playwright.sync_api import Error
 
     for frame in page.frames:
@@ -94,13 +94,13 @@ LATER_S = 10.0
 
 
 def location_in(page: Any) -> str:
-    """Return what the first viewer of the report shows of its position; empty before it is opened."""
+    """Return the position that the first viewer of the report displays; empty before it is opened."""
     frame = report_frame(page)
     return "" if frame is None else frame.text_content(".location >> nth=0") or ""
 
 
 def frame_with_viewer(page: Any, clicked: list[float]) -> Any:
-    """Open the first viewer, again in a frame that replaced its own; return the frame once a position is shown."""
+    """Open the first viewer, again if its frame was replaced; return the frame when it displays a position."""
     frame = report_frame(page)
     if frame is None:
         return None
@@ -121,7 +121,7 @@ def scroll_to_end(page: Any) -> None:
 
 @pytest.mark.parametrize("header", ["Host", "Origin"])
 def test_another_host_or_origin_is_refused(server: str, header: str) -> None:
-    """A page in the same browser must not reach the store by a name that leads to this machine."""
+    """A page in the same browser must not reach the store through a host name that resolves to this computer."""
     asked = urllib.request.Request(f"{server}/api/2.0/mlflow/experiments/create", b'{"name": "x"}')
     asked.add_header("Content-Type", "application/json")
     asked.add_header(header, "evil.example" if header == "Host" else "http://evil.example")
@@ -130,7 +130,7 @@ def test_another_host_or_origin_is_refused(server: str, header: str) -> None:
         urllib.request.urlopen(asked, timeout=patience_s())
 
 
-def test_curves_are_drawn_and_pictures_have_a_step_slider(
+def test_curves_are_drawn_and_figures_have_a_step_slider(
     server: str, page: Any, trained: tuple[StudyFolder, Path]
 ) -> None:
     page.goto(run_page(server, trained[0].config.runs) + "/model-metrics")
@@ -154,7 +154,7 @@ def test_the_model_is_registered_under_its_alias(server: str, page: Any) -> None
     wait_until(lambda: "newest" in body_of(page) and "Version 1" in body_of(page), "the alias and version of the model")
 
 
-def test_the_overview_tells_parameters_and_data(server: str, page: Any, trained: tuple[StudyFolder, Path]) -> None:
+def test_the_overview_shows_parameters_and_data(server: str, page: Any, trained: tuple[StudyFolder, Path]) -> None:
     page.goto(run_page(server, trained[0].config.runs))
 
     for text in ("network.kind", "medhybrid.code", "blobs-fold0-"):
@@ -162,7 +162,7 @@ def test_the_overview_tells_parameters_and_data(server: str, page: Any, trained:
 
 
 def test_the_report_is_shown_inside_the_ui(server: str, page: Any, trained: tuple[StudyFolder, Path]) -> None:
-    """MLflow shows it in a frame that may run scripts and nothing else: table and pictures are there, and so is the viewer."""
+    """MLflow shows the report in a frame that may only run scripts; the table, images and viewer still work."""
     page.goto(run_page(server, trained[0].config.runs) + "/artifacts/report.html")
 
     frame = wait_until(lambda: report_frame(page), "the report in its frame")

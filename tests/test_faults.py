@@ -53,7 +53,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_the_folder_with_the_reason_and_the_next_run_goes_on(small_disk: Path, tmp_path: Path) -> None:
     scans = write_scans(tmp_path / "scans", 30)
     with pytest.raises(
-        OutputError, match=r"cannot be written to\. Found No space left on device.*what is done is kept"
+        OutputError, match=r"cannot be written to\. Found No space left on device.*finished scans are kept"
     ):
         predict(scans, model=load(), out=small_disk / "out")
 

@@ -378,7 +378,7 @@ def test_a_record_that_cannot_be_read_is_named_and_nothing_is_written_over(tmp_p
 
     (failed,) = predict(tmp_path / "a.nii", model=model(), out=out).predictions
 
-    assert "its record cannot be read" in failed.message
+    assert "its record is damaged" in failed.message
     assert "done/a.json" in failed.message
     assert (out / "masks" / "a.nii.gz").is_file()
 

@@ -1,4 +1,4 @@
-"""`report.html` from disk in a real browser: table, viewer, marks; nothing from the network, nothing that keeps people out."""
+"""`report.html` from disk in a real browser: table, viewer, marks, no network requests, accessibility."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 pytestmark = needs_browser
 
-SIDES = (("right", "left"), ("anterior", "posterior"), ("up", "down"))
+SIDES = (("right", "left"), ("anterior", "posterior"), ("superior", "inferior"))
 
 
 @pytest.fixture(scope="module")
 def out(trained: tuple[StudyFolder, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Masks of five scans and one that cannot be read, with references of four."""
+    """Return an output folder of five scans and one unreadable scan, with references of four."""
     folder = tmp_path_factory.mktemp("report")
     for n in range(20, 25):
         image, mask = blob_case(n, (48, 56, 30))
@@ -42,7 +42,7 @@ def out(trained: tuple[StudyFolder, Path], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium."""
+    """Start headless Chromium."""
     with chromium() as opened:
         yield opened
 
@@ -52,7 +52,7 @@ def names(page: Any) -> list[str]:
 
 
 def drawn(page: Any, selector: str) -> np.ndarray:
-    """What an element shows, (rows, columns, 3)."""
+    """Return the pixels of an element (rows, columns, 3)."""
     from PIL import Image
 
     return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")).astype(int)
@@ -70,7 +70,7 @@ def n_grey(page: Any, selector: str) -> int:
 
 
 def settled(page: Any, selector: str) -> list[np.ndarray]:
-    """Return an element's pixels as the one item where two looks at it agree and a scan is shown."""
+    """Return an element's pixels as a list of one item if two screenshots agree and a scan is shown; otherwise empty."""
     first, second = drawn(page, selector), drawn(page, selector)
     is_scan = (second.mean(2) > 60).sum() > 5000
     return [second] if is_scan and np.array_equal(first, second) else []
@@ -81,7 +81,7 @@ def test_the_table_sorts_and_filters(browser: Any, out: Path) -> None:
         page = watched.page
         page.goto((out / "report.html").as_uri())
         watched.shoot("report")
-        assert names(page)[0] == "broken", "what to look at first"
+        assert names(page)[0] == "broken", "scans without mask come first"
 
         page.click("th:has-text('left, ml') button")
         values = page.eval_on_selector_all("#cases tbody tr", "rows => rows.map(r => +r.cells[5].dataset.value)")
@@ -97,7 +97,7 @@ def test_the_table_sorts_and_filters(browser: Any, out: Path) -> None:
         assert watched.errors == []
 
 
-def test_a_lesion_link_moves_the_crosshair_and_the_viewer_draws_scan_and_mask(browser: Any, out: Path) -> None:
+def test_a_component_link_moves_the_crosshair_and_the_viewer_draws_scan_and_mask(browser: Any, out: Path) -> None:
     with watched_page(browser) as watched:
         page = watched.page
         page.goto((out / "report.html").as_uri())
@@ -155,7 +155,7 @@ def test_another_case_opens_in_the_same_viewer(browser: Any, out: Path) -> None:
         assert watched.errors == []
 
 
-def test_without_javascript_the_pictures_and_figures_are_there(browser: Any, out: Path) -> None:
+def test_images_and_numbers_are_shown_without_javascript(browser: Any, out: Path) -> None:
     with watched_page(browser, java_script_enabled=False) as watched:
         watched.page.goto((out / "report.html").as_uri())
 

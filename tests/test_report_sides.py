@@ -1,4 +1,4 @@
-"""The letters of the report's viewer stand on the patient's sides, held against a block of known place in the scan."""
+"""The letters of the report's viewer are on the correct sides of the patient, compared with a block of known position."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ READ_CANVAS = """() => {
 
 @dataclass(frozen=True)
 class Box:
-    """Part of the canvas, in its pixels; rows run down."""
+    """Box on the canvas, in pixels; rows run down."""
 
     left: int
     top: int
@@ -73,18 +73,18 @@ class Box:
 
     @property
     def centre(self) -> NDArray[np.float64]:
-        """Its middle (x, y)."""
+        """Centre (x, y) of the box."""
         return np.array([self.left + self.right, self.top + self.bottom]) / 2
 
     def distance(self, place: NDArray[np.float64]) -> float:
-        """Pixels from a place to the box; 0 inside."""
+        """Return the distance in pixels from a point to the box; 0 inside."""
         low = np.array([self.left, self.top])
         high = np.array([self.right, self.bottom])
         return float(np.linalg.norm(np.maximum(np.maximum(low - place, place - high), 0)))
 
 
 def boxes_of(mask: NDArray[np.bool_], n_least: int) -> list[Box]:
-    """Return the boxes around the connected parts of at least so many pixels."""
+    """Return the boxes around the connected components of at least `n_least` pixels."""
     labelled, n = ndimage.label(mask, np.ones((3, 3)))
     sizes = np.bincount(labelled.ravel(), minlength=n + 1)
     found = ndimage.find_objects(labelled)
@@ -96,7 +96,7 @@ def boxes_of(mask: NDArray[np.bool_], n_least: int) -> list[Box]:
 
 
 def glyph(letter: str) -> NDArray[np.float64]:
-    """Return a letter as Pillow's font has it, in the size that `letter_in` compares."""
+    """Return a letter in Pillow's font, in the size that `letter_in` compares."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("L", (200, 200))
@@ -105,7 +105,7 @@ def glyph(letter: str) -> NDArray[np.float64]:
 
 
 def scaled(grey: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Scale a letter to one size; zero mean, unit norm."""
+    """Scale the image of a letter to a fixed size, zero mean and unit norm."""
     from PIL import Image
 
     values = np.asarray(Image.fromarray(grey.astype(np.uint8)).resize((16, 24)), float)
@@ -114,7 +114,7 @@ def scaled(grey: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 def letter_in(grey: NDArray[np.generic]) -> str:
-    """Return the letter that a glyph is most like."""
+    """Return the letter that is most similar to a glyph."""
     height, width = grey.shape
     if width < 0.4 * height:
         return "I"
@@ -124,7 +124,7 @@ def letter_in(grey: NDArray[np.generic]) -> str:
 
 
 def glyphs_in(letters: NDArray[np.int_]) -> list[tuple[str, Box]]:
-    """Return the letters among these grey values; two that touch are parted where there is least ink."""
+    """Return the letters in grey values; two letters that touch are separated at the column with the least ink."""
     parted = []
     for box in boxes_of(letters > 80, n_least=6):
         width = box.right - box.left
@@ -140,7 +140,7 @@ def glyphs_in(letters: NDArray[np.int_]) -> list[tuple[str, Box]]:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the canvas shows: glyphs with their letter, the body of each plane, and the block in it."""
+    """Content of the canvas: glyphs with their letters, the body of each plane, and the block in it."""
 
     glyphs: list[tuple[str, Box]]
     bodies: list[Box]
@@ -158,7 +158,7 @@ def look(page: Any) -> Shown:
 
 
 def plane_of(letters: set[str]) -> dict[str, str] | None:
-    """Return the axes of the plane that has these letters; None where no plane has them."""
+    """Return the axes of the plane that has these letters; None if no plane has them."""
     named = {OPPOSITE.get(letter, letter) for letter in letters}
     return next((axes for axes in LETTERS.values() if set(axes) == named), None)
 
@@ -191,7 +191,7 @@ def wrong_sides(shown: Shown, n_planes: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A report of all scans in one page of headless Chromium."""
+    """Open a report of all scans in a page of headless Chromium."""
     out = tmp_path_factory.mktemp("sides")
     views = []
     for name, acquisition in SCANS.items():
@@ -207,7 +207,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def open_scan(page: Any, name: str) -> str:
-    """Open a scan in the viewer at the block, its mask hidden; return the selector of its section."""
+    """Open a scan in the viewer at the block, with its mask hidden; return the selector of its section."""
     section = f"section[data-case='{name}']"
     page.click(f"{section} .jump >> nth=0")
     page.wait_for_function(
@@ -218,7 +218,7 @@ def open_scan(page: Any, name: str) -> str:
 
 
 def resize(page: Any, width: int, height: int, density: int) -> None:
-    """Change the window's size and density as moving it to another screen does; wait until the canvas follows."""
+    """Change the size and pixel density of the window, as on a move to another screen; wait until the canvas follows."""
     size = {"width": width, "height": height, "deviceScaleFactor": density, "mobile": False}
     page.context.new_cdp_session(page).send("Emulation.setDeviceMetricsOverride", size)
     page.wait_for_function(
@@ -264,7 +264,7 @@ def test_letters_stay_on_the_patients_side_when_the_slice_is_moved_and_the_view_
 
 
 @pytest.mark.parametrize("name", list(THIN))
-def test_a_thin_slice_has_small_letters_on_their_sides_or_none_and_a_note(page: Any, name: str) -> None:
+def test_a_narrow_slice_has_small_letters_on_their_sides_or_a_note_instead(page: Any, name: str) -> None:
     section = open_scan(page, name)
     resize(page, 1366, 768, 1)
     for view in (THREE_PLANES, AXIAL, CORONAL):
@@ -279,12 +279,12 @@ def test_a_thin_slice_has_small_letters_on_their_sides_or_none_and_a_note(page: 
             assert wrong_sides(shown, n_planes=3 if view == THREE_PLANES else 1) == []
 
 
-def test_a_click_on_a_part_leads_to_it_where_the_axes_can_be_named_in_two_orders(page: Any) -> None:
+def test_a_click_on_a_component_leads_to_it_if_the_order_of_axes_is_ambiguous(page: Any) -> None:
     section = open_scan(page, "double oblique")
     shown = page.inner_text(f"{section} .location")
     listed = page.inner_text(f"{section} .lesions tbody td:last-child")
 
-    signs = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "up": 1, "down": -1}
+    signs = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "superior": 1, "inferior": -1}
     mm = [float(value) * signs[side] for value, side in re.findall(r"([\d.]+) mm (\w+)", shown)]
     assert mm == pytest.approx([float(value) for value in listed.split(",")], abs=0.6)
     assert "value 1000" in shown

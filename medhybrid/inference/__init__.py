@@ -1,1 +1,1 @@
-"""Masks of whole scans: windows, resampling to the scan, post-processing, the folder job."""
+"""Prediction of whole scans: sliding windows, resampling to the scan's grid, component rules, folders of scans."""

@@ -1,8 +1,8 @@
-"""How sure a model is of its masks: calibrated probabilities, an uncertainty map, and a score that finds the doubtful cases.
+"""Confidence of a model in its masks: calibrated probabilities, an uncertainty map and a score for each case.
 
-The score of a case is the Dice that its mask would have if the calibrated probabilities held (`metrics.expected_dice`), the
-lowest over its labels. A case below the model's threshold is to be looked at. All of it is measured on the network's grid,
-where the logits are: it costs next to nothing.
+The score of a case is the Dice that the calibrated probabilities predict for its mask (`metrics.expected_dice`): the lowest
+over its labels. A case that scores below the model's threshold needs review. The score is computed on the network's grid,
+where the logits already are, so it adds almost no time.
 """
 
 from __future__ import annotations
@@ -30,36 +30,38 @@ from medhybrid.metrics import (
 )
 
 GOOD_DICE = 0.7
-"""A mask with less is one that a person should have looked at."""
+"""A validation mask with a lower Dice counts as bad when the threshold is chosen."""
 
 DEFAULT_THRESHOLD = 0.8
-"""Score under which a case is to be looked at, where validation had no bad case to choose it by."""
+"""Score below which a case needs review, if the validation cases were all good or all bad."""
 
 SAMPLED_VOXELS = 20_000
-"""Voxels of a case that calibration looks at."""
+"""Approximate number of voxels of a case that calibration uses."""
 
 SAMPLED_MARGIN = 4
-"""Voxels around reference and prediction that are sampled: far from both everything is sure, and would hide the rest."""
+"""Voxels around reference and prediction that are sampled as well. Farther voxels are certain and would hide errors."""
 
 SLAB_VOXELS = 2_000_000
-"""Voxels of a scan whose probabilities are held at once."""
+"""Voxels of a scan whose probabilities are in memory at once."""
 
 Verdict = Literal["confident", "needs review"]
 
 
 class Calibration(BaseModel):
-    """What validation taught of a model's confidence.
+    """Calibration of a model's confidence, fitted on validation cases.
 
     Attributes
     ----------
     temperature : float
-        Logits are divided by it.
+        Divisor of the logits before the softmax.
     ece, ece_calibrated : float
-        Expected calibration error near the labels before and after; after, each half of the cases with the other's temperature.
+        Expected calibration error near the labels, before and after temperature scaling. For the second, each half of the
+        cases is scaled by the temperature of the other half.
     threshold : float
-        Cases that score less are to be looked at.
+        Cases with a lower score need review.
     auc : float, optional
-        Chance that a validation case with Dice below 0.7 scores less than one above; None where all are of one kind.
+        Probability that a validation case with Dice below 0.7 has a lower score than one above. None if the validation cases
+        are all below 0.7 or all above.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +75,7 @@ class Calibration(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class VoxelSample:
-    """Logits (N, K), reference and prediction (N,) of some voxels near the labels of a case."""
+    """Logits (N, K), reference (N,) and prediction (N,) of sampled voxels near the labels of a case."""
 
     logits: NDArray[np.float32]
     reference: NDArray[np.uint8]
@@ -81,13 +83,13 @@ class VoxelSample:
 
 
 def sample_voxels(logits: Tensor, reference: NDArray[np.uint8]) -> VoxelSample:
-    """Every n-th voxel of the box around reference and prediction, so that about `SAMPLED_VOXELS` are taken.
+    """Sample every n-th voxel of the box around reference and prediction, about `SAMPLED_VOXELS` in all.
 
     Parameters
     ----------
     logits : (K, X, Y, Z) Tensor
     reference : (X, Y, Z) ndarray
-        Inside values, on the same grid.
+        Class indices 0 to K - 1, on the same grid.
     """
     prediction = logits.argmax(0).to(torch.uint8).cpu().numpy()
     where = np.argwhere((prediction > 0) | (reference > 0))
@@ -99,19 +101,19 @@ def sample_voxels(logits: Tensor, reference: NDArray[np.uint8]) -> VoxelSample:
 
 
 class ScoreSum:
-    """The lowest expected Dice over the labels that are predicted or likely, in [0, 1], from logits that come in slabs.
+    """Running sum for a case's score: the lowest expected Dice over its labels, in [0, 1].
 
-    As `metrics.expected_dice`; probabilities of a whole scan are never held.
+    It gives the result of `metrics.expected_dice` from slabs of logits, without the probabilities of a whole scan in memory.
     """
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
         self._overlap: NDArray[np.float64] = np.zeros(0)
         self._size: NDArray[np.float64] = np.zeros(0)
-        self._peak: NDArray[np.float64] = np.zeros(0)  # of labels that are nowhere likely so far
+        self._peak: NDArray[np.float64] = np.zeros(0)  # highest probability of labels with a size of at most 1
 
     def add(self, logits: Tensor) -> None:
-        """Logits (K, n, Y, Z)."""
+        """Add a slab of logits (K, n, Y, Z)."""
         if not len(self._size):
             self._overlap, self._size, self._peak = (np.zeros(len(logits)) for _ in range(3))
         n_voxels = logits[0].numel()
@@ -127,7 +129,7 @@ class ScoreSum:
 
     @property
     def score(self) -> float:
-        """Of all that was added; 0 where a logit was no number."""
+        """Score of all slabs that were added; 0 if any logit was NaN or infinite."""
         if not np.isfinite(self._size).all():
             return 0.0
         labels = zip(self._overlap[1:], self._size[1:], self._peak[1:], strict=True)
@@ -135,43 +137,49 @@ class ScoreSum:
 
 
 def score_logits(logits: Tensor, calibration: Calibration) -> float:
-    """`ScoreSum` of logits (K, X, Y, Z)."""
+    """Return the score of logits (K, X, Y, Z) that are in memory as a whole; see `ScoreSum`."""
     total = ScoreSum(calibration)
     total.add(logits)
     return total.score
 
 
 def _score(probabilities: NDArray[np.floating], mask: NDArray[np.integer]) -> float:
-    """Of probabilities (K, ...), background first, and the mask (...) that they give."""
+    """Return the lowest expected Dice of probabilities (K, ...), background first, and the mask (...) from them."""
     return min(expected_dice(p, mask == value) for value, p in enumerate(probabilities) if value > 0)
 
 
 def uncertainty(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Entropy (X, Y, Z) of the probabilities (K, X, Y, Z), as share of the largest possible: 0 sure, 1 even odds."""
+    """Return the entropy (X, Y, Z) of probabilities (K, X, Y, Z), divided by its maximum.
+
+    0 means certain, 1 means that all classes are equally likely.
+    """
     entropy = np.empty(probabilities.shape[1:], np.float32)
-    for x in range(len(entropy)):  # in one piece it would need as much again, twice
+    for x in range(len(entropy)):  # plane by plane: on the whole array, the temporaries would need twice its memory
         p = np.maximum(probabilities[:, x], 1e-12)
         entropy[x] = -(p * np.log(p)).sum(0) / np.log(len(p))
     return entropy
 
 
 def low_confidence(score: float, calibration: Calibration) -> tuple[str, ...]:
-    """Return the reason for review of a mask that scores less than the model's threshold; none for others."""
+    """Return the reason for review of a mask with a score below the model's threshold; empty otherwise."""
     if score >= calibration.threshold:
         return ()
     return (f"low confidence: the model expects Dice {score:.2f}, below {calibration.threshold:.2f}",)
 
 
 def calibrate(samples: Sequence[VoxelSample], dice: Sequence[float]) -> Calibration:
-    """What the validation cases teach.
+    """Fit the temperature and the threshold on validation cases.
 
-    The temperature is that of all cases; the error after it is measured on halves, so that no case judges itself. The threshold
-    tells masks with Dice below `GOOD_DICE` from the others with fewest errors; where all are of one kind the default stays.
+    The temperature is fitted on all cases. The calibration error after scaling is measured on halves, so that no case is
+    scaled by a temperature that it helped to fit. The threshold separates masks with Dice below `GOOD_DICE` from the others
+    with the fewest errors. If all masks are on one side, the default threshold stays.
 
     Parameters
     ----------
+    samples : sequence of VoxelSample
+        One for each validation case; fewer than two give the default calibration.
     dice : sequence of float
-        Of the cases of `samples`.
+        Mean Dice of the same cases.
     """
     if len(samples) < 2:
         return Calibration()
@@ -192,7 +200,10 @@ def calibrate(samples: Sequence[VoxelSample], dice: Sequence[float]) -> Calibrat
 
 
 def reliability_of(samples: Sequence[VoxelSample]) -> tuple[Reliability, Reliability] | None:
-    """Before and after the temperature, each half of the cases with the other's; None where there are too few cases."""
+    """Return the reliability bins before and after temperature scaling; None for fewer than two cases.
+
+    Each half of the cases is scaled by the temperature of the other half.
+    """
     if len(samples) < 2:
         return None
     halves = [_pool(samples[i::2]) for i in range(2)]
@@ -204,7 +215,10 @@ def reliability_of(samples: Sequence[VoxelSample]) -> tuple[Reliability, Reliabi
 
 
 def _threshold(scores: NDArray[np.float64], is_bad: NDArray[np.bool_]) -> float:
-    """The cut with fewest errors, shares of bad masks that pass and of good ones looked at in vain counting alike."""
+    """Return the threshold with the fewest errors.
+
+    The share of bad masks that pass and the share of good masks that are sent to review have the same weight.
+    """
     ordered = np.sort(scores)
     cuts = (ordered[1:] + ordered[:-1]) / 2
     errors = [(scores[is_bad] >= c).mean() + (scores[~is_bad] < c).mean() for c in cuts]

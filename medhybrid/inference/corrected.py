@@ -1,6 +1,8 @@
-"""Corrected masks beside those of `predict`: of which scan they are, where another scan got the name since.
+"""Corrected masks beside the masks of `predict`, and the scan to which each of them belongs.
 
-OUT/corrected/<case>.nii.gz       a reviewer's; nothing in it says of which scan it is
+OUT/corrected/<case>.nii.gz       saved by a reviewer; the file does not name its scan
+
+The name of a case may go to another scan later. Hashes and times keep a correction from being used for that scan.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from medhybrid.scans.image_files import files_of
 FOLDER = "corrected"
 
 COPYING_S = 1.0
-"""A correction may be older than the record beside it by this, as copies are."""
+"""Tolerance in seconds when times of files are compared: copying changes them."""
 
 
 def hash_corrections(out: Path, case: str, *, before: float = math.inf) -> tuple[str, ...]:
-    """Return the hashes of the corrected masks of a case that lie in an output folder, and are older than a time, sorted."""
+    """Return the sorted hashes of a case's corrected masks in an output folder that are older than `before`."""
     folder, stem = out / FOLDER, unicodedata.normalize("NFC", case) + "."
     if not folder.is_dir():
         return ()
@@ -36,7 +38,7 @@ def hash_corrections(out: Path, case: str, *, before: float = math.inf) -> tuple
 
 
 def hash_correction(path: Path) -> str:
-    """Return the hash of a corrected mask, that of its values where these lie in another file."""
+    """Return the hash of a corrected mask, over all of its files: some formats keep the voxel values in a second file."""
     files: tuple[Path, ...] = (path,)
     with suppress(OSError, MedHybridError):
         files = files_of(path)
@@ -44,5 +46,5 @@ def hash_correction(path: Path) -> str:
 
 
 def is_older(path: Path, made_at: float) -> bool:
-    """Whether a corrected mask was saved before a time (seconds since 1970)."""
+    """Return whether a corrected mask was saved before a time (seconds since 1970)."""
     return path.stat().st_mtime + COPYING_S < made_at

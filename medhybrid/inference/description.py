@@ -1,4 +1,4 @@
-"""What a model does besides its network, in words and numbers, for those who run the network elsewhere."""
+"""Description of the steps before and after the network, in words and numbers, for other software that runs the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ ORIENT = "permute and flip axes to the closest; no interpolation"
 
 RESAMPLE = (
     "along each axis n' = max(1, round(n * old / new)) voxels about the same centre; value i' is the mean of the old values i "
-    "weighted by max(0, 1 - |p - i| / w), where w = max(1, new / old) and p is the place of i' in old voxels, cut to 0 .. n - 1"
+    "weighted by max(0, 1 - |p - i| / w), where w = max(1, new / old) and p is the position of i' in old voxels, clipped to "
+    "0 .. n - 1"
 )
 
 NORMALISE = {
@@ -28,41 +29,45 @@ NORMALISE = {
 }
 
 BLANK = (
-    "an optional channel that is absent or has one value everywhere is 0 everywhere; where copies is true, of two channels "
-    "with the same values the later one is, if it is optional, else the earlier one, if it is"
+    "an optional channel that is absent or has one value everywhere is set to 0; if copies is true and two channels have the "
+    "same values, the later one is set to 0 if it is optional, otherwise the earlier one if it is optional"
 )
 
 ALIGN = (
-    "channels on another grid than the first, by what may be done about them: same_frame resamples those of one DICOM frame of "
-    "reference, resample all, register aligns them rigidly; otherwise they are refused"
+    "channels on another grid than the first channel: same_frame resamples them if they share its DICOM frame of reference, "
+    "resample resamples all of them, register aligns them by a rigid registration; otherwise the scan is refused"
 )
 
-CONTEXT = "the program is told of no field: it runs as for a study that says nothing of them"
+CONTEXT = "the program takes no values of these fields: it runs as for a study in which they are all unknown"
 
 WINDOWS = (
-    "pad with 0 to at least one window, before with half of what is missing, rounded down, and the rest after; an axis longer "
-    "than the window has ceil((length - window) / max(1, floor(window * (1 - overlap)))) + 1 starts, spread evenly from 0 to "
-    "length - window and rounded to the nearest whole number, halves to the even one"
+    "pad with 0 to at least one window: half of the missing voxels, rounded down, before the image and the rest after it; an "
+    "axis longer than the window has ceil((length - window) / max(1, floor(window * (1 - overlap)))) + 1 starts, spaced evenly "
+    "from 0 to length - window and rounded to the nearest integer, halves to the even one"
 )
 
-AIR = "a window in which every channel is 0 is not run: its logits are 0 in the mean of the blend"
+AIR = "a window in which every channel is 0 is not run: its logits count as 0 in the blended mean"
 
-MIRROR = "mean of the logits over every mirroring of these axes (0 is x), mirrored back"
+MIRROR = "test-time mirroring: mean of the logits over every combination of mirrored axes (0 is x), each mirrored back"
 
 BLEND = (
-    f"at each voxel the mean over all windows there; a window's weights are the product over the three axes of exp(-d^2 / 2) "
-    f"with d = (i - (size - 1) / 2) / (size / 8), divided by the largest of these products, then at least {EDGE_WEIGHT}; "
-    f"a voxel that no window was run for gets the background logit {AIR_LOGIT:g} and is background; then the padding is cut off"
+    f"at each voxel the weighted mean over all windows that contain it; a window's weights are the product over the three axes "
+    f"of exp(-d^2 / 2) with d = (i - (size - 1) / 2) / (size / 8), divided by the largest of these products, then raised to at "
+    f"least {EDGE_WEIGHT}; a voxel of which no window was run gets the background logit {AIR_LOGIT:g} and is background; then "
+    f"the padding is removed"
 )
 
 COMPONENTS = (
-    "connected with 26 neighbours, on the scan's grid; of each label every component that is smaller than min_component_ml is "
-    "removed, and of the labels of keep_largest all but the largest one"
+    "components are 26-connected, on the scan's grid; of each label, components smaller than min_component_ml are removed; of "
+    "the labels in keep_largest, all components but the largest are removed"
 )
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Input, steps before the network, output, steps after it, calibration; in order, with every number."""
+    """Return a description of a model: input, steps before the network, output, steps after it, calibration.
+
+    The steps are in the order in which they are applied, with all of their numbers.
+    """
     plan, inference = model.plan, model.record.inference
     stride = [int(s) for s in np.prod(plan.strides, axis=0)]
     normalise = [{"step": "normalise", **rule.model_dump(), "how": NORMALISE[rule.rule]} for rule in plan.normalisation]

@@ -1,4 +1,4 @@
-"""Where to compute and in which precision."""
+"""Choice of the device and of the precision in which a network is computed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device meant by `auto`, `cpu`, `cuda`, `cuda:<number>` or `mps`.
+    """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:<number>` or `mps`.
+
+    `auto` is the first of CUDA, MPS and CPU that is available.
 
     Raises
     ------
     DeviceError
-        If it is not there.
+        If the name is unknown, or the device is not available.
     """
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
@@ -38,26 +40,28 @@ def choose_device(name: str) -> torch.device:
         raise DeviceError(
             f"device {name} is not available",
             found=f"{n_gpus} GPUs" if n_gpus else "cpu only",
-            remedy="take --device auto, or install a matching torch",
+            remedy="use --device auto, or install a build of torch for this device",
         )
     return _ready(torch.device(name))
 
 
 def _ready(device: torch.device) -> torch.device:
-    """A device, and its libraries told that windows and patches are of the same size again and again."""
-    if device.type == "cuda":  # on an H100 a training step's gradients took 10.8 ms without, 4.5 with
+    """Return the device, with cuDNN set to choose the fastest convolutions: the sizes of windows and patches do not change."""
+    if (
+        device.type == "cuda"
+    ):  # on an H100, the gradients of a training step take 10.8 ms without this and 4.5 ms with it
         torch.backends.cudnn.benchmark = True
     return device
 
 
 def choose_precision(device: torch.device, wanted: str, *, is_thin: bool = False) -> torch.dtype:
-    """bfloat16 where asked for, or where the device computes in it and it is asked to choose; else float32.
+    """Return bfloat16 if `wanted` is `bf16`, or if it is `auto` and the device computes in bfloat16; otherwise float32.
 
     Parameters
     ----------
     is_thin : bool
-        As `Plan.is_thin`: float32 is taken on a CPU. Convolutions of bf16 whose stride leaves one voxel along Z are wrong there
-        in torch 2.13, which seems to read what nothing was written to, and right only by chance.
+        See `Plan.is_thin`: a CPU then computes in float32. In torch 2.13, bf16 convolutions on CPUs give wrong values if their
+        stride leaves one voxel along Z. They seem to read memory that is not initialised.
 
     Raises
     ------
@@ -69,7 +73,9 @@ def choose_precision(device: torch.device, wanted: str, *, is_thin: bool = False
     if wanted == "float32" or (wanted == "auto" and not _computes_in_bf16(device)):
         return torch.float32
     if device.type == "cpu" and is_thin:
-        _say_once("patches of one token along Z are computed in float32: in bf16 torch is wrong there on CPUs")
+        _say_once(
+            "patches of one token along Z are computed in float32: torch gives wrong values for them in bf16 on CPUs"
+        )
         return torch.float32
     return torch.bfloat16
 
@@ -89,25 +95,28 @@ def _computes_in_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
-    """Autocast to `precision`; nothing for float32."""
+    """Return a context of `torch.autocast` to a precision; for float32, a context without effect."""
     if precision is torch.float32:
         return nullcontext()
     return torch.autocast(device.type, precision)
 
 
 LACKS = ("out of memory", "ALLOC_FAILED")
-"""In messages of CUDA, its libraries and MPS."""
+"""Words in the error messages of CUDA, its libraries and MPS that mean too little memory."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device had too little memory; its libraries, and MPS, say so by plain errors with these words."""
+    """Return whether a device had too little memory.
+
+    Libraries of CUDA, and MPS, raise a plain `RuntimeError` for it, which only its message (`LACKS`) tells apart.
+    """
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in LACKS)
     )
 
 
 def free_cache(device: torch.device) -> None:
-    """Give back what torch keeps of a device's memory for later."""
+    """Release the memory of a device that torch has cached."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

@@ -1,4 +1,4 @@
-"""Several models as one: the mean of their calibrated probabilities."""
+"""Ensembles: several models whose calibrated probabilities are averaged."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from medhybrid.inference.windows import PIECE
 
 
 class Ensemble(Model):
-    """Models of one plan, such as the folds of a cross-validation.
+    """Ensemble of models with one plan, such as the folds of a cross-validation.
 
     Raises
     ------
     ModelError
-        If they see different images (channels, spacing, intensities, labels, how scans are read and matched), or what is done
-        with components of their masks differs.
+        If the inputs of the models differ (channels, spacing, intensities, labels, reading and matching of scans), or their
+        component rules differ.
     """
 
     def __init__(self, members: Sequence[Model]) -> None:
@@ -47,7 +47,7 @@ class Ensemble(Model):
         self._orders = [_label_order(first, m) for m in members]
 
     def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
-        """Log of the mean probabilities (K, n, Y, Z), slab by slab along X."""
+        """Yield the logarithm of the mean probabilities (K, n, Y, Z), slab by slab along X."""
         members = [(Rows(m.slabs(image, context)), m.record.calibration.temperature) for m in self.members]
         n_rows, n_classes = image.shape[1], self.plan.n_labels + 1
         step = max(1, PIECE // (n_classes * image[0, 0].numel()))
@@ -78,16 +78,16 @@ def _refuse_other_plan(a: Model, b: Model) -> None:
         ours["channel_map"], theirs["channel_map"] = a.record.channel_map, b.record.channel_map
     if differing := [k for k in ours if ours[k] != theirs[k]]:
         raise ModelError(
-            "these models do not see the same images",
-            expected=f"one {', '.join(differing)}",
+            "the models cannot be averaged: their inputs differ",
+            expected=f"the same {', '.join(differing)}",
             found="; ".join(f"{k}: {ours[k]} and {theirs[k]}" for k in differing)[:300],
-            remedy="join models of one prepared dataset",
+            remedy="use models that were trained on one prepared dataset",
         )
     of_masks = ("keep_largest", "min_component_ml")
     if differing := [k for k in of_masks if getattr(a.plan, k) != getattr(b.plan, k)]:
         raise ModelError(
-            "these models remove other components from their masks",
-            expected=f"one {', '.join(differing)}",
+            "the models cannot be averaged: their component rules differ",
+            expected=f"the same {', '.join(differing)}",
             found="; ".join(f"{k}: {getattr(a.plan, k)} and {getattr(b.plan, k)}" for k in differing)[:300],
-            remedy="give all the same with medhybrid cross-validate, or train them with the same prepare settings",
+            remedy="set the same rules for all with medhybrid cross-validate, or train with the same prepare settings",
         )

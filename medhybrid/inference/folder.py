@@ -1,11 +1,11 @@
-"""The folder job: every scan of a work list to a mask, a row of measurements, and a record of what was done.
+"""Prediction of a folder: a mask, a row of measurements and a record for each scan of a work list.
 
-OUT/masks/<case>.nii.gz   the label map on the scan's own grid
-OUT/seg/<case>.dcm        the same as DICOM SEG, for DICOM input
+OUT/masks/<case>.nii.gz   label map on the scan's own grid
+OUT/seg/<case>.dcm        the same label map as a DICOM SEG, for DICOM input
 OUT/probabilities/        on request: <case>.nii.gz (X, Y, Z, label), <case>_uncertainty.nii.gz (entropy, 0 to 1), and
                           <case>.dcm, a FRACTIONAL SEG, for DICOM input
 OUT/sr/<case>.dcm         volumes and diameters as a DICOM structured report that refers to the SEG
-OUT/results.csv, work.csv, done/, failed/, begun/: what became of each scan (records.py)
+OUT/results.csv, work.csv, done/, failed/, begun/: state and result of each scan (records.py)
 OUT/run.json              model, versions, counts
 """
 
@@ -43,28 +43,28 @@ from medhybrid.scans.dicom.deidentify import Deidentifier
 logger = logging.getLogger(__name__)
 
 TABLES_EVERY_S = 2.0
-"""Least time between two versions of the tables, whose every row is written anew."""
+"""Least time between two versions of the tables: each version writes all rows again."""
 
 TABLES_SHARE = 0.05
-"""Most of the time that writing them may take."""
+"""Largest share of the time that writing the tables may take."""
 
-RETRY_AFTER_S = (1.0, 4.0)  # waits before a scan is read again that changed meanwhile, or whose disk did not answer
+RETRY_AFTER_S = (1.0, 4.0)  # waits before a scan is read again: its files changed, or the disk did not answer
 
 Outcome = tuple[Prediction, bool]
-"""The result of a scan, and whether it is an earlier one that is unchanged."""
+"""The result of a scan, and whether the scan was skipped because its earlier result still holds."""
 
 
 class FolderJob:
-    """What is the same for every scan.
+    """Model, output folder and options of a prediction, which are the same for every scan.
 
     Parameters
     ----------
     deidentifier : Deidentifier, optional
-        Cleans what DICOM output and messages repeat of the input; the work list has its names already.
+        Removes patient data from DICOM output and messages. The names in the work list are already replaced.
     with_probabilities : bool
         Write the probabilities of the labels beside the masks.
     max_memory : int, optional
-        Bytes that a scan may need; one that needs more is refused. By default what the process could have.
+        Bytes that a scan may need; a scan that needs more is refused. Default: the memory that is available to the process.
 
     Raises
     ------
@@ -93,7 +93,7 @@ class FolderJob:
 
 @dataclass(slots=True)
 class _Case:
-    """A scan on its way: what each step leaves for the next, and what became of it as soon as that is known."""
+    """State of one scan between the steps: intermediate results, and the outcome as soon as it is known."""
 
     item: WorkItem
     prediction: Prediction | None = None
@@ -108,18 +108,18 @@ class _Case:
 
 
 def predict_items(job: FolderJob, items: Sequence[WorkItem], *, at_once: bool | None = None) -> Iterator[Outcome]:
-    """Predict scans one after the other; a bad one is reported and the others go on.
+    """Predict scans one after the other. A scan that fails is reported as failed, and the next one follows.
 
     Parameters
     ----------
     at_once : bool, optional
-        Read the next scan and write the last one while one is computed; by default where the network is not on the CPU, which
-        has enough to do with it.
+        Read the next scan and write the previous one while a scan is computed. Default: only if the network is not on the CPU,
+        since the network alone uses a CPU fully.
 
     Raises
     ------
     OutputError
-        If there is no room for a mask: the others would have none either.
+        If the disk is full or cannot be written to, which would fail for the other scans as well.
     """
     if at_once is None:
         at_once = job.model.device.type != "cpu"
@@ -129,7 +129,7 @@ def predict_items(job: FolderJob, items: Sequence[WorkItem], *, at_once: bool | 
     try:
         yield from in_stages(items, read, infer, write, at_once=at_once)
     finally:
-        for case in list(job.records.in_hand):  # interrupted, and this worker lives: no attempt that failed
+        for case in list(job.records.in_hand):  # interrupted while the worker is alive: not a failed attempt
             job.records.release(case)
 
 
@@ -141,16 +141,16 @@ def collect(
     on_case: Callable[[int, Prediction, bool], None] = lambda *_: None,
     shares_tables: bool = False,
 ) -> list[Prediction]:
-    """Take outcomes in any order, and keep the tables of the folder; returns what is known of all cases, in their order.
+    """Collect outcomes in any order, update the tables of the folder, and return the known results in the order of `cases`.
 
     Parameters
     ----------
     cases : sequence of str
-        All of the folder.
+        All cases of the folder.
     on_case : callable
-        Told (number done, prediction, whether it was skipped as unchanged) after each.
+        Called after each outcome with its number, the prediction, and whether the scan was skipped as unchanged.
     shares_tables : bool
-        Other processes work on other cases: tables are made once, at the end, from everybody's records.
+        Other processes predict other cases: the tables are written once, at the end, from the records of all processes.
     """
     records, labels = job.records, job.model.plan.labels
 
@@ -175,7 +175,7 @@ def collect(
             on_case(n, prediction, is_skipped)
             began = time.monotonic()
             if not shares_tables and began - written_at > max(TABLES_EVERY_S, took / TABLES_SHARE):
-                with suppress(OSError):  # the last ones are written in any case, and say so where they cannot be
+                with suppress(OSError):  # the final tables are written below in any case, and an error there is raised
                     records.write_tables(cases, in_order(), labels)
                 written_at = time.monotonic()
                 took = written_at - began
@@ -208,21 +208,24 @@ def _unwritable(out: Path, error: OSError) -> OutputError:
     return OutputError(
         f"{out} cannot be written to",
         found=error.strerror or str(error),
-        remedy="make room or choose another folder, and run again: what is done is kept",
+        remedy="free disk space or choose another folder, and run again: finished scans are kept",
     )
 
 
 def fingerprint_of(model: Model) -> str:
-    """Hash of what decides a mask and its verdict besides the scan: weights, plan, windows, calibration."""
+    """Return a hash of all that decides a mask and its verdict, except the scan: weights, plan, windows, calibration."""
     r = model.record
     text = r.weights_sha256 + r.plan.model_dump_json() + r.inference.text_for_hash() + r.scans.text_for_hash()
     text += r.model_dump_json(include={"channel_map", "calibration"})
     text += CONTEXT_VERSION if r.plan.context else ""
-    text += "thin" * r.plan.is_thin  # computed in float32 of late: masks made before may be wrong
+    text += (
+        "thin" * r.plan.is_thin
+    )  # now computed in float32: masks of earlier versions may be wrong, so they get another hash
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
+    """Return the earlier result of a scan if model, files and outputs are unchanged; otherwise None."""
     try:
         earlier = job.records.done(item.case)
         if earlier is None or (earlier.made_by, earlier.slots) != (job.made_by, slots_of(item.entries)):
@@ -231,10 +234,12 @@ def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
         if not all((job.out / kind / f"{item.case}.nii.gz").is_file() for kind in kinds):
             return None
         if not all((job.out / name).exists() for name in earlier.outputs):
-            return None  # some were removed: they are made again
+            return None  # some outputs were removed: predict again
         files = _sources(job, item)
         if earlier.stamps == stamp_files(files) or earlier.input_hash == hash_files(files):
-            (job.out / "failed" / f"{item.case}.json").unlink(missing_ok=True)  # of a death between two records
+            (job.out / "failed" / f"{item.case}.json").unlink(
+                missing_ok=True
+            )  # left if the worker died between two records
             return with_changes_named(earlier, job.out)
     except OSError:
         return None
@@ -242,12 +247,12 @@ def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
 
 
 def _sources(job: FolderJob, item: WorkItem) -> tuple[Path, ...]:
-    """The files that decide a mask, those of the context among them."""
+    """Return the files that decide a mask, including those with the values of `plan.context`."""
     return item.files + (context_files(item.files, item.root) if job.model.plan.context else ())
 
 
 def _attempt(step: Callable[[FolderJob, _Case], None], job: FolderJob, case: _Case) -> _Case:
-    """A step of a case, unless what became of it is known; an error becomes that."""
+    """Run a step for a case that has no outcome yet; an error becomes the outcome `failed`."""
     if case.prediction is not None:
         return case
     began, name = time.monotonic(), case.item.case
@@ -265,13 +270,16 @@ def _attempt(step: Callable[[FolderJob, _Case], None], job: FolderJob, case: _Ca
 
 
 def _read(job: FolderJob, case: _Case) -> None:
+    """Read and prepare the scan, unless it has a result already or cannot be predicted."""
     item, model = case.item, job.model
     case.prediction = _load_unchanged(job, item)
     if case.prediction is not None:
         case.is_skipped = True
         return
     refuse_foreign_files(job.out, job.records, item.case)
-    for name in reversed(files_of(item.case)):  # those of an earlier scan or model, its record first
+    for name in reversed(
+        files_of(item.case)
+    ):  # outputs of an earlier scan or model; the record first, as it vouches for the others
         (job.out / name).unlink(missing_ok=True)
     if item.is_burned_in:
         logger.warning("%s: %s", item.case, BURNED_IN)
@@ -292,11 +300,19 @@ def _read(job: FolderJob, case: _Case) -> None:
         doubts=unlike_grid(case.scan.grid, model.plan, model.record.seen),
     )
     case.prepared = model.prepare(case.scan)
-    job.records.release(item.case)  # while it waits for its turn, another's death is not its own
+    job.records.release(
+        item.case
+    )  # while it waits for the network, the death of the worker does not count as its attempt
 
 
 def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
-    """The scan, from files that stayed as they are; None if it was set aside. Raises `ScanError`."""
+    """Return the scan if its files did not change while it was read; None after too many failed attempts.
+
+    Raises
+    ------
+    ScanError
+        If the files cannot be read, or still change after the last wait of `RETRY_AFTER_S`.
+    """
     item, files, has_begun = case.item, case.item.files, False
     problem: Exception | None = None
     for wait in (0.0, *RETRY_AFTER_S):
@@ -314,7 +330,8 @@ def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
             if stamp_files(files) == case.stamps:
                 return replace(scan, notes=(*scan.notes, *unread_context(scan, job.model.plan.context)))
             problem = ScanError(
-                f"{item.case} changed while it was read", remedy="run again when its files are complete"
+                f"{item.case} cannot be predicted: it changed while it was read",
+                remedy="run again when the files are complete",
             )
         except (MedHybridError, OSError) as error:
             problem = error
@@ -324,13 +341,14 @@ def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
         raise ScanError(
             f"{item.case} cannot be read",
             found=problem.strerror or str(problem),
-            remedy="run again when its files are back",
+            remedy="run again when the files can be read",
         ) from problem
     assert problem is not None
     raise problem
 
 
 def _infer(job: FolderJob, case: _Case) -> None:
+    """Run the network on the prepared scan."""
     assert case.scan is not None
     assert case.prepared is not None
     job.records.begin(case.item.case, case.stamps)
@@ -339,6 +357,7 @@ def _infer(job: FolderJob, case: _Case) -> None:
 
 
 def _conclude(job: FolderJob, case: _Case) -> None:
+    """Decide mask and verdict, write the outputs, and set the outcome."""
     scan, name = case.scan, case.item.case
     assert scan is not None
     assert case.inferred is not None
@@ -359,10 +378,10 @@ def _conclude(job: FolderJob, case: _Case) -> None:
 
 
 def _finish(job: FolderJob, case: _Case) -> Outcome:
-    """What became of a case, on record if it is done; and whether it was done before."""
+    """Write the record of a case; return its outcome, and whether the scan was skipped as unchanged."""
     item, prediction = case.item, case.prediction
     assert prediction is not None
-    case.scan = case.prepared = case.inferred = None  # the next one may need the memory
+    case.scan = case.prepared = case.inferred = None  # frees memory for the next scan
     if case.is_skipped:
         return prediction, True
     told: dict[str, Any] = {"seconds": round(case.seconds, 3), "attempts": case.attempts, "worker": this_worker()}

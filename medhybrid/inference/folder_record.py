@@ -1,4 +1,4 @@
-"""What `run.json` of a folder of masks says: which model made them, of what, and how."""
+"""`run.json` of a folder of masks: the model, the scans and the settings of the prediction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medhybrid.owned import FolderKind
 
 
 class LeftAside(BaseModel):
-    """A series or file that is no scan."""
+    """Series or file that was skipped because it is not a scan, with the reason."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,18 +23,18 @@ class LeftAside(BaseModel):
 
 
 class FolderRecord(BaseModel):
-    """The run as a whole; `records.Prediction` says what became of each scan.
+    """Record of one call of `predict`; `records.Prediction` has the result of each scan.
 
     Attributes
     ----------
     scans : str
-        Where the scans were; empty where names are replaced, since folders may hold them.
+        Path of the scans. Empty for a de-identified output, since names of folders may contain patient data.
     model_channels : list of (str, bool)
-        Name, and whether a scan may lack it.
+        Name of each channel, and whether it is optional.
     channels : dict
-        By case, why each scan of a study was taken for its channel.
+        For each case, the reasons of its channel assignments.
     labels : dict
-        Names and their values in the masks.
+        Names of the labels and their values in the masks.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -63,16 +63,16 @@ class FolderRecord(BaseModel):
 
 
 def read_folder_record(folder: Path) -> FolderRecord:
-    """The record of a folder of masks; raises `DataError` where it has none that can be read."""
+    """Read the record of a folder of masks; raises `DataError` if it is missing or damaged."""
     path = folder / "run.json"
     try:
         return FolderRecord.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"{folder} is no folder of masks made by medhybrid predict",
+            f"{folder} is not an output folder of medhybrid predict",
             expected=f"{path}",
             found=_first_line(error),
-            remedy="give the --out folder of medhybrid predict",
+            remedy="give the folder that was the --out of medhybrid predict",
         ) from error
 
 
@@ -81,13 +81,13 @@ def _first_line(error: Any) -> str:
 
 
 def _is_earlier_output(folder: Path) -> bool:
-    """Whether a folder without marker was written by `predict`: by its record, or by those of its scans."""
+    """Return whether `predict` wrote a folder without marker, judged by the record of the run or the records of scans."""
     try:
         read_folder_record(folder)
     except DataError:
         records = [p for state in ("done", "failed") for p in (folder / state).glob("[!.]*.json")]
         has_tables = any((folder / n).exists() for n in ("results.csv", "work.csv", "run.json", "report.html"))
-        if has_tables and not records:  # tables of something else
+        if has_tables and not records:  # tables of another program
             return False
         cases = {p.stem for p in [*records, *(folder / "begun").glob("[!.]*.json")]}
         masks = {p.name.removesuffix(".nii.gz") for p in (folder / "masks").glob("*")}
@@ -125,4 +125,4 @@ OUTPUT = FolderKind(
     },
     _is_earlier_output,
 )
-"""The output folder of `predict`. Masks in `corrected` are a reviewer's: they are not scans."""
+"""Names of the files in an output folder of `predict`. `corrected` holds masks of a reviewer, which are not scans."""

@@ -1,4 +1,4 @@
-"""Files of the user's among the outputs of `predict`: they are neither removed nor written over."""
+"""Protection of the user's files in an output folder of `predict`: they are neither removed nor overwritten."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from medhybrid.inference.records import Prediction, Records
 logger = logging.getLogger(__name__)
 
 COPYING_S = 1.0
-"""A file of a version that kept no hashes may be newer than its record by this, as copies are."""
+"""Tolerance in seconds for outputs of versions that stored no hashes: a copied file may be newer than its record."""
 
 
 class ForeignFileError(OutputError):
-    """A file under an output's name that medhybrid did not write, or that was changed since."""
+    """Error for a file at the path of an output that medhybrid did not write, or that was changed afterwards."""
 
 
 def refuse_foreign_files(out: Path, records: Records, case: str) -> None:
-    """Raise `ForeignFileError` where an output of a case is not ours, or was edited: it would be overwritten."""
+    """Raise `ForeignFileError` if an output of a case would overwrite a file of the user's or an edited output."""
     present = [name for name in files_of(case)[:-2] if (out / name).exists() or (out / name).is_symlink()]
     if not present:
         return
     if damaged := records.damaged(case):
         raise ForeignFileError(
-            f"{case} is not predicted: its record cannot be read, so nobody can tell whose its outputs are",
+            f"{case} is not predicted: its record is damaged, so it is unknown whether medhybrid wrote its outputs",
             found=", ".join([damaged, *present]),
-            remedy="remove the record and these files, or move them elsewhere, and run again",
+            remedy="remove the record and these files, or move them to another folder, and run again",
         )
     hashes, earlier = records.outputs_of(case), records.earlier_record(case)
     unknown = [n for n in present if n not in hashes and (earlier is None or (out / n).is_symlink())]
     changed = [n for n in present if n not in unknown and _is_changed(out / n, hashes.get(n), earlier)]
     if unknown:
         raise ForeignFileError(
-            f"{case} is not predicted: medhybrid did not make a file that its outputs would overwrite",
+            f"{case} is not predicted: its outputs would overwrite a file that medhybrid did not write",
             found=", ".join(unknown),
-            remedy="move it elsewhere, or choose another folder",
+            remedy="move the file to another folder, or choose another --out",
         )
     if changed:
         raise ForeignFileError(
-            f"{case} is not predicted again: an output was changed after medhybrid wrote it, and would be overwritten",
+            f"{case} is not predicted again: it would overwrite an output that was changed after medhybrid wrote it",
             found=", ".join(changed),
-            remedy="move it elsewhere, for example into corrected/",
+            remedy="move the file to another folder, for example corrected/",
         )
 
 
 def with_changes_named(done: Prediction, out: Path) -> Prediction:
-    """Return the record of a scan that is not predicted again, with a note on files that are not as they were written."""
+    """Return the record of a scan that is not predicted again, with a note on outputs that were changed afterwards."""
     changed = [n for n, sha256 in done.outputs.items() if _is_changed(out / n, sha256, None)]
     if not changed:
         return done
@@ -62,14 +62,14 @@ def with_changes_named(done: Prediction, out: Path) -> Prediction:
 
 
 def is_edited(out: Path, records: Records, case: str) -> bool:
-    """Return whether the mask of a case is not the one that was written."""
+    """Return whether the mask of a case was changed after `predict` wrote it."""
     name = files_of(case)[0]
     path = out / name
     return path.is_file() and _is_changed(path, records.outputs_of(case).get(name), records.earlier_record(case))
 
 
 def _is_changed(path: Path, sha256: str | None, record: Path | None) -> bool:
-    """Whether a file differs from its hash; without one, whether it is newer than its record."""
+    """Return whether a file differs from its hash; without a hash, whether it is newer than its record."""
     if sha256 is not None:
         return not path.is_file() or path.is_symlink() or hash_file(path) != sha256
     return record is not None and path.stat().st_mtime > record.stat().st_mtime + COPYING_S

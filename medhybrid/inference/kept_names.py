@@ -1,8 +1,8 @@
-"""Names of scans in an output folder that holds others already: a name stays with its scan, over all calls.
+"""Names of scans in an output folder that is used several times: a scan keeps its name in all calls.
 
-A scan has the name of its file or folder. Where the record under that name is of another scan, it gets a name with a number.
-Which scan a record is of is told by the place of its files, which may have changed there, or else by their content, which
-may have been moved.
+A scan has the name of its file or folder. If the record of that name belongs to another scan, the new scan gets a name with a
+number. A record belongs to a scan if the paths of their files are equal, even if the content has changed. Otherwise the
+contents are compared, since files may have been moved.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _Test = Callable[[Prediction, WorkItem], bool]
 
 
 def places_of(item: WorkItem, deidentifier: Deidentifier | None) -> list[str]:
-    """Return signs of where the files of a scan are, under the key where there is one."""
+    """Return the places of a scan's files, as keyed hashes if names are replaced."""
     return [s if deidentifier is None else deidentifier.name(s) for e in item.entries if e for s in e.places]
 
 
 def with_source(made: Prediction, item: WorkItem, deidentifier: Deidentifier | None) -> Prediction:
-    """Return a record that says which files it is of, so that its name stays theirs."""
+    """Return a record with the places, stamps and hash of its scan's files, by which later calls find its name."""
     stamps, input_hash = made.stamps, made.input_hash
     with suppress(OSError):
-        if not input_hash:  # a failure before its files were read
+        if not input_hash:  # the scan failed before its files were read
             stamps, input_hash = stamp_files(item.files), hash_files(item.files)
     if deidentifier is not None:
         stamps = [(item.case, *s[1:]) for s in stamps]
@@ -54,12 +54,12 @@ def with_source(made: Prediction, item: WorkItem, deidentifier: Deidentifier | N
 def keep_names(
     work: WorkList, records: Records, deidentifier: Deidentifier | None = None, *, with_new: bool = True
 ) -> WorkList:
-    """Return the scans under the names that they had in earlier calls; new ones never have the name of another scan.
+    """Return the scans with the names of earlier calls. A new scan never gets the name of another scan.
 
     Parameters
     ----------
     with_new : bool
-        Find a name for scans that are not on record; else they stay under their own, where it is not that of a scan here.
+        Find a free name for scans without a record. Otherwise they keep their own name, unless a scan of this list has it.
     """
     kept = _Kept(work.items, records, deidentifier)
     kept.assign(with_new=with_new)
@@ -68,7 +68,7 @@ def keep_names(
 
 
 def tell_renamed(work: WorkList, out: Path) -> None:
-    """Warn of scans whose names other scans have in a folder."""
+    """Warn of scans that were renamed because the folder has other scans of the same names."""
     notes = [i.note for i in work.items if i.name_taken]
     if notes:
         more = f"; and {len(notes) - SHOWN} more" if len(notes) > SHOWN else ""
@@ -78,16 +78,16 @@ def tell_renamed(work: WorkList, out: Path) -> None:
 
 
 def tell_other_models(out: Path, cases: Sequence[str]) -> None:
-    """Warn of masks of earlier calls that another model made: tables are of one model."""
+    """Warn of masks of earlier calls that another model predicted: results.csv has the results of one model only."""
     if cases:
         shown = ", ".join(cases[:SHOWN]) + (f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else "")
         logger.warning("%s: masks of another model are not in results.csv: %s", printable_path(out), shown)
 
 
 def others_on_record(work: WorkList, records: Records, deidentifier: Deidentifier | None) -> list[Prediction]:
-    """Return the records of scans that are not in a work list: of masks that are there, and of failures that may be mended.
+    """Return the records of scans that are not in a work list: those with a mask, and failures that can be repeated.
 
-    A failure stays as long as a file of it is there and belongs to no scan of the list.
+    A failure can be repeated if one of its files exists and no scan of the list uses it.
     """
     listed = {i.case for i in work.items}
     here = {p for i in work.items for p in places_of(i, deidentifier)}
@@ -106,7 +106,7 @@ def _may_be_mended(prediction: Prediction, here: set[str]) -> bool:
 
 
 class _Kept:
-    """The names of a work list's scans, as they are found: by item's name, the one that it gets."""
+    """Assignment of names to the scans of a work list: from the name of an item to its name in the output folder."""
 
     def __init__(self, items: Sequence[WorkItem], records: Records, deidentifier: Deidentifier | None) -> None:
         self.items, self.records, self.deidentifier = items, records, deidentifier
@@ -119,11 +119,13 @@ class _Kept:
         self._hashes: dict[tuple[Path, ...], str] = {}
 
     def assign(self, *, with_new: bool) -> None:
-        """Find a name for every scan: by its place under its own name, then under others, then by content."""
+        """Assign a name to every scan: by its place under its own name, then under other names, then by its content."""
         for item in self.items:
             own = self._record(item.case)
             is_ours = own is not None and self._lies_there(own, item)
-            if is_ours or (own is None and same_file_name(item.case) in self.recorded):  # damaged: it is told of later
+            if is_ours or (
+                own is None and same_file_name(item.case) in self.recorded
+            ):  # damaged record: `refuse_foreign_files` reports it
                 self._take(item, item.case)
         left = [i for i in self.items if i.case not in self.names]
         if left and self.recorded:
@@ -142,6 +144,7 @@ class _Kept:
                 self._take(item, item.case if is_own else self._free(item.case, wanted))
 
     def named(self, item: WorkItem) -> WorkItem:
+        """Return an item with its assigned name, and a note if that differs from its own name."""
         name = self.names[item.case]
         if name == item.case:
             return item
@@ -160,7 +163,7 @@ class _Kept:
         return ""
 
     def _free(self, case: str, wanted: set[str]) -> str:
-        """Return the name itself if no other scan has it, else the first with a number that nobody has or wants."""
+        """Return the name itself if no other scan has it, else the first numbered name that no scan has or would get."""
         own = self._record(case)
         is_unused = own is None or (own.status == "failed" and not own.places and not own.stamps)
         if is_unused and same_file_name(case) not in self.claimed:
@@ -177,7 +180,7 @@ class _Kept:
         return self._read.get(name)
 
     def _numbered(self, case: str) -> Iterator[str]:
-        """Names with a number that are on record: long ones are shortened, and do not begin alike."""
+        """Yield the numbered names of a case that have a record. `_base` does not find them for long, shortened names."""
         names = (_with_number(case, n) for n in count(2))
         return takewhile(lambda n: same_file_name(n) in self.recorded, names)
 
@@ -185,24 +188,26 @@ class _Kept:
         return made.slots == slots_of(item.entries) and self._lies_there(made, item)
 
     def _lies_there(self, made: Prediction, item: WorkItem) -> bool:
-        """Whether a record is of files at the places of a scan."""
+        """Return whether the files of a record were at the places of a scan."""
         if made.places:
             return not self._places[item.case].isdisjoint(made.places)
-        paths = {path for path, *_ in made.stamps}  # of an earlier version
-        if paths == {made.case}:  # names were replaced: those of series are made of their UIDs
+        paths = {path for path, *_ in made.stamps}  # records of earlier versions have no places
+        if paths == {
+            made.case
+        }:  # de-identified: names of series are hashes of their UIDs, so an equal name means an equal series
             return any(e is not None and e.uid for e in item.entries)
         known = {f(p) for p in item.files for f in (printable_path, _real_path)}
         return any(os.path.isabs(p) and p in known for p in paths)
 
     def _is_same_content(self, made: Prediction, item: WorkItem) -> bool:
-        """Whether a record is of files with the content of a scan's, which are read only where the sizes agree."""
+        """Return whether the files of a record had the content of a scan's files; these are read only if the sizes agree."""
         if not made.input_hash or made.slots != slots_of(item.entries):
             return False
         sizes = [s[1] for s in made.stamps]
         return any(n == sizes and self._hash(files) == made.input_hash for files, n in self._sizes_of(item))
 
     def _sizes_of(self, item: WorkItem) -> list[tuple[tuple[Path, ...], list[int]]]:
-        """Return the files of a scan without and with those of its context, and their sizes."""
+        """Return the files of a scan and their sizes, without and with the files that hold its context values."""
         if item.case not in self._sizes:
             found = self._sizes[item.case] = []
             for files in (item.files, item.files + context_files(item.files)):

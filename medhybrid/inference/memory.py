@@ -1,4 +1,7 @@
-"""What a scan will need, told before its work begins: a folder must not end because the system ends the process."""
+"""Estimate of the memory that a scan needs, before it is read.
+
+Without it, the operating system could kill the process at a large scan, and the other scans of the folder would be lost.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +20,26 @@ from medhybrid.scans import Scan
 GIB = 2**30
 
 WORKING = 300 * 2**20
-"""Bytes of what is worked on at once: slabs, pieces, points near borders (`windows.PIECE`, `to_grid.SLAB_VOXELS`)."""
+"""Bytes of temporary arrays: slabs, pieces, points near borders (`windows.PIECE`, `to_grid.SLAB_VOXELS`)."""
 
 READING = 6
-"""Bytes of memory that a value needs while it is read: as float32, and as the 16 bits that most files store."""
+"""Bytes of memory for each value while it is read: 4 as float32, and 2 as the 16 bits that most files store."""
 
 ACTIVATIONS = 400
-"""Bytes that the network of the packaged configs needs for a voxel of a window (measured: 340 in float32, 170 in bf16)."""
+"""Bytes of activations for each voxel of a window, for the network of the packaged configs.
+
+Measured: 340 in float32, 170 in bf16.
+"""
 
 
 def needed_memory(
     scan: Scan, plan: Plan, config: InferenceConfig, *, n_networks: int = 1, with_probabilities: bool = False
 ) -> int:
-    """Bytes that a prediction needs at its peak, besides the scan itself, which has been read.
+    """Return the bytes that a prediction needs at its peak, without the scan itself, which is in memory already.
 
-    The most of three: preparing (the network's view, and two copies of a channel for its intensities), the network (that view,
-    padded, windows, and logits of a window's rows for each of the models that are averaged), and measuring (the label map
-    and numbered components).
+    It is the largest of three phases. Preparing: the image on the network's grid, and two copies of a channel for its
+    normalisation. Network: that image, also padded, windows, and the logits of a window's rows for each averaged model.
+    Measuring: the label map and the numbered components.
     """
     n_voxels = int(np.prod(scan.grid.shape))
     network = respace(turn_to_ras(scan.affine).grid(scan.grid), plan.spacing_mm)
@@ -44,28 +50,30 @@ def needed_memory(
     windows = config.window_batch * ACTIVATIONS * int(np.prod(plan.patch_size))
     inferring = 2 * view + n_networks * row * plan.patch_size[0] + windows + 2 * n_voxels
     measuring = 8 * n_voxels
-    if with_probabilities:  # held whole, on both grids
+    if with_probabilities:  # in memory as a whole, on both grids
         inferring += row * padded[0] + 8 * (plan.n_labels + 1) * n_voxels
         measuring += 8 * (plan.n_labels + 1) * n_voxels
     return n_networks * WORKING + max(preparing, inferring, measuring)
 
 
 def refuse_too_large_to_read(case: str, shapes: Sequence[Sequence[int]], limit: int | None = None) -> None:
-    """Raise `ScanError`, from headers alone, for a scan whose values need more than `limit` bytes, or than there are.
+    """Raise `ScanError` for a scan whose values need more than `limit` bytes, or than the free memory if it is None.
+
+    Only headers are read: a compressed file or an archive may hold far more values than its own size suggests.
 
     Parameters
     ----------
     shapes : sequence of shapes
-        Of the scan's channels, as headers tell them; an archive or a compressed file may hold far more than its own size.
+        Shape of each channel of the scan, from its header.
     """
     needed = READING * sum(int(np.prod(shape, dtype=object)) for shape in shapes)
     there = free_memory() if limit is None else limit
     if needed > there:
         raise ScanError(
-            f"{case}: reading the scan of {_sizes(shapes)} values needs more memory than there is",
+            f"{case}: reading the scan of {_sizes(shapes)} values needs more memory than is available",
             expected=f"{needed / GIB:.1f} GiB",
             found=f"{there / GIB:.1f} GiB" + ("" if limit is None else " (--max-memory)"),
-            remedy="check its header; close other programs, give it a machine with more, or predict a cropped scan",
+            remedy="check its header; close other programs, use a computer with more memory, or predict a cropped scan",
         )
 
 
@@ -83,24 +91,24 @@ def refuse_too_large(
     with_probabilities: bool = False,
     doubts: Sequence[str] = (),
 ) -> None:
-    """Raise `ScanError` for a scan that needs more than `limit` bytes, or than the process could have.
+    """Raise `ScanError` for a scan that needs more than `limit` bytes, or than the process could get if it is None.
 
     Parameters
     ----------
     doubts : sequence of str
-        How the scan is unlike others, which may be why it is so large: part of the message.
+        Differences between the scan and the training scans, for the message: a wrong header may be why it is so large.
     """
     needed = needed_memory(scan, plan, config, n_networks=n_networks, with_probabilities=with_probabilities)
     needed += scan.array.nbytes
-    # what the process has is part of it: the scan, and those that are read and written beside it
+    # memory that the process already uses counts as available: `needed` includes the scan, which is in memory
     there = free_memory() + psutil.Process().memory_info().rss if limit is None else limit
     if needed > there:
         raise ScanError(
-            f"{scan.case}: the scan of {' x '.join(map(str, scan.grid.shape))} voxels needs more memory than there is",
+            f"{scan.case}: the scan of {' x '.join(map(str, scan.grid.shape))} voxels needs more memory than is available",
             expected=f"{needed / GIB:.1f} GiB",
             found=f"{there / GIB:.1f} GiB" + ("" if limit is None else " (--max-memory)"),
             remedy="".join(f"check its header: {d}; " for d in doubts)
-            + "close other programs, give it a machine with more, "
-            + ("leave --probabilities out, " if with_probabilities else "")
+            + "close other programs, use a computer with more memory, "
+            + ("omit --probabilities, " if with_probabilities else "")
             + "or predict a cropped scan",
         )

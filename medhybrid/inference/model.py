@@ -1,7 +1,7 @@
-"""A trained model: weights, and everything needed to use them, in a folder without pickle.
+"""Trained models: weights and all that is needed to use them, in a folder without pickle files.
 
-`model.safetensors` holds the weights, `model.json` the network's config, the plan and the record of the training,
-`card.md` a page for people.
+`model.safetensors` holds the weights. `model.json` holds the network's config, the plan and the record of the training.
+`card.md` is the model card.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ Context = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """What a model makes of a scan.
+    """Segmentation of a scan by a model, with its confidence.
 
     Attributes
     ----------
     mask : (X, Y, Z) integer ndarray
         Label map on the scan's grid.
     score : float
-        How good the mask is likely to be; see `inference.confidence`.
+        Confidence: the Dice that the model expects for the mask, from 0 to 1; see `inference.confidence`.
     verdict : str
         ``confident`` or ``needs review``.
     reasons : tuple of str
-        Why it needs review; empty for a confident mask.
+        Why the mask needs review; empty for a confident mask.
     probabilities : (K, X, Y, Z) float32 ndarray, optional
-        Calibrated, background first, then the labels in the order of the plan; before component rules.
+        Calibrated probabilities before component rules: background first, then the labels in the order of the plan.
     """
 
     mask: NDArray[np.generic]
@@ -71,14 +71,14 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """What the network says of a scan, before component rules.
+    """Output of the network for a scan, before component rules.
 
     Attributes
     ----------
     labels : (X, Y, Z) uint8 ndarray
-        Inside values on the scan's grid.
+        Class indices 0 to K on the scan's grid, not yet the label values of the training masks.
     score, probabilities
-        As of `Segmentation`.
+        See `Segmentation`.
     """
 
     labels: NDArray[np.uint8]
@@ -87,19 +87,21 @@ class Inferred:
 
 
 class Model:
-    """A network with its plan, ready to make masks.
+    """Trained network with its plan, which predicts masks of scans.
 
     Parameters
     ----------
     network : Network
-        In evaluation mode.
+        Network with its weights; it is moved to `device` and set to evaluation mode.
     record : ModelRecord
-        Plan and origin.
+        Plan, settings and origin of the model.
+    device : torch.device
+        Where the network is computed.
 
     Attributes
     ----------
     runtime : str
-        What `run` is made of, with its version.
+        Library that computes the network, with its version.
     """
 
     def __init__(self, network: Network, record: ModelRecord, device: torch.device) -> None:
@@ -113,7 +115,7 @@ class Model:
 
     @property
     def run(self) -> Callable[..., Logits]:
-        """What computes logits: the network with its weights cast to `precision` once, or a program made of it."""
+        """Function from images to logits: the network with weights cast to `precision`, or a program exported from it."""
         if self._run is not None:
             return self._run
         if self._cast is None or self._cast[0] is not self.precision:
@@ -126,33 +128,40 @@ class Model:
 
     @property
     def plan(self) -> Plan:
-        """The plan the model was trained by."""
+        """Plan with which the model was trained."""
         return self.record.plan
 
     def predict(self, scan: Scan) -> NDArray[np.generic]:
-        """Label map (X, Y, Z) of a scan on the scan's own grid, with the label values of the training masks.
+        """Predict the label map (X, Y, Z) of a scan on the scan's own grid, with the label values of the training masks.
 
         Raises
         ------
         DataError
-            If the scan has other channels than the model.
+            If the channels of the scan differ from those of the model.
         ScanError
-            If it is no scan.
+            If the argument is not a `Scan`.
         """
         if not isinstance(scan, Scan):
             raise ScanError(
-                "a model sees scans",
+                "the model cannot predict this argument",
+                expected="a medhybrid.Scan",
                 found=type(scan).__name__,
-                remedy="medhybrid.read_scan(path), or medhybrid.Scan(...)",
+                remedy="create one with medhybrid.read_scan(path) or medhybrid.Scan(...)",
             )
         return self.segment(scan).mask
 
     def logits(self, image: Tensor, context: Context | None = None) -> Tensor:
-        """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z), and what is known of the fields of `plan.context`."""
+        """Return the logits (K, X, Y, Z) of a prepared image (C, X, Y, Z).
+
+        Parameters
+        ----------
+        context : mapping, optional
+            Known values of the fields of `plan.context`; the others are NaN for the network.
+        """
         return gather(self.slabs(image, context), image.shape[1])
 
     def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
-        """The same, slab by slab (K, n, Y, Z) along X, so that they are not all in memory."""
+        """Yield the logits as slabs (K, n, Y, Z) along X, so that they are not all in memory; see `logits`."""
         values = torch.tensor(
             [(context or {}).get(field, torch.nan) for field in self.plan.context], device=self.device
         )
@@ -161,18 +170,20 @@ class Model:
         return predict_slabs(image, predictor_of(self.run, plan, values), **settings, device=self.device)
 
     def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
-        """Label map of a scan on its own grid, and how sure the model is of it; errors as `predict`."""
+        """Predict the label map of a scan on its own grid, with the model's confidence; raises the errors of `predict`."""
         inferred = self.infer(scan, self.prepare(scan), with_probabilities=with_probabilities)
         return self.conclude(scan, inferred)
 
-    # the steps of `segment`, for those who read one scan while another is computed
+    # the steps of `segment`, separate so that one scan can be read while another is computed
 
     def prepare(self, scan: Scan) -> PreparedImage:
-        """The scan as the network sees it; errors as `predict`."""
+        """Resample and normalise a scan for the network; raises the errors of `predict`."""
         return prepare_image(scan.array, scan.grid, self.plan)
 
     def infer(self, scan: Scan, prepared: PreparedImage, *, with_probabilities: bool = False) -> Inferred:
-        """From the network's view of a scan to its labels, on the CPU where another device cannot hold the scan.
+        """Run the network on a prepared scan.
+
+        If the device has too little memory for the scan, its logits are collected on the CPU.
 
         Raises
         ------
@@ -188,13 +199,11 @@ class Model:
                 said = str(error).splitlines()[0][:200]
             free_cache(self.device)
             if place is self.device:
-                logger.warning(
-                    "%s has too little memory for %s; its logits are put together on the CPU", place, scan.case
-                )
+                logger.warning("%s has too little memory for %s; its logits are collected on the CPU", place, scan.case)
         raise DeviceError(
             f"{self.device} has too little memory for one window",
             found=said,
-            remedy="take --device cpu, or train with a smaller prepare.patch_size",
+            remedy="use --device cpu, or train with a smaller prepare.patch_size",
         )
 
     def _infer(self, scan: Scan, prepared: PreparedImage, place: torch.device, *, with_probabilities: bool) -> Inferred:
@@ -209,7 +218,7 @@ class Model:
         return Inferred(labels_on_scan(logits, *places), score_logits(logits, calibration), probabilities)
 
     def conclude(self, scan: Scan, inferred: Inferred) -> Segmentation:
-        """Component rules, the values of the training masks, the verdict."""
+        """Apply the component rules, map to the label values of the training masks, and decide the verdict."""
         inside = apply_component_rules(
             inferred.labels,
             names=tuple(self.plan.labels),
@@ -235,7 +244,7 @@ def predict_logits(
     precision: torch.dtype,
     context: Tensor | None = None,
 ) -> Tensor:
-    """Logits (K, X, Y, Z) of a prepared image (C, X, Y, Z), for validation: as `Model.logits`.
+    """Return the logits (K, X, Y, Z) of a prepared image (C, X, Y, Z) during training, computed as by `Model.logits`.
 
     Parameters
     ----------
@@ -246,7 +255,7 @@ def predict_logits(
 
 
 def predictor_of(run: Callable[..., Logits], plan: Plan, context: Tensor | None) -> Predictor:
-    """What windows are computed by; `context` as for `predict_logits`."""
+    """Return the function that computes the logits of a batch of windows; `context` as in `predict_logits`."""
 
     def predictor(batch: Tensor) -> Tensor:
         known = () if context is None or not plan.context else (context.expand(len(batch), -1),)
@@ -256,7 +265,7 @@ def predictor_of(run: Callable[..., Logits], plan: Plan, context: Tensor | None)
 
 
 def window_settings(plan: Plan, config: InferenceConfig, precision: torch.dtype) -> dict[str, Any]:
-    """Settings of `predict_slabs`: the one way for validation and prediction."""
+    """Return the settings of `predict_slabs`, which are the same for validation and prediction."""
     return {
         "window": plan.patch_size,
         "n_classes": plan.n_labels + 1,
@@ -269,7 +278,7 @@ def window_settings(plan: Plan, config: InferenceConfig, precision: torch.dtype)
 
 
 def network_for(config: NetworkConfig, plan: Plan) -> Network:
-    """A new network that fits a plan."""
+    """Build a new network with the channels, labels and strides of a plan."""
     return build_network(
         config,
         n_channels=len(plan.channels),
@@ -282,7 +291,7 @@ def network_for(config: NetworkConfig, plan: Plan) -> Network:
 
 
 def save_model(folder: Path, state: dict[str, Tensor], record: ModelRecord, card: str) -> None:
-    """Write a model folder; `record.weights_sha256` is filled in."""
+    """Write a model folder, with the hash of the weights as `record.weights_sha256`."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = write_weights(folder / "model.safetensors", state, record.about)
     record = record.model_copy(update={"weights_sha256": _sha256(weights)})
@@ -295,12 +304,17 @@ def save_model(folder: Path, state: dict[str, Tensor], record: ModelRecord, card
 def load_model(
     path: str | Path, *, device: str = "auto", precision: str | None = None, mirror: bool | None = None
 ) -> Model:
-    """Load a run folder or a model folder; `precision` and `mirror` in place of those of its `inference`.
+    """Load the model of a run folder or a model folder.
+
+    Parameters
+    ----------
+    precision, mirror : optional
+        Used instead of `precision` and `tta_mirroring` of the model's inference settings.
 
     Raises
     ------
     ModelError
-        If it is neither, is damaged, or the weights are not those of the record.
+        If the folder has no model or a damaged one, or its weights are not those of its record.
     """
     folder, record = read_record(path)
     weights = folder / "model.safetensors"
@@ -308,7 +322,7 @@ def load_model(
         raise ModelError(
             f"the weights in {folder} are not those of its record",
             expected=f"sha256 {record.weights_sha256[:12]}...",
-            remedy="copy the model folder again, whole",
+            remedy="copy the whole model folder again",
         )
     asked = {k: v for k, v in (("precision", precision), ("tta_mirroring", mirror)) if v is not None}
     record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
@@ -317,7 +331,10 @@ def load_model(
 
 
 def set_component_rules(folder: Path, rules: ComponentRules) -> bool:
-    """Give the model of a run or model folder other component rules; whether it had others. Errors as `load_model`."""
+    """Set the component rules of the model in a run or model folder; return whether they changed.
+
+    Raises the errors of `load_model`.
+    """
     record = load_model(folder, device="cpu").record
     changes = {"keep_largest": rules.keep_largest, "min_component_ml": rules.min_component_ml}
     target = folder / "model" if (folder / "model" / "model.json").is_file() else folder
@@ -338,7 +355,7 @@ def _sha256(path: Path) -> str:
 
 
 def model_card(record: ModelRecord, title: str) -> str:
-    """A page for people: what the model is for, from what it was made, how good it is, what it is not for."""
+    """Return the model card as Markdown: intended use, training data, validation, limits."""
     plan = record.plan
     rows: list[tuple[str, Any]] = [
         ("labels", ", ".join(f"{n} ({v})" for n, v in plan.labels.items())),
@@ -348,7 +365,7 @@ def model_card(record: ModelRecord, title: str) -> str:
             "network",
             f"{record.network.kind}, widths {record.network.widths}, {record.network.depth} Transformer blocks",
         ),
-        ("validation fold", f"{record.fold}" + ("" if record.inner is None else f", inner part {record.inner}")),
+        ("validation fold", f"{record.fold}" + ("" if record.inner is None else f", inner split {record.inner}")),
         ("training data (SHA-256)", record.data_hash),
         ("medhybrid", record.medhybrid_version),
     ]
@@ -356,8 +373,9 @@ def model_card(record: ModelRecord, title: str) -> str:
     lines += [
         "## Intended use",
         "",
-        "Outlines of the labels below for research, looked at by a person who can judge them. Scans of the channels below,",
-        "of patients and scanners like those it was trained on; what is left aside or doubtful is said by `medhybrid predict`.",
+        "Segmentation of the labels below for research, with every mask reviewed by a qualified reader. For scans with the",
+        "channels below, of patients and scanners like those of the training. `medhybrid predict` lists skipped files, and",
+        "masks that need review.",
         "",
     ]
     lines += ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows), ""]
@@ -365,17 +383,17 @@ def model_card(record: ModelRecord, title: str) -> str:
     lines += [f"| {k} | {v:.4f} |" for k, v in sorted(record.metrics.items())]
     lines += [
         "",
-        "Measured on cases that were kept out of the training; `dice_low` and `dice_high` are the 95 % interval of the mean",
-        "over them (bootstrap).",
+        "Measured on validation cases, which were not used for training; `dice_low` and `dice_high` are the 95 % interval of",
+        "their mean (bootstrap).",
     ]
     lines += [
         "",
         "## Limits",
         "",
-        "- Nothing is known of scans unlike those above: other ages, diseases, scanners, sequences, or after treatment.",
+        "- Not validated on scans unlike the training scans: other ages, diseases, scanners, sequences, or after treatment.",
     ]
     lines += [
-        "- The score of a mask says how sure the model is, not whether it is right; it was fitted on the validation cases."
+        "- The score of a mask is the model's confidence, not its accuracy; it was calibrated on the validation cases."
     ]
-    lines += ["- Volumes of small findings are the least certain: see Dice over size among the plots of the run.", ""]
+    lines += ["- Volumes of small findings are the least reliable: see the plot of Dice over size in the run.", ""]
     return "\n".join(lines)

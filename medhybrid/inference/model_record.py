@@ -1,4 +1,4 @@
-"""`model.json`: what a model is, what it was made from and how."""
+"""`model.json`: the record of a model with its network, plan, training data and settings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from medhybrid.inference.weights_file import FORMAT_VERSION, About
 
 
 class Made(BaseModel):
-    """How a model was made: the config but for places, the steps it took, versions of software and the processor's kind.
+    """Record of a model's training: config without paths, number of steps, versions of software, type of processor.
 
     Attributes
     ----------
     has_changed_length : bool
-        A part of its steps had the learning rates of a shorter or longer training.
+        The length of the training was changed on resuming: some steps have the learning rates of another length.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,16 +41,16 @@ class Made(BaseModel):
 
 
 class ModelRecord(BaseModel):
-    """What `model.json` holds.
+    """Content of `model.json`.
 
     Attributes
     ----------
     learnt_from : tuple of str
-        Hashes of the pictures (`data.pictures`) that the weights were learnt from, those of its start among them.
+        Hashes of the images (`data.pictures`) on which the weights were trained, including those of pretrained weights.
     seen : SeenRange, optional
-        What the training scans were like; a mask of another kind of scan needs review.
+        Spacing, size and intensities of the training scans; a mask of a scan outside these ranges needs review.
     made : Made, optional
-        How to make it again.
+        Record of the training, to reproduce the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,7 +75,7 @@ class ModelRecord(BaseModel):
 
     @property
     def about(self) -> About:
-        """What the file of the weights says of itself."""
+        """Description of the model for the metadata of its weights file."""
         return About(
             format_version=self.format_version,
             channels=self.plan.channels,
@@ -86,23 +86,23 @@ class ModelRecord(BaseModel):
 
 
 def read_record(path: str | Path) -> tuple[Path, ModelRecord]:
-    """The model folder that a run or model folder is or has, and its record; raises `ModelError`."""
+    """Return the model folder of a run folder or model folder, and its record; raises `ModelError`."""
     folder = Path(path)
     folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
     if not (folder / "model.json").is_file():
         raise ModelError(
-            f"{path} holds no model", expected="a run folder, or a folder with model.json", remedy="check --model"
+            f"{path} has no model", expected="a run folder, or a folder with model.json", remedy="check --model"
         )
     try:
         record = ModelRecord.model_validate_json((folder / "model.json").read_bytes())
     except (ValidationError, ValueError) as error:
-        raise ModelError(f"{folder / 'model.json'} cannot be used", found=str(error)[:300]) from error
+        raise ModelError(f"{folder / 'model.json'} is invalid", found=str(error)[:300]) from error
     if record.format_version != FORMAT_VERSION:
         raise ModelError(
-            f"the model in {folder} was made by another version of medhybrid ({record.medhybrid_version})",
+            f"the model in {folder} was written by another version of medhybrid ({record.medhybrid_version})",
             expected=f"format {FORMAT_VERSION}",
             found=f"format {record.format_version}",
-            remedy="train it again, or use it with the version that made it",
+            remedy="train it again, or use it with that version",
         )
     refuse_absurd(record, str(folder / "model.json"))
     return folder, record

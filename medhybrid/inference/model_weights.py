@@ -1,4 +1,4 @@
-"""A network with the weights of a file that somebody else may have made: sizes and values are checked before use."""
+"""Loading of weights from a file that may come from elsewhere: shapes and values are checked before use."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from medhybrid.networks import Network
 def network_with_weights(build: Callable[[], Network], path: Path) -> Network:
     """Return the network that `build` makes, with the weights of a `.safetensors` file.
 
-    Its tensors are first made without memory, and compared with those of the file by name and shape.
+    The network is first built on torch's `meta` device, which needs no memory, and compared with the file by names and shapes
+    of tensors.
 
     Raises
     ------
     ModelError
-        If the file does not fit the network, is damaged, or holds values that are no numbers.
+        If the file does not fit the network, is damaged, or holds NaN or infinite values.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -36,17 +37,17 @@ def network_with_weights(build: Callable[[], Network], path: Path) -> Network:
         raise ModelError(f"{path} does not fit the network of model.json", found=str(error)[:300]) from error
     if broken := [n for n, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]:
         raise ModelError(
-            f"{path} holds weights that are no numbers",
+            f"{path} holds NaN or infinite weights",
             expected="finite values",
             found=f"NaN or infinity in {', '.join(broken[:3])}"
             + (f" and {len(broken) - 3} more" if len(broken) > 3 else ""),
-            remedy="take the model from where it came from again, or train it again",
+            remedy="copy the model from its source again, or train it again",
         )
     return network
 
 
 def _compare_shapes(build: Callable[[], Network], path: Path) -> None:
-    """Raise `RuntimeError` where a file's tensors are not those of the network."""
+    """Raise `RuntimeError` if the names or shapes of a file's tensors differ from those of the network."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -56,13 +57,16 @@ def _compare_shapes(build: Callable[[], Network], path: Path) -> None:
     if differing := sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)):
         name = differing[0]
         raise RuntimeError(
-            f"{len(differing)} tensors differ, as {name}: {found.get(name, 'none')} in the file, "
+            f"{len(differing)} tensors differ, for example {name}: {found.get(name, 'none')} in the file, "
             f"{expected.get(name, 'none')} in the network"
         )
 
 
 class _NoDraws(TorchFunctionMode):
-    """New weights stay as memory holds them where they are about to be read: the caller's random numbers are its own."""
+    """Mode in which torch does not initialise new weights.
+
+    They are overwritten by the file's weights, and random initialisation would change the state of the caller's generator.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

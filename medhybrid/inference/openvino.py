@@ -1,10 +1,10 @@
-"""A model's network on a CPU by OpenVINO, which is quicker there than torch; converted once and kept.
+"""Fast path on CPUs: a model's network run by OpenVINO. The network is converted once and cached.
 
-CACHE/medhybrid/<key>/stem.xml, network.xml (and .bin)      by weights, format and version of OpenVINO
+CACHE/medhybrid/<key>/stem.xml, network.xml (and .bin)      one folder for each weights, format and version of OpenVINO
 
-CACHE is `XDG_CACHE_HOME`, or `.cache` in the user's home. What is converted is compared with the torch network before it is
-kept; arithmetic is then as on torch: bf16 where the processor has it, else float32. The stem of the network is a program of its
-own, in float32 always: together, OpenVINO would round the picture to bf16 first (docs/performance.md).
+CACHE is `XDG_CACHE_HOME`, or `.cache` in the user's home. A converted network is compared with the torch network before it is
+cached. It computes in bf16 if the processor supports it, otherwise in float32, as with torch. The stem of the network is a
+separate program, always in float32: in one program, OpenVINO would first round the image to bf16 (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ DEVICE: Literal["openvino"] = "openvino"
 STEM = "stem.xml"
 
 HASHES = "hashes.json"
-"""Of the files beside it, when they had been compared: altered ones are made again."""
+"""File with the hashes of the programs that were compared. If a hash differs, the network is converted again."""
 
 
 def on_openvino(model: Model) -> Model:
-    """The model with its network run by OpenVINO.
+    """Set up a model so that OpenVINO runs its network, and return it.
 
     Parameters
     ----------
     model : Model
-        On the CPU; it is changed.
+        On the CPU; it is modified.
 
     Raises
     ------
     ConfigError
-        If OpenVINO is not installed, or the model is told of the study (`data.context`), which a program does not hear.
+        If OpenVINO is not installed, or the model uses metadata conditioning (`data.context`), which programs do not support.
     ModelError
-        If the network cannot be converted, or the program computes something else.
+        If the network cannot be converted, or the program computes other logits.
     """
     if model.plan.context:
         raise ConfigError(
-            "a model that is told data.context cannot be run by OpenVINO",
+            "OpenVINO cannot run this model: it uses metadata conditioning (data.context)",
             found=", ".join(model.plan.context),
             remedy="use --device cpu",
         )
     openvino = import_for(DEVICE, "openvino")
     kept = cache_folder() / _key(model)
-    model.precision = choose_precision(model.device, model.record.inference.precision)  # right for thin patches, too
+    model.precision = choose_precision(model.device, model.record.inference.precision)  # bf16 for thin patches as well
     run = _compile(openvino, model, kept, model.precision) if _is_as_written(kept) else None
     model.run = run or _convert(openvino, model, kept)
     model.runtime = f"OpenVINO {version('openvino')}"
@@ -72,44 +72,44 @@ def on_openvino(model: Model) -> Model:
 
 
 class Stem(nn.Module):
-    """The stem of a network, for export."""
+    """Stem of a network, as a module to export."""
 
     def __init__(self, encoder: ResidualEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) -> what the encoder goes on from."""
+        """Return the features of the stem, with which the encoder continues, for images (B, C, X, Y, Z)."""
         return self.encoder.begin(image)
 
 
 class AfterStem(nn.Module):
-    """The network behind its stem, for export."""
+    """Network without its stem, as a module to export."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor, begun: Tensor) -> Tensor:
-        """(B, C, X, Y, Z), and what the stem makes of it -> (B, K, X, Y, Z)."""
+        """Return logits (B, K, X, Y, Z) of images (B, C, X, Y, Z) and their features from the stem."""
         logits: Tensor = self.network(image, begun=begun).full
         return logits
 
 
 class OpenVinoNetwork:
-    """A compiled network in the place of a torch one.
+    """Compiled network with the interface of a torch network.
 
     Parameters
     ----------
     network, stem : compiled programs
-        The whole network; or what is behind its stem, and the stem.
+        The whole network, with `stem` None; or the network without its stem, and the stem.
     """
 
     def __init__(self, network: Any, stem: Any = None) -> None:
         self.network, self.stem = network, stem
 
     def __call__(self, image: Tensor) -> Logits:
-        """(B, C, *window) -> logits (B, K, *window), the auxiliary ones in name only."""
+        """Return logits (B, K, *window) of images (B, C, *window). The auxiliary logits are only a copy of them."""
         inputs = [image.float().contiguous().numpy()]
         if self.stem is not None:
             inputs.append(self.stem(inputs)[0])
@@ -118,17 +118,17 @@ class OpenVinoNetwork:
 
 
 def cache_folder() -> Path:
-    """Where converted networks are kept."""
+    """Return the folder in which converted networks are cached."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medhybrid"
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """Return the hash of each program's files."""
+    """Return the hash of each file of the programs in a folder."""
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.name != HASHES}
 
 
 def _is_as_written(folder: Path) -> bool:
-    """Whether the files of a folder are those that were compared with the torch network."""
+    """Return whether the files of a folder are those that were compared with the torch network."""
     try:
         return bool(json.loads((folder / HASHES).read_bytes()) == _hashes(folder))
     except (OSError, ValueError):
@@ -142,13 +142,13 @@ def _key(model: Model) -> str:
 
 
 def _encoder(network: nn.Module) -> ResidualEncoder | None:
-    """Of a network whose encoder has a stem."""
+    """Return the encoder of a network if it has a stem; None for other networks."""
     encoder = getattr(network, "encoder", None)
     return encoder if isinstance(encoder, ResidualEncoder) else None
 
 
 def _compile(openvino: Any, model: Model, folder: Path, precision: torch.dtype) -> OpenVinoNetwork | None:
-    """The programs in a folder, ready to run; None if they are not there, or damaged."""
+    """Compile the programs in a folder; None if they are missing or damaged."""
 
     def program(name: str, precision: torch.dtype) -> Any:
         hints = {
@@ -167,7 +167,9 @@ def _compile(openvino: Any, model: Model, folder: Path, precision: torch.dtype) 
 
 
 def write_programs(model: Model, folder: Path) -> None:
-    """Write the network, its stem apart if it has one, for windows of the model's size in any number: free sizes are slower.
+    """Write the network, with its stem as a separate program if it has one.
+
+    The programs take any number of windows, all of the model's size: programs for any size are slower.
 
     Raises
     ------
@@ -194,10 +196,10 @@ def write_programs(model: Model, folder: Path) -> None:
 
 
 def check_programs(openvino: Any, model: Model, folder: Path) -> None:
-    """Raise `ModelError` if what was written, in float32, is not what the torch network computes for one window and for two."""
+    """Raise `ModelError` if the programs, in float32, differ from the torch network for a batch of one or two windows."""
     run, differences = _compile(openvino, model, folder, torch.float32), []
     if run is None:
-        raise ModelError("OpenVINO cannot read the network that it made")
+        raise ModelError("OpenVINO cannot read the network that it converted")
     for batch in (1, 2):
         image = torch.rand(batch, len(model.plan.channels), *model.plan.patch_size)
         with torch.inference_mode():
@@ -207,28 +209,28 @@ def check_programs(openvino: Any, model: Model, folder: Path) -> None:
 
 
 def _convert(openvino: Any, model: Model, kept: Path) -> OpenVinoNetwork:
-    """Make the programs, keep them where that is possible, and compile them."""
+    """Convert the network, cache the programs if the cache can be written to, and compile them."""
     import_for(DEVICE, "onnxscript")
-    logger.info("converting the network for OpenVINO, once")
+    logger.info("converting the network for OpenVINO; the result is cached for later runs")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         pending = Path(tempfile.mkdtemp(dir=kept.parent))
     except OSError as error:
         pending = Path(tempfile.mkdtemp())
-        logger.warning("the converted network cannot be kept in %s (%s)", kept.parent, error)
+        logger.warning("the converted network cannot be cached in %s (%s)", kept.parent, error)
     try:
         write_programs(model, pending)
         check_programs(openvino, model, pending)
         compiled = _compile(openvino, model, pending, model.precision)
         if compiled is None:
-            raise ModelError("OpenVINO cannot run the network that it made", found=str(model.precision))
+            raise ModelError("OpenVINO cannot run the network that it converted", found=str(model.precision))
         if pending.parent == kept.parent:
             (pending / HASHES).write_text(json.dumps(_hashes(pending)))
             pending.chmod(0o755)  # a shared cache may be read by others
             _keep(pending, kept)
     except ModelError as error:
         raise ModelError(
-            f"OpenVINO cannot run this model: {error.what}", found=error.found, remedy="take --device cpu"
+            f"OpenVINO cannot run this model: {error.what}", found=error.found, remedy="use --device cpu"
         ) from error
     finally:
         shutil.rmtree(pending, ignore_errors=True)
@@ -236,7 +238,7 @@ def _convert(openvino: Any, model: Model, kept: Path) -> OpenVinoNetwork:
 
 
 def _keep(pending: Path, kept: Path) -> None:
-    """Give a folder its final name; what is there has been found damaged, or is of a process that was quicker."""
+    """Rename a folder to its final name. A folder with this name is damaged, or another process has just written it."""
     with suppress(OSError):
         pending.rename(kept)
         return

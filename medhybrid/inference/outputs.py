@@ -1,4 +1,4 @@
-"""The files of one scan: mask, probabilities, and for DICOM input a Segmentation and a structured report."""
+"""Output files of one scan: mask, probabilities, and for DICOM input a Segmentation and a structured report."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 NOTHING = np.zeros((1, 1, 1), bool)
 
 Regions = dict[str, tuple[Component, list[Component]]]
-"""By label: all of it, and its components."""
+"""For each label: its measures as a whole, and those of its components."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenOutputs:
-    """Measures by label of a scan whose files were written, their hashes, and notes on DICOM files that could not be."""
+    """Result of writing a scan's files: measures of each label, hashes of the files, notes on DICOM files that failed."""
 
     measures: dict[str, LabelMeasure]
     hashes: dict[str, str]
@@ -45,11 +45,11 @@ class WrittenOutputs:
 
 
 FOLDERS = ("masks", "probabilities", "seg", "sr", "failed", "done")
-"""Below the output folder, in the order in which their files may be trusted: the record comes last."""
+"""Folders of outputs, in the order in which they are written: the record comes last, when all others are complete."""
 
 
 def files_of(case: str) -> list[str]:
-    """Names, below the output folder, of all files that a case may have; in the order of `FOLDERS`."""
+    """Return the names of all files that a case may have in the output folder, in the order of `FOLDERS`."""
     masks = [f"masks/{case}.nii.gz"]
     shares = [f"probabilities/{case}{end}" for end in (".nii.gz", "_uncertainty.nii.gz", ".dcm")]
     return [
@@ -62,21 +62,21 @@ def files_of(case: str) -> list[str]:
 
 
 class _Writer:
-    """Writes files below an output folder whole, and notes the hash of each before it gets its name."""
+    """Writer of complete files below an output folder: the hash of each file is noted before it gets its final name."""
 
     def __init__(self, out: Path, note: Callable[[str, str], None]) -> None:
         self.out, self._note = out, note
         self.hashes: dict[str, str] = {}
 
     def put(self, name: str, write: Callable[[Path], object]) -> None:
-        """Write a file under its name below the folder."""
+        """Write a file under a temporary name, note its hash, and rename it."""
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         pending = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
         try:
             write(pending)
             with pending.open("rb") as file:
-                os.fsync(file.fileno())  # what is on record as done survives a power cut
+                os.fsync(file.fileno())  # the file survives a power failure before its record says "done"
                 self.hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
             self._note(name, self.hashes[name])
             pending.replace(path)
@@ -96,17 +96,20 @@ def write_outputs(
     *,
     note: Callable[[str, str], None] = lambda *_: None,
 ) -> WrittenOutputs:
-    """Write the files of a scan; return its measures by label.
+    """Write the files of a scan; return its measures for each label.
 
-    `note` is called with the name and hash of each file before it gets its name.
+    Headers of real series violate the standard in many ways. If a DICOM output cannot be written for this reason, the mask is
+    still written, and a note gives the output and the reason.
 
-    Headers of real series break the standard in many ways. A DICOM output that they do not allow leaves the mask as it is: a
-    note says which could not be written and why.
+    Parameters
+    ----------
+    note : callable
+        Called with the name and hash of each file before the file gets its final name.
 
     Raises
     ------
     OSError
-        If there is no room.
+        If the disk is full or cannot be written to.
     """
     regions = _regions(made.mask, record.plan.labels, scan.affine)
     writer = _Writer(out, note)
@@ -133,7 +136,7 @@ def _write_dicom(
     record: ModelRecord,
     deidentifier: Deidentifier | None,
 ) -> tuple[str, ...]:
-    """Write SEG and report; return what could not be written, and the source's values that they do not repeat."""
+    """Write SEG and report; return notes on outputs that failed and on invalid values of the source."""
     info = SegInfo(record.plan.labels, record.medhybrid_version, record.weights_sha256, record.label_codes)
     seg = f"seg/{case}.dcm"
     sources: list[Any] = []
@@ -142,7 +145,7 @@ def _write_dicom(
     def write_segmentation() -> None:
         writer.put(seg, lambda path: sources.extend(write_seg(path, made.mask, scan, info, deidentifier=deidentifier)))
         if invalid := find_invalid_values(scan):
-            notes.append(f"invalid in the source, so empty or replaced in SEG and report: {', '.join(invalid)}")
+            notes.append(f"invalid in the source, therefore empty or replaced in SEG and report: {', '.join(invalid)}")
 
     def write_probabilities() -> None:
         assert made.probabilities is not None
@@ -172,10 +175,10 @@ def _write_dicom(
 
 
 def _try_to_write(what: str, write: Callable[[], None], case: str, scan: Scan) -> list[str]:
-    """Write an output; return the reason why it could not be written. Raises `OSError` if there is no room."""
+    """Write an output; return the reason if that fails. Raises `OSError` if the disk is full or cannot be written to."""
     try:
         write()
-    except Exception as error:  # headers of real files break the standard in many ways
+    except Exception as error:  # headers of real files violate the standard in many ways
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
         logger.debug("case %s", case, exc_info=error)
@@ -190,10 +193,10 @@ def _try_to_write(what: str, write: Callable[[], None], case: str, scan: Scan) -
 
 
 def _regions(mask: NDArray[np.generic], labels: Mapping[str, int], affine: NDArray[np.float64]) -> Regions:
-    """Of each label, all of it and its components."""
+    """Measure each label as a whole, and its components."""
     boxes = dict(enumerate(ndimage.find_objects(mask, max(labels.values())), start=1))
     regions = {}
-    for name, value in labels.items():  # one at a time: each may be as large as the scan
+    for name, value in labels.items():  # one at a time: each array may be as large as the scan
         part = mask[boxes[value]] == value if boxes[value] else NOTHING
         regions[name] = measure_whole(part, affine), measure_components(part, affine)
     return regions

@@ -1,4 +1,4 @@
-"""Failures of a disk that may be over in a moment, and files that change while they are read."""
+"""Temporary failures of a disk, and files that change while they are read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from medhybrid.data.store import Stamps, stamp_files
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETUNREACH, errno.EHOSTUNREACH)
-"""What a network disk says that may be back in a moment."""
+"""Errors of a network disk that may be temporary."""
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether a disk's failure to answer is behind an error."""
+    """Return whether an error or one of its causes is a failure of a disk that may be temporary."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in PASSING:
             return True
@@ -21,7 +21,7 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def stay(files: tuple[Path, ...], stamps: Stamps) -> bool:
-    """Whether files are as they were; true of files that are gone, which waiting brings back rarely."""
+    """Return whether files are unchanged. Missing files count as unchanged: they rarely come back within a short wait."""
     try:
         return stamp_files(files) == stamps
     except OSError:

@@ -1,4 +1,4 @@
-"""Rules on components, only where the plan says so."""
+"""Component rules: removal of connected components by number or volume, if the plan has such rules."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ def apply_component_rules(
     min_component_ml: float,
     voxel_ml: float,
 ) -> NDArray[np.uint8]:
-    """Keep the largest component of some labels; remove components below a volume.
+    """Keep only the largest component of some labels, and remove components below a volume.
 
     Parameters
     ----------
     labels : (X, Y, Z) uint8 ndarray
-        Inside values; `names[i]` has value i + 1.
+        Class indices; `names[i]` has value i + 1.
+    keep_largest : sequence of str
+        Labels of which only the largest component is kept.
+    min_component_ml : float
+        Components of any label with a smaller volume are removed; 0 removes none.
+    voxel_ml : float
+        Volume of a voxel.
     """
     if not keep_largest and min_component_ml <= 0:
         return labels
@@ -34,7 +40,7 @@ def apply_component_rules(
         if box is None:
             continue
         components, n = ndimage.label(labels[box] == value, CONNECTIVITY)
-        # by slices: counting makes 8 bytes of each voxel
+        # slice by slice: bincount converts its input to 8 bytes per voxel
         sizes = np.zeros(n + 1, np.int64)
         for part in components:
             sizes += np.bincount(part.ravel(), minlength=n + 1)

@@ -1,7 +1,7 @@
-"""A model's network as a program for other software: any batch and, but for TransUNet, any size, without code of ours.
+"""Export of a model's network as a program that other software can run without medhybrid.
 
-`pt2` is what `torch.export` makes, `onnx` what ONNX runtimes read, `openvino` the two files of OpenVINO. What a scan goes
-through before and after the network is told by `inference.description`.
+The program takes any batch size and, except for TransUNet, any image size. Formats: `pt2` (`torch.export`), `onnx` (ONNX) and
+`openvino` (the two files of OpenVINO). `inference.description` describes the steps before and after the network.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 FILES: dict[Format, str] = {"pt2": "network.pt2", "onnx": "network.onnx", "openvino": "network.xml"}
 
 LARGEST = 256
-"""Tokens along an axis, and samples in a batch, that a program takes at most."""
+"""Largest number of tokens along an axis, and of samples in a batch, that a program takes."""
 
 TOLERANCE = 1e-3
-"""Largest difference of a logit, as share of the largest logit, at which a program counts as the same network."""
+"""Largest difference of a logit, as a share of the largest logit, at which a program counts as equal to the network."""
 
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
     logging.ERROR
-)  # of torchvision, which we lack
+)  # its warning is about torchvision, which is not needed
 
 Runner = Callable[[np.ndarray], np.ndarray]
 
 
 class FullLogits(nn.Module):
-    """The network without its auxiliary output; what it could be told of the study is absent."""
+    """Network that returns only its full-size logits, without auxiliary outputs and without metadata of the study."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) -> (B, K, X, Y, Z)."""
+        """Return logits (B, K, X, Y, Z) of images (B, C, X, Y, Z)."""
         logits: Tensor = self.network(image).full
         return logits
 
 
 def write_program(model: Model, folder: Path, format_: Format) -> Path:
-    """Write the network as a program; its first file.
+    """Export the network as a program; return the path of its first file.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
     stride, fixed = np.prod(model.plan.strides, axis=0), fixed_axes(model)
     free = [axis for axis in range(3) if axis not in fixed]
     dims = {axis + 2: int(stride[axis]) * torch.export.Dim("xyz"[axis], min=1, max=LARGEST) for axis in free}
-    # one sample, and an axis of one token, would be taken as fixed
+    # torch.export treats sizes of 1 in the example as fixed: use two samples, and two tokens along free axes
     shape = [fixed.get(axis) or max(model.plan.patch_size[axis], 2 * int(stride[axis])) for axis in range(3)]
     random = torch.Generator().manual_seed(0)
     example = {"image": torch.rand(2, len(model.plan.channels), *shape, generator=random)}
@@ -78,7 +78,7 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
     try:
         program = export_program(network, example, {"image": dims})
         if format_ == "pt2":
-            content = io.BytesIO()  # torch ends the process where its own file cannot be written
+            content = io.BytesIO()  # in memory: torch ends the process if it cannot write the file itself
             with _quietly():
                 torch.export.save(program, content)
             path.write_bytes(content.getbuffer())
@@ -101,14 +101,14 @@ def write_program(model: Model, folder: Path, format_: Format) -> Path:
 def export_program(
     network: nn.Module, example: Mapping[str, Tensor], free: Mapping[str, Mapping[int, Any]]
 ) -> torch.export.ExportedProgram:
-    """A network of inputs (B, C, X, Y, Z) as a program for any batch.
+    """Export a network with inputs (B, C, X, Y, Z) as a program for any batch size.
 
     Parameters
     ----------
     example : mapping
-        By name, in the order of the network's arguments; of more than one sample.
+        Example inputs by name, in the order of the network's arguments, with more than one sample.
     free : mapping
-        For each the axes of other sizes, with a `torch.export.Dim`.
+        For each input, its axes of variable size, each with a `torch.export.Dim`.
     """
     batch = torch.export.Dim("batch", min=1, max=LARGEST)
     sizes = {name: {0: batch, **free.get(name, {})} for name in example}
@@ -138,23 +138,23 @@ def save_openvino(program: torch.export.ExportedProgram, example: Mapping[str, T
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the remarks of the exporters on their own internals."""
+    """Suppress warnings and output of the exporters, which are about their own internals."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
 def fixed_axes(model: Model) -> dict[int, int]:
-    """Axes along which a program takes one size only: those of one voxel, and all of TransUNet.
+    """Return the axes along which a program takes only one size, with that size: axes of one voxel, and all of TransUNet.
 
-    TransUNet works slice by slice and interpolates its learnt positions to the size it is given, which is settled here.
+    TransUNet works slice by slice and interpolates its position embeddings to the size of the image. Export fixes that size.
     """
     is_fixed = model.record.network.kind == "transunet"
     return {axis: size for axis, size in enumerate(model.plan.patch_size) if is_fixed or size == 1}
 
 
 def open_program(path: Path) -> Runner:
-    """A program that was written, as a function from (B, C, X, Y, Z) to (B, K, X, Y, Z) float32; raises `ConfigError`."""
+    """Load an exported program as a function from (B, C, X, Y, Z) to (B, K, X, Y, Z) float32; raises `ConfigError`."""
     if path.suffix == ".pt2":
         module: Any = torch.export.load(path).module()
         return lambda image: np.asarray(module(torch.from_numpy(image)).detach().numpy())
@@ -168,12 +168,17 @@ def open_program(path: Path) -> Runner:
 
 
 def check_program(model: Model, path: Path) -> float:
-    """Largest difference from the torch network, as share of its largest logit, at two sizes and batches.
+    """Compare an exported program with the torch network at two image sizes and batch sizes.
+
+    Returns
+    -------
+    float
+        Largest difference of a logit, as a share of the largest logit.
 
     Raises
     ------
     ModelError
-        If it is above `TOLERANCE`.
+        If the difference is above `TOLERANCE`.
     """
     run, network = open_program(path), FullLogits(model.network).cpu().eval()
     window, stride = np.array(model.plan.patch_size), np.prod(model.plan.strides, axis=0)
@@ -190,12 +195,12 @@ def check_program(model: Model, path: Path) -> float:
 
 
 def refuse_other(name: str, differences: Sequence[float]) -> float:
-    """The largest of differences of logits, as share of the largest logit; raises `ModelError` above `TOLERANCE`."""
-    worst = float(np.max(differences))  # not a number where one is none, which no comparison below lets pass
+    """Return the largest of relative differences of logits; raises `ModelError` if it is above `TOLERANCE`."""
+    worst = float(np.max(differences))  # NaN if any difference is NaN; `not worst <= TOLERANCE` refuses NaN as well
     if not worst <= TOLERANCE:
         raise ModelError(
-            f"{name} does not compute what the model computes",
-            expected=f"logits within {TOLERANCE:g} of the largest",
+            f"{name} does not give the logits of the model",
+            expected=f"a difference of at most {TOLERANCE:g} of the largest logit",
             found=f"{worst:.2g}",
             remedy="export in another format, or with other versions of its libraries",
         )
@@ -203,9 +208,9 @@ def refuse_other(name: str, differences: Sequence[float]) -> float:
 
 
 def import_for(extra: str, name: str) -> Any:
-    """A library that comes with an extra of ours; raises `ConfigError` if it is not installed."""
+    """Import a library of one of medhybrid's extras; raises `ConfigError` if it is not installed."""
     if name == "openvino":
-        # It reports its use to its makers through this package; where that cannot be imported, through nothing.
+        # OpenVINO sends telemetry through this package; it sends none if the package cannot be imported.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return import_module(name)

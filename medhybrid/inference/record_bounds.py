@@ -1,4 +1,4 @@
-"""Bounds on every number of a model's record: somebody else may have made it, and nothing is built before they hold."""
+"""Bounds on the numbers in a model's record. The record may come from elsewhere, so it is checked before a network is built."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "calibration.temperature": (1e-3, 1e3),
     "calibration.threshold": (0, 1),
 }
-"""Least and largest value of a number, or of each in a list or table."""
+"""Lowest and highest allowed value of a number, or of each number in a list or table."""
 
 LENGTHS = {
     "plan.strides": 10,
@@ -43,11 +43,14 @@ LENGTHS = {
     "plan.labels": 255,
     "plan.mirror_axes": 3,
 }
-"""Longest lists and tables."""
+"""Largest allowed number of entries of lists and tables."""
 
 
 def refuse_absurd(record: ModelRecord, source: str) -> None:
-    """Raise `ModelError` for a record with a number that no model has: it would hang, fill the memory, or empty the masks."""
+    """Raise `ModelError` for a record with a number out of range.
+
+    Such a number would make the process hang, exhaust the memory, or give empty masks.
+    """
     values = record.model_dump(mode="python", exclude={"made", "metrics"})
     for key, value in _numbers("", values):
         if not isfinite(value):
@@ -67,10 +70,10 @@ def refuse_absurd(record: ModelRecord, source: str) -> None:
 
 def _refused(source: str, key: str, expected: str, found: float) -> ModelError:
     return ModelError(
-        f"{source} is no record of a model: {key} is out of range",
+        f"{source} is not a valid record of a model: {key} is out of range",
         expected=expected,
         found=f"{found:g}",
-        remedy="take the model from where it came from again",
+        remedy="copy the model from its source again",
     )
 
 

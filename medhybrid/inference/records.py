@@ -1,12 +1,13 @@
-"""What became of each scan of a folder, on disk: a record a scan, and tables of all.
+"""Records of the scans of a folder: one record for each scan, and tables of all scans.
 
-OUT/done/<case>.json      a scan with a mask: what was made of what, so that a second run skips what is unchanged
-OUT/failed/<case>.json    a scan without one, and why
-OUT/begun/<case>.json     a scan in work: which attempt, by whom; left behind where a worker dies
-OUT/results.csv           a row a finished scan, with its measures
-OUT/work.csv              a row a scan: state, attempts, worker, seconds, reason
+OUT/done/<case>.json      a scan with a mask: hashes of input, model and outputs, so that a second run skips unchanged scans
+OUT/failed/<case>.json    a scan without a mask, with the reason
+OUT/begun/<case>.json     a scan in progress: attempt and worker; it remains if the worker dies
+OUT/results.csv           one row for each finished scan, with its measures
+OUT/work.csv              one row for each scan: state, attempts, worker, seconds, reason
 
-Each file is written whole under another name and renamed, so that several processes may write, and any may be killed.
+Each file is written completely under a temporary name and then renamed. So several processes may write at the same time, and
+each of them may be killed without leaving a damaged file.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from medhybrid.inference.corrected import hash_corrections
 from medhybrid.kept_tables import write_kept_table
 
 MAX_ATTEMPTS = 3
-"""A scan that as many workers died on is set aside."""
+"""A scan is marked as failed after its worker died this many times."""
 
 
 class LabelMeasure(BaseModel):
-    """Size of one label in one scan."""
+    """Volume, components and diameter of one label in one scan."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,18 +46,17 @@ class LabelMeasure(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The result of one scan.
+    """Result of one scan.
 
     Attributes
     ----------
     outputs : dict
-        SHA-256 of each file that was written, by its name below the output folder: one that was changed since is not
-        overwritten.
+        SHA-256 of each written file, by its name below the output folder. A file that was changed later is not overwritten.
     other_corrections : tuple of str, optional
-        Hashes of the corrected masks that lay there when this scan got the name: they are of another scan, or nobody knows of
-        which. None in records of earlier versions.
+        Hashes of corrected masks that existed before this scan got its name, and so belong to another or an unknown scan. None
+        in records of earlier versions.
     places : list of str
-        Signs of where the files of the scan were, under the key where there is one; see `ScanEntry.places`.
+        Places of the scan's files, as keyed hashes if names are replaced; see `ScanEntry.places`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,7 +80,7 @@ class Prediction(BaseModel):
 
     @property
     def sign(self) -> str:
-        """Of this mask: another scan, or another model, gives another."""
+        """Short hash that identifies this mask: it depends on the model, the scan and its channel assignment."""
         return hashlib.sha256(f"{self.made_by} {self.input_hash} {self.slots}".encode()).hexdigest()[:16]
 
 
@@ -96,20 +96,20 @@ class _Begun(BaseModel):
 
 @cache
 def this_worker() -> str:
-    """Host and process."""
+    """Return the name of this worker: host and process number."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The records below an output folder.
+    """Records below an output folder.
 
     Attributes
     ----------
     in_hand : dict
-        Cases that this process has begun and not ended, with the record of the attempt before, if there was one.
+        Cases that this process is working on, each with the record of its previous attempt, or None.
     written : dict
-        Hashes of the files that were written for each of them so far.
+        For each of these cases, the hashes of the files that were written so far.
     """
 
     out: Path
@@ -117,24 +117,27 @@ class Records:
     written: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def done(self, case: str) -> Prediction | None:
-        """The record of a scan with a mask; None where there is none that can be read."""
+        """Return the record of a scan with a mask; None if it is missing or damaged."""
         return self._read("done", case)
 
     def outputs_of(self, case: str) -> dict[str, str]:
-        """Return the hashes of the files that were written for a scan, also by an attempt that was interrupted."""
+        """Return the hashes of the files that were written for a scan, including those of an interrupted attempt."""
         begun = _begun(_text_of(self.out / "begun" / f"{case}.json"))
         records = [r.outputs for state in ("failed", "done") if (r := self._read(state, case)) is not None]
         return {k: v for outputs in (*records, (begun and begun.outputs) or {}) for k, v in outputs.items()}
 
     def damaged(self, case: str) -> str:
-        """Return the name of a record of a scan that is there and cannot be read; empty if there is none."""
+        """Return the name of a damaged record of a scan; empty if no record is damaged."""
         names = (f"{state}/{case}.json" for state in ("done", "failed"))
         return next(
             (n for n in names if os.path.lexists(self.out / n) and self._read(n.split("/")[0], case) is None), ""
         )
 
     def earlier_record(self, case: str) -> Path | None:
-        """Return the record of a scan that a version without hashes wrote, after the files that it wrote; else None."""
+        """Return the path of a scan's record by an earlier version, which stored no hashes; None for other records.
+
+        An output that is newer than this record counts as changed.
+        """
         done = self._read("done", case)
         if done is not None and not done.outputs:
             return self.out / "done" / f"{case}.json"
@@ -143,12 +146,12 @@ class Records:
         return path if begun is not None and begun.outputs is None else None
 
     def begin(self, case: str, stamps: Stamps) -> int | Prediction:
-        """Note that a scan is in work.
+        """Record that work on a scan starts.
 
         Returns
         -------
         int or Prediction
-            The number of the attempt, from 1; or a failure, where `MAX_ATTEMPTS` workers died on these files before.
+            Number of the attempt, from 1; or a failure if `MAX_ATTEMPTS` workers have already died on these files.
         """
         path = self.out / "begun" / f"{case}.json"
         files = hashlib.sha256(repr(stamps).encode()).hexdigest()
@@ -157,8 +160,8 @@ class Records:
         attempt = earlier.attempt + 1 if earlier is not None and earlier.files == files else 1
         if earlier is not None and attempt > MAX_ATTEMPTS:
             message = (
-                f"{case}: set aside after {MAX_ATTEMPTS} attempts that ended with the worker's death (the last by "
-                f"{earlier.worker}, {earlier.since}), most often for too little memory. Give it more, and remove {path}"
+                f"{case}: failed because its worker died in {MAX_ATTEMPTS} attempts (the last: {earlier.worker}, "
+                f"{earlier.since}), most often because of too little memory. Provide more memory and remove {path}"
             )
             return Prediction(case=case, status="failed", message=message, attempts=MAX_ATTEMPTS)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -168,7 +171,7 @@ class Records:
         return attempt
 
     def note_output(self, case: str, name: str, sha256: str) -> None:
-        """Note the hash of a file that is about to get its name: where the worker dies, it is known to be ours."""
+        """Record the hash of a file before it gets its final name, so that it is known as an output if the worker dies."""
         if case not in self.in_hand:
             return
         self.written[case][name] = sha256
@@ -177,7 +180,7 @@ class Records:
             write_atomically(path, begun.model_copy(update={"outputs": self.written[case]}).model_dump_json())
 
     def end(self, prediction: Prediction) -> None:
-        """Put what became of a scan on record, in place of what was there."""
+        """Write the record of a finished scan, in place of its earlier record."""
         case, other = prediction.case, {"done": "failed", "failed": "done"}[prediction.status]
         if prediction.status == "done":
             prediction = prediction.model_copy(update={"other_corrections": self._other_corrections(prediction)})
@@ -189,7 +192,7 @@ class Records:
             (self.out / "begun" / f"{case}.json").unlink(missing_ok=True)
 
     def _other_corrections(self, prediction: Prediction) -> tuple[str, ...]:
-        """Return the hashes of corrected masks that are not of this scan: those that are there before its first mask is."""
+        """Return the hashes of corrected masks that do not belong to this scan: they existed before its first mask."""
         earlier = self.done(prediction.case)
         if earlier is None or (earlier.input_hash, earlier.slots) != (prediction.input_hash, prediction.slots):
             return hash_corrections(self.out, prediction.case)
@@ -198,11 +201,14 @@ class Records:
         return hash_corrections(self.out, prediction.case, before=self.done_at(prediction.case))
 
     def done_at(self, case: str) -> float:
-        """Return when the record of a scan with a mask was written, in seconds since 1970."""
+        """Return the time at which the record of a scan with a mask was written, in seconds since 1970."""
         return (self.out / "done" / f"{case}.json").stat().st_mtime
 
     def release(self, case: str) -> None:
-        """Let go of a scan, alive: this was no attempt; what was written is removed, what was on record before is again."""
+        """Release a scan that was interrupted while the worker is alive: this does not count as an attempt.
+
+        Files that were written are removed, and the record of the previous attempt is restored.
+        """
         if case in self.in_hand:
             path, text = self.out / "begun" / f"{case}.json", self.in_hand.pop(case)
             written = self.written.pop(case)
@@ -210,24 +216,24 @@ class Records:
                 for name in written:
                     with suppress(OSError):
                         (self.out / name).unlink(missing_ok=True)
-            with suppress(OSError):  # on a full disk, which is told already
+            with suppress(OSError):  # on a full disk, which is reported elsewhere
                 if text is None:
                     path.unlink(missing_ok=True)
                 else:
                     write_atomically(path, text)
 
     def all(self, cases: Iterable[str]) -> list[Prediction]:
-        """The records of those of the cases that are finished, in their order; a mask counts for more than a failure."""
+        """Return the records of the finished cases, in the order of `cases`. With two records, the mask takes precedence."""
         names = {state: _names(self.out / state) for state in ("done", "failed")}
         states = ((c, next((s for s in ("done", "failed") if c in names[s]), None)) for c in cases)
         return [self._read(state, c) or _unreadable(c, self.out / state) for c, state in states if state is not None]
 
     def names(self) -> set[str]:
-        """Names of all scans on record."""
+        """Return the names of all scans with a record."""
         return {n for state in ("done", "failed") for n in _names(self.out / state) if not n.startswith(".")}
 
     def write_tables(self, cases: Sequence[str], finished: Sequence[Prediction], labels: Mapping[str, int]) -> None:
-        """`results.csv` of what is finished, and `work.csv` of every case."""
+        """Write `results.csv` with the finished cases, and `work.csv` with every case."""
         write_results(self.out / "results.csv", finished, labels)
         by_case, begun = {p.case: p for p in finished}, _names(self.out / "begun")
         rows: list[list[Any]] = []
@@ -249,13 +255,13 @@ class Records:
 
 
 def _unreadable(case: str, folder: Path) -> Prediction:
-    """Return a failure in place of a record that cannot be read: its scan must not be missing from tables and reports."""
-    message = f"the record of {case} in {folder.name} cannot be read; remove it and run predict again"
+    """Return a failure in place of a damaged record, so that its scan is not missing from tables and reports."""
+    message = f"the record of {case} in {folder.name} is damaged; remove it and run predict again"
     return Prediction(case=case, status="failed", message=message)
 
 
 def write_results(path: Path, predictions: Sequence[Prediction], labels: Mapping[str, int]) -> None:
-    """`results.csv`: a row a scan, columns by label."""
+    """Write `results.csv`: a row for each scan, with columns for each label."""
     sizes = [f"{n} {m}" for n in labels for m in ("volume_ml", "n_components", "largest_ml", "largest_mm")]
     rows: list[list[Any]] = [["case", "status", "verdict", "score", *sizes, "seconds", "message"]]
     for p in predictions:

@@ -1,7 +1,7 @@
-"""Logits that come slab by slab along the first axis and are forgotten when no longer needed.
+"""Logits that are computed slab by slab along the first axis, and released when they are no longer needed.
 
-A scan's logits at full size (labels x voxels x 4 bytes) are most of what a prediction would need; where only labels and a score
-are wanted they are never in memory as a whole.
+The logits of a whole scan (labels x voxels x 4 bytes) would need most of the memory of a prediction. If only labels and a score
+are needed, they are never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from torch import Tensor
 
 
 class Rows:
-    """Reads rows of logits (K, X, Y, Z) in ascending order from slabs (K, n, Y, Z) that follow each other.
+    """Reader of rows of logits (K, X, Y, Z), in ascending order, from consecutive slabs (K, n, Y, Z).
 
     Parameters
     ----------
+    slabs : iterable of Tensor
+        Consecutive slabs along the first axis.
     on_slab : callable
-        Told every slab once, as it comes.
+        Called once with each slab, when it is read.
     """
 
     def __init__(self, slabs: Iterable[Tensor], *, on_slab: Callable[[Tensor], None] = lambda _: None) -> None:
         self._coming: Iterator[Tensor] = iter(slabs)
         self._on_slab = on_slab
         self._held: deque[Tensor] = deque()
-        self._first = self._end = 0  # of the rows that are held
+        self._first = self._end = 0  # first row in memory, and the one after the last
 
     def take(self, first: int, last: int) -> Tensor:
-        """Rows `first` to before `last` (K, last - first, Y, Z); those before `first` cannot be asked for again."""
+        """Return rows `first` up to `last`, exclusive (K, last - first, Y, Z), and release the rows before `first`."""
         if first < self._first:
-            raise IndexError(f"row {first} is forgotten; the first that is held is {self._first}")
+            raise IndexError(f"row {first} has been released; the first row in memory is {self._first}")
         while self._end < last:
             slab = next(self._coming)
             self._on_slab(slab)
@@ -39,24 +41,24 @@ class Rows:
             self._end += slab.shape[1]
         while self._held and self._first + self._held[0].shape[1] <= first:
             self._first += self._held.popleft().shape[1]
-        if len(self._held) > 1:  # what lies before `first` is left behind, or a row would hold all rows before it
+        if len(self._held) > 1:  # copy only the rows from `first`: a view would keep the whole slab in memory
             needed = (self._held.popleft()[:, first - self._first :], *self._held)
             self._held, self._first = deque([torch.cat(needed, dim=1)]), first
         return self._held[0][:, first - self._first : last - self._first]
 
     @property
     def n_held(self) -> int:
-        """Rows in memory."""
+        """Number of rows in memory."""
         return sum(slab.shape[1] for slab in self._held)
 
     def rest(self) -> None:
-        """Let the remaining slabs come."""
+        """Read the remaining slabs, so that `on_slab` is called with each of them."""
         for slab in self._coming:
             self._on_slab(slab)
 
 
 def gather(slabs: Iterable[Tensor], n_rows: int) -> Tensor:
-    """All rows of slabs as one tensor (K, n_rows, Y, Z)."""
+    """Join slabs to one tensor (K, n_rows, Y, Z)."""
     whole: Tensor | None = None
     end = 0
     for slab in slabs:

@@ -1,4 +1,4 @@
-"""Which component rules make the masks of validation cases better, if any: chosen by measuring, not by taste."""
+"""Choice of component rules by their measured effect on the masks of validation cases."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from medhybrid.metrics import Interval, dice, mean_interval
 
 NO_GAIN = Interval(0.0, 0.0, 0.0)
 VOLUMES_ML = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-"""Least volumes of a component that are tried."""
-
+"""Values of `min_component_ml` that are tried."""
 
 MIN_CASES = 6
-"""Of fewer, no paired test shows a difference, however alike they are, and the interval of one has no width."""
+"""Least number of cases: with fewer, no paired test is significant, and the interval of a single case has no width."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedCase:
-    """A validation case: prediction without rules and reference (X, Y, Z), inside values.
+    """Validation case: prediction without rules, and reference, both (X, Y, Z) with class indices.
 
-    Predictions of one `name` are of one case, which counts once; without a name each is a case.
+    Several predictions with the same `name` belong to one case, which counts once. Without a name, each is a case.
     """
 
     prediction: NDArray[np.uint8]
@@ -36,7 +35,7 @@ class JudgedCase:
 
 @dataclass(frozen=True, slots=True)
 class ComponentRules:
-    """Rules, and how much they gain in mean Dice over none, paired by case."""
+    """Component rules, and their gain in mean Dice over no rules, paired by case."""
 
     keep_largest: tuple[str, ...] = ()
     min_component_ml: float = 0.0
@@ -44,9 +43,9 @@ class ComponentRules:
 
 
 def choose_rules(cases: Sequence[JudgedCase], names: Sequence[str]) -> ComponentRules:
-    """The rules with the largest mean gain, if the whole interval of their gain is above 0; else none.
+    """Return the rules with the largest mean gain among those whose whole interval of the gain is above 0.
 
-    There are none of fewer than `MIN_CASES` cases, either.
+    If no rules have such a gain, or with fewer than `MIN_CASES` cases, the result has no rules.
 
     Parameters
     ----------
@@ -84,7 +83,7 @@ def _with_rules(
 
 
 def _mean_dice(prediction: NDArray[np.uint8], reference: NDArray[np.uint8], n_labels: int) -> float:
-    """Over the labels that either holds; 1 where neither holds any."""
+    """Return the mean Dice over the labels that are in either mask; 1 if both masks are empty."""
     pairs = [(prediction == v, reference == v) for v in range(1, n_labels + 1)]
     held = [dice(p, r) for p, r in pairs if p.any() or r.any()]
     return float(np.mean(held)) if held else 1.0

@@ -1,4 +1,4 @@
-"""Whether a scan is like those a model was trained on. A mask of a scan that is not needs review, whatever its score."""
+"""Comparison of a scan with the training scans of a model. A mask of an unlike scan needs review, regardless of its score."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.scans import Scan
 
 MAX_SPACING_RATIO = 2.0
-"""A spacing that is more often finer or coarser than every training scan's is out of range."""
+"""A spacing that is finer or coarser than that of every training scan by more than this factor is out of range."""
 
 MAX_EXTENT_RATIO = 2.0
-"""The same for the extent of the scan."""
+"""The same factor for the size of the scan in mm."""
 
 MAX_RATIO_TO_PLAN = 4.0
-"""For models without a record of their training scans: to the spacing of the network's grid."""
+"""Factor between a scan's spacing and the network's, for models without a record of their training scans."""
 
 HU_MARGIN = 100.0
-"""Least tolerance of percentiles of CT values, in Hounsfield units; half of the range that training scans have is added."""
+"""Tolerance of percentiles of CT values in Hounsfield units, besides half of the range of the training scans."""
 
 ALWAYS = 0.95
-"""A label that this share of the training cases has is expected in every scan."""
+"""A label is expected in every scan if at least this share of the training cases has it."""
 
 MIN_CASES = 3
-"""Of fewer training cases nothing is expected."""
+"""With fewer training cases, no label is expected."""
 
 
 def reasons_to_review(scan: Scan, plan: Plan, seen: SeenRange | None) -> tuple[str, ...]:
-    """Return why a mask of a scan needs review, from the scan alone; empty if it is like the training scans.
+    """Return the reasons for which any mask of a scan needs review; empty if the scan is like the training scans.
 
     Parameters
     ----------
     seen : SeenRange, optional
-        What the training scans were like; None for models of earlier versions.
+        Spacing, size and intensities of the training scans; None for models of earlier versions.
     """
     intensities = [] if seen is None else _other_intensities(scan, plan, seen)
     channels = (*_constant_channels(scan, plan), *_copied_channels(scan, plan))
@@ -45,7 +45,7 @@ def reasons_to_review(scan: Scan, plan: Plan, seen: SeenRange | None) -> tuple[s
 
 
 def unlike_grid(grid: Grid, plan: Plan, seen: SeenRange | None) -> tuple[str, ...]:
-    """Return why the spacing and size of a scan are unlike those of the training scans."""
+    """Return a reason for the spacing and for the size of a scan if they are unlike those of the training scans."""
     turned = turn_to_ras(grid.affine).grid(grid)
     if seen is None:
         spacing = plan.spacing_mm
@@ -56,7 +56,7 @@ def unlike_grid(grid: Grid, plan: Plan, seen: SeenRange | None) -> tuple[str, ..
 
 
 def empty_labels(mask: NDArray[np.generic], plan: Plan, seen: SeenRange | None) -> tuple[str, ...]:
-    """Return a reason for each label that (nearly) all training cases have and a mask (X, Y, Z) of inside values lacks."""
+    """Return a reason for each label that (nearly) all training cases have and a mask (X, Y, Z) of class indices lacks."""
     if seen is None or seen.n_cases < MIN_CASES:
         return ()
     expected = {
@@ -71,7 +71,7 @@ def empty_labels(mask: NDArray[np.generic], plan: Plan, seen: SeenRange | None) 
 
 
 def _constant_channels(scan: Scan, plan: Plan) -> list[str]:
-    """Return a reason for each channel that holds one value only; optional ones may be blank."""
+    """Return a reason for each required channel with (nearly) one value only; optional channels may be blank."""
     return [
         f"channel {rule.channel} is constant ({values.flat[0]} everywhere)"
         if values.min() == values.max()
@@ -82,7 +82,7 @@ def _constant_channels(scan: Scan, plan: Plan) -> list[str]:
 
 
 def _copied_channels(scan: Scan, plan: Plan) -> list[str]:
-    """Return a reason for each two channels that are one image; optional ones are treated as missing then."""
+    """Return a reason for each pair of required channels with the same values; an optional copy is treated as missing."""
     rules = plan.normalisation
     return [
         f"channels {rules[a].channel} and {rules[b].channel} are the same image"
@@ -94,7 +94,7 @@ def _copied_channels(scan: Scan, plan: Plan) -> list[str]:
 def _out_of_range(
     quantity: str, found: tuple[float, ...] | list[float], low: tuple[float, ...], high: tuple[float, ...], ratio: float
 ) -> list[str]:
-    """Return a reason if a length (3,) in mm is beyond the range of the training scans by more than a ratio."""
+    """Return a reason if a length (3,) in mm is outside the range of the training scans by more than a factor."""
     if all(a / ratio <= f <= b * ratio for f, a, b in zip(found, low, high, strict=True)):
         return []
     shown = " x ".join(f"{f:.3g}" for f in found)
@@ -103,7 +103,10 @@ def _out_of_range(
 
 
 def _other_intensities(scan: Scan, plan: Plan, seen: SeenRange) -> list[str]:
-    """Return a reason for each channel of comparable values (CT) whose percentiles are unlike the training scans'."""
+    """Return a reason for each CT channel whose percentiles are unlike those of the training scans.
+
+    MR values have no unit and are not compared.
+    """
     reasons = []
     for rule, values in zip(plan.normalisation, scan.array, strict=False):
         if rule.rule != "clip_and_scale" or rule.channel not in seen.percentiles:

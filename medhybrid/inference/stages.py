@@ -1,4 +1,4 @@
-"""Three stages of work on each of many items: one is read, one computed, one written at the same time."""
+"""Pipeline of three stages: one item is read, one is computed and one is written at the same time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ def in_stages(
     *,
     at_once: bool,
 ) -> Iterator[Result]:
-    """Results in the order of the items; at most three of these are in memory.
+    """Yield results in the order of the items, with at most three items in memory.
 
     Parameters
     ----------
     read, compute, write : callable
-        `compute` runs in the caller's thread. An error of any ends the work, after what is being read or written.
+        `compute` runs in the caller's thread. An error in any of them ends the work, after the items that are being read or
+        written.
     at_once : bool
-        Read and write in threads of their own, which pays where computing leaves the processor free. Otherwise one after the
-        other.
+        Read and write in separate threads, which is faster if the computation leaves the CPU free. Otherwise the stages run one
+        after the other.
     """
     if not at_once:
         for item in items:

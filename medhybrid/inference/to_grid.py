@@ -1,9 +1,8 @@
-"""Logits on the network's grid to labels and probabilities on the scan's own grid.
+"""Resampling of logits from the network's grid to labels and probabilities on the scan's own grid.
 
-Resampling is separable (`geometry.resample`): along each axis a value on the scan is a weighted mean of a few neighbours on the
-network's grid. Where one label has the highest logit at all these neighbours it has the highest mean, too, so that nothing
-needs to be computed: only near borders are logits resampled, point by point. The scan is worked through in slabs, so that the
-memory needed at full size is that of the label map.
+Resampling is separable (`geometry.resample`): along each axis, a value on the scan is a weighted mean of a few neighbours on
+the network's grid. If one label has the highest logit at all these neighbours, it also has the highest mean. So logits are
+resampled only near borders, point by point. The scan is processed in slabs: at full size, only the label map is in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from medhybrid.geometry import Grid, Turn, grid_weights
 from medhybrid.inference.rows import Rows
 
 SLAB_VOXELS = 2_000_000
-"""Voxels of the scan that are worked on at once."""
+"""Voxels of the scan in a slab."""
 
 Labels = NDArray[np.uint8]
 
@@ -30,23 +29,23 @@ POINTS = 200_000
 
 
 def labels_on_scan(logits: Tensor | Rows, network: Grid, turned: Grid, turn: Turn) -> NDArray[np.uint8]:
-    """The label with the highest resampled logit at each voxel of the scan.
+    """Return the label with the highest resampled logit at each voxel of the scan.
 
-    The logits are resampled as they are, then compared: borders come out smooth.
+    Logits are resampled first and compared afterwards, so that borders are smooth.
 
     Parameters
     ----------
     logits : (K, X, Y, Z) Tensor, or Rows of it
-        On `network`. Rows are taken in order, each as long as it is needed.
+        Logits on `network`. Rows are read in order and released when they are no longer needed.
     network, turned : Grid
-        The network's grid, and the scan's after turning to RAS.
+        The network's grid, and the scan's grid after turning to RAS.
     turn : Turn
         From the scan's axes to RAS.
 
     Returns
     -------
     (X', Y', Z') uint8 ndarray
-        Inside label values in the scan's own axis order.
+        Class indices in the scan's own axis order.
     """
     source = logits if isinstance(logits, Rows) else Rows([logits])
     x, y, z = (_to_axis(w) for w in grid_weights(network, turned))
@@ -65,7 +64,7 @@ def labels_on_scan(logits: Tensor | Rows, network: Grid, turned: Grid, turn: Tur
         labels[first:last] = lowest
         near_border = np.argwhere(lowest != highest)
         if len(near_border):
-            last_axis = values.movedim(0, -1).float().contiguous()  # a voxel's logits lie together
+            last_axis = values.movedim(0, -1).float().contiguous()  # the logits of a voxel are adjacent in memory
             for some in np.array_split(near_border, -(-len(near_border) // POINTS)):
                 means = _at_points(last_axis, some, (rows, y, z))  # (N, K)
                 labels[first:last][tuple(some.T)] = highest_label(means.T).cpu().numpy()
@@ -76,9 +75,14 @@ def labels_on_scan(logits: Tensor | Rows, network: Grid, turned: Grid, turn: Tur
 def probabilities_on_scan(
     logits: Tensor, network: Grid, turned: Grid, turn: Turn, *, temperature: float = 1.0
 ) -> NDArray[np.float32]:
-    """Probabilities (K, X', Y', Z'), background first, in the scan's own axis order.
+    """Return probabilities (K, X', Y', Z'), background first, in the scan's own axis order.
 
-    The softmax of the same resampled logits that `labels_on_scan` compares; other arguments as there.
+    They are the softmax of the resampled logits that `labels_on_scan` compares. See there for the other parameters.
+
+    Parameters
+    ----------
+    temperature : float
+        Divisor of the logits before the softmax.
     """
     wx, wy, wz = (torch.from_numpy(w).to(logits.device) for w in grid_weights(network, turned))
     probabilities = np.empty((len(logits), *turned.shape), np.float32)
@@ -91,7 +95,10 @@ def probabilities_on_scan(
 
 
 def highest_label(values: Tensor) -> Tensor:
-    """Index (...) uint8 of the highest of (K, ...), the first of equals; many times as fast as argmax on CPUs."""
+    """Return the index (...) uint8 of the highest of values (K, ...), the first of equal ones.
+
+    On CPUs this is many times faster than `torch.argmax`.
+    """
     best, index = values[0].clone(), torch.zeros(values.shape[1:], dtype=torch.uint8, device=values.device)
     for k, one in enumerate(values[1:], start=1):
         index.masked_fill_(one > best, k)
@@ -101,23 +108,23 @@ def highest_label(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """From S values of an axis to T: of which neighbours each is made, and by which weights, both (T, N)."""
+    """Resampling of S values of an axis to T: the neighbours of each new value and their weights, both (T, N)."""
 
     neighbours: NDArray[np.int64]
     weights: NDArray[np.float32]
 
     @property
     def sources(self) -> slice:
-        """From the first to the last neighbour of any value."""
+        """Slice from the first to the last neighbour of all values."""
         return slice(int(self.neighbours.min()), int(self.neighbours.max()) + 1)
 
     def rows(self, first: int, last: int) -> _Axis:
-        """The same for some of the T values."""
+        """Return the resampling for values `first` up to `last`, exclusive, of the T values."""
         return _Axis(self.neighbours[first:last], self.weights[first:last])
 
 
 def _to_axis(matrix: NDArray[np.float32]) -> _Axis:
-    """Of a matrix (T, S) of weights what is not 0."""
+    """Return the nonzero weights of a matrix (T, S), with the neighbours to which they belong."""
     n = int((matrix > 0).sum(1).max())
     neighbours = np.argsort(-matrix, axis=1, kind="stable")[:, :n]
     weights = np.take_along_axis(matrix, neighbours, axis=1)
@@ -125,14 +132,14 @@ def _to_axis(matrix: NDArray[np.float32]) -> _Axis:
 
 
 def _slabs(shape: tuple[int, int, int]) -> Iterator[tuple[int, int]]:
-    """First index along the first axis and the one after the last, of about `SLAB_VOXELS` voxels."""
+    """Yield the start and end along the first axis of slabs with about `SLAB_VOXELS` voxels."""
     step = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
     for first in range(0, shape[0], step):
         yield first, min(first + step, shape[0])
 
 
 def _extremes(labels: tuple[Labels, Labels], axis: _Axis, *, dim: int) -> tuple[Labels, Labels]:
-    """Lowest and highest label among the neighbours along an axis, from those of the axes before."""
+    """Return the lowest and highest label among the neighbours along an axis, given those along the previous axes."""
     first, *others = axis.neighbours.T
     low, high = (x.take(first, axis=dim) for x in labels)
     for column in others:
@@ -142,7 +149,7 @@ def _extremes(labels: tuple[Labels, Labels], axis: _Axis, *, dim: int) -> tuple[
 
 
 def _at_points(values: Tensor, points: NDArray[np.int64], axes: tuple[_Axis, _Axis, _Axis]) -> Tensor:
-    """Weighted means (N, K) at voxels (N, 3), from values (X, Y, Z, K)."""
+    """Return weighted means (N, K) of values (X, Y, Z, K) at voxels (N, 3)."""
     device, shape, by_voxel = values.device, values.shape, values.flatten(0, 2)
     columns = list(zip(axes, points.T, strict=True))
     near = [torch.from_numpy(axis.neighbours[column]).to(device) for axis, column in columns]  # 3 x (N, neighbours)

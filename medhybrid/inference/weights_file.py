@@ -1,4 +1,4 @@
-"""Files of our own weights (`.safetensors`), which say of themselves what they are, wherever they are copied to."""
+"""Weights files of medhybrid (`.safetensors`) with a description of the weights in the file's metadata."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ from torch import Tensor
 from medhybrid.errors import ModelError
 
 FORMAT_VERSION = 2
-"""Of model folders and of what the network computes: weights of an older version would fit, and mean something else."""
+"""Version of model folders and of the network's arithmetic.
+
+Weights of an older version can have the same shapes and still give wrong results.
+"""
 
 UNKNOWN = "unknown"
-"""Among the hashes of what weights were learnt from: there is more, and nobody knows what."""
+"""Entry of `About.learnt_from` for further training images that are not known."""
 
 ABOUT = "medhybrid"
 """Key of `About` in the file's metadata."""
 
 CHECKSUM = "checksum"
-"""Key beside the fields of `About` in a file that has no record elsewhere to compare its tensors with."""
+"""Key of the tensors' checksum, beside the fields of `About`, in files that have no separate record with a hash."""
 
 
 class About(BaseModel):
-    """What is known of weights besides their values.
+    """Description of weights, besides their values.
 
     Attributes
     ----------
     format_version : int
-        Of what a network computes with them.
+        Version of the network's arithmetic; see `FORMAT_VERSION`.
     channels, labels : tuple of str
         Names of the network's inputs and outputs.
     heads : int
-        Attention heads that share a token's width: others cut it elsewhere.
+        Number of attention heads. Weights with another number have the same shapes, but split a token's width elsewhere.
     learnt_from : tuple of str
-        Hashes of the pictures (`data.pictures`) that they were learnt from, and `UNKNOWN` where that is not all.
+        Hashes of the images (`data.pictures`) on which the weights were trained, with `UNKNOWN` if the list is incomplete.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,31 +55,31 @@ class About(BaseModel):
 
     @classmethod
     def read(cls, text: str, source: str) -> About:
-        """From what a file says; raises `ModelError` if it cannot be understood or is of another version."""
+        """Read a description from the metadata of a file; raises `ModelError` if it is invalid or of another version."""
         try:
             values = json.loads(text)
             values.pop(CHECKSUM, None)
             check_version(
                 source, values.get("format_version")
-            )  # before the fields, which another version may have more of
+            )  # before the fields, since another version may have other fields
             return cls.model_validate(values)
         except (ValueError, AttributeError) as error:
-            raise ModelError(f"{source} does not say what it is", found=str(error)[:200]) from error
+            raise ModelError(f"{source} has an invalid description of its weights", found=str(error)[:200]) from error
 
 
 def check_version(source: str, version: object) -> None:
-    """Raises `ModelError` for weights of another version."""
+    """Raise `ModelError` for weights of another version."""
     if version != FORMAT_VERSION:
         raise ModelError(
-            f"the weights in {source} were made by another version of medhybrid",
+            f"the weights in {source} were written by another version of medhybrid",
             expected=f"format {FORMAT_VERSION}",
             found=f"format {version}",
-            remedy="make them again",
+            remedy="train them again",
         )
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], about: About, *, with_checksum: bool = False) -> Path:
-    """Write tensors and what is known of them, under the final name only when all is written.
+    """Write tensors and their description. The file gets its final name when it is complete.
 
     Parameters
     ----------
@@ -96,17 +99,20 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], about: About, *, wi
 
 
 def read_about(path: Path) -> About | None:
-    """What a `.safetensors` file says of itself; None for one of another program. Errors as `About.read`."""
+    """Read the description of weights in a `.safetensors` file; None for a file of another program.
+
+    Raises the errors of `About.read`.
+    """
     text = _about_text(path)
     return None if text is None else About.read(text, path.name)
 
 
 def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Compare tensors with the checksum in the file that they are from, if it has one; raises `ModelError`."""
+    """Compare tensors with the checksum in their file, if it has one; raises `ModelError` if they differ."""
     try:
         expected = json.loads(_about_text(path) or "{}").get(CHECKSUM)
     except (ValueError, AttributeError) as error:
-        raise ModelError(f"{path.name} does not say what it is", found=str(error)[:200]) from error
+        raise ModelError(f"{path.name} has an invalid description of its weights", found=str(error)[:200]) from error
     if expected is not None and _checksum_of(tensors) != expected:
         raise ModelError(
             f"{path.name} is damaged",
@@ -117,21 +123,21 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Compare the checksums in a file of `torch.save`, which `torch.load` does not.
+    """Verify the checksums in a file of `torch.save`, which `torch.load` does not do.
 
-    Files of torch before 1.6 are no zip archives and have none.
+    Files of torch before 1.6 are not zip archives and have no checksums.
 
     Raises
     ------
     zipfile.BadZipFile
-        If one differs.
+        If a checksum differs.
     """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} has another checksum than when it was written")
+        raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
 
 
 def _about_text(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Sliding windows over a prepared image: every voxel covered, overlaps blended, air left out."""
+"""Sliding-window prediction of a prepared image: all voxels are covered, overlaps are blended, windows of air are skipped."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Predictor = Callable[[Tensor], Tensor]
 Box = tuple[slice, slice, slice]
 
 EDGE_WEIGHT = 0.05
-"""Least blending weight, at a window's corner, relative to its centre."""
+"""Lowest blending weight, relative to that of a window's centre."""
 
 PIECE = 1 << 24
-"""Logits in a slab, at most, where a single row is not more."""
+"""Largest number of logits in a slab, unless a single row has more."""
 
 AIR_LOGIT = 1e4
 """Background logit where no window was run."""
@@ -35,13 +35,13 @@ AIR_LOGIT = 1e4
 
 @dataclass
 class BatchSize:
-    """Windows computed at once, fewer after these were too many for a device."""
+    """Number of windows that are computed at once; it is reduced when a device has too little memory."""
 
     n: int
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Evenly spread starts of windows that cover `length` with at least `overlap` of a window shared by neighbours."""
+    """Return evenly spaced starts of windows that cover `length`; neighbours share at least `overlap` of a window."""
     if length <= window:
         return [0]
     step = max(1, int(window * (1 - overlap)))
@@ -50,7 +50,7 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
 
 
 def blending_weights(window: Sequence[int]) -> Tensor:
-    """Weights (*window), highest at the centre, falling along a bell curve (sigma an eighth of the window)."""
+    """Return Gaussian weights (*window), highest at the centre, with a sigma of an eighth of the window."""
     profiles = []
     for n in window:
         x = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) / (n / 8)
@@ -60,12 +60,12 @@ def blending_weights(window: Sequence[int]) -> Tensor:
 
 
 def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Every subset of axes, none first."""
+    """Return every subset of axes, the empty one first."""
     return [c for r in range(len(axes) + 1) for c in combinations(axes, r)]
 
 
 def predict_windows(image: Tensor, predictor: Predictor, **settings: Any) -> Tensor:
-    """Blended logits (K, X, Y, Z) of an image (C, X, Y, Z), float32; settings as `predict_slabs`."""
+    """Return blended logits (K, X, Y, Z) of an image (C, X, Y, Z), float32; settings as for `predict_slabs`."""
     return gather(predict_slabs(image, predictor, **settings), image.shape[1])
 
 
@@ -82,22 +82,22 @@ def predict_slabs(
     precision: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Iterator[Tensor]:
-    """Blended logits (K, n, Y, Z), float32, of an image (C, X, Y, Z), slab by slab along X.
+    """Yield blended logits (K, n, Y, Z), float32, of an image (C, X, Y, Z), slab by slab along X.
 
-    Slabs are given as soon as no further window lies on them, so that no more than a window's rows are held. A window in which
-    every channel is 0 (air, or blank) is not computed where `skip_air`; its background logit is high.
+    A slab is yielded as soon as no further window overlaps it, so that at most the rows of one window are in memory. With
+    `skip_air`, a window in which every channel is 0 (air, or blank channels) is not computed; its voxels become background.
 
     Parameters
     ----------
     window_batch : int or BatchSize
-        Windows computed at once; a `BatchSize` remembers if that was too many.
+        Windows computed at once. A `BatchSize` keeps a reduced number for the next image.
     device : torch.device, optional
-        Where the predictor computes; logits are blended where the image is.
+        Device of the predictor. Logits are blended on the device of the image.
 
     Raises
     ------
     RuntimeError
-        Of which `is_out_of_memory` is true, if the device has too little memory for a single window.
+        If the device has too little memory for a single window; `is_out_of_memory` is true for this error.
     """
     n_rows, n_cut = image.shape[1], max(0, window[0] - image.shape[1]) // 2
     padded = _pad_to(image, window)
@@ -119,7 +119,7 @@ def predict_slabs(
         for box, one in batches.run(rows, with_tissue):
             logits[(slice(None), *box)] += one * weights
             computed[box] = True
-        n_done = following - x
+        n_done = following - x  # rows that no later window overlaps
         first, last = max(0, n_cut - x), min(n_done, n_cut + n_rows - x)
         n_together = max(1, PIECE // logits[:, 0].numel())
         for begin in range(first, last, n_together):
@@ -132,7 +132,7 @@ def predict_slabs(
 
 
 def _shift(rows: Tensor, n: int) -> None:
-    """Rows (K, X, ...) move to the front by `n`, without a copy of all; zeros follow."""
+    """Move rows (K, X, ...) to the front by `n` in place, without a copy of the whole, and fill the end with zeros."""
     size = rows.shape[1]
     for begin in range(0, size - n, n):
         end = min(begin + n, size - n)
@@ -141,7 +141,7 @@ def _shift(rows: Tensor, n: int) -> None:
 
 
 class _Batches:
-    """Windows through the predictor; in smaller batches from then on where the device's memory does not suffice."""
+    """Batches of windows for the predictor; they become smaller when the device has too little memory."""
 
     def __init__(
         self,
@@ -156,20 +156,20 @@ class _Batches:
         self.device, self.precision = device, precision
 
     def run(self, rows: Tensor, boxes: Sequence[Box]) -> Iterator[tuple[Box, Tensor]]:
-        """Each box with the logits (K, *window) of its window of rows (C, X, Y, Z), on their device."""
+        """Yield each box with the logits (K, *window) of its window of rows (C, X, Y, Z), on the device of the rows."""
         waiting = list(boxes)
         while waiting:
             chosen = waiting[: self.size.n]
             result = self._try(torch.stack([rows[(slice(None), *box)] for box in chosen]))  # (B, C, *window)
-            if result is None:  # what was tried is gone, and its memory with it
+            if result is None:  # out of memory: the tensors of the attempt are released by now
                 free_cache(self.device)
                 continue
             del waiting[: len(chosen)]
             yield from zip(chosen, result, strict=True)
 
     def _try(self, batch: Tensor) -> Tensor | None:
-        """Logits (B, K, *window); None where they do not fit, and the next batches are smaller."""
-        n_flips = min(len(self.flips), max(1, self.size.n // len(batch)))  # mirrorings that there is room for at once
+        """Return logits (B, K, *window); None if they do not fit into memory, after reducing the size of the next batches."""
+        n_flips = min(len(self.flips), max(1, self.size.n // len(batch)))  # mirrorings that fit into a batch
         n_seen = n_flips * len(batch)
         try:
             with torch.inference_mode(), autocast(self.device, self.precision):
@@ -179,13 +179,13 @@ class _Batches:
             if n_seen == 1 or not is_out_of_memory(error):
                 raise
         self.size.n = n_seen // 2
-        said = "%s has too little memory for %d windows at once; going on with %d"
+        said = "%s has too little memory for %d windows at once; continuing with %d"
         logger.warning(said, self.device, n_seen, self.size.n)
         return None
 
 
 def _mirrored(predictor: Predictor, batch: Tensor, flips: Sequence[list[int]], n_together: int) -> Tensor:
-    """Mean logits over mirrorings along axes of the batch, float32; so many of them are seen at once."""
+    """Return the mean of the logits over mirrorings along axes of the batch, float32, `n_together` mirrorings at once."""
     total = torch.zeros((), device=batch.device)
     for first in range(0, len(flips), n_together):
         some = flips[first : first + n_together]
@@ -208,5 +208,5 @@ def _pad_to(image: Tensor, window: tuple[int, int, int]) -> Tensor:
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    """A prepared image (C, X, Y, Z) on a device."""
+    """Return a prepared image (C, X, Y, Z) as a float32 tensor on a device."""
     return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)

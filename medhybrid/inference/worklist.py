@@ -1,4 +1,4 @@
-"""Which scans of a folder a model can be run on, and which files make up each."""
+"""Work lists: the scans of a folder that a model can predict, and the files of each scan."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """One scan to predict.
+    """Scan to predict, with its files.
 
     Attributes
     ----------
     entries : tuple
-        One entry that holds all channels, or one a channel, None where it is missing.
+        One entry with all channels, or one entry for each channel, with None for a missing channel.
     problem : str
-        Why it cannot be predicted, else empty.
+        Why the scan cannot be predicted; empty otherwise.
     reasons : tuple of str
-        Why each scan of a study was taken for its channel.
+        Reasons for the channel assignments of a study.
     note : str
-        How the name was made unique, where another scan would have had the same one.
+        How the name was made unique, if another scan would have had the same name.
     root : Path, optional
-        The folder that was searched.
+        Folder that was searched.
     name_taken : bool
-        Whether another scan has its name in the output folder.
+        Whether another scan has this scan's own name in the output folder.
     """
 
     case: str
@@ -54,12 +54,12 @@ class WorkItem:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file, in order."""
+        """All files of the scan, in the order of its channels."""
         return tuple(p for e in self.entries if e is not None for p in e.paths)
 
     @property
     def is_burned_in(self) -> bool:
-        """Whether a header says that text is part of the pixels."""
+        """Whether a header says that text is burned into the pixels."""
         return any(e.is_burned_in for e in self.entries if e is not None)
 
     def read(self, channels: Sequence[str], options: ScansConfig | None = None) -> Scan:
@@ -72,13 +72,13 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class WorkList:
-    """What there is to do, and what was left aside because it is no scan."""
+    """Scans to predict, and entries that were skipped because they are not scans."""
 
     items: tuple[WorkItem, ...]
     left_aside: tuple[ScanEntry, ...]
 
     def deidentified(self, deidentifier: Deidentifier) -> WorkList:
-        """The same work under names by keyed hash."""
+        """Return the work list with keyed hashes instead of names."""
         keys = [_identity(i) for i in self.items]
         keys = [
             k if keys.count(k) == 1 else f"{k}|{'|'.join(map(str, i.files))}"
@@ -99,7 +99,7 @@ def _deidentified(item: WorkItem, case: str) -> WorkItem:
 
 
 def without_names(message: str, item: WorkItem, case: str) -> str:
-    """A message in which the names of files, folders and scans are replaced."""
+    """Return a message in which the names of files, folders and scans are replaced."""
     for number, path in enumerate(item.files, start=1):
         message = message.replace(str(path), f"file {number}").replace(path.name, f"file {number}")
     for folder in sorted({str(f) for p in item.files for f in p.parents if len(f.parts) > 1}, key=len, reverse=True):
@@ -112,10 +112,10 @@ def without_names(message: str, item: WorkItem, case: str) -> str:
 
 
 def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channel_map: Rules) -> WorkList:
-    """Turn entries into scans for a model with these channels (name, optional).
+    """Group entries into scans for a model with these channels (name, whether optional).
 
-    With one channel every image is a scan. With several, a file that holds them all is a scan; other images are put together
-    by study (the folder of files, the StudyInstanceUID of series) with the channel map.
+    For one channel, every image is a scan. For several channels, a file with all of them is a scan. Other images are grouped by
+    study (the folder of files, the StudyInstanceUID of series), and the channel map assigns their channels.
     """
     aside = [e for e in found.entries if e.left_aside]
     broken = [e for e in found.entries if e.problem]
@@ -133,20 +133,20 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
 
 
 def _with_unique_names(items: Sequence[WorkItem]) -> list[WorkItem]:
-    """Rename scans that would write the same files; each says so in its note."""
+    """Make names of scans unique where they would write the same files; the note of each renamed scan has its own name."""
     firsts = [next((e for e in i.entries if e is not None), None) for i in items]
     suffixes = [
         "scan" if e is None else e.name[len(i.case) :].strip("_") or e.kind for i, e in zip(items, firsts, strict=True)
     ]
     sources = ["|".join(str(p) for p in i.files) + "".join(e.part for e in i.entries if e) for i in items]
     names = make_unique([i.case for i in items], suffixes, sources)
-    taken = {f"{name}_uncertainty" for name in names}  # of probabilities, beside those of the scan itself
+    taken = {f"{name}_uncertainty" for name in names}  # names of uncertainty maps, which a scan must not have
     names = [f"{name}~scan" if name in taken else name for name in names]
     notes = [i.note or next((e.note for e in i.entries if e is not None and e.note), "") for i in items]
     return [
         replace(item, note=note)
         if item.case == name
-        else replace(item, case=name, note=f"named {name}: another scan would be named {item.case}, too")
+        else replace(item, case=name, note=f"named {name}: another scan would also be named {item.case}")
         for item, name, note in zip(items, names, notes, strict=True)
     ]
 
@@ -160,7 +160,7 @@ def _studies(
 ) -> list[WorkItem]:
     table = read_channel_table(root if root.is_dir() else root.parent)
     if rows := unused_rows(table, [*entries, *broken], channels):
-        logger.warning("%d rows of %s name no scan or no channel: %s", len(rows), TABLE, ", ".join(rows[:5]))
+        logger.warning("%d rows of %s do not name a scan and a channel: %s", len(rows), TABLE, ", ".join(rows[:5]))
     groups: dict[tuple[str, bool], list[ScanEntry]] = {}
     for e in [*entries, *broken]:
         groups.setdefault(_group_of(e, table, channels, channel_map, root), []).append(e)
@@ -192,7 +192,7 @@ def _study(
     table: Mapping[str, str],
     root: Path,
 ) -> WorkItem:
-    """Assign the channels of one scan; `others` are the files of its folder that are not of it by their names."""
+    """Assign the channels of one scan; `others` are files of its folder that belong to other scans by their names."""
     folder = _study_name(members, root)
 
     def match(found: Sequence[ScanEntry]) -> tuple[Match, ...]:
@@ -210,7 +210,7 @@ def _study(
         problem = str(item_error(error, f"the channels of {case} cannot be assigned", DataError))
         if others:
             problem = f"{problem.rstrip('.')}. By their names not of this scan: {', '.join(others[:5])}"
-            problem += " (in a folder of its own, a study's files may be called anything)"
+            problem += " (put each study into a separate folder to use files of any name)"
         return WorkItem(case, tuple(members), problem)
 
 
@@ -221,7 +221,7 @@ def _refuse_contradictions(
     channel_map: Rules,
     folder: str,
 ) -> None:
-    """Raise `DataError` where a file's name has the word of one channel and the number of another."""
+    """Raise `DataError` if the name of a file has the word of one channel and the number of another."""
     wrong = []
     for e in members:
         name = read_file_name(e, channels, channel_map, folder)
@@ -230,9 +230,9 @@ def _refuse_contradictions(
     if wrong:
         raise DataError(
             f"study {case}: word and number in a file's name are of different channels",
-            expected="a number that is that of the channel, or none",
+            expected="the number of the same channel, or a name without number",
             found=", ".join(wrong[:4]),
-            remedy=f"rename the files, or name the scans in {TABLE}",
+            remedy=f"rename the files, or assign the channels in {TABLE}",
         )
 
 
@@ -243,7 +243,7 @@ def _group_of(
     channel_map: Rules,
     root: Path,
 ) -> tuple[str, bool]:
-    """What a scan belongs to, and whether only a number in its name says which channel it is, as in nnU-Net's <case>_0000."""
+    """Return the group of an entry, and whether only a number in its name gives its channel, as in nnU-Net's <case>_0000."""
     if entry.kind != "dicom" and entry.name not in table and (numbered := NUMBER.fullmatch(entry.file_name)):
         name = read_file_name(entry, channels, channel_map, _study_name([entry], root))
         if name.number is not None and not name.channels:
@@ -252,13 +252,13 @@ def _group_of(
 
 
 def _numbered(members: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], case: str) -> tuple[Match, ...]:
-    """nnU-Net's file names: <case>_0000, <case>_0001, one a channel."""
+    """Assign channels by the numbers of nnU-Net's file names: <case>_0000, <case>_0001, one for each channel."""
     by_number = {int(e.file_name[-4:]): e for e in members}
     if len(by_number) < len(members):
         raise DataError(
             f"study {case}: two files of one channel",
             found=", ".join(sorted(p.name for e in members for p in e.paths)[:5]),
-            remedy="leave the one that counts",
+            remedy="keep only one file for each channel",
         )
     if absent := [n for i, (n, optional) in enumerate(channels) if i not in by_number and not optional]:
         raise DataError(f"study {case}: channels are missing", expected=", ".join(absent))
@@ -272,6 +272,6 @@ def _study_name(members: Sequence[ScanEntry], root: Path) -> str:
     base = root.parent if root.is_file() else root
     folders = [str(p.parent) for e in members for p in e.paths]
     common = Path(os.path.commonpath(folders))
-    if not common.is_relative_to(base):  # unpacked from an archive
+    if not common.is_relative_to(base):  # files from an archive are unpacked outside of the searched folder
         return members[0].name.rpartition("__")[0] or members[0].name
     return name_from_path(common.relative_to(base)) if common != base else members[0].name

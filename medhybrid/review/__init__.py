@@ -1,1 +1,1 @@
-"""Pictures and views for people."""
+"""Figures, reports and review marks for readers."""

@@ -1,4 +1,4 @@
-"""Several settings side by side: a table with intervals and paired differences, and a figure."""
+"""Comparison of several settings: a table with intervals and paired differences, and a figure."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from medhybrid.metrics import mean_interval, paired_difference
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What one setting reached.
+    """Results of the trainings with one setting.
 
     Attributes
     ----------
     cases : dict
-        Dice of each case, the mean over seeds.
+        Dice of each case, as mean over seeds.
     by_seed : tuple of float
         Mean Dice of each training.
     n_steps : tuple of int
         Optimiser steps of each training.
     curves : tuple of tuples of (float, float)
-        For each training its validations: minutes (steps, if the length is in steps) and mean Dice. Those before the last look
-        at some cases only.
+        Validations of each training: minutes (or steps, if the length is in steps) and mean Dice. All validations but the last
+        use a part of the cases only.
     """
 
     name: str
@@ -38,21 +38,22 @@ class Setting:
 
 
 def comparison_table(settings: Sequence[Setting]) -> str:
-    """A Markdown table of the settings, and of how much better the first one is than each, paired by case.
+    """Return a Markdown table of the settings, with the difference of the first setting to each of them, paired by case.
 
     Raises
     ------
     DataError
-        If the settings have other cases.
+        If the cases of the settings differ.
     """
     first = settings[0]
     if odd := [s.name for s in settings if s.cases.keys() != first.cases.keys()]:
         raise DataError(
-            f"{', '.join(odd)} has other cases than {first.name}", expected="the same cases: they are paired"
+            f"{', '.join(odd)} cannot be compared with {first.name}: their cases differ",
+            expected="the same cases, since differences are paired by case",
         )
     reference = [first.cases[c] for c in sorted(first.cases)]
     columns = ["setting", "parameters", "steps", "mean Dice (95 %)", "median", "by seed"]
-    columns += [f"{first.name} less it (95 %)", "p", "better, worse"]
+    columns += [f"{first.name} - setting (95 %)", "p", "better, worse"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for s in settings:
         values = [s.cases[c] for c in sorted(s.cases)]
@@ -72,7 +73,7 @@ def comparison_table(settings: Sequence[Setting]) -> str:
 
 
 def draw_comparison(settings: Sequence[Setting], path: Path, *, unit: str = "minutes") -> Path:
-    """Left: Dice of every case by setting, cases joined by lines, with medians and means. Right: Dice over the training."""
+    """Draw the Dice of every case by setting, with medians and means (left), and the Dice over the training (right)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -91,7 +92,7 @@ def draw_comparison(settings: Sequence[Setting], path: Path, *, unit: str = "min
             right.plot(
                 *zip(*curve, strict=True), color=f"C{n}", marker="o", markersize=3, label=s.name if k == 0 else None
             )
-    right.set(xlabel=unit, ylabel="mean Dice, a line a training")
+    right.set(xlabel=unit, ylabel="mean Dice of each training")
     right.legend(frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -1,7 +1,7 @@
-"""Pictures of masks on images: three planes through the largest reference region.
+"""Figures of masks on images: three planes through the largest reference region.
 
-Reference and prediction are contours in blue and orange of the Okabe-Ito palette, which readers with any colour vision can
-tell apart; the prediction is dashed as well.
+Contours of reference and prediction are blue and orange of the Okabe-Ito palette, which is readable with colour vision
+deficiency. The prediction is also dashed.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from scipy import ndimage
 REFERENCE_COLOUR = "#56B4E9"
 PREDICTION_COLOUR = "#E69F00"
 CONTENT_SHARE = 0.15
-"""Voxels above this share of the grey window are shown for sure; the air around them is cut away."""
+"""Voxels above this share of the display window count as content; the air around the content is cropped."""
 
 MARGIN = 3
 """Voxels of air kept around the content."""
 
 PLANES = (("sagittal", 0), ("coronal", 1), ("axial", 2))
 LEFT_SIDES = "ARR"
-"""What lies on the left of a picture, by the axis that it cuts."""
+"""Letter of the side that is on the left of a plane, by the axis that the plane is perpendicular to."""
 
 NARROWEST_SHARE = 0.12
-"""Least share of the figure's width for a plane: a thin one needs room for its letter beside it."""
+"""Smallest share of the figure's width for a plane: a narrow plane has its letter beside it."""
 
 LETTER_WIDTH = 0.012
 """Width of a letter with its space, as a share of the figure's width."""
 
 
 def largest_region_centre(mask: NDArray[np.generic]) -> tuple[int, int, int]:
-    """A voxel of the largest component of a mask, nearest to its centre; the middle of the grid if the mask is empty."""
+    """Return the voxel of the largest component that is nearest to its centre; the middle of the grid for an empty mask."""
     labelled, n = ndimage.label(mask != 0, np.ones((3, 3, 3)))
     if n == 0:
         x, y, z = (s // 2 for s in mask.shape)
@@ -43,7 +43,7 @@ def largest_region_centre(mask: NDArray[np.generic]) -> tuple[int, int, int]:
 
 
 def nearest_to_centre(mask: NDArray[np.bool_]) -> tuple[int, int, int]:
-    """The voxel of a mask that is nearest to its centre of mass."""
+    """Return the voxel of a mask that is nearest to its centre of mass."""
     voxels = np.argwhere(mask)
     nearest = voxels[np.linalg.norm(voxels - voxels.mean(axis=0), axis=1).argmin()]
     return int(nearest[0]), int(nearest[1]), int(nearest[2])
@@ -58,14 +58,14 @@ def draw_case(
     spacing_mm: tuple[float, float, float],
     title: str,
 ) -> None:
-    """Write a PNG of three planes.
+    """Write a PNG of three planes with contours.
 
     Parameters
     ----------
     image : (X, Y, Z) ndarray
         One channel, in RAS order.
     reference, prediction : (X, Y, Z) ndarray
-        Label maps on the same grid; without a reference the planes go through the largest predicted region.
+        Label maps on the same grid. Without a reference, the planes go through the largest predicted region.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -93,7 +93,7 @@ def draw_case(
         ax.apply_aspect()
         place = ax.get_position()
         middle = place.x0 + place.width / 2
-        is_thin = place.width < 4 * LETTER_WIDTH  # inside, the letter would reach the plane's right half
+        is_thin = place.width < 4 * LETTER_WIDTH  # inside the plane, the letter would reach into its right half
         left = place.x0 - LETTER_WIDTH if is_thin else place.x0 + 0.02 * place.width
         figure.text(left, place.y0 + place.height / 2, LEFT_SIDES[axis], color="white", fontsize=8, va="center")
         figure.text(middle, 0.9, name, color="white", fontsize=9, ha="center", va="top")
@@ -105,7 +105,7 @@ def draw_case(
 
 
 def box_of_content(*volumes: NDArray[np.generic] | None) -> tuple[slice, ...]:
-    """The smallest box, with a margin, around everything that is not zero; the whole grid if nothing is."""
+    """Return the smallest box, with a margin, around all nonzero voxels; the whole grid if all are zero."""
     content = np.any([v != 0 for v in volumes if v is not None], axis=0)
     if not content.any():
         return (slice(None),) * 3
@@ -117,7 +117,7 @@ def box_of_content(*volumes: NDArray[np.generic] | None) -> tuple[slice, ...]:
 
 
 def _plane(volume: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
-    """Rows go up (to anterior, or to the head), columns to the patient's left or to posterior, as radiologists look."""
+    """Return a slice in radiological orientation: rows go up (anterior or superior), columns to the left or posterior."""
     plane: NDArray[np.generic] = np.take(volume, index, axis=axis)
     return plane.T[:, ::-1]
 

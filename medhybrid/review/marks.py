@@ -1,6 +1,6 @@
-"""What a reviewer says of masks: `review.json` in the folder of them.
+"""A reviewer's marks of masks: `review.json` in the folder of masks.
 
-The page of a report writes the same, as a download where no server saves it.
+The page of a report saves the same format through the server of `medhybrid review`, or as a download.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FILE = "review.json"
 
 
 class Mark(BaseModel):
-    """What was decided of one mask, by whom and when (ISO 8601); `of` is the sign of that mask, where it is known."""
+    """Decision on one mask, with comment, reviewer and time (ISO 8601); `of` is the sign of that mask, if known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,17 +30,17 @@ class Mark(BaseModel):
     of: str = Field("", max_length=64)
 
     def is_of(self, sign: str) -> bool:
-        """Whether it was said of the mask with this sign, and not of one before it."""
+        """Return whether this mark is for the mask with a sign, and not for an earlier mask of the case."""
         return self.of in ("", sign)
 
 
 class Marks(BaseModel):
-    """Marks by case.
+    """Marks of the cases of a folder.
 
     Attributes
     ----------
     key : str
-        Of which masks: that of the report.
+        Key of the report, which identifies the masks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +51,7 @@ class Marks(BaseModel):
 
 
 def read_marks(folder: Path) -> Marks:
-    """The marks of a folder of masks, none where there is no file; raises `DataError` where it is damaged."""
+    """Read the marks of a folder of masks; empty if it has no file of marks. Raises `DataError` for a damaged file."""
     path = folder / FILE
     if not path.is_file():
         return Marks()
@@ -59,16 +59,16 @@ def read_marks(folder: Path) -> Marks:
         return Marks.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"{path} holds no marks of a review",
+            f"{path} is not a valid file of review marks",
             found=str(error)[:200],
             remedy="download it from the report again, or remove it",
         ) from error
 
 
 def write_mark(folder: Path, key: str, case: str, mark: Mark | None) -> Marks:
-    """Set the mark of a case, or take it away; two processes may do so at once. Returns all marks.
+    """Set or remove the mark of a case; return all marks. A lock allows several processes at the same time.
 
-    Marks of other masks (another key) are put aside under a name of their own.
+    Marks of other masks (with another key) are moved to a separate file first.
     """
     with held(folder / ".review.lock"):
         earlier = read_marks(folder)
@@ -82,7 +82,7 @@ def write_mark(folder: Path, key: str, case: str, mark: Mark | None) -> Marks:
 
 
 def _free_path(folder: Path, key: str) -> Path:
-    """Return a new path for marks of other masks; the key stands in a file that somebody else may have written."""
+    """Return a new path for marks of other masks. The key is escaped: it is from a file that may come from elsewhere."""
     name = f"review-{escape_name(key)}"
     numbers = ("", *(f"-{i}" for i in range(2, 10_000)))
     return next(path for n in numbers if not os.path.lexists(path := folder / f"{name}{n}.json"))

@@ -1,4 +1,4 @@
-"""Figures of a validation and of several trainings, for the MLflow run and the run folder."""
+"""Plots of a validation and of several trainings, for the MLflow run and the run folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from medhybrid.metrics import Reliability
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-"""Okabe and Ito's, which readers with any colour vision can tell apart."""
+"""Palette of Okabe and Ito, which is readable with colour vision deficiency."""
 
 LIMITS_SD = 1.96
 SMALLEST_ML = 1e-3
-"""What an absent label is shown as on a logarithmic scale."""
+"""Volume at which an absent label is drawn on a logarithmic scale."""
 
 Curve = Sequence[tuple[float, float]]
 """Minutes or steps, and mean Dice."""
@@ -26,7 +26,7 @@ Curve = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class CaseRow:
-    """What a validation says of one case: Dice, and volumes in ml, by label."""
+    """Validation result of one case: Dice, and volumes in ml, by label."""
 
     case: str
     mean_dice: float
@@ -36,7 +36,10 @@ class CaseRow:
 
 
 def dice_by_case(path: Path, rows: Sequence[CaseRow]) -> Path:
-    """A point a case over a box, for the mean and each label; the three lowest are named."""
+    """Draw the Dice of all cases as points over a box plot, for the mean and each label.
+
+    The three cases with the lowest mean Dice are named.
+    """
     labels = list(rows[0].dice)
     columns = {"mean": [r.mean_dice for r in rows]} | {n: [r.dice[n] for r in rows] for n in labels}
     with _axes(path, (2.2 + 1.3 * len(columns), 4)) as axes:
@@ -55,7 +58,7 @@ def dice_by_case(path: Path, rows: Sequence[CaseRow]) -> Path:
 
 
 def volumes(path: Path, rows: Sequence[CaseRow]) -> Path:
-    """How far predicted volumes lie from the reference's, over their mean; with bias and limits of agreement.
+    """Draw a Bland-Altman plot of predicted and reference volumes, with bias and limits of agreement.
 
     References
     ----------
@@ -71,7 +74,7 @@ def volumes(path: Path, rows: Sequence[CaseRow]) -> Path:
             bias, spread = float(gap.mean()), LIMITS_SD * float(gap.std(ddof=1)) if len(gap) > 1 else 0.0
             for value, style in ((bias, "-"), (bias - spread, "--"), (bias + spread, "--")):
                 axes.axhline(value, color="0.4", linestyle=style, linewidth=1)
-            axes.set(xlabel="mean of both, ml", ylabel="prediction less reference, ml")
+            axes.set(xlabel="mean of both, ml", ylabel="prediction - reference, ml")
             axes.set_title(
                 f"{name}: bias {bias:+.3g} ml, limits {bias - spread:+.3g} to {bias + spread:+.3g}", fontsize=9
             )
@@ -79,7 +82,7 @@ def volumes(path: Path, rows: Sequence[CaseRow]) -> Path:
 
 
 def dice_over_size(path: Path, rows: Sequence[CaseRow]) -> Path:
-    """Whether the small ones fail: Dice of each label over its reference volume."""
+    """Draw the Dice of each label over its reference volume, which shows whether small regions fail."""
     with _axes(path, (5.6, 3.8)) as axes:
         for name, colour in zip(rows[0].dice, COLOURS * len(rows[0].dice), strict=False):
             sizes = [max(r.reference_ml[name], SMALLEST_ML) for r in rows]
@@ -90,10 +93,10 @@ def dice_over_size(path: Path, rows: Sequence[CaseRow]) -> Path:
 
 
 def reliability(path: Path, before: Reliability, after: Reliability) -> Path:
-    """How often the model is right over how sure it is, near the labels, before and after the temperature."""
+    """Draw a reliability diagram near the labels: accuracy over confidence, before and after temperature scaling."""
     with _axes(path, (4.6, 4.2)) as axes:
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-        for bins, name, colour in ((before, "as it comes", COLOURS[1]), (after, "calibrated", COLOURS[0])):
+        for bins, name, colour in ((before, "uncalibrated", COLOURS[1]), (after, "calibrated", COLOURS[0])):
             axes.plot(
                 bins.confidence,
                 bins.accuracy,
@@ -103,15 +106,15 @@ def reliability(path: Path, before: Reliability, after: Reliability) -> Path:
                 label=f"{name}, error {bins.error:.3f}",
             )
         low = min(0.5, *(float(b.confidence.min()) for b in (before, after)))
-        axes.set(xlabel="confidence", ylabel="share that is right", xlim=(low, 1.01), ylim=(low, 1.01), aspect="equal")
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(low, 1.01), ylim=(low, 1.01), aspect="equal")
         axes.legend(frameon=False, fontsize=8)
     return path
 
 
 def learning_curves(path: Path, curves: Mapping[str, Curve], *, unit: str) -> Path:
-    """Mean Dice of validations over the training: a line a training, their mean, and the band from lowest to highest.
+    """Draw the mean validation Dice over the training: a line for each training, their mean and their range.
 
-    Validations before the last look at some cases only.
+    All validations but the last use a part of the cases only.
     """
     ends = [c[-1][0] for c in curves.values() if c]
     with _axes(path, (6, 4)) as axes:
@@ -135,7 +138,7 @@ def _columns(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 @contextmanager
 def _axes(path: Path, size: tuple[float, float], *, n: int = 0) -> Iterator[Any]:
-    """Axes (with `n`, a row of them) of a figure that is written at the end."""
+    """Yield axes (with `n`, a row of them), and write their figure at the end."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

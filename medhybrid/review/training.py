@@ -1,4 +1,4 @@
-"""What a validation shows of its cases: pictures, rows of tables and plots, and what a report tells."""
+"""Figures, tables and report entries for the cases of a validation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medhybrid.training.validation import CaseResult, Validation
 
 
 def draw_result(result: CaseResult, path: Path, *, channel: int, step: int) -> Path:
-    """A PNG of one case: reference and prediction on the network's grid."""
+    """Write a PNG of one case with reference and prediction, on the network's grid."""
     case = result.case
     draw_case(
         path,
@@ -34,7 +34,7 @@ def draw_result(result: CaseResult, path: Path, *, channel: int, step: int) -> P
 
 
 def draw_reference(case: PreparedCase, path: Path, *, channel: int) -> Path:
-    """A PNG of one case with its reference alone: step 0 of its series of pictures."""
+    """Write a PNG of one case with its reference alone: step 0 of its series of figures."""
     labels = case.labels()
     draw_case(
         path,
@@ -48,7 +48,7 @@ def draw_reference(case: PreparedCase, path: Path, *, channel: int) -> Path:
 
 
 def case_row(result: CaseResult) -> CaseRow:
-    """Dice and volumes of a case."""
+    """Return Dice and volumes of a case."""
     ml = result.case.source_grid.voxel_ml
     sizes = np.bincount(result.prediction.ravel(), minlength=len(result.dice) + 1)
     predicted = {n: float(sizes[v]) * ml for v, n in enumerate(result.dice, start=1)}
@@ -56,7 +56,13 @@ def case_row(result: CaseResult) -> CaseRow:
 
 
 def write_table(path: Path, rows: Sequence[CaseRow], pictures: Sequence[str]) -> Path:
-    """Dice and volumes by case and label; `pictures` are paths below the table's folder, empty where there is none."""
+    """Write a table of Dice and volumes by case and label.
+
+    Parameters
+    ----------
+    pictures : sequence of str
+        Path of each case's figure below the table's folder; empty for a case without figure.
+    """
     labels = list(rows[0].dice)
     names = ["case", "dice", "picture", *(f"dice {n}" for n in labels)]
     names += [*(f"reference ml {n}" for n in labels), *(f"predicted ml {n}" for n in labels)]
@@ -70,7 +76,7 @@ def write_table(path: Path, rows: Sequence[CaseRow], pictures: Sequence[str]) ->
 
 
 def result_table(validation: Validation) -> str:
-    """Markdown: Dice by label with its interval over cases."""
+    """Return a Markdown table of the Dice of each label, with its interval over cases."""
     columns = {"mean over labels": [r.mean_dice for r in validation.results]}
     for name in validation.results[0].dice:
         columns[name] = [r.dice[name] for r in validation.results if r.case.record.reference_ml[name] > 0]
@@ -89,7 +95,7 @@ def result_table(validation: Validation) -> str:
 
 
 def case_view(result: CaseResult, *, channel: int, is_drawn: bool) -> CaseView:
-    """What a report tells of a case, masks with the values 1 to K; of one that is not drawn, Dice and volumes alone."""
+    """Return the report entry of a case, with label values 1 to K; without `is_drawn`, only Dice and volumes."""
     case, grid = result.case, result.case.source_grid
     labels = {n: v for v, n in enumerate(result.dice, start=1)}
     row = case_row(result)
@@ -104,7 +110,7 @@ def case_view(result: CaseResult, *, channel: int, is_drawn: bool) -> CaseView:
         status="done",
         sizes={n: Size(row.predicted_ml[n], None, None) for n in labels},
         facts=(("grid", " x ".join(map(str, grid.shape))), ("spacing", f"{spacing} mm")),
-        notes=() if is_drawn else ("Not drawn: the report shows the worst cases.",),
+        notes=() if is_drawn else ("No images: the report shows images of the cases with the lowest Dice only.",),
         scores=scores,
         mean_dice=result.mean_dice,
         pictured=pictured,

@@ -1,4 +1,4 @@
-"""Pictures of a search: which keys matter, and how the score depends on each."""
+"""Figures of a hyperparameter search: importance of the keys, and the score over each key."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 ENOUGH_TRIALS = 4
-"""Finished trials below which there is nothing to see."""
+"""Least number of finished trials for which figures are drawn."""
 
 
 def draw_search(study: Any, folder: Path) -> list[Path]:
-    """`importance.png` and `slice.png` of an Optuna study; none of a search with few finished trials."""
+    """Write `importance.png` and `slice.png` of an Optuna study; none for a search with few finished trials."""
     import matplotlib.pyplot as plt
 
     done = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
@@ -21,7 +21,7 @@ def draw_search(study: Any, folder: Path) -> list[Path]:
     importance = get_param_importances(study)
     figure, axes = plt.subplots(figsize=(7, 0.5 * len(importance) + 1.2), layout="constrained")
     axes.barh(list(importance)[::-1], list(importance.values())[::-1], color="#4477aa")
-    axes.set(xlabel="share of the score's variance (fANOVA)", title=f"{study.study_name}: what matters")
+    axes.set(xlabel="share of the score's variance (fANOVA)", title=f"{study.study_name}: importance of the settings")
     axes.spines[["top", "right"]].set_visible(False)
     paths = [folder / "importance.png", folder / "slice.png"]
     figure.savefig(paths[0], dpi=120)

@@ -1,4 +1,4 @@
-"""bf16 is taken where it is asked for, and float32 where a thin patch would be computed wrongly in it."""
+"""Choice of precision: bf16 on request, and float32 for thin patches, whose results in bf16 are wrong on CPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.synthetic import make_test_plan, make_test_record
 CPU = torch.device("cpu")
 
 
-def test_a_thin_patch_is_computed_in_float32_on_a_cpu_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_thin_patch_is_computed_in_float32_on_a_cpu_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     device._say_once.cache_clear()
     assert choose_precision(CPU, "bf16") is torch.bfloat16
     assert not caplog.text

@@ -1,4 +1,4 @@
-"""Whoever works through a folder gives the same masks and tables, and what a worker dies on is lost to nobody."""
+"""All engines give the same masks and tables, and a scan whose worker dies is repeated or reported."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_scans(folder: Path, n: int = 6) -> Path:
 
 
 def load(device: str = "cpu", victim: str = "", deaths: int = 0, diary: str = "") -> Model:
-    """A model that thresholds; on a scan of one name, the process dies, as often as is said."""
+    """Return a model that thresholds; the process dies `deaths` times on the scan named `victim`."""
     array, _ = with_box(SHAPE)
     x, y, z = turn_to_ras(AFFINE).grid(Grid(SHAPE, AFFINE)).spacing_mm
     plan = make_test_plan(spacing_mm=(x, y, z))
@@ -68,7 +68,7 @@ def items_of(scans: Path) -> list[WorkItem]:
 
 
 def run(out: Path, scans: Path, pool: Pool | None, **load_arguments: Any) -> dict[str, dict[str, str]]:
-    """Predict in this process or on a pool; the rows of `work.csv` by case."""
+    """Predict in this process or on a pool; return the rows of `work.csv` by case."""
     items, job = items_of(scans), FolderJob(load(), out)
     recipe = Recipe(load, tuple(load_arguments.items()), "cpu", out, job.made_by, threads=1)
     outcomes = predict_items(job, items) if pool is None else predict_on(pool, recipe, items, job)
@@ -90,7 +90,7 @@ def pool_of(engine: str) -> AbstractContextManager[Pool]:
 
 
 def ray_actors(attempts: int = 5) -> RayActors:
-    """Actors on this machine, on which Ray does not start while it is busy."""
+    """Return Ray actors on this computer; Ray may need several attempts to start while it is busy."""
     try:
         return RayActors(2, address="local", device="cpu")
     except DeviceError:
@@ -106,7 +106,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
-def test_a_pool_gives_the_same_masks_and_tables_and_does_again_what_a_worker_died_on(
+def test_a_pool_gives_the_same_masks_and_tables_and_repeats_scans_whose_worker_died(
     engine: str, tmp_path: Path
 ) -> None:
     scans, diary = write_scans(tmp_path / "scans"), tmp_path / "diary"
@@ -127,7 +127,7 @@ def test_a_pool_gives_the_same_masks_and_tables_and_does_again_what_a_worker_die
 
 
 @pytest.mark.slow
-def test_a_scan_that_kills_every_worker_is_set_aside_until_it_changes(tmp_path: Path) -> None:
+def test_a_scan_that_kills_every_worker_fails_until_it_changes(tmp_path: Path) -> None:
     scans, out, diary = write_scans(tmp_path / "scans", 3), tmp_path / "out", tmp_path / "diary"
     diary.mkdir()
     with Processes(1) as pool:
@@ -139,14 +139,14 @@ def test_a_scan_that_kills_every_worker_is_set_aside_until_it_changes(tmp_path: 
     assert len(list(diary.iterdir())) == 3
 
     again = run(out, scans, None)
-    assert "set aside after 3 attempts" in again["s1"]["reason"]
+    assert "its worker died in 3 attempts" in again["s1"]["reason"]
     assert not (out / "masks" / "s1.nii.gz").exists()
 
     save_nifti(scans / "s1.nii.gz", with_box(SHAPE)[0][::-1])
     assert run(out, scans, None)["s1"]["state"] == "done"
 
 
-def test_what_is_interrupted_was_no_attempt(tmp_path: Path) -> None:
+def test_an_interruption_does_not_count_as_an_attempt(tmp_path: Path) -> None:
     items, job = items_of(write_scans(tmp_path / "scans", 2)), FolderJob(load(), tmp_path / "out")
 
     def stop(*_: Any, **__: Any) -> Any:
@@ -173,24 +173,24 @@ def test_a_worker_that_cannot_load_the_model_ends_the_work(tmp_path: Path) -> No
         list(predict_on(InThisProcess(), recipe, items, FolderJob(load(), tmp_path)))
 
 
-def test_gpus_are_dealt_out_in_turn() -> None:
+def test_gpus_are_assigned_to_workers_in_turn() -> None:
     assert [own_device("auto", 2, place) for place in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert [own_device("auto", 1, 3), own_device("cpu", 4, 1), own_device("auto", 0, 1)] == ["auto", "cpu", "auto"]
 
 
 @given(st.lists(st.text(max_size=20), max_size=20), st.integers(1, 50))
-def test_every_case_is_in_one_share_whoever_asks(cases: list[str], count: int) -> None:
+def test_every_case_is_in_exactly_one_share(cases: list[str], count: int) -> None:
     for case in cases:
         assert sum(Share(i, count).takes(case) for i in range(count)) == 1
 
 
 @pytest.mark.parametrize("text", ["3/3", "0/0", "-1/2", "1", "a/b", "1/2/3", ""])
-def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="no share"):
+def test_an_invalid_share_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="not a valid share"):
         Share.parse(text)
 
 
-def test_shares_in_any_order_add_up_to_the_whole(tmp_path: Path) -> None:
+def test_shares_in_any_order_give_all_results(tmp_path: Path) -> None:
     scans = write_scans(tmp_path / "scans", 9)
     whole = predict(scans, model=load(), out=tmp_path / "whole")
     counts = [predict(scans, model=load(), out=tmp_path / "parts", share=Share(i, 3)).n_done for i in (2, 0, 1)]
@@ -202,7 +202,7 @@ def test_shares_in_any_order_add_up_to_the_whole(tmp_path: Path) -> None:
     assert [{**r, "seconds": ""} for r in rows[0].values()] == [{**r, "seconds": ""} for r in rows[1].values()]
 
 
-def test_a_share_tells_what_waits_for_the_others(tmp_path: Path) -> None:
+def test_a_share_lists_the_scans_of_other_shares_as_waiting(tmp_path: Path) -> None:
     scans = write_scans(tmp_path / "scans", 9)
     predict(scans, model=load(), out=tmp_path / "out", share=Share(0, 3))
 
@@ -211,21 +211,21 @@ def test_a_share_tells_what_waits_for_the_others(tmp_path: Path) -> None:
     assert set(states) == {"done", "waiting"}
 
 
-def test_a_second_process_is_turned_away_unless_it_has_a_share_of_its_own(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_unless_it_has_another_share(tmp_path: Path) -> None:
     with hold_folder(tmp_path, None):
         for share in (None, Share(0, 2)):
-            with pytest.raises(OutputError, match="another process works on"), hold_folder(tmp_path, share):
+            with pytest.raises(OutputError, match="another process is using"), hold_folder(tmp_path, share):
                 pass
     with hold_folder(tmp_path, Share(0, 2)), hold_folder(tmp_path, Share(1, 2)):
         for share in (None, Share(0, 2), Share(1, 3)):
-            with pytest.raises(OutputError, match="another process works on"), hold_folder(tmp_path, share):
+            with pytest.raises(OutputError, match="another process is using"), hold_folder(tmp_path, share):
                 pass
     with hold_folder(tmp_path, Share(1, 3)):
         pass
 
 
 @pytest.mark.slow
-def test_the_job_of_a_slurm_array_does_its_share(trained: tuple[Any, Path], tmp_path: Path) -> None:
+def test_a_job_of_a_slurm_array_predicts_its_share(trained: tuple[Any, Path], tmp_path: Path) -> None:
     from medhybrid.cli import main
 
     scans, out = write_scans(tmp_path / "my scans"), tmp_path / "out"

@@ -1,4 +1,4 @@
-"""What a mask is known by: whatever decides it or its verdict gives it another name."""
+"""Fingerprint of a model: it changes with everything that decides a mask or its verdict."""
 
 import torch
 
@@ -16,7 +16,7 @@ def model(calibration: Calibration) -> Model:
     return Model(network_for(config, plan), record, torch.device("cpu"))
 
 
-def test_another_calibration_is_another_name() -> None:
+def test_another_calibration_gives_another_fingerprint() -> None:
     plain, warmer = Calibration(), Calibration(temperature=1.5)
 
     assert fingerprint_of(model(plain)) == fingerprint_of(model(plain))

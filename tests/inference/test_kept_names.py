@@ -1,4 +1,4 @@
-"""In an output folder a name stays with its scan, over all calls, and no scan takes the results of another."""
+"""Names in an output folder: a scan keeps its name in all calls, and no scan gets the results of another."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_damaged_scan_of_another_folder_leaves_the_mask_of_its_name(tmp_path: 
     assert [r["status"] for r in rows_of(out / "results.csv").values()] == ["done", "done"]
 
 
-def test_a_scan_that_changed_is_done_anew_in_place_and_a_moved_one_keeps_its_name(tmp_path: Path) -> None:
+def test_a_changed_scan_is_predicted_again_in_place_and_a_moved_one_keeps_its_name(tmp_path: Path) -> None:
     out, path = tmp_path / "out", scan(tmp_path / "p1" / "T1.nii.gz", 1)
     made(path.parent, out)
     first = masks(out)
@@ -92,7 +92,9 @@ def test_a_scan_that_changed_is_done_anew_in_place_and_a_moved_one_keeps_its_nam
     assert ([p.case for p in result.predictions], result.n_skipped) == (["T1"], 1)
 
 
-def test_relative_paths_from_two_folders_are_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_relative_paths_from_two_folders_are_different_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for n in (1, 2):
         monkeypatch.chdir(scan(tmp_path / f"p{n}" / "T1.nii.gz", n).parent)
         made(Path(), tmp_path / "out")
@@ -100,7 +102,7 @@ def test_relative_paths_from_two_folders_are_two_places(tmp_path: Path, monkeypa
     assert sorted(masks(tmp_path / "out")) == ["T1.nii.gz", "T1_2.nii.gz"]
 
 
-def test_a_row_goes_with_its_mask(tmp_path: Path) -> None:
+def test_a_row_stays_in_the_tables_as_long_as_its_mask(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in "abc":
         scan(tmp_path / "s" / f"{name}.nii.gz", ord(name))
@@ -144,7 +146,7 @@ def test_replaced_names_differ_for_two_scans_of_one_file_name(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["nifti", "dicom"])
-def test_convert_of_two_patients_keeps_both(tmp_path: Path, kind: str) -> None:
+def test_convert_keeps_the_images_of_two_patients_with_one_name(tmp_path: Path, kind: str) -> None:
     def place(n: int) -> Path:
         return tmp_path / f"p{n}" / "x"
 
@@ -165,7 +167,7 @@ def test_convert_of_two_patients_keeps_both(tmp_path: Path, kind: str) -> None:
         assert [r["volume"] for r in csv.DictReader(file)] == [first, f"{first}_2"]
 
 
-def test_a_report_names_the_masks_whose_scans_are_of_another_call(tmp_path: Path) -> None:
+def test_a_report_lists_masks_whose_scans_are_from_another_call(tmp_path: Path) -> None:
     class Told(Silent):
         def message(self, text: str) -> None:
             told.append(text)

@@ -1,4 +1,4 @@
-"""Logits are forgotten as soon as they are not needed, and a device with too little memory is used for less."""
+"""Memory of a prediction: logits are released early, and a device with too little memory gets smaller batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from tests.synthetic import StudyFolder, blob_case, make_test_plan, save_nifti
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8),
     steps=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), max_size=10),
 )
-def test_rows_are_those_of_the_whole_in_any_ascending_pieces(sizes: list[int], steps: list[tuple[int, int]]) -> None:
+def test_rows_taken_in_ascending_pieces_are_those_of_the_whole_tensor(
+    sizes: list[int], steps: list[tuple[int, int]]
+) -> None:
     whole = torch.arange(2 * sum(sizes) * 3.0).view(2, sum(sizes), 1, 3)
     told: list[Tensor] = []
     rows = Rows(torch.split(whole, sizes, dim=1), on_slab=told.append)
@@ -46,17 +48,17 @@ def test_rows_are_those_of_the_whole_in_any_ascending_pieces(sizes: list[int], s
     assert torch.equal(gather(torch.split(whole, sizes, dim=1), sum(sizes)), whole)
 
 
-def test_rows_that_are_forgotten_cannot_be_taken() -> None:
+def test_released_rows_cannot_be_taken() -> None:
     rows = Rows(torch.split(torch.zeros(1, 10, 1, 1), 2, dim=1))
     rows.take(4, 6)
 
-    with pytest.raises(IndexError, match="row 1 is forgotten; the first that is held is 4"):
+    with pytest.raises(IndexError, match="row 1 has been released; the first row in memory is 4"):
         rows.take(1, 3)
 
 
 @settings(max_examples=30)
 @given(n=st.integers(1, 60), overlap=st.sampled_from([0.0, 0.3, 0.5]))
-def test_slabs_follow_each_other_and_are_no_longer_than_a_window(n: int, overlap: float) -> None:
+def test_slabs_are_consecutive_and_at_most_as_long_as_a_window(n: int, overlap: float) -> None:
     image = torch.arange(1.0, n + 1).view(1, n, 1, 1).expand(1, n, 5, 4).contiguous()
 
     slabs = list(predict_slabs(image, lambda x: torch.cat([-x, x], 1), overlap=overlap, **SETTINGS))
@@ -69,7 +71,7 @@ SETTINGS: dict[str, Any] = {"window": (8, 8, 8), "n_classes": 2, "window_batch":
 
 
 def memory_for(n_windows: int, seen: list[int]) -> Any:
-    """A predictor on a device that has memory for so many windows."""
+    """Return a predictor on a device that has memory for a number of windows."""
 
     def predictor(batch: Tensor) -> Tensor:
         if len(batch) > n_windows:
@@ -80,7 +82,7 @@ def memory_for(n_windows: int, seen: list[int]) -> Any:
     return predictor
 
 
-def test_with_too_little_memory_for_a_batch_smaller_ones_are_run(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_little_memory_for_a_batch_makes_batches_smaller(caplog: pytest.LogCaptureFixture) -> None:
     image, seen = torch.rand(1, 30, 16, 16), []
 
     slabs = predict_slabs(image, memory_for(1, seen), overlap=0.5, **SETTINGS)
@@ -92,7 +94,7 @@ def test_with_too_little_memory_for_a_batch_smaller_ones_are_run(caplog: pytest.
     )
 
 
-def test_mirrorings_seen_at_once_are_seen_one_by_one_where_memory_is_too_little(
+def test_too_little_memory_makes_mirrorings_run_one_by_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     image, seen = torch.rand(1, 8, 8, 8), []
@@ -105,7 +107,7 @@ def test_mirrorings_seen_at_once_are_seen_one_by_one_where_memory_is_too_little(
 
 
 @pytest.mark.parametrize("words", ["MPS backend out of memory (MPS allocated ...)", "CUBLAS_STATUS_ALLOC_FAILED"])
-def test_a_lack_of_memory_is_known_by_the_words_of_devices_and_remembered(words: str) -> None:
+def test_out_of_memory_is_recognised_by_its_message_and_the_smaller_batch_is_kept(words: str) -> None:
     def predictor(batch: Tensor) -> Tensor:
         if len(batch) > 2:
             raise RuntimeError(words)
@@ -117,7 +119,7 @@ def test_a_lack_of_memory_is_known_by_the_words_of_devices_and_remembered(words:
     assert size.n == 2
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+def test_another_error_is_not_treated_as_out_of_memory() -> None:
     def predictor(batch: Tensor) -> Tensor:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -129,7 +131,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
 
 
 class Device:
-    """A network whose device has memory for windows only if the scan is not there, too."""
+    """Network whose device has memory for windows only if the scan is not on it as well."""
 
     def __init__(self, model: medhybrid.Model, n_failures: int) -> None:
         self.network, self.left = model.network, n_failures
@@ -143,7 +145,7 @@ class Device:
 
 
 @pytest.mark.slow
-def test_a_scan_that_does_not_fit_is_put_together_on_the_cpu_and_then_refused(
+def test_a_scan_that_does_not_fit_is_collected_on_the_cpu_and_then_refused(
     trained: tuple[StudyFolder, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     scan = medhybrid.read_scan(save_nifti(tmp_path / "a.nii.gz", blob_case(20)[0]))
@@ -153,7 +155,7 @@ def test_a_scan_that_does_not_fit_is_put_together_on_the_cpu_and_then_refused(
     model.run = Device(model, n_failures=2)  # a batch of two, and of one
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(model.predict(scan), expected)
-    assert "put together on the CPU" in caplog.text
+    assert "collected on the CPU" in caplog.text
 
     model.run = Device(model, n_failures=4)
     with pytest.raises(DeviceError, match="too little memory for one window"):
@@ -161,10 +163,10 @@ def test_a_scan_that_does_not_fit_is_put_together_on_the_cpu_and_then_refused(
 
 
 @pytest.mark.slow
-def test_with_probabilities_and_without_the_mask_is_the_same(
+def test_the_mask_is_the_same_with_and_without_probabilities(
     trained: tuple[StudyFolder, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One way holds all logits, the other only rows of them, here in many pieces."""
+    """With probabilities all logits are in memory, without them only rows, here in many pieces."""
     monkeypatch.setattr(windows, "PIECE", 6000)
     monkeypatch.setattr(to_grid, "SLAB_VOXELS", 7000)
     model = medhybrid.load_model(trained[1], device="cpu")
@@ -176,7 +178,7 @@ def test_with_probabilities_and_without_the_mask_is_the_same(
 
 
 @pytest.mark.slow
-def test_a_scan_whose_values_alone_need_too_much_is_refused_before_they_are_read(
+def test_a_scan_with_too_many_values_is_refused_before_they_are_read(
     trained: tuple[StudyFolder, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_nifti(tmp_path / "scans" / "bomb.nii.gz", np.zeros((300, 300, 300)))  # 27 million values in a few hundred kB
@@ -186,13 +188,13 @@ def test_a_scan_whose_values_alone_need_too_much_is_refused_before_they_are_read
 
     (refused,) = medhybrid.predict(tmp_path / "scans", model=model, out=tmp_path / "out", max_memory=0.1).predictions
 
-    assert "reading the scan of 300 x 300 x 300 values needs more memory than there is" in refused.message
+    assert "reading the scan of 300 x 300 x 300 values needs more memory than is available" in refused.message
     assert "0.2 GiB" in refused.message
     assert "0.1 GiB (--max-memory)" in refused.message
 
 
 @pytest.mark.slow
-def test_a_scan_that_needs_too_much_is_refused_by_name_and_the_others_go_on(
+def test_a_scan_that_needs_too_much_memory_fails_and_the_others_are_predicted(
     trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
     for name, size in (("large", 160), ("small", 40)):
@@ -207,11 +209,11 @@ def test_a_scan_that_needs_too_much_is_refused_by_name_and_the_others_go_on(
 
     refused, done = result.predictions
     assert (refused.case, refused.status, done.status) == ("large", "failed", "done")
-    assert "needs more memory than there is" in refused.message
+    assert "needs more memory than is available" in refused.message
     assert "(--max-memory)" in refused.message
 
 
-def test_what_is_needed_grows_with_labels_windows_models_and_probabilities(tmp_path: Path) -> None:
+def test_needed_memory_grows_with_labels_windows_models_and_probabilities(tmp_path: Path) -> None:
     scan = medhybrid.read_scan(save_nifti(tmp_path / "a.nii.gz", np.zeros((200, 200, 200), np.int16), np.eye(4)))
     plan = make_test_plan(patch_size=(96, 96, 96), spacing_mm=(1.0, 1.0, 1.0))
     many = plan.model_copy(update={"labels": {f"l{i}": i for i in range(1, 41)}})

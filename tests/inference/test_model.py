@@ -1,4 +1,4 @@
-"""A model folder is used as it was made, or refused with the reason."""
+"""Model folders are loaded as they were written, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def model(trained: tuple[StudyFolder, Path], tmp_path: Path) -> Path:
-    """A copy of a model folder, to damage."""
+    """Return a copy of a model folder that a test may damage."""
     return Path(shutil.copytree(trained[1] / "model", tmp_path / "model"))
 
 
-def test_weights_of_another_format_are_refused_though_they_would_fit(model: Path) -> None:
+def test_weights_of_another_format_version_are_refused_even_if_they_fit(model: Path) -> None:
     record = json.loads((model / "model.json").read_text())
     (model / "model.json").write_text(json.dumps(record | {"format_version": 1}))
 
@@ -46,27 +46,27 @@ def test_weights_that_are_not_those_of_the_record_are_refused(model: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-def test_a_folder_with_a_part_missing_is_refused(model: Path, name: str) -> None:
+def test_a_folder_with_a_missing_file_is_refused(model: Path, name: str) -> None:
     (model / name).unlink()
 
     with pytest.raises(ModelError):
         medhybrid.load_model(model)
 
 
-def test_masks_in_bf16_are_nearly_those_in_float32(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_masks_in_bf16_nearly_equal_those_in_float32(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
     exact = medhybrid.load_model(trained[1], device="cpu", precision="float32")
     quick = medhybrid.load_model(trained[1], device="cpu", precision="bf16")
     image = torch.rand((1, *exact.plan.patch_size), generator=torch.Generator().manual_seed(0))
     logits = exact.logits(image)
 
     assert float((quick.logits(image) - logits).abs().max()) < 0.02 * float(logits.abs().max())
-    # A mask has some 400 voxels: of few of them, one voxel more or less would decide.
+    # The masks have about 400 voxels: in much smaller ones, a single voxel would decide.
     scans = [medhybrid.read_scan(save_nifti(tmp_path / f"{n}.nii.gz", blob_case(n)[0])) for n in range(24)]
     a, b = (np.stack([model.predict(scan) > 0 for scan in scans]) for model in (exact, quick))
     assert dice(a, b) >= 0.999
 
 
-def test_the_picture_is_seen_in_float32_whatever_the_precision(trained: tuple[StudyFolder, Path]) -> None:
+def test_the_stem_computes_in_float32_regardless_of_the_precision(trained: tuple[StudyFolder, Path]) -> None:
     encoder = medhybrid.load_model(trained[1], device="cpu").network.encoder
     image = torch.rand((1, 1, 24, 24, 16))
 
@@ -78,7 +78,7 @@ def test_the_picture_is_seen_in_float32_whatever_the_precision(trained: tuple[St
         assert torch.equal(begun, encoder.stem(image))
 
 
-def test_mirrorings_can_be_left_out_of_a_model_and_of_its_folds(trained: tuple[StudyFolder, Path]) -> None:
+def test_mirroring_can_be_switched_off_for_a_model_and_an_ensemble(trained: tuple[StudyFolder, Path]) -> None:
     plain, mirrored = (medhybrid.load_model(trained[1], device="cpu", mirror=mirror) for mirror in (False, True))
     folds = load_models([trained[1]] * 2, device="cpu", mirror=False)
     image = torch.rand((1, *plain.plan.patch_size), generator=torch.Generator().manual_seed(0))

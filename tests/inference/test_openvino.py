@@ -1,4 +1,4 @@
-"""OpenVINO makes the masks that torch makes; a network is converted once, and what is kept may be damaged."""
+"""OpenVINO gives the masks of torch; a network is converted once, and a damaged cache is converted again."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.synthetic import StudyFolder, blob_case, make_test_plan, make_test_re
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),  # the exporters warn of themselves
+    pytest.mark.filterwarnings("ignore"),  # the exporters warn about their own internals
     pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed"),
 ]
 
 
 @pytest.fixture(scope="module")
 def converted(trained: tuple[StudyFolder, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache in which the trained network is kept. Do not write into it."""
+    """Return a cache with the converted network; tests must not write into it."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -39,7 +39,7 @@ def converted(trained: tuple[StudyFolder, Path], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(autouse=True)
 def cache(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own for each test."""
+    """Return a separate copy of the cache for each test."""
     folder = Path(shutil.copytree(converted, tmp_path / "cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
@@ -47,7 +47,7 @@ def cache(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def conversions(converted: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders that networks were written to: each time what was written when the trained network was converted."""
+    """Return the folders of all conversions; instead of a new conversion, the files of the first one are copied."""
     made: list[Path] = []
     (written,) = (converted / "medhybrid").iterdir()
 
@@ -66,9 +66,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> list[medhybrid.Scan]:
     return [medhybrid.read_scan(path) for path in paths]
 
 
-def test_in_float32_the_masks_are_those_of_torch(
-    trained: tuple[StudyFolder, Path], scans: list[medhybrid.Scan]
-) -> None:
+def test_masks_in_float32_are_those_of_torch(trained: tuple[StudyFolder, Path], scans: list[medhybrid.Scan]) -> None:
     plain = medhybrid.load_model(trained[1], device="cpu", precision="float32")
     quick = medhybrid.load_model(trained[1], device="openvino", precision="float32")
 
@@ -78,7 +76,7 @@ def test_in_float32_the_masks_are_those_of_torch(
     assert quick.runtime.startswith("OpenVINO")
 
 
-def test_in_bf16_the_logits_are_as_near_to_float32_as_those_of_torch(trained: tuple[StudyFolder, Path]) -> None:
+def test_logits_in_bf16_are_as_close_to_float32_as_those_of_torch(trained: tuple[StudyFolder, Path]) -> None:
     exact, torchs, ours = (
         medhybrid.load_model(trained[1], device=device, precision=precision)
         for device, precision in (("cpu", "float32"), ("cpu", "bf16"), ("openvino", "bf16"))
@@ -93,7 +91,7 @@ def test_in_bf16_the_logits_are_as_near_to_float32_as_those_of_torch(trained: tu
 
 
 @pytest.mark.parametrize("name", [FILES["openvino"], module.STEM])
-def test_a_network_is_converted_once_and_again_if_what_was_kept_was_altered(
+def test_a_network_is_converted_once_and_again_if_the_cache_was_altered(
     name: str, trained: tuple[StudyFolder, Path], conversions: list[Path], cache: Path, scans: list[medhybrid.Scan]
 ) -> None:
     expected = medhybrid.load_model(trained[1], device="openvino").predict(scans[0])
@@ -107,7 +105,7 @@ def test_a_network_is_converted_once_and_again_if_what_was_kept_was_altered(
 
     weights = program.with_suffix(".bin")
     content = bytearray(weights.read_bytes())
-    content[len(content) // 2] ^= 0x40  # a number that OpenVINO reads as any other
+    content[len(content) // 2] ^= 0x40  # changes a weight without making the file invalid
     weights.write_bytes(content)
     assert np.array_equal(medhybrid.load_model(trained[1], device="openvino").predict(scans[0]), expected)
     assert len(conversions) == 2
@@ -139,7 +137,7 @@ def test_networks_of_every_kind_and_of_few_tokens_are_run(
         torch.testing.assert_close(quick.run(image).full, exact.run(image).full, atol=1e-4, rtol=1e-3)
 
 
-def test_a_thin_patch_is_computed_in_bf16_by_openvino_which_is_right_there() -> None:
+def test_a_thin_patch_in_bf16_is_correct_on_openvino() -> None:
     plan = make_test_plan(patch_size=(48, 48, 8), strides=((2, 2, 2),) * 3)
     config = NetworkConfig(widths=(16, 32, 64), blocks=(1, 1, 1), token_width=48, depth=1, heads=3)
     record = make_test_record(plan, config).model_copy(update={"inference": InferenceConfig(precision="bf16")})
@@ -156,7 +154,7 @@ def _in_float32(record: ModelRecord) -> ModelRecord:
     return record.model_copy(update={"inference": InferenceConfig(precision="float32")})
 
 
-def test_where_nothing_can_be_kept_it_works_all_the_same(
+def test_prediction_works_without_a_writable_cache(
     trained: tuple[StudyFolder, Path],
     conversions: list[Path],
     scans: list[medhybrid.Scan],
@@ -173,27 +171,25 @@ def test_where_nothing_can_be_kept_it_works_all_the_same(
 
     assert model.predict(scans[0]).any()
     assert len(conversions) == 1
-    assert "cannot be kept" in caplog.text
+    assert "cannot be cached" in caplog.text
     assert not any((tmp_path / "temporary").iterdir())
 
 
-def test_a_program_that_differs_is_not_kept(
+def test_a_program_that_differs_from_torch_is_not_cached(
     trained: tuple[StudyFolder, Path], conversions: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     model = medhybrid.load_model(trained[1], device="cpu")
     torch.nn.init.ones_(model.network.decoder.logits.weight)
 
-    with pytest.raises(ModelError, match="does not compute what the model computes"):
+    with pytest.raises(ModelError, match="does not give the logits of the model"):
         module.on_openvino(model)
 
     assert len(conversions) == 1
     assert not any((tmp_path / "empty" / "medhybrid").iterdir())
 
 
-def test_several_models_are_averaged_by_openvino_too(
-    trained: tuple[StudyFolder, Path], scans: list[medhybrid.Scan]
-) -> None:
+def test_an_ensemble_runs_on_openvino(trained: tuple[StudyFolder, Path], scans: list[medhybrid.Scan]) -> None:
     from medhybrid.steps.models import load_models
 
     one, both = (load_models([trained[1]] * n, device="openvino") for n in (1, 2))
@@ -202,10 +198,10 @@ def test_several_models_are_averaged_by_openvino_too(
     assert both.runtime == one.runtime
 
 
-def test_a_model_that_is_told_of_the_study_is_refused(trained: tuple[StudyFolder, Path]) -> None:
+def test_a_model_with_metadata_conditioning_is_refused(trained: tuple[StudyFolder, Path]) -> None:
     model = medhybrid.load_model(trained[1], device="cpu")
     told = model.plan.model_copy(update={"context": ("sex",)})
     model.record = model.record.model_copy(update={"plan": told})
 
-    with pytest.raises(ConfigError, match=r"data\.context cannot be run by OpenVINO"):
+    with pytest.raises(ConfigError, match=r"OpenVINO cannot run this model.*data\.context"):
         module.on_openvino(model)

@@ -1,4 +1,4 @@
-"""Component rules act only where they are asked for."""
+"""Component rules change masks only as requested."""
 
 import numpy as np
 from scipy import ndimage
@@ -23,7 +23,7 @@ def test_without_rules_nothing_changes() -> None:
     np.testing.assert_array_equal(run(), labels())
 
 
-def test_the_largest_component_is_kept_of_the_named_label_only() -> None:
+def test_only_the_named_label_is_reduced_to_its_largest_component() -> None:
     out = run(keep_largest=("a",))
 
     assert ndimage.label(out == 1)[1] == 1

@@ -1,4 +1,4 @@
-"""A record or weights that no training makes are refused before anything is built of them."""
+"""Records and weights with impossible values are refused before a network is built."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def change(folder: Path, key: str, value: Any) -> None:
     (folder / "model.json").write_text(json.dumps(values))
 
 
-def test_a_plain_record_is_taken(model: Path) -> None:
+def test_a_valid_record_is_accepted(model: Path) -> None:
     assert medhybrid.load_model(model, device="cpu").plan == make_test_plan()
 
 
 @pytest.mark.parametrize("beyond", ["below", "above", "nan", "infinite"])
 @pytest.mark.parametrize("key", sorted(BOUNDS))
-def test_a_number_out_of_range_is_refused_by_its_key(model: Path, key: str, beyond: str) -> None:
+def test_a_number_out_of_range_is_refused_with_its_key(model: Path, key: str, beyond: str) -> None:
     low, high = BOUNDS[key]
     wrong = {"below": low - 1, "above": high + 1, "nan": float("nan"), "infinite": float("inf")}[beyond]
     section, name = key.split(".")
@@ -73,15 +73,15 @@ def test_a_network_of_a_million_blocks_is_refused_at_once(model: Path) -> None:
         medhybrid.load_model(model, device="cpu")
 
 
-def test_a_network_that_its_weights_do_not_fit_takes_no_memory(model: Path) -> None:
+def test_a_network_that_does_not_fit_its_weights_allocates_no_memory(model: Path) -> None:
     change(model, "network.widths", [16_384, 16_384])
 
-    with pytest.raises(ModelError, match=r"tensors differ, as"):
+    with pytest.raises(ModelError, match=r"tensors differ, for example"):
         medhybrid.load_model(model, device="cpu")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(model: Path, value: float) -> None:
+def test_nan_or_infinite_weights_are_refused(model: Path, value: float) -> None:
     tensors = load_file(model / "model.safetensors")
     name = next(n for n, t in tensors.items() if t.is_floating_point())
     tensors[name].view(-1)[0] = value
@@ -89,11 +89,11 @@ def test_weights_that_are_no_numbers_are_refused(model: Path, value: float) -> N
     shutil.rmtree(model)
     save_model(model, tensors, record, "card")
 
-    with pytest.raises(ModelError, match=rf"no numbers.*{name}"):
+    with pytest.raises(ModelError, match=rf"NaN or infinite weights.*{name}"):
         medhybrid.load_model(model, device="cpu")
 
 
-def test_the_callers_random_numbers_stay_its_own(model: Path) -> None:
+def test_loading_does_not_change_the_callers_random_state(model: Path) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Component rules are chosen where they help for certain, and only there."""
+"""Component rules are chosen only if their gain on validation cases is significant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPE = (24, 24, 12)
 
 
 def case(rng: np.random.Generator, *, specks: int, second_lesion: bool = False) -> JudgedCase:
-    """A blob that is predicted well, false specks of one voxel, and maybe a second true blob."""
+    """Return a case with a well predicted blob, false components of one voxel, and on request a second true blob."""
     reference = np.zeros(SHAPE, np.uint8)
     reference[4:12, 4:12, 3:9] = 1
     if second_lesion:
@@ -34,18 +34,20 @@ def test_false_specks_are_removed_by_volume_and_true_lesions_kept(rng: np.random
     assert rules.gain.low > 0
 
 
-def test_no_rule_is_made_where_none_helps(rng: np.random.Generator) -> None:
+def test_no_rule_is_chosen_if_none_helps(rng: np.random.Generator) -> None:
     assert choose_rules([case(rng, specks=0, second_lesion=True) for _ in range(12)], ["lesion"]) == ComponentRules()
 
 
-def test_one_lucky_case_makes_no_rule(rng: np.random.Generator) -> None:
+def test_no_rule_is_chosen_for_a_gain_in_one_case(rng: np.random.Generator) -> None:
     cases = [case(rng, specks=0) for _ in range(11)] + [case(rng, specks=30)]
 
     assert choose_rules(cases, ["lesion"]) == ComponentRules()
 
 
 @pytest.mark.parametrize("n_seeds", [1, 8])
-def test_few_cases_make_no_rule_however_often_they_were_predicted(rng: np.random.Generator, n_seeds: int) -> None:
+def test_no_rule_is_chosen_from_few_cases_even_with_many_predictions_of_each(
+    rng: np.random.Generator, n_seeds: int
+) -> None:
     cases = [replace(case(rng, specks=12, second_lesion=True), name=name) for name in "abcde" for _ in range(n_seeds)]
 
     assert choose_rules(cases, ["lesion"]) == ComponentRules()

@@ -1,4 +1,4 @@
-"""A scan unlike those a model was trained on needs review, with the reason; labels of ensembles are joined by their names."""
+"""A scan unlike the training scans needs review, with the reason; labels of ensembles are matched by name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scan(array: np.ndarray | None = None, affine: Affine = AFFINE) -> Scan:
     return Scan(values[None], affine, Source("nifti", ()), "x", ("",))
 
 
-def test_a_scan_like_the_training_scans_has_no_reason() -> None:
+def test_a_scan_like_the_training_scans_has_no_reason_for_review() -> None:
     assert reasons_to_review(scan(), make_test_plan(), SEEN) == ()
     assert reasons_to_review(scan(), make_test_plan(), None) == ()
 
@@ -87,7 +87,7 @@ def test_a_label_that_all_training_cases_have_is_expected() -> None:
 
 
 class Constant(nn.Module):
-    """The same logits everywhere."""
+    """Network that returns the same logits everywhere."""
 
     def __init__(self, *logits: float) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def constant_model(labels: dict[str, int], *logits: float) -> Model:
     return model
 
 
-def test_models_whose_labels_have_another_order_are_joined_by_name() -> None:
+def test_labels_of_an_ensemble_are_matched_by_name() -> None:
     first = constant_model({"x": 1, "y": 2}, 0.0, 2.0, 1.0)
     second = constant_model({"y": 2, "x": 1}, 0.0, 1.0, 2.0)  # the same probabilities by name
 
@@ -118,16 +118,16 @@ def test_models_whose_labels_have_another_order_are_joined_by_name() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"keep_largest": ("x",)}, {"min_component_ml": 1.0}])
-def test_models_that_remove_other_components_are_not_joined(changes: dict[str, object]) -> None:
+def test_models_with_other_component_rules_are_not_averaged(changes: dict[str, object]) -> None:
     first, second = (constant_model({"x": 1}, 0.0, 1.0) for _ in range(2))
     second.record = second.record.model_copy(update={"plan": second.plan.model_copy(update=changes)})
 
     for members in ([first, second], [second, first]):
-        with pytest.raises(ModelError, match="remove other components"):
+        with pytest.raises(ModelError, match="component rules differ"):
             Ensemble(members)
 
 
-def test_joined_models_know_the_scans_that_any_of_them_saw() -> None:
+def test_an_ensemble_has_the_range_of_training_scans_of_all_its_models() -> None:
     near, far = (
         SeenRange(
             n_cases=n,
@@ -167,7 +167,7 @@ def test_two_required_channels_that_are_one_image_need_review() -> None:
     assert [r for r in reasons if "same image" in r] == ["channels a and b are the same image"]
 
 
-def test_the_reasons_stand_in_the_results(tmp_path: Path) -> None:
+def test_the_results_have_the_reasons_for_review(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.full(SHAPE, 7, np.int16), AFFINE), tmp_path / "blank.nii.gz")
     model = constant_model({"lesion": 255}, 20.0, -20.0)
 
@@ -177,7 +177,7 @@ def test_the_reasons_stand_in_the_results(tmp_path: Path) -> None:
     assert "channel T1 is constant" in prediction.message
 
 
-def test_an_empty_mask_is_as_good_as_the_background_is_likely() -> None:
+def test_the_score_of_an_empty_mask_is_the_lowest_background_probability() -> None:
     def score(background: float) -> float:
         return constant_model({"lesion": 255}, background, 0.0).segment(scan()).score
 

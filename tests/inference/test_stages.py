@@ -1,4 +1,4 @@
-"""What is read, computed and written at the same time comes out as if it were done one after the other."""
+"""The pipeline of reading, computing and writing gives the results of sequential work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_every_result_comes_once_and_in_order(items: list[int], at_once: bool) -
     assert list(results) == [(x, "computed") for x in items]
 
 
-def test_the_next_is_read_and_the_last_written_while_one_is_computed() -> None:
+def test_reading_and_writing_overlap_with_computing() -> None:
     events: list[str] = []
     reads, writes = (threading.Event() for _ in range(2))
 
@@ -46,11 +46,11 @@ def test_the_next_is_read_and_the_last_written_while_one_is_computed() -> None:
 
 
 class Scan:
-    """Something whose life can be watched."""
+    """Object whose release can be observed."""
 
 
 @pytest.mark.parametrize(("at_once", "most"), [(False, 1), (True, 3)])
-def test_no_more_than_three_are_in_memory(at_once: bool, most: int) -> None:
+def test_at_most_three_items_are_in_memory(at_once: bool, most: int) -> None:
     alive: weakref.WeakSet[Scan] = weakref.WeakSet()
     counts: list[int] = []
 
@@ -61,11 +61,11 @@ def test_no_more_than_three_are_in_memory(at_once: bool, most: int) -> None:
         return scan
 
     def compute(scan: Scan) -> Scan:
-        time.sleep(0.002)  # reading is the quickest: it would run ahead
+        time.sleep(0.002)  # reading is the fastest stage: without a limit it would run ahead
         return scan
 
     def write(scan: Scan) -> int:
-        time.sleep(0.005)  # writing the slowest: what is before it would pile up
+        time.sleep(0.005)  # writing is the slowest stage: without a limit, items would accumulate before it
         return len(alive)
 
     counts += in_stages(range(10), read, compute, write, at_once=at_once)

@@ -1,4 +1,4 @@
-"""Labels on the scan's grid are those of the plainly resampled logits, whatever is left out or cut in slabs."""
+"""Labels on the scan's grid equal those of fully resampled logits, regardless of shortcuts and slabs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ODDS = 1e-4
 
 
 def plain(logits: Tensor, network: Grid, scan: Grid) -> np.ndarray:
-    """All logits (K, X, Y, Z) on the scan's grid, in one piece."""
+    """Return all logits (K, X, Y, Z) on the scan's grid, resampled in one piece."""
     turn = turn_to_ras(scan.affine)
     return np.stack([turn.undo(x) for x in resample_image(logits.numpy(), network, turn.grid(scan))])
 
@@ -83,7 +83,9 @@ def test_finer_grids_are_interpolated_as_scipy_does() -> None:
 
     index = np.moveaxis(np.indices(scan.shape), 0, -1) @ scan.affine[:3, :3] + scan.affine[:3, 3]
     inside = (index - network.affine[:3, 3]) / np.diag(network.affine)[:3]
-    inside = np.clip(inside, 0, np.array(network.shape) - 1)  # beyond the outermost centres the edge value holds
+    inside = np.clip(
+        inside, 0, np.array(network.shape) - 1
+    )  # beyond the outermost voxel centres, values are those of the edge
     places = [np.arange(n) for n in network.shape]
     full = np.stack([RegularGridInterpolator(places, x)(inside) for x in logits.numpy().astype(float)])
     chosen = np.take_along_axis(full, labels[None].astype(int), axis=0)[0]
@@ -91,7 +93,7 @@ def test_finer_grids_are_interpolated_as_scipy_does() -> None:
     assert set(np.unique(labels)) == {0, 1, 2}
 
 
-def test_where_nothing_leads_everything_is_background() -> None:
+def test_logits_highest_for_background_give_an_empty_mask() -> None:
     scan = Grid((10, 12, 8), np.eye(4))
     logits = torch.zeros(3, 10, 12, 8)
     logits[0] = 1

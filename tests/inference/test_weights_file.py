@@ -1,4 +1,4 @@
-"""Weights that were damaged since they were written are refused, wherever the file is copied to."""
+"""Weights files that were damaged after writing are refused."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def change_a_weight(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_a_checksum_is_compared_and_changes_nothing_else(tmp_path: Path) -> None:
+def test_a_checksum_detects_damage_and_leaves_the_weights_unchanged(tmp_path: Path) -> None:
     about = About(channels=("T1",))
     path = write_weights(tmp_path / "start.safetensors", TENSORS, about, with_checksum=True)
 
@@ -30,7 +30,7 @@ def test_a_checksum_is_compared_and_changes_nothing_else(tmp_path: Path) -> None
         read_weights(path)
 
 
-def test_files_of_other_programs_are_checked_where_they_can_be(tmp_path: Path) -> None:
+def test_damaged_files_of_torch_and_numpy_are_refused(tmp_path: Path) -> None:
     torch.save({"b": TENSORS["b"]}, tmp_path / "x.pt")
     np.savez(tmp_path / "x.npz", b=TENSORS["b"].numpy())
 

@@ -1,4 +1,4 @@
-"""Windows cover every voxel, and blending an identity gives the image back; MONAI's sliding window is the truth."""
+"""Sliding windows cover every voxel and blend correctly; the reference is MONAI's sliding-window inference."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def identity(batch: torch.Tensor) -> torch.Tensor:
     overlap=st.sampled_from([0.0, 0.25, 0.5]),
     axes=st.sampled_from([(), (0,), (0, 2)]),
 )
-def test_an_identity_model_gives_its_input_back(
+def test_an_identity_model_returns_its_input(
     shape: tuple[int, int, int], window: tuple[int, int, int], overlap: float, axes: tuple[int, ...]
 ) -> None:
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
@@ -45,7 +45,7 @@ def test_an_identity_model_gives_its_input_back(
 
 
 def test_a_convolution_agrees_with_monais_sliding_window() -> None:
-    """On sizes where both put their windows at the same places."""
+    """Compare on sizes for which both place their windows at the same positions."""
     torch.manual_seed(0)
     net = torch.nn.Conv3d(1, 2, 3, padding=1)
     image = torch.randn(1, 24, 18, 16)
@@ -62,7 +62,7 @@ def test_a_convolution_agrees_with_monais_sliding_window() -> None:
 
 @pytest.mark.parametrize("shape", [(12, 12, 8), (12, 12, 20)])
 @pytest.mark.parametrize("window_batch", [2, 3, 8])
-def test_mirrorings_seen_at_once_are_those_seen_one_by_one(shape: tuple[int, int, int], window_batch: int) -> None:
+def test_mirrorings_in_one_batch_give_the_result_of_single_ones(shape: tuple[int, int, int], window_batch: int) -> None:
     torch.manual_seed(0)
     net = torch.nn.Conv3d(1, 2, 3, padding=1)
     image, seen = torch.randn(1, *shape), []
@@ -81,7 +81,7 @@ def test_mirrorings_seen_at_once_are_those_seen_one_by_one(shape: tuple[int, int
     assert sum(seen) == 4 * (1 if shape[2] == 8 else 4)
 
 
-def test_air_is_left_out_and_is_background() -> None:
+def test_windows_of_air_are_skipped_and_become_background() -> None:
     seen = []
 
     def predictor(batch: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ def test_air_is_left_out_and_is_background() -> None:
     assert (logits.argmax(0)[8:] == 0).all()
 
 
-def test_weights_are_highest_in_the_centre_and_never_zero() -> None:
+def test_blending_weights_are_highest_in_the_centre_and_never_zero() -> None:
     weights = blending_weights((9, 9, 5))
 
     assert weights.argmax() == weights.numel() // 2

@@ -1,4 +1,4 @@
-"""Scans of several channels are put together by study, whatever form they come in."""
+"""Scans of several channels are grouped by study, regardless of their format."""
 
 import zipfile
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_four_dimensional_files_numbered_files_and_studies(tmp_path: Path) -> No
     np.testing.assert_array_equal(items["whole"].read(["T1", "FLAIR"]).array[1], image + 1)
 
 
-def test_an_optional_channel_may_be_absent_and_a_needed_one_may_not(tmp_path: Path) -> None:
+def test_an_optional_channel_may_be_absent_and_a_required_one_may_not(tmp_path: Path) -> None:
     image, _ = blob_case(0)
     save_nifti(tmp_path / "s1" / "x_FLAIR.nii.gz", image)
     save_nifti(tmp_path / "s2" / "x_T1.nii.gz", image)
@@ -57,7 +57,7 @@ def test_with_one_channel_every_image_is_a_scan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "patient/visit/T1/image.nii.gz"])
-def test_a_scan_is_told_what_the_folder_says_that_was_searched(tmp_path: Path, place: str) -> None:
+def test_a_scan_gets_the_context_values_of_the_searched_folder(tmp_path: Path, place: str) -> None:
     save_nifti(tmp_path / "patient" / "visit" / "T1" / "image.nii.gz", blob_case(0)[0])
     (tmp_path / "context.csv").write_text("case,age_years\npatient,50\n")
 
@@ -66,7 +66,7 @@ def test_a_scan_is_told_what_the_folder_says_that_was_searched(tmp_path: Path, p
     assert read_context(item.read(["T1"]), ("age_years",)) == ({"age_years": 50.0} if place == "." else {})
 
 
-def test_scans_that_would_share_a_name_get_names_that_differ_and_say_so(tmp_path: Path) -> None:
+def test_scans_with_equal_names_get_different_names_and_a_note(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "a.nii", "b/c.nii.gz", "b__c.nii.gz", "d_0000.nii.gz", "d.nii.gz", "E.nii", "e.nii"):
         save_nifti(tmp_path / name, blob_case(0)[0])
 
@@ -77,7 +77,7 @@ def test_scans_that_would_share_a_name_get_names_that_differ_and_say_so(tmp_path
     assert all("another scan would be named" in i.note for i in items)
 
 
-def test_numbers_in_the_names_of_series_and_years_in_those_of_files_are_no_channels(tmp_path: Path) -> None:
+def test_numbers_in_names_of_series_and_years_in_file_names_are_not_channels(tmp_path: Path) -> None:
     image, _ = blob_case(0)
     for number, name in (("0000", "FLAIR"), ("0001", "T1")):
         write_mr_series(tmp_path / "p1" / f"SER_{number}", image, AFFINE, description=name, study="p1", case="c")
@@ -125,7 +125,7 @@ def test_series_without_study_number_are_studies_by_folder(tmp_path: Path) -> No
     assert len(items) == 2, "nothing says that they belong together"
 
 
-def test_names_by_key_that_would_be_the_same_are_made_of_paths_too(tmp_path: Path) -> None:
+def test_keyed_names_that_would_be_equal_also_depend_on_paths(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_mr_series(tmp_path / folder, blob_case(0)[0], AFFINE, description="T1", study=folder, case="c")
     for path in (p for p in tmp_path.rglob("*") if p.is_file()):
@@ -176,7 +176,7 @@ def test_files_are_one_scan_if_their_names_are_equal_but_for_the_channels(
 
 
 @pytest.mark.parametrize("rows", ["x_T1,T1", "p1_T1,T1\np2_FLAIR,FLAIR"])
-def test_a_table_puts_files_of_other_names_together_only_if_it_names_them_all(tmp_path: Path, rows: str) -> None:
+def test_a_table_groups_files_of_other_names_only_if_it_lists_them_all(tmp_path: Path, rows: str) -> None:
     for name in ("p1_T1", "p2_FLAIR"):
         save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
     (tmp_path / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"x")

@@ -1,4 +1,4 @@
-"""Pictures show the three planes through the largest reference region, with contours where the masks are."""
+"""Figures show three planes through the largest reference region, with the contours of the masks."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_contours_of_both_masks_are_drawn(tmp_path: Path, with_reference: bool) 
     assert has_colour(picture, "#56B4E9") == with_reference
 
 
-def test_empty_masks_and_constant_images_are_drawn_too(tmp_path: Path) -> None:
+def test_empty_masks_and_constant_images_are_drawn(tmp_path: Path) -> None:
     empty = np.zeros((8, 8, 8), np.uint8)
 
     draw_case(tmp_path / "x.png", empty, reference=empty, prediction=empty, spacing_mm=(1.0, 1.0, 1.0), title="x")
@@ -76,7 +76,7 @@ def test_a_scan_of_one_slice_is_drawn(tmp_path: Path, shape: tuple[int, int, int
 def test_the_letter_left_of_each_plane_is_on_the_side_of_a_block_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Letters are found as the difference to a figure without them; bright pixels are the block, right and anterior."""
+    """Find letters as the difference to a figure without them, and compare with a bright block at right and anterior."""
     acquisition = {**ACQUISITIONS, **THIN}[name]
     image, block = acquisition.scan()
     scan = Pictured.from_scan(image, block, None, Grid(acquisition.shape, acquisition.affine))
@@ -110,7 +110,7 @@ def test_the_letter_left_of_each_plane_is_on_the_side_of_a_block_there(
 
 
 def parts_along_columns(mask: np.ndarray) -> list[slice]:
-    """Columns of each part that is parted from the next by empty columns."""
+    """Return the columns of each part, where parts are separated by empty columns."""
     from scipy import ndimage
 
     return [columns for (columns,) in ndimage.find_objects(ndimage.label(mask.any(axis=0))[0])]

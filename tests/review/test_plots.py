@@ -1,4 +1,4 @@
-"""Figures of validations: what is drawn is what was measured."""
+"""Plots of validations can be drawn for all inputs, and their reliability bins are correct."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_learning_curves_of_unequal_length_are_drawn(tmp_path: Path) -> None:
 
 
 def test_reliability_bins_add_up_to_the_calibration_error(tmp_path: Path) -> None:
-    """The error by its definition, bin by bin, on samples of a known over-confidence."""
+    """Compare with the error by its definition, bin by bin, on samples of a known overconfidence."""
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 3, (5000, 3))
     labels = (softmax(logits / 2, axis=1).cumsum(1) > rng.random((5000, 1))).argmax(1)

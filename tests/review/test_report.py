@@ -1,4 +1,4 @@
-"""The report of a folder of masks: pictures that show the truth, a page that is whole in itself."""
+"""The report of a folder of masks: slices and contours are correct, and pages need no network."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def view(case: str, *, score: float | None = 0.9, verdict: str = "confident", ml
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2))
-def test_contours_enclose_as_much_as_the_mask_has(seed: int, axis: int) -> None:
-    """The area of the paths, by Gauss's formula, holes counted off, is that of the voxels within half a voxel's edge."""
+def test_contours_enclose_the_area_of_the_mask(seed: int, axis: int) -> None:
+    """Compare the area of the paths (Gauss's formula, minus holes) with that of the voxels, within half a voxel's edge."""
     from scipy import ndimage
 
     rng = np.random.default_rng(seed)
@@ -69,8 +69,8 @@ def test_contours_enclose_as_much_as_the_mask_has(seed: int, axis: int) -> None:
     assert abs(abs(area) - plane.sum() * voxel) <= 0.3 * edges * voxel + 1e-6
 
 
-def test_the_patients_right_is_on_the_left_of_the_picture() -> None:
-    """A mark far to the right, anterior and up lies left and above in axial and coronal pictures, left in sagittal ones."""
+def test_the_patients_right_is_on_the_left_of_a_slice() -> None:
+    """A mark at right, anterior, superior is at the left and top of axial and coronal slices, left in sagittal ones."""
     image = np.zeros((30, 30, 30), np.float32)
     mask = np.zeros(image.shape, np.uint8)
     mask[24:28, 24:28, 24:28] = 1
@@ -87,7 +87,7 @@ def test_the_patients_right_is_on_the_left_of_the_picture() -> None:
 
 @pytest.mark.parametrize("name", [*ACQUISITIONS, *THIN])
 def test_each_letter_of_a_slice_is_on_the_side_of_a_block_there(name: str) -> None:
-    """The block lies to the patient's right, anterior and up; the opposite letters lie on the other side."""
+    """Compare the letters with a block at the patient's right, anterior and superior, and the opposite letters."""
     acquisition = {**ACQUISITIONS, **THIN}[name]
     image, block = acquisition.scan()
     picture = Pictured.from_scan(image, block, None, Grid(acquisition.shape, acquisition.affine))
@@ -99,7 +99,9 @@ def test_each_letter_of_a_slice_is_on_the_side_of_a_block_there(name: str) -> No
         drawn = re.search(r'<image href="[^"]+" width="([\d.]+)" height="([\d.]+)"', svg)
         centre = np.array([float(drawn[1]), float(drawn[2])]) / 2
         contour = re.findall(r"([\d.]+) ([\d.]+)", re.search(r' d="([^"]+)"', svg)[1])
-        is_block_low = np.array(contour, float).mean(axis=0) < centre  # left of the centre, above it
+        is_block_low = (
+            np.array(contour, float).mean(axis=0) < centre
+        )  # whether the block is left of the centre, and above it
         texts = re.findall(r'<text x="([-\d.]+)" y="([-\d.]+)" font-size="([\d.]+)">(\w)', svg)
         assert {letter for *_, letter in texts} == set(SIDES[axis])
         for x, y, size, letter in texts:
@@ -111,7 +113,7 @@ def test_each_letter_of_a_slice_is_on_the_side_of_a_block_there(name: str) -> No
             assert low_y <= float(y) <= low_y + height
 
 
-def test_a_montage_shows_what_was_found_and_what_should_have_been() -> None:
+def test_a_montage_goes_through_prediction_and_reference() -> None:
     mask = np.zeros((20, 20, 40), np.uint8)
     mask[5:9, 5:9, 10] = 1
     reference = np.zeros_like(mask)
@@ -140,7 +142,7 @@ def test_a_scan_of_one_slice_is_shown_with_and_without_findings(axis: int) -> No
         assert montage(view, (1, 2))
 
 
-def test_lesions_are_listed_with_a_place_inside_them() -> None:
+def test_components_are_listed_with_a_voxel_inside_them() -> None:
     picture = crop(pictured())
 
     lesions = lesions_of(picture, LABELS)
@@ -159,8 +161,8 @@ def decoded(text: str) -> nib.Nifti1Image:
     return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
 
 
-def test_the_viewer_gets_the_scans_values_in_their_places() -> None:
-    """nibabel is the judge: each voxel of the crop has the value and the world position of the scan's."""
+def test_the_viewer_gets_the_scans_values_at_their_positions() -> None:
+    """Compare value and world position of each voxel of the crop with the scan, as nibabel reads them."""
     image, mask = blob_case(3)
     data = viewer_data(crop(Pictured.from_scan(image, mask, None, Grid(image.shape, AFFINE))), [1, 4])
 
@@ -174,7 +176,7 @@ def test_the_viewer_gets_the_scans_values_in_their_places() -> None:
     assert nib.aff2axcodes(shown.affine) == ("R", "A", "S")
 
 
-def test_a_large_scan_is_halved_and_small_lesions_stay() -> None:
+def test_a_large_scan_is_downsampled_and_small_lesions_remain() -> None:
     shape = (260, 251, 100)
     assert np.prod(shape) > MAX_VOXELS
     mask = np.zeros(shape, np.uint8)
@@ -196,7 +198,7 @@ def test_a_large_scan_is_halved_and_small_lesions_stay() -> None:
 
 
 @given(st.integers(1, 9), st.integers(0, 2))
-def test_halving_keeps_the_middle_of_each_pair(n: int, axis: int) -> None:
+def test_downsampling_keeps_the_position_of_each_pair(n: int, axis: int) -> None:
     shape = [4, 4, 4]
     shape[axis] = n
     places = np.indices(shape)[axis].astype(float)
@@ -205,7 +207,7 @@ def test_halving_keeps_the_middle_of_each_pair(n: int, axis: int) -> None:
 
     assert halved.shape == grid.shape
     expected = grid.affine[axis, 3] + grid.affine[axis, axis] * np.indices(grid.shape)[axis]
-    if n % 2:  # the last one stands alone
+    if n % 2:  # the last voxel has no partner
         expected, halved = np.take(expected, range(n // 2), axis), np.take(halved, range(n // 2), axis)
     np.testing.assert_allclose(halved, expected)
 
@@ -213,7 +215,7 @@ def test_halving_keeps_the_middle_of_each_pair(n: int, axis: int) -> None:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def test_failures_come_first_then_doubt_then_the_least_sure() -> None:
+def test_failures_come_first_then_needs_review_then_the_lowest_confidence() -> None:
     views = [
         view("sure"),
         view("unsure", score=0.5),
@@ -239,7 +241,7 @@ def test_names_and_messages_cannot_become_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["single", "pages"])
-def test_a_page_asks_for_nothing_from_elsewhere(tmp_path: Path, layout: str) -> None:
+def test_a_page_loads_nothing_from_the_network(tmp_path: Path, layout: str) -> None:
     cases = [CaseView(c, "done", sizes={}, pictured=pictured(i, with_reference=True)) for i, c in enumerate("ab")]
 
     page = write_report(tmp_path, ReportInfo("t", LABELS, {}), iter(cases), 2, layout=layout)
@@ -255,7 +257,7 @@ def test_a_page_asks_for_nothing_from_elsewhere(tmp_path: Path, layout: str) -> 
         assert "http" not in re.sub(r"http-equiv|\"http\"", "", text)
 
 
-def test_an_earlier_reports_pages_do_not_stay(tmp_path: Path) -> None:
+def test_pages_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
     info = ReportInfo("t", LABELS, {})
     write_report(tmp_path, info, iter([view(c) for c in "abc"]), 3, layout="pages")
 
@@ -264,8 +266,8 @@ def test_an_earlier_reports_pages_do_not_stay(tmp_path: Path) -> None:
     assert not (tmp_path / "report" / "2.html").exists()
 
 
-def test_a_hundred_scans_make_a_small_index(tmp_path: Path) -> None:
-    """Pages hold the scans; the index has a row and a small picture of each."""
+def test_the_index_of_a_hundred_scans_is_small(tmp_path: Path) -> None:
+    """The images are on the pages of the scans; the index has a row and a preview of each."""
     shared = pictured()
     cases = (
         CaseView(f"case {i}", "done", score=0.9, pictured=shared, sizes={"left": Size(1 + i, 1, 4.0)})
@@ -299,7 +301,7 @@ def test_the_viewer_comes_with_the_installed_package() -> None:
     assert re.search(r"export\s*\{\w+ as default\}", script)
 
 
-def test_the_window_holds_a_flat_picture() -> None:
+def test_a_constant_image_has_a_valid_display_window() -> None:
     low, high = window_of(np.zeros((4, 4, 4)))
 
     assert high > low

@@ -60,8 +60,8 @@ def test_a_run_against_itself_shows_no_difference(two: tuple[Path, Path], tmp_pa
     assert main(["compare", str(two[1]), str(two[1]), "--out", str(tmp_path), "--quiet"]) == 0
 
     page = (tmp_path / "comparison.html").read_text()
-    assert "No difference is shown" in page
-    assert "Nothing in config, data, code and versions" in page
+    assert "No significant difference" in page
+    assert "None in config, data, code and versions" in page
 
 
 @pytest.mark.parametrize(

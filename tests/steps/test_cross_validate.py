@@ -180,7 +180,7 @@ def test_models_that_see_other_images_are_not_joined(crossed: tuple[StudyConfig,
     a, b = (medhybrid.load_model(t.run.folder) for t in crossed[1].trainings)
     b.record = b.record.model_copy(update={"plan": b.plan.model_copy(update={"spacing_mm": (9.0, 9.0, 9.0)})})
 
-    with pytest.raises(ModelError, match=r"do not see the same images.*spacing_mm"):
+    with pytest.raises(ModelError, match=r"their inputs differ.*spacing_mm"):
         Ensemble([a, b])
 
 

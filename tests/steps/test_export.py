@@ -202,7 +202,7 @@ def test_a_program_that_differs_leaves_nothing(
     monkeypatch.setattr(program, "export_program", as_program.export)
     monkeypatch.setattr(program, "open_program", lambda _: other)
 
-    with pytest.raises(ModelError, match="does not compute what the model computes"):
+    with pytest.raises(ModelError, match="does not give the logits of the model"):
         medhybrid.export(trained[1], out=tmp_path / "out", format_="pt2")
 
     assert not any(tmp_path.iterdir())
@@ -222,5 +222,5 @@ def test_the_check_is_of_the_exported_file(trained: tuple[StudyFolder, Path], ex
     with torch.no_grad():
         next(other.network.parameters()).add_(1.0)
 
-    with pytest.raises(ModelError, match="does not compute"):
+    with pytest.raises(ModelError, match="does not give the logits"):
         check_program(other, exported["pt2"])

@@ -90,7 +90,7 @@ def test_a_report_without_scans_keeps_the_figures(masks: Path, tmp_path: Path) -
 
     text = report(tmp_path / "out").read_text()
 
-    assert "No picture: the scan was not found again" in text
+    assert "No images: the scan was not found" in text
     assert 'data-kind="image"' not in text
     assert text.count('<tr data-state="') == 4
 
@@ -108,7 +108,7 @@ def test_a_scan_that_changed_is_not_drawn_under_its_old_mask(masks: Path, tmp_pa
 
 def test_a_folder_without_record_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
-    assert "no folder of masks made by medhybrid predict" in capsys.readouterr().err
+    assert "is not an output folder of medhybrid predict" in capsys.readouterr().err
 
 
 # --- marks ------------------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def test_a_mark_stays_with_the_mask_that_it_was_made_of(served: tuple[str, Path]
 def test_a_damaged_file_of_marks_is_told_and_kept(masks: Path, tmp_path: Path) -> None:
     (tmp_path / "review.json").write_text("{")
 
-    with pytest.raises(DataError, match="holds no marks"):
+    with pytest.raises(DataError, match="not a valid file of review marks"):
         read_marks(tmp_path)
     assert (tmp_path / "review.json").read_text() == "{"
 

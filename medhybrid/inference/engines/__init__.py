@@ -1,5 +1,5 @@
-"""Who works through a folder: this process, several of this machine, a Ray cluster, or the jobs of a Slurm array.
+"""Engines that predict a folder in parallel: several processes, a Ray cluster, or the jobs of a Slurm array.
 
-`pool.py` hands scans to workers and does again what one died on; `ray.py` has workers on a cluster; `slurm.py` writes the
-script of an array whose jobs take a share each (`medhybrid/inference/sharing.py`).
+`pool.py` distributes scans to workers and repeats scans whose worker died. `ray.py` runs workers on a Ray cluster. `slurm.py`
+writes the script of a job array in which each job takes a share (`medhybrid/inference/sharing.py`).
 """

@@ -1,4 +1,4 @@
-"""Scans handed to workers that each load the model once; what a worker died on is given to another."""
+"""Pool of workers that load the model once and predict scans. If a worker dies, another worker repeats its scan."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from medhybrid.inference.worklist import WorkItem
 from medhybrid.scans.dicom.deidentify import Deidentifier
 
 AGAIN_AFTER_S = 1.0
-"""Wait before scans that a worker died on are tried again; twice as long the next time."""
+"""Wait before scans whose worker died are repeated; it is doubled after each round."""
 
 Item = TypeVar("Item")
 
 
 class Pool(Protocol):
-    """Workers; `medhybrid.data.workers.Processes` is one."""
+    """Pool of workers, such as `medhybrid.data.workers.Processes`."""
 
     def map(self, function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
-        """Each item with its result, or with a `WorkerDied`, in order of completion."""
+        """Yield each item with its result, or with a `WorkerDied`, in order of completion."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a worker makes its `FolderJob`.
+    """Arguments with which a worker creates its `FolderJob`.
 
     Attributes
     ----------
     load : callable
-        A function of a module, which gives the model from `arguments`; its `device` is that of the worker.
+        Function of a module (so that it can be pickled) that loads the model from `arguments` on the worker's `device`.
     made_by : str
-        What `fingerprint_of` the model must be, for a name as `models:/x@newest` may stand for another one by now.
+        Expected `fingerprint_of` the model: a name such as `models:/x@newest` may mean another model by now.
     threads : int
-        Of torch, in each worker; 0 leaves them.
+        Number of torch threads in each worker; 0 keeps torch's default.
     """
 
     load: Callable[..., Model]
@@ -60,14 +60,15 @@ class Recipe:
 
 
 def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: FolderJob) -> Iterator[Outcome]:
-    """Predict scans on a pool, in order of completion.
+    """Predict scans on a pool; yield the outcomes in order of completion.
+
+    If the worker of a scan dies, the scan is repeated, with `MAX_ATTEMPTS` attempts in all, and then reported as failed. The
+    other scans are not affected.
 
     Parameters
     ----------
     job : FolderJob
-        The same folder's in this process, for the record of what no worker survived.
-
-    A scan whose worker dies is tried `MAX_ATTEMPTS` times, then reported as failed; the others go on.
+        Job of the same folder in this process, to record scans on which every worker died.
 
     Raises
     ------
@@ -77,7 +78,9 @@ def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: Folde
     waiting, again_after = list(items), AGAIN_AFTER_S
     for attempt in range(1, MAX_ATTEMPTS + 1):
         died: list[tuple[WorkItem, WorkerDied]] = []
-        together = [waiting] if attempt < MAX_ATTEMPTS else [[item] for item in waiting]  # alone, it has all the memory
+        together = (
+            [waiting] if attempt < MAX_ATTEMPTS else [[item] for item in waiting]
+        )  # last attempt: one at a time, with all of the memory
         work = partial(_predict_one, recipe)
         for item, result in (pair for some in together for pair in pool.map(work, some)):
             if isinstance(result, WorkerDied):
@@ -92,8 +95,8 @@ def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: Folde
             time.sleep(again_after)
             waiting, again_after = [item for item, _ in died], 2 * again_after
     for item, error in died:
-        message = f"{item.case}: set aside, {MAX_ATTEMPTS} workers died on it. Found {error.found}. "
-        message += "Give it more memory or fewer workers"
+        message = f"{item.case}: failed because {MAX_ATTEMPTS} workers died on it. Found {error.found}. "
+        message += "Use more memory or fewer workers"
         failed = Prediction(
             case=item.case, status="failed", message=message, attempts=MAX_ATTEMPTS, made_by=job.made_by
         )
@@ -103,16 +106,17 @@ def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: Folde
 
 
 def _predict_one(recipe: Recipe, item: WorkItem) -> Outcome | MedHybridError:
-    """In a worker: what became of a scan, or why no scan can be worked on."""
+    """Predict a scan in a worker; return its outcome, or the error for which this worker cannot predict any scan."""
     try:
         job = _job(recipe)
     except MedHybridError as error:
         return error
-    except Exception as error:  # the same for every scan: none is to blame
+    except Exception as error:  # every scan would fail in the same way, so it ends the work
         return ModelError("a worker cannot load the model", found=f"{type(error).__name__}: {str(error)[:200]}")
     if job.made_by != recipe.made_by:
         return ModelError(
-            "a worker has loaded another model than this process", remedy="run again, with a model that stays"
+            "a worker has loaded another model than this process",
+            remedy="run again with a fixed version of the model",
         )
     try:
         return next(predict_items(job, [item], at_once=False))
@@ -122,14 +126,17 @@ def _predict_one(recipe: Recipe, item: WorkItem) -> Outcome | MedHybridError:
 
 @lru_cache(maxsize=1)
 def _job(recipe: Recipe) -> FolderJob:
+    """Create the job of a worker; the cache makes each process load the model once."""
     import torch
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # lets go of its scan, as of no attempt
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # SystemExit releases the scan without counting an attempt
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     if recipe.key is not None and not recipe.key.is_file():
         raise ConfigError(
-            f"the key {recipe.key} is not there for this worker", remedy="keep it where all workers see it"
+            f"a worker cannot read the key {recipe.key}", remedy="move it to a path that all workers can read"
         )
     device = own_device(recipe.device, torch.cuda.device_count(), int(os.environ.get(PLACE, "0")))
     return FolderJob(
@@ -142,5 +149,5 @@ def _job(recipe: Recipe) -> FolderJob:
 
 
 def own_device(device: str, n_gpus: int, place: int) -> str:
-    """The device of a worker: GPUs are dealt out in turn."""
+    """Return the device of a worker: GPUs are assigned to workers in turn."""
     return f"cuda:{place % n_gpus}" if device in ("auto", "cuda") and n_gpus > 1 else device

@@ -1,6 +1,6 @@
-"""Workers on a Ray cluster: an actor each, which loads the model once; one that dies is replaced.
+"""Workers on a Ray cluster: each is an actor that loads the model once. An actor that dies is replaced.
 
-Ray comes with the extra `[scale]`. Scans, model and output folder must be at the same paths on every machine of the cluster.
+Ray comes with the extra `[scale]`. Scans, model and output folder must be at the same paths on every node of the cluster.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 
 CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's switch, on every system in spite of its name: without clusters it opens its ports to this machine alone."""
+"""Environment variable of Ray, which it reads on every system. With 0, Ray's ports are open to this computer only."""
 
 
 class RayActors:
-    """Up to `n` actors, as a `Pool`.
+    """Pool of up to `n` Ray actors; see `Pool`.
 
     Parameters
     ----------
     address : str
-        Of a cluster (`auto` finds the one that this machine belongs to), or `local` for one of this machine alone, which ends
-        with the pool.
+        Address of a cluster; `auto` finds the cluster of this computer. `local` starts a cluster on this computer alone, which
+        ends with the pool.
     device : str
-        `cpu` and `openvino` take a core each; others a GPU each, where the cluster has any.
+        With `cpu` and `openvino`, each actor uses a CPU core; otherwise a GPU, if the cluster has any.
 
     Raises
     ------
     ConfigError, DeviceError
-        If Ray is not installed, or no cluster is there.
+        If Ray is not installed, or the cluster does not answer or has no free core or GPU.
     """
 
     def __init__(self, n: int, *, address: str = "auto", device: str = "auto") -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if address == "local":
             os.environ.setdefault(CLUSTERS, "0")
@@ -53,17 +53,17 @@ class RayActors:
         has_gpus = device not in ("cpu", "openvino") and ray.cluster_resources().get("GPU", 0) >= 1
         room = ray.available_resources()
         kind = "GPU" if has_gpus else "CPU"
-        self.n = min(n, int(room.get(kind, 0)))  # one that finds no place would wait for good
+        self.n = min(n, int(room.get(kind, 0)))  # an actor without a free core or GPU would wait forever
         if self.n < n:
             logger.warning("the cluster has room for %d of %d workers", self.n, n)
         if self.n < 1:
             ray.shutdown()
-            raise DeviceError("the Ray cluster has no room for a worker", expected=f"a {kind} that is free")
+            raise DeviceError("the Ray cluster has no room for a worker", expected=f"a free {kind}")
         self._actor = ray.remote(num_gpus=int(has_gpus), num_cpus=1, max_restarts=0)(_Worker)
         self._idle: list[tuple[int, Any]] = []
 
     def _join(self, address: str, n: int) -> None:
-        """Connect to the cluster, or start one, in several attempts: Ray gives up after 15 s, which a busy machine may need."""
+        """Connect to a cluster, or start one, in several attempts: Ray gives up after 15 s, too early on a busy computer."""
         own: dict[str, Any] = {"address": "local", "include_dashboard": False, "num_cpus": n}
         where = own if address == "local" else {"address": address}
         for attempt in range(1, ATTEMPTS + 1):
@@ -76,13 +76,13 @@ class RayActors:
                     found=str(error).splitlines()[0],
                     remedy="start one with `ray start --head`, or give --address",
                 ) from error
-            except Exception as error:  # Ray says so of a time-out
+            except Exception as error:  # Ray raises a plain Exception after a timeout
                 self._ray.shutdown()
                 if attempt == ATTEMPTS:
                     raise DeviceError(
-                        "Ray did not start on this machine",
+                        "Ray did not start on this computer",
                         found=f"{ATTEMPTS} attempts: {str(error).splitlines()[0]}",
-                        remedy="try again when the machine is less busy, or use `--engine local`",
+                        remedy="try again when the computer is less busy, or use `--engine local`",
                     ) from error
                 logger.warning("Ray did not start: attempt %d of %d", attempt, ATTEMPTS)
 
@@ -93,7 +93,7 @@ class RayActors:
         self._ray.shutdown()
 
     def map(self, function: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
-        """Apply `function` to each item; see `Pool`."""
+        """Call `function` for each item; see `Pool`."""
         taken = {place for place, _ in self._idle}
         wanted = min(self.n, len(items)) - len(self._idle)
         self._idle += [(n, self._actor.remote(n, self.n)) for n in range(self.n) if n not in taken][: max(0, wanted)]
@@ -108,22 +108,22 @@ class RayActors:
             place, actor, item = busy.pop(ready)
             try:
                 result = self._ray.get(ready)
-            except self._ray.exceptions.RayTaskError:  # a defect of ours, not a death
+            except self._ray.exceptions.RayTaskError:  # an error in our code, not the death of a worker
                 raise
-            except self._ray.exceptions.RayError as error:  # killed, out of memory, its machine gone
+            except self._ray.exceptions.RayError as error:  # killed, out of memory, or its node is lost
                 found = str(error).splitlines()[0] if str(error) else type(error).__name__
-                self._ray.kill(actor)  # it might be away, and come back to the same item
+                self._ray.kill(actor)  # a node that was only unreachable could return and repeat the item
                 result, actor = WorkerDied("a worker died", found=found), self._actor.remote(place, self.n)
             self._idle.append((place, actor))
             yield item, result
 
 
 class _Worker:
-    """What an actor does."""
+    """Class of the actors."""
 
     def __init__(self, place: int, n: int) -> None:
         os.environ |= {PLACE: str(place), FELLOWS: str(n)}
 
     def apply(self, function: Callable[[Any], Any], item: Any) -> Any:
-        """One item."""
+        """Return the result of `function` for one item."""
         return function(item)

@@ -1,4 +1,4 @@
-"""The script of a Slurm array: a job a share; the last of them to end leaves the tables of all."""
+"""Script of a Slurm job array with one job for each share. The last job to end writes the tables of all shares."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SCRIPT = """\
 #SBATCH --output={log}/%A_%a.log
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@60
-# Time, memory and GPUs are those of your cluster, for example:
+# Set time, memory and GPUs for your cluster, for example:
 ##SBATCH --time=04:00:00 --mem=16G --gres=gpu:1
 #
 #   sbatch {script}
 #
-# Each job takes the scans of its share; run it again, or with other jobs dead, and what is done is skipped.
+# Each job predicts the scans of its share. Submit the script again if jobs failed: finished scans are skipped.
 set -euo pipefail
 {command} --shard "${{SLURM_ARRAY_TASK_ID:?}}/{count}" & child=$!
 trap 'kill -TERM $child; wait $child' TERM
@@ -31,7 +31,7 @@ wait $child
 
 
 def write_array_script(path: Path, command: Sequence[str], count: int) -> Path:
-    """Write the script of an array of `count` jobs that run `command` with a share each."""
+    """Write the script of an array of `count` jobs, each of which runs `command` with a share."""
     log = path.parent / "logs"
     log.mkdir(parents=True, exist_ok=True)
     text = SCRIPT.format(
@@ -48,9 +48,9 @@ def write_array_script(path: Path, command: Sequence[str], count: int) -> Path:
 
 
 def _free_path(path: Path, text: str) -> Path:
-    """Return a path at which nothing else stands: a script whose time and memory were filled in is kept."""
+    """Return a path that no other script has, so that a script with edited time and memory is not overwritten."""
     for number in range(1, 10_000):
         free = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         if not os.path.lexists(free) or (free.is_file() and free.read_bytes() == text.encode()):
             return free
-    raise OutputError(f"{path.parent} holds too many scripts", remedy="remove those that are not needed")
+    raise OutputError(f"{path.parent} has too many scripts", remedy="remove scripts that are not needed")

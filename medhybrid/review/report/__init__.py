@@ -1,11 +1,12 @@
-"""The report of a folder of masks: one page that needs nothing but a browser.
+"""The report of a folder of masks: HTML pages that need only a browser, no server and no network.
 
-views.py     what is told of a case, and its pictures on one RAS grid
+views.py     values of a case for the report, and its image and masks on one RAS grid
 slices.py    slices with contours, drawn as SVG: they work without JavaScript
-volumes.py   a scan and its masks for the viewer, cropped and compressed; NiiVue from the installed ipyniivue
-charts.py    distributions over cases, outliers linked
-page.py      all of it as HTML: one file, or an index and a page a case
-assets/      the template, its style, and the scripts for the table, the marks and the viewer
+volumes.py   image and masks for the viewer, cropped and compressed; NiiVue from the installed ipyniivue
+charts.py    distributions over cases, with links to the cases
+page.py      the HTML pages: one file, or an index and one page for each case
+compared.py  the comparison of two runs as one page
+assets/      templates, style sheet, and scripts for the table, the marks and the viewer
 """
 
 from medhybrid.review.report.page import ReportInfo, write_report

@@ -1,4 +1,4 @@
-"""Distributions over cases as SVG: a point a case, linked to it; outliers named."""
+"""Distributions over cases as SVG: each case is a point with a link to it, and outliers are named."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 WIDTH, HEIGHT = 640, 118
 LEFT, RIGHT, MIDDLE, RADIUS = 24, 24, 58, 4.0
 WHISKER = 1.5
-"""Interquartile ranges beyond the quartiles at which a point is an outlier (Tukey 1977)."""
+"""A point is an outlier if it is farther than this many interquartile ranges beyond the quartiles (Tukey 1977)."""
 
 MAX_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A case with its value and where it is told of."""
+    """Value of a case, with the link to the case."""
 
     case: str
     value: float
@@ -26,14 +26,14 @@ class Point:
 
 
 def strip(title: str, points: Sequence[Point], *, is_log: bool = False) -> str:
-    """Points over a box of the quartiles, side by side where they are close; those at 0 stand left of a log scale.
+    """Draw points over a box plot, side by side where they would overlap. On a log scale, values of 0 are left of the axis.
 
     Parameters
     ----------
     title : str
-        What is shown, with its unit.
+        Name of the values, with their unit.
     is_log : bool
-        A logarithmic scale; outliers are told on it, too.
+        Use a logarithmic scale, also to find outliers.
     """
     if not points:
         return ""
@@ -87,7 +87,7 @@ def strip(title: str, points: Sequence[Point], *, is_log: bool = False) -> str:
 
 
 def paired(first: str, second: str, rows: Sequence[tuple[str, float, float]]) -> str:
-    """A line a case from its Dice under the first to that under the second; what got worse is in the other colour."""
+    """Draw a line for each case from its Dice in the first run to that in the second; losses are in another colour."""
     low = min(min(a, b) for _, a, b in rows)
     high = max(max(a, b) for _, a, b in rows)
     high = high if high > low else low + 1e-3
@@ -96,7 +96,9 @@ def paired(first: str, second: str, rows: Sequence[tuple[str, float, float]]) ->
     def y(value: float) -> float:
         return top + (height - top - 24) * (high - value) / (high - low)
 
-    parts = [f'<svg class="strip" viewBox="0 0 {width} {height}" role="img" aria-label="Dice of each case under both">']
+    parts = [
+        f'<svg class="strip" viewBox="0 0 {width} {height}" role="img" aria-label="Dice of each case in both runs">'
+    ]
     for value in _ticks(low, high, False):
         parts.append(f'<line class="axis" x1="{left - 6}" x2="{left}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
         parts.append(f'<text x="{left - 9}" y="{y(value) + 4:.1f}" text-anchor="end">{figure(value)}</text>')
@@ -110,14 +112,14 @@ def paired(first: str, second: str, rows: Sequence[tuple[str, float, float]]) ->
 
 
 def figure(value: float) -> str:
-    """A number as people write it: three figures, no exponent."""
+    """Format a number with three significant digits and without an exponent."""
     if abs(value) >= 999.5:
         return f"{value:.0f}"
     return np.format_float_positional(value, precision=3, fractional=False, trim="-")
 
 
 def _free_row(px: float, placed: Sequence[tuple[float, float]]) -> float:
-    """The row nearest to the middle where no point is in the way; the middle where there is none."""
+    """Return the height nearest to the middle at which a point overlaps no other; the middle if every height is taken."""
     near = [(x, y) for x, y in placed[-60:] if abs(x - px) < 2 * RADIUS]
     for k in range(9):
         for sign in (1, -1) if k else (1,):

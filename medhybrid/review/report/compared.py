@@ -1,4 +1,4 @@
-"""Two runs side by side as one page: the difference, the cases that changed most, and what differs between the runs."""
+"""Comparison of two runs as one page: difference in Dice, the cases that changed most, and differing settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,23 @@ from medhybrid.review.report.views import Pictured
 
 @dataclass(frozen=True, slots=True)
 class ComparisonInfo:
-    """What was compared: `difference` is the second less the first; `rows` have case and both Dice, what got worse first."""
+    """Result of the comparison of two runs.
+
+    Attributes
+    ----------
+    first, second : str
+        Names of the runs.
+    difference : Difference
+        Difference in Dice, second - first.
+    rows : tuple of (str, float, float)
+        Case, Dice of the first and of the second run; the largest loss comes first.
+    settings : tuple of (str, str, str)
+        Differing setting, its value in the first and in the second run.
+    left_out : tuple of str
+        Cases that only one of the runs has.
+    labels : dict
+        Label names and their values in the masks.
+    """
 
     first: str
     second: str
@@ -33,7 +49,7 @@ class ComparisonInfo:
 
 @dataclass(frozen=True, slots=True)
 class ComparedCase:
-    """A case with both Dice, and what each run made of it."""
+    """Case with its Dice and its images in both runs."""
 
     case: str
     first_dice: float
@@ -43,7 +59,7 @@ class ComparedCase:
 
 
 def write_comparison(path: Path, info: ComparisonInfo, cases: Iterable[ComparedCase]) -> Path:
-    """Write the page; pictures of a case go through the voxel where the two masks differ most."""
+    """Write the page. The slices of a case go through the centre of the largest region in which the two masks differ."""
     pages = environment()
     sections = [(c, *_slices(c, list(info.labels.values()))) for c in cases]
     means = tuple(float(np.mean([r[k] for r in info.rows])) for k in (1, 2))
@@ -69,9 +85,9 @@ def write_comparison(path: Path, info: ComparisonInfo, cases: Iterable[ComparedC
 
 def _verdict(info: ComparisonInfo) -> str:
     if not info.difference.is_shown:
-        return "No difference is shown: the interval holds 0, or too few cases differ."
+        return "No significant difference: the 95 % interval contains 0, or Wilcoxon's test gives p of 0.05 or more."
     better = "better" if info.difference.interval.mean > 0 else "worse"
-    return f"{info.second} is {better}: the whole interval lies on one side of 0, and Wilcoxon's test agrees (p below 0.05)."
+    return f"{info.second} is {better}: the 95 % interval does not contain 0, and Wilcoxon's test gives p below 0.05."
 
 
 def _slices(case: ComparedCase, labels: list[int]) -> tuple[list[Slice], list[Slice]]:

@@ -1,8 +1,8 @@
-"""The report as HTML: one file, or an index and a page a case.
+"""The report as HTML: one file, or an index and one page for each case.
 
-OUT/report.html            all of it, or the index
-OUT/report/<n>.html        a page a case, where there are many
-OUT/report/viewer.js       the viewer that those pages share
+OUT/report.html            the whole report, or the index
+OUT/report/<n>.html        one page for each case, if there are many
+OUT/report/viewer.js       the viewer that these pages share
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 MAX_ON_ONE_PAGE = 15
-"""More cases are split over pages."""
+"""With more cases, each case gets a page."""
 
 PAGES = ("[0-9]*.html", "viewer.js")
 """Names of the files in the folder of pages."""
@@ -44,22 +44,22 @@ Layout = Literal["auto", "single", "pages"]
 
 @dataclass(frozen=True, slots=True)
 class ReportInfo:
-    """What a report is of.
+    """Information about the folder of masks for its report.
 
     Attributes
     ----------
     labels : dict
         Label names and their values in the masks.
     facts : dict
-        What was run: model, device, time.
+        Model, device, time and other facts of the run, as names and values.
     left_aside : tuple of (str, str)
-        Files that are no scans, and why.
+        Files that were skipped because they are not scans, with the reasons.
     key : str
-        What the marks of a reviewer belong to: another one for other masks.
+        Identifies the masks to which a reviewer's marks belong; other masks have another key.
     folder : str
-        Name of the folder: marks that a browser keeps are apart for each.
+        Name of the folder; a browser stores the marks of each folder separately.
     version : str
-        Of medhybrid.
+        Version of medhybrid.
     """
 
     title: str
@@ -74,21 +74,24 @@ class ReportInfo:
 def write_report(
     out: Path, info: ReportInfo, cases: Iterable[CaseView], n_cases: int, *, layout: Layout = "auto"
 ) -> Path:
-    """Write the report; returns its first page. Each case is let go of when it is drawn.
-
-    Raises
-    ------
-    OutputError
-        If a page or folder of that name is there which medhybrid did not write.
+    """Write the report; return the path of its first page. Cases are drawn one at a time, to save memory.
 
     Parameters
     ----------
     n_cases : int
-        How many `cases` will give.
+        Number of `cases`, which may be a generator.
+    layout : str
+        `single` writes one file, `pages` an index and a page for each case; `auto` decides by the number of cases.
+
+    Raises
+    ------
+    OutputError
+        If a page or folder of the same name exists that medhybrid did not write.
     """
     if (page_file := out / "report.html").is_file() and b"medhybrid" not in page_file.read_bytes():
         raise OutputError(
-            f"{printable_path(page_file)} is not replaced: medhybrid did not write it", remedy="move it elsewhere"
+            f"{printable_path(page_file)} is not replaced: medhybrid did not write it",
+            remedy="move it to another folder",
         )
     is_split = layout == "pages" or (layout == "auto" and n_cases > MAX_ON_ONE_PAGE)
     page, folder = _Page(info, is_split), out / ".report-new"
@@ -116,7 +119,7 @@ def write_report(
 
 
 def environment(**values: Any) -> Environment:
-    """The templates of `assets/`, everything in them escaped; `values` are known in all of them."""
+    """Return the environment of the templates in `assets/`, with escaping; `values` are available in all templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("medhybrid.review.report", "assets")
@@ -127,12 +130,12 @@ def environment(**values: Any) -> Environment:
 
 
 def asset(name: str) -> str:
-    """A style or script of `assets/`."""
+    """Return the text of a style sheet or script in `assets/`."""
     return (files("medhybrid.review.report") / "assets" / name).read_text()
 
 
 class _Page:
-    """Renders with the templates and scripts of `assets/`."""
+    """Renderer of a report's pages from the templates and scripts of `assets/`."""
 
     def __init__(self, info: ReportInfo, is_split: bool) -> None:
         self.environment = environment(info=info, is_split=is_split, names=STATES)
@@ -140,7 +143,7 @@ class _Page:
         self.labels = list(info.labels.values())
 
     def row(self, view: CaseView, number: int, pictured: Pictured | None) -> dict[str, Any]:
-        """What the index tells of a case."""
+        """Return the values of a case for its row of the index."""
         thumbnail = ""
         if pictured is not None:
             index = largest_region_centre(pictured.prediction)[2]
@@ -154,7 +157,7 @@ class _Page:
         }
 
     def case(self, view: CaseView, number: int, pictured: Pictured | None) -> str:
-        """The section of a case."""
+        """Render the section of a case."""
         values: dict[str, Any] = {"lesions": [], "planes": [], "slices": [], "data": None, "facts": view.facts}
         if pictured is not None:
             values["lesions"] = lesions_of(pictured, self.info.labels)
@@ -164,7 +167,7 @@ class _Page:
         return self.environment.get_template("case.html").render(view=view, number=number, **values)
 
     def index(self, rows: Sequence[dict[str, Any]]) -> str:
-        """Summary, distributions, table."""
+        """Render the index: summary, distributions, table of scans."""
         views: list[CaseView] = [r["view"] for r in rows]
         counts = {s: sum(v.state == s for v in views) for s in STATES}
         hrefs = {v.case: r["href"] for v, r in zip(views, rows, strict=True)}
@@ -177,7 +180,7 @@ class _Page:
             volumes = points((v, v.sizes[name].volume_ml) for v in views if name in v.sizes)
             charts.append(strip(f"{name}: volume, ml", volumes, is_log=True))
         sure, dice = points((v, v.score) for v in views), points((v, v.dice) for v in views)
-        charts.append(strip("confidence: the Dice that the model expects", sure))
+        charts.append(strip("confidence (Dice that the model expects)", sure))
         charts.append(strip("Dice against the reference", dice))
         return self.environment.get_template("index.html").render(
             rows=rows,
@@ -192,7 +195,7 @@ class _Page:
         )
 
     def whole(self, title: str, *, index: str = "", sections: Sequence[str] = ()) -> str:
-        """A page with style and scripts."""
+        """Render a page with style sheet and scripts."""
         has_viewer = bool(sections) and niivue() is not None
         page = {
             "title": title,
@@ -211,5 +214,5 @@ class _Page:
         return self.environment.get_template("page.html").render(page=page)
 
     def shared_viewer(self) -> str:
-        """The viewer as a script of its own."""
+        """Return the viewer as a separate script."""
         return f'const NIIVUE_GZ = "{niivue() or ""}";\n{asset("viewer.js")}'

@@ -1,6 +1,7 @@
-"""Slices with contours, as SVG: sharp at any size, contours switched on and off by style alone.
+"""Slices with contours as SVG: sharp at any size, and contours can be hidden by a style without JavaScript.
 
-Seen as radiologists do: the patient's right on the left, anterior up, or to the left where the picture is sagittal.
+Slices are in radiological orientation: the patient's right is on the left, and anterior is at the top. In sagittal slices,
+anterior is on the left and superior at the top.
 """
 
 from __future__ import annotations
@@ -18,32 +19,32 @@ from medhybrid.review.figures import CONTENT_SHARE, PLANES, box_of_content, larg
 from medhybrid.review.report.views import Pictured
 
 MAX_SLICES = 12
-"""Slices of a montage."""
+"""Largest number of slices in a montage."""
 
 EMPTY_SLICES = 6
-"""Slices of a scan in which nothing was found."""
+"""Number of slices of a scan without findings."""
 
 WINDOW_PERCENTILES = (1.0, 99.5)
 WEBP_QUALITY = 82
 
 THUMBNAIL = 96
-"""Pixels of the longer side of a small picture."""
+"""Pixels along the longer side of a preview."""
 
 SIDES = {0: "APSI", 1: "RLSI", 2: "RLAP"}
-"""Left, right, top and bottom of a picture, by the axis that it cuts."""
+"""Letters at the left, right, top and bottom of a slice, by the axis that it is perpendicular to."""
 
 LETTER_SHARE = 0.055
 """Height of a letter as a share of the slice's height."""
 
 LETTERS_PER_SIDE = 4
-"""A slice that is thinner than this many letters gets a margin, so that each letter stays on its own side."""
+"""A slice that is narrower than this many letters gets a margin, so that each letter stays on its side of the centre."""
 
 Window = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One picture: SVG text, where it cuts, and that place in mm along its axis."""
+    """Drawn slice: SVG text, plane, axis, index, and position in mm along the axis."""
 
     svg: str
     plane: str
@@ -53,12 +54,12 @@ class Slice:
 
 
 def crop(pictured: Pictured) -> Pictured:
-    """Without the air around, which is most of a scan; masks stay whole."""
+    """Crop the air around the patient, which is a large part of most scans; masks stay complete."""
     return _cut(pictured, _content(pictured))
 
 
 def crop_together(a: Pictured, b: Pictured) -> tuple[Pictured, Pictured]:
-    """Two of one scan, cut alike, so that the masks of both stay whole."""
+    """Crop two results of one scan to the same box; the masks of both stay complete."""
     boxes = _content(a), _content(b)
     box = tuple(slice(min(x.start or 0, y.start or 0), _last(x.stop, y.stop)) for x, y in zip(*boxes, strict=True))
     return _cut(a, box), _cut(b, box)
@@ -81,13 +82,13 @@ def _cut(pictured: Pictured, box: tuple[slice, ...]) -> Pictured:
 
 
 def window_of(image: NDArray[np.generic]) -> Window:
-    """Grey values shown as black and as white."""
+    """Return the display window: the grey values shown as black and as white."""
     low, high = np.percentile(np.asarray(image, np.float32)[::2, ::2], WINDOW_PERCENTILES)
     return float(low), float(max(high, low + 1e-6))
 
 
 def three_planes(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
-    """Axial, coronal and sagittal through the largest region: of the reference, else of the prediction."""
+    """Draw axial, coronal and sagittal slices through the largest region of the reference, or else of the prediction."""
     reference, prediction = pictured.reference, pictured.prediction
     centre = largest_region_centre(reference if reference is not None and reference.any() else prediction)
     window = window_of(pictured.image)
@@ -95,7 +96,7 @@ def three_planes(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
 
 
 def montage(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
-    """Slices across all that was found or should have been, evenly spaced, along the axis with the thickest slices."""
+    """Draw evenly spaced slices through prediction and reference, along the axis with the thickest slices."""
     spacing = pictured.grid.spacing_mm
     axis = 2 if max(spacing) < 1.2 * spacing[2] else int(np.argmax(spacing))
     others = tuple(a for a in range(3) if a != axis)
@@ -108,7 +109,9 @@ def montage(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
         places = where[np.unique(np.linspace(0, len(where) - 1, min(MAX_SLICES, len(where))).round().astype(int))]
     else:
         places = np.unique(np.linspace(0, n - 1, EMPTY_SLICES + 2).round().astype(int))
-        places = places[1:-1] if len(places) > 2 else places  # a scan of one or two slices has no inner ones
+        places = (
+            places[1:-1] if len(places) > 2 else places
+        )  # omit the outermost slices, unless there are only one or two
     window = window_of(pictured.image)
     return [draw(pictured, axis, int(i), window, labels) for i in places[::-1]]
 
@@ -116,16 +119,18 @@ def montage(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
 def draw(
     pictured: Pictured, axis: int, index: int, window: Window, labels: Sequence[int], *, is_small: bool = False
 ) -> Slice:
-    """One slice.
+    """Draw one slice with contours.
 
     Parameters
     ----------
     axis, index : int
-        Of the RAS grid.
+        Axis and index of the slice on the RAS grid.
+    window : (float, float)
+        Grey values shown as black and as white.
     labels : sequence of int
         Values of the masks; the n-th has the style class `label-n`.
     is_small : bool
-        For a row of a table: few pixels, no letters.
+        Draw a preview for a row of a table: few pixels, no letters.
     """
     kept = [a for a in range(3) if a != axis]
     dx, dy = (pictured.grid.spacing_mm[a] for a in kept)
@@ -156,7 +161,7 @@ def draw(
 
 
 def _seen(volume: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
-    """Rows run down, columns to the patient's left, or to posterior."""
+    """Return a slice of a volume as it is displayed: rows run down, columns to the patient's left or to posterior."""
     plane: NDArray[np.generic] = np.take(volume, index, axis=axis).T[::-1, ::-1]
     return plane
 
@@ -173,7 +178,7 @@ def _margins(width: float, height: float) -> tuple[float, float]:
 
 
 def _letters(axis: int, width: float, height: float) -> list[str]:
-    """Return the letters of the four sides as SVG texts, each in its own half of the slice with its margins."""
+    """Return the letters of the four sides as SVG texts, each in its own half of the slice and its margins."""
     tall = _letter_height(width, height)
     margin_x, margin_y = _margins(width, height)
     left = tall * 0.5 - margin_x
@@ -201,7 +206,7 @@ def _webp(picture: NDArray[np.generic], window: Window, most_pixels: int | None)
 
 
 def _contour(mask: NDArray[np.bool_], dx: float, dy: float) -> str:
-    """An SVG path around a mask, in mm; empty where the mask is."""
+    """Return the SVG path of a mask's contour, in mm; empty for an empty mask."""
     if not mask.any():
         return ""
     from contourpy import contour_generator

@@ -1,4 +1,4 @@
-"""What a report tells of one case."""
+"""Values of one case for the report."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from medhybrid.metrics.lesions import CONNECTIVITY
 from medhybrid.review.figures import nearest_to_centre
 
 MAX_LESIONS = 30
-"""Lesions of a label that are listed, largest first: a poor mask has thousands."""
+"""Largest number of components listed for a label: a poor mask has thousands."""
 
 NEEDS_REVIEW = ("needs review", "look at this one")
-"""The verdict of a doubtful mask, now and in records of earlier versions."""
+"""Verdicts of a mask that needs review: the present one, and that of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesion:
-    """A 26-connected component of one label.
+    """26-connected component of one label.
 
     Attributes
     ----------
     diameter_mm : float
         Largest distance between two of its voxels.
     voxel : (3,) tuple of int
-        Its voxel nearest to its centre, on the RAS grid of the pictures.
+        The voxel of the component that is nearest to its centre, on the RAS grid of the report's image.
     centre_mm : (3,) tuple of float
-        The same place in RAS mm.
+        Position of this voxel in RAS mm.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Lesion:
 
 @dataclass(frozen=True, slots=True)
 class Pictured:
-    """One channel of a scan with its masks, all (X, Y, Z) in RAS order on `grid`."""
+    """Image of one channel of a scan with its masks, all (X, Y, Z) in RAS order on `grid`."""
 
     image: NDArray[np.generic]
     prediction: NDArray[np.generic]
@@ -68,7 +68,7 @@ class Pictured:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of a label there is; None where it was not counted."""
+    """Volume, number of components and largest diameter of a label; None for values that were not measured."""
 
     volume_ml: float
     n_lesions: int | None
@@ -77,28 +77,28 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class CaseView:
-    """One case of a report.
+    """Case of a report.
 
     Attributes
     ----------
     status : str
-        `done`, or `failed`: there is no mask, and `message` says why.
+        `done`; or `failed` for a scan without mask, with the reason in `message`.
     sign : str
-        Of the mask, so that a mark stays with it.
+        Short hash of the mask, which ties a reviewer's mark to this mask.
     score : float, optional
-        The model's confidence: the Dice that it expects of its mask.
+        The model's confidence: the Dice that it expects for its mask.
     sizes : dict
-        By label.
+        Size of each label.
     facts : tuple of (str, str)
-        Name and value of what is known of the scan: grid, spacing, axes.
+        Names and values of the scan's properties: grid, spacing, axes.
     notes : tuple of str
-        What a reader should know of scan and mask.
+        Remarks on scan and mask for the reader.
     scores : tuple of LabelScore
-        Against the reference, where there is one.
+        Scores against the reference, if there is one.
     mean_dice : float, optional
-        Where it is known without them.
+        Mean Dice, if it is known without `scores`.
     pictured : Pictured, optional
-        None where the scan could not be read again.
+        Image and masks; None if the scan could not be read again.
     """
 
     case: str
@@ -116,7 +116,7 @@ class CaseView:
 
     @property
     def dice(self) -> float | None:
-        """Mean over the labels that reference or prediction hold; 1 where neither holds any; None without reference."""
+        """Mean Dice over the labels in reference or prediction; 1 if both are empty; None without a reference."""
         if not self.scores:
             return self.mean_dice
         held = [s.dice for s in self.scores if s.reference_ml or s.predicted_ml]
@@ -124,12 +124,12 @@ class CaseView:
 
     @property
     def is_found(self) -> bool:
-        """Whether the mask holds anything."""
+        """Whether the mask is not empty."""
         return any(s.volume_ml > 0 for s in self.sizes.values())
 
     @property
     def state(self) -> Literal["failed", "look", "found", "empty"]:
-        """In one word: no mask, a doubtful one, one with a finding, one without."""
+        """State of the case: no mask (`failed`), needs review (`look`), with a finding (`found`), without (`empty`)."""
         if self.status == "failed":
             return "failed"
         if self.verdict in NEEDS_REVIEW:
@@ -138,14 +138,17 @@ class CaseView:
 
 
 def case_order(view: CaseView) -> tuple[int, float, str]:
-    """What to look at first: scans without mask, doubtful masks, then the rest; the least sure, else the lowest Dice, first."""
+    """Return the sort key of a case: scans without mask come first, then masks that need review, then the rest.
+
+    Within each group, the lowest confidence comes first, or the lowest Dice if the model gives no confidence.
+    """
     rank = {"failed": 0, "look": 1, "found": 2, "empty": 2}[view.state]
     sure = view.score if view.score is not None else view.dice
     return rank, 1.0 if sure is None else sure, view.case
 
 
 def lesions_of(pictured: Pictured, labels: Mapping[str, int]) -> list[Lesion]:
-    """The lesions of a prediction, largest first within each label; at most `MAX_LESIONS` a label."""
+    """Return the components of a prediction, largest first within each label; at most `MAX_LESIONS` for each label."""
     affine = pictured.grid.affine
     found = []
     for name, value in labels.items():

@@ -1,6 +1,7 @@
-"""A scan and its masks for the viewer in the page, and the viewer itself.
+"""Image and masks of a scan for the viewer in the page, and the viewer's script.
 
-NiiVue comes from the installed ipyniivue, whose script for notebooks holds it; `assets/viewer.js` stands in for the notebook.
+The viewer is NiiVue, which is part of the notebook script of the installed ipyniivue. `assets/viewer.js` takes the place of the
+notebook.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from medhybrid.review.report.views import Pictured
 from medhybrid.scans import nifti_bytes
 
 MAX_VOXELS = 6_000_000
-"""A larger scan is halved along its finest axes for the viewer, and the page says so."""
+"""A larger scan is downsampled by 2 along its finest axes for the viewer, with a note on the page."""
 
 LEVELS = 2047
-"""Steps between the lowest and the highest grey value: enough for any window, and small when compressed."""
+"""Steps between the lowest and the highest grey value: enough for any display window, and small when compressed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ViewerData:
-    """Base64 of `.nii.gz` files on one RAS grid, and what the viewer must know of them.
+    """Volumes for the viewer, as Base64 of `.nii.gz` files on one RAS grid, with their shape and display window.
 
     Attributes
     ----------
     factors : (3,) tuple of int
-        Voxels of the scan that one voxel here stands for, along each axis.
+        Downsampling along each axis: number of the scan's voxels in one voxel of the viewer.
     """
 
     image: str
@@ -47,7 +48,7 @@ class ViewerData:
 
 
 def viewer_data(pictured: Pictured, labels: Sequence[int]) -> ViewerData:
-    """Compress a case; of its grey values `LEVELS` steps are kept, and the n-th label has the value n."""
+    """Compress image and masks of a case: grey values in `LEVELS` steps, and value n for the n-th label."""
     image = np.asarray(pictured.image)
     masks = [None if m is None else _numbered(m, labels) for m in (pictured.prediction, pictured.reference)]
     grid, factors = pictured.grid, [1, 1, 1]
@@ -70,8 +71,8 @@ def viewer_data(pictured: Pictured, labels: Sequence[int]) -> ViewerData:
 
 @cache
 def niivue() -> str | None:
-    """Base64 of the compressed script of ipyniivue; None where it is not installed."""
-    spec = find_spec("ipyniivue")  # without importing it: notebooks' libraries come with it
+    """Return the compressed script of ipyniivue as Base64; None if ipyniivue is not installed."""
+    spec = find_spec("ipyniivue")  # find_spec does not import it: the import would load the libraries of notebooks
     if spec is None or spec.origin is None:
         return None
     script = Path(spec.origin).parent / "static" / "widget.js"
@@ -90,7 +91,7 @@ def _packed(array: NDArray[np.generic], affine: Affine, slope: float = 1.0, inte
 
 
 def _quantised(image: NDArray[np.generic]) -> tuple[NDArray[np.int16], float, float]:
-    """Whole numbers with the slope and intercept that lead back; whole values of less range stay exact."""
+    """Return integers, with the slope and intercept to the original values. Integer images of a small range stay exact."""
     values = np.nan_to_num(image.astype(np.float32))
     low, high = float(values.min()), float(values.max())
     step = (high - low) / LEVELS
@@ -101,7 +102,7 @@ def _quantised(image: NDArray[np.generic]) -> tuple[NDArray[np.int16], float, fl
 
 
 def _pairs(array: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
-    """Neighbours along an axis put side by side on a new axis after it; the last one twice where their number is odd."""
+    """Return neighbours along an axis as pairs on a new axis after it; an odd last one is paired with itself."""
     n = array.shape[axis]
     even = np.take(array, np.minimum(np.arange(n + n % 2), n - 1), axis)
     shape = (*array.shape[:axis], (n + 1) // 2, 2, *array.shape[axis + 1 :])

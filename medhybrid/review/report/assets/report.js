@@ -1,14 +1,14 @@
-// The table of scans, the marks of a reviewer, light and dark. Nothing here is needed to read the report.
+// Table of scans, review marks, light and dark theme. The report can be read without this script.
 "use strict";
 document.documentElement.classList.add("scripted");
 
 // --- light and dark --------------------------------------------------------------------------------------------------
 
 const memory = {
-  // A page inside a sandboxed frame has no storage: what is kept there ends with the page.
+  // A page in a sandboxed frame has no localStorage: `values` keeps the entries until the page is closed.
   values: {},
   get(key) { try { return localStorage.getItem(key); } catch { return this.values[key] ?? null; } },
-  set(key, value) { this.values[key] = value; try { localStorage.setItem(key, value); } catch { /* kept above */ } },
+  set(key, value) { this.values[key] = value; try { localStorage.setItem(key, value); } catch { /* kept in `values` */ } },
 };
 
 const root = document.documentElement;
@@ -61,13 +61,13 @@ if (table) {
 
 // --- marks -----------------------------------------------------------------------------------------------------------
 
-// Saved where `medhybrid review` serves the page; else kept in the browser until they are downloaded.
+// If `medhybrid review` serves the page, the server saves the marks; otherwise the browser keeps them until they are downloaded.
 const key = `medhybrid-review-${root.dataset.key}-${root.dataset.folder}`;
 const marks = JSON.parse(memory.get(key) ?? "{}");
-const unsent = new Set(JSON.parse(memory.get(`${key}-unsent`) ?? "[]"));  // what the server was not told, since it was away
+const unsent = new Set(JSON.parse(memory.get(`${key}-unsent`) ?? "[]"));  // cases whose marks were not sent, because the server did not answer
 let isServed = false;
 
-// A mark of a mask that was there before this one says nothing of it.
+// Return the mark of a case. A mark of an earlier mask of the case does not count.
 function markOf(place) {
   const mark = marks[place.dataset.case];
   return mark && (!mark.of || mark.of === place.dataset.of) ? mark : undefined;
@@ -106,14 +106,14 @@ async function send(name, mark) {
   const answer = await fetch(new URL(root.dataset.marks, location.href), {method: "POST", headers, body}).catch(() => null);
   if (answer === null) unsent.add(name); else unsent.delete(name);
   memory.set(`${key}-unsent`, JSON.stringify([...unsent]));
-  if (answer === null) say("not saved: the server does not answer; the mark is kept in this browser");
-  else say(answer.ok ? `${Object.keys(marks).length} marks saved` : `not saved: the server refuses the mark of ${name} (${answer.status})`);
+  if (answer === null) say("Not saved: the server does not answer. The mark is kept in this browser.");
+  else say(answer.ok ? `${Object.keys(marks).length} marks saved` : `Not saved: the server refused the mark of ${name} (${answer.status}).`);
 }
 
 function keep(name, mark) {
   if (mark) marks[name] = mark; else delete marks[name];
   remember();
-  if (isServed) send(name, mark); else say(`${Object.keys(marks).length} marks, in this browser only`);
+  if (isServed) send(name, mark); else say(`${Object.keys(marks).length} marks, saved in this browser only`);
 }
 
 for (const form of document.querySelectorAll("form.review")) {
@@ -148,7 +148,7 @@ window.addEventListener("storage", (event) => {
   show();
 });
 show();
-if (location.protocol.startsWith("http")) {  // not in MLflow's frame, whose address is no place for marks
+if (location.protocol.startsWith("http")) {  // not in MLflow's frame, whose address has no server for marks
   fetch(new URL(root.dataset.marks, location.href)).then((answer) => answer.ok ? answer.json() : null).then((saved) => {
     if (!saved?.marks) return;
     isServed = true;

@@ -1,15 +1,15 @@
-// NiiVue on the volumes inside this page. Its script is made for notebooks and speaks with a model there; `Stand` stands in for it.
+// NiiVue viewer of the volumes in this page. Its script is for notebooks, where it reads its data from a model; `Stand` replaces that model.
 "use strict";
 
 const COLOURS = ["#e69f00", "#cc79a7", "#f0e442", "#009e73", "#d55e00", "#ffffff"];  // as in report.css; blue is the reference
 const REFERENCE_COLOUR = "#56b4e9";
-const LETTER_PX = 16, SMALLEST_LETTER_PX = 8, LETTERS_PER_SIDE = 2.5;  // a letter keeps to its own half of the slice
+const LETTER_PX = 16, SMALLEST_LETTER_PX = 8, LETTERS_PER_SIDE = 2.5;  // a letter stays in its own half of the slice
 const GAP_PX = 6;  // between the slices of three planes
 const IN_PLANE = {0: [0, 1], 1: [0, 2], 2: [1, 2]};  // axes of an axial, coronal and sagittal slice
 
 class Stand {
   static all = {};
-  _comm_live = false;  // nothing is to be sent back
+  _comm_live = false;  // no notebook to send changes to
   constructor(id, values) { this.values = {id, ...values}; this.listeners = {}; Stand.all[id] = this; }
   get(name) { return this.values[name]; }
   set(name, value) { this.values[name] = value; }
@@ -51,18 +51,18 @@ async function begin() {
       isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarForceRender: false, dragAndDropEnabled: false,
       isNearestInterpolation: false, crosshairColor: [0.9, 0.9, 0.9, 0.6], crosshairWidth: 0.5, fontColor: [0.85, 0.85, 0.85, 1],
       logLevel: "error", loadingText: "", showLegend: false, isColorbar: false, multiplanarShowRender: 0, multiplanarPadPixels: GAP_PX,
-      // Letters of the corner, "RA": NiiVue adds its padding twice to those at the middle of a side, and R came to lie on the left.
+      // Letters in the corners, "RA": NiiVue adds its padding twice to letters at the middle of a side, which moved R to the left.
       isCornerOrientationText: true, isOrientationTextVisible: true, fontMinPx: LETTER_PX, fontSizeScaling: 0, sliceType: 3,
       viewModeHotKey: "",  // the list of views is the only way to change the view
     },
   });
   const quiet = console.log;
-  console.log = () => {};  // it tells each step
+  console.log = () => {};  // the widget logs each step
   try { await widget.initialize({model}); } finally { console.log = quiet; }
   return {widget, model};
 }
 
-let turn = Promise.resolve();  // one case after the other: the widget must not be asked for a second while it loads the first
+let turn = Promise.resolve();  // cases are shown one after the other: the widget cannot load two at the same time
 
 class Viewer {
   constructor(place) {
@@ -102,7 +102,7 @@ class Viewer {
     turn = shown.catch((error) => {
       open = null;
       this.stage.hidden = false;
-      this.stage.querySelector(".location").textContent = `the viewer cannot be shown here: ${error.message}`;
+      this.stage.querySelector(".location").textContent = `The viewer cannot be shown in this browser: ${error.message}`;
     });
     return turn;
   }
@@ -137,7 +137,7 @@ class Viewer {
     location.textContent = "";
   }
 
-  async loaded() {  // the widget loads on its own account where it was shown before; what it tells last is `dims_ras`
+  async loaded() {  // a widget that was shown before loads by itself; `dims_ras` is the last value that it sets
     const parts = Object.values(this.parts), wait = (ms) => new Promise((done) => setTimeout(done, ms));
     for (let i = 0; i < 1200 && !parts.every((p) => p.get("dims_ras")); i++) await wait(50);
     if (!parts.every((p) => p.get("dims_ras"))) throw new Error("a volume was not loaded");
@@ -153,11 +153,11 @@ class Viewer {
     const at = voxel.map((v, a) => ((v + 0.5) / this.factors[a]) / this.shape[a]);
     this.model.change("scene", {crosshairPos: this.turned(at)});
     this.model.tell("draw_scene");
-    this.model.tell("move_crosshair_in_vox", 0, 0, 0);  // tells where it is
+    this.model.tell("move_crosshair_in_vox", 0, 0, 0);  // a move by 0 makes the widget send the position
     this.place.dataset.crosshair = voxel.join(" ");
   }
 
-  turned(at) {  // NiiVue may name the axes of a scan at 45 degrees in another order: find each of its axes in the file
+  turned(at) {  // NiiVue may order the axes of a scan at 45 degrees differently: find the axis of the file for each of its axes
     const {affine} = this.parts.image.get("hdr"), matrix = this.parts.image.get("mat_ras"), axes = [0, 1, 2];
     const mine = (a) => axes.map((r) => affine[r][a]), its = (a) => axes.map((r) => matrix[4 * r + a]);
     const dot = (u, v) => axes.reduce((sum, r) => sum + u[r] * v[r], 0);
@@ -169,14 +169,14 @@ class Viewer {
     });
   }
 
-  letters() {  // as large as the thinnest slice of the view allows; none where an R could reach its left half
+  letters() {  // as large as the narrowest slice of the view allows; hidden if an R could reach into the other half
     const canvas = this.stage.querySelector(".canvas"), shown = this.model.get("opts");
     const size = Math.min(LETTER_PX, this.thinnest(shown.sliceType, canvas.clientWidth, canvas.clientHeight) / LETTERS_PER_SIDE);
     const fit = size >= SMALLEST_LETTER_PX, fontMinPx = fit ? size : SMALLEST_LETTER_PX;
     this.stage.querySelector(".thin").hidden = fit;
     if (shown.fontMinPx === fontMinPx && shown.isOrientationTextVisible === fit) return;
     this.model.change("opts", {...shown, fontMinPx, isOrientationTextVisible: fit});
-    this.model.tell("resize_listener");  // here NiiVue takes the size of its letters, and draws
+    this.model.tell("resize_listener");  // NiiVue reads the size of its letters here, and draws
   }
 
   thinnest(layout, width, height) {  // pixels of the shortest side of a slice
@@ -189,17 +189,17 @@ class Viewer {
     }
     const grid = Math.min((width - GAP_PX) / (x + y), (height - GAP_PX) / (y + z));
     const row = Math.min((width - 2 * GAP_PX) / (2 * x + y), height / Math.max(y, z));
-    return Math.min(x, y, z) * Math.max(grid, row);  // NiiVue takes the larger; in a column it would be larger still
+    return Math.min(x, y, z) * Math.max(grid, row);  // NiiVue uses the larger; a column of slices would be larger still
   }
 
   describe(data) {
     const [r, a, s] = data.mm, value = data.values?.[0]?.value;
     const side = (v, plus, minus) => `${Math.abs(v).toFixed(1)} mm ${v >= 0 ? plus : minus}`;
     const grey = value === undefined ? "" : `, value ${Number(value.toPrecision(4))}`;
-    return `${side(r, "right", "left")}, ${side(a, "anterior", "posterior")}, ${side(s, "up", "down")}${grey}`;
+    return `${side(r, "right", "left")}, ${side(a, "anterior", "posterior")}, ${side(s, "superior", "inferior")}${grey}`;
   }
 
-  controls() {  // the widget is one for all cases: each begins with the same settings
+  controls() {  // all cases share one widget: reset its settings for each case
     const find = (name) => this.stage.querySelector(`.${name}`), {image, prediction, reference} = this.parts;
     const [low, high, layout, outline] = [find("low"), find("high"), find("layout"), find("outline")];
     low.value = Number(this.window[0].toPrecision(4)); high.value = Number(this.window[1].toPrecision(4));
