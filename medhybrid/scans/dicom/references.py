@@ -172,7 +172,7 @@ def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tup
     expected = start + (box - box[0]) @ np.stack([x, y])
     off = float(np.abs(at_box - expected).max())
     is_outside = bool((expected < 0).any() or (expected >= shape).any())
-    has_voxels = np.abs(x).sum() == np.abs(y).sum() == 1 and not x @ y  # a pixel is a voxel of the image
+    has_voxels = np.abs(x).sum() == np.abs(y).sum() == 1 and not x @ y  # one pixel step is one voxel step
     if not has_voxels or off > MAX_OFF_VOXEL or is_outside:
         raise ScanError(
             "it does not lie on the image's voxels",
