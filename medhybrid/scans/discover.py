@@ -187,7 +187,7 @@ def _with_unique_names(entries: Sequence[ScanEntry], base: Path) -> list[ScanEnt
     renamed = []
     for entry, name in zip(entries, names, strict=True):
         if name != entry.name:
-            note = f"named {name}: another scan has the name {entry.name}, too"
+            note = f"named {name}: another scan would be named {entry.name}, too"
             entry = replace(entry, name=name, note=note, shared_name=entry.name)
         renamed.append(entry)
     return renamed

@@ -80,9 +80,9 @@ def test_a_table_comes_before_other_sources_and_may_leave_cells_empty(nifti: Pat
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ("case,patient_name", "patient_name are no fields"),
-        ("name,sex", "name are no fields"),
-        ("sex", "no column case"),
+        ("case,patient_name", "unknown columns patient_name"),
+        ("name,sex", "unknown columns name"),
+        ("sex", "column case is missing"),
     ],
 )
 def test_a_table_with_other_columns_is_refused(nifti: Path, head: str, message: str) -> None:

@@ -110,7 +110,7 @@ def test_a_pair_is_one_scan_and_values_without_a_header_say_so(tmp_path: Path) -
         ("lone", ["lone.img"]),
         ("pair", ["pair.hdr", "pair.img"]),
     ]
-    assert "without their header" in found.entries[0].problem
+    assert "without a header" in found.entries[0].problem
     assert found.n_skipped == 1
     np.testing.assert_array_equal(read_entry(found.entries[1], "c").array[0], image)
     assert [e.name for e in discover(tmp_path / "pair.img").entries] == ["pair"]

@@ -171,13 +171,13 @@ def test_an_empty_sform_beside_a_qform_is_passed_over(tmp_path: Path) -> None:
     scan = read_scan(write_edited(tmp_path / "x.nii", empty_sform))
 
     np.testing.assert_allclose(scan.affine, QFORM, rtol=1e-6)
-    assert scan.notes == ("sform cannot be used; qform is used",)
+    assert scan.notes == ("sform is invalid; qform is used",)
 
 
 def test_an_empty_sform_alone_is_refused(tmp_path: Path) -> None:
     path = write_edited(tmp_path / "x.nii", lambda h: (empty_sform(h), h.__setitem__("qform_code", 0)))
 
-    with pytest.raises(ScanError, match="unusable affine"):
+    with pytest.raises(ScanError, match="invalid affine"):
         read_scan(path)
 
 

@@ -65,7 +65,7 @@ def nifti(array: np.ndarray) -> bytes:
 def test_a_zip_with_two_members_of_one_name_is_refused(tmp_path: Path) -> None:
     zipped(tmp_path / "a.zip", ("x/scan.nii", nifti(ARRAY)), ("x/scan.nii", nifti(ARRAY + 1)))
     (entry,) = discover(tmp_path).entries
-    assert "two members of one name" in entry.problem
+    assert "two members with the same name" in entry.problem
 
 
 def test_a_zip_with_one_member_twice_is_read(tmp_path: Path) -> None:

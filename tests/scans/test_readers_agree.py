@@ -64,7 +64,7 @@ def test_nifti_is_read_as_nibabel_and_itk_read_it(folder: Path, file: ImageFile)
     if header["scl_slope"] == header["scl_slope"]:  # ITK multiplies by NaN, which means that there is no scaling
         np.testing.assert_allclose(scan.array, array.astype(np.float64), rtol=1e-6, atol=1e-5)
     if not header["sform_code"] and not header["qform_code"]:
-        assert "says nothing of position" in " ".join(scan.notes)  # ITK: flipped, at the origin
+        assert "does not give position" in " ".join(scan.notes)  # ITK: flipped, at the origin
         return
     takes_sform = header["sform_code"] == SCANNER or not header["qform_code"]
     by_itk = judge.get_sform() if takes_sform else judge.get_qform()

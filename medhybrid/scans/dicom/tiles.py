@@ -2,8 +2,8 @@
 
 The header of a Siemens mosaic gives the position of the whole sheet. The first slice is offset by half the difference between
 the sizes of sheet and tile. The slices are stacked along SliceNormalVector of the private CSA header. If its scan protocol
-(ASCCONV) lists the slice centres, every slice must lie at its listed centre. A UIH sheet has a private sequence with the position
-of each slice. A sheet without these data is refused.
+(ASCCONV) lists the slice centres, every slice must lie at its listed centre. A UIH sheet has a private sequence with the
+position of each slice. A sheet without these data is refused.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def test_slices_of_several_nearly_equal_directions_are_one_volume_or_refused(
     if is_rounding:
         np.testing.assert_array_equal(read_scan(paths).array[0], values)
         return
-    with pytest.raises(SeriesError, match="lie between each other") as caught:
+    with pytest.raises(SeriesError, match="are interleaved") as caught:
         read_scan(paths)
     assert caught.value.code == "mixed_orientation"
 
@@ -193,7 +193,7 @@ def test_echoes_whose_directions_jitter_the_other_way_are_no_volumes_of_half_the
 
         edit_all(paths, jitter)
 
-    with pytest.raises(SeriesError, match="lie between each other") as caught:
+    with pytest.raises(SeriesError, match="are interleaved") as caught:
         read_scan([*(tmp_path / "0").iterdir(), *(tmp_path / "1").iterdir()])
     assert caught.value.code == "mixed_orientation"
 
@@ -246,7 +246,7 @@ def test_slices_shifted_sideways_are_not_said_to_differ_in_distance(series: list
     paths = write_mr_series(series[0].parent / "straight", array(), np.eye(4), description="T1", study="s", case="c")
     edit_all(paths, shift_one)
 
-    with pytest.raises(SeriesError, match=r"shifted sideways unevenly.*-1\.000, 0\.000, 1\.000 mm"):
+    with pytest.raises(SeriesError, match=r"shifted sideways by different distances.*-1\.000, 0\.000, 1\.000 mm"):
         read_scan(paths)
 
 
@@ -303,7 +303,7 @@ def test_two_contents_of_one_instance_are_refused_with_their_difference(
         read_scan(series[0].parent)
 
     assert caught.value.code == "duplicate_slice"
-    assert "one SOPInstanceUID" in str(caught.value)
+    assert "the same SOPInstanceUID" in str(caught.value)
 
 
 # --- deflated ------------------------------------------------------------------------------------------------------

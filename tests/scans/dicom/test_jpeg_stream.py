@@ -42,9 +42,9 @@ def test_a_whole_stream_has_no_damage_also_with_padding(kind: str) -> None:
     [
         (lambda s: s[:-20], "without its end"),
         (lambda s: s[: len(s) // 2] + bytes(len(s) - len(s) // 2), "without its end"),
-        (lambda s: b"\0" + s[1:], "begin with its marker"),
+        (lambda s: b"\0" + s[1:], "without its start marker"),
         (lambda s: s[:2] + b"\0" + s[3:], "in place of a marker"),
-        (lambda s: b"", "begin with its marker"),
+        (lambda s: b"", "without its start marker"),
     ],
 )
 def test_a_cut_or_changed_stream_is_damaged(kind: str, damage, found: str) -> None:  # type: ignore[no-untyped-def]
@@ -161,7 +161,7 @@ def test_a_decoder_that_dies_is_named_with_its_signal_and_the_next_frame_is_read
         changed.setattr(decoding, "WORKER", dying)
         with pytest.raises(DecodingError) as caught:
             decode_frame(image, 0, JPEGLSLossless)
-    assert caught.value.kind == f"a stream that ends the decoder ({'signal 11' if 'kill' in ending else 'status 3'})"
+    assert caught.value.kind == f"a stream that crashes the decoder ({'signal 11' if 'kill' in ending else 'status 3'})"
 
     np.testing.assert_array_equal(decode_frame(image, 0, JPEGLSLossless), PLANE)
 

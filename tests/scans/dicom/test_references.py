@@ -141,10 +141,10 @@ def test_contours_fit_the_same_scan_as_nifti(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda points, normal: points + 1.2 * normal, "lie in no slice of the image"),
+        (lambda points, normal: points + 1.2 * normal, "lie between the slices of the image"),
         (lambda points, normal: points + 30 * normal, "lie outside the image"),
         (lambda points, normal: points + 40 * (points[0] - points[200]) / 18, "lie outside the image"),
-        (lambda points, normal: points[:2], "encloses nothing"),
+        (lambda points, normal: points[:2], "encloses no area"),
     ],
 )
 def test_contours_that_do_not_lie_in_a_slice_of_the_image_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -186,7 +186,7 @@ def test_points_are_no_mask(tmp_path: Path) -> None:
     scan = read_scan(tmp_path / "in")
     path = write_rtstruct(tmp_path / "rt.dcm", {"x": [ellipse(scan.source.header[3], CENTRE, OUTER)]}, kind="POINT")
 
-    with pytest.raises(ScanError, match="encloses nothing"):
+    with pytest.raises(ScanError, match="encloses no area"):
         read_masks(path, scan, ["x"])
 
 
@@ -268,7 +268,7 @@ def test_contours_of_a_slice_are_joined_unless_one_lies_in_the_other(tmp_path: P
     ring[5, 5] = True
     np.testing.assert_array_equal(pixels(hole, outer, island), ring)
     np.testing.assert_array_equal(pixels(outer, outer, kind="CLOSEDPLANAR_XOR"), np.zeros(SHAPE[:2], bool))
-    with pytest.raises(ScanError, match="overlap in part"):
+    with pytest.raises(ScanError, match="partly overlap"):
         pixels(outer, square(h, (6, 6), (12, 12)))
 
 
@@ -897,5 +897,5 @@ def test_frames_that_name_none_of_several_segments_are_refused(scan: Scan, tmp_p
 
     edit_all([path], remove)
 
-    with pytest.raises(ScanError, match="names none of its segments"):
+    with pytest.raises(ScanError, match="without the number of its segment"):
         read_masks(path, scan, ["a"])

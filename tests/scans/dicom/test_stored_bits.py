@@ -237,7 +237,7 @@ def test_a_near_lossless_stream_says_itself_that_it_moves_values(is_signed: bool
     assert np.abs(values_of(scan) - values).max() <= 2
     if is_signed:
         values[0, :, ::2], values[0, :, 1::2] = high, low  # 2047 and 2048 in the stream
-        with pytest.raises(SeriesError, match="turned the sign"):
+        with pytest.raises(SeriesError, match="changed the sign"):
             read_scan(write(tmp_path / "b", (values & 0x0FFF).astype(np.uint16), "near", PixelRepresentation=1))
 
 
@@ -253,7 +253,7 @@ def test_padding_with_the_lowest_value_is_not_turned_by_lossy_compression(
 
     assert np.abs(values_of(plain) - values).max() <= 5
     words[:, :3] = 2 ** (n_bits - 1)  # the lowest value: 2047 or 32767 after compression
-    with pytest.raises(SeriesError, match="turned the sign"):
+    with pytest.raises(SeriesError, match="changed the sign"):
         read_scan(write(tmp_path / "b", words, encoding, **bits))
 
 
@@ -387,7 +387,7 @@ def test_compressed_pixels_that_the_header_does_not_count_are_refused(encoding: 
     values = stored_bits(is_signed=False).astype(np.uint16)
     fewer = {"Rows": SHAPE[1] - 1, "Columns": SHAPE[0] - 1}[name]
 
-    with pytest.raises(SeriesError, match="holds more than its header counts") as caught:
+    with pytest.raises(SeriesError, match="holds more pixel data than its header states") as caught:
         read_scan(write(tmp_path, values, encoding, **{name: fewer}))
 
     assert caught.value.code == "truncated"
@@ -413,7 +413,7 @@ def test_a_second_stream_in_a_file_of_one_frame_is_refused(encoding: str, has_ta
     d.PixelData = encapsulate([ENCODERS[encoding][1](plane) for plane in values[:2]], has_bot=has_table)
     d.save_as(paths[0])
 
-    with pytest.raises(SeriesError, match="holds more than its header counts") as caught:
+    with pytest.raises(SeriesError, match="holds more pixel data than its header states") as caught:
         read_scan(paths)
 
     assert caught.value.code == "truncated"

@@ -198,11 +198,11 @@ def an_odd_sheet(s: Sheet) -> None:
 
 REFUSED = {
     nothing_says_which_way: "SliceNormalVector in the CSA header",
-    no_count_at_all: "does not count its slices",
+    no_count_at_all: "does not give the number of slices",
     two_counts: "found 7 and 8",
-    another_distance: "not lie where its protocol lists them",
-    another_place: "not lie where its protocol lists them",
-    one_slice_elsewhere: "not lie where its protocol lists them",
+    another_distance: "not lie at the positions in its protocol",
+    another_place: "not lie at the positions in its protocol",
+    one_slice_elsewhere: "not lie at the positions in its protocol",
     a_normal_across: "not at right angles",
     an_odd_sheet: "multiples of 3 for 7 slices, found 14 x 18",
 }

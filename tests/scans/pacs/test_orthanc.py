@@ -383,7 +383,7 @@ def test_an_instance_that_inflates_to_more_than_the_limit_is_refused(
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(PacsError, match="no address"):
+    with pytest.raises(PacsError, match="is not a valid PACS address"):
         parse_endpoint(text)
 
 
