@@ -29,7 +29,7 @@ def to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
 
 @settings(max_examples=50, deadline=None)
 @given(grid=grids(), factors=st.tuples(*(st.floats(0.35, 1.0) for _ in range(3))), seed=st.integers(0, 100))
-def test_making_a_grid_finer_agrees_with_simpleitk(grid: Grid, factors: tuple[float, ...], seed: int) -> None:
+def test_upsampling_agrees_with_simpleitk(grid: Grid, factors: tuple[float, ...], seed: int) -> None:
     array = np.random.default_rng(seed).normal(size=grid.shape).astype(np.float32)
     x, y, z = (s * f for s, f in zip(grid.spacing_mm, factors, strict=True))
     target = respace(grid, (x, y, z))
@@ -45,7 +45,7 @@ def test_making_a_grid_finer_agrees_with_simpleitk(grid: Grid, factors: tuple[fl
 
 
 @given(grid=grids(), spacing=spacings_mm)
-def test_a_respaced_grid_covers_the_same_box(grid: Grid, spacing: tuple[float, float, float]) -> None:
+def test_a_respaced_grid_has_the_same_field_of_view(grid: Grid, spacing: tuple[float, float, float]) -> None:
     target = respace(grid, spacing)
 
     centre = apply_affine(grid.affine, (np.array(grid.shape) - 1) / 2)
@@ -74,7 +74,7 @@ def test_resampling_keeps_the_world_position_of_values(grid: Grid, spacing: tupl
     np.testing.assert_allclose(resampled[inner], expected[inner], atol=tolerance)
 
 
-def test_labels_keep_their_values_and_do_not_mix() -> None:
+def test_labels_keep_their_values_without_mixing() -> None:
     grid = Grid((8, 8, 8), np.eye(4))
     labels = np.zeros((8, 8, 8), np.uint8)
     labels[:4], labels[4:] = 1, 3
@@ -84,7 +84,7 @@ def test_labels_keep_their_values_and_do_not_mix() -> None:
     assert set(np.unique(resampled)) == {1, 3}
 
 
-def test_grids_that_do_not_share_axes_are_refused() -> None:
+def test_grids_with_different_axis_directions_are_refused() -> None:
     turned = np.eye(4)[[1, 0, 2, 3]]
 
     with pytest.raises(GeometryError, match="different axis directions"):

@@ -26,9 +26,7 @@ def with_claim(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.nrrd", "x.nhdr", "x.mha", "x.mhd"])
-def test_a_small_file_that_claims_a_large_volume_is_refused_before_memory_is_asked_for(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_small_file_with_a_header_of_a_large_volume_is_refused_before_allocation(tmp_path: Path, name: str) -> None:
     with_claim(tmp_path / name)
     tracemalloc.start()
 
@@ -40,7 +38,7 @@ def test_a_small_file_that_claims_a_large_volume_is_refused_before_memory_is_ask
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.nrrd", "x.nhdr", "x.mha", "x.mhd"])
-def test_the_emptiest_scan_is_read_compressed_or_not(tmp_path: Path, name: str) -> None:
+def test_a_scan_of_zeros_is_read_compressed_and_uncompressed(tmp_path: Path, name: str) -> None:
     image = sitk.GetImageFromArray(np.zeros((50, 200, 210), np.int32))
     sitk.WriteImage(image, str(tmp_path / name), useCompression=name != "x.nii")
 
@@ -48,7 +46,7 @@ def test_the_emptiest_scan_is_read_compressed_or_not(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("value", ["slice%03d.raw 1 4 1", "gone.raw", "a\0b.raw"])
-def test_values_in_a_file_that_is_not_there_or_in_many_are_refused(tmp_path: Path, value: str) -> None:
+def test_values_in_a_missing_file_or_in_several_files_are_refused(tmp_path: Path, value: str) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.int16)), str(tmp_path / "x.mhd"))
     header = (tmp_path / "x.mhd").read_text().replace("x.raw", value)
     (tmp_path / "x.mhd").write_text(header)

@@ -67,7 +67,7 @@ def change_checksum(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_packed_values_are_read(tmp_path: Path, name: str) -> None:
+def test_compressed_values_are_read(tmp_path: Path, name: str) -> None:
     scan = read_scan(write_packed(tmp_path, name)[0])
 
     np.testing.assert_array_equal(scan.array[0], ARRAY)
@@ -76,7 +76,7 @@ def test_packed_values_are_read(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("damage", [flip, zero_end, cut, change_checksum])
 @pytest.mark.parametrize("name", PACKED)
-def test_damaged_packed_values_are_refused(tmp_path: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_compressed_values_are_refused(tmp_path: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
     path, values = write_packed(tmp_path, name)
     values.write_bytes(damage(values.read_bytes()))
 
@@ -84,7 +84,7 @@ def test_damaged_packed_values_are_refused(tmp_path: Path, name: str, damage: Ca
         read_scan(path)
 
 
-def test_gzip_in_parts_padded_with_zeros_is_read(tmp_path: Path) -> None:
+def test_gzip_streams_padded_with_zeros_are_read(tmp_path: Path) -> None:
     content = nib.Nifti1Image(ARRAY, np.eye(4)).to_bytes()
     parts = gzip.compress(content[:700]) + gzip.compress(content[700:]) + bytes(512)
     (tmp_path / "x.nii.gz").write_bytes(parts)
@@ -96,7 +96,7 @@ def test_gzip_in_parts_padded_with_zeros_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.nii.gz", "x.nrrd gzip"])
-def test_other_bytes_after_whole_gzip_values_are_noted(tmp_path: Path, name: str) -> None:
+def test_other_bytes_after_complete_gzip_values_are_noted(tmp_path: Path, name: str) -> None:
     path, _ = write_packed(tmp_path, name)
     path.write_bytes(path.read_bytes() + b"something else")
 
@@ -115,7 +115,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_values_that_are_cut_or_too_many_are_refused(tmp_path: Path, name: str) -> None:
+def test_too_few_or_too_many_uncompressed_values_are_refused(tmp_path: Path, name: str) -> None:
     pack = gzip.compress if name.endswith(".gz") else bytes
     (tmp_path / name).write_bytes(pack(PLAIN[name]()[:-1]))
     with pytest.raises(ScanError, match=r"more values than the file can hold|is damaged or incomplete"):
@@ -138,7 +138,7 @@ def test_values_as_text_that_do_not_fit_are_refused(tmp_path: Path, words: str) 
         read_scan(tmp_path / "x.nrrd")
 
 
-def test_a_file_that_itk_writes_packed_is_read(tmp_path: Path) -> None:
+def test_a_compressed_file_written_by_itk_is_read(tmp_path: Path) -> None:
     for name in ("x.nii.gz", "x.nrrd", "x.nhdr", "x.mha", "x.mhd"):
         sitk.WriteImage(sitk.GetImageFromArray(ARRAY.T), str(tmp_path / name), useCompression=True)
 

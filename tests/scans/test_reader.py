@@ -16,7 +16,7 @@ from tests.synthetic import AFFINE, SHAPE, blob_case, save_nifti
 
 
 @pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")  # MONAI registers its own readers as well
-def test_monai_loads_through_our_reader(tmp_path: Path) -> None:
+def test_monai_loads_scans_with_the_reader(tmp_path: Path) -> None:
     image, _ = blob_case(0)
     path = save_nifti(tmp_path / "x.nii.gz", image.astype(np.float32))
 
@@ -87,7 +87,7 @@ def test_hidden_files_of_a_folder_are_not_read(tmp_path: Path) -> None:
     [("1.3.12.2.1107.5.9.1", None), ("1.3.46.670589.11.0.0.12.2", 4), ("1.2.840.10008.5.1.4.1.1.4.2", 4)],
 )
 @pytest.mark.parametrize("is_same_series", [True, False])
-def test_an_object_without_pixels_beside_a_series_is_left_aside(
+def test_an_object_without_pixels_is_skipped(
     is_same_series: bool, sop_class: str, rows: int | None, tmp_path: Path
 ) -> None:
     image, _ = blob_case(0)

@@ -47,7 +47,7 @@ def read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(file=nifti_files())
-def test_nifti_is_read_as_nibabel_and_itk_read_it(folder: Path, file: ImageFile) -> None:
+def test_nifti_reading_agrees_with_nibabel_and_itk(folder: Path, file: ImageFile) -> None:
     path = write_alone(file, folder)
     header = file.header
     unit = MM_PER_UNIT[int(header["xyzt_units"]) & 7]
@@ -77,7 +77,7 @@ def test_nifti_is_read_as_nibabel_and_itk_read_it(folder: Path, file: ImageFile)
 
 @settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(file=nrrd_files())
-def test_nrrd_is_read_as_itk_reads_it(folder: Path, file: ImageFile) -> None:
+def test_nrrd_reading_agrees_with_itk(folder: Path, file: ImageFile) -> None:
     path = write_alone(file, folder)
 
     scan = read_scan(path)
@@ -93,7 +93,7 @@ def test_nrrd_is_read_as_itk_reads_it(folder: Path, file: ImageFile) -> None:
 
 @settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(file=meta_files())
-def test_metaimage_is_read_as_itk_reads_it(folder: Path, file: ImageFile) -> None:
+def test_metaimage_reading_agrees_with_itk(folder: Path, file: ImageFile) -> None:
     path = write_alone(file, folder)
 
     scan = read_scan(path)

@@ -217,7 +217,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
-def test_it_is_read_right(make: Callable[[list[Path]], None], series: list[Path]) -> None:
+def test_an_unusual_series_is_read_correctly(make: Callable[[list[Path]], None], series: list[Path]) -> None:
     make(series)
 
     scan = read_scan(series[0].parent)
@@ -225,7 +225,7 @@ def test_it_is_read_right(make: Callable[[list[Path]], None], series: list[Path]
     assert is_right(series, [scan])
 
 
-def test_a_file_that_is_there_twice_counts_once(series: list[Path]) -> None:
+def test_a_duplicate_file_is_used_once(series: list[Path]) -> None:
     a_file_copied(series)
 
     assert is_right(series, [read_scan(series[0].parent)])
@@ -398,7 +398,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("make", "code"), REFUSED.items(), ids=[f.__name__ for f in REFUSED])
-def test_it_is_refused_with_its_code_and_a_reason(
+def test_an_unreadable_series_is_refused_with_its_code_and_a_reason(
     make: Callable[[list[Path]], None], code: str, series: list[Path]
 ) -> None:
     make(series)
@@ -520,7 +520,7 @@ SPLIT = {
 
 
 @pytest.mark.parametrize(("make", "names"), SPLIT.values(), ids=list(SPLIT))
-def test_it_is_split_into_named_volumes(
+def test_a_series_of_several_volumes_is_split_into_named_volumes(
     make: Callable[[list[Path]], list[Path]], names: list[str], series: list[Path]
 ) -> None:
     more = make(series)
@@ -535,7 +535,7 @@ def test_it_is_split_into_named_volumes(
     assert found.entries[0].part in str(caught.value)
 
 
-def test_phases_of_a_cine_by_slice_are_those_of_the_trigger_times(series: list[Path]) -> None:
+def test_cine_slices_are_split_into_phases_by_trigger_times(series: list[Path]) -> None:
     paths = [*series, *cine_by_slice(series)]
     for path in paths:
         d = pydicom.dcmread(path)
@@ -547,7 +547,7 @@ def test_phases_of_a_cine_by_slice_are_those_of_the_trigger_times(series: list[P
     assert [np.unique(scans[f"phase_{n}"].array).tolist() for n in (1, 2, 3)] == [[0], [1], [2]]
 
 
-def test_frames_whose_numbers_contradict_their_times_are_no_phases(series: list[Path]) -> None:
+def test_frames_with_contradictory_numbers_and_times_are_not_split_into_phases(series: list[Path]) -> None:
     for path in [*series, *cine_by_slice(series)]:
         d = pydicom.dcmread(path)
         d.InstanceNumber = 1000 - 7 * d.InstanceNumber if d.InstanceNumber % 4 else d.InstanceNumber

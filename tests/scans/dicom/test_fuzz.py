@@ -103,7 +103,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, bytes], 
 @EXAMPLES
 @example(damage_done=("vr", 169, "AT"), n=1)  # an intercept that is read as a tag
 @given(damage_done=damages, n=st.integers(0, 3))
-def test_a_series_with_one_damaged_file_is_right_or_refused(
+def test_a_series_with_one_damaged_file_is_read_correctly_or_refused(
     plain: tuple[dict[Path, bytes], np.ndarray, np.ndarray], damage_done: tuple[str, int, object], n: int
 ) -> None:
     files, array, affine = plain
@@ -124,7 +124,7 @@ def enhanced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, np.
 
 @EXAMPLES
 @given(damage_done=damages)
-def test_a_damaged_multi_frame_file_is_right_or_refused(
+def test_a_damaged_multi_frame_file_is_read_correctly_or_refused(
     enhanced: tuple[Path, bytes, np.ndarray, np.ndarray], damage_done: tuple[str, int, object]
 ) -> None:
     path, content, array, affine = enhanced

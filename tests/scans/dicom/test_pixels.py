@@ -59,7 +59,7 @@ def by_pydicom(paths: list[Path]) -> np.ndarray:
     slope=st.sampled_from([1, 2, -1, 0.5, 1.25]),
     intercept=st.sampled_from([0, -1024, 1000, 0.5]),
 )
-def test_uncompressed_pixels_are_those_that_pydicom_decodes(
+def test_uncompressed_pixels_agree_with_pydicom(
     tmp_path: Path, bits: int, unused: int, signed: bool, slope: float, intercept: float
 ) -> None:
     paths = rewrite(
@@ -87,7 +87,7 @@ def test_uncompressed_pixels_are_those_that_pydicom_decodes(
         (12, 0, 100, 0, np.float32),
     ],
 )
-def test_whole_numbers_stay_whole_where_their_range_allows_it(
+def test_integers_keep_an_integer_type_if_their_range_allows_it(
     tmp_path: Path, stored: int, signed: int, slope: float, intercept: float, kind: type
 ) -> None:
     paths = rewrite(
@@ -127,7 +127,7 @@ def test_large_images_are_read_from_every_uncompressed_encoding(tmp_path: Path, 
     np.testing.assert_array_equal(scan.array[0], values)
 
 
-def test_of_a_stream_of_more_bits_than_the_header_says_the_stored_bits_count(tmp_path: Path) -> None:
+def test_only_stored_bits_are_used_of_a_stream_with_more_bits(tmp_path: Path) -> None:
     paths = rewrite(tmp_path / "s", RescaleSlope=8, RescaleIntercept=-1024)
     values = np.random.default_rng(1).integers(0, 60_000, (3, SHAPE[1], SHAPE[0])).astype(np.uint16)
     for path, plane in zip(paths, values, strict=True):
@@ -144,7 +144,7 @@ def test_of_a_stream_of_more_bits_than_the_header_says_the_stored_bits_count(tmp
     assert "bits above BitsStored are set; they are not part of the values" in scan.notes
 
 
-def test_pixels_that_begin_above_the_lowest_bit_are_refused(tmp_path: Path) -> None:
+def test_pixels_that_start_above_the_lowest_bit_are_refused(tmp_path: Path) -> None:
     paths = rewrite(tmp_path / "s", RescaleSlope=1, RescaleIntercept=0)
     for path in paths:
         d = pydicom.dcmread(path)
@@ -162,7 +162,7 @@ def test_pixels_that_begin_above_the_lowest_bit_are_refused(tmp_path: Path) -> N
     assert (read_scan(paths[0].parent).array == 1000).all()
 
 
-def test_a_scan_needs_its_files_no_more_once_it_is_read(tmp_path: Path) -> None:
+def test_a_scan_does_not_need_its_files_after_reading(tmp_path: Path) -> None:
     paths = rewrite(tmp_path / "s", RescaleSlope=1, RescaleIntercept=0)
     for path in paths:
         d = pydicom.dcmread(path)

@@ -37,7 +37,7 @@ def test_writing_and_reading_is_identity(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", scan, LABELS), mask)
 
 
-def test_uids_are_a_function_of_what_a_segmentation_is_made_of(tmp_path: Path) -> None:
+def test_uids_are_derived_from_the_content_of_a_segmentation(tmp_path: Path) -> None:
     image, mask = blob_case(0)
     write_mr_series(tmp_path / "series", image, AFFINE, description="T1", study="s", case="c")
     scan = read_scan(tmp_path / "series")

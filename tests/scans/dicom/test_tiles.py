@@ -153,7 +153,7 @@ def compressed(s: Sheet) -> None:
     [whole, without_protocol, without_normal, without_spacing, without_count, listed_backwards, compressed],
     ids=lambda f: f.__name__,
 )
-def test_every_slice_of_a_mosaic_stands_at_its_place(sheet: Sheet, change: Callable[[Sheet], None]) -> None:
+def test_every_slice_of_a_mosaic_is_at_its_position(sheet: Sheet, change: Callable[[Sheet], None]) -> None:
     change(sheet)
 
     assert_right(read_scan([sheet.write()]), sheet.array, sheet.affine)
@@ -238,7 +238,7 @@ def test_each_sheet_of_a_series_is_a_volume(tmp_path: Path) -> None:
     assert scans == {total, total + sheet.array.size}
 
 
-def test_the_same_private_number_of_another_vendor_makes_no_sheet(tmp_path: Path) -> None:
+def test_the_same_private_tag_of_another_vendor_is_not_a_mosaic(tmp_path: Path) -> None:
     array = np.arange(60).reshape(5, 4, 3)
     paths = write_mr_series(tmp_path, array, np.eye(4), description="T2", study="s", case="c")
     for path in paths:
@@ -260,7 +260,7 @@ def test_a_segmentation_of_a_mosaic_is_refused_with_the_reason(tmp_path: Path) -
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize("folder", ["mr_mosaic_coronal_siemens", "mr_mosaic_nine_syntaxes"])
-def test_real_mosaics_have_the_values_that_nibabel_gives_at_the_same_places(shared: Path, folder: str) -> None:
+def test_real_mosaics_agree_with_nibabel(shared: Path, folder: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from nibabel.nicom.dicomwrappers import wrapper_from_file
@@ -285,7 +285,7 @@ def test_the_nine_encodings_of_a_real_mosaic_give_one_volume(shared: Path) -> No
 
 
 @pytest.mark.shared_data
-def test_real_vframe_slices_stand_where_their_private_sequence_says(shared: Path) -> None:
+def test_real_vframe_slices_are_at_the_positions_of_their_private_sequence(shared: Path) -> None:
     entry = discover(SHARED / "data" / "dicom" / "mr_vframe_uih").entries[0]
     scan = read_entry(entry, entry.name)
     d: Dataset = pydicom.dcmread(scan.source.paths[0])
