@@ -1,4 +1,4 @@
-"""Affines that map voxels to distinct places are accepted; the others are refused."""
+"""Tests of affines: spacing, voxel volume, shear, and refusal of invalid affines."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Turning arrays to RAS and back keeps every voxel's value and place."""
+"""Tests of reorientation to RAS and back: every voxel keeps its value and world position."""
 
 import nibabel as nib
 import numpy as np

@@ -1,4 +1,4 @@
-"""Resampling keeps world positions; SimpleITK is the independent truth."""
+"""Tests of resampling against SimpleITK, and of world positions."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_upsampling_agrees_with_simpleitk(grid: Grid, factors: tuple[float, ...]
     theirs = sitk.GetArrayFromImage(
         sitk.Resample(to_sitk(array, grid), reference, sitk.Transform(), sitk.sitkLinear, np.nan, sitk.sitkFloat32)
     ).transpose(2, 1, 0)
-    inside = np.isfinite(theirs)  # beyond the outermost centres we hold the edge value, SimpleITK has none
+    inside = np.isfinite(theirs)  # outside the outermost centres, edge values are used here, but not in SimpleITK
     np.testing.assert_allclose(ours[inside], theirs[inside], atol=2e-4)
 
 
@@ -56,7 +56,7 @@ def test_a_respaced_grid_has_the_same_field_of_view(grid: Grid, spacing: tuple[f
 
 @given(grid=grids(), spacing=spacings_mm)
 def test_resampling_keeps_the_world_position_of_values(grid: Grid, spacing: tuple[float, float, float]) -> None:
-    """A linear ramp in the world is the same ramp on the new grid, wherever no edge value had to be held."""
+    """Compare a linear ramp in world coordinates on both grids, except near the edges."""
     target = respace(grid, spacing)
     direction = np.array([0.3, -0.5, 0.8])
     ramp = (apply_affine(grid.affine, np.stack(np.indices(grid.shape), -1).astype(float)) @ direction).astype(
@@ -70,7 +70,9 @@ def test_resampling_keeps_the_world_position_of_values(grid: Grid, spacing: tupl
     in_source = apply_affine(np.linalg.inv(grid.affine) @ target.affine, index)
     reach = np.maximum(np.array(target.spacing_mm) / grid.spacing_mm, 1)
     inner = ((in_source >= reach) & (in_source <= np.array(grid.shape) - 1 - reach)).all(-1)
-    tolerance = 0.2 * max(target.spacing_mm) + 1e-3  # a widened triangle need not be symmetric around its centre
+    tolerance = (
+        0.2 * max(target.spacing_mm) + 1e-3
+    )  # a triangle wider than one voxel may not be symmetric around its centre
     np.testing.assert_allclose(resampled[inner], expected[inner], atol=tolerance)
 
 

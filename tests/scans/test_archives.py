@@ -1,4 +1,4 @@
-"""Scans in zip archives and on media with a DICOMDIR are found; archives that could do harm are refused."""
+"""Tests of zip archives and media with a DICOMDIR: scans are found, and unsafe archives are refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_archive_with_an_excessive_unpacked_size_is_refused(tmp_path: Path, m
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_members_that_share_bytes_are_refused(tmp_path: Path, shift: int) -> None:
-    """As in archives that unpack 30 KB to gigabytes: many names for one content."""
+    """Refuse overlapping members, as in zip bombs that unpack 30 KB to gigabytes."""
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("0.nii", bytes(1 << 20))
@@ -130,7 +130,7 @@ files.write(sys.argv[1])
 
 @pytest.fixture
 def medium(series: list[Path], tmp_path: Path) -> Path:
-    """Made by a process of its own: the library leaves temporary folders to the garbage collector."""
+    """Create a DICOMDIR in a separate process: pydicom leaves temporary folders to the garbage collector."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", MAKE_MEDIUM, tmp_path / "cd", *series], check=True)
     return tmp_path / "cd"
 

@@ -1,4 +1,4 @@
-"""What a header claims is held against its file before memory is asked for."""
+"""Tests of headers with more values than their file holds: refused before memory is allocated."""
 
 import gzip
 import tracemalloc
@@ -14,7 +14,7 @@ from medhybrid.scans.reader import read_scan
 
 
 def with_claim(path: Path) -> None:
-    """A scan of 120 values whose header claims 3 thousand million."""
+    """Write a scan of 120 values with a header of 3,000 million values."""
     if ".nii" in path.name:
         image = nib.Nifti1Image(np.zeros((6, 5, 4), np.int16), np.eye(4))
         image.header.set_data_shape((1500, 1500, 1500))

@@ -1,4 +1,4 @@
-"""What scanner and study say: allowed fields alone, absent where nobody says them, a table before a header."""
+"""Tests of metadata fields: only allowed fields, absent without a value, and precedence of tables over headers."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_age_and_sex_are_read_from_a_dicom_header_only_if_requested(
     ],
 )
 def test_an_unambiguous_decimal_comma_is_read(nifti: Path, table: str, value: float | None) -> None:
-    """Between tabs, and in quotation marks, three digits after it may be thousands: such a value is named instead."""
+    """Report a value with a comma and three digits in a table with tabs or quotation marks: it may be thousands."""
     (nifti.parent / "context.csv").write_text(table)
     scan = read_scan(nifti, case="case_1")
 

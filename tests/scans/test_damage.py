@@ -1,4 +1,4 @@
-"""Files whose values are damaged, cut or longer than their header says are refused or noted, in each format and packing."""
+"""Tests of damaged, incomplete or surplus values in each format and compression: refused or noted."""
 
 import bz2
 import gzip
@@ -24,7 +24,7 @@ META = "NDims = 3\nDimSize = 20 16 8\nElementType = MET_SHORT\nCompressedData = 
 
 
 def write_packed(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `ARRAY`; the file to read, and the one that holds the packed values."""
+    """Write `ARRAY`, and return the file to read and the file of its compressed values."""
     path = folder / name.split()[0]
     packed = zlib.compress(VALUES)
     size = f"CompressedDataSize = {len(packed)}\n"

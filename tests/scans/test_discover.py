@@ -1,4 +1,4 @@
-"""Every scan under a folder is found, at any depth; files that are none are counted."""
+"""Tests of discovery: all scans below a folder are found, and other files are counted."""
 
 import errno
 import os

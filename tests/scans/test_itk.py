@@ -1,4 +1,4 @@
-"""NRRD and MHA, and any axis order, come out as SimpleITK and nibabel see them."""
+"""Tests of NRRD and MetaImage reading against SimpleITK and nibabel, with any axis order."""
 
 import zlib
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_reading_agrees_with_the_same_image_as_nifti(
     array = np.random.default_rng(0).integers(0, 999, grid.shape).astype(np.int16)
     folder = tmp_path_factory.mktemp("itk")
     sitk.WriteImage(to_sitk(array, grid), str(folder / f"x{suffix}"))
-    sitk.WriteImage(to_sitk(array, grid), str(folder / "x.nii"))  # SimpleITK's own way to NIfTI is the judge
+    sitk.WriteImage(to_sitk(array, grid), str(folder / "x.nii"))  # compared with SimpleITK's conversion to NIfTI
 
     scan = read_scan(folder / f"x{suffix}")
 

@@ -1,4 +1,4 @@
-"""NIfTI files are read as nibabel reads them, written on the same grid, or refused with a reason."""
+"""Tests of NIfTI reading against nibabel, of writing on the same grid, and of refusal with a reason."""
 
 import gzip
 from collections.abc import Callable
@@ -132,7 +132,7 @@ ARRAY = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
 def write_edited(
     path: Path, edit: Callable[[Any], object], array: np.ndarray = ARRAY, form: np.ndarray = QFORM
 ) -> Path:
-    """Write a file whose header holds `form` twice, edited without nibabel's repairs."""
+    """Write a file with `form` as sform and qform in its header, edited without nibabel's repairs."""
     header = nib.Nifti1Image(array, form).header.copy()
     header.set_qform(form, 1)
     header.set_sform(form, 1)

@@ -1,4 +1,4 @@
-"""Odd files are read right, or refused with the true reason; none ends the process or raises errors of other kinds."""
+"""Tests of unusual files: read correctly or refused with the reason, without crashes or other exceptions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_large_integers_keep_their_digits_with_an_intercept(tmp_path: Path) -> N
 
 def zipped(path: Path, *members: tuple[str, bytes]) -> Path:
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        warnings.simplefilter("ignore")  # of names given twice
+        warnings.simplefilter("ignore")  # zipfile warns of repeated names
         for name, content in members:
             file.writestr(name, content)
     return path

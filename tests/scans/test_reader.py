@@ -1,4 +1,4 @@
-"""One reader for all formats, also for MONAI's transforms."""
+"""Tests of the common reader for all formats, also in MONAI's transforms."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from medhybrid.scans.reader import read_scan, stack_channels
 from tests.synthetic import AFFINE, SHAPE, blob_case, save_nifti
 
 
-@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")  # MONAI registers its own readers as well
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")  # MONAI also registers its own readers
 def test_monai_loads_scans_with_the_reader(tmp_path: Path) -> None:
     image, _ = blob_case(0)
     path = save_nifti(tmp_path / "x.nii.gz", image.astype(np.float32))
@@ -32,7 +32,7 @@ def test_a_dicom_series_and_a_nifti_file_of_one_volume_agree(tmp_path: Path) -> 
 
     dicom, file = read_scan(tmp_path / "series"), read_scan(save_nifti(tmp_path / "x.nii.gz", image))
 
-    # Axes may run the other way; world positions decide.
+    # axes may be reversed, so world positions are compared
     from medhybrid.geometry import turn_to_ras
 
     a, b = turn_to_ras(dicom.affine), turn_to_ras(file.affine)

@@ -1,4 +1,4 @@
-"""Awkward series, one by one: each is read right or refused with its code, and none comes out wrong."""
+"""Tests of unusual series: each is read correctly, or refused with its code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OBLIQUE = np.array([[0.9, -0.12, 0.3, -20], [0.2, 1.1, 0.4, 10], [-0.3, -0.1, 2.
 
 
 def right_angled(affine: np.ndarray) -> np.ndarray:
-    """The nearest affine with axes at right angles."""
+    """Return the nearest affine with orthogonal axes."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     u, _, v = np.linalg.svd(affine[:3, :3] / lengths)
     out = affine.copy()
@@ -57,7 +57,7 @@ def edit_all(paths: list[Path], edit: Edit) -> None:
 
 
 def copies(paths: list[Path], edit: Edit, prefix: str = "copy") -> list[Path]:
-    """Further instances of the series, each changed."""
+    """Add changed copies of the series' instances."""
     out = []
     for k, path in enumerate(paths):
         dataset = pydicom.dcmread(path)
@@ -160,7 +160,7 @@ def compressed(syntax: str) -> Callable[[list[Path]], None]:
 
 
 def compressed_by_gdcm(p: list[Path]) -> None:
-    """JPEG lossless, process 14, which pydicom itself does not write."""
+    """Compress with GDCM as JPEG lossless (process 14), which pydicom cannot write."""
     import gdcm
 
     for path in p:
@@ -428,7 +428,7 @@ def two_runs_of_numbers(p: list[Path]) -> list[Path]:
 
 
 def cine_by_slice(p: list[Path]) -> list[Path]:
-    """Three phases at each position, which was acquired in heart beats of its own."""
+    """Write three phases per position, with each position acquired in separate heart beats."""
 
     def edit(phase: int) -> Edit:
         def at(d: Dataset, k: int) -> None:
@@ -455,7 +455,7 @@ def two_orientations(p: list[Path]) -> list[Path]:
 
 
 def differing(name: str, *values: object) -> Callable[[list[Path]], list[Path]]:
-    """One volume for each value of an attribute; instance numbers in no order that tells."""
+    """Write one volume per value of an attribute, with instance numbers that do not separate the volumes."""
 
     def make(p: list[Path]) -> list[Path]:
         def edit(value: object, v: int) -> Edit:
@@ -481,14 +481,14 @@ two_stacks = differing("StackID", "A", "B")
 
 
 def echoes_of_magnitude_and_phase(p: list[Path]) -> list[Path]:
-    """Only a pair of attributes tells the four apart."""
+    """Write four volumes that only a pair of attributes separates."""
     edit_all(p, lambda d, _: setattr(d, "ImageType", ["ORIGINAL", "PRIMARY", "M"]))
     phases = magnitude_and_phase(p)
     return phases + copies([*p, *phases], lambda d, _: setattr(d, "EchoTime", "80"), "echo")
 
 
 def echoes_of_magnitude_and_phase_in_time(p: list[Path]) -> list[Path]:
-    """Only three attributes together tell the eight apart."""
+    """Write eight volumes that only three attributes together separate."""
     edit_all(p, lambda d, _: setattr(d, "TemporalPositionIdentifier", 1))
     first = [*p, *echoes_of_magnitude_and_phase(p)]
     later = copies(first, lambda d, _: setattr(d, "TemporalPositionIdentifier", 2), "later")

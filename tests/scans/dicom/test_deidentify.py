@@ -1,4 +1,4 @@
-"""With a key, nothing of the patient is left in names, tables, messages and headers; the same key gives the same names."""
+"""Tests of de-identification: names, tables, messages and headers contain no identifiers, and one key gives equal names."""
 
 from __future__ import annotations
 

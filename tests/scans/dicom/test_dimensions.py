@@ -1,4 +1,4 @@
-"""Volumes of one enhanced file are told apart by cardiac phase, gradient direction or any dimension, and named for it."""
+"""Tests of enhanced files with several volumes, separated by cardiac phase, gradient direction or any dimension."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def item(**values: object) -> Items:
 
 
 def write(path: Path, n_volumes: int, group: Group, dimensions: list[str] | None = None) -> Path:
-    """An enhanced file of several volumes, slice by slice within each; `group` says what tells them apart."""
+    """Write an enhanced file of several volumes; `group` gives the functional groups that separate them."""
     arrays = np.random.default_rng(0).integers(0, 4000, (n_volumes, 9, 8, 4)).astype(np.uint16)
     slices = write_mr_series(
         path.parent / "one", arrays[0], np.diag([1, 1, 2, 1.0]), description="", study="s", case="c"
@@ -71,7 +71,7 @@ def cardiac_phase(frame: Dataset, v: int) -> None:
 
 
 def direction(frame: Dataset, v: int) -> None:
-    """An unweighted volume, and two directions of one weighting."""
+    """Write an unweighted volume, and two gradient directions of one b-value."""
     if v == 0:
         frame.MRDiffusionSequence = item(DiffusionBValue=0.0, DiffusionDirectionality="NONE")
         return
@@ -80,7 +80,7 @@ def direction(frame: Dataset, v: int) -> None:
 
 
 def nothing(frame: Dataset, v: int) -> None:
-    """Only DimensionIndexValues differ."""
+    """Write frames that differ only in DimensionIndexValues."""
 
 
 def no_index(frame: Dataset, v: int) -> None:

@@ -1,4 +1,4 @@
-"""Headers as archives and exporters leave them: unknown VRs, rounded directions, instances that are there twice."""
+"""Tests of headers changed by archives and exporters: unknown VRs, rounded directions, duplicate instances."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sequence_bytes(items: Any) -> bytes:
 
 
 def hide_vrs(dataset: Dataset) -> None:
-    """Write every attribute but the pixels as UN; sequences as items of implicit VR inside."""
+    """Write every attribute except the pixels as UN, with sequences as items of implicit VR."""
     for tag in list(dataset.keys()):
         element = dataset[tag]
         if tag in (0x7FE00010, 0x00080016, 0x00080018):
@@ -127,7 +127,7 @@ def test_directions_with_three_decimals_are_refined_by_the_positions(
     assert not is_sheared(scan.affine)
     corners = np.array([(x, y, z, 1) for x in (0, 63) for y in (0, 47) for z in (0, n_slices - 1)])
     off_mm = np.linalg.norm(corners @ scan.affine.T - corners @ true.T, axis=1).max()
-    assert off_mm < 64 * 0.5 * 1.3e-3  # what half a unit of the third decimal moves the last pixel by
+    assert off_mm < 64 * 0.5 * 1.3e-3  # displacement of the last pixel by half a unit of the third decimal
 
 
 @pytest.mark.parametrize("ups", [(0, 1), (0, 1, 1, 0, 1), (0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1)])
@@ -164,7 +164,7 @@ def test_slices_of_several_nearly_equal_directions_are_one_volume_or_refused(
     def jitter(d: Dataset, k: int) -> None:
         cosines = np.round(np.array(d.ImageOrientationPatient, float), 3)
         cosines += 1e-3 * np.array([(0,) * 6, (0, 1, 0, 0, 0, 0), (0, 1, 0, 0, 1, 0)])[order[k % len(order)]]
-        if not is_rounding:  # turned within the slice
+        if not is_rounding:  # rotated within the slice
             row, column, turn = *np.array(d.ImageOrientationPatient, float).reshape(2, 3), 0.002 * order[k % len(order)]
             cosines = np.concatenate([row + turn * column, column - turn * row])
         d.ImageOrientationPatient = [f"{v:.{3 if is_rounding else 6}f}" for v in cosines]
@@ -349,7 +349,7 @@ def test_the_size_of_a_deflated_file_is_checked_with_any_header(
         private = b"\x02\x00\x02\x01OB\x00\x00" + (6000).to_bytes(4, "little") + bytes(6000)
         first = content[144 : 144 + length]
         at = first.index(b"\x02\x00\x03\x00")
-        # long elements before the transfer syntax are out of order, and read all the same
+        # long elements before the transfer syntax are not in order, but pydicom reads them
         first = first[:at] + private + first[at:]
         content = content[:140] + len(first).to_bytes(4, "little") + first + content[144 + length :]
     series[2].write_bytes(content)

@@ -1,4 +1,4 @@
-"""Slices of several kinds at alternating positions are split or refused; what varies in real volumes leaves them whole."""
+"""Tests of slices of several kinds at alternating positions: split or refused, unless the variation is normal."""
 
 from __future__ import annotations
 

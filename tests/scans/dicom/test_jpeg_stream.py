@@ -1,4 +1,4 @@
-"""Damaged streams are refused: by their markers, and where a decoder's process ends on them."""
+"""Tests of damaged compressed streams: refused by their markers, or after a crash of the decoder's process."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_values_from_a_worker_process_agree_with_pydicom(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_a_damaged_stream_crashes_only_the_worker_process(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """About one in 200 damaged streams ends a decoder by a signal, and some make it run on."""
+    """Decode damaged streams: about one in 200 crashes a decoder, and some exceed the time limit."""
     monkeypatch.setattr(decoding, "MAX_SECONDS", 2.0)
     numbers = np.random.default_rng(5)
     n_refused = 0

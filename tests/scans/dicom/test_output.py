@@ -1,4 +1,4 @@
-"""SEG and structured report: exact, coded, valid for independent judges, and on the source's own frames."""
+"""Tests of DICOM SEG and structured report: exact masks, codes, references to source frames, validity for other tools."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.synthetic import AFFINE
 INFO = SegInfo({"tumour": 3, "other": 7}, "1.0", "ab" * 32, {"tumour": LabelCode(type="Neoplasm", anatomy="Brain")})
 SHAPE = (12, 10, 6)
 
-TURNS = {  # columns: direction of rows, of columns and of the slices, in RAS
+TURNS = {  # columns of the matrix: directions of rows, columns and slices, in RAS
     "axial": [[-1, 0, 0], [0, -1, 0], [0, 0, 1]],
     "sagittal": [[0, 0, 1], [-1, 0, 0], [0, -1, 0]],
     "coronal": [[-1, 0, 0], [0, 0, 1], [0, -1, 0]],
@@ -140,7 +140,7 @@ def test_a_segmentation_of_the_second_stack_of_a_file_has_its_geometry(tmp_path:
     for k, frame in enumerate(d.PerFrameFunctionalGroupsSequence[1::2]):
         place, turn, measures = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
         place.ImagePositionPatient, turn.ImageOrientationPatient = [4.0 * k, -20.0, 30.0], [0, 1, 0, 0, 0, -1]
-        measures.PixelSpacing, measures.SpacingBetweenSlices = [1.5, 1.25], "9"  # in fact 4
+        measures.PixelSpacing, measures.SpacingBetweenSlices = [1.5, 1.25], "9"  # the true distance is 4
         frame.PlanePositionSequence, frame.PlaneOrientationSequence = [place], [turn]
         frame.PixelMeasuresSequence = [measures]
     d.save_as(path)
@@ -339,7 +339,7 @@ def test_components_are_measured_in_mm_on_an_anisotropic_grid() -> None:
 
 
 def test_frames_of_a_volume_in_several_multi_frame_files_refer_to_their_files(tmp_path: Path) -> None:
-    """One enhanced file a slice, as some scanners export."""
+    """Write one enhanced file per slice, as some scanners do."""
     (tmp_path / "in").mkdir()
     whole = pydicom.dcmread(write_enhanced(tmp_path / "mr.dcm", [volume()], AFFINE))
     pixels, groups = whole.pixel_array, list(whole.PerFrameFunctionalGroupsSequence)
@@ -347,7 +347,7 @@ def test_frames_of_a_volume_in_several_multi_frame_files_refer_to_their_files(tm
         part = pydicom.dcmread(tmp_path / "mr.dcm")
         part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         part.PerFrameFunctionalGroupsSequence, part.NumberOfFrames = groups[k : k + 1], 1
-        if k % 2:  # where a file has one frame, what places it may be shared
+        if k % 2:  # in a file with one frame, the position may be in the shared groups
             shared = part.SharedFunctionalGroupsSequence[0]
             shared.PlanePositionSequence = groups[k].PlanePositionSequence
             del part.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence

@@ -1,4 +1,4 @@
-"""Slices and channels of two patients are never one volume; messages name the attribute that differs, not its value."""
+"""Tests of patient checks: slices and channels of two patients are refused, without identifiers in messages."""
 
 from __future__ import annotations
 

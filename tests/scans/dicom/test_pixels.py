@@ -1,4 +1,4 @@
-"""The direct way from file to volume against pydicom's own decoding and rescaling."""
+"""Tests of pixel reading against pydicom's decoding and rescaling."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPE = (9, 6, 3)
 
 
 def rewrite(folder: Path, **changes: object) -> list[Path]:
-    """A series of random bytes whose headers have `changes`."""
+    """Write a series of random bytes, with `changes` in its headers."""
     paths = write_mr_series(folder, np.zeros(SHAPE, np.uint16), np.eye(4), description="T1", study="s", case="c")
     rng = np.random.default_rng(0)
     for path in paths:
@@ -43,7 +43,7 @@ def rewrite(folder: Path, **changes: object) -> list[Path]:
 
 
 def by_pydicom(paths: list[Path]) -> np.ndarray:
-    """Values (X, Y, Z) decoded by pydicom, rescaled in float64."""
+    """Return values (X, Y, Z) decoded by pydicom and rescaled in float64."""
     slices = []
     for path in paths:
         d = pydicom.dcmread(path)
@@ -104,7 +104,7 @@ def test_integers_keep_an_integer_type_if_their_range_allows_it(
     "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 )
 def test_large_images_are_read_from_every_uncompressed_encoding(tmp_path: Path, syntax: str) -> None:
-    """Large enough that pixels are left in the file until they are asked for."""
+    """Read images that are large enough for deferred reading of pixels."""
     rng = np.random.default_rng(0)
     values = rng.integers(0, 4000, (150, 120, 2)).astype(np.uint16)
     paths = write_mr_series(tmp_path / "s", values, np.eye(4), description="T1", study="s", case="c")
@@ -155,7 +155,7 @@ def test_pixels_that_start_above_the_lowest_bit_are_refused(tmp_path: Path) -> N
     with pytest.raises(SeriesError, match="HighBit 11, found HighBit 15"):
         read_scan(paths[0].parent)
 
-    for path in paths:  # a header that is careless of it, with pixels where they should be
+    for path in paths:  # a wrong HighBit in the header, with correct pixels
         d = pydicom.dcmread(path)
         d.PixelData = np.full(SHAPE[0] * SHAPE[1], 1000, np.uint16).tobytes()
         d.save_as(path)

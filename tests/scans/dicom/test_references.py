@@ -1,4 +1,4 @@
-"""Reference masks from DICOM SEG and RTSTRUCT: on the right voxels in any position of the patient, or refused."""
+"""Tests of reference masks from DICOM SEG and RTSTRUCT: on the correct voxels in any patient position, or refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_rtstruct(path: Path, contours: Contours, *, frame: str = "", kind: str
 
 
 def on_slice(dataset: Dataset, columns: Sequence[float], rows: Sequence[float]) -> np.ndarray:
-    """Points of a slice, by its own header, in LPS mm."""
+    """Convert points of a slice to LPS mm, by its header."""
     turn, (row_mm, column_mm) = np.array(dataset.ImageOrientationPatient, float), np.array(dataset.PixelSpacing, float)
     c, r = np.asarray(columns)[:, None], np.asarray(rows)[:, None]
     return np.array(dataset.ImagePositionPatient, float) + c * column_mm * turn[:3] + r * row_mm * turn[3:]
@@ -125,7 +125,7 @@ def test_voxels_on_a_contour_belong_to_it_regardless_of_direction(tmp_path: Path
 
 
 def test_contours_fit_the_same_scan_as_nifti(tmp_path: Path) -> None:
-    """A file whose axes run in another order than the slices of the DICOM series."""
+    """Read contours on a NIfTI file with another axis order than the DICOM series."""
     write_series(tmp_path / "in", "sagittal")
     dicom = read_scan(tmp_path / "in")
     path = write_rtstruct(
@@ -201,7 +201,7 @@ def test_another_frame_of_reference_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("edit", [tilted, uneven])
 def test_masks_of_irregular_slices_are_resampled_with_them(tmp_path: Path, edit) -> None:  # type: ignore[no-untyped-def]
-    """Tilted or uneven: SEG and RTSTRUCT were drawn on the slices, the image is on the regular grid."""
+    """Read masks of tilted or uneven slices: they were drawn on the slices, but the image is on the regular grid."""
     paths = write_series(tmp_path / "in")
     edit(paths)
     scan = read_scan(tmp_path / "in", options=ScansConfig(resample_irregular=True))
@@ -216,12 +216,12 @@ def test_masks_of_irregular_slices_are_resampled_with_them(tmp_path: Path, edit)
         mask = read_masks(path, scan, ["x"])["x"]
 
         overlap = 2 * (mask & (expected > 0)).sum() / (mask.sum() + expected.sum())
-        assert overlap > 0.97  # to the grid and back, a slice keeps its label to the nearest voxel
+        assert overlap > 0.97  # resampled to the grid and back, labels differ by at most the nearest voxel
     np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"], expected > 0)
 
 
 def keyhole(dataset: Dataset) -> np.ndarray:
-    """A square with a square hole, drawn as one line whose channel runs along a row of pixels, to and fro."""
+    """Return a square with a square hole, drawn as one line there and back along a row of pixels."""
     outer = [(3, 8), (3, 3), (16, 3), (16, 14), (3, 14), (3, 8)]
     hole = [(7, 8), (7, 11), (12, 11), (12, 6), (7, 6), (7, 8)]
     columns, rows = zip(*outer, *hole, strict=True)
@@ -261,7 +261,7 @@ def test_contours_of_a_slice_are_joined_unless_one_lies_in_the_other(tmp_path: P
     np.testing.assert_array_equal(pixels(outer, outer), one)  # exported twice
     both = one.copy()
     both[9:15, 2:10] = True
-    np.testing.assert_array_equal(pixels(outer, touching), both)  # the line they share belongs to both
+    np.testing.assert_array_equal(pixels(outer, touching), both)  # the common line belongs to both
     ring = one.copy()
     ring[5:7, 5:7] = False
     np.testing.assert_array_equal(pixels(hole, outer), ring)
@@ -483,7 +483,11 @@ def test_a_fault_of_one_structure_does_not_affect_others(tmp_path: Path) -> None
     path = write_rtstruct(tmp_path / "rt.dcm", contours)
     d = pydicom.dcmread(path)
     d.ROIContourSequence[0].ContourSequence.append(copy.deepcopy(d.ROIContourSequence[1].ContourSequence[0]))
-    d.ROIContourSequence[0].ContourSequence[1].ContourData = ["1", "2", "3"]  # a point that calls itself a contour
+    d.ROIContourSequence[0].ContourSequence[1].ContourData = [
+        "1",
+        "2",
+        "3",
+    ]  # a single point with the type of a closed contour
     d.ROIContourSequence[1].ContourSequence[0].ContourData = [str(i) for i in range(10)]
     d.ROIContourSequence[2].ReferencedROINumber = 99
     d.save_as(path)
@@ -496,7 +500,7 @@ def test_a_fault_of_one_structure_does_not_affect_others(tmp_path: Path) -> None
 
 @pytest.mark.filterwarnings("ignore:The string")
 def test_segments_of_a_label_map_are_read_separately(tmp_path: Path) -> None:
-    """LABELMAP: one frame a slice, with the numbers of the segments as values, above 255 too."""
+    """Read a LABELMAP with one frame per slice, and segment numbers above 255 as values."""
     write_series(tmp_path / "in", "oblique")
     scan = read_scan(tmp_path / "in")
     mask = np.zeros(SHAPE, np.uint16)
@@ -587,7 +591,7 @@ def write_labelmap(path: Path, mask: np.ndarray, scan: Scan, segments: dict[int,
 
 
 def test_a_segmentation_is_placed_by_position_regardless_of_its_references(tmp_path: Path) -> None:
-    """A tilted series that was anonymised after the segmentation, and one that lost a slice."""
+    """Read masks of a tilted series that was anonymised after the segmentation, and of one with a missing slice."""
     paths = write_series(tmp_path / "in")
     tilted(paths)
     options = ScansConfig(resample_irregular=True)
@@ -609,7 +613,7 @@ def test_a_segmentation_is_placed_by_position_regardless_of_its_references(tmp_p
 
 @pytest.mark.parametrize(("step", "message"), [((2, 2, 1), "pixels of another size"), ((1, 1, 2), "further apart")])
 def test_a_segmentation_of_a_coarser_image_is_refused(tmp_path: Path, step: tuple[int, ...], message: str) -> None:
-    """Every one of its pixels lies on a voxel, but voxels between them would stay empty."""
+    """Refuse a mask with pixels on voxels of the image, and empty voxels between them."""
     write_series(tmp_path / "fine")
     fine = read_scan(tmp_path / "fine")
     every = tuple(slice(None, None, s) for s in step)
@@ -632,7 +636,7 @@ def test_a_segmentation_of_a_coarser_image_is_refused(tmp_path: Path, step: tupl
 def test_a_segmentation_on_every_second_slice_is_refused_regardless_of_its_spacing(
     stated_mm: float | None, chosen: str, tmp_path: Path
 ) -> None:
-    """Pixels wider than slices; the segment that is asked for lies on one slice of a coarse segmentation."""
+    """Refuse a coarse segmentation, even if the requested segment lies on a single slice."""
     affine = np.diag([4.0, 4.0, 2.0, 1.0])
     write_mr_series(tmp_path / "in", np.zeros((9, 8, 12)), affine, description="T1", study="s", case="c")
     scan = read_scan(tmp_path / "in")
@@ -720,7 +724,7 @@ def config(**changes: object) -> DataConfig:
 
 @pytest.fixture
 def structures(tmp_path: Path) -> tuple[Path, Scan]:
-    """Two lesions, a rim around the first that overlaps it, and the body."""
+    """Write two lesions, an overlapping rim around the first, and the body."""
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header
@@ -741,7 +745,7 @@ def test_structures_become_labels_by_name_or_pattern(structures: tuple[Path, Sca
 
     inner = inside_ellipse(CENTRE, INNER)
     rim = inside_ellipse(CENTRE, (INNER[0] + 1, INNER[1] + 1))
-    np.testing.assert_array_equal(labels[:, :, 2] == 4, rim)  # the later label wins
+    np.testing.assert_array_equal(labels[:, :, 2] == 4, rim)  # the later label is used
     np.testing.assert_array_equal(labels[:, :, 4] == 1, inner)
     assert set(np.unique(labels)) == {0, 1, 4}
 
@@ -755,7 +759,7 @@ def test_structures_become_labels_by_name_or_pattern(structures: tuple[Path, Sca
         ({"labels": {"liver": 1}, "other_segments": "ignore"}, "no segment is among the labels"),
     ],
 )
-def test_a_missing_rule_for_names_or_overlaps_is_refused(
+def test_unknown_or_ambiguous_structures_are_refused(
     structures: tuple[Path, Scan], changes: dict[str, object], message: str
 ) -> None:
     path, scan = structures
@@ -804,7 +808,7 @@ def test_a_real_structure_set_of_missing_slices_is_refused(shared: Path) -> None
 
 
 def bare(path: Path) -> None:
-    """Without preamble and mark, and without a file meta that names an encoding."""
+    """Write a file without preamble and file meta information."""
     content = path.read_bytes()
     path.write_bytes(content[content.index(b"\x08\x00\x16\x00") :])
 

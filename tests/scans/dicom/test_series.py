@@ -1,4 +1,4 @@
-"""A DICOM series is read right or refused with a code; real folders are judged by their own headers."""
+"""Tests of DICOM series: read correctly or refused with a code; real series are compared with their headers."""
 
 import csv
 import json
@@ -60,7 +60,7 @@ def test_reading_gives_back_what_was_written_in_any_orientation(
 
     scan = read_scan(folder)
 
-    # The reader may run the slices the other way: each voxel's value must stand where it was written.
+    # the reader may reverse the slices; each voxel must keep its value and position
     index = np.argwhere(np.ones(array.shape))
     to_scan = np.linalg.inv(scan.affine) @ affine
     where = np.rint(index @ to_scan[:3, :3].T + to_scan[:3, 3]).astype(int)
@@ -224,7 +224,7 @@ SPLIT = {"mr_enhanced_fieldmap_philips": 2, "mr_mixed_orientation_philips": 2, "
 @pytest.mark.shared_data
 @pytest.mark.parametrize("folder", real_folders() or [pytest.param("", marks=pytest.mark.skip("no public data here"))])
 def test_a_real_series_is_converted_according_to_its_headers_or_refused(folder: str, tmp_path: Path) -> None:
-    """`dicom_truth.py` computes each frame's place from that frame's header and looks for its values there."""
+    """Compare converted values with `dicom_truth.py`, which places each frame by its own header."""
     rows = convert(SHARED / "data" / "dicom" / folder, out=tmp_path)
 
     volumes = sorted(tmp_path.glob("*.nii.gz"))

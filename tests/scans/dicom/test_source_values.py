@@ -1,4 +1,4 @@
-"""Values of the source that break the rules of their type do not keep a segmentation and its report from being written."""
+"""Tests of invalid patient and study values: segmentation and report are written and valid."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ KEPT = [
 
 
 def write_source(folder: Path, keyword: str = "", value: str | None = "") -> list[Path]:
-    """A series whose instances have a raw value of an attribute, or lack it."""
+    """Write a series with a raw value of an attribute, or without this attribute."""
     paths = write_mr_series(folder, np.arange(168).reshape(8, 7, 3), np.eye(4), description="T1", study="s", case="c")
     for k, path in enumerate(paths if keyword else []):
         d = pydicom.dcmread(path)
@@ -192,7 +192,7 @@ def test_an_output_that_cannot_be_written_leaves_the_mask_and_a_note(
     assert (out / "seg" / "case.dcm").exists() == (name == "write_report")
 
 
-def test_a_full_disk_stops_the_prediction_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_raised_while_outputs_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = read_scan(write_source(tmp_path / "in"))
 
     def fail(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""A value is its stored bits in every encoding: neither unused bits nor the display of MONOCHROME1 change it."""
+"""Tests of stored bits in every encoding: unused bits are ignored, and MONOCHROME1 does not invert values with a unit."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ JUNK = np.uint16(0x9000)  # overlays in bits 12 and 15
 
 
 def stored_bits(*, is_signed: bool) -> np.ndarray:
-    """12-bit values (Z, Y, X) as they were acquired."""
+    """Return 12-bit values (Z, Y, X)."""
     low, high = (-2048, 2048) if is_signed else (0, 4096)
     return np.random.default_rng(3).integers(low, high, SHAPE[::-1])
 
 
 def with_junk(values: np.ndarray) -> np.ndarray:
-    """The same in 16 bits, some with bits set beyond the twelve, as uint16."""
+    """Return these values as uint16, some with bits set above the twelve stored ones."""
     bits = (values & 0x0FFF).astype(np.uint16)
     bits[:, 1:4, 2:6] |= JUNK
     return bits
@@ -51,7 +51,7 @@ def rle(plane: np.ndarray) -> bytes:
     from pydicom.pixels.encoders.native import _encode_frame
 
     class Runner:
-        """The layout that the encoder asks for."""
+        """Pixel layout for the encoder."""
 
         rows, columns, samples_per_pixel, bits_allocated, planar_configuration = *plane.shape, 1, 16, 0
 
@@ -87,7 +87,7 @@ PLAIN = {
 
 
 def write(folder: Path, bits: np.ndarray, encoding: str, **header: object) -> list[Path]:
-    """A series with these 16-bit words (Z, Y, X) in an encoding."""
+    """Write a series of 16-bit words (Z, Y, X) in an encoding."""
     paths = write_mr_series(folder, np.zeros(SHAPE), np.eye(4), description="T1", study="s", case="c")
     for path, plane in zip(paths, bits, strict=True):
         d = pydicom.dcmread(path)
@@ -116,7 +116,7 @@ def save(d: Dataset, path: Path, plane: np.ndarray, encoding: str) -> None:
 
 
 def values_of(scan: Scan) -> np.ndarray:
-    """Values (Z, Y, X)."""
+    """Return the values (Z, Y, X) of a scan."""
     return np.asarray(scan.array[0].transpose(2, 1, 0))
 
 
@@ -137,7 +137,7 @@ def test_bits_above_bits_stored_are_ignored(encoding: str, is_signed: bool, tmp_
 
     np.testing.assert_array_equal(values_of(scan), values * 2 - 1024)
     assert scan.array.dtype == np.int16
-    if encoding != "jpeg_lossless":  # its decoder leaves the unused bits out without saying so
+    if encoding != "jpeg_lossless":  # its decoder removes unused bits, so they cannot be noted
         assert any("bits above BitsStored" in note for note in scan.notes)
 
 
@@ -203,7 +203,7 @@ def test_an_unsigned_stream_under_a_signed_header_holds_twos_complement(tmp_path
 
 def test_small_overshoot_of_lossy_compression_is_clipped(tmp_path: Path) -> None:
     values = stored_bits(is_signed=False).astype(np.uint16)
-    values[0, 0, 0] = 4100  # a little beyond 12 bits
+    values[0, 0, 0] = 4100  # slightly above 12 bits
 
     scan = read_scan(write(tmp_path / "near", values, "jpeg_2000_rated", LossyImageCompression="01"))
 

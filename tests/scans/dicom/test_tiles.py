@@ -1,4 +1,4 @@
-"""Sheets of tiled slices: each slice stands at its place, or the sheet is refused with the reason."""
+"""Tests of mosaics and other sheets of tiled slices: each slice is at its position, or the sheet is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AFFINES = {
 
 
 def csa(values: Mapping[str, tuple[str, Sequence[str]]]) -> bytes:
-    """A private CSA header (version 2)."""
+    """Return a private CSA header (version 2)."""
     out = b"SV10\4\3\2\1" + struct.pack("<2I", len(values), 77)
     for name, (vr, items) in values.items():
         out += struct.pack("<64si4s3i", name.encode(), len(items), vr.encode(), 0, len(items), 77)
@@ -44,7 +44,7 @@ def csa(values: Mapping[str, tuple[str, Sequence[str]]]) -> bytes:
 
 
 def protocol(centres: np.ndarray) -> str:
-    """The part of a scan protocol that lists the slices' centres (LPS mm)."""
+    """Return the part of a scan protocol that lists the slice centres (LPS mm)."""
     lines = ["### ASCCONV BEGIN ###", f"sSliceArray.lSize                        = {len(centres)}"]
     for k, centre in enumerate(centres):
         lines += [
@@ -56,7 +56,7 @@ def protocol(centres: np.ndarray) -> str:
 
 
 class Sheet:
-    """A mosaic of a volume, whose parts a test may change before it is written."""
+    """Mosaic of a volume, which tests can change before it is written."""
 
     def __init__(self, folder: Path, affine: np.ndarray) -> None:
         self.array = np.random.default_rng(0).integers(1, 4000, (COLUMNS, ROWS, N)).astype(np.uint16)
@@ -119,7 +119,7 @@ def assert_right(scan: Scan, array: np.ndarray, affine: np.ndarray) -> None:
 
 
 def whole(s: Sheet) -> None:
-    """Nothing is missing."""
+    """Leave the sheet complete."""
 
 
 def without_protocol(s: Sheet) -> None:

@@ -1,4 +1,4 @@
-"""What the listener lets through before it knows who is calling; the messages are made by hand, after PS3.8, section 9.3."""
+"""Tests of the listener's limits before it knows its caller. Messages are built by hand, after PS3.8, section 9.3."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SENDER, US = "SCANNER", "MEDHYBRID"
 
 
 def request(calling: str = SENDER, called: str = US, *, padding: int = 0) -> bytes:
-    """An A-ASSOCIATE-RQ."""
+    """Return an A-ASSOCIATE-RQ."""
     body = b"\0\1\0\0" + called.ljust(16).encode() + calling.ljust(16).encode() + bytes(32 + padding)
     return struct.pack(">BxI", 1, len(body)) + body
 
 
 def data(*fragments: tuple[bytes, bool, bool]) -> bytes:
-    """A P-DATA-TF PDU of fragments (content, is it of a command, is it the last)."""
+    """Return a P-DATA-TF PDU of fragments (content, is it part of a command, is it the last)."""
     body = b"".join(
         struct.pack(">IBB", len(content) + 2, 1, is_command | is_last << 1) + content
         for content, is_command, is_last in fragments
@@ -40,7 +40,7 @@ def data(*fragments: tuple[bytes, bool, bool]) -> bytes:
 
 
 class Inside:
-    """What is behind the front: it keeps what it gets, and answers each message by one byte."""
+    """Server behind the front, which records received bytes and answers each message by one byte."""
 
     def __init__(self) -> None:
         self.received: list[bytearray] = []
@@ -59,7 +59,7 @@ class Inside:
 
 
 class Gate:
-    """A front with its port."""
+    """Front with its port."""
 
     def __init__(self, **config: object) -> None:
         senders = config.pop("senders", (SenderConfig(ae_title=SENDER),))
@@ -89,13 +89,13 @@ def gate(**config: object) -> Iterator[Gate]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Gate]:
-    """One for tests that leave nothing behind in it."""
+    """Share one front between tests that do not change its state."""
     with gate(max_instance_mb=1) as made:
         yield made
 
 
 def is_ended(caller: socket.socket) -> bool:
-    """Whether the other side ended the connection, at once or within our patience."""
+    """Return True if the other side closes the connection within the time limit."""
     try:
         while caller.recv(65536):
             pass
@@ -259,7 +259,7 @@ def test_associations_are_reserved_for_other_senders() -> None:
         held = [made.associate(), made.associate()]
         with made.call() as third:
             third.sendall(request())
-            assert third.recv(100) == bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2))  # transient: it may try again
+            assert third.recv(100) == bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2))  # transient: the sender may try again
         try:
             other = made.call(by="127.0.0.2")
         except OSError:

@@ -1,4 +1,4 @@
-"""A study pushed by a real PACS comes back with a valid segmentation and report; over DIMSE and over DICOMweb."""
+"""Tests with a real PACS: a pushed study is returned with segmentation and report, by DIMSE and DICOMweb."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def model() -> Model:
 
 
 class Running:
-    """A listener in a thread."""
+    """Listener in a thread."""
 
     def __init__(self, config: ListenConfig, model: Model) -> None:
         self.events: list[tuple[str, str]] = []
@@ -100,7 +100,7 @@ def config_for(folder: Path, port: int, send_to: str, sender: str = "ORTHANC") -
         senders=(SenderConfig(ae_title=sender),),
         send_to=send_to,
         spool=str(folder / "spool"),
-        wait_s=2.0 * slowness(),  # instances of one push are not to be taken for two parts of a study
+        wait_s=2.0 * slowness(),  # instances of one push must not be processed as two parts of a study
         min_free_mb=1,
     )
 
@@ -319,7 +319,7 @@ def test_a_study_waits_while_its_destination_is_unreachable(
     assert len(list((tmp_path / "spool" / "queued").iterdir())) == 1
 
 
-def test_an_instance_stored_while_its_study_is_claimed_does_not_block_the_next(model: Model, tmp_path: Path) -> None:
+def test_a_late_notice_of_a_claimed_study_creates_no_file(model: Model, tmp_path: Path) -> None:
     listener = Listener(listener_config(tmp_path, free_port()), model)
 
     listener._touch(tmp_path / "spool" / "incoming" / "taken")
