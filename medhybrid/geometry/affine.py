@@ -78,9 +78,11 @@ class Grid:
 def check_affine(affine: Affine) -> None:
     """Raise `GeometryError` for an affine that is not 4x4, not finite or singular."""
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise GeometryError("affine cannot be used", expected="4x4 finite numbers", found=str(affine.tolist()))
+        raise GeometryError(
+            "affine is not 4x4 or not finite", expected="4x4 finite numbers", found=str(affine.tolist())
+        )
     if np.abs(affine[3] - (0, 0, 0, 1)).max() > MAX_LAST_ROW_ERROR:
-        raise GeometryError("affine cannot be used", expected="last row (0, 0, 0, 1)", found=str(affine[3].tolist()))
+        raise GeometryError("affine has a wrong last row", expected="(0, 0, 0, 1)", found=str(affine[3].tolist()))
     if is_singular(affine):
         raise GeometryError("affine is singular", found=str(affine.tolist()), remedy="repair the file's header")
 
@@ -126,5 +128,5 @@ def corner_distance_mm(a: Grid, b: Grid) -> float:
         If the shapes differ.
     """
     if a.shape != b.shape:
-        raise GeometryError("grids differ in shape", expected=str(a.shape), found=str(b.shape))
+        raise GeometryError("grids have different shapes", expected=str(a.shape), found=str(b.shape))
     return float(np.linalg.norm(a.corners_mm - b.corners_mm, axis=1).max())

@@ -140,7 +140,7 @@ def _register(moving: Scan, reference: Scan) -> tuple[Any, str]:
         raise ScanError(
             f"case {reference.case}: registration did not improve the match",
             found=f"mutual information {before:.3f} before, {after:.3f} after",
-            remedy="register the channels yourself",
+            remedy="register the channels with another program",
         )
     euler = sitk.Euler3DTransform(sitk.CompositeTransform(found).GetBackTransform())
     angle = np.degrees(np.linalg.norm([euler.GetAngleX(), euler.GetAngleY(), euler.GetAngleZ()]))

@@ -87,7 +87,7 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> No
         raise _refused(archive, f"two members with the same name: {printable_path(doubled)[:100]}")
     for m in members:
         if stat.S_ISLNK(m.external_attr >> 16):
-            raise _refused(archive, "a link inside")
+            raise _refused(archive, "a symbolic link inside")
         _relative(archive, m)
 
 
@@ -121,7 +121,9 @@ def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path) -> None:
 
 
 def _refused(archive: Path, found: str) -> ScanError:
-    return ScanError(f"{archive.name} cannot be unpacked", found=found, remedy="unpack it yourself, or pack it again")
+    return ScanError(
+        f"{archive.name} cannot be unpacked", found=found, remedy="unpack it with another program, or create it again"
+    )
 
 
 def files_of_dicomdir(path: Path) -> tuple[list[Path], int]:
@@ -140,7 +142,7 @@ def files_of_dicomdir(path: Path) -> tuple[list[Path], int]:
             records = pydicom.dcmread(path).DirectoryRecordSequence
             named = [r.ReferencedFileID for r in records if "ReferencedFileID" in r]
             parts = [[str(n)] if isinstance(n, str) else [str(p) for p in n] for n in named]
-    except Exception as error:  # damaged files raise many kinds
+    except Exception as error:  # damaged files raise many kinds of exceptions
         raise ScanError(f"{path.name} cannot be read as DICOMDIR", found=type(error).__name__) from error
     named_files = [path.parent.joinpath(*p) for p in parts]
     is_inside = all(f.resolve().is_relative_to(path.parent.resolve()) for f in named_files)

@@ -50,7 +50,7 @@ def check_claim(path: Path, shape: Sequence[int], value_bytes: int, *, data: Pat
             f"{path.name}: its header describes more values than the file can hold",
             expected=f"{n_values * value_bytes} bytes of values",
             found=f"a file of {length} bytes",
-            remedy="it may be cut off: copy or export it again",
+            remedy="it may be incomplete: copy or export it again",
         )
 
 

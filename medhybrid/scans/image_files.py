@@ -19,7 +19,7 @@ GROUPS_OF_DICOM = (b"\x02\x00", b"\x08\x00")
 
 
 def kind_of(path: Path) -> Kind:
-    """Return the reader for a file.
+    """Return the kind of a file, which selects its reader.
 
     Returns
     -------

@@ -147,7 +147,7 @@ def _stored(header: TextHeader, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     skip = _whole_number(header, "headersize") or 0
     start = skip if skip else header.end if is_local else 0
     if skip < 0 and (is_compressed or is_text):
-        raise header.refuse("headersize", "0 or more, where values are not raw")
+        raise header.refuse("headersize", "0 or more for values that are not raw")
     return StoredValues(
         path=header.values_path,
         shape=shape,

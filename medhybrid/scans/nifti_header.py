@@ -189,7 +189,7 @@ def parse_header(path: Path, content: bytes) -> Any:
         raise _unreadable(path, "not a NIfTI header" if content else "an empty file")
     size = kind.template_dtype.itemsize
     if len(content) < size:
-        raise _unreadable(path, f"{len(content)} bytes, where a header has {size}")
+        raise _unreadable(path, f"{len(content)} bytes, but a header has {size}")
     return kind(content[:size], check=False)
 
 

@@ -73,7 +73,7 @@ def read_nrrd_header(header: TextHeader) -> ImageHeader:
     """Interpret a NRRD header; raises `ScanError`."""
     with header.path.open("rb") as file:
         if not file.read(4) == b"NRRD":
-            raise ScanError(f"{header.path.name} cannot be read", found="no NRRD header", remedy="export it again")
+            raise ScanError(f"{header.path.name} cannot be read", found="not an NRRD header", remedy="export it again")
     try:
         sizes = tuple(int(n) for n in (header.get("sizes") or "").split())
     except ValueError as error:
@@ -92,7 +92,7 @@ def _stored(header: TextHeader, sizes: tuple[int, ...]) -> StoredValues:
     """Interpret the fields for type, encoding and position of the values."""
     kind = " ".join((header.get("type") or "").lower().split())
     if kind not in TYPES:
-        raise header.refuse("type", "a type of plain numbers")
+        raise header.refuse("type", "a numeric type")
     encoding = ENCODINGS.get((header.get("encoding") or "").lower())
     if encoding is None:
         raise header.refuse("encoding", "raw, gzip, bzip2, ascii or hex")
@@ -105,9 +105,9 @@ def _stored(header: TextHeader, sizes: tuple[int, ...]) -> StoredValues:
     n_lines = _whole_number(header, "line skip", "lineskip")
     n_skipped = _whole_number(header, "byte skip", "byteskip")
     if n_lines < 0 or n_skipped < -1 or (n_skipped and encoding in ("text", "hex")):
-        raise header.refuse("byte skip", "0 or more; -1 where values are raw")
+        raise header.refuse("byte skip", "0 or more, or -1 for raw values")
     if n_skipped < 0 and encoding != "raw":
-        raise header.refuse("byte skip", "0 or more, where values are not raw")
+        raise header.refuse("byte skip", "0 or more for values that are not raw")
     return StoredValues(
         path=header.values_path,
         shape=sizes,

@@ -171,7 +171,7 @@ def _refuse_other_patients(scans: Sequence[Scan], case: str) -> None:
     identities = [identity_of(s.source.header[0]) for s in scans if s.source.kind == "dicom" and s.source.header]
     if identities and (differing := differing_identifiers(identities)):
         raise ScanError(
-            f"case {case}: its channels are of different patients",
+            f"case {case}: its channels belong to different patients",
             expected="one patient",
             found=f"{', '.join(differing)} differ",
             remedy="sort the series by patient",

@@ -96,7 +96,9 @@ def read_values(name: str, stored: StoredValues) -> tuple[NDArray[np.generic], i
     except (*DAMAGE, ValueError, OverflowError) as error:
         raise report_damage(Path(name), error) from error
     except MemoryError as error:
-        raise ScanError(f"{name} is too large for the memory", found=f"{stored.n_bytes} bytes of values") from error
+        raise ScanError(
+            f"{name} is too large for the available memory", found=f"{stored.n_bytes} bytes of values"
+        ) from error
     return values.reshape(stored.shape, order="F"), n_surplus
 
 

@@ -147,7 +147,7 @@ def _blocks(file: BinaryIO, n_bytes: int | None) -> Iterator[bytes]:
 
 
 def report_damage(path: Path, error: Exception) -> ScanError:
-    """Return the error for a file whose values are damaged or incomplete."""
+    """Return the error for a file with damaged or incomplete values."""
     return ScanError(
         f"{path.name} is damaged or incomplete",
         found=str(error) or type(error).__name__,
@@ -177,4 +177,4 @@ def check_surplus(path: Path, n_surplus: int, n_bytes: int, n_slices: int) -> tu
             found=f"{n_bytes + n_surplus} bytes",
             remedy="repair its header, or export it again",
         )
-    return ("the file holds some bytes beyond the values that its header describes",) if n_surplus else ()
+    return ("the file holds surplus bytes after the values of its header",) if n_surplus else ()

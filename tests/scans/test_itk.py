@@ -243,7 +243,7 @@ def test_an_origin_without_directions_is_kept_as_itk_keeps_it(
 
     np.testing.assert_allclose(scan.affine[:3, 3], at)
     np.testing.assert_allclose(LPS[:3, :3] @ sitk.ReadImage(str(path)).GetOrigin(), at)
-    unknown = "the header says nothing of orientation; the axes are taken as LPS"
+    unknown = "the header does not give orientation; LPS is assumed"
     assert scan.notes == (unknown, "a spacing is unknown; 1 mm is assumed")
     for changed in ({"spacings": "1 2 3"}, {"spacings": "1 2 3", "space": None}):
         again = read_scan(write_nrrd(tmp_path / "y.nrrd", {"space": space, "space directions": None} | changed))

@@ -66,7 +66,7 @@ def _restore_vr(dataset: Any, raw: Any) -> Any:
         raw = dataset.get_item(raw.tag)  # reads a deferred value from its file
     if not raw.is_raw:
         return raw
-    if vr == "SQ":  # items inside UN are implicit VR little endian, whatever the file's encoding
+    if vr == "SQ":  # items inside UN are always implicit VR little endian
         items = convert_SQ(raw.value or b"", True, True)
         dataset[raw.tag] = DataElement(raw.tag, "SQ", items)
     else:

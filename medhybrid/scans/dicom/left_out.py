@@ -42,10 +42,10 @@ def find_left_out(mask: NDArray[np.bool_], drawn: Sequence[int]) -> str:
     gaps = _shared_gaps(mask, drawn)
     for below, above in gaps:
         if _n_between((below, above)) <= MAX_LEFT_OUT or min(len(below), len(above)) == 1:
-            return f"{_n_between((below, above))} without one between slices {below[-1] + 1} and {above[0] + 1}"
+            return f"{_n_between((below, above))} without a contour between slices {below[-1] + 1} and {above[0] + 1}"
     n_between, n = _most_common([_n_between(g) for g in gaps])
     if n >= MIN_REGULAR or _are_regular(gaps):
-        return f"{n_between} without one at {n} places"
+        return f"{n_between} slices without a contour at {n} places"
     return ""
 
 
@@ -57,7 +57,7 @@ def find_stripes(mask: NDArray[np.bool_]) -> str:
     if every > 1 and gaps:
         return f"overlapping pixels on every {every} slices"
     if _are_regular(gaps):
-        return f"{_n_between(gaps[0])} without pixels at {len(gaps)} places"
+        return f"{_n_between(gaps[0])} slices without pixels at {len(gaps)} places"
     return ""
 
 

@@ -124,7 +124,7 @@ class PixelBytes:
         """Return the compressed stream of a frame; raises `SeriesError` if it is damaged or holds surplus data."""
         try:
             stream = self.stream(index)
-        except Exception as error:  # damaged fragments raise many kinds
+        except Exception as error:  # damaged fragments raise many kinds of exceptions
             raise truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
         self._refuse_surplus(stream)
         return stream

@@ -142,7 +142,7 @@ class SegFile:
     def _stream(self, index: int) -> bytes:
         try:
             return frame_stream(self.dataset, index)
-        except Exception as error:  # damaged fragments raise many kinds
+        except Exception as error:  # damaged fragments raise many kinds of exceptions
             raise unreadable(self.path, type(error).__name__) from error
 
     def _refuse_further_frames(self) -> None:
@@ -153,7 +153,7 @@ class SegFile:
             return
         try:
             n_frames = count_frames(self.dataset, syntax)
-        except Exception as error:  # damaged fragments raise many kinds
+        except Exception as error:  # damaged fragments raise many kinds of exceptions
             raise unreadable(self.path, type(error).__name__) from error
         if n_frames > self.n_frames:
             raise unreadable(self.path, f"{n_frames} frames, but NumberOfFrames {self.n_frames}")

@@ -1,4 +1,4 @@
-"""Separation of repeated volumes in a series whose positions differ slightly, as after a small movement of the table.
+"""Separation of repeated volumes with slightly different positions, for example after a small movement of the table.
 
 Together, their slices are not evenly spaced. Resampling them as one volume would blend the repeats.
 """

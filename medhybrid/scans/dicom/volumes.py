@@ -214,7 +214,7 @@ def _refuse_leftovers(groups: Sequence[Sequence[Frame]], series: str) -> None:
         series=series,
         expected="one grid, or complete stacks, each in a different orientation",
         found="; ".join(f"{len(g)} of {text}" for g, text in list(zip(groups, shown, strict=True))[:4])
-        + f"; first odd one {smallest[0].name}",
+        + f"; first different file {smallest[0].name}",
         remedy="export each stack as a separate series",
     )
 
@@ -296,7 +296,10 @@ def _stack_of_one_kind(frames: Sequence[Frame], series: str) -> Stack:
         )
     first = frames[0]
     if odd_ones := [f for f in frames if f.inverted_from != first.inverted_from]:
-        ways = ["as they are" if f.inverted_from is None else f"from {f.inverted_from}" for f in (first, odd_ones[0])]
+        ways = [
+            "not inverted" if f.inverted_from is None else f"inverted from {f.inverted_from}"
+            for f in (first, odd_ones[0])
+        ]
         raise SeriesError(
             f"{series}: MONOCHROME1 inverts the slices in different ways",
             code="not_image",

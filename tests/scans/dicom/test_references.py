@@ -452,7 +452,7 @@ def test_pairs_of_slices_at_regular_distances_are_refused(tmp_path: Path) -> Non
     pairs = [ellipse(scan.source.header[k], CENTRE, OUTER) for k in (0, 1, 5, 6, 10, 11)]
     path = write_rtstruct(tmp_path / "rt.dcm", {"pairs": pairs, "two": pairs[:4]})
 
-    with pytest.raises(ScanError, match=r"drawn on some slices only.*3 without one at 2 places"):
+    with pytest.raises(ScanError, match=r"drawn on some slices only.*3 slices without a contour at 2 places"):
         read_masks(path, scan, ["pairs"])
     assert np.flatnonzero(read_masks(path, scan, ["two"])["two"].any((0, 1))).tolist() == [0, 1, 5, 6]
 

@@ -42,7 +42,7 @@ PLAIN = {
     "study_glioma_like/T1pre",
     "study_glioma_like/T2",
 }
-"""Folders of the public collection whose manifest says: read, one volume."""
+"""Folders of the public collection that are read as one volume, by its manifest."""
 
 
 def volume(shape: tuple[int, int, int] = (6, 5, 4)) -> np.ndarray:
@@ -217,7 +217,7 @@ LEFT_ASIDE = {
     "mr_rgb_secondary_capture",
 }
 SPLIT = {"mr_enhanced_fieldmap_philips": 2, "mr_mixed_orientation_philips": 2, "mr_two_timepoints_ge": 2, **TILED}
-"""What the manifest says of the other folders, and what is done of it."""
+"""Results for the other folders: the manifest's decision, and the implemented one."""
 
 
 @pytest.mark.slow
