@@ -52,7 +52,7 @@ def test_corner_distance_detects_a_rotated_grid_with_the_same_centre() -> None:
 
 
 def test_corner_distance_of_grids_with_different_shapes_is_refused() -> None:
-    with pytest.raises(GeometryError, match=r"expected \(2, 2, 2\), found \(2, 2, 3\)|differ in shape"):
+    with pytest.raises(GeometryError, match=r"expected \(2, 2, 2\), found \(2, 2, 3\)|different shapes"):
         corner_distance_mm(Grid((2, 2, 2), np.eye(4)), Grid((2, 2, 3), np.eye(4)))
 
 

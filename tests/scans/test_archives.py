@@ -148,7 +148,7 @@ def test_missing_files_of_a_medium_are_reported(medium: Path) -> None:
 
     problems = [e.problem for e in discover(medium).entries if e.problem]
 
-    assert any("names 1 files that are not there" in p for p in problems)
+    assert any("lists 1 files that do not exist" in p for p in problems)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")

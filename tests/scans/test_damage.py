@@ -103,7 +103,7 @@ def test_other_bytes_after_complete_gzip_values_are_noted(tmp_path: Path, name: 
     scan = read_scan(path)
 
     np.testing.assert_array_equal(scan.array[0], ARRAY)
-    assert any("beyond the values" in note for note in scan.notes)
+    assert any("surplus bytes" in note for note in scan.notes)
 
 
 PLAIN = {
@@ -126,7 +126,7 @@ def test_too_few_or_too_many_uncompressed_values_are_refused(tmp_path: Path, nam
         read_scan(tmp_path / name)
 
     (tmp_path / name).write_bytes(pack(PLAIN[name]() + b"end"))
-    assert any("beyond the values" in note for note in read_scan(tmp_path / name).notes)
+    assert any("surplus bytes" in note for note in read_scan(tmp_path / name).notes)
 
 
 @pytest.mark.parametrize("words", ["1 2 3", "1 2 3 4 x", "1 2 3 40000", "1 2 3 4 5"])

@@ -134,7 +134,7 @@ def test_hidden_folders_are_skipped_and_counted(folder: Path, caplog: pytest.Log
 
     assert [e.name for e in found.entries] == before
     assert found.passed_over == ("$RECYCLE.BIN", ".Trash-1000", ".snapshot")
-    assert "3 hidden folders, or folders of results, are not searched" in caplog.text
+    assert "3 hidden folders or result folders are not searched" in caplog.text
     assert [e.name for e in discover(folder / ".snapshot").entries] == ["old"]
 
 

@@ -402,7 +402,7 @@ def test_bytes_after_a_compressed_stream_are_noted_or_refused(tmp_path: Path, n_
         with pytest.raises(ScanError, match="more values"):
             read_scan(path)
         return
-    assert "some bytes beyond" in " ".join(read_scan(path).notes)
+    assert "surplus bytes" in " ".join(read_scan(path).notes)
 
 
 def test_upper_case_suffixes_are_recognised(tmp_path: Path) -> None:

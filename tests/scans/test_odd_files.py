@@ -117,7 +117,7 @@ def test_invalid_form_codes_are_named(tmp_path: Path) -> None:
     content[252:256] = bytes([0, 0, 6, 0])  # qform_code 0, sform_code 6
     (tmp_path / "a.nii").write_bytes(content)
     (note,) = read_scan(tmp_path / "a.nii").notes
-    assert "6 and 0 are not those of the standard" in note
+    assert "6 and 0 are not valid" in note
 
 
 @pytest.mark.parametrize(("name", "values"), [("KVP", ("120", "120.0")), ("RepetitionTime", ("2000", "2000.1"))])

@@ -57,7 +57,7 @@ def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
         read_scan(save_nifti(tmp_path / "b.nii.gz", blob_case(0)[0], moved)),
     ]
 
-    with pytest.raises(ScanError, match="channel FLAIR lies on another grid"):
+    with pytest.raises(ScanError, match="channel FLAIR has another grid"):
         stack_channels(scans, ["T1", "FLAIR"], case="x")
 
 

@@ -159,4 +159,4 @@ def test_a_differing_attribute_that_separates_no_volumes_is_named(tmp_path: Path
     write(tmp_path / "enhanced.dcm", 3, group)
 
     (entry,) = discover(tmp_path).entries
-    assert "differ at one position and name no volume: NumberOfAverages" in entry.problem
+    assert "differ at one position, but do not separate volumes: NumberOfAverages" in entry.problem

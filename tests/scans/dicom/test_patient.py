@@ -66,7 +66,7 @@ def test_channels_of_two_patients_under_one_study_are_refused(tmp_path: Path, va
     change(paths, values)
     (item,) = make_worklist(discover(tmp_path), [("T1", False), ("FLAIR", False)], {}).items
 
-    with pytest.raises(MedHybridError, match=f"of different patients.*{next(iter(values))}") as caught:
+    with pytest.raises(MedHybridError, match=f"to different patients.*{next(iter(values))}") as caught:
         item.read(["T1", "FLAIR"])
     assert "SECRET" not in str(caught.value)
 

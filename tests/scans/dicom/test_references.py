@@ -372,7 +372,7 @@ def test_structures_with_one_number_are_refused_and_unnamed_ones_are_named(tmp_p
     d.save_as(path)
 
     assert reference_names(path) == ["x", "y", "structure 2", "structure 3"]
-    with pytest.raises(ScanError, match="2 structures of number 1"):
+    with pytest.raises(ScanError, match="2 structures with number 1"):
         read_masks(path, scan, ["x"])
 
 
@@ -539,7 +539,7 @@ def test_a_segmentation_with_surplus_frames_is_refused(tmp_path: Path) -> None:
     d.NumberOfFrames = 4
     d.save_as(tmp_path / "seg.dcm")
 
-    with pytest.raises(ScanError, match="more frames than the 4"):
+    with pytest.raises(ScanError, match="more frames than NumberOfFrames 4"):
         read_masks(tmp_path / "seg.dcm", scan, ["x"])
 
 
