@@ -122,9 +122,9 @@ def test_what_is_no_volume_is_not_written(tmp_path: Path) -> None:
         medhybrid.write_nifti(tmp_path / "a.png", volume, np.eye(4))
     with pytest.raises(OutputError, match=r"values up to .* cannot be written"):
         medhybrid.write_nifti(tmp_path / "a.nii", np.full((2, 2, 2), 2**60), np.eye(4))
-    with pytest.raises(GeometryError, match=r"shape \(3, 3\) is no volume"):
+    with pytest.raises(GeometryError, match=r"shape \(3, 3\) is not a volume"):
         medhybrid.write_nifti(tmp_path / "a.nii", volume[0], np.eye(4))
-    with pytest.raises(GeometryError, match="places no voxel"):
+    with pytest.raises(GeometryError, match="the affine is invalid"):
         medhybrid.write_nifti(tmp_path / "a.nii", volume, np.full((4, 4), np.nan))
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Affines, orientations and resampling: arrays in, arrays out."""
+"""Affines, orientations and resampling of arrays. No module here reads or writes files."""
 
 from medhybrid.geometry.affine import (
     LPS_FROM_RAS,

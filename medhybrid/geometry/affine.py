@@ -1,6 +1,6 @@
 """Affines: 4x4 float64 matrices from voxel indices (i, j, k) to world coordinates in RAS millimetres.
 
-Voxel indices name voxel centres. The nibabel page on coordinate systems is the best introduction to the convention.
+An integer index is the centre of a voxel. The nibabel page on coordinate systems explains the convention.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from medhybrid.errors import GeometryError
 Affine = NDArray[np.float64]
 
 MIN_RELATIVE_VOLUME = 1e-9
-"""A voxel whose volume is a smaller share of the product of its edges is flat: voxels would collapse onto a plane."""
+"""Smallest ratio of a voxel's volume to the product of its edges. Below it, the affine is singular."""
 
 MAX_LAST_ROW_ERROR = 1e-8
-"""How far the last row of an affine may be from (0, 0, 0, 1): rounding of products of affines."""
+"""Largest deviation of an affine's last row from (0, 0, 0, 1). Products of affines have rounding errors."""
 
 MAX_SHEAR_COSINE = 1e-3
-"""Axes whose direction cosines have a larger inner product are not at right angles (0.06 degrees)."""
+"""Largest inner product of the direction cosines of two orthogonal axes (0.06 degrees)."""
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""DICOM and ITK use LPS; the package uses RAS. The matrix is its own inverse."""
+"""Matrix between RAS, used in this package, and LPS, used by DICOM and ITK. It is its own inverse."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A voxel grid in the world: shape `(X, Y, Z)` and affine `(4, 4)` to RAS mm.
+    """Voxel grid in world coordinates: shape `(X, Y, Z)` and affine `(4, 4)` to RAS mm.
 
     Raises
     ------
@@ -46,22 +46,28 @@ class Grid:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance of neighbouring voxel centres along each axis."""
+        """Return the distance between neighbouring voxel centres along each axis, in mm."""
         return spacing_mm(self.affine)
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel, in a tilted scan, too, whose axes are not at right angles."""
+        """Return the volume of a voxel in ml. It is also correct for sheared grids (tilted gantry)."""
         return voxel_ml(self.affine)
 
     @property
     def corners_mm(self) -> NDArray[np.float64]:
-        """World positions `(8, 3)` of the corner voxels' centres."""
+        """Return the world positions `(8, 3)` of the corner voxels' centres, in RAS mm."""
         index = np.array(list(product(*((0, n - 1) for n in self.shape))), float)
         return apply_affine(self.affine, index)
 
     def box(self, box: tuple[slice, ...]) -> Grid:
-        """The grid of a part: a slice with step 1 for each axis."""
+        """Return the grid of a subvolume.
+
+        Parameters
+        ----------
+        box : tuple of slice
+            One slice with step 1 per axis.
+        """
         ranges = [range(*s.indices(n)) for s, n in zip(box, self.shape, strict=True)]
         affine = self.affine.copy()
         affine[:3, 3] = apply_affine(self.affine, np.array([r.start for r in ranges], float))
@@ -70,17 +76,19 @@ class Grid:
 
 
 def check_affine(affine: Affine) -> None:
-    """Raise `GeometryError` unless `affine` maps voxels to distinct, finite positions."""
+    """Raise `GeometryError` for an affine that is not 4x4, not finite or singular."""
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
-        raise GeometryError("affine cannot be used", expected="4x4 finite numbers", found=str(affine.tolist()))
+        raise GeometryError(
+            "affine is not 4x4 or not finite", expected="4x4 finite numbers", found=str(affine.tolist())
+        )
     if np.abs(affine[3] - (0, 0, 0, 1)).max() > MAX_LAST_ROW_ERROR:
-        raise GeometryError("affine cannot be used", expected="last row (0, 0, 0, 1)", found=str(affine[3].tolist()))
+        raise GeometryError("affine has a wrong last row", expected="(0, 0, 0, 1)", found=str(affine[3].tolist()))
     if is_singular(affine):
         raise GeometryError("affine is singular", found=str(affine.tolist()), remedy="repair the file's header")
 
 
 def is_singular(affine: Affine) -> bool:
-    """Whether voxels of a finite affine (4, 4) would collapse onto a plane, a line or a point."""
+    """Return True if a finite affine (4, 4) maps all voxels to one plane, line or point."""
     edges = np.array(spacing_mm(affine))
     if (edges == 0).any():
         return True
@@ -88,31 +96,31 @@ def is_singular(affine: Affine) -> bool:
 
 
 def voxel_ml(affine: Affine) -> float:
-    """Volume of a voxel of a grid with this affine."""
+    """Return the volume of one voxel of `affine` (4, 4), in ml."""
     return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 def spacing_mm(affine: Affine) -> tuple[float, float, float]:
-    """Voxel spacing along each axis of `affine` (4, 4)."""
+    """Return the voxel spacing along each axis of `affine` (4, 4), in mm."""
     x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     return float(x), float(y), float(z)
 
 
 def apply_affine(affine: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Map points `(..., 3)` through `affine` (4, 4)."""
+    """Transform points `(..., 3)` by `affine` (4, 4)."""
     result: NDArray[np.float64] = points @ affine[:3, :3].T + affine[:3, 3]
     return result
 
 
 def is_sheared(affine: Affine) -> bool:
-    """Whether the axes are not at right angles, as with a tilted gantry."""
+    """Return True if the axes are not orthogonal, for example in CT with a tilted gantry."""
     cosines = affine[:3, :3] / np.array(spacing_mm(affine))
     gram = cosines.T @ cosines
     return bool(np.abs(gram - np.eye(3)).max() > MAX_SHEAR_COSINE)
 
 
 def corner_distance_mm(a: Grid, b: Grid) -> float:
-    """Largest distance between corresponding corners of two grids of one shape.
+    """Return the largest distance between corresponding corners of two grids of the same shape, in mm.
 
     Raises
     ------
@@ -120,5 +128,5 @@ def corner_distance_mm(a: Grid, b: Grid) -> float:
         If the shapes differ.
     """
     if a.shape != b.shape:
-        raise GeometryError("grids differ in shape", expected=str(a.shape), found=str(b.shape))
+        raise GeometryError("grids have different shapes", expected=str(a.shape), found=str(b.shape))
     return float(np.linalg.norm(a.corners_mm - b.corners_mm, axis=1).max())

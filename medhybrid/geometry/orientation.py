@@ -1,6 +1,6 @@
-"""Turning arrays to the closest canonical orientation (RAS) by permuting and flipping axes, and back.
+"""Reorientation of arrays to the closest canonical orientation (RAS) by permuting and flipping axes, and back.
 
-No interpolation: every voxel keeps its value and its place in the world.
+Nothing is interpolated: every voxel keeps its value and its world position.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from numpy.typing import NDArray
 from medhybrid.geometry.affine import Affine, Grid, corner_distance_mm, spacing_mm
 
 MAX_PART_GAP_MM = 0.01
-"""A part whose corners lie further from voxels of a grid is none of it."""
+"""Largest distance of a subvolume's corners from the voxels of the full grid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A permutation and flips of the three spatial axes.
+    """Permutation and flips of the three spatial axes.
 
     Attributes
     ----------
     axes : (3,) tuple of int
         Source axis of each target axis.
     flips : (3,) tuple of bool
-        Whether the target axis runs against its source axis.
+        True if the target axis runs in the opposite direction of its source axis.
     """
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
 
     def apply(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Turn the last three axes of `array` (..., X, Y, Z); a view."""
+        """Return `array` (..., X, Y, Z) with its last three axes reoriented, as a view."""
         lead = array.ndim - 3
         turned = array.transpose(*range(lead), *(lead + a for a in self.axes))
         return turned[(..., *(slice(None, None, -1) if f else slice(None) for f in self.flips))]
 
     @property
     def inverse(self) -> Turn:
-        """The turn back."""
+        """Return the inverse permutation and flips."""
         x, y, z = (self.axes.index(a) for a in range(3))
         return Turn((x, y, z), (self.flips[x], self.flips[y], self.flips[z]))
 
     def undo(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
-        """The inverse of `apply`; a view."""
+        """Return `array` (..., X, Y, Z) in its orientation before `apply`, as a view."""
         return self.inverse.apply(array)
 
     def grid(self, source: Grid) -> Grid:
-        """The grid of the turned array."""
+        """Return the grid of the reoriented array."""
         shape = tuple(source.shape[a] for a in self.axes)
         to_source = np.zeros((4, 4))  # turned index -> source index
         to_source[3, 3] = 1
@@ -60,20 +60,26 @@ class Turn:
 
 
 def turn_to_ras(affine: Affine) -> Turn:
-    """The turn that brings an array with `affine` (4, 4) closest to RAS.
+    """Return the permutation and flips that bring an array with `affine` (4, 4) closest to RAS.
 
-    Each voxel axis is assigned to one world axis so that the sum of absolute direction cosines is largest.
+    Each voxel axis is assigned to one world axis. The assignment has the largest sum of absolute direction cosines.
     """
     return _turn_of(_directions(affine))
 
 
 def _directions(affine: Affine) -> NDArray[np.float64]:
-    """Unit vectors (world, voxel) along the axes of an affine."""
+    """Return unit vectors (world, voxel) along the axes of an affine."""
     return np.asarray(affine[:3, :3] / np.array(spacing_mm(affine)))
 
 
 def _turn_of(cosines: NDArray[np.float64]) -> Turn:
-    """Return the turn that brings axes closest to others, by the cosines (other axis, axis) between them."""
+    """Return the permutation and flips that align axes best with other axes.
+
+    Parameters
+    ----------
+    cosines : (3, 3) ndarray
+        Cosines of the angles between each other axis (rows) and each axis (columns).
+    """
     others = np.arange(3)
     axes = max(permutations(range(3)), key=lambda voxel: float(np.abs(cosines[others, voxel]).sum()))
     flips = cosines[others, axes] < 0
@@ -81,21 +87,35 @@ def _turn_of(cosines: NDArray[np.float64]) -> Turn:
 
 
 def match_axes(array: NDArray[np.generic], source: Grid, target: Grid) -> tuple[NDArray[np.generic], Grid]:
-    """Turn `array` (..., X, Y, Z) on `source` to the axis order and directions of `target`; the array and its new grid.
+    """Reorient `array` (..., X, Y, Z) on `source` to the axis order and directions of `target`.
 
-    Two files of one scan may run through its voxels in another order. Whether both grids then are one is for the caller to
-    compare.
+    Two files of one scan may store its voxels in different orders. The grids may still differ afterwards: the caller
+    compares them.
+
+    Returns
+    -------
+    array : ndarray
+        The reoriented array, as a view.
+    grid : Grid
+        Its grid.
     """
     turn = _turn_of(
         _directions(target.affine).T @ _directions(source.affine)
-    )  # at 45 degrees, RAS would decide by rounding
+    )  # compared directly, not by RAS: near 45 degrees, rounding could assign the axes of the two grids differently
     return turn.apply(array), turn.grid(source)
 
 
 def extend_to(array: NDArray[np.generic], source: Grid, target: Grid) -> tuple[NDArray[np.generic], Grid]:
-    """Fill an array (..., X, Y, Z) with zeros up to the grid that it was cut from; one that is no part of it stays as it is.
+    """Pad a cropped array (..., X, Y, Z) with zeros to the full grid that it was cut from.
 
-    Both grids run through their voxels in one order; see `match_axes`.
+    Both grids must have the same axis order and directions; see `match_axes`.
+
+    Returns
+    -------
+    array : ndarray
+        The padded array, or the array unchanged if it is not a subvolume of `target`.
+    grid : Grid
+        Its grid.
     """
     first = np.rint((np.linalg.inv(target.affine) @ source.affine)[:3, 3]).astype(int)
     last = first + source.shape
@@ -112,7 +132,7 @@ def extend_to(array: NDArray[np.generic], source: Grid, target: Grid) -> tuple[N
 
 
 def orientation_code(affine: Affine) -> str:
-    """Three letters naming where the axes point, for example `"LPS"`."""
+    """Return the three letters of the directions that the axes point to, for example `"LPS"`."""
     turn = turn_to_ras(affine)
     letters = [""] * 3
     for world, (axis, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):

@@ -1,8 +1,8 @@
-"""Resampling between grids that share their axes: one small matrix per axis.
+"""Resampling between grids with the same axis directions, by one small matrix per axis.
 
-A prepared grid has the directions of its scan's axes, so that resampling is separable: along each axis the values at the
-new positions are a weighted sum of the old ones. When an axis gets coarser the weights widen to a triangle over the new
-voxel (antialiasing); when it gets finer they are linear interpolation. Beyond the outermost centres the edge value holds.
+The grid of a prepared case has the same axis directions as its scan, so resampling is separable. Along each axis, the new
+values are weighted sums of the old ones. Upsampling interpolates linearly. Downsampling widens the weights to a triangle
+as wide as the new voxel (antialiasing). Outside the outermost voxel centres, the edge value is used.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from medhybrid.geometry.affine import Grid, apply_affine
 Float32Array = NDArray[np.float32]
 
 MAX_OFF_AXIS_VOXEL = 1e-3
-"""Largest cross-talk between axes, in voxels over the whole grid, at which two grids count as sharing their axes."""
+"""Largest shift along a second axis, in voxels over the whole grid, for two grids with the same axis directions."""
 
 SLAB_VOXELS = 8_000_000
-"""Voxels of the source that are resampled at once."""
+"""Number of source voxels that are resampled at once, which limits memory."""
 
 
 def respace(source: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
-    """The grid with another spacing that covers the same box (outer voxel edges, not centres).
+    """Return the grid with another spacing and the same field of view (outer voxel edges, not centres).
 
-    The shape is rounded, so the last voxel may reach beyond the box by less than half a voxel; the centre is kept.
+    The centre is kept. The shape is rounded, so the field of view may differ by half a new voxel.
     """
     old = np.array(source.spacing_mm)
     new = np.array(spacing_mm, float)
@@ -34,19 +34,21 @@ def respace(source: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
     scale = new / old
     affine = source.affine.copy()
     affine[:3, :3] *= scale
-    # the two boxes share their centre: index of the new first voxel in old voxels
+    # both grids have the same centre; `first` is the index of the new first voxel in old voxels
     first = (np.array(source.shape) - 1) / 2 - (shape - 1) / 2 * scale
     affine[:3, 3] = apply_affine(source.affine, first)
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
 def axis_weights(n_source: int, positions: NDArray[np.float64], scale: float) -> Float32Array:
-    """Weights `(T, S)` that give values at `positions` (T,), in source voxels, from S source values.
+    """Return the weights `(T, S)` that interpolate T target values from S source values.
 
     Parameters
     ----------
+    positions : (T,) ndarray
+        Positions of the target values, in source voxels.
     scale : float
-        Target spacing over source spacing; above 1 the triangle widens to it.
+        Target spacing divided by source spacing. Above 1, the triangle of weights is this many voxels wide on each side.
     """
     width = max(scale, 1.0)
     clipped = np.clip(positions, 0, n_source - 1)
@@ -56,12 +58,12 @@ def axis_weights(n_source: int, positions: NDArray[np.float64], scale: float) ->
 
 
 def grid_weights(source: Grid, target: Grid) -> tuple[Float32Array, Float32Array, Float32Array]:
-    """One matrix `(T, S)` per axis from `source` to `target`.
+    """Return one matrix `(T, S)` per axis for resampling from `source` to `target`.
 
     Raises
     ------
     GeometryError
-        If the axes of the grids do not share their directions.
+        If the grids have different axis directions.
     """
     to_source = np.linalg.inv(source.affine) @ target.affine
     linear = to_source[:3, :3]
@@ -69,8 +71,8 @@ def grid_weights(source: Grid, target: Grid) -> tuple[Float32Array, Float32Array
     off_axis = np.abs(linear - np.diag(scale)) * np.array(target.shape)
     if off_axis.max() > MAX_OFF_AXIS_VOXEL or (scale <= 0).any():
         raise GeometryError(
-            "grids do not share their axes",
-            expected="target = source with other spacing and origin",
+            "grids have different axis directions",
+            expected="a target grid that differs from the source only in spacing, shape and origin",
             found=f"target to source voxels {np.round(linear, 4).tolist()}",
         )
     return (
@@ -81,9 +83,10 @@ def grid_weights(source: Grid, target: Grid) -> tuple[Float32Array, Float32Array
 
 
 def resample_image(array: NDArray[np.generic], source: Grid, target: Grid) -> Float32Array:
-    """Values of `array` (C, X, Y, Z) on `target`, (C, X', Y', Z') float32.
+    """Resample `array` (C, X, Y, Z) from `source` to `target`, as (C, X', Y', Z') float32.
 
-    Slab by slab along the first axis, so that no more than the result and a slab is held besides the array.
+    Slabs along the first axis are resampled one after the other. Besides the array, only the result and one slab are in
+    memory.
     """
     to_x, *across = grid_weights(source, target)
     result = np.empty((len(array), *target.shape), np.float32)
@@ -100,14 +103,17 @@ def resample_image(array: NDArray[np.generic], source: Grid, target: Grid) -> Fl
 
 
 def _weighted(values: Float32Array, weights: Float32Array, axis: int) -> Float32Array:
-    """Values (C, X, Y, Z) weighted along a spatial axis by (to, from)."""
+    """Multiply values (C, X, Y, Z) along a spatial axis by weights (target, source)."""
     if weights.shape[0] == weights.shape[1] and np.array_equal(weights, np.eye(len(weights), dtype=np.float32)):
         return values
     return np.moveaxis(np.tensordot(weights, values, axes=(1, axis + 1)), 0, axis + 1)
 
 
 def resample_labels(labels: NDArray[np.generic], source: Grid, target: Grid, n_labels: int) -> NDArray[np.uint8]:
-    """Label map (X, Y, Z) with values 0..n_labels on `target`: the label with the largest resampled share."""
+    """Resample a label map (X, Y, Z) with values 0..n_labels from `source` to `target`.
+
+    Each label is resampled as a separate mask. A voxel gets the label with the largest resampled value.
+    """
     if source.shape == target.shape and np.allclose(source.affine, target.affine):
         return labels.astype(np.uint8)
     best = np.zeros(target.shape, np.uint8)

@@ -1,4 +1,4 @@
-"""The only modules that open image files: discovery, reading, writing."""
+"""Discovery, reading and writing of image files. No other package opens image files."""
 
 from medhybrid.scans.discover import BURNED_IN, Discovery, ScanEntry, discover
 from medhybrid.scans.nifti import is_in_millimetres, nifti_bytes, write_nifti

@@ -1,4 +1,4 @@
-"""Channels of one study on different grids, brought to one: by their place in the patient, or by rigid registration."""
+"""Resampling of one study's channels to a common grid, by patient coordinates or by rigid registration."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from medhybrid.number_text import format_apart, format_vectors_apart
 from medhybrid.scans.scan import Scan
 
 LEAST_COVER = 0.5
-"""Share of the reference's voxels that a channel must reach."""
+"""Smallest share of the reference's voxels that a channel must cover."""
 
 LEAST_INFORMATION_GAIN = -0.05
-"""A registration that lowers mutual information by more is not believed."""
+"""Smallest accepted change of mutual information. A registration below it has failed."""
 
 
 def bring_onto(moving: Scan, reference: Scan, name: str, options: ScansConfig) -> tuple[NDArray[np.float32], str]:
-    """Values (X, Y, Z) of `moving` on the reference's grid, and a note of what was done.
+    """Resample `moving` to the grid of `reference`.
+
+    Returns
+    -------
+    values : (X, Y, Z) float32 ndarray
+        The resampled values.
+    note : str
+        A description of the resampling or registration.
 
     Raises
     ------
     ScanError
-        If the two are not known to lie in one space and `options` does not ask for more, or the channel misses the reference.
+        If `options` does not allow resampling, the registration fails, or the channel covers too little of the reference.
     """
     same_frame = _frame(moving) == _frame(reference) != ""
     if options.other_grids == "refuse" or (options.other_grids == "same_frame" and not same_frame):
@@ -35,8 +42,8 @@ def bring_onto(moving: Scan, reference: Scan, name: str, options: ScansConfig) -
         if moving.grid.shape == reference.grid.shape:
             apart = f", corners up to {format_apart([corner_distance_mm(moving.grid, reference.grid)])[0]} mm apart"
         raise ScanError(
-            f"case {reference.case}: channel {name} lies on another grid than the first channel"
-            + ("" if same_frame else ", and nothing says that the two share one space"),
+            f"case {reference.case}: channel {name} has another grid than the first channel"
+            + ("" if same_frame else ", and the two have no common frame of reference"),
             expected=f"{reference.array.shape[1:]}, spacing_mm ({wanted}), one frame of reference",
             found=f"{moving.array.shape[1:]}, spacing_mm ({found}){apart}",
             remedy="resample the channels to one grid first, or set scans.other_grids to resample or register",
@@ -59,7 +66,7 @@ def bring_onto(moving: Scan, reference: Scan, name: str, options: ScansConfig) -
 
 
 def covered_share(moving: Scan, reference: Scan) -> float:
-    """Share of the reference's voxels (a sample of them) whose centres lie within `moving`."""
+    """Return the share of the reference's voxels with centres inside `moving`, estimated from a sample of voxels."""
     axes = [np.unique(np.linspace(0, n - 1, 24).round()) for n in reference.grid.shape]
     index: NDArray[np.float64] = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float64)
     to_moving: NDArray[np.float64] = np.linalg.inv(moving.affine).astype(np.float64)
@@ -69,7 +76,7 @@ def covered_share(moving: Scan, reference: Scan) -> float:
 
 
 def _frame(scan: Scan) -> str:
-    """FrameOfReferenceUID; one that was supplied in memory is unlike every other."""
+    """Return the FrameOfReferenceUID, or an empty string. One generated while reading differs between series."""
     if scan.source.kind != "dicom" or not scan.source.header:
         return ""
     return str(scan.source.header[0].get("FrameOfReferenceUID", ""))
@@ -98,7 +105,15 @@ def _resample(moving: Scan, reference: Scan, transform: Any) -> NDArray[np.float
 
 
 def _register(moving: Scan, reference: Scan) -> tuple[Any, str]:
-    """A rigid transform by mutual information, and how far it moved and how well the two agree before and after."""
+    """Register `moving` to `reference` rigidly by mutual information.
+
+    Returns
+    -------
+    transform : SimpleITK.Transform
+        From the reference to `moving`.
+    quality : str
+        Rotation, translation, and mutual information before and after.
+    """
     import SimpleITK as sitk
 
     fixed, image = _to_itk(reference), _to_itk(moving)
@@ -125,7 +140,7 @@ def _register(moving: Scan, reference: Scan) -> tuple[Any, str]:
         raise ScanError(
             f"case {reference.case}: registration did not improve the match",
             found=f"mutual information {before:.3f} before, {after:.3f} after",
-            remedy="register the channels yourself",
+            remedy="register the channels with another program",
         )
     euler = sitk.Euler3DTransform(sitk.CompositeTransform(found).GetBackTransform())
     angle = np.degrees(np.linalg.norm([euler.GetAngleX(), euler.GetAngleY(), euler.GetAngleZ()]))

@@ -1,4 +1,4 @@
-"""Zip archives of scans, unpacked where their members cannot do harm; and files that a DICOMDIR names."""
+"""Safe unpacking of zip archives, and the files listed in a DICOMDIR."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from medhybrid.names import printable_path, same_file_name
 
 MAX_MEMBERS = 200_000
 MAX_RATIO = 200
-"""An archive that unpacks to more than this many times its packed size is refused. One label map may compress better."""
+"""Largest ratio of unpacked to packed size. Only a single label map may compress better."""
 
 MIN_CHECKED_BYTES = 256 << 20
-"""Archives that unpack to less are not held against `MAX_RATIO`."""
+"""Archives with a smaller unpacked size are not checked against `MAX_RATIO`."""
 
 LOCAL_HEADER_BYTES = 30
-"""Of a member, before its name and its content."""
+"""Length of a member's header, before its name and its content."""
 
 BLOCK = 1 << 20
 
 
 class UnpackedFolder:
-    """A temporary folder that goes when this object goes, or with the interpreter."""
+    """Temporary folder that is removed with this object, or when the interpreter exits."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="medhybrid-"))
@@ -40,13 +40,13 @@ class UnpackedFolder:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Unpack `archive` below `into`.
+    """Unpack a zip archive into a folder.
 
     Raises
     ------
     ScanError
-        If it is damaged or encrypted, a member's path leads outside, or it claims more than there is room for. Nothing of it
-        is left then.
+        If the archive is damaged or encrypted, a member's path is unsafe, or its unpacked size is too large. Members that
+        were unpacked before the error stay in the folder.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -68,7 +68,7 @@ def unpack(archive: Path, into: Path) -> None:
 
 
 def _without_copies(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """Return members less those that are there once more, with one name and content."""
+    """Return members without repeated entries of the same name, checksum and size."""
     return list({(m.filename, m.CRC, m.file_size): m for m in reversed(members)}.values())[::-1]
 
 
@@ -80,19 +80,19 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> No
     if total > free_bytes // 2:
         raise _refused(archive, "it unpacks to more than half of the free disk space")
     if total > MIN_CHECKED_BYTES and total > MAX_RATIO * max(packed, 1):
-        raise _refused(archive, f"it unpacks to {total / 2**20:.0f} MiB, far more than images do")
+        raise _refused(archive, f"it unpacks to {total / 2**20:.0f} MiB, far more than images of this size")
     places = [same_file_name(str(_relative(archive, m))) for m in members]
     if len(set(places)) < len(places):
         doubled = next(m.filename for m, p in zip(members, places, strict=True) if places.count(p) > 1)
-        raise _refused(archive, f"two members of one name: {printable_path(doubled)[:100]}")
+        raise _refused(archive, f"two members with the same name: {printable_path(doubled)[:100]}")
     for m in members:
         if stat.S_ISLNK(m.external_attr >> 16):
-            raise _refused(archive, "a link inside")
+            raise _refused(archive, "a symbolic link inside")
         _relative(archive, m)
 
 
 def _refuse_overlaps(archive: Path, file: zipfile.ZipFile) -> None:
-    """Refuse members that share bytes of the archive, so that few bytes unpack to many files."""
+    """Refuse members that share bytes of the archive (zip bomb)."""
     begins = sorted((m.header_offset, m.header_offset + LOCAL_HEADER_BYTES + m.compress_size) for m in file.infolist())
     ends = [end for _, end in begins]
     following = [begin for begin, _ in begins[1:]] + [file.start_dir]
@@ -109,51 +109,56 @@ def _relative(archive: Path, member: zipfile.ZipInfo) -> Path:
 
 
 def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path) -> None:
-    """No more than the member's stated size is written, whatever its stream holds."""
+    """Write one member, and at most as many bytes as its header states."""
     to.parent.mkdir(parents=True, exist_ok=True)
     left = member.file_size
     with file.open(member) as source, to.open("wb") as target:
         while block := source.read(min(BLOCK, left + 1)):
             left -= len(block)
             if left < 0:
-                raise zipfile.BadZipFile("a member is longer than it says")
+                raise zipfile.BadZipFile("a member is longer than its header states")
             target.write(block)
 
 
 def _refused(archive: Path, found: str) -> ScanError:
-    return ScanError(f"{archive.name} cannot be unpacked", found=found, remedy="unpack it yourself, or pack it again")
+    return ScanError(
+        f"{archive.name} cannot be unpacked", found=found, remedy="unpack it with another program, or create it again"
+    )
 
 
 def files_of_dicomdir(path: Path) -> tuple[list[Path], int]:
-    """The files a DICOMDIR names that are there, and how many are not.
+    """Return the existing files that a DICOMDIR lists, and the number of missing ones.
 
     Raises
     ------
     ScanError
-        If it cannot be read, or names a file outside its folder.
+        If the DICOMDIR cannot be read, or lists a file outside its folder.
     """
     import pydicom
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd file names; what they lead to is checked
+            warnings.simplefilter("ignore")  # non-standard file names; the files are checked below
             records = pydicom.dcmread(path).DirectoryRecordSequence
             named = [r.ReferencedFileID for r in records if "ReferencedFileID" in r]
             parts = [[str(n)] if isinstance(n, str) else [str(p) for p in n] for n in named]
-    except Exception as error:  # damaged files raise many kinds
+    except Exception as error:  # damaged files raise many kinds of exceptions
         raise ScanError(f"{path.name} cannot be read as DICOMDIR", found=type(error).__name__) from error
     named_files = [path.parent.joinpath(*p) for p in parts]
     is_inside = all(f.resolve().is_relative_to(path.parent.resolve()) for f in named_files)
     files = [_without_case(path.parent, p) for p in parts] if is_inside else []
     if not is_inside or any(not f.resolve().is_relative_to(path.parent.resolve()) for f in files):
-        raise ScanError(f"{path.name} names files outside its folder", remedy="copy the medium again")
-    _names_in.cache_clear()  # what is there may change
+        raise ScanError(f"{path.name} lists files outside its folder", remedy="copy the medium again")
+    _names_in.cache_clear()  # files may be added before the next call
     present = sorted({f for f in files if f.is_file()})
     return present, len(set(files)) - len(present)
 
 
 def _without_case(folder: Path, parts: Sequence[str]) -> Path:
-    """Return a path below a folder; some systems show the names of a medium in other case, of which exactly one must fit."""
+    """Return a path below a folder, matched without regard to upper and lower case.
+
+    Some systems change the case of file names on a CD. A name is replaced only if exactly one file matches.
+    """
     at = folder
     for part in parts:
         exact = at / part

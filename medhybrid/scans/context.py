@@ -1,11 +1,11 @@
-"""What scanner and study say besides the picture: from the scan's grid, its DICOM header or side file, and `context.csv`.
+"""Metadata of a scan for metadata conditioning: from its grid, its DICOM header or side file, and `context.csv`.
 
-Only the fields of `READERS` exist; none identifies a patient, and everything else is refused or not looked at. A field that
-nobody gives is absent.
+The fields are those of `READERS`. None of them identifies a patient. Other columns of the table are refused, other
+attributes of headers are not read. A field without a value is absent.
 
-context.csv, in the scan's folder or one above, up to the folder that was searched, has a column `case` (the case's name, the
-scan's file name without suffix, or the name of a folder that it is in) and columns of these names; a value there comes before
-a header's.
+The table `context.csv` is in the scan's folder or in a folder above it, up to the searched folder. Its column `case` holds the
+case's name, the scan's file name without suffix, or the name of a folder above the scan. Its other columns are fields. A value
+in the table takes precedence over the header's.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from medhybrid.tables import read_table
 TABLE = "context.csv"
 
 CONTEXT_VERSION = "context 2"
-"""What was read of tables in another way, with other rows and values, is read again."""
+"""Version of the rules for reading tables. Metadata read with another version is read again."""
 
 
 PATIENT_TAGS = {"age_years": "PatientAge", "sex": "PatientSex"}
 
 
 def read_context(scan: Scan, fields: Sequence[str]) -> dict[str, float]:
-    """The fields that are known of a scan.
+    """Return the known metadata fields of a scan as numbers.
 
     Raises
     ------
     ScanError
-        If `context.csv` has columns that are no field.
+        If `context.csv` cannot be read or has unknown columns.
     """
     if not fields:
         return {}
@@ -53,31 +53,33 @@ def read_context(scan: Scan, fields: Sequence[str]) -> dict[str, float]:
 
 
 def _given(scan: Scan, fields: Sequence[str]) -> dict[str, Any]:
-    """Return what header, side file and table say, as it stands there."""
+    """Return the unconverted values of header, side file and table."""
     return {**_of_header(scan, fields), **_of_table(scan)}
 
 
 def unread_context(scan: Scan, fields: Sequence[str]) -> tuple[str, ...]:
-    """Say which fields of a scan are given and not understood: they are taken as absent. Errors as `read_context`."""
+    """Return messages for fields with a value that cannot be converted. Raises the errors of `read_context`."""
     given = _given(scan, fields) if fields else {}
     return tuple(
-        f"{field} is given and cannot be read: it is taken as absent"
+        f"{field} has a value that cannot be read: it is treated as absent"
         for field in fields
         if cannot_be_read(field, given.get(field))
     )
 
 
 def context_files(paths: Iterable[Path], root: Path | None = None) -> tuple[Path, ...]:
-    """Side files and tables that say something of these scans: where one changes, so may what is known of a scan.
+    """Return the existing side files and tables with metadata of these scans.
+
+    If one of them changes, the metadata must be read again.
 
     Parameters
     ----------
     root : Path, optional
-        The folder that was searched: tables may stand as far up as this.
+        The searched folder. Tables are looked for up to this folder.
     """
     near: set[Path] = set()
     for path in paths:
-        file = path / "slice" if path.is_dir() else path  # a folder stands for the files of a series
+        file = path / "slice" if path.is_dir() else path  # a folder stands for all files of a series
         near |= {_side_file(file), *_tables(file, root)}
     return tuple(sorted(p for p in near if p.is_file()))
 
@@ -87,12 +89,12 @@ def _side_file(path: Path) -> Path:
 
 
 def _tables(path: Path, root: Path | None) -> list[Path]:
-    """Return where a table of a file may be, the nearest first."""
+    """Return the possible paths of a file's table, the nearest first."""
     return [folder / TABLE for folder in _folders(path, root)]
 
 
 def _folders(path: Path, root: Path | None) -> list[Path]:
-    """Return the folder of a file and the one above, and those above them up to the one that was searched."""
+    """Return the folder of a file, its parent, and all further parents up to the searched folder."""
     above = list(path.absolute().parents)
     if root is None or root.absolute() not in above:
         return above[:2]
@@ -104,7 +106,7 @@ def _stem(path: Path) -> str:
 
 
 def _of_header(scan: Scan, fields: Sequence[str]) -> Mapping[str, Any]:
-    """From the DICOM header of the first file, or the side file that `convert` writes beside a NIfTI file."""
+    """Return metadata from the DICOM header of the first file, or from the side file that `convert` writes for NIfTI."""
     paths = scan.source.paths
     if not paths:
         return {}
@@ -140,9 +142,10 @@ def _of_table(scan: Scan) -> Mapping[str, str]:
 
 
 def _names_in_table(path: Path, case: str, root: Path | None) -> tuple[str, ...]:
-    """Names by which a scan may stand in `context.csv`; that of the case comes first, since a file may be called as another.
+    """Return the names that a scan may have in `context.csv`, in order of precedence.
 
-    A case may go by a name of its own here (a keyed hash): the file's, less nnU-Net's number, is that of the table.
+    The case's name comes first: a file may have the name of another case. The case's name may be a keyed hash that the table
+    does not have. Then the file's name counts, also without the channel number of nnU-Net.
     """
     stem = _stem(path)
     folders = [f.name for f in _folders(path, root)] if root is not None else []
@@ -152,7 +155,7 @@ def _names_in_table(path: Path, case: str, root: Path | None) -> tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class ContextRemark:
-    """What is odd about a table of context: which names it concerns, and what to do."""
+    """Problem in a `context.csv`, with the affected names and a remedy."""
 
     table: Path
     message: str
@@ -163,9 +166,9 @@ class ContextRemark:
 def remarks_on_context(
     scans: Iterable[tuple[str, Iterable[Path]]], fields: Sequence[str], root: Path | None = None
 ) -> list[ContextRemark]:
-    """Return what each `context.csv` has that is not used as it may be meant: rows, names and values.
+    """Return remarks on unused rows, ambiguous names and unreadable values in each `context.csv`.
 
-    A table that cannot be read is left out here: it is the problem of its cases.
+    A table that cannot be read has no remark: it is reported as a problem of its cases.
     """
     names: dict[Path, dict[str, tuple[str, ...]]] = {}
     for case, paths in scans:
@@ -195,18 +198,18 @@ def _remarks(
     remarks = (
         (
             unused,
-            f"{len(unused)} rows of {TABLE} name no case",
-            "write the name of the image's file without its suffix, or of its folder",
+            f"{len(unused)} rows of {TABLE} match no case",
+            "use the name of the image's file without its suffix, or the name of its folder",
         ),
         (
             doubtful,
-            f"{len(doubtful)} cases fit two rows of {TABLE} that differ: by their name, and by that of a file or folder; "
-            "the one with the case's name counts",
-            "write the names of the cases, and no others",
+            f"{len(doubtful)} cases match two different rows of {TABLE}: by their name, and by the name of a file or folder; "
+            "the row with the case's name is used",
+            "use only the names of the cases",
         ),
         (
             unread,
-            f"{len(unread)} values of {TABLE} cannot be read, and are taken as absent",
+            f"{len(unread)} values of {TABLE} cannot be read, and are treated as absent",
             "write a number with a point, with or without its unit, and F or M as sex",
         ),
     )
@@ -215,7 +218,7 @@ def _remarks(
 
 @lru_cache(maxsize=16)
 def _read_table(path: Path, _changed: int) -> dict[str, dict[str, str]]:
-    """Read `context.csv` by case; raises `ScanError`."""
+    """Return the rows of a `context.csv` by case; raises `ScanError`."""
     try:
         table = read_table(path)
     except DataError as error:
@@ -225,18 +228,18 @@ def _read_table(path: Path, _changed: int) -> dict[str, dict[str, str]]:
     if "case" not in columns or unknown:
         raise ScanError(
             f"{path.name} cannot be used: "
-            + (f"{', '.join(unknown)} are no fields" if unknown else "it has no column case"),
+            + (f"unknown columns {', '.join(unknown)}" if unknown else "the column case is missing"),
             expected="case, and any of " + ", ".join(READERS),
-            remedy="leave other columns out; what identifies a patient must not stand here",
+            remedy="remove other columns; data that identify a patient are not allowed here",
         )
     found: dict[str, dict[str, str]] = {}
     for line, row in table.rows:
         if "" in row:
             raise ScanError(
-                f"{path.name}: line {line} has more cells than there are columns", remedy="correct the table"
+                f"{path.name}: line {line} has more cells than the header has columns", remedy="correct the table"
             )
         name = unicodedata.normalize("NFC", row["case"])
         if name in found:
-            raise ScanError(f"{path.name}: line {line} is a second one of its case", remedy="remove one of them")
+            raise ScanError(f"{path.name}: line {line} is a second row of the same case", remedy="remove one of them")
         found[name] = {k: with_decimal_point(v, table.separator) for k, v in row.items() if k != "case"}
     return found

@@ -1,4 +1,4 @@
-"""What is known of a scan as numbers: from texts with units, decimal commas and words, as people and headers write them."""
+"""Conversion of metadata texts to numbers. The texts may have units, decimal commas and words in several languages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from medhybrid.scans.contrast import has_contrast_agent
 
 NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\W\d_]*)\.?")
-"""A number, and its unit."""
+"""A number with an optional unit."""
 
 DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)(?=\s*[^\W\d_]*\.?$)")
 
 BLANK = ("", "na", "n/a", "n.a.", "nan", "none", "null", "unknown", "unbekannt", "not known", "-", "--", "?", ".")
-"""Texts that say that a value is not known, in lower case."""
+"""Texts for an unknown value, in lower case."""
 
 OTHER_SEX = ("o", "other", "d", "divers", "diverse", "u", "x", "nb", "intersex")
-"""Known, and neither of the two that the network is told."""
+"""Known values of sex other than F and M. They are treated as absent without a warning."""
 
 SEXES = {
     **dict.fromkeys(("f", "female", "w", "weiblich", "woman", "girl", "frau", "femme"), 0.0),
@@ -35,13 +35,13 @@ AGES = {
 LENGTHS = {"": 1.0, "mm": 1.0, "cm": 10.0}
 TIMES = {**dict.fromkeys(("", "ms", "msec"), 1.0), **dict.fromkeys(("s", "sec"), 1000.0)}
 FIELDS = {**dict.fromkeys(("", "t", "tesla"), 1.0), "mt": 0.001}
-"""Units in lower case, and what they are of the unit that is used here."""
+"""Units in lower case, with their factors to years, mm, ms and tesla."""
 
 
 def with_decimal_point(text: str, separator: str) -> str:
-    """Return a cell with its decimal comma as a point, where the table's separator says that it is one.
+    """Replace the decimal comma of a table cell by a point, if the table's separator shows that it is decimal.
 
-    Three digits after a comma may be thousands, unless the cells stand between semicolons.
+    Three digits after a comma may be thousands, unless the table's separator is a semicolon.
     """
     met = DECIMAL_COMMA.match(text)
     if met is None or separator == "," or (separator != ";" and len(met[2]) == 3):
@@ -50,7 +50,7 @@ def with_decimal_point(text: str, separator: str) -> str:
 
 
 def is_blank(text: object) -> bool:
-    """Whether a text says that a value is not known."""
+    """Return True if a text stands for an unknown value."""
     return text is None or str(text).strip().lower() in BLANK
 
 
@@ -68,19 +68,19 @@ def _measure(units: dict[str, float]) -> Callable[[Any], float | None]:
 
 
 def _sex(value: Any) -> float | None:
-    """F is 0, M is 1; others are absent."""
+    """Return 0 for F, 1 for M and None for other values."""
     return SEXES.get(str(value).strip().lower())
 
 
 def _age(value: Any) -> float | None:
-    """Years, also of DICOM's form: 045Y, 018M, 012W, 005D."""
+    """Return an age in years, also from a DICOM age string: 045Y, 018M, 012W, 005D."""
     if met := re.fullmatch(r"(\d{1,3})([YMWD])", str(value).strip().upper()):
         return int(met[1]) / {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[met[2]]
     return _measure(AGES)(value)
 
 
 def _contrast(value: Any) -> float | None:
-    """1 with an agent, 0 without; see `has_contrast_agent`."""
+    """Return 1 with a contrast agent, 0 without, None if unknown; see `has_contrast_agent`."""
     has_agent = has_contrast_agent(value)
     return None if has_agent is None else float(has_agent)
 
@@ -96,11 +96,11 @@ READERS: dict[str, Callable[[Any], float | None]] = {
     "age_years": _age,
     "sex": _sex,
 }
-"""Every field there is, and how its text becomes a number."""
+"""The function that converts a text to a number, for each metadata field."""
 
 
 def cannot_be_read(field: str, value: Any) -> bool:
-    """Whether somebody gave a value of a field, and it is none that is understood: it would be absent without a word."""
+    """Return True if a field has a value that cannot be converted, so that the user must be warned."""
     if is_blank(value) or (field == "sex" and str(value).strip().lower() in OTHER_SEX):
         return False
     return READERS[field](value) is None

@@ -1,4 +1,4 @@
-"""Whether a text says that a contrast agent was given: ContrastBolusAgent of a header, or a cell of `context.csv`."""
+"""Detection of a contrast agent from text: ContrastBolusAgent of a DICOM header, or a cell of `context.csv`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 ABSENT = re.compile(r"|nan|null|none specified|[\s\-_.*]+|n\.?a\.?|n/a|not applicable")
-"""Stands in place of a text."""
+"""Placeholders for an empty text."""
 
 UNKNOWN = re.compile(
     r"[?\s]+|unk|unkn\w*|unbekannt|unspecified|tbd|other|perhaps|maybe|possibly|pending|optional"
@@ -30,13 +30,14 @@ NO = re.compile(
 MAX_SHOWN = 4
 
 YES = re.compile(r"y|j|t|c\+|\+c|\+|\d.*|iv|gd|km|cm|ja")
-"""Short texts that say that there was one; longer ones are names of agents."""
+"""Short texts that mean yes. Other texts of three letters or more are names of agents."""
 
 
 def has_contrast_agent(value: Any) -> bool | None:
-    """Return whether a contrast agent was given; None where nothing is said, or nothing that can be understood.
+    """Return True if a contrast agent was given, False if not, and None if this is unknown.
 
-    A text that says neither yes nor no names the agent. One of fewer than three letters is named in a warning.
+    A text that means neither yes nor no is the name of an agent. With fewer than three letters it counts as unknown, with a
+    warning.
     """
     try:
         number = float(value)
@@ -46,7 +47,7 @@ def has_contrast_agent(value: Any) -> bool | None:
 
 
 def is_blank(value: Any) -> bool:
-    """Return whether a text stands for none at all, as an absent attribute does."""
+    """Return True if a text is a placeholder, equivalent to an absent attribute."""
     return value is None or ABSENT.fullmatch(str(value).strip().casefold()) is not None
 
 
@@ -58,6 +59,8 @@ def _read(text: str) -> bool | None:
         return False
     if YES.fullmatch(text) or len(re.findall(r"[^\W\d_]", text)) > 2:
         return True
-    shown = repr(text) if len(text) <= MAX_SHOWN else f"{len(text)} characters"  # no number of anything gets into logs
-    logger.warning("a contrast agent of %s says neither yes nor no; it counts as not known", shown)
+    shown = (
+        repr(text) if len(text) <= MAX_SHOWN else f"{len(text)} characters"
+    )  # longer texts may be identifiers and stay out of logs
+    logger.warning("contrast agent %s means neither yes nor no; it is treated as unknown", shown)
     return None

@@ -1,4 +1,4 @@
-"""What is in a folder: image files and DICOM series, from their headers alone."""
+"""Discovery of image files and DICOM series in a folder, from their headers only."""
 
 from __future__ import annotations
 
@@ -29,40 +29,41 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ScanEntry:
-    """One thing that could be a scan.
+    """Candidate scan found in a folder.
 
     Attributes
     ----------
     name : str
-        Pseudonymous name, unique within a discovery: the path under the folder that was searched.
+        Pseudonymous name, unique within a discovery: the path relative to the searched folder.
     kind : str
         ``nifti``, ``itk`` or ``dicom``.
     paths : tuple of Path
-        The file, and that of its values where it is another; or the files of the series.
+        The file, and the separate file of its values if it has one; or the files of the series.
     description : str
         DICOM series description, for matching channels.
     study : str
-        What belongs to one study: the folder of a file, the StudyInstanceUID of a series.
+        Identifier of the study: the folder of a file, or the StudyInstanceUID of a series.
     shape : tuple of int
-        As far as the headers tell; a DICOM series counts its frames as slices.
+        Shape as in the headers. In a DICOM series, each frame counts as a slice.
     problem : str
-        Why it cannot be read, else empty.
+        Reason why the scan cannot be read, or empty.
     left_aside : str
-        What it is, if it is DICOM but no scan (a localizer, a report), else empty.
+        Reason why a DICOM series is skipped (localizer, report), or empty.
     part : str
-        Which volume of the files, for a series that holds several.
+        Name of the volume, for a series with several volumes.
     code : str
         Code of the problem, for tables; see `SeriesError`.
     uid : str
         SeriesInstanceUID, in memory only.
     acquisition : dict
-        How a DICOM volume was made: echo time, sequence and the like; nothing that identifies a patient.
+        Acquisition parameters of a DICOM volume (echo time, sequence, ...). None of them identifies a patient.
     note : str
-        How the name was made unique, where another scan would have had the same one.
+        Explanation of the name, if it was changed because another scan had the same one.
     shared_name : str
-        The name that several scans would have had; empty where the name is its own.
+        Name before it was made unique; empty if it was unique.
     places : tuple of str
-        Signs of where its files are, which stay when they change; those of a scan in an archive are of the archive.
+        Hashes of the files' paths. They stay the same if the content changes. For scans in an archive, the path of the
+        archive is used.
     """
 
     name: str
@@ -87,21 +88,29 @@ class ScanEntry:
 
     @property
     def file_name(self) -> str:
-        """The name as the files have it, which several scans may share."""
+        """Return the name given by the files, which several scans may share."""
         return self.shared_name or self.name
 
     @property
     def n_channels(self) -> int:
-        """Channels in the file: the fourth axis."""
+        """Return the number of channels in the file (length of the fourth axis)."""
         return self.shape[3] if len(self.shape) == 4 else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What was found under `root`, and how many files were neither images nor DICOM.
+    """Result of searching `root` for scans.
 
-    `unpacked` holds the temporary folders of zip archives: they go when the discovery goes. `passed_over` names the folders
-    below `root` that were not searched: hidden ones, and those that medhybrid wrote.
+    Attributes
+    ----------
+    entries : tuple of ScanEntry
+        The candidate scans, sorted by name.
+    n_skipped : int
+        Number of files that are neither images nor DICOM.
+    unpacked : tuple of UnpackedFolder
+        Temporary folders of zip archives. They are removed with this object.
+    passed_over : tuple of str
+        Folders below `root` that were not searched: hidden folders, and folders written by medhybrid.
     """
 
     root: Path
@@ -112,11 +121,11 @@ class Discovery:
 
     @property
     def left_out(self) -> str:
-        """What was not searched, counted and named; empty if it was all."""
+        """Return a message with the number and names of folders that were not searched, or an empty string."""
         n = len(self.passed_over)
         more = f" and {n - SHOWN} more" if n > SHOWN else ""
         named = ", ".join(self.passed_over[:SHOWN])
-        return f"{n} hidden folders, or folders of results, are not searched: {named}{more}" if n else ""
+        return f"{n} hidden folders or result folders are not searched: {named}{more}" if n else ""
 
 
 def discover(
@@ -127,19 +136,19 @@ def discover(
     converted_in: Path | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Discovery:
-    """Search a file or folder, at any depth; a linked folder is searched once.
+    """Search a file or folder recursively for scans. A linked folder is searched once.
 
-    A folder that cannot be listed is an entry with that problem. Outputs of medhybrid are not scans and are left out, but for
-    the files of `convert`; so are hidden folders.
+    A folder that cannot be listed becomes an entry with this problem. Hidden folders and outputs of medhybrid are skipped,
+    except the files written by `medhybrid convert`.
 
     Parameters
     ----------
     with_archives : bool
-        Unpack zip archives; their scans can be read as long as the discovery is kept.
+        Unpack zip archives. Their scans can be read while the returned object exists.
     without : Path, optional
-        A folder below `root` that is left out: what is written there are no scans.
+        An output folder below `root` that is skipped.
     converted_in : Path, optional
-        A folder in which the files of `convert` are left out, since it is writing there.
+        The output folder of a running `medhybrid convert`, in which its files are skipped.
 
     Raises
     ------
@@ -171,7 +180,7 @@ def discover(
 
 
 def _with_unique_names(entries: Sequence[ScanEntry], base: Path) -> list[ScanEntry]:
-    """Rename entries that would have one name: by the type of their file, else by a hash of their path."""
+    """Make equal names unique by appending the file type, or else a hash of the path."""
     suffixes = ["dicom" if e.kind == "dicom" else e.paths[0].name[len(_stem(e.paths[0])) + 1 :] for e in entries]
     sources = [f"{os.path.relpath(e.paths[0], base)}|{e.part}" for e in entries]
     names = make_unique([e.name for e in entries], [s.replace(".", "") for s in suffixes], sources)
@@ -185,7 +194,7 @@ def _with_unique_names(entries: Sequence[ScanEntry], base: Path) -> list[ScanEnt
 
 
 def _with_places(entries: Sequence[ScanEntry], base: Path, holds: Sequence[UnpackedFolder]) -> list[ScanEntry]:
-    """Note where the files of each entry are: its first file, and for a series its folder with its UID."""
+    """Add path hashes to entries: of the first file, and for a series of its folder and UID."""
     real = cache(os.path.realpath)
     found = []
     for entry in entries:
@@ -203,7 +212,17 @@ def _stem(path: Path) -> str:
 def _list_files(
     root: Path, base: Path, with_archives: bool, walk: Walk
 ) -> tuple[list[Path], list[ScanEntry], list[UnpackedFolder]]:
-    """Every file, those in archives unpacked; an entry for what a folder, a DICOMDIR or an archive fails to give."""
+    """List all files, including those of unpacked archives.
+
+    Returns
+    -------
+    paths : list of Path
+        The files.
+    problems : list of ScanEntry
+        Entries for folders, DICOMDIRs and archives that cannot be read completely.
+    holds : list of UnpackedFolder
+        Temporary folders of the archives.
+    """
     problems: list[ScanEntry] = []
 
     def on_error(folder: Path, error: Exception) -> None:
@@ -233,7 +252,7 @@ def _list_files(
                     paths += named
                 if n_absent:
                     raise ScanError(
-                        f"{path.name} names {n_absent} files that are not there", remedy="copy the medium again"
+                        f"{path.name} lists {n_absent} files that do not exist", remedy="copy the medium again"
                     )
         except Exception as error:
             what = f"{path.name} cannot be opened"
@@ -255,7 +274,7 @@ def _broken_entry(path: Path, base: Path, problem: str) -> ScanEntry:
 
 
 def _archive_entry(path: Path, base: Path) -> ScanEntry:
-    """Return the entry of an archive inside another, which is not unpacked."""
+    """Return the entry of an archive inside another archive. It is not unpacked."""
     name = name_from_path(path.relative_to(base).with_suffix(""))
     return ScanEntry(
         name, "dicom", (path,), "", "", str(path.parent), (), (), "", "", left_aside="an archive inside an archive"
@@ -263,7 +282,7 @@ def _archive_entry(path: Path, base: Path) -> ScanEntry:
 
 
 def _kind_of(path: Path) -> image_files.Kind:
-    """Return the reader of a file; one that cannot be looked into is read as an image, whose reader says why not."""
+    """Return the reader for a file. An unreadable file counts as NIfTI, so that its reader reports the reason."""
     try:
         return image_files.kind_of(path)
     except Exception:
@@ -296,14 +315,14 @@ def _image_entry(path: Path, kind: image_files.Kind, base: Path) -> ScanEntry:
 
 
 def _series_name(series: SeriesEntry, base: Path) -> str:
-    """The folder of the series under the root; the descriptions in headers may identify, so they are not used."""
+    """Return the name of a series: its folder relative to the root. Header descriptions may identify a patient."""
     folders = {p.parent for p in series.paths}
     common = Path(os.path.commonpath([str(f) for f in folders]))
     return name_from_path(common.relative_to(base)) if common != base else "series"
 
 
 def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
-    """One entry a volume; one for a series that has none."""
+    """Return one entry per volume, or one entry for a series without volumes."""
     rest = ScanEntry(
         name=name,
         kind="dicom",

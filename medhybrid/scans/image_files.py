@@ -1,4 +1,4 @@
-"""Image files by name: their kind, and the files that belong together."""
+"""Recognition of image files by name, and of files that belong together (header and values)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from medhybrid.scans.nifti_header import SUFFIXES, VALUE_SUFFIXES, header_beside
 Kind = Literal["nifti", "itk", "values", ""]
 
 GROUPS_OF_DICOM = (b"\x02\x00", b"\x08\x00")
-"""Bytes at the start of DICOM files without a preamble."""
+"""First bytes of DICOM files without a preamble."""
 
 
 def kind_of(path: Path) -> Kind:
-    """Return the reader of a file: `values` if it belongs to another file, nothing if it is no image file by its name."""
+    """Return the kind of a file, which selects its reader.
+
+    Returns
+    -------
+    kind : str
+        ``nifti`` or ``itk``; ``values`` for the values of a separate header; empty if the name is not an image file's.
+    """
     name = path.name.lower()
     if name.endswith(itk.SUFFIXES):
         return "itk"
@@ -35,24 +41,24 @@ def kind_of(path: Path) -> Kind:
 
 
 def header_of(path: Path) -> Path:
-    """Return the `.hdr` file of an `.img` file, and any other path as it is."""
+    """Return the `.hdr` file of an `.img` file; return any other path unchanged."""
     return (header_beside(path) or path) if path.name.lower().endswith(VALUE_SUFFIXES) else path
 
 
 def read_geometry(path: Path) -> tuple[tuple[int, ...], Affine]:
-    """Read shape `(X, Y, Z[, C])` and affine to RAS mm of an image file without its values; raises `ScanError`."""
+    """Read the shape `(X, Y, Z[, C])` and the affine to RAS mm from a header; raises `ScanError`."""
     return nifti.nifti_header(path) if kind_of(path) == "nifti" else itk.itk_header(path)
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """Return an image file, and the one that holds its values where it is another; raises `ScanError`."""
+    """Return an image file, and the separate file of its values if it has one; raises `ScanError`."""
     is_nifti = kind_of(path) == "nifti"
     values = read_header(path).values if is_nifti else itk.read_image_header(path).stored.path
     return (path,) if values == path else (path, values)
 
 
 def is_header_with_values(paths: Sequence[Path]) -> bool:
-    """Report whether two files are an image's header and its values."""
+    """Return True if two files are the header and the values of one image."""
     if len(paths) != 2 or kind_of(paths[0]) not in ("nifti", "itk"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""What NRRD and MetaImage headers have in common once they are interpreted."""
+"""Common interpretation of NRRD and MetaImage headers."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ MM_PER_UNIT = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
 }
 
-MASK_ELSEWHERE = "so that a mask of this image, which is NIfTI, lies elsewhere there than the image"
+MASK_ELSEWHERE = "so they show the NIfTI mask of this image at another position than the image"
 
 UNKNOWN_THICKNESS = "the thickness of the slice is unknown; 1 mm is assumed"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """A header, interpreted.
+    """Interpreted NRRD or MetaImage header.
 
     Attributes
     ----------
     affine : (4, 4) float64 ndarray
         Voxel index to RAS mm.
     stored : StoredValues
-        How the values are stored.
+        Storage of the values.
     spatial_axes : tuple of int
-        The stored axes that are X, Y and, if there is one, Z.
+        The stored axes X and Y, and Z if it exists.
     notes : tuple of str
-        What is doubtful.
+        Remarks on doubtful or assumed values.
     """
 
     affine: Affine
@@ -46,25 +46,25 @@ class ImageHeader:
 
     @property
     def channel_axes(self) -> tuple[int, ...]:
-        """Stored axes longer than 1 that are not spatial."""
+        """Return the stored non-spatial axes that are longer than 1."""
         shape = self.stored.shape
         return tuple(a for a in range(len(shape)) if a not in self.spatial_axes and shape[a] != 1)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape `(X, Y, Z)`, or `(X, Y, Z, C)`."""
+        """Return the shape `(X, Y, Z)`, or `(X, Y, Z, C)` with channels."""
         shape = self.stored.shape
         spatial = tuple(shape[a] for a in self.spatial_axes)
         return *spatial, *(1,) * (3 - len(spatial)), *(shape[a] for a in self.channel_axes)
 
 
 def affine_from_lps(lps: Affine) -> Affine:
-    """Return an affine to RAS mm for one to LPS mm."""
+    """Convert an affine to LPS mm into one to RAS mm."""
     return LPS_FROM_RAS @ lps
 
 
 def unit_notes(path: Path, unit: str) -> tuple[float, tuple[str, ...]]:
-    """Return the millimetres in a unit of length, and a note if it is another; raises `ScanError` if it is unknown."""
+    """Return the factor from a unit of length to mm, and a note unless it is 1; raises `ScanError` if it is unknown."""
     name = unit.strip().strip('"').strip().lower()
     if name not in MM_PER_UNIT:
         raise ScanError(
@@ -76,4 +76,4 @@ def unit_notes(path: Path, unit: str) -> tuple[float, tuple[str, ...]]:
     factor = MM_PER_UNIT[name]
     if factor == 1:
         return factor, ()
-    return factor, (f"lengths in {name} were converted to mm; programs on ITK ignore the unit, {MASK_ELSEWHERE}",)
+    return factor, (f"lengths in {name} were converted to mm; ITK-based programs ignore the unit, {MASK_ELSEWHERE}",)

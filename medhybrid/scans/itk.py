@@ -1,7 +1,7 @@
-"""NRRD and MetaImage files in.
+"""Reading of NRRD and MetaImage files.
 
-Their values are read here, not by SimpleITK, whose readers neither compare the checksums of compressed values nor report a
-stream that breaks off.
+The values are not read by SimpleITK: its readers do not compare the checksums of compressed values, and do not report a
+stream that ends early.
 """
 
 from __future__ import annotations
@@ -23,20 +23,18 @@ from medhybrid.scans.stored_values import read_values
 from medhybrid.scans.streams import check_surplus
 from medhybrid.scans.text_headers import is_meta, read_text_header
 
-SHEARED_NOTE = (
-    "its axes are not at right angles; programs on ITK open the image, and refuse a mask of it, which is NIfTI"
-)
+SHEARED_NOTE = "its axes are not at right angles; ITK-based programs open the image, but refuse its NIfTI mask"
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def read_itk(path: Path) -> Scan:
-    """Read a 3-D file; a vector image or a 4-D one gives channels.
+    """Read a 3-D file. The components of a vector image, or the fourth axis of a 4-D image, become channels.
 
     Raises
     ------
     ScanError
-        If the file is damaged or cannot be read, is not a volume, or its affine is unusable.
+        If the file is damaged or cannot be read, is not a volume, or has an invalid affine.
     """
     header = read_image_header(path)
     values, n_surplus = read_values(path.name, header.stored)
@@ -57,19 +55,19 @@ def read_itk(path: Path) -> Scan:
 
 
 def itk_header(path: Path) -> tuple[tuple[int, ...], Affine]:
-    """Shape `(X, Y, Z[, C])` and affine to RAS mm without reading the values; raises `ScanError`."""
+    """Read the shape `(X, Y, Z[, C])` and the affine to RAS mm, without the values; raises `ScanError`."""
     header = read_image_header(path)
     return header.shape, header.affine
 
 
 def read_image_header(path: Path) -> ImageHeader:
-    """Read and interpret a header; raises `ScanError` also if its file cannot hold what it claims."""
+    """Read and interpret a header; raises `ScanError`, also if the file is too small for its header."""
     text = read_text_header(path)
     try:
         header = read_meta_header(text) if is_meta(path) else read_nrrd_header(text)
     except ScanError:
         raise
-    except Exception as error:  # damaged headers raise of many kinds
+    except Exception as error:  # damaged headers raise many kinds of exceptions
         raise ScanError(f"{path.name} has an unusable header", found=str(error), remedy="export it again") from error
     stored = header.stored
     if len(header.shape) > 4 or min(header.shape) < 1:
@@ -84,7 +82,7 @@ def read_image_header(path: Path) -> ImageHeader:
 
 
 def _channels_first(values: NDArray[np.generic], header: ImageHeader) -> NDArray[np.generic]:
-    """Bring values with the axes as stored to `(C, X, Y, Z)`."""
+    """Reorder values from their stored axes to `(C, X, Y, Z)`."""
     kept = (*header.channel_axes, *header.spatial_axes)
     dropped = tuple(a for a in range(values.ndim) if a not in kept)
     moved = values.transpose(*kept, *dropped)

@@ -1,4 +1,4 @@
-"""MetaImage headers (`.mha`, `.mhd`): where voxels lie, by SimpleITK, and how their values are stored."""
+"""Interpretation of MetaImage headers (`.mha`, `.mhd`): affine (read by SimpleITK) and storage of the values."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ TYPES = (
     "FLOAT",
     "DOUBLE",
 )
-"""Types of plain numbers, with MET_ before them, and _ARRAY after them where there are channels."""
+"""Numeric types, without their prefix MET_ and, with channels, their suffix _ARRAY."""
 
 LENGTH_FIELDS = ("elementspacing", "elementsize")
 
 PLACE_FIELDS = ("offset", "position", "origin")
 
 MAX_LINE = 4096
-"""ITK reads no longer line."""
+"""Longest line that ITK reads, in characters."""
 
 MAX_CHANNELS = 10_000
 
 LPS_NAMES = ("RAI", "???", "")
-"""ITK's letters for axes that run towards left, posterior and superior: it names where they start."""
+"""AnatomicalOrientation of LPS axes, or unknown. ITK names the side where an axis starts, so LPS is RAI."""
 
 
 def read_meta_header(header: TextHeader) -> ImageHeader:
@@ -55,7 +55,7 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     try:
-        with tempfile.TemporaryDirectory() as folder:  # ITK ends the process on a path that is not UTF-8
+        with tempfile.TemporaryDirectory() as folder:  # ITK crashes the process for a path that is not UTF-8
             link = Path(folder) / f"header{header.path.suffix.lower()}"
             os.symlink(os.path.abspath(header.path), link)
             reader.SetFileName(str(link))
@@ -82,7 +82,7 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
         notes += (UNKNOWN_THICKNESS,)
     letters = header.get("anatomicalorientation") or ""
     if header.get(*MATRIX_FIELDS) is None and letters.upper() not in LPS_NAMES:
-        notes += (f"AnatomicalOrientation {letters} is not used: without a TransformMatrix, axes are taken as LPS",)
+        notes += (f"AnatomicalOrientation {letters} is not used: without a TransformMatrix, LPS is assumed",)
     unit, unit_note = unit_notes(header.path, header.get("distanceunits") or "")
     lps[:3] *= unit
     shape = tuple(int(n) for n in reader.GetSize())
@@ -98,7 +98,7 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
 
 
 def _refuse_fields(header: TextHeader) -> None:
-    """Refuse fields that ITK refuses without a reason, or takes for others."""
+    """Refuse fields that ITK would refuse without a reason, or misinterpret."""
     n = int(header.get("ndims") or 0)
     if not n:
         raise header.refuse("ndims", "the number of axes")
@@ -110,7 +110,7 @@ def _refuse_fields(header: TextHeader) -> None:
         raise header.refuse("dimsize", f"{n} whole numbers above 0")
     kind = (header.get("elementtype") or "").upper()
     if kind.removeprefix("MET_").removesuffix("_ARRAY") not in TYPES:
-        raise header.refuse("elementtype", "a type of plain numbers, such as MET_SHORT")
+        raise header.refuse("elementtype", "a numeric type, such as MET_SHORT")
     for fields, n_wanted in ((LENGTH_FIELDS, n), (PLACE_FIELDS, n), (MATRIX_FIELDS, n * n)):
         for field in fields:
             values = _numbers_of(header, field)
@@ -128,7 +128,7 @@ def _has_channels(header: TextHeader) -> bool:
 
 
 def _numbers_of(header: TextHeader, field: str) -> list[float]:
-    """Return the numbers of a field; none where it is absent."""
+    """Return the numbers of a field, or an empty list if it is absent."""
     try:
         return [float(v) for v in (header.get(field) or "").split()]
     except ValueError as error:
@@ -136,7 +136,7 @@ def _numbers_of(header: TextHeader, field: str) -> list[float]:
 
 
 def _stored(header: TextHeader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StoredValues:
-    """Interpret the fields that say how values are stored."""
+    """Interpret the fields for byte order, compression and position of the values."""
     is_local = header.values_path == header.path
     orders = {_is_true(header.get(n)) for n in ORDER_FIELDS if n in header.fields}
     if len(orders) > 1:
@@ -147,7 +147,7 @@ def _stored(header: TextHeader, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     skip = _whole_number(header, "headersize") or 0
     start = skip if skip else header.end if is_local else 0
     if skip < 0 and (is_compressed or is_text):
-        raise header.refuse("headersize", "0 or more, where values are not raw")
+        raise header.refuse("headersize", "0 or more for values that are not raw")
     return StoredValues(
         path=header.values_path,
         shape=shape,
@@ -173,7 +173,7 @@ def _whole_number(header: TextHeader, field: str) -> int | None:
 
 
 def _dtypes() -> dict[int, str]:
-    """Return the numpy type of each type of ITK that holds plain numbers."""
+    """Return the numpy type of each numeric pixel type of ITK."""
     import SimpleITK as sitk
 
     names = {"UInt8": "u1", "Int8": "i1", "UInt16": "u2", "Int16": "i2", "UInt32": "u4", "Int32": "i4"}
@@ -183,6 +183,6 @@ def _dtypes() -> dict[int, str]:
 
 
 def _last_line(error: Exception) -> str:
-    """Return what ITK says last of an error; of a field that it does not accept, it says no more than that."""
+    """Return the last line of an ITK error. ITK gives no details for a field that it does not accept."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return "a field with a value that ITK does not accept" if lines[-1].startswith("Reason:") else lines[-1]

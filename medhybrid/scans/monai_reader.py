@@ -1,4 +1,4 @@
-"""The `ImageReader` by which MONAI's transforms read scans; apart from `reader`, as importing MONAI takes seconds."""
+"""`ImageReader` for MONAI's transforms, in a separate module because importing MONAI takes seconds."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from medhybrid.scans.scan import Scan
 
 
 class ScanReader(ImageReader):  # type: ignore[misc]
-    """MONAI's interface to `read_scan`: `LoadImage(reader=ScanReader())` gives a `(C, X, Y, Z)` `MetaTensor` in RAS mm."""
+    """MONAI reader based on `read_scan`. `LoadImage(reader=ScanReader())` returns a `(C, X, Y, Z)` `MetaTensor` in RAS mm."""
 
     def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
-        """Every path is tried: DICOM files often have no suffix."""
+        """Return True for every path, because DICOM files often have no suffix."""
         return True
 
     def read(self, data: Sequence[str | Path] | str | Path, **_: Any) -> Scan:
-        """Read one scan; several paths are the channels of one, in order."""
+        """Read one scan. Several paths are its channels, in their order."""
         if isinstance(data, (str, Path)):
             return read_scan(data)
         if len(data) == 1:
@@ -31,7 +31,7 @@ class ScanReader(ImageReader):  # type: ignore[misc]
         return stack_channels(scans, [f"channel_{i}" for i in range(len(scans))], case=scans[0].case)
 
     def get_data(self, img: Scan) -> tuple[NDArray[np.generic], dict[str, Any]]:
-        """Array and meta data in MONAI's words."""
+        """Return the array and its metadata with MONAI's keys."""
         meta = {
             "affine": img.affine.copy(),
             "original_affine": img.affine.copy(),

@@ -1,4 +1,4 @@
-"""NIfTI files in and out (nibabel), and Analyze 7.5 files in."""
+"""Reading and writing of NIfTI files with nibabel, and reading of Analyze 7.5 files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WRITTEN_SUFFIXES = (".nii.gz", ".nii")
 
 
 def strip_suffix(path: Path) -> str:
-    """File name without the suffixes of NIfTI and Analyze."""
+    """Return a file name without the suffixes of NIfTI and Analyze."""
     for suffix in (*SUFFIXES, *VALUE_SUFFIXES):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
@@ -38,12 +38,14 @@ def strip_suffix(path: Path) -> str:
 
 
 def read_nifti(path: Path) -> Scan:
-    """Read a 3-D file, or a 4-D one with channels last; axes of one voxel after the third are dropped.
+    """Read a 3-D file, or a 4-D file with channels as its last axis.
+
+    Axes of length 1 after the third are dropped.
 
     Raises
     ------
     ScanError
-        If the file is damaged or cut off, is no image of numbers, has another number of axes, or its affine is unusable.
+        If the file is damaged or incomplete, is not a volume of real numbers, or has an invalid affine.
     """
     header = read_header(path)
     array, n_surplus = _read_values(path, header)
@@ -65,25 +67,26 @@ def read_nifti(path: Path) -> Scan:
 
 
 def nifti_header(path: Path) -> tuple[tuple[int, ...], Affine]:
-    """Shape `(X, Y, Z[, C])` and affine without reading the values; raises `ScanError`."""
+    """Read the shape `(X, Y, Z[, C])` and the affine, without the values; raises `ScanError`."""
     header = read_header(path)
     return header.shape, _place(path, header)[0]
 
 
 def _place(path: Path, header: NiftiHeader) -> tuple[Affine, tuple[str, ...]]:
-    """Compute the affine and its notes; raises `ScanError`."""
+    """Return the affine and its notes; raises `ScanError`."""
     try:
         return affine_of(header, header.shape)
     except MedHybridError:
         raise
-    except Exception as error:  # quaternions and sizes of damaged headers raise of many kinds
+    except Exception as error:  # damaged quaternions and voxel sizes raise many kinds of exceptions
         raise report_affine(path, error) from error
 
 
 def _read_values(path: Path, header: NiftiHeader) -> tuple[NDArray[np.generic], int]:
-    """Read values, integers as they are where the file has no scaling, else float32; and count the bytes beyond them.
+    """Read values, and count the surplus bytes after them.
 
-    The stream is read to its end, so that the checksum of gzip is compared.
+    Integers without scaling keep their type; all other values become float32. The stream is read to its end, so that the
+    checksum of gzip is compared.
     """
     from nibabel.arrayproxy import ArrayProxy
 
@@ -109,30 +112,33 @@ def _read_values(path: Path, header: NiftiHeader) -> tuple[NDArray[np.generic], 
         raise
     except DAMAGE as error:
         raise report_damage(header.values, OSError(str(error).split(" from ")[0])) from error
-    except Exception as error:  # offsets and scaling of damaged headers raise of many kinds
+    except Exception as error:  # damaged offsets and scaling raise many kinds of exceptions
         raise ScanError(f"{path.name} cannot be read as NIfTI", found=str(error), remedy="export it again") from error
     return values.reshape(header.shape, order="F"), n_surplus
 
 
 def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *, like: Source | None = None) -> None:
-    """Write `array` (X, Y, Z), or (C, X, Y, Z) with channels last in the file, atomically.
+    """Write an array as a NIfTI file, atomically.
 
     Parameters
     ----------
     path : str or Path
-        Ends in `.nii` or `.nii.gz`.
-    array : ndarray
-        Truth values and long whole numbers are stored in the shortest type that holds them, half precision as float32.
+        Path that ends in `.nii` or `.nii.gz`.
+    array : (X, Y, Z) or (C, X, Y, Z) ndarray
+        Values. Channels become the last axis of the file. Booleans and 64-bit integers are stored in the shortest type that
+        holds them, float16 as float32.
+    affine : (4, 4) ndarray
+        Voxel index to RAS mm.
     like : Source, optional
-        A NIfTI source. If the affine is the one that its header gives, all fields of the header that place voxels are copied,
-        so that each reader places array and source alike; else its codes are kept.
+        A NIfTI source. If its header gives the same affine, all its geometry fields are copied, so that every reader places
+        both files equally. Otherwise only its sform or qform code is kept.
 
     Raises
     ------
     GeometryError
-        If the array has other dimensions, or the affine is none.
+        If the array has another number of dimensions, or the affine is invalid.
     OutputError
-        If the name is of another kind of file, or a number too long.
+        If the suffix is not one of NIfTI, or an integer is too large.
     """
     import nibabel as nib
 
@@ -142,9 +148,9 @@ def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *,
             f"{path.name} cannot be written as NIfTI", expected=f"a name with {' or '.join(WRITTEN_SUFFIXES)}"
         )
     if array.ndim not in (3, 4):
-        raise GeometryError(f"an array of shape {array.shape} is no volume", expected="(X, Y, Z) or (C, X, Y, Z)")
+        raise GeometryError(f"an array of shape {array.shape} is not a volume", expected="(X, Y, Z) or (C, X, Y, Z)")
     if np.shape(affine) != (4, 4) or not np.isfinite(affine).all():
-        raise GeometryError("the affine places no voxel", expected="4 x 4 finite numbers", found=str(affine))
+        raise GeometryError("the affine is invalid", expected="4 x 4 finite numbers", found=str(affine))
     header = like.header if like is not None and like.kind == "nifti" else None
     array = _storable(array)
     image = _nifti_image(array if array.ndim == 3 else np.moveaxis(array, 0, 3), affine, header)
@@ -158,14 +164,14 @@ def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *,
 
 
 def nifti_bytes(array: NDArray[np.generic], affine: Affine, *, slope: float = 1.0, intercept: float = 0.0) -> bytes:
-    """The content of a `.nii.gz` file of `array` (X, Y, Z), whose values are `slope * array + intercept`."""
+    """Return the content of a `.nii.gz` file of `array` (X, Y, Z) with the values `slope * array + intercept`."""
     image = _nifti_image(array, affine, None)
     image.header.set_slope_inter(slope, intercept)
     return gzip.compress(image.to_bytes(), 6, mtime=0)
 
 
 def _storable(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """In a type that every reader of NIfTI knows."""
+    """Convert an array to a type that every NIfTI reader supports."""
     if array.dtype == np.float16:
         return array.astype(np.float32)
     if array.dtype == bool or array.dtype in (np.int64, np.uint64):
@@ -173,14 +179,14 @@ def _storable(array: NDArray[np.generic]) -> NDArray[np.generic]:
         for kind in (np.uint8, np.int16, np.uint16, np.int32, np.uint32):
             if np.iinfo(kind).min <= least and largest <= np.iinfo(kind).max:
                 return array.astype(kind)
-        if max(-least, largest) > 2**53:  # beyond which float64 rounds
+        if max(-least, largest) > 2**53:  # float64 rounds larger integers
             raise OutputError(f"{array.dtype} values up to {largest} cannot be written as NIfTI", expected="up to 2^53")
         return array.astype(np.float64)
     return array
 
 
 def _nifti_image(data: NDArray[np.generic], affine: Affine, header: Any) -> Any:
-    """Return a nibabel image of `data` (X, Y, Z[, C]), placed as `header` places its voxels if the affine is the same."""
+    """Return a nibabel image of `data` (X, Y, Z[, C]), with the geometry fields of `header` if its affine is the same."""
     import nibabel as nib
 
     if header is not None and _places_alike(header, data.shape, affine):
@@ -192,7 +198,9 @@ def _nifti_image(data: NDArray[np.generic], affine: Affine, header: Any) -> Any:
         code = int(checked["sform_code"]) or int(checked["qform_code"])
     image.set_sform(affine, code=code or 1)
     if is_sheared(affine):
-        image.set_qform(None, code=0)  # a quaternion cannot hold shear; readers that know only qform then refuse
+        image.set_qform(
+            None, code=0
+        )  # a quaternion cannot represent shear; without a qform, readers that ignore the sform cannot misplace the image
     else:
         image.set_qform(affine, code=code or 1)
     image.header.set_xyzt_units("mm")
@@ -200,21 +208,21 @@ def _nifti_image(data: NDArray[np.generic], affine: Affine, header: Any) -> Any:
 
 
 def _places_alike(header: Any, shape: tuple[int, ...], affine: Affine) -> bool:
-    """Report whether a stored header gives voxels of `shape` exactly this affine."""
+    """Return True if a stored header gives exactly this affine for voxels of `shape`."""
     try:
         checked = repair(header)
         by_header, _ = affine_of(NiftiHeader(header, checked, Path(), is_analyze=False), shape)
-    except Exception:  # a header that places nothing is not copied
+    except Exception:  # a header without a valid affine is not copied
         return False
     return np.array_equal(by_header, affine)
 
 
 def _image_with_geometry_of(data: NDArray[np.generic], header: Any) -> Any:
-    """Return a nibabel image, of the NIfTI version of `header`, with its fields that place voxels, bit by bit."""
+    """Return a nibabel image with the NIfTI version and the exact geometry fields of `header`."""
     import nibabel as nib
 
     kind = nib.Nifti2Image if int(header.sizeof_hdr) == nib.Nifti2Header.sizeof_hdr else nib.Nifti1Image
-    image = kind(data, None)  # without an affine, nibabel leaves the fields as they are
+    image = kind(data, None)  # without an affine, nibabel does not change the geometry fields
     image.header["pixdim"][:4] = header["pixdim"][:4]
     for name in GEOMETRY_FIELDS:
         image.header[name] = header[name]
@@ -222,6 +230,6 @@ def _image_with_geometry_of(data: NDArray[np.generic], header: Any) -> Any:
 
 
 def is_in_millimetres(source: Source) -> bool:
-    """Report whether the header of a source, if it is NIfTI, gives lengths in millimetres."""
+    """Return True unless a NIfTI header gives lengths in another unit than millimetres."""
     header = source.header if source.kind == "nifti" else None
     return header is None or unit_of(header) in (0, 2)

@@ -1,6 +1,6 @@
-"""Headers of NIfTI-1, NIfTI-2 and Analyze 7.5 files: where their values lie, and where their voxels lie in the world.
+"""Headers of NIfTI-1, NIfTI-2 and Analyze 7.5 files: the file of the values, the shape and the affine.
 
-The sform is preferred to the qform, as in nibabel. Lengths in micrometres or metres become millimetres, as in ITK.
+The sform is preferred to the qform, as in nibabel. Lengths in micrometres or metres are converted to millimetres, as in ITK.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from medhybrid.scans.streams import is_gzip, open_plain_or_gzip, report_damage
 SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr")
 
 VALUE_SUFFIXES = (".img.gz", ".img")
-"""Of the file beside a `.hdr`."""
+"""Suffixes of the file of values that belongs to a `.hdr` file."""
 
 MAX_FORM_DIFFERENCE_MM = 0.1
-"""Where sform and qform place a corner further apart than this, the scan carries a note."""
+"""Largest distance between a corner placed by sform and by qform without a note."""
 
 MAX_SIZE_DIFFERENCE = 1e-3
-"""Share by which the voxel sizes of sform and pixdim may differ without a note."""
+"""Largest relative difference between the voxel sizes of sform and pixdim without a note."""
 
 QUATERNION_LENGTHS = (1 + 1.7e-7, 1.0005)
-"""Between these a quaternion was made too long by rounding, and nibabel refuses it."""
+"""Lengths of quaternions that rounding made too long. nibabel refuses them."""
 
 PLAUSIBLE_MM = (0.01, 100.0)
-"""Voxels outside this range carry a note: the unit is probably wrong."""
+"""Voxel sizes outside this range get a note: the unit is probably wrong."""
 
 MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-"""By the code of the header's spatial unit; without a unit, millimetres are assumed."""
+"""Factors to mm by the code of the header's spatial unit. Without a unit, millimetres are assumed."""
 
 UNIT_NAMES = {0: "no unit", 1: "metres", 2: "millimetres", 3: "micrometres"}
 
@@ -58,7 +58,7 @@ GEOMETRY_FIELDS = (
     "srow_z",
     "xyzt_units",
 )
-"""Besides `pixdim[0:4]`, the fields by which any reader places voxels."""
+"""Fields that determine the affine in any reader, besides `pixdim[0:4]`."""
 
 BYTES_OF_VERSION_1 = 348
 
@@ -67,25 +67,23 @@ BYTES_OF_VERSION_2 = 540
 _SILENT = logging.Logger("nibabel headers", level=logging.CRITICAL + 1)
 
 
-ANALYZE_IN_ITK = (
-    "programs on ITK place the first voxel at the origin, and a mask of this image, which is NIfTI, elsewhere"
-)
+ANALYZE_IN_ITK = "ITK-based programs place the first voxel of this image at the origin, but not that of its NIfTI mask"
 
 
 @dataclass(frozen=True, slots=True)
 class NiftiHeader:
-    """What a header says.
+    """Header of a NIfTI or Analyze file.
 
     Attributes
     ----------
     stored : nibabel header
-        As it is in the file.
+        The header as stored in the file.
     checked : nibabel header
-        As nibabel repairs it.
+        The header after nibabel's repairs.
     values : Path
         The file that holds the values.
     is_analyze : bool
-        Analyze 7.5, which knows no orientation.
+        True for Analyze 7.5, which stores no orientation.
     """
 
     stored: Any
@@ -95,23 +93,23 @@ class NiftiHeader:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Shape in the file."""
+        """Return the shape as stored in the file."""
         return tuple(int(n) for n in self.checked.get_data_shape())
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape `(X, Y, Z)`, or `(X, Y, Z, C)` if some axis after the third is longer than 1."""
+        """Return the shape `(X, Y, Z)`, or `(X, Y, Z, C)` if an axis after the third is longer than 1."""
         stored = self.stored_shape
         return *stored[:3], *(1,) * (3 - len(stored)), *(n for n in stored[3:] if n != 1)
 
     @property
     def mm_per_unit(self) -> float:
-        """Millimetres in the header's unit of length."""
+        """Return the factor from the header's unit of length to mm."""
         return MM_PER_UNIT.get(self.unit, 1.0)
 
     @property
     def unit(self) -> int:
-        """Code of the header's unit of length."""
+        """Return the code of the header's unit of length (0 for Analyze)."""
         return 0 if self.is_analyze else unit_of(self.stored)
 
 
@@ -121,11 +119,11 @@ def read_header(path: Path) -> NiftiHeader:
     Raises
     ------
     ScanError
-        If it is not a valid header, there are no values, or they are not plain numbers.
+        If the header is not valid, the values are missing, or they are not real numbers.
     """
     if path.name.lower().endswith(VALUE_SUFFIXES):
         raise ScanError(
-            f"{path.name} holds values without their header",
+            f"{path.name} holds values without a header",
             expected=f"{_stem(path)}.hdr in the same folder",
             remedy="copy both files of the pair",
         )
@@ -137,7 +135,7 @@ def read_header(path: Path) -> NiftiHeader:
         _check(path, header)
     except ScanError:
         raise
-    except Exception as error:  # damaged headers raise of every kind
+    except Exception as error:  # damaged headers raise many kinds of exceptions
         raise _unreadable(path, str(error) or type(error).__name__) from error
     return header
 
@@ -155,7 +153,7 @@ def _read_start(path: Path) -> bytes:
 
 
 def is_pair_header(path: Path) -> bool:
-    """Report whether a `.hdr` file is the header of a NIfTI or Analyze pair: other programs use the suffix, too."""
+    """Return True if a `.hdr` file is the header of a NIfTI or Analyze pair. Other formats also use this suffix."""
     try:
         with open_plain_or_gzip(path) as stream:
             start = stream.read(4)
@@ -168,12 +166,12 @@ def is_pair_header(path: Path) -> bool:
 
 
 def header_beside(path: Path) -> Path | None:
-    """Return the `.hdr` file of an `.img` file, or None."""
+    """Return the `.hdr` file of an `.img` file, or None if it does not exist."""
     return _beside(path, (".hdr", ".hdr.gz"))
 
 
 def parse_header(path: Path, content: bytes) -> Any:
-    """Parse a header as it is stored, by nibabel; raises `ScanError` if it is of no known kind."""
+    """Parse a header with nibabel, without repairs; raises `ScanError` if its format is unknown."""
     from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
     from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
     from nibabel.spm2analyze import Spm2AnalyzeHeader
@@ -181,17 +179,17 @@ def parse_header(path: Path, content: bytes) -> Any:
     is_pair = path.name.lower().endswith((".hdr", ".hdr.gz"))
     magic = content[344:347] if content[344:347] in (b"ni1", b"n+1") else content[4:7]
     if magic in (b"ni1", b"ni2") and not is_pair:
-        raise _unreadable(path, "the header of a .hdr and .img pair", "name it .hdr, beside its .img")
+        raise _unreadable(path, "the header of a .hdr and .img pair", "rename it to .hdr, in the folder of its .img")
     kinds = {b"n+1": Nifti1Header, b"ni1": Nifti1PairHeader, b"n+2": Nifti2Header, b"ni2": Nifti2PairHeader}
     if magic in kinds:
         kind = kinds[magic]
     elif is_pair and any(int.from_bytes(content[:4], order) == BYTES_OF_VERSION_1 for order in ("little", "big")):
         kind = Spm2AnalyzeHeader
     else:
-        raise _unreadable(path, "no NIfTI header" if content else "an empty file")
+        raise _unreadable(path, "not a NIfTI header" if content else "an empty file")
     size = kind.template_dtype.itemsize
     if len(content) < size:
-        raise _unreadable(path, f"{len(content)} bytes, where a header has {size}")
+        raise _unreadable(path, f"{len(content)} bytes, but a header has {size}")
     return kind(content[:size], check=False)
 
 
@@ -201,12 +199,14 @@ def unit_of(stored: Any) -> int:
 
 
 def repair(stored: Any) -> Any:
-    """Return a header as nibabel repairs it, without log lines: faults that matter become notes.
+    """Return a copy of a header with nibabel's repairs.
+
+    nibabel's log lines are suppressed: relevant faults become notes of the scan.
 
     Raises
     ------
     nibabel.spatialimages.HeaderDataError
-        If it cannot be repaired.
+        If the header cannot be repaired.
     """
     checked = stored.copy()
     checked.check_fix(logger=_SILENT)
@@ -214,12 +214,14 @@ def repair(stored: Any) -> Any:
 
 
 def affine_of(header: NiftiHeader, shape: tuple[int, ...]) -> tuple[Affine, tuple[str, ...]]:
-    """Compute the affine to RAS mm of voxels of `shape` (X, Y, Z), and notes on what is doubtful.
+    """Compute the affine to RAS mm for voxels of `shape` (X, Y, Z).
 
-    Raises
-    ------
-    ScanError
-        If no field of the header places the voxels.
+    Returns
+    -------
+    affine : (4, 4) ndarray
+        Voxel index to RAS mm. The caller checks that it is valid.
+    notes : tuple of str
+        Remarks on missing, repaired or contradictory fields.
     """
     affine, notes = _affine_in_units(header, (shape[0], shape[1], shape[2]))
     scaled = affine.copy()
@@ -235,36 +237,41 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
         base = np.asarray(checked.get_best_affine(), np.float64)
         return base, (
             *notes,
-            f"Analyze 7.5 headers hold no orientation: left and right may be swapped; {ANALYZE_IN_ITK}",
+            f"Analyze 7.5 headers store no orientation: left and right may be swapped; {ANALYZE_IN_ITK}",
         )
     sform = int(checked["sform_code"])
     qform = int(checked["qform_code"])
     qform_notes = _repair_quaternion(header, checked) if qform else ()
     if not sform and not qform:
         codes = [int(header.stored[name]) for name in ("sform_code", "qform_code")]
-        why = "are 0" if not any(codes) else f"{codes[0]} and {codes[1]} are not those of the standard"
-        notes += (f"the header says nothing of position and orientation (sform and qform codes {why})",)
+        why = "are 0" if not any(codes) else f"{codes[0]} and {codes[1]} are not valid"
+        notes += (f"the header does not give position and orientation (sform and qform codes {why})",)
         return np.asarray(checked.get_base_affine(), np.float64), notes
     by_sform = np.asarray(checked.get_sform(), np.float64)
     if sform and np.isfinite(by_sform).all() and not is_singular(by_sform):
         return by_sform, _form_notes(header, checked, by_sform, shape)
     if not qform:
         completed = _complete(by_sform, shape, float(checked["pixdim"][3]))
-        return completed, ("the sform gives the slice no third axis; one at right angles is assumed",)
+        return completed, ("the sform has no third axis for this slice; an orthogonal one is assumed",)
     by_qform = np.asarray(checked.get_qform(), np.float64)
     notes += qform_notes
-    return by_qform, (*notes, "sform cannot be used; qform is used") if sform else notes
+    return by_qform, (*notes, "sform is invalid; qform is used") if sform else notes
 
 
 def _repair_quaternion(header: NiftiHeader, checked: Any) -> tuple[str, ...]:
-    """Shorten a quaternion that rounding made longer than 1, as ITK does; note that, and a sign that is none."""
+    """Normalise a quaternion that rounding made longer than 1, as ITK does.
+
+    Returns notes on the quaternion, and on a pixdim[0] (sign of the third axis) other than 1 and -1.
+    """
     notes: tuple[str, ...] = ()
     parts = [np.float64(checked[f"quatern_{name}"]) for name in "bcd"]
     length = float(np.linalg.norm(parts))
     if QUATERNION_LENGTHS[0] < length <= QUATERNION_LENGTHS[1]:
         for name, part in zip("bcd", parts, strict=True):
-            checked[f"quatern_{name}"] = part / length * (1 + 1e-7)  # nibabel takes the fourth number as 0 from here on
-        notes += (f"the quaternion of the qform has length {length:.7f}; it is shortened to 1",)
+            checked[f"quatern_{name}"] = (
+                part / length * (1 + 1e-7)
+            )  # slightly above 1, so that nibabel sets the fourth component to 0
+        notes += (f"the quaternion of the qform has length {length:.7f}; it is normalised to 1",)
     sign = float(header.stored["pixdim"][0])
     if sign not in (-1.0, 0.0, 1.0):
         used = int(checked["pixdim"][0])
@@ -273,7 +280,7 @@ def _repair_quaternion(header: NiftiHeader, checked: Any) -> tuple[str, ...]:
 
 
 def _fill_sizes(header: NiftiHeader, checked: Any, shape: tuple[int, int, int]) -> tuple[str, ...]:
-    """Note voxel sizes that are repaired, and repair those of slices whose thickness is no number."""
+    """Set an unknown slice thickness to 1, and return notes on this and on nibabel's repairs of pixdim."""
     notes: tuple[str, ...] = ()
     for axis, n in enumerate(shape, start=1):
         size = float(header.stored["pixdim"][axis])
@@ -288,7 +295,7 @@ def _fill_sizes(header: NiftiHeader, checked: Any, shape: tuple[int, int, int]) 
 
 
 def _complete(sform: Affine, shape: tuple[int, int, int], thickness: float) -> Affine:
-    """Give a single slice whose sform has no third axis one at right angles to the slice."""
+    """Add an orthogonal third axis to the sform of a single slice without one."""
     completed = sform.copy()
     if shape[2] == 1 and not sform[:3, 2].any():
         normal = np.cross(sform[:3, 0], sform[:3, 1])
@@ -299,7 +306,7 @@ def _complete(sform: Affine, shape: tuple[int, int, int], thickness: float) -> A
 
 
 def _form_notes(header: NiftiHeader, checked: Any, sform: Affine, shape: tuple[int, int, int]) -> tuple[str, ...]:
-    """Return notes where the sform that is used contradicts other fields."""
+    """Return notes if the sform, which is used, contradicts the qform or pixdim."""
     notes: tuple[str, ...] = ()
     if int(checked["qform_code"]):
         scale = np.diag([header.mm_per_unit] * 3 + [1.0])
@@ -319,7 +326,7 @@ def _form_notes(header: NiftiHeader, checked: Any, sform: Affine, shape: tuple[i
 
 
 def _unit_notes(header: NiftiHeader, affine: Affine) -> tuple[str, ...]:
-    """Return a note where the unit is unknown to the standard, or the voxels have an implausible size."""
+    """Return a note if the unit's code is unknown, or the voxel size is implausible."""
     if header.unit not in MM_PER_UNIT:
         return (f"the header's unit of length has an unknown code ({header.unit}); millimetres are assumed",)
     sizes = spacing_mm(affine)
@@ -330,7 +337,7 @@ def _unit_notes(header: NiftiHeader, affine: Affine) -> tuple[str, ...]:
 
 
 def _check(path: Path, header: NiftiHeader) -> None:
-    """Raise `ScanError` unless the header describes a volume of plain numbers that its file can hold."""
+    """Raise `ScanError` unless the header describes a volume of real numbers that fits in its file."""
     shape = header.shape
     if len(header.stored_shape) < 2 or len(shape) > 4 or min(shape) < 1:
         raise ScanError(
@@ -342,21 +349,24 @@ def _check(path: Path, header: NiftiHeader) -> None:
     dtype = header.checked.get_data_dtype()
     if dtype.fields is not None:
         raise ScanError(
-            f"{path.name} holds colours", expected="one number for each voxel", found=str(dtype), remedy="make it grey"
+            f"{path.name} holds colours",
+            expected="one number for each voxel",
+            found=str(dtype),
+            remedy="convert it to greyscale",
         )
     if dtype.kind not in "iuf":
         raise ScanError(
-            f"{path.name} does not hold plain numbers",
+            f"{path.name} does not hold real numbers",
             expected="integers or floats",
             found=str(dtype),
-            remedy="save magnitude or phase alone" if dtype.kind == "c" else "export it again",
+            remedy="save only magnitude or phase" if dtype.kind == "c" else "export it again",
         )
     max_ratio = MAX_DEFLATE_RATIO if is_gzip(header.values) else 1
     check_claim(path, shape, dtype.itemsize, data=header.values, max_ratio=max_ratio)
 
 
 def _find_values(path: Path) -> Path:
-    """Find the file of a header's values; raises `ScanError` where it is absent."""
+    """Return the file of a header's values; raises `ScanError` if it is missing."""
     if not path.name.lower().endswith((".hdr", ".hdr.gz")):
         return path
     values = _beside(path, VALUE_SUFFIXES)
@@ -370,7 +380,7 @@ def _find_values(path: Path) -> Path:
 
 
 def _beside(path: Path, suffixes: tuple[str, ...]) -> Path | None:
-    """Return the file of the same name with one of `suffixes`, in upper or lower case, or None."""
+    """Return the file with the same stem and one of `suffixes`, in upper or lower case, or None."""
     stem = _stem(path)
     for suffix in suffixes:
         for other in (path.with_name(stem + suffix), path.with_name(stem + suffix.upper())):

@@ -1,4 +1,4 @@
-"""NRRD headers (`.nrrd`, `.nhdr`): where voxels lie, and how their values are stored.
+"""Interpretation of NRRD headers (`.nrrd`, `.nhdr`): affine, axes and storage of the values.
 
 References
 ----------
@@ -53,10 +53,10 @@ SIGNS_TO_LPS = {
     "left-posterior-superior": (1.0, 1.0, 1.0),
     "lps": (1.0, 1.0, 1.0),
 }
-"""By the name of a space: the signs that take its axes to left, posterior and superior."""
+"""Signs that convert the axes of a named space to LPS (left, posterior, superior)."""
 
 SPACES_WITHOUT_PATIENT = {"scanner-xyz", "3d-right-handed", "3d-left-handed"}
-"""Spaces that do not say how their axes lie in the patient; taken as LPS, as ITK takes them."""
+"""Spaces without an orientation in the patient; LPS is assumed, as in ITK."""
 
 DOMAIN_KINDS = {"domain", "space", "time"}
 
@@ -73,7 +73,7 @@ def read_nrrd_header(header: TextHeader) -> ImageHeader:
     """Interpret a NRRD header; raises `ScanError`."""
     with header.path.open("rb") as file:
         if not file.read(4) == b"NRRD":
-            raise ScanError(f"{header.path.name} cannot be read", found="no NRRD header", remedy="export it again")
+            raise ScanError(f"{header.path.name} cannot be read", found="not an NRRD header", remedy="export it again")
     try:
         sizes = tuple(int(n) for n in (header.get("sizes") or "").split())
     except ValueError as error:
@@ -89,10 +89,10 @@ def read_nrrd_header(header: TextHeader) -> ImageHeader:
 
 
 def _stored(header: TextHeader, sizes: tuple[int, ...]) -> StoredValues:
-    """Interpret the fields that say how values are stored."""
+    """Interpret the fields for type, encoding and position of the values."""
     kind = " ".join((header.get("type") or "").lower().split())
     if kind not in TYPES:
-        raise header.refuse("type", "a type of plain numbers")
+        raise header.refuse("type", "a numeric type")
     encoding = ENCODINGS.get((header.get("encoding") or "").lower())
     if encoding is None:
         raise header.refuse("encoding", "raw, gzip, bzip2, ascii or hex")
@@ -105,9 +105,9 @@ def _stored(header: TextHeader, sizes: tuple[int, ...]) -> StoredValues:
     n_lines = _whole_number(header, "line skip", "lineskip")
     n_skipped = _whole_number(header, "byte skip", "byteskip")
     if n_lines < 0 or n_skipped < -1 or (n_skipped and encoding in ("text", "hex")):
-        raise header.refuse("byte skip", "0 or more; -1 where values are raw")
+        raise header.refuse("byte skip", "0 or more, or -1 for raw values")
     if n_skipped < 0 and encoding != "raw":
-        raise header.refuse("byte skip", "0 or more, where values are not raw")
+        raise header.refuse("byte skip", "0 or more for values that are not raw")
     return StoredValues(
         path=header.values_path,
         shape=sizes,
@@ -120,26 +120,26 @@ def _stored(header: TextHeader, sizes: tuple[int, ...]) -> StoredValues:
 
 
 def _refuse_other_kinds(header: TextHeader) -> None:
-    """Raise `ScanError` where values are colours or no plain numbers."""
+    """Raise `ScanError` for colours, complex numbers and quaternions."""
     for kind in (header.get("kinds") or "").lower().split():
         if kind in COLOUR_KINDS:
             raise ScanError(
                 f"{header.path.name} holds colours",
                 expected="one number for each voxel",
                 found=kind,
-                remedy="make it grey",
+                remedy="convert it to greyscale",
             )
         if kind in ("complex", "quaternion"):
             raise ScanError(
-                f"{header.path.name} does not hold plain numbers",
+                f"{header.path.name} does not hold real numbers",
                 expected="integers or floats",
                 found=f"kind {kind}",
-                remedy="save magnitude or phase alone",
+                remedy="save only magnitude or phase",
             )
 
 
 def _directions(header: TextHeader, n_axes: int) -> list[Vector] | None:
-    """Return the step along each axis, None for an axis outside space; None if there are no directions."""
+    """Return the step along each axis, with None for a non-spatial axis; None if the header has no directions."""
     text = header.get("space directions")
     if text is None:
         return None
@@ -150,19 +150,19 @@ def _directions(header: TextHeader, n_axes: int) -> list[Vector] | None:
 
 
 def _in_three_dimensions(header: TextHeader, vectors: list[Vector]) -> list[Vector]:
-    """Bring the vectors of a plane, and those of space and time, to space, as ITK writes images of two and four axes."""
+    """Convert vectors of 2 or 4 components to 3 components; ITK writes such vectors for images of 2 and 4 axes."""
     lengths = {len(v) for v in vectors if v is not None}
     if lengths == {2}:
         return [None if v is None else (*v, 0.0) for v in vectors]
     if lengths != {4}:
         return vectors
     if any(v is None or (i < 3 and v[3] != 0) or (i == 3 and any(v[:3])) for i, v in enumerate(vectors)):
-        raise header.refuse("space directions", "three axes in space, and a fourth that is none of them")
+        raise header.refuse("space directions", "three axes in space, and a fourth of time")
     return [None if v is None or i == 3 else v[:3] for i, v in enumerate(vectors)]
 
 
 def _vector(header: TextHeader, field: str, text: str) -> Vector:
-    """Parse `(a,b,c)`; None for `none` and for a vector of NaN."""
+    """Parse a vector `(a,b,c)`; return None for `none` and for a vector of NaN."""
     if text.lower() == "none":
         return None
     try:
@@ -173,7 +173,7 @@ def _vector(header: TextHeader, field: str, text: str) -> Vector:
 
 
 def _spatial_axes(header: TextHeader, sizes: tuple[int, ...], directions: list[Vector] | None) -> tuple[int, ...]:
-    """Return the axes that are X, Y and, if there is one, Z."""
+    """Return the indices of the axes X and Y, and of Z if it exists."""
     kinds = (header.get("kinds") or "").lower().split()
     if kinds and len(kinds) != len(sizes):
         raise header.refuse("kinds", f"{len(sizes)} kinds")
@@ -196,7 +196,7 @@ def _spatial_axes(header: TextHeader, sizes: tuple[int, ...], directions: list[V
 def _place_in_space(
     header: TextHeader, spatial: tuple[int, ...], directions: list[Vector] | None
 ) -> tuple[Affine, tuple[str, ...]]:
-    """Compute the affine to LPS mm from directions and origin; raises `ScanError`."""
+    """Compute the affine to LPS mm from space directions and origin; raises `ScanError`."""
     steps = [(directions or [])[a] for a in spatial]
     if any(v is None or len(v) != 3 or not np.isfinite(v).all() for v in steps):
         raise header.refuse("space directions", "vectors of 3 finite numbers")
@@ -205,7 +205,7 @@ def _place_in_space(
     if space and space not in SIGNS_TO_LPS and space not in SPACES_WITHOUT_PATIENT:
         raise header.refuse("space", "RAS, LAS or LPS")
     if space not in SIGNS_TO_LPS:
-        notes += ("the header does not say how its axes lie in the patient; they are taken as LPS",)
+        notes += ("the header does not give the orientation of its axes in the patient; LPS is assumed",)
     lps = np.eye(4)
     for column, step in enumerate(steps):
         lps[:3, column] = step
@@ -214,7 +214,7 @@ def _place_in_space(
         notes += (UNKNOWN_THICKNESS,)
     origin = _origin(header)
     if origin is None:
-        notes += ("the header does not say where the volume lies; its first voxel is taken as the origin",)
+        notes += ("the header does not give the position of the volume; the first voxel is placed at the origin",)
     lps[:3, 3] = origin or (0.0, 0.0, 0.0)
     factor, unit_note = _unit(header)
     lps[:3] *= factor
@@ -225,7 +225,7 @@ def _place_in_space(
 def _place_without_space(
     header: TextHeader, spatial: tuple[int, ...], _: list[Vector] | None
 ) -> tuple[Affine, tuple[str, ...]]:
-    """Compute an affine from spacings and an origin, along LPS as ITK does; raises `ScanError`."""
+    """Compute the affine to LPS mm from spacings and an origin, with axes along LPS as in ITK; raises `ScanError`."""
     notes: tuple[str, ...] = ()
     n_axes = len((header.get("sizes") or "").split())
     spacings, starts, note = _spacings_and_starts(header, n_axes)
@@ -246,8 +246,8 @@ def _place_without_space(
             raise header.refuse("space", "RAS, LAS or LPS")
         lps[:3, 3] = np.array(SIGNS_TO_LPS.get(space, (1.0, 1.0, 1.0))) * origin
         has_place = True
-    unknown = "orientation; the axes are taken as LPS" if has_place else "position and orientation"
-    notes = (f"the header says nothing of {unknown}", *note, *notes)
+    unknown = "orientation; LPS is assumed" if has_place else "position and orientation"
+    notes = (f"the header does not give {unknown}", *note, *notes)
     if len(spatial) == 2:
         notes += (UNKNOWN_THICKNESS,)
     factor, unit_note = _unit(header)
@@ -256,7 +256,10 @@ def _place_without_space(
 
 
 def _spacings_and_starts(header: TextHeader, n_axes: int) -> tuple[list[float], list[float], tuple[str, ...]]:
-    """Return the spacing of each axis, also from where it starts and ends, where it starts, and a note; NaN where unknown."""
+    """Return the spacing and start of each axis, with NaN where unknown, and notes.
+
+    Missing spacings are computed from `axis mins` and `axis maxs`.
+    """
     spacings = _numbers(header, "spacings", n_axes)
     starts = _numbers(header, "axis mins", n_axes, "axismins")
     ends = _numbers(header, "axis maxs", n_axes, "axismaxs")
@@ -266,29 +269,29 @@ def _spacings_and_starts(header: TextHeader, n_axes: int) -> tuple[list[float], 
         n_steps = size - 1 if _is_node(header, axis) else size
         if not math.isfinite(spacings[axis]) and end > start and n_steps > 0:  # not where either is NaN
             spacings[axis] = (end - start) / n_steps
-            notes = (f"spacings are worked out from axis mins and maxs; programs on ITK take 1 mm, {MASK_ELSEWHERE}",)
+            notes = (f"spacings are computed from axis mins and maxs; ITK-based programs use 1 mm, {MASK_ELSEWHERE}",)
     return spacings, starts, notes
 
 
 def _is_node(header: TextHeader, axis: int) -> bool:
-    """Report whether the values of an axis lie on its ends, not within cells."""
+    """Return True if the samples of an axis are node-centred (first and last sample on the axis ends)."""
     centers = (header.get("centerings", "centers") or "").lower().split()
     return axis < len(centers) and centers[axis] == "node"
 
 
 def _space(header: TextHeader) -> str:
-    """Return the name of the space, less its time."""
+    """Return the name of the space without a time axis."""
     space = (header.get("space") or "").lower()
     return space[:3] if space in ("rast", "last", "lpst") else space.removesuffix("-time")
 
 
 def _unit(header: TextHeader) -> tuple[float, tuple[str, ...]]:
-    """Return the millimetres of the one unit of all axes in space; raises `ScanError`."""
+    """Return the factor to mm of the unit of all spatial axes, and notes; raises `ScanError` for several units."""
     text = header.get("space units", "units") or ""
     names = re.findall(r'"([^"]*)"', text) if '"' in text else text.split()
     if header.get("space units") is None:
         names = [n for n in names if n.strip()]
-    names = names[:3]  # a fourth is that of time
+    names = names[:3]  # a fourth unit is that of the time axis
     results = {unit_notes(header.path, name) for name in names} or {(1.0, ())}
     if len(results) > 1:
         raise header.refuse("space units" if header.get("space units") else "units", "one unit for all axes")
@@ -296,7 +299,7 @@ def _unit(header: TextHeader) -> tuple[float, tuple[str, ...]]:
 
 
 def _origin(header: TextHeader) -> Vector:
-    """Return the position of the first voxel, None if it is not given; raises `ScanError`."""
+    """Return the position of the first voxel, or None if the header does not give it; raises `ScanError`."""
     text = header.get("space origin")
     if text is None:
         return None
@@ -316,7 +319,7 @@ def _normal(lps: Affine) -> Any:
 
 
 def _numbers(header: TextHeader, field: str, n_axes: int, synonym: str = "") -> list[float]:
-    """Return a number for each axis, NaN where there is none; raises `ScanError`."""
+    """Return a number for each axis, with NaN for missing ones; raises `ScanError`."""
     text = header.get(field, synonym)
     if text is None:
         return [math.nan] * n_axes

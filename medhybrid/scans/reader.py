@@ -1,4 +1,4 @@
-"""One way to read any scan."""
+"""Reading of scans in all supported formats, and stacking of their channels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medhybrid.scans.scan import Scan, Source
 from medhybrid.scans.walk import visible_files
 
 MAX_CHANNEL_GAP_MM = 0.01
-"""Channels whose grids differ by more at a corner are not stacked."""
+"""Largest distance between corners of two channels' grids for stacking without resampling."""
 
 
 def read_scan(
@@ -34,19 +34,24 @@ def read_scan(
     part: str = "",
     options: ScansConfig | None = None,
 ) -> Scan:
-    """Read a file (NIfTI, Analyze, NRRD, MHA), a folder with one of them or one DICOM series, or the files of one scan.
+    """Read a scan.
 
     Parameters
     ----------
+    path : path or sequence of paths
+        An image file (NIfTI, Analyze, NRRD, MetaImage), a folder with one image file or one DICOM series, or the files of
+        one scan.
+    case : str, optional
+        Name of the scan; by default, the name of the file or folder.
     part : str
-        Which volume of a DICOM series that holds several.
+        Name of the volume, for a DICOM series with several volumes.
     options : ScansConfig, optional
-        What is done where there is a choice.
+        Handling of tilted or irregular series, and of channels on different grids.
 
     Raises
     ------
     ScanError
-        If there is not exactly one readable scan.
+        If `path` does not hold exactly one readable scan.
     """
     try:
         return _read(path, case, part, options)
@@ -83,7 +88,7 @@ def _read(path: str | Path | Sequence[str | Path], case: str | None, part: str, 
 
 
 def read_entry(entry: ScanEntry, case: str, options: ScansConfig | None = None) -> Scan:
-    """Read what `discover` found; raises `ScanError`."""
+    """Read a scan that `discover` found; raises `ScanError`."""
     paths = entry.paths if entry.kind == "dicom" else entry.paths[0]
     return read_scan(paths, case=case, part=entry.part, options=options)
 
@@ -96,7 +101,7 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
     if problem := next((s.problem for s in series if s.problem), None):
         raise problem
     images = [p for p in ([] if found else files) if image_files.kind_of(p) in ("nifti", "itk")]
-    if len(images) == 1:  # macOS unpacks scan.nii.gz to a folder of that name with the file in it
+    if len(images) == 1:  # macOS may unpack scan.nii.gz into a folder of the same name
         return _read(images[0], case, part, options)
     if len(series) != 1:
         code = (
@@ -107,8 +112,8 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
             code=code,
             series=case,
             expected="1",
-            found=f"{len(series)}" + "".join(f", left aside: {s.left_aside}" for s in found if s.left_aside),
-            remedy="give each series in a folder of its own, or list them: medhybrid inspect",
+            found=f"{len(series)}" + "".join(f", skipped: {s.left_aside}" for s in found if s.left_aside),
+            remedy="put each series into a separate folder, or list them: medhybrid inspect",
         )
     return read_volume(series[0].volumes, datasets, case=case, part=part, options=options)
 
@@ -116,16 +121,27 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
 def stack_channels(
     scans: Sequence[Scan | None], channels: Sequence[str], *, case: str, options: ScansConfig | None = None
 ) -> Scan:
-    """One scan of several single-channel ones, on the grid of the first; `None` stands for a missing channel: zeros.
+    """Stack single-channel scans into one scan on the grid of the first.
+
+    Parameters
+    ----------
+    scans : sequence of Scan or None
+        One scan per channel. A missing channel (`None`) is filled with zeros.
+    channels : sequence of str
+        Names of the channels.
+    case : str
+        Name of the stacked scan.
+    options : ScansConfig, optional
+        Handling of channels on different grids (`scans.other_grids`).
 
     Raises
     ------
     ScanError
-        If none is given, one has several channels, or lies on another grid and may not be resampled (`scans.other_grids`).
+        If all channels are missing, a scan has several channels, or a grid differs and may not be resampled.
     """
     present = [s for s in scans if s is not None]
     if not present:
-        raise ScanError(f"case {case}: no channel is there", expected=", ".join(channels))
+        raise ScanError(f"case {case}: all channels are missing", expected=", ".join(channels))
     _refuse_other_patients(present, case)
     first = present[0].named(case)
     arrays: list[NDArray[np.generic]] = []
@@ -137,7 +153,9 @@ def stack_channels(
             continue
         if scan.array.shape[0] != 1:
             raise ScanError(
-                f"case {case}: channel {name} has an axis of its own", expected="1", found=str(len(scan.array))
+                f"case {case}: the image of channel {name} has several channels",
+                expected="1",
+                found=str(len(scan.array)),
             )
         if scan.array.shape == first.array.shape and corner_distance_mm(scan.grid, first.grid) <= MAX_CHANNEL_GAP_MM:
             arrays.append(scan.array[0])
@@ -149,11 +167,11 @@ def stack_channels(
 
 
 def _refuse_other_patients(scans: Sequence[Scan], case: str) -> None:
-    """Refuse channels of several patients; files that are not DICOM name none."""
+    """Raise `ScanError` for channels of different patients. Only DICOM files are compared."""
     identities = [identity_of(s.source.header[0]) for s in scans if s.source.kind == "dicom" and s.source.header]
     if identities and (differing := differing_identifiers(identities)):
         raise ScanError(
-            f"case {case}: its channels are of different patients",
+            f"case {case}: its channels belong to different patients",
             expected="one patient",
             found=f"{', '.join(differing)} differ",
             remedy="sort the series by patient",

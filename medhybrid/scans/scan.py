@@ -1,4 +1,4 @@
-"""A scan in memory: values, their place in the world, and enough to write back."""
+"""Scan in memory: values, affine, and the source that outputs refer to."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from medhybrid.geometry import Affine, Grid
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a scan came from.
+    """Origin of a scan.
 
     Attributes
     ----------
     kind : str
         ``nifti``, ``itk`` or ``dicom``.
     paths : tuple of Path
-        The files, for a DICOM series in slice order.
+        The files; for a DICOM series, in slice order.
     header : Any
-        What writing back needs: a NIfTI header, or the DICOM data sets without pixels.
+        Header for writing masks: a NIfTI header, or the DICOM data sets without pixels.
     files, frames : tuple of int
-        For DICOM, the place in `paths` of each slice's file, and its frame number there (from 0), in slice order.
+        For DICOM, the index in `paths` of each slice's file, and its frame number in the file (from 0), in slice order.
     regular : RegularGrid, optional
-        For DICOM slices that were resampled to a regular grid: the way back to the slices.
+        For DICOM slices that were resampled to a regular grid: the mapping back to the slices.
     acquisition : dict
-        For DICOM, what the first slice says of itself beside the header of its file.
+        For DICOM, acquisition parameters of the first slice that differ from slice to slice.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Values on a grid.
+    """Image of one or several channels on a grid.
 
     Attributes
     ----------
@@ -55,11 +55,11 @@ class Scan:
     case : str
         Pseudonymous name.
     channels : (C,) tuple of str
-        Channel names; empty strings where the file does not tell.
+        Channel names; empty strings if the file does not give them.
     notes : tuple of str
-        What a reader should know, for example that two affines in the header differ.
+        Remarks for the user, for example on two affines of a header that differ.
     searched : Path, optional
-        The folder in which the scan was found: tables that say something of it may stand as far up as this.
+        The folder that was searched for scans. Metadata tables (`context.csv`) are read up to this folder.
     """
 
     array: NDArray[np.generic]
@@ -77,14 +77,14 @@ class Scan:
                 expected=f"(channels, X, Y, Z) with {len(self.channels)} channels",
                 found=str(self.array.shape),
             )
-        _ = self.grid  # checks the affine
+        _ = self.grid  # raises for an invalid affine
 
     @property
     def grid(self) -> Grid:
-        """Shape and affine."""
+        """Return the grid: shape `(X, Y, Z)` and affine."""
         x, y, z = self.array.shape[1:]
         return Grid((x, y, z), self.affine)
 
     def named(self, case: str, channels: tuple[str, ...] | None = None) -> Scan:
-        """The same scan under another case name."""
+        """Return the same scan with another case name, and optionally other channel names."""
         return replace(self, case=case, channels=channels or self.channels)

@@ -1,4 +1,4 @@
-"""Names of the segments in a segmentation of 3D Slicer (`.seg.nrrd`)."""
+"""Segment names of 3D Slicer segmentations (`.seg.nrrd`)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ FIELD = re.compile(r"Segment(\d{1,6})_(Name|ID|LabelValue|Layer)")
 
 
 Segments = dict[str, tuple[tuple[int, int], ...]]
-"""Layer and value of the segments of each name."""
+"""Layers and label values by segment name."""
 
 
 def segments_of_nrrd(path: Path) -> Segments:
-    """Read the layer and the value of each segment, by its name; several of one name are one.
+    """Read the layer and the label value of each segment.
 
-    Segments of one layer do not overlap. A layer is a channel of the scan that `read_scan` returns. A segment without a name
-    has that of its ID. One without layer and value has a layer for itself and the value 1, as older versions of 3D Slicer
-    wrote.
+    Segments of one layer do not overlap. A layer is a channel of the scan that `read_scan` returns. Segments with equal
+    names are joined. A segment without a name gets its ID as name. Older versions of 3D Slicer wrote no layer and value:
+    each segment then has a separate layer and the value 1.
 
     Returns
     -------
     segments : dict of str to tuple of (int, int)
-        In the order of the header; empty for a file that lists no segments.
+        Layers and values by name, in the order of the header; empty for a file without segments.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The values of a NRRD or MetaImage file: where and how they are stored, and reading them with every checksum compared."""
+"""Storage of the values of NRRD and MetaImage files, and reading them with all checksums."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ Encoding = Literal["raw", "gzip", "zlib", "bzip2", "text", "hex"]
 
 @dataclass(frozen=True, slots=True)
 class StoredValues:
-    """How values are stored.
+    """Position, type and encoding of the values in a file.
 
     Attributes
     ----------
     path : Path
-        The file that holds them.
+        The file that holds the values.
     shape : tuple of int
-        The fastest axis first.
+        Shape with the fastest axis first.
     dtype : numpy dtype
-        With its byte order.
+        Type, with its byte order.
     start : int
-        Byte at which they, or the compressed stream, start; -1 if they end with the file.
+        First byte of the values or of the compressed stream; -1 if the values are the last bytes of the file.
     n_stored : int, optional
-        Compressed bytes, where the header gives them.
+        Number of compressed bytes, if the header gives it.
     n_lines, n_skipped : int
-        Lines before them in the file; bytes before them after decompression.
+        Number of lines before the values in the file, and number of decompressed bytes before them.
     """
 
     path: Path
@@ -57,28 +57,35 @@ class StoredValues:
 
     @property
     def max_ratio(self) -> int:
-        """Bytes of values that one byte of the file can hold."""
+        """Return the largest number of bytes of values that one byte of the file can hold."""
         ratios = {"raw": 1, "hex": 1, "gzip": MAX_DEFLATE_RATIO, "zlib": MAX_DEFLATE_RATIO, "bzip2": MAX_BZIP2_RATIO}
-        return ratios.get(self.encoding, self.dtype.itemsize)  # a number takes a digit at least
+        return ratios.get(self.encoding, self.dtype.itemsize)  # text: a number takes at least one digit
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all values in memory."""
+        """Return the number of bytes of all values in memory."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_values(name: str, stored: StoredValues) -> tuple[NDArray[np.generic], int]:
-    """Read values in the machine's byte order, with the axes as stored, and count the bytes beyond them.
+    """Read values in native byte order, with their axes as stored.
 
     Parameters
     ----------
     name : str
         The header's file, for messages.
 
+    Returns
+    -------
+    values : ndarray
+        The values, with the shape of `stored`.
+    n_surplus : int
+        Number of bytes after them.
+
     Raises
     ------
     ScanError
-        If they are damaged, or fewer than the header says.
+        If the values are damaged or incomplete.
     """
     try:
         check_file(stored.path)
@@ -89,12 +96,14 @@ def read_values(name: str, stored: StoredValues) -> tuple[NDArray[np.generic], i
     except (*DAMAGE, ValueError, OverflowError) as error:
         raise report_damage(Path(name), error) from error
     except MemoryError as error:
-        raise ScanError(f"{name} is too large for the memory", found=f"{stored.n_bytes} bytes of values") from error
+        raise ScanError(
+            f"{name} is too large for the available memory", found=f"{stored.n_bytes} bytes of values"
+        ) from error
     return values.reshape(stored.shape, order="F"), n_surplus
 
 
 def _seek(file: BinaryIO, stored: StoredValues) -> None:
-    """Go to the first byte of the values or of their stream."""
+    """Move to the first byte of the values or of their stream."""
     if stored.start < 0:
         length = file.seek(0, 2)
         if length < stored.n_bytes:
@@ -107,7 +116,7 @@ def _seek(file: BinaryIO, stored: StoredValues) -> None:
 
 
 def _read(file: BinaryIO, stored: StoredValues) -> tuple[Any, int]:
-    """Return the bytes of the values, or the values where they are text, and the number of bytes beyond them."""
+    """Read the bytes of the values (or parsed values of a text file), and the number of surplus bytes."""
     if stored.encoding == "text":
         return _parse_text(file.read().decode("ascii"), stored), 0
     if stored.encoding == "hex":
@@ -123,7 +132,7 @@ def _read(file: BinaryIO, stored: StoredValues) -> tuple[Any, int]:
             raise ValueError(f"the compressed data are damaged ({error})") from error
         del content[: stored.n_skipped]
         if stored.n_stored is not None:
-            n_surplus += len(file.read().rstrip(b"\0"))  # after the bytes that the header counts
+            n_surplus += len(file.read().rstrip(b"\0"))  # bytes after CompressedDataSize
         return content, n_surplus
     stream = open_bzip2(file) if stored.encoding == "bzip2" else file
     if stored.n_skipped > 0:
@@ -133,7 +142,7 @@ def _read(file: BinaryIO, stored: StoredValues) -> tuple[Any, int]:
 
 
 def _from_bytes(content: bytearray, dtype: np.dtype[Any]) -> NDArray[np.generic]:
-    """View bytes as values, swapped in place to the machine's byte order."""
+    """View bytes as values, and swap them in place to native byte order."""
     values = np.frombuffer(content, dtype)
     if dtype.isnative:
         return values
@@ -141,7 +150,7 @@ def _from_bytes(content: bytearray, dtype: np.dtype[Any]) -> NDArray[np.generic]
 
 
 def _parse_text(text: str, stored: StoredValues) -> NDArray[np.generic]:
-    """Parse numbers between white space or commas; raises `ValueError`, also if they do not fit the type."""
+    """Parse numbers separated by white space or commas; raises `ValueError`, also if they exceed the type's range."""
     words = text.replace(",", " ").split()
     n_values = math.prod(stored.shape)
     if len(words) != n_values:

@@ -1,7 +1,7 @@
-"""Read values from raw and compressed files, each compressed stream checked to its end.
+"""Reading of values from raw and compressed files, with the checksum of every compressed stream.
 
-A stream that is decompressed only as far as its values are needed never reaches its checksum: damaged bytes would be read as
-good values.
+The checksum of a stream follows its last byte. A reader that stops at the last needed value would never compare it, and
+would accept damaged bytes as valid values.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ GZIP_MAGIC = b"\x1f\x8b"
 BLOCK = 1 << 20
 
 ANY_ZLIB_WRAPPER = 47
-"""Window bits by which zlib accepts both a zlib and a gzip wrapper."""
+"""Window bits for which zlib accepts both zlib and gzip headers."""
 
 DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, OSError)
-"""Errors by which Python's decompressors report damaged data."""
+"""Exceptions that Python's decompressors raise for damaged data."""
 
 
 def is_gzip(path: Path) -> bool:
-    """Report whether the content, not the name, is compressed by gzip; raises `OSError`."""
+    """Return True if a file's content is gzip, regardless of its name; raises `OSError`."""
     check_file(path)
     with path.open("rb") as file:
         return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -37,7 +37,7 @@ def is_gzip(path: Path) -> bool:
 
 @contextmanager
 def open_plain_or_gzip(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, decompressed where its content is gzip; raises `OSError`."""
+    """Open a file for reading and decompress gzip content; raises `OSError`."""
     if is_gzip(path):
         with gzip.open(path, "rb") as stream:
             yield cast(BinaryIO, stream)
@@ -52,9 +52,9 @@ def open_bzip2(file: BinaryIO) -> BinaryIO:
 
 
 def count_to_end(stream: BinaryIO) -> int:
-    """Read a stream to its end, so that its checksums are compared, and count the bytes; raises one of `DAMAGE`.
+    """Count the bytes up to the end of a stream, which also compares its checksums; raises one of `DAMAGE`.
 
-    Bytes after the last gzip stream that are not gzip count as one: the values before them are complete.
+    Bytes after the last gzip stream that are not gzip count as one byte: the values before them are complete.
     """
     n_bytes = 0
     try:
@@ -81,28 +81,28 @@ def read_exactly(stream: BinaryIO, n_bytes: int) -> bytearray:
 
 
 def inflate(file: BinaryIO, n_bytes: int, n_stored: int | None = None) -> tuple[bytearray, int]:
-    """Decompress zlib or gzip streams at the position of `file`, and compare their checksums.
+    """Decompress zlib or gzip streams from the position of `file`, and compare their checksums.
 
     Parameters
     ----------
     n_bytes : int
-        Bytes of values that are expected.
+        Expected number of decompressed bytes.
     n_stored : int, optional
-        Compressed bytes; up to the end of the file if not given.
+        Number of compressed bytes; by default, all bytes up to the end of the file.
 
     Returns
     -------
     content : bytearray
         The values.
     n_surplus : int
-        Bytes beyond them, decompressed or not; zeros after the last stream do not count.
+        Number of surplus bytes, compressed or not. Zeros after the last stream do not count.
 
     Raises
     ------
     EOFError
         If a stream ends early.
     zlib.error
-        If one is damaged.
+        If a stream is damaged.
     """
     content = bytearray(n_bytes)
     view = memoryview(content)
@@ -120,7 +120,7 @@ def inflate(file: BinaryIO, n_bytes: int, n_stored: int | None = None) -> tuple[
 
 
 def _inflated_blocks(file: BinaryIO, n_stored: int | None) -> Iterator[bytes]:
-    """Yield decompressed bytes of one stream after the other, and one byte for anything else after them."""
+    """Yield the decompressed bytes of consecutive streams, and one byte for other content after them."""
     engine = zlib.decompressobj(ANY_ZLIB_WRAPPER)
     for packed in _blocks(file, n_stored):
         while packed:
@@ -135,11 +135,11 @@ def _inflated_blocks(file: BinaryIO, n_stored: int | None) -> Iterator[bytes]:
             yield engine.decompress(packed, BLOCK)
             packed = engine.unused_data if engine.eof else engine.unconsumed_tail
     if not engine.eof:
-        raise EOFError("the compressed data break off")
+        raise EOFError("the compressed data end early")
 
 
 def _blocks(file: BinaryIO, n_bytes: int | None) -> Iterator[bytes]:
-    """Yield the bytes of a file from its position, `n_bytes` or all."""
+    """Yield `n_bytes` bytes of a file from its position, or all up to its end."""
     left = n_bytes
     while block := file.read(BLOCK if left is None else min(BLOCK, left)):
         left = None if left is None else left - len(block)
@@ -147,7 +147,7 @@ def _blocks(file: BinaryIO, n_bytes: int | None) -> Iterator[bytes]:
 
 
 def report_damage(path: Path, error: Exception) -> ScanError:
-    """Return the error for a file whose values are damaged or incomplete."""
+    """Return the error for a file with damaged or incomplete values."""
     return ScanError(
         f"{path.name} is damaged or incomplete",
         found=str(error) or type(error).__name__,
@@ -156,17 +156,19 @@ def report_damage(path: Path, error: Exception) -> ScanError:
 
 
 def check_surplus(path: Path, n_surplus: int, n_bytes: int, n_slices: int) -> tuple[str, ...]:
-    """Return a note on bytes beyond the values that a header describes; none if there are none.
+    """Return a note if a file holds surplus bytes after the values of its header.
 
     Parameters
     ----------
+    n_surplus : int
+        Number of surplus bytes.
     n_bytes, n_slices : int
-        Of the values.
+        Number of bytes and slices of the values.
 
     Raises
     ------
     ScanError
-        If there is another slice or more: then the header does not describe the file.
+        If the surplus is one slice or more: the header is then wrong.
     """
     if n_surplus and n_surplus * max(n_slices, 1) >= n_bytes:
         raise ScanError(
@@ -175,4 +177,4 @@ def check_surplus(path: Path, n_surplus: int, n_bytes: int, n_slices: int) -> tu
             found=f"{n_bytes + n_surplus} bytes",
             remedy="repair its header, or export it again",
         )
-    return ("the file holds some bytes beyond the values that its header describes",) if n_surplus else ()
+    return ("the file holds surplus bytes after the values of its header",) if n_surplus else ()

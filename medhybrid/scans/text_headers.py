@@ -1,7 +1,7 @@
-"""Text headers of MetaImage and NRRD, as fields, and the refusal of those that would harm.
+"""Parsing of MetaImage and NRRD text headers, with refusal of unsafe ones.
 
-ITK's reader of MetaImage ends the process where NDims is negative or huge. Both formats may name another file that holds the
-values; one outside the header's folder is not part of the scan, whoever sent it.
+ITK's MetaImage reader crashes the process if NDims is negative or huge. Both formats may refer to a separate file of the
+values. A file outside the header's folder is refused, because a header from elsewhere could point to any file of the host.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ DATA_FILE_FIELDS = ("elementdatafile", "data file", "datafile")
 
 @dataclass(frozen=True, slots=True)
 class TextHeader:
-    """The fields of a header.
+    """Fields of a MetaImage or NRRD header.
 
     Attributes
     ----------
     path : Path
         The header's file.
     fields : dict of str to str
-        Values by field, in lower case; the last of a field counts.
+        Values by field name in lower case. If a MetaImage field is repeated, the last value is used.
     values_path : Path
-        The file that holds the values: `path` itself, or one beside it.
+        The file that holds the values: `path`, or another file in its folder.
     end : int
-        Bytes of the header.
+        Length of the header in bytes.
     pairs : dict of str to str
-        The key and value pairs of NRRD, which are not fields.
+        Key/value pairs of NRRD (`key:=value`), which are separate from its fields.
     """
 
     path: Path
@@ -49,11 +49,11 @@ class TextHeader:
     pairs: dict[str, str]
 
     def get(self, *names: str) -> str | None:
-        """Return the value of the first of these fields that is there."""
+        """Return the value of the first of these fields that exists, or None."""
         return next((self.fields[n] for n in names if n in self.fields), None)
 
     def refuse(self, field: str, expected: str = "") -> ScanError:
-        """Return the error for a field whose value cannot be used."""
+        """Return the error for a field with an unusable value."""
         return ScanError(
             f"{self.path.name} has an unusable header",
             expected=expected,
@@ -63,12 +63,12 @@ class TextHeader:
 
 
 def is_meta(path: Path) -> bool:
-    """Report whether a file is MetaImage by its name, rather than NRRD."""
+    """Return True if a file is MetaImage by its suffix, False for NRRD."""
     return path.suffix.lower() in (".mha", ".mhd")
 
 
 def read_text_header(path: Path) -> TextHeader:
-    """Read the fields of a header; raises `ScanError` if it has no end, or would harm or lead elsewhere."""
+    """Read the fields of a header; raises `ScanError` if it is incomplete, unsafe or refers to another folder."""
     try:
         check_file(path)
         with path.open("rb") as file:
@@ -77,7 +77,7 @@ def read_text_header(path: Path) -> TextHeader:
         raise ScanError(f"{path.name} cannot be read", found=error.strerror or str(error)) from error
     end = (LAST_OF_META if is_meta(path) else LAST_OF_NRRD).search(head)
     if end is None and (is_meta(path) or len(head) == MAX_HEADER_BYTES):
-        raise ScanError(f"{path.name} has an unusable header", found="no end of it", remedy="export it again")
+        raise ScanError(f"{path.name} has an unusable header", found="no end of the header", remedy="export it again")
     length = len(head) if end is None else end.end()
     lines = re.split(rb"\r\n|\n|\r", head[:length])
     fields: dict[str, str] = {}
@@ -96,7 +96,7 @@ def read_text_header(path: Path) -> TextHeader:
             raise ScanError(
                 f"{path.name} has an unusable header", expected="3 or 4 axes", found=f"{key} {value[:20]!r}"
             )
-        if key in fields and not is_meta(path):  # of MetaImage the last counts, as in ITK
+        if key in fields and not is_meta(path):  # in MetaImage, the last value is used, as in ITK
             raise ScanError(
                 f"{path.name} has an unusable header",
                 expected=f"one field {key}",
@@ -111,7 +111,7 @@ def read_text_header(path: Path) -> TextHeader:
 
 
 def _decode(content: bytes) -> str:
-    """Decode UTF-8, or Latin-1 where it is not valid UTF-8."""
+    """Decode bytes as UTF-8, or as Latin-1 if they are not valid UTF-8."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -119,7 +119,7 @@ def _decode(content: bytes) -> str:
 
 
 def _text(content: bytes) -> str:
-    """Decode a key or value of NRRD, which escapes backslashes and ends of lines."""
+    """Decode a key or value of NRRD and unescape backslashes and line ends."""
     return re.sub(r"\\(n|\\)", lambda match: "\n" if match[1] == "n" else "\\", _decode(content))
 
 
@@ -128,20 +128,20 @@ def _is_dimension(value: str) -> bool:
 
 
 def _check_data_file(path: Path, value: str) -> str:
-    """Return the name of the file of the values; raises `ScanError` if it is not one file of the header's folder."""
+    """Return the name of the values' file; raises `ScanError` unless it is a single file in the header's folder."""
     name = value.removeprefix("./")
     if not name.strip():
         raise ScanError(
-            f"{path.name} does not say where its values are",
-            expected="LOCAL, or a file of the same folder",
+            f"{path.name} does not name the file of its values",
+            expected="LOCAL, or a file in the same folder",
             found="an empty name",
             remedy="export it again",
         )
     is_list = re.fullmatch(r"LIST(\s+\d+)?", name.strip(), re.IGNORECASE)
     if any(c in name for c in "/\\") or name == ".." or is_list or re.search(r"%0?\d*d", name):
         raise ScanError(
-            f"{path.name} has its values elsewhere",
-            expected="in it, or in one file of the same folder",
+            f"{path.name} has its values in another folder or in several files",
+            expected="values in this file, or in one file in the same folder",
             found=value[:80],
             remedy="put both files into one folder and name it in the header without a path",
         )

@@ -1,4 +1,4 @@
-"""The files of a folder, at any depth, but for those in hidden folders and those that medhybrid wrote."""
+"""Recursive listing of a folder's files, without hidden folders and outputs of medhybrid."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from pathlib import Path
 from medhybrid.owned import contents_of, is_made_here
 
 HIDDEN = ("$recycle.bin", "system volume information", "#recycle", "#snapshot", "@eadir", "lost+found", "__macosx")
-"""Folders of systems and disks that hold deleted files, copies and thumbnails, in lower case; others begin with a dot."""
+"""System folders for deleted files, copies and thumbnails, in lower case. Other hidden folders begin with a dot."""
 
 EARLIER_OUTPUT = ("masks", "probabilities", "seg", "sr", "corrected", "fetched")
-"""Folders that `predict` of versions without markers made in its output folder."""
+"""Output folders of `medhybrid predict` in earlier versions, which wrote no marker files."""
 
 RUN_OUTPUT = ("validation", "pictures", "plots", "model", "checkpoint", "stages")
-"""Folders in the folder of a training."""
+"""Folders inside a run folder."""
 
 
 PLAN_KEYS = {"version", "study", "spacing_mm", "patch_size", "strides", "normalisation"}
 RECORD_KEYS = {"medhybrid", "made_by", "n_done"}
-"""What the records in the folder of a training, and in an output folder, have."""
+"""Keys that identify plan.json in a run folder, and run.json in an output folder."""
 
 
 @dataclass
 class Walk:
-    """A search of folders for files.
+    """Recursive search for files.
 
     Attributes
     ----------
+    without : Path, optional
+        A folder that is not searched.
+    converted_in : Path, optional
+        The output folder of a running `medhybrid convert`, in which its files are skipped.
     passed_over : list of Path
-        Folders that were not searched: hidden ones, and those that medhybrid wrote.
+        Folders that were not searched: hidden folders, and folders written by medhybrid.
     """
 
     without: Path | None = None
@@ -41,9 +45,11 @@ class Walk:
     passed_over: list[Path] = field(default_factory=list)
 
     def files(self, root: Path, on_error: Callable[[Path, Exception], None]) -> list[Path]:
-        """List files, and links to files that may be gone; pipes and devices, on which reading waits forever, are left out.
+        """List all files below `root`.
 
-        Each folder is searched once, whatever links lead to it; hidden folders and those that medhybrid wrote are left out.
+        Broken links are listed, so that their reader reports them. Pipes and devices are skipped, because reading them
+        could block forever. Each folder is searched once, even if several links lead to it. Hidden folders and outputs of
+        medhybrid are skipped.
         """
         found: list[Path] = []
         seen: set[tuple[int, int]] = set()
@@ -78,7 +84,7 @@ class Walk:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """List what lies in a folder itself, but for folders and what is hidden, such as the `._` files of macOS."""
+    """List the files of a folder, not recursively and without hidden files such as the `._` files of macOS."""
     with os.scandir(folder) as entries:
         return sorted(folder / e.name for e in entries if not _is_hidden(e) and not e.is_dir())
 
@@ -88,7 +94,7 @@ def _is_hidden(entry: os.DirEntry[str]) -> bool:
 
 
 def _outputs_in(folder: Path, converted_in: Path | None) -> tuple[str, ...]:
-    """Names of files and folders in a folder that medhybrid wrote and that are no scans, as patterns."""
+    """Return patterns for the names of medhybrid's outputs in a folder that are not scans."""
     is_target = converted_in is not None and folder.resolve() == converted_in.resolve()
     if marked := contents_of(folder, with_written=is_target):
         return marked
@@ -98,7 +104,7 @@ def _outputs_in(folder: Path, converted_in: Path | None) -> tuple[str, ...]:
 
 
 def _keys_of(path: Path) -> set[str]:
-    """Return the keys of a JSON file; none if it is no such file."""
+    """Return the keys of a JSON file, or an empty set if it is not a JSON object."""
     try:
         record = json.loads(path.read_bytes()) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
@@ -110,11 +116,11 @@ def _leads_to_folder(link: Path) -> bool:
     try:
         return stat.S_ISDIR(link.stat().st_mode)
     except Exception:
-        return False  # its reader will say where it leads
+        return False  # broken link: listed as a file, so that its reader reports it
 
 
 def _may_be_read(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except Exception:
-        return True  # its reader will say why not
+        return True  # listed, so that its reader reports the reason

@@ -165,7 +165,7 @@ def test_channels_of_different_frames_of_reference_are_refused_unless_asked_for(
         dataset.save_as(path)
     again = discover(study.root)
 
-    with pytest.raises(ScanError, match="one space"):
+    with pytest.raises(ScanError, match="no common frame of reference"):
         read(again)
     assert read(again, other_grids="resample") is not None
 

@@ -575,7 +575,7 @@ def test_values_and_names_of_the_table_of_context_that_are_not_understood_are_na
     notes = list_dataset(config(tmp_path, context=["age_years", "sex"])).notes
 
     assert [(n.where, n.message.split(" of")[0], n.found) for n in notes] == [
-        ("context.csv", "1 cases fit two rows", "a"),
+        ("context.csv", "1 cases match two different rows", "a"),
         ("context.csv", "1 values", "a (age_years)"),
     ]
 
@@ -586,7 +586,7 @@ def test_rows_of_the_table_of_context_that_fit_no_case_are_named(tmp_path: Path)
 
     notes = list_dataset(config(tmp_path, context=["age_years"])).notes
 
-    assert [(n.message, n.found) for n in notes] == [("1 rows of context.csv name no case", "case_1.nii.gz")]
+    assert [(n.message, n.found) for n in notes] == [("1 rows of context.csv match no case", "case_1.nii.gz")]
     assert not list_dataset(config(tmp_path)).notes
 
 

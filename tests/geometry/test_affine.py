@@ -1,4 +1,4 @@
-"""Affines that map voxels to distinct places are accepted; the others are refused."""
+"""Tests of affines: spacing, voxel volume, shear, and refusal of invalid affines."""
 
 import numpy as np
 import pytest
@@ -18,9 +18,7 @@ def test_spacing_agrees_with_nibabel(grid: Grid) -> None:
 
 
 @given(grid=grids(), tilt=st.floats(-0.8, 0.8))
-def test_the_volume_of_a_voxel_is_that_of_the_cell_between_neighbours_in_a_tilted_scan_too(
-    grid: Grid, tilt: float
-) -> None:
+def test_the_volume_of_a_voxel_is_correct_for_sheared_grids(grid: Grid, tilt: float) -> None:
     affine = grid.affine.copy()
     affine[:3, 2] += tilt * affine[:3, 1]
     cell = Grid((2, 2, 2), affine)
@@ -40,12 +38,12 @@ def test_the_volume_of_a_voxel_is_that_of_the_cell_between_neighbours_in_a_tilte
         np.diag([1.0, 1, 1, 2]),
     ],
 )
-def test_reject_unusable_affine(affine: np.ndarray) -> None:
+def test_an_invalid_affine_is_refused(affine: np.ndarray) -> None:
     with pytest.raises(GeometryError):
         Grid((2, 2, 2), affine)
 
 
-def test_corner_distance_sees_a_turned_grid_with_the_same_centre() -> None:
+def test_corner_distance_detects_a_rotated_grid_with_the_same_centre() -> None:
     shape = (11, 11, 11)
     turned = np.diag([-1.0, -1, 1, 1])
     turned[:2, 3] = 10
@@ -53,8 +51,8 @@ def test_corner_distance_sees_a_turned_grid_with_the_same_centre() -> None:
     assert corner_distance_mm(Grid(shape, np.eye(4)), Grid(shape, turned)) == pytest.approx(np.hypot(10, 10))
 
 
-def test_corner_distance_of_grids_that_differ_in_shape_is_refused() -> None:
-    with pytest.raises(GeometryError, match=r"expected \(2, 2, 2\), found \(2, 2, 3\)|differ in shape"):
+def test_corner_distance_of_grids_with_different_shapes_is_refused() -> None:
+    with pytest.raises(GeometryError, match=r"expected \(2, 2, 2\), found \(2, 2, 3\)|different shapes"):
         corner_distance_mm(Grid((2, 2, 2), np.eye(4)), Grid((2, 2, 3), np.eye(4)))
 
 

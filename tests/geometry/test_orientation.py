@@ -1,4 +1,4 @@
-"""Turning arrays to RAS and back keeps every voxel's value and place."""
+"""Tests of reorientation to RAS and back: every voxel keeps its value and world position."""
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +21,7 @@ def affine_of(orientation: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("orientation", SIGNED_PERMUTATIONS)
-def test_turning_agrees_with_nibabel_in_all_48_orientations(orientation: np.ndarray) -> None:
+def test_reorientation_agrees_with_nibabel_in_all_48_orientations(orientation: np.ndarray) -> None:
     affine = affine_of(orientation)
     array = np.arange(60).reshape(SHAPE)
     expected = nib.as_closest_canonical(nib.Nifti1Image(array.astype(np.int16), affine))
@@ -34,7 +34,7 @@ def test_turning_agrees_with_nibabel_in_all_48_orientations(orientation: np.ndar
 
 
 @given(grid=grids())
-def test_undoing_a_turn_is_identity(grid: Grid) -> None:
+def test_undoing_a_reorientation_is_identity(grid: Grid) -> None:
     array = np.arange(np.prod(grid.shape)).reshape(grid.shape)
     turn = turn_to_ras(grid.affine)
 
@@ -42,7 +42,7 @@ def test_undoing_a_turn_is_identity(grid: Grid) -> None:
 
 
 @given(grid=grids())
-def test_turning_keeps_the_world_position_of_every_voxel(grid: Grid) -> None:
+def test_reorientation_keeps_the_world_position_of_every_voxel(grid: Grid) -> None:
     positions = apply_affine(grid.affine, np.stack(np.indices(grid.shape), -1).astype(float))  # (X, Y, Z, 3)
     turn = turn_to_ras(grid.affine)
     turned = turn.grid(grid)
@@ -54,7 +54,7 @@ def test_turning_keeps_the_world_position_of_every_voxel(grid: Grid) -> None:
 
 
 @given(grid=grids(max_degrees=20), order=st.integers(0, 47))
-def test_matching_axes_undoes_any_other_order_of_the_same_voxels(grid: Grid, order: int) -> None:
+def test_matching_axes_undoes_any_reorientation(grid: Grid, order: int) -> None:
     array = np.arange(np.prod(grid.shape)).reshape(grid.shape)
     other_way = turn_to_ras(affine_of(SIGNED_PERMUTATIONS[order]))
 
@@ -65,7 +65,7 @@ def test_matching_axes_undoes_any_other_order_of_the_same_voxels(grid: Grid, ord
 
 
 @pytest.mark.parametrize("orientation", SIGNED_PERMUTATIONS)
-def test_axes_at_45_degrees_are_matched_to_those_of_their_image(orientation: np.ndarray) -> None:
+def test_axes_at_45_degrees_are_matched_to_the_axes_of_the_image(orientation: np.ndarray) -> None:
     half = np.sqrt(0.5)
     image = Grid((4, 4, 5), np.eye(4))
     image.affine[:3, :3] = np.array([[half, -half, 0], [half, half, 0], [0, 0, 1]])
@@ -79,7 +79,7 @@ def test_axes_at_45_degrees_are_matched_to_those_of_their_image(orientation: np.
 
 
 @given(grid=grids(max_degrees=20))
-def test_oblique_grids_turn_as_nibabel_turns_them(grid: Grid) -> None:
+def test_reorientation_of_oblique_grids_agrees_with_nibabel(grid: Grid) -> None:
     array = np.arange(np.prod(grid.shape)).reshape(grid.shape)
     ornt = io_orientation(grid.affine)
 

@@ -1,4 +1,4 @@
-"""Resampling keeps world positions; SimpleITK is the independent truth."""
+"""Tests of resampling against SimpleITK, and of world positions."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def to_sitk(array: np.ndarray, grid: Grid) -> sitk.Image:
 
 @settings(max_examples=50, deadline=None)
 @given(grid=grids(), factors=st.tuples(*(st.floats(0.35, 1.0) for _ in range(3))), seed=st.integers(0, 100))
-def test_making_a_grid_finer_agrees_with_simpleitk(grid: Grid, factors: tuple[float, ...], seed: int) -> None:
+def test_upsampling_agrees_with_simpleitk(grid: Grid, factors: tuple[float, ...], seed: int) -> None:
     array = np.random.default_rng(seed).normal(size=grid.shape).astype(np.float32)
     x, y, z = (s * f for s, f in zip(grid.spacing_mm, factors, strict=True))
     target = respace(grid, (x, y, z))
@@ -40,12 +40,12 @@ def test_making_a_grid_finer_agrees_with_simpleitk(grid: Grid, factors: tuple[fl
     theirs = sitk.GetArrayFromImage(
         sitk.Resample(to_sitk(array, grid), reference, sitk.Transform(), sitk.sitkLinear, np.nan, sitk.sitkFloat32)
     ).transpose(2, 1, 0)
-    inside = np.isfinite(theirs)  # beyond the outermost centres we hold the edge value, SimpleITK has none
+    inside = np.isfinite(theirs)  # outside the outermost centres, edge values are used here, but not in SimpleITK
     np.testing.assert_allclose(ours[inside], theirs[inside], atol=2e-4)
 
 
 @given(grid=grids(), spacing=spacings_mm)
-def test_a_respaced_grid_covers_the_same_box(grid: Grid, spacing: tuple[float, float, float]) -> None:
+def test_a_respaced_grid_has_the_same_field_of_view(grid: Grid, spacing: tuple[float, float, float]) -> None:
     target = respace(grid, spacing)
 
     centre = apply_affine(grid.affine, (np.array(grid.shape) - 1) / 2)
@@ -56,7 +56,7 @@ def test_a_respaced_grid_covers_the_same_box(grid: Grid, spacing: tuple[float, f
 
 @given(grid=grids(), spacing=spacings_mm)
 def test_resampling_keeps_the_world_position_of_values(grid: Grid, spacing: tuple[float, float, float]) -> None:
-    """A linear ramp in the world is the same ramp on the new grid, wherever no edge value had to be held."""
+    """Compare a linear ramp in world coordinates on both grids, except near the edges."""
     target = respace(grid, spacing)
     direction = np.array([0.3, -0.5, 0.8])
     ramp = (apply_affine(grid.affine, np.stack(np.indices(grid.shape), -1).astype(float)) @ direction).astype(
@@ -70,11 +70,13 @@ def test_resampling_keeps_the_world_position_of_values(grid: Grid, spacing: tupl
     in_source = apply_affine(np.linalg.inv(grid.affine) @ target.affine, index)
     reach = np.maximum(np.array(target.spacing_mm) / grid.spacing_mm, 1)
     inner = ((in_source >= reach) & (in_source <= np.array(grid.shape) - 1 - reach)).all(-1)
-    tolerance = 0.2 * max(target.spacing_mm) + 1e-3  # a widened triangle need not be symmetric around its centre
+    tolerance = (
+        0.2 * max(target.spacing_mm) + 1e-3
+    )  # a triangle wider than one voxel may not be symmetric around its centre
     np.testing.assert_allclose(resampled[inner], expected[inner], atol=tolerance)
 
 
-def test_labels_keep_their_values_and_do_not_mix() -> None:
+def test_labels_keep_their_values_without_mixing() -> None:
     grid = Grid((8, 8, 8), np.eye(4))
     labels = np.zeros((8, 8, 8), np.uint8)
     labels[:4], labels[4:] = 1, 3
@@ -84,8 +86,8 @@ def test_labels_keep_their_values_and_do_not_mix() -> None:
     assert set(np.unique(resampled)) == {1, 3}
 
 
-def test_grids_that_do_not_share_axes_are_refused() -> None:
+def test_grids_with_different_axis_directions_are_refused() -> None:
     turned = np.eye(4)[[1, 0, 2, 3]]
 
-    with pytest.raises(GeometryError, match="do not share their axes"):
+    with pytest.raises(GeometryError, match="different axis directions"):
         resample_image(np.zeros((1, 4, 4, 4)), Grid((4, 4, 4), np.eye(4)), Grid((4, 4, 4), turned))

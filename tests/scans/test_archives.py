@@ -1,4 +1,4 @@
-"""Scans in zip archives and on media with a DICOMDIR are found; archives that could do harm are refused."""
+"""Tests of zip archives and media with a DICOMDIR: scans are found, and unsafe archives are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_series_in_an_archive_is_read_under_the_name_of_the_archive(series: li
     assert not folder.exists()
 
 
-def test_an_archive_inside_an_archive_is_named_as_left_aside(series: list[Path], tmp_path: Path) -> None:
+def test_an_archive_inside_an_archive_is_skipped_with_an_entry(series: list[Path], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "inner.zip", "w") as file:
         file.writestr("x.txt", "x")
@@ -67,9 +67,7 @@ def test_a_member_whose_path_leads_outside_is_refused(name: str, tmp_path: Path)
     assert not list(tmp_path.rglob("evil.dcm"))
 
 
-def test_an_archive_that_unpacks_to_far_more_than_images_do_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_with_an_excessive_unpacked_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MIN_CHECKED_BYTES", 10 << 20)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("zeros", bytes(20 << 20))
@@ -81,7 +79,7 @@ def test_an_archive_that_unpacks_to_far_more_than_images_do_is_refused(
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_members_that_share_bytes_are_refused(tmp_path: Path, shift: int) -> None:
-    """As in archives that unpack 30 KB to gigabytes: many names for one content."""
+    """Refuse overlapping members, as in zip bombs that unpack 30 KB to gigabytes."""
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("0.nii", bytes(1 << 20))
@@ -96,7 +94,7 @@ def test_members_that_share_bytes_are_refused(tmp_path: Path, shift: int) -> Non
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_damaged_archive_is_named_and_the_rest_is_found(series: list[Path], tmp_path: Path) -> None:
+def test_a_damaged_archive_is_reported_and_other_scans_are_found(series: list[Path], tmp_path: Path) -> None:
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04nothing")
 
     found = discover(tmp_path)
@@ -105,7 +103,7 @@ def test_a_damaged_archive_is_named_and_the_rest_is_found(series: list[Path], tm
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_changed_byte_in_an_archive_is_noticed(packing: int, tmp_path: Path) -> None:
+def test_a_changed_byte_in_an_archive_is_detected(packing: int, tmp_path: Path) -> None:
     content = np.random.default_rng(0).integers(0, 50, 4000).astype(np.uint8).tobytes()
     with zipfile.ZipFile(tmp_path / "x.zip", "w", packing) as file:
         file.writestr("x.nii", content)
@@ -132,29 +130,29 @@ files.write(sys.argv[1])
 
 @pytest.fixture
 def medium(series: list[Path], tmp_path: Path) -> Path:
-    """Made by a process of its own: the library leaves temporary folders to the garbage collector."""
+    """Create a DICOMDIR in a separate process: pydicom leaves temporary folders to the garbage collector."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", MAKE_MEDIUM, tmp_path / "cd", *series], check=True)
     return tmp_path / "cd"
 
 
 @pytest.mark.parametrize("by", ["folder", "DICOMDIR"])
-def test_a_medium_is_read_by_its_folder_or_its_directory_file(by: str, medium: Path) -> None:
+def test_a_medium_is_read_from_its_folder_or_its_dicomdir(by: str, medium: Path) -> None:
     found = discover(medium if by == "folder" else medium / "DICOMDIR")
 
     (entry,) = [e for e in found.entries if not e.left_aside]
     assert read_entry(entry, "c").array.shape == (1, 6, 5, 4)
 
 
-def test_files_that_a_medium_lacks_are_said(medium: Path) -> None:
+def test_missing_files_of_a_medium_are_reported(medium: Path) -> None:
     next(p for p in medium.rglob("*") if p.is_file() and p.name != "DICOMDIR").unlink()
 
     problems = [e.problem for e in discover(medium).entries if e.problem]
 
-    assert any("names 1 files that are not there" in p for p in problems)
+    assert any("lists 1 files that do not exist" in p for p in problems)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
-def test_a_medium_that_names_files_outside_is_refused(medium: Path, tmp_path: Path) -> None:
+def test_a_dicomdir_that_lists_files_outside_its_folder_is_refused(medium: Path, tmp_path: Path) -> None:
     directory = pydicom.dcmread(medium / "DICOMDIR")
     for record in directory.DirectoryRecordSequence:
         if "ReferencedFileID" in record:
@@ -165,7 +163,7 @@ def test_a_medium_that_names_files_outside_is_refused(medium: Path, tmp_path: Pa
         archives.files_of_dicomdir(medium / "DICOMDIR")
 
 
-def test_a_medium_whose_names_were_brought_to_lower_case_is_whole(medium: Path) -> None:
+def test_a_medium_with_names_in_lower_case_is_read_completely(medium: Path) -> None:
     for path in sorted(medium.rglob("*"), reverse=True):
         path.rename(path.with_name(path.name.lower()))
 

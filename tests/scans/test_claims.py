@@ -1,4 +1,4 @@
-"""What a header claims is held against its file before memory is asked for."""
+"""Tests of headers with more values than their file holds: refused before memory is allocated."""
 
 import gzip
 import tracemalloc
@@ -14,7 +14,7 @@ from medhybrid.scans.reader import read_scan
 
 
 def with_claim(path: Path) -> None:
-    """A scan of 120 values whose header claims 3 thousand million."""
+    """Write a scan of 120 values with a header of 3,000 million values."""
     if ".nii" in path.name:
         image = nib.Nifti1Image(np.zeros((6, 5, 4), np.int16), np.eye(4))
         image.header.set_data_shape((1500, 1500, 1500))
@@ -26,13 +26,11 @@ def with_claim(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.nrrd", "x.nhdr", "x.mha", "x.mhd"])
-def test_a_small_file_that_claims_a_large_volume_is_refused_before_memory_is_asked_for(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_small_file_with_a_header_of_a_large_volume_is_refused_before_allocation(tmp_path: Path, name: str) -> None:
     with_claim(tmp_path / name)
     tracemalloc.start()
 
-    with pytest.raises(ScanError, match=r"claims more values than it can hold. Expected 6750000000 bytes"):
+    with pytest.raises(ScanError, match=r"its header describes more values than the file can hold. Expected 6750000000 bytes"):
         read_scan(tmp_path / name)
 
     assert tracemalloc.get_traced_memory()[1] < 100e6
@@ -40,7 +38,7 @@ def test_a_small_file_that_claims_a_large_volume_is_refused_before_memory_is_ask
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.nrrd", "x.nhdr", "x.mha", "x.mhd"])
-def test_the_emptiest_scan_is_read_compressed_or_not(tmp_path: Path, name: str) -> None:
+def test_a_scan_of_zeros_is_read_compressed_and_uncompressed(tmp_path: Path, name: str) -> None:
     image = sitk.GetImageFromArray(np.zeros((50, 200, 210), np.int32))
     sitk.WriteImage(image, str(tmp_path / name), useCompression=name != "x.nii")
 
@@ -48,7 +46,7 @@ def test_the_emptiest_scan_is_read_compressed_or_not(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("value", ["slice%03d.raw 1 4 1", "gone.raw", "a\0b.raw"])
-def test_values_in_a_file_that_is_not_there_or_in_many_are_refused(tmp_path: Path, value: str) -> None:
+def test_values_in_a_missing_file_or_in_several_files_are_refused(tmp_path: Path, value: str) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.int16)), str(tmp_path / "x.mhd"))
     header = (tmp_path / "x.mhd").read_text().replace("x.raw", value)
     (tmp_path / "x.mhd").write_text(header)

@@ -1,4 +1,4 @@
-"""What scanner and study say: allowed fields alone, absent where nobody says them, a table before a header."""
+"""Tests of metadata fields: only allowed fields, absent without a value, and precedence of tables over headers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def context(path: Path, fields: tuple[str, ...] = FIELDS) -> dict[str, float]:
     return read_context(read_scan(path, case=path.name.removesuffix(".nii.gz")), fields)
 
 
-def test_config_reader_and_network_know_the_same_fields() -> None:
+def test_config_reader_and_network_have_the_same_fields() -> None:
     assert set(get_args(ContextField)) == set(READERS) == set(TYPICAL)
 
 
@@ -45,7 +45,7 @@ def test_fields_that_would_identify_a_patient_do_not_exist(tmp_path: Path) -> No
     assert set(PATIENT_TAGS.values()) == {"PatientAge", "PatientSex"}
 
 
-def test_the_grid_tells_pixel_and_slice_distance(nifti: Path) -> None:
+def test_pixel_and_slice_spacing_come_from_the_grid(nifti: Path) -> None:
     known = context(nifti)
 
     assert known == {"pixel_mm": pytest.approx(0.9), "slice_mm": pytest.approx(5.0)}
@@ -53,7 +53,7 @@ def test_the_grid_tells_pixel_and_slice_distance(nifti: Path) -> None:
     assert context(nifti, ()) == {}
 
 
-def test_a_side_file_tells_how_the_scan_was_made_and_nothing_else(nifti: Path) -> None:
+def test_a_side_file_gives_acquisition_parameters_only(nifti: Path) -> None:
     made = {"echo_time_ms": 90.0, "field_strength_t": 1.5, "series": "secret", "slice_mm": None}
     (nifti.parent / "case_1.json").write_text(json.dumps(made))
 
@@ -64,7 +64,7 @@ def test_a_side_file_tells_how_the_scan_was_made_and_nothing_else(nifti: Path) -
 
 
 @pytest.mark.parametrize("where", ["imagesTr", "."])
-def test_a_table_comes_before_other_sources_and_may_leave_cells_empty(nifti: Path, where: str) -> None:
+def test_a_table_takes_precedence_and_may_have_empty_cells(nifti: Path, where: str) -> None:
     (nifti.parent / "case_1.json").write_text(json.dumps({"echo_time_ms": 90.0}))
     table = "case,age_years,sex,echo_time_ms,contrast_agent\ncase_1,034Y,F,,Gadovist\nother,9,M,1,0\n"
     (nifti.parents[1] / where / "context.csv").write_text(table)
@@ -80,9 +80,9 @@ def test_a_table_comes_before_other_sources_and_may_leave_cells_empty(nifti: Pat
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ("case,patient_name", "patient_name are no fields"),
-        ("name,sex", "name are no fields"),
-        ("sex", "no column case"),
+        ("case,patient_name", "unknown columns patient_name"),
+        ("name,sex", "unknown columns name"),
+        ("sex", "column case is missing"),
     ],
 )
 def test_a_table_with_other_columns_is_refused(nifti: Path, head: str, message: str) -> None:
@@ -128,11 +128,11 @@ def test_a_table_with_other_columns_is_refused(nifti: Path, head: str, message: 
         ("field_strength_t", "nan", None),
     ],
 )
-def test_texts_become_numbers_or_are_absent(field: str, text: str, value: float | None) -> None:
+def test_texts_are_converted_to_numbers_or_absent(field: str, text: str, value: float | None) -> None:
     assert READERS[field](text) == value
 
 
-def test_a_dicom_header_tells_age_and_sex_only_where_they_are_asked_for(
+def test_age_and_sex_are_read_from_a_dicom_header_only_if_requested(
     nifti: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = read_scan(nifti)
@@ -173,8 +173,8 @@ def test_a_dicom_header_tells_age_and_sex_only_where_they_are_asked_for(
         ('case,repetition_time_ms\ncase_1,"1,5"\n', None),
     ],
 )
-def test_a_comma_is_a_decimal_point_where_it_can_be_nothing_else(nifti: Path, table: str, value: float | None) -> None:
-    """Between tabs, and in quotation marks, three digits after it may be thousands: such a value is named instead."""
+def test_an_unambiguous_decimal_comma_is_read(nifti: Path, table: str, value: float | None) -> None:
+    """Report a value with a comma and three digits in a table with tabs or quotation marks: it may be thousands."""
     (nifti.parent / "context.csv").write_text(table)
     scan = read_scan(nifti, case="case_1")
 
@@ -183,18 +183,18 @@ def test_a_comma_is_a_decimal_point_where_it_can_be_nothing_else(nifti: Path, ta
 
 
 @pytest.mark.parametrize(("sex", "is_named"), [("O", False), ("", False), ("unknown", False), ("1", True)])
-def test_what_is_said_to_be_unknown_is_not_named_as_unread(nifti: Path, sex: str, is_named: bool) -> None:
+def test_a_value_marked_as_unknown_is_not_reported_as_unreadable(nifti: Path, sex: str, is_named: bool) -> None:
     (nifti.parent / "context.csv").write_text(f"case,sex\ncase_1,{sex}\n")
     assert bool(unread_context(read_scan(nifti, case="case_1"), ("sex",))) is is_named
 
 
-def test_the_name_of_the_case_comes_before_that_of_its_file(nifti: Path) -> None:
+def test_the_name_of_the_case_takes_precedence_over_the_file_name(nifti: Path) -> None:
     (nifti.parent / "context.csv").write_text("case,age_years\ncase_1,40\npatient,50\n")
     assert read_context(read_scan(nifti, case="patient"), ("age_years",)) == {"age_years": 50.0}
     assert read_context(read_scan(nifti, case="a keyed hash"), ("age_years",)) == {"age_years": 40.0}
 
 
-def test_a_table_may_stand_as_far_up_as_the_folder_that_was_searched(tmp_path: Path) -> None:
+def test_a_table_is_found_up_to_the_searched_folder(tmp_path: Path) -> None:
     path = tmp_path / "set" / "patient" / "visit" / "T1" / "image.nii.gz"
     path.parent.mkdir(parents=True)
     save_nifti(path, np.zeros((4, 5, 6), np.int16))

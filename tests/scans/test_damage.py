@@ -1,4 +1,4 @@
-"""Files whose values are damaged, cut or longer than their header says are refused or noted, in each format and packing."""
+"""Tests of damaged, incomplete or surplus values in each format and compression: refused or noted."""
 
 import bz2
 import gzip
@@ -24,7 +24,7 @@ META = "NDims = 3\nDimSize = 20 16 8\nElementType = MET_SHORT\nCompressedData = 
 
 
 def write_packed(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `ARRAY`; the file to read, and the one that holds the packed values."""
+    """Write `ARRAY`, and return the file to read and the file of its compressed values."""
     path = folder / name.split()[0]
     packed = zlib.compress(VALUES)
     size = f"CompressedDataSize = {len(packed)}\n"
@@ -67,7 +67,7 @@ def change_checksum(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_packed_values_are_read(tmp_path: Path, name: str) -> None:
+def test_compressed_values_are_read(tmp_path: Path, name: str) -> None:
     scan = read_scan(write_packed(tmp_path, name)[0])
 
     np.testing.assert_array_equal(scan.array[0], ARRAY)
@@ -76,15 +76,15 @@ def test_packed_values_are_read(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("damage", [flip, zero_end, cut, change_checksum])
 @pytest.mark.parametrize("name", PACKED)
-def test_damaged_packed_values_are_refused(tmp_path: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_compressed_values_are_refused(tmp_path: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
     path, values = write_packed(tmp_path, name)
     values.write_bytes(damage(values.read_bytes()))
 
-    with pytest.raises(ScanError, match=r"is damaged or incomplete|claims more values"):
+    with pytest.raises(ScanError, match=r"is damaged or incomplete|more values than the file can hold"):
         read_scan(path)
 
 
-def test_gzip_in_parts_padded_with_zeros_is_read(tmp_path: Path) -> None:
+def test_gzip_streams_padded_with_zeros_are_read(tmp_path: Path) -> None:
     content = nib.Nifti1Image(ARRAY, np.eye(4)).to_bytes()
     parts = gzip.compress(content[:700]) + gzip.compress(content[700:]) + bytes(512)
     (tmp_path / "x.nii.gz").write_bytes(parts)
@@ -96,14 +96,14 @@ def test_gzip_in_parts_padded_with_zeros_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.nii.gz", "x.nrrd gzip"])
-def test_other_bytes_after_whole_gzip_values_are_noted(tmp_path: Path, name: str) -> None:
+def test_other_bytes_after_complete_gzip_values_are_noted(tmp_path: Path, name: str) -> None:
     path, _ = write_packed(tmp_path, name)
     path.write_bytes(path.read_bytes() + b"something else")
 
     scan = read_scan(path)
 
     np.testing.assert_array_equal(scan.array[0], ARRAY)
-    assert any("beyond the values" in note for note in scan.notes)
+    assert any("surplus bytes" in note for note in scan.notes)
 
 
 PLAIN = {
@@ -115,10 +115,10 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_plain_values_that_are_cut_or_too_many_are_refused(tmp_path: Path, name: str) -> None:
+def test_too_few_or_too_many_uncompressed_values_are_refused(tmp_path: Path, name: str) -> None:
     pack = gzip.compress if name.endswith(".gz") else bytes
     (tmp_path / name).write_bytes(pack(PLAIN[name]()[:-1]))
-    with pytest.raises(ScanError, match=r"claims more values|is damaged or incomplete"):
+    with pytest.raises(ScanError, match=r"more values than the file can hold|is damaged or incomplete"):
         read_scan(tmp_path / name)
 
     (tmp_path / name).write_bytes(pack(PLAIN[name]() + bytes(2 * 20 * 16)))
@@ -126,7 +126,7 @@ def test_plain_values_that_are_cut_or_too_many_are_refused(tmp_path: Path, name:
         read_scan(tmp_path / name)
 
     (tmp_path / name).write_bytes(pack(PLAIN[name]() + b"end"))
-    assert any("beyond the values" in note for note in read_scan(tmp_path / name).notes)
+    assert any("surplus bytes" in note for note in read_scan(tmp_path / name).notes)
 
 
 @pytest.mark.parametrize("words", ["1 2 3", "1 2 3 4 x", "1 2 3 40000", "1 2 3 4 5"])
@@ -138,7 +138,7 @@ def test_values_as_text_that_do_not_fit_are_refused(tmp_path: Path, words: str) 
         read_scan(tmp_path / "x.nrrd")
 
 
-def test_a_file_that_itk_writes_packed_is_read(tmp_path: Path) -> None:
+def test_a_compressed_file_written_by_itk_is_read(tmp_path: Path) -> None:
     for name in ("x.nii.gz", "x.nrrd", "x.nhdr", "x.mha", "x.mhd"):
         sitk.WriteImage(sitk.GetImageFromArray(ARRAY.T), str(tmp_path / name), useCompression=True)
 

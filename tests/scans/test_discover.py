@@ -1,4 +1,4 @@
-"""Every scan under a folder is found, at any depth; files that are none are counted."""
+"""Tests of discovery: all scans below a folder are found, and other files are counted."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_files_and_series_are_found_and_named_by_their_place(folder: Path) -> None:
+def test_files_and_series_are_found_and_named_by_their_path(folder: Path) -> None:
     found = discover(folder)
 
     assert [e.name for e in found.entries] == ["a__b__two", "a__one", "broken", "deep__er__series"]
@@ -38,7 +38,7 @@ def test_files_and_series_are_found_and_named_by_their_place(folder: Path) -> No
     assert found.n_skipped == 1
 
 
-def test_a_broken_file_says_why(folder: Path) -> None:
+def test_a_broken_file_is_listed_with_its_problem(folder: Path) -> None:
     broken = next(e for e in discover(folder).entries if e.name == "broken")
 
     assert "cannot be read as NIfTI" in broken.problem
@@ -51,12 +51,12 @@ def test_headers_give_shape_and_axes(folder: Path) -> None:
     assert one.orientation == "LAS"
 
 
-def test_a_folder_that_is_absent_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="does not exist"):
         discover(tmp_path / "nowhere")
 
 
-def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_nifti(folder / "locked" / "x.nii.gz", blob_case(0)[0])
     plain = os.scandir
 
@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pyte
     assert "cannot be listed. Found Permission denied" in entry.problem
 
 
-def test_pipes_are_left_out(folder: Path) -> None:
+def test_pipes_are_skipped(folder: Path) -> None:
     before = len(discover(folder).entries)
     os.mkfifo(folder / "pipe")
     os.mkfifo(folder / "pipe.nii")
@@ -80,7 +80,7 @@ def test_pipes_are_left_out(folder: Path) -> None:
     assert len(discover(folder).entries) == before
 
 
-def test_a_folder_may_be_left_out(folder: Path) -> None:
+def test_a_folder_can_be_excluded(folder: Path) -> None:
     before = [e.name for e in discover(folder).entries]
     save_nifti(folder / "out" / "masks" / "x.nii.gz", blob_case(0)[0])
 
@@ -88,7 +88,7 @@ def test_a_folder_may_be_left_out(folder: Path) -> None:
     assert len(discover(folder).entries) == len(before) + 1
 
 
-def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
+def test_long_names_are_shortened_and_stay_unique(tmp_path: Path) -> None:
     for end in "ab":
         save_nifti(tmp_path / ("é" * 80) / ("x" * 90) / f"{'y' * 80}{end}.nii", blob_case(0)[0])
 
@@ -98,7 +98,7 @@ def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
     assert all(len(n.encode()) <= 180 for n in names)
 
 
-def test_a_pair_is_one_scan_and_values_without_a_header_say_so(tmp_path: Path) -> None:
+def test_a_pair_is_one_scan_and_values_without_a_header_are_reported(tmp_path: Path) -> None:
     image, _ = blob_case(0)
     nib.save(nib.Nifti1Pair(image, AFFINE), tmp_path / "pair.hdr")
     (tmp_path / "lone.img").write_bytes(bytes(999))
@@ -110,7 +110,7 @@ def test_a_pair_is_one_scan_and_values_without_a_header_say_so(tmp_path: Path) -
         ("lone", ["lone.img"]),
         ("pair", ["pair.hdr", "pair.img"]),
     ]
-    assert "without their header" in found.entries[0].problem
+    assert "without a header" in found.entries[0].problem
     assert found.n_skipped == 1
     np.testing.assert_array_equal(read_entry(found.entries[1], "c").array[0], image)
     assert [e.name for e in discover(tmp_path / "pair.img").entries] == ["pair"]
@@ -125,7 +125,7 @@ def test_values_in_another_file_belong_to_the_scan(tmp_path: Path) -> None:
     assert read_entry(entry, "c").array.shape == (1, 4, 3, 2)
 
 
-def test_hidden_folders_are_passed_over_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_hidden_folders_are_skipped_and_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = [e.name for e in discover(folder).entries]
     for place in (".Trash-1000/files", ".snapshot", "$RECYCLE.BIN"):
         save_nifti(folder / place / "old.nii.gz", blob_case(0)[0])
@@ -134,11 +134,11 @@ def test_hidden_folders_are_passed_over_and_counted(folder: Path, caplog: pytest
 
     assert [e.name for e in found.entries] == before
     assert found.passed_over == ("$RECYCLE.BIN", ".Trash-1000", ".snapshot")
-    assert "3 hidden folders, or folders of results, are not searched" in caplog.text
+    assert "3 hidden folders or result folders are not searched" in caplog.text
     assert [e.name for e in discover(folder / ".snapshot").entries] == ["old"]
 
 
-def test_a_folder_of_the_users_with_names_of_a_training_is_searched(tmp_path: Path) -> None:
+def test_a_user_folder_with_names_of_a_run_is_searched(tmp_path: Path) -> None:
     for name in ("train/a.nii.gz", "validation/b.nii.gz"):
         save_nifti(tmp_path / name, blob_case(0)[0])
     (tmp_path / "config.yaml").write_text("x: 1")
@@ -150,7 +150,7 @@ def test_a_folder_of_the_users_with_names_of_a_training_is_searched(tmp_path: Pa
     assert ([e.name for e in found.entries], found.passed_over) == (["train__a"], ("validation",))
 
 
-def test_what_convert_wrote_is_a_scan_but_for_convert_into_the_same_folder(tmp_path: Path) -> None:
+def test_converted_files_are_scans_except_while_converting_into_the_same_folder(tmp_path: Path) -> None:
     save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(0)[0])
     for _ in range(2):
         rows = medhybrid.convert(tmp_path, out=tmp_path / "out")

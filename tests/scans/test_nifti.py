@@ -1,4 +1,4 @@
-"""NIfTI files are read as nibabel reads them, written on the same grid, or refused with a reason."""
+"""Tests of NIfTI reading against nibabel, of writing on the same grid, and of refusal with a reason."""
 
 import gzip
 from collections.abc import Callable
@@ -106,14 +106,14 @@ def test_reject_damaged_files(tmp_path: Path, damage) -> None:  # type: ignore[n
         np.zeros((3, 3, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")]),
     ],
 )
-def test_reject_what_is_no_volume_of_numbers(tmp_path: Path, array: np.ndarray) -> None:
+def test_reject_files_that_are_not_volumes_of_numbers(tmp_path: Path, array: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "x.nii")
 
     with pytest.raises(ScanError):
         read_scan(tmp_path / "x.nii")
 
 
-def test_a_header_that_claims_terabytes_is_refused_before_memory_is_asked_for(tmp_path: Path) -> None:
+def test_a_header_of_terabytes_is_refused_before_allocation(tmp_path: Path) -> None:
     path = tmp_path / "x.nii"
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), path)
     data = bytearray(path.read_bytes())
@@ -132,7 +132,7 @@ ARRAY = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
 def write_edited(
     path: Path, edit: Callable[[Any], object], array: np.ndarray = ARRAY, form: np.ndarray = QFORM
 ) -> Path:
-    """Write a file whose header holds `form` twice, edited without nibabel's repairs."""
+    """Write a file with `form` as sform and qform in its header, edited without nibabel's repairs."""
     header = nib.Nifti1Image(array, form).header.copy()
     header.set_qform(form, 1)
     header.set_sform(form, 1)
@@ -148,7 +148,7 @@ def empty_sform(header: Any) -> None:
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("micron", 1e3), ("meter", 1e-3), ("mm", 1.0), ("unknown", 1.0)])
-def test_lengths_are_in_mm_whatever_the_unit(tmp_path: Path, unit: str, factor: float) -> None:
+def test_lengths_are_converted_to_mm_from_any_unit(tmp_path: Path, unit: str, factor: float) -> None:
     form = np.diag([0.4 * factor, 0.4 * factor, 0.8 * factor, 1.0])
     form[:3, 3] = np.array([-0.5, 0.5, 1]) * factor
     path = write_edited(tmp_path / "x.nii", lambda h: h.set_xyzt_units(unit, "sec"), form=form)
@@ -167,17 +167,17 @@ def test_a_doubtful_unit_is_noted(tmp_path: Path, code: int, found: str) -> None
     assert any(found in note for note in scan.notes)
 
 
-def test_an_empty_sform_beside_a_qform_is_passed_over(tmp_path: Path) -> None:
+def test_the_qform_replaces_an_empty_sform(tmp_path: Path) -> None:
     scan = read_scan(write_edited(tmp_path / "x.nii", empty_sform))
 
     np.testing.assert_allclose(scan.affine, QFORM, rtol=1e-6)
-    assert scan.notes == ("sform cannot be used; qform is used",)
+    assert scan.notes == ("sform is invalid; qform is used",)
 
 
 def test_an_empty_sform_alone_is_refused(tmp_path: Path) -> None:
     path = write_edited(tmp_path / "x.nii", lambda h: (empty_sform(h), h.__setitem__("qform_code", 0)))
 
-    with pytest.raises(ScanError, match="unusable affine"):
+    with pytest.raises(ScanError, match="invalid affine"):
         read_scan(path)
 
 
@@ -192,7 +192,7 @@ def test_voxel_sizes_of_sform_and_pixdim_that_differ_are_noted_with_the_digits_t
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 1, 1), (4, 3, 2, 1, 3), (4, 3, 2, 3), (4, 3), (4, 3, 1, 1, 2)])
-def test_axes_of_one_voxel_are_dropped_and_vectors_are_channels(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_axes_of_length_one_are_dropped_and_vectors_become_channels(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
     nib.save(nib.Nifti1Image(array, QFORM), tmp_path / "x.nii.gz")
 
@@ -214,7 +214,7 @@ def test_a_slice_without_thickness_has_1_mm_and_a_note(tmp_path: Path) -> None:
     assert scan.notes == ("the thickness of the slice is unknown; 1 mm is assumed",)
 
 
-def test_the_content_decides_whether_a_file_is_packed(tmp_path: Path) -> None:
+def test_gzip_is_detected_from_the_content(tmp_path: Path) -> None:
     content = nib.Nifti1Image(ARRAY, QFORM).to_bytes()
     (tmp_path / "plain.nii.gz").write_bytes(content)
     (tmp_path / "packed.nii").write_bytes(gzip.compress(content))
@@ -240,7 +240,7 @@ def test_analyze_is_read_with_a_note_on_its_orientation(tmp_path: Path, endian: 
     np.testing.assert_array_equal(scan.array[0], ARRAY)
     np.testing.assert_allclose(scan.affine, nib.load(tmp_path / "x.hdr").affine)
     (note,) = scan.notes
-    assert note.startswith("Analyze 7.5 headers hold no orientation: left and right may be swapped; programs on ITK")
+    assert note.startswith("Analyze 7.5 headers store no orientation: left and right may be swapped; ITK-based programs")
     write_nifti(tmp_path / "mask.nii.gz", ARRAY, scan.affine, like=scan.source)
 
 
@@ -254,9 +254,7 @@ def test_one_file_of_a_pair_is_refused(tmp_path: Path) -> None:
 
 
 @given(file=nifti_files())
-def test_a_mask_has_each_field_that_places_voxels_from_its_image(
-    tmp_path_factory: pytest.TempPathFactory, file: ImageFile
-) -> None:
+def test_a_mask_has_all_geometry_fields_of_its_image(tmp_path_factory: pytest.TempPathFactory, file: ImageFile) -> None:
     folder = tmp_path_factory.mktemp("like")
     scan = read_scan(file.write(folder))
 
@@ -307,7 +305,7 @@ def test_an_array_on_another_grid_is_placed_by_its_affine(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("factor", [1.0000005, 1.0004])
-def test_a_quaternion_made_too_long_by_rounding_is_shortened_with_a_note(tmp_path: Path, factor: float) -> None:
+def test_a_quaternion_too_long_by_rounding_is_normalised_with_a_note(tmp_path: Path, factor: float) -> None:
     header = nib.Nifti1Header()
     header.set_data_shape((4, 5, 6))
     header["qform_code"], header["pixdim"][:4] = 1, (1, 2, 3, 4)
@@ -327,7 +325,7 @@ def test_a_quaternion_made_too_long_by_rounding_is_shortened_with_a_note(tmp_pat
     assert "the quaternion of the qform has length" in " ".join(scan.notes)
 
 
-def test_a_sign_of_the_qform_that_is_none_is_noted(tmp_path: Path) -> None:
+def test_an_invalid_sign_of_the_qform_is_noted(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4))
     image.set_sform(None, 0)
     image.set_qform(np.eye(4), 1)

@@ -1,4 +1,4 @@
-"""One reader for all formats, also for MONAI's transforms."""
+"""Tests of the common reader for all formats, also in MONAI's transforms."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from medhybrid.scans.reader import read_scan, stack_channels
 from tests.synthetic import AFFINE, SHAPE, blob_case, save_nifti
 
 
-@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")  # MONAI registers its own readers as well
-def test_monai_loads_through_our_reader(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")  # MONAI also registers its own readers
+def test_monai_loads_scans_with_the_reader(tmp_path: Path) -> None:
     image, _ = blob_case(0)
     path = save_nifti(tmp_path / "x.nii.gz", image.astype(np.float32))
 
@@ -32,7 +32,7 @@ def test_a_dicom_series_and_a_nifti_file_of_one_volume_agree(tmp_path: Path) -> 
 
     dicom, file = read_scan(tmp_path / "series"), read_scan(save_nifti(tmp_path / "x.nii.gz", image))
 
-    # Axes may run the other way; world positions decide.
+    # axes may be reversed, so world positions are compared
     from medhybrid.geometry import turn_to_ras
 
     a, b = turn_to_ras(dicom.affine), turn_to_ras(file.affine)
@@ -57,7 +57,7 @@ def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
         read_scan(save_nifti(tmp_path / "b.nii.gz", blob_case(0)[0], moved)),
     ]
 
-    with pytest.raises(ScanError, match="channel FLAIR lies on another grid"):
+    with pytest.raises(ScanError, match="channel FLAIR has another grid"):
         stack_channels(scans, ["T1", "FLAIR"], case="x")
 
 
@@ -87,7 +87,7 @@ def test_hidden_files_of_a_folder_are_not_read(tmp_path: Path) -> None:
     [("1.3.12.2.1107.5.9.1", None), ("1.3.46.670589.11.0.0.12.2", 4), ("1.2.840.10008.5.1.4.1.1.4.2", 4)],
 )
 @pytest.mark.parametrize("is_same_series", [True, False])
-def test_an_object_without_pixels_beside_a_series_is_left_aside(
+def test_an_object_without_pixels_is_skipped(
     is_same_series: bool, sop_class: str, rows: int | None, tmp_path: Path
 ) -> None:
     image, _ = blob_case(0)

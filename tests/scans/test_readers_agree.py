@@ -1,4 +1,4 @@
-"""Files with random valid headers are read as nibabel and SimpleITK read them; docs/coordinates.md lists each difference."""
+"""Tests with random valid headers: values and affines agree with nibabel and SimpleITK, except as in docs/coordinates.md."""
 
 from pathlib import Path
 
@@ -24,14 +24,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_alone(file: ImageFile, folder: Path) -> Path:
-    """Write a file where no other of its name is: ITK would read x.nii for x.nii.gz."""
+    """Write a file into an empty folder: ITK would read x.nii instead of x.nii.gz."""
     alone = folder / str(len(list(folder.iterdir())))
     alone.mkdir()
     return file.write(alone)
 
 
 def read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values (C, X, Y, Z) and affine to RAS."""
+    """Read values (C, X, Y, Z) and the affine to RAS with SimpleITK."""
     image = sitk.ReadImage(str(path))
     array = sitk.GetArrayFromImage(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -47,7 +47,7 @@ def read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(file=nifti_files())
-def test_nifti_is_read_as_nibabel_and_itk_read_it(folder: Path, file: ImageFile) -> None:
+def test_nifti_reading_agrees_with_nibabel_and_itk(folder: Path, file: ImageFile) -> None:
     path = write_alone(file, folder)
     header = file.header
     unit = MM_PER_UNIT[int(header["xyzt_units"]) & 7]
@@ -61,14 +61,16 @@ def test_nifti_is_read_as_nibabel_and_itk_read_it(folder: Path, file: ImageFile)
     if header["sizeof_hdr"] == 540:
         return  # SimpleITK's reader does not know NIfTI-2
     array, affine = read_by_itk(path)
-    if header["scl_slope"] == header["scl_slope"]:  # ITK multiplies by NaN, which means that there is no scaling
+    if header["scl_slope"] == header["scl_slope"]:  # ITK multiplies by NaN, although NaN means no scaling
         np.testing.assert_allclose(scan.array, array.astype(np.float64), rtol=1e-6, atol=1e-5)
     if not header["sform_code"] and not header["qform_code"]:
-        assert "says nothing of position" in " ".join(scan.notes)  # ITK: flipped, at the origin
+        assert "does not give position" in " ".join(scan.notes)  # ITK: flipped, at the origin
         return
     takes_sform = header["sform_code"] == SCANNER or not header["qform_code"]
     by_itk = judge.get_sform() if takes_sform else judge.get_qform()
-    by_itk[:3, :3] *= header["pixdim"][1:4] / np.linalg.norm(by_itk[:3, :3], axis=0)  # ITK has sizes from pixdim alone
+    by_itk[:3, :3] *= header["pixdim"][1:4] / np.linalg.norm(
+        by_itk[:3, :3], axis=0
+    )  # ITK takes voxel sizes only from pixdim
     by_itk[:3] *= unit
     np.testing.assert_allclose(by_itk, affine, rtol=1e-4, atol=2e-3 * unit)
     is_same = np.allclose(by_itk, scan.affine, rtol=1e-3, atol=2e-3 * unit)
@@ -77,7 +79,7 @@ def test_nifti_is_read_as_nibabel_and_itk_read_it(folder: Path, file: ImageFile)
 
 @settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(file=nrrd_files())
-def test_nrrd_is_read_as_itk_reads_it(folder: Path, file: ImageFile) -> None:
+def test_nrrd_reading_agrees_with_itk(folder: Path, file: ImageFile) -> None:
     path = write_alone(file, folder)
 
     scan = read_scan(path)
@@ -85,7 +87,7 @@ def test_nrrd_is_read_as_itk_reads_it(folder: Path, file: ImageFile) -> None:
     np.testing.assert_array_equal(scan.array, file.values.astype(scan.array.dtype))
     assert scan.notes == ()
     if b"bzip2" in file.content[:1000]:
-        return  # ITK is built without
+        return  # SimpleITK is built without it
     array, affine = read_by_itk(path)
     np.testing.assert_array_equal(scan.array, array.astype(scan.array.dtype))
     np.testing.assert_allclose(scan.affine, affine, atol=1e-6)
@@ -93,7 +95,7 @@ def test_nrrd_is_read_as_itk_reads_it(folder: Path, file: ImageFile) -> None:
 
 @settings(max_examples=40, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(file=meta_files())
-def test_metaimage_is_read_as_itk_reads_it(folder: Path, file: ImageFile) -> None:
+def test_metaimage_reading_agrees_with_itk(folder: Path, file: ImageFile) -> None:
     path = write_alone(file, folder)
 
     scan = read_scan(path)

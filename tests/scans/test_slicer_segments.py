@@ -1,4 +1,4 @@
-"""Segments of 3D Slicer's segmentations are known by name, layer and value."""
+"""Tests of 3D Slicer segmentations: names, layers and values of segments."""
 
 from pathlib import Path
 

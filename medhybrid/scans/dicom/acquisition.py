@@ -1,6 +1,6 @@
-"""How a volume was made: echo time, sequence, contrast agent and the like, from the header of its own file and frame.
+"""Acquisition parameters of a volume: echo time, sequence, contrast agent and others, from its header and first frame.
 
-None of it identifies a patient; descriptions are free text all the same, and so are left out of names.
+None of these attributes is meant to identify a patient. Descriptions are free text, so they are not used in names.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ OF_FRAME = {
     "flip_angle_deg": "flip",
     "kvp": "kvp",
 }
-"""Numbers that an enhanced file has in functional groups, by the trait of the frame that holds them."""
+"""Parameters that an enhanced file stores per frame, with the frame's trait that holds them."""
 
 TAGS = (*TEXTS.values(), *NUMBERS.values(), "ContrastBolusAgentSequence", "SharedFunctionalGroupsSequence")
 
 
 def describe_header(header: Any) -> Acquisition:
-    """Return what a header says for all frames of its file."""
+    """Return the acquisition parameters that apply to all frames of a file."""
     texts = {k: v for k, tag in TEXTS.items() if (v := text(header, tag))}
-    agent = _first(header, "ContrastBolusAgentSequence")  # of an enhanced file
+    agent = _first(header, "ContrastBolusAgentSequence")  # in an enhanced file
     if "contrast_agent" not in texts and (name := text(agent, "CodeMeaning") or text(agent, "CodeValue")):
         texts["contrast_agent"] = name
     figures = {k: x for k, tag in NUMBERS.items() if (x := number(header, tag)) is not None}
@@ -62,7 +62,7 @@ def describe_header(header: Any) -> Acquisition:
 
 
 def describe_frame(traits: Mapping[str, str]) -> Acquisition:
-    """Return what a frame says of itself alone; a value that is no single number says nothing."""
+    """Return the acquisition parameters of a single frame, without values that are not a single number."""
     found: Acquisition = {"image_type": traits["type"]} if traits.get("type") else {}
     for key, trait in OF_FRAME.items():
         try:
@@ -75,7 +75,7 @@ def describe_frame(traits: Mapping[str, str]) -> Acquisition:
 
 
 def _first(dataset: Any, name: str) -> Any:
-    """Return the first item of a sequence; an empty mapping where there is none."""
+    """Return the first item of a sequence, or an empty mapping."""
     try:
         found = (value_of(dataset, name) or [{}])[0]
     except (TypeError, IndexError, KeyError):

@@ -1,7 +1,7 @@
-"""Attributes of DICOM data sets: read fast, and None where a value is absent or damaged.
+"""Fast reading of DICOM attributes, with None for absent or damaged values.
 
-An attribute that is written with VR UN is read by the VR that the dictionary of DICOM has for it (PS3.5 6.2.2): a value of
-more than 64 KiB has to be written so with explicit VR, and some archives write all that they do not know so.
+An attribute stored with VR UN is read with the VR of the DICOM dictionary (PS3.5 6.2.2). With explicit VR, values above
+64 KiB must be stored as UN, and some archives store all attributes as UN that they do not know.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 PLAIN_TEXT_VRS = ("CS", "DS", "IS", "UI", "TM")
-"""Values of these are ASCII; no character set bears on them."""
+"""VRs with ASCII values, which do not depend on the character set."""
 
 
 @cache
@@ -25,7 +25,7 @@ def _tag(name: str) -> Any:
 
 @cache
 def _known_vr(tag: Any) -> str:
-    """Return the VR of a standard attribute, or an empty string where there is none or several."""
+    """Return the VR of a standard attribute, or an empty string for an unknown or ambiguous VR."""
     from pydicom.datadict import dictionary_VR
 
     try:
@@ -36,13 +36,13 @@ def _known_vr(tag: Any) -> str:
 
 
 def value_of(dataset: Any, name: str) -> Any:
-    """Return an attribute's value, or None where it is absent, empty or cannot be parsed. Numbers may come as text."""
+    """Return an attribute's value, or None if it is absent, empty or cannot be parsed. Numbers may be text."""
     try:
         raw = dataset.get_item(_tag(name), keep_deferred=True) if hasattr(dataset, "get_item") else None
         if raw is not None and raw.is_raw and raw.VR == "UN":
             raw = _restore_vr(dataset, raw)
         if raw is not None and raw.is_raw and raw.value and (raw.VR or _known_vr(raw.tag)) in PLAIN_TEXT_VRS:
-            # Much faster than the library's own values, which listing thousands of files would wait for.
+            # much faster than pydicom's parsing, which would dominate the listing of thousands of files
             words = [w.strip(" \0\t\r\n") for w in raw.value.decode("latin-1").split("\\")]
             return (words[0] or None) if len(words) == 1 else words
         element = dataset.get(_tag(name))  # by tag, which is faster than by name
@@ -55,7 +55,7 @@ def value_of(dataset: Any, name: str) -> Any:
 
 
 def _restore_vr(dataset: Any, raw: Any) -> Any:
-    """Give a raw element of VR UN the VR of its tag, in its data set; return the element."""
+    """Replace VR UN of a raw element by the dictionary's VR, in its data set, and return the element."""
     from pydicom.dataelem import DataElement
     from pydicom.values import convert_SQ
 
@@ -63,10 +63,10 @@ def _restore_vr(dataset: Any, raw: Any) -> Any:
     if not vr or vr == "UN":
         return raw
     if raw.value is None and raw.length:
-        raw = dataset.get_item(raw.tag)  # a deferred value comes from its file
+        raw = dataset.get_item(raw.tag)  # reads a deferred value from its file
     if not raw.is_raw:
         return raw
-    if vr == "SQ":  # items inside UN are implicit VR little endian, whatever the file's encoding
+    if vr == "SQ":  # items inside UN are always implicit VR little endian
         items = convert_SQ(raw.value or b"", True, True)
         dataset[raw.tag] = DataElement(raw.tag, "SQ", items)
     else:
@@ -75,7 +75,10 @@ def _restore_vr(dataset: Any, raw: Any) -> Any:
 
 
 def restore_vrs(dataset: Any) -> None:
-    """Give every standard attribute of VR UN its VR, at any depth, for code that takes values from the data set itself."""
+    """Replace VR UN of all standard attributes by the dictionary's VR, at any depth.
+
+    Needed for code that reads values from the data set directly, without `value_of`.
+    """
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag, keep_deferred=True)
         if element.is_raw and element.VR == "UN":
@@ -87,13 +90,13 @@ def restore_vrs(dataset: Any) -> None:
 
 
 def integer(dataset: Any, name: str) -> int | None:
-    """Return a whole number, or None."""
+    """Return an attribute as an integer, or None."""
     found = number(dataset, name)
     return int(found) if found is not None and found.is_integer() else None
 
 
 def number(dataset: Any, name: str) -> float | None:
-    """Return a finite number, or None."""
+    """Return an attribute as a finite number, or None."""
     try:
         found = _float(value_of(dataset, name))
     except (TypeError, ValueError, OverflowError):
@@ -104,13 +107,13 @@ def number(dataset: Any, name: str) -> float | None:
 def _float(value: Any) -> float:
     from pydicom.tag import BaseTag
 
-    if isinstance(value, BaseTag):  # of an element whose VR is damaged; for Python it is a whole number
+    if isinstance(value, BaseTag):  # from an element with a damaged VR; a tag is an int in Python
         raise TypeError("a tag is not a number")
     return float(value)
 
 
 def numbers(dataset: Any, name: str, n: int) -> tuple[float, ...] | None:
-    """Return exactly `n` finite numbers, or None."""
+    """Return an attribute as a tuple of exactly `n` finite numbers, or None."""
     try:
         value = value_of(dataset, name)
         found = tuple(_float(v) for v in ([value] if isinstance(value, str) else value))
@@ -120,7 +123,7 @@ def numbers(dataset: Any, name: str, n: int) -> tuple[float, ...] | None:
 
 
 def text(dataset: Any, name: str) -> str:
-    """Return the value as text; several values are joined as DICOM does."""
+    """Return an attribute as text. Several values are joined by backslashes, as in DICOM."""
     value = value_of(dataset, name)
     if value is None:
         return ""

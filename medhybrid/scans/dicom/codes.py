@@ -1,4 +1,4 @@
-"""SNOMED CT codes of labels: from the config, else by the label's name, else a plain region of interest."""
+"""SNOMED CT codes of labels: from the config, from the label's name, or as an unspecified region."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ REGION = ("309825002, SCT, Spatial and Relational Concept", "111176, DCM, Unspec
 
 
 def parse_code(text: str) -> Any:
-    """A code from ``value, scheme, meaning``, or from the keyword of a concept (``Brain``).
+    """Parse a code: ``value, scheme, meaning``, or the keyword of a SNOMED CT concept (``Brain``).
 
     Raises
     ------
     ConfigError
-        If it is neither.
+        If the text is neither of them.
     """
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
@@ -39,13 +39,13 @@ def parse_code(text: str) -> Any:
         return getattr(codes.SCT, keyword)
     except AttributeError:
         raise ConfigError(
-            f"code {text!r} is not known",
+            f"code {text!r} is unknown",
             expected="a SNOMED CT keyword such as Brain, or value, scheme, meaning (12738006, SCT, Brain)",
         ) from None
 
 
 def label_codes(name: str, given: Mapping[str, LabelCode]) -> tuple[Any, Any, Any | None]:
-    """Category, type and anatomic region of a label."""
+    """Return the category, type and anatomic region of a label. The region may be None."""
     code = given.get(name, LabelCode())
     words = name.casefold().replace("_", " ").replace("-", " ").split()
     if any(word.rstrip("s") in LESION_WORDS for word in words) or (code.anatomy and not code.type):

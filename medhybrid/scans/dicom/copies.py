@@ -1,4 +1,4 @@
-"""Instances that are in a folder more than once: used once where they agree, refused where they do not."""
+"""Removal of duplicate DICOM instances, and refusal of different files with the same SOPInstanceUID."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medhybrid.scans.dicom.frames import Frame
 from medhybrid.scans.dicom.pixels import read_stored
 
 Load = Callable[[Path], Any]
-"""Loads the data set of a file."""
+"""Function that loads the data set of a file."""
 
 VECTORS = {
     "ImagePositionPatient": "position_mm",
@@ -34,15 +34,15 @@ SCALARS = (
 
 
 def without_copies(files: Sequence[tuple[Frame, ...]], load: Load) -> list[Frame]:
-    """Return the frames of files, each instance once.
+    """Return the frames of files without duplicate instances.
 
-    Two files of one SOPInstanceUID are one instance where their frames have the same places, scales and stored values,
-    in whatever encoding.
+    Two files with the same SOPInstanceUID are duplicates if their frames have the same position, scaling and stored values,
+    regardless of the encoding.
 
     Raises
     ------
     SeriesError
-        If two files of one SOPInstanceUID differ.
+        If two files with the same SOPInstanceUID differ.
     """
     kept: dict[str, tuple[Frame, ...]] = {}
     frames: list[Frame] = []
@@ -65,12 +65,12 @@ def _refuse_difference(known: Sequence[Frame], found: Sequence[Frame], load: Loa
     difference = _compare_headers(known, found) or _compare_values(known, found, load)
     if difference:
         raise SeriesError(
-            f"{known[0].path.name} and {found[0].path.name} have one SOPInstanceUID and differ",
+            f"{known[0].path.name} and {found[0].path.name} have the same SOPInstanceUID, but differ",
             code="duplicate_slice",
             path=found[0].path,
-            expected="one content for one SOPInstanceUID",
+            expected="equal content for the same SOPInstanceUID",
             found=difference,
-            remedy="leave one of the files out, or export the series again",
+            remedy="remove one of the files, or export the series again",
         )
 
 
@@ -94,7 +94,7 @@ def _compare_headers(known: Sequence[Frame], found: Sequence[Frame]) -> str:
 
 
 def _is_same_text(one: str, other: str) -> bool:
-    """Whether two values are equal as text or as numbers, as 120000 and 120000.0 are."""
+    """Return True if two values are equal as text or as numbers (120000 and 120000.0)."""
     try:
         return one == other or float(one) == float(other)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Decode compressed frames for another process, as a program: what damages a decoder ends this process and no other.
+"""Program that decodes compressed frames for another process. A stream that crashes a decoder ends only this process.
 
-Read from standard input, and written to standard output, are a line of JSON and the bytes that it counts, again and again. This
-file imports nothing of medhybrid, so that it starts quickly.
+Each request on standard input, and each reply on standard output, is a line of JSON followed by the number of bytes given in
+it. This file does not import medhybrid, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ import sys
 from typing import Any, BinaryIO
 
 MEMORY_FACTOR = 64
-"""Bytes that a decoder may take for each byte of a frame, beside `MEMORY_FREE`."""
+"""Memory limit of a decoder in bytes per byte of the frame, in addition to `MEMORY_FREE`."""
 
 MEMORY_FREE = 2 << 30
 
 
 def decode(header: dict[str, Any], stream: bytes) -> Any:
-    """Decode one frame (Y, X) as it is stored.
+    """Decode the stored values (Y, X) of one frame.
 
     Parameters
     ----------
     header : dict
-        `syntax`, `options` of the decoder, `attributes` of the image.
+        The transfer syntax (`syntax`), `options` of the decoder, and `attributes` of the image.
+    stream : bytes
+        The compressed stream.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
@@ -43,7 +45,7 @@ def decode(header: dict[str, Any], stream: bytes) -> Any:
 
 
 def bound_memory(n_frame_bytes: int) -> None:
-    """Let an allocation fail that no frame of this size needs, where the system can."""
+    """Limit the memory of this process to the needs of a frame of this size, if the system supports it."""
     try:
         import resource
     except ImportError:
@@ -54,7 +56,7 @@ def bound_memory(n_frame_bytes: int) -> None:
 
 
 def answer(source: BinaryIO, target: BinaryIO) -> bool:
-    """Decode the next frame and write it, or why it cannot be decoded; False at the end."""
+    """Decode the next frame, and write its values or the error. Return False at the end of the input."""
     line = source.readline()
     if not line:
         return False
@@ -64,7 +66,7 @@ def answer(source: BinaryIO, target: BinaryIO) -> bool:
         bound_memory(header["n_frame_bytes"])
         values = decode(header, stream)
         content, reply = values.tobytes(), {"type": values.dtype.str, "shape": values.shape}
-    except Exception as error:  # each decoder raises its own kinds
+    except Exception as error:  # decoders raise many kinds of exceptions
         content, reply = b"", {"error": type(error).__name__, "message": str(error)[:1000]}
     target.write(json.dumps(reply | {"n_bytes": len(content)}).encode() + b"\n")
     target.write(content)
@@ -73,9 +75,9 @@ def answer(source: BinaryIO, target: BinaryIO) -> bool:
 
 
 def main() -> None:
-    """Answer until the other process closes its end."""
+    """Process requests until the other process closes standard input."""
     target = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # decoders print
+    os.dup2(2, 1)  # decoders print to standard output, which must hold only replies
     while answer(sys.stdin.buffer, target):
         pass
 

@@ -1,6 +1,7 @@
-"""Decode frames by pydicom: compressed ones in processes of their own, since a damaged stream can end a decoder's process.
+"""Decoding of frames with pydicom. Compressed frames are decoded in worker processes.
 
-The processes are started when the first compressed frame is read, wait for further ones, and end with this process.
+A damaged stream can crash a decoder, and with it the process. A worker starts with the first compressed frame, is reused for
+later frames, and ends with this process.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 WORKER = Path(__file__).with_name("decode_worker.py")
 
 IN_THIS_PROCESS = ("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98")
-"""Encapsulated syntaxes that need no library: RLE, and uncompressed fragments."""
+"""Encapsulated transfer syntaxes that pydicom decodes without a library: RLE, and uncompressed fragments."""
 
 ATTRIBUTES = (
     "Rows",
@@ -34,22 +35,22 @@ ATTRIBUTES = (
     "HighBit",
     "PixelRepresentation",
 )
-"""What decoders read of a header."""
+"""Attributes of a header that decoders read."""
 
 MAX_SECONDS = 20.0
-"""A decoder that takes longer for a frame is ended: damaged streams make some run on."""
+"""Time limit for decoding a frame. Some decoders do not end for damaged streams."""
 
 SECONDS_PER_BYTE = 1e-6
-"""What a large frame may take beside, for each byte of its values."""
+"""Additional time for large frames, per byte of their values."""
 
 
 class DecodingError(Exception):
-    """A frame that cannot be decoded.
+    """Failed decoding of a frame.
 
     Attributes
     ----------
     kind : str
-        Type of the error that was raised, or how the decoder's process ended.
+        Type of the decoder's error, or the signal or exit status of its process.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -58,17 +59,23 @@ class DecodingError(Exception):
 
 
 def decode_frame(dataset: Any, index: int, syntax: str, **options: Any) -> NDArray[np.generic]:
-    """Decode the stored values (Y, X) of a frame; further axes hold samples.
+    """Decode the stored values (Y, X) of a frame. Colour images have a further axis of samples.
 
     Parameters
     ----------
+    dataset : Dataset
+        The image.
+    index : int
+        Number of the frame, from 0.
+    syntax : str
+        Transfer syntax of the pixel data.
     options
-        Of pydicom's decoder.
+        Options of pydicom's decoder.
 
     Raises
     ------
     DecodingError
-        If it cannot be decoded, or the decoder dies or does not end.
+        If the frame cannot be decoded, or the decoder crashes or exceeds its time limit.
     """
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
@@ -79,7 +86,7 @@ def decode_frame(dataset: Any, index: int, syntax: str, **options: Any) -> NDArr
             values, _ = get_decoder(uid).as_array(dataset, index=index, raw=True, **options)
             return np.asarray(values).astype(values.dtype.newbyteorder("="), copy=False)
         stream = frame_stream(dataset, index)
-    except Exception as error:  # each decoder raises its own kinds
+    except Exception as error:  # decoders raise many kinds of exceptions
         raise DecodingError(type(error).__name__, str(error)) from error
     attributes = {n: _plain(getattr(dataset, n, None)) for n in ATTRIBUTES}
     attributes = {n: v for n, v in attributes.items() if v is not None}
@@ -95,7 +102,7 @@ def decode_frame(dataset: Any, index: int, syntax: str, **options: Any) -> NDArr
 
 
 def frame_stream(dataset: Any, index: int) -> bytes:
-    """Return the compressed stream of a frame; raises what pydicom raises for damaged fragments."""
+    """Return the compressed stream of a frame. Raises pydicom's exceptions for damaged fragments."""
     from pydicom.encaps import get_frame
 
     table = getattr(dataset, "ExtendedOffsetTable", None), getattr(dataset, "ExtendedOffsetTableLengths", None)
@@ -105,12 +112,12 @@ def frame_stream(dataset: Any, index: int) -> bytes:
 
 
 def _plain(value: Any) -> int | str | None:
-    """Return a number or text that JSON can hold."""
+    """Convert a value to a plain int or str for JSON; return None for other types."""
     return int(value) if isinstance(value, int) else str(value) if isinstance(value, str) else None
 
 
 class _Worker:
-    """A process that decodes one frame at a time."""
+    """Worker process that decodes one frame at a time."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -120,7 +127,7 @@ class _Worker:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=env)
 
     def decode(self, header: dict[str, Any], stream: bytes) -> NDArray[np.generic]:
-        """Decode a frame; raises `DecodingError`, or `OSError` where the process is gone."""
+        """Decode a frame; raises `DecodingError`, or `OSError` if the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         limit_s = MAX_SECONDS + SECONDS_PER_BYTE * header["n_frame_bytes"]
@@ -141,7 +148,7 @@ class _Worker:
         return np.frombuffer(content, reply["type"]).reshape(reply["shape"])
 
     def end(self) -> int:
-        """End the process; returns its exit status, negative for a signal."""
+        """Stop the process, and return its exit status (negative for a signal)."""
         for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 if stream is not None:
@@ -158,20 +165,20 @@ _lock = threading.Lock()
 
 
 def _decode_elsewhere(header: dict[str, Any], stream: bytes) -> NDArray[np.generic]:
-    """Decode a frame in a waiting process, or a new one."""
+    """Decode a frame in an idle worker, or in a new one."""
     with _lock:
-        _idle[:] = [w for w in _idle if w.owner == os.getpid()]  # a fork shares none with its parent
+        _idle[:] = [w for w in _idle if w.owner == os.getpid()]  # after a fork, workers still belong to the parent
         waiting = _idle.pop() if _idle else None
     worker = waiting or _Worker()
     try:
         values = worker.decode(header, stream)
     except OSError as error:
         status = worker.end()
-        if waiting is not None:  # it may have been ended while it waited
+        if waiting is not None:  # it may have ended while idle: try another worker
             return _decode_elsewhere(header, stream)
         how = f"signal {-status}" if status < 0 else f"status {status}"
-        raise DecodingError(f"a stream that ends the decoder ({how})", "the decoder's process ended") from error
-    except BaseException:  # what a damaged stream left in its memory touches no other frame
+        raise DecodingError(f"a stream that crashes the decoder ({how})", "the decoder's process ended") from error
+    except BaseException:  # a damaged stream may have corrupted the worker's memory: use it for no other frame
         worker.end()
         raise
     with _lock:

@@ -1,4 +1,4 @@
-"""Deflated data sets: how much they inflate to is counted first, against a bound, without keeping it."""
+"""Detection of deflated data sets that inflate to an excessive size (zip bombs), without keeping the content."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from typing import BinaryIO
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
 MAX_RATIO = 200
-"""A data set that inflates to more than this many times its size is refused, as archives are."""
+"""Largest ratio of inflated to deflated size, as for archives."""
 
 MIN_CHECKED_BYTES = 64 << 20
-"""Data sets that inflate to less are not held against `MAX_RATIO`."""
+"""Data sets with a smaller inflated size are not checked against `MAX_RATIO`."""
 
 BLOCK = 1 << 16
 
 HEAD_BYTES = 4096
 MAX_META_BYTES = 1 << 24
-"""Of file meta information that says to be long, or not how long it is."""
+"""Number of bytes that are searched if the file meta information is long, or its length is missing."""
 
 
 def inflates_beyond(chunks: Iterable[bytes], limit: int) -> bool:
-    """Return whether a raw deflate stream holds more than `limit` bytes; damage is found by whoever reads it.
+    """Return True if a raw deflate stream inflates to more than `limit` bytes.
+
+    A damaged stream returns False: the reader reports the damage.
 
     Parameters
     ----------
@@ -45,29 +47,34 @@ def inflates_beyond(chunks: Iterable[bytes], limit: int) -> bool:
 
 
 def find_bomb(path: Path) -> str:
-    """Say what is wrong with a deflated file that inflates to far more than images do; empty for every other file."""
+    """Describe a deflated file that inflates to an excessive size; empty for every other file."""
     from pydicom.filereader import _read_file_meta_info, read_preamble
 
     with path.open("rb") as file:
         if not _may_be_deflated(file):
             return ""
         file.seek(0)
-        try:  # as the reader finds the data set, so that no header says otherwise
+        try:  # with pydicom's own functions, so that its reader finds the same data set
             read_preamble(file, force=True)
             meta = _read_file_meta_info(file)
-        except Exception:  # damaged headers raise many kinds; they are named where they are read
+        except Exception:  # damaged headers raise many kinds of exceptions; the reader reports them
             return ""
         if str(meta.get("TransferSyntaxUID", "")).strip() != DEFLATED:
             return ""
         size = path.stat().st_size
         limit = max(MIN_CHECKED_BYTES, MAX_RATIO * size)
         if inflates_beyond(iter(lambda: file.read(BLOCK), b""), limit):
-            return f"{size} bytes that inflate to more than {limit / 2**20:.0f} MiB, far more than images do"
+            return (
+                f"{size} bytes that inflate to more than {limit / 2**20:.0f} MiB, far more than an image of this size"
+            )
     return ""
 
 
 def _may_be_deflated(file: BinaryIO) -> bool:
-    """Return whether the transfer syntax is named near the begin; further on only where the meta information is that long."""
+    """Return True if the deflated transfer syntax is named near the start of a file.
+
+    More of the file is searched only if its meta information is longer, or has no length.
+    """
     head = file.read(HEAD_BYTES)
     if DEFLATED.encode() in head:
         return True

@@ -1,7 +1,7 @@
-"""Output that does not tell the patient: names by keyed hash, headers cleaned by dicognito with a mapping from the key.
+"""De-identification of outputs: names by keyed hash, headers by dicognito with replacements derived from the key.
 
-The same key maps the same identifier to the same replacement, so that outputs of one study stay together, fit source images
-that were cleaned with it, and cannot be traced without it.
+One key always gives the same replacement for an identifier. Outputs of one study therefore stay together, and match source
+images cleaned with the same key. Without the key, they cannot be traced back.
 """
 
 from __future__ import annotations
@@ -17,15 +17,21 @@ from typing import Any
 from medhybrid.errors import ConfigError
 
 LEAST_KEY_BYTES = 16
+"""Shortest key in bytes."""
 
 
 class Deidentifier:
-    """Names and headers under one key.
+    """De-identification of names and headers with one key.
 
     Parameters
     ----------
     key : bytes
         At least 16 secret bytes.
+
+    Raises
+    ------
+    ConfigError
+        If the key is too short.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -35,12 +41,14 @@ class Deidentifier:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Deidentifier:
-        """With the key in a file, which is made (readable by its owner alone) where there is none.
+        """Create a de-identifier with the key in a file.
+
+        If the file does not exist, it is created with a random key, readable only by its owner.
 
         Raises
         ------
         ConfigError
-            If the file cannot be read or made, or is too short.
+            If the file cannot be read or created, or the key is too short.
         """
         path = Path(path)
         try:
@@ -53,11 +61,11 @@ class Deidentifier:
             raise ConfigError(f"key file {path} cannot be used", found=error.strerror or str(error)) from error
 
     def name(self, text: str) -> str:
-        """A name of 20 hexadecimal digits for an identifier."""
+        """Return the keyed hash of an identifier, with 20 hexadecimal digits."""
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:20]
 
     def clean(self, datasets: list[Any]) -> list[Any]:
-        """Copies of headers without what identifies."""
+        """Return de-identified copies of headers, without private attributes."""
         from dicognito.anonymizer import Anonymizer
 
         anonymizer = Anonymizer(seed=self._key.hex())

@@ -1,7 +1,7 @@
-"""The frames of a DICOM file, from its header alone: where each lies, how it is scaled, what tells it apart.
+"""Frames of a DICOM file, from its header: position, rescaling and traits.
 
-A frame is a slice, whether it has a file of its own or shares an enhanced multi-frame one. Everything after this module
-sees frames only, so that both kinds of file go one way.
+A frame is one slice, in a single-frame file or in an enhanced multi-frame file. Later steps use only frames, so both kinds of
+files are processed in the same way.
 """
 
 from __future__ import annotations
@@ -67,42 +67,42 @@ FRAME_TAGS = (
 
 QUANTITY_MODALITIES = ("CT", "PT", "NM")
 QUANTITY_TYPES = ("HU", "HU_MOD", "OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
-"""Modalities and rescale types whose values have a unit (PS3.3 C.11.1.1.2)."""
+"""Rescale types, and above modalities, of values with a physical unit (PS3.3 C.11.1.1.2)."""
 
 MAX_FRAMES = 100_000
-"""More frames in one file are not believed."""
+"""Largest number of frames in one file. A larger number is treated as damage."""
 
 MAX_COSINE = 2e-3
-"""Largest inner product of a row and a column direction; cosines that were rounded to three decimals come to 1.8e-3."""
+"""Largest inner product of row and column direction. Cosines rounded to three decimals reach 1.8e-3."""
 
 MAX_SCALE = 1e30
-"""A larger slope or intercept would overflow float32."""
+"""Largest slope or intercept, so that values do not overflow float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One slice.
+    """Slice of a DICOM image.
 
     Attributes
     ----------
     path : Path
-        Its file.
+        File of the frame.
     index : int
-        Its number within the file, from 0.
+        Number within the file, from 0.
     orientation : (6,) tuple
         Direction cosines of the row and of the column (LPS).
     position_mm : (3,) tuple
         Centre of the first pixel (LPS).
     spacing_mm : (2,) tuple
-        Distance of rows and of columns.
+        Distance between rows, and between columns.
     traits : dict
-        What may tell volumes of one series apart.
+        Traits that may distinguish volumes of one series; see `traits`.
     is_quantity : bool
-        Whether its values have a unit, so that MONOCHROME1 does not invert them.
+        True if the values have a unit. MONOCHROME1 then does not invert them.
     inverted_from : int, optional
-        Number that inverted values are subtracted from; None where values stay as they are.
+        Number from which inverted values are subtracted; None without inversion.
     tile : (2,) tuple, optional
-        First row and column of a slice that is a tile of a larger sheet of pixels.
+        First row and column of the slice in a sheet of tiled slices (mosaic).
     """
 
     path: Path
@@ -125,12 +125,12 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """File name, with the number of the frame where the file has several."""
+        """Return the file name, with the frame's number for all frames after the first."""
         return self.path.name if self.index == 0 else f"{self.path.name}, frame {self.index + 1}"
 
     @property
     def far_corner_mm(self) -> NDArray[np.float64]:
-        """Centre of the last pixel (LPS)."""
+        """Return the centre of the last pixel (LPS)."""
         o, (row_mm, column_mm) = np.array(self.orientation), self.spacing_mm
         return np.asarray(
             np.array(self.position_mm) + o[:3] * column_mm * (self.columns - 1) + o[3:] * row_mm * (self.rows - 1)
@@ -138,12 +138,12 @@ class Frame:
 
 
 def read_frames(header: Any, path: Path) -> list[Frame]:
-    """The frames of a file.
+    """Read the frames of a file from its header.
 
     Raises
     ------
     SeriesError
-        If it is no grey image, or lacks what placing its pixels needs.
+        If the image is not greyscale, or its geometry is missing.
     """
     _refuse_other_pixels(header, path)
     if "PerFrameFunctionalGroupsSequence" in header:
@@ -156,7 +156,7 @@ def read_frames(header: Any, path: Path) -> list[Frame]:
 
 
 def _read_tiles(header: Any, path: Path) -> list[Frame]:
-    """Return the slices of a sheet of tiles; each sheet is a volume."""
+    """Read the slices of a sheet of tiles (mosaic). Each sheet is a volume."""
     from pydicom.dataset import Dataset
 
     sheet = read_sheet(header, path)
@@ -182,20 +182,20 @@ def _refuse_other_pixels(header: Any, path: Path) -> None:
     samples, photometric = integer(header, "SamplesPerPixel"), text(header, "PhotometricInterpretation")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise SeriesError(
-            f"{path.name}: no grey image",
+            f"{path.name}: not a greyscale image",
             code="not_image",
             path=path,
-            expected="one sample a pixel, MONOCHROME1 or MONOCHROME2",
+            expected="one sample per pixel, MONOCHROME1 or MONOCHROME2",
             found=f"{samples} samples, {photometric or 'no photometric interpretation'}",
-            remedy="give the original series",
+            remedy="use the original series",
         )
     if "ModalityLUTSequence" in header:
         raise SeriesError(
-            f"{path.name}: its values are scaled by a table",
+            f"{path.name}: its values are rescaled by a lookup table (ModalityLUTSequence)",
             code="not_image",
             path=path,
             expected="RescaleSlope and RescaleIntercept",
-            remedy="export the series with plain rescaling",
+            remedy="export the series with linear rescaling",
         )
 
 
@@ -247,7 +247,7 @@ def _is_quantity(header: Any, scale: Any, mapping: Any) -> bool:
 
 
 def _inverted_from(header: Any) -> int | None:
-    """Return what values are subtracted from where MONOCHROME1 inverts them: the sum of the ends of the stored range."""
+    """Return the number from which MONOCHROME1 values are subtracted: lowest plus highest stored value; else None."""
     n_bits = integer(header, "BitsStored")
     if text(header, "PhotometricInterpretation") != "MONOCHROME1" or n_bits is None or not 1 <= n_bits <= 64:
         return None
@@ -333,5 +333,5 @@ def _no_geometry(path: Path, what: str, *, expected: str = "", found: str = "") 
         path=path,
         expected=expected,
         found=found,
-        remedy="a mask could not be placed; export the series with its geometry",
+        remedy="export the series with its geometry, which is needed to place masks",
     )

@@ -1,4 +1,4 @@
-"""DICOM files of a folder, by series, from their headers alone."""
+"""Grouping of DICOM files into series by their headers."""
 
 from __future__ import annotations
 
@@ -34,40 +34,40 @@ NOT_SCANS = {
     "DOC": "document",
     "PLAN": "plan",
 }
-"""Modalities that hold no scan; they are left aside with a line in the table."""
+"""Modalities that are not scans. They are skipped, with a row in the table of scans."""
 
 CLASS_MODALITIES = {
     "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
     "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
     "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
 }
-"""Modalities of reference files that do not name theirs."""
+"""Modalities by SOP class, for segmentations and structures without the attribute Modality."""
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
-"""Secondary capture, and with a suffix its multi-frame kinds."""
+"""UID of secondary capture; its multi-frame classes have the same UID with a suffix."""
 
 IMAGE_TAGS = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation")
-"""What has all of them says to be an image; without pixels it is damaged."""
+"""Attributes of an image. A file with all of them and without pixels is damaged."""
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
-"""A file named so is DICOM, or damaged; it is never passed over in silence."""
+"""Suffixes of DICOM files. A file with one of them that is not DICOM is reported as damaged, not skipped."""
 
 GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation", *IDENTIFIERS)
 TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
 _PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), "SpacingBetweenSlices", SIEMENS_CREATOR, SIEMENS_COUNT]
 
 DEFER_BYTES = 1 << 14
-"""Larger values, which are pixels nearly always, stay in the file until they are asked for."""
+"""Larger values, usually pixel data, are read from the file on first access."""
 
 BLOCK = 50
 READING_THREADS = 8
-"""Files whose headers are read at once: on network storage most of the time is waiting."""
+"""Number of headers that are read in parallel on slow storage, where most of the time is waiting."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileHeader:
-    """What the header of one file says. Identifiers serve grouping in memory and are never written to logs."""
+    """Header of one DICOM file. Its identifiers are used for grouping in memory and never logged."""
 
     path: Path
     study_uid: str
@@ -82,18 +82,18 @@ class FileHeader:
 
 @dataclass(frozen=True, slots=True)
 class SeriesEntry:
-    """A DICOM series found in a folder.
+    """DICOM series found in a folder.
 
     Attributes
     ----------
     volumes : tuple of Volume
-        What it holds; empty with a `problem`, or if it is left aside.
+        Its volumes; empty for a series with a `problem`, or a skipped one.
     problem : SeriesError, optional
-        Why it cannot be read.
+        Reason why it cannot be read.
     left_aside : str
-        Why the series holds no scan, else empty.
+        Reason why the series is skipped (not a scan), or empty.
     acquisitions : tuple of dict
-        How each volume was made; one where there is no volume.
+        Acquisition parameters of each volume; those of the first file for a series without volumes.
     """
 
     uid: str
@@ -109,19 +109,24 @@ class SeriesEntry:
 
 
 def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers: bool = True) -> Any:
-    """Load a data set, or its header's `tags` alone; None if the file is not DICOM.
+    """Load a DICOM data set, or only some of its attributes.
 
     Parameters
     ----------
     tags : sequence, optional
-        The only attributes to read.
+        The attributes to read; by default, all.
     defers : bool
-        Leave large values in the file until they are asked for.
+        Read large values only on first access.
+
+    Returns
+    -------
+    Dataset or None
+        None if the file is not DICOM.
 
     Raises
     ------
     SeriesError
-        If the file says or is named to be DICOM and cannot be read.
+        If the file is DICOM by its content or suffix, but cannot be read.
     """
     import pydicom
 
@@ -134,18 +139,20 @@ def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers:
     is_bare = _starts_like_a_data_set(start)
     if not has_mark and not is_bare:
         if path.suffix.lower() in SUFFIXES:
-            raise _unreadable(path, "no DICOM file inside" if start else "an empty file")
+            raise _unreadable(path, "content that is not DICOM" if start else "an empty file")
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd values in real headers; what we need is checked where it is used
+            warnings.simplefilter(
+                "ignore"
+            )  # real headers have many invalid values; the ones that are used are checked later
             if bomb := find_bomb(path):
                 raise _unreadable(path, bomb)
             if tags is not None:
                 return pydicom.dcmread(path, force=is_bare, stop_before_pixels=True, specific_tags=list(tags))
             dataset = pydicom.dcmread(path, force=is_bare, defer_size=DEFER_BYTES if defers else None)
             if defers and text(dataset.file_meta, "TransferSyntaxUID") == DEFLATED:
-                # no place in the file stands for a value's
+                # deferred reading needs a position in the file, which a deflated value does not have
                 dataset = pydicom.dcmread(path, force=is_bare)
             return dataset
     except SeriesError:
@@ -157,7 +164,7 @@ def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers:
 
 
 def _starts_like_a_data_set(start: bytes) -> bool:
-    """Return whether a file without preamble begins with group 8 (or 2), little or big endian."""
+    """Return True if a file without preamble starts with group 8 (or 2), little or big endian."""
     is_little_endian = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"
     return is_little_endian or (start[:3] == b"\x00\x08\x00")
 
@@ -173,14 +180,19 @@ def _unreadable(path: Path, found: str) -> SeriesError:
 
 
 def read_header(path: Path, *, datasets: dict[Path, Any] | None = None) -> FileHeader | None:
-    """Return the header of a DICOM file, or None if it is not one, or a DICOMDIR.
+    """Read the header of a DICOM file.
 
-    Whatever a damaged file raises is the problem of that file.
+    Any exception for a damaged file is stored as the problem of this file.
 
     Parameters
     ----------
     datasets : dict, optional
-        Gets the whole data set by path, for who goes on to read the pixels.
+        Receives the complete data set by path, for reading the pixels later.
+
+    Returns
+    -------
+    FileHeader or None
+        None for a DICOMDIR, and for a file that is not DICOM.
     """
     try:
         return _read_header(path, datasets)
@@ -189,7 +201,7 @@ def read_header(path: Path, *, datasets: dict[Path, Any] | None = None) -> FileH
 
 
 def _problem_of(error: Exception, path: Path) -> SeriesError:
-    """Return the problem of a file or series for anything that was raised while it was read."""
+    """Convert an exception raised while reading a file or series to a `SeriesError`."""
     problem = item_error(error, f"{path.name} cannot be read as DICOM", ScanError, remedy="export the series again")
     if isinstance(problem, SeriesError):
         return problem
@@ -220,7 +232,7 @@ def _read_header(path: Path, datasets: dict[Path, Any] | None) -> FileHeader | N
 
 
 def describe(header: Any, path: Path) -> FileHeader:
-    """Grouping and frames of a data set."""
+    """Extract the identifiers for grouping and the frames of a data set."""
     series_uid = text(header, "SeriesInstanceUID")
     modality = text(header, "Modality") or CLASS_MODALITIES.get(text(header, "SOPClassUID"), "")
     left_aside = _why_no_scan(header, modality, path)
@@ -229,7 +241,7 @@ def describe(header: Any, path: Path) -> FileHeader:
     try:
         if not text(header, "SOPClassUID") or not series_uid:
             raise SeriesError(
-                f"{path.name}: its header is cut off or damaged",
+                f"{path.name}: its header is incomplete or damaged",
                 code="truncated",
                 path=path,
                 expected="SOPClassUID and SeriesInstanceUID",
@@ -238,7 +250,7 @@ def describe(header: Any, path: Path) -> FileHeader:
         if not left_aside:
             frames = tuple(read_frames(header, path))
     except SeriesError as error:
-        problem, left_aside = error, ""  # damage is never passed over as something that is no scan
+        problem, left_aside = error, ""  # a damaged file is reported, never skipped as "not a scan"
     return FileHeader(
         path,
         text(header, "StudyInstanceUID"),
@@ -264,14 +276,14 @@ def _why_no_scan(header: Any, modality: str, path: Path) -> str:
     if is_capture and (not is_grey or not _is_placed(header)):
         return "secondary capture" if is_grey else "colour secondary capture"
     storage = UID(text(header, "SOPClassUID"))
-    is_image = storage.name != storage and "Image Storage" in storage.name  # others are private, or of other things
+    is_image = storage.name != storage and "Image Storage" in storage.name  # other classes are private, or not images
     if is_image or not storage or all(tag in header for tag in IMAGE_TAGS) or _has_pixels(header, path):
         return ""
     return "no image"
 
 
 def _is_placed(header: Any) -> bool:
-    """Whether a header says where a frame lies, in itself or in functional groups."""
+    """Return True if a header or its functional groups give the position of a frame."""
     if "ImagePositionPatient" in header:
         return True
     try:
@@ -282,7 +294,7 @@ def _is_placed(header: Any) -> bool:
 
 
 def _has_pixels(header: Any, path: Path) -> bool:
-    """Whether a file has an element of pixels; of a header that was read alone, the file is asked."""
+    """Return True if a file has pixel data. A header without it may be incomplete, so the file is read again."""
     tags = (PIXEL_DATA, *FLOAT_PIXEL_DATA)
     return any(tag in header for tag in tags) or any(tag in load_dataset(path) for tag in tags)
 
@@ -293,12 +305,21 @@ def group_series(
     datasets: dict[Path, Any] | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[SeriesEntry], int]:
-    """The series among `paths`, and how many files are no DICOM. Damaged files become a series each, with their problem.
+    """Group files into DICOM series.
 
     Parameters
     ----------
     datasets : dict, optional
-        Gets the whole data sets by path; without it memory does not grow with them.
+        Receives the complete data sets by path. Without it, only headers are kept in memory.
+    on_progress : callable
+        Called with the number of headers read so far.
+
+    Returns
+    -------
+    series : list of SeriesEntry
+        The series, sorted by their first path. A damaged file without SeriesInstanceUID is a separate series.
+    n_skipped : int
+        Number of files that are not DICOM.
     """
     groups: dict[tuple[str, str, str], list[FileHeader]] = {}
     n_skipped = 0
@@ -315,8 +336,9 @@ def group_series(
 
 
 def _in_order(paths: list[Path], datasets: dict[Path, Any] | None) -> Iterator[tuple[Path, FileHeader | None]]:
-    """Headers in the order of the paths. Threads help where storage is waited for, and cost where it is not: the first block
-    tells which.
+    """Yield headers in the order of the paths.
+
+    Threads speed up slow storage, and slow down fast storage. The first block measures the waiting time and decides.
     """
 
     def read_block(block: list[Path]) -> list[FileHeader | None]:
@@ -365,25 +387,25 @@ def _refuse_other_patients(members: Sequence[FileHeader], name: str) -> None:
     """Refuse files of several patients under one SeriesInstanceUID."""
     if differing := differing_identifiers([m.patient for m in members]):
         raise SeriesError(
-            f"{name}: files of one SeriesInstanceUID are of different patients",
+            f"{name}: files with one SeriesInstanceUID belong to different patients",
             code="other_patient",
             path=members[0].path,
             expected="one patient",
-            found=f"{len({m.patient for m in members})} patients, who differ in {', '.join(differing)}",
-            remedy="sort the files by patient, and give each series a UID of its own",
+            found=f"{len({m.patient for m in members})} patients, with different {', '.join(differing)}",
+            remedy="sort the files by patient, and give each series a unique UID",
         )
 
 
 def read_acquisition(path: Path) -> Acquisition:
-    """Return how a file's images were made, by its header."""
+    """Return the acquisition parameters in a file's header; empty if it cannot be read."""
     try:
         return describe_header(load_dataset(path, tags=ACQUISITION_TAGS))
-    except Exception:  # descriptions are no reason to refuse a series
+    except Exception:  # acquisition parameters are optional
         return {}
 
 
 def _acquisitions(volumes: Sequence[Volume], first: Path) -> tuple[Acquisition, ...]:
-    """Return how each volume was made, by its own first slice; of a series without volumes, by its first file."""
+    """Return the acquisition parameters of each volume's first slice, or of the first file without volumes."""
     headers = {path: read_acquisition(path) for path in {first, *(v.stack.frames[0].path for v in volumes)}}
     if not volumes:
         return (headers[first],)

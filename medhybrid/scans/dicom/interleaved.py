@@ -1,7 +1,7 @@
-"""Slices of several kinds at alternating positions: not one volume, though there is one slice at each position.
+"""Detection of interleaved volumes: slices of several kinds at alternating positions, with one slice per position.
 
-A trait such as the echo time partitions such a stack into regular sub-stacks that interleave. Variation that real volumes
-have is left alone: a value that differs slice by slice, grows along the stack, or changes between concatenated blocks.
+A trait such as the echo time splits such a stack into regular interleaved stacks. Variation within real volumes is accepted: a
+value that differs from slice to slice, increases along the stack, or changes between concatenated blocks.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ KIND_TRAITS = (
     "velocity",
     "repetition",
 )
-"""Traits that say of which kind a slice is. Two kinds never belong in one volume."""
+"""Traits that define the kind of a slice. Two kinds never belong to one volume."""
 
 TIME_TRAITS = ("time",)
-"""Traits that say which time point a slice belongs to. Slices that were excited together share them, at regular distances."""
+"""Traits that define the time point of a slice. Simultaneously excited slices share a value, at regular distances."""
 
 PASS_TRAITS = ("acquisition", "trigger", "cardiac", "respiratory", "offset")
-"""Traits that alternate in one volume that was acquired in several passes, as interleaved slices are."""
+"""Traits that may alternate within one volume, if it was acquired in several interleaved passes."""
 
 CLOCK = "clock"
-"""Interleaved acquisition gives neighbouring slices other times in every volume."""
+"""Trait of the acquisition time. In interleaved acquisition, it alternates within every volume."""
 
 PASS_DIMENSIONS = (
     *(dimension_name(TRAITS[trait][-1]) for trait in (*PASS_TRAITS, CLOCK)),
@@ -58,24 +58,25 @@ PASS_DIMENSIONS = (
     "actual_respiratory_trigger_delay_time",
     "nominal_percentage_of_respiratory_phase",
 )
-"""The same as dimensions of an enhanced file."""
+"""The same traits as dimensions of an enhanced file."""
 
 CONTRAST_TRAITS = {"echo": 0.02, "b": 0.02}
-"""Numbers that no volume has several of, in whatever order, and how much of themselves they vary between slices."""
+"""Numeric traits with a single value per volume, with their relative tolerance between slices."""
 
 STEPPED_TRAITS = {"flip": 0.1, "inversion": 0.1, "kvp": 0.05, "repetition": 1 / 3}
-"""Numbers that may vary slice by slice; a few values of several slices each are kinds."""
+"""Numeric traits that may vary from slice to slice, with their relative tolerance. A few repeated values are kinds."""
 
 MAX_STEPS = 4
+"""Largest number of repeated values that count as kinds."""
 
 REPEATED_TRAITS = ("sequence", "filter", "contrast", "time", "direction", "stack")
-"""Texts of which a few, of several slices each, are kinds. No contrast agent is a kind, too."""
+"""Text traits of which a few repeated values are kinds. For `contrast`, an empty value (no agent) is a kind too."""
 
 DIRECTION_TOLERANCE = 0.05
-"""How far the parts of a unit vector may differ within a kind."""
+"""Largest difference between components of gradient directions of one kind."""
 
 TEXT_TRAITS = ("kernel", "rescale", "units", "photometric", "component", "asl")
-"""Texts that no volume has several of, in whatever order; a slice that lacks one says nothing."""
+"""Text traits with a single value per volume. Slices without a value are ignored."""
 
 COMPONENTS = {
     **dict.fromkeys(("M", "MAGNITUDE", "M_FFE", "M_SE", "M_IR"), "magnitude"),
@@ -83,7 +84,7 @@ COMPONENTS = {
     **dict.fromkeys(("R", "REAL", "R_FFE", "R_SE", "R_IR"), "real"),
     **dict.fromkeys(("I", "IMAGINARY", "I_FFE", "I_SE", "I_IR"), "imaginary"),
 }
-"""Words of an image type that say which part of a complex number the values are."""
+"""Words of ImageType for the component of a complex image."""
 
 CONTENTS = {
     **dict.fromkeys(("W", "WATER"), "water"),
@@ -100,24 +101,23 @@ CONTENTS = {
     **dict.fromkeys(("T2_STAR MAP", "T2_STAR_MAP", "T2STAR"), "T2*"),
     **dict.fromkeys(("R2_STAR MAP", "R2_STAR_MAP", "R2STAR"), "R2*"),
 }
-"""Words of an image type that say what the values show. Other words may vary within volumes."""
+"""Words of ImageType for the content of the values. Other words may vary within a volume."""
 
 
 def find_interleaved(frames: Sequence[Frame], slots: np.ndarray) -> tuple[str, list[str]] | None:
-    """Find the trait by which slices of several kinds alternate.
+    """Find a trait that alternates between slices of several kinds.
 
     Parameters
     ----------
     frames : sequence of Frame
-        One a position.
+        The frames, one per position.
     slots : (N,) int ndarray
-        The number of each frame's position along the normal.
+        Index of each frame's position along the normal.
 
     Returns
     -------
     tuple of str and list of str, or None
-        The trait and its values in order, each of a regular sub-stack; None where the frames are of one kind.
-
+        The trait and its values, each with a regular stack of slices; None if all frames are of one kind.
     """
     ordered = [frames[i] for i in np.argsort(slots)]
     others = (*KIND_TRAITS, *TIME_TRAITS, *PASS_TRAITS, *PASS_DIMENSIONS, CLOCK)
@@ -130,14 +130,14 @@ def find_interleaved(frames: Sequence[Frame], slots: np.ndarray) -> tuple[str, l
 
 
 def refuse_several_kinds(frames: Sequence[Frame], *, series: str) -> None:
-    """Refuse slices of several kinds in one stack, in whatever order; raises `SeriesError`."""
+    """Raise `SeriesError` for slices of several kinds in one stack, regardless of their order."""
     for trait, tolerance in CONTRAST_TRAITS.items():
         first, other = _different_numbers([f.traits.get(trait, "") for f in frames], tolerance)
         _refuse_two(frames, trait, first, other, series)
     for trait, tolerance in STEPPED_TRAITS.items():
         values = _without_notation([f.traits.get(trait, "") for f in frames])
         counts = Counter(v for v in values if v)
-        if len(counts) <= MAX_STEPS and min(counts.values(), default=0) > 1:  # a few, of several slices each
+        if len(counts) <= MAX_STEPS and min(counts.values(), default=0) > 1:  # a few values, each of several slices
             first, other = _different_numbers(values, tolerance)
             _refuse_two(frames, trait, first, other, series)
     for trait in TEXT_TRAITS:
@@ -162,19 +162,19 @@ def _refuse_two(frames: Sequence[Frame], trait: str, first: int, other: int | No
         series=series,
         expected=f"one {trait} in all slices",
         found=f"{trait} {one} in {frames[first].name} and {two} in {frames[other].name}",
-        remedy="export each kind as a series of its own",
+        remedy="export each kind as a separate series",
     )
 
 
 def _word_of(words: Sequence[str], meanings: Mapping[str, str]) -> str:
-    """Return the meaning of the last of an image type's words that has one; empty where none has."""
+    """Return the meaning of the last known word of ImageType, or an empty string."""
     return next((meanings[w] for w in reversed(words) if w in meanings), "")
 
 
 def _different_repeats(values: Sequence[str], trait: str) -> tuple[int, int | None]:
-    """Return the places of two texts of which a few stand in several slices each; None where there are none.
+    """Return the indices of two different values, if a few values repeat in several slices each; else None as second.
 
-    Times of few slices are those of slices that were excited together; stacks may follow each other.
+    Time values of few slices are ignored, as of simultaneously excited slices. Consecutive stacks are accepted.
     """
     kept = _without_direction_jitter(values) if trait == "direction" else _without_notation(values)
     counts = Counter(v for v in kept if v or trait == "contrast")
@@ -188,14 +188,14 @@ def _different_repeats(values: Sequence[str], trait: str) -> tuple[int, int | No
 
 
 def _without_direction_jitter(values: Sequence[str]) -> list[str]:
-    """Return directions in which nearly equal ones are written alike."""
+    """Return directions with nearly equal ones replaced by the same text."""
     kept: dict[str, np.ndarray] = {}
     result = []
     for value in values:
         try:
             vector = np.array([float(v) for v in value.split("\\")])
         except ValueError:
-            result.append("")  # absent, or a frame without one
+            result.append("")  # absent, or a frame without direction
             continue
         near = (
             k for k, v in kept.items() if v.shape == vector.shape and np.abs(v - vector).max() <= DIRECTION_TOLERANCE
@@ -206,16 +206,16 @@ def _without_direction_jitter(values: Sequence[str]) -> list[str]:
 
 
 def _different_texts(values: Sequence[str]) -> tuple[int, int | None]:
-    """Return the places of two texts that differ and are not empty; None where there are none."""
+    """Return the indices of two different texts that are not empty; else None as second."""
     places = {v: k for k, v in reversed(list(enumerate(_without_notation(values)))) if v}
     first, *others = sorted(places.values()) or [0]
     return first, others[0] if others else None
 
 
 def _alternate(values: Sequence[str], *, is_time: bool) -> bool:
-    """Return whether each value is at regular distances of more than one position, at least twice.
+    """Return True if each value repeats at a regular distance of more than one position.
 
-    Times that repeat in few groups of many slices are kinds; in many groups of few slices, those were excited together.
+    Few time values with many slices each are kinds. Many time values with few slices each are simultaneously excited slices.
     """
     places: dict[str, list[int]] = {}
     for k, value in enumerate(_without_notation(values)):
@@ -230,7 +230,7 @@ def _alternate(values: Sequence[str], *, is_time: bool) -> bool:
 
 
 def _without_notation(values: Sequence[str]) -> list[str]:
-    """Return values in which equal numbers and texts are written alike; numbers within a thousandth count as equal."""
+    """Return values with equal numbers and texts replaced by the same text. Numbers within 0.1 % count as equal."""
     kept: list[tuple[str, float | None]] = []
     result = []
     for value in values:
@@ -253,7 +253,13 @@ def _is_near(a: float, b: float) -> bool:
 
 
 def _different_numbers(values: Sequence[str], tolerance: float) -> tuple[int, int | None]:
-    """Return the places of two values that differ by more than a part of the larger one; None where there are none."""
+    """Return the indices of the smallest and largest value, if they differ by more than the tolerance; else None as second.
+
+    Parameters
+    ----------
+    tolerance : float
+        Largest difference, as a part of the larger absolute value.
+    """
     numbers = []
     for k, value in enumerate(values):
         try:

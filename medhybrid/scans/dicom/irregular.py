@@ -1,7 +1,7 @@
-"""Slices that form no right-angled regular grid, and the regular grid they are resampled to, and back.
+"""Resampling of irregular slices to a regular orthogonal grid, and back.
 
-A tilted gantry shifts each slice against the last; a lost slice leaves a gap. Between two slices everything is linear: the
-place of a slice, and the values.
+A tilted gantry shifts each slice against the previous one. A missing slice leaves a gap. Between two slices, both positions
+and values are interpolated linearly.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from medhybrid.scans.dicom.stack import Stack, normal_of
 
 @dataclass(frozen=True, slots=True)
 class RegularGrid:
-    """A right-angled grid around the slices of a stack.
+    """Orthogonal grid that encloses the slices of a stack.
 
     Attributes
     ----------
     grid : Grid
-        Rows and columns as in the slices; along the normal, the median slice distance. Voxels that no slice reaches get the
-        lowest value.
+        Grid with the rows and columns of the slices, and the median slice distance along the normal. Voxels outside the slices
+        get the lowest value of the volume.
+    stack : Stack
+        The slices.
     """
 
     grid: Grid
@@ -31,7 +33,7 @@ class RegularGrid:
 
     @classmethod
     def of(cls, stack: Stack) -> RegularGrid:
-        """The smallest such grid that holds the centre of every pixel."""
+        """Create the smallest grid that contains the centre of every pixel."""
         first = stack.frames[0]
         row, column, normal = np.array(first.orientation[:3]), np.array(first.orientation[3:]), normal_of(first)
         positions = np.array([f.position_mm for f in stack.frames]) - first.position_mm
@@ -49,8 +51,8 @@ class RegularGrid:
         return cls(Grid(shape, LPS_FROM_RAS @ lps), stack)
 
     def from_slices(self, array: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Values (X, Y, Z) on the grid from values (X, Y, slices), linear between pixels and slices."""
-        from scipy.ndimage import map_coordinates  # a third of a second of import that most scans do not need
+        """Resample values (X, Y, slices) to the grid (X, Y, Z), linearly between pixels and slices."""
+        from scipy.ndimage import map_coordinates  # imported here: takes 0.3 s, and most scans do not need it
 
         along, right, down = self._offsets()
         slices = np.arange(len(along))
@@ -70,7 +72,7 @@ class RegularGrid:
         return out
 
     def to_slices(self, labels: NDArray[np.generic]) -> NDArray[np.generic]:
-        """A label map (X, Y, Z) on the grid back on the slices, (X, Y, slices): the nearest voxel's label."""
+        """Resample a label map (X, Y, Z) on the grid to the slices (X, Y, slices), by nearest neighbour."""
         along, right, down = self._offsets()
         out = np.zeros(self.slices_shape, labels.dtype)
         last = np.array(labels.shape) - 1
@@ -82,7 +84,7 @@ class RegularGrid:
         return out
 
     def labels_from_slices(self, labels: NDArray[np.generic]) -> NDArray[np.generic]:
-        """A label map (X, Y, slices) drawn on the slices, on the grid (X, Y, Z): the nearest slice's label; 0 beyond them."""
+        """Resample a label map (X, Y, slices) to the grid (X, Y, Z), by nearest neighbour and 0 outside the slices."""
         along, right, down = self._offsets()
         n_slices = np.arange(len(along))
         out = np.zeros(self.grid.shape, labels.dtype)
@@ -97,12 +99,12 @@ class RegularGrid:
 
     @property
     def slices_shape(self) -> tuple[int, int, int]:
-        """Columns, rows and number of the slices."""
+        """Return the number of columns, rows and slices."""
         first = self.stack.frames[0]
         return first.columns, first.rows, len(self.stack.frames)
 
     def locate_in_slices(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points (N, 3) in LPS mm as (column, row, slice)."""
+        """Convert points (N, 3) in LPS mm to (column, row, slice)."""
         along, right, down = self._offsets()
         to_voxel: NDArray[np.float64] = (np.linalg.inv(self.grid.affine) @ LPS_FROM_RAS).astype(np.float64)
         voxels = apply_affine(to_voxel, points)
@@ -112,7 +114,7 @@ class RegularGrid:
         return np.column_stack([voxels[:, 0] - np.interp(z, along, right), voxels[:, 1] - np.interp(z, along, down), k])
 
     def _offsets(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Each slice's place in voxels of the grid: along the normal, and the shift of its first pixel in X and Y."""
+        """Return each slice's position along the normal, and its shift in X and Y, in voxels of the grid."""
         to_voxel = np.linalg.inv(self.grid.affine) @ LPS_FROM_RAS
         positions = np.array([f.position_mm for f in self.stack.frames])
         voxels = positions @ to_voxel[:3, :3].T + to_voxel[:3, 3]
@@ -120,5 +122,8 @@ class RegularGrid:
 
 
 def _nearest(shift: float) -> int:
-    """The whole shift nearest to one in voxels, halves upwards: pixel by pixel, halves would go to even numbers, two to one."""
+    """Round a shift in voxels to an integer, and halves upwards.
+
+    `np.rint` rounds halves to even numbers: applied to each pixel's position, it would map two pixels to one voxel.
+    """
     return int(np.floor(shift + 0.5))

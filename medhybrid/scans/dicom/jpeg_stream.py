@@ -1,17 +1,17 @@
-"""The markers of a JPEG, JPEG-LS or JPEG 2000 stream, checked before it is decoded.
+"""Checks of the markers in JPEG, JPEG-LS and JPEG 2000 streams before decoding.
 
-Damaged markers can end the process in a decoder, and some decoders fill what is cut off in silence. They also say whether
-values were lost: a header's LossyImageCompression stays set once they were, whatever was done since.
+Damaged markers can crash a decoder, and some decoders silently fill the missing part of an incomplete stream. Markers also show
+whether the compression is lossy. LossyImageCompression of the header does not: it stays set after any earlier lossy step.
 """
 
 from __future__ import annotations
 
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
 FRAME_MARKERS = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7)
-"""Starts of a frame; 0xF7 is that of JPEG-LS."""
+"""Markers of frame headers; 0xF7 is that of JPEG-LS."""
 
 SEGMENT_MARKERS = (*range(0xC0, 0xD0), *range(0xDA, 0xF0), *range(0xF0, 0xFF), 0xFE)
-"""Markers of segments that have a length."""
+"""Markers of segments with a length."""
 
 LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)
 LS_FRAME = 0xF7
@@ -27,33 +27,33 @@ SYNTAXES = (
 """Transfer syntaxes of JPEG and JPEG-LS."""
 
 JPEG_2000_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
-"""Streams that say themselves whether their values have a sign."""
+"""Transfer syntaxes of JPEG 2000. Its streams state if values are signed."""
 
 CHECKED_SYNTAXES = (*SYNTAXES, *JPEG_2000_SYNTAXES)
 
 JPEG_2000_MAY_LOSE = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
-"""Of these, those that may lose values also with a wavelet that loses none."""
+"""Transfer syntaxes of JPEG 2000 that may be lossy even with the reversible wavelet."""
 
 SOC, SOT, COD = b"\xff\x4f\xff\x51", b"\xff\x90", b"\xff\x52"
 
 
 def find_damage_of(syntax: str, stream: bytes, rows: int, columns: int) -> str:
-    """Say what is wrong with the markers of a stream of a transfer syntax; empty if nothing is, or it has no such markers."""
+    """Describe damaged markers in a stream of a transfer syntax; empty if none are damaged or the syntax is not checked."""
     if syntax in JPEG_2000_SYNTAXES:
         return find_damage_2000(stream)
     return find_damage(stream, rows, columns) if syntax in SYNTAXES else ""
 
 
 def find_damage(stream: bytes, rows: int, columns: int) -> str:
-    """Say what is wrong with a stream's markers; empty if nothing is.
+    """Describe damaged markers in a JPEG or JPEG-LS stream; empty if none are damaged.
 
     Parameters
     ----------
     rows, columns : int
-        Of the image, by the header of its file.
+        Size of the image, by the header of its file.
     """
     if stream[:2] != bytes((0xFF, SOI)):
-        return "a stream that does not begin with its marker"
+        return "a stream without its start marker"
     if not _ends_whole(stream):
         return "a stream without its end"
     at = 2
@@ -62,7 +62,7 @@ def find_damage(stream: bytes, rows: int, columns: int) -> str:
         if stream[at] != 0xFF:
             return f"byte {stream[at]:#04x} in place of a marker"
         marker = stream[at + 1]
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # fill byte
             at += 1
             continue
         if marker not in SEGMENT_MARKERS:
@@ -84,9 +84,9 @@ def find_damage(stream: bytes, rows: int, columns: int) -> str:
 
 
 def find_damage_2000(stream: bytes) -> str:
-    """Say what is wrong with the markers of a JPEG 2000 stream; empty if nothing is.
+    """Describe damaged markers in a JPEG 2000 stream; empty if none are damaged.
 
-    Each part of it says its length, so that parts lead from one to the next and to the end marker.
+    Each tile-part has a length, so the parts are followed up to the end marker.
     """
     if not _ends_whole(stream):
         return "a stream without its end"
@@ -99,17 +99,17 @@ def find_damage_2000(stream: bytes) -> str:
         length = int.from_bytes(stream[at + 6 : at + 10], "big")
         if stream[at : at + 2] != SOT or 0 < length < 14:
             return f"byte {stream[at]:#04x} in place of a part of the values"
-        at = at + length if length else end  # 0: up to the end
+        at = at + length if length else end  # length 0: the part extends to the end
     return "" if at == end else f"a part of {length} bytes that ends beyond the stream"
 
 
 def lossy_error(stream: bytes, syntax: str, *, was_lossy: bool) -> int | None:
-    """Return how far a stream may move a value: 0 where it loses none, None where its format sets no limit.
+    """Return the largest error of lossy compression: 0 for lossless streams, None without a limit.
 
     Parameters
     ----------
     was_lossy : bool
-        Whether the header says that values were lost, in this stream or before; counts where a stream does not say it.
+        LossyImageCompression of the header, for this stream or an earlier one. It is used if the stream does not state it.
     """
     if syntax in JPEG_2000_SYNTAXES:
         at = stream.find(COD)
@@ -133,5 +133,5 @@ def lossy_error(stream: bytes, syntax: str, *, was_lossy: bool) -> int | None:
 
 
 def _ends_whole(stream: bytes) -> bool:
-    """Whether the last bytes that are not padding are the end marker."""
+    """Return True if a stream ends with its end marker, apart from padding."""
     return stream.rstrip(b"\0")[-2:] == bytes((0xFF, EOI))

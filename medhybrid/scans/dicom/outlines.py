@@ -1,8 +1,8 @@
-"""Closed outlines in the plane of a slice: which pixels they enclose, and how far points lie from them.
+"""Closed polygons in the plane of a slice: enclosed pixels, and distances of points.
 
-An outline encloses what it goes round, once or several times in one direction: one that was drawn twice round, or whose ends
-overlap, encloses no less. A line that is drawn there and back leads to a loop of its own, as to the cavity of a keyhole;
-what an even number of loops enclose is outside.
+The nonzero winding rule applies: a polygon that is drawn round twice, or has overlapping ends, encloses the same pixels. A line
+that is drawn there and back (keyhole technique) leads to a separate loop, such as a cavity. Pixels inside an even number of
+loops are outside.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 
 ON_CONTOUR_VOXEL = 1e-3
-"""A voxel centre so near to a contour lies on it: coordinates are written with few digits."""
+"""Largest distance of a voxel centre from a contour that it lies on. Coordinates are stored with few digits."""
 
 
 def area(polygon: Points) -> float:
-    """Area of a polygon."""
+    """Return the area of a polygon."""
     x, y = polygon.T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def length(polygon: Points) -> float:
-    """Length of the line of a polygon."""
+    """Return the perimeter of a polygon."""
     return float(np.linalg.norm(np.roll(polygon, -1, axis=0) - polygon, axis=1).sum())
 
 
 def distance(points: Points, polygon: Points) -> NDArray[np.float64]:
-    """Distance of each point (N, 2) from the line of a polygon."""
+    """Return the distance of each point (N, 2) from the edges of a polygon."""
     step = np.roll(polygon, -1, axis=0) - polygon
     squares = np.maximum((step**2).sum(1), 1e-30)
     nearest = np.empty(len(points))
@@ -41,7 +41,7 @@ def distance(points: Points, polygon: Points) -> NDArray[np.float64]:
 
 
 def without_rounds(polygon: Points) -> Points:
-    """Return one round of an outline that runs through its points again, in either direction; others as they are."""
+    """Return one round of a polygon that repeats its points, in either direction; return other polygons unchanged."""
     kept = polygon[np.abs(polygon - np.roll(polygon, -1, axis=0)).max(1) > ON_CONTOUR_VOXEL]
     for n in np.flatnonzero((np.abs(kept - kept[:1]) <= ON_CONTOUR_VOXEL).all(1))[1:]:
         ways = kept[:n], np.vstack([kept[:1], kept[1:n][::-1]])
@@ -55,17 +55,17 @@ def _are_near(points: Points, ways: Sequence[Points]) -> bool:
 
 
 def inside(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) whose centres lie within a polygon (N, 2) in pixels, or on it."""
+    """Return the pixels (A, B) with centres inside or on a polygon (N, 2) in pixel coordinates."""
     return enclosed(polygon, shape) | on_outline(polygon, shape)
 
 
 def interior(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) whose centres lie within a polygon and not on it."""
+    """Return the pixels (A, B) with centres inside a polygon, but not on it."""
     return enclosed(polygon, shape) & ~on_outline(polygon, shape)
 
 
 def enclosed(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) whose centres lie within a polygon; those on it fall to either side."""
+    """Return the pixels (A, B) with centres inside a polygon. Centres on it may count as inside or outside."""
     out = np.zeros(shape, bool)
     for loop in _loops(polygon):
         out ^= _wound(loop, shape)
@@ -73,7 +73,7 @@ def enclosed(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def contains(polygon: Points, points: Points) -> NDArray[np.bool_]:
-    """Whether each point (N, 2) lies within a polygon; those on it fall to either side."""
+    """Return True for each point (N, 2) inside a polygon. Points on it may count as inside or outside."""
     out = np.zeros(len(points), bool)
     for loop in _loops(polygon):
         (a, b), (to_a, to_b) = loop.T, np.roll(loop, -1, axis=0).T
@@ -85,11 +85,11 @@ def contains(polygon: Points, points: Points) -> NDArray[np.bool_]:
 
 
 def _wound(loop: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) that a loop goes round, by the direction in which its edges cross each line of pixels."""
+    """Return the pixels (A, B) with a nonzero winding number, from the edges that cross each line of pixels."""
     step = np.roll(loop, -1, axis=0) - loop
     ends = np.sort(np.stack([loop[:, 0], loop[:, 0] + step[:, 0]]), axis=0)
     first = np.clip(np.ceil(ends[0]), 0, shape[0]).astype(int)
-    n_lines = np.clip(np.ceil(ends[1]), 0, shape[0]).astype(int) - first  # an edge's upper end is the next edge's
+    n_lines = np.clip(np.ceil(ends[1]), 0, shape[0]).astype(int) - first  # the upper end belongs to the next edge
     edge = np.repeat(np.arange(len(loop)), n_lines)
     line = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(n_lines) - n_lines, n_lines)
     across = loop[edge, 1] + (line - loop[edge, 0]) / step[edge, 0] * step[edge, 1]
@@ -101,7 +101,7 @@ def _wound(loop: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _loops(polygon: Points) -> list[Points]:
-    """Split an outline at the edges that it runs along there and back; each pair parts a loop from the rest."""
+    """Split a polygon into loops at each pair of edges that run along the same line there and back."""
     todo, loops = [polygon], []
     while todo:
         points = todo.pop()
@@ -115,7 +115,7 @@ def _loops(polygon: Points) -> list[Points]:
 
 
 def _there_and_back(points: Points) -> tuple[int, int] | None:
-    """Return the first edges of which one runs back along the other, the nearest such pair; None where there are none."""
+    """Return the closest pair of edges of which one runs back along the other, or None."""
     keys = np.rint(points / ON_CONTOUR_VOXEL).astype(np.int64).tolist()
     places: dict[tuple[int, ...], list[int]] = {}
     best: tuple[int, int] | None = None
@@ -130,14 +130,14 @@ def _there_and_back(points: Points) -> tuple[int, int] | None:
 
 
 def on_outline(polygon: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) whose centres lie on an edge of a polygon."""
+    """Return the pixels (A, B) with centres on an edge of a polygon."""
     out = np.zeros(shape, bool)
     start, step = polygon, np.roll(polygon, -1, axis=0) - polygon
     for axis in (0, 1):
         ends = np.sort(np.stack([start[:, axis], start[:, axis] + step[:, axis]]), axis=0)
         low = np.ceil(ends[0] - ON_CONTOUR_VOXEL).astype(int)
         n_lines = np.maximum(np.floor(ends[1] + ON_CONTOUR_VOXEL).astype(int) - low + 1, 0)
-        edge = np.repeat(np.arange(len(start)), n_lines)  # each edge once for each line of pixels that it meets
+        edge = np.repeat(np.arange(len(start)), n_lines)  # one item per edge and line of pixels that it crosses
         line = low[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(n_lines) - n_lines, n_lines)
         along = step[edge, axis]
         share = np.divide(

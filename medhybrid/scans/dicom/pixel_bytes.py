@@ -1,4 +1,4 @@
-"""Pixel data as it stands in a file: which element holds it, in which layout, and whether it is whole."""
+"""Pixel data element of a file: its layout, its completeness and its bytes."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from medhybrid.scans.dicom.surplus import ENCAPSULATED_UNCOMPRESSED, count_frame
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 PLAIN_SYNTAXES = (IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.1")
-"""Uncompressed and little endian: the pixels stand in the file as numpy has them."""
+"""Transfer syntaxes of uncompressed little-endian pixels, which numpy reads directly."""
 
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_DATA = {0x7FE00008: 32, 0x7FE00009: 64}
-"""FloatPixelData and DoubleFloatPixelData, and their bits."""
+"""Bits per value of FloatPixelData and DoubleFloatPixelData."""
 
 BINARY_VRS = ("OB", "OW", "OB or OW", "OF", "OD", "UN", None)
-"""VRs that pixel data may have; None stands in implicit VR."""
+"""VRs of pixel data. None occurs with implicit VR."""
 
-MORE_THAN_COUNTED = "holds more than its header counts"
+MORE_THAN_COUNTED = "holds more pixel data than its header states"
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
 ITEM = b"\xfe\xff\x00\xe0"
-"""Begins each fragment of a compressed stream."""
+"""Tag at the start of each fragment of a compressed stream."""
 
 
 class PixelBytes:
-    """The pixel data element of one file and its layout.
+    """Pixel data element of one file, with its layout.
 
     Attributes
     ----------
     syntax : str
-        Transfer syntax, from the data set's own encoding where the file does not name one.
+        Transfer syntax; derived from the data set's encoding if the file does not name it.
     rows, columns, n_frames, bits, bits_stored, high_bit : int
-        As the header has them.
+        Values of the header, with defaults for missing ones.
     is_float : bool
-        Whether values are IEEE floats.
+        True for IEEE floats.
     padding_note : str
-        Says that excess bytes after the pixels were ignored, else empty.
+        Note on surplus bytes after the pixels that were ignored, or empty.
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:
@@ -64,7 +64,7 @@ class PixelBytes:
 
     @classmethod
     def of(cls, dataset: Any, path: Path) -> PixelBytes:
-        """Find and check the pixel data: present, whole, and of a kind that is decoded here; raises `SeriesError`."""
+        """Find the pixel data, and check it; raises `SeriesError` if it is absent, incomplete or in an unsupported format."""
         found = cls(dataset, path)
         n_bytes = found._n_bytes()
         if not n_bytes:
@@ -79,7 +79,7 @@ class PixelBytes:
 
     @property
     def is_encapsulated(self) -> bool:
-        """Whether frames are streams of their own inside the element."""
+        """Return True if the element holds a separate stream per frame."""
         from pydicom.uid import UID
 
         return bool(UID(self.syntax).is_encapsulated)
@@ -95,7 +95,7 @@ class PixelBytes:
                 file.seek(element.value_tell + start)
                 values = np.fromfile(file, kind, n_values)
             if values.size < n_values:
-                raise truncated(self._path, f"{n_values} pixels a frame", str(values.size))
+                raise truncated(self._path, f"{n_values} pixels per frame", str(values.size))
         else:
             values = np.frombuffer(element.value, kind, n_values, start)
         return values.reshape(self.rows, self.columns)
@@ -105,14 +105,14 @@ class PixelBytes:
         return np.dtype(f"<{'f' if self.is_float else 'i' if self.is_signed else 'u'}{self.bits // 8}")
 
     def encapsulated_frame(self, index: int) -> NDArray[np.generic]:
-        """Read a frame (Y, X) of plain pixels that stand in fragments."""
+        """Read a frame (Y, X) of uncompressed pixels in fragments."""
         kind, n_values = self._kind, self.rows * self.columns
         try:
             content = self.stream(index)
-        except Exception as error:  # damaged fragments raise many kinds
-            raise truncated(self._path, "whole fragments", type(error).__name__) from error
+        except Exception as error:  # damaged fragments raise many kinds of exceptions
+            raise truncated(self._path, "complete fragments", type(error).__name__) from error
         if len(content) < n_values * kind.itemsize:
-            raise truncated(self._path, f"{n_values * kind.itemsize} bytes a frame", str(len(content)))
+            raise truncated(self._path, f"{n_values * kind.itemsize} bytes per frame", str(len(content)))
         self._refuse_surplus(content)
         return np.frombuffer(content, kind, n_values).reshape(self.rows, self.columns)
 
@@ -121,10 +121,10 @@ class PixelBytes:
         return frame_stream(self._dataset, index)
 
     def whole_stream(self, index: int) -> bytes:
-        """Return the compressed stream of a frame; raises `SeriesError` where it is damaged, or holds more than one frame."""
+        """Return the compressed stream of a frame; raises `SeriesError` if it is damaged or holds surplus data."""
         try:
             stream = self.stream(index)
-        except Exception as error:  # damaged fragments raise many kinds
+        except Exception as error:  # damaged fragments raise many kinds of exceptions
             raise truncated(self._path, "pixels that can be decoded", type(error).__name__) from error
         self._refuse_surplus(stream)
         return stream
@@ -135,11 +135,11 @@ class PixelBytes:
             raise truncated(self._path, expected, found, what=MORE_THAN_COUNTED)
 
     def _refuse_further_frames(self) -> None:
-        """Refuse more frames than the header counts; fewer are found where one is missing."""
+        """Refuse more frames than NumberOfFrames. Missing frames are reported when they are read."""
         try:
             n_frames = count_frames(self._dataset, self.syntax)
-        except Exception as error:  # damaged fragments raise many kinds
-            raise truncated(self._path, "whole fragments", type(error).__name__) from error
+        except Exception as error:  # damaged fragments raise many kinds of exceptions
+            raise truncated(self._path, "complete fragments", type(error).__name__) from error
         if n_frames > self.n_frames:
             raise truncated(self._path, f"NumberOfFrames {self.n_frames}", f"{n_frames} frames", what=MORE_THAN_COUNTED)
 
@@ -152,7 +152,7 @@ class PixelBytes:
             if not text(self._dataset, name):
                 raise self._unreadable(name, f"none; {name} is absent or empty")
         if self.bits not in (8, 16, 32):
-            raise self._unreadable("8, 16 or 32 bits a pixel", f"{self.bits} bits")
+            raise self._unreadable("8, 16 or 32 bits per pixel", f"{self.bits} bits")
         sign = text(self._dataset, "PixelRepresentation")
         if integer(self._dataset, "PixelRepresentation") not in (0, 1):
             raise self._unreadable("PixelRepresentation 0 or 1", sign)
@@ -172,7 +172,7 @@ class PixelBytes:
         )
 
     def _refuse_wrong_length(self, n_bytes: int) -> None:
-        """Refuse missing bytes; accept excess padding, as PS3.5 8.1.1 has it, but not pixels that the header does not count."""
+        """Refuse missing bytes and surplus pixels. Padding after the pixels is accepted (PS3.5 8.1.1)."""
         expected = self.n_frames * self.rows * self.columns * self.bits // 8
         excess = n_bytes - expected
         element = self._dataset.get_item(self.tag, keep_deferred=True)
@@ -186,13 +186,13 @@ class PixelBytes:
                 self._path,
                 f"{expected} bytes of pixels",
                 found,
-                what="is cut off or damaged" if excess < 0 else MORE_THAN_COUNTED,
+                what="is incomplete or damaged" if excess < 0 else MORE_THAN_COUNTED,
             )
         if excess > 1:
             self.padding_note = f"{excess} bytes after the pixels are padding"
 
     def _is_padding(self, expected: int, excess: int) -> bool:
-        """Return whether bytes after the pixels are not further rows, columns or frames of a header that counts too few."""
+        """Return True if surplus bytes are padding, and not rows, columns or frames that the header does not count."""
         if not self._read_bytes(expected, excess).strip(b"\0"):
             return True
         pixel_bytes = self.n_frames * self.bits // 8
@@ -209,7 +209,7 @@ class PixelBytes:
             return file.read(n_bytes)
 
     def _n_bytes(self) -> int:
-        """Return the length of the pixel data as far as it stands in the file; 0 where it is not a row of bytes."""
+        """Return the number of bytes of pixel data that exist in the file; 0 if the element does not hold bytes."""
         element = self._dataset.get_item(self.tag, keep_deferred=True)
         if element is None or element.VR not in BINARY_VRS:
             return 0
@@ -239,7 +239,7 @@ class PixelBytes:
 
 
 def syntax_of(dataset: Any) -> str:
-    """Return the transfer syntax that a file names, else the one that its data set was read by."""
+    """Return the transfer syntax in a file's meta information, or else the one that its data set was read with."""
     named = text(getattr(dataset, "file_meta", {}), "TransferSyntaxUID")
     if named:
         return named
@@ -247,8 +247,8 @@ def syntax_of(dataset: Any) -> str:
     return EXPLICIT_BIG_ENDIAN if is_little_endian is False else IMPLICIT_LITTLE_ENDIAN
 
 
-def truncated(path: Path, expected: str, found: str, *, what: str = "is cut off or damaged") -> SeriesError:
-    """Return the error for pixel data that is cut off or damaged."""
+def truncated(path: Path, expected: str, found: str, *, what: str = "is incomplete or damaged") -> SeriesError:
+    """Return the error for incomplete or damaged pixel data."""
     return SeriesError(
         f"{path.name} {what}",
         code="truncated",

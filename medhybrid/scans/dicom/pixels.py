@@ -1,11 +1,11 @@
-"""Values of frames: decoded, freed of unused bits, rescaled frame by frame.
+"""Reading of the values of frames: decoding, removal of unused bits, and rescaling per frame.
 
-Uncompressed pixels go from the file straight into the volume. Every other transfer syntax is pydicom's, with decoders of
-permissive licence; the tests hold the one way against the other.
+Uncompressed pixels are read directly from the file into the volume. All other transfer syntaxes are decoded by pydicom, with
+decoders under permissive licences. Tests compare both ways.
 
-A stored value has BitsStored bits (PS3.5 8.1.1). Further bits may hold overlays or anything else: they are ignored, in a
-compressed stream as in plain pixels. MONOCHROME1 says how to display values, not what they measure: values in units
-(Hounsfield, activity) stay as they are; others are inverted before they are rescaled, so that bright is bright.
+A stored value has BitsStored bits (PS3.5 8.1.1). Other bits may hold overlays, and are ignored in compressed and uncompressed
+pixels. MONOCHROME1 defines the display of values. Values with a unit (Hounsfield, activity) are therefore not inverted. Other
+values are inverted before rescaling, so that high values are bright in all images.
 """
 
 from __future__ import annotations
@@ -34,23 +34,30 @@ THREADS = min(4, os.cpu_count() or 1)
 UNUSED_BITS_NOTE = "bits above BitsStored are set; they are not part of the values"
 
 LOSSY_OVERSHOOT = 1 / 16
-"""How far beyond the stored range, as a part of it, lossy compression may move a value."""
+"""Largest overshoot of lossy compression beyond the stored range, as a part of this range."""
 
 
 def read_values(frames: Sequence[Frame], datasets: Mapping[Path, Any]) -> tuple[NDArray[np.generic], tuple[str, ...]]:
-    """Read the rescaled values (Z, Y, X) of frames of one size, in their order, and notes on them.
-
-    int16 or uint16 where every value that the frames can hold is a whole number in that range, else float32.
+    """Read the rescaled values of frames of one size.
 
     Parameters
     ----------
+    frames : sequence of Frame
+        The frames, in slice order.
     datasets : mapping
-        By file; pixel data may be deferred.
+        Data sets by file. Pixel data may be deferred.
+
+    Returns
+    -------
+    values : (Z, Y, X) ndarray
+        int16 or uint16 if it holds all possible values of the frames, else float32.
+    notes : tuple of str
+        Remarks on unused bits and padding.
 
     Raises
     ------
     SeriesError
-        If pixel data is absent, cut off, or cannot be decoded.
+        If pixel data is absent, incomplete, or cannot be decoded.
     """
     shape = (len(frames), frames[0].rows, frames[0].columns)
     if int(np.prod(shape, dtype=object)) > MAX_VALUES:
@@ -66,7 +73,7 @@ def read_values(frames: Sequence[Frame], datasets: Mapping[Path, Any]) -> tuple[
 
 
 def read_stored(frame: Frame, dataset: Any) -> NDArray[np.generic]:
-    """Read the stored values (Y, X) of one frame, as its header places and inverts them, not rescaled."""
+    """Read the stored values (Y, X) of one frame: inverted for MONOCHROME1, not rescaled."""
     return _Pixels(dataset, frame.path).stored(frame)
 
 
@@ -94,7 +101,7 @@ def _fill(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels], out: NDArray[
 
 
 def _refuse_overflow(frame: Frame, stored: NDArray[np.generic]) -> None:
-    """Refuse 64-bit values that float32 does not hold."""
+    """Refuse 64-bit float values that overflow in float32."""
     if stored.dtype != np.float64:
         return
     finite = np.abs(stored[np.isfinite(stored)])
@@ -111,7 +118,7 @@ def _refuse_overflow(frame: Frame, stored: NDArray[np.generic]) -> None:
 
 
 def _value_type(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels]) -> Any:
-    """Return the smallest type that holds everything that the stored bits, slopes and intercepts can give."""
+    """Return int16, uint16 or float32: the first that holds all values possible with these bits, slopes and intercepts."""
     low = high = 0
     for f in {(f.path, f.slope, f.intercept): f for f in frames}.values():
         p = pixels[f.path]
@@ -127,12 +134,12 @@ def _value_type(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels]) -> Any:
 
 
 class _Pixels:
-    """The pixels of one file; checked to be present, whole, and of a kind that is decoded here.
+    """Pixels of one file, checked to be present, complete and in a supported format.
 
     Attributes
     ----------
     has_unused_bits : bool
-        Whether a value that was read had bits beyond BitsStored.
+        True if a value read so far had bits above BitsStored.
     """
 
     def __init__(self, dataset: Any, path: Path) -> None:
@@ -145,21 +152,21 @@ class _Pixels:
 
     @property
     def limits(self) -> tuple[int, int]:
-        """Least and largest value that the stored bits can hold."""
+        """Return the lowest and highest value that the stored bits can hold."""
         n_bits = self.bytes.bits_stored
         if self.bytes.is_signed:
             return -(2 ** (n_bits - 1)), 2 ** (n_bits - 1) - 1
         return 0, 2**n_bits - 1
 
     def stored(self, frame: Frame) -> NDArray[np.generic]:
-        """Stored values (Y, X) of a frame; inverted where MONOCHROME1 has no unit."""
+        """Return the stored values (Y, X) of a frame. MONOCHROME1 values without a unit are inverted."""
         values = self._read(frame) if frame.tile is None else self._read_tile(frame)
         if self.is_inverted and not frame.is_quantity and not self.bytes.is_float:
             return np.asarray(sum(self.limits) - values.astype(np.int64))
         return values
 
     def _read_tile(self, frame: Frame) -> NDArray[np.generic]:
-        """Values of one tile of a sheet, which is decoded once for all its tiles."""
+        """Return the values of one tile of a sheet. The sheet is decoded once for all tiles."""
         with self._lock:
             if self._sheet is None:
                 self._sheet = self._read(frame)
@@ -179,7 +186,9 @@ class _Pixels:
             return values
         error = self._lossy_error(stream)
         if error != 0:
-            is_extended = self.bytes.bits_stored < 8 * values.dtype.itemsize and values.min() < 0  # in all its bits
+            is_extended = (
+                self.bytes.bits_stored < 8 * values.dtype.itemsize and values.min() < 0
+            )  # the sign is extended to all bits
             if self.bytes.is_signed and not is_extended and not self._has_signs(stream):
                 self._refuse_turned_sign(values, error)
             else:
@@ -189,7 +198,7 @@ class _Pixels:
         return kept
 
     def _keep_stored_bits(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Give the bits above BitsStored the sign of a signed value, or 0."""
+        """Replace the bits above BitsStored by the sign of signed values, or by 0."""
         unused = values.dtype.itemsize * 8 - self.bytes.bits_stored
         raw = values.view(f"u{values.dtype.itemsize}")
         if self.bytes.high_bit != self.bytes.bits_stored - 1:
@@ -202,13 +211,13 @@ class _Pixels:
         return kept
 
     def _refuse_shifted(self, raw: NDArray[np.unsignedinteger[Any]]) -> None:
-        """Refuse values that may begin above the lowest bit; some headers name a HighBit that their pixels do not have."""
+        """Refuse pixels that may not start at the lowest bit. Some headers give a wrong HighBit, which is accepted."""
         n_below = self.bytes.high_bit + 1 - self.bytes.bits_stored
         is_above = self.bytes.bits_stored < raw.dtype.itemsize * 8 and bool((raw >> self.bytes.bits_stored).any())
         is_low_empty = n_below > 0 and bool(raw.any()) and not (raw & ((1 << n_below) - 1)).any()
         if is_above or is_low_empty:
             raise SeriesError(
-                f"{self._path.name}: its pixels do not begin at the lowest bit",
+                f"{self._path.name}: its pixels do not start at the lowest bit",
                 code="not_image",
                 path=self._path,
                 expected=f"HighBit {self.bytes.bits_stored - 1}",
@@ -238,7 +247,7 @@ class _Pixels:
         return values
 
     def _whole_stream(self, index: int) -> bytes:
-        """Return the JPEG stream of a frame, or nothing; refuse damaged markers, which could end the process in the decoder."""
+        """Return the JPEG stream of a frame, or empty bytes for other formats. Damaged markers are refused."""
         stream = self.bytes.whole_stream(index) if self.bytes.is_encapsulated else b""
         if self.bytes.syntax not in jpeg_stream.CHECKED_SYNTAXES:
             return b""
@@ -248,19 +257,19 @@ class _Pixels:
         return stream
 
     def _lossy_error(self, stream: bytes) -> int | None:
-        """Return how far a stream may move a value; see `jpeg_stream.lossy_error`."""
+        """Return the largest error of a lossy stream; see `jpeg_stream.lossy_error`."""
         was_lossy = text(self._dataset, "LossyImageCompression") == "01"
         return jpeg_stream.lossy_error(stream, self.bytes.syntax, was_lossy=was_lossy) if stream else 0
 
     def _has_signs(self, stream: bytes) -> bool:
-        """Whether a stream says that its values are signed; of these formats, only JPEG 2000 can."""
+        """Return True if a stream states that its values are signed, which only JPEG 2000 can."""
         from pydicom.pixels.utils import get_j2k_parameters
 
         is_jpeg_2000 = self.bytes.syntax in jpeg_stream.JPEG_2000_SYNTAXES
         return is_jpeg_2000 and bool(get_j2k_parameters(stream).get("is_signed"))
 
     def _clip_overshoot(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Bring values that lossy compression moved beyond the stored range back to its end; their bits mean nothing."""
+        """Clip values that lossy compression moved slightly beyond the stored range; refuse a larger overshoot."""
         low, high = self.limits
         over = max(int(values.max()) - high, low - int(values.min()))
         if 0 < over <= (high - low) * LOSSY_OVERSHOOT:
@@ -277,34 +286,35 @@ class _Pixels:
         return values
 
     def _refuse_turned_sign(self, values: NDArray[np.generic], error: int | None) -> None:
-        """Refuse two's complement, in a stream without signs, that is so near to the turn of the sign that it may have turned.
+        """Refuse signed values in a lossy stream of unsigned numbers, if the compression error may have changed their sign.
 
-        Other values are kept: their bits do not overflow. Where the format sets no limit, `LOSSY_OVERSHOOT` stands for it.
+        In two's complement, a small error at the end of the range changes the sign. Values further from the end are accepted.
+        Without a limit of the format, `LOSSY_OVERSHOOT` is used as error.
         """
         low, high = self.limits
         error = int((high - low) * LOSSY_OVERSHOOT) if error is None else error
         wide = values.astype(np.int64)
-        wide[wide < 0] += high - low + 1  # as they stand in the stream
+        wide[wide < 0] += high - low + 1  # unsigned, as in the stream
         near = (wide > high - error) & (wide <= high + error)
         if near.any():
             raise SeriesError(
-                f"{self._path.name}: its lossy stream may have turned the sign of its largest values",
+                f"{self._path.name}: lossy compression may have changed the sign of its largest values",
                 code="not_image",
                 path=self._path,
                 expected=f"no value within {error} of {high} or {-high - 1}",
-                found=f"{int(near.sum())} of them in a frame",
+                found=f"{int(near.sum())} such values in a frame",
                 remedy="export the series without lossy compression",
             )
 
     def _refuse_other_sign(self, kept: NDArray[np.generic], index: int) -> None:
-        """Refuse a signed stream with negative values where the header says unsigned: one of them is wrong."""
+        """Refuse a stream with negative values if the header states unsigned values: one of them is wrong."""
         if self.bytes.is_signed or self.bytes.syntax not in jpeg_stream.JPEG_2000_SYNTAXES:
             return
         if not (kept.astype(np.int64) >> (self.bytes.bits_stored - 1)).any():
-            return  # without the topmost bit, both give the same values
+            return  # with the highest bit unset, signed and unsigned values are equal
         if self._has_signs(self.bytes.stream(index)):
             raise SeriesError(
-                f"{self._path.name}: its stream has negative values and its header says that there are none",
+                f"{self._path.name}: its stream has negative values, but its header states unsigned values",
                 code="not_image",
                 path=self._path,
                 expected="PixelRepresentation 1",

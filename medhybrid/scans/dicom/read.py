@@ -1,7 +1,7 @@
-"""A volume of a DICOM series to a `Scan`: right, or refused with a code, the numbers and a remedy.
+"""Reading of one volume of a DICOM series as a `Scan`, or refusal with a code, the measured numbers and a remedy.
 
-`frames`, `volumes` and `stack` say from the headers where every frame belongs, `pixels` decodes. Tests hold the result
-against highdicom, SimpleITK and each frame's own header.
+`frames`, `volumes` and `stack` place every frame by its header, `pixels` decodes the values. Tests compare the result with
+highdicom, SimpleITK and each frame's own header.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ def read_series(paths: Sequence[Path], *, case: str, part: str = "", options: Sc
     case : str
         Name of the scan.
     part : str
-        Which volume, where the series holds several.
+        Name of the volume, for a series with several volumes.
     options : ScansConfig, optional
-        What is done with tilted and unevenly spaced series; refused by default.
+        Handling of tilted and unevenly spaced series, which are refused by default.
 
     Raises
     ------
     SeriesError
-        If it is not one volume of grey values whose every frame can be placed.
+        If the files are not one greyscale volume, or the position of a frame is unknown.
     """
     datasets: dict[Path, Any] = {}
     headers = [_read_header(path, datasets) for path in paths]
     _refuse(headers, case)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # header oddities that do not bear on geometry, which is checked
+        warnings.simplefilter("ignore")  # pydicom's warnings on other attributes; the geometry is checked here
         volumes = split_volumes(without_copies([h.frames for h in headers], load_dataset), series=case)
     return read_volume(volumes, datasets, case=case, part=part, options=options)
 
@@ -55,7 +55,7 @@ def read_series(paths: Sequence[Path], *, case: str, part: str = "", options: Sc
 def _read_header(path: Path, datasets: dict[Path, Any]) -> FileHeader:
     header = read_header(path, datasets=datasets)
     if header is None:
-        raise SeriesError(f"{path.name} is no DICOM file", code="no_dicom", path=path, remedy="leave the file out")
+        raise SeriesError(f"{path.name} is not a DICOM file", code="no_dicom", path=path, remedy="remove the file")
     return header
 
 
@@ -67,14 +67,14 @@ def _refuse(headers: Sequence[FileHeader], case: str) -> None:
             raise h.problem
         if h.left_aside:
             code = "localizer" if h.left_aside == "localizer" else "not_image"
-            raise SeriesError(f"{h.path.name}: {h.left_aside}", code=code, path=h.path, remedy="leave the file out")
+            raise SeriesError(f"{h.path.name}: {h.left_aside}", code=code, path=h.path, remedy="remove the file")
     if len({h.series_uid for h in headers}) > 1:
         raise SeriesError(
             f"{case}: files of {len({h.series_uid for h in headers})} series",
             code="multi_volume",
             series=case,
             expected="one series",
-            remedy="give the whole folder, so that they are told apart",
+            remedy="use the complete folder, so that the series are separated",
         )
 
 
@@ -86,7 +86,7 @@ def read_volume(
     part: str = "",
     options: ScansConfig | None = None,
 ) -> Scan:
-    """Read one of the volumes of a series from its files' data sets; see `read_series`."""
+    """Read one volume of a series from loaded data sets; see `read_series`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _assemble(_choose(volumes, part, case), datasets, case, options or ScansConfig())
@@ -104,7 +104,7 @@ def _choose(volumes: Sequence[Volume], part: str, case: str) -> Volume:
         series=case,
         expected="one volume" if not part else f"one named {part}",
         found=", ".join(v.name for v in volumes[:8]),
-        remedy="convert it first, one file a volume: medhybrid convert",
+        remedy="convert it first, to one file per volume: medhybrid convert",
     )
 
 
@@ -150,7 +150,10 @@ def _assemble(volume: Volume, datasets: Mapping[Path, Any], case: str, options: 
 
 
 def _drop_large_values(dataset: Any) -> None:
-    """Writing beside the scan needs headers alone; what was left in the file must not be asked of it later."""
+    """Remove pixel data and deferred values from a data set, which must not be read from the file later.
+
+    Writing of masks needs only the headers.
+    """
     dataset.PixelData = b""
     for tag in FLOAT_PIXEL_DATA:
         dataset.pop(tag, None)
@@ -161,7 +164,7 @@ def _drop_large_values(dataset: Any) -> None:
 
 
 def _supply_frame_of_reference(headers: Sequence[Any]) -> None:
-    """In memory only: one series with one geometry is one frame of reference, also where the UID was stripped."""
+    """Add a missing FrameOfReferenceUID in memory, derived from the series: one geometry is one frame of reference."""
     from pydicom.uid import generate_uid
 
     for header in headers:

@@ -1,6 +1,6 @@
-"""Reference masks from DICOM: segments of a SEG and structures of an RTSTRUCT, by name, on the grid of their image.
+"""Reading of reference masks from DICOM SEG and RTSTRUCT, on the grid of their image.
 
-Several masks may share a voxel, so each is an array of its own. What does not fit the image exactly is refused.
+Masks may overlap, so each is a separate array. A mask that does not lie exactly on the image's voxels is refused.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from medhybrid.scans.dicom.source_values import valid_uid
 from medhybrid.scans.scan import Scan
 
 Masks = dict[str, NDArray[np.bool_]]
-"""By name, (X, Y, Z)."""
+"""Masks (X, Y, Z) by name."""
 
 KINDS = ("SEG", "RTSTRUCT")
 
 MAX_SLICE_STEPS = 1.5
-"""A SEG whose slices are further apart than so many steps of its image was drawn on another one."""
+"""Largest slice distance of a SEG, in slice distances of its image. Above it, the SEG was drawn on another image."""
 
 MAX_OFF_VOXEL = 0.05
-"""How far a pixel of a SEG may lie from the image's voxel that it stands for."""
+"""Largest distance of a SEG's pixel from its voxel of the image, in voxels."""
 
 
 def reference_kind(path: Path) -> str:
-    """``SEG``, ``RTSTRUCT``, or an empty string for any other file."""
+    """Return ``SEG``, ``RTSTRUCT``, or an empty string for any other file."""
     if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")):
         return ""
     header = read_header(path)
@@ -46,19 +46,19 @@ def reference_kind(path: Path) -> str:
 
 
 def reference_names(path: Path) -> list[str]:
-    """Names of the segments or structures of a file, each once; raises `ScanError`."""
+    """Return the distinct names of the segments or structures of a file; raises `ScanError`."""
     if reference_kind(path) == "RTSTRUCT":
         return list(dict.fromkeys(s.name for s in read_structures(path)))
     return list(dict.fromkeys(SegFile.open(path).names.values()))
 
 
 def read_masks(path: Path, image: Scan, names: Collection[str]) -> Masks:
-    """The masks of those names on the image's grid; several segments of one name are joined.
+    """Read the masks with the given names, on the image's grid. Segments with equal names are joined.
 
     Raises
     ------
     ScanError
-        If the file cannot be read, belongs to another frame of reference, or does not lie on the image's voxels.
+        If the file cannot be read, has another frame of reference than the image, or does not lie on its voxels.
     """
     masks = _from_structures if reference_kind(path) == "RTSTRUCT" else _from_segments
     return masks(path, image, names)
@@ -80,9 +80,9 @@ def _from_structures(path: Path, image: Scan, names: Collection[str]) -> Masks:
 
 
 def _target(image: Scan) -> tuple[tuple[int, int, int], Locate, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]]:
-    """Where masks are drawn: shape, how points come there, and how the result comes onto the image's grid.
+    """Return the grid for filling masks: its shape, a function from LPS mm to it, and one from it to the image's grid.
 
-    Masks of slices that were resampled were drawn on the slices.
+    For an image that was resampled from irregular slices, masks are filled on the original slices.
     """
     regular = image.source.regular
     if regular is None:
@@ -99,7 +99,7 @@ def _locate_on(grid: Grid) -> Locate:
 
 
 def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
-    """Draw frame by frame, each placed by its own header: whatever the SEG refers to, and however its slices are spaced."""
+    """Read masks from a SEG. Each frame is placed by its own position, regardless of the images that the SEG refers to."""
     seg = SegFile.open(path)
     _refuse_other_frame(path, text(seg.dataset, "FrameOfReferenceUID"), image)
     shape, locate, finish = _target(image)
@@ -116,14 +116,16 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
                 places += filter(None, [numbers(groups("PlanePositionSequence"), "ImagePositionPatient", 3)])
                 if segment is not None and segment not in seg.names:
                     raise ScanError(
-                        f"{path.name}: a frame belongs to a segment that the file does not list",
+                        f"{path.name}: a frame belongs to an unknown segment",
                         expected=f"segments {', '.join(map(str, seg.names))}",
                         found=f"segment {segment}",
                         remedy="export it again",
                     )
                 for n in (n for n in seg.names if n not in chosen and segment in (None, n)):
                     others.setdefault(seg.names[n], []).append((index, groups, n))
-                wanted = [n for n in chosen if segment is None or segment == n]  # a frame of a label map holds them all
+                wanted = [
+                    n for n in chosen if segment is None or segment == n
+                ]  # a frame of a label map holds all segments
                 if not wanted:
                     continue
                 frame = seg.pixels(index)  # (row, column)
@@ -151,12 +153,14 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
 
 
 def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    """Voxels (N, 3) of the pixels that are set in a frame (row, column)."""
+    """Return the voxels (N, 3) of the nonzero pixels of a frame (row, column)."""
     turn = numbers(groups("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
     position = numbers(groups("PlanePositionSequence"), "ImagePositionPatient", 3)
     spacing = numbers(groups("PixelMeasuresSequence"), "PixelSpacing", 2)
     if turn is None or position is None or spacing is None:
-        raise ScanError("a frame has no place", expected="orientation, position and spacing", remedy="export it again")
+        raise ScanError(
+            "the geometry of a frame is missing", expected="orientation, position and spacing", remedy="export it again"
+        )
     row, column = np.array(turn[:3]) * spacing[1], np.array(turn[3:]) * spacing[0]  # steps in LPS mm
     rows, columns = np.nonzero(pixels)
     box = np.array([(c, r) for c in (columns.min(), columns.max()) for r in (rows.min(), rows.max())])
@@ -168,7 +172,7 @@ def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tup
     expected = start + (box - box[0]) @ np.stack([x, y])
     off = float(np.abs(at_box - expected).max())
     is_outside = bool((expected < 0).any() or (expected >= shape).any())
-    has_voxels = np.abs(x).sum() == np.abs(y).sum() == 1 and not x @ y  # a pixel is a voxel of the image
+    has_voxels = np.abs(x).sum() == np.abs(y).sum() == 1 and not x @ y  # one pixel step is one voxel step
     if not has_voxels or off > MAX_OFF_VOXEL or is_outside:
         raise ScanError(
             "it does not lie on the image's voxels",
@@ -178,7 +182,7 @@ def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tup
             else "voxels outside the image"
             if is_outside
             else f"{format_apart([off, MAX_OFF_VOXEL])[0]} voxels off",
-            remedy="give the image that it was drawn on, or resample it to this one",
+            remedy="use the image that it was drawn on, or resample it to this image",
         )
     return np.asarray(start + (columns - box[0, 0])[:, None] * x + (rows - box[0, 1])[:, None] * y)
 
@@ -186,7 +190,7 @@ def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tup
 def _draw(
     seg: SegFile, frames: Sequence[tuple[int, Groups, int]], locate: Locate, shape: tuple[int, int, int]
 ) -> NDArray[np.bool_]:
-    """The mask of the frames of a segment that is not asked for; those that do not lie on the image are left out."""
+    """Return the mask of the given frames of one segment, without frames that do not lie on the image."""
     mask = np.zeros(shape, bool)
     for index, groups, n in frames:
         frame = seg.pixels(index)
@@ -199,7 +203,7 @@ def _draw(
 
 
 def _slice_axis(groups: Groups, locate: Locate) -> int:
-    """The axis of the image along which frames are stacked: neither that of their rows nor that of their columns."""
+    """Return the image axis along which frames are stacked (orthogonal to rows and columns)."""
     turn = numbers(groups("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
     if turn is None:
         return 2
@@ -208,7 +212,7 @@ def _slice_axis(groups: Groups, locate: Locate) -> int:
 
 
 def _refuse_other_spacing(groups: Groups, image: Scan, axis: int) -> None:
-    """Refuse slices that the file says are further apart than the image's, which would leave stripes."""
+    """Refuse a SEG with a larger SpacingBetweenSlices than the image, which would give stripes."""
     measures = groups("PixelMeasuresSequence")
     between = None if measures is None else number_of(measures, "SpacingBetweenSlices")
     step = image.grid.spacing_mm[axis]
@@ -218,30 +222,30 @@ def _refuse_other_spacing(groups: Groups, image: Scan, axis: int) -> None:
             "its slices are further apart than the image's",
             expected=f"{wanted} mm",
             found=f"{found} mm",
-            remedy="give the image that it was drawn on, or resample it to this one",
+            remedy="use the image that it was drawn on, or resample it to this image",
         )
 
 
 def _refuse_stripes(mask: NDArray[np.bool_]) -> None:
-    """Refuse a mask (slice, A, B) of an image of thicker slices, whatever spacing the file gives."""
+    """Refuse a mask (slice, A, B) with regular gaps, regardless of the spacing in the file."""
     if found := find_stripes(mask):
         raise ScanError(
             "its slices are further apart than the image's",
-            expected="pixels on neighbouring slices, or parts that do not lie above each other",
+            expected="pixels on neighbouring slices, or parts that do not overlap",
             found=found,
-            remedy="give the image that it was drawn on, or resample it to this one",
+            remedy="use the image that it was drawn on, or resample it to this image",
         )
 
 
 def _refuse_other_frame(path: Path, frame_of_reference: str, image: Scan) -> None:
-    """Only where both files say in which frame of reference they are."""
+    """Refuse a file with another FrameOfReferenceUID than its image, if both have one."""
     if image.source.kind != "dicom" or not frame_of_reference:
         return
     ours = text(image.source.header[0], "FrameOfReferenceUID")
     was_supplied = any("FrameOfReferenceUID is absent" in note for note in image.notes)
     if ours and not was_supplied and frame_of_reference not in (ours, valid_uid(ours)):
         raise ScanError(
-            f"{path.name} lies in another frame of reference than its image",
-            expected="one FrameOfReferenceUID",
-            remedy="give the image that it was drawn on",
+            f"{path.name} has another frame of reference than its image",
+            expected="the same FrameOfReferenceUID",
+            remedy="use the image that it was drawn on",
         )

@@ -1,4 +1,4 @@
-"""Several frames at each position: the volumes that they belong to, told apart by their headers, or refused with the reason."""
+"""Splitting of frames at repeated positions into volumes by their headers, or refusal with the reason."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from medhybrid.scans.dicom.frames import Frame
 from medhybrid.scans.dicom.interleaved import KIND_TRAITS
 
 TRAIT_ORDER = ("stack", "type", "echo", "inversion", "b", "time", "acquisition", "trigger", "clock")
-"""Which attribute is tried first to tell volumes apart; the others follow."""
+"""Order in which traits are tried to separate volumes. Other traits follow."""
 
 TIMES = ("trigger", "time", "offset", "clock")
-"""Traits that rank the frames of a position, where each position was acquired for itself."""
+"""Traits that order the frames of one position, if each position was acquired separately."""
 
 NO_DIFFERENCE = (
     "ContentDate",
@@ -30,23 +30,23 @@ NO_DIFFERENCE = (
     "WindowCenter",
     "WindowWidth",
 )
-"""Attributes that say nothing of the volume that a frame belongs to."""
+"""Attributes that do not identify the volume of a frame."""
 
 MAX_NAMED = 6
 
 
 def tell_apart(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> dict[str, list[Frame]]:
-    """Return the frames of each volume by its name.
+    """Split frames at repeated positions into volumes, by name.
 
     Parameters
     ----------
     slots : (N,) int ndarray
-        The number of each frame's position along the normal; some are there several times.
+        Index of each frame's position along the normal. Some positions occur several times.
 
     Raises
     ------
     SeriesError
-        If the headers do not tell them apart, or one of them lacks slices.
+        If the headers do not separate the volumes, or a volume lacks slices.
     """
     repeats, n_positions = int(np.bincount(slots).max()), int(slots.max()) + 1
     parts = _by_traits(frames, slots) or _by_runs(frames, slots, repeats)
@@ -56,30 +56,30 @@ def tell_apart(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> di
     if parts is None or any(len(p) < 2 for p in parts.values()):
         whole = len(frames) == repeats * n_positions
         raise SeriesError(
-            f"{series}: {len(frames)} images at {n_positions} slice positions, and the headers do not tell them apart",
+            f"{series}: {len(frames)} images at {n_positions} slice positions cannot be separated by their headers",
             code="multi_volume" if whole else "duplicate_slice",
             series=series,
-            expected="one image a position",
+            expected="one image per position",
             found=_differences(frames, slots),
-            remedy="split time points, echoes or repeats into series of their own",
+            remedy="split time points, echoes or repeats into separate series",
         )
     return parts
 
 
 def _by_traits(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
-    """Tell volumes apart by the usual traits, else by any."""
+    """Split frames by the usual traits, or else by any trait."""
     names = [t for t in trait_names(frames) if len({f.traits.get(t, "") for f in frames}) > 1]
     usual = [t for t in names if t in TRAIT_ORDER]
     return _by_some_of(usual, frames, slots) or _by_some_of(names, frames, slots)
 
 
 def trait_names(frames: Sequence[Frame]) -> list[str]:
-    """Return the names of all traits, the usual ones first."""
+    """Return the names of all traits, with the usual ones first."""
     return list(dict.fromkeys([*TRAIT_ORDER, *(t for f in frames for t in f.traits)]))
 
 
 def _by_some_of(varying: Sequence[str], frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
-    """Return the volumes that the first one, two or three of these traits tell apart."""
+    """Split frames by the first combination of one, two or three traits that gives complete volumes."""
     for n in (1, 2, 3):
         for chosen in combinations(varying, n):
             parts: dict[Hashable, list[int]] = {}
@@ -94,7 +94,7 @@ def _by_some_of(varying: Sequence[str], frames: Sequence[Frame], slots: np.ndarr
 
 
 def sort_key(key: Hashable) -> tuple[tuple[int, float, str], ...]:
-    """Return what sorts numbers by value, and texts by letters."""
+    """Return a key that sorts numbers by value, and texts alphabetically."""
 
     def one(v: str) -> tuple[int, float, str]:
         try:
@@ -106,7 +106,7 @@ def sort_key(key: Hashable) -> tuple[tuple[int, float, str], ...]:
 
 
 def part_names(chosen: Sequence[str], keys: Sequence[Hashable]) -> dict[Hashable, str]:
-    """Return numbered names; only numbers of the scanner's physics are shown, never free text."""
+    """Return the volumes' names from traits and numbers. Free text of headers is never used: it may identify a patient."""
     columns = list(zip(*keys, strict=True))
     numbered = [sorted(set(c), key=lambda v: sort_key((v,))) for c in columns]
     names = {}
@@ -120,7 +120,7 @@ def part_names(chosen: Sequence[str], keys: Sequence[Hashable]) -> dict[Hashable
 
 
 def _show_value(trait: str, value: str, known: Sequence[str]) -> str:
-    """Return the b-value, where it names a volume alone; else the number of a value among those that are known."""
+    """Return a unique b-value itself; for other values, return the number of the value among the known ones."""
     try:
         weightings = [f"{float(v):g}" for v in known] if trait == "b" else []
     except ValueError:
@@ -130,7 +130,7 @@ def _show_value(trait: str, value: str, known: Sequence[str]) -> str:
 
 
 def _by_runs(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[str, list[Frame]] | None:
-    """Volumes acquired one after another: each run of instance numbers passes every position once, in one order."""
+    """Split volumes that were acquired consecutively: each run of instance numbers has every position once, in one order."""
     numbers = [f.number for f in frames]
     n = int(slots.max()) + 1
     if None in numbers or len(set(numbers)) != len(frames) or len(frames) != repeats * n:
@@ -144,7 +144,7 @@ def _by_runs(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[s
 
 
 def _by_ranks(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[str, list[Frame]] | None:
-    """Phases of positions that were each acquired for themselves: the times of each differ, their order does not."""
+    """Split phases of separately acquired positions by the order of their times. The times differ between positions."""
     if len(frames) != repeats * (int(slots.max()) + 1) or any(_varies(t, frames) for t in KIND_TRAITS):
         return None
     for trait in TIMES:
@@ -170,7 +170,7 @@ def _varies(trait: str, frames: Sequence[Frame]) -> bool:
 
 
 def _refuse_incomplete(frames: Sequence[Frame], slots: np.ndarray, series: str) -> None:
-    """Refuse volumes that a trait tells apart but for slices that some of them lack."""
+    """Refuse volumes that a trait separates, if some of them lack slices."""
     n_positions = int(slots.max()) + 1
     for trait in (t for t in trait_names(frames) if _varies(t, frames)):
         parts: dict[Hashable, list[int]] = {}
@@ -190,7 +190,7 @@ def _refuse_incomplete(frames: Sequence[Frame], slots: np.ndarray, series: str) 
             series=series,
             expected=f"{n_positions} slices in each",
             found=f"{len(parts[short])} in {names[short]}; the first is missing at the position of {beside.name}",
-            remedy="export the series again, whole; or remove the other slices of this volume",
+            remedy="export the complete series again, or remove the other slices of this volume",
         )
 
 
@@ -199,21 +199,21 @@ def _differences(frames: Sequence[Frame], slots: np.ndarray) -> str:
         f"{t} ({len({f.traits.get(t, '') for f in frames})} values)" for t in trait_names(frames) if _varies(t, frames)
     ]
     if differs:
-        return "differing " + ", ".join(differs)
+        return "different values of " + ", ".join(differs)
     most = int(np.bincount(slots).argmax())
     one, other = [f for f, slot in zip(frames, slots, strict=True) if slot == most][:2]
     try:
         names = list(dict.fromkeys(_differing(_attributes_of(one), _attributes_of(other))))
-    except Exception:  # whatever a header raises, the series is refused all the same
-        return "no attribute that tells them apart"
+    except Exception:  # the series is refused in any case; a damaged header must not hide the reason
+        return "no attribute that separates them"
     if not names:
         return "no attribute that differs"
     more = ", ..." if len(names) > MAX_NAMED else ""
-    return f"attributes that differ at one position and name no volume: {', '.join(names[:MAX_NAMED])}{more}"
+    return f"attributes that differ at one position, but do not separate volumes: {', '.join(names[:MAX_NAMED])}{more}"
 
 
 def _attributes_of(frame: Frame) -> list[Any]:
-    """Read the data sets that hold what is said of a frame: its header, or its functional groups."""
+    """Read the data sets that describe a frame: the header, and its functional groups in an enhanced file."""
     import pydicom
 
     header = pydicom.dcmread(Path(frame.path), force=True, stop_before_pixels=True)

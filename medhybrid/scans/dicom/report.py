@@ -1,4 +1,4 @@
-"""Measurements of a segmentation as a structured report: TID 1500 in a Comprehensive 3D SR (highdicom)."""
+"""Writing of measurements as a DICOM structured report: TID 1500 in a Comprehensive 3D SR (highdicom)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEVICE = "medhybrid"
 
 @dataclass(frozen=True, slots=True)
 class RegionMeasure:
-    """Size of a segment, or of one lesion of it.
+    """Size of a segment, or of one lesion in it.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class RegionMeasure:
     lesion : int
         Number of the lesion, from 1; 0 for the whole segment.
     volume_ml, diameter_mm : float
-        Volume, and largest distance of two of its voxel centres.
+        Volume, and largest distance between two voxel centres of the region.
     """
 
     label: str
@@ -43,18 +43,22 @@ def write_report(
     measures: Sequence[RegionMeasure],
     codes: Mapping[str, LabelCode],
 ) -> None:
-    """Write volume and longest diameter of each segment and lesion, referring to the SEG.
+    """Write volume and longest diameter of each segment and lesion, with references to the DICOM SEG.
 
-    A lesion refers to the segment it is part of: DICOM allows no frame numbers beside a segment's number.
+    A lesion refers to its whole segment: DICOM does not allow frame numbers together with a segment number.
 
     Parameters
     ----------
+    path : Path
+        The report to write.
     seg_path : Path
-        The DICOM SEG that the measures were taken on.
+        The DICOM SEG with the measured segments.
     sources : sequence of Dataset
-        The images that the SEG refers to, as `write_seg` returns them.
+        The images that the SEG refers to, as returned by `write_seg`.
     measures : sequence of RegionMeasure
-        Regions without a voxel are left out: they have no segment frame to refer to.
+        The measurements. Regions without voxels are omitted: the SEG has no frame for them.
+    codes : mapping of str to LabelCode
+        Codes of the labels.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes as known
@@ -124,7 +128,7 @@ def write_report(
 
 
 def _nothing_found(seg_uid: str) -> list[Any]:
-    """A report needs a finding: that there is none."""
+    """Return a finding for a report without regions. The template requires at least one finding."""
     import highdicom as hd
     from pydicom.sr.coding import Code
 

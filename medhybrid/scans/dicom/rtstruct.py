@@ -1,10 +1,9 @@
-"""RT structure sets as masks: contours in patient space, filled on the slices that they were drawn on.
+"""Conversion of RT structure sets to masks: contours in patient coordinates are filled on the slices they were drawn on.
 
-A voxel belongs to a structure where its centre lies inside a contour or on it; a contour wholly inside another of its slice
-cuts a hole, as cavities are drawn, and what lies on it belongs to the structure. A contour that is there twice, from whatever
-point and in whatever direction, counts once, and so does one that goes round twice. Nothing is clipped, moved or filled in: a
-contour that does not lie in a slice of the image is refused, and so are contours that overlap in part, open ones, and slices
-left out within a part.
+A voxel belongs to a structure if its centre lies inside a contour or on it. A contour completely inside another one of its
+slice is a hole, without the voxels on its line. A repeated contour counts once, regardless of its first point and direction. A
+contour that goes round twice also counts once. Nothing is clipped, moved or interpolated. These are refused: contours outside
+the image's slices, partly overlapping contours, open contours, and slices skipped within a part.
 """
 
 from __future__ import annotations
@@ -37,45 +36,45 @@ from medhybrid.scans.dicom.outlines import (
 )
 
 PLANE_TOLERANCE_VOXEL = 0.1
-"""How far a contour's points may lie from the middle of their slice."""
+"""Largest distance of a contour's points from the centre of their slice."""
 
 EDGE_TOLERANCE_VOXEL = 0.5
-"""How far they may lie outside the outermost voxel centres: contours are often drawn along the picture's edge."""
+"""Largest distance of points outside the outermost voxel centres. Contours are often drawn along the image's edge."""
 
 SAME_CONTOUR_VOXEL = 0.5
-"""Two contours that lie so near to each other everywhere are one: some systems export a contour twice, with other points."""
+"""Largest distance between two copies of one contour. Some systems export a contour twice, with different points."""
 
 LEAST_WALL_VOXEL = 0.75
-"""A thinner wall between a contour and the one around it, on average, may be a cavity's or a contour drawn twice."""
+"""Smallest average wall around a hole. With a thinner wall, it may be a hole or a contour drawn twice."""
 
 TOUCHING_VOXEL = 0.1
-"""A contour that lies in another may leave it by so much."""
+"""Largest distance by which an inner contour may extend outside its outer contour."""
 
 LEAST_HOLE_VOXEL = 0.25
-"""A narrower contour inside another, around no voxel centre, is a line and no hole."""
+"""Smallest width of a hole without a voxel centre. A narrower contour is a line, not a hole."""
 
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 Locate = Callable[[Points], Points]
-"""Points (N, 3) in LPS mm to voxel coordinates (N, 3) of the image's array."""
+"""Function from points (N, 3) in LPS mm to voxel coordinates (N, 3) of the image's array."""
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A region of interest.
+    """Region of interest of an RTSTRUCT.
 
     Attributes
     ----------
     contours : tuple of (N, 3) ndarray
-        Closed, in LPS mm.
+        Closed contours, in LPS mm.
     frame_of_reference : str
-        Empty where the file does not say.
+        Frame of reference; empty if the file does not give it.
     is_exclusive : bool
-        Whether its contours are to be combined by exclusive or, whatever their places.
+        True if contours are combined by exclusive or, regardless of their positions (CLOSEDPLANAR_XOR).
     other_types : tuple of str
-        Kinds of its contours that enclose nothing, such as points.
+        Types of other contours that enclose no area, such as points.
     problem : str
-        Why a contour cannot be read, else empty.
+        Reason why a contour cannot be read, or empty.
     """
 
     name: str
@@ -87,7 +86,7 @@ class Structure:
 
 
 def read_structures(path: Path) -> tuple[Structure, ...]:
-    """The structures of an RTSTRUCT file that are named or drawn, in its order; raises `ScanError` if it is none."""
+    """Read the named or drawn structures of an RTSTRUCT file, in its order; raises `ScanError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -99,7 +98,7 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
             regions = list(value_of(dataset, "ROIContourSequence") or [])
     except ScanError:
         raise
-    except Exception as error:  # a damaged file can raise anything
+    except Exception as error:  # damaged files raise many kinds of exceptions
         raise ScanError(
             f"{path.name} cannot be read as RTSTRUCT", found=type(error).__name__, remedy="export it again"
         ) from error
@@ -115,7 +114,10 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
 
 
 def _structures(number: str, contours: Sequence[Any], descriptions: Sequence[Any]) -> list[Structure]:
-    """Return the structure of a number, and every one where several have it; one that is drawn and has no name gets one."""
+    """Return the structures of a ROI number: normally one, several with a problem if the number is not unique.
+
+    A drawn structure without a name is named by its number.
+    """
     by_name = {text(d, "ROIName"): d for d in descriptions} or {"": {}}
     found = []
     for name, description in by_name.items():
@@ -123,7 +125,7 @@ def _structures(number: str, contours: Sequence[Any], descriptions: Sequence[Any
             continue
         structure = _structure(name or f"structure {number}", contours, description)
         if len(by_name) > 1:
-            structure = replace(structure, problem=f"{len(by_name)} structures of number {number}")
+            structure = replace(structure, problem=f"{len(by_name)} structures with number {number}")
         found.append(structure)
     return found
 
@@ -136,7 +138,7 @@ def _structure(name: str, items: Sequence[Any], description: Any) -> Structure:
         if kind not in CLOSED_TYPES or n < 9:
             others.append(kind or "no type")
         elif flat is None or n % 3:
-            problem = f"a contour of {n} values that are no points"
+            problem = f"a contour of {n} values that are not points"
         else:
             kinds.add(kind)
             contours.append(np.array(flat).reshape(-1, 3))
@@ -151,22 +153,22 @@ def _structure(name: str, items: Sequence[Any], description: Any) -> Structure:
 
 
 def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> NDArray[np.bool_]:
-    """The mask (X, Y, Z) of a structure on the slices of an image of `shape`.
+    """Fill the contours of a structure, and return its mask (X, Y, Z) of `shape`.
 
     Raises
     ------
     ScanError
-        If a contour cannot be read, lies in no slice of the image or leaves it, overlaps another in part, or slices between
-        contours were left out.
+        If a contour cannot be read, lies outside the image or between slices, partly overlaps another one, or slices were
+        skipped.
     """
     if structure.problem:
         raise _unusable(
-            structure, "it cannot be read", "a number of its own, contours of three numbers a point", structure.problem
+            structure, "it cannot be read", "a unique number, contours with three numbers per point", structure.problem
         )
     if not structure.contours:
         if structure.other_types:
             raise _unusable(
-                structure, "it encloses nothing", "closed planar contours", ", ".join(structure.other_types)
+                structure, "it encloses no area", "closed planar contours", ", ".join(structure.other_types)
             )
         return np.zeros(shape, bool)
     if open_types := [t for t in structure.other_types if t not in (*CLOSED_TYPES, "POINT")]:
@@ -174,7 +176,9 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
             structure, "some of its contours are not closed", "closed planar contours", ", ".join(open_types)
         )
     placed = [locate(points) for points in structure.contours]
-    axis = int(np.argmin(np.sum([np.ptp(v, axis=0) for v in placed], axis=0)))  # along which they were stacked
+    axis = int(
+        np.argmin(np.sum([np.ptp(v, axis=0) for v in placed], axis=0))
+    )  # the axis along which contours are stacked
     mask = np.moveaxis(np.zeros(shape, bool), axis, 0)  # (slice, A, B), a view
     slices = [_slice_of(v, axis) for v in placed]
     _refuse_misplaced(structure, placed, slices, axis, shape)
@@ -188,7 +192,7 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
 
 
 def _slice_of(voxels: Points, axis: int) -> int | None:
-    """The slice in which all points lie, or None."""
+    """Return the slice that contains all points, or None."""
     k = round(float(voxels[:, axis].mean()))
     return k if np.abs(voxels[:, axis] - k).max() <= PLANE_TOLERANCE_VOXEL else None
 
@@ -200,9 +204,9 @@ def _refuse_misplaced(
     if between:
         raise _unusable(
             structure,
-            "contours lie in no slice of the image",
-            "each in one slice",
-            f"{between} of {len(slices)} do not",
+            "contours lie between the slices of the image",
+            "each contour in one slice",
+            f"{between} of {len(slices)} contours between slices",
         )
     last = np.array(shape) - 1
     outside = 0
@@ -212,7 +216,10 @@ def _refuse_misplaced(
         outside += bool((voxels < -tolerance).any() or (voxels > last + tolerance).any())
     if outside:
         raise _unusable(
-            structure, "contours lie outside the image", "all within it", f"{outside} of {len(placed)} do not"
+            structure,
+            "contours lie outside the image",
+            "all contours inside",
+            f"{outside} of {len(placed)} contours outside",
         )
 
 
@@ -222,7 +229,7 @@ def _refuse_gaps(structure: Structure, slices: Sequence[int]) -> None:
             structure,
             "it was drawn on some slices only",
             "contours on neighbouring slices",
-            f"one every {np.diff(slices).min()} slices",
+            f"a contour on every {np.diff(slices).min()} slices",
         )
 
 
@@ -231,16 +238,16 @@ def _unusable(structure: Structure, what: str, expected: str, found: str) -> Sca
         f"structure {structure.name!r}: {what}",
         expected=expected,
         found=found,
-        remedy="give the series it was drawn on, whole; or export the structure as DICOM SEG on that series",
+        remedy="use the complete series that it was drawn on, or export the structure as DICOM SEG on that series",
     )
 
 
 def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) of the contours (N, 2) of one slice."""
+    """Fill the contours (N, 2) of one slice, and return its pixels (A, B)."""
     if structure.is_exclusive:
         return _exclusive(outlines, shape)
     drawn: list[Points] = []
-    for o in sorted(outlines, key=area, reverse=True):  # of one that is there twice, the outer
+    for o in sorted(outlines, key=area, reverse=True):  # of two copies, the outer one is kept
         if not any(_are_same(o, d) for d in drawn):
             drawn.append(o)
     masks = [inside(o, shape) for o in drawn]
@@ -253,17 +260,20 @@ def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int,
         for j, b in enumerate(within):
             if i == j:
                 continue
-            if not (a & b).any():  # apart; or too narrow for a voxel centre
+            if not (a & b).any():  # separate, or one too narrow for a voxel centre
                 if _lies_in(drawn[i], drawn[j]):
                     _refuse_thin_wall(structure, drawn[i], drawn[j])
                     depths[i] += 1
                 continue
             is_in_b, is_around_b = not (a & ~masks[j]).any(), not (b & ~masks[i]).any()
-            if is_in_b and is_around_b:  # the same voxels: the wall between them has none inside it
+            if is_in_b and is_around_b:  # the same voxels: the wall between them contains no voxel centre
                 is_in_b, is_around_b = _lies_in(drawn[i], drawn[j]), _lies_in(drawn[j], drawn[i])
             if not is_in_b and not is_around_b:
                 raise _unusable(
-                    structure, "contours of a slice overlap in part", "apart, or one in the other", "an overlap"
+                    structure,
+                    "contours of a slice partly overlap",
+                    "separate contours, or one inside the other",
+                    "an overlap",
                 )
             if is_in_b and not is_around_b:
                 _refuse_thin_wall(structure, drawn[i], drawn[j])
@@ -274,12 +284,15 @@ def _combine(structure: Structure, outlines: Sequence[Points], shape: tuple[int,
 
 
 def _exclusive(outlines: Sequence[Points], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels (A, B) that an odd number of contours enclose; one on a line that several share, if an odd number do beside it."""
+    """Return the pixels (A, B) that an odd number of contours enclose.
+
+    A pixel on a line shared by several contours belongs to the structure if a point beside it does.
+    """
     out, n_lines = np.zeros(shape, bool), np.zeros(shape, int)
     for outline in outlines:
         out ^= inside(outline, shape)
         n_lines += on_outline(outline, shape)
-    out |= n_lines == 1  # on the edge of what is enclosed
+    out |= n_lines == 1  # on the edge of one contour
     is_shared = n_lines > 1
     if is_shared.any():
         out &= ~is_shared
@@ -292,31 +305,31 @@ def _exclusive(outlines: Sequence[Points], shape: tuple[int, int]) -> NDArray[np
 
 
 def _refuse_thin_wall(structure: Structure, inner: Points, outer: Points) -> None:
-    """Refuse a contour in another whose wall is too thin for a cavity and too thick for one drawn twice."""
+    """Refuse an inner contour if it is unclear whether it is a hole or a second drawing of the outer contour."""
     wall = 2 * (area(outer) - area(inner)) / (length(outer) + length(inner))
     is_coarse_copy = distance(inner, outer).max() <= SAME_CONTOUR_VOXEL  # all its points lie on the other
     if wall < LEAST_WALL_VOXEL or is_coarse_copy:
         raise _unusable(
             structure,
-            "a contour lies close within another: a cavity, or drawn twice",
-            f"a wall of {LEAST_WALL_VOXEL} voxels, or the two within {SAME_CONTOUR_VOXEL} of each other everywhere",
+            "a contour lies closely inside another: it may be a hole, or drawn twice",
+            f"a wall of {LEAST_WALL_VOXEL} voxels, or a distance of at most {SAME_CONTOUR_VOXEL} voxels everywhere",
             f"a wall of {wall:.2f} voxels on average",
         )
 
 
 def _are_same(a: Points, b: Points) -> bool:
-    """Whether two contours run along each other everywhere, from whatever points and in whatever directions."""
+    """Return True if two contours are copies of one, regardless of their first point and direction."""
     ends = np.abs(a.min(0) - b.min(0)).max(), np.abs(a.max(0) - b.max(0)).max()
     if max(ends) > SAME_CONTOUR_VOXEL or abs(area(a) - area(b)) > SAME_CONTOUR_VOXEL * max(length(a), length(b)):
         return False
     shared = np.minimum(a.max(0), b.max(0)) - np.maximum(a.min(0), b.min(0))
     if (shared < 0.5 * np.minimum(np.ptp(a, axis=0), np.ptp(b, axis=0))).any():
-        return False  # two small ones side by side
+        return False  # two small contours side by side
     return bool(max(distance(a, b).max(), distance(b, a).max()) <= SAME_CONTOUR_VOXEL)
 
 
 def _lies_in(inner: Points, outer: Points) -> bool:
-    """Whether a contour that is no mere line lies within a larger one, by its points."""
+    """Return True if all points of a contour lie inside a larger one. A narrow contour (line) returns False."""
     margins = *(inner.min(0) - outer.min(0)), *(outer.max(0) - inner.max(0))
     if min(margins) < -TOUCHING_VOXEL or area(inner) >= area(outer):
         return False

@@ -1,4 +1,4 @@
-"""Masks as DICOM SEG on the frames of their source (highdicom)."""
+"""Writing of masks as DICOM SEG on the frames of their source (highdicom)."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from medhybrid.scans.scan import Scan
 
 TYPE_2_PATIENT_AND_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate")
 TYPE_2_MORE = ("StudyTime", "AccessionNumber", "ReferringPhysicianName", "SeriesNumber", "InstanceNumber")
-"""Attributes that must be present, empty if unknown; many real files lack some."""
+"""Attributes that must be present, or empty if unknown (type 2). Many real files lack some."""
 
 STAND_IN_CLASS = "1.2.840.10008.5.1.4.1.1.7"
-"""Secondary capture: stands for a class that the writer does not know while it writes."""
+"""Secondary capture: temporary replacement for a SOP class that highdicom does not support."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegInfo:
-    """What a segmentation says of its making.
+    """Labels and origin of a segmentation.
 
     Attributes
     ----------
     labels : dict
-        Label name to value; segments are numbered in this order.
+        Label values by name. Segments are numbered in this order.
     codes : dict
-        Codes of the labels, where the config gives them.
+        Codes of the labels, if the config gives them.
     version, model : str
-        Version of the software, hash of the model's weights.
+        Version of the software, and hash of the model's weights.
     """
 
     labels: Mapping[str, int]
@@ -58,18 +58,23 @@ def write_seg(
     probabilities: NDArray[np.float32] | None = None,
     deidentifier: Deidentifier | None = None,
 ) -> list[Any]:
-    """Write a label map on a DICOM scan's frames as a DICOM SEG; returns the completed source data sets.
+    """Write a label map as a DICOM SEG on the frames of its DICOM scan.
 
     Parameters
     ----------
     mask : (X, Y, Z) integer ndarray
         Label map with the values of `info.labels`, on the scan's grid.
     scan : Scan
-        The DICOM scan it belongs to.
+        The DICOM scan that the mask belongs to.
     probabilities : (K, X, Y, Z) float32 ndarray, optional
-        Of each label: the SEG is then FRACTIONAL, else BINARY.
+        Probabilities of each label. The SEG is FRACTIONAL with them, and BINARY without.
     deidentifier : Deidentifier, optional
-        Cleans the source attributes that the SEG repeats.
+        De-identification of the source attributes that the SEG copies.
+
+    Returns
+    -------
+    list of Dataset
+        The completed source data sets that the SEG refers to.
 
     Raises
     ------
@@ -132,7 +137,7 @@ def write_seg(
 def _content_of(
     mask: NDArray[np.generic], sources: Sequence[Any], info: SegInfo, probabilities: NDArray[np.float32] | None
 ) -> tuple[str, ...]:
-    """Return what a segmentation is made of: the same mask of the same images by the same model has the same UIDs."""
+    """Return texts that identify a segmentation. The same mask of the same images and model gets the same UIDs."""
     values = mask if probabilities is None else probabilities
     digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
     images = (str(s.SOPInstanceUID) for s in sources)
@@ -140,7 +145,7 @@ def _content_of(
 
 
 def _refuse_tiles(scan: Scan) -> None:
-    """Refuse slices that are tiles of one image: a segmentation refers to whole images or their frames."""
+    """Refuse slices that are tiles of one image (mosaic): a SEG can refer only to images or their frames."""
     if len(set(scan.source.files)) < len(scan.source.files) and not _is_multi_frame(scan):
         raise ScanError(
             "a DICOM SEG cannot refer to slices that are tiled into one image",
@@ -151,7 +156,11 @@ def _refuse_tiles(scan: Scan) -> None:
 
 
 def _make_for_any_class(make: Callable[[Sequence[Any]], Any], images: Sequence[Any]) -> Any:
-    """Make a segmentation; of images of a private or retired class, which the writer does not know, as of captures."""
+    """Create a segmentation of images of any SOP class.
+
+    highdicom does not support private and retired classes. Such images are written as secondary captures, and their classes are
+    restored afterwards.
+    """
     try:
         return make(images)
     except KeyError as error:
@@ -191,7 +200,7 @@ def _describe(number: int, name: str, info: SegInfo, algorithm: Any, made_of: Se
 def _pixels(
     mask: NDArray[np.generic], scan: Scan, info: SegInfo, probabilities: NDArray[np.float32] | None
 ) -> NDArray[np.generic]:
-    """Segments on the source frames: (frame, row, column) numbers, or (frame, row, column, segment) probabilities."""
+    """Return segment numbers (frame, row, column) or probabilities (frame, row, column, segment) on the source frames."""
     if probabilities is not None:
         return np.stack([_on_source_frames(p, scan) for p in probabilities], axis=-1)
     numbered = np.zeros(mask.shape, np.uint8)
@@ -201,7 +210,7 @@ def _pixels(
 
 
 def complete_sources(scan: Scan) -> list[Any]:
-    """Copy the scan's data sets, with what real files often lack and writers need."""
+    """Copy the scan's data sets, and add attributes that writers need and real files often lack."""
     sources: list[Any] = []
     for k, header in enumerate(scan.source.header):
         source, _ = _complete(header, scan, k)
@@ -213,12 +222,15 @@ def complete_sources(scan: Scan) -> list[Any]:
 
 
 def find_invalid_values(scan: Scan) -> list[str]:
-    """Return the keywords of the attributes of a DICOM scan that its outputs leave empty or replace."""
+    """Return the keywords of a DICOM scan's attributes that are invalid, and empty or replaced in its outputs."""
     return _complete(scan.source.header[0], scan, 0)[1]
 
 
 def _for_writer(sources: list[Any], scan: Scan) -> list[Any]:
-    """Of multi-frame files, one copy that has the volume's frames alone, in slice order: the writer takes one such file."""
+    """Return the sources in the form that highdicom needs.
+
+    Multi-frame files are joined to one copy that has only the volume's frames, in slice order: highdicom accepts one such file.
+    """
     if not _is_multi_frame(scan):
         return sources
     joined = copy_shallowly(sources[0])
@@ -229,7 +241,7 @@ def _for_writer(sources: list[Any], scan: Scan) -> list[Any]:
 
 
 def _whole_groups(source: Any, frame: int) -> Any:
-    """The functional groups of a frame, with those that place it taken from the shared ones where it lacks them."""
+    """Return the functional groups of a frame, with its position and content added from the shared groups if missing."""
     groups = copy_shallowly(source.PerFrameFunctionalGroupsSequence[frame])
     for shared in source.get("SharedFunctionalGroupsSequence", []):
         for name in ("PlanePositionSequence", "FrameContentSequence"):
@@ -239,7 +251,7 @@ def _whole_groups(source: Any, frame: int) -> Any:
 
 
 def _on_source_frames(labels: NDArray[np.generic], scan: Scan) -> NDArray[np.generic]:
-    """Values (X, Y, Z) as (frame, row, column), in the order of the volume's frames."""
+    """Convert values (X, Y, Z) to (frame, row, column), in the order of the volume's frames."""
     if scan.source.regular is not None:
         labels = scan.source.regular.to_slices(labels)
     return np.ascontiguousarray(labels.transpose(2, 1, 0))
@@ -250,11 +262,11 @@ def _is_multi_frame(scan: Scan) -> bool:
 
 
 def _refer_to_files(segmentation: Any, sources: Sequence[Any], scan: Scan) -> None:
-    """The writer saw the volume's frames as one file; references must name the frames of the files that there are."""
+    """Replace references to the joined file by references to the frames of the source files."""
     from pydicom.dataset import Dataset
 
     images = {
-        id(image): image  # frames of several segments share the items
+        id(image): image  # frames of several segments may share an item, which must be changed once
         for frame in segmentation.PerFrameFunctionalGroupsSequence
         for derivation in frame.get("DerivationImageSequence", [])
         for image in derivation.SourceImageSequence
@@ -274,11 +286,11 @@ def _refer_to_files(segmentation: Any, sources: Sequence[Any], scan: Scan) -> No
 
 
 def _complete(dataset: Any, scan: Scan, file: int) -> tuple[Any, list[str]]:
-    """Copy a data set with what real files often lack and the writer needs; also return the keywords of invalid values."""
+    """Copy a data set, add attributes that highdicom needs, and return the keywords of invalid values."""
     completed, slice_mm = copy_shallowly(dataset), scan.grid.spacing_mm[2]
     if not number(completed, "SliceThickness"):
         set_value(completed, "SliceThickness", slice_mm)
-    completed.pop("SpacingBetweenSlices", None)  # the writer works it out from the positions
+    completed.pop("SpacingBetweenSlices", None)  # highdicom computes it from the positions
     changed = make_valid(completed)
     if "PerFrameFunctionalGroupsSequence" in completed:
         set_value(completed, "SharedFunctionalGroupsSequence", [_shared_groups(completed, scan, file)])
@@ -289,7 +301,7 @@ def _complete(dataset: Any, scan: Scan, file: int) -> tuple[Any, list[str]]:
 
 
 def _shared_groups(dataset: Any, scan: Scan, file: int) -> Any:
-    """The shared groups of a multi-frame image as the volume's own frames have them: a file may hold several volumes."""
+    """Return the shared functional groups with the geometry of this volume's frames: a file may hold several volumes."""
     from pydicom.dataset import Dataset
 
     shared = dataset.get("SharedFunctionalGroupsSequence")

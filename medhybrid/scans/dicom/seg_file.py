@@ -1,7 +1,7 @@
-"""A DICOM SEG file: its segments' names and its frames, from the attributes that masks need and no others.
+"""Reading of DICOM SEG files: segment names and frames.
 
-Real segmentations often lack attributes that the standard requires (SegmentAlgorithmType, codes, a preamble). They do not bear
-on the masks, so they are not asked for.
+Only attributes that are needed for masks are read. Real segmentations often lack other attributes that the standard requires
+(SegmentAlgorithmType, codes, a preamble).
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from medhybrid.scans.dicom.pixel_bytes import PLAIN_SYNTAXES, syntax_of
 from medhybrid.scans.dicom.surplus import count_frames, find_surplus
 
 Groups = Callable[[str], Any]
-"""A functional group of a frame by its name, or None."""
+"""Function that returns a functional group of a frame by its name, or None."""
 
 KINDS = ("BINARY", "LABELMAP")
 
 SPARE_BYTES = 16
-"""So many bytes after the last frame are padding."""
+"""Largest number of bytes after the last frame that count as padding."""
 
 BACKGROUND = 0
-"""The number of what is in no segment of a label map; some files list it as one."""
+"""Number of the background in a label map. Some files list it as a segment."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegFile:
-    """A segmentation whose frames are masks.
+    """Segmentation with masks as frames.
 
     Attributes
     ----------
     names : dict
-        The name of each segment by its number.
+        Names of the segments by number.
     is_labelmap : bool
-        Whether a frame holds the numbers of segments, not one segment.
+        True if frames hold segment numbers (LABELMAP), False if each frame is the mask of one segment (BINARY).
     """
 
     path: Path
@@ -54,7 +54,7 @@ class SegFile:
 
     @classmethod
     def open(cls, path: Path) -> SegFile:
-        """Open a segmentation; raises `ScanError` if it cannot be read or holds probabilities."""
+        """Open a segmentation; raises `ScanError` if it cannot be read or holds probabilities (FRACTIONAL)."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -63,7 +63,7 @@ class SegFile:
                 items = list(value_of(dataset, "SegmentSequence") or [])
         except ScanError as error:
             raise unreadable(path, str(error)) from error
-        except Exception as error:  # a damaged file can raise anything
+        except Exception as error:  # damaged files raise many kinds of exceptions
             raise unreadable(path, type(error).__name__) from error
         kind = text(dataset, "SegmentationType").upper() or ("BINARY" if integer(dataset, "BitsAllocated") == 1 else "")
         if kind == "FRACTIONAL":
@@ -71,7 +71,7 @@ class SegFile:
                 f"{path.name} holds probabilities, not masks",
                 expected="a BINARY or LABELMAP segmentation",
                 found="FRACTIONAL",
-                remedy="choose a threshold and export it as BINARY",
+                remedy="apply a threshold, and export it as BINARY",
             )
         if kind not in KINDS:
             raise unreadable(path, f"SegmentationType {kind or 'absent'}")
@@ -79,16 +79,16 @@ class SegFile:
 
     @property
     def n_frames(self) -> int:
-        """Number of frames."""
+        """Return the number of frames."""
         return integer(self.dataset, "NumberOfFrames") or 1
 
     def frames(self) -> Iterator[tuple[Groups, int | None]]:
-        """Yield the functional groups and the segment of each frame; None in a label map.
+        """Yield the functional groups and the segment number (None in a label map) of each frame.
 
         Raises
         ------
         ScanError
-            If a frame names no segment and there are several, or there are more frames than the header counts.
+            If the segment of a frame is unknown, or the number of frames differs from the header.
         """
         self._refuse_further_frames()
         shared = next(iter(value_of(self.dataset, "SharedFunctionalGroupsSequence") or []), None)
@@ -113,19 +113,19 @@ class SegFile:
             return number
         if len(self.names) == 1:
             return next(iter(self.names))
-        raise unreadable(self.path, "a frame that names none of its segments")
+        raise unreadable(self.path, "a frame without the number of its segment")
 
     def pixels(self, index: int) -> NDArray[np.generic]:
-        """Decode a frame (row, column): 0 and 1, or the numbers of segments."""
+        """Decode a frame (row, column) with the values 0 and 1, or with segment numbers."""
         from pydicom.uid import UID
 
         rows, columns = integer(self.dataset, "Rows") or 0, integer(self.dataset, "Columns") or 0
         syntax, content = syntax_of(self.dataset), self.dataset.PixelData
         bits = integer(self.dataset, "BitsAllocated") or 0
         if syntax in PLAIN_SYNTAXES and len(content) > self.n_frames * rows * columns * bits // 8 + SPARE_BYTES:
-            raise unreadable(self.path, f"pixels of more frames than the {self.n_frames} that its header counts")
+            raise unreadable(self.path, f"pixels of more frames than NumberOfFrames {self.n_frames}")
         if bits == 1 and syntax in PLAIN_SYNTAXES:
-            n_pixels = rows * columns  # frames follow each other bit by bit
+            n_pixels = rows * columns  # a frame may start within a byte
             first = index * n_pixels
             part = np.frombuffer(content, np.uint8, (first + n_pixels + 7) // 8 - first // 8, first // 8)
             return np.unpackbits(part, bitorder="little")[first % 8 : first % 8 + n_pixels].reshape(rows, columns)
@@ -142,7 +142,7 @@ class SegFile:
     def _stream(self, index: int) -> bytes:
         try:
             return frame_stream(self.dataset, index)
-        except Exception as error:  # damaged fragments raise many kinds
+        except Exception as error:  # damaged fragments raise many kinds of exceptions
             raise unreadable(self.path, type(error).__name__) from error
 
     def _refuse_further_frames(self) -> None:
@@ -153,14 +153,14 @@ class SegFile:
             return
         try:
             n_frames = count_frames(self.dataset, syntax)
-        except Exception as error:  # damaged fragments raise many kinds
+        except Exception as error:  # damaged fragments raise many kinds of exceptions
             raise unreadable(self.path, type(error).__name__) from error
         if n_frames > self.n_frames:
-            raise unreadable(self.path, f"{n_frames} frames, and its header counts {self.n_frames}")
+            raise unreadable(self.path, f"{n_frames} frames, but NumberOfFrames {self.n_frames}")
 
 
 def _name_segments(items: list[Any], path: Path, *, is_labelmap: bool) -> dict[int, str]:
-    """Return the segments' names by their numbers; number 0 of a label map is its background (PS3.3 C.8.20.2)."""
+    """Return the segments' names by number, without the background of a label map (number 0, PS3.3 C.8.20.2)."""
     names: dict[int, str] = {}
     for n, item in enumerate(items, start=1):
         number = integer(item, "SegmentNumber")
@@ -168,7 +168,7 @@ def _name_segments(items: list[Any], path: Path, *, is_labelmap: bool) -> dict[i
         if is_labelmap and number == BACKGROUND:
             continue
         if number in names:
-            raise unreadable(path, f"two segments of number {number}")
+            raise unreadable(path, f"two segments with number {number}")
         names[number] = text(item, "SegmentLabel") or text(item, "SegmentDescription") or f"segment {number}"
     if not names:
         raise unreadable(path, "no segment")
@@ -178,5 +178,5 @@ def _name_segments(items: list[Any], path: Path, *, is_labelmap: bool) -> dict[i
 def unreadable(path: Path, found: str) -> ScanError:
     """Return the error for a segmentation that cannot be read."""
     return ScanError(
-        f"{path.name} cannot be read as a DICOM SEG of this image", found=found[:200], remedy="export it again"
+        f"{path.name} cannot be read as DICOM SEG of this image", found=found[:200], remedy="export it again"
     )

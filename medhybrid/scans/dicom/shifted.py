@@ -1,6 +1,6 @@
-"""Several volumes of a series whose positions differ a little: repeats after a small movement of the table.
+"""Separation of repeated volumes with slightly different positions, for example after a small movement of the table.
 
-Together their slices make no even stack. Resampled as one, they would be blended.
+Together, their slices are not evenly spaced. Resampling them as one volume would blend the repeats.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ from medhybrid.scans.dicom.repeats import part_names, sort_key, trait_names
 from medhybrid.scans.dicom.stack import Stack, make_stack, positions_along
 
 MIN_SLICES = 3
-"""A volume has so many, so that its distances can be even."""
+"""Smallest number of slices of a volume. Fewer have no distances to compare."""
 
 MAX_SHIFT = 0.2
-"""Volumes that are shifted by a smaller part of the slice distance are repeats; others may be passes of one volume."""
+"""Largest shift between repeats, as a part of the slice distance. With larger shifts, they may be passes of one volume."""
 
 UNEVEN = ("nonuniform", "missing_slice")
 
 
 def split_shifted(frames: Sequence[Frame], *, series: str) -> dict[str, list[Frame]] | None:
-    """Return the volumes of uneven slices by name, where their headers part them into even stacks that lie in each other.
+    """Split unevenly spaced slices into overlapping, evenly spaced volumes, by their headers.
+
+    Returns
+    -------
+    dict of str to list of Frame, or None
+        The volumes by name; None if the slices are evenly spaced or cannot be split.
 
     Raises
     ------
     SeriesError
-        If those stacks may as well be passes of one volume.
+        If the volumes may also be passes of one volume (large shift).
     """
     if len(frames) < 2 * MIN_SLICES or not _is_uneven(frames, series):
         return None
@@ -42,12 +47,12 @@ def split_shifted(frames: Sequence[Frame], *, series: str) -> dict[str, list[Fra
                 return parts
             wanted, found = format_apart([shift[1], shift[0]])
             raise SeriesError(
-                f"{series}: its slices are those of {len(parts)} stacks, shifted against each other",
+                f"{series}: its slices form {len(parts)} stacks that are shifted against each other",
                 code="multi_volume",
                 series=series,
-                expected="one even stack, or volumes at nearly the same places",
-                found=f"{', '.join(parts)}: {wanted} mm from slice to slice, {found} mm apart",
-                remedy="give each of them as a series of its own",
+                expected="one evenly spaced stack, or volumes at nearly the same positions",
+                found=f"{', '.join(parts)}: slice distance {wanted} mm, shift {found} mm",
+                remedy="export each stack as a separate series",
             )
     return None
 
@@ -61,7 +66,7 @@ def _is_uneven(frames: Sequence[Frame], series: str) -> bool:
 
 
 def _partitions(frames: Sequence[Frame]) -> Iterator[dict[str, list[Frame]]]:
-    """Parts of equally many frames: by each trait, and by runs of instance numbers."""
+    """Yield splits of the frames into parts of equal size: by each trait, and by halves of the instance numbers."""
     for trait in trait_names(frames):
         parts: dict[Hashable, list[Frame]] = {}
         for f in frames:
@@ -86,7 +91,10 @@ def _even_stack(frames: Sequence[Frame], series: str) -> Stack | None:
 
 
 def _shift(stacks: Sequence[Stack]) -> tuple[float, float] | None:
-    """Return the largest shift between even stacks and their slice distance, in mm; None where they lie apart."""
+    """Return the largest shift between evenly spaced stacks and their slice distance, in mm.
+
+    Returns None if the stacks do not overlap, or have different slice distances.
+    """
     places = [np.sort(positions_along([stacks[0].frames[0], *s.frames])[1:]) for s in stacks]
     if max(p[0] for p in places) >= min(p[-1] for p in places):
         return None

@@ -1,8 +1,8 @@
-"""Values of patient and study that an output repeats of its source: valid, or empty.
+"""Validation of the patient and study values that an output copies from its source.
 
-Headers of real files break the rules of their types in many ways, and a writer that checks them would refuse the whole
-output. A value that breaks a rule is left empty in the output; an invalid UID, which may not be empty, is replaced by
-one that is worked out from it, so that outputs of one study stay in one study. The source itself is never changed.
+Headers of real files often violate the rules of their VRs, and a strict writer would refuse the output. An invalid value is
+left empty in the output. An invalid UID may not be empty, so it is replaced by a UID derived from it: outputs of one study stay
+in one study. The source files are never changed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from medhybrid.scans.dicom.attributes import text
 
 PATIENT_AND_STUDY = (0x0008, 0x0010, 0x0012, 0x0032, 0x0038)
-"""Groups whose values outputs repeat."""
+"""Groups of attributes that outputs copy."""
 
 STUDY_VALUES = ("StudyID", "SeriesNumber", "InstanceNumber", "PositionReferenceIndicator")
-"""The same of other groups."""
+"""Attributes of other groups that outputs copy."""
 
 IMAGE_VALUES = (
     "LossyImageCompression",
@@ -35,28 +35,28 @@ IMAGE_VALUES = (
     "SpecimenDescriptionSequence",
     "ReasonForPerformedProcedureCodeSequence",
 )
-"""Values of compression, device and specimen that outputs repeat too; an invalid one is left out."""
+"""Attributes of compression, device and specimen that outputs copy. An invalid one is omitted."""
 
 KEPT = ("SOPClassUID", "SOPInstanceUID", "ImageType", "Modality", "SpecificCharacterSet")
-"""Attributes of those groups that outputs do not repeat, but that writers look at."""
+"""Attributes of these groups that outputs do not copy, but writers read."""
 
 QUOTED = ("AccessionNumber", "ReferringPhysicianName", "StudyID", "StudyDate", "StudyInstanceUID")
-"""Attributes beside the patient's that no message may repeat."""
+"""Attributes outside the patient's groups that messages must not contain."""
 
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 
 TEXT_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
 LONG_TEXT_VRS = ("LT", "ST", "UT", "UR")
-"""May hold a backslash and line ends."""
+"""VRs whose values may contain backslashes and line ends."""
 
 SEXES = {"M": "M", "F": "F", "O": "O", "MALE": "M", "FEMALE": "F", "OTHER": "O"}
 
 UNREADABLE = "\ufffd"
-"""Stands for a character that its character set does not have."""
+"""Replacement for a character that could not be decoded."""
 
 
 def make_valid(dataset: Any) -> list[str]:
-    """Make the values of patient and study in a data set valid or empty, in place.
+    """Empty or replace the invalid patient and study values of a data set, in place.
 
     The data set must be a copy; see `copy_shallowly`.
 
@@ -83,7 +83,7 @@ def make_valid(dataset: Any) -> list[str]:
 
 
 def make_uids_valid(dataset: Any) -> list[str]:
-    """Replace invalid and missing UIDs that outputs refer to, in place; return their keywords."""
+    """Replace invalid and missing UIDs of a data set in place, and return their keywords."""
     changed = []
     for keyword in UIDS:
         found = text(dataset, keyword)
@@ -97,7 +97,7 @@ def make_uids_valid(dataset: Any) -> list[str]:
 
 
 def valid_uid(uid: str) -> str:
-    """Return a UID as it is where it is valid, else one that is worked out from it; an empty one stays empty."""
+    """Return a valid or empty UID unchanged, and for an invalid UID a valid one derived from it."""
     from pydicom.uid import UID, generate_uid
 
     if not uid or (len(uid) <= 64 and UID(uid, validation_mode=0).is_valid):
@@ -106,14 +106,14 @@ def valid_uid(uid: str) -> str:
 
 
 def uid_of(*parts: str) -> str:
-    """Return a UID that is a function of what an object is made of: made again, it is the same one."""
+    """Return a UID derived from texts that describe an object. Equal texts give equal UIDs."""
     from pydicom.uid import generate_uid
 
     return str(generate_uid(entropy_srcs=["medhybrid", *parts]))
 
 
 def hide_patient(message: str, dataset: Any) -> str:
-    """Return a message without values of the patient's and study's attributes, which errors of libraries may quote."""
+    """Remove patient and study values from a message, which errors of libraries may quote."""
     for tag in list(dataset.keys()):
         if tag.group not in PATIENT_AND_STUDY[1:] and _keyword(tag) not in QUOTED:
             continue
@@ -124,14 +124,14 @@ def hide_patient(message: str, dataset: Any) -> str:
 
 
 def copy_shallowly(dataset: Any) -> Any:
-    """Copy a data set so that elements can be replaced in the copy alone."""
+    """Copy a data set so that elements of the copy can be replaced without changing the original."""
     copied = copy.copy(dataset)
-    copied._dict = dict(dataset._dict)  # a copied data set shares its elements' table with the original
+    copied._dict = dict(dataset._dict)  # copy.copy shares the table of elements with the original
     return copied
 
 
 def set_value(dataset: Any, keyword: str, value: Any) -> None:
-    """Set an attribute of a shallow copy alone: setting it by name would change the element that both share."""
+    """Set an attribute of a shallow copy. Setting it by name would change the element shared with the original."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     dataset.add_new(tag_for_keyword(keyword), dictionary_VR(keyword), value)
@@ -144,7 +144,7 @@ def _keyword(tag: Any) -> str:
 
 
 def _decode_texts(dataset: Any) -> None:
-    """Bring all texts to UTF-8; real files name character sets that no decoder knows."""
+    """Convert all texts to UTF-8, if their character sets are known."""
     with warnings.catch_warnings(), contextlib.suppress(LookupError, UnicodeError, ValueError, TypeError):
         warnings.simplefilter("ignore")
         dataset.decode()
@@ -161,7 +161,7 @@ def _translate_sex(dataset: Any) -> list[str]:
 
 
 def _is_valid_element(dataset: Any, tag: Any) -> bool:
-    """Return whether an element can be read, has no more values than it may have, and each keeps the rules of its type."""
+    """Return True if an element can be read, and its VR, number of values and values are valid."""
     from pydicom.datadict import dictionary_VM, dictionary_VR
 
     try:
@@ -179,7 +179,7 @@ def _is_valid_element(dataset: Any, tag: Any) -> bool:
         if is_single and len(values) > 1:
             return False
         return vr not in TEXT_VRS or all(_is_valid_text(vr, str(v)) for v in values)
-    except Exception:  # a damaged value raises many kinds on access
+    except Exception:  # damaged values raise many kinds of exceptions on access
         return False
 
 
@@ -200,7 +200,7 @@ def _is_valid_text(vr: str, value: str) -> bool:
 
 
 def _empty(dataset: Any, tag: Any) -> None:
-    """Empty an element; one that is not a plain value, or need not be there, is removed."""
+    """Empty a text element; remove an element that is optional or not text."""
     from pydicom.datadict import dictionary_VR
 
     vr = str(dictionary_VR(tag))

@@ -1,7 +1,7 @@
-"""Whether frames form one regular grid, and which; the numbers where they do not.
+"""Fitting of a regular grid to frames, or a fault with the measured numbers.
 
-One rule decides: a grid is taken only if it holds the outer corners of every frame, each placed by its own header, within
-`PLACE_TOLERANCE_VOXEL`. Jitter of real headers passes, anything that would move a voxel does not.
+One rule decides: the outer corners of every frame, as given by its own header, must lie on the grid within
+`PLACE_TOLERANCE_VOXEL`. Rounding in real headers is accepted. A displacement of voxels is not.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from medhybrid.number_text import format_apart, format_vectors_apart
 from medhybrid.scans.dicom.frames import Frame
 
 ORIENTATION_TOLERANCE = 1e-4
-"""Largest difference of direction cosines within a stack; real data jitters by 1e-8 to 1e-5."""
+"""Largest difference of direction cosines within a stack. In real data, they vary by 1e-8 to 1e-5."""
 
 SAME_POSITION_MM = 1e-2
-"""Frames closer than this along the normal are at one position."""
+"""Frames with a smaller distance along the normal are at the same position."""
 
 PLACE_TOLERANCE_VOXEL = 0.02
-"""How far a frame's own corner may lie from its voxel."""
+"""Largest distance of a frame's corner from its voxel of the grid."""
 
 ROUNDED_DECIMALS = (3, 4)
-"""Direction cosines with so few decimals are rounded; their slices' positions tell the normal more exactly."""
+"""Numbers of decimals of rounded direction cosines. The slices' positions give the normal more precisely."""
 
 MAX_ROUNDING = 1.01 * 10.0 ** -min(ROUNDED_DECIMALS)
-"""How far rounded cosines of one direction may differ: by one in their last decimal."""
+"""Largest difference between rounded cosines of one direction: one in the last decimal."""
 
 ROUNDED_NOTE = "ImageOrientationPatient is rounded; the slices' positions give its normal"
 
 ROUNDING_FACTOR = 2.5
-"""How many roundings a direction that is worked out from positions may differ from its header's."""
+"""Largest difference between a direction computed from positions and the header's, in rounding errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Frames ordered along their normal, one a position.
+    """Frames ordered along their normal, one per position.
 
     Attributes
     ----------
     frames : tuple of Frame
-        Ascending along row x column, as ITK has them.
+        The frames, in ascending order along row x column, as in ITK.
     affine : (4, 4) ndarray
-        Voxel (column, row, slice) to RAS mm; sheared where `fault` is ``gantry_tilt``. Of no use with other faults.
+        Voxel (column, row, slice) to RAS mm. It is sheared for the fault ``gantry_tilt``, and unusable for other faults.
     fault : SeriesError, optional
-        Why the stack is not a regular right-angled grid.
+        Reason why the frames do not form a regular orthogonal grid.
     notes : tuple of str
-        What was assumed of the headers.
+        Assumptions about the headers.
     """
 
     frames: tuple[Frame, ...]
@@ -61,28 +61,28 @@ class Stack:
 
 
 def normal_of(frame: Frame) -> NDArray[np.float64]:
-    """Row cross column, a unit vector (LPS)."""
+    """Return the cross product of row and column direction as a unit vector (LPS)."""
     normal = np.cross(frame.orientation[:3], frame.orientation[3:])
     return np.asarray(normal / np.linalg.norm(normal))
 
 
 def same_position_mm(frames: Sequence[Frame]) -> float:
-    """Return the distance below which frames are at one position: less for slices of micrometres."""
+    """Return the distance in mm below which frames are at the same position. It is smaller for microscopic pixels."""
     return min(SAME_POSITION_MM, 0.25 * min(frames[0].spacing_mm))
 
 
 def positions_along(frames: Sequence[Frame]) -> NDArray[np.float64]:
-    """Each frame's place in mm along the first one's normal."""
+    """Return each frame's position in mm along the normal of the first frame."""
     return np.array([f.position_mm for f in frames]) @ normal_of(frames[0])
 
 
 def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
-    """Order frames of one size and orientation, and fit a grid.
+    """Sort frames of one size and orientation along their normal, and fit a grid.
 
     Raises
     ------
     SeriesError
-        If there is a single frame, or two lie at one position.
+        For a single frame, or two frames at the same position.
     """
     if len(frames) < 2:
         raise SeriesError(
@@ -90,7 +90,7 @@ def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
             code="single_slice",
             series=series,
             expected="at least two",
-            remedy="give the whole series",
+            remedy="use the complete series",
         )
     along = positions_along(frames)
     order = np.argsort(along, kind="stable")
@@ -100,12 +100,12 @@ def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
     if (steps < least).any():
         first = int(np.argmin(steps))
         raise SeriesError(
-            f"{series}: {ordered[first].name} and {ordered[first + 1].name} lie at one position",
+            f"{series}: {ordered[first].name} and {ordered[first + 1].name} have the same position",
             code="duplicate_slice",
             series=series,
-            expected="one image a position",
+            expected="one image per position",
             found=f"{len(frames)} images at {1 + int((steps >= least).sum())} positions",
-            remedy="remove the repeats, or export them as series of their own",
+            remedy="remove the repeats, or export them as separate series",
         )
     sheared, off = _fit(ordered, right_angled=False)
     if off <= PLACE_TOLERANCE_VOXEL:
@@ -124,14 +124,22 @@ def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
         code="gantry_tilt",
         series=series,
         expected="slices stacked at right angles",
-        found=f"{format_apart([angle], decimals=2)[0]} degrees, {np.linalg.norm(step):.3f} mm from slice to slice",
+        found=f"{format_apart([angle], decimals=2)[0]} degrees, slice distance {np.linalg.norm(step):.3f} mm",
         remedy="set scans.resample_irregular=true to resample it, or scans.keep_sheared=true for a sheared affine",
     )
     return Stack(ordered, sheared, fault)
 
 
 def _fit(frames: Sequence[Frame], *, right_angled: bool) -> tuple[Affine, float]:
-    """The grid (voxel to RAS mm) by least squares, and how far a frame's corner is off it, in voxels."""
+    """Fit a grid to frames by least squares.
+
+    Returns
+    -------
+    affine : (4, 4) ndarray
+        Voxel to RAS mm.
+    off : float
+        Largest distance of a frame's corner from the grid, in voxels.
+    """
     positions = np.array([f.position_mm for f in frames])
     orientation = np.mean([f.orientation for f in frames], axis=0)
     row, column = orientation[:3] / np.linalg.norm(orientation[:3]), orientation[3:] / np.linalg.norm(orientation[3:])
@@ -156,22 +164,22 @@ def _fit(frames: Sequence[Frame], *, right_angled: bool) -> tuple[Affine, float]
 
 
 def _common_spacing(frames: Sequence[Frame]) -> tuple[float, float]:
-    """Return the distance of rows and of columns: the first frame's, or the mean where roundings differ."""
+    """Return the spacing of rows and columns: that of the first frame, or the mean if rounding differs."""
     spacings = np.array([f.spacing_mm for f in frames])
     row_mm, column_mm = spacings[0] if np.allclose(spacings, spacings[0], rtol=1e-5, atol=1e-7) else spacings.mean(0)
     return float(row_mm), float(column_mm)
 
 
 def is_rounded_stack(frames: Sequence[Frame]) -> bool:
-    """Whether frames in order are a right-angled stack whose direction cosines were rounded, some up and some down."""
+    """Return True if ordered frames form an orthogonal stack with rounded direction cosines."""
     return len(frames) > 1 and _refine_rounded(frames) is not None
 
 
 def _refine_rounded(frames: Sequence[Frame]) -> Affine | None:
-    """Return a right-angled grid (voxel to RAS mm) for frames whose direction cosines were rounded, or None.
+    """Return an orthogonal grid (voxel to RAS mm) for frames with rounded direction cosines, or None.
 
-    The slices' positions span more than the rounding, so they give the normal; row and column turn with it. The turned
-    directions must agree with the header's within the rounding, and the positions with the grid.
+    The normal is computed from the slices' positions, which are more precise than rounded cosines. Row and column are rotated
+    to be orthogonal to it. These directions must agree with the header within the rounding, and the positions with the grid.
     """
     cosines = np.array([f.orientation for f in frames])
     n_decimals = next((n for n in (1, 2, *ROUNDED_DECIMALS) if np.abs(cosines - cosines.round(n)).max() < 1e-9), 0)
@@ -199,17 +207,17 @@ def _refine_rounded(frames: Sequence[Frame]) -> Affine | None:
 
 
 def _uneven(frames: Sequence[Frame], steps: NDArray[np.float64], off: float, series: str) -> SeriesError:
-    """Return the fault of slices that lie on no regular grid, with the numbers that show why."""
+    """Return the fault of unevenly spaced slices, with the measured numbers."""
     least = float(steps.min())
     multiples = np.rint(steps / least)
     is_hole = bool((np.abs(steps / least - multiples) < 0.05).all()) and multiples.max() > 1
-    remedy = "export the series again, whole; or set scans.resample_irregular=true to fill the gap between slices"
+    remedy = "export the complete series again, or set scans.resample_irregular=true to interpolate between slices"
     if is_hole:
         n_missing = int((multiples - 1).sum())
         at = int(np.argmax(multiples))
         wanted, longest = format_apart([least, steps[at]])
         found = f"{n_missing} missing; {longest} mm between {frames[at].name} and {frames[at + 1].name}"
-        what, expected = "a slice is missing", f"{wanted} mm from slice to slice"
+        what, expected = "a slice is missing", f"a slice distance of {wanted} mm"
     else:
         what, expected, numbers = _find_irregularity(frames, steps)
         found = f"{numbers}; a slice would be {off:.2f} voxels off a regular grid"
@@ -224,7 +232,13 @@ def _uneven(frames: Sequence[Frame], steps: NDArray[np.float64], off: float, ser
 
 
 def _find_irregularity(frames: Sequence[Frame], steps: NDArray[np.float64]) -> tuple[str, str, str]:
-    """Return what differs between slices most, in mm: their distances, their shifts, or their directions."""
+    """Find the largest irregularity in mm: of slice distances, sideways shifts, or slice directions.
+
+    Returns
+    -------
+    tuple of str
+        The fault, the expected state, and the numbers found.
+    """
     first = frames[0]
     row, column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
     positions = np.array([f.position_mm for f in frames])
@@ -239,5 +253,5 @@ def _find_irregularity(frames: Sequence[Frame], steps: NDArray[np.float64]) -> t
     distinct = np.unique(np.round(values, 6))
     shown = ", ".join(format_apart([*distinct[:6]])) + (", ..." if len(distinct) > 6 else "")
     if largest == "steps":
-        return "slice distances differ", "even distances", f"{shown} mm"
-    return "slices are shifted sideways unevenly", "even shifts", f"shifts of {shown} mm"
+        return "slice distances differ", "equal distances", f"{shown} mm"
+    return "slices are shifted sideways by different distances", "equal shifts", f"shifts of {shown} mm"

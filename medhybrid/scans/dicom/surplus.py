@@ -1,6 +1,7 @@
-"""Compressed pixel data that holds more than its header counts: values of a frame, or frames of a file.
+"""Detection of compressed pixel data with more values or frames than the header states.
 
-A decoder takes the first values, or the first frames, and is silent about the rest: slices would be sheared, or left out.
+A decoder silently ignores the surplus. With wrong Rows or Columns, slices would be sheared; with a wrong NumberOfFrames, slices
+would be missing.
 """
 
 from __future__ import annotations
@@ -15,25 +16,29 @@ from medhybrid.scans.dicom.jpeg_stream import JPEG_2000_SYNTAXES, SYNTAXES
 RLE = "1.2.840.10008.1.2.5"
 
 ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
-"""Plain pixels in the fragments of compressed streams."""
+"""Transfer syntax of uncompressed pixels in fragments."""
 
 SPARE_VALUES = 1
-"""So many bytes more than a frame has are padding: a byte that makes its length even, or two of RLE, which say one value."""
+"""Largest surplus that counts as padding: a byte for an even length, or two bytes of RLE, which decode to one value."""
 
 BEGINS = {
     **dict.fromkeys(SYNTAXES, b"\xff\xd8\xff"),
     **dict.fromkeys(JPEG_2000_SYNTAXES, b"\xff\x4f\xff\x51"),
 }
-"""How a stream begins."""
+"""First bytes of a stream, by transfer syntax."""
 
 
 def find_surplus(syntax: str, stream: bytes, n_values: int, bits: int) -> str:
-    """Say what the stream of a frame holds beyond its values; empty where nothing is, or its syntax is of no such kind.
+    """Describe the surplus in a frame's stream; empty without surplus, or for a syntax that is not checked.
 
     Parameters
     ----------
+    syntax : str
+        Transfer syntax.
+    stream : bytes
+        The compressed stream of the frame.
     n_values : int
-        Of a frame, by its header.
+        Number of values per frame, by the header.
     bits : int
         BitsAllocated.
     """
@@ -50,7 +55,7 @@ def find_surplus(syntax: str, stream: bytes, n_values: int, bits: int) -> str:
 
 
 def _segment_lengths(stream: bytes) -> list[int]:
-    """Return how many bytes each segment of RLE holds (PS3.5 annex G); none where its header is damaged."""
+    """Return the decoded length of each RLE segment in bytes (PS3.5 annex G); empty for a damaged RLE header."""
     if len(stream) < 64:
         return []
     n_segments, *offsets = struct.unpack("<16L", stream[:64])
@@ -60,7 +65,7 @@ def _segment_lengths(stream: bytes) -> list[int]:
 
 def _unpacked_length(segment: bytes) -> int:
     n_bytes = at = 0
-    last = len(segment) - 1  # a count without its value says nothing
+    last = len(segment) - 1  # a count at the end without a value is ignored
     while at < last:
         count = segment[at]
         if count < 128:
@@ -73,9 +78,9 @@ def _unpacked_length(segment: bytes) -> int:
 
 
 def count_frames(dataset: Any, syntax: str) -> int:
-    """Count the frames of encapsulated pixel data, by its table of offsets, else by streams that begin a fragment.
+    """Count the frames of encapsulated pixel data, from its offset table or from the fragments that start a stream.
 
-    Without a table, fragments of other than JPEG streams are one each, or parts of a single frame.
+    Without a table, each fragment of another format than JPEG is a frame, or all fragments are parts of a single frame.
     """
     from pydicom.encaps import parse_basic_offsets, parse_fragments
 

@@ -1,9 +1,9 @@
-"""Slices that a vendor tiles into one image: Siemens mosaics and UIH VFRAME sheets.
+"""Reading of slices that are tiled into one image: Siemens mosaics and UIH VFRAME sheets.
 
-A Siemens mosaic has the position of the whole sheet in its header: the first slice lies further in by half of what the sheet
-is larger than a tile. The slices follow each other along SliceNormalVector of the private CSA header. Where the scan
-protocol inside it (ASCCONV) lists each slice's centre, every slice must lie there. A UIH sheet has a private sequence with
-each slice's position. A sheet that lacks this is refused.
+The header of a Siemens mosaic gives the position of the whole sheet. The first slice is offset by half the difference between
+the sizes of sheet and tile. The slices are stacked along SliceNormalVector of the private CSA header. If its scan protocol
+(ASCCONV) lists the slice centres, every slice must lie at its listed centre. A UIH sheet has a private sequence with the
+position of each slice. A sheet without these data is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medhybrid.scans.dicom.attributes import integer, number, numbers, text
 
 SIEMENS_CREATOR = 0x00190010
 SIEMENS_COUNT = 0x0019100A
-"""NumberOfImagesInMosaic, outside the CSA header, and the owner of its block."""
+"""Private tags of NumberOfImagesInMosaic outside the CSA header, and of its private creator."""
 
 CSA_TAGS = [0x00290000 + creator for creator in range(0x10, 0x18)] + [
     0x00290000 + (creator << 8) + element for creator in range(0x10, 0x18) for element in (0x10, 0x20)
@@ -35,18 +35,18 @@ UIH_TAGS = [0x00650010, 0x00651004, 0x00651050, 0x00651051]
 UIH_MATRIX, UIH_SLICES = 0x00651004, 0x00651051
 
 MAX_TILES = 4096
-"""More slices in a sheet are not believed."""
+"""Largest number of slices in a sheet. A larger number is treated as damage."""
 
 PLACE_TOLERANCE = 0.02
-"""How far, as a part of the slice distance, a slice may lie from its place in the protocol."""
+"""Largest distance of a slice from its position in the protocol, along the normal, in slice distances."""
 
 SIDE_TOLERANCE_PIXEL = 0.52
-"""The same within the slice: the protocol's centre is that of the field of view, which is half a pixel off."""
+"""Largest distance within the slice, in pixels. The protocol gives the centre of the field of view, half a pixel off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A slice in a sheet: its first row and column there, and the centre of its first pixel (LPS mm)."""
+    """Slice in a sheet: its first row and column, and the centre of its first pixel (LPS mm)."""
 
     start: tuple[int, int]
     position_mm: tuple[float, ...]
@@ -54,7 +54,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """The slices of one sheet of tiles, in the sheet's order; each has `rows` x `columns` pixels."""
+    """Slices of one sheet, in the sheet's order, with `rows` x `columns` pixels each."""
 
     rows: int
     columns: int
@@ -62,21 +62,23 @@ class Sheet:
 
 
 def is_sheet(header: Any) -> bool:
-    """Return whether an image is a sheet of tiled slices."""
+    """Return True if an image is a sheet of tiled slices."""
     kinds = text(header, "ImageType").upper().split("\\")
     if "MOSAIC" in kinds or "VFRAME" in kinds:
         return True
     creator = header[SIEMENS_CREATOR].value if SIEMENS_CREATOR in header else "SIEMENS"
-    return SIEMENS_COUNT in header and "SIEMENS" in str(creator).upper()  # other vendors use the same number for others
+    return (
+        SIEMENS_COUNT in header and "SIEMENS" in str(creator).upper()
+    )  # other vendors use the same tag for other data
 
 
 def read_sheet(header: Any, path: Path) -> Sheet:
-    """Find the slices of a sheet and their places.
+    """Read the slices of a sheet and their positions.
 
     Raises
     ------
     SeriesError
-        If the header lacks what placing each slice needs, or contradicts itself.
+        If the header does not give the position of each slice, or is contradictory.
     """
     if "VFRAME" in text(header, "ImageType").upper().split("\\"):
         return _read_uih(header, path)
@@ -104,7 +106,9 @@ def _read_siemens(header: Any, path: Path) -> Sheet:
     corner = numbers(header, "ImagePositionPatient", 3)
     spacing = numbers(header, "PixelSpacing", 2)
     if turn is None or corner is None or spacing is None:
-        raise _unusable(path, "it has no place", expected="orientation, position and spacing", found="one is missing")
+        raise _unusable(
+            path, "its geometry is missing", expected="orientation, position and spacing", found="one is missing"
+        )
     right, down = np.array(turn[:3]) * spacing[1], np.array(turn[3:]) * spacing[0]
     first = np.array(corner) + right * (sheet_columns - columns) / 2 + down * (sheet_rows - rows) / 2
     normal = np.cross(turn[:3], turn[3:])
@@ -124,7 +128,7 @@ def _read_siemens(header: Any, path: Path) -> Sheet:
 
 
 def _read_csa(path: Path) -> tuple[Mapping[str, Any], str]:
-    """Return the values of the CSA image header by name, and the protocol's text; both empty where absent or damaged."""
+    """Return the values of the CSA image header by name, and the protocol's text; both empty if absent or damaged."""
     import pydicom
 
     with warnings.catch_warnings():
@@ -137,7 +141,7 @@ def _read_csa(path: Path) -> tuple[Mapping[str, Any], str]:
             private = pydicom.dcmread(path, force=True, specific_tags=CSA_TAGS, stop_before_pixels=True)
             image = csareader.get_csa_header(private, "image")
             values = {name: tag["items"] for name, tag in image["tags"].items()} if image else {}
-        except Exception:  # a damaged header can raise anything; without it the sheet is refused
+        except Exception:  # damaged headers raise many kinds of exceptions; without a header the sheet is refused
             values = {}
         try:
             series = csareader.get_csa_header(private, "series")
@@ -152,7 +156,7 @@ def _read_csa(path: Path) -> tuple[Mapping[str, Any], str]:
 
 
 def _count_slices(header: Any, image: Mapping[str, Any], centres: NDArray[np.float64] | None, path: Path) -> int:
-    """Return the number of slices that every part of the header agrees on."""
+    """Return the number of slices; raises `SeriesError` if it is missing or parts of the header disagree."""
     counts = []
     if items := image.get("NumberOfImagesInMosaic"):
         counts.append(int(items[0]))
@@ -163,19 +167,21 @@ def _count_slices(header: Any, image: Mapping[str, Any], centres: NDArray[np.flo
     if not counts and centres is not None:
         counts.append(len(centres))
     if not counts:
-        raise _unusable(path, "its header does not count its slices", expected="NumberOfImagesInMosaic", found="none")
+        raise _unusable(
+            path, "its header does not give the number of slices", expected="NumberOfImagesInMosaic", found="none"
+        )
     if len(set(counts)) > 1 or not 1 <= counts[0] <= MAX_TILES:
         raise _unusable(
             path,
-            "its header counts its slices wrongly",
-            expected=f"one number of 1 to {MAX_TILES}",
+            "its header gives a wrong number of slices",
+            expected=f"one number from 1 to {MAX_TILES}",
             found=" and ".join(map(str, counts)),
         )
     return counts[0]
 
 
 def _slice_centres(protocol: str) -> NDArray[np.float64] | None:
-    """Return the slices' centres (N, 3) in LPS mm that the protocol lists, in its order; None where it does not."""
+    """Return the slice centres (N, 3) in LPS mm in the protocol's order, or None if it does not list them."""
     size = re.search(r"^sSliceArray\.lSize\s*=\s*(\d+)", protocol, re.MULTILINE)
     n = int(size[1]) if size else 0
     if not 1 <= n <= MAX_TILES:
@@ -222,7 +228,7 @@ def _find_step(
     if not has_centres:
         raise _unusable(
             path,
-            "its header does not say on which side of the first slice the others lie",
+            "its header does not give the stacking direction of its slices",
             expected="SliceNormalVector in the CSA header, or slice positions in its protocol",
             found="neither",
         )
@@ -237,21 +243,21 @@ def _refuse_other_places(
     steps: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     path: Path,
 ) -> None:
-    """Refuse slices that are not where the protocol lists them; the protocol may count from the other end."""
+    """Refuse slices at other positions than in the protocol, which may list them in reverse order."""
     to_voxel = np.linalg.inv(np.stack(steps, axis=1))
     offs = [np.abs((found - places) @ to_voxel.T).max(axis=0) for places in (listed, listed[::-1])]
     off = min(offs, key=lambda o: float(o[2]))
     if off[2] > PLACE_TOLERANCE or off[:2].max() > SIDE_TOLERANCE_PIXEL:
         raise _unusable(
             path,
-            "its slices do not lie where its protocol lists them",
-            expected="the same places in ImagePositionPatient and sSliceArray",
+            "its slices do not lie at the positions in its protocol",
+            expected="the same positions in ImagePositionPatient and sSliceArray",
             found=f"up to {off[2]:.2f} slice distances and {off[:2].max():.2f} pixels apart",
         )
 
 
 def _refuse_other_corner(image: Mapping[str, Any], corner: tuple[float, ...], path: Path) -> None:
-    """Refuse a sheet whose CSA header has another position, where no protocol lists the slices."""
+    """Refuse a sheet with another position in its CSA header. Used if the protocol does not list the slices."""
     items = image.get("SlicePosition_PCS") or []
     if len(items) == 3 and np.abs(np.subtract([float(v) for v in items], corner)).max() > 0.01:
         raise _unusable(
@@ -279,11 +285,11 @@ def _read_uih(header: Any, path: Path) -> Sheet:
             words = (matrix.decode("latin-1") if isinstance(matrix, bytes) else str(matrix)).strip(" \0").split("*")
             rows, columns = (int(w) for w in words)
             positions = [numbers(item, "ImagePositionPatient", 3) for item in items]
-    except Exception as error:  # a damaged or cleaned header can raise anything
+    except Exception as error:  # damaged or de-identified headers raise many kinds of exceptions
         raise _unusable(
             path,
-            "its private header does not place its slices",
-            expected="UIH's sequence of slices and its matrix",
+            "its private header does not give the positions of its slices",
+            expected="the private sequence of slices and the matrix of UIH",
             found=type(error).__name__,
         ) from error
     sheet_rows, sheet_columns = integer(header, "Rows") or 0, integer(header, "Columns") or 0
@@ -293,7 +299,7 @@ def _read_uih(header: Any, path: Path) -> Sheet:
         raise _unusable(
             path,
             "its sheet cannot be divided into its slices",
-            expected="square tiles, as many as positions",
+            expected="square tiles, and one position per tile",
             found=f"{len(items)} slices of {rows} x {columns} in {sheet_rows} x {sheet_columns}",
         )
     starts = [(i // n_across * rows, i % n_across * columns) for i in range(len(items))]

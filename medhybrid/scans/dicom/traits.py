@@ -1,4 +1,4 @@
-"""What may tell the volumes of a series apart: echo, time point, weighting and the like, of each frame."""
+"""Traits of frames that distinguish the volumes of a series: echo, time point, diffusion weighting and others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRAITS: dict[str, tuple[str, ...]] = {
     "offset": ("TemporalPositionSequence", "TemporalPositionTimeOffset"),
     "clock": ("FrameContentSequence", "FrameAcquisitionDateTime"),
 }
-"""What may tell volumes of one enhanced file apart: name, functional group (and a group in it), attribute."""
+"""Traits in an enhanced file, by name: functional group, optionally a sequence in it, and attribute."""
 
 PLAIN_TRAITS = {
     "stack": "StackID",
@@ -57,21 +57,21 @@ PLAIN_TRAITS = {
     "photometric": "PhotometricInterpretation",
     "component": "ComplexImageComponent",
 }
-"""The same for single-frame files."""
+"""Traits in a single-frame file, by name: attribute."""
 
 FRAME_TYPES = tuple(
     f"{name}FrameTypeSequence" for name in ("MRImage", "CTImage", "PET", "MRSpectroscopy", "XRay3D", "ParametricMap")
 )
-"""Functional groups that say of which type a frame is."""
+"""Functional groups with the type of a frame."""
 
 UNDIRECTED = "none"
-"""Stands as gradient direction of frames that were not weighted in one."""
+"""Gradient direction of frames without directional diffusion weighting."""
 
 PLACE_POINTERS = ("ImagePositionPatient", "InStackPositionNumber", "SliceLocation", "StackID")
-"""Dimensions that say where a frame lies, not of which kind it is."""
+"""Dimensions that describe the position of a frame, not its kind."""
 
 MAX_DIMENSIONS = 16
-"""More dimensions of a multi-frame file are not looked at."""
+"""Largest number of dimensions of a multi-frame file that are read."""
 
 
 def plain_traits(header: Any) -> dict[str, str]:
@@ -85,9 +85,9 @@ def frame_traits(group: Callable[[str], Any], dimensions: Sequence[str]) -> dict
     Parameters
     ----------
     group : callable
-        The frame's functional group of a name; an empty mapping where there is none.
+        Function that returns the frame's functional group of a name, or an empty mapping.
     dimensions : sequence of str
-        Names for the numbers of DimensionIndexValues; see `dimension_names`.
+        Names of the numbers in DimensionIndexValues; see `dimension_names`.
     """
     traits = {name: _text_in(group(first), rest) for name, (first, *rest) in TRAITS.items()}
     kind: Any = next(filter(None, map(group, FRAME_TYPES)), {})
@@ -119,12 +119,12 @@ def _has_no_direction(diffusion: Any) -> bool:
 
 
 def dimension_name(keyword: str) -> str:
-    """Return the name of a dimension by the keyword of its attribute."""
+    """Convert the keyword of a dimension's attribute to a name in snake case."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", keyword).lower()
 
 
 def dimension_names(header: Any) -> list[str]:
-    """Return a name for each number of DimensionIndexValues of an enhanced file; empty for those that count places."""
+    """Return a name for each number in DimensionIndexValues of an enhanced file; empty for dimensions of position."""
     from pydicom.datadict import keyword_for_tag
 
     names = []

@@ -1,8 +1,8 @@
-"""The volumes of a series: told apart by their headers, or refused with the list of what differs.
+"""Splitting of a DICOM series into volumes by its headers, or refusal with a list of the differences.
 
-Frames of several sizes, orientations or frames of reference are several stacks. Several frames at one position are time
-points, echoes, frame types or diffusion weightings: the first attribute, or the first two or three together, that put exactly
-one frame of each volume at every position tell them apart; a run of instance numbers does so too.
+Frames of different sizes, orientations or frames of reference belong to different stacks. Several frames at one position are
+time points, echoes, frame types or diffusion weightings. They are split by the first attribute, or the first combination of
+two or three, that gives each volume exactly one frame per position. Runs of instance numbers are used too.
 """
 
 from __future__ import annotations
@@ -32,22 +32,24 @@ from medhybrid.scans.dicom.stack import (
 )
 
 MAX_VOLUMES = 10_000
-"""A series is not split into more volumes."""
+"""Largest number of volumes of a series."""
 
 MAX_JITTER = 1.1e-2
-"""Directions that differ by less, 0.6 degrees, are not those of volumes whose slices lie between each other's."""
+"""Largest difference of direction cosines (0.6 degrees) between slices of one stack with imprecise headers."""
 
 PLANES = {"L": "sagittal", "R": "sagittal", "A": "coronal", "P": "coronal", "S": "axial", "I": "axial"}
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One volume of a series.
+    """Volume of a series.
 
     Attributes
     ----------
     name : str
-        What tells it from the others of its series (``echo_2``, ``sagittal``); empty where it is the only one.
+        Name within the series (``echo_2``, ``sagittal``); empty for the only volume of a series.
+    stack : Stack
+        Its frames, in slice order.
     """
 
     name: str
@@ -55,12 +57,12 @@ class Volume:
 
 
 def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
-    """The volumes of one series, in the order of their names.
+    """Split the frames of one series into volumes.
 
     Raises
     ------
     SeriesError
-        If the headers do not tell volumes apart, or leave slices over.
+        If the headers do not separate the volumes, or some slices belong to no volume.
     """
     if not frames:
         raise SeriesError(f"{series}: no DICOM image", code="no_dicom", series=series, remedy="check the folder")
@@ -84,7 +86,7 @@ def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
 
 
 def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Frames of one size, spacing, frame of reference and orientation (within tolerance)."""
+    """Group frames of equal size, spacing, frame of reference and orientation (within tolerance)."""
     groups: list[list[Frame]] = []
     for f in frames:
         for group in groups:
@@ -104,9 +106,9 @@ def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 
 def _join_rounded(groups: Sequence[list[Frame]]) -> list[list[Frame]]:
-    """Join groups whose directions differ by no more than their rounding, if their slices make up one stack.
+    """Join groups whose directions differ only by rounding, if their slices form one stack.
 
-    All that agree are tried at once: with three directions, no two of them need to be evenly spaced.
+    All matching groups are tried together first: with three directions, slices of only two may not be evenly spaced.
     """
     clusters: list[list[list[Frame]]] = []
     for group in groups:
@@ -130,7 +132,7 @@ def _join_rounded(groups: Sequence[list[Frame]]) -> list[list[Frame]]:
 
 
 def _may_be_one(f: Frame, g: Frame) -> bool:
-    """Whether two frames have one grid but for the rounding of their directions."""
+    """Return True if two frames have the same grid, except for the rounding of their directions."""
     return (
         (f.rows, f.columns, f.frame_of_reference) == (g.rows, g.columns, g.frame_of_reference)
         and np.allclose(f.spacing_mm, g.spacing_mm, rtol=_spacing_tolerance(f), atol=1e-7)
@@ -139,20 +141,20 @@ def _may_be_one(f: Frame, g: Frame) -> bool:
 
 
 def _is_one_stack(groups: Sequence[Sequence[Frame]]) -> bool:
-    """Whether groups, each with places of its own, are one stack whose directions jitter in their last decimal."""
+    """Return True if groups at different positions form one stack with directions that differ in the last decimal."""
     if not all(_may_be_one(groups[0][0], g[0]) for g in groups[1:]):
         return False
     every = [f for group in groups for f in group]
     slots = _slots(every)
     parts = np.split(slots, np.cumsum([len(g) for g in groups])[:-1])
     if any(len(np.unique(part)) > slots.max() for part in parts):
-        return False  # one of them has all the places
+        return False  # one group has all positions, so it is a volume by itself
     ordered = [every[i] for i in sorted(np.unique(slots, return_index=True)[1], key=lambda i: slots[i])]
     return is_rounded_stack(ordered)
 
 
 def _refuse_mingled(groups: Sequence[Sequence[Frame]], series: str) -> None:
-    """Refuse groups of nearly one direction whose slices lie between each other's: one stack whose headers jitter."""
+    """Refuse groups of nearly equal direction with interleaved slices: probably one stack with imprecise headers."""
     for a, b in combinations(groups, 2):
         turn = np.abs(np.subtract(a[0].orientation, b[0].orientation)).max()
         is_one_grid = (a[0].rows, a[0].columns, a[0].frame_of_reference) == (
@@ -168,33 +170,36 @@ def _refuse_mingled(groups: Sequence[Sequence[Frame]], series: str) -> None:
         if sum(x != y for x, y in pairwise(owners)) > 1:
             turns = format_vectors_apart([a[0].orientation, b[0].orientation])
             raise SeriesError(
-                f"{series}: slices of nearly one orientation lie between each other and form no even stack",
+                f"{series}: slices of nearly equal orientation are interleaved, but do not form an evenly spaced stack",
                 code="mixed_orientation",
                 series=series,
-                expected="one orientation, or stacks apart",
+                expected="one orientation, or stacks at separate positions",
                 found=f"({turns[0]}) in {a[0].name} and ({turns[1]}) in {b[0].name}",
-                remedy="export the series again, each stack as a series of its own",
+                remedy="export the series again, each stack as a separate series",
             )
 
 
 def _spacing_tolerance(frame: Frame) -> float:
-    """Return how much of itself a pixel spacing may differ: its last pixel moves by less than the tolerance of a place."""
+    """Return the relative tolerance of a pixel spacing.
+
+    Within it, the last pixel of a frame moves by less than the tolerance of a position.
+    """
     return max(1e-5, PLACE_TOLERANCE_VOXEL / max(frame.rows, frame.columns))
 
 
 def series_of(frames: Sequence[Frame]) -> str:
-    """Return a name for messages."""
+    """Return a name of the series for messages: the folder of its first file."""
     return frames[0].path.parent.name
 
 
 def _refuse_leftovers(groups: Sequence[Sequence[Frame]], series: str) -> None:
-    """Several stacks are taken only if each is a stack, and differs by more than its size."""
+    """Refuse several stacks, unless each has several slices and an orientation different from all others."""
     if len(groups) == 1:
         return
     turns = _distinct([g[0].orientation for g in groups])
     if turns > 1 and max(map(len, groups)) == 1:
         raise SeriesError(
-            f"{series}: a localizer: {len(groups)} single slices in {turns} orientations",
+            f"{series}: a localizer with {len(groups)} single slices in {turns} orientations",
             code="localizer",
             series=series,
         )
@@ -204,13 +209,13 @@ def _refuse_leftovers(groups: Sequence[Sequence[Frame]], series: str) -> None:
     differs = "orientation" if turns > 1 else _what_differs(groups)
     shown = _describe([g[0] for g in groups], differs)
     raise SeriesError(
-        f"{series}: slices differ in {differs}, and the headers do not say that they are volumes of their own",
+        f"{series}: slices differ in {differs}, and the headers do not assign them to separate volumes",
         code="mixed_orientation" if turns > 1 else "mixed_shape",
         series=series,
-        expected="one grid, or whole stacks in orientations of their own",
+        expected="one grid, or complete stacks, each in a different orientation",
         found="; ".join(f"{len(g)} of {text}" for g, text in list(zip(groups, shown, strict=True))[:4])
-        + f"; first odd one {smallest[0].name}",
-        remedy="export each stack as a series of its own",
+        + f"; first different file {smallest[0].name}",
+        remedy="export each stack as a separate series",
     )
 
 
@@ -229,7 +234,7 @@ def _what_differs(groups: Sequence[Sequence[Frame]]) -> str:
 
 
 def _describe(frames: Sequence[Frame], differs: str) -> list[str]:
-    """Return one text a frame; those of frames that differ are different."""
+    """Return one description per frame, with enough decimals to show the differences."""
     spacings = format_vectors_apart([f.spacing_mm for f in frames], joint=" x ")
     texts = [
         f"{f.rows} x {f.columns} pixels of {spacing} mm, {plane_of(f)}"
@@ -244,7 +249,7 @@ def _describe(frames: Sequence[Frame], differs: str) -> list[str]:
 
 
 def plane_of(frame: Frame) -> str:
-    """The plane nearest to the slice: axial, sagittal or coronal."""
+    """Return the anatomical plane closest to the slice: axial, sagittal or coronal."""
     affine = np.eye(4)
     row, column = np.array(frame.orientation[:3]), np.array(frame.orientation[3:])
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = row, column, np.cross(row, column)
@@ -270,7 +275,7 @@ def _split_repeats(frames: Sequence[Frame], *, series: str) -> list[Volume]:
 
 
 def _split_kinds(frames: Sequence[Frame], trait: str, values: Sequence[str], *, series: str) -> list[Volume]:
-    """Return the volumes of slices that alternate in a trait."""
+    """Split slices that alternate in a trait into one volume per value."""
     keys = sorted(((v,) for v in values), key=sort_key)
     names = part_names((trait,), keys)
     parts = {names[key]: [f for f in frames if f.traits.get(trait, "") == key[0]] for key in keys}
@@ -282,7 +287,7 @@ def _stack_of_one_kind(frames: Sequence[Frame], series: str) -> Stack:
     if len({f.is_rescaled for f in frames}) > 1:
         odd = next(f for f in frames if not f.is_rescaled)
         raise SeriesError(
-            f"{series}: {odd.name} has no rescaling and the other slices do",
+            f"{series}: {odd.name} has no rescaling, but other slices have one",
             code="not_image",
             series=series,
             path=odd.path,
@@ -291,13 +296,16 @@ def _stack_of_one_kind(frames: Sequence[Frame], series: str) -> Stack:
         )
     first = frames[0]
     if odd_ones := [f for f in frames if f.inverted_from != first.inverted_from]:
-        ways = ["as they are" if f.inverted_from is None else f"from {f.inverted_from}" for f in (first, odd_ones[0])]
+        ways = [
+            "not inverted" if f.inverted_from is None else f"inverted from {f.inverted_from}"
+            for f in (first, odd_ones[0])
+        ]
         raise SeriesError(
             f"{series}: MONOCHROME1 inverts the slices in different ways",
             code="not_image",
             series=series,
             path=odd_ones[0].path,
-            expected="units (Units, RescaleType, a real-world value mapping), BitsStored and sign alike in all slices",
+            expected="the same units (Units, RescaleType, real-world value mapping), BitsStored and sign in all slices",
             found=f"values {ways[0]} in {first.name} and {ways[1]} in {odd_ones[0].name}",
             remedy="export the series again",
         )
@@ -305,7 +313,7 @@ def _stack_of_one_kind(frames: Sequence[Frame], series: str) -> Stack:
 
 
 def _slots(frames: Sequence[Frame]) -> np.ndarray:
-    """The number of each frame's position along the normal."""
+    """Return the index of each frame's position along the normal."""
     along = positions_along(frames)
     order = np.argsort(along, kind="stable")
     steps = np.concatenate([[0], np.cumsum(np.diff(along[order]) >= same_position_mm(frames))])

@@ -1,4 +1,4 @@
-"""A volume as a plain DICOM MR series, for synthetic data (the demo, the tests)."""
+"""Writing of synthetic volumes as DICOM MR series, for the demo and tests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from medhybrid.geometry import LPS_FROM_RAS, Affine
 def write_mr_series(
     folder: Path, array: NDArray[np.generic], affine: Affine, *, description: str, study: str, case: str
 ) -> list[Path]:
-    """Write `array` (X, Y, Z) as one MR image a slice along its last axis.
+    """Write `array` (X, Y, Z) as a DICOM series, with one MR image per slice of its last axis.
 
     Parameters
     ----------
     study : str
-        Any text; series written with the same one belong to one study.
+        Any text. Series with the same text belong to one study.
     case : str
-        Stands as patient identifier: use a synthetic one.
+        Patient identifier, which must be synthetic.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid

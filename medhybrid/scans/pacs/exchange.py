@@ -1,9 +1,9 @@
-"""Endpoints of a PACS, and fetching from and sending to one.
+"""Addresses of a PACS, fetching of studies (DICOMweb, C-GET) and sending of instances (DICOMweb, C-STORE).
 
 dicomweb://host[:port]/path?StudyInstanceUID=1.2.3      DICOMweb over http; dicomwebs:// over https
-dimse://AETITLE@host:port?StudyInstanceUID=1.2.3        C-GET in, C-STORE out
+dimse://AETITLE@host:port?StudyInstanceUID=1.2.3        C-GET to fetch, C-STORE to send
 
-The query names what is fetched and is left out where something is sent.
+The query selects the study or series to fetch. It is omitted in addresses for sending.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from medhybrid.addresses import hide_password
 from medhybrid.errors import MedHybridError, ScanError
 
 AE_TITLE = "MEDHYBRID"
-"""Our own title towards a PACS."""
+"""AE title of medhybrid in associations that it opens."""
 
 TIMEOUT_S = 60.0
 
 OUT_OF_RESOURCES = 0xA700
-"""Our answer to an instance that cannot be kept."""
+"""Status that refuses an instance that cannot be stored (PS3.4)."""
 
 
 class PacsError(ScanError):
-    """A PACS that cannot be reached, or refuses."""
+    """Failed transfer from or to a PACS, or an invalid address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a PACS is.
+    """Address of a PACS, with the study or series to fetch.
 
     Attributes
     ----------
     kind : str
         ``dicomweb`` or ``dimse``.
     url : str
-        Base URL of DICOMweb.
+        Base URL, for DICOMweb.
     host, port, ae_title
-        Of DIMSE.
+        Host, port and AE title, for DIMSE.
     study_uid, series_uid : str
-        What to fetch.
+        The study, or one series of it, to fetch.
     """
 
     kind: str
@@ -62,31 +62,31 @@ class Endpoint:
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """An endpoint from its URL.
+    """Parse the address of a PACS.
 
     Raises
     ------
     PacsError
-        If it is none.
+        If the address is not valid, or contains a user name or password.
     """
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise PacsError(f"{hide_password(text)} is no address of a PACS", found=hide_password(str(error))) from None
+        raise PacsError(f"{hide_password(text)} is not a valid PACS address", found=hide_password(str(error))) from None
     query = {k: v[0] for k, v in parse_qs(parts.query).items()}
     study, series = query.pop("StudyInstanceUID", ""), query.pop("SeriesInstanceUID", "")
     is_web = parts.scheme in ("dicomweb", "dicomwebs")
     is_dimse = parts.scheme == "dimse" and parts.username and port
     if parts.password is not None or (is_web and parts.username is not None):
         raise PacsError(
-            f"{hide_password(text)} holds a user or a password",
-            expected="an address without them: it is stored and shown",
+            f"{hide_password(text)} contains a user name or password",
+            expected="an address without them, because addresses are stored and displayed",
             remedy="put them into ~/.netrc",
         )
     if not (is_web or is_dimse) or not parts.hostname or query:
         raise PacsError(
-            f"{hide_password(text)} is no address of a PACS",
+            f"{hide_password(text)} is not a valid PACS address",
             expected="dicomweb://host:port/path or dimse://AETITLE@host:port, with ?StudyInstanceUID=... to fetch",
         )
     if is_web:
@@ -103,15 +103,17 @@ def parse_endpoint(text: str) -> Endpoint:
 
 
 def fetch_study(source: Endpoint, folder: Path) -> list[Path]:
-    """Fetch a study, or one series of it, into `folder`, an instance a file.
+    """Fetch a study, or one series of it, into `folder`, with one file per instance.
 
     Raises
     ------
     PacsError
-        If the PACS cannot be reached, refuses, or has no such study.
+        If the PACS cannot be reached, refuses the request, or does not have the study.
     """
     if not source.study_uid:
-        raise PacsError("nothing to fetch is named", expected="?StudyInstanceUID=... at the end of the address")
+        raise PacsError(
+            "the address names no study to fetch", expected="?StudyInstanceUID=... at the end of the address"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if source.kind == "dicomweb":
@@ -120,7 +122,7 @@ def fetch_study(source: Endpoint, folder: Path) -> list[Path]:
             paths = _fetch_dimse(source, folder)
     except MedHybridError:
         raise
-    except Exception as error:  # of the network and of HTTP; the address is the user's own
+    except Exception as error:  # errors of network and HTTP; the message repeats only the address that the user gave
         raise _failed("fetch from", source, error) from error
     if not paths:
         raise PacsError(f"{source} has no instance of this study", remedy="check StudyInstanceUID")
@@ -133,7 +135,7 @@ def send_files(target: Endpoint, paths: Sequence[Path]) -> None:
     Raises
     ------
     PacsError
-        If it cannot be reached, or refuses one.
+        If the PACS cannot be reached, or refuses an instance.
     """
     import pydicom
 
@@ -147,12 +149,12 @@ def send_files(target: Endpoint, paths: Sequence[Path]) -> None:
             _send_dimse(target, list(datasets))
     except MedHybridError:
         raise
-    except Exception as error:  # of the network and of HTTP
+    except Exception as error:  # errors of network and HTTP
         raise _failed("send to", target, error) from error
 
 
 def save_instance(dataset: Any, folder: Path) -> Path:
-    """Write an instance whole or not at all, under a name that tells nothing of the patient."""
+    """Write an instance atomically. Its file name is a hash, which does not identify the patient."""
     name = hashlib.sha256(str(dataset.SOPInstanceUID).encode()).hexdigest()[:32]
     path, pending = folder / f"{name}.dcm", folder / f".{os.getpid()}.{name}"
     dataset.save_as(pending, enforce_file_format=True)
@@ -164,7 +166,7 @@ def _failed(what: str, endpoint: Endpoint, error: Exception) -> PacsError:
     return PacsError(
         f"cannot {what} {endpoint}",
         found=f"{type(error).__name__}",
-        remedy="check that the PACS runs, its address, and that it knows this machine",
+        remedy="check that the PACS is running, its address, and that it accepts this host's AE title",
     )
 
 
@@ -181,7 +183,7 @@ def _web_client(endpoint: Endpoint) -> Iterator[Any]:
             yield DICOMwebClient(endpoint.url.rstrip("/"), session=session, timeout=TIMEOUT_S)
         except requests.HTTPError as error:
             if error.response is not None:
-                error.response.close()  # was streamed, and so is still open
+                error.response.close()  # a streamed response is still open
             raise
 
 
@@ -205,7 +207,7 @@ def _send_web(target: Endpoint, datasets: Iterable[Any]) -> None:
 
 
 def _fetch_dimse(source: Endpoint, folder: Path) -> list[Path]:
-    """Each instance goes to disk as it arrives: a study may be larger than the memory."""
+    """Fetch instances by C-GET. Each is written to disk as it arrives, because a study may exceed the memory."""
     from pydicom.dataset import Dataset
     from pynetdicom import AE, StoragePresentationContexts, build_role, evt
     from pynetdicom.sop_class import (
@@ -220,7 +222,7 @@ def _fetch_dimse(source: Endpoint, folder: Path) -> list[Path]:
         dataset.file_meta = event.file_meta
         try:
             received.append(save_instance(dataset, folder))
-        except Exception as error:  # would be lost in the association's thread
+        except Exception as error:  # raised again below: in the association's thread it would be lost
             problems.append(error)
             return OUT_OF_RESOURCES
         return 0x0000
@@ -251,7 +253,7 @@ def _fetch_dimse(source: Endpoint, folder: Path) -> list[Path]:
                 if problems:
                     raise problems[0]
                 code = f"status {status.Status:#06x}" if status else "no answer"
-                raise PacsError(f"{source} did not deliver the study whole", found=code)
+                raise PacsError(f"{source} did not deliver the complete study", found=code)
     finally:
         association.release()
     if problems:

@@ -1,9 +1,9 @@
-"""What a DICOM listener does before it knows who is calling: limits that hold from the first byte.
+"""Front of the DICOM listener: enforces limits on connections, from the first byte.
 
-pynetdicom reads as many bytes as a message announces, for as long as they take, before it looks at the caller. So connections
-are accepted here: an address that is not listed is closed before anything is read; a listed one has a few seconds for an
-association request of bounded size; every later message (PDU) is bounded too, and passed on only when it is whole.
-The layout of PDUs is that of DICOM PS3.8, section 9.3.
+pynetdicom reads each message without a limit on size or time, before it checks the caller. Therefore connections are accepted
+here. A connection from an unlisted address is closed before anything is read. A listed sender has a few seconds for an
+association request of limited size. Every later message (PDU) has a size limit, and is passed on only when it is complete.
+DICOM PS3.8, section 9.3, defines the layout of PDUs.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from medhybrid.scans.pacs.exchange import PacsError
 logger = logging.getLogger(__name__)
 
 REQUEST_S = 10.0
-"""Seconds from the connection to the end of its association request."""
+"""Time limit in seconds from the connection to the end of its association request."""
 
 MAX_REQUEST = 1 << 18
-"""Bytes of an association request: 128 contexts of 40 transfer syntaxes need about half of it."""
+"""Largest association request in bytes. 128 contexts of 40 transfer syntaxes need about half of it."""
 
 MAX_PDU = 1 << 20
-"""Bytes of any later PDU. The peer is asked for 16 KiB; some send more."""
+"""Largest later PDU in bytes. The peer is asked for at most 16 KiB, but some send more."""
 
 MAX_COMMAND = 1 << 16
-"""Bytes of a DIMSE command, which holds identifiers only."""
+"""Largest DIMSE command in bytes. Commands hold only identifiers."""
 
 OVER_LIMIT = 64 << 20
-"""Bytes by which an instance may be too large and still be answered with a status; more ends its connection."""
+"""Bytes above the limit up to which an instance is read and refused with a status. Beyond, the connection is closed."""
 
 MAX_PENDING = 32
-"""Connections of one address that have sent no whole request yet; one more ends the oldest."""
+"""Largest number of connections per address without a complete request. One more closes the oldest."""
 
 BACKLOG = 512
 SAY_S = 10.0
-"""Seconds between two lines of the log about connections that were refused."""
+"""Shortest time in seconds between two log lines about refused connections."""
 
 ASSOCIATE_REQUEST, DATA = 0x01, 0x04
 HEADER = struct.Struct(">BxI")
@@ -58,17 +58,17 @@ Address = tuple[Any, ...]
 
 
 class PduError(Exception):
-    """A message that breaks the protocol or a limit; its connection ends."""
+    """Violation of the protocol or of a limit, after which the connection is closed."""
 
 
 @dataclass
 class MessageSize:
-    """The bytes of the message that is being received, which may come in any number of PDUs.
+    """Size of the message that is being received, over all its PDUs.
 
     Parameters
     ----------
     limit : int
-        Bytes of a data set.
+        Largest data set in bytes.
     """
 
     limit: int
@@ -80,7 +80,7 @@ class MessageSize:
         Raises
         ------
         PduError
-            If a command or data set gets too large, or a fragment does not fit in its PDU.
+            If a command or data set is too large, or a fragment does not fit in its PDU.
         """
         at = 0
         while at < len(body):
@@ -92,19 +92,21 @@ class MessageSize:
             is_command, is_last = bool(body[at + 5] & 1), bool(body[at + 5] & 2)
             self._n_bytes[is_command] += length - 2
             if self._n_bytes[is_command] > (MAX_COMMAND if is_command else self.limit):
-                raise PduError("a message over the limit")
+                raise PduError("a message above the size limit")
             if is_last:
                 self._n_bytes[is_command] = 0
             at += 4 + length
 
 
 class Front:
-    """Accepts connections in a thread of its own, and passes on what listed senders send.
+    """Acceptor of connections in a separate thread, which forwards the messages of listed senders.
 
     Parameters
     ----------
+    config : ListenConfig
+        Address, senders and limits.
     hand_over : callable
-        Given one end of a pair of connected sockets and the caller's address, for each association request of a listed sender.
+        Called for each association of a listed sender, with one end of a socket pair and the sender's address.
     """
 
     def __init__(self, config: ListenConfig, hand_over: Callable[[socket.socket, Address], None]) -> None:
@@ -117,7 +119,7 @@ class Front:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to accept.
+        """Start to accept connections.
 
         Raises
         ------
@@ -134,21 +136,21 @@ class Front:
         loop = self._loop = asyncio.new_event_loop()
 
         def run() -> None:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:  # ends what is left of the connections
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels the remaining connections
                 runner.run(self._accept(listening))
 
         self._thread = threading.Thread(target=run, daemon=True, name="pacs-front")
         self._thread.start()
 
     def stop(self) -> None:
-        """End every connection."""
+        """Stop to accept, and close all connections."""
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
             self._loop = self._thread = None
 
     async def _accept(self, listening: socket.socket) -> None:
-        """Accept one connection after the other, so that a flood takes no turn from those that are open."""
+        """Accept one connection per turn of the event loop, so that a flood does not delay open connections."""
         served: set[asyncio.Task[None]] = set()
         with listening:
             stopping = asyncio.ensure_future(self._stopping.wait())
@@ -166,7 +168,7 @@ class Front:
                     serving.add_done_callback(served.discard)
                 else:
                     connection.close()
-                    self._say_refused(f"its address, {address or 'unknown'}, is not among the senders")
+                    self._say_refused(f"its address {address or 'unknown'} is not one of the configured senders")
 
     async def _serve(self, connection: socket.socket, peer: Address, address: str) -> None:
         reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_PDU)
@@ -184,12 +186,12 @@ class Front:
         except PduError as error:
             self._say_refused(str(error))
         except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
-            pass  # the caller went away, or said nothing in time, or the listener ends
+            pass  # the caller disconnected or timed out, or the listener stops
         finally:
             writer.close()
 
     async def _request_of(self, address: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        """Read an association request, whose time does not begin anew with what comes."""
+        """Read an association request. The time limit is for the whole request, so slow bytes do not extend it."""
         pending = self._pending[address]
         while len(pending) >= MAX_PENDING:
             oldest = next(iter(pending))
@@ -203,17 +205,17 @@ class Front:
             pending.pop(writer, None)
 
     def _refusal(self, request: bytes, address: str) -> bytes | None:
-        """Return the answer to a request that is not accepted, an A-ASSOCIATE-RJ."""
+        """Return the A-ASSOCIATE-RJ for a refused request, or None for an accepted one."""
         if len(request) < 74:
-            raise PduError("an association request without titles")
+            raise PduError("an association request without AE titles")
         called, calling = (request[at : at + 16].decode("ascii", "replace").strip() for at in (10, 26))
         if not any(s.ae_title.strip() == calling and s.address == address for s in self.config.senders):
-            self._say_refused(f"no sender of this title is listed for its address, {address}")
+            self._say_refused(f"its AE title is not configured for the address {address}")
             return _rejection(PERMANENT, BY_USER, CALLING_TITLE)
         if called != self.config.ae_title.strip():
-            self._say_refused(f"it calls another title than ours, {self.config.ae_title}")
+            self._say_refused(f"it calls another AE title than {self.config.ae_title}")
             return _rejection(PERMANENT, BY_USER, CALLED_TITLE)
-        # one sender leaves room for each of the others
+        # one association is reserved for each other sender
         most = max(1, self.config.max_associations - (len(self._pending) - 1))
         if self._n_open[address] >= most or self._n_open.total() >= self.config.max_associations:
             return _rejection(TRANSIENT, BY_PROVIDER, LIMIT_EXCEEDED)
@@ -222,7 +224,7 @@ class Front:
     async def _pass_on(
         self, request: bytes, peer: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Pass an association on until either side ends it."""
+        """Forward an association until one side ends it."""
         ours, theirs = socket.socketpair()
         inner_reader, inner_writer = await asyncio.open_connection(sock=ours)
         try:
@@ -236,7 +238,7 @@ class Front:
         size = MessageSize((self.config.max_instance_mb << 20) + OVER_LIMIT)
         limits = dict.fromkeys(range(1, 8), MAX_PDU)
         while True:
-            first = await reader.read(1)  # how long a sender may say nothing is pynetdicom's to know
+            first = await reader.read(1)  # without a time limit: pynetdicom ends idle associations
             if not first:
                 return
             async with asyncio.timeout(self.config.timeout_s):
@@ -253,7 +255,7 @@ class Front:
                 await writer.drain()
 
     def _say_refused(self, reason: str) -> None:
-        """Log what is refused, in one line for many."""
+        """Log a refused connection, at most once per `SAY_S` seconds."""
         self._n_refused += 1
         now = time.monotonic()
         if now - self._said_at >= SAY_S:
@@ -262,9 +264,9 @@ class Front:
 
 
 def plain_address(text: str) -> str:
-    """Return an IP address in its usual spelling: IPv4 as such where it is written as IPv6, without a zone.
+    """Return an IP address in its usual spelling, without a zone.
 
-    An address that is none is returned as it is.
+    An IPv4 address that is mapped to IPv6 is returned as IPv4. An invalid address is returned unchanged.
     """
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(text.partition("%")[0])
@@ -273,11 +275,11 @@ def plain_address(text: str) -> str:
 
 
 async def _accepted(listening: socket.socket) -> tuple[socket.socket, Address]:
-    """Return the next connection, and the caller's address."""
+    """Wait for the next connection, and return it with the caller's address."""
     while True:
         try:
             connection, peer = await asyncio.get_running_loop().sock_accept(listening)
-        except OSError as error:  # no file handle is free, or the caller is gone
+        except OSError as error:  # no free file handle, or the caller has disconnected
             logger.debug("a connection was not accepted: %s", error)
             await asyncio.sleep(0.1)
             continue
@@ -286,18 +288,26 @@ async def _accepted(listening: socket.socket) -> tuple[socket.socket, Address]:
 
 
 async def _read_pdu(reader: asyncio.StreamReader, limits: dict[int, int], first: bytes = b"") -> bytes:
-    """Read one whole PDU, of the kinds and lengths (bytes) in `limits`, of which `first` was read before."""
+    """Read one complete PDU.
+
+    Parameters
+    ----------
+    limits : dict of int to int
+        Largest length in bytes of each accepted PDU type.
+    first : bytes
+        Bytes of the PDU that were already read.
+    """
     header = first + await reader.readexactly(HEADER.size - len(first))
     kind, length = HEADER.unpack(header)
     if kind not in limits:
-        raise PduError("it is no DICOM message that is expected here")
+        raise PduError("it sent an unexpected message or one that is not DICOM")
     if length > limits[kind]:
-        raise PduError(f"a DICOM message of {length} bytes, where {limits[kind]} are the limit")
+        raise PduError(f"a DICOM message of {length} bytes, above the limit of {limits[kind]}")
     return header + await reader.readexactly(length)
 
 
 async def _first_to_end(*work: Coroutine[Any, Any, None]) -> None:
-    """Run until the first ends, and end the others; what the first raised is raised."""
+    """Run coroutines until the first ends, and cancel the others. An error of the first is raised."""
     tasks = [asyncio.ensure_future(w) for w in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
-"""A Storage SCP: instances that listed senders push are kept on disk by study, before they are acknowledged.
+"""Storage SCP: stores the instances that listed senders push, in one folder per study.
 
-FOLDER/<study>/<instance>.dcm, both names hashes. An instance is acknowledged only after it is on disk, so that what a sender
-believes stored is there after a crash.
+Files are named FOLDER/<study>/<instance>.dcm; both names are hashes. An instance is acknowledged only after it is on disk.
+After a crash, all acknowledged instances still exist.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ CANNOT_UNDERSTAND, SUCCESS = 0xC000, 0x0000
 
 
 class Receiver:
-    """The server; it runs in threads of its own from `start` to `stop`.
+    """Storage SCP that runs in separate threads between `start` and `stop`.
 
     Parameters
     ----------
+    config : ListenConfig
+        Address, senders and limits.
     folder : Path
-        Where studies are collected.
+        Folder for the received studies.
     on_stored : callable
-        Told the study's folder after each instance.
+        Called with the study's folder after each instance.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Receiver:
         self._front = Front(config, self._take)
 
     def start(self) -> None:
-        """Begin to listen.
+        """Start to listen.
 
         Raises
         ------
@@ -58,17 +60,19 @@ class Receiver:
         from pynetdicom.transport import ThreadedAssociationServer
 
         class HandedOver(ThreadedAssociationServer):  # type: ignore[misc, unused-ignore]
-            """A server that listens nowhere: its connections are given to it."""
+            """Server that does not listen itself: `Front` passes accepted connections to it."""
 
             def server_bind(self) -> None:
-                """Bind nothing."""
+                """Skip binding of an address."""
 
             def server_activate(self) -> None:
-                """Listen to nothing."""
+                """Skip listening."""
 
         config = self.config
         ae = AE(ae_title=config.ae_title)
-        ae.maximum_associations = 2 * config.max_associations  # the front counts; those that end may linger
+        ae.maximum_associations = (
+            2 * config.max_associations
+        )  # `Front` enforces the limit; pynetdicom also counts associations that are closing
         ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = config.timeout_s
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax or "", AllTransferSyntaxes)
@@ -82,7 +86,7 @@ class Receiver:
         self._front.start()
 
     def stop(self) -> None:
-        """End it; what is stored stays."""
+        """Stop listening and abort all associations. Stored instances are kept."""
         if self._server is not None:
             self._front.stop()
             for association in self._server.active_associations:
@@ -100,10 +104,10 @@ class Receiver:
             if len(encoded) > limit:
                 return OUT_OF_RESOURCES
             if str(event.context.transfer_syntax) == DEFLATED and self._inflates_beyond(event, limit):
-                logger.warning("an instance inflates to more than %d MB: it is refused", self.config.max_instance_mb)
+                logger.warning("instance refused: it inflates to more than %d MB", self.config.max_instance_mb)
                 return OUT_OF_RESOURCES
             if shutil.disk_usage(self.folder).free < self.config.min_free_mb << 20:
-                logger.warning("disk nearly full: instances are refused")
+                logger.warning("instances refused: the disk is nearly full")
                 return OUT_OF_RESOURCES
             study_uid = str(event.dataset.StudyInstanceUID)
             study = self.folder / _hash(study_uid)
@@ -113,15 +117,15 @@ class Receiver:
             _write_durably(study / f"{_hash(str(event.dataset.SOPInstanceUID))}.dcm", encoded)
         except OSError:
             return OUT_OF_RESOURCES
-        except Exception as error:  # a data set that cannot be parsed
-            logger.warning("an instance cannot be used: %s", type(error).__name__)
+        except Exception as error:  # the data set cannot be parsed
+            logger.warning("instance refused: its data set cannot be read (%s)", type(error).__name__)
             return CANNOT_UNDERSTAND
         self._on_stored(study)
         return SUCCESS
 
     @staticmethod
     def _inflates_beyond(event: Any, limit: int) -> bool:
-        """Return whether the data set of a request, which is deflated, holds more than `limit` bytes."""
+        """Return True if the deflated data set of a request inflates to more than `limit` bytes."""
         data_set = event.request.DataSet
         data_set.seek(0)
         try:
@@ -135,7 +139,9 @@ def _hash(uid: str) -> str:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    pending = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # two senders may send one instance at once
+    pending = path.with_name(
+        f".{secrets.token_hex(8)}.{path.name}"
+    )  # random: two senders may send the same instance at the same time
     with pending.open("wb") as file:
         file.write(content)
         file.flush()

@@ -1,4 +1,4 @@
-"""An enhanced multi-frame MR image of several volumes, made by hand."""
+"""Writer of enhanced multi-frame MR images with several volumes, for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medhybrid.scans.dicom.write import write_mr_series
 
 
 def write_enhanced(path: Path, arrays: Sequence[np.ndarray], affine: np.ndarray) -> Path:
-    """Volumes (X, Y, Z) on one grid, interleaved slice by slice, each with its own rescaling and frame type."""
+    """Write volumes (X, Y, Z) on one grid, interleaved by slice, each with its rescaling and frame type."""
     slices = write_mr_series(path.parent / "slices", arrays[0], affine, description="MR", study="s", case="c")
     parts = [pydicom.dcmread(p) for p in slices]
     d = pydicom.dcmread(slices[0])

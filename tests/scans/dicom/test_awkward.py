@@ -1,4 +1,4 @@
-"""Awkward series, one by one: each is read right or refused with its code, and none comes out wrong."""
+"""Tests of unusual series: each is read correctly, or refused with its code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OBLIQUE = np.array([[0.9, -0.12, 0.3, -20], [0.2, 1.1, 0.4, 10], [-0.3, -0.1, 2.
 
 
 def right_angled(affine: np.ndarray) -> np.ndarray:
-    """The nearest affine with axes at right angles."""
+    """Return the nearest affine with orthogonal axes."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     u, _, v = np.linalg.svd(affine[:3, :3] / lengths)
     out = affine.copy()
@@ -57,7 +57,7 @@ def edit_all(paths: list[Path], edit: Edit) -> None:
 
 
 def copies(paths: list[Path], edit: Edit, prefix: str = "copy") -> list[Path]:
-    """Further instances of the series, each changed."""
+    """Add changed copies of the series' instances."""
     out = []
     for k, path in enumerate(paths):
         dataset = pydicom.dcmread(path)
@@ -160,7 +160,7 @@ def compressed(syntax: str) -> Callable[[list[Path]], None]:
 
 
 def compressed_by_gdcm(p: list[Path]) -> None:
-    """JPEG lossless, process 14, which pydicom itself does not write."""
+    """Compress with GDCM as JPEG lossless (process 14), which pydicom cannot write."""
     import gdcm
 
     for path in p:
@@ -217,7 +217,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
-def test_it_is_read_right(make: Callable[[list[Path]], None], series: list[Path]) -> None:
+def test_an_unusual_series_is_read_correctly(make: Callable[[list[Path]], None], series: list[Path]) -> None:
     make(series)
 
     scan = read_scan(series[0].parent)
@@ -225,7 +225,7 @@ def test_it_is_read_right(make: Callable[[list[Path]], None], series: list[Path]
     assert is_right(series, [scan])
 
 
-def test_a_file_that_is_there_twice_counts_once(series: list[Path]) -> None:
+def test_a_duplicate_file_is_used_once(series: list[Path]) -> None:
     a_file_copied(series)
 
     assert is_right(series, [read_scan(series[0].parent)])
@@ -398,7 +398,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("make", "code"), REFUSED.items(), ids=[f.__name__ for f in REFUSED])
-def test_it_is_refused_with_its_code_and_a_reason(
+def test_an_unreadable_series_is_refused_with_its_code_and_a_reason(
     make: Callable[[list[Path]], None], code: str, series: list[Path]
 ) -> None:
     make(series)
@@ -428,7 +428,7 @@ def two_runs_of_numbers(p: list[Path]) -> list[Path]:
 
 
 def cine_by_slice(p: list[Path]) -> list[Path]:
-    """Three phases at each position, which was acquired in heart beats of its own."""
+    """Write three phases per position, with each position acquired in separate heart beats."""
 
     def edit(phase: int) -> Edit:
         def at(d: Dataset, k: int) -> None:
@@ -455,7 +455,7 @@ def two_orientations(p: list[Path]) -> list[Path]:
 
 
 def differing(name: str, *values: object) -> Callable[[list[Path]], list[Path]]:
-    """One volume for each value of an attribute; instance numbers in no order that tells."""
+    """Write one volume per value of an attribute, with instance numbers that do not separate the volumes."""
 
     def make(p: list[Path]) -> list[Path]:
         def edit(value: object, v: int) -> Edit:
@@ -481,14 +481,14 @@ two_stacks = differing("StackID", "A", "B")
 
 
 def echoes_of_magnitude_and_phase(p: list[Path]) -> list[Path]:
-    """Only a pair of attributes tells the four apart."""
+    """Write four volumes that only a pair of attributes separates."""
     edit_all(p, lambda d, _: setattr(d, "ImageType", ["ORIGINAL", "PRIMARY", "M"]))
     phases = magnitude_and_phase(p)
     return phases + copies([*p, *phases], lambda d, _: setattr(d, "EchoTime", "80"), "echo")
 
 
 def echoes_of_magnitude_and_phase_in_time(p: list[Path]) -> list[Path]:
-    """Only three attributes together tell the eight apart."""
+    """Write eight volumes that only three attributes together separate."""
     edit_all(p, lambda d, _: setattr(d, "TemporalPositionIdentifier", 1))
     first = [*p, *echoes_of_magnitude_and_phase(p)]
     later = copies(first, lambda d, _: setattr(d, "TemporalPositionIdentifier", 2), "later")
@@ -520,7 +520,7 @@ SPLIT = {
 
 
 @pytest.mark.parametrize(("make", "names"), SPLIT.values(), ids=list(SPLIT))
-def test_it_is_split_into_named_volumes(
+def test_a_series_of_several_volumes_is_split_into_named_volumes(
     make: Callable[[list[Path]], list[Path]], names: list[str], series: list[Path]
 ) -> None:
     more = make(series)
@@ -535,7 +535,7 @@ def test_it_is_split_into_named_volumes(
     assert found.entries[0].part in str(caught.value)
 
 
-def test_phases_of_a_cine_by_slice_are_those_of_the_trigger_times(series: list[Path]) -> None:
+def test_cine_slices_are_split_into_phases_by_trigger_times(series: list[Path]) -> None:
     paths = [*series, *cine_by_slice(series)]
     for path in paths:
         d = pydicom.dcmread(path)
@@ -547,7 +547,7 @@ def test_phases_of_a_cine_by_slice_are_those_of_the_trigger_times(series: list[P
     assert [np.unique(scans[f"phase_{n}"].array).tolist() for n in (1, 2, 3)] == [[0], [1], [2]]
 
 
-def test_frames_whose_numbers_contradict_their_times_are_no_phases(series: list[Path]) -> None:
+def test_frames_with_contradictory_numbers_and_times_are_not_split_into_phases(series: list[Path]) -> None:
     for path in [*series, *cine_by_slice(series)]:
         d = pydicom.dcmread(path)
         d.InstanceNumber = 1000 - 7 * d.InstanceNumber if d.InstanceNumber % 4 else d.InstanceNumber

@@ -1,4 +1,4 @@
-"""With a key, nothing of the patient is left in names, tables, messages and headers; the same key gives the same names."""
+"""Tests of de-identification: names, tables, messages and headers contain no identifiers, and one key gives equal names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model() -> Model:
     return thresholding_model(plan, level_of(array, Grid(SHAPE, AFFINE), plan))
 
 
-def test_no_output_tells_the_patient(scans: Path, model: Model, tmp_path: Path) -> None:
+def test_no_output_identifies_the_patient(scans: Path, model: Model, tmp_path: Path) -> None:
     result = predict(scans, model=model, out=tmp_path / "out", deidentify=tmp_path / "key")
 
     assert (result.n_done, result.n_failed) == (1, 1)
@@ -75,13 +75,13 @@ def test_the_same_key_gives_the_same_names_and_identifiers_and_another_key_other
     assert found[0][1] != found[2][1]
 
 
-def test_a_second_run_skips_what_is_done(scans: Path, model: Model, tmp_path: Path) -> None:
+def test_a_second_run_skips_finished_scans(scans: Path, model: Model, tmp_path: Path) -> None:
     predict(scans, model=model, out=tmp_path / "out", deidentify=tmp_path / "key")
 
     assert predict(scans, model=model, out=tmp_path / "out", deidentify=tmp_path / "key").n_skipped == 1
 
 
-def test_a_key_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_created_key_is_readable_only_by_its_owner(tmp_path: Path) -> None:
     Deidentifier.from_file(tmp_path / "key")
 
     assert (tmp_path / "key").stat().st_mode & 0o077 == 0

@@ -1,4 +1,4 @@
-"""Volumes of one enhanced file are told apart by cardiac phase, gradient direction or any dimension, and named for it."""
+"""Tests of enhanced files with several volumes, separated by cardiac phase, gradient direction or any dimension."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def item(**values: object) -> Items:
 
 
 def write(path: Path, n_volumes: int, group: Group, dimensions: list[str] | None = None) -> Path:
-    """An enhanced file of several volumes, slice by slice within each; `group` says what tells them apart."""
+    """Write an enhanced file of several volumes; `group` gives the functional groups that separate them."""
     arrays = np.random.default_rng(0).integers(0, 4000, (n_volumes, 9, 8, 4)).astype(np.uint16)
     slices = write_mr_series(
         path.parent / "one", arrays[0], np.diag([1, 1, 2, 1.0]), description="", study="s", case="c"
@@ -71,7 +71,7 @@ def cardiac_phase(frame: Dataset, v: int) -> None:
 
 
 def direction(frame: Dataset, v: int) -> None:
-    """An unweighted volume, and two directions of one weighting."""
+    """Write an unweighted volume, and two gradient directions of one b-value."""
     if v == 0:
         frame.MRDiffusionSequence = item(DiffusionBValue=0.0, DiffusionDirectionality="NONE")
         return
@@ -80,7 +80,7 @@ def direction(frame: Dataset, v: int) -> None:
 
 
 def nothing(frame: Dataset, v: int) -> None:
-    """Only DimensionIndexValues differ."""
+    """Write frames that differ only in DimensionIndexValues."""
 
 
 def no_index(frame: Dataset, v: int) -> None:
@@ -97,7 +97,7 @@ CASES: dict[str, tuple[Group, list[str] | None, str]] = {
 
 
 @pytest.mark.parametrize(("group", "dimensions", "trait"), CASES.values(), ids=list(CASES))
-def test_volumes_are_told_apart_and_named_for_what_differs(
+def test_volumes_are_separated_and_named_by_their_difference(
     group: Group, dimensions: list[str] | None, trait: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "enhanced.dcm", 3, group, dimensions)
@@ -108,7 +108,7 @@ def test_volumes_are_told_apart_and_named_for_what_differs(
     assert is_right([path], [read_entry(e, e.name) for e in entries])
 
 
-def test_volumes_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+def test_volumes_without_a_difference_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "enhanced.dcm", 3, no_index)
 
     (entry,) = discover(tmp_path).entries
@@ -118,7 +118,7 @@ def test_volumes_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["FrameAcquisitionNumber", "NominalCardiacTriggerDelayTime", "FrameReferenceDateTime"])
-def test_a_dimension_of_interleaved_passes_leaves_a_volume_whole(name: str, tmp_path: Path) -> None:
+def test_a_dimension_of_interleaved_passes_does_not_split_a_volume(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "enhanced.dcm", 1, nothing, [name, "InStackPositionNumber"])
     d = pydicom.dcmread(path)
     for k, frame in enumerate(d.PerFrameFunctionalGroupsSequence):
@@ -137,7 +137,7 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("trait", GROUPS)
-def test_further_functional_groups_tell_volumes_apart(trait: str, tmp_path: Path) -> None:
+def test_further_functional_groups_separate_volumes(trait: str, tmp_path: Path) -> None:
     sequence, name, values = GROUPS[trait]
 
     def group(frame: Dataset, v: int) -> None:
@@ -151,7 +151,7 @@ def test_further_functional_groups_tell_volumes_apart(trait: str, tmp_path: Path
     assert is_right([path], [read_entry(e, e.name) for e in entries])
 
 
-def test_an_attribute_that_differs_and_names_no_volume_is_said(tmp_path: Path) -> None:
+def test_a_differing_attribute_that_separates_no_volumes_is_named(tmp_path: Path) -> None:
     def group(frame: Dataset, v: int) -> None:
         no_index(frame, v)
         frame.MRAveragesSequence = item(NumberOfAverages=float(v))
@@ -159,4 +159,4 @@ def test_an_attribute_that_differs_and_names_no_volume_is_said(tmp_path: Path) -
     write(tmp_path / "enhanced.dcm", 3, group)
 
     (entry,) = discover(tmp_path).entries
-    assert "differ at one position and name no volume: NumberOfAverages" in entry.problem
+    assert "differ at one position, but do not separate volumes: NumberOfAverages" in entry.problem

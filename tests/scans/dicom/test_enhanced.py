@@ -1,4 +1,4 @@
-"""Enhanced multi-frame files: geometry and rescaling frame by frame, several volumes told apart."""
+"""Tests of enhanced multi-frame files: geometry and rescaling per frame, and separation of volumes."""
 
 from pathlib import Path
 

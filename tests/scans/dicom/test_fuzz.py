@@ -1,4 +1,4 @@
-"""Damaged headers: an error that says so, or the right volume; nothing else, and no hang."""
+"""Fuzz tests of damaged DICOM headers: the result is the correct volume or an error, without a hang."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ damages = st.one_of(
 
 
 def damage(path: Path, kind: str, where: int, what: object) -> None:
-    """Change one element, at any depth, or cut the file off."""
+    """Change one element at any depth, or truncate the file."""
     content = path.read_bytes()
     if kind == "cut":
         path.write_bytes(content[: where * len(content) // 10_000])
@@ -60,7 +60,7 @@ def damage(path: Path, kind: str, where: int, what: object) -> None:
             owner._dict[tag] = RawDataElement(tag, what, len(raw), raw, 0, False, True)
         dataset.save_as(path)
     except Exception:
-        path.write_bytes(content)  # what cannot be written cannot be met in a file
+        path.write_bytes(content)  # a value that cannot be written does not occur in files
 
 
 def dataset_bytes(element: DataElement) -> bytes:
@@ -103,7 +103,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Path, bytes], 
 @EXAMPLES
 @example(damage_done=("vr", 169, "AT"), n=1)  # an intercept that is read as a tag
 @given(damage_done=damages, n=st.integers(0, 3))
-def test_a_series_with_one_damaged_file_is_right_or_refused(
+def test_a_series_with_one_damaged_file_is_read_correctly_or_refused(
     plain: tuple[dict[Path, bytes], np.ndarray, np.ndarray], damage_done: tuple[str, int, object], n: int
 ) -> None:
     files, array, affine = plain
@@ -124,7 +124,7 @@ def enhanced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, np.
 
 @EXAMPLES
 @given(damage_done=damages)
-def test_a_damaged_multi_frame_file_is_right_or_refused(
+def test_a_damaged_multi_frame_file_is_read_correctly_or_refused(
     enhanced: tuple[Path, bytes, np.ndarray, np.ndarray], damage_done: tuple[str, int, object]
 ) -> None:
     path, content, array, affine = enhanced

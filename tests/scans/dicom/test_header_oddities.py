@@ -1,4 +1,4 @@
-"""Headers as archives and exporters leave them: unknown VRs, rounded directions, instances that are there twice."""
+"""Tests of headers changed by archives and exporters: unknown VRs, rounded directions, duplicate instances."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sequence_bytes(items: Any) -> bytes:
 
 
 def hide_vrs(dataset: Dataset) -> None:
-    """Write every attribute but the pixels as UN; sequences as items of implicit VR inside."""
+    """Write every attribute except the pixels as UN, with sequences as items of implicit VR."""
     for tag in list(dataset.keys()):
         element = dataset[tag]
         if tag in (0x7FE00010, 0x00080016, 0x00080018):
@@ -110,7 +110,7 @@ def oblique(degrees_about_x: float, degrees_about_z: float) -> np.ndarray:
 
 @pytest.mark.parametrize("n_slices", [6, 60])
 @pytest.mark.parametrize("angles", [(7.3, 11.1), (33.0, 41.0), (12.0, 0.0), (45.3, 44.7)])
-def test_directions_of_three_decimals_are_refined_by_the_positions(
+def test_directions_with_three_decimals_are_refined_by_the_positions(
     angles: tuple[float, float], n_slices: int, tmp_path: Path
 ) -> None:
     true = oblique(*angles)
@@ -127,11 +127,11 @@ def test_directions_of_three_decimals_are_refined_by_the_positions(
     assert not is_sheared(scan.affine)
     corners = np.array([(x, y, z, 1) for x in (0, 63) for y in (0, 47) for z in (0, n_slices - 1)])
     off_mm = np.linalg.norm(corners @ scan.affine.T - corners @ true.T, axis=1).max()
-    assert off_mm < 64 * 0.5 * 1.3e-3  # what half a unit of the third decimal moves the last pixel by
+    assert off_mm < 64 * 0.5 * 1.3e-3  # displacement of the last pixel by half a unit of the third decimal
 
 
 @pytest.mark.parametrize("ups", [(0, 1), (0, 1, 1, 0, 1), (0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1)])
-def test_directions_that_jitter_in_their_last_digit_are_one_volume(ups: tuple[int, ...], tmp_path: Path) -> None:
+def test_directions_that_differ_in_the_last_digit_are_one_volume(ups: tuple[int, ...], tmp_path: Path) -> None:
     true = oblique(33.0, 41.0)
     values = np.random.default_rng(0).integers(0, 4000, (24, 18, 12))
     paths = write_mr_series(tmp_path, values, true, description="T1", study="s", case="c")
@@ -164,7 +164,7 @@ def test_slices_of_several_nearly_equal_directions_are_one_volume_or_refused(
     def jitter(d: Dataset, k: int) -> None:
         cosines = np.round(np.array(d.ImageOrientationPatient, float), 3)
         cosines += 1e-3 * np.array([(0,) * 6, (0, 1, 0, 0, 0, 0), (0, 1, 0, 0, 1, 0)])[order[k % len(order)]]
-        if not is_rounding:  # turned within the slice
+        if not is_rounding:  # rotated within the slice
             row, column, turn = *np.array(d.ImageOrientationPatient, float).reshape(2, 3), 0.002 * order[k % len(order)]
             cosines = np.concatenate([row + turn * column, column - turn * row])
         d.ImageOrientationPatient = [f"{v:.{3 if is_rounding else 6}f}" for v in cosines]
@@ -174,12 +174,12 @@ def test_slices_of_several_nearly_equal_directions_are_one_volume_or_refused(
     if is_rounding:
         np.testing.assert_array_equal(read_scan(paths).array[0], values)
         return
-    with pytest.raises(SeriesError, match="lie between each other") as caught:
+    with pytest.raises(SeriesError, match="are interleaved") as caught:
         read_scan(paths)
     assert caught.value.code == "mixed_orientation"
 
 
-def test_echoes_whose_directions_jitter_the_other_way_are_no_volumes_of_half_the_slices(tmp_path: Path) -> None:
+def test_echoes_with_alternating_rounded_directions_are_refused(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 4000, (24, 18, 12))
     for e in (0, 1):
         paths = write_mr_series(tmp_path / f"{e}", values, oblique(33.0, 41.0), description="T1", study="s", case="c")
@@ -193,12 +193,12 @@ def test_echoes_whose_directions_jitter_the_other_way_are_no_volumes_of_half_the
 
         edit_all(paths, jitter)
 
-    with pytest.raises(SeriesError, match="lie between each other") as caught:
+    with pytest.raises(SeriesError, match="are interleaved") as caught:
         read_scan([*(tmp_path / "0").iterdir(), *(tmp_path / "1").iterdir()])
     assert caught.value.code == "mixed_orientation"
 
 
-def test_a_real_tilt_is_not_taken_for_rounding(tmp_path: Path) -> None:
+def test_a_real_tilt_is_not_treated_as_rounding(tmp_path: Path) -> None:
     paths = write_mr_series(tmp_path, np.zeros((64, 48, 40)), oblique(12, 0), description="T1", study="s", case="c")
 
     def tilt(d: Dataset, k: int) -> None:
@@ -228,7 +228,7 @@ def test_spacings_that_differ_by_rounding_are_one_series(other: str, series: lis
     np.testing.assert_allclose(read_scan(series).grid.spacing_mm[:2], 0.9765625, atol=4e-5)
 
 
-def test_what_differs_is_shown_with_as_many_digits_as_differ(series: list[Path]) -> None:
+def test_differences_are_shown_with_enough_digits(series: list[Path]) -> None:
     edit_all(series, lambda d, k: setattr(d, "PixelSpacing", ["0.9765625", "0.97749" if k else "0.977"]))
 
     with pytest.raises(SeriesError, match=r"0\.9770 mm.*0\.9775 mm") as caught:
@@ -237,7 +237,7 @@ def test_what_differs_is_shown_with_as_many_digits_as_differ(series: list[Path])
     assert caught.value.code == "mixed_shape"
 
 
-def test_slices_shifted_sideways_are_not_said_to_differ_in_distance(series: list[Path]) -> None:
+def test_a_sideways_shift_is_not_reported_as_a_distance(series: list[Path]) -> None:
     def shift_one(d: Dataset, k: int) -> None:
         if k == 2:
             x, y, z = map(float, d.ImagePositionPatient)
@@ -246,7 +246,7 @@ def test_slices_shifted_sideways_are_not_said_to_differ_in_distance(series: list
     paths = write_mr_series(series[0].parent / "straight", array(), np.eye(4), description="T1", study="s", case="c")
     edit_all(paths, shift_one)
 
-    with pytest.raises(SeriesError, match=r"shifted sideways unevenly.*-1\.000, 0\.000, 1\.000 mm"):
+    with pytest.raises(SeriesError, match=r"shifted sideways by different distances.*-1\.000, 0\.000, 1\.000 mm"):
         read_scan(paths)
 
 
@@ -292,7 +292,7 @@ def other_echo(d: Dataset) -> None:
     ],
     ids=["pixels", "place", "scale", "echo"],
 )
-def test_two_contents_of_one_instance_are_refused_with_their_difference(
+def test_different_files_with_one_sop_instance_uid_are_refused(
     change: Callable[[Dataset], None], message: str, series: list[Path]
 ) -> None:
     d = pydicom.dcmread(series[2])
@@ -303,7 +303,7 @@ def test_two_contents_of_one_instance_are_refused_with_their_difference(
         read_scan(series[0].parent)
 
     assert caught.value.code == "duplicate_slice"
-    assert "one SOPInstanceUID" in str(caught.value)
+    assert "the same SOPInstanceUID" in str(caught.value)
 
 
 # --- deflated ------------------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def deflate(path: Path, n_zeros: int) -> None:
     d.save_as(path)
 
 
-def test_a_deflated_file_that_inflates_to_far_more_than_images_do_is_refused_before_it_is_read(
+def test_a_deflated_file_with_an_excessive_size_is_refused_before_it_is_read(
     series: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deflated, "MIN_CHECKED_BYTES", 1 << 20)
@@ -332,7 +332,7 @@ def test_a_deflated_file_that_inflates_to_far_more_than_images_do_is_refused_bef
 
 
 @pytest.mark.parametrize("kind", ["wrong length", "no length", "no preamble", "long meta information"])
-def test_no_header_hides_what_a_deflated_file_inflates_to(
+def test_the_size_of_a_deflated_file_is_checked_with_any_header(
     series: list[Path], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deflated, "MIN_CHECKED_BYTES", 1 << 20)
@@ -349,7 +349,7 @@ def test_no_header_hides_what_a_deflated_file_inflates_to(
         private = b"\x02\x00\x02\x01OB\x00\x00" + (6000).to_bytes(4, "little") + bytes(6000)
         first = content[144 : 144 + length]
         at = first.index(b"\x02\x00\x03\x00")
-        # long elements before the transfer syntax are out of order, and read all the same
+        # long elements before the transfer syntax are not in order, but pydicom reads them
         first = first[:at] + private + first[at:]
         content = content[:140] + len(first).to_bytes(4, "little") + first + content[144 + length :]
     series[2].write_bytes(content)
@@ -359,7 +359,7 @@ def test_no_header_hides_what_a_deflated_file_inflates_to(
 
 
 @pytest.mark.parametrize("limit", [0, 99_999, 100_000, 200_000])
-def test_what_a_stream_inflates_to_is_counted_to_the_byte(limit: int) -> None:
+def test_the_inflated_size_of_a_stream_is_exact(limit: int) -> None:
     engine = zlib.compressobj(wbits=-15)
     stream = engine.compress(bytes(100_000)) + engine.flush()
     chunks = [stream[i : i + 7] for i in range(0, len(stream), 7)]

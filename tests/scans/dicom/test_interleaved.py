@@ -1,4 +1,4 @@
-"""Slices of several kinds at alternating positions are split or refused; what varies in real volumes leaves them whole."""
+"""Tests of slices of several kinds at alternating positions: split or refused, unless the variation is normal."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ SPLIT = {
 
 
 @pytest.mark.parametrize(("edit", "trait", "n"), SPLIT.values(), ids=list(SPLIT))
-def test_kinds_at_alternating_positions_are_volumes_of_their_own_or_refused(
+def test_kinds_at_alternating_positions_are_split_or_refused(
     edit: Callable[[Dataset, int], None], trait: str, n: int, series: list[Path]
 ) -> None:
     edit_all(series, edit)
@@ -112,7 +112,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("edit", WHOLE.values(), ids=list(WHOLE))
-def test_what_varies_between_slices_of_real_volumes_leaves_them_whole(
+def test_normal_variation_between_slices_does_not_split_a_volume(
     edit: Callable[[Dataset, int], None], series: list[Path]
 ) -> None:
     def with_intercept(d: Dataset, k: int) -> None:
@@ -151,7 +151,7 @@ def test_what_varies_between_slices_of_real_volumes_leaves_them_whole(
         ("PhotometricInterpretation", ["MONOCHROME2"] * 3 + ["MONOCHROME1"] + ["MONOCHROME2"] * 4),
     ],
 )
-def test_two_contrasts_in_one_stack_are_refused_in_whatever_order(
+def test_two_contrasts_in_one_stack_are_refused_in_any_order(
     name: str, values: list[object], series: list[Path]
 ) -> None:
     edit_all(series, lambda d, k: setattr(d, name, values[k]))

@@ -1,4 +1,4 @@
-"""Damaged streams are refused: by their markers, and where a decoder's process ends on them."""
+"""Tests of damaged compressed streams: refused by their markers, or after a crash of the decoder's process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_a_whole_stream_has_no_damage_also_with_padding(kind: str) -> None:
+def test_a_complete_stream_is_not_damaged_also_with_padding(kind: str) -> None:
     assert find_damage(STREAMS[kind], 12, 10) == ""
     assert find_damage(STREAMS[kind] + b"\0", 12, 10) == ""
 
@@ -42,9 +42,9 @@ def test_a_whole_stream_has_no_damage_also_with_padding(kind: str) -> None:
     [
         (lambda s: s[:-20], "without its end"),
         (lambda s: s[: len(s) // 2] + bytes(len(s) - len(s) // 2), "without its end"),
-        (lambda s: b"\0" + s[1:], "begin with its marker"),
+        (lambda s: b"\0" + s[1:], "without its start marker"),
         (lambda s: s[:2] + b"\0" + s[3:], "in place of a marker"),
-        (lambda s: b"", "begin with its marker"),
+        (lambda s: b"", "without its start marker"),
     ],
 )
 def test_a_cut_or_changed_stream_is_damaged(kind: str, damage, found: str) -> None:  # type: ignore[no-untyped-def]
@@ -52,13 +52,13 @@ def test_a_cut_or_changed_stream_is_damaged(kind: str, damage, found: str) -> No
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_a_stream_of_another_size_is_named_with_it(kind: str) -> None:
+def test_a_stream_of_another_size_is_reported(kind: str) -> None:
     assert find_damage(STREAMS[kind], 40, 10) == "12 x 10 pixels"
 
 
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(STREAMS)), st.integers(0, 60), st.integers(0, 255))
-def test_any_changed_byte_is_damage_or_none(kind: str, at: int, value: int) -> None:
+def test_a_stream_with_changed_bytes_is_checked_without_errors(kind: str, at: int, value: int) -> None:
     stream = bytearray(STREAMS[kind])
     stream[at] = value
     assert isinstance(find_damage(bytes(stream), 12, 10), str)
@@ -90,7 +90,7 @@ CONTENTS = STREAMS | {"JPEG 2000": bytes(imagecodecs.jpeg2k_encode(PLANE, level=
 
 
 @pytest.mark.parametrize("stream", [CONTENTS["JPEG 2000"], bytes(imagecodecs.htj2k_encode(PLANE))])
-def test_a_jpeg_2000_stream_must_be_whole_up_to_its_end_marker(stream: bytes) -> None:
+def test_a_jpeg_2000_stream_must_be_complete_up_to_its_end_marker(stream: bytes) -> None:
     middle = len(stream) // 2
     for whole in (stream, stream + b"\0"):
         assert find_damage_2000(whole) == ""
@@ -99,7 +99,7 @@ def test_a_jpeg_2000_stream_must_be_whole_up_to_its_end_marker(stream: bytes) ->
     assert "part" in find_damage_2000(stream[: middle - 5] + stream[middle:])
 
 
-def test_whether_values_were_lost_is_said_by_the_stream() -> None:
+def test_the_stream_decides_whether_compression_is_lossy() -> None:
     ls = {n: bytes(imagecodecs.jpegls_encode(PLANE, level=n)) for n in (0, 3)}
     lossy_2000 = bytes(imagecodecs.jpeg2k_encode(PLANE, level=40, reversible=False, codecformat="j2k"))
     ls_syntax, syntax_2000 = "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91"
@@ -125,7 +125,7 @@ def image_of(kind: str, stream: bytes) -> pydicom.Dataset:
 
 
 @pytest.mark.parametrize("kind", CONTENTS)
-def test_values_from_a_decoders_process_are_those_of_pydicom_in_this_one(kind: str) -> None:
+def test_values_from_a_worker_process_agree_with_pydicom(kind: str) -> None:
     image = image_of(kind, CONTENTS[kind])
     expected, _ = get_decoder(SYNTAX[kind]).as_array(image, index=0, raw=True)
 
@@ -133,8 +133,8 @@ def test_values_from_a_decoders_process_are_those_of_pydicom_in_this_one(kind: s
 
 
 @pytest.mark.parametrize("kind", CONTENTS)
-def test_a_damaged_stream_ends_no_process_but_the_decoders(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """About one in 200 damaged streams ends a decoder by a signal, and some make it run on."""
+def test_a_damaged_stream_crashes_only_the_worker_process(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode damaged streams: about one in 200 crashes a decoder, and some exceed the time limit."""
     monkeypatch.setattr(decoding, "MAX_SECONDS", 2.0)
     numbers = np.random.default_rng(5)
     n_refused = 0
@@ -150,7 +150,7 @@ def test_a_damaged_stream_ends_no_process_but_the_decoders(kind: str, monkeypatc
 
 
 @pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 11)", "os._exit(3)"])
-def test_a_decoder_that_dies_is_named_with_its_signal_and_the_next_frame_is_read(
+def test_a_crashed_decoder_is_reported_and_the_next_frame_is_read(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = image_of("JPEG-LS", CONTENTS["JPEG-LS"])
@@ -161,12 +161,12 @@ def test_a_decoder_that_dies_is_named_with_its_signal_and_the_next_frame_is_read
         changed.setattr(decoding, "WORKER", dying)
         with pytest.raises(DecodingError) as caught:
             decode_frame(image, 0, JPEGLSLossless)
-    assert caught.value.kind == f"a stream that ends the decoder ({'signal 11' if 'kill' in ending else 'status 3'})"
+    assert caught.value.kind == f"a stream that crashes the decoder ({'signal 11' if 'kill' in ending else 'status 3'})"
 
     np.testing.assert_array_equal(decode_frame(image, 0, JPEGLSLossless), PLANE)
 
 
-def test_a_decoder_that_was_ended_while_it_waited_is_replaced() -> None:
+def test_a_worker_that_ended_while_idle_is_replaced() -> None:
     image = image_of("JPEG-LS", CONTENTS["JPEG-LS"])
     decode_frame(image, 0, JPEGLSLossless)
     for worker in decoding._idle:
@@ -176,7 +176,7 @@ def test_a_decoder_that_was_ended_while_it_waited_is_replaced() -> None:
     np.testing.assert_array_equal(decode_frame(image, 0, JPEGLSLossless), PLANE)
 
 
-def test_a_decoder_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_above_the_time_limit_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = tmp_path / "worker.py"
     waiting.write_text("import time\ntime.sleep(600)\n")
     decoding._end_all()

@@ -1,4 +1,4 @@
-"""SEG and structured report: exact, coded, valid for independent judges, and on the source's own frames."""
+"""Tests of DICOM SEG and structured report: exact masks, codes, references to source frames, validity for other tools."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.synthetic import AFFINE
 INFO = SegInfo({"tumour": 3, "other": 7}, "1.0", "ab" * 32, {"tumour": LabelCode(type="Neoplasm", anatomy="Brain")})
 SHAPE = (12, 10, 6)
 
-TURNS = {  # columns: direction of rows, of columns and of the slices, in RAS
+TURNS = {  # columns of the matrix: directions of rows, columns and slices, in RAS
     "axial": [[-1, 0, 0], [0, -1, 0], [0, 0, 1]],
     "sagittal": [[0, 0, 1], [-1, 0, 0], [0, -1, 0]],
     "coronal": [[-1, 0, 0], [0, 0, 1], [0, -1, 0]],
@@ -49,7 +49,7 @@ def volume(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_a_mask_comes_back_voxel_by_voxel_in_any_position_of_the_patient(turn: str, tmp_path: Path) -> None:
+def test_a_written_mask_is_read_unchanged_in_any_patient_position(turn: str, tmp_path: Path) -> None:
     affine = np.eye(4)
     affine[:3, :3] = np.array(TURNS[turn]) * (1.2, 0.8, 3.0 if turn != "oblique" else 1)
     affine[:3, 3] = (-10, 20, 30)
@@ -68,7 +68,7 @@ def scan(tmp_path: Path) -> Scan:
     return read_scan(tmp_path / "in")
 
 
-def test_every_frame_refers_to_the_image_at_its_place(scan: Scan, tmp_path: Path) -> None:
+def test_every_frame_refers_to_the_image_at_its_position(scan: Scan, tmp_path: Path) -> None:
     write_seg(tmp_path / "seg.dcm", random_mask(scan), scan, INFO)
 
     seg = pydicom.dcmread(tmp_path / "seg.dcm")
@@ -100,7 +100,7 @@ def test_patient_and_study_are_those_of_the_source(scan: Scan, tmp_path: Path) -
         assert seg[name].value == source[name].value
 
 
-def test_probabilities_are_written_as_fractions_where_asked(scan: Scan, tmp_path: Path) -> None:
+def test_probabilities_are_written_as_fractional_segmentation(scan: Scan, tmp_path: Path) -> None:
     shape = scan.array.shape[1:]
     probabilities = np.random.default_rng(2).random((2, *shape)).astype(np.float32)
 
@@ -112,7 +112,7 @@ def test_probabilities_are_written_as_fractions_where_asked(scan: Scan, tmp_path
     np.testing.assert_allclose(np.sort(back.array.ravel()), np.sort(probabilities.ravel()), atol=1 / 255)
 
 
-def test_of_a_multi_frame_file_with_two_volumes_the_segmentation_names_the_frames_of_its_own(tmp_path: Path) -> None:
+def test_a_segmentation_of_one_volume_in_a_multi_frame_file_refers_to_its_frames(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_enhanced(tmp_path / "in" / "mr.dcm", [volume(), volume() + 1], AFFINE)
     phase = read_entry(discover(tmp_path / "in").entries[1], "phase")
@@ -133,14 +133,14 @@ def test_of_a_multi_frame_file_with_two_volumes_the_segmentation_names_the_frame
         )
 
 
-def test_of_the_second_stack_of_a_file_the_segmentation_has_the_place_of_its_own_slices(tmp_path: Path) -> None:
+def test_a_segmentation_of_the_second_stack_of_a_file_has_its_geometry(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     path = write_enhanced(tmp_path / "in" / "mr.dcm", [volume(), volume() + 1], AFFINE)
     d = pydicom.dcmread(path)
     for k, frame in enumerate(d.PerFrameFunctionalGroupsSequence[1::2]):
         place, turn, measures = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
         place.ImagePositionPatient, turn.ImageOrientationPatient = [4.0 * k, -20.0, 30.0], [0, 1, 0, 0, 0, -1]
-        measures.PixelSpacing, measures.SpacingBetweenSlices = [1.5, 1.25], "9"  # in fact 4
+        measures.PixelSpacing, measures.SpacingBetweenSlices = [1.5, 1.25], "9"  # the true distance is 4
         frame.PlanePositionSequence, frame.PlaneOrientationSequence = [place], [turn]
         frame.PixelMeasuresSequence = [measures]
     d.save_as(path)
@@ -171,7 +171,7 @@ def test_images_of_a_private_or_retired_class_get_both_outputs(kind: str, scan: 
 
 
 @pytest.mark.parametrize("kind", ["uneven", "tilted", "missing"])
-def test_of_an_irregular_series_the_mask_stands_on_the_original_slices(kind: str, tmp_path: Path) -> None:
+def test_a_mask_of_an_irregular_series_is_written_on_the_original_slices(kind: str, tmp_path: Path) -> None:
     empty = np.zeros((30, 28, 12))
     paths = write_mr_series(tmp_path / "in", empty, np.diag([1, 1, 2, 1.0]), description="T1", study="s", case="c")
     if kind == "uneven":
@@ -262,7 +262,7 @@ def errors_of(path: Path) -> list[str]:
 @needs_tools
 @pytest.mark.validators
 @pytest.mark.parametrize("empty", [False, True])
-def test_both_are_valid_for_dciodvfy_and_open_in_dcmtk(empty: bool, scan: Scan, tmp_path: Path) -> None:
+def test_segmentation_and_report_are_valid_for_dciodvfy_and_dcmtk(empty: bool, scan: Scan, tmp_path: Path) -> None:
     seg, sr = write_both(scan, random_mask(scan) * (not empty), tmp_path)
 
     assert errors_of(seg) == []
@@ -276,7 +276,7 @@ def test_both_are_valid_for_dciodvfy_and_open_in_dcmtk(empty: bool, scan: Scan, 
 @pytest.mark.validators
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.exists(), reason="no public data here")
-def test_of_every_real_series_both_are_valid(tmp_path: Path) -> None:
+def test_segmentation_and_report_of_every_real_series_are_valid(tmp_path: Path) -> None:
     n = 0
     for entry in discover(SHARED / "data" / "dicom").entries:
         is_tiled = len(entry.paths) == 1 and (".mr_mosaic" in f".{entry.name}" or "mr_vframe" in entry.name)
@@ -338,8 +338,8 @@ def test_components_are_measured_in_mm_on_an_anisotropic_grid() -> None:
     assert (second.volume_ml, second.diameter_mm) == (pytest.approx(0.012), pytest.approx(1.0))
 
 
-def test_of_a_volume_in_several_multi_frame_files_each_frame_refers_to_its_file(tmp_path: Path) -> None:
-    """One enhanced file a slice, as some scanners export."""
+def test_frames_of_a_volume_in_several_multi_frame_files_refer_to_their_files(tmp_path: Path) -> None:
+    """Write one enhanced file per slice, as some scanners do."""
     (tmp_path / "in").mkdir()
     whole = pydicom.dcmread(write_enhanced(tmp_path / "mr.dcm", [volume()], AFFINE))
     pixels, groups = whole.pixel_array, list(whole.PerFrameFunctionalGroupsSequence)
@@ -347,7 +347,7 @@ def test_of_a_volume_in_several_multi_frame_files_each_frame_refers_to_its_file(
         part = pydicom.dcmread(tmp_path / "mr.dcm")
         part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         part.PerFrameFunctionalGroupsSequence, part.NumberOfFrames = groups[k : k + 1], 1
-        if k % 2:  # where a file has one frame, what places it may be shared
+        if k % 2:  # in a file with one frame, the position may be in the shared groups
             shared = part.SharedFunctionalGroupsSequence[0]
             shared.PlanePositionSequence = groups[k].PlanePositionSequence
             del part.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence

@@ -1,4 +1,4 @@
-"""Slices and channels of two patients are never one volume; messages name the attribute that differs, not its value."""
+"""Tests of patient checks: slices and channels of two patients are refused, without identifiers in messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def change(paths: list[Path], values: dict[str, str | None]) -> None:
 
 @pytest.mark.parametrize("values", CHANGES)
 @pytest.mark.parametrize("which", [slice(2, None), slice(1, 2)])
-def test_a_series_of_two_patients_is_refused_by_the_attribute_that_differs(
+def test_a_series_of_two_patients_is_refused_with_the_differing_attribute(
     tmp_path: Path, values: dict[str, str | None], which: slice
 ) -> None:
     paths = write_mr_series(tmp_path / "s", VALUES, AFFINE, description="T1", study="s", case="SECRET-1")
@@ -50,7 +50,7 @@ def test_a_series_of_two_patients_is_refused_by_the_attribute_that_differs(
     assert "SECRET" not in entry.problem
 
 
-def test_one_patient_is_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_a_series_of_one_patient_is_accepted(tmp_path: Path) -> None:
     paths = write_mr_series(tmp_path / "s", VALUES, AFFINE, description="T1", study="s", case="c")
     change(paths, {"PatientBirthDate": "19700101", "IssuerOfPatientID": "X"})
     change(paths[1:2], {"PatientName": "Another^Spelling"})
@@ -66,12 +66,12 @@ def test_channels_of_two_patients_under_one_study_are_refused(tmp_path: Path, va
     change(paths, values)
     (item,) = make_worklist(discover(tmp_path), [("T1", False), ("FLAIR", False)], {}).items
 
-    with pytest.raises(MedHybridError, match=f"of different patients.*{next(iter(values))}") as caught:
+    with pytest.raises(MedHybridError, match=f"to different patients.*{next(iter(values))}") as caught:
         item.read(["T1", "FLAIR"])
     assert "SECRET" not in str(caught.value)
 
 
-def test_without_an_id_the_name_tells_patients_apart(tmp_path: Path) -> None:
+def test_without_an_id_patients_are_compared_by_name(tmp_path: Path) -> None:
     paths = write_mr_series(tmp_path / "s", VALUES, AFFINE, description="T1", study="s", case="c")
     change(paths, {"PatientID": "", "PatientName": "Meier^Anna"})
     change(paths[2:3], {"PatientName": "meier^anna^^"})

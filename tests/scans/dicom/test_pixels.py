@@ -1,4 +1,4 @@
-"""The direct way from file to volume against pydicom's own decoding and rescaling."""
+"""Tests of pixel reading against pydicom's decoding and rescaling."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPE = (9, 6, 3)
 
 
 def rewrite(folder: Path, **changes: object) -> list[Path]:
-    """A series of random bytes whose headers have `changes`."""
+    """Write a series of random bytes, with `changes` in its headers."""
     paths = write_mr_series(folder, np.zeros(SHAPE, np.uint16), np.eye(4), description="T1", study="s", case="c")
     rng = np.random.default_rng(0)
     for path in paths:
@@ -43,7 +43,7 @@ def rewrite(folder: Path, **changes: object) -> list[Path]:
 
 
 def by_pydicom(paths: list[Path]) -> np.ndarray:
-    """Values (X, Y, Z) decoded by pydicom, rescaled in float64."""
+    """Return values (X, Y, Z) decoded by pydicom and rescaled in float64."""
     slices = []
     for path in paths:
         d = pydicom.dcmread(path)
@@ -59,7 +59,7 @@ def by_pydicom(paths: list[Path]) -> np.ndarray:
     slope=st.sampled_from([1, 2, -1, 0.5, 1.25]),
     intercept=st.sampled_from([0, -1024, 1000, 0.5]),
 )
-def test_uncompressed_pixels_are_those_that_pydicom_decodes(
+def test_uncompressed_pixels_agree_with_pydicom(
     tmp_path: Path, bits: int, unused: int, signed: bool, slope: float, intercept: float
 ) -> None:
     paths = rewrite(
@@ -87,7 +87,7 @@ def test_uncompressed_pixels_are_those_that_pydicom_decodes(
         (12, 0, 100, 0, np.float32),
     ],
 )
-def test_whole_numbers_stay_whole_where_their_range_allows_it(
+def test_integers_keep_an_integer_type_if_their_range_allows_it(
     tmp_path: Path, stored: int, signed: int, slope: float, intercept: float, kind: type
 ) -> None:
     paths = rewrite(
@@ -104,7 +104,7 @@ def test_whole_numbers_stay_whole_where_their_range_allows_it(
     "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 )
 def test_large_images_are_read_from_every_uncompressed_encoding(tmp_path: Path, syntax: str) -> None:
-    """Large enough that pixels are left in the file until they are asked for."""
+    """Read images that are large enough for deferred reading of pixels."""
     rng = np.random.default_rng(0)
     values = rng.integers(0, 4000, (150, 120, 2)).astype(np.uint16)
     paths = write_mr_series(tmp_path / "s", values, np.eye(4), description="T1", study="s", case="c")
@@ -127,7 +127,7 @@ def test_large_images_are_read_from_every_uncompressed_encoding(tmp_path: Path, 
     np.testing.assert_array_equal(scan.array[0], values)
 
 
-def test_of_a_stream_of_more_bits_than_the_header_says_the_stored_bits_count(tmp_path: Path) -> None:
+def test_only_stored_bits_are_used_of_a_stream_with_more_bits(tmp_path: Path) -> None:
     paths = rewrite(tmp_path / "s", RescaleSlope=8, RescaleIntercept=-1024)
     values = np.random.default_rng(1).integers(0, 60_000, (3, SHAPE[1], SHAPE[0])).astype(np.uint16)
     for path, plane in zip(paths, values, strict=True):
@@ -144,7 +144,7 @@ def test_of_a_stream_of_more_bits_than_the_header_says_the_stored_bits_count(tmp
     assert "bits above BitsStored are set; they are not part of the values" in scan.notes
 
 
-def test_pixels_that_begin_above_the_lowest_bit_are_refused(tmp_path: Path) -> None:
+def test_pixels_that_start_above_the_lowest_bit_are_refused(tmp_path: Path) -> None:
     paths = rewrite(tmp_path / "s", RescaleSlope=1, RescaleIntercept=0)
     for path in paths:
         d = pydicom.dcmread(path)
@@ -155,14 +155,14 @@ def test_pixels_that_begin_above_the_lowest_bit_are_refused(tmp_path: Path) -> N
     with pytest.raises(SeriesError, match="HighBit 11, found HighBit 15"):
         read_scan(paths[0].parent)
 
-    for path in paths:  # a header that is careless of it, with pixels where they should be
+    for path in paths:  # a wrong HighBit in the header, with correct pixels
         d = pydicom.dcmread(path)
         d.PixelData = np.full(SHAPE[0] * SHAPE[1], 1000, np.uint16).tobytes()
         d.save_as(path)
     assert (read_scan(paths[0].parent).array == 1000).all()
 
 
-def test_a_scan_needs_its_files_no_more_once_it_is_read(tmp_path: Path) -> None:
+def test_a_scan_does_not_need_its_files_after_reading(tmp_path: Path) -> None:
     paths = rewrite(tmp_path / "s", RescaleSlope=1, RescaleIntercept=0)
     for path in paths:
         d = pydicom.dcmread(path)

@@ -1,4 +1,4 @@
-"""Reference masks from DICOM SEG and RTSTRUCT: on the right voxels in any position of the patient, or refused."""
+"""Tests of reference masks from DICOM SEG and RTSTRUCT: on the correct voxels in any patient position, or refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_rtstruct(path: Path, contours: Contours, *, frame: str = "", kind: str
 
 
 def on_slice(dataset: Dataset, columns: Sequence[float], rows: Sequence[float]) -> np.ndarray:
-    """Points of a slice, by its own header, in LPS mm."""
+    """Convert points of a slice to LPS mm, by its header."""
     turn, (row_mm, column_mm) = np.array(dataset.ImageOrientationPatient, float), np.array(dataset.PixelSpacing, float)
     c, r = np.asarray(columns)[:, None], np.asarray(rows)[:, None]
     return np.array(dataset.ImagePositionPatient, float) + c * column_mm * turn[:3] + r * row_mm * turn[3:]
@@ -92,7 +92,7 @@ CENTRE, OUTER, INNER = (13.3, 7.2), (7.6, 5.3), (3.4, 2.1)
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_contours_fill_the_voxels_whose_centres_they_enclose(turn: str, tmp_path: Path) -> None:
+def test_contours_fill_the_voxels_with_enclosed_centres(turn: str, tmp_path: Path) -> None:
     write_series(tmp_path / "in", turn)
     scan = read_scan(tmp_path / "in")
     headers = scan.source.header  # in the order of the scan's slices
@@ -112,7 +112,7 @@ def test_contours_fill_the_voxels_whose_centres_they_enclose(turn: str, tmp_path
     np.testing.assert_array_equal(masks["spot"], spot)
 
 
-def test_voxels_on_the_contour_belong_to_it_whichever_way_it_runs(tmp_path: Path) -> None:
+def test_voxels_on_a_contour_belong_to_it_regardless_of_direction(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     square = on_slice(scan.source.header[3], [4, 4, 9, 9], [2, 8, 8, 2])
@@ -125,7 +125,7 @@ def test_voxels_on_the_contour_belong_to_it_whichever_way_it_runs(tmp_path: Path
 
 
 def test_contours_fit_the_same_scan_as_nifti(tmp_path: Path) -> None:
-    """A file whose axes run in another order than the slices of the DICOM series."""
+    """Read contours on a NIfTI file with another axis order than the DICOM series."""
     write_series(tmp_path / "in", "sagittal")
     dicom = read_scan(tmp_path / "in")
     path = write_rtstruct(
@@ -141,13 +141,13 @@ def test_contours_fit_the_same_scan_as_nifti(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda points, normal: points + 1.2 * normal, "lie in no slice of the image"),
+        (lambda points, normal: points + 1.2 * normal, "lie between the slices of the image"),
         (lambda points, normal: points + 30 * normal, "lie outside the image"),
         (lambda points, normal: points + 40 * (points[0] - points[200]) / 18, "lie outside the image"),
-        (lambda points, normal: points[:2], "encloses nothing"),
+        (lambda points, normal: points[:2], "encloses no area"),
     ],
 )
-def test_contours_that_do_not_lie_in_a_slice_of_the_image_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_contours_outside_the_slices_of_the_image_are_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     points = ellipse(scan.source.header[3], CENTRE, OUTER)
@@ -168,7 +168,7 @@ def test_a_structure_drawn_on_every_other_slice_is_refused(tmp_path: Path) -> No
         read_masks(path, scan, ["x"])
 
 
-def test_the_folder_of_one_reference_is_that_reference(tmp_path: Path) -> None:
+def test_a_folder_with_one_reference_is_read(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     path = write_rtstruct(tmp_path / "rt" / "1-1.dcm", {"x": [ellipse(scan.source.header[3], CENTRE, OUTER)]})
@@ -181,12 +181,12 @@ def test_the_folder_of_one_reference_is_that_reference(tmp_path: Path) -> None:
     assert mask.array.sum() == inside_ellipse(CENTRE, OUTER).sum()
 
 
-def test_points_are_no_mask(tmp_path: Path) -> None:
+def test_a_structure_of_points_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     path = write_rtstruct(tmp_path / "rt.dcm", {"x": [ellipse(scan.source.header[3], CENTRE, OUTER)]}, kind="POINT")
 
-    with pytest.raises(ScanError, match="encloses nothing"):
+    with pytest.raises(ScanError, match="encloses no area"):
         read_masks(path, scan, ["x"])
 
 
@@ -200,8 +200,8 @@ def test_another_frame_of_reference_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("edit", [tilted, uneven])
-def test_masks_of_resampled_slices_follow_the_slices(tmp_path: Path, edit) -> None:  # type: ignore[no-untyped-def]
-    """Tilted or uneven: SEG and RTSTRUCT were drawn on the slices, the image is on the regular grid."""
+def test_masks_of_irregular_slices_are_resampled_with_them(tmp_path: Path, edit) -> None:  # type: ignore[no-untyped-def]
+    """Read masks of tilted or uneven slices: they were drawn on the slices, but the image is on the regular grid."""
     paths = write_series(tmp_path / "in")
     edit(paths)
     scan = read_scan(tmp_path / "in", options=ScansConfig(resample_irregular=True))
@@ -216,12 +216,12 @@ def test_masks_of_resampled_slices_follow_the_slices(tmp_path: Path, edit) -> No
         mask = read_masks(path, scan, ["x"])["x"]
 
         overlap = 2 * (mask & (expected > 0)).sum() / (mask.sum() + expected.sum())
-        assert overlap > 0.97  # to the grid and back, a slice keeps its label to the nearest voxel
+        assert overlap > 0.97  # resampled to the grid and back, labels differ by at most the nearest voxel
     np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"], expected > 0)
 
 
 def keyhole(dataset: Dataset) -> np.ndarray:
-    """A square with a square hole, drawn as one line whose channel runs along a row of pixels, to and fro."""
+    """Return a square with a square hole, drawn as one line there and back along a row of pixels."""
     outer = [(3, 8), (3, 3), (16, 3), (16, 14), (3, 14), (3, 8)]
     hole = [(7, 8), (7, 11), (12, 11), (12, 6), (7, 6), (7, 8)]
     columns, rows = zip(*outer, *hole, strict=True)
@@ -261,18 +261,18 @@ def test_contours_of_a_slice_are_joined_unless_one_lies_in_the_other(tmp_path: P
     np.testing.assert_array_equal(pixels(outer, outer), one)  # exported twice
     both = one.copy()
     both[9:15, 2:10] = True
-    np.testing.assert_array_equal(pixels(outer, touching), both)  # the line they share belongs to both
+    np.testing.assert_array_equal(pixels(outer, touching), both)  # the common line belongs to both
     ring = one.copy()
     ring[5:7, 5:7] = False
     np.testing.assert_array_equal(pixels(hole, outer), ring)
     ring[5, 5] = True
     np.testing.assert_array_equal(pixels(hole, outer, island), ring)
     np.testing.assert_array_equal(pixels(outer, outer, kind="CLOSEDPLANAR_XOR"), np.zeros(SHAPE[:2], bool))
-    with pytest.raises(ScanError, match="overlap in part"):
+    with pytest.raises(ScanError, match="partly overlap"):
         pixels(outer, square(h, (6, 6), (12, 12)))
 
 
-def test_a_contour_that_is_there_twice_counts_once_wherever_it_starts_and_whichever_way_it_runs(tmp_path: Path) -> None:
+def test_a_repeated_contour_counts_once_regardless_of_start_and_direction(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header[3]
@@ -302,7 +302,7 @@ ROUND = np.arange(0, 360, 2)
     ],
     ids=["twice", "a bit more", "three times", "with other points", "there and back"],
 )
-def test_an_outline_that_goes_round_more_than_once_encloses_no_less(degrees: Sequence[int], tmp_path: Path) -> None:
+def test_a_polygon_drawn_round_several_times_encloses_the_same_pixels(degrees: Sequence[int], tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     t = np.radians(degrees)
@@ -316,7 +316,7 @@ def test_an_outline_that_goes_round_more_than_once_encloses_no_less(degrees: Seq
 
 @pytest.mark.parametrize("direction", [1, -1])
 @pytest.mark.parametrize("n_rounds", [1, 2])
-def test_the_cavity_of_a_keyhole_stays_open_whichever_way_it_runs(
+def test_the_hole_of_a_keyhole_contour_is_kept_in_both_directions(
     n_rounds: int, direction: int, tmp_path: Path
 ) -> None:
     write_series(tmp_path / "in")
@@ -334,7 +334,7 @@ def test_the_cavity_of_a_keyhole_stays_open_whichever_way_it_runs(
 
 
 @pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
-def test_contours_through_the_centres_of_border_voxels_give_them_all_back(kind: str, tmp_path: Path) -> None:
+def test_contours_through_border_voxel_centres_include_these_voxels(kind: str, tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header[3]
@@ -348,7 +348,7 @@ def test_contours_through_the_centres_of_border_voxels_give_them_all_back(kind: 
     np.testing.assert_array_equal(read_masks(tmp_path / "rt.dcm", scan, ["x"])["x"][:, :, 3], expected)
 
 
-def test_a_cavity_in_a_second_item_of_its_structure_is_a_cavity(tmp_path: Path) -> None:
+def test_a_hole_in_a_second_item_of_its_structure_is_a_hole(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header[3]
@@ -362,7 +362,7 @@ def test_a_cavity_in_a_second_item_of_its_structure_is_a_cavity(tmp_path: Path) 
     assert read_masks(path, scan, ["x"])["x"].sum() == 11 * 11 - 4 * 4
 
 
-def test_two_structures_of_one_number_are_refused_and_unnamed_ones_get_a_name(tmp_path: Path) -> None:
+def test_structures_with_one_number_are_refused_and_unnamed_ones_are_named(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     outline = ellipse(scan.source.header[3], CENTRE, OUTER)
@@ -372,12 +372,12 @@ def test_two_structures_of_one_number_are_refused_and_unnamed_ones_get_a_name(tm
     d.save_as(path)
 
     assert reference_names(path) == ["x", "y", "structure 2", "structure 3"]
-    with pytest.raises(ScanError, match="2 structures of number 1"):
+    with pytest.raises(ScanError, match="2 structures with number 1"):
         read_masks(path, scan, ["x"])
 
 
 @pytest.mark.parametrize("size", [4, 9])
-def test_a_wall_of_one_voxel_leaves_its_hole_but_for_the_voxels_on_its_contour(size: int, tmp_path: Path) -> None:
+def test_a_hole_with_a_wall_of_one_voxel_excludes_the_voxels_on_its_contour(size: int, tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header[3]
@@ -394,7 +394,7 @@ def test_a_wall_of_one_voxel_leaves_its_hole_but_for_the_voxels_on_its_contour(s
 @pytest.mark.parametrize(
     ("radius", "n_points", "is_refused"), [(6.0, 14, False), (5.8, 400, False), (5.4, 400, True), (6.0, 5, True)]
 )
-def test_a_contour_drawn_twice_with_other_points_is_no_ring(
+def test_a_contour_drawn_twice_with_different_points_has_no_hole(
     radius: float, n_points: int, is_refused: bool, tmp_path: Path
 ) -> None:
     write_series(tmp_path / "in")
@@ -436,7 +436,7 @@ def test_an_open_contour_beside_closed_ones_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("slices", "found"), [((0, 2, 4, 5), "1 .* slices 1 and 3"), ((1, 5), "3 .* slices 2 and 6")])
-def test_slices_left_out_within_a_part_are_refused(slices: tuple[int, ...], found: str, tmp_path: Path) -> None:
+def test_skipped_slices_within_a_part_are_refused(slices: tuple[int, ...], found: str, tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     parts = [ellipse(scan.source.header[k], CENTRE, OUTER) for k in slices]
@@ -452,12 +452,12 @@ def test_pairs_of_slices_at_regular_distances_are_refused(tmp_path: Path) -> Non
     pairs = [ellipse(scan.source.header[k], CENTRE, OUTER) for k in (0, 1, 5, 6, 10, 11)]
     path = write_rtstruct(tmp_path / "rt.dcm", {"pairs": pairs, "two": pairs[:4]})
 
-    with pytest.raises(ScanError, match=r"drawn on some slices only.*3 without one at 2 places"):
+    with pytest.raises(ScanError, match=r"drawn on some slices only.*3 slices without a contour at 2 places"):
         read_masks(path, scan, ["pairs"])
     assert np.flatnonzero(read_masks(path, scan, ["two"])["two"].any((0, 1))).tolist() == [0, 1, 5, 6]
 
 
-def test_parts_apart_may_have_slices_between_them(tmp_path: Path) -> None:
+def test_separate_parts_may_have_slices_between_them(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header
@@ -471,7 +471,7 @@ def test_parts_apart_may_have_slices_between_them(tmp_path: Path) -> None:
     assert [k for k in range(SHAPE[2]) if masks["above"][:, :, k].any()] == [0, 1, 5, 6]
 
 
-def test_what_is_wrong_with_one_structure_does_not_concern_the_others(tmp_path: Path) -> None:
+def test_a_fault_of_one_structure_does_not_affect_others(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header[3]
@@ -483,7 +483,11 @@ def test_what_is_wrong_with_one_structure_does_not_concern_the_others(tmp_path: 
     path = write_rtstruct(tmp_path / "rt.dcm", contours)
     d = pydicom.dcmread(path)
     d.ROIContourSequence[0].ContourSequence.append(copy.deepcopy(d.ROIContourSequence[1].ContourSequence[0]))
-    d.ROIContourSequence[0].ContourSequence[1].ContourData = ["1", "2", "3"]  # a point that calls itself a contour
+    d.ROIContourSequence[0].ContourSequence[1].ContourData = [
+        "1",
+        "2",
+        "3",
+    ]  # a single point with the type of a closed contour
     d.ROIContourSequence[1].ContourSequence[0].ContourData = [str(i) for i in range(10)]
     d.ROIContourSequence[2].ReferencedROINumber = 99
     d.save_as(path)
@@ -495,8 +499,8 @@ def test_what_is_wrong_with_one_structure_does_not_concern_the_others(tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore:The string")
-def test_segments_of_a_label_map_are_told_apart(tmp_path: Path) -> None:
-    """LABELMAP: one frame a slice, with the numbers of the segments as values, above 255 too."""
+def test_segments_of_a_label_map_are_read_separately(tmp_path: Path) -> None:
+    """Read a LABELMAP with one frame per slice, and segment numbers above 255 as values."""
     write_series(tmp_path / "in", "oblique")
     scan = read_scan(tmp_path / "in")
     mask = np.zeros(SHAPE, np.uint16)
@@ -510,7 +514,7 @@ def test_segments_of_a_label_map_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_background_of_a_label_map_is_no_segment(tmp_path: Path) -> None:
+def test_the_background_of_a_label_map_is_not_a_segment(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     mask = np.zeros(SHAPE, np.uint8)
@@ -526,7 +530,7 @@ def test_the_background_of_a_label_map_is_no_segment(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_masks(tmp_path / "seg.dcm", scan, ["near"])["near"], mask > 0)
 
 
-def test_a_segmentation_of_more_frames_than_it_counts_is_refused(tmp_path: Path) -> None:
+def test_a_segmentation_with_surplus_frames_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     write_seg(tmp_path / "seg.dcm", np.ones(SHAPE, np.uint8), scan, SegInfo({"x": 1}, "0"))
@@ -535,13 +539,13 @@ def test_a_segmentation_of_more_frames_than_it_counts_is_refused(tmp_path: Path)
     d.NumberOfFrames = 4
     d.save_as(tmp_path / "seg.dcm")
 
-    with pytest.raises(ScanError, match="more frames than the 4"):
+    with pytest.raises(ScanError, match="more frames than NumberOfFrames 4"):
         read_masks(tmp_path / "seg.dcm", scan, ["x"])
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("has_fewer", ["rows", "frames"])
-def test_a_compressed_segmentation_of_more_than_its_header_counts_is_refused(has_fewer: str, tmp_path: Path) -> None:
+def test_a_compressed_segmentation_with_surplus_data_is_refused(has_fewer: str, tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     write_labelmap(tmp_path / "seg.dcm", np.ones(SHAPE, np.uint8), scan, {1: "x"})
@@ -586,8 +590,8 @@ def write_labelmap(path: Path, mask: np.ndarray, scan: Scan, segments: dict[int,
     ).save_as(path)
 
 
-def test_a_segmentation_is_placed_by_position_whatever_instances_it_names(tmp_path: Path) -> None:
-    """A tilted series that was anonymised after the segmentation, and one that lost a slice."""
+def test_a_segmentation_is_placed_by_position_regardless_of_its_references(tmp_path: Path) -> None:
+    """Read masks of a tilted series that was anonymised after the segmentation, and of one with a missing slice."""
     paths = write_series(tmp_path / "in")
     tilted(paths)
     options = ScansConfig(resample_irregular=True)
@@ -609,7 +613,7 @@ def test_a_segmentation_is_placed_by_position_whatever_instances_it_names(tmp_pa
 
 @pytest.mark.parametrize(("step", "message"), [((2, 2, 1), "pixels of another size"), ((1, 1, 2), "further apart")])
 def test_a_segmentation_of_a_coarser_image_is_refused(tmp_path: Path, step: tuple[int, ...], message: str) -> None:
-    """Every one of its pixels lies on a voxel, but voxels between them would stay empty."""
+    """Refuse a mask with pixels on voxels of the image, and empty voxels between them."""
     write_series(tmp_path / "fine")
     fine = read_scan(tmp_path / "fine")
     every = tuple(slice(None, None, s) for s in step)
@@ -629,10 +633,10 @@ def test_a_segmentation_of_a_coarser_image_is_refused(tmp_path: Path, step: tupl
 
 @pytest.mark.parametrize("stated_mm", [None, 2.0, 4.0])
 @pytest.mark.parametrize("chosen", ["x", "y"])
-def test_a_segmentation_on_every_second_slice_is_refused_whatever_spacing_it_states(
+def test_a_segmentation_on_every_second_slice_is_refused_regardless_of_its_spacing(
     stated_mm: float | None, chosen: str, tmp_path: Path
 ) -> None:
-    """Pixels wider than slices; the segment that is asked for lies on one slice of a coarse segmentation."""
+    """Refuse a coarse segmentation, even if the requested segment lies on a single slice."""
     affine = np.diag([4.0, 4.0, 2.0, 1.0])
     write_mr_series(tmp_path / "in", np.zeros((9, 8, 12)), affine, description="T1", study="s", case="c")
     scan = read_scan(tmp_path / "in")
@@ -647,7 +651,7 @@ def test_a_segmentation_on_every_second_slice_is_refused_whatever_spacing_it_sta
 
 @pytest.mark.parametrize("slices", [(0, 3, 9), (2, 4, 6)])
 @pytest.mark.parametrize("stated_mm", [None, 3.0])
-def test_lesions_on_single_slices_apart_are_read(
+def test_separate_lesions_on_single_slices_are_read(
     slices: tuple[int, ...], stated_mm: float | None, tmp_path: Path
 ) -> None:
     write_mr_series(
@@ -673,7 +677,7 @@ def state_spacing(path: Path, spacing_mm: float | None) -> None:
     d.save_as(path)
 
 
-def test_segments_on_slices_with_gaps_need_no_spacing(tmp_path: Path) -> None:
+def test_segments_on_slices_with_gaps_are_read_without_a_spacing(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     mask = np.zeros(SHAPE, np.uint8)
@@ -686,7 +690,7 @@ def test_segments_on_slices_with_gaps_need_no_spacing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_masks(tmp_path / "seg.dcm", scan, ["x"])["x"], mask > 0)
 
 
-def test_a_tilt_of_half_a_pixel_a_slice_keeps_every_row(tmp_path: Path) -> None:
+def test_a_tilt_of_half_a_pixel_per_slice_keeps_every_row(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "in")
     edit_all(paths, lambda d, k: shift(d, 0.4 * k * np.array(d.ImageOrientationPatient[3:], float)))  # rows of 0.8 mm
     scan = read_scan(tmp_path / "in", options=ScansConfig(resample_irregular=True))
@@ -720,7 +724,7 @@ def config(**changes: object) -> DataConfig:
 
 @pytest.fixture
 def structures(tmp_path: Path) -> tuple[Path, Scan]:
-    """Two lesions, a rim around the first that overlaps it, and the body."""
+    """Write two lesions, an overlapping rim around the first, and the body."""
     write_series(tmp_path / "in")
     scan = read_scan(tmp_path / "in")
     h = scan.source.header
@@ -741,7 +745,7 @@ def test_structures_become_labels_by_name_or_pattern(structures: tuple[Path, Sca
 
     inner = inside_ellipse(CENTRE, INNER)
     rim = inside_ellipse(CENTRE, (INNER[0] + 1, INNER[1] + 1))
-    np.testing.assert_array_equal(labels[:, :, 2] == 4, rim)  # the later label wins
+    np.testing.assert_array_equal(labels[:, :, 2] == 4, rim)  # the later label is used
     np.testing.assert_array_equal(labels[:, :, 4] == 1, inner)
     assert set(np.unique(labels)) == {0, 1, 4}
 
@@ -755,7 +759,7 @@ def test_structures_become_labels_by_name_or_pattern(structures: tuple[Path, Sca
         ({"labels": {"liver": 1}, "other_segments": "ignore"}, "no segment is among the labels"),
     ],
 )
-def test_what_is_not_said_is_not_guessed(
+def test_unknown_or_ambiguous_structures_are_refused(
     structures: tuple[Path, Scan], changes: dict[str, object], message: str
 ) -> None:
     path, scan = structures
@@ -768,7 +772,7 @@ def test_what_is_not_said_is_not_guessed(
 
 
 @pytest.mark.shared_data
-def test_real_segments_that_overlap_are_read_one_by_one(shared: Path) -> None:
+def test_overlapping_real_segments_are_read_separately(shared: Path) -> None:
     folder = SHARED / "data" / "dicom" / "ct_with_seg"
     scan, path = read_scan(folder / "ct"), folder / "seg_five_overlapping" / "partial_overlaps.dcm"
 
@@ -788,7 +792,7 @@ def test_real_segments_that_overlap_are_read_one_by_one(shared: Path) -> None:
 
 
 @pytest.mark.shared_data
-def test_a_real_structure_set_of_slices_that_are_not_there_is_refused(shared: Path) -> None:
+def test_a_real_structure_set_of_missing_slices_is_refused(shared: Path) -> None:
     folder = SHARED / "data" / "dicom" / "ct_with_rtstruct"
     path = folder / "rtstruct" / "invalid_reference_rt.dcm"
     assert reference_kind(path) == "RTSTRUCT"
@@ -804,7 +808,7 @@ def test_a_real_structure_set_of_slices_that_are_not_there_is_refused(shared: Pa
 
 
 def bare(path: Path) -> None:
-    """Without preamble and mark, and without a file meta that names an encoding."""
+    """Write a file without preamble and file meta information."""
     content = path.read_bytes()
     path.write_bytes(content[content.index(b"\x08\x00\x16\x00") :])
 
@@ -825,7 +829,7 @@ def scan(tmp_path: Path) -> Scan:
 
 @pytest.mark.parametrize("change", [bare, without_preamble, of_unknown_vrs], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
-def test_a_reference_is_read_whatever_wraps_it(kind: str, change, scan: Scan, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_reference_is_read_from_any_encoding(kind: str, change, scan: Scan, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "reference.dcm"
     if kind == "SEG":
         write_seg(path, small_mask(), scan, SegInfo({"a": 1}, "0"))
@@ -848,7 +852,7 @@ def small_mask() -> np.ndarray:
 
 
 @pytest.mark.filterwarnings("ignore:.*exceeds the size of 64 kByte")
-def test_a_contour_of_more_than_64_kib_is_read_from_explicit_vr(scan: Scan, tmp_path: Path) -> None:
+def test_a_contour_above_64_kib_is_read_from_explicit_vr(scan: Scan, tmp_path: Path) -> None:
     header = scan.source.header[3]
     t = np.linspace(0, 2 * np.pi, 4000, endpoint=False)
     outline = on_slice(header, CENTRE[0] + OUTER[0] * np.cos(t), CENTRE[1] + OUTER[1] * np.sin(t))
@@ -888,7 +892,7 @@ def test_a_segmentation_without_an_attribute_that_masks_do_not_need_is_read(
     np.testing.assert_array_equal(read_masks(path, scan, ["a"])["a"], small_mask() > 0)
 
 
-def test_frames_that_name_none_of_several_segments_are_refused(scan: Scan, tmp_path: Path) -> None:
+def test_frames_without_a_segment_number_are_refused(scan: Scan, tmp_path: Path) -> None:
     path = tmp_path / "seg.dcm"
     write_seg(path, small_mask(), scan, SegInfo({"a": 1, "b": 2}, "0"))
 
@@ -897,5 +901,5 @@ def test_frames_that_name_none_of_several_segments_are_refused(scan: Scan, tmp_p
 
     edit_all([path], remove)
 
-    with pytest.raises(ScanError, match="names none of its segments"):
+    with pytest.raises(ScanError, match="without the number of its segment"):
         read_masks(path, scan, ["a"])

@@ -1,4 +1,4 @@
-"""A label map becomes a DICOM SEG and comes back as it was, also with the headers of real scanners."""
+"""Tests of writing label maps as DICOM SEG and reading them back, also with headers of real scanners."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ LABELS = {"left": 1, "right": 4}
 
 
 def read_back(path: Path, scan: Scan, labels: Mapping[str, int]) -> np.ndarray:
-    """Label map of a SEG whose segments do not overlap, on the scan's grid."""
+    """Return the label map of a SEG without overlapping segments, on the scan's grid."""
     masks = read_masks(path, scan, list(labels))
     return sum(mask * np.uint8(labels[name]) for name, mask in masks.items()) + np.zeros(scan.grid.shape, np.uint8)
 
@@ -37,7 +37,7 @@ def test_writing_and_reading_is_identity(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", scan, LABELS), mask)
 
 
-def test_uids_are_a_function_of_what_a_segmentation_is_made_of(tmp_path: Path) -> None:
+def test_uids_are_derived_from_the_content_of_a_segmentation(tmp_path: Path) -> None:
     image, mask = blob_case(0)
     write_mr_series(tmp_path / "series", image, AFFINE, description="T1", study="s", case="c")
     scan = read_scan(tmp_path / "series")

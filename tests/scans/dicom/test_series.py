@@ -1,4 +1,4 @@
-"""A DICOM series is read right or refused with a code; real folders are judged by their own headers."""
+"""Tests of DICOM series: read correctly or refused with a code; real series are compared with their headers."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ PLAIN = {
     "study_glioma_like/T1pre",
     "study_glioma_like/T2",
 }
-"""Folders of the public collection whose manifest says: read, one volume."""
+"""Folders of the public collection that are read as one volume, by its manifest."""
 
 
 def volume(shape: tuple[int, int, int] = (6, 5, 4)) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_reading_gives_back_what_was_written_in_any_orientation(
 
     scan = read_scan(folder)
 
-    # The reader may run the slices the other way: each voxel's value must stand where it was written.
+    # the reader may reverse the slices; each voxel must keep its value and position
     index = np.argwhere(np.ones(array.shape))
     to_scan = np.linalg.inv(scan.affine) @ affine
     where = np.rint(index @ to_scan[:3, :3].T + to_scan[:3, 3]).astype(int)
@@ -69,7 +69,7 @@ def test_reading_gives_back_what_was_written_in_any_orientation(
 
 @settings(max_examples=20, deadline=None)
 @given(affine=affines())
-def test_an_axis_aligned_or_oblique_series_has_the_grid_that_itk_gives_it(
+def test_the_grid_of_an_axis_aligned_or_oblique_series_agrees_with_itk(
     tmp_path_factory: pytest.TempPathFactory, affine: np.ndarray
 ) -> None:
     folder = tmp_path_factory.mktemp("series")
@@ -89,7 +89,7 @@ def test_an_axis_aligned_or_oblique_series_has_the_grid_that_itk_gives_it(
 
 @settings(max_examples=20, deadline=None)
 @given(affine=affines())
-def test_a_series_has_the_values_that_highdicom_gives_at_the_same_places(
+def test_the_values_of_a_series_agree_with_highdicom(
     tmp_path_factory: pytest.TempPathFactory, affine: np.ndarray
 ) -> None:
     paths = write_mr_series(tmp_path_factory.mktemp("series"), volume(), affine, description="T1", study="s", case="c")
@@ -127,7 +127,7 @@ def test_order_of_files_and_instance_numbers_do_not_matter(series: list[Path]) -
     np.testing.assert_allclose(scan.affine, expected.affine)
 
 
-def test_a_missing_slice_is_refused_with_its_place(series: list[Path]) -> None:
+def test_a_missing_slice_is_refused_with_its_position(series: list[Path]) -> None:
     series[1].unlink()
 
     with pytest.raises(SeriesError) as caught:
@@ -136,7 +136,7 @@ def test_a_missing_slice_is_refused_with_its_place(series: list[Path]) -> None:
     assert caught.value.code in ("missing_slice", "nonuniform")
 
 
-def test_a_slice_that_is_there_twice_is_refused(series: list[Path]) -> None:
+def test_a_duplicate_slice_is_refused(series: list[Path]) -> None:
     copy = series[0].with_name("again.dcm")
     copy.write_bytes(series[0].read_bytes())
     change(copy, lambda d: setattr(d, "SOPInstanceUID", pydicom.uid.generate_uid()))
@@ -182,7 +182,7 @@ def test_slopes_are_applied_slice_by_slice(series: list[Path]) -> None:
     assert scaled.min() == -5
 
 
-def test_an_absent_frame_of_reference_is_no_reason_to_refuse(series: list[Path]) -> None:
+def test_a_missing_frame_of_reference_is_accepted(series: list[Path]) -> None:
     expected = read_scan(series[0].parent)
     for path in series:
         change(path, lambda d: delattr(d, "FrameOfReferenceUID"))
@@ -217,14 +217,14 @@ LEFT_ASIDE = {
     "mr_rgb_secondary_capture",
 }
 SPLIT = {"mr_enhanced_fieldmap_philips": 2, "mr_mixed_orientation_philips": 2, "mr_two_timepoints_ge": 2, **TILED}
-"""What the manifest says of the other folders, and what is done of it."""
+"""Results for the other folders: the manifest's decision, and the implemented one."""
 
 
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize("folder", real_folders() or [pytest.param("", marks=pytest.mark.skip("no public data here"))])
-def test_a_real_series_is_converted_as_its_own_headers_say_or_refused(folder: str, tmp_path: Path) -> None:
-    """`dicom_truth.py` computes each frame's place from that frame's header and looks for its values there."""
+def test_a_real_series_is_converted_according_to_its_headers_or_refused(folder: str, tmp_path: Path) -> None:
+    """Compare converted values with `dicom_truth.py`, which places each frame by its own header."""
     rows = convert(SHARED / "data" / "dicom" / folder, out=tmp_path)
 
     volumes = sorted(tmp_path.glob("*.nii.gz"))
@@ -252,7 +252,7 @@ def assert_right(folder: Path, volumes: list[Path]) -> None:
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
 
 
-def test_series_written_here_are_right_angled(series: list[Path]) -> None:
+def test_written_test_series_are_orthogonal(series: list[Path]) -> None:
     scan = read_scan(series[0].parent)
 
     assert not is_sheared(scan.affine)
@@ -260,7 +260,7 @@ def test_series_written_here_are_right_angled(series: list[Path]) -> None:
     assert corner_distance_mm(scan.grid, same) == 0
 
 
-def test_each_volume_of_a_series_says_how_its_own_slices_were_made(tmp_path: Path) -> None:
+def test_each_volume_of_a_series_has_its_own_acquisition_parameters(tmp_path: Path) -> None:
     for echo, (time, agent) in enumerate([(20, "NONE"), (90, "GADAVIST")], start=1):
         for path in write_mr_series(
             tmp_path / "in" / str(echo), volume(), AFFINE, description=f"echo {echo}", study="s", case="c"
@@ -278,7 +278,7 @@ def test_each_volume_of_a_series_says_how_its_own_slices_were_made(tmp_path: Pat
 
 @pytest.mark.parametrize("is_numbered", [True, False])
 @pytest.mark.parametrize(("shift_mm", "is_refused"), [(0.01, False), (0.02, False), (0.3, False), (0.9, True)])
-def test_a_repeat_shifted_by_little_is_a_volume_of_its_own(
+def test_a_slightly_shifted_repeat_is_a_separate_volume(
     shift_mm: float, is_refused: bool, is_numbered: bool, tmp_path: Path
 ) -> None:
     for n in (1, 2):

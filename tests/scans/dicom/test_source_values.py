@@ -1,4 +1,4 @@
-"""Values of the source that break the rules of their type do not keep a segmentation and its report from being written."""
+"""Tests of invalid patient and study values: segmentation and report are written and valid."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ KEPT = [
 
 
 def write_source(folder: Path, keyword: str = "", value: str | None = "") -> list[Path]:
-    """A series whose instances have a raw value of an attribute, or lack it."""
+    """Write a series with a raw value of an attribute, or without this attribute."""
     paths = write_mr_series(folder, np.arange(168).reshape(8, 7, 3), np.eye(4), description="T1", study="s", case="c")
     for k, path in enumerate(paths if keyword else []):
         d = pydicom.dcmread(path)
@@ -110,7 +110,7 @@ def assert_valid(path: Path) -> Dataset:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("keyword", "value"), EMPTIED + REPLACED + KEPT)
-def test_segmentation_and_report_are_written_and_valid_whatever_the_source_says(
+def test_segmentation_and_report_are_valid_for_invalid_source_values(
     keyword: str, value: str | None, tmp_path: Path
 ) -> None:
     scan = read_scan(write_source(tmp_path / "in", keyword, value))
@@ -160,7 +160,7 @@ def write_all(scan: Scan, out: Path) -> outputs.WrittenOutputs:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_values_that_outputs_do_not_repeat_are_named_without_their_content(tmp_path: Path) -> None:
+def test_omitted_values_are_named_without_their_content(tmp_path: Path) -> None:
     scan = read_scan(write_source(tmp_path / "in", "PatientID", LONG))
 
     written = write_all(scan, tmp_path / "out")
@@ -192,7 +192,7 @@ def test_an_output_that_cannot_be_written_leaves_the_mask_and_a_note(
     assert (out / "seg" / "case.dcm").exists() == (name == "write_report")
 
 
-def test_no_room_for_an_output_ends_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_raised_while_outputs_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = read_scan(write_source(tmp_path / "in"))
 
     def fail(*_: object, **__: object) -> None:

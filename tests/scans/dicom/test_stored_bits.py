@@ -1,4 +1,4 @@
-"""A value is its stored bits in every encoding: neither unused bits nor the display of MONOCHROME1 change it."""
+"""Tests of stored bits in every encoding: unused bits are ignored, and MONOCHROME1 does not invert values with a unit."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ JUNK = np.uint16(0x9000)  # overlays in bits 12 and 15
 
 
 def stored_bits(*, is_signed: bool) -> np.ndarray:
-    """12-bit values (Z, Y, X) as they were acquired."""
+    """Return 12-bit values (Z, Y, X)."""
     low, high = (-2048, 2048) if is_signed else (0, 4096)
     return np.random.default_rng(3).integers(low, high, SHAPE[::-1])
 
 
 def with_junk(values: np.ndarray) -> np.ndarray:
-    """The same in 16 bits, some with bits set beyond the twelve, as uint16."""
+    """Return these values as uint16, some with bits set above the twelve stored ones."""
     bits = (values & 0x0FFF).astype(np.uint16)
     bits[:, 1:4, 2:6] |= JUNK
     return bits
@@ -51,7 +51,7 @@ def rle(plane: np.ndarray) -> bytes:
     from pydicom.pixels.encoders.native import _encode_frame
 
     class Runner:
-        """The layout that the encoder asks for."""
+        """Pixel layout for the encoder."""
 
         rows, columns, samples_per_pixel, bits_allocated, planar_configuration = *plane.shape, 1, 16, 0
 
@@ -87,7 +87,7 @@ PLAIN = {
 
 
 def write(folder: Path, bits: np.ndarray, encoding: str, **header: object) -> list[Path]:
-    """A series with these 16-bit words (Z, Y, X) in an encoding."""
+    """Write a series of 16-bit words (Z, Y, X) in an encoding."""
     paths = write_mr_series(folder, np.zeros(SHAPE), np.eye(4), description="T1", study="s", case="c")
     for path, plane in zip(paths, bits, strict=True):
         d = pydicom.dcmread(path)
@@ -116,13 +116,13 @@ def save(d: Dataset, path: Path, plane: np.ndarray, encoding: str) -> None:
 
 
 def values_of(scan: Scan) -> np.ndarray:
-    """Values (Z, Y, X)."""
+    """Return the values (Z, Y, X) of a scan."""
     return np.asarray(scan.array[0].transpose(2, 1, 0))
 
 
 @pytest.mark.parametrize("is_signed", [False, True], ids=["unsigned", "signed"])
 @pytest.mark.parametrize("encoding", [*PLAIN, *ENCODERS])
-def test_bits_beyond_bits_stored_are_not_part_of_the_value(encoding: str, is_signed: bool, tmp_path: Path) -> None:
+def test_bits_above_bits_stored_are_ignored(encoding: str, is_signed: bool, tmp_path: Path) -> None:
     values = stored_bits(is_signed=is_signed)
     paths = write(
         tmp_path,
@@ -137,12 +137,12 @@ def test_bits_beyond_bits_stored_are_not_part_of_the_value(encoding: str, is_sig
 
     np.testing.assert_array_equal(values_of(scan), values * 2 - 1024)
     assert scan.array.dtype == np.int16
-    if encoding != "jpeg_lossless":  # its decoder leaves the unused bits out without saying so
+    if encoding != "jpeg_lossless":  # its decoder removes unused bits, so they cannot be noted
         assert any("bits above BitsStored" in note for note in scan.notes)
 
 
 @pytest.mark.parametrize("encoding", [*PLAIN, *ENCODERS])
-def test_signed_values_that_fill_their_words_come_without_a_note(encoding: str, tmp_path: Path) -> None:
+def test_signed_values_with_extended_sign_have_no_note(encoding: str, tmp_path: Path) -> None:
     values = stored_bits(is_signed=True)
 
     scan = read_scan(write(tmp_path, values.astype(np.int16).view(np.uint16), encoding, PixelRepresentation=1))
@@ -152,9 +152,7 @@ def test_signed_values_that_fill_their_words_come_without_a_note(encoding: str, 
 
 
 @pytest.mark.parametrize("encoding", ["explicit", "jpeg_ls", "rle"])
-def test_a_high_bit_that_the_pixels_do_not_have_is_refused_where_they_may_have_it(
-    encoding: str, tmp_path: Path
-) -> None:
+def test_a_wrong_high_bit_is_refused_only_if_pixels_may_be_shifted(encoding: str, tmp_path: Path) -> None:
     values = stored_bits(is_signed=False)
 
     with pytest.raises(SeriesError, match="HighBit 11, found HighBit 15"):
@@ -174,7 +172,7 @@ def test_more_bits_stored_than_allocated_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["PixelRepresentation", "BitsAllocated"])
-def test_an_absent_attribute_of_the_pixels_is_named(name: str, tmp_path: Path) -> None:
+def test_a_missing_pixel_attribute_is_named(name: str, tmp_path: Path) -> None:
     paths = write(tmp_path, stored_bits(is_signed=False).astype(np.uint16), "explicit")
     for path in paths:
         d = pydicom.dcmread(path)
@@ -203,9 +201,9 @@ def test_an_unsigned_stream_under_a_signed_header_holds_twos_complement(tmp_path
     np.testing.assert_array_equal(values_of(scan), values)
 
 
-def test_values_that_lossy_compression_moved_beyond_the_range_are_brought_back_to_its_end(tmp_path: Path) -> None:
+def test_small_overshoot_of_lossy_compression_is_clipped(tmp_path: Path) -> None:
     values = stored_bits(is_signed=False).astype(np.uint16)
-    values[0, 0, 0] = 4100  # a little beyond 12 bits
+    values[0, 0, 0] = 4100  # slightly above 12 bits
 
     scan = read_scan(write(tmp_path / "near", values, "jpeg_2000_rated", LossyImageCompression="01"))
 
@@ -216,7 +214,7 @@ def test_values_that_lossy_compression_moved_beyond_the_range_are_brought_back_t
 
 
 @pytest.mark.parametrize("encoding", ["jpeg_ls", "jpeg_2000", "jpeg_lossless", "rle", "htj2k"])
-def test_a_lossless_stream_is_none_that_lost_values_whatever_was_lost_before(encoding: str, tmp_path: Path) -> None:
+def test_a_lossless_stream_counts_as_lossless_after_earlier_lossy_compression(encoding: str, tmp_path: Path) -> None:
     values = stored_bits(is_signed=True)
     bits = with_junk(values)
 
@@ -226,7 +224,7 @@ def test_a_lossless_stream_is_none_that_lost_values_whatever_was_lost_before(enc
 
 
 @pytest.mark.parametrize("is_signed", [False, True], ids=["unsigned", "signed"])
-def test_a_near_lossless_stream_says_itself_that_it_moves_values(is_signed: bool, tmp_path: Path) -> None:
+def test_the_error_of_a_near_lossless_stream_is_read_from_the_stream(is_signed: bool, tmp_path: Path) -> None:
     values = stored_bits(is_signed=is_signed)
     low, high = (-2048, 2047) if is_signed else (0, 4095)
     values = np.clip(values, low + 5, high - 5) if is_signed else values
@@ -237,12 +235,12 @@ def test_a_near_lossless_stream_says_itself_that_it_moves_values(is_signed: bool
     assert np.abs(values_of(scan) - values).max() <= 2
     if is_signed:
         values[0, :, ::2], values[0, :, 1::2] = high, low  # 2047 and 2048 in the stream
-        with pytest.raises(SeriesError, match="turned the sign"):
+        with pytest.raises(SeriesError, match="changed the sign"):
             read_scan(write(tmp_path / "b", (values & 0x0FFF).astype(np.uint16), "near", PixelRepresentation=1))
 
 
 @pytest.mark.parametrize(("encoding", "n_bits"), [("near_by_5", 12), ("near_by_5", 16), ("jpeg_2000_rated", 12)])
-def test_padding_with_the_lowest_value_is_not_turned_by_lossy_compression(
+def test_padding_with_the_lowest_value_does_not_change_sign_by_lossy_compression(
     encoding: str, n_bits: int, tmp_path: Path
 ) -> None:
     values = np.abs(stored_bits(is_signed=True)) // 2
@@ -253,7 +251,7 @@ def test_padding_with_the_lowest_value_is_not_turned_by_lossy_compression(
 
     assert np.abs(values_of(plain) - values).max() <= 5
     words[:, :3] = 2 ** (n_bits - 1)  # the lowest value: 2047 or 32767 after compression
-    with pytest.raises(SeriesError, match="turned the sign"):
+    with pytest.raises(SeriesError, match="changed the sign"):
         read_scan(write(tmp_path / "b", words, encoding, **bits))
 
 
@@ -314,7 +312,7 @@ def test_values_without_a_unit_are_inverted_within_their_stored_bits_before_they
 
 @pytest.mark.parametrize("encoding", ["implicit", "explicit", "big_endian"])
 @pytest.mark.parametrize("has_preamble", [False, True], ids=["bare", "preamble"])
-def test_a_file_that_names_no_transfer_syntax_is_read_by_its_own_encoding(
+def test_a_file_without_transfer_syntax_is_read_by_its_encoding(
     encoding: str, has_preamble: bool, tmp_path: Path
 ) -> None:
     values = stored_bits(is_signed=False)
@@ -329,7 +327,7 @@ def test_a_file_that_names_no_transfer_syntax_is_read_by_its_own_encoding(
     np.testing.assert_array_equal(values_of(read_scan(paths)), values)
 
 
-def test_a_planar_configuration_of_a_grey_image_means_nothing(tmp_path: Path) -> None:
+def test_planar_configuration_of_a_greyscale_image_is_ignored(tmp_path: Path) -> None:
     values = stored_bits(is_signed=False)
 
     for encoding in ("explicit", "big_endian", "jpeg_ls"):
@@ -360,7 +358,7 @@ def test_bytes_after_the_pixels_are_padding(padding: bytes, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["Rows", "Columns"])
-def test_pixels_that_the_header_does_not_count_are_no_padding(name: str, tmp_path: Path) -> None:
+def test_surplus_pixels_are_not_padding(name: str, tmp_path: Path) -> None:
     values = stored_bits(is_signed=False)
     fewer = {"Rows": SHAPE[1] - 1, "Columns": SHAPE[0] - 1}[name]
 
@@ -383,11 +381,11 @@ def test_compressed_frames_under_an_uncompressed_syntax_are_refused(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["Rows", "Columns"])
 @pytest.mark.parametrize("encoding", ["rle", "encapsulated"])
-def test_compressed_pixels_that_the_header_does_not_count_are_refused(encoding: str, name: str, tmp_path: Path) -> None:
+def test_surplus_compressed_pixels_are_refused(encoding: str, name: str, tmp_path: Path) -> None:
     values = stored_bits(is_signed=False).astype(np.uint16)
     fewer = {"Rows": SHAPE[1] - 1, "Columns": SHAPE[0] - 1}[name]
 
-    with pytest.raises(SeriesError, match="holds more than its header counts") as caught:
+    with pytest.raises(SeriesError, match="holds more pixel data than its header states") as caught:
         read_scan(write(tmp_path, values, encoding, **{name: fewer}))
 
     assert caught.value.code == "truncated"
@@ -413,7 +411,7 @@ def test_a_second_stream_in_a_file_of_one_frame_is_refused(encoding: str, has_ta
     d.PixelData = encapsulate([ENCODERS[encoding][1](plane) for plane in values[:2]], has_bot=has_table)
     d.save_as(paths[0])
 
-    with pytest.raises(SeriesError, match="holds more than its header counts") as caught:
+    with pytest.raises(SeriesError, match="holds more pixel data than its header states") as caught:
         read_scan(paths)
 
     assert caught.value.code == "truncated"
@@ -423,7 +421,7 @@ def test_a_second_stream_in_a_file_of_one_frame_is_refused(encoding: str, has_ta
 
 
 @pytest.mark.parametrize(("name", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
-def test_float_pixels_are_read_as_they_are(name: str, kind: str, tmp_path: Path) -> None:
+def test_float_pixels_are_read_unchanged(name: str, kind: str, tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(0, 1e5, SHAPE[::-1]).astype(np.float32)
     values[0, 0, :2] = np.nan, np.inf
     paths = write(tmp_path, np.zeros(SHAPE[::-1], np.uint16), "explicit")

@@ -1,4 +1,4 @@
-"""Sheets of tiled slices: each slice stands at its place, or the sheet is refused with the reason."""
+"""Tests of mosaics and other sheets of tiled slices: each slice is at its position, or the sheet is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AFFINES = {
 
 
 def csa(values: Mapping[str, tuple[str, Sequence[str]]]) -> bytes:
-    """A private CSA header (version 2)."""
+    """Return a private CSA header (version 2)."""
     out = b"SV10\4\3\2\1" + struct.pack("<2I", len(values), 77)
     for name, (vr, items) in values.items():
         out += struct.pack("<64si4s3i", name.encode(), len(items), vr.encode(), 0, len(items), 77)
@@ -44,7 +44,7 @@ def csa(values: Mapping[str, tuple[str, Sequence[str]]]) -> bytes:
 
 
 def protocol(centres: np.ndarray) -> str:
-    """The part of a scan protocol that lists the slices' centres (LPS mm)."""
+    """Return the part of a scan protocol that lists the slice centres (LPS mm)."""
     lines = ["### ASCCONV BEGIN ###", f"sSliceArray.lSize                        = {len(centres)}"]
     for k, centre in enumerate(centres):
         lines += [
@@ -56,7 +56,7 @@ def protocol(centres: np.ndarray) -> str:
 
 
 class Sheet:
-    """A mosaic of a volume, whose parts a test may change before it is written."""
+    """Mosaic of a volume, which tests can change before it is written."""
 
     def __init__(self, folder: Path, affine: np.ndarray) -> None:
         self.array = np.random.default_rng(0).integers(1, 4000, (COLUMNS, ROWS, N)).astype(np.uint16)
@@ -119,7 +119,7 @@ def assert_right(scan: Scan, array: np.ndarray, affine: np.ndarray) -> None:
 
 
 def whole(s: Sheet) -> None:
-    """Nothing is missing."""
+    """Leave the sheet complete."""
 
 
 def without_protocol(s: Sheet) -> None:
@@ -153,7 +153,7 @@ def compressed(s: Sheet) -> None:
     [whole, without_protocol, without_normal, without_spacing, without_count, listed_backwards, compressed],
     ids=lambda f: f.__name__,
 )
-def test_every_slice_of_a_mosaic_stands_at_its_place(sheet: Sheet, change: Callable[[Sheet], None]) -> None:
+def test_every_slice_of_a_mosaic_is_at_its_position(sheet: Sheet, change: Callable[[Sheet], None]) -> None:
     change(sheet)
 
     assert_right(read_scan([sheet.write()]), sheet.array, sheet.affine)
@@ -198,11 +198,11 @@ def an_odd_sheet(s: Sheet) -> None:
 
 REFUSED = {
     nothing_says_which_way: "SliceNormalVector in the CSA header",
-    no_count_at_all: "does not count its slices",
+    no_count_at_all: "does not give the number of slices",
     two_counts: "found 7 and 8",
-    another_distance: "not lie where its protocol lists them",
-    another_place: "not lie where its protocol lists them",
-    one_slice_elsewhere: "not lie where its protocol lists them",
+    another_distance: "not lie at the positions in its protocol",
+    another_place: "not lie at the positions in its protocol",
+    one_slice_elsewhere: "not lie at the positions in its protocol",
     a_normal_across: "not at right angles",
     an_odd_sheet: "multiples of 3 for 7 slices, found 14 x 18",
 }
@@ -238,7 +238,7 @@ def test_each_sheet_of_a_series_is_a_volume(tmp_path: Path) -> None:
     assert scans == {total, total + sheet.array.size}
 
 
-def test_the_same_private_number_of_another_vendor_makes_no_sheet(tmp_path: Path) -> None:
+def test_the_same_private_tag_of_another_vendor_is_not_a_mosaic(tmp_path: Path) -> None:
     array = np.arange(60).reshape(5, 4, 3)
     paths = write_mr_series(tmp_path, array, np.eye(4), description="T2", study="s", case="c")
     for path in paths:
@@ -260,7 +260,7 @@ def test_a_segmentation_of_a_mosaic_is_refused_with_the_reason(tmp_path: Path) -
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize("folder", ["mr_mosaic_coronal_siemens", "mr_mosaic_nine_syntaxes"])
-def test_real_mosaics_have_the_values_that_nibabel_gives_at_the_same_places(shared: Path, folder: str) -> None:
+def test_real_mosaics_agree_with_nibabel(shared: Path, folder: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from nibabel.nicom.dicomwrappers import wrapper_from_file
@@ -285,7 +285,7 @@ def test_the_nine_encodings_of_a_real_mosaic_give_one_volume(shared: Path) -> No
 
 
 @pytest.mark.shared_data
-def test_real_vframe_slices_stand_where_their_private_sequence_says(shared: Path) -> None:
+def test_real_vframe_slices_are_at_the_positions_of_their_private_sequence(shared: Path) -> None:
     entry = discover(SHARED / "data" / "dicom" / "mr_vframe_uih").entries[0]
     scan = read_entry(entry, entry.name)
     d: Dataset = pydicom.dcmread(scan.source.paths[0])

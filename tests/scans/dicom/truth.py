@@ -1,4 +1,4 @@
-"""Whether volumes hold a series, judged frame by frame from its own headers; shares no code with the reader."""
+"""Independent check of converted volumes against each frame's header, without code of the reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOLERANCE_VOXEL = 0.02
 
 
 def is_right(files: Sequence[Path], scans: Sequence[Scan]) -> bool:
-    """Every pixel of every frame stands, rescaled, at its place in one of the scans, and no voxel is left over."""
+    """Return True if every rescaled pixel of every frame is at its position in a scan, and no other voxels exist."""
     n_pixels = 0
     for path in files:
         for pixels, orientation, position, spacing in frames_of(pydicom.dcmread(path, force=True)):

@@ -1,4 +1,4 @@
-"""A real Orthanc with its DICOMweb plugin, for the tests."""
+"""Orthanc server with its DICOMweb plugin, for tests."""
 
 from __future__ import annotations
 

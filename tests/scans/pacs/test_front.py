@@ -1,4 +1,4 @@
-"""What the listener lets through before it knows who is calling; the messages are made by hand, after PS3.8, section 9.3."""
+"""Tests of the listener's limits before it knows its caller. Messages are built by hand, after PS3.8, section 9.3."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SENDER, US = "SCANNER", "MEDHYBRID"
 
 
 def request(calling: str = SENDER, called: str = US, *, padding: int = 0) -> bytes:
-    """An A-ASSOCIATE-RQ."""
+    """Return an A-ASSOCIATE-RQ."""
     body = b"\0\1\0\0" + called.ljust(16).encode() + calling.ljust(16).encode() + bytes(32 + padding)
     return struct.pack(">BxI", 1, len(body)) + body
 
 
 def data(*fragments: tuple[bytes, bool, bool]) -> bytes:
-    """A P-DATA-TF PDU of fragments (content, is it of a command, is it the last)."""
+    """Return a P-DATA-TF PDU of fragments (content, is it part of a command, is it the last)."""
     body = b"".join(
         struct.pack(">IBB", len(content) + 2, 1, is_command | is_last << 1) + content
         for content, is_command, is_last in fragments
@@ -40,7 +40,7 @@ def data(*fragments: tuple[bytes, bool, bool]) -> bytes:
 
 
 class Inside:
-    """What is behind the front: it keeps what it gets, and answers each message by one byte."""
+    """Server behind the front, which records received bytes and answers each message by one byte."""
 
     def __init__(self) -> None:
         self.received: list[bytearray] = []
@@ -59,7 +59,7 @@ class Inside:
 
 
 class Gate:
-    """A front with its port."""
+    """Front with its port."""
 
     def __init__(self, **config: object) -> None:
         senders = config.pop("senders", (SenderConfig(ae_title=SENDER),))
@@ -89,13 +89,13 @@ def gate(**config: object) -> Iterator[Gate]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Gate]:
-    """One for tests that leave nothing behind in it."""
+    """Share one front between tests that do not change its state."""
     with gate(max_instance_mb=1) as made:
         yield made
 
 
 def is_ended(caller: socket.socket) -> bool:
-    """Whether the other side ended the connection, at once or within our patience."""
+    """Return True if the other side closes the connection within the time limit."""
     try:
         while caller.recv(65536):
             pass
@@ -104,7 +104,7 @@ def is_ended(caller: socket.socket) -> bool:
     return True
 
 
-def test_a_sender_is_passed_on_byte_by_byte(shared: Gate) -> None:
+def test_messages_of_a_listed_sender_are_forwarded_unchanged(shared: Gate) -> None:
     messages = [request(), data((b"echo", True, True)), data((bytes(3000), False, False), (b"end", False, True))]
     n_before = len(shared.inside.received)
     with shared.call() as caller:
@@ -129,7 +129,7 @@ def test_a_sender_is_passed_on_byte_by_byte(shared: Gate) -> None:
         pytest.param(struct.pack(">BxI", 7, 4) + bytes(4), id="an abort"),
     ],
 )
-def test_what_is_no_request_ends_its_connection_at_once(shared: Gate, hostile: bytes) -> None:
+def test_a_message_other_than_a_request_closes_the_connection(shared: Gate, hostile: bytes) -> None:
     n_before = len(shared.inside.received)
     with shared.call() as caller:
         caller.sendall(hostile)
@@ -150,14 +150,14 @@ def test_what_is_no_request_ends_its_connection_at_once(shared: Gate, hostile: b
         pytest.param(data(*[(bytes(9000), True, False)] * 8), id="a command over the limit"),
     ],
 )
-def test_a_message_over_a_limit_ends_the_association(shared: Gate, hostile: bytes) -> None:
+def test_a_message_above_a_limit_ends_the_association(shared: Gate, hostile: bytes) -> None:
     with shared.associate() as caller:
         caller.sendall(hostile)
         assert is_ended(caller)
     assert hostile not in shared.inside.received[-1]
 
 
-def test_a_data_set_that_never_ends_is_cut_off_at_the_limit(shared: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_data_set_is_stopped_at_the_limit(shared: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "OVER_LIMIT", 0)
     block = data((bytes(1 << 18), False, False))
     with shared.associate() as caller, suppress(ConnectionError):
@@ -171,7 +171,7 @@ def test_a_data_set_that_never_ends_is_cut_off_at_the_limit(shared: Gate, monkey
     sizes=st.lists(st.tuples(st.integers(0, 50), st.booleans(), st.booleans()), max_size=20),
     limit=st.integers(0, 200),
 )
-def test_a_message_is_measured_over_all_its_fragments(sizes: list[tuple[int, bool, bool]], limit: int) -> None:
+def test_the_size_of_a_message_is_summed_over_its_fragments(sizes: list[tuple[int, bool, bool]], limit: int) -> None:
     size, n_bytes, is_over = MessageSize(limit), 0, False
     for length, is_command, is_last in sizes:
         if not is_command:
@@ -194,7 +194,7 @@ def test_any_body_of_a_pdu_is_counted_or_refused(body: bytes) -> None:
         MessageSize(1000).add(body)
 
 
-def test_a_request_that_drips_has_no_more_time_than_one_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_request_has_the_same_time_limit_as_a_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "REQUEST_S", 0.5)
     with gate() as made, made.call() as silent, made.call() as dripping:
         began = time.monotonic()
@@ -207,7 +207,7 @@ def test_a_request_that_drips_has_no_more_time_than_one_that_is_silent(monkeypat
         assert time.monotonic() - began < patience_s()
 
 
-def test_a_message_that_drips_ends_its_association_after_the_timeout() -> None:
+def test_a_slow_message_ends_its_association_after_the_timeout() -> None:
     with gate(timeout_s=0.5) as made, made.associate() as caller, suppress(ConnectionError):
         for byte in data((bytes(60_000), False, True)):
             caller.sendall(bytes([byte]))
@@ -215,7 +215,7 @@ def test_a_message_that_drips_ends_its_association_after_the_timeout() -> None:
         pytest.fail("it had 1,200 s")
 
 
-def test_a_sender_is_let_in_while_others_hold_all_connections_of_its_address() -> None:
+def test_a_sender_is_accepted_while_idle_connections_fill_its_address() -> None:
     with gate() as made:
         idle = [made.call() for _ in range(3 * front.MAX_PENDING)]
         began = time.monotonic()
@@ -234,32 +234,32 @@ def test_nothing_is_read_from_an_address_that_is_not_listed(caplog: pytest.LogCa
                 caller.sendall(request())
                 assert caller.recv(1) == b""
     assert made.inside.received == []
-    assert caplog.text.count("127.0.0.1, is not among the senders") == 1  # a flood does not fill the log
+    assert caplog.text.count("127.0.0.1 is not one of the configured senders") == 1  # a flood does not fill the log
 
 
 @pytest.mark.parametrize(
     ("titles", "reason"), [({"calling": "OTHER"}, 3), ({"called": "OTHER"}, 7), ({"calling": ""}, 3)]
 )
-def test_other_titles_are_rejected_with_their_reason(shared: Gate, titles: dict[str, str], reason: int) -> None:
+def test_unknown_ae_titles_are_rejected_with_the_reason(shared: Gate, titles: dict[str, str], reason: int) -> None:
     with shared.call() as caller:
         caller.sendall(request(**titles))
         assert caller.recv(100) == bytes((3, 0, 0, 0, 0, 4, 0, 1, 1, reason))
 
 
-def test_the_title_of_a_sender_counts_at_its_own_address_only() -> None:
+def test_an_ae_title_is_accepted_only_from_its_configured_address() -> None:
     senders = (SenderConfig(ae_title=SENDER, address="192.0.2.1"), SenderConfig(ae_title="B"))
     with gate(senders=senders) as made, made.call() as caller:
         caller.sendall(request(calling=SENDER))
         assert caller.recv(100)[-1] == 3
 
 
-def test_one_sender_leaves_room_for_the_others() -> None:
+def test_associations_are_reserved_for_other_senders() -> None:
     senders = (SenderConfig(ae_title=SENDER), SenderConfig(ae_title="B", address="127.0.0.2"))
     with gate(senders=senders, max_associations=3) as made:
         held = [made.associate(), made.associate()]
         with made.call() as third:
             third.sendall(request())
-            assert third.recv(100) == bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2))  # transient: it may try again
+            assert third.recv(100) == bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2))  # transient: the sender may try again
         try:
             other = made.call(by="127.0.0.2")
         except OSError:
@@ -270,7 +270,7 @@ def test_one_sender_leaves_room_for_the_others() -> None:
             caller.close()
 
 
-def test_room_is_there_again_when_an_association_ends() -> None:
+def test_a_new_association_is_accepted_after_one_ends() -> None:
     with gate(max_associations=1) as made:
         for _ in range(3):
             made.associate().close()
@@ -283,7 +283,7 @@ def test_room_is_there_again_when_an_association_ends() -> None:
             wait_until(is_free, "room for one more")
 
 
-def test_a_port_that_is_taken_is_said_so(shared: Gate) -> None:
+def test_a_port_in_use_is_reported(shared: Gate) -> None:
     with pytest.raises(PacsError, match="cannot listen"):
         Front(shared.config, shared.inside.take).start()
 
@@ -292,11 +292,11 @@ def test_a_port_that_is_taken_is_said_so(shared: Gate) -> None:
     ("written", "plain"),
     [("::ffff:10.0.0.1", "10.0.0.1"), ("fe80::1%eth0", "fe80::1"), ("FE80:0::1", "fe80::1"), ("", "")],
 )
-def test_an_address_is_compared_in_one_spelling(written: str, plain: str) -> None:
+def test_addresses_are_compared_in_a_common_spelling(written: str, plain: str) -> None:
     assert plain_address(written) == plain
 
 
-def test_a_sender_is_listed_by_its_address_not_by_a_name() -> None:
+def test_a_sender_is_configured_by_address_not_by_host_name() -> None:
     assert SenderConfig(ae_title="A", address="FE80:0::1").address == "fe80::1"
     with pytest.raises(ValidationError, match="IPv4 or IPv6"):
         SenderConfig(ae_title="A", address="pacs.hospital")

@@ -1,4 +1,4 @@
-"""A study pushed by a real PACS comes back with a valid segmentation and report; over DIMSE and over DICOMweb."""
+"""Tests with a real PACS: a pushed study is returned with segmentation and report, by DIMSE and DICOMweb."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def model() -> Model:
 
 
 class Running:
-    """A listener in a thread."""
+    """Listener in a thread."""
 
     def __init__(self, config: ListenConfig, model: Model) -> None:
         self.events: list[tuple[str, str]] = []
@@ -100,7 +100,7 @@ def config_for(folder: Path, port: int, send_to: str, sender: str = "ORTHANC") -
         senders=(SenderConfig(ae_title=sender),),
         send_to=send_to,
         spool=str(folder / "spool"),
-        wait_s=2.0 * slowness(),  # instances of one push are not to be taken for two parts of a study
+        wait_s=2.0 * slowness(),  # instances of one push must not be processed as two parts of a study
         min_free_mb=1,
     )
 
@@ -155,7 +155,7 @@ class TestWithOrthanc:
         assert send_results(result, target) == 2
         assert len(pacs.instances("SEG")) == len(pacs.instances("SR")) == 1
 
-    def test_a_study_that_is_not_there_is_said_so(self, pacs: Orthanc, tmp_path: Path) -> None:
+    def test_an_unknown_study_is_reported(self, pacs: Orthanc, tmp_path: Path) -> None:
         with pytest.raises(PacsError):
             fetch_study(
                 parse_endpoint(f"dimse://ORTHANC@127.0.0.1:{pacs.dicom}?StudyInstanceUID=1.2.3"), tmp_path / "x"
@@ -190,7 +190,7 @@ def push(config: ListenConfig, paths: list[Path]) -> None:
     send_files(parse_endpoint(f"dimse://{config.ae_title}@127.0.0.1:{config.port}"), paths)
 
 
-def test_a_study_received_before_a_restart_is_worked_on_after_it_and_only_once(
+def test_a_study_received_before_a_restart_is_processed_once_after_it(
     destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
 ) -> None:
     port, arrived = destination
@@ -207,7 +207,7 @@ def test_a_study_received_before_a_restart_is_worked_on_after_it_and_only_once(
     assert sorted(arrived) == ["SEG", "SR"]
 
 
-def test_late_instances_make_the_study_be_done_anew_and_whole(
+def test_late_instances_restart_the_processing_of_the_complete_study(
     destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
 ) -> None:
     port, _ = destination
@@ -222,7 +222,7 @@ def test_late_instances_make_the_study_be_done_anew_and_whole(
     assert len(list(done.glob("*.dcm"))) == len(series)
 
 
-def test_an_unchanged_study_that_is_sent_again_is_answered_once(
+def test_an_unchanged_study_that_is_sent_again_gets_one_result(
     destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
 ) -> None:
     port, arrived = destination
@@ -237,7 +237,7 @@ def test_an_unchanged_study_that_is_sent_again_is_answered_once(
     assert not list((tmp_path / "spool" / "incoming").iterdir())
 
 
-def test_a_study_waits_while_the_disk_is_full_and_is_done_when_there_is_room(
+def test_a_study_waits_while_the_disk_is_full_and_is_processed_later(
     destination: tuple[int, list[str]],
     series: list[Path],
     model: Model,
@@ -266,7 +266,7 @@ def test_a_study_waits_while_the_disk_is_full_and_is_done_when_there_is_room(
         running.wait_for("done")
 
 
-def test_a_spool_has_one_listener(destination: tuple[int, list[str]], model: Model, tmp_path: Path) -> None:
+def test_a_spool_accepts_only_one_listener(destination: tuple[int, list[str]], model: Model, tmp_path: Path) -> None:
     config = listener_config(tmp_path, destination[0])
     with Running(config, model), pytest.raises(OutputError, match="another listener works on"):
         Listener(config.model_copy(update={"port": free_port()}), model).run(threading.Event())
@@ -274,7 +274,7 @@ def test_a_spool_has_one_listener(destination: tuple[int, list[str]], model: Mod
         pass
 
 
-def test_a_clock_that_is_set_back_delays_no_study(
+def test_a_clock_set_back_does_not_delay_a_study(
     destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
 ) -> None:
     config = listener_config(tmp_path, destination[0])
@@ -289,7 +289,7 @@ def test_a_clock_that_is_set_back_delays_no_study(
     assert (tmp_path / "spool" / "queued" / study.name).is_dir()
 
 
-def test_a_bad_study_is_set_aside_with_its_reason(
+def test_a_failed_study_is_moved_with_its_reason(
     destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
 ) -> None:
     port, arrived = destination
@@ -303,7 +303,7 @@ def test_a_bad_study_is_set_aside_with_its_reason(
     assert arrived == []
 
 
-def test_a_study_waits_while_its_destination_is_away(
+def test_a_study_waits_while_its_destination_is_unreachable(
     series: list[Path],
     model: Model,
     tmp_path: Path,
@@ -319,9 +319,7 @@ def test_a_study_waits_while_its_destination_is_away(
     assert len(list((tmp_path / "spool" / "queued").iterdir())) == 1
 
 
-def test_an_instance_that_ends_as_its_study_is_taken_leaves_no_file_in_the_way_of_the_next(
-    model: Model, tmp_path: Path
-) -> None:
+def test_a_late_notice_of_a_claimed_study_creates_no_file(model: Model, tmp_path: Path) -> None:
     listener = Listener(listener_config(tmp_path, free_port()), model)
 
     listener._touch(tmp_path / "spool" / "incoming" / "taken")
@@ -330,7 +328,7 @@ def test_an_instance_that_ends_as_its_study_is_taken_leaves_no_file_in_the_way_o
 
 
 @pytest.mark.parametrize("change", [{"ae_title": "OTHER"}, {"address": "10.0.0.1"}])
-def test_who_is_not_listed_is_refused(
+def test_an_unlisted_sender_is_refused(
     change: dict[str, str],
     destination: tuple[int, list[str]],
     series: list[Path],
@@ -382,8 +380,8 @@ def test_an_instance_that_inflates_to_more_than_the_limit_is_refused(
         "dimse://A@h:x",
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(PacsError, match="no address"):
+def test_an_invalid_address_is_refused(text: str) -> None:
+    with pytest.raises(PacsError, match="is not a valid PACS address"):
         parse_endpoint(text)
 
 
