@@ -55,8 +55,8 @@ class NetworkConfig(Frozen):
     kind: Literal["hybrid", "resnet", "identity", "interleave", "transformer", "transunet"] = Field(
         "hybrid",
         description="`hybrid`: convolutions with a Transformer at the bottleneck; `interleave`: attention after each residual "
-        "block of the last two stages; `resnet`: convolutions only; `transformer`: a patch embedding in place of the encoder; `identity`: the "
-        "hybrid without its Transformer blocks; `transunet`: the published 2D network, slice by slice "
+        "block of the last two stages; `resnet`: convolutions only; `transformer`: a patch embedding in place of the encoder; "
+        "`identity`: the hybrid without its Transformer blocks; `transunet`: the published 2D network, slice by slice "
         "(`transunet_2d.yaml`).",
     )
     widths: tuple[int, ...] = Field((32, 64, 128), description="Channels of each residual stage.")
