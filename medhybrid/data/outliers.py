@@ -26,7 +26,7 @@ PADDED_SHARE = 0.005
 """Share of voxels from which on an extreme value counts as padding. Resampling may have blended its border with the image."""
 
 MAX_FILL = -500.0
-"""An integer at or below this value, around an image without other negative values, is a fill value, such as CT's -1024 in MR."""
+"""Up to this value, an integer around an image without other negative values is a fill value, such as CT's -1024 in MR."""
 
 FILL_BORDER = 0.05
 """Negative values closer to 0 than this share of the fill value belong to the image: noise, overshoot of interpolation."""
