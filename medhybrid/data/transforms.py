@@ -78,7 +78,5 @@ def _meta_tensor(scan: Scan) -> MetaTensor:
     array, meta = ScanReader().get_data(scan)
     meta["affine"] = torch.from_numpy(scan.affine)
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(
-            np.int64 if array.dtype.itemsize > 2 else np.int32
-        )  # torch lacks operations for these
+        array = array.astype(np.int64 if array.dtype.itemsize > 2 else np.int32)  # torch lacks operations for these
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(array)), meta=meta)

@@ -93,9 +93,9 @@ def test_both_lengths_at_once_are_refused() -> None:
     ("override", "message"),
     [
         ("data.labels.abnormality=0", "positive"),
-        ("data.labels.other=255", "share a value"),
+        ("data.labels.other=255", "have the same value"),
         ("network.token_width=32", "multiple of heads"),
-        ("network.widths=[8,16]", "one entry a stage"),
+        ("network.widths=[8,16]", "one entry per stage"),
         ("data.channels=[{name: T1, optional: true}]", "must not be optional"),
     ],
 )

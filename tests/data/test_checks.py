@@ -57,7 +57,7 @@ def test_a_copied_channel_is_a_warning() -> None:
     (blanked,) = check_image("a", image, CHANNELS, (), blanked_if_copied=["T1"])
 
     assert (finding.code, finding.severity) == ("copied_channel", "warning")
-    assert "mark it optional" in finding.remedy
+    assert "mark that channel optional" in finding.remedy
     assert blanked.found == "T1 is treated as missing"
 
 

@@ -160,9 +160,9 @@ def test_a_study_that_is_ambiguous_is_left_out_and_the_others_are_kept(tmp_path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, "holds no case"),
+        (lambda root: None, "contains no case"),
         (lambda root: (root / "dataset.json").write_text("{"), "cannot be read as JSON"),
-        (lambda root: (root / "dataset.json").write_text('{"training": 3}'), "no list of cases: dataset.json"),
+        (lambda root: (root / "dataset.json").write_text('{"training": 3}'), "without a list of cases: dataset.json"),
     ],
 )
 def test_reject_unusable_datasets(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -241,9 +241,9 @@ def test_where_masks_are_not_asked_for_they_may_be_absent(tmp_path: Path, layout
     assert [c.name.removesuffix("_0000") for c in cases] == ["a", "b"]
     assert all(c.images[0] and c.images[0].paths[0].is_file() and c.mask is None for c in cases)
     if layout == "decathlon":
-        assert all("names no label of" in str(c.problem) for c in list_cases(config(tmp_path, **asked)))
+        assert all("no label for" in str(c.problem) for c in list_cases(config(tmp_path, **asked)))
         return
-    with pytest.raises(DataError, match=r"holds no case|lacks columns"):
+    with pytest.raises(DataError, match=r"contains no case|lacks columns"):
         list_cases(config(tmp_path, **asked))
 
 
@@ -289,7 +289,7 @@ def test_a_study_whose_image_is_broken_or_whose_mask_is_a_seg_does_not_change_th
     ]
     assert validating[0] == validating[1]
     assert set.union(*validating[0]) == {f"p{i}" for i in range(5)}
-    assert "no image that can be read" in str(next(c for c in scans if c.subject == "p3").problem)
+    assert "no readable image" in str(next(c for c in scans if c.subject == "p3").problem)
 
 
 @pytest.mark.parametrize("stray", ["templates/brain_mask.nii.gz", "sub-1/mask.nii.gz"])

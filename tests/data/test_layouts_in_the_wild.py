@@ -226,7 +226,7 @@ def test_an_ignored_label_is_never_trained(tmp_path: Path) -> None:
     root = nnunet(tmp_path)
     (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "l": 1, "ignore": 3}}))
     assert usable(list_cases(config(root)))
-    with pytest.raises(DataError, match="that the dataset ignores"):
+    with pytest.raises(DataError, match="the dataset's value for .ignore."):
         list_cases(config(root, labels={"l": 1, "unsure": 3}))
     with pytest.raises(ValueError, match="ignore labels are not supported"):
         config(root, labels={"l": 1, "ignore": 3})
@@ -372,7 +372,7 @@ def test_channels_of_a_list_of_another_name_are_compared(tmp_path: Path) -> None
 
 
 def test_patterns_for_channels_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"channel_map: no such channel: t1 \(meant: T1\?\)"):
+    with pytest.raises(ValueError, match=r"channel_map: unknown channel: t1 \(did you mean T1\?\)"):
         config(Path(), ("T1",), channel_map={"t1": "MPRAGE"})
     # patterns of further channels, as of a packaged config whose channels were changed, do no harm
     assert config(Path(), ("T1",), channel_map={"T1": "MPRAGE", "FLAIR": "*FLAIR*"}).channel_map
@@ -428,7 +428,7 @@ def test_scans_of_a_study_that_are_not_used_are_named(tmp_path: Path) -> None:
 
 def test_the_folder_above_a_dataset_is_refused_with_the_name_of_the_dataset(tmp_path: Path) -> None:
     nnunet(tmp_path / "raw" / "Dataset001_X")
-    with pytest.raises(DataError, match=r"holds datasets.*data\.root=.*Dataset001_X"):
+    with pytest.raises(DataError, match=r"contains datasets.*data\.root=.*Dataset001_X"):
         list_cases(config(tmp_path / "raw"))
 
 
@@ -444,10 +444,10 @@ def test_a_column_of_a_table_that_keeps_cases_for_testing_is_honoured(tmp_path: 
     assert usable(list(listing.cases)) == ["c0", "c1", "c2"]
     assert {c.name: c.fold for c in listing.cases if c.problem is None} == {"c0": -1, "c1": -1, "c2": 0}
     problems = {c.name: str(c.problem) for c in listing.cases if c.problem}
-    assert "does not say what the case is for" in problems["c4"]
-    assert "keeps it for testing" in problems["c5"]
+    assert "has no valid `split`" in problems["c4"]
+    assert "lists it for testing" in problems["c5"]
     assert [(n.message, n.found) for n in listing.notes] == [
-        ("2 cases for testing are not taken", ""),
+        ("2 cases for testing are skipped", ""),
         ("1 columns are not used", "age"),
     ]
 
@@ -543,8 +543,8 @@ def test_numbers_of_folds_go_before_words_for_validation_and_a_note_says_so(tmp_
     write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "split": s, "fold": f} for c, s, f in lines])
     listing = list_dataset(config(tmp_path))
     assert {c.name: c.fold for c in listing.cases if c.problem is None} == {"a": 1, "b": 1, "c": 0}
-    assert "names no fold in which it validates" in str(next(c.problem for c in listing.cases if c.name == "d"))
-    assert any(n.message.startswith("`fold` decides which cases validate") for n in listing.notes)
+    assert "assigns it to validation, but it has no `fold`" in str(next(c.problem for c in listing.cases if c.name == "d"))
+    assert any(n.message.startswith("`fold` determines the validation cases") for n in listing.notes)
 
 
 def test_a_list_for_validation_without_labels_leaves_the_folds_as_they_are(tmp_path: Path) -> None:
@@ -641,14 +641,14 @@ def test_digits_that_are_no_number_are_the_name_of_a_label(tmp_path: Path) -> No
 
 
 def test_a_pattern_of_subjects_that_is_none_is_refused_by_its_key(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"subject_pattern[\s\S]*no regular expression"):
+    with pytest.raises(ValueError, match=r"subject_pattern[\s\S]*not a valid regular expression"):
         config(tmp_path, subject_pattern="(")
 
 
 def test_a_group_of_the_pattern_that_takes_no_part_is_a_problem_of_its_case(tmp_path: Path) -> None:
     nnunet(tmp_path, n=1)
     (case,) = list_cases(config(tmp_path, subject_pattern="(P[0-9]+)?case"))
-    assert "finds no subject" in str(case.problem)
+    assert "yields an empty subject" in str(case.problem)
 
 
 def test_a_pipe_a_socket_and_a_broken_link_in_place_of_a_file_are_named(
@@ -737,7 +737,7 @@ def test_numbers_of_folds_that_training_would_count_otherwise_are_refused(
 ) -> None:
     datalist(tmp_path, [e | {"fold": k} for e, k in zip(listed(3), folds, strict=True)])  # type: ignore[operator]
     asked = config(tmp_path)
-    with pytest.raises(DataError, match=r"not numbered from 0 on.*Number the folds from 0"):
+    with pytest.raises(DataError, match=r"not numbered from 0.*Number the folds from 0"):
         load_folds(asked, list_cases(asked))
 
 
@@ -773,10 +773,10 @@ def test_what_stands_twice_alike_in_a_list_or_table_counts_once(tmp_path: Path) 
     datalist(tmp_path / "list", [*entries, {**entries[0], "image": "./img/c0.nii"}])
     rows = [{"case": c, "A": f"{c}.nii", "mask": f"m{c}.nii"} for c in "aba"]
     write_csv(tmp_path / "table", rows)
-    for place, names, what in (("list", ["c0", "c1"], "entries repeat"), ("table", ["a", "b"], "lines repeat")):
+    for place, names, what in (("list", ["c0", "c1"], "entries"), ("table", ["a", "b"], "lines")):
         listing = list_dataset(config(tmp_path / place))
         assert usable(list(listing.cases)) == names
-        assert [n.message for n in listing.notes] == [f"1 {what} another one; they count once"]
+        assert [n.message for n in listing.notes] == [f"1 {what} are duplicates; each is used once"]
 
 
 @pytest.mark.parametrize("word", ["NA", "nan", "-", "none", "N/A"])

@@ -117,5 +117,5 @@ def test_saving_and_loading_is_identity(tmp_path: Path) -> None:
 def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"version": 1}')
 
-    with pytest.raises(DataError, match="is no usable plan"):
+    with pytest.raises(DataError, match="is not a valid plan"):
         Plan.load(tmp_path / "plan.json")

@@ -51,7 +51,7 @@ def test_an_optional_channel_that_is_a_copy_is_blank_and_a_needed_one_is_not() -
 
 
 def test_a_scan_with_another_number_of_channels_is_refused() -> None:
-    with pytest.raises(DataError, match="another number of channels"):
+    with pytest.raises(DataError, match="number of channels differs"):
         prepare_image(np.zeros((2, *SHAPE)), Grid(SHAPE, AFFINE), make_test_plan())
 
 

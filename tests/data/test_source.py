@@ -71,7 +71,7 @@ def test_a_training_of_another_dataset_ends_before_there_is_a_run(project: Path)
 def test_the_same_dataset_elsewhere_is_taken(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "data", tmp_path / "copy")
     (message,) = check_source(folder_of(project), with_overrides(project, f"data.root={tmp_path / 'copy'}"))
-    assert message.endswith(f"is in {tmp_path / 'copy'} now, with the same files")
+    assert message.endswith(f"to {tmp_path / 'copy'}, with the same files")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_other_settings_than_the_prepared_ones_are_refused_by_their_key(project:
 def test_a_setting_that_was_taken_out_since_is_refused_by_its_key(project: Path, key: str) -> None:
     dataset = PreparedDataset(folder_of(project))
     assert dataset.plan_for(with_overrides(project)).batch_size == 2
-    with pytest.raises(DataError, match=f"prepared by other settings.*{key} by the plan's rules"):
+    with pytest.raises(DataError, match=f"prepared with other settings.*{key} by the plan's rules"):
         dataset.plan_for(with_overrides(project, f"prepare.{key}=null"))
 
 
@@ -175,7 +175,7 @@ def test_a_list_of_cases_that_was_edited_since_is_refused_and_new_cases_are_name
     values = json.loads(path.read_text())
     values["training"][0]["label"] = "./labelsTr/case_03.nii.gz"
     path.write_text(json.dumps(values))
-    with pytest.raises(DataError, match=r"lists of cases changed .* found dataset\.json|Found dataset\.json"):
+    with pytest.raises(DataError, match=r"lists of cases have changed .* found dataset\.json|Found dataset\.json"):
         check_source(folder_of(folder), config)
 
     medhybrid.preprocess(config)

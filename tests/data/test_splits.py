@@ -60,10 +60,10 @@ def test_folds_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([{"train": ["case_000"], "validation": ["case_001"]}], "subjects on both sides"),
-        ([{"train": [], "validation": ["case_001"]}], "empty side"),
-        ({"train": []}, "holds no folds"),
-        ([{"training": ["case_000"]}], "holds no folds"),
+        ([{"train": ["case_000"], "validation": ["case_001"]}], "same subjects in training and validation"),
+        ([{"train": [], "validation": ["case_001"]}], "no cases for training or validation"),
+        ({"train": []}, "not a valid file of folds"),
+        ([{"training": ["case_000"]}], "not a valid file of folds"),
     ],
 )
 def test_reject_unusable_fold_files(tmp_path: Path, content: object, message: str) -> None:
@@ -82,7 +82,7 @@ def test_a_file_of_folds_that_is_named_and_is_not_there_is_refused(tmp_path: Pat
 
 
 def test_a_broken_link_of_the_default_name_is_refused_and_its_absence_is_not(tmp_path: Path) -> None:
-    assert load_folds(config(tmp_path), cases_of([1, 2]))[1] == "made with seed 0"
+    assert load_folds(config(tmp_path), cases_of([1, 2]))[1] == "drawn with seed 0"
     (tmp_path / "splits.json").symlink_to("gone.json")
     with pytest.raises(DataError, match=r"a link to gone\.json"):
         load_folds(config(tmp_path), cases_of([1, 2]))

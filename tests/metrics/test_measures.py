@@ -142,7 +142,7 @@ def test_lesions_touching_at_a_corner_are_one() -> None:
 
 
 def test_masks_of_different_shape_are_refused() -> None:
-    with pytest.raises(GeometryError, match="masks differ in shape"):
+    with pytest.raises(GeometryError, match="differ in shape"):
         dice(np.zeros((2, 2, 2), bool), np.zeros((2, 2, 3), bool))
 
 

@@ -227,7 +227,7 @@ def test_what_is_interrupted_with_other_settings_is_no_dataset_until_it_is_done(
         patch.setattr(steps_preprocess, "_prepare_all", stop)
         with pytest.raises(KeyboardInterrupt):
             medhybrid.preprocess(finer)
-    with pytest.raises(DataError, match="no prepared dataset"):
+    with pytest.raises(DataError, match="not a prepared dataset"):
         PreparedDataset(prepared_folder(config))
 
     medhybrid.preprocess(config)
