@@ -32,7 +32,8 @@ class ChannelConfig(Frozen):
     )
     optional: bool = Field(
         False,
-        description="True accepts studies without this channel. A missing channel is filled with zeros, in training as well.",
+        description="True accepts studies without this channel. A missing channel is filled with zeros, which training "
+        "simulates (`augment.drop_channel_probability`).",
     )
 
 

@@ -103,8 +103,8 @@ def draw_parameters(
 def _rotation(rng: np.random.Generator, degrees: float, spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """Draw a rotation matrix.
 
-    The range is `degrees` around the axis with the largest spacing. Around the others, it is two thirds of that, or one third
-    with slices more than twice as thick as the pixels: few slices hold little information for such a rotation.
+    The range is `degrees` around the axis with the largest spacing, and two thirds of that around the others. With slices more
+    than twice as thick as the pixels, it is one third around the others, because interpolation between few slices is inexact.
     """
     thick = int(np.argmax(spacing_mm))
     ratio = max(spacing_mm) / min(spacing_mm)

@@ -183,7 +183,7 @@ def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:
     except (OSError, ValidationError, ValueError):
         return None
     check = check.model_copy(update={"stamps": stamps})
-    write_atomically(path, check.model_dump_json())  # new stamps: the next run need not hash the files
+    write_atomically(path, check.model_dump_json())  # so that the next run need not hash the files
     return check
 
 

@@ -49,10 +49,10 @@ OTHER_MASKS = re.compile(
 def names_channel(text: str, channel: str) -> bool:
     """Return whether a text contains a channel's name as a word, regardless of case.
 
-    A word ends at a character that is not a letter or digit, at a change between letters and digits, and at an upper-case
-    letter after a lower-case one. T1, T2 and PD also match with a `w` (`T1w`), but not as `T1ce` or `T2*`. Separators within
-    the name are ignored: `T1Gd` matches `t1_gd`. T1 does not match a text with a word for a contrast agent, T2 does not match
-    FLAIR, and DWI does not match ADC. No channel matches a mask, or an image that was registered to the channel.
+    Words are separated by other characters than letters and digits. A change between letters and digits separates words, too,
+    and so does an upper-case letter after a lower-case one. T1, T2 and PD also match with a `w` (`T1w`), but not as `T1ce` or
+    `T2*`. Separators within the name are ignored: `T1Gd` matches `t1_gd`. T1 does not match a text with a word for a contrast
+    agent, T2 does not match FLAIR, and DWI does not match ADC. No channel matches a mask, or an image registered to it.
     """
     if DERIVED.search(text) and not DERIVED.search(channel):
         return False

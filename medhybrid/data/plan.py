@@ -201,9 +201,8 @@ def _choose_strides(
     spacing: tuple[float, float, float], shape: tuple[int, int, int], n_levels: int
 ) -> tuple[tuple[tuple[int, int, int], ...], str]:
     current, size = np.array(spacing, float), np.array(shape, float)
-    several = (
-        size > 1 if (size > 1).any() else size > 0
-    )  # an axis of one voxel is never halved: its spacing must not prevent halving of the others
+    # an axis of one voxel is never halved: its spacing must not prevent halving of the others
+    several = size > 1 if (size > 1).any() else size > 0
     strides = []
     for _ in range(n_levels):
         coarse = current > ANISOTROPY_AT_STRIDE * current[several].min()
@@ -224,9 +223,8 @@ def _choose_patch(
     total = np.prod(strides, axis=0)
     least = np.where(total > 1, MIN_TOKENS_PER_AXIS, 1)
     steps, is_free = least.astype(float), np.ones(3, bool)
-    while (
-        is_free.any()
-    ):  # an axis that would be too short gets its minimum length; the others share the remaining voxels
+    # an axis that would be too short gets its minimum length; the others share the remaining voxels
+    while is_free.any():
         left = max_voxels / float(np.prod((least * total)[~is_free]))
         scale = min(1.0, (left / float(np.prod(shape[is_free]))) ** (1 / is_free.sum()))
         scaled = np.ceil(shape / total) if scale == 1.0 else np.floor(shape * scale / total)

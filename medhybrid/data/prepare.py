@@ -93,7 +93,7 @@ def _without_outliers(array: NDArray[np.generic], plan: Plan, blank: set[int]) -
     """Replace outliers in the channels of an image (C, X, Y, Z) that are scaled by their own values; count them, too."""
     cleaned, total = array, 0
     for i, rule in enumerate(plan.normalisation):
-        if i in blank or rule.rule == "clip_and_scale":  # this rule clips outliers
+        if i in blank or rule.rule == "clip_and_scale":  # these values are clipped in `normalise`
             continue
         channel, n_outliers = replace_outliers(array[i])
         if n_outliers:

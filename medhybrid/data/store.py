@@ -88,7 +88,7 @@ def _open_array(path: Path) -> Any:
 
     try:
         opened = blosc2.open(str(path), mode="r")
-    except Exception as error:  # damaged files raise many kinds
+    except Exception as error:  # damaged files raise many kinds of errors
         raise ValueError(f"{path.name}: {error}") from error
     if type(opened) is not blosc2.NDArray or opened.dtype.kind not in "biuf":
         raise ValueError(f"{path.name} is not a numeric array")

@@ -102,7 +102,7 @@ class Processes:
                         result = self._replace(worker, item)
                     yield item, result
         finally:
-            self._drop(busy)  # the caller has stopped to iterate: their results are not needed
+            self._drop(busy)  # the caller stopped iterating: their results are not needed
 
     def _drop(self, workers: Iterable[_Worker]) -> None:
         for worker in (gone := list(workers)):

@@ -101,10 +101,8 @@ def _pair_of(root: Path, name: str, label: object, problem: DataError | None) ->
     if path.exists():
         return ListedPair(Files((path,)))
     stem = unicodedata.normalize("NFC", strip_suffix(path.name))
-    if name in (
-        stem,
-        NUMBER.sub("", stem),
-    ):  # the mask with the case's name may have another suffix, or a channel number
+    # the mask with the case's name may have another suffix, or a channel number
+    if name in (stem, NUMBER.sub("", stem)):
         return ListedPair(None)
     return ListedPair(
         None,
