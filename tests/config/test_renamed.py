@@ -66,7 +66,7 @@ def test_both_names_of_a_key_in_one_file_are_refused(tmp_path: Path) -> None:
     values = small_values(tmp_path)
     values["training"] |= {"pretrained": "a.pt", "start": "b.pt"}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(ConfigError, match=r"training\.start and training\.pretrained are one key"):
+    with pytest.raises(ConfigError, match=r"training\.start and training\.pretrained are names of the same key"):
         load_config(tmp_path / "study.yaml")
 
 

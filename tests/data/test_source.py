@@ -139,7 +139,7 @@ def test_files_changed_since_are_reported(copy: tuple[StudyConfig, Path], change
     config, folder = copy
     change(folder / "data")
     (message,) = check_source(folder_of(folder), config)
-    assert "files of 1 cases changed" in message
+    assert "files of 1 cases have changed" in message
     assert "case_01" in message
 
 
@@ -153,7 +153,7 @@ def test_a_touched_file_with_the_same_content_is_unchanged(copy: tuple[StudyConf
 def test_a_file_of_folds_without_known_cases_is_refused_by_preprocess(copy: tuple[StudyConfig, Path]) -> None:
     config, folder = copy
     (folder / "data" / "splits.json").write_text(json.dumps([{"train": ["case_00"], "validation": ["typo"]}]))
-    with pytest.raises(DataError, match="no name under validation of fold 0"):
+    with pytest.raises(DataError, match="none of the names under validation of fold 0"):
         medhybrid.preprocess(config)
 
 
@@ -218,7 +218,7 @@ def test_masks_swapped_by_renaming_are_detected_if_sizes_and_times_agree(tmp_pat
     (data / "x").rename(second)
 
     (change,) = check_source(tmp_path / "prepared" / "blobs", config)
-    assert "files of 2 cases changed" in change
+    assert "files of 2 cases have changed" in change
     assert medhybrid.preprocess(config).n_prepared == 2
 
 
@@ -240,7 +240,7 @@ def test_a_removed_case_is_forgotten_and_the_moved_dataset_is_accepted(tmp_path:
     assert check_source(checks.parent, config) == []
     data.rename(tmp_path / "moved")
     (message,) = check_source(checks.parent, load_config(tmp_path / "small.yaml", [f"data.root={tmp_path / 'moved'}"]))
-    assert "moved now, with the same files" in message
+    assert "moved, with the same files" in message
 
 
 def test_the_value_file_of_a_header_is_among_the_files_of_a_case(tmp_path: Path) -> None:
