@@ -17,7 +17,7 @@ HEAD = """# Configuration
 
 <!-- Written by docs/make_configuration.py from medhybrid/config/models.py; do not edit. -->
 
-A study is one YAML file. Keys that are left out have the default below; an unknown key is refused with the nearest known one.
+A study is one YAML file. Missing keys have the defaults below. An unknown key is an error, which suggests the most similar key.
 Any value can be given on the command line as `key=value`, for example `training.max_minutes=20`.
 """
 

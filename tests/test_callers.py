@@ -131,7 +131,7 @@ def test_what_is_no_volume_is_not_written(tmp_path: Path) -> None:
 
 def test_a_name_in_place_of_a_config_or_scan_is_told(trained: tuple[StudyFolder, Path]) -> None:
     for step in (medhybrid.preprocess, medhybrid.train, medhybrid.pretrain, medhybrid.cross_validate):
-        with pytest.raises(ConfigError, match=r"a step takes a config.*str 'brain\.yaml'.*load_config"):
+        with pytest.raises(ConfigError, match=r"the argument is not a config.*str 'brain\.yaml'.*load_config"):
             step("brain.yaml")  # type: ignore[operator]
     with pytest.raises(ScanError, match=r"found str|Found str"):
         medhybrid.load_model(trained[1]).predict("scan.nii.gz")  # type: ignore[arg-type]

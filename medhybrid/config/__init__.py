@@ -1,4 +1,4 @@
-"""The config of a study: typed models, and loading from YAML."""
+"""Configuration of a study: typed models, and loading from YAML."""
 
 from medhybrid.config.data import ChannelConfig, ChannelRule, DataConfig, LabelCode, ScansConfig
 from medhybrid.config.listen import ListenConfig, SenderConfig

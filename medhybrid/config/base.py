@@ -1,4 +1,4 @@
-"""The base of the config models: immutable, unknown keys refused, keys of earlier versions accepted."""
+"""Base of the config models: immutable, unknown keys refused, keys of earlier versions accepted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Frozen(BaseModel):
     Attributes
     ----------
     renamed : dict
-        Keys of earlier versions, and their present names. Records of earlier versions are read by it; a user's file gives a
-        warning, too (`load`).
+        Keys of earlier versions, and their present names. Records of earlier versions are read with it. For a user's file,
+        `load` also logs a warning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,11 +30,11 @@ class Frozen(BaseModel):
         if not isinstance(values, dict) or not cls.renamed.keys() & values.keys():
             return values
         if twice := [f"{old} and {new}" for old, new in cls.renamed.items() if old in values and new in values]:
-            raise ValueError(f"two names of one key: {', '.join(twice)}")
+            raise ValueError(f"earlier and present name of the same key: {', '.join(twice)}; keep only the present one")
         return {cls.renamed.get(key, key): value for key, value in values.items()}
 
     def text_for_hash(self) -> str:
-        """Return JSON with the first names of all keys: a hash of it stays the same when a key is renamed."""
+        """Return JSON with the first name of each key, so that its hash stays the same when a key is renamed."""
         text = self.model_dump_json()
         for old, new in self.renamed.items():
             text = text.replace(f'"{new}":', f'"{old}":')
@@ -42,8 +42,15 @@ class Frozen(BaseModel):
 
 
 def mode_text(value: object) -> object:
-    """Return the permissions of files as text; YAML reads 0640 as a number. Raises `ValueError` for what is no mode."""
+    """Return file permissions as text, also where YAML has read 0640 as a number.
+
+    Raises
+    ------
+    ValueError
+        If the text is not three octal digits from 600 on.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
+        # 640 was meant as octal digits; YAML has converted 0640 to 416 already
         value = str(value) if re.fullmatch("[67][0-7]{2}", str(value)) else f"{value:04o}"
     if isinstance(value, str):
         read_mode(value)

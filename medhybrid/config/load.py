@@ -1,7 +1,7 @@
-"""From a YAML file and `key=value` overrides to a checked `StudyConfig`, with the origin of every value.
+"""Loading of a `StudyConfig` from a YAML file and `key=value` overrides, with the origin of every value.
 
 A name is looked up as a file first, then among the packaged configs. All errors are reported at once, each with its
-file and key; an unknown key is answered with the nearest known one.
+file and key. For an unknown key, the error suggests the most similar known key.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from medhybrid.errors import ConfigError
 from medhybrid.files import write_atomically
 
 MAX_CONFIG_BYTES = 1_000_000
-"""A larger YAML file is refused: configs are pages, not data."""
+"""Size limit of a YAML file: a larger file is not a config."""
 
 
 SEARCH_PREFIX = "search_"
-"""File names that begin so are searches, not studies."""
+"""Prefix of the file names of searches, which are not studies."""
 
 
 def packaged_configs() -> dict[str, Path]:
-    """The configs that come with medhybrid, name to path."""
+    """Return the configs that are packaged with medhybrid, as name to path."""
     return {name: path for name, path in _packaged().items() if not name.startswith(SEARCH_PREFIX)}
 
 
 def packaged_searches() -> dict[str, Path]:
-    """The searches of `tune` that come with medhybrid, name to path."""
+    """Return the searches of `tune` that are packaged with medhybrid, as name to path."""
     return {name: path for name, path in _packaged().items() if name.startswith(SEARCH_PREFIX)}
 
 
 def _packaged() -> dict[str, Path]:
     inside = Path(str(files("medhybrid.config"))) / "yaml"
-    beside = Path(__file__).parents[2] / "configs"  # a development checkout: the one home of the YAML files
+    beside = Path(__file__).parents[2] / "configs"  # in a development checkout, the YAML files are here only
     folder = inside if inside.is_dir() else beside
     return {path.name: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find_config(name: str | Path) -> Path:
-    """The YAML file meant by `name`: a file, else a packaged config of that name.
+    """Return the path of a config: a file, else a packaged config of that name.
 
     Raises
     ------
     ConfigError
-        If there is neither.
+        If neither exists.
     """
     path = Path(name)
     if path.is_file():
@@ -69,12 +69,12 @@ def find_config(name: str | Path) -> Path:
     raise ConfigError(
         f"config {name} not found",
         expected="a YAML file, or one of " + ", ".join(packaged),
-        remedy="give the path of a file, or start from a packaged one: medhybrid config brain.yaml > my.yaml",
+        remedy="give the path of a file, or copy a packaged config: medhybrid config brain.yaml > my.yaml",
     )
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    """Read, merge and check a config.
+    """Load a config, merge the overrides into it and check it.
 
     Parameters
     ----------
@@ -86,24 +86,24 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises
     ------
     ConfigError
-        Naming every wrong key at once.
+        If the config cannot be read or is invalid. The message lists all wrong keys.
     """
     return load_config_with_origins(name, overrides)[0]
 
 
 def require_config(config: object) -> StudyConfig:
-    """The config that a step was given; raises `ConfigError` for anything else, such as its file's name."""
+    """Return the config that a step was called with; raise `ConfigError` for another type, such as a file name."""
     if not isinstance(config, StudyConfig):
         raise ConfigError(
-            "a step takes a config",
+            "the argument is not a config",
             found=f"{type(config).__name__} {config!r}"[:200],
-            remedy="medhybrid.load_config(NAME)",
+            remedy="load it first with medhybrid.load_config(NAME)",
         )
     return config
 
 
 def load_config_with_origins(name: str | Path, overrides: Sequence[str] = ()) -> tuple[StudyConfig, dict[str, str]]:
-    """As `load_config`, and where each value comes from (dotted key to file, override or default)."""
+    """Load a config as `load_config`, and return the origin of each value (dotted key to file, override or default)."""
     overrides = [overrides] if isinstance(overrides, str) else overrides
     path = find_config(name)
     values = rename_sections(_read_yaml(path), source=path.name)
@@ -126,9 +126,9 @@ def load_config_with_origins(name: str | Path, overrides: Sequence[str] = ()) ->
 
 
 def load_listen_config(path: Path) -> ListenConfig:
-    """Read and check the config of `medhybrid listen`; raises `ConfigError` naming every wrong key."""
+    """Load and check the config of `medhybrid listen`; raise `ConfigError` with all wrong keys."""
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist", remedy="see docs/dicom.md for an example")
+        raise ConfigError(f"config {path} does not exist", remedy="see docs/dicom.md for an example")
     try:
         return ListenConfig.model_validate(_read_yaml(path))
     except ValidationError as error:
@@ -136,7 +136,7 @@ def load_listen_config(path: Path) -> ListenConfig:
 
 
 def load_search(name: str | Path) -> SearchConfig:
-    """Read and check a search: a YAML file, or a packaged one; raises `ConfigError` naming every wrong key."""
+    """Load and check a search, a YAML file or a packaged one; raise `ConfigError` with all wrong keys."""
     packaged = packaged_searches()
     path = next(
         (p for p in (Path(name), packaged.get(str(name)), packaged.get(f"{name}.yaml")) if p and p.is_file()), None
@@ -154,7 +154,7 @@ def load_search(name: str | Path) -> SearchConfig:
 
 
 def with_values(config: StudyConfig, values: Mapping[str, Any], *, source: str) -> StudyConfig:
-    """The same config with other values of dotted keys; raises `ConfigError`, as for a key that does not exist."""
+    """Return a copy of the config with other values of dotted keys; raise `ConfigError` for an unknown key or wrong value."""
     plain = config.model_dump()
     changes: dict[str, Any] = {}
     for key, value in values.items():
@@ -165,10 +165,10 @@ def with_values(config: StudyConfig, values: Mapping[str, Any], *, source: str) 
         change[last] = value
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(plain), OmegaConf.create(changes)))
-    except (OmegaConfBaseException, ValueError, TypeError) as error:  # keys within a list, or below a value
+    except (OmegaConfBaseException, ValueError, TypeError) as error:  # for a key within a list, or below a value
         raise ConfigError(
             f"{source}: {', '.join(values)} cannot be set",
-            expected="keys of sections; a list is set whole",
+            expected="keys of sections; a list is set as a whole",
             found=str(error).partition("\n")[0],
         ) from error
     _replace_whole_length(merged, changes)
@@ -176,7 +176,7 @@ def with_values(config: StudyConfig, values: Mapping[str, Any], *, source: str) 
 
 
 def change_scans(config: ScansConfig, changes: Mapping[str, Any]) -> ScansConfig:
-    """How scans are read, with some values changed; raises `ConfigError`."""
+    """Return a copy of the options for reading scans with some values changed; raise `ConfigError` for a wrong one."""
     try:
         return ScansConfig.model_validate(config.model_dump() | dict(changes))
     except ValidationError as error:
@@ -184,7 +184,7 @@ def change_scans(config: ScansConfig, changes: Mapping[str, Any]) -> ScansConfig
 
 
 def config_from_dict(values: Mapping[str, Any], *, source: str) -> StudyConfig:
-    """Check a config that was saved with a run or model."""
+    """Validate the values of a config that was saved with a run or model; raise `ConfigError` with all wrong keys."""
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
@@ -207,14 +207,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as YAML", found=str(error).strip()) from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} is no config", expected="keys and values", found=type(loaded).__name__)
+        raise ConfigError(f"{path} is not a config", expected="keys and values", found=type(loaded).__name__)
     return {str(k): v for k, v in loaded.items()}
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for item in overrides:
         if "=" not in item or not item.split("=", 1)[0].strip():
-            raise ConfigError(f"override {item!r} cannot be used", expected="key=value, as training.max_minutes=10")
+            raise ConfigError(
+                f"override {item!r} cannot be used", expected="key=value, for example training.max_minutes=10"
+            )
     try:
         container = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
@@ -224,7 +226,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _replace_whole_length(plain: Any, changes: dict[str, Any]) -> None:
-    """A length on the command line replaces the file's other kind of length: only one can hold."""
+    """Remove the file's kind of length where the command line sets the other kind: a training has only one of them."""
     asked = changes.get("training")
     if isinstance(asked, dict) and isinstance(plain.get("training"), dict):
         if "max_minutes" in asked and "iterations" not in asked:

@@ -1,7 +1,7 @@
-"""The frozen models of a study: everything that can be set, each field with its meaning and default, once.
+"""Models of a study's configuration: all settings, each with its meaning and default.
 
-One `StudyConfig` is read once, checked entirely, saved beside the results, and passed down explicitly. Nothing else
-(no environment variable, no module global) changes a result.
+A `StudyConfig` is read once, checked as a whole, saved with the results, and passed on as an argument. Nothing else
+(no environment variable, no global variable of a module) changes a result.
 """
 
 from __future__ import annotations
@@ -15,35 +15,49 @@ from medhybrid.config.data import DataConfig, ScansConfig
 
 
 class PrepareConfig(Frozen):
-    """How scans become prepared cases. What is left null is decided by the plan's rules."""
+    """Settings of preprocessing, from scans to prepared cases. The plan's rules choose the settings that are null."""
 
     folder: str = Field(
-        "prepared", description="Folder, or URL (s3://...), of prepared datasets, each in one of its name."
+        "prepared",
+        description="Folder or URL (s3://...) of prepared datasets. Each study has a subfolder with its name.",
     )
     spacing_mm: tuple[float, float, float] | None = Field(None, description="Voxel spacing of the network's grid.")
-    patch_size: tuple[int, int, int] | None = Field(None, description="Patch in voxels of that grid.")
-    batch_size: int | None = Field(None, ge=1, description="Patches in a training step.")
-    max_patch_voxels: int = Field(262_144, ge=4_096, description="Upper bound of the rule that chooses the patch.")
+    patch_size: tuple[int, int, int] | None = Field(None, description="Patch size in voxels of the network's grid.")
+    batch_size: int | None = Field(None, ge=1, description="Patches per training step.")
+    max_patch_voxels: int = Field(
+        262_144, ge=4_096, description="Largest patch, in voxels, that the plan's rules choose."
+    )
     mirror_axes: tuple[int, ...] = Field(
-        (0,), description="Axes (0 left-right, 1 posterior-anterior, 2 inferior-superior) that may be mirrored."
+        (0,),
+        description="Axes that may be mirrored, in augmentation and test-time mirroring: 0 left-right, 1 posterior-anterior, "
+        "2 inferior-superior.",
     )
-    keep_largest: tuple[str, ...] = Field((), description="Labels of which only the largest component is kept.")
-    min_component_ml: float = Field(0.0, ge=0, description="Components below this volume are removed from masks.")
-    max_affine_error_mm: float = Field(0.01, gt=0, description="Largest corner distance of image grid and mask grid.")
+    keep_largest: tuple[str, ...] = Field(
+        (), description="Labels of which only the largest component is kept in predicted masks."
+    )
+    min_component_ml: float = Field(
+        0.0, ge=0, description="Components below this volume are removed from predicted masks."
+    )
+    max_affine_error_mm: float = Field(
+        0.01, gt=0, description="Largest accepted distance between the corners of image and mask."
+    )
     blank_copied_channels: bool = Field(
-        True, description="An optional channel that is a copy of another is treated as missing (blank)."
+        True, description="Treat an optional channel that is a copy of another as missing (zeros)."
     )
-    workers: int = Field(0, ge=0, description="Processes that prepare; 0 takes one a CPU core, as memory allows.")
+    workers: int = Field(
+        0, ge=0, description="Processes for preprocessing. 0 uses one per CPU core, as far as memory allows."
+    )
 
 
 class NetworkConfig(Frozen):
-    """The network. Strides come from the plan unless given here."""
+    """Architecture of the network. Its strides come from the plan."""
 
     kind: Literal["hybrid", "resnet", "identity", "interleave", "transformer", "transunet"] = Field(
         "hybrid",
-        description="`hybrid`: convolutions and a Transformer at the bottleneck; `interleave`: attention after each residual "
-        "block of the last two stages; `resnet` and `transformer` are the two ends; `identity`: the hybrid without its "
-        "Transformer blocks; `transunet`: the published network of pictures, slice by slice (`transunet_2d.yaml`).",
+        description="`hybrid`: convolutions with a Transformer at the bottleneck; `interleave`: attention after each residual "
+        "block of the last two stages; `resnet`: convolutions only; `transformer`: a patch embedding in place of the encoder; "
+        "`identity`: the hybrid without its Transformer blocks; `transunet`: the published 2D network, slice by slice "
+        "(`transunet_2d.yaml`).",
     )
     widths: tuple[int, ...] = Field((32, 64, 128), description="Channels of each residual stage.")
     blocks: tuple[int, ...] = Field((1, 1, 2), description="Residual blocks of each stage.")
@@ -51,17 +65,17 @@ class NetworkConfig(Frozen):
     depth: int = Field(2, ge=0, description="Transformer blocks.")
     interleave_depth: int = Field(1, ge=1, description="Transformer blocks after each residual block of `interleave`.")
     presence_tokens: bool = Field(
-        True, description="With optional channels: a token for each channel that says whether it is there."
+        True, description="With optional channels: one token per channel that encodes whether the channel is present."
     )
     heads: int = Field(6, ge=1, description="Attention heads.")
     drop_path: float = Field(0.1, ge=0, lt=1, description="Rate of stochastic depth at the last Transformer block.")
-    head_width: int = Field(16, ge=4, description="Channels at full size.")
-    deep_supervision: bool = Field(True, description="Auxiliary logits at half size.")
+    head_width: int = Field(16, ge=4, description="Channels of the decoder at full resolution.")
+    deep_supervision: bool = Field(True, description="Auxiliary output at half resolution, for deep supervision.")
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if len(self.widths) != len(self.blocks):
-            raise ValueError(f"widths and blocks must have one entry a stage, found {self.widths} and {self.blocks}")
+            raise ValueError(f"widths and blocks must have one entry per stage, found {self.widths} and {self.blocks}")
         if len(self.widths) < 2:
             raise ValueError("widths: at least two stages are needed")
         if self.token_width % self.heads:
@@ -70,51 +84,89 @@ class NetworkConfig(Frozen):
 
 
 class AugmentConfig(Frozen):
-    """Random changes of training patches. Probabilities are per patch."""
+    """Random augmentation of training patches. Each patch is augmented independently."""
 
-    enabled: bool = Field(True, description="False trains on the patches as they are.")
-    affine_probability: float = Field(0.5, ge=0, le=1, description="Rotation, scaling and elastic deformation.")
-    rotation_degrees: float = Field(20.0, ge=0, description="Largest rotation in the plane (a third of it out of it).")
+    enabled: bool = Field(True, description="False trains on patches without augmentation.")
+    affine_probability: float = Field(
+        0.5, ge=0, le=1, description="Probability of rotation, scaling and elastic deformation together."
+    )
+    rotation_degrees: float = Field(
+        20.0,
+        ge=0,
+        description="Largest rotation in the plane of the slices. Out of this plane, up to two thirds of it; with slices more "
+        "than twice as thick as the pixels, a third.",
+    )
     scale: float = Field(0.2, ge=0, lt=1, description="Largest relative change of size.")
-    elastic_mm: float = Field(2.0, ge=0, description="Standard deviation of smooth displacements.")
-    mirror_probability: float = Field(0.5, ge=0, le=1, description="For each axis that the plan allows.")
-    noise: float = Field(0.1, ge=0, description="Largest standard deviation of Gaussian noise.")
-    brightness: float = Field(0.2, ge=0, description="Largest shift, in units of the normalised intensities.")
+    elastic_mm: float = Field(
+        2.0, ge=0, description="Standard deviation of the displacement at the control points of elastic deformation."
+    )
+    mirror_probability: float = Field(
+        0.5, ge=0, le=1, description="Probability of mirroring, for each of `prepare.mirror_axes`."
+    )
+    noise: float = Field(
+        0.1, ge=0, description="Largest standard deviation of Gaussian noise, in normalised intensities."
+    )
+    brightness: float = Field(0.2, ge=0, description="Largest brightness shift, in normalised intensities.")
     contrast: float = Field(0.25, ge=0, lt=1, description="Largest relative change of contrast.")
-    gamma: float = Field(0.3, ge=0, lt=1, description="Largest deviation of the exponent from 1.")
-    low_resolution_probability: float = Field(0.15, ge=0, le=1, description="Down- and up-sampling of a patch.")
-    intensity_probability: float = Field(0.3, ge=0, le=1, description="For each kind of intensity change.")
+    gamma: float = Field(
+        0.3, ge=0, lt=1, description="Largest absolute logarithm of the exponent of the gamma transform."
+    )
+    low_resolution_probability: float = Field(
+        0.15,
+        ge=0,
+        le=1,
+        description="Probability of downsampling a patch by a factor of up to 2 and upsampling it again.",
+    )
+    intensity_probability: float = Field(
+        0.3, ge=0, le=1, description="Probability of each of noise, brightness, contrast and gamma."
+    )
     paste_probability: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="A patch is given the foreground of another of its batch, in place of what it had there. For lesions.",
+        description="Probability of pasting the foreground of another patch of the batch into this one (as in CarveMix). "
+        "For lesions.",
     )
     paste_margin_mm: float = Field(
-        8.0, ge=0, description="Largest margin of what is pasted; at least a quarter of it is taken."
+        8.0,
+        ge=0,
+        description="Largest margin around the pasted foreground. It is drawn from a quarter of this value up.",
     )
-    drop_channel_probability: float = Field(0.25, ge=0, le=1, description="An optional channel is blanked.")
-    drop_context_probability: float = Field(0.25, ge=0, le=1, description="A value of `data.context` is taken away.")
+    drop_channel_probability: float = Field(
+        0.25, ge=0, le=1, description="Probability of blanking, for each optional channel."
+    )
+    drop_context_probability: float = Field(
+        0.25, ge=0, le=1, description="Probability of dropping, for each value of `data.context`."
+    )
 
 
 class StageConfig(Frozen):
-    """A stage of a training. Weights are named by part (`encoder`, `transformer`, `decoder`, `all`) or pattern (`*.norm.*`)."""
+    """Stage of a training. Weights are named by part (`encoder`, `transformer`, `decoder`, `all`) or pattern (`*.norm.*`)."""
 
-    name: str | None = Field(None, description="Name of its record; null takes what it trains.")
-    train: tuple[str, ...] = Field(("all",), min_length=1, description="What is trained; the rest stands still.")
-    share: float = Field(gt=0, description="Its length, as share of the run: of the sum of all shares.")
-    peak_rate: float | None = Field(None, gt=0, description="Learning rate after warm-up; null takes the training's.")
+    name: str | None = Field(None, description="Name of the stage; null joins the names in `train`.")
+    train: tuple[str, ...] = Field(
+        ("all",), min_length=1, description="Parts or patterns that are trained; all others are frozen."
+    )
+    share: float = Field(
+        gt=0, description="Relative length of the stage. It is divided by the sum of the shares of all stages."
+    )
+    peak_rate: float | None = Field(
+        None, gt=0, description="Learning rate after warm-up; null uses `training.peak_rate`."
+    )
     rates: dict[str, float] = Field(
-        {}, description="Factors of the learning rate by part or pattern; of several that fit, the last one counts."
+        {}, description="Factors of the learning rate by part or pattern. If several match, the last one is used."
     )
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Factor of the learning rate from each layer to the one before it."
+        1.0,
+        gt=0,
+        le=1,
+        description="Layer-wise decay: factor of the learning rate from each layer to the one before it.",
     )
 
     @model_validator(mode="after")
     def _rates_are_rates(self) -> Self:
         if bad := {k: v for k, v in self.rates.items() if v < 0}:
-            raise ValueError(f"rates must not be negative, found {bad}")
+            raise ValueError(f"rates: factors must not be negative, found {bad}")
         return self
 
 
@@ -122,7 +174,7 @@ Precision = Literal["auto", "bf16", "float32"]
 
 
 class TrainingConfig(Frozen):
-    """The recipe and its length."""
+    """Training settings: length, optimiser, pretrained weights, validation."""
 
     renamed: ClassVar[dict[str, str]] = {
         "start": "pretrained",
@@ -130,58 +182,72 @@ class TrainingConfig(Frozen):
         "inner": "inner_fold",
     }
 
-    max_minutes: float | None = Field(None, gt=0, description="Length in minutes, the final validation excepted.")
+    max_minutes: float | None = Field(None, gt=0, description="Length in minutes, without the final validation.")
     iterations: int | None = Field(None, ge=1, description="Length in optimiser steps.")
-    fold: int = Field(0, ge=0, description="Fold whose cases validate.")
-    seed: int = Field(0, description="Seed of initial weights, sampling and augmentation.")
+    fold: int = Field(0, ge=0, description="Fold of the cross-validation.")
+    seed: int = Field(0, description="Seed for initial weights, sampling and augmentation.")
     optimiser: Literal["muon", "adamw"] = Field(
         "muon",
-        description="`muon` orthogonalises the steps of convolutions and linear layers (the rest has AdamW); `adamw` for all.",
+        description="`muon` orthogonalises the updates of convolutions and linear layers, with AdamW for the other weights; "
+        "`adamw` uses AdamW for all.",
     )
     peak_rate: float = Field(2e-3, gt=0, description="Learning rate after warm-up.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
     final_rate_share: float = Field(
-        0.01, ge=0, le=1, description="Rate at the end of the cosine, as share of the peak."
+        0.01, ge=0, le=1, description="Learning rate at the end of the cosine schedule, as share of the peak."
     )
-    betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW's decay rates of its moments.")
-    weight_decay: float = Field(0.02, ge=0, description="Decay of weights; none on norms and biases.")
-    gradient_clip: float = Field(3.0, gt=0, description="Largest norm of the gradient.")
-    ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that is validated and kept.")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="Decay rates of AdamW's moments.")
+    weight_decay: float = Field(
+        0.02, ge=0, description="Weight decay; normalisation layers and biases have no weight decay."
+    )
+    gradient_clip: float = Field(3.0, gt=0, description="Largest gradient norm; a larger gradient is scaled to it.")
+    ema: float = Field(
+        0.995,
+        ge=0,
+        lt=1,
+        description="Decay of the exponential moving average of the weights, which is validated and saved.",
+    )
     inner_fold: int | None = Field(
         None,
         ge=0,
-        description="For choosing settings: this part (of `data.n_folds`) of the cases that train validates in place of the "
-        "fold's validation cases, which are not touched.",
+        description="Inner validation split, for choosing settings. The fold's training cases are divided into `data.n_folds` "
+        "parts, and this part validates. The fold's own validation cases are not used.",
     )
     max_cases: int | None = Field(
-        None, ge=1, description="Train on no more cases of the fold than that, drawn by `data.split_seed`."
+        None, ge=1, description="Highest number of training cases. They are drawn with `data.split_seed`."
     )
     pretrained: str | None = Field(
         None,
-        description="Pretrained weights to initialise from, as far as they fit: a run or model folder, or a file "
-        "(.safetensors, .npz, .pt).",
+        description="Pretrained weights to initialise from: a run folder, a model folder or a file (.safetensors, .npz, .pt). "
+        "Weights that do not fit the network are skipped.",
     )
     pretrained_parts: tuple[str, ...] = Field(
-        ("all",), min_length=1, description="Which parts of the network are initialised from them."
+        ("all",), min_length=1, description="Parts of the network that are initialised from the pretrained weights."
     )
     stages: tuple[StageConfig, ...] = Field(
-        (), description="Stages one after the other, each with its own warm-up and cosine; none trains all at once."
+        (),
+        description="Successive stages, each with a warm-up and a cosine schedule. Without stages, all weights are trained.",
     )
-    auxiliary_weight: float = Field(0.3, ge=0, description="Weight of the loss at half size.")
-    foreground_share: float = Field(1 / 3, ge=0, le=1, description="Share of patches that hold foreground for certain.")
+    auxiliary_weight: float = Field(0.3, ge=0, description="Weight of the auxiliary loss at half resolution.")
+    foreground_share: float = Field(
+        1 / 3, ge=0, le=1, description="Share of patches that are drawn around a foreground voxel."
+    )
     keep: Literal["final", "best"] = Field(
         "final",
-        description="Which weights become the model: those at the end of the schedule, or the best validated ones (then "
-        "the validation score is no longer independent). An interrupted run keeps the best it has.",
+        description="Weights of the model: the `final` ones at the end of the schedule, or those with the `best` validation. "
+        "With `best`, the validation score is no longer independent. An interrupted run keeps its best weights.",
     )
-    n_validations: int = Field(6, ge=1, description="Validations over the run, the last one on all cases.")
-    validation_cases: int = Field(12, ge=1, description="Cases of the validations before the last.")
-    checkpoint_minutes: float = Field(2.0, gt=0, description="Time between checkpoints.")
-    workers: int = Field(2, ge=0, description="Threads that read patches; the samples do not depend on it.")
-    precision: Precision = Field("auto", description="`auto` takes bf16 where the processor computes in it.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to train.")
+    n_validations: int = Field(
+        6, ge=1, description="Number of validations during the run. The last one uses all validation cases."
+    )
+    validation_cases: int = Field(12, ge=1, description="Number of cases for each validation before the last.")
+    checkpoint_minutes: float = Field(2.0, gt=0, description="Minutes between checkpoints.")
+    workers: int = Field(2, ge=0, description="Threads that read patches. The samples do not depend on their number.")
+    precision: Precision = Field("auto", description="`auto` uses bf16 if the processor supports it in hardware.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Device for training.")
     deterministic: bool = Field(
-        False, description="Bit-equal weights when trained again on the same machine; needs `training.iterations`."
+        False,
+        description="Train reproducibly: bit-identical weights on the same host. It needs `training.iterations`.",
     )
 
     @model_validator(mode="after")
@@ -189,78 +255,85 @@ class TrainingConfig(Frozen):
         if (self.max_minutes is None) == (self.iterations is None):
             raise ValueError("give exactly one of max_minutes and iterations")
         if self.deterministic and self.iterations is None:
-            raise ValueError("a deterministic training needs iterations (and max_minutes: null), for no clock is")
+            raise ValueError("deterministic needs iterations (and max_minutes: null): a time limit is not reproducible")
         return self
 
 
 class PretrainConfig(Frozen):
-    """Self-supervised pretraining on scans without masks: tokens are masked, and the network reconstructs the image there."""
+    """Self-supervised pretraining on scans without masks: the network reconstructs the image at masked tokens."""
 
     renamed: ClassVar[dict[str, str]] = {"hidden_share": "mask_ratio"}
 
-    mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of the tokens that is masked.")
+    mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of the tokens that are masked.")
 
 
 class InferenceConfig(Frozen):
-    """Sliding-window inference on whole scans; also used by validation."""
+    """Sliding-window inference on whole scans, also for validation."""
 
     renamed: ClassVar[dict[str, str]] = {"mirror": "tta_mirroring"}
 
-    overlap: float = Field(0.5, ge=0, lt=1, description="Overlap of neighbouring windows, as fraction of the window.")
-    window_batch: int = Field(2, ge=1, description="Windows computed at once.")
+    overlap: float = Field(0.5, ge=0, lt=1, description="Overlap of neighbouring windows, as share of the window.")
+    window_batch: int = Field(2, ge=1, description="Windows per batch.")
     tta_mirroring: bool = Field(
-        True, description="Test-time mirroring: average over the mirrored inputs that the plan allows."
+        True, description="Test-time mirroring: average the predictions of inputs mirrored along `prepare.mirror_axes`."
     )
-    skip_air: bool = Field(True, description="Leave out windows in which every channel is blank.")
-    precision: Precision = Field("auto", description="`auto` takes bf16 where the processor computes in it.")
+    skip_air: bool = Field(True, description="Skip windows in which all channels are blank.")
+    precision: Precision = Field("auto", description="`auto` uses bf16 if the processor supports it in hardware.")
 
 
 class TrackingConfig(Frozen):
-    """Where runs are recorded."""
+    """Experiment tracking."""
 
-    kind: Literal["mlflow", "jsonl", "none"] = Field("mlflow", description="Besides the run's own `log.jsonl`.")
-    uri: str | None = Field(None, description="MLflow store; null: `MLFLOW_TRACKING_URI`, else `runs/mlflow.db`.")
-    experiment: str | None = Field(None, description="MLflow experiment; null: `MLFLOW_EXPERIMENT_NAME`, else `name`.")
+    kind: Literal["mlflow", "jsonl", "none"] = Field(
+        "mlflow", description="Store for runs, in addition to the file `log.jsonl` of each run."
+    )
+    uri: str | None = Field(
+        None, description="MLflow tracking URI; null uses `MLFLOW_TRACKING_URI`, else `runs/mlflow.db`."
+    )
+    experiment: str | None = Field(
+        None, description="MLflow experiment; null uses `MLFLOW_EXPERIMENT_NAME`, else the study's `name`."
+    )
     log_report: bool = Field(
-        True, description="Log `report.html`, which holds voxels of scans; it stays in the run folder."
+        True, description="Log `report.html`, which contains voxels of scans. False keeps it in the run folder only."
     )
     register_model: bool = Field(True, description="Register the model in MLflow under the study's name.")
-    alias: str = Field("newest", description="Alias given to the registered version.")
+    alias: str = Field("newest", description="Alias of the registered model version.")
 
 
 class OutputConfig(Frozen):
-    """Files that the command line writes."""
+    """Output files of the command line."""
 
     mode: str = Field(
         "0600",
-        description="Permissions of files that may hold patient data, as 0600 or 0640; folders can be entered by the same.",
+        description="Permissions of files that may contain patient data, for example 0600 or 0640. Folders get the same, and "
+        "can be entered.",
     )
 
     _mode_is_one = field_validator("mode", mode="before")(mode_text)
 
 
 class StudyConfig(Frozen):
-    """One study: data, network, recipe, records."""
+    """Configuration of a study: data, network, training, tracking."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the study, used for folders.")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the study, also of its folders.")
     data: DataConfig = Field(description="Scans, masks, channels and labels.")
-    scans: ScansConfig = Field(default_factory=ScansConfig, description="How scans are read.")
-    prepare: PrepareConfig = Field(default_factory=PrepareConfig, description="From scans to prepared cases.")
-    network: NetworkConfig = Field(default_factory=NetworkConfig, description="The network.")
+    scans: ScansConfig = Field(default_factory=ScansConfig, description="Options for reading scans.")
+    prepare: PrepareConfig = Field(default_factory=PrepareConfig, description="Preprocessing.")
+    network: NetworkConfig = Field(default_factory=NetworkConfig, description="Architecture of the network.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="Augmentation of training patches.")
     training: TrainingConfig = Field(
-        default_factory=lambda: TrainingConfig(max_minutes=10), description="Recipe and length."
+        default_factory=lambda: TrainingConfig(max_minutes=10), description="Training settings and length."
     )
-    pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Learning without masks.")
-    inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Windows over whole scans.")
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Records of the runs.")
-    output: OutputConfig = Field(default_factory=OutputConfig, description="Files that commands write.")
-    runs: str = Field("runs", description="Folder of runs.")
+    pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Self-supervised pretraining.")
+    inference: InferenceConfig = Field(default_factory=InferenceConfig, description="Sliding-window inference.")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Experiment tracking.")
+    output: OutputConfig = Field(default_factory=OutputConfig, description="Output files of commands.")
+    runs: str = Field("runs", description="Folder of training runs.")
 
     @model_validator(mode="after")
     def _rules_name_labels(self) -> Self:
         if unknown := set(self.prepare.keep_largest) - set(self.data.labels):
             raise ValueError(
-                f"prepare.keep_largest: no such label: {', '.join(sorted(unknown))}; labels are {', '.join(self.data.labels)}"
+                f"prepare.keep_largest: unknown label: {', '.join(sorted(unknown))}; labels are {', '.join(self.data.labels)}"
             )
         return self

@@ -1,4 +1,4 @@
-"""Keys of the config that had another name in an earlier version: accepted for one minor version, in records always."""
+"""Config keys with another name in an earlier version: accepted for one minor version; in records, always."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def renamed_keys() -> dict[str, str]:
 
 
 def present_key(key: str, *, source: str) -> str:
-    """Return the present name of a dotted key that a user wrote; log a warning for one of an earlier version."""
+    """Return the present name of a user's dotted key; log a warning for a name of an earlier version."""
     present = renamed_keys().get(key, key)
     if present != key:
         logger.warning("%s: the key %s is now %s; the old name is accepted until version 0.3", source, key, present)
@@ -32,19 +32,19 @@ def present_key(key: str, *, source: str) -> str:
 
 
 def rename_sections(values: Mapping[str, Any], *, source: str = "", to_first: bool = False) -> dict[str, Any]:
-    """Return a config's values (sections of keys) under present names, or under the first ones.
+    """Return a config's values (sections of keys) under their present names, or under their first names.
 
     Parameters
     ----------
     source : str
-        The user's file or command line, for a warning for each earlier name; without it there is none.
+        The user's file or command line. If given, each earlier name is logged as a warning.
     to_first : bool
-        For hashes of configs, which stay the same when a key is renamed.
+        Use the first names. A hash of these values stays the same when a key is renamed.
 
     Raises
     ------
     ConfigError
-        If a key is there under both names.
+        If a key is present under both names.
     """
     renamed = dict(values)
     for old, new in renamed_keys().items():
@@ -53,7 +53,9 @@ def rename_sections(values: Mapping[str, Any], *, source: str = "", to_first: bo
         if not isinstance(inside, Mapping) or before not in inside:
             continue
         if after in inside:
-            raise ConfigError(f"{source or section}: {section}.{before} and {section}.{after} are one key")
+            raise ConfigError(
+                f"{source or section}: {section}.{before} and {section}.{after} are names of the same key; remove one of them"
+            )
         if source:
             present_key(f"{section}.{before}", source=source)
         renamed[section] = {after if key == before else key: value for key, value in inside.items()}

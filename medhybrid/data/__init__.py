@@ -1,1 +1,1 @@
-"""Datasets: layouts, checks, fingerprint, plan, prepared store, sampling, augmentation."""
+"""Datasets: layouts, checks, fingerprint, plan, prepared cases, sampling, augmentation."""

@@ -1,7 +1,7 @@
-"""Random changes of training patches, on whole batches, on the device that trains.
+"""Random augmentation of batches of training patches, on the training device.
 
-What is random (`draw_parameters`) stands apart from its effect (`apply`), so that an augmentation can be recorded and
-tested. Axes: B batch, C channels, X Y Z space.
+`draw_parameters` draws the random parameters, and `apply` applies them. The two are separate so that an augmentation can be
+recorded and tested. Axes: B batch, C channels, X Y Z space.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from torch import Tensor
 from medhybrid.config import AugmentConfig
 
 ELASTIC_POINTS = 5
-"""Control points of the smooth displacement along each axis."""
+"""Number of control points of the elastic deformation along each axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class PatchParameters:
-    """All random choices for one patch.
+    """Random parameters of the augmentation of one patch.
 
     Attributes
     ----------
     matrix : (3, 3) ndarray or None
-        From output to input positions in mm; None leaves the patch where it is.
+        Maps output to input positions, in mm. None applies no affine and no elastic deformation.
     displacement : (3, P, P, P) ndarray or None
-        Smooth displacement at control points in mm.
+        Elastic displacement at the control points, in mm.
     flips : tuple of int
         Mirrored axes.
     gain, shift, gamma : (C,) ndarray
-        Contrast factor, brightness shift, exponent.
+        Contrast factor, brightness shift and exponent of the gamma transform, for each channel.
     low_resolution : float
-        Factor of down-sampling; 1 leaves the patch as it is.
+        Factor of downsampling; 1 keeps the resolution.
     noise : float
-        Standard deviation.
+        Standard deviation of Gaussian noise; 0 adds none.
     present : (C,) ndarray
-        0 where a channel is blanked.
+        False for blanked channels.
     noise_seed : int
-        Of the noise's own generator.
+        Seed of the noise.
     paste_margin_mm : float or None
-        Margin of what is taken over from the next patch of the batch; None takes nothing.
+        Margin around the foreground that is pasted from the next patch of the batch. None pastes nothing.
     """
 
     matrix: np.ndarray | None
@@ -66,7 +66,7 @@ def draw_parameters(
     mirror_axes: tuple[int, ...],
     optional: tuple[bool, ...],
 ) -> PatchParameters:
-    """Draw the choices for one patch.
+    """Draw the random parameters for one patch.
 
     Parameters
     ----------
@@ -101,7 +101,11 @@ def draw_parameters(
 
 
 def _rotation(rng: np.random.Generator, degrees: float, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Rotation matrix: full range around the thickest axis, a third of it around the others (less where slices are thick)."""
+    """Draw a rotation matrix.
+
+    The range is `degrees` around the axis with the largest spacing, and two thirds of that around the others. With slices more
+    than twice as thick as the pixels, it is one third around the others, because interpolation between few slices is inexact.
+    """
     thick = int(np.argmax(spacing_mm))
     ratio = max(spacing_mm) / min(spacing_mm)
     limits = np.full(3, degrees / (3 if ratio > 2 else 1.5))
@@ -114,7 +118,7 @@ def _rotation(rng: np.random.Generator, degrees: float, spacing_mm: tuple[float,
 
 
 def centre_crop(x: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """The middle of the last three axes."""
+    """Return the centre of a tensor, cropped along the last three axes."""
     begin = [(n - s) // 2 for n, s in zip(x.shape[-3:], size, strict=True)]
     return x[..., begin[0] : begin[0] + size[0], begin[1] : begin[1] + size[1], begin[2] : begin[2] + size[2]]
 
@@ -127,14 +131,16 @@ def apply(
     patch_size: tuple[int, int, int],
     spacing_mm: tuple[float, float, float],
 ) -> tuple[Tensor, Tensor]:
-    """Apply the choices.
+    """Apply the drawn parameters to a batch.
 
     Parameters
     ----------
     image : (B, C, *read) Tensor
-        As read, larger than the patch.
+        Image as it was read: larger than the patch.
     labels : (B, *read) Tensor
-        Inside label values.
+        Label map with values 0..n.
+    parameters : list of PatchParameters
+        One for each patch of the batch.
 
     Returns
     -------
@@ -171,13 +177,25 @@ def _move(
 def paste_foreground(
     x: Tensor, y: Tensor, other: Tensor, other_y: Tensor, *, margin_mm: float, spacing_mm: tuple[float, float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Image (C, X, Y, Z) and labels (X, Y, Z) with another's foreground and what is around it, at the place it has there.
+    """Paste the foreground of another patch, with a margin, into the same position of this one.
 
-    A channel that this patch lacks stays blank; if the other lacks one that this has, nothing is pasted.
+    Channels that are blank in this patch stay blank. If a channel is blank in the other patch only, nothing is pasted.
+
+    Parameters
+    ----------
+    x, other : (C, X, Y, Z) Tensor
+        Images of this and of the other patch.
+    y, other_y : (X, Y, Z) Tensor
+        Their label maps.
+
+    Returns
+    -------
+    image : (C, X, Y, Z) Tensor
+    labels : (X, Y, Z) Tensor
 
     References
     ----------
-    CarveMix, Zhang et al. (2021), MICCAI, with a box-shaped margin in place of one by distance.
+    CarveMix, Zhang et al. (2021), MICCAI, with a box-shaped margin instead of a distance.
     """
     has, other_has = (image.flatten(1).any(1) for image in (x, other))
     if bool((has & ~other_has).any()):
@@ -205,11 +223,11 @@ def _sampling_grid(
         smooth = F.interpolate(control, size=patch, mode="trilinear", align_corners=True)  # (1, 3, X, Y, Z)
         position = position + smooth[0].permute(1, 2, 3, 0)
     half = torch.tensor([max((n - 1) / 2, 0.5) for n in read], device=device)
-    grid = position / spacing / half  # -1..1 over the box that was read
+    grid = position / spacing / half  # -1..1 over the image as it was read
     for axis, n in enumerate(read):
-        if n == 1:  # a patch of one slice moves within it
+        if n == 1:  # a single slice is deformed within its plane
             grid[..., axis] = 0
-    return grid.flip(-1)[None]  # grid_sample wants z, y, x
+    return grid.flip(-1)[None]  # grid_sample expects the order z, y, x
 
 
 def _change_intensities(x: Tensor, p: PatchParameters) -> Tensor:
@@ -219,7 +237,7 @@ def _change_intensities(x: Tensor, p: PatchParameters) -> Tensor:
     has_content = x.flatten(1).abs().amax(1) > 0  # a blank channel stays blank
     if p.low_resolution < 1:
         small = [max(2, round(n * p.low_resolution)) for n in x.shape[-3:]]
-        small[-1] = x.shape[-1] if x.shape[-1] < 24 else small[-1]  # few slices are coarse enough as they are
+        small[-1] = x.shape[-1] if x.shape[-1] < 24 else small[-1]  # few slices are not downsampled further
         low = F.interpolate(x[None], size=small, mode="trilinear", align_corners=False)
         x = F.interpolate(low, size=tuple(x.shape[-3:]), mode="trilinear", align_corners=False)[0]
     if (p.gamma != 1).any():

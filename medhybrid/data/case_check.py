@@ -1,4 +1,4 @@
-"""Checking a case of a dataset: what it gave, and whether an earlier check still holds."""
+"""Checks of the cases of a dataset, with records that are reused while the files stay the same."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from medhybrid.scans.context import CONTEXT_VERSION, context_files
 from medhybrid.scans.image_files import files_of
 
 WITH_VALUES_BESIDE = (".hdr", ".hdr.gz", ".nhdr", ".mhd")
-"""Headers whose values may be in a file of their own."""
+"""Suffixes of headers that may have their voxel values in a separate file."""
 
 CHECKS_VERSION = 3
-"""Checks of another version are made again; prepared cases are not."""
+"""Version of the checks. Checks of another version are repeated; prepared cases are kept."""
 
 
 class CaseCheck(BaseModel):
-    """What checking a case gave; valid as long as the stamps of its files hold."""
+    """Result of checking a case, valid until the stamps of its files change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,12 +45,12 @@ class CaseCheck(BaseModel):
 
     @property
     def is_usable(self) -> bool:
-        """Whether the case may be trained on."""
+        """Return whether the case can be used for training."""
         return self.fingerprint is not None and all(f.severity != "error" for f in self.findings)
 
 
 class CheckTask(BaseModel):
-    """One case to check, for a worker process."""
+    """Case to check, as sent to a worker process."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -59,17 +59,17 @@ class CheckTask(BaseModel):
 
     @property
     def name(self) -> str:
-        """Case name."""
+        """Return the case's name."""
         return self.case.name
 
 
 def reading_of(config: StudyConfig) -> dict[str, object]:
-    """The settings that bear on how images and masks are read."""
+    """Return the settings that affect the reading of images and masks."""
     return config.scans.model_dump() | config.data.model_dump(include={"segments", "other_segments", "overlaps"})
 
 
 def check_settings(config: StudyConfig, case: Case) -> str:
-    """Hash of what a check depends on besides the files: settings, and which volume is which channel."""
+    """Return a hash of the settings that a check depends on, and of the volumes that are assigned to channels."""
     values = [
         CHECKS_VERSION,
         *([slots] if (slots := slots_of(case.images)) else []),
@@ -85,13 +85,13 @@ def check_settings(config: StudyConfig, case: Case) -> str:
 
 
 def sources_of(case: Case, config: StudyConfig) -> tuple[Path, ...]:
-    """The files that decide what a case is, those of its context and of values beside a header among them."""
+    """Return the files that a case is read from, with its metadata tables and separate value files of headers."""
     files = tuple(dict.fromkeys(f for p in case.files for f in (p, *_values_beside(p))))
     return files + (context_files(case.files, dataset_root(config.data)) if config.data.context else ())
 
 
 def _values_beside(path: Path) -> tuple[Path, ...]:
-    """Return the file that holds the values of a header; none where the header holds them, or cannot be read."""
+    """Return the file with the values of a header; empty if the header holds the values or cannot be read."""
     if not path.name.lower().endswith(WITH_VALUES_BESIDE) or not path.is_file():
         return ()
     with suppress(MedHybridError, OSError):
@@ -100,14 +100,14 @@ def _values_beside(path: Path) -> tuple[Path, ...]:
 
 
 def _hash_sources(files_hash: str, case: Case, config: StudyConfig) -> str:
-    """Return the hash of the files of a case and of how they are read."""
+    """Return a hash of a case's files and of the settings for reading them."""
     reading = json.dumps(reading_of(config), sort_keys=True) + slots_of(case.images)
     context = CONTEXT_VERSION if config.data.context else ""
     return hashlib.sha256((files_hash + reading + context).encode()).hexdigest()
 
 
 def check_case(task: CheckTask) -> CaseCheck:
-    """Read a case, check it and measure it; what is wrong becomes findings."""
+    """Read, check and measure a case. Errors are returned as findings."""
     case, config = task.case, task.config
     channels = [c.name for c in config.data.channels]
     labels = config.data.labels
@@ -168,7 +168,7 @@ def check_case(task: CheckTask) -> CaseCheck:
 
 
 def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:
-    """An earlier check that still holds, else None."""
+    """Load an earlier check of a case; return None if its files or settings have changed."""
     if case.problem is not None:
         return None
     sources = sources_of(case, config)
@@ -183,12 +183,12 @@ def load_check(path: Path, case: Case, config: StudyConfig) -> CaseCheck | None:
     except (OSError, ValidationError, ValueError):
         return None
     check = check.model_copy(update={"stamps": stamps})
-    write_atomically(path, check.model_dump_json())  # the content is the same: it is not read the next time
+    write_atomically(path, check.model_dump_json())  # so that the next run need not hash the files
     return check
 
 
 def is_check(path: Path) -> bool:
-    """Whether a file is the record of a check."""
+    """Return whether a file is the record of a check."""
     try:
         CaseCheck.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

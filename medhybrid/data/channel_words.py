@@ -1,4 +1,4 @@
-"""Whether a text names a channel: by whole words, so that T1 is found in `ax_T1w_3mm` and not in `T1ce`, `T12` or `T1 post`."""
+"""Recognition of channel names in texts, as whole words: T1 matches `ax_T1w_3mm`, but not `T1ce`, `T12` or `T1 post`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ CONTRAST = re.compile(
     r"|\+\s*(?:c|gd|km)\b|" + NOT_LETTER + r"c$",
     re.IGNORECASE,
 )
-"""Words for a contrast agent, which make another channel of T1."""
+"""Words for a contrast agent: an image with one is not the channel T1."""
 
 NO_CONTRAST = re.compile(
     NOT_LETTER + r"(?:pre|non?|without|w/?o|ohne|native)[\s_.\-]*(?:contrast|ce|gd|gad\w*|km|c)?(?![a-z0-9])",
     re.IGNORECASE,
 )
-"""Words that say that there is none."""
+"""Words for an image without contrast agent."""
 
 OTHERS: dict[str, re.Pattern[str]] = {
     "t2": re.compile(
@@ -24,35 +24,35 @@ OTHERS: dict[str, re.Pattern[str]] = {
     ),
     "dwi": re.compile(NOT_LETTER + r"(?:adc|fa|md|exp|e?adc)(?![a-z0-9])", re.IGNORECASE),
 }
-"""Words that make another image of a text that names a sequence."""
+"""For a sequence: words for other images that have its name in their description, such as T2 in T2-FLAIR."""
 
 TARGET = re.compile(
     r"(?:(?<![a-z])(?:to|onto|in|on|reg|space)|[a-z]{2}to|(?<![a-z0-9])(?:t[12]|flair|pd|dwi|adc|swi)\w*?[\s_.\-]*2)[\s_.\-]*$"
-    r"|(?:(?<![a-z])|[a-z]{2})2$",  # after other words and apart from the name, it is the number of a patient: sub-02_T1
+    r"|(?:(?<![a-z])|[a-z]{2})2$",  # a "2" after other words and a separator is the number of a patient: sub-02_T1
     re.IGNORECASE,
 )
-"""Before a name: the image was brought to the space of that channel, and is another one."""
+"""Text before a channel's name that means "registered to this channel": the image itself is of another channel."""
 
 DERIVED = re.compile(
     NOT_LETTER + r"(?:\w*mask|seg|segm|segmentation|labels?|roi|prob|probability|atlas|aseg)(?![a-z])", re.IGNORECASE
 )
-"""Words of what is made of a channel, and is no image."""
+"""Words for results derived from a channel, which are not images: masks, segmentations, probabilities."""
 
 OTHER_MASKS = re.compile(
     r"(?:(?:(brain|bet|skull|foreground|background|fov|valid|noise)|^(head|body))[_\-. ]*mask"
     r"|mask[_\-. ]*(?:of[_\-. ]*)?(brain|bet|skull|foreground|background|fov|valid|noise|head|body)$)",
     re.IGNORECASE,
 )
-"""Masks that processing leaves beside a scan, and that are not the reference."""
+"""Names of masks from preprocessing tools, such as `brainmask`, which are not reference masks."""
 
 
 def names_channel(text: str, channel: str) -> bool:
-    """Return whether a text holds a channel's name as a word, case ignored.
+    """Return whether a text contains a channel's name as a word, regardless of case.
 
-    A word ends at anything but a letter or digit, at a change between letters and digits, and at a capital after a small
-    letter; T1, T2 and PD may go on as `T1w`, and not as `T1ce` or `T2*`. Separators within the name do not count: `T1Gd` is
-    found in `t1_gd`. T1 is not found in a text with a word for a contrast agent, T2 not beside FLAIR, DWI not beside ADC, and
-    none where the text names a mask, or an image that was brought to the space of the channel.
+    Words are separated by other characters than letters and digits. A change between letters and digits separates words, too,
+    and so does an upper-case letter after a lower-case one. T1, T2 and PD also match with a `w` (`T1w`), but not as `T1ce` or
+    `T2*`. Separators within the name are ignored: `T1Gd` matches `t1_gd`. T1 does not match a text with a word for a contrast
+    agent, T2 does not match FLAIR, and DWI does not match ADC. No channel matches a mask, or an image registered to it.
     """
     if DERIVED.search(text) and not DERIVED.search(channel):
         return False
@@ -67,7 +67,7 @@ def names_channel(text: str, channel: str) -> bool:
 
 
 def without_channel(text: str, channel: str) -> str:
-    """Return a text with a space in place of the words that are a channel's name."""
+    """Replace a channel's name in a text by a space."""
 
     def replaced(found: re.Match[str]) -> str:
         return " " if _begins_word(text, found.start()) and _ends_word(text, found.end()) else found[0]
@@ -76,7 +76,7 @@ def without_channel(text: str, channel: str) -> str:
 
 
 def _pattern(channel: str) -> str:
-    """Return the expression of a name whose letters and digits may stand apart."""
+    """Return the regular expression of a channel's name, with optional separators between letters and digits."""
     words: list[str] = re.findall(r"(?:[A-Z]+(?![a-z])|[A-Z]?[a-z]+)\d*|\d+|[^A-Za-z\d\s_.\-]", channel)
     if not words:
         return re.escape(channel)
@@ -104,6 +104,6 @@ def _ends_word(text: str, end: int) -> bool:
 
 
 def is_other_mask(name: str, labels: tuple[str, ...]) -> bool:
-    """Return whether a file's name says that it is the mask of something that is no label, such as `brainmask`."""
+    """Return whether a file name is that of a mask without a label of the study, such as `brainmask`."""
     plain = re.sub(r"[\W_]", "", name.casefold())
     return OTHER_MASKS.search(name) is not None and not any(re.sub(r"[\W_]", "", n.casefold()) in plain for n in labels)

@@ -1,8 +1,9 @@
-"""Which scan of a study is which channel: by rules over header fields, with the reason, or by a table. Never by guess.
+"""Channel assignment: the scan of a study for each channel, by rules or by a table, with the reason.
 
-A rule is a pattern on names and descriptions, or several conditions that must all hold. A channel without a rule is found by
-its name as a word. The name of the study's folder, which all its scans share, is not looked at. A table `channels.csv` in the
-folder of scans (columns `scan`, `channel`) overrides the rules for the scans it names.
+A rule is a pattern for names and descriptions, or several conditions on header fields that must all hold. A channel without a
+rule matches scans that have its name as a word. The name of the study's folder is ignored, because all its scans share it.
+A table `channels.csv` in the folder of scans (columns `scan`, `channel`) overrides the rules for the listed scans. An
+ambiguous assignment is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from medhybrid.tables import read_table
 Rules = Mapping[str, str | ChannelRule]
 TABLE = "channels.csv"
 IMAGE_SUFFIX = re.compile(r"\.(nii\.gz|nii|seg\.nrrd|nrrd|nhdr|mha|mhd|hdr)$", re.IGNORECASE)
-"""Files that can be read as an image; `.img` goes with its `.hdr`."""
+"""Suffixes of files that can be read as an image. An `.img` file is read through its `.hdr`."""
 
 CONDITIONS = {
     "echo_time_ms": "echo time",
@@ -35,14 +36,17 @@ CONDITIONS = {
 
 
 class HasPart(Protocol):
-    """A scan's files, and which volume of them."""
+    """Scan in one or several files, with the name of its volume in them."""
 
     @property
     def part(self) -> str: ...
 
 
 def slots_of(entries: Sequence[HasPart | None]) -> str:
-    """Which channels are there and of which volumes, beside the files themselves; empty where one entry is the whole scan."""
+    """Return the channel assignment as text: for each channel, its volume, or `-` if it is missing.
+
+    The text is empty if a single entry holds the whole scan.
+    """
     if len(entries) == 1 and entries[0] is not None and not entries[0].part:
         return ""
     return "|".join("-" if e is None else f"+{e.part}" for e in entries)
@@ -50,19 +54,19 @@ def slots_of(entries: Sequence[HasPart | None]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The scan of a channel and why, or None with the reason that it may be missing."""
+    """Scan that is assigned to a channel (None for a missing optional channel), with the reason."""
 
     entry: ScanEntry | None
     reason: str
 
 
 def read_channel_table(root: Path) -> dict[str, str]:
-    """Return scan name to channel, from `channels.csv` in `root`; empty if there is none.
+    """Read scan name to channel from `channels.csv` in `root`; empty if the file does not exist.
 
     Raises
     ------
     DataError
-        If the table lacks its columns.
+        If a column is missing, or two rows have the same scan.
     """
     path = root / TABLE
     if not path.is_file():
@@ -76,7 +80,12 @@ def read_channel_table(root: Path) -> dict[str, str]:
         place = PurePosixPath(row[scan].replace("\\", "/"))
         name = row[scan] if len(place.parts) < 2 else name_from_path(place.parent / IMAGE_SUFFIX.sub("", place.name))
         if name in found:
-            raise DataError(f"{TABLE}: line {line} is a second one of its scan", found=row[scan])
+            raise DataError(
+                f"{TABLE}: line {line} repeats a scan",
+                expected="one line per scan",
+                found=row[scan],
+                remedy="remove one",
+            )
         found[name] = row[channel]
     return found
 
@@ -90,18 +99,18 @@ def match_channels(
     table: Mapping[str, str] | None = None,
     folder: str = "",
 ) -> tuple[Match, ...]:
-    """The scan of each channel within a study.
+    """Assign a scan of a study to each channel.
 
     Parameters
     ----------
     channels : sequence of (str, bool)
-        Names, and whether the study may lack them.
+        Channel names, and whether they are optional.
     rules : mapping
-        Rule by name; a channel without one is found by its name as a word.
+        Channel name to rule. A channel without a rule matches scans that have its name as a word.
     table : mapping, optional
-        Scan name to channel, which goes before the rules.
+        Scan name to channel. It overrides the rules.
     folder : str
-        The study's folder, as the names of its scans begin; it says nothing of channels.
+        Name of the study's folder, with which the names of its scans begin. It is ignored in the search for channel names.
 
     Raises
     ------
@@ -118,14 +127,14 @@ def match_channels(
         if len(hits) > 1:
             raise DataError(
                 f"study {case}: channel {name} is ambiguous",
-                expected=f"one match of {_tell(rule, name)}",
+                expected=f"one scan that matches {_tell(rule, name)}",
                 found="; ".join(f"{e.name} ({reasons.get(e.name, TABLE)})" for e in hits[:4]),
                 remedy=f"make data.channel_map more precise, or name the scan in {TABLE}",
             )
         if not hits and not optional:
             raise DataError(
                 f"study {case}: channel {name} is missing",
-                expected=f"one match of {_tell(rule, name)}",
+                expected=f"one scan that matches {_tell(rule, name)}",
                 found=", ".join(e.name for e in entries[:6]) or "no image",
                 remedy=f"set data.channel_map, or name the scan in {TABLE}",
             )
@@ -156,14 +165,14 @@ def refuse_lost(
     entries: Sequence[ScanEntry],
     lost: Sequence[ScanEntry],
 ) -> None:
-    """Raise `DataError` if a channel seems to be missing and is in a file that cannot be read, with what is wrong with it.
+    """Raise `DataError` if a missing channel is in a file that cannot be read, with the problem of that file.
 
     Parameters
     ----------
     match : callable
-        Finds the scan of each channel.
+        Function that assigns scans to channels.
     found : sequence of Match
-        What it found in `entries`.
+        Its result for `entries`.
     lost : sequence of ScanEntry
         Scans of the same study that cannot be read.
     """
@@ -172,7 +181,7 @@ def refuse_lost(
     for entry in lost:
         try:
             matched = match([*entries, entry])
-        except MedHybridError:  # with what cannot be read, nobody can tell
+        except MedHybridError:  # with the unreadable scan, the assignment is not decidable
             continue
         if entry in [m.entry for m in matched]:
             raise DataError(
@@ -183,7 +192,7 @@ def refuse_lost(
 
 
 def explain(entry: ScanEntry, rule: str | ChannelRule | None, channel: str, folder: str = "") -> str:
-    """Why a rule takes a scan, or an empty string where it does not."""
+    """Return the reason why a scan matches a rule; empty if it does not match."""
     if rule is None:
         return f"named {channel}" if any(names_channel(t, channel) for t in texts_of(entry, folder)) else ""
     if isinstance(rule, str):
@@ -217,20 +226,20 @@ def explain(entry: ScanEntry, rule: str | ChannelRule | None, channel: str, fold
 
 def _tell(rule: str | ChannelRule | None, channel: str) -> str:
     if rule is None:
-        return f"the word {channel} in a file's name or a series' description"
+        return f"the word {channel} in a file name or series description"
     if isinstance(rule, str):
         return rule
     return ", ".join(f"{k} {v}" for k, v in rule.model_dump(exclude_none=True).items())
 
 
 def matches(entry: ScanEntry, pattern: str, folder: str = "") -> bool:
-    """Whether a pattern names this entry: by its name or its series description, case ignored."""
+    """Return whether a pattern matches the name or the series description of an entry, regardless of case."""
     wanted = pattern.lower()
     return any(fnmatch.fnmatch(text.lower(), wanted) for text in texts_of(entry, folder))
 
 
 def texts_of(entry: ScanEntry, folder: str = "") -> tuple[str, ...]:
-    """Return what may name a scan's channel: its name within the study's folder, the last part, its series description."""
+    """Return the texts that may contain the channel: name within the study's folder, its last part, series description."""
     last = entry.name.rsplit("__", 1)[-1]
     below = f"__{entry.name[len(folder) + 2 :]}" if folder and entry.name.startswith(f"{folder}__") else entry.name
     texts = (last if folder == entry.name else below, below.removeprefix("__"), last, entry.description)
@@ -240,10 +249,10 @@ def texts_of(entry: ScanEntry, folder: str = "") -> tuple[str, ...]:
 def unused_rows(
     table: Mapping[str, str], entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]]
 ) -> list[str]:
-    """Return the rows of `channels.csv` that name no scan or no channel, as text; an empty channel is none on purpose."""
+    """Return, as text, the rows of `channels.csv` with an unknown scan or channel; an empty channel is allowed."""
     names, known = {e.name for e in entries}, {n.casefold() for n, _ in channels}
     return [
-        f"{scan}: {channel or 'no channel'}{'' if scan in names else ' (no such scan)'}"
+        f"{scan}: {channel or 'no channel'}{'' if scan in names else ' (unknown scan)'}"
         for scan, channel in table.items()
         if scan not in names or (channel.strip() and channel.strip().casefold() not in known)
     ]

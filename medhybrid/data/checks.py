@@ -1,4 +1,4 @@
-"""Is this case fit to train on? Findings, not prints: errors leave the case out, warnings do not."""
+"""Checks of a case for training. They return findings: a case with an error is excluded, one with a warning is used."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from medhybrid.number_text import format_apart
 Severity = Literal["error", "warning"]
 
 MIN_FOREGROUND_VOXELS = 1
-"""A reference mask with fewer voxels of every label counts as empty."""
+"""A reference mask with fewer foreground voxels counts as empty."""
 
 
 class Finding(BaseModel):
-    """One thing that is, or may be, wrong with a case."""
+    """Problem, or possible problem, of a case."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +37,7 @@ class Finding(BaseModel):
 
 
 def from_error(case: str, error: MedHybridError, code: str = "unreadable") -> Finding:
-    """The finding for a file that could not be read."""
+    """Return the finding for a case that could not be read or prepared."""
     return Finding(
         code=getattr(error, "code", code),
         severity="error",
@@ -58,16 +58,16 @@ def check_image(
     blanked_if_copied: Collection[str] = (),
     scaled_alike: Collection[str] = (),
 ) -> list[Finding]:
-    """Check values of an image (C, X, Y, Z): finite, not constant, without outliers, no channel a copy of another.
+    """Check an image (C, X, Y, Z) for non-finite values, constant channels, outliers and copied channels.
 
     Parameters
     ----------
     notes : sequence of str
-        What the reader said.
+        Remarks from reading the image.
     blanked_if_copied : collection of str
-        Channels that are treated as missing where they are a copy of another.
+        Channels that are treated as missing if they are a copy of another.
     scaled_alike : collection of str
-        Channels whose values are comparable between scans (CT): outliers do not matter there.
+        Channels whose values are comparable between scans (CT). They are clipped, and not checked for outliers.
     """
     findings = [Finding(code="note", severity="warning", where=case, message=note) for note in notes]
     if len(channels) != image.shape[0]:
@@ -79,7 +79,7 @@ def check_image(
                 message="wrong number of channels",
                 expected=f"{len(channels)} ({', '.join(channels)})",
                 found=str(image.shape[0]),
-                remedy="set data.channels to what the files hold",
+                remedy="set data.channels to the channels of the files",
             )
         ]
     for name, values in zip(channels, image, strict=True):
@@ -90,10 +90,10 @@ def check_image(
                     code="not_finite",
                     severity="error",
                     where=case,
-                    message=f"channel {name} holds values that are no numbers",
+                    message=f"channel {name} has NaN or infinite values",
                     expected="finite values",
                     found=f"{n_bad} voxels",
-                    remedy="export the image again, or replace them",
+                    remedy="export the image again, or replace these values",
                 )
             )
         elif values.min() == values.max() and f"channel {name} is missing" not in notes:
@@ -103,8 +103,8 @@ def check_image(
                     severity="error",
                     where=case,
                     message=f"channel {name} is constant",
-                    found=f"{values.flat[0]} everywhere",
-                    remedy="give the real image, or leave the channel out where it is optional",
+                    found=f"the value {values.flat[0]} in all voxels",
+                    remedy="export the image again, or remove the file if the channel is optional",
                 )
             )
         elif is_nearly_constant(values) and f"channel {name} is missing" not in notes:
@@ -114,8 +114,8 @@ def check_image(
                     severity="warning",
                     where=case,
                     message=f"channel {name} is nearly constant",
-                    found=f"one value in more than {NEARLY_ALL:.1%} of the voxels",
-                    remedy="look at the image: an export may have failed",
+                    found=f"the same value in more than {NEARLY_ALL:.1%} of the voxels",
+                    remedy="view the image: its export may have failed",
                 )
             )
         elif name not in scaled_alike and (finding := _find_outliers(case, name, values)) is not None:
@@ -129,14 +129,14 @@ def check_image(
                 where=case,
                 message=f"channels {channels[a]} and {channels[b]} are the same image",
                 found=f"{blanked} is treated as missing" if blanked else "",
-                remedy="" if blanked else "if one is a stand-in for a missing sequence, mark it optional",
+                remedy="" if blanked else "if one replaces a missing sequence, mark that channel optional",
             )
         )
     return findings
 
 
 def _find_outliers(case: str, name: str, values: NDArray[np.generic]) -> Finding | None:
-    """Return a warning where values lie far from all others; they are replaced before the image is scaled."""
+    """Return a warning if an image has outliers, which are replaced before the image is scaled."""
     cleaned, n_outliers = replace_outliers(values)
     if not n_outliers:
         return None
@@ -144,15 +144,15 @@ def _find_outliers(case: str, name: str, values: NDArray[np.generic]) -> Finding
         code="outliers",
         severity="warning",
         where=case,
-        message=f"channel {name} has {n_outliers} voxels far from all others (padding, a broken voxel, metal)",
+        message=f"channel {name} has {n_outliers} voxels with outlier values (padding, defective voxels, metal)",
         expected=f"values from {cleaned.min()} to {cleaned.max()}",
         found=f"values from {values.min()} to {values.max()}",
-        remedy="none is needed: they get the nearest other value before the image is scaled",
+        remedy="nothing to do: outliers are clipped to the expected range before the image is scaled",
     )
 
 
 def copied_channels(image: NDArray[np.generic]) -> list[tuple[int, int]]:
-    """Pairs of channels with equal values that are not constant."""
+    """Return the pairs of channels with equal values, except constant channels."""
     return [
         (a, b)
         for a, b in combinations(range(len(image)), 2)
@@ -163,7 +163,7 @@ def copied_channels(image: NDArray[np.generic]) -> list[tuple[int, int]]:
 def check_mask(
     case: str, image_grid: Grid, mask: NDArray[np.generic], mask_grid: Grid, labels: Mapping[str, int], max_mm: float
 ) -> list[Finding]:
-    """Check a reference mask (X, Y, Z): same grid as its image, known labels, not empty."""
+    """Check a reference mask (X, Y, Z): same grid as its image, only known labels, not empty."""
     if mask.shape != image_grid.shape:
         return [
             Finding(
@@ -184,10 +184,10 @@ def check_mask(
                 code="affine",
                 severity="error",
                 where=case,
-                message="mask and image lie at different places",
+                message="mask and image are at different positions",
                 expected=f"corners within {max_mm} mm",
                 found=f"{format_apart([gap, max_mm], decimals=2)[0]} mm apart",
-                remedy="find out which header is right; raise prepare.max_affine_error_mm only if the voxels match",
+                remedy="correct the wrong header; raise prepare.max_affine_error_mm only if the voxels match",
             )
         )
     unknown = unknown_values(mask, labels.values())
@@ -197,7 +197,7 @@ def check_mask(
                 code="unknown_label",
                 severity="error",
                 where=case,
-                message="mask holds values that are no label",
+                message="mask has values without a label",
                 expected=", ".join(f"{v} ({n})" for n, v in labels.items()),
                 found=", ".join(unknown),
                 remedy="add them to data.labels, or correct the mask",

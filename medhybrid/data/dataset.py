@@ -1,11 +1,11 @@
-"""A prepared dataset on disk: the folder that `preprocess` writes and `train` reads.
+"""Prepared dataset on disk: the folder that `preprocess` writes and `train` reads.
 
 prepared/<study>/
-    plan.json           what was decided, and why
-    fingerprint.json    the numbers it was decided by
-    folds.json          which cases train and validate
+    plan.json           plan, with the reasons of its values
+    fingerprint.json    statistics of the dataset that the plan is derived from
+    folds.json          training and validation cases of each fold
     problems.csv        findings, by case
-    checks/<case>.json  result of checking a case, kept until its files change
+    checks/<case>.json  result of checking a case, valid until its files change
     cases/<case>/       prepared arrays (see `store`)
 """
 
@@ -38,11 +38,11 @@ from medhybrid.owned import FolderKind
 from medhybrid.scans.context import read_context
 
 CHOSEN = ("spacing_mm", "patch_size", "batch_size")
-"""Settings of preparation that the plan's rules choose where the config does not."""
+"""Settings of preprocessing that the plan's rules choose if they are null in the config."""
 
 
 def _is_earlier_dataset(folder: Path) -> bool:
-    """Whether a folder without marker was written by `preprocess`: by its plan, or else by its checks."""
+    """Return whether a folder without marker was written by `preprocess`, judged by its plan or its checks."""
     if (folder / "plan.json").is_file():
         try:
             Plan.load(folder / "plan.json")
@@ -68,11 +68,11 @@ PREPARED = FolderKind(
     },
     _is_earlier_dataset,
 )
-"""The folder of a prepared dataset."""
+"""Folder of a prepared dataset: its files, by which it is recognised."""
 
 
 class PrepareTask(BaseModel):
-    """One case to prepare, for a worker process."""
+    """Case to prepare, as sent to a worker process."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -84,12 +84,12 @@ class PrepareTask(BaseModel):
 
     @property
     def name(self) -> str:
-        """Case name."""
+        """Return the case's name."""
         return self.case.name
 
 
 def prepare_case(task: PrepareTask) -> Finding | None:
-    """Prepare one case and write it; a finding if that failed."""
+    """Prepare a case and write it; return a finding if this fails."""
     case, plan, config = task.case, task.plan, task.config
     try:
         scan = load_image(case, config.data, config.scans)
@@ -122,44 +122,44 @@ def prepare_case(task: PrepareTask) -> Finding | None:
 
 
 def refuse_too_large(case: str, grid: Grid, plan: Plan) -> None:
-    """Raise `DataError` for a scan that is larger on the network's grid than the memory that is free."""
+    """Raise `DataError` if a scan does not fit into free memory on the network's grid."""
     target = respace(turn_to_ras(grid.affine).grid(grid), plan.spacing_mm)
     n_bytes = int(np.prod(target.shape, dtype=object)) * 4 * (2 * len(plan.channels) + 1)
     if n_bytes > free_memory():
         raise DataError(
             f"case {case}: the scan is too large on the network's grid",
-            expected=f"at most the {free_memory() / 2**30:.1f} GiB that are free",
+            expected=f"at most {free_memory() / 2**30:.1f} GiB, the free memory",
             found=f"{n_bytes / 2**30:.1f} GiB for {' x '.join(map(str, target.shape))} voxels",
             remedy="check the spacing in the scan's header",
         )
 
 
 def is_prepared(folder: Path, case: Case, check: CaseCheck, plan: Plan) -> bool:
-    """Whether a prepared case is there, of these sources and this plan, and of the same subject."""
+    """Return whether a case is already prepared from the same files, with the same plan and the same subject."""
     try:
         record = CaseRecord.model_validate_json((folder / "case.json").read_bytes())
     except (OSError, ValidationError, ValueError):
         return False
     is_same = (record.subject, record.is_labelled) == (case.subject, case.is_labelled)
     has_outliers = any(f.code == "outliers" for f in check.findings)
-    if has_outliers and not record.n_outliers:  # prepared by a version that scaled by them
+    if has_outliers and not record.n_outliers:  # prepared by a version that did not replace outliers
         return False
     return is_same and record.sources_hash == check.sources_hash and record.preparation_hash == plan.preparation_hash
 
 
 class PreparedDataset:
-    """The prepared folder of a study, opened for reading.
+    """Prepared dataset of a study, opened for reading.
 
     Raises
     ------
     DataError
-        If it is absent or incomplete.
+        If the folder does not exist or is incomplete.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / "plan.json").is_file():
-            raise DataError(f"{folder} holds no prepared dataset", remedy="run medhybrid preprocess first")
+            raise DataError(f"{folder} is not a prepared dataset", remedy="run medhybrid preprocess first")
         self.plan = Plan.load(folder / "plan.json")
         try:
             self.folds = [Fold.model_validate(f) for f in json.loads((folder / "folds.json").read_text())]
@@ -167,40 +167,40 @@ class PreparedDataset:
             raise DataError(f"{folder / 'folds.json'} cannot be used", found=str(error)[:200]) from error
 
     def names(self) -> list[str]:
-        """Prepared cases, sorted."""
+        """Return the names of the prepared cases, sorted."""
         return sorted(p.parent.name for p in (self.folder / "cases").glob("*/case.json") if p.parent.name[0] != ".")
 
     def open(self, names: Sequence[str]) -> list[PreparedCase]:
-        """Open those of `names` that were prepared; the others were left out by name at preparation.
+        """Open those of `names` that are prepared. The others were skipped, with a finding, by `preprocess`.
 
         Raises
         ------
         DataError
-            If one is damaged, or was prepared by another plan.
+            If a case is damaged, or was prepared with another plan.
         """
         present = set(self.names())
         cases = [PreparedCase(self.folder / "cases" / n) for n in names if n in present]
         if others := [c.name for c in cases if c.record.preparation_hash != self.plan.preparation_hash]:
             raise DataError(
-                f"{len(others)} prepared cases are of another plan",
+                f"{len(others)} cases were prepared with another plan",
                 found=", ".join(others[:5]),
                 remedy="run medhybrid preprocess again",
             )
         return cases
 
     def fold(self, k: int) -> Fold:
-        """Fold `k`."""
+        """Return fold `k`; raise `DataError` if it does not exist."""
         if not 0 <= k < len(self.folds):
             raise DataError(f"fold {k} does not exist", expected=f"0 to {len(self.folds) - 1}")
         return self.folds[k]
 
     def plan_for(self, config: StudyConfig) -> Plan:
-        """The plan, with the fields of context that the config asks for; the cases may know more.
+        """Return the plan, with the metadata fields of the config, which may be fewer than those of the cases.
 
         Raises
         ------
         DataError
-            If the cases were prepared without one of them, or by other settings than the config has.
+            If the cases were prepared without one of these fields, or with other settings than those of the config.
         """
         asked: dict[str, object] = {
             "labels": config.data.labels,
@@ -209,12 +209,12 @@ class PreparedDataset:
             **config.prepare.model_dump(include={"mirror_axes", "keep_largest", "min_component_ml"}),
         }
         found = {key: getattr(self.plan, key) for key in asked}
-        for key in CHOSEN:  # by the config then, and by the plan's rules now
+        for key in CHOSEN:  # set in the config then, and chosen by the plan's rules now
             if getattr(config.prepare, key) is None and self.plan.reasons.get(key) == f"config: prepare.{key}":
                 asked[key], found[key] = "by the plan's rules (null)", getattr(self.plan, key)
         if others := [key for key, value in asked.items() if found[key] != value]:
             raise DataError(
-                f"the cases in {self.folder} were prepared by other settings",
+                f"the cases in {self.folder} were prepared with other settings",
                 expected="; ".join(f"{key} {asked[key]}" for key in others),
                 found="; ".join(f"{key} {found[key]}" for key in others),
                 remedy="run medhybrid preprocess with this config",
@@ -227,7 +227,7 @@ class PreparedDataset:
         return self.plan.model_copy(update={"context": config.data.context})
 
     def fold_for(self, config: StudyConfig) -> Fold:
-        """The cases that train and validate by a config: fold, inner part, number of cases."""
+        """Return the training and validation cases of a config, after inner validation split and limit of cases."""
         fold, training = self.fold(config.training.fold), config.training
         if training.inner_fold is not None:
             records = [case.record for case in self.open(fold.train)]
@@ -241,14 +241,14 @@ class PreparedDataset:
         return fold
 
     def seen_range(self) -> SeenRange | None:
-        """Return the range of the dataset's scans; None for a folder of a version that did not measure it."""
+        """Return the range of the dataset's scans; None for a folder of an earlier version, which did not measure it."""
         try:
             return Fingerprint.model_validate_json((self.folder / "fingerprint.json").read_bytes()).seen
         except (OSError, ValidationError):
             return None
 
     def data_hash(self) -> str:
-        """One hash over the sources of all prepared cases."""
+        """Return a hash over the sources of all prepared cases."""
         digest = hashlib.sha256()
         for case in self.open(self.names()):
             digest.update(f"{case.name}:{case.record.sources_hash};".encode())

@@ -1,4 +1,4 @@
-"""Checks that need the whole dataset: CT scans of another scale, labels that the component rule would always remove."""
+"""Checks that need the whole dataset: CT scans with another intensity scale, labels that `min_component_ml` removes."""
 
 from __future__ import annotations
 
@@ -15,37 +15,39 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.store import PreparedCase
 
 NO_AIR_HU = -200.0
-"""A scan whose percentile 1 is above holds no air to speak of."""
+"""A CT scan with its 1st percentile above this value contains almost no air."""
 
 HAS_AIR_HU = -500.0
-"""Scans whose percentile 1 is below hold air."""
+"""A CT scan with its 1st percentile below this value contains air."""
 
 LEAST_SPAN_HU = 10.0
-"""Tissue alone spans more between percentiles 1 and 99."""
+"""Smallest plausible difference between the 99th and the 1st percentile: even soft tissue alone exceeds it."""
 
 BONE_HU = 900.0
-"""Soft tissue reaches it in a scan whose values are HU + 1024, and only bone and metal in one in HU."""
+"""Values above are bone or metal in HU; in a scan with values of HU + 1024, soft tissue exceeds it, too."""
 
 FAT_HU = -50.0
-"""Marrow and other fat of a crop of bone is below; in HU + 1024 nothing is."""
+"""Fat is below this value, also in a crop around bone; in a scan with values of HU + 1024, no tissue is."""
 
 MEDIAN_HU = 600.0
-"""No part of the body but the densest bone is half above; padding of low values does not hide a median."""
+"""Highest plausible median: only the densest bone exceeds it, and low padding does not raise a median."""
 
 MAX_SPAN_RATIO = 5.0
-"""Percentiles 1 and 99 of scans of one scale do not differ so much."""
+"""Highest plausible ratio between a scan's range (percentiles 1 to 99) and the median range of the other scans."""
 
 MIN_OTHERS = 2
-"""Scans that another is compared with."""
+"""Smallest number of other scans for a comparison."""
 
 
 def ct_findings(cases: Mapping[str, CaseFingerprint], channels: Sequence[str]) -> list[Finding]:
-    """Return a warning for each CT channel whose values cannot be Hounsfield units, or are far from those of the other cases.
+    """Return a warning for each CT scan with implausible Hounsfield units, or with a range far from that of the others.
 
     Parameters
     ----------
+    cases : mapping
+        Case name to fingerprint.
     channels : sequence of str
-        Those of modality CT.
+        Channels of modality CT.
     """
     findings = []
     for channel in channels:
@@ -58,19 +60,19 @@ def ct_findings(cases: Mapping[str, CaseFingerprint], channels: Sequence[str]) -
                         code="ct_values",
                         severity="warning",
                         where=name,
-                        message=f"channel {channel} may not be in Hounsfield units",
+                        message=f"channel {channel} may have values other than Hounsfield units",
                         expected=expected,
                         found=f"values from {low:.4g} to {high:.4g} (percentiles 1 and 99), median {median:.4g}",
-                        remedy="export it with its rescale slope and intercept, or give the channel the modality `other`",
+                        remedy="export it with its rescale slope and intercept, or set the channel's modality to `other`",
                     )
                 )
     return findings
 
 
 def _unlike_hounsfield(low: float, median: float, high: float) -> str:
-    """Say what was expected of values that cannot be Hounsfield units; empty if they can."""
+    """Return the expectation that the values violate as Hounsfield units; empty if they are plausible."""
     if high - low < LEAST_SPAN_HU:
-        return f"values that span more than {LEAST_SPAN_HU:g} HU"
+        return f"a range of more than {LEAST_SPAN_HU:g} HU"
     if median > MEDIAN_HU or (low > FAT_HU and high > BONE_HU):
         return (
             f"a median below {MEDIAN_HU:g} HU, air near -1000 HU, or no values above {BONE_HU:g} HU "
@@ -80,7 +82,7 @@ def _unlike_hounsfield(low: float, median: float, high: float) -> str:
 
 
 def _unlike_others(low: float, high: float, others: Sequence[tuple[float, float]]) -> str:
-    """Say what the other cases have where this one is far from them; empty if it is not."""
+    """Return the range of the other cases if this one is far from it; empty otherwise."""
     if len(others) < MIN_OTHERS:
         return ""
     their_low, their_high = np.median(others, axis=0)
@@ -92,14 +94,14 @@ def _unlike_others(low: float, high: float, others: Sequence[tuple[float, float]
 
 
 def removed_label_findings(folder: Path, fingerprints: Mapping[str, CaseFingerprint], plan: Plan) -> list[Finding]:
-    """Return a warning for each label of which no component in a reference mask is kept by `prepare.min_component_ml`.
+    """Return a warning for each label whose components are all smaller than `prepare.min_component_ml` in the references.
 
     Parameters
     ----------
     folder : Path
-        That of the prepared cases.
+        Folder of the prepared cases.
     fingerprints : mapping
-        Of these cases, by name.
+        Case name to fingerprint.
     """
     if plan.min_component_ml <= 0:
         return []
@@ -118,8 +120,8 @@ def removed_label_findings(folder: Path, fingerprints: Mapping[str, CaseFingerpr
                     severity="warning",
                     where=label,
                     message=f"every component of {label} would be removed from predicted masks",
-                    expected=f"components of at least prepare.min_component_ml={plan.min_component_ml:g}",
-                    found=f"{largest:.4g} ml, the largest one in the reference masks",
+                    expected=f"components of at least {plan.min_component_ml:g} ml (prepare.min_component_ml)",
+                    found=f"{largest:.4g} ml for the largest one in the reference masks",
                     remedy=f"set prepare.min_component_ml below {largest:.4g}",
                 )
             )

@@ -1,4 +1,4 @@
-"""An even sample of the voxels of an image."""
+"""Even sampling of the voxels of an image."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 
 
 def sample_step(shape: tuple[int, ...], n_wanted: int) -> int:
-    """Return the step through the voxels in memory order that takes about `n_wanted` of them, from all rows and slices.
+    """Return a step through the voxels in memory order that yields about `n_wanted` of them, from all rows and slices.
 
-    It shares no factor with an axis: in a volume of 256 x 256 x 30 voxels, each 30th is in one slice.
+    The step has no common factor with the length of an axis. Otherwise it would miss slices: in a volume of 256 x 256 x 30
+    voxels, every 30th voxel is in the same slice.
     """
     n_voxels = math.prod(shape)
     if n_voxels < 2 * n_wanted:

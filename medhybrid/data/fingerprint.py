@@ -1,4 +1,4 @@
-"""What a dataset looks like: the numbers that the plan's rules need."""
+"""Fingerprint of a dataset: the statistics that the plan's rules use."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict
 from medhybrid.data.even_sample import sample_step
 
 SAMPLES_PER_CASE = 2_000
-"""Foreground intensities kept of each case and channel."""
+"""Approximate number of foreground intensities that are kept for each case and channel."""
 
 
 PERCENTILES = (1.0, 50.0, 99.0)
-"""Percentiles of a whole scan's values that are kept."""
+"""Percentiles over a whole scan that are kept."""
 
 SAMPLED_VOXELS = 100_000
 
 
 class Intensities(BaseModel):
-    """Statistics of a channel's values inside the reference masks."""
+    """Statistics of a channel's intensities inside the reference masks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,16 +45,16 @@ class CaseFingerprint(BaseModel):
 
 
 class SeenRange(BaseModel):
-    """The range of scans that a model was trained on.
+    """Range of the scans that a model was trained on.
 
     Attributes
     ----------
     spacing_mm, extent_mm : pair of (3,) tuple
-        Lowest and highest along each axis, in RAS order.
+        Lowest and highest values along each axis, in RAS order.
     percentiles : dict
-        For each channel, the lowest and highest of each of `PERCENTILES` over the scans.
+        For each channel, the lowest and highest value of each of `PERCENTILES` over the scans.
     label_share : dict
-        The share of the training cases that have a label.
+        For each label, the share of training cases in which it is present.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -67,7 +67,7 @@ class SeenRange(BaseModel):
 
 
 def join_seen(ranges: Sequence[SeenRange | None]) -> SeenRange | None:
-    """Return the range of the scans that any of several models was trained on; None if none of them knows its own."""
+    """Return the joint range of the scans of several models; None if the range of all models is unknown."""
     known = [r for r in ranges if r is not None]
     if len(known) < 2:
         return known[0] if known else None
@@ -112,7 +112,18 @@ def fingerprint_case(
     channels: Sequence[str],
     names: Sequence[str],
 ) -> CaseFingerprint:
-    """Measure one case: image (C, X, Y, Z), label map (X, Y, Z) with inside values 1..n."""
+    """Measure one case.
+
+    Parameters
+    ----------
+    image : (C, X, Y, Z) ndarray
+    labels : (X, Y, Z) ndarray
+        Label map with values 1..n, in the order of `names`.
+    spacing_mm : tuple of float
+    voxel_ml : float
+    channels, names : sequence of str
+        Names of the channels and of the labels.
+    """
     foreground = np.flatnonzero(labels.ravel())
     step = max(1, len(foreground) // SAMPLES_PER_CASE)
     chosen = foreground[::step]
@@ -127,20 +138,20 @@ def fingerprint_case(
 
 
 def percentiles_of(values: NDArray[np.generic]) -> tuple[float, float, float]:
-    """Return `PERCENTILES` of an image (X, Y, Z), from an even sample of its voxels."""
+    """Compute `PERCENTILES` of an image (X, Y, Z), from an even sample of its voxels."""
     sample = values.reshape(-1)[:: sample_step(values.shape, SAMPLED_VOXELS)]
     a, b, c = (float(v) for v in np.percentile(sample.astype(np.float32), PERCENTILES))
     return a, b, c
 
 
 def tissue(image: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """What intensities are measured in where there is no mask: 1 (X, Y, Z) where any channel (C, X, Y, Z) is above its mean."""
+    """Return an approximate tissue mask (X, Y, Z) for scans without reference: 1 where any channel is above its mean."""
     above = np.stack([np.asarray(channel > channel.mean()) for channel in image])
     return np.asarray(above.any(axis=0), np.uint8)
 
 
 def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
-    """Medians over cases; intensities over all foreground samples."""
+    """Combine the fingerprints of cases: medians over cases, and intensities over all foreground samples."""
     spacing = np.median([c.spacing_mm for c in cases], axis=0)
     extent = np.median([np.array(c.shape) * np.array(c.spacing_mm) for c in cases], axis=0)
     intensities = {}
@@ -164,7 +175,7 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
 
 
 def range_of(cases: Sequence[CaseFingerprint]) -> SeenRange:
-    """Return the range of scans that fingerprints span; labels are not in it."""
+    """Return the range of the scans of several fingerprints, without the shares of labels."""
     spacing = np.array([c.spacing_mm for c in cases])
     extent = np.array([np.array(c.shape) * np.array(c.spacing_mm) for c in cases])
     channels = set.intersection(*(set(c.percentiles) for c in cases))

@@ -1,4 +1,4 @@
-"""Labels that lose a part on the network's grid, because it is coarser than they are thick."""
+"""Loss of label volume on the network's grid, for labels thinner than its voxels."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import CaseRecord
 
 MIN_KEPT = 0.5
-"""A label that keeps a smaller share of its volume on the grid is reported."""
+"""Smallest share of its volume that a label must keep on the grid; a smaller one is reported."""
 
 
 def measure_on_grid(
     mask: NDArray[np.uint8], labels: NDArray[np.uint8], prepared: PreparedImage, plan: Plan
 ) -> dict[str, Any]:
-    """Return `grid_ml` and `thinnest_mm` of a case record.
+    """Measure the label volumes on the network's grid: the fields `grid_ml` and `thinnest_mm` of a case record.
 
     Parameters
     ----------
     mask : (X, Y, Z) ndarray
-        The reference on the scan's grid, inside values 1..n.
+        Reference mask on the scan's grid, with values 1..n.
     labels : (X', Y', Z') ndarray
-        The same on the network's grid.
+        The same mask on the network's grid.
     """
     grid_ml, thinnest = {}, {}
     turned = prepared.turn.apply(mask)
@@ -42,7 +42,7 @@ def measure_on_grid(
 
 
 def _smallest_extents(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the smallest extent (3,) in voxels of the components along each axis."""
+    """Return the smallest extent (3,) of all components along each axis, in voxels."""
     components, n = ndimage.label(inside)
     boxes = ndimage.find_objects(components, n)
     extents: NDArray[np.int64] = np.array([[s.stop - s.start for s in box] for box in boxes], np.int64)
@@ -56,7 +56,7 @@ def grid_findings(record: CaseRecord, plan: Plan) -> list[Finding]:
         after = record.grid_ml.get(name)
         if after is None or not before or after >= MIN_KEPT * before:
             continue
-        # half of the extent: however the grid lies, a voxel is then wholly inside
+        # half of the extent: for any position of the grid, a voxel is then completely inside
         thinnest = record.thinnest_mm.get(name, plan.spacing_mm)
         keeps = [min(a, b / 2) for a, b in zip(plan.spacing_mm, thinnest, strict=True)]
         verb = "shrinks" if after else "vanishes"

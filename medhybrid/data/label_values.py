@@ -1,4 +1,4 @@
-"""Values of label maps, as files have them: whole numbers, or nearly so after a slope or a conversion."""
+"""Values of label maps in files: integers, or close to integers after a rescale slope or a conversion."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_ROUNDING = 1e-3
-"""Values this near to a whole number stand for it."""
+"""Largest difference from an integer that is rounded."""
 
 
 def round_labels(mask: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return a label map in which values nearly whole are whole; it stays float if others are in it."""
+    """Round values of a label map that are close to an integer; return integers if this holds for all values."""
     if mask.dtype.kind != "f":
         return mask
     nearest = np.rint(mask)
@@ -28,6 +28,6 @@ def round_labels(mask: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def unknown_values(mask: NDArray[np.generic], labels: Iterable[int], *, shown: int = 8) -> list[str]:
-    """Return the values of a label map that are neither 0 nor a label, with all their digits; at most `shown`."""
+    """Return the values of a label map that are neither 0 nor a label, as text with all digits; at most `shown` of them."""
     known = [0, *labels]
     return [str(v) for v in np.unique(mask) if v not in known][:shown]

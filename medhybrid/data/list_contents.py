@@ -1,4 +1,4 @@
-"""Hashes of what the tables and lists of a dataset say: another description, column or layout of the text changes none."""
+"""Hashes of the content of a dataset's tables and lists, regardless of descriptions, unused columns and formatting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medhybrid.tables import read_table
 
 
 def hash_contents(config: DataConfig) -> dict[str, str]:
-    """Return a hash for each table, list and file of folds, by the name of the file; a file that cannot be read has none."""
+    """Return file name to hash for each table, list and file of folds; files that cannot be read are omitted."""
     found = {}
     try:
         root = local_copy(config.root or "")
@@ -43,7 +43,7 @@ def _contents_of(path: Path, config: DataConfig, root: Path) -> Any:
         return sorted(sorted(row.items()) for _, row in read_table(path).rows)
     layout = layout_of(config, root)
     listing = LAYOUTS[layout](config, root)
-    # the cases of nnU-Net's folders are those of the files in them, which are compared by themselves
+    # the cases of nnU-Net's folders follow from their files, which are compared separately
     contents: dict[str, Any] = {
         "cases": [] if layout == "nnunet" else sorted(_case(c, root) for c in listing.cases),
         "testing": sorted(_case(c, root) for c in listing.testing),

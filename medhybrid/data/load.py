@@ -1,4 +1,4 @@
-"""Loading a case of a dataset: image channels and reference mask."""
+"""Loading of the image channels and the reference mask of a case."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medhybrid.scans.walk import visible_files
 
 
 def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
-    """The case's image with all channels; missing ones are zero."""
+    """Load the image of a case with all channels; missing channels are filled with zeros."""
     channels = [c.name for c in data.channels]
     if len(case.images) == 1 and case.images[0] is not None:
         scan = _read(case.images[0], case.name, options)
@@ -34,12 +34,20 @@ def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
 
 
 def dataset_root(data: DataConfig) -> Path | None:
-    """Return the dataset's folder here, up to which a table may say something of its scans; None if nobody asks for that."""
+    """Return the local folder of the dataset, the topmost one searched for metadata tables; None without `data.context`."""
     return place_of_copy(data.root) if data.root and data.context else None
 
 
 def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -> Scan:
-    """The case's reference mask on the image's axes: an image file, a DICOM SEG or an RTSTRUCT; empty for scans alone."""
+    """Load the reference mask of a case, in the image's axis order, from an image file, a DICOM SEG or an RTSTRUCT.
+
+    For a dataset without masks (`data.labelled` is false), the mask is empty.
+
+    Raises
+    ------
+    DataError
+        If the case has no mask, or the mask cannot be used.
+    """
     if not data.labelled:
         return Scan(np.zeros((1, *image.grid.shape), np.uint8), image.affine, image.source, case.name, ("",))
     if case.mask is None:
@@ -52,24 +60,24 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
     array = label_map_of(path, mask.array, SegmentRules.of(data), case=case.name)
     if len(array) != 1:
         raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(array)))
-    # a file may run through the same voxels in another order
+    # the mask's file may have the same voxels in another axis order
     array, grid = match_axes(round_labels(array), mask.grid, image.grid)
-    if segments_of_nrrd(path):  # 3D Slicer saves the extent of the segments
+    if segments_of_nrrd(path):  # 3D Slicer saves only the bounding box of the segments
         array, grid = extend_to(array, grid, image.grid)
     return replace(mask, array=array, affine=grid.affine, channels=("",))
 
 
 def _only_reference(path: Path, name: str) -> Path:
-    """Return the SEG or RTSTRUCT of a folder that holds nothing else, and any other path as it is; raises `DataError`."""
+    """Return the single SEG or RTSTRUCT of a folder, and any other path unchanged; raise `DataError` if it has several."""
     files = visible_files(path) if path.is_dir() else []
     if not files or not all(reference_kind(f) for f in files):
         return path
     if len(files) > 1:
         raise DataError(
-            f"case {name}: the folder of its mask holds several references",
+            f"case {name}: the folder of its mask contains several masks",
             expected="one DICOM SEG or RTSTRUCT",
             found=", ".join(printable_path(f.name) for f in files[:4]),
-            remedy="name the file in place of the folder",
+            remedy="give the path of the file instead of the folder",
         )
     return files[0]
 

@@ -1,4 +1,4 @@
-"""Values far from all others: padding such as -32768, a broken voxel, metal. They must not decide how an image is scaled."""
+"""Outliers in images: padding such as -32768, defective voxels, metal. They must not affect the scaling of intensities."""
 
 from __future__ import annotations
 
@@ -10,63 +10,70 @@ from numpy.typing import NDArray
 from medhybrid.data.even_sample import sample_step
 
 Values = NDArray[Any]
-"""An array of numbers of any type."""
+"""Array of any numeric type."""
 
 MIN_GAP_BELOW, MIN_GAP_ABOVE = 3.0, 5.0
-"""A value is an outlier if nothing lies between it and the others over this many times the range of the others. Small bright
-objects are real more often than values far below zero."""
+"""A value is an outlier if the gap to the next value exceeds this multiple of the range of the others. The multiple is larger
+above, because small bright objects are real more often than values far below zero."""
 
 TRIMMED = (1.0, 99.0)
-"""Percentiles that the range of the others is first estimated by."""
+"""Percentiles for the first estimate of the range without outliers."""
 
 N_EXTREMES = 64
-"""Single outliers that are looked for at each end, besides one padding value that any number of voxels may have."""
+"""Largest number of outlier voxels at each end, in addition to one padding value with any number of voxels."""
 
 PADDED_SHARE = 0.005
-"""Share of the voxels from which an extreme value is padding, whose border with the image may be blended."""
+"""Share of voxels from which on an extreme value counts as padding. Resampling may have blended its border with the image."""
 
 MAX_FILL = -500.0
-"""A whole number below this outside an image without other negative values is a filling, such as -1024 of CT in an MR scan."""
+"""Up to this value, an integer around an image without other negative values is a fill value, such as CT's -1024 in MR."""
 
 FILL_BORDER = 0.05
-"""Values nearer to 0 than this part of the filling belong to the image: noise, and what interpolation overshoots."""
+"""Negative values closer to 0 than this share of the fill value belong to the image: noise, overshoot of interpolation."""
 
 FILL_REST = 0.5
-"""Percentile of the image below which negative values are what is left of the blend."""
+"""Percentile of the image below which negative values are the remainder of blending with the fill value."""
 
 BLENDED_SHARE = 0.1
-"""Share of the voxels that may lie between, where the filling was blended with the image; no more than are filled."""
+"""Largest share of voxels between fill value and image, from blending; there must not be more of them than filled voxels."""
 
 LEAST_BLEND = 1 / 32
-"""Part of a padding at the upper end that a value has which was blended with it; lesser ones are of the image."""
+"""Share of an upper padding value above which values are blended with it; lower values belong to the image."""
 
 HIGH_PADDING = (32767, 65535, 2**31 - 1, 2**32 - 1)
 MIN_BEYOND = 1e9
-"""Values that may be padding at the upper end; more voxels of another value there are an object."""
+"""Possible padding at the upper end: one of `HIGH_PADDING`, or a value from this one on. Otherwise, more than `N_EXTREMES`
+bright voxels are an object."""
 
 SAMPLED_VOXELS = 65_536
 
 NEARLY_ALL = 0.995
-"""An image in which this share of the voxels has one value is as good as blank."""
+"""Share of voxels with the same value from which on an image counts as nearly constant."""
 
 
 def is_nearly_constant(values: Values) -> bool:
-    """Whether (nearly) all voxels of an image have one value, by an even sample of them."""
+    """Return whether (nearly) all voxels of an image have the same value, in an even sample of them."""
     sample = values.reshape(-1)[:: sample_step(values.shape, SAMPLED_VOXELS)]
     _, counts = np.unique(sample, return_counts=True)
     return bool(counts.max() >= NEARLY_ALL * sample.size)
 
 
 def replace_outliers(values: Values) -> tuple[Values, int]:
-    """Return an image in which outliers have the nearest value that is none, and their number.
+    """Replace outliers in an image by the nearest value that is not an outlier.
 
-    At the lower end only negative values can be outliers: a background of 0 may lie far below the tissue. An image without
-    outliers is returned as it is.
+    At the lower end, only negative values can be outliers, because a background of 0 may be far below the tissue.
 
     Parameters
     ----------
     values : (X, Y, Z) ndarray
-        One channel as it was read; finite.
+        One channel as it was read, with finite values.
+
+    Returns
+    -------
+    values : (X, Y, Z) ndarray
+        The same array if it has no outliers.
+    n_outliers : int
+        Number of replaced voxels.
     """
     low, high = values.min(), values.max()
     sample = values.reshape(-1)[:: sample_step(values.shape, SAMPLED_VOXELS)]
@@ -79,7 +86,7 @@ def replace_outliers(values: Values) -> tuple[Values, int]:
         return rest, n_filled + n_others
     core_low, core_high = (float(v) for v in np.percentile(core, TRIMMED))
     core_range = core_high - core_low
-    is_padded = float(low) < 0 and _is_padding(sample, low)  # whose blended border widens the range
+    is_padded = float(low) < 0 and _is_padding(sample, low)  # the blended border of padding widens the range
     may_be_low = is_padded or (float(low) < 0 and core_low - float(low) > MIN_GAP_BELOW * core_range)
     is_topped = int(high) in HIGH_PADDING and _is_padding(sample, high)
     may_be_high = is_topped or float(high) - core_high > MIN_GAP_ABOVE * core_range
@@ -100,12 +107,12 @@ def replace_outliers(values: Values) -> tuple[Values, int]:
 
 
 def _is_padding(sample: Values, extreme: Any) -> bool:
-    """Whether an extreme value fills a part of the image, and is not that of a few voxels."""
+    """Return whether an extreme value fills a part of the image instead of a few voxels."""
     return bool(np.mean(sample == extreme) >= PADDED_SHARE)
 
 
 def _is_filling(sample: Values, low: Any) -> bool:
-    """Whether the lowest value was filled in around an image that has no negative values of its own."""
+    """Return whether the lowest value is a fill value around an image without negative values."""
     if not (float(low) <= MAX_FILL and float(low).is_integer() and _is_padding(sample, low)):
         return False
     inside = np.mean(sample >= FILL_BORDER * float(low))
@@ -114,7 +121,7 @@ def _is_filling(sample: Values, low: Any) -> bool:
 
 
 def _without_filling(values: Values, low: Any) -> tuple[Values, int]:
-    """Give the filling, and what is blended with it, the lowest value of the image; also return their number."""
+    """Replace the fill value, and values blended with it, by the lowest value of the image; also return their number."""
     is_filled = values < FILL_BORDER * float(low)
     inside = values[~is_filled]
     least = max(float(inside.min()), min(0.0, float(np.percentile(inside, FILL_REST))))
@@ -122,39 +129,39 @@ def _without_filling(values: Values, low: Any) -> tuple[Values, int]:
 
 
 def _end_of_blend(ordered: Values, min_gap: float, end: Any, *, beyond: float) -> Any:
-    """Return the first value beyond padding that was blended with the image at its border, as resampling does.
+    """Return the lowest value of the image above padding that resampling has blended with the image at its border.
 
     Parameters
     ----------
     ordered : (N,) ndarray
-        An ascending sample without the extreme values.
+        Sample in ascending order, without the extreme values.
     end : scalar
-        Returned if nothing is blended.
+        Value to return if no values are blended.
     beyond : float
-        Only lesser values can be blended.
+        Upper limit of blended values.
     """
     gaps = np.diff(ordered.astype(np.float64))
     ranges = float(ordered[-1]) - ordered[1:].astype(np.float64)
     is_border = (gaps > min_gap * ranges) & (ordered[:-1] < beyond)
-    is_border[len(ordered) // 2 :] = False  # near the other end every gap is large against what is left
+    is_border[len(ordered) // 2 :] = False  # near the other end, every gap is large compared with the remaining range
     if not is_border.any():
         return end
     return ordered[1:][np.flatnonzero(is_border)[-1]]
 
 
 def _end_of_rest(inner: Values, extreme: Any, other_end: float, *, sign: int) -> Any:
-    """Return the first value that is no outlier, from one end.
+    """Return the first value, counted from one end, that is not an outlier.
 
     Parameters
     ----------
     inner : (N,) ndarray
-        All values but the lowest and the highest.
+        All values except the lowest and the highest.
     extreme : scalar
-        The lowest value, or the highest with `sign` -1.
+        Lowest value with `sign` 1, highest with -1.
     other_end : float
-        Where the range of the others ends.
+        Opposite end of the range without outliers.
     """
-    n = min(N_EXTREMES, inner.size // 2)  # near the other end every gap is large against what is left
+    n = min(N_EXTREMES, inner.size // 2)  # near the other end, every gap is large compared with the remaining range
     if not n:
         return extreme
     ordered = np.partition(inner, n - 1)[:n] if sign > 0 else np.partition(inner, inner.size - n)[-n:]

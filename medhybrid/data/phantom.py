@@ -1,8 +1,8 @@
-"""Synthetic brains with lesions, for the demo and the tests: arrays in, arrays out.
+"""Synthetic brains with lesions, for the demo and the tests, as functions on arrays.
 
-Each subject is the MNI152 template (as the nilearn package carries it) deformed smoothly, with contrasts of its own made
-from the grey and white matter maps, a bias field, noise, and lesions of several shapes that are bright on FLAIR and dark on
-T1. The voxel size and the place of the head differ between subjects.
+A subject is a smooth deformation of the MNI152 template of the nilearn package. Its contrasts are random combinations of the
+grey and white matter maps, with a bias field and noise. Lesions of several shapes are bright on FLAIR and dark on T1. The
+position of the head differs between subjects.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from medhybrid.errors import DataError
 from medhybrid.geometry import Affine
 
 SPACING_MM = 2.0
-"""Voxel size of the template arrays used here."""
+"""Voxel size of the template arrays."""
 
 Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Maps (X, Y, Z) in [0, 1] of grey matter, white matter and the whole head on one grid, and its affine."""
+    """Maps (X, Y, Z) of grey matter, white matter and the whole head, in [0, 1] on the same grid, with its affine."""
 
     grey: Float32Array
     white: Float32Array
@@ -34,7 +34,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A synthetic subject: T1 and FLAIR (X, Y, Z), lesion mask, and where they are."""
+    """Synthetic subject: T1 and FLAIR (X, Y, Z), lesion mask and their affine."""
 
     t1: Float32Array
     flair: Float32Array
@@ -43,7 +43,7 @@ class Subject:
 
 
 def load_template() -> Template:
-    """The MNI152 maps of the nilearn package at 2 mm.
+    """Load the MNI152 maps of the nilearn package at 2 mm.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def load_template() -> Template:
         from nilearn import datasets
     except ImportError as error:
         raise DataError(
-            "the demo needs the brain templates of nilearn", remedy='pip install "medhybrid[demo]"'
+            "the demo needs the brain templates of nilearn", remedy='install it: pip install "medhybrid[demo]"'
         ) from error
     head = datasets.load_mni152_template(resolution=2)
     maps = [datasets.load_mni152_gm_template(resolution=2), datasets.load_mni152_wm_template(resolution=2), head]
@@ -63,7 +63,7 @@ def load_template() -> Template:
 
 
 def make_subject(template: Template, seed: int) -> Subject:
-    """One subject; the same seed gives the same."""
+    """Generate a subject, reproducibly for each seed."""
     rng = np.random.default_rng(seed)
     grey, white, head = _deform((template.grey, template.white, template.head), rng)
     brain = np.clip(grey + white, 0, 1)
@@ -74,7 +74,7 @@ def make_subject(template: Template, seed: int) -> Subject:
     t1 = _contrast(rng, grey, white, csf, (0.55, 0.85, 0.15))
     flair = flair + soft * rng.uniform(0.22, 0.45)
     t1 = t1 - soft * rng.uniform(0.1, 0.3)
-    scale = float(rng.uniform(300, 900))  # scanners have no common unit
+    scale = float(rng.uniform(300, 900))  # MR intensities have no common unit
     images = [np.clip(_finish(image, head, rng) * scale, 0, None).astype(np.float32) for image in (t1, flair)]
     affine = template.affine.copy()
     affine[:3, 3] += rng.uniform(-10, 10, 3)
@@ -82,7 +82,7 @@ def make_subject(template: Template, seed: int) -> Subject:
 
 
 def _deform(maps: tuple[Float32Array, ...], rng: np.random.Generator) -> list[Float32Array]:
-    """The same smooth random deformation, with a small rotation and scaling, for every map."""
+    """Apply the same random smooth deformation, with a small rotation and scaling, to all maps."""
     shape = maps[0].shape
     angles, scales = rng.uniform(-0.12, 0.12, 3), rng.uniform(0.92, 1.08, 3)
     matrix = np.diag(1 / scales)
@@ -105,7 +105,7 @@ def _deform(maps: tuple[Float32Array, ...], rng: np.random.Generator) -> list[Fl
 
 
 def _draw_lesions(white: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Two to five lesions centred in white matter: blobs with a ragged edge, of 4 to 14 mm radius, some elongated."""
+    """Draw two to five lesions centred in white matter: blobs with a ragged edge, of 4 to 14 mm radius, some elongated."""
     candidates = np.argwhere(ndimage.binary_erosion(white, iterations=2))
     mask = np.zeros(white.shape, bool)
     rough = ndimage.gaussian_filter(rng.normal(size=white.shape), 1.5)
@@ -131,7 +131,7 @@ def _contrast(
 
 
 def _finish(image: Float32Array, head: Float32Array, rng: np.random.Generator) -> Float32Array:
-    """Skull and skin, a bias field, and noise."""
+    """Add skull and skin, a bias field and noise."""
     skin = np.clip(head - 0.1, 0, 1) * (image < 0.05)
     image = image + 0.35 * skin
     control = rng.normal(0, 0.08, (4, 4, 4))

@@ -1,7 +1,7 @@
-"""Whether a picture was seen before: known by its voxels, whatever its file is called and wherever it lies.
+"""Hashes of images for the data leakage check, computed from the voxels regardless of file name and location.
 
-Weights that a training begins with may have been learnt from the cases that are to validate it. The hashes say so; they
-say nothing of the picture itself.
+The cases that validate a training may have been used for training its pretrained weights. The hashes detect this, and the
+image cannot be reconstructed from them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 
 def picture_hashes(array: NDArray[np.generic]) -> tuple[str, ...]:
-    """A hash for each channel of an image (C, X, Y, Z) in RAS order, sorted; blank channels have none.
+    """Compute a hash for each channel of an image (C, X, Y, Z) in RAS order; constant channels are omitted.
 
-    A copy with other values (scaled, resampled, smoothed) is another picture.
+    The hashes are sorted. A copy with other values (scaled, resampled, smoothed) has another hash.
     """
     found = set()
     for channel in array:

@@ -1,20 +1,20 @@
-"""What preparation decides, once, for training and prediction: `plan.json`.
+"""Plan (`plan.json`): the settings that preprocessing derives from the dataset, for training and prediction.
 
-Each value stands with the rule that chose it and the reason, so that a person can disagree: any of them can be set in the
-config, and the rule then reads "config".
+Each value is recorded with its reason. Spacing, patch size and batch size can be set in the config; the reason is then
+"config: KEY".
 
 Rules
 -----
-spacing : the median spacing of the cases along each axis; where one axis is at least `ANISOTROPY` times coarser than the
-    finest, its own median stays, so that thick slices are neither invented nor thrown away.
-patch : grown around the median shape, in proportion to it, until `prepare.max_patch_voxels`, each axis a multiple of its
-    total stride, and of at least `MIN_TOKENS_PER_AXIS` of them where it is halved at all.
-strides : halve each axis at each level, but not an axis whose spacing is still more than `ANISOTROPY_AT_STRIDE` times the
-    finest at that level, nor one that would shrink below `MIN_TOKENS_PER_AXIS`.
-batch : as many patches as fit `BYTES_PER_PATCH_VOXEL` of the memory that is free, between 2 and 8.
-normalisation : MR by mean and standard deviation of the voxels above the background of each scan; CT by the percentiles
-    0.5 and 99.5 and mean and deviation of the foreground of all training cases, in Hounsfield units; other by the scan's
-    own mean and deviation.
+spacing : median spacing of the cases along each axis. An axis with thick slices keeps its spacing, so that slices are neither
+    interpolated nor lost.
+patch : proportional to the median shape, up to `prepare.max_patch_voxels`. Each axis is a multiple of its total stride, and
+    has at least `MIN_TOKENS_PER_AXIS` tokens if it is halved at all.
+strides : each axis is halved at each level. Exceptions: its spacing is still more than `ANISOTROPY_AT_STRIDE` times the finest
+    one at this level, or fewer than `MIN_TOKENS_PER_AXIS` tokens would be left.
+batch : the number of patches, between 2 and 8, that fit into half of the free memory, with `BYTES_PER_PATCH_VOXEL`.
+normalisation : all channels are shifted to a minimum of 0 and divided by a standard deviation. MR uses that of each scan's
+    tissue. CT is first clipped to the percentiles 0.5 and 99.5 of the foreground of all cases, and uses its standard deviation.
+    Other modalities use that of all voxels of each scan.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ PLAN_VERSION = 1
 ANISOTROPY = 3.0
 ANISOTROPY_AT_STRIDE = 2.0
 MIN_TOKENS_PER_AXIS = 4
-"""Fewer relate little; where one is left along Z, torch 2.13 computes strided convolutions of bf16 wrongly on CPUs."""
+"""Attention along an axis needs several tokens. Moreover, with a single one along Z, torch 2.13 computes strided convolutions
+in bf16 wrongly on CPUs."""
 BYTES_PER_PATCH_VOXEL = 2_500
-"""Peak memory of a training step per voxel of a patch, measured on the hybrid with 32-64-128 channels, rounded up."""
+"""Peak memory of a training step per voxel of a patch: measured on the hybrid with 32-64-128 channels, rounded up."""
 
 
 class Normalisation(BaseModel):
-    """How one channel's intensities are brought to a common scale."""
+    """Intensity normalisation of a channel."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +55,7 @@ class Normalisation(BaseModel):
 
 
 class Plan(BaseModel):
-    """Everything that `train` and `predict` need to know of the dataset."""
+    """Settings derived from the dataset that `train` and `predict` use."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,61 +77,61 @@ class Plan(BaseModel):
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Channel names, in order."""
+        """Return the channel names, in order."""
         return tuple(n.channel for n in self.normalisation)
 
     @property
     def n_labels(self) -> int:
-        """Labels besides background; inside they are 1..n in the order of `labels`."""
+        """Return the number of labels without background. Inside the network, they are 1..n in the order of `labels`."""
         return len(self.labels)
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
-        """Tokens along each axis of a patch."""
+        """Return the number of tokens along each axis of a patch."""
         total = np.prod(self.strides, axis=0)
         x, y, z = (int(p // s) for p, s in zip(self.patch_size, total, strict=True))
         return x, y, z
 
     @property
     def is_thin(self) -> bool:
-        """Whether halving leaves one token along Z, as plans of earlier versions may."""
+        """Return whether halving leaves one token along Z, which is possible in plans of earlier versions."""
         return self.token_grid[2] == 1 and self.patch_size[2] > 1
 
     @property
     def token_mm(self) -> tuple[float, float, float]:
-        """Distance of neighbouring tokens."""
+        """Return the distance between neighbouring tokens along each axis, in mm."""
         x, y, z = (float(m * s) for m, s in zip(self.spacing_mm, np.prod(self.strides, axis=0), strict=True))
         return x, y, z
 
     @property
     def preparation_hash(self) -> str:
-        """Hash of what changes prepared cases; other values of the plan may change without preparing again."""
+        """Return a hash of the values that affect prepared cases; other values can change without new preparation."""
         keys = ("version", "spacing_mm", "normalisation", "labels", "blank_copied_channels")
         text = self.model_dump_json(include={*keys, *(["context"] if self.context else [])})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write the plan as JSON."""
         path.write_text(self.model_dump_json(indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        """Read from JSON; raises `DataError`."""
+        """Load a plan from JSON; raise `DataError` if it is not valid."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError, ValueError) as error:
             raise DataError(
-                f"{path} is no usable plan", found=str(error)[:300], remedy="run medhybrid preprocess"
+                f"{path} is not a valid plan", found=str(error)[:300], remedy="run medhybrid preprocess"
             ) from error
 
 
 def make_plan(config: StudyConfig, fingerprint: Fingerprint, *, free_memory: int) -> Plan:
-    """Apply the rules of this module.
+    """Make a plan from a dataset's fingerprint by the rules of this module.
 
     Parameters
     ----------
     free_memory : int
-        Bytes that training may use.
+        Free memory in bytes. Training may use half of it.
     """
     reasons: dict[str, str] = {}
     prepare = config.prepare
@@ -155,15 +156,17 @@ def make_plan(config: StudyConfig, fingerprint: Fingerprint, *, free_memory: int
     else:
         need = int(np.prod(patch)) * BYTES_PER_PATCH_VOXEL
         batch = int(np.clip(free_memory // 2 // need, 2, 8))
-        reasons["batch_size"] = f"fits half of the {free_memory / 2**30:.0f} GiB free at {need / 2**30:.2f} GiB a patch"
+        reasons["batch_size"] = (
+            f"fits into half of the {free_memory / 2**30:.0f} GiB of free memory, with {need / 2**30:.2f} GiB per patch"
+        )
     normalisation = tuple(
         _choose_normalisation(c.name, c.modality, c.optional, fingerprint) for c in config.data.channels
     )
     for item in normalisation:
         reasons[f"normalisation.{item.channel}"] = {
-            "zscore_foreground": "MR: units differ between scans, so each scan is scaled by itself",
-            "clip_and_scale": "CT: Hounsfield units are comparable, so all scans are scaled alike",
-            "zscore": "no known units: each scan is scaled by itself",
+            "zscore_foreground": "MR: units differ between scans, so each scan is scaled by its own tissue",
+            "clip_and_scale": "CT: Hounsfield units are comparable, so all scans are scaled in the same way",
+            "zscore": "unknown units: each scan is scaled by its own values",
         }[item.rule]
     return Plan(
         study=config.name,
@@ -190,7 +193,7 @@ def _as_triple(values: np.ndarray) -> tuple[int, int, int]:
 def _choose_spacing(fingerprint: Fingerprint) -> tuple[tuple[float, float, float], str]:
     x, y, z = fingerprint.median_spacing_mm
     ratio = max(x, y, z) / min(x, y, z)
-    kind = "one axis is thick and keeps its own median" if ratio >= ANISOTROPY else "no axis is thick"
+    kind = "anisotropic, the thick axis keeps its median" if ratio >= ANISOTROPY else "not anisotropic"
     return (round(x, 4), round(y, 4), round(z, 4)), f"median of the cases; {kind} (ratio {ratio:.1f})"
 
 
@@ -198,9 +201,8 @@ def _choose_strides(
     spacing: tuple[float, float, float], shape: tuple[int, int, int], n_levels: int
 ) -> tuple[tuple[tuple[int, int, int], ...], str]:
     current, size = np.array(spacing, float), np.array(shape, float)
-    several = (
-        size > 1 if (size > 1).any() else size > 0
-    )  # an axis of one voxel is never halved, so it holds back no other
+    # an axis of one voxel is never halved: its spacing must not prevent halving of the others
+    several = size > 1 if (size > 1).any() else size > 0
     strides = []
     for _ in range(n_levels):
         coarse = current > ANISOTROPY_AT_STRIDE * current[several].min()
@@ -209,7 +211,7 @@ def _choose_strides(
         strides.append((int(stride[0]), int(stride[1]), int(stride[2])))
         current, size = current * stride, size / stride
     reason = (
-        f"an axis is halved unless its spacing is above {ANISOTROPY_AT_STRIDE} times the finest or fewer than "
+        f"each axis is halved, unless its spacing is above {ANISOTROPY_AT_STRIDE} times the finest one, or fewer than "
         f"{MIN_TOKENS_PER_AXIS} tokens would be left"
     )
     return tuple(strides), reason
@@ -221,7 +223,8 @@ def _choose_patch(
     total = np.prod(strides, axis=0)
     least = np.where(total > 1, MIN_TOKENS_PER_AXIS, 1)
     steps, is_free = least.astype(float), np.ones(3, bool)
-    while is_free.any():  # an axis that would become too short keeps its least length, the others share what is left
+    # an axis that would be too short gets its minimum length; the others share the remaining voxels
+    while is_free.any():
         left = max_voxels / float(np.prod((least * total)[~is_free]))
         scale = min(1.0, (left / float(np.prod(shape[is_free]))) ** (1 / is_free.sum()))
         scaled = np.ceil(shape / total) if scale == 1.0 else np.floor(shape * scale / total)
@@ -230,8 +233,8 @@ def _choose_patch(
             break
         is_free &= ~is_short
     return _as_triple(steps * total), (
-        f"median shape {_as_triple(shape)}, in proportion, to at most {max_voxels} voxels where axes that are halved keep "
-        f"{MIN_TOKENS_PER_AXIS} tokens; multiples of {tuple(int(t) for t in total)}"
+        f"proportional to the median shape {_as_triple(shape)}, with at most {max_voxels} voxels and at least "
+        f"{MIN_TOKENS_PER_AXIS} tokens along halved axes; multiples of {tuple(int(t) for t in total)}"
     )
 
 
@@ -242,6 +245,7 @@ def _check_patch(patch: tuple[int, int, int], strides: tuple[tuple[int, int, int
             "prepare.patch_size does not fit the strides",
             expected=f"multiples of {tuple(int(t) for t in total)}",
             found=str(patch),
+            remedy="set prepare.patch_size to such multiples, or to null",
         )
 
 

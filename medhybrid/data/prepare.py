@@ -1,6 +1,6 @@
-"""From a scan to the network's grid and intensity scale: the same code for training data and for new scans.
+"""Preprocessing of a scan to the network's grid and intensity scale, with the same code for training and prediction.
 
-Pure functions; `data.transforms` has them as MONAI transforms.
+These are pure functions; `data.transforms` wraps them as MONAI transforms.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from medhybrid.errors import DataError
 from medhybrid.geometry import Grid, Turn, resample_image, resample_labels, respace, turn_to_ras
 
 TISSUE_SHARE = 0.1
-"""Voxels above this share of the range from the minimum to the 99.5th percentile count as tissue, the rest as air."""
+"""Voxels above this share of the range from minimum to 99.5th percentile count as tissue, the others as air."""
 
 MAX_SCALED = 12.0
-"""Scaled intensities are cut here: a few bright voxels (vessels, metal) must not squeeze the rest."""
+"""Upper limit of scaled intensities: a few bright voxels (vessels, metal) must not dominate the network's input."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """An image as the network sees it, and the way back.
+    """Input image of the network, with the geometry for mapping a prediction back to the scan.
 
     Attributes
     ----------
     image : (C, X, Y, Z) float32 ndarray
-        On `grid`; 0 is air or blank, one unit is a standard deviation of tissue.
+        Image on `grid`. A value of 0 is air or a blank channel; one unit is a standard deviation of tissue.
     grid : Grid
-        The network's grid: RAS axes order, the plan's spacing.
+        Grid of the network: axes in RAS order, with the plan's spacing.
     turned : Grid
-        The scan's grid after turning to RAS.
+        Grid of the scan with axes in RAS order.
     turn : Turn
-        From the scan's axes to RAS.
+        Reordering of the scan's axes to RAS.
     n_outliers : int
-        Voxels whose values were replaced before scaling.
+        Number of voxels with outliers that were replaced before scaling.
     """
 
     image: NDArray[np.float32]
@@ -50,33 +50,33 @@ class PreparedImage:
 
 
 def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> PreparedImage:
-    """Turn to RAS, resample to the plan's spacing, scale intensities.
+    """Prepare an image: reorder its axes to RAS, resample it to the plan's spacing and normalise its intensities.
 
     Parameters
     ----------
     array : (C, X, Y, Z) ndarray
         Values of a scan.
     grid : Grid
-        Where they are.
+        Grid of the scan.
 
     Raises
     ------
     DataError
-        If the number of channels is not the plan's, or a value is no number: it would spread over the whole picture.
+        If the number of channels differs from the plan, or a value is NaN or infinite, which would affect the whole image.
     """
     if array.shape[0] != len(plan.channels):
         raise DataError(
-            "scan has another number of channels than the model",
+            "the number of channels differs between scan and model",
             expected=f"{len(plan.channels)} ({', '.join(plan.channels)})",
             found=str(array.shape[0]),
-            remedy="give the channels by data.channel_map, or another model",
+            remedy="assign the channels with data.channel_map, or use another model",
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(
-            "scan holds values that are no numbers",
+            "the scan has NaN or infinite values",
             expected="finite values",
             found=f"{int((~np.isfinite(array)).sum())} voxels",
-            remedy="export it again, or replace them",
+            remedy="export it again, or replace these values",
         )
     turn = turn_to_ras(grid.affine)
     turned = turn.grid(grid)
@@ -90,10 +90,10 @@ def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> Prepare
 
 
 def _without_outliers(array: NDArray[np.generic], plan: Plan, blank: set[int]) -> tuple[NDArray[np.generic], int]:
-    """Return an image (C, X, Y, Z) without outliers in the channels that are scaled by their own values, and their number."""
+    """Replace outliers in the channels of an image (C, X, Y, Z) that are scaled by their own values; count them, too."""
     cleaned, total = array, 0
     for i, rule in enumerate(plan.normalisation):
-        if i in blank or rule.rule == "clip_and_scale":  # which cuts them
+        if i in blank or rule.rule == "clip_and_scale":  # these values are clipped in `normalise`
             continue
         channel, n_outliers = replace_outliers(array[i])
         if n_outliers:
@@ -104,12 +104,12 @@ def _without_outliers(array: NDArray[np.generic], plan: Plan, blank: set[int]) -
 
 
 def prepare_labels(mask: NDArray[np.generic], prepared: PreparedImage, plan: Plan) -> NDArray[np.uint8]:
-    """A reference (X, Y, Z) with inside values on the scan's axes, brought to the prepared image's grid."""
+    """Resample a reference mask (X, Y, Z) with values 1..n from the scan's grid to the prepared image's grid."""
     return resample_labels(prepared.turn.apply(mask), prepared.turned, prepared.grid, plan.n_labels)
 
 
 def blank_channels(array: NDArray[np.generic], plan: Plan) -> set[int]:
-    """Optional channels without content of their own: constant, or a copy of another channel."""
+    """Return the indices of optional channels to blank: those that are constant or a copy of another channel."""
     optional = {i for i, n in enumerate(plan.normalisation) if n.optional}
     blank = {i for i in optional if array[i].min() == array[i].max()}
     if plan.blank_copied_channels and optional:
@@ -119,7 +119,7 @@ def blank_channels(array: NDArray[np.generic], plan: Plan) -> set[int]:
 
 
 def normalise(values: NDArray[np.float32], rule: Normalisation) -> NDArray[np.float32]:
-    """Scale one channel (X, Y, Z) so that 0 is its lowest value and 1 a standard deviation of tissue."""
+    """Scale a channel (X, Y, Z) so that its lowest value is 0 and one unit is a standard deviation of tissue."""
     if rule.rule == "clip_and_scale":
         scaled = (np.clip(values, rule.low, rule.high) - rule.low) / rule.deviation
         return scaled.astype(np.float32)
@@ -134,7 +134,7 @@ def normalise(values: NDArray[np.float32], rule: Normalisation) -> NDArray[np.fl
 
 
 def inside_labels(mask: NDArray[np.generic], labels: Mapping[str, int]) -> NDArray[np.uint8]:
-    """File values to 1..n in the order of `labels`."""
+    """Convert a mask's values in files to 1..n, in the order of `labels`."""
     out = np.zeros(mask.shape, np.uint8)
     for inside, value in enumerate(labels.values(), start=1):
         out[mask == value] = inside
@@ -142,7 +142,7 @@ def inside_labels(mask: NDArray[np.generic], labels: Mapping[str, int]) -> NDArr
 
 
 def outside_labels(inside: NDArray[np.generic], labels: Mapping[str, int]) -> NDArray[np.generic]:
-    """1..n back to file values, in the smallest unsigned type that holds them."""
+    """Convert a mask's values 1..n back to the values in files, in the smallest unsigned integer type."""
     dtype = np.min_scalar_type(max(labels.values()))
     table = np.array([0, *labels.values()], dtype)
     outside: NDArray[np.generic] = table[inside]

@@ -1,7 +1,7 @@
-"""Which image files of one folder are channels of one scan: those whose names are equal but for the words of their channels.
+"""Grouping of the image files of a folder by scan: file names of the same scan differ only in the channel.
 
-Words for how an image was made (`mprage`, `ax`, `acq-...`) do not count. In a folder of its own a study's files may be called
-anything, as long as they do not begin with the numbers of two patients (`p1_T1`, `p2_FLAIR`).
+Words for acquisition or processing (`mprage`, `ax`, `acq-...`) are ignored. In a folder with a single study, files may have any
+names, except names that begin with different patient numbers (`p1_T1`, `p2_FLAIR`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from medhybrid.data.channels import IMAGE_SUFFIX, Rules, explain
 from medhybrid.scans import ScanEntry
 
 NUMBER = re.compile(r"(.+)_(\d{4})")
-"""nnU-Net's file names: a case, and the number of the channel."""
+"""nnU-Net's file names: the case, then the number of the channel."""
 
 ENTITIES = re.compile(r"(?<![a-z0-9])(?:acq|rec|dir|desc|space|res|ce|part|run|mod|echo|inv)-[a-z0-9]+", re.IGNORECASE)
-"""BIDS: what is told of an image, and not of a subject."""
+"""BIDS entities that describe an image and not a subject."""
 
 WORDS = (
     "ax axial cor coronal sag sagittal tra trans transversal transverse 2d 3d w weighted image img scan series ser mr mri ct "
@@ -27,21 +27,21 @@ WORDS = (
     "registered coreg coregistered resampled norm normalised normalized mni crop cropped defaced"
 )
 OF_IMAGES = frozenset(WORDS.split())
-"""Words for how an image was made or changed."""
+"""Words for the acquisition or processing of an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileName:
-    """What the name of an image file says.
+    """Parsed name of an image file.
 
     Attributes
     ----------
     channels : tuple of int
-        Places of the channels whose words it holds.
+        Indices of the channels that the name contains.
     number : int, optional
-        Of the channel, as nnU-Net writes it.
+        Number of the channel in nnU-Net's form.
     rest : tuple of str
-        Its other words, which are of the scan.
+        Other words, which identify the scan.
     """
 
     channels: tuple[int, ...]
@@ -50,14 +50,14 @@ class FileName:
 
     @property
     def is_contradiction(self) -> bool:
-        """Whether word and number are of different channels."""
+        """Return whether name and number are of different channels."""
         return self.number is not None and bool(self.channels) and self.number not in self.channels
 
 
 def read_file_name(
     entry: ScanEntry, channels: Sequence[tuple[str, bool]], rules: Rules, folder: str, told: str | None = None
 ) -> FileName:
-    """Return what a file's name says of its channel and its scan; `told` is its channel in `channels.csv`."""
+    """Parse a file name into channel and scan; `told` is its channel in `channels.csv`."""
     name: str = IMAGE_SUFFIX.sub("", entry.paths[0].name)
     numbered = NUMBER.fullmatch(name)
     number = int(numbered[2]) if numbered is not None and int(numbered[2]) < len(channels) else None
@@ -87,12 +87,15 @@ def split_by_name(
     *,
     is_flat: bool,
 ) -> list[list[ScanEntry]]:
-    """Return the files of one folder by scan; all together where nothing tells them apart, or the table names them all.
+    """Split the files of a folder by scan.
+
+    All files form one group if their names do not distinguish scans, or if the table lists them all.
 
     Parameters
     ----------
     is_flat : bool
-        The folder is the one that was searched, which may hold many studies; else it is taken for that of one.
+        Whether the folder is the searched one, which may contain many studies. Other folders contain a single study, unless
+        the names begin with different patient numbers.
     """
     names = {e.name: read_file_name(e, channels, rules, folder, table.get(e.name)) for e in entries}
     named = [e for e in entries if names[e.name].channels]
@@ -106,7 +109,7 @@ def split_by_name(
 
 
 def _are_numbers_of_patients(rests: Sequence[tuple[str, ...]]) -> bool:
-    """Whether names begin with one word and numbers that differ, as `sub-01` and `sub-02`."""
+    """Return whether names begin with the same word and different numbers, such as `sub-01` and `sub-02`."""
     found = [re.match(r"([^\W\d_]+)(\d+)", "".join(rest)) for rest in rests]
     words = {m[1] for m in found if m}
     return all(found) and len(words) == 1 and len({int(m[2]) for m in found if m}) > 1

@@ -1,4 +1,4 @@
-"""Which patch a training step sees: a pure function of (seed, step, index), so that runs can be repeated and resumed."""
+"""Sampling of training patches, as a pure function of (seed, step, index), so that runs can be repeated and resumed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 from medhybrid.data.store import PreparedCase
 
 READ_MARGIN = 1.25
-"""A patch is read this much larger than it is used, so that rotation and scaling find real voxels at its edge."""
+"""Factor by which a patch is read larger than it is used, so that rotation and scaling find real voxels at its edge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Patches as read: image (B, C, *read_size) float32, labels (B, *read_size) uint8, their cases and what is known of them.
+    """Batch of patches as they are read, before augmentation.
 
-    `context` is (B, F) float32, NaN where a field is absent; F is 0 where none is asked for.
+    Attributes
+    ----------
+    image : (B, C, *read_size) float32 ndarray
+    labels : (B, *read_size) uint8 ndarray
+    cases : tuple of str
+        Case of each patch.
+    context : (B, F) float32 ndarray
+        Values of `data.context`, NaN if missing; F is 0 without metadata conditioning.
     """
 
     step: int
@@ -30,16 +37,16 @@ class Batch:
 
 
 class PatchSampler:
-    """Chooses and reads patches.
+    """Sampler that chooses and reads patches.
 
     Parameters
     ----------
     foreground_share : float
-        Share of a batch, rounded over steps, whose centre is a foreground voxel of a random label.
+        Share of patches, exact over several steps, that are centred near a foreground voxel of a random label.
     context : sequence of str
-        Fields of `data.context` that are read with it.
+        Metadata fields that are read with each patch.
     places : sequence of int, optional
-        Places of the batch that are read; by default all.
+        Positions in the batch that are read, by default all: with several processes, each reads a part.
     """
 
     def __init__(
@@ -61,7 +68,7 @@ class PatchSampler:
         self.read_size = (x, y, z)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step; the same whenever and wherever it is asked for."""
+        """Read the batch of a step. It depends only on seed and step."""
         images, labels, names, context = [], [], [], []
         for index in self.places:
             rng = np.random.default_rng((self.seed, step, index))
@@ -93,7 +100,7 @@ class PatchSampler:
 
 
 class Prefetcher:
-    """Reads the batches of coming steps in threads; decompression runs outside the interpreter's lock."""
+    """Reader of the next batches in threads. Decompression runs without the interpreter lock."""
 
     def __init__(self, sampler: PatchSampler, n_workers: int) -> None:
         self.sampler = sampler
@@ -102,7 +109,7 @@ class Prefetcher:
         self._coming: dict[int, Future[Batch]] = {}
 
     def batch(self, step: int) -> Batch:
-        """The batch of `step`; those of the next steps are begun."""
+        """Return the batch of `step`, and start to read those of the next steps."""
         if self._pool is None:
             return self.sampler.batch(step)
         for coming in range(step, step + self.n_ahead + 1):
@@ -111,6 +118,6 @@ class Prefetcher:
         return self._coming.pop(step).result()
 
     def close(self) -> None:
-        """Let running reads end and drop the rest."""
+        """Wait for running reads and cancel the others."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

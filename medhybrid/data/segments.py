@@ -1,4 +1,4 @@
-"""Segments of a DICOM SEG, an RTSTRUCT or a `.seg.nrrd` to one label map, by their names."""
+"""Conversion of the segments of a DICOM SEG, an RTSTRUCT or a `.seg.nrrd` to a label map, by their names."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from medhybrid.scans.slicer_segments import Segments, segments_of_nrrd
 
 
 class UnknownLabelError(DataError):
-    """A mask that holds values that are no label."""
+    """A mask with values that are not labels."""
 
     code = "unknown_label"
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentRules:
-    """How segments become labels.
+    """Rules for the conversion of segments to labels.
 
     Attributes
     ----------
     labels : mapping
         Label names and their values.
     patterns : mapping
-        Label to a pattern on names of segments; a label without one takes segments of its own name.
+        Label to a pattern for names of segments. A label without a pattern takes the segments that have its name.
     other_segments, overlaps : str
         As in `DataConfig`.
     other_values : str
-        ``ignore`` takes values of a `.seg.nrrd` that none of its segments has as background; else they are refused.
+        Values of a `.seg.nrrd` that none of its segments has: ``ignore`` makes them background, ``refuse`` is an error.
     """
 
     labels: Mapping[str, int]
@@ -59,9 +59,9 @@ def read_label_map(path: Path, image: Scan, config: DataConfig, *, case: str) ->
     Raises
     ------
     DataError
-        If names and labels do not fit, or labels overlap where they may not.
+        If the segments do not match the labels, or labels overlap and `config.overlaps` is ``refuse``.
     ScanError
-        If the file cannot be read, or does not fit the image.
+        If the file cannot be read, or belongs to another image.
     """
     rules = SegmentRules.of(config)
     chosen = match_names(reference_names(path), rules, case=case)
@@ -70,24 +70,25 @@ def read_label_map(path: Path, image: Scan, config: DataConfig, *, case: str) ->
 
 
 def label_map_of(path: Path, array: NDArray[np.generic], rules: SegmentRules, *, case: str) -> NDArray[np.generic]:
-    """Return the label map of a file that was read, with labels by name where the file names its segments.
+    """Convert the values of a mask file to a label map, by the names of segments if the file has them.
 
-    Files of 3D Slicer name the segment of each value, and values differ from file to file. In other files the values are those
-    of the labels.
+    Files of 3D Slicer contain the name of the segment for each value, and the values differ between files. In other files, the
+    values are those of the labels.
 
     Parameters
     ----------
     array : (C, X, Y, Z) ndarray
-        Values of the file; several channels are layers of overlapping segments.
+        Values of the file. Several channels are layers of overlapping segments.
 
     Returns
     -------
-    (1, X, Y, Z) ndarray, or `array` itself for a file without segments.
+    (1, X, Y, Z) ndarray
+        Label map; `array` itself for a file without segments.
 
     Raises
     ------
     DataError
-        If names and labels do not fit, or labels overlap where they may not.
+        If the segments do not match the labels, or labels overlap and `rules.overlaps` is ``refuse``.
     """
     segments = segments_of_nrrd(path)
     if not segments:
@@ -106,12 +107,12 @@ def label_map_of(path: Path, array: NDArray[np.generic], rules: SegmentRules, *,
 
 
 def _refuse_unlisted(segments: Segments, array: NDArray[np.generic], case: str) -> None:
-    """Raise `UnknownLabelError` where a layer holds values that no segment has: edited elsewhere, they would be background."""
+    """Raise `UnknownLabelError` if a layer has values without a segment, from edits in other tools: they would be lost."""
     for layer, values in enumerate(array):
         listed = {value: name for name, places in segments.items() for at, value in places if at == layer}
         if unknown := unknown_values(values, listed):
             raise UnknownLabelError(
-                f"case {case}: mask holds values that no segment of its file has",
+                f"case {case}: mask has values without a segment in its file",
                 expected=", ".join(f"{v} ({n})" for v, n in listed.items()) or "0",
                 found=", ".join(unknown),
                 remedy="add the segment in 3D Slicer, or correct the mask",
@@ -119,12 +120,13 @@ def _refuse_unlisted(segments: Segments, array: NDArray[np.generic], case: str) 
 
 
 def match_names(names: Sequence[str], rules: SegmentRules, *, case: str) -> dict[str, tuple[str, ...]]:
-    """The names that make up each label.
+    """Assign the names of segments to labels.
 
     Raises
     ------
     DataError
-        If a name fits two labels, none fits any, or one fits no label where that is refused.
+        If a segment matches two labels, if no segment matches any label, or if a segment matches no label and
+        `rules.other_segments` is ``refuse``.
     """
     chosen = {
         label: tuple(
@@ -137,7 +139,8 @@ def match_names(names: Sequence[str], rules: SegmentRules, *, case: str) -> dict
     taken = [n for group in chosen.values() for n in group]
     if doubled := sorted({n for n in taken if taken.count(n) > 1}):
         raise DataError(
-            f"case {case}: a segment fits two labels",
+            f"case {case}: a segment matches two labels",
+            expected="one label per segment",
             found=", ".join(doubled[:5]),
             remedy="make data.segments more precise",
         )
@@ -147,7 +150,7 @@ def match_names(names: Sequence[str], rules: SegmentRules, *, case: str) -> dict
             f"case {case}: {'some segments are not' if taken else 'no segment is'} among the labels",
             expected=", ".join(rules.patterns.get(label, label) for label in rules.labels),
             found=", ".join(others[:8]) or "no segment",
-            remedy="name them in data.segments" + (", or set data.other_segments=ignore" if taken else ""),
+            remedy="add them to data.segments" + (", or set data.other_segments=ignore" if taken else ""),
         )
     return chosen
 
@@ -155,7 +158,7 @@ def match_names(names: Sequence[str], rules: SegmentRules, *, case: str) -> dict
 def merge(
     masks: Masks, chosen: dict[str, tuple[str, ...]], shape: tuple[int, int, int], rules: SegmentRules, *, case: str
 ) -> NDArray[np.generic]:
-    """One label map; raises `DataError` where labels overlap and may not."""
+    """Merge the masks of segments into a label map; raise `DataError` if labels overlap and `overlaps` is ``refuse``."""
     values = rules.labels
     out = np.zeros(shape, np.min_scalar_type(max(values.values())))
     for label, names in chosen.items():
@@ -167,9 +170,9 @@ def merge(
                 other = next(n for n, v in values.items() if v == out[taken][0])
                 raise DataError(
                     f"case {case}: segments of {other} and {label} overlap",
-                    expected="one label a voxel",
+                    expected="one label per voxel",
                     found=f"{int(taken.sum())} voxels in both",
-                    remedy="set data.overlaps=last, so that the later of data.labels wins",
+                    remedy="set data.overlaps=last to use the later one in data.labels",
                 )
             out[masks[name]] = values[label]
     return out

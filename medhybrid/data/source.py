@@ -1,4 +1,4 @@
-"""The source of a prepared dataset: the folder it was made of, and every setting that decided it.
+"""Source of a prepared dataset: the original folder, and the settings that determine the prepared cases.
 
 PREPARED/source.json    written by `preprocess`, compared by `train`
 """
@@ -41,31 +41,32 @@ DATA_KEYS = (
     "split_seed",
 )
 PREPARE_KEYS = ("max_patch_voxels", "max_affine_error_mm", "blank_copied_channels")
-"""Settings that decide the cases, the folds or the plan, besides those that the plan holds itself."""
+"""Settings that determine the cases, the folds or the plan, in addition to those stored in the plan."""
 
 MADE_FOLDS = ("data.n_folds", "data.split_seed")
-"""Settings of folds that are made; a dataset with a file of folds does not use them."""
+"""Settings for drawing folds, which a dataset with a file of folds does not use."""
 
 SHOWN = 5
 
 
 class DatasetSource(BaseModel):
-    """Where a prepared dataset comes from.
+    """Source of a prepared dataset.
 
     Attributes
     ----------
     root, resolved : str
-        `data.root` as it was given, and the whole path; the latter is empty for a folder of an earlier version.
+        `data.root` as in the config, and as an absolute path. The latter is empty for a folder of an earlier version.
     settings : dict
-        The keys that decide the dataset, with their values.
+        Config keys that determine the dataset, with their values.
     splits_sha256 : str, optional
-        Hash of the file of folds; None where there was none, or it is unknown.
+        Hash of the file of folds; None without such a file, or if the hash is unknown.
     lists_sha256 : dict
-        Hashes of the tables and lists that say which files belong to which case, channel, subject and fold.
+        Hashes of the tables and lists that assign files to cases, channels, subjects and folds.
     contents_sha256 : dict
-        Hashes of what these tables, lists and the file of folds say; empty in folders of earlier versions.
+        Hashes of the content of these tables, lists and the file of folds, regardless of formatting; empty in folders of
+        earlier versions.
     knows_splits : bool
-        Whether these hashes are known: earlier versions did not keep them.
+        Whether these hashes are known. Earlier versions did not store them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -80,7 +81,7 @@ class DatasetSource(BaseModel):
 
 
 def source_of(config: StudyConfig) -> DatasetSource:
-    """Return the source that a config names now."""
+    """Return the source of a config, in its present state."""
     root = config.data.root or ""
     return DatasetSource(
         root=root,
@@ -98,12 +99,12 @@ def save_source(folder: Path, config: StudyConfig) -> None:
 
 
 def check_source(folder: Path, config: StudyConfig) -> list[str]:
-    """Compare the source of a prepared dataset with the one that a config names; returns what changed in its files since.
+    """Compare the source of a prepared dataset with the source of a config; return remarks on files changed since.
 
     Raises
     ------
     DataError
-        If the dataset was prepared from another folder, or by other settings or folds.
+        If the dataset was prepared from another folder, or with other settings, folds or lists of cases.
     """
     then, now = _load_source(folder), source_of(config)
     if then is None:
@@ -118,22 +119,22 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
         )
     has_same_splits = then.splits_sha256 == now.splits_sha256 or _say_the_same(then, now, str(config.data.splits))
     is_from_file = now.splits_sha256 is not None and (not then.knows_splits or has_same_splits)
-    unused = MADE_FOLDS if is_from_file else ()  # they part inner folds only
+    unused = MADE_FOLDS if is_from_file else ()  # then they affect inner validation splits only
     shared = [k for k in now.settings if k in then.settings and k not in unused]
     keys = [k for k in shared if then.settings[k] != now.settings[k]]
     if keys:
         raise DataError(
-            f"the cases in {printable_path(folder)} were prepared by other settings",
+            f"the cases in {printable_path(folder)} were prepared with other settings",
             expected="; ".join(f"{k}={json.dumps(now.settings[k])}" for k in keys)[:300],
             found="; ".join(f"{k}={json.dumps(then.settings[k])}" for k in keys)[:300],
-            remedy="run medhybrid preprocess with this config: it does only what changed",
+            remedy="run medhybrid preprocess with this config: it repeats only the changed parts",
         )
     if then.knows_splits and _root_exists(now) and not has_same_splits:
         raise DataError(
-            f"the folds in {printable_path(folder)} are not those of {config.data.splits} in the dataset",
-            expected="the file of folds as it was when the cases were prepared",
-            found="no such file then" if then.splits_sha256 is None else "another content, or no such file",
-            remedy="run medhybrid preprocess again: it does only what changed",
+            f"the folds in {printable_path(folder)} differ from those of {config.data.splits} in the dataset",
+            expected="the same file of folds as when the cases were prepared",
+            found="a new file" if then.splits_sha256 is None else "a changed or missing file",
+            remedy="run medhybrid preprocess again: it repeats only the changed parts",
         )
     names = sorted(
         k
@@ -142,21 +143,21 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
     )
     if then.knows_splits and _root_exists(now) and names:
         raise DataError(
-            f"the lists of cases changed since the cases in {printable_path(folder)} were prepared",
+            f"the lists of cases have changed since the cases in {printable_path(folder)} were prepared",
             found=", ".join(names),
-            remedy="run medhybrid preprocess again: it does only what changed",
+            remedy="run medhybrid preprocess again: it repeats only the changed parts",
         )
-    moved = [f"the dataset, which was in {then.root}, is in {now.root} now, with the same files"] if is_moved else []
+    moved = [f"the dataset was moved from {then.root} to {now.root}, with the same files"] if is_moved else []
     return [*moved, *_changed_files(folder, then, now), *_new_cases(folder, config)]
 
 
 def _say_the_same(then: DatasetSource, now: DatasetSource, name: str) -> bool:
-    """Whether what a table or list says is on record and unchanged, whatever its text."""
+    """Return whether the recorded content of a table or list is unchanged, regardless of its formatting."""
     return name in then.contents_sha256 and then.contents_sha256[name] == now.contents_sha256.get(name)
 
 
 def _load_source(folder: Path) -> DatasetSource | None:
-    """Return the source on record; that of an earlier version is made of the config beside it."""
+    """Load the recorded source; for a folder of an earlier version, derive it from the config in the folder."""
     try:
         return DatasetSource.model_validate_json((folder / FILE).read_bytes())
     except (OSError, ValidationError):
@@ -187,7 +188,7 @@ def _root_exists(source: DatasetSource) -> bool:
 
 
 def _is_same_root(then: DatasetSource, now: DatasetSource) -> bool:
-    """Whether two roots are one folder; a path that is written alike counts where nothing is there to compare."""
+    """Return whether two roots are the same folder; if the folder does not exist, whether the paths are equal."""
     if then.resolved and now.resolved == then.resolved:
         return True
     if not then.resolved and _resolve(then.root) == now.resolved:
@@ -206,7 +207,7 @@ def _hashes_of_lists(config: StudyConfig) -> dict[str, str]:
 
 
 def _new_cases(folder: Path, config: StudyConfig) -> list[str]:
-    """Say which cases of the dataset were added since; not for folders of studies, whose search takes long."""
+    """Return a remark on cases added since; none for folders of studies, because their search takes long."""
     root = config.data.root
     try:
         if not root or is_remote(root) or not Path(root).is_dir() or layout_of(config.data, Path(root)) == "studies":
@@ -218,7 +219,7 @@ def _new_cases(folder: Path, config: StudyConfig) -> list[str]:
     if not added:
         return []
     names = ", ".join(added[:SHOWN]) + (f" and {len(added) - SHOWN} more" if len(added) > SHOWN else "")
-    return [f"{len(added)} cases of the dataset are not prepared, and are not used: {names}. Run preprocess"]
+    return [f"{len(added)} cases of the dataset are not prepared, and are skipped: {names}. Run medhybrid preprocess"]
 
 
 def _hash_of_splits(config: StudyConfig) -> str | None:
@@ -232,13 +233,13 @@ def _hash_of_splits(config: StudyConfig) -> str | None:
 
 
 def _has_same_cases(folder: Path, config: StudyConfig) -> bool:
-    """Whether the folder that a config names holds the prepared cases, by names and content of their files."""
+    """Return whether a config's folder contains the prepared cases, by names and content of their files."""
     known = {c.case: c for c in _checks(folder) if c.stamps and _is_prepared(folder, c.case)}
     try:
         cases = {c.name: c for c in list_dataset(config.data).cases if c.problem is None}
         if not known or not known.keys() <= cases.keys():
             return False
-        for name, check in known.items():  # sizes of all first: they tell other datasets apart at once
+        for name, check in known.items():  # sizes first: they distinguish datasets without reading files
             if sorted(s[1] for s in stamp_files(sources_of(cases[name], config))) != sorted(s[1] for s in check.stamps):
                 return False
         return all(
@@ -263,7 +264,7 @@ def _checks(folder: Path) -> list[CaseCheck]:
 
 
 def _changed_files(folder: Path, then: DatasetSource, now: DatasetSource) -> list[str]:
-    """Say which prepared cases have other files now; their content counts, not their time."""
+    """Return a remark on prepared cases with changed files, by content and not by time."""
     if is_remote(now.root) or not _root_exists(now) or then.resolved != now.resolved:
         return []
     changed = []
@@ -275,11 +276,12 @@ def _changed_files(folder: Path, then: DatasetSource, now: DatasetSource) -> lis
             if stamp_files(paths) != list(check.stamps) and hash_files(paths) != check.files_hash:
                 changed.append(check.case)
         except OSError:
-            if _is_prepared(folder, check.case):  # else it was taken out of the dataset, or never used
+            if _is_prepared(folder, check.case):  # otherwise it was removed from the dataset, or never used
                 changed.append(check.case)
     if not changed:
         return []
     names = ", ".join(changed[:SHOWN]) + (f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else "")
     return [
-        f"files of {len(changed)} cases changed since they were prepared, and are not used: {names}. Run preprocess"
+        f"files of {len(changed)} cases have changed since they were prepared; the changes are not used: {names}. "
+        "Run medhybrid preprocess"
     ]

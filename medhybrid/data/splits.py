@@ -1,4 +1,4 @@
-"""Folds: which cases train and which validate, never two scans of one subject on both sides."""
+"""Folds: training and validation cases, with all scans of a subject on the same side."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SPLITS = DataConfig.model_fields["splits"].default
 NNUNET_SPLITS = "splits_final.json"
 
 SHOWN = 5
-"""Names in a message; the others are counted."""
+"""Number of names in a message; further names are only counted."""
 
 
 class Fold(BaseModel):
-    """One fold, by case name."""
+    """Training and validation cases of a fold, by name."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -41,21 +41,36 @@ class Fold(BaseModel):
         seed: int,
         unlabelled: Mapping[str, str] | None = None,
     ) -> Fold:
-        """Of the cases that train, those of one part of their subjects validate and the others train.
+        """Return an inner validation split: the training cases, divided into training and validation cases by subject.
 
         Parameters
         ----------
+        part : int
+            Part of the subjects that validates.
         subjects : mapping
-            Case to subject; cases that it lacks are left out.
+            Case to subject. Other cases are excluded.
+        n_parts : int
+            Number of parts.
+        seed : int
+            Seed for the division.
         unlabelled : mapping, optional
-            Case to subject of those without a mask, which train unless their subject validates.
+            Case to subject for cases without a mask. They train, unless their subject validates.
+
+        Raises
+        ------
+        DataError
+            If the training cases have fewer than two subjects, or the part does not exist.
         """
         groups = sorted({subjects[name] for name in self.train if name in subjects})
         n_parts = min(n_parts, len(groups))
         if n_parts < 2:
-            raise DataError("the training cases cannot be parted", expected="two subjects", found=str(len(groups)))
+            raise DataError(
+                "the inner validation split is not possible",
+                expected="training cases of at least two subjects",
+                found=str(len(groups)),
+            )
         if not 0 <= part < n_parts:
-            raise DataError(f"inner part {part} does not exist", expected=f"0 to {n_parts - 1}")
+            raise DataError(f"training.inner_fold {part} does not exist", expected=f"0 to {n_parts - 1}")
         order = np.random.default_rng(seed).permutation(len(groups))
         chosen = {groups[i] for k, i in enumerate(order) if k % n_parts == part}
         names, others = [name for name in self.train if name in subjects], unlabelled or {}
@@ -66,7 +81,7 @@ class Fold(BaseModel):
         )
 
     def limited(self, n: int, seed: int) -> Fold:
-        """At most `n` cases train; those of a smaller number are among those of a larger one."""
+        """Limit the fold to `n` training cases. Those for a smaller `n` are a subset of those for a larger one."""
         if n >= len(self.train):
             return self
         order = np.random.default_rng(seed).permutation(len(self.train))[:n]
@@ -74,16 +89,16 @@ class Fold(BaseModel):
 
 
 def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
-    """Folds of whole subjects, shuffled by seed, each subject with a mask validating once; what has none trains in each.
+    """Draw folds by subject. Each subject with a mask validates in exactly one fold; subjects without masks always train.
 
-    So the folds of scans alone are those of the labelled dataset that they belong to.
+    The folds of a dataset are therefore the same with and without reading its masks.
     """
     subjects = sorted({c.subject for c in cases if c.is_labelled} or {c.subject for c in cases})
     if len(subjects) < 2:
         raise DataError(
             "folds need at least two subjects",
             found=f"{len(subjects)} in {len(cases)} cases",
-            remedy="check data.root and data.layout: medhybrid inspect lists the scans",
+            remedy="check data.root and data.layout; medhybrid inspect lists the scans",
         )
     n_folds = min(n_folds, len(subjects))
     order = np.random.default_rng(seed).permutation(len(subjects))
@@ -98,12 +113,12 @@ def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
 
 
 def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], str]:
-    """Return the folds of the dataset's own file, of its list of cases, or made ones; and where they are from.
+    """Load the folds of a dataset from its file of folds or list of cases, or draw them; also return their origin.
 
     Raises
     ------
     DataError
-        If the file is damaged, a subject stands on both sides of a fold, or a side of a fold names no case of the dataset.
+        If the file is damaged, a subject is on both sides of a fold, or a side of a fold has no case of the dataset.
     """
     path = splits_file(config)
     if path is not None:
@@ -117,12 +132,12 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
     if any(c.fold is not None for c in cases):
         folds = _listed_folds(cases)
         check_folds(folds, cases, "the folds in the list of cases")
-        return folds, "as the list of cases has them"
-    return make_folds(cases, config.n_folds, config.split_seed), f"made with seed {config.split_seed}"
+        return folds, "from the list of cases"
+    return make_folds(cases, config.n_folds, config.split_seed), f"drawn with seed {config.split_seed}"
 
 
 def _named_alike(names: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
-    """Return each name once, in the Unicode form that its case has."""
+    """Return the names without duplicates, in the Unicode form of the case names."""
     return tuple(dict.fromkeys(known.get(_normalise(n), n) for n in names))
 
 
@@ -131,12 +146,12 @@ def _normalise(name: str) -> str:
 
 
 def splits_file(config: DataConfig) -> Path | None:
-    """Return the dataset's own file of folds; None where folds are to be made.
+    """Return the path of a dataset's file of folds; None if folds are to be drawn.
 
     Raises
     ------
     DataError
-        If the config names one that is not there; that of the default name may be absent.
+        If the file of the config does not exist. Only the file of the default name may be absent.
     """
     if not config.splits:
         return None
@@ -144,27 +159,29 @@ def splits_file(config: DataConfig) -> Path | None:
     if path.is_file():
         return path
     if os.path.lexists(path) or config.splits != SPLITS:
-        link = f"a link to {printable_path(os.readlink(path))}, which is not there" if path.is_symlink() else ""
+        link = f"a broken link to {printable_path(os.readlink(path))}" if path.is_symlink() else ""
         raise DataError(
-            f"data.splits={printable_path(config.splits)} is no file of folds",
+            f"data.splits={printable_path(config.splits)} is not a file of folds",
             expected=f"a file {printable_path(path)}",
-            found=link or ("a folder, or no plain file" if path.exists() else "no such file"),
-            remedy="correct the name; data.splits=null makes folds",
+            found=link or ("a folder or special file" if path.exists() else "no such file"),
+            remedy="correct the name, or set data.splits=null to draw folds",
         )
     return None
 
 
 def _notes_on_files(config: DataConfig) -> list[Note]:
-    """Name what a file of folds names twice, and nnU-Net's file of folds where no other is used and nobody asked for it."""
+    """Return notes on duplicate names in the file of folds, and on an unused file of folds of nnU-Net."""
     path = splits_file(config)
     if path is not None:
         sides = [side for f in _read_folds(path) for side in (f.train, f.validation)]
         doubled = sorted({n for side in sides for n, count in Counter(map(_normalise, side)).items() if count > 1})
-        message = f"{len(doubled)} names stand twice on one side of a fold; they count once"
+        message = f"{len(doubled)} names are duplicates on a side of a fold; each is used once"
         return [Note(path.name, message, _shown(doubled))] if doubled else []
     if config.splits != SPLITS or not (local_copy(config.root or ".") / NNUNET_SPLITS).is_file():
         return []
-    return [Note(NNUNET_SPLITS, "the file of folds is not used", "", f"data.splits={NNUNET_SPLITS} takes its folds")]
+    return [
+        Note(NNUNET_SPLITS, "the file of folds is not used", "", f"set data.splits={NNUNET_SPLITS} to use its folds")
+    ]
 
 
 def _read_folds(path: Path) -> list[Fold]:
@@ -175,23 +192,25 @@ def _read_folds(path: Path) -> list[Fold]:
         return [Fold(train=tuple(f["train"]), validation=tuple(f.get("validation", f.get("val", ())))) for f in listed]
     except (DataError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise DataError(
-            f"{path} holds no folds", expected='[{"train": [...], "validation": [...]}, ...]', found=str(error)[:200]
+            f"{path} is not a valid file of folds",
+            expected='[{"train": [...], "validation": [...]}, ...]',
+            found=str(error)[:200],
         ) from error
 
 
 def _listed_folds(cases: Sequence[Case]) -> list[Fold]:
-    """Return a fold for each number in the list of cases: those with the number validate, the others train.
+    """Return the folds of the list of cases: those with a fold's number validate, the others train.
 
     Raises
     ------
     DataError
-        If the numbers do not begin at 0 or one is left out: `training.fold` would name another fold than the list.
+        If the numbers do not start at 0 or have a gap: `training.fold` would be another fold than in the list.
     """
     numbers = sorted({c.fold for c in cases if c.fold is not None and c.fold >= 0})
     if numbers and numbers != list(range(len(numbers))):
         raise DataError(
-            "the folds in the list of cases are not numbered from 0 on, as training.fold counts them",
-            expected=f"the numbers 0 to {len(numbers) - 1}, each in a case that can be used",
+            "the folds in the list of cases are not numbered from 0, as training.fold is",
+            expected=f"the numbers 0 to {len(numbers) - 1}, each with a usable case",
             found=_shown([str(n) for n in numbers]),
             remedy="number the folds from 0, without a gap",
         )
@@ -207,7 +226,7 @@ def _listed_folds(cases: Sequence[Case]) -> list[Fold]:
 def notes_on_folds(
     folds: Sequence[Fold], cases: Sequence[Case], source: str, config: DataConfig | None = None
 ) -> list[Note]:
-    """Name the entries of folds that are not cases of the dataset, and the cases that are in no fold."""
+    """Return notes on names in folds that are not cases of the dataset, and on cases without a fold."""
     known = {c.name for c in cases}
     named = {n for fold in folds for n in (*fold.train, *fold.validation)}
     notes = [] if config is None else _notes_on_files(config)
@@ -215,15 +234,13 @@ def notes_on_folds(
         notes.append(
             Note(
                 source,
-                f"{len(unknown)} names are not cases of the dataset and are skipped",
+                f"{len(unknown)} names in folds are not cases of the dataset and are skipped",
                 _shown(unknown),
                 "correct the names, or add the cases",
             )
         )
     if unnamed := sorted(known - named):
-        notes.append(
-            Note(source, f"{len(unnamed)} cases are in no fold: they neither train nor validate", _shown(unnamed))
-        )
+        notes.append(Note(source, f"{len(unnamed)} cases are not in any fold and are not used", _shown(unnamed)))
     return notes
 
 
@@ -233,15 +250,15 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def check_folds(folds: Sequence[Fold], cases: Sequence[Case], source: str) -> None:
-    """Raise `DataError` if a case or its subject is on both sides, or a fold has an empty side."""
+    """Raise `DataError` if a subject is on both sides of a fold, or a side has no case of the dataset."""
     subject = {c.name: c.subject for c in cases}
     for k, fold in enumerate(folds):
         if not fold.train or not fold.validation:
-            raise DataError(f"{source}: fold {k} has an empty side")
+            raise DataError(f"{source}: fold {k} has no cases for training or validation")
         for side, names in (("train", fold.train), ("validation", fold.validation)):
             if not any(n in subject for n in names):
                 raise DataError(
-                    f"{source}: no name under {side} of fold {k} is a case of the dataset",
+                    f"{source}: none of the names under {side} of fold {k} is a case of the dataset",
                     expected=_shown(sorted(subject)),
                     found=_shown(names),
                     remedy="correct the names",
@@ -249,4 +266,9 @@ def check_folds(folds: Sequence[Fold], cases: Sequence[Case], source: str) -> No
         train = {subject.get(n, n) for n in fold.train}
         both = sorted(train & {subject.get(n, n) for n in fold.validation})
         if both:
-            raise DataError(f"{source}: fold {k} has subjects on both sides", found=", ".join(both[:5]))
+            raise DataError(
+                f"{source}: fold {k} has the same subjects in training and validation",
+                expected="all cases of a subject on one side",
+                found=", ".join(both[:5]),
+                remedy="correct the folds",
+            )

@@ -1,9 +1,14 @@
-"""Prepared cases on disk, read patch by patch.
+"""Prepared cases on disk, which are read patch by patch.
 
-A case is a folder: `image.b2nd` (C, X, Y, Z) float16 and `labels.b2nd` (X, Y, Z) uint8, compressed in chunks;
-`mask.b2nd` (X, Y, Z) uint8, the reference on the scan's own grid (inside values), for validation where users will look;
-`foreground.npy` (N, 4) int32 with voxels x, y, z and their label; `case.json`, written last, with a checksum of each file. A
-case is written under a temporary name and renamed, so that what has its final name is whole.
+A case is a folder with these files:
+
+image.b2nd       (C, X, Y, Z) float16, compressed in chunks
+labels.b2nd      (X, Y, Z) uint8 with values 0..n on the network's grid, compressed in chunks
+mask.b2nd        (X, Y, Z) uint8, the reference with values 0..n on the scan's grid, for validation on this grid
+foreground.npy   (N, 4) int32, foreground voxels as x, y, z and label
+case.json        record of the case, with a checksum of each file, written last
+
+A case is written under a temporary name and then renamed, so that a folder with the final name is complete.
 """
 
 from __future__ import annotations
@@ -28,10 +33,10 @@ from medhybrid.names import check_case_name, printable_path
 from medhybrid.owned import remove_made
 
 CHUNK_VOXELS = 64
-"""Edge of a compressed chunk; a patch touches few."""
+"""Edge length of a compressed chunk: reading a patch decompresses few chunks."""
 
 FOREGROUND_PER_LABEL = 4_000
-"""Voxels remembered of each label, evenly spread over all of them."""
+"""Largest number of voxels that are stored for each label, as an even sample."""
 
 
 CASE_FILES = ("image.b2nd", "labels.b2nd", "mask.b2nd", "foreground.npy", "case.json")
@@ -39,20 +44,20 @@ CASE_FILES = ("image.b2nd", "labels.b2nd", "mask.b2nd", "foreground.npy", "case.
 
 
 Stamps = list[tuple[str, int, int] | tuple[str, int, int, int, int]]
-"""See `stamp_files`; earlier versions kept the first three values, which no longer count as a sign."""
+"""Stamps of files (see `stamp_files`). Stamps of earlier versions have three values and never compare equal."""
 
 
 class CaseRecord(BaseModel):
-    """The content of `case.json`.
+    """Content of `case.json`.
 
     Attributes
     ----------
     reference_ml, grid_ml : dict
         Volume of each label in the reference mask, and on the network's grid.
     thinnest_mm : dict
-        For labels that lose a part on the grid: the smallest extents of their components along the axes of the grid.
+        For labels that lose volume on the grid: the smallest extents of their components along the axes of the grid.
     n_outliers : int
-        Voxels whose values were replaced; see `data.outliers`.
+        Number of voxels with outliers that were replaced; see `data.outliers`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,31 +79,31 @@ class CaseRecord(BaseModel):
     thinnest_mm: dict[str, tuple[float, float, float]] = {}
     n_outliers: int = 0
     checksums: dict[str, str] = {}
-    """By file; empty for a case that was prepared before files had checksums."""
+    """File name to checksum; empty for a case that was prepared by a version without checksums."""
 
 
 def _open_array(path: Path) -> Any:
-    """Open an array of numbers; raises `ValueError` for anything else that such a file can hold, as expressions to be run."""
+    """Open a blosc2 array; raise `ValueError` for other content, such as expressions, which blosc2 would evaluate."""
     import blosc2
 
     try:
         opened = blosc2.open(str(path), mode="r")
-    except Exception as error:  # damaged files raise many kinds
+    except Exception as error:  # damaged files raise many kinds of errors
         raise ValueError(f"{path.name}: {error}") from error
     if type(opened) is not blosc2.NDArray or opened.dtype.kind not in "biuf":
-        raise ValueError(f"{path.name} is no array of numbers")
+        raise ValueError(f"{path.name} is not a numeric array")
     return opened
 
 
 class PreparedCase:
-    """A prepared case opened for reading; nothing is decompressed until asked for.
+    """Prepared case, opened for reading. Arrays are decompressed only when they are read.
 
-    Each file's checksum is compared once, before its values are used: blosc2 decompresses damaged bytes to other values.
+    The checksum of each file is compared before its first use, because blosc2 decompresses damaged data without an error.
 
     Raises
     ------
     DataError
-        If a file is damaged; from the methods that read values, too.
+        If a file is damaged. The methods that read values raise it, too.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -108,7 +113,7 @@ class PreparedCase:
             text = (folder / "case.json").read_bytes()
             self.record = CaseRecord.model_validate_json(text)
             if self.record.checksums.get("case.json", checksum_of_json(text)) != checksum_of_json(text):
-                raise ValueError("case.json has another checksum")
+                raise ValueError("the checksum of case.json differs")
             self._check("foreground.npy")
             self._image: Any = _open_array(folder / "image.b2nd")
             self._labels: Any = _open_array(folder / "labels.b2nd")
@@ -117,7 +122,7 @@ class PreparedCase:
             raise self._damage(str(error)[:200]) from error
 
     def _check(self, name: str) -> None:
-        """Compare the checksum of a file, the first time that it is asked for; raises `DataError`."""
+        """Compare the checksum of a file before its first use; raise `DataError` if it differs."""
         if name in self._checked:
             return
         expected = self.record.checksums.get(name)
@@ -126,7 +131,7 @@ class PreparedCase:
         except OSError as error:
             raise self._damage(str(error)) from error
         if found != expected:
-            raise self._damage(f"{name} with another checksum ({found}, when it was written {expected})")
+            raise self._damage(f"{name} with checksum {found} instead of {expected}")
         self._checked.add(name)
 
     def _damage(self, found: str) -> DataError:
@@ -138,46 +143,46 @@ class PreparedCase:
 
     @property
     def name(self) -> str:
-        """Case name."""
+        """Return the case's name."""
         return self.record.case
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Spatial shape on the network's grid."""
+        """Return the spatial shape on the network's grid."""
         _, x, y, z = self._image.shape
         return int(x), int(y), int(z)
 
     @property
     def grid(self) -> Grid:
-        """The network's grid of this case."""
+        """Return the network's grid for this case."""
         return Grid(self.shape, np.array(self.record.affine))
 
     @property
     def source_grid(self) -> Grid:
-        """The scan's own grid."""
+        """Return the scan's grid."""
         return Grid(self.record.source_shape, np.array(self.record.source_affine))
 
     @property
     def turn(self) -> Turn:
-        """From the scan's axes to RAS."""
+        """Return the reordering of the scan's axes to RAS."""
         return Turn(self.record.axes, self.record.flips)
 
     def context(self, fields: Sequence[str]) -> NDArray[np.float32]:
-        """Values (F,) of `data.context`; NaN where one is absent."""
+        """Return the values (F,) of metadata fields; NaN if a value is missing."""
         return np.array([self.record.context.get(field, np.nan) for field in fields], np.float32)
 
     def image(self) -> NDArray[np.float32]:
-        """The whole image (C, X, Y, Z)."""
+        """Read the whole image (C, X, Y, Z)."""
         self._check("image.b2nd")
         return np.asarray(self._image[:]).astype(np.float32)
 
     def labels(self) -> NDArray[np.uint8]:
-        """The whole label map (X, Y, Z)."""
+        """Read the whole label map (X, Y, Z) on the network's grid."""
         self._check("labels.b2nd")
         return np.asarray(self._labels[:])
 
     def source_mask(self) -> NDArray[np.uint8]:
-        """The reference (X, Y, Z) on the scan's own grid, inside values."""
+        """Read the reference mask (X, Y, Z) on the scan's grid, with values 0..n."""
         self._check("mask.b2nd")
         try:
             return np.asarray(_open_array(self.folder / "mask.b2nd")[:])
@@ -187,7 +192,7 @@ class PreparedCase:
     def read_box(
         self, start: tuple[int, int, int], size: tuple[int, int, int]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Image (C, *size) and labels (*size) of the box at `start`; zero outside the volume."""
+        """Read image (C, *size) and labels (*size) of the box at `start`; values outside the volume are zero."""
         self._check("image.b2nd")
         self._check("labels.b2nd")
         image = np.zeros((self._image.shape[0], *size), np.float32)
@@ -213,14 +218,14 @@ def save_case(
     source_mask: NDArray[np.uint8],
     n_labels: int,
 ) -> None:
-    """Write a prepared case; an older one of that name is replaced at the end.
+    """Write a prepared case. An existing one of the same name is replaced at the end.
 
     Raises
     ------
     DataError
-        If its name cannot be that of a folder.
+        If the case's name cannot be used for a folder.
     OutputError
-        If a folder of that name is there and holds other files than a prepared case.
+        If a folder of this name exists and contains other files.
     """
     import blosc2
 
@@ -247,7 +252,7 @@ def save_case(
 
 
 def load_record(folder: Path) -> CaseRecord:
-    """Read `case.json` of a prepared case; raises `DataError`."""
+    """Load `case.json` of a prepared case; raise `DataError` if it is damaged."""
     try:
         return CaseRecord.model_validate_json((folder / "case.json").read_bytes())
     except (OSError, ValidationError, ValueError) as error:
@@ -257,19 +262,19 @@ def load_record(folder: Path) -> CaseRecord:
 
 
 def remove_case(folder: Path) -> None:
-    """Remove a prepared case; raises `OutputError` if its folder holds anything else."""
+    """Remove a prepared case; raise `OutputError` if its folder contains other files."""
     remove_made(folder, CASE_FILES)
 
 
 def _with_checksums(record: CaseRecord, folder: Path) -> CaseRecord:
-    """Return a record with the checksums of the files in `folder`, and its own."""
+    """Add the checksums of the files in `folder`, and of the record itself, to a record."""
     checksums = {path.name: checksum_of(path) for path in sorted(folder.iterdir())}
     checksums["case.json"] = checksum_of_json(record.model_dump_json().encode())
     return record.model_copy(update={"checksums": checksums})
 
 
 def foreground_index(labels: NDArray[np.uint8], n_labels: int) -> NDArray[np.int32]:
-    """Voxels (N, 4) as x, y, z, label; at most `FOREGROUND_PER_LABEL` of each label."""
+    """Return foreground voxels (N, 4) as x, y, z, label; at most `FOREGROUND_PER_LABEL` of each label."""
     rows = []
     for value in range(1, n_labels + 1):
         where = np.argwhere(labels == value)
@@ -280,7 +285,7 @@ def foreground_index(labels: NDArray[np.uint8], n_labels: int) -> NDArray[np.int
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over the contents of files in order; a folder stands for its files."""
+    """Compute the SHA-256 over names and contents of files, in order; for a folder, over its files."""
     digest = hashlib.sha256()
     for path in _files(paths):
         digest.update(os.fsencode(path.name))
@@ -291,9 +296,9 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 
 def stamp_files(paths: Iterable[Path]) -> Stamps:
-    """Return path, size, time of the content, and time of change and inode of each file: a cheap sign that nothing changed.
+    """Return path, size, modification time, change time and inode of each file, to detect changes without reading files.
 
-    Files that were exchanged by renaming, and whose sizes and times agree, differ in the last two.
+    The last two detect files that were swapped by renaming and have the same sizes and modification times.
     """
     stamps: Stamps = []
     for path in _files(paths):

@@ -1,4 +1,4 @@
-"""Subjects of cases: one subject may be written in several ways, and must not stand on both sides of a fold for that."""
+"""Unification of subject names: a subject in several spellings must not be on both sides of a fold."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import replace
 from medhybrid.data.layouts.case import Case, Note
 
 NUMBER = re.compile(r"0*([0-9]+)(\.0*)?")
-"""A number, as spreadsheets change it: 7, 007, 7.0."""
+"""A number in the forms that spreadsheets convert it to: 7, 007, 7.0."""
 
 SHOWN = 5
 
 
 def unify_subjects(cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[Note]]:
-    """Give cases whose subjects differ in case, spaces, Unicode form or the form of a number one spelling; name these."""
+    """Unify subjects that differ only in case, spaces, Unicode form or the form of a number; return cases and a note."""
     spellings: dict[str, set[str]] = {}
     for case in cases:
         spellings.setdefault(_form_of(case.subject), set()).add(case.subject)
@@ -27,15 +27,15 @@ def unify_subjects(cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[Note]]
     shown = "; ".join(", ".join(found) for found in list(several.values())[:SHOWN])
     note = Note(
         "subjects",
-        f"{len(several)} subjects are written in several ways, and are taken as one each",
+        f"{len(several)} subjects have several spellings, which are treated as the same subject",
         shown,
-        "write each subject alike",
+        "use one spelling for each subject",
     )
     return tuple(replace(c, subject=chosen.get(c.subject, c.subject)) for c in cases), [note]
 
 
 def _form_of(subject: str) -> str:
-    """Return the form in which subjects are compared."""
+    """Return the normalised form of a subject for comparison."""
     text = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", subject).casefold()).split())
     number = NUMBER.fullmatch(text)
     return number[1] if number else text

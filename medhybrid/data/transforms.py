@@ -1,7 +1,7 @@
-"""What `medhybrid preprocess` does to a case as MONAI transforms, for chains of one's own.
+"""Preprocessing as MONAI transforms, for use in other pipelines.
 
-`preprocess` calls the same functions without MONAI, whose import takes longer than preparing a hundred small cases; a test
-holds the two together.
+`medhybrid preprocess` calls the same functions without MONAI, because the import of MONAI takes longer than preparing a hundred
+small cases. A test compares the two.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ Data = Mapping[Hashable, Any]
 
 
 def preparation_transforms(plan: Plan, config: StudyConfig) -> Compose:
-    """From `{"case": Case}` to the prepared arrays.
+    """Compose the transforms from `{"case": Case}` to the prepared arrays.
 
-    The result holds `image` (C, X, Y, Z) float32 and `label` (X, Y, Z) uint8 on the plan's grid, `prepared`, the
-    `PreparedImage`, and `label_source`, the mask on the scan's own grid, with inside values too.
+    The result contains `image` (C, X, Y, Z) float32 and `label` (X, Y, Z) uint8 on the plan's grid. It also contains the
+    `PreparedImage` as `prepared`, and the mask on the scan's grid, with values 0..n, as `label_source`.
     """
     return Compose([LoadCased(config.data, config.scans), PrepareImaged(plan), PrepareLabeld(plan)])
 
 
 class LoadCased(Transform):  # type: ignore[misc]
-    """`{"case": Case}` to `image` and `label` as `MetaTensor` (C, X, Y, Z), and `scan`."""
+    """Transform from `{"case": Case}` to `scan`, and to `image` and `label` as `MetaTensor` (C, X, Y, Z)."""
 
     def __init__(self, data: DataConfig, options: ScansConfig) -> None:
         self.data, self.options = data, options
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
-        """Load both."""
+        """Load image and reference mask of the case."""
         image = load_image(data["case"], self.data, self.options)
         mask = load_mask(data["case"], image, self.data, self.options)
         return {**data, "scan": image, "image": _meta_tensor(image), "label": _meta_tensor(mask)}
 
 
 class PrepareImaged(MapTransform):  # type: ignore[misc]
-    """`prepare_image` on the loaded scan."""
+    """Transform that applies `prepare_image` to the loaded scan."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(keys="image")
         self.plan = plan
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
-        """Adds `prepared`."""
+        """Replace `image` by the prepared image, and add `prepared`."""
         image = data["image"]
         grid = Grid(tuple(image.shape[1:]), np.asarray(image.affine, np.float64))
         prepared = prepare_image(np.asarray(image), grid, self.plan)
@@ -63,13 +63,13 @@ class PrepareImaged(MapTransform):  # type: ignore[misc]
 
 
 class PrepareLabeld(Transform):  # type: ignore[misc]
-    """The reference mask on the same grid, with inside values."""
+    """Transform of the reference mask to the grid of the prepared image, with values 0..n."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
-        """Adds `label_source`."""
+        """Replace `label` by the prepared label map, and add `label_source`."""
         mask = inside_labels(np.asarray(data["label"])[0], self.plan.labels)
         return {**data, "label": prepare_labels(mask, data["prepared"], self.plan), "label_source": mask}
 
@@ -78,5 +78,5 @@ def _meta_tensor(scan: Scan) -> MetaTensor:
     array, meta = ScanReader().get_data(scan)
     meta["affine"] = torch.from_numpy(scan.affine)
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64 if array.dtype.itemsize > 2 else np.int32)  # torch has no wide unsigned types
+        array = array.astype(np.int64 if array.dtype.itemsize > 2 else np.int32)  # torch lacks operations for these
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(array)), meta=meta)

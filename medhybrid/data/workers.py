@@ -1,4 +1,4 @@
-"""Work shared out to processes, one item at a time each, so that a process that dies names its item and the cause."""
+"""Worker processes that each work on one item at a time, so that the failure of a process is reported for its item."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MEMORY_PER_WORKER = 2 << 30
-"""Bytes a preparing process may need; fewer processes are started where memory is short."""
+"""Memory in bytes that a worker may need. It limits the default number of workers."""
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
-    """One process a core, as far as memory allows."""
+    """Return the default number of workers: one per core, as far as memory allows."""
     return max(1, min(available_cores(), free_memory() // MEMORY_PER_WORKER))
 
 
 MEETING = "MEDHYBRID_MEETING"
-"""Environment variable with the file by which the processes of one training find each other on one machine."""
+"""Environment variable with the file through which the processes of a training on the same host find each other."""
 
 PLACE = "MEDHYBRID_WORKER"
-"""Environment variable in which a process finds its place among its fellows, from 0; one that replaces another has the same."""
+"""Environment variable with the index of a worker, from 0. A replacement of a worker has the same index."""
 
 
 FELLOWS = "MEDHYBRID_WORKERS"
-"""And in this one, how many they are."""
+"""Environment variable with the number of workers."""
 
 
 class WorkerDied(DataError):
-    """The process that worked on an item ended without an answer."""
+    """Failure of a worker process that ended without a result."""
 
 
 class Processes:
-    """Up to `n` processes that work through items; they stay for the next work, with what they have imported.
+    """Pool of up to `n` worker processes, which are kept for later calls, with their imported modules.
 
     with Processes(4) as processes:
         for item, result in processes.map(check, cases): ...
@@ -69,10 +69,10 @@ class Processes:
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[tuple[Item, Result | WorkerDied]]:
-        """Apply `function` to each item; yields in order of completion.
+        """Apply `function` to each item, and yield items and results in order of completion.
 
-        `function` must be importable and catch its own expected errors. If its process dies, the item's result is a
-        `WorkerDied` with the cause, a new process takes its place, and the rest goes on.
+        `function` must be importable, and must catch expected errors itself. If a worker dies, the result of its item is a
+        `WorkerDied` with the cause. A new worker replaces it, and the other items continue.
         """
         waiting = list(reversed(items))
         self._drop([w for w in self._workers if not w.is_alive])
@@ -86,7 +86,7 @@ class Processes:
                 for worker in [w for w in self._workers if w not in busy][: len(waiting)]:
                     try:
                         worker.pipe.send((function, waiting[-1]))
-                    except OSError:  # died while it had nothing to do: the item is not to blame
+                    except OSError:  # the worker died while idle: the item is not the cause
                         self._workers[self._workers.index(worker)] = _Worker(worker.place, self.n)
                         worker.stop()
                         continue
@@ -102,7 +102,7 @@ class Processes:
                         result = self._replace(worker, item)
                     yield item, result
         finally:
-            self._drop(busy)  # the caller has gone, and nobody wants what they work on
+            self._drop(busy)  # the caller stopped iterating: their results are not needed
 
     def _drop(self, workers: Iterable[_Worker]) -> None:
         for worker in (gone := list(workers)):
@@ -110,21 +110,21 @@ class Processes:
         self._workers = [w for w in self._workers if w not in gone]
 
     def _replace(self, worker: _Worker, item: object) -> WorkerDied:
-        worker.process.wait()  # it has closed its pipe: it is about to end by itself
+        worker.process.wait()  # it has closed its pipe, so it is about to exit
         worker.stop()
         self._workers[self._workers.index(worker)] = _Worker(worker.place, self.n)
         return WorkerDied(
             f"the process working on {getattr(item, 'name', item)} died",
             found=cause_of_end(worker.process.returncode),
-            remedy="give it more memory or fewer workers (prepare.workers), or leave the case out",
+            remedy="provide more memory, use fewer workers (prepare.workers), or exclude the case",
         )
 
 
 class _Worker:
-    """A process and the pipe to it.
+    """Worker process with a pipe to it.
 
-    Not one of `multiprocessing`: its processes run the caller's script again, to find functions that lie in it. Ours lie in
-    modules, and a script that calls us would call us once more, and wait for itself.
+    It is not a process of `multiprocessing`, which would run the caller's script again in each process. A script without a
+    `__main__` guard would then start the same work again.
     """
 
     def __init__(self, place: int, n: int) -> None:
@@ -156,11 +156,11 @@ handle, sys.path[:] = int(sys.argv[1]), sys.argv[2:]
 from medhybrid.data.workers import serve
 serve(handle)
 """
-"""What a worker runs: it imports from where its parent does."""
+"""Code that a worker runs, with the import paths of its parent."""
 
 
 def serve(handle: int) -> None:
-    """Apply the functions that come by a pipe to the items that come with them, until it is closed."""
+    """Receive functions and items from a pipe and send back the results, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     end_with_parent()
     kind = "PipeConnection" if sys.platform == "win32" else "Connection"
@@ -174,19 +174,22 @@ def serve(handle: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Get SIGTERM where the parent, whose pipe our stdin is, was killed: its locks are free then, and others may begin."""
+    """Send SIGTERM to this process if its parent is killed, which closes the pipe to stdin.
+
+    The locks of a killed parent are free, so that another process may start the same work.
+    """
 
     def watch() -> None:
-        os.read(sys.stdin.fileno(), 1)  # nobody writes: it returns when the parent is gone
+        os.read(sys.stdin.fileno(), 1)  # the parent never writes: this returns when it has ended
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def cause_of_end(exit_code: int | None) -> str:
-    """What ended a process, in words."""
+    """Return a description of the cause that ended a process."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        hint = ", most often the system's answer to too little memory" if name == "SIGKILL" else ""
+        hint = ", in most cases because memory ran out" if name == "SIGKILL" else ""
         return f"signal {name}{hint}"
     return f"exit code {exit_code}"

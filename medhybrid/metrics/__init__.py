@@ -1,4 +1,4 @@
-"""Overlap, surface and lesion measures: pure functions on arrays."""
+"""Overlap, surface, lesion and calibration measures: pure functions on arrays."""
 
 from medhybrid.metrics.calibration import (
     Reliability,

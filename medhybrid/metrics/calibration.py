@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and what they say of a mask: pure functions on arrays."""
+"""Calibration of probabilities, and scores derived from them: pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Floats = NDArray[np.floating]
 
 
 def fit_temperature(logits: Floats, labels: NDArray[np.integer]) -> float:
-    """The temperature that makes softmax(logits / temperature) most likely.
+    """Fit the temperature that minimises the cross-entropy of softmax(logits / temperature).
 
     Parameters
     ----------
     logits : (N, K) ndarray
     labels : (N,) integer ndarray
-        The class of each row.
+        Class of each row.
 
     References
     ----------
     Guo et al. (2017), arXiv:1706.04599, section 4.2.
     """
-    from scipy.optimize import minimize_scalar  # a second of import that a prediction does not need
+    from scipy.optimize import minimize_scalar  # imported here: it takes a second, and a prediction does not need it
 
     rows = np.arange(len(labels))
 
@@ -40,7 +40,17 @@ def fit_temperature(logits: Floats, labels: NDArray[np.integer]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Bins of confidence that hold anything: mean confidence, share that is right, share of all rows; each (B,)."""
+    """Reliability diagram of the B bins of confidence that are not empty.
+
+    Attributes
+    ----------
+    confidence : (B,) ndarray
+        Mean confidence of a bin.
+    accuracy : (B,) ndarray
+        Share of a bin's rows for which the most likely class is right.
+    weight : (B,) ndarray
+        Share of all rows that are in the bin.
+    """
 
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
@@ -48,12 +58,12 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Mean gap between confidence and accuracy, weighted by size; in [0, 1]."""
+        """Return the expected calibration error: the mean of abs(confidence - accuracy), weighted by bin size; in [0, 1]."""
         return float((self.weight * np.abs(self.confidence - self.accuracy)).sum())
 
 
 def reliability_bins(probabilities: Floats, labels: NDArray[np.integer]) -> Reliability:
-    """How often the most likely class is right, by how likely it is held.
+    """Compute the accuracy of the most likely class in bins of its probability.
 
     Parameters
     ----------
@@ -73,7 +83,7 @@ def reliability_bins(probabilities: Floats, labels: NDArray[np.integer]) -> Reli
 
 
 def expected_calibration_error(probabilities: Floats, labels: NDArray[np.integer]) -> float:
-    """Mean gap between confidence and accuracy over bins of confidence, weighted by their size; in [0, 1].
+    """Compute the expected calibration error, in [0, 1].
 
     Parameters
     ----------
@@ -88,22 +98,29 @@ def expected_calibration_error(probabilities: Floats, labels: NDArray[np.integer
 
 
 def expected_dice(probability: Floats, mask: NDArray[np.bool_]) -> float:
-    """Return the Dice that a mask would have if voxels were foreground as often as their probability says.
+    """Estimate the Dice of a mask from probabilities, without a reference.
 
-    Twice the expected overlap over the expected sizes: a first-order estimate of the expected Dice. Where less than a voxel is
-    expected, it is the probability that the likeliest voxel is background: an empty mask is right if that holds.
+    The estimate is of first order: twice the expected overlap, divided by the sum of mask size and expected reference size.
+    If this sum is at most one voxel, the function returns the probability that the most likely voxel is background, because
+    an empty mask is then right.
 
     Parameters
     ----------
     probability : (X, Y, Z) ndarray
-        Of the mask's label.
+        Calibrated probability of the mask's label.
+    mask : (X, Y, Z) bool ndarray
     """
     size = float(probability.sum()) + float(mask.sum())
     return 1.0 - float(probability.max()) if size <= 1 else 2 * float(probability[mask].sum()) / size
 
 
 def area_under_curve(scores: Sequence[float], is_bad: Sequence[bool]) -> float:
-    """Chance that a bad case has a lower score than a good one; nan where all are of one kind.
+    """Compute the area under the ROC curve: the probability that a bad case has a lower score than a good one.
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if all cases are bad or all are good.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""All measures of one case, by label, in one row each."""
+"""Measures of one case, one row per label, and their summary over cases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LabelScore:
     lesion_f1: float
 
     def as_row(self) -> dict[str, str | float]:
-        """For a CSV table."""
+        """Return the measures as a row of a CSV table."""
         return asdict(self)
 
 
@@ -45,7 +45,17 @@ def score_case(
     *,
     tolerance_mm: float = 1.0,
 ) -> list[LabelScore]:
-    """Measure each label of a label map (X, Y, Z) against its reference, both on `grid`."""
+    """Compare each label of a label map with its reference.
+
+    Parameters
+    ----------
+    prediction, reference : (X, Y, Z) ndarray
+        Label maps on `grid`.
+    labels : mapping
+        Label name to value.
+    tolerance_mm : float
+        Tolerance of the surface Dice.
+    """
     scores, spacing_mm = [], grid.spacing_mm
     for name, value in labels.items():
         p, r = prediction == value, reference == value
@@ -70,10 +80,11 @@ def score_case(
 
 
 def summarise(scores: list[LabelScore]) -> dict[str, float]:
-    """Means and medians over cases, and means by label; cases weigh alike, whatever labels they have.
+    """Summarise scores over cases and by label. For Dice, all cases have the same weight.
 
-    The Dice of a case is the mean over the labels that its reference or its prediction hold: one that both lack would add
-    a 1 for nothing. A case without any counts the mean of its labels: 1, or 0 where it has no prediction.
+    The Dice of a case is the mean over the labels that are present in its reference or its prediction. Other labels are
+    excluded: with reference and prediction both empty, their Dice is 1 and would raise the mean. For a case without any label
+    in either, it is the mean over all labels.
     """
     by_case: dict[str, list[LabelScore]] = {}
     for s in scores:

@@ -1,4 +1,4 @@
-"""Means with intervals, and differences paired by case: pure functions on arrays."""
+"""Means with confidence intervals, and differences paired by case: pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and its 95 % interval."""
+    """Mean and its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -26,16 +26,16 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much better one is than another, paired by case.
+    """Difference between two results, paired by case.
 
     Attributes
     ----------
     interval : Interval
-        Of the mean difference.
+        Mean difference, with its interval.
     p : float
-        Of Wilcoxon's signed-rank test, two-sided; 1 where nothing differs.
+        p-value of Wilcoxon's signed-rank test, two-sided; 1 if no case differs.
     n_better, n_worse : int
-        Cases.
+        Number of cases with a positive and with a negative difference.
     """
 
     interval: Interval
@@ -45,12 +45,15 @@ class Difference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether interval and test agree that there is one: few cases show nothing, however alike they are."""
+        """Return whether the difference is significant: by the test, and by an interval that excludes 0.
+
+        Both are needed: with few cases, the interval alone excludes 0 too easily.
+        """
         return self.p < 1 - LEVEL and not self.interval.low <= 0 <= self.interval.high
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.floating], *, seed: int = 0) -> Interval:
-    """Mean of the cases and its percentile bootstrap interval.
+    """Compute the mean over cases, with its percentile bootstrap interval.
 
     References
     ----------
@@ -64,7 +67,7 @@ def mean_interval(values: Sequence[float] | NDArray[np.floating], *, seed: int =
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Ours less theirs, case by case.
+    """Compute the difference (ours - theirs), paired by case.
 
     Raises
     ------
@@ -72,8 +75,8 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Differe
         If the numbers of cases differ.
     """
     if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} cases against {len(theirs)}")
-    from scipy.stats import wilcoxon  # a second of import that a prediction does not need
+        raise ValueError(f"a paired difference needs the same cases; found {len(ours)} and {len(theirs)}")
+    from scipy.stats import wilcoxon  # imported here: it takes a second, and a prediction does not need it
 
     gaps = np.asarray(ours, float) - np.asarray(theirs, float)
     p = float(wilcoxon(gaps).pvalue) if gaps.any() else 1.0

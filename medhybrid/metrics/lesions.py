@@ -1,7 +1,7 @@
-"""Lesion-wise counts.
+"""Lesion-wise counts, and sizes of components.
 
-A lesion is a 26-connected component of the foreground. A reference lesion is found if at least one predicted voxel
-overlaps it; a predicted lesion is true if it overlaps a reference voxel.
+A lesion is a 26-connected component of the foreground. A reference lesion is found if it shares at least one voxel with the
+prediction. A predicted lesion is a true positive if it shares at least one voxel with the reference.
 """
 
 from __future__ import annotations
@@ -20,12 +20,20 @@ from medhybrid.metrics.overlap import Mask, check_same_shape
 CONNECTIVITY = np.ones((3, 3, 3), bool)
 
 MAX_POINTS_WITHOUT_HULL = 200
-"""Fewer points are compared directly; the hull is not worth it."""
+"""Up to this number, all pairs of points are compared; a convex hull would take longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class LesionCounts:
-    """Lesions of a case: in the reference, found of them, predicted, true of them."""
+    """Lesion counts of a case.
+
+    Attributes
+    ----------
+    n_reference, n_found : int
+        Lesions of the reference, and how many of them are found.
+    n_predicted, n_true : int
+        Lesions of the prediction, and how many of them are true positives.
+    """
 
     n_reference: int
     n_found: int
@@ -34,17 +42,20 @@ class LesionCounts:
 
     @property
     def recall(self) -> float:
-        """Found share of the reference lesions; 1 when there is none."""
+        """Return the share of reference lesions that are found; 1 if the reference has no lesion."""
         return self.n_found / self.n_reference if self.n_reference else 1.0
 
     @property
     def precision(self) -> float:
-        """True share of the predicted lesions; 1 when there is none."""
+        """Return the share of predicted lesions that are true positives; 1 if no lesion is predicted."""
         return self.n_true / self.n_predicted if self.n_predicted else 1.0
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of both; 1 when neither side has a lesion, 0 when one has none."""
+        """Return the harmonic mean of recall and precision.
+
+        It is 1 if reference and prediction both have no lesion, and 0 if only one of them has none.
+        """
         if not self.n_reference and not self.n_predicted:
             return 1.0
         if not self.n_reference or not self.n_predicted:
@@ -54,7 +65,7 @@ class LesionCounts:
 
 
 def count_lesions(prediction: Mask, reference: Mask) -> LesionCounts:
-    """Match components of two masks (X, Y, Z)."""
+    """Count the lesions of two masks (X, Y, Z) and the overlapping ones."""
     check_same_shape(prediction, reference)
     in_reference, n_reference = ndimage.label(reference, CONNECTIVITY)
     in_prediction, n_predicted = ndimage.label(prediction, CONNECTIVITY)
@@ -65,14 +76,14 @@ def count_lesions(prediction: Mask, reference: Mask) -> LesionCounts:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A connected component of a mask.
+    """Connected component of a mask.
 
     Attributes
     ----------
     volume_ml : float
         Number of voxels times the voxel's volume.
     diameter_mm : float
-        Largest distance between the centres of two of its voxels, in three dimensions; 0 for one voxel.
+        Largest distance between the centres of two voxels of the component, in 3D; 0 for a single voxel.
     """
 
     volume_ml: float
@@ -80,10 +91,10 @@ class Component:
 
 
 def measure_components(mask: Mask, affine: NDArray[np.float64]) -> list[Component]:
-    """The components of a mask (X, Y, Z) with `affine` (4, 4) to mm, largest volume first."""
+    """Measure the components of a mask (X, Y, Z) with `affine` (4, 4) to mm; return the largest volume first."""
     labelled, n = ndimage.label(mask, CONNECTIVITY)
     sizes = np.bincount(labelled.ravel(), minlength=n + 1)[1:]
-    speck = Component(voxel_ml(affine), 0.0)  # a poor mask has thousands of single voxels
+    speck = Component(voxel_ml(affine), 0.0)  # measured once: a poor mask has thousands of single voxels
     components = [
         speck if size == 1 else _measure(labelled[box] == value, affine)
         for value, (size, box) in enumerate(zip(sizes, ndimage.find_objects(labelled), strict=True), start=1)
@@ -92,7 +103,7 @@ def measure_components(mask: Mask, affine: NDArray[np.float64]) -> list[Componen
 
 
 def measure_whole(mask: Mask, affine: NDArray[np.float64]) -> Component:
-    """All voxels of a mask as one."""
+    """Measure all voxels of a mask as one component."""
     return _measure(mask, affine)
 
 
@@ -101,7 +112,10 @@ def _measure(mask: Mask, affine: NDArray[np.float64]) -> Component:
 
 
 def _ends(mask: Mask) -> NDArray[np.int64]:
-    """First and last voxel (N, 3) of each column along Z, once each: none between them can be farthest from anything."""
+    """Return the first and last voxel (N, 3) of each column along Z, without duplicates.
+
+    The two voxels with the largest distance are among them.
+    """
     x, y = np.nonzero(mask.any(axis=2))
     values = mask[x, y]  # (N, Z)
     first, last = values.argmax(axis=1), mask.shape[2] - 1 - values[:, ::-1].argmax(axis=1)
@@ -110,11 +124,11 @@ def _ends(mask: Mask) -> NDArray[np.int64]:
 
 
 def longest_distance(points: NDArray[np.float64]) -> float:
-    """Largest distance of two points (N, 3): only corners of the convex hull can be that far apart."""
+    """Return the largest distance between two of the points (N, 3); it is between two corners of the convex hull."""
     if len(points) > MAX_POINTS_WITHOUT_HULL:
         try:
             points = points[ConvexHull(points).vertices]
-        except QhullError:  # all in one plane or line: the hull of what spans them
+        except QhullError:  # all in one plane or on one line: the hull in the axes that span them
             centred = points - points.mean(0)
             _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
             flat = centred @ axes[sizes > 1e-6 * sizes[0]].T

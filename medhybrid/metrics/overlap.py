@@ -1,4 +1,4 @@
-"""Overlap and volume of two masks on one grid."""
+"""Overlap and volume of two masks on the same grid."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ Mask = NDArray[np.bool_]
 
 
 def check_same_shape(prediction: Mask, reference: Mask) -> None:
-    """Raise `GeometryError` unless both masks have one shape."""
+    """Raise `GeometryError` if two masks have different shapes."""
     if prediction.shape != reference.shape:
-        raise GeometryError("masks differ in shape", expected=str(reference.shape), found=str(prediction.shape))
+        raise GeometryError(
+            "prediction and reference differ in shape", expected=str(reference.shape), found=str(prediction.shape)
+        )
 
 
 def dice(prediction: Mask, reference: Mask) -> float:
-    """Overlap of two masks, in [0, 1]; 1 when both are empty, 0 when one is.
+    """Compute the Dice coefficient of two masks, in [0, 1]; 1 if both are empty, 0 if only one is.
 
     Parameters
     ----------
@@ -33,16 +35,16 @@ def dice(prediction: Mask, reference: Mask) -> float:
 
 
 def volume_ml(mask: Mask, voxel_ml: float) -> float:
-    """Volume of a mask."""
+    """Compute the volume of a mask in ml."""
     return float(mask.sum()) * voxel_ml
 
 
 def volume_error_ml(prediction: Mask, reference: Mask, voxel_ml: float) -> float:
-    """Predicted minus reference volume."""
+    """Compute the difference of volumes (prediction - reference) in ml."""
     return volume_ml(prediction, voxel_ml) - volume_ml(reference, voxel_ml)
 
 
 def volume_error_percent(prediction: Mask, reference: Mask) -> float:
-    """Volume error relative to the reference; not a number where the reference is empty."""
+    """Compute the difference of volumes in percent of the reference; NaN if the reference is empty."""
     n = int(reference.sum())
     return 100 * (int(prediction.sum()) - n) / n if n else float("nan")

@@ -1,8 +1,8 @@
 """Distances between the surfaces of two masks.
 
-The surface of a mask is its voxels with a face on the outside (6-neighbourhood; the grid's border counts as outside).
-Distances run between centres of surface voxels, in mm. Both directions are pooled before the percentile is taken; MONAI's
-`compute_hausdorff_distance` takes the larger of the two directions' percentiles instead, and so mostly reads higher.
+The surface of a mask consists of its voxels with a face on the outside (6-neighbourhood; outside the grid is outside the
+mask). Distances are between centres of surface voxels, in mm. The percentile is computed over both directions together.
+MONAI's `compute_hausdorff_distance` returns the larger of the two directions' percentiles, which is higher in most cases.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ from scipy import ndimage
 from medhybrid.metrics.overlap import Mask, check_same_shape
 
 MARGIN = 2
-"""Voxels kept around both masks when the box is cut out."""
+"""Margin in voxels of the box that is cut out around both masks."""
 
 
 def surface_distances_mm(
     prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, float]
 ) -> NDArray[np.float64]:
-    """Distances from each surface voxel of one mask to the nearest of the other, both directions together.
+    """Compute the distance from each surface voxel of one mask to the nearest of the other, in both directions.
 
     Parameters
     ----------
     prediction, reference : (X, Y, Z) bool ndarray
-        Neither empty.
+        Not empty.
+
+    Returns
+    -------
+    (N,) ndarray
+        Distances of the prediction's surface voxels, then those of the reference's, in mm.
     """
     check_same_shape(prediction, reference)
     box = _box_of(prediction | reference)
@@ -36,9 +41,9 @@ def surface_distances_mm(
 
 
 def hd95_mm(prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, float]) -> float:
-    """95th percentile of the pooled surface distances.
+    """Compute the 95th percentile of the surface distances of both directions together, in mm.
 
-    0 when both are empty; the diagonal of the grid when one is.
+    It is 0 if both masks are empty, and the grid's diagonal if only one is.
     """
     n_empty = int(not prediction.any()) + int(not reference.any())
     if n_empty:
@@ -48,17 +53,19 @@ def hd95_mm(prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, f
 
 
 ROUNDING_MM = 1e-4
-"""Spacings come from affines in float32: a voxel of 1 mm may be a little more."""
+"""Added to the tolerance: spacings come from affines in float32, so that a spacing of 1 mm may be slightly larger."""
 
 
 def surface_dice(
     prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, float], tolerance_mm: float = 1.0
 ) -> float:
-    """Share of both surfaces' voxels that lie within `tolerance_mm` of the other; 1 when both are empty, 0 when one is.
+    """Compute the share of surface voxels of both masks within `tolerance_mm` of the other surface.
+
+    It is 1 if both masks are empty, and 0 if only one is.
 
     References
     ----------
-    Nikolov et al. (2021), J Med Internet Res 23(7), doi:10.2196/26151, by surface voxels instead of surface area.
+    Nikolov et al. (2021), J Med Internet Res 23(7), doi:10.2196/26151, with surface voxels instead of surface area.
     """
     n_empty = int(not prediction.any()) + int(not reference.any())
     if n_empty:
@@ -72,7 +79,7 @@ def _surface(mask: Mask) -> Mask:
 
 
 def _box_of(mask: Mask) -> tuple[slice, ...]:
-    """The smallest box around a mask, with a margin."""
+    """Return the smallest box around a mask, with a margin."""
     box = []
     for axis in range(mask.ndim):
         others = tuple(a for a in range(mask.ndim) if a != axis)

@@ -1,4 +1,4 @@
-"""A config is read once, checked entirely, and says where each value comes from."""
+"""Loading of configs: priorities, origins of values, and errors for all wrong keys at once."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_configs_of_the_repository_are_the_packaged_ones() -> None:
     assert set(packaged_searches()) == {p.name for p in repository.glob("search_*.yaml")}
 
 
-def test_a_file_comes_before_a_packaged_config_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_overrides_a_packaged_config_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = packaged_configs()["brain.yaml"].read_text().replace("name: brain", "name: mine")
     (tmp_path / "brain.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
@@ -38,7 +38,7 @@ def test_a_missing_config_names_the_packaged_ones() -> None:
         load_config("brian.yaml")
 
 
-def test_overrides_win_and_exponents_are_numbers() -> None:
+def test_overrides_have_priority_and_exponents_are_numbers() -> None:
     config = load_config("brain.yaml", ["training.peak_rate=1e-4", "data.labels={tumour: 3}"])
 
     assert config.training.peak_rate == 1e-4
@@ -70,14 +70,14 @@ def test_all_errors_are_reported_at_once_with_file_and_key() -> None:
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1, 2", "\x00", "name: ${missing.key}\n"])
-def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_config_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
 
     with pytest.raises(ConfigError):
         load_config(tmp_path / "x.yaml")
 
 
-def test_a_length_on_the_command_line_replaces_the_files_other_kind() -> None:
+def test_a_length_on_the_command_line_replaces_the_other_kind_of_length_in_the_file() -> None:
     config = load_config("brain.yaml", ["training.iterations=10"])
 
     assert config.training.iterations == 10
@@ -93,18 +93,18 @@ def test_both_lengths_at_once_are_refused() -> None:
     ("override", "message"),
     [
         ("data.labels.abnormality=0", "positive"),
-        ("data.labels.other=255", "share a value"),
+        ("data.labels.other=255", "have the same value"),
         ("network.token_width=32", "multiple of heads"),
-        ("network.widths=[8,16]", "one entry a stage"),
+        ("network.widths=[8,16]", "one entry per stage"),
         ("data.channels=[{name: T1, optional: true}]", "must not be optional"),
     ],
 )
-def test_values_that_do_not_fit_together_are_refused(override: str, message: str) -> None:
+def test_contradictory_values_are_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("brain.yaml", [override])
 
 
-def test_configs_are_frozen() -> None:
+def test_configs_are_immutable() -> None:
     with pytest.raises(ValidationError):
         load_config("brain.yaml").training.seed = 3  # type: ignore[misc]
 
@@ -125,7 +125,7 @@ def test_saving_and_loading_is_identity(
     assert load_config(path) == config
 
 
-def test_a_printed_config_with_long_values_is_read_back_as_it_was(
+def test_a_printed_config_with_long_values_is_loaded_unchanged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = "/data/a folder with spaces in its name/and another long one here/and then some more of it, to the end"

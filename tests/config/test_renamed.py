@@ -1,4 +1,4 @@
-"""Keys of earlier versions: a user's file is told the new name, records are read as they are, hashes stay."""
+"""Keys of earlier versions: a warning for a user's file, none for records, and the same hashes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def value_of(config: object, key: str) -> object:
     return list(config) if isinstance(config, tuple) else config
 
 
-def test_every_earlier_key_is_tried_here() -> None:
+def test_every_earlier_key_is_tested_here() -> None:
     assert renamed_keys().keys() == VALUES.keys()
 
 
@@ -48,7 +48,7 @@ def test_an_earlier_key_of_a_user_sets_the_new_one_and_warns(
     assert f"study.yaml: the key {old} is now {renamed_keys()[old]}" in caplog.text
 
 
-def test_an_earlier_key_on_the_command_line_goes_before_the_new_one_in_the_file(
+def test_an_earlier_key_on_the_command_line_overrides_the_new_one_in_the_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = small_values(tmp_path)
@@ -62,15 +62,17 @@ def test_an_earlier_key_on_the_command_line_goes_before_the_new_one_in_the_file(
     assert with_values(config, {"training.start": "c.pt"}, source="test").training.pretrained == "c.pt"
 
 
-def test_both_names_in_one_place_are_refused(tmp_path: Path) -> None:
+def test_both_names_of_a_key_in_one_file_are_refused(tmp_path: Path) -> None:
     values = small_values(tmp_path)
     values["training"] |= {"pretrained": "a.pt", "start": "b.pt"}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(ConfigError, match=r"training\.start and training\.pretrained are one key"):
+    with pytest.raises(ConfigError, match=r"training\.start and training\.pretrained are names of the same key"):
         load_config(tmp_path / "study.yaml")
 
 
-def test_a_record_is_read_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_with_earlier_keys_is_loaded_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     values = small_values(tmp_path)
     values["training"]["start"] = "a.pt"
@@ -78,7 +80,7 @@ def test_a_record_is_read_without_a_warning(tmp_path: Path, caplog: pytest.LogCa
     assert not caplog.records
 
 
-def test_a_hash_of_a_config_stays_when_a_key_is_renamed(tmp_path: Path) -> None:
+def test_the_hash_of_a_config_stays_the_same_when_a_key_is_renamed(tmp_path: Path) -> None:
     assert InferenceConfig().text_for_hash() == (
         '{"overlap":0.5,"window_batch":2,"mirror":true,"skip_air":true,"precision":"auto"}'
     )

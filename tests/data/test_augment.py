@@ -1,4 +1,4 @@
-"""What is drawn is applied to image and labels alike; nothing drawn changes nothing."""
+"""Augmentation is applied to image and labels in the same way; neutral parameters change nothing."""
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def test_neutral_parameters_only_crop() -> None:
     assert torch.equal(y, centre_crop(labels, PATCH).long())
 
 
-def test_the_identity_matrix_leaves_values_in_their_place() -> None:
+def test_the_identity_matrix_changes_no_values() -> None:
     image, labels = example()
 
     x, y = run(neutral(matrix=np.eye(3)), image, labels)
@@ -109,7 +109,7 @@ def test_drawn_parameters_stay_within_their_limits_and_labels_stay_labels(seed: 
     assert set(y.unique().tolist()) <= {0, 1}
 
 
-def test_the_same_generator_draws_the_same() -> None:
+def test_the_same_seed_draws_the_same_parameters() -> None:
     image, labels = example()
     drawn = [
         draw_parameters(
@@ -123,7 +123,7 @@ def test_the_same_generator_draws_the_same() -> None:
     assert torch.equal(first, second)
 
 
-def test_pasting_brings_the_foreground_with_its_margin_and_leaves_the_rest() -> None:
+def test_pasting_copies_the_foreground_with_its_margin_only() -> None:
     x, y = torch.full((2, 12, 12, 6), 1.0), torch.zeros(12, 12, 6, dtype=torch.int64)
     y[0, 0, 0] = 1
     other, other_y = torch.full((2, 12, 12, 6), 5.0), torch.zeros(12, 12, 6, dtype=torch.int64)
@@ -136,10 +136,10 @@ def test_pasting_brings_the_foreground_with_its_margin_and_leaves_the_rest() -> 
     assert torch.equal(image[0] == 5, expected)
     assert torch.equal(image[0], image[1])
     assert labels[6, 6, 3] == 1
-    assert labels.sum() == 2  # its own stays where nothing was pasted
+    assert labels.sum() == 2  # the patch keeps its foreground outside the pasted region
 
 
-def test_pasting_keeps_blank_channels_blank_and_needs_those_that_are_there() -> None:
+def test_pasting_keeps_blank_channels_blank_and_needs_all_present_channels() -> None:
     blank = torch.ones(2, 4, 4, 4)
     blank[1] = 0
     full = torch.full((2, 4, 4, 4), 5.0)
@@ -155,7 +155,7 @@ def test_pasting_keeps_blank_channels_blank_and_needs_those_that_are_there() -> 
     assert torch.equal(kept, nothing)
 
 
-def test_only_a_batch_of_several_is_pasted_into() -> None:
+def test_a_batch_of_a_single_patch_is_not_pasted_into() -> None:
     image, labels = example()
 
     x, _ = run(neutral(paste_margin_mm=4.0), image, labels)

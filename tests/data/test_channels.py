@@ -1,4 +1,4 @@
-"""Which series is which channel: by header fields, with the reason; what is ambiguous or missing is said, not guessed."""
+"""Channel assignment by header fields and names, with reasons; ambiguous and missing channels are errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RULES = {
 CHANNELS = [("T1", False), ("T1Gd", False), ("FLAIR", False)]
 
 
-def test_conditions_on_the_header_tell_channels_apart_and_the_reason_is_given() -> None:
+def test_conditions_on_the_header_distinguish_channels_and_the_reason_is_given() -> None:
     found = match_channels(STUDY, CHANNELS, RULES, case="s")
 
     assert [m.entry.name for m in found if m.entry] == ["1", "2", "3"]
@@ -49,7 +49,7 @@ def test_conditions_on_the_header_tell_channels_apart_and_the_reason_is_given() 
     ("agent", "channel"),
     [("GADAVIST", "T1Gd"), ("NO CONTRAST", "T1"), ("None given", "T1"), ("N/A", "T1"), ("0", "T1"), ("UNKNOWN", None)],
 )
-def test_words_for_no_contrast_agent_are_none_and_unknown_ones_fit_neither_rule(
+def test_words_for_no_contrast_agent_are_recognised_and_unknown_words_match_no_rule(
     agent: str, channel: str | None
 ) -> None:
     scan = entry("1", description="t1 ax", contrast_agent=agent)
@@ -72,12 +72,12 @@ def test_a_missing_channel_is_refused_unless_it_is_optional() -> None:
     assert match.entry is None
 
 
-def test_one_series_is_not_taken_for_two_channels() -> None:
+def test_a_series_is_not_assigned_to_two_channels() -> None:
     with pytest.raises(DataError, match="one scan matches two channels"):
         match_channels(STUDY[:1], [("T1", False), ("other", False)], {"T1": "*t1*", "other": "*ax*"}, case="s")
 
 
-def test_a_table_beside_the_scans_goes_before_the_rules(tmp_path: Path) -> None:
+def test_a_table_of_channels_overrides_the_rules(tmp_path: Path) -> None:
     (tmp_path / "channels.csv").write_text("scan,channel\n2,T1\n")
 
     found = match_channels(STUDY, [("T1", False)], {"T1": "*t1*"}, case="s", table=read_channel_table(tmp_path))
@@ -85,7 +85,7 @@ def test_a_table_beside_the_scans_goes_before_the_rules(tmp_path: Path) -> None:
     assert found[0].reason == "T1: 2 (channels.csv)"
 
 
-def test_a_condition_on_a_field_that_is_absent_does_not_hold() -> None:
+def test_a_condition_on_a_missing_field_does_not_match() -> None:
     with pytest.raises(DataError, match="missing"):
         match_channels(STUDY[:2], [("FLAIR", False)], RULES, case="s")
 
@@ -102,7 +102,7 @@ def test_a_rule_without_a_condition_is_refused() -> None:
 
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.exists(), reason="no public data here")
-def test_the_real_study_is_matched_and_the_crop_in_it_is_no_channel() -> None:
+def test_the_channels_of_a_real_study_are_matched_and_its_crop_is_not() -> None:
     found = discover(SHARED / "data" / "dicom" / "study_glioma_like")
     channels = [("T1", False), ("FLAIR", False), ("T1Gd", False)]
     rules = {
@@ -143,7 +143,7 @@ def read(found: Discovery, **options: str) -> object:
     return item.read(["T1", "FLAIR"], ScansConfig.model_validate(options))
 
 
-def test_channels_of_one_frame_of_reference_are_brought_to_the_grid_of_the_first(study: Discovery) -> None:
+def test_channels_of_one_frame_of_reference_are_resampled_to_the_grid_of_the_first(study: Discovery) -> None:
     import numpy as np
 
     from medhybrid.scans import Scan
@@ -156,7 +156,7 @@ def test_channels_of_one_frame_of_reference_are_brought_to_the_grid_of_the_first
     assert np.corrcoef(inner[0].ravel(), inner[1].ravel())[0, 1] > 0.9
 
 
-def test_channels_of_different_frames_of_reference_are_refused_unless_asked_for(study: Discovery) -> None:
+def test_channels_of_different_frames_of_reference_are_refused_by_default(study: Discovery) -> None:
     from medhybrid.errors import ScanError
 
     for path in (study.root / "FLAIR").iterdir():
@@ -170,7 +170,7 @@ def test_channels_of_different_frames_of_reference_are_refused_unless_asked_for(
     assert read(again, other_grids="resample") is not None
 
 
-def test_a_channel_that_is_rotated_and_shifted_is_registered_on_request(tmp_path: Path) -> None:
+def test_a_rotated_and_shifted_channel_is_registered_on_request(tmp_path: Path) -> None:
     import numpy as np
     from scipy.ndimage import gaussian_filter
     from scipy.spatial.transform import Rotation
@@ -281,12 +281,12 @@ def test_a_channel_without_a_rule_is_found_by_its_name_as_a_word(channel: str, t
         ("PD", "update"),
     ],
 )
-def test_another_scan_whose_name_holds_that_of_the_channel_is_not_taken_for_it(channel: str, text: str) -> None:
+def test_a_scan_whose_name_only_contains_the_channel_is_not_matched(channel: str, text: str) -> None:
     assert not names_channel(text, channel)
 
 
 @pytest.mark.parametrize("rules", [{}, {"T1": "*T1*"}])
-def test_the_name_of_the_studys_folder_makes_no_scan_a_channel(rules: dict[str, str]) -> None:
+def test_the_name_of_the_studys_folder_does_not_match_a_channel(rules: dict[str, str]) -> None:
     flair = entry("T1_study__flair")
 
     with pytest.raises(DataError, match=r"T1 is missing.*T1_study__flair"):
@@ -296,7 +296,7 @@ def test_the_name_of_the_studys_folder_makes_no_scan_a_channel(rules: dict[str, 
     assert found.entry is flair
 
 
-def test_a_folder_within_the_study_may_name_the_channel() -> None:
+def test_a_folder_within_the_study_can_name_the_channel() -> None:
     scan = entry("study__T1__image")
 
     for rules in ({}, {"T1": "*__T1__*"}, {"T1": "T1*"}):
@@ -304,7 +304,7 @@ def test_a_folder_within_the_study_may_name_the_channel() -> None:
         assert found.entry is scan
 
 
-def test_masks_of_other_things_are_known_by_name() -> None:
+def test_other_masks_are_recognised_by_their_names() -> None:
     for name in ("brainmask", "mask_brain", "bet mask", "T1_brain_mask", "head_mask"):
         assert is_other_mask(name, ("lesion",))
     for name in ("mask", "lesion_mask", "femoral_head_mask", "vertebral_body_mask"):

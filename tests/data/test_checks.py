@@ -1,4 +1,4 @@
-"""Every check finds its fault, with its severity, and nothing in a good case."""
+"""Every check finds its error with the right severity, and nothing in a good case."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_a_good_case_has_no_findings() -> None:
     assert not check_mask("a", GRID, good_mask(), GRID, LABELS, 0.01)
 
 
-def test_nan_and_infinite_values_are_errors_with_their_number() -> None:
+def test_nan_and_infinite_values_are_errors_with_their_count() -> None:
     image = good_image()
     image[0, 0, 0, 0], image[0, 0, 0, 1] = np.nan, np.inf
 
@@ -57,7 +57,7 @@ def test_a_copied_channel_is_a_warning() -> None:
     (blanked,) = check_image("a", image, CHANNELS, (), blanked_if_copied=["T1"])
 
     assert (finding.code, finding.severity) == ("copied_channel", "warning")
-    assert "mark it optional" in finding.remedy
+    assert "mark that channel optional" in finding.remedy
     assert blanked.found == "T1 is treated as missing"
 
 
@@ -66,7 +66,7 @@ def test_a_wrong_number_of_channels_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(("shift", "is_error"), [(0.005, False), (0.5, True)])
-def test_a_mask_elsewhere_is_an_error_beyond_the_tolerance(shift: float, is_error: bool) -> None:
+def test_a_mask_at_another_position_is_an_error_beyond_the_tolerance(shift: float, is_error: bool) -> None:
     affine = np.eye(4)
     affine[0, 3] = shift
 
@@ -75,7 +75,7 @@ def test_a_mask_elsewhere_is_an_error_beyond_the_tolerance(shift: float, is_erro
     assert codes(findings) == ({"affine": "error"} if is_error else {})
 
 
-def test_another_shape_an_unknown_label_and_an_empty_mask() -> None:
+def test_another_shape_an_unknown_label_and_an_empty_mask_are_found() -> None:
     unknown = good_mask()
     unknown[0, 0, 0] = 2
 
@@ -96,7 +96,7 @@ def fingerprint(low: float, high: float, median: float | None = None) -> CaseFin
     )
 
 
-def test_ct_scans_of_another_scale_are_named_and_others_are_not() -> None:
+def test_only_ct_scans_of_another_scale_are_reported() -> None:
     ranges = {
         "head": (-1000, 900),
         "body": (-1020, 400),

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 FINE = np.diag([0.25, 0.25, 0.25, 1.0])
 
 
-def test_a_lesion_smaller_than_the_grid_is_reported_and_kept_by_the_named_spacing(tmp_path: Path) -> None:
+def test_a_lesion_smaller_than_the_grid_is_reported_and_kept_by_the_suggested_spacing(tmp_path: Path) -> None:
     write_study(tmp_path / "data", 4)
     (tmp_path / "data" / "splits.json").unlink()
     for i in (1, 3):  # half of the scans are finer, with lesions of a few voxels
@@ -41,7 +41,7 @@ def test_a_lesion_smaller_than_the_grid_is_reported_and_kept_by_the_named_spacin
     assert findings(spacing[0], "prepare.patch_size=[24,24,16]") == []
 
 
-def test_a_scan_of_an_impossible_spacing_is_left_out_before_memory_is_asked_for(tmp_path: Path) -> None:
+def test_a_scan_of_an_impossible_spacing_is_skipped_before_memory_is_allocated(tmp_path: Path) -> None:
     write_study(tmp_path / "data", 3)
     (tmp_path / "data" / "splits.json").unlink()
     for part in ("imagesTr", "labelsTr"):
@@ -55,9 +55,9 @@ def test_a_scan_of_an_impossible_spacing_is_left_out_before_memory_is_asked_for(
     assert "too large on the network's grid" in result.findings[-1].message
 
 
-def test_a_label_whose_components_would_all_be_removed_is_named(tmp_path: Path) -> None:
+def test_a_label_whose_components_would_all_be_removed_is_reported(tmp_path: Path) -> None:
     write_study(tmp_path / "data", n_cases=4)
-    for path in (tmp_path / "data" / "labelsTr").iterdir():  # one voxel of 6.75 mm3 each, and one label as it is
+    for path in (tmp_path / "data" / "labelsTr").iterdir():  # one voxel of 6.75 mm3 each; one label stays unchanged
         image = nib.load(path)
         mask = np.asarray(image.dataobj)
         few = np.where(mask == 4, 4, 0).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Each layout turns a folder into the same cases; what cannot be told apart is left out by name."""
+"""Each layout lists the same cases; ambiguous ones are skipped with a reason."""
 
 import json
 from pathlib import Path
@@ -37,10 +37,10 @@ def test_decathlon_entries_outside_the_dataset_are_refused(tmp_path: Path) -> No
 
     (case,) = list_cases(config(tmp_path))
 
-    assert "outside the dataset" in str(case.problem)
+    assert "outside the dataset's folder" in str(case.problem)
 
 
-def test_nnunet_with_a_channel_that_is_absent_for_one_case(tmp_path: Path) -> None:
+def test_nnunet_with_a_channel_that_is_missing_for_one_case(tmp_path: Path) -> None:
     image, mask = blob_case(0)
     for name, channels in (("p1", 2), ("p2", 1)):
         for i in range(channels):
@@ -56,7 +56,7 @@ def test_nnunet_with_a_channel_that_is_absent_for_one_case(tmp_path: Path) -> No
     assert cases[1].problem is None
 
 
-def test_a_case_without_a_channel_that_is_not_optional_is_left_out(tmp_path: Path) -> None:
+def test_a_case_without_a_required_channel_is_skipped(tmp_path: Path) -> None:
     image, mask = blob_case(0)
     for name, channels in (("p1", 2), ("p2", 1)):
         for i in range(channels):
@@ -74,7 +74,7 @@ def test_a_case_without_a_channel_that_is_not_optional_is_left_out(tmp_path: Pat
         assert "channel FLAIR is missing" in str(bad.problem)
 
 
-def test_a_table_names_files_and_subjects(tmp_path: Path) -> None:
+def test_a_table_lists_files_and_subjects(tmp_path: Path) -> None:
     write_csv(tmp_path, [{"case": "a_1", "subject": "a", "T1": "a.nii.gz", "FLAIR": "", "mask": "m.nii.gz"}])
 
     (case,) = list_cases(config(tmp_path))
@@ -83,7 +83,7 @@ def test_a_table_names_files_and_subjects(tmp_path: Path) -> None:
     assert case.images == (Files((tmp_path / "a.nii.gz",)), None)
 
 
-def test_a_table_without_a_needed_column_is_refused(tmp_path: Path) -> None:
+def test_a_table_without_a_required_column_is_refused(tmp_path: Path) -> None:
     write_csv(tmp_path, [{"case": "a", "FLAIR": "a.nii.gz", "mask": "m.nii.gz"}])
 
     with pytest.raises(DataError, match=r"lacks columns.*T1"):
@@ -112,7 +112,7 @@ def test_studies_of_files_and_of_dicom_series(tmp_path: Path) -> None:
     assert {p.parent.name for p in second.images[1].paths} == {"002"}
 
 
-def test_a_brain_mask_is_not_the_reference_unless_the_pattern_asks_for_it(tmp_path: Path) -> None:
+def test_a_brain_mask_is_the_reference_only_with_a_pattern_for_it(tmp_path: Path) -> None:
     write_studies(tmp_path)
     _, mask = blob_case(0)
     save_nifti(tmp_path / "s1" / "brainmask.nii.gz", np.ones_like(mask))
@@ -131,7 +131,7 @@ def test_a_brain_mask_is_not_the_reference_unless_the_pattern_asks_for_it(tmp_pa
     assert case.problem is None, "it is no image either"
 
 
-def test_rows_of_the_table_of_channels_that_fit_nothing_are_named(tmp_path: Path) -> None:
+def test_unknown_scans_and_channels_in_the_table_of_channels_are_reported(tmp_path: Path) -> None:
     write_studies(tmp_path)
     (tmp_path / "channels.csv").write_text(
         "scan,channel\ns1__scan_T1,T1\ns1/scan_T1x.nii.gz,T1\ns1__scan_FLAIR,FLIAR\n"
@@ -140,12 +140,12 @@ def test_rows_of_the_table_of_channels_that_fit_nothing_are_named(tmp_path: Path
     listing = list_dataset(config(tmp_path, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
 
     (note,) = [n for n in listing.notes if n.where == "channels.csv"]
-    assert note.message == "2 rows of channels.csv name no scan or no channel"
-    assert "s1__scan_T1x: T1 (no such scan)" in note.found
+    assert note.message == "2 rows of channels.csv have an unknown scan or channel"
+    assert "s1__scan_T1x: T1 (unknown scan)" in note.found
     assert "s1__scan_FLAIR: FLIAR" in note.found
 
 
-def test_a_study_that_is_ambiguous_is_left_out_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_an_ambiguous_study_is_skipped_and_the_others_are_kept(tmp_path: Path) -> None:
     write_studies(tmp_path)
     save_nifti(tmp_path / "s1" / "other_T1.nii.gz", blob_case(1)[0])
     save_nifti(tmp_path / "s3" / "scan_T1.nii.gz", blob_case(1)[0])
@@ -160,9 +160,9 @@ def test_a_study_that_is_ambiguous_is_left_out_and_the_others_are_kept(tmp_path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, "holds no case"),
+        (lambda root: None, "contains no case"),
         (lambda root: (root / "dataset.json").write_text("{"), "cannot be read as JSON"),
-        (lambda root: (root / "dataset.json").write_text('{"training": 3}'), "no list of cases: dataset.json"),
+        (lambda root: (root / "dataset.json").write_text('{"training": 3}'), "without a list of cases: dataset.json"),
     ],
 )
 def test_reject_unusable_datasets(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -172,17 +172,17 @@ def test_reject_unusable_datasets(tmp_path: Path, make, message: str) -> None:  
         list_cases(config(tmp_path))
 
 
-def test_a_dataset_that_is_absent_names_the_key_to_set(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_refused_with_the_key_to_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Check data\.root"):
         list_cases(config(tmp_path / "nowhere"))
 
 
-# --- scans alone ------------------------------------------------------------------------------------------------------
+# --- scans without masks ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """Two studies of two scans with a mask in one, and a file that lies by itself."""
+    """Write two studies of two scans, one with a mask, and a separate file."""
     image, mask = blob_case(0)
     for study in ("p1", "p2"):
         for name in ("FLAIR", "T1"):
@@ -216,7 +216,7 @@ def test_without_masks_and_with_channels_every_study_is_a_case(scans: Path) -> N
     assert all(c.mask is None for c in cases.values())
 
 
-def test_one_folder_that_holds_every_scan_says_nothing_of_subjects(tmp_path: Path) -> None:
+def test_a_single_folder_of_all_scans_is_not_a_subject(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_nifti(tmp_path / "scans" / f"{name}.nii.gz", blob_case(0)[0])
 
@@ -226,7 +226,7 @@ def test_one_folder_that_holds_every_scan_says_nothing_of_subjects(tmp_path: Pat
 
 
 @pytest.mark.parametrize("layout", ["decathlon", "nnunet", "csv"])
-def test_where_masks_are_not_asked_for_they_may_be_absent(tmp_path: Path, layout: str) -> None:
+def test_masks_may_be_missing_if_they_are_not_read(tmp_path: Path, layout: str) -> None:
     for name in ("a", "b"):
         save_nifti(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", blob_case(0)[0])
     if layout == "decathlon":
@@ -241,14 +241,14 @@ def test_where_masks_are_not_asked_for_they_may_be_absent(tmp_path: Path, layout
     assert [c.name.removesuffix("_0000") for c in cases] == ["a", "b"]
     assert all(c.images[0] and c.images[0].paths[0].is_file() and c.mask is None for c in cases)
     if layout == "decathlon":
-        assert all("names no label of" in str(c.problem) for c in list_cases(config(tmp_path, **asked)))
+        assert all("no label for" in str(c.problem) for c in list_cases(config(tmp_path, **asked)))
         return
-    with pytest.raises(DataError, match=r"holds no case|lacks columns"):
+    with pytest.raises(DataError, match=r"contains no case|lacks columns"):
         list_cases(config(tmp_path, **asked))
 
 
 @pytest.mark.parametrize("layout", ["nnunet", "csv", "studies"])
-def test_folds_of_scans_alone_are_those_of_the_masks_and_more_scans_train_in_each(tmp_path: Path, layout: str) -> None:
+def test_folds_are_the_same_without_masks_and_further_scans_train_in_each(tmp_path: Path, layout: str) -> None:
     names = [f"p{i}" for i in range(8)]
     labelled = names[1:6]
     write_some_labelled(tmp_path, layout, names, labelled)
@@ -289,11 +289,11 @@ def test_a_study_whose_image_is_broken_or_whose_mask_is_a_seg_does_not_change_th
     ]
     assert validating[0] == validating[1]
     assert set.union(*validating[0]) == {f"p{i}" for i in range(5)}
-    assert "no image that can be read" in str(next(c for c in scans if c.subject == "p3").problem)
+    assert "no readable image" in str(next(c for c in scans if c.subject == "p3").problem)
 
 
 @pytest.mark.parametrize("stray", ["templates/brain_mask.nii.gz", "sub-1/mask.nii.gz"])
-def test_a_mask_without_a_subject_does_not_stop_a_pretraining(tmp_path: Path, stray: str) -> None:
+def test_a_mask_without_a_subject_does_not_prevent_pretraining(tmp_path: Path, stray: str) -> None:
     image, mask = blob_case(0)
     for i in range(3):
         save_nifti(tmp_path / f"sub-{i}" / f"sub-{i}_T1w.nii.gz", image)
@@ -307,7 +307,7 @@ def test_a_mask_without_a_subject_does_not_stop_a_pretraining(tmp_path: Path, st
 
 
 def write_some_labelled(root: Path, layout: str, names: list[str], labelled: list[str]) -> None:
-    """Scans of these names, some of them with masks."""
+    """Write scans of these names, some of them with masks."""
     image, mask = blob_case(0)
     for name in names:
         if layout == "studies":
@@ -335,7 +335,7 @@ def test_without_masks_a_file_with_all_channels_is_a_case(tmp_path: Path) -> Non
     assert [(c.name, c.subject, len(c.images)) for c in cases] == [("a", "a", 1), ("b", "b", 1)]
 
 
-def test_masks_of_a_layout_are_left_out_where_they_are_not_asked_for(tmp_path: Path) -> None:
+def test_masks_of_a_layout_are_not_listed_if_they_are_not_read(tmp_path: Path) -> None:
     write_study(tmp_path, n_cases=3)
 
     cases = list_cases(config(tmp_path, labelled=False))
@@ -345,7 +345,7 @@ def test_masks_of_a_layout_are_left_out_where_they_are_not_asked_for(tmp_path: P
 
 
 @pytest.mark.parametrize("table", ["context.csv", "channels.csv"])
-def test_a_table_that_says_something_of_scans_does_not_list_cases(scans: Path, table: str) -> None:
+def test_a_table_of_other_values_does_not_list_cases(scans: Path, table: str) -> None:
     (scans / table).write_text("scan,channel\n" if table == "channels.csv" else "case,sex\n")
 
     cases = list_cases(config(scans, labelled=False, channel_map={"T1": "*T1*", "FLAIR": "*FLAIR*"}))
@@ -354,7 +354,7 @@ def test_a_table_that_says_something_of_scans_does_not_list_cases(scans: Path, t
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_an_optional_channel_whose_file_is_damaged_is_not_missing(tmp_path: Path, labelled: bool) -> None:
+def test_an_optional_channel_with_a_damaged_file_is_not_treated_as_missing(tmp_path: Path, labelled: bool) -> None:
     write_studies(tmp_path)
     damaged = tmp_path / "s1" / "scan_FLAIR.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:60])

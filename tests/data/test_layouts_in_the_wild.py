@@ -1,4 +1,4 @@
-"""Datasets as people have them are recognised, or refused with the names that were looked for; what is skipped is counted."""
+"""Common variants of datasets are recognised, or refused with the expected names; skipped files are counted."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def linked(root: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [version_1, version_2, no_number_on_images, number_on_masks, upper_case, linked])
-def test_nnunet_folders_as_people_have_them_are_recognised(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_common_variants_of_nnunet_folders_are_recognised(tmp_path: Path, change: Callable[[Path], None]) -> None:
     root = nnunet(tmp_path / "d")
     change(root)
 
@@ -87,13 +87,13 @@ def test_nnunet_folders_as_people_have_them_are_recognised(tmp_path: Path, chang
     assert all(c.images[0] and c.images[0].paths[0].is_file() and c.mask for c in cases)
 
 
-def test_a_case_whose_name_ends_in_a_number_keeps_it(tmp_path: Path) -> None:
+def test_a_case_name_keeps_a_number_at_its_end(tmp_path: Path) -> None:
     save_nifti(tmp_path / "imagesTr" / "x_0000_0000.nii.gz", IMAGE)
     save_nifti(tmp_path / "labelsTr" / "x_0000.nii.gz", MASK)
     assert usable(list_cases(config(tmp_path))) == ["x_0000"]
 
 
-def test_what_nnunet_folders_hold_beside_the_cases_is_counted(tmp_path: Path) -> None:
+def test_unused_files_in_nnunet_folders_are_counted(tmp_path: Path) -> None:
     root = nnunet(tmp_path, n_channels=2)
     save_nifti(root / "imagesTr" / "lonely_0000.nii.gz", IMAGE)
 
@@ -129,7 +129,7 @@ def no_image(root: Path) -> str:
 
 
 @pytest.mark.parametrize("change", [two_masks, two_images, flat_image, no_image])
-def test_one_case_that_cannot_be_used_says_why_and_the_others_stay(
+def test_a_case_that_cannot_be_used_has_a_reason_and_the_others_are_kept(
     tmp_path: Path, change: Callable[[Path], str]
 ) -> None:
     expected = change(nnunet(tmp_path))
@@ -158,7 +158,7 @@ def test_a_list_of_files_gives_the_channels_in_order(tmp_path: Path) -> None:
     assert "differs from the number of channels" in str(list_cases(config(tmp_path, ("A", "B", "C")))[0].problem)
 
 
-def test_files_of_one_name_in_several_folders_are_named_by_their_path(tmp_path: Path) -> None:
+def test_files_with_the_same_name_in_several_folders_get_cases_named_by_path(tmp_path: Path) -> None:
     entries: list[dict[str, object]] = []
     for i in range(3):
         save_nifti(tmp_path / f"p{i}" / "image.nii.gz", IMAGE)
@@ -168,7 +168,7 @@ def test_files_of_one_name_in_several_folders_are_named_by_their_path(tmp_path: 
     assert usable(list_cases(config(tmp_path))) == ["p0__image", "p1__image", "p2__image"]
 
 
-def test_folds_of_a_list_are_taken_and_a_file_of_folds_goes_before_them(tmp_path: Path) -> None:
+def test_folds_of_a_list_are_used_unless_there_is_a_file_of_folds(tmp_path: Path) -> None:
     nnunet(tmp_path, n=4)
     entries: list[dict[str, object]] = [
         {"image": f"imagesTr/case_{i}_0000.nii.gz", "label": f"labelsTr/case_{i}.nii.gz", "fold": i % 2}
@@ -182,18 +182,18 @@ def test_folds_of_a_list_are_taken_and_a_file_of_folds_goes_before_them(tmp_path
         ("case_0_0000", "case_2_0000"),
         ("case_1_0000", "case_3_0000"),
     ]
-    assert listing.notes[0].message == "1 cases for testing are not taken"
+    assert listing.notes[0].message == "1 cases for testing are skipped"
 
     own = [{"train": ["case_0_0000"], "validation": ["case_1_0000", "typo"]}]
     (tmp_path / "splits.json").write_text(json.dumps(own))
     folds, origin = load_folds(config(tmp_path), listing.cases)
     assert [n.message for n in notes_on_folds(folds, listing.cases, origin)] == [
-        "1 names are not cases of the dataset and are skipped",
-        "2 cases are in no fold: they neither train nor validate",
+        "1 names in folds are not cases of the dataset and are skipped",
+        "2 cases are not in any fold and are not used",
     ]
 
 
-def test_a_section_for_validation_is_the_only_fold(tmp_path: Path) -> None:
+def test_a_section_for_validation_is_a_single_fold(tmp_path: Path) -> None:
     nnunet(tmp_path)
     files = [{"image": f"imagesTr/case_{i}_0000.nii.gz", "label": f"labelsTr/case_{i}.nii.gz"} for i in range(3)]
     datalist(tmp_path, files[:2], validation=files[2:])  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def test_an_ignored_label_is_never_trained(tmp_path: Path) -> None:
     root = nnunet(tmp_path)
     (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "l": 1, "ignore": 3}}))
     assert usable(list_cases(config(root)))
-    with pytest.raises(DataError, match="that the dataset ignores"):
+    with pytest.raises(DataError, match="the dataset's value for `ignore`"):
         list_cases(config(root, labels={"l": 1, "unsure": 3}))
     with pytest.raises(ValueError, match="ignore labels are not supported"):
         config(root, labels={"l": 1, "ignore": 3})
@@ -239,7 +239,7 @@ def test_more_labels_than_a_byte_holds_are_refused_with_their_number() -> None:
 
 def test_rules_for_labels_that_do_not_exist_are_refused() -> None:
     values = {"name": "x", "data": config(Path()).model_dump(), "prepare": {"keep_largest": ["zz"]}}
-    with pytest.raises(ValueError, match="no such label: zz"):
+    with pytest.raises(ValueError, match="unknown label: zz"):
         StudyConfig.model_validate(values)
 
 
@@ -318,7 +318,7 @@ def test_a_config_that_contradicts_the_datasets_own_names_is_refused(tmp_path: P
         (("CT arterial", "CT portal"), ("CT", "other"), False),
     ],
 )
-def test_places_of_channels_are_compared_by_their_words(
+def test_positions_of_channels_are_compared_by_words(
     tmp_path: Path, theirs: tuple[str, str], ours: tuple[str, str], is_refused: bool
 ) -> None:
     root = nnunet(tmp_path, n_channels=2)
@@ -372,19 +372,19 @@ def test_channels_of_a_list_of_another_name_are_compared(tmp_path: Path) -> None
 
 
 def test_patterns_for_channels_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"channel_map: no such channel: t1 \(meant: T1\?\)"):
+    with pytest.raises(ValueError, match=r"channel_map: unknown channel: t1 \(did you mean T1\?\)"):
         config(Path(), ("T1",), channel_map={"t1": "MPRAGE"})
     # patterns of further channels, as of a packaged config whose channels were changed, do no harm
     assert config(Path(), ("T1",), channel_map={"T1": "MPRAGE", "FLAIR": "*FLAIR*"}).channel_map
 
 
-def test_cases_that_share_a_mask_are_named(tmp_path: Path) -> None:
+def test_cases_that_share_a_mask_are_reported(tmp_path: Path) -> None:
     write_csv(tmp_path, [{"case": c, "A": f"{c}.nii", "mask": "m.nii"} for c in "abc"])
     (note,) = list_dataset(config(tmp_path)).notes
     assert (note.message, note.found) == ("3 cases have the same mask file", "a, b, c")
 
 
-def test_other_tables_and_our_own_outputs_do_not_decide_the_layout(tmp_path: Path) -> None:
+def test_other_tables_and_outputs_of_medhybrid_do_not_determine_the_layout(tmp_path: Path) -> None:
     root = nnunet(tmp_path)
     (root / "patients.csv").write_text("patient,age\n1,60\n")
     assert usable(list_cases(config(root))) == ["case_0", "case_1", "case_2"]
@@ -401,7 +401,7 @@ def test_tables_of_spreadsheets_are_read(tmp_path: Path, line: str) -> None:
     assert usable(list_cases(config(tmp_path))) == ["a"]
 
 
-def test_paths_of_windows_and_absolute_paths_below_the_dataset_are_taken(
+def test_windows_paths_and_absolute_paths_in_the_dataset_are_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nnunet(tmp_path / "d", n=2)
@@ -418,7 +418,7 @@ def test_paths_of_windows_and_absolute_paths_below_the_dataset_are_taken(
     assert all(p.is_file() for c in cases for p in c.files)
 
 
-def test_scans_of_a_study_that_are_not_used_are_named(tmp_path: Path) -> None:
+def test_unused_scans_of_a_study_are_reported(tmp_path: Path) -> None:
     for name in ("A.nii.gz", "A_mask.nii.gz", "other.nii.gz"):
         save_nifti(tmp_path / "s1" / name, IMAGE)
     rules = {"channel_map": {"A": "A"}}
@@ -428,11 +428,11 @@ def test_scans_of_a_study_that_are_not_used_are_named(tmp_path: Path) -> None:
 
 def test_the_folder_above_a_dataset_is_refused_with_the_name_of_the_dataset(tmp_path: Path) -> None:
     nnunet(tmp_path / "raw" / "Dataset001_X")
-    with pytest.raises(DataError, match=r"holds datasets.*data\.root=.*Dataset001_X"):
+    with pytest.raises(DataError, match=r"contains datasets.*data\.root=.*Dataset001_X"):
         list_cases(config(tmp_path / "raw"))
 
 
-def test_a_column_of_a_table_that_keeps_cases_for_testing_is_honoured(tmp_path: Path) -> None:
+def test_a_split_column_excludes_cases_for_testing(tmp_path: Path) -> None:
     words = ["train", "Train", "val", "test", "", "TEST"]
     rows = [
         {"case": f"c{i}", "A": f"a{i}.nii", "mask": f"m{i}.nii", "split": w, "age": "4"} for i, w in enumerate(words)
@@ -444,15 +444,15 @@ def test_a_column_of_a_table_that_keeps_cases_for_testing_is_honoured(tmp_path: 
     assert usable(list(listing.cases)) == ["c0", "c1", "c2"]
     assert {c.name: c.fold for c in listing.cases if c.problem is None} == {"c0": -1, "c1": -1, "c2": 0}
     problems = {c.name: str(c.problem) for c in listing.cases if c.problem}
-    assert "does not say what the case is for" in problems["c4"]
-    assert "keeps it for testing" in problems["c5"]
+    assert "has no valid `split`" in problems["c4"]
+    assert "lists it for testing" in problems["c5"]
     assert [(n.message, n.found) for n in listing.notes] == [
-        ("2 cases for testing are not taken", ""),
+        ("2 cases for testing are skipped", ""),
         ("1 columns are not used", "age"),
     ]
 
 
-def test_cases_of_a_subject_or_an_image_that_is_kept_for_testing_do_not_train(tmp_path: Path) -> None:
+def test_cases_that_share_a_subject_or_image_with_testing_do_not_train(tmp_path: Path) -> None:
     lines = [("a", "p1", "a", "Training set"), ("b", "P1 ", "b", "test set"), ("c", "p2", "c", "hold-out")]
     lines += [("d", "p3", "../d/c", "train"), ("e", "p4", "e", "training"), ("f", "p5", "f", "validation_set")]
     rows = [dict(zip(("case", "subject", "A", "split"), line, strict=True)) | {"mask": f"m{line[0]}"} for line in lines]
@@ -463,11 +463,11 @@ def test_cases_of_a_subject_or_an_image_that_is_kept_for_testing_do_not_train(tm
 
     assert {c.name: c.fold for c in listing.cases} == {"e": -1, "f": 0}
     messages = {n.where: n.message for n in listing.notes}
-    assert messages["a"] == "1 cases do not train: their subject is kept for testing"
-    assert messages["d"] == "1 cases do not train: an image file of theirs is kept for testing"
+    assert messages["a"] == "1 cases do not train: their subject is also in cases for testing"
+    assert messages["d"] == "1 cases do not train: their image file is also in cases for testing"
 
 
-def test_a_file_that_every_case_has_keeps_none_from_training(tmp_path: Path) -> None:
+def test_a_file_shared_by_all_cases_excludes_none_from_training(tmp_path: Path) -> None:
     rows = [
         {"case": c, "A": f"{c}.nii", "B": "atlas.nii", "mask": f"m{c}", "split": w}
         for c, w in zip("ab", ("train", "test"), strict=True)
@@ -476,10 +476,10 @@ def test_a_file_that_every_case_has_keeps_none_from_training(tmp_path: Path) -> 
     assert usable(list_cases(config(tmp_path, ("A", "B")))) == ["a"]
 
 
-def test_another_word_in_a_column_of_parts_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_an_unknown_word_in_a_split_column_is_refused_with_its_line(tmp_path: Path) -> None:
     rows = [{"case": c, "A": c, "mask": f"m{c}", "split": w} for c, w in (("a", "train"), ("b", "external centre"))]
     write_csv(tmp_path, rows)
-    with pytest.raises(DataError, match="line 3 does not say what its case is for"):
+    with pytest.raises(DataError, match="line 3 has no valid `split`"):
         list_cases(config(tmp_path))
 
 
@@ -491,12 +491,12 @@ def test_an_image_in_the_list_for_testing_does_not_train(tmp_path: Path) -> None
     listing = list_dataset(config(tmp_path))
     assert [c.name for c in listing.cases] == ["c0", "c2"]
     assert [(n.where, n.message) for n in listing.notes] == [
-        ("dataset.json", "3 cases for testing are not taken"),
-        ("c1", "1 cases do not train: an image file of theirs is kept for testing"),
+        ("dataset.json", "3 cases for testing are skipped"),
+        ("c1", "1 cases do not train: their image file is also in cases for testing"),
     ]
 
 
-def test_what_nnunets_file_lists_for_testing_does_not_train(tmp_path: Path) -> None:
+def test_cases_for_testing_in_nnunets_list_do_not_train(tmp_path: Path) -> None:
     root = nnunet(tmp_path)
     version_1(root)
     values = json.loads((root / "dataset.json").read_text())
@@ -507,7 +507,7 @@ def test_what_nnunets_file_lists_for_testing_does_not_train(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("copy", ["link", "copy", "unpacked", "values of a pair"])
-def test_a_copy_of_an_image_that_is_kept_for_testing_does_not_train(tmp_path: Path, copy: str) -> None:
+def test_a_copy_of_an_image_for_testing_does_not_train(tmp_path: Path, copy: str) -> None:
     for i, name in enumerate("abc"):
         if copy == "values of a pair":
             nib.save(nib.Nifti1Pair(IMAGE + i, np.eye(4)), tmp_path / f"{name}.img")
@@ -527,35 +527,37 @@ def test_a_copy_of_an_image_that_is_kept_for_testing_does_not_train(tmp_path: Pa
     listing = list_dataset(config(tmp_path))
 
     assert [c.name for c in listing.cases] == ["a", "b"]
-    assert ("c", "1 cases do not train: an image file of theirs is kept for testing") in [
+    assert ("c", "1 cases do not train: their image file is also in cases for testing") in [
         (n.where, n.message) for n in listing.notes
     ]
 
 
-def test_a_scan_of_nnunets_folder_for_testing_does_not_train(tmp_path: Path) -> None:
+def test_a_scan_in_nnunets_folder_for_testing_does_not_train(tmp_path: Path) -> None:
     root = nnunet(tmp_path)
     save_nifti(root / "imagesTs" / "other_0000.nii.gz", IMAGE + 1)
     assert usable(list_cases(config(root))) == ["case_0", "case_2"]
 
 
-def test_numbers_of_folds_go_before_words_for_validation_and_a_note_says_so(tmp_path: Path) -> None:
+def test_fold_numbers_override_a_split_column_with_a_note(tmp_path: Path) -> None:
     lines = [("a", "train", "1"), ("b", "train", "1"), ("c", "val", "0"), ("d", "val", ""), ("e", "test", "0")]
     write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "split": s, "fold": f} for c, s, f in lines])
     listing = list_dataset(config(tmp_path))
     assert {c.name: c.fold for c in listing.cases if c.problem is None} == {"a": 1, "b": 1, "c": 0}
-    assert "names no fold in which it validates" in str(next(c.problem for c in listing.cases if c.name == "d"))
-    assert any(n.message.startswith("`fold` decides which cases validate") for n in listing.notes)
+    assert "assigns it to validation, but it has no `fold`" in str(
+        next(c.problem for c in listing.cases if c.name == "d")
+    )
+    assert any(n.message.startswith("`fold` determines the validation cases") for n in listing.notes)
 
 
-def test_a_list_for_validation_without_labels_leaves_the_folds_as_they_are(tmp_path: Path) -> None:
+def test_a_validation_list_without_labels_does_not_change_the_folds(tmp_path: Path) -> None:
     entries: list[dict[str, object]] = [{**e, "fold": i % 2} for i, e in enumerate(listed(4))]
     datalist(tmp_path, entries, validation=[{"image": "img/c9.nii"}])
     listing = list_dataset(config(tmp_path))
     assert [(c.name, c.fold) for c in listing.cases] == [("c0", 0), ("c1", 1), ("c2", 0), ("c3", 1)]
-    assert [n.message for n in listing.notes] == ["1 cases for validation have no label, and are not taken"]
+    assert [n.message for n in listing.notes] == ["1 cases for validation have no label and are skipped"]
 
 
-def test_a_misspelt_column_of_an_optional_channel_is_named(tmp_path: Path) -> None:
+def test_a_misspelt_column_of_an_optional_channel_is_reported(tmp_path: Path) -> None:
     write_csv(tmp_path, [{"case": "c", "A": "a.nii", "B_img": "b.nii", "mask": "m.nii", "set": "site 2"}])
     channels = [{"name": "A"}, {"name": "B", "optional": True}]
 
@@ -564,10 +566,10 @@ def test_a_misspelt_column_of_an_optional_channel_is_named(tmp_path: Path) -> No
     ).notes
 
     assert note.found == "B_img, set"
-    assert "no column is named B" in note.remedy
+    assert "the table has no column B" in note.remedy
 
 
-def test_values_and_names_of_the_table_of_context_that_are_not_understood_are_named(tmp_path: Path) -> None:
+def test_invalid_values_and_names_in_the_metadata_table_are_reported(tmp_path: Path) -> None:
     rows = [{"case": c, "A": f"files/{f}.nii", "mask": f"m{c}"} for c, f in zip("ab", "bc", strict=True)]
     write_csv(tmp_path, rows)
     (tmp_path / "context.csv").write_text("case,age_years,sex\na,60+,F\nb,50,?\n")
@@ -580,7 +582,7 @@ def test_values_and_names_of_the_table_of_context_that_are_not_understood_are_na
     ]
 
 
-def test_rows_of_the_table_of_context_that_fit_no_case_are_named(tmp_path: Path) -> None:
+def test_rows_of_the_metadata_table_without_a_case_are_reported(tmp_path: Path) -> None:
     nnunet(tmp_path)
     (tmp_path / "context.csv").write_text("case,age_years\ncase_0,40\ncase_1.nii.gz,41\n")
 
@@ -594,7 +596,7 @@ def test_rows_of_the_table_of_context_that_fit_no_case_are_named(tmp_path: Path)
     "spellings",
     [("M\u00fcller", "Mu\u0308ller"), ("1", "1.0"), ("007", "7"), ("P a", "p  A"), ("stra\u00dfe", "STRASSE")],
 )
-def test_a_subject_in_two_spellings_is_one(tmp_path: Path, spellings: tuple[str, str]) -> None:
+def test_two_spellings_of_a_subject_are_unified(tmp_path: Path, spellings: tuple[str, str]) -> None:
     rows = [{"case": f"c{i}", "subject": s, "A": "a.nii", "mask": f"m{i}.nii"} for i, s in enumerate([*spellings, "B"])]
     write_csv(tmp_path, rows)
 
@@ -614,46 +616,44 @@ def listed(n: int) -> list[dict[str, str]]:
     ("values", "folds"),
     [({"train": listed(3)[:2], "val": listed(3)[2:]}, [-1, -1, 0]), (listed(3), [None, None, None])],
 )
-def test_lists_under_other_keys_and_bare_lists_are_read(tmp_path: Path, values: object, folds: list[int]) -> None:
+def test_lists_under_other_keys_and_plain_lists_are_read(tmp_path: Path, values: object, folds: list[int]) -> None:
     (tmp_path / "d.json").write_text(json.dumps(values))
     cases = list_cases(config(tmp_path))
     assert [(c.name, c.fold) for c in cases] == [(f"c{i}", k) for i, k in enumerate(folds)]
 
 
-def test_of_two_lists_in_a_folder_none_is_taken_and_both_are_named(tmp_path: Path) -> None:
+def test_two_data_lists_in_a_folder_are_refused_with_their_names(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.json").write_text(json.dumps({"training": listed(2)}))
     with pytest.raises(DataError, match=r"several data lists.*a\.json, b\.json"):
         list_cases(config(tmp_path))
 
 
-def test_a_file_of_settings_beside_a_table_is_no_list_of_cases(tmp_path: Path) -> None:
+def test_a_settings_file_is_not_a_list_of_cases(tmp_path: Path) -> None:
     write_csv(tmp_path, [{"case": "c0", "A": "a.nii", "mask": "m.nii"}])
     for i, value in enumerate(({"epochs": 10}, ["epochs"], [{"epochs": 10}])):
         (tmp_path / f"settings_{i}.json").write_text(json.dumps({"training": value}))
     assert usable(list_cases(config(tmp_path))) == ["c0"]
 
 
-def test_digits_that_are_no_number_are_the_name_of_a_label(tmp_path: Path) -> None:
+def test_special_digits_are_part_of_a_label_name(tmp_path: Path) -> None:
     nnunet(tmp_path)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "\u2460"}}))
     assert len(list_cases(config(tmp_path))) == 3
 
 
-def test_a_pattern_of_subjects_that_is_none_is_refused_by_its_key(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"subject_pattern[\s\S]*no regular expression"):
+def test_an_invalid_subject_pattern_is_refused_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"subject_pattern[\s\S]*not a valid regular expression"):
         config(tmp_path, subject_pattern="(")
 
 
-def test_a_group_of_the_pattern_that_takes_no_part_is_a_problem_of_its_case(tmp_path: Path) -> None:
+def test_a_subject_pattern_with_an_empty_group_is_a_problem_of_the_case(tmp_path: Path) -> None:
     nnunet(tmp_path, n=1)
     (case,) = list_cases(config(tmp_path, subject_pattern="(P[0-9]+)?case"))
-    assert "finds no subject" in str(case.problem)
+    assert "yields an empty subject" in str(case.problem)
 
 
-def test_a_pipe_a_socket_and_a_broken_link_in_place_of_a_file_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_a_socket_and_a_broken_link_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_study(tmp_path / "data", 5)
     (tmp_path / "data" / "splits.json").unlink()
     images, masks = tmp_path / "data" / "imagesTr", tmp_path / "data" / "labelsTr"
@@ -674,14 +674,14 @@ def test_a_pipe_a_socket_and_a_broken_link_in_place_of_a_file_are_named(
     }
 
 
-def test_a_pipe_is_no_table_no_list_and_no_scan(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_as_table_and_as_scan(tmp_path: Path) -> None:
     for name in ("cases.csv", "x.nii.gz", "x.mha"):
         os.mkfifo(tmp_path / name)
         with pytest.raises(MedHybridError, match=f"{name} is a pipe"):
             read_table(tmp_path / name) if name.endswith("csv") else read_scan(tmp_path / name)
 
 
-def test_the_list_of_nnunets_version_1_says_which_pairs_train(tmp_path: Path) -> None:
+def test_the_list_of_nnunets_version_1_defines_the_training_pairs(tmp_path: Path) -> None:
     root = nnunet(tmp_path, n=4)
     save_nifti(root / "labelsTr" / "case_0_v2.nii.gz", MASK)
     labels = {"case_0": "case_0_v2", "case_1": "case_1_v2", "case_2": "case_2"}
@@ -697,14 +697,14 @@ def test_the_list_of_nnunets_version_1_says_which_pairs_train(tmp_path: Path) ->
     )
     assert [(n.message, n.found) for n in listing.notes] == [
         (
-            "3 masks are not in the list `training`: they are not taken, nor are their images",
+            "3 masks are not in the list `training` and are skipped, with their images",
             "case_0.nii.gz, case_1.nii.gz, case_3.nii.gz",
         ),
-        ("1 entries stand twice; they count once", "case_2"),
+        ("1 entries are duplicates; each is used once", "case_2"),
     ]
 
 
-def test_a_list_of_nnunets_version_2_that_is_not_read_is_named(tmp_path: Path) -> None:
+def test_an_unread_list_of_nnunets_version_2_is_reported(tmp_path: Path) -> None:
     listed_elsewhere = {"case_0": {"images": ["../other/a.nii.gz"], "label": "../other/b.nii.gz"}}
     (nnunet(tmp_path) / "dataset.json").write_text(json.dumps({"labels": {"l": 1}, "dataset": listed_elsewhere}))
     (note,) = list_dataset(config(tmp_path)).notes
@@ -713,7 +713,7 @@ def test_a_list_of_nnunets_version_2_that_is_not_read_is_named(tmp_path: Path) -
 
 @pytest.mark.parametrize(("column", "filled"), [("subject", "P1"), ("fold", "0")])
 @pytest.mark.parametrize("empty", ["", "NA", " - "])
-def test_a_cell_that_merging_emptied_is_the_problem_of_its_case(
+def test_a_cell_emptied_by_merging_is_a_problem_of_its_case(
     tmp_path: Path, column: str, filled: str, empty: str
 ) -> None:
     rows = [
@@ -722,27 +722,25 @@ def test_a_cell_that_merging_emptied_is_the_problem_of_its_case(
     write_csv(tmp_path, rows)
     cases = list_cases(config(tmp_path))
     assert usable(cases) == ["a", "c"]
-    assert f"names no {column}" in str(cases[1].problem)
+    assert f"has no {column}" in str(cases[1].problem)
 
 
-def test_a_case_without_fold_trains_in_each_where_its_split_says_so(tmp_path: Path) -> None:
+def test_a_case_without_fold_trains_in_every_fold_if_its_split_is_train(tmp_path: Path) -> None:
     lines = [("a", "train", "0"), ("b", "train", "1"), ("c", "train", "")]
     write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "split": s, "fold": f} for c, s, f in lines])
     assert usable(list_cases(config(tmp_path))) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("folds", [(1, 2, 3), (0, 2, 2), (1, 1, -1)])
-def test_numbers_of_folds_that_training_would_count_otherwise_are_refused(
-    tmp_path: Path, folds: tuple[int, ...]
-) -> None:
+def test_fold_numbers_with_gaps_are_refused(tmp_path: Path, folds: tuple[int, ...]) -> None:
     datalist(tmp_path, [e | {"fold": k} for e, k in zip(listed(3), folds, strict=True)])  # type: ignore[operator]
     asked = config(tmp_path)
-    with pytest.raises(DataError, match=r"not numbered from 0 on.*Number the folds from 0"):
+    with pytest.raises(DataError, match=r"not numbered from 0.*Number the folds from 0"):
         load_folds(asked, list_cases(asked))
 
 
-def test_a_case_that_cannot_be_used_keeps_its_fold(tmp_path: Path) -> None:
-    """Else the folds after it would move up by one."""
+def test_an_unusable_case_keeps_its_fold(tmp_path: Path) -> None:
+    """Otherwise the folds after it would have other numbers."""
     lines = [("a", "a", "0"), ("b", "", "1"), ("c", "c", "2")]
     write_csv(tmp_path, [{"case": c, "A": c, "mask": m, "fold": k} for c, m, k in lines])
     asked = config(tmp_path)
@@ -750,7 +748,7 @@ def test_a_case_that_cannot_be_used_keeps_its_fold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["nnunet", "studies"])
-def test_a_table_of_what_is_known_of_cases_does_not_list_them(tmp_path: Path, layout: str) -> None:
+def test_a_table_of_metadata_does_not_list_cases(tmp_path: Path, layout: str) -> None:
     if layout == "nnunet":
         nnunet(tmp_path)
     else:
@@ -760,27 +758,27 @@ def test_a_table_of_what_is_known_of_cases_does_not_list_them(tmp_path: Path, la
     assert "case_0" in usable(list_cases(config(tmp_path)))
 
 
-def test_a_table_of_cases_beside_another_one_with_their_names_is_taken(tmp_path: Path) -> None:
+def test_the_table_with_files_is_used_as_the_list_of_cases(tmp_path: Path) -> None:
     write_csv(tmp_path, [{"case": c, "A": f"{c}.nii", "mask": f"m{c}.nii"} for c in "ab"])
     (tmp_path / "clinical.csv").write_text("case,age\na,50\n")
     assert usable(list_cases(config(tmp_path))) == ["a", "b"]
 
 
-def test_what_stands_twice_alike_in_a_list_or_table_counts_once(tmp_path: Path) -> None:
+def test_duplicates_in_a_list_or_table_are_used_once(tmp_path: Path) -> None:
     entries = listed(2)
     for place in ("list", "table"):
         (tmp_path / place).mkdir()
     datalist(tmp_path / "list", [*entries, {**entries[0], "image": "./img/c0.nii"}])
     rows = [{"case": c, "A": f"{c}.nii", "mask": f"m{c}.nii"} for c in "aba"]
     write_csv(tmp_path / "table", rows)
-    for place, names, what in (("list", ["c0", "c1"], "entries repeat"), ("table", ["a", "b"], "lines repeat")):
+    for place, names, what in (("list", ["c0", "c1"], "entries"), ("table", ["a", "b"], "lines")):
         listing = list_dataset(config(tmp_path / place))
         assert usable(list(listing.cases)) == names
-        assert [n.message for n in listing.notes] == [f"1 {what} another one; they count once"]
+        assert [n.message for n in listing.notes] == [f"1 {what} are duplicates; each is used once"]
 
 
 @pytest.mark.parametrize("word", ["NA", "nan", "-", "none", "N/A"])
-def test_a_word_for_nothing_is_an_empty_cell_unless_a_file_is_called_so(tmp_path: Path, word: str) -> None:
+def test_a_word_for_an_empty_cell_is_empty_unless_a_file_has_this_name(tmp_path: Path, word: str) -> None:
     asked = DataConfig.model_validate(
         {"root": str(tmp_path), "channels": [{"name": "A"}, {"name": "B", "optional": True}], "labels": {"l": 1}}
     )

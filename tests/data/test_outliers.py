@@ -1,4 +1,4 @@
-"""Padding, broken voxels and metal do not decide how an image is scaled; what is no outlier stays bit by bit."""
+"""Padding, defective voxels and metal do not affect the scaling of an image; all other values stay bit-identical."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def negative_image(seed: int) -> np.ndarray:
     return array
 
 
-def test_outliers_are_found_wherever_they_lie_in_a_volume_of_even_sizes() -> None:
+def test_outliers_are_found_at_any_position_in_a_volume_of_even_sizes() -> None:
     """A sample of each N-th voxel of 256 x 256 x N lies in one slice."""
     plain = np.zeros((256, 256, 30), np.int16)
     plain[40:200, 40:200, 4:-4] = np.random.default_rng(0).normal(500, 100, (160, 160, 22))
@@ -96,7 +96,7 @@ def test_an_even_sample_is_spread_over_every_axis(shape: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize("padding", [32767, 65535])
-def test_tissue_far_above_an_even_background_is_not_taken_for_a_blend_with_the_padding(padding: int) -> None:
+def test_tissue_far_above_a_constant_background_is_not_replaced(padding: int) -> None:
     array = np.random.default_rng(0).integers(0, 4, (40, 40, 20)).astype(np.int32)
     array[10:30, 10:30, 5:15] = np.random.default_rng(1).normal(300, 20, (20, 20, 10))
     expected = array[:, :, :17].copy()
@@ -110,7 +110,7 @@ def test_tissue_far_above_an_even_background_is_not_taken_for_a_blend_with_the_p
 
 @pytest.mark.parametrize("filling", [-1024, -2000, -32768])
 @pytest.mark.parametrize("zoom", [0.7, 1.5])
-def test_a_filling_that_was_blended_by_resampling_does_not_decide_the_scale(filling: int, zoom: float) -> None:
+def test_a_fill_value_blended_by_resampling_does_not_affect_the_scale(filling: int, zoom: float) -> None:
     shape = (48, 48, 30)
     tissue = np.abs(np.random.default_rng(0).normal(0, 8, shape))
     tissue[10:38, 10:38, 6:24] = np.random.default_rng(1).normal(500, 90, (28, 28, 18))
@@ -145,7 +145,7 @@ REGULAR = {
 
 
 @pytest.mark.parametrize("name", REGULAR)
-def test_an_image_without_outliers_is_returned_as_it_is(name: str) -> None:
+def test_an_image_without_outliers_is_returned_unchanged(name: str) -> None:
     cleaned, n_outliers = replace_outliers(REGULAR[name])
     assert n_outliers == 0
     assert cleaned is REGULAR[name]
@@ -153,7 +153,7 @@ def test_an_image_without_outliers_is_returned_as_it_is(name: str) -> None:
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**31), st.integers(1, 3), st.sampled_from([-32768, -30000, -20000]))
-def test_replacing_outliers_twice_changes_nothing_more(seed: int, n: int, value: int) -> None:
+def test_replacing_outliers_is_idempotent(seed: int, n: int, value: int) -> None:
     rng = np.random.default_rng(seed)
     array = rng.integers(0, 1000, (8, 8, 8)).astype(np.int16)
     array[tuple(rng.integers(0, 8, (3, n)))] = value

@@ -1,4 +1,4 @@
-"""The plan follows its written rules, and says why."""
+"""The plan follows its documented rules, and records their reasons."""
 
 from pathlib import Path
 
@@ -39,14 +39,14 @@ def test_thin_slices_are_halved_along_every_axis() -> None:
     assert plan.strides == ((2, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
-def test_thick_slices_are_kept_whole_until_the_spacing_is_even() -> None:
+def test_thick_slices_are_not_halved_until_the_spacing_is_isotropic() -> None:
     plan = make_plan(config(), fingerprint((200, 200, 24), (1, 1, 5)), free_memory=8 * GIB)
 
     assert plan.spacing_mm == (1, 1, 5)
     assert [s[2] for s in plan.strides] == [1, 1, 2]
 
 
-def test_an_axis_of_one_slice_holds_back_no_other() -> None:
+def test_an_axis_of_one_slice_does_not_prevent_halving_of_others() -> None:
     plan = make_plan(config(patch_size=[64, 64, 1]), fingerprint((200, 200, 24), (1, 1, 3)), free_memory=8 * GIB)
 
     assert plan.strides == ((2, 2, 1),) * 3
@@ -57,7 +57,7 @@ def test_an_axis_of_one_slice_holds_back_no_other() -> None:
     spacing=st.tuples(*(st.floats(0.3, 6.0) for _ in range(3))),
     memory=st.integers(GIB, 64 * GIB),
 )
-def test_every_plan_fits_its_network_and_its_memory(
+def test_every_plan_fits_network_and_memory(
     shape: tuple[int, int, int], spacing: tuple[float, float, float], memory: int
 ) -> None:
     study = config()
@@ -73,15 +73,15 @@ def test_every_plan_fits_its_network_and_its_memory(
     assert set(plan.reasons) >= {"spacing_mm", "patch_size", "strides", "batch_size", "normalisation.T1"}
 
 
-def test_a_patch_of_a_thin_stack_keeps_four_tokens_and_the_number_of_its_voxels() -> None:
-    """Scaled in proportion it had 144 x 144 x 8 voxels, one token along Z."""
+def test_a_patch_of_few_slices_keeps_four_tokens_and_its_number_of_voxels() -> None:
+    """With proportional scaling only, it would have 144 x 144 x 8 voxels and one token along Z."""
     plan = make_plan(config(), fingerprint((512, 512, 40), (0.8, 0.8, 1.5)), free_memory=8 * GIB)
 
     assert plan.patch_size == (88, 88, 32)
     assert np.prod(plan.patch_size) <= config().prepare.max_patch_voxels
 
 
-def test_a_value_of_the_config_wins_and_says_so() -> None:
+def test_a_value_of_the_config_overrides_the_rule_and_is_the_reason() -> None:
     plan = make_plan(config(spacing_mm=(2, 2, 2)), fingerprint((64, 64, 64), (1, 1, 1)), free_memory=GIB)
 
     assert plan.spacing_mm == (2, 2, 2)
@@ -117,5 +117,5 @@ def test_saving_and_loading_is_identity(tmp_path: Path) -> None:
 def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"version": 1}')
 
-    with pytest.raises(DataError, match="is no usable plan"):
+    with pytest.raises(DataError, match="is not a valid plan"):
         Plan.load(tmp_path / "plan.json")

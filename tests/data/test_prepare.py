@@ -30,7 +30,7 @@ def test_the_prepared_grid_is_ras_with_the_plans_spacing(grid: Grid) -> None:
 
 
 @given(scale=st.floats(0.01, 1000), offset=st.floats(-100, 1000))
-def test_intensities_do_not_depend_on_the_scanners_unit(scale: float, offset: float) -> None:
+def test_intensities_do_not_depend_on_the_unit_of_the_scanner(scale: float, offset: float) -> None:
     image = blob_case(0)[0][None].astype(np.float64)
     grid = Grid(SHAPE, AFFINE)
 
@@ -41,7 +41,7 @@ def test_intensities_do_not_depend_on_the_scanners_unit(scale: float, offset: fl
     assert a.min() == 0
 
 
-def test_an_optional_channel_that_is_a_copy_is_blank_and_a_needed_one_is_not() -> None:
+def test_a_copied_channel_is_blank_only_if_it_is_optional() -> None:
     image = np.stack([blob_case(0)[0]] * 2).astype(np.float32)
 
     prepared = prepare_image(image, Grid(SHAPE, AFFINE), make_test_plan(normalisation=TWO_CHANNELS))
@@ -51,12 +51,12 @@ def test_an_optional_channel_that_is_a_copy_is_blank_and_a_needed_one_is_not() -
 
 
 def test_a_scan_with_another_number_of_channels_is_refused() -> None:
-    with pytest.raises(DataError, match="another number of channels"):
+    with pytest.raises(DataError, match="number of channels differs"):
         prepare_image(np.zeros((2, *SHAPE)), Grid(SHAPE, AFFINE), make_test_plan())
 
 
 @given(values=st.lists(st.integers(1, 65535), min_size=1, max_size=6, unique=True), seed=st.integers(0, 99))
-def test_label_values_come_back_as_they_were(values: list[int], seed: int) -> None:
+def test_label_values_survive_a_round_trip(values: list[int], seed: int) -> None:
     labels = {f"label_{v}": v for v in values}
     mask = np.random.default_rng(seed).choice([0, *values], size=(4, 4, 4)).astype(np.int32)
 

@@ -1,4 +1,4 @@
-"""Which patch a step sees depends on seed and step alone, and the promised share holds foreground."""
+"""The patches of a step depend only on seed and step, and the requested share contains foreground."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def sampler(cases: list[PreparedCase], share: float = 0.5, seed: int = 0) -> Pat
 
 
 @pytest.mark.parametrize("n_workers", [0, 1, 3])
-def test_batches_do_not_depend_on_the_number_of_workers_or_the_order_of_asking(
+def test_batches_do_not_depend_on_the_number_of_workers_or_the_order_of_steps(
     cases: list[PreparedCase], n_workers: int
 ) -> None:
     plain = [sampler(cases).batch(step) for step in range(6)]
@@ -41,7 +41,7 @@ def test_another_seed_gives_other_patches(cases: list[PreparedCase]) -> None:
     assert not np.array_equal(sampler(cases).batch(0).image, sampler(cases, seed=1).batch(0).image)
 
 
-def test_every_patch_asked_to_hold_foreground_does(cases: list[PreparedCase]) -> None:
+def test_every_patch_drawn_around_foreground_contains_foreground(cases: list[PreparedCase]) -> None:
     source = sampler(cases, share=1.0)
 
     for step in range(20):

@@ -1,4 +1,4 @@
-"""Segments of 3D Slicer become labels by their names, whatever their values are."""
+"""Segments of 3D Slicer are converted to labels by their names, regardless of their values."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def labels_of(path: Path, rules: SegmentRules) -> np.ndarray:
     return np.asarray(label_map_of(path, read_scan(path).array, rules, case="c")[0])
 
 
-def test_values_that_differ_from_file_to_file_give_the_same_labels(tmp_path: Path) -> None:
+def test_different_values_of_segments_give_the_same_labels(tmp_path: Path) -> None:
     array = np.zeros((4, 5, 6), np.uint8)
     array[1], array[2] = 1, 2
     rules = SegmentRules({"l": 1, "k": 2})
@@ -56,13 +56,13 @@ def test_values_that_differ_from_file_to_file_give_the_same_labels(tmp_path: Pat
     np.testing.assert_array_equal(second, np.array([0, 2, 1], np.uint8)[array])
 
 
-def test_segments_that_are_no_label_are_refused_with_their_names(tmp_path: Path) -> None:
+def test_segments_without_a_label_are_refused_with_their_names(tmp_path: Path) -> None:
     path = write_segments(tmp_path / "a.seg.nrrd", np.ones((4, 5, 6)), other=1)
     with pytest.raises(DataError, match="found other"):
         labels_of(path, SegmentRules({"l": 1}))
 
 
-def test_a_value_that_no_segment_has_is_an_unknown_label(tmp_path: Path) -> None:
+def test_a_value_without_a_segment_is_an_unknown_label(tmp_path: Path) -> None:
     array = np.zeros((4, 5, 6), np.uint8)
     array[1], array[2] = 1, 2
     path = write_segments(tmp_path / "a.seg.nrrd", array, l=1)
@@ -74,7 +74,7 @@ def test_a_value_that_no_segment_has_is_an_unknown_label(tmp_path: Path) -> None
     assert labels_of(path, SegmentRules({"l": 1}, other_values="ignore")).sum() == 30
 
 
-def test_several_segments_of_one_name_are_one(tmp_path: Path) -> None:
+def test_segments_with_the_same_name_are_merged(tmp_path: Path) -> None:
     array = np.zeros((4, 5, 6), np.uint8)
     array[1], array[2] = 1, 2
     path = write_segments(tmp_path / "a.seg.nrrd", array, l=1, k=2)
@@ -83,7 +83,7 @@ def test_several_segments_of_one_name_are_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels_of(path, SegmentRules({"l": 7})), np.where(array > 0, 7, 0))
 
 
-def test_a_segmentation_that_was_cut_to_its_extent_lies_in_its_image(tmp_path: Path) -> None:
+def test_a_segmentation_cropped_to_its_extent_is_placed_in_its_image(tmp_path: Path) -> None:
     array = np.zeros((8, 9, 10), np.uint8)
     array[2:5, 3:6, 4:8] = 1
     affine = np.diag([1.0, 1.0, 1.0, 1.0])  # of the header above, in RAS

@@ -1,4 +1,4 @@
-"""A training uses the dataset, settings and folds that its config names, or is refused."""
+"""A training with another dataset, other settings or other folds than the prepared ones is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with two datasets of other cases, of which one is prepared."""
+    """Write a project with two datasets of different cases, of which one is prepared."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("data", "other"):
         write_study(folder / name, 4)
@@ -54,7 +54,7 @@ def folder_of(project: Path) -> Path:
 def test_another_dataset_is_refused(project: Path, with_record: bool, tmp_path: Path) -> None:
     prepared = tmp_path / "prepared"
     shutil.copytree(folder_of(project), prepared)
-    if not with_record:  # as an earlier version left it
+    if not with_record:  # state of an earlier version
         (prepared / FILE).unlink()
     assert check_source(prepared, with_overrides(project)) == []
     for root in (project / "other", project / "nowhere"):
@@ -62,16 +62,16 @@ def test_another_dataset_is_refused(project: Path, with_record: bool, tmp_path: 
             check_source(prepared, with_overrides(project, f"data.root={root}"))
 
 
-def test_a_training_of_another_dataset_ends_before_there_is_a_run(project: Path) -> None:
+def test_training_with_another_dataset_is_refused_before_a_run_is_created(project: Path) -> None:
     with pytest.raises(DataError, match="prepared from another dataset"):
         medhybrid.train(with_overrides(project, f"data.root={project / 'other'}", "tracking.kind=none"))
     assert not (project / "runs").exists()
 
 
-def test_the_same_dataset_elsewhere_is_taken(project: Path, tmp_path: Path) -> None:
+def test_a_moved_dataset_is_accepted(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "data", tmp_path / "copy")
     (message,) = check_source(folder_of(project), with_overrides(project, f"data.root={tmp_path / 'copy'}"))
-    assert message.endswith(f"is in {tmp_path / 'copy'} now, with the same files")
+    assert message.endswith(f"to {tmp_path / 'copy'}, with the same files")
 
 
 @pytest.mark.parametrize(
@@ -87,16 +87,16 @@ def test_the_same_dataset_elsewhere_is_taken(project: Path, tmp_path: Path) -> N
         "data.splits=null",
     ],
 )
-def test_other_settings_than_the_prepared_ones_are_refused_by_their_key(project: Path, change: str) -> None:
+def test_changed_settings_are_refused_with_their_key(project: Path, change: str) -> None:
     with pytest.raises(DataError, match=change.split("=")[0]):
         check_source(folder_of(project), with_overrides(project, change))
 
 
 @pytest.mark.parametrize("key", ["patch_size", "batch_size"])
-def test_a_setting_that_was_taken_out_since_is_refused_by_its_key(project: Path, key: str) -> None:
+def test_a_setting_removed_since_is_refused_with_its_key(project: Path, key: str) -> None:
     dataset = PreparedDataset(folder_of(project))
     assert dataset.plan_for(with_overrides(project)).batch_size == 2
-    with pytest.raises(DataError, match=f"prepared by other settings.*{key} by the plan's rules"):
+    with pytest.raises(DataError, match=f"prepared with other settings.*{key} by the plan's rules"):
         dataset.plan_for(with_overrides(project, f"prepare.{key}=null"))
 
 
@@ -117,14 +117,14 @@ def lost_image(data: Path) -> None:
 
 @pytest.fixture
 def copy(project: Path, tmp_path: Path) -> tuple[StudyConfig, Path]:
-    """A copy of the project that is prepared where it lies."""
+    """Copy the project, and prepare it at its new place."""
     shutil.copytree(project / "data", tmp_path / "data")
     config = small_config(tmp_path)
     medhybrid.preprocess(config)
     return config, tmp_path
 
 
-def test_folds_written_after_preparation_are_refused_until_it_is_run_again(copy: tuple[StudyConfig, Path]) -> None:
+def test_folds_written_after_preprocessing_are_refused_until_it_is_run_again(copy: tuple[StudyConfig, Path]) -> None:
     config, folder = copy
     new_splits(folder / "data")
     with pytest.raises(DataError, match=r"folds .* are not those of splits\.json"):
@@ -135,29 +135,29 @@ def test_folds_written_after_preparation_are_refused_until_it_is_run_again(copy:
 
 
 @pytest.mark.parametrize("change", [corrected_mask, lost_image])
-def test_files_that_changed_since_are_named(copy: tuple[StudyConfig, Path], change: Callable[[Path], None]) -> None:
+def test_files_changed_since_are_reported(copy: tuple[StudyConfig, Path], change: Callable[[Path], None]) -> None:
     config, folder = copy
     change(folder / "data")
     (message,) = check_source(folder_of(folder), config)
-    assert "files of 1 cases changed" in message
+    assert "files of 1 cases have changed" in message
     assert "case_01" in message
 
 
-def test_a_touched_file_of_the_same_content_is_no_change(copy: tuple[StudyConfig, Path]) -> None:
+def test_a_touched_file_with_the_same_content_is_unchanged(copy: tuple[StudyConfig, Path]) -> None:
     config, folder = copy
     for path in (folder / "data" / "imagesTr").iterdir():
         path.touch()
     assert check_source(folder_of(folder), config) == []
 
 
-def test_names_in_a_file_of_folds_that_match_no_case_end_the_preparation(copy: tuple[StudyConfig, Path]) -> None:
+def test_a_file_of_folds_without_known_cases_is_refused_by_preprocess(copy: tuple[StudyConfig, Path]) -> None:
     config, folder = copy
     (folder / "data" / "splits.json").write_text(json.dumps([{"train": ["case_00"], "validation": ["typo"]}]))
-    with pytest.raises(DataError, match="no name under validation of fold 0"):
+    with pytest.raises(DataError, match="none of the names under validation of fold 0"):
         medhybrid.preprocess(config)
 
 
-def test_another_dataset_of_the_same_names_and_sizes_is_refused(project: Path, tmp_path: Path) -> None:
+def test_another_dataset_with_the_same_names_and_sizes_is_refused(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "data", tmp_path / "copy")
     path = tmp_path / "copy" / "imagesTr" / "case_01.nii.gz"
     content = bytearray(path.read_bytes())
@@ -167,7 +167,7 @@ def test_another_dataset_of_the_same_names_and_sizes_is_refused(project: Path, t
         check_source(folder_of(project), with_overrides(project, f"data.root={tmp_path / 'copy'}"))
 
 
-def test_a_list_of_cases_that_was_edited_since_is_refused_and_new_cases_are_named(
+def test_an_edited_list_of_cases_is_refused_and_new_cases_are_reported(
     copy: tuple[StudyConfig, Path],
 ) -> None:
     config, folder = copy
@@ -175,14 +175,14 @@ def test_a_list_of_cases_that_was_edited_since_is_refused_and_new_cases_are_name
     values = json.loads(path.read_text())
     values["training"][0]["label"] = "./labelsTr/case_03.nii.gz"
     path.write_text(json.dumps(values))
-    with pytest.raises(DataError, match=r"lists of cases changed .* found dataset\.json|Found dataset\.json"):
+    with pytest.raises(DataError, match=r"lists of cases have changed .* found dataset\.json|Found dataset\.json"):
         check_source(folder_of(folder), config)
 
     medhybrid.preprocess(config)
     assert check_source(folder_of(folder), config) == []
 
 
-def test_a_list_that_says_the_same_in_another_text_is_no_change(copy: tuple[StudyConfig, Path]) -> None:
+def test_a_reformatted_list_is_unchanged(copy: tuple[StudyConfig, Path]) -> None:
     config, folder = copy
     new_splits(folder / "data")
     medhybrid.preprocess(config)
@@ -194,13 +194,13 @@ def test_a_list_that_says_the_same_in_another_text_is_no_change(copy: tuple[Stud
         path.write_text(json.dumps(values, indent=3))
     assert check_source(folder_of(folder), config) == []
 
-    record = folder_of(folder) / "source.json"  # as an earlier version wrote it
+    record = folder_of(folder) / "source.json"  # in the form of an earlier version
     record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "contents_sha256"}))
     with pytest.raises(DataError, match="un medhybrid preprocess again"):
         check_source(folder_of(folder), config)
 
 
-def test_masks_that_were_exchanged_by_renaming_are_seen_where_sizes_and_times_agree(tmp_path: Path) -> None:
+def test_masks_swapped_by_renaming_are_detected_if_sizes_and_times_agree(tmp_path: Path) -> None:
     data, config = tmp_path / "data", small_config(tmp_path)
     write_study(data, 2)
     (data / "splits.json").unlink()
@@ -218,11 +218,11 @@ def test_masks_that_were_exchanged_by_renaming_are_seen_where_sizes_and_times_ag
     (data / "x").rename(second)
 
     (change,) = check_source(tmp_path / "prepared" / "blobs", config)
-    assert "files of 2 cases changed" in change
+    assert "files of 2 cases have changed" in change
     assert medhybrid.preprocess(config).n_prepared == 2
 
 
-def test_a_case_that_was_taken_out_is_forgotten_and_the_moved_rest_is_taken(tmp_path: Path) -> None:
+def test_a_removed_case_is_forgotten_and_the_moved_dataset_is_accepted(tmp_path: Path) -> None:
     data, config = tmp_path / "data", small_config(tmp_path)
     write_study(data, 4)
     (data / "splits.json").unlink()
@@ -236,14 +236,14 @@ def test_a_case_that_was_taken_out_is_forgotten_and_the_moved_rest_is_taken(tmp_
 
     checks = tmp_path / "prepared" / "blobs" / "checks"
     assert sorted(p.stem for p in checks.glob("*.json")) == ["case_00", "case_01", "case_02"]
-    (checks / "case_03.json").write_bytes(stale)  # as earlier versions left it
+    (checks / "case_03.json").write_bytes(stale)  # state of earlier versions
     assert check_source(checks.parent, config) == []
     data.rename(tmp_path / "moved")
     (message,) = check_source(checks.parent, load_config(tmp_path / "small.yaml", [f"data.root={tmp_path / 'moved'}"]))
-    assert "moved now, with the same files" in message
+    assert "moved, with the same files" in message
 
 
-def test_values_beside_a_header_are_among_the_files_of_a_case(tmp_path: Path) -> None:
+def test_the_value_file_of_a_header_is_among_the_files_of_a_case(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkUInt8), tmp_path / "m.mhd")
     case = Case("c", "c", (Files((tmp_path / "i.nii",)),), Files((tmp_path / "m.mhd",)))
     names = [p.name for p in sources_of(case, small_config(tmp_path))]

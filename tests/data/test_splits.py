@@ -1,4 +1,4 @@
-"""Folds never put one subject on both sides."""
+"""Folds never have a subject on both sides."""
 
 import json
 import unicodedata
@@ -23,7 +23,7 @@ def cases_of(subjects: list[int]) -> list[Case]:
     n_folds=st.integers(2, 6),
     seed=st.integers(0, 99),
 )
-def test_made_folds_keep_subjects_whole_and_validate_each_case_once(
+def test_drawn_folds_keep_subjects_together_and_validate_each_case_once(
     subjects: list[int], n_folds: int, seed: int
 ) -> None:
     cases = cases_of(subjects)
@@ -48,7 +48,7 @@ def config(root: Path) -> DataConfig:
     return DataConfig.model_validate({"root": str(root), "channels": [{"name": "T1"}], "labels": {"a": 1}})
 
 
-def test_folds_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_folds_of_a_file_are_used_unchanged(tmp_path: Path) -> None:
     (tmp_path / "splits.json").write_text(json.dumps([{"train": ["case_000"], "val": ["case_001"]}]))
 
     folds, origin = load_folds(config(tmp_path), cases_of([1, 2]))
@@ -60,10 +60,10 @@ def test_folds_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([{"train": ["case_000"], "validation": ["case_001"]}], "subjects on both sides"),
-        ([{"train": [], "validation": ["case_001"]}], "empty side"),
-        ({"train": []}, "holds no folds"),
-        ([{"training": ["case_000"]}], "holds no folds"),
+        ([{"train": ["case_000"], "validation": ["case_001"]}], "same subjects in training and validation"),
+        ([{"train": [], "validation": ["case_001"]}], "no cases for training or validation"),
+        ({"train": []}, "not a valid file of folds"),
+        ([{"training": ["case_000"]}], "not a valid file of folds"),
     ],
 )
 def test_reject_unusable_fold_files(tmp_path: Path, content: object, message: str) -> None:
@@ -77,25 +77,25 @@ def test_reject_unusable_fold_files(tmp_path: Path, content: object, message: st
 def test_a_file_of_folds_that_is_named_and_is_not_there_is_refused(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
     named = config(tmp_path).model_copy(update={"splits": "my_split.json"})
     make(tmp_path / "my_split.json")
-    with pytest.raises(DataError, match=r"my_split\.json is no file of folds"):
+    with pytest.raises(DataError, match=r"my_split\.json is not a file of folds"):
         load_folds(named, cases_of([1, 2]))
 
 
-def test_a_broken_link_of_the_default_name_is_refused_and_its_absence_is_not(tmp_path: Path) -> None:
-    assert load_folds(config(tmp_path), cases_of([1, 2]))[1] == "made with seed 0"
+def test_a_broken_link_with_the_default_name_is_refused_but_a_missing_file_is_not(tmp_path: Path) -> None:
+    assert load_folds(config(tmp_path), cases_of([1, 2]))[1] == "drawn with seed 0"
     (tmp_path / "splits.json").symlink_to("gone.json")
-    with pytest.raises(DataError, match=r"a link to gone\.json"):
+    with pytest.raises(DataError, match=r"a broken link to gone\.json"):
         load_folds(config(tmp_path), cases_of([1, 2]))
 
 
-def test_the_folds_of_nnunet_that_are_not_used_are_named(tmp_path: Path) -> None:
+def test_unused_folds_of_nnunet_are_reported(tmp_path: Path) -> None:
     (tmp_path / "splits_final.json").write_text("[]")
     folds, origin = load_folds(config(tmp_path), cases_of([1, 2]))
     (note,) = notes_on_folds(folds, cases_of([1, 2]), origin, config(tmp_path))
-    assert (note.where, note.remedy) == ("splits_final.json", "data.splits=splits_final.json takes its folds")
+    assert (note.where, note.remedy) == ("splits_final.json", "set data.splits=splits_final.json to use its folds")
 
 
-def test_names_that_stand_twice_in_a_fold_count_once_and_are_named(tmp_path: Path) -> None:
+def test_duplicate_names_in_a_fold_are_used_once_and_reported(tmp_path: Path) -> None:
     names = {"train": ["case_000", "case_000"], "validation": ["case_001", "case_001", "case_001"]}
     (tmp_path / "splits.json").write_text(json.dumps([names]))
 

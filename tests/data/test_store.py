@@ -1,4 +1,4 @@
-"""A prepared case is read box by box, and is whole or not there."""
+"""A prepared case is read by boxes, and is complete or absent."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedCase, np.nda
     start=st.tuples(*(st.integers(-12, 24) for _ in range(3))),
     size=st.tuples(*(st.integers(1, 26) for _ in range(3))),
 )
-def test_any_box_reads_as_cut_from_the_whole_and_zero_outside(
+def test_a_box_reads_as_a_crop_of_the_volume_with_zeros_outside(
     case: tuple[PreparedCase, np.ndarray, np.ndarray], start: tuple[int, int, int], size: tuple[int, int, int]
 ) -> None:
     opened, image, labels = case
@@ -62,7 +62,7 @@ def test_any_box_reads_as_cut_from_the_whole_and_zero_outside(
     np.testing.assert_array_equal(got_labels, np.pad(labels, pad)[box])
 
 
-def test_writing_again_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_writing_again_replaces_a_case_without_leftover_files(tmp_path: Path) -> None:
     save(tmp_path / "a", seed=0)
     image, _ = save(tmp_path / "a", seed=1)
 
@@ -71,7 +71,7 @@ def test_writing_again_replaces_and_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["case.json", "image.b2nd", "foreground.npy"])
-def test_a_damaged_case_is_named(tmp_path: Path, name: str) -> None:
+def test_a_damaged_case_is_refused_with_its_name(tmp_path: Path, name: str) -> None:
     save(tmp_path / "a")
     (tmp_path / "a" / name).write_bytes(b"x")
 
@@ -80,8 +80,8 @@ def test_a_damaged_case_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["image.b2nd", "labels.b2nd", "mask.b2nd"])
-def test_an_expression_in_place_of_an_array_is_not_run(tmp_path: Path, name: str) -> None:
-    """blosc2 keeps expressions over other files, and opens them by evaluating text."""
+def test_an_expression_instead_of_an_array_is_not_evaluated(tmp_path: Path, name: str) -> None:
+    """blosc2 stores expressions over other files, and evaluates their text when it opens them."""
     folder = tmp_path / "a"
     save(folder)
     record = json.loads((folder / "case.json").read_text())
@@ -94,7 +94,7 @@ def test_an_expression_in_place_of_an_array_is_not_run(tmp_path: Path, name: str
         read_all(folder)
 
 
-def test_the_foreground_index_points_at_foreground_of_every_label() -> None:
+def test_the_foreground_index_contains_voxels_of_every_label() -> None:
     labels = np.random.default_rng(0).integers(0, 3, (40, 40, 40)).astype(np.uint8)
 
     index = foreground_index(labels, 2)
@@ -104,7 +104,7 @@ def test_the_foreground_index_points_at_foreground_of_every_label() -> None:
     assert len(index) <= 8_000
 
 
-def test_a_hash_changes_with_any_byte_and_reads_folders(tmp_path: Path) -> None:
+def test_a_hash_changes_with_any_byte_also_in_folders(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "x").write_bytes(b"abc")
     before = hash_files([tmp_path / "d"])
@@ -121,7 +121,7 @@ def read_all(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["image.b2nd", "labels.b2nd", "mask.b2nd", "foreground.npy", "case.json"])
-def test_a_changed_byte_anywhere_is_noticed_when_it_is_read(tmp_path: Path, name: str) -> None:
+def test_a_changed_byte_at_any_position_is_detected_on_reading(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "a"
     save(folder)
     read_all(folder)
@@ -141,7 +141,7 @@ def test_a_changed_byte_anywhere_is_noticed_when_it_is_read(tmp_path: Path, name
         read_all(folder)
 
 
-def test_a_case_prepared_before_files_had_checksums_is_read(tmp_path: Path) -> None:
+def test_a_case_without_checksums_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     save(tmp_path / "a")
     record = json.loads((tmp_path / "a" / "case.json").read_text())
     del record["checksums"]

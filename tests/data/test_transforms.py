@@ -1,4 +1,4 @@
-"""The MONAI transforms give what `medhybrid preprocess` stores without MONAI."""
+"""The MONAI transforms give the arrays that `medhybrid preprocess` stores without MONAI."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from medhybrid.steps.prepared import prepared_folder
 from tests.synthetic import StudyFolder
 
 
-def test_the_monai_chain_gives_what_is_stored(prepared: StudyFolder) -> None:
+def test_the_monai_transforms_give_the_stored_arrays(prepared: StudyFolder) -> None:
     dataset = PreparedDataset(prepared_folder(prepared.config))
     chain = preparation_transforms(dataset.plan, prepared.config)
     cases = {case.name: case for case in list_cases(prepared.config.data)}

@@ -1,4 +1,4 @@
-"""A process that dies names its case and the cause, and the rest goes on."""
+"""A worker process that dies is reported with its case and the cause, and the other items continue."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.patience import patience_s
 
 
 def work(item: int) -> int:
-    """Square, or die in some way."""
+    """Return the square, or die in one of several ways."""
     if item == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     if item == 5:
@@ -26,7 +26,7 @@ def work(item: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_named_with_its_signal_and_the_rest_is_done() -> None:
+def test_a_dead_worker_is_reported_with_its_signal_and_the_other_items_are_done() -> None:
     with Processes(2) as processes:
         results = dict(processes.map(work, list(range(9))))
 
@@ -34,24 +34,24 @@ def test_a_worker_that_dies_is_named_with_its_signal_and_the_rest_is_done() -> N
     assert set(died) == {3, 5, 7}
     assert "working on 3 died" in died[3]
     assert "SIGKILL" in died[3]
-    assert "too little memory" in died[3]
+    assert "memory ran out" in died[3]
     assert "SIGSEGV" in died[5]
     assert "exit code 9" in died[7]
     assert {k: v for k, v in results.items() if k not in died} == {k: k**2 for k in range(9) if k not in died}
 
 
-def test_nothing_to_do_is_done_at_once() -> None:
+def test_an_empty_list_of_items_gives_no_results() -> None:
     with Processes(2) as processes:
         assert list(processes.map(work, [])) == []
 
 
 def who(_: int) -> int:
-    """The process that works."""
+    """Return the id of the worker process."""
     return os.getpid()
 
 
 @pytest.mark.slow
-def test_processes_stay_for_the_next_work_unless_its_caller_has_gone() -> None:
+def test_processes_are_reused_unless_the_caller_stopped_early() -> None:
     with Processes(1) as processes:
         first, second = ({pid for _, pid in processes.map(who, [1, 2])} for _ in range(2))
         left = processes.map(who, [1, 2, 3])
@@ -65,7 +65,7 @@ def test_processes_stay_for_the_next_work_unless_its_caller_has_gone() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
-def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced_and_no_item_is_blamed(n: int) -> None:
+def test_an_idle_process_that_dies_is_replaced_without_a_failed_item(n: int) -> None:
     with Processes(n) as processes:
         answers = processes.map(who, [1, 2])
         first = {pid for _, pid in answers}
@@ -82,7 +82,7 @@ def test_a_process_that_dies_while_it_has_nothing_to_do_is_replaced_and_no_item_
 
 
 @pytest.mark.slow
-def test_a_script_needs_no_guard_against_being_run_by_its_workers(tmp_path: Path) -> None:
+def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from medhybrid.data.workers import Processes\n"

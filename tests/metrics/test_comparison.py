@@ -1,4 +1,4 @@
-"""Intervals and paired differences against textbook cases and an independent implementation."""
+"""Intervals and paired differences, compared with simple cases and an independent implementation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.stats import bootstrap
 from medhybrid.metrics import mean_interval, paired_difference
 
 
-def test_the_interval_is_scipys_percentile_bootstrap(rng: np.random.Generator) -> None:
+def test_the_interval_agrees_with_scipys_percentile_bootstrap(rng: np.random.Generator) -> None:
     values = rng.beta(8, 2, 44)
 
     ours = mean_interval(values)
@@ -19,7 +19,7 @@ def test_the_interval_is_scipys_percentile_bootstrap(rng: np.random.Generator) -
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.003)
 
 
-def test_a_small_gain_on_every_case_is_told_from_none(rng: np.random.Generator) -> None:
+def test_a_small_gain_on_every_case_is_significant(rng: np.random.Generator) -> None:
     base = rng.beta(8, 2, 44)
 
     gain = paired_difference(base + 0.01 + rng.normal(0, 0.002, 44), base)
@@ -31,6 +31,6 @@ def test_a_small_gain_on_every_case_is_told_from_none(rng: np.random.Generator) 
     assert (nothing.p, nothing.n_better, nothing.n_worse) == (1.0, 0, 0)
 
 
-def test_other_cases_cannot_be_paired() -> None:
-    with pytest.raises(ValueError, match="3 cases against 2"):
+def test_different_numbers_of_cases_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="found 3 and 2"):
         paired_difference([1, 2, 3], [1, 2])

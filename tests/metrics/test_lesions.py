@@ -1,4 +1,4 @@
-"""Components of a mask, against every voxel compared with every other."""
+"""Sizes of a mask's components, compared with distances between all pairs of voxels."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Measures agree with paper values, with MONAI, and with the independent scorer."""
+"""Measures agree with published values, with MONAI and with an independent scorer."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:monai")
 
 @st.composite
 def mask_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Two blobs, now and then empty."""
+    """Draw two blobs, each of which may be empty."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     shape = draw(st.tuples(*(st.integers(6, 16) for _ in range(3))))
     index = np.stack(np.indices(shape)).astype(float)
@@ -66,7 +66,7 @@ def test_dice_agrees_with_monai_and_is_symmetric(pair: tuple[np.ndarray, np.ndar
         assert ours == pytest.approx(float(theirs), abs=1e-6)
 
 
-def test_dice_by_hand_and_of_empty_masks() -> None:
+def test_dice_of_simple_and_empty_masks_is_as_computed_by_hand() -> None:
     a, b = np.zeros((3, 3, 3), bool), np.zeros((3, 3, 3), bool)
     assert dice(a, b) == 1.0
 
@@ -100,20 +100,20 @@ def test_surface_dice_agrees_with_monai(pair: tuple[np.ndarray, np.ndarray], tol
     if not a.any() or not b.any():
         return
     if np.isclose(surface_distances_mm(a, b, SPACING), tolerance, atol=1e-4).any():
-        return  # float32 decides there
+        return  # a distance equal to the tolerance depends on rounding to float32
     theirs = compute_surface_dice(one_hot(a), one_hot(b), [tolerance], spacing=SPACING)
 
     assert surface_dice(a, b, SPACING, tolerance) == pytest.approx(float(theirs), abs=1e-5)
 
 
-def test_distances_of_two_single_voxels_are_their_distance() -> None:
+def test_the_surface_distance_of_two_single_voxels_is_their_distance() -> None:
     a, b = np.zeros((5, 5, 5), bool), np.zeros((5, 5, 5), bool)
     a[1, 1, 1], b[3, 1, 2] = True, True
 
     assert hd95_mm(a, b, SPACING) == pytest.approx(math.hypot(2 * 1.0, 3.0))
 
 
-def test_empty_masks_count_as_documented() -> None:
+def test_empty_masks_have_the_documented_scores() -> None:
     full, empty = np.ones((4, 4, 4), bool), np.zeros((4, 4, 4), bool)
 
     assert (hd95_mm(empty, empty, SPACING), surface_dice(empty, empty, SPACING)) == (0.0, 1.0)
@@ -123,7 +123,7 @@ def test_empty_masks_count_as_documented() -> None:
     assert volume_error_ml(full, empty, 4.5 / 1000) == pytest.approx(64 * 4.5 / 1000)
 
 
-def test_lesions_match_by_one_common_voxel() -> None:
+def test_lesions_match_with_one_common_voxel() -> None:
     reference, prediction = np.zeros((20, 5, 5), bool), np.zeros((20, 5, 5), bool)
     reference[1:4, 1:4, 1:4] = reference[8:10, 1:4, 1:4] = True
     prediction[3:6, 3, 3] = prediction[14:16, 2, 2] = True
@@ -134,19 +134,19 @@ def test_lesions_match_by_one_common_voxel() -> None:
     assert (counts.recall, counts.precision, counts.f1) == (0.5, 0.5, 0.5)
 
 
-def test_lesions_touching_at_a_corner_are_one() -> None:
+def test_lesions_touching_at_a_corner_are_one_component() -> None:
     mask = np.zeros((4, 4, 4), bool)
     mask[0, 0, 0] = mask[1, 1, 1] = True
 
     assert count_lesions(mask, mask).n_reference == 1
 
 
-def test_masks_of_different_shape_are_refused() -> None:
-    with pytest.raises(GeometryError, match="masks differ in shape"):
+def test_masks_of_different_shapes_are_refused() -> None:
+    with pytest.raises(GeometryError, match="differ in shape"):
         dice(np.zeros((2, 2, 2), bool), np.zeros((2, 2, 3), bool))
 
 
-def test_the_summary_weighs_cases_alike() -> None:
+def test_all_cases_have_the_same_weight_in_the_summary() -> None:
     reference = np.zeros((4, 4, 4), np.uint8)
     reference[:2], reference[2:] = 1, 2
     labels = {"a": 1, "b": 2}
@@ -159,7 +159,7 @@ def test_the_summary_weighs_cases_alike() -> None:
     assert summary["dice.a"] == 0.5
 
 
-def test_a_label_that_both_sides_lack_adds_nothing() -> None:
+def test_a_label_missing_in_reference_and_prediction_is_excluded() -> None:
     reference, prediction = np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)
     reference[0], prediction[:2] = 1, 1
     scores = score_case("x", prediction, reference, {"a": 1, "absent": 2}, GRID)
@@ -194,7 +194,7 @@ def test_all_measures_agree_with_the_independent_scorer(shared: Path, tmp_path: 
     assert summarise(ours)["dice_median"] == pytest.approx(summary["median_dice"], abs=1e-6)
 
 
-def test_the_rounding_of_an_affine_does_not_decide_of_surface_dice() -> None:
+def test_rounding_of_an_affine_does_not_change_surface_dice() -> None:
     mask = np.zeros((12, 12, 12), bool)
     mask[3:8, 3:8, 3:8] = True
     moved = np.roll(mask, 1, 0)
@@ -202,9 +202,9 @@ def test_the_rounding_of_an_affine_does_not_decide_of_surface_dice() -> None:
     assert surface_dice(mask, moved, (1.0 + 4e-9, 1.0, 1.0)) == surface_dice(mask, moved, (1.0, 1.0, 1.0))
 
 
-def test_volumes_of_slanted_voxels_are_theirs() -> None:
+def test_volumes_of_sheared_voxels_are_correct() -> None:
     mask, affine = np.ones((4, 4, 4), np.uint8), np.diag([*SPACING, 1.0])
-    affine[:3, 2] = 0, 3 * np.sin(0.4), 3 * np.cos(0.4)  # slices as far apart along a tilted axis
+    affine[:3, 2] = 0, 3 * np.sin(0.4), 3 * np.cos(0.4)  # the same distance of slices, along a tilted axis
 
     (score,) = score_case("c", mask, mask, {"x": 1}, Grid((4, 4, 4), affine))
 

@@ -151,7 +151,7 @@ def test_the_result_of_one_dataset_is_not_given_as_that_of_another(
     write_study(tmp_path / "data", n_cases=7)
     other = config.model_copy(update={"data": config.data.model_copy(update={"root": str(tmp_path / "data")})})
 
-    with pytest.raises(DataError, match=r"another dataset|lists of cases changed"):
+    with pytest.raises(DataError, match=r"another dataset|lists of cases have changed"):
         medhybrid.cross_validate(other)
 
 

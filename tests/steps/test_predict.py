@@ -239,7 +239,7 @@ def test_a_scan_with_a_value_that_is_no_number_is_refused_and_not_called_empty(
     result = medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
 
     assert result.n_failed == 1
-    assert "values that are no numbers" in result.predictions[0].message
+    assert "NaN or infinite values" in result.predictions[0].message
 
 
 def test_masks_below_the_scans_are_no_scans(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:

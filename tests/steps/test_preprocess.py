@@ -227,14 +227,14 @@ def test_what_is_interrupted_with_other_settings_is_no_dataset_until_it_is_done(
         patch.setattr(steps_preprocess, "_prepare_all", stop)
         with pytest.raises(KeyboardInterrupt):
             medhybrid.preprocess(finer)
-    with pytest.raises(DataError, match="no prepared dataset"):
+    with pytest.raises(DataError, match="not a prepared dataset"):
         PreparedDataset(prepared_folder(config))
 
     medhybrid.preprocess(config)
     (case, *_) = PreparedDataset(prepared_folder(config)).names()
     record = prepared_folder(config) / "cases" / case / "case.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"preparation_hash": "another", "checksums": {}}))
-    with pytest.raises(DataError, match="1 prepared cases are of another plan"):
+    with pytest.raises(DataError, match="1 cases were prepared with another plan"):
         PreparedDataset(prepared_folder(config)).open([case])
 
 
@@ -254,7 +254,7 @@ def test_settings_that_the_cases_were_not_prepared_by_are_refused(config: StudyC
     data = config.data.model_copy(update={"labels": {"left": 1, "other": 4}})
     dataset = PreparedDataset(prepared_folder(config))
 
-    with pytest.raises(DataError, match=r"prepared by other settings. Expected labels .*other"):
+    with pytest.raises(DataError, match=r"prepared with other settings. Expected labels .*other"):
         dataset.plan_for(config.model_copy(update={"data": data}))
     with pytest.raises(DataError, match="batch_size 7"):
         dataset.plan_for(config.model_copy(update={"prepare": config.prepare.model_copy(update={"batch_size": 7})}))

@@ -340,7 +340,7 @@ def test_a_trial_is_marked_as_part_of_its_search(config: StudyConfig, trainings:
 def test_without_prepared_cases_no_trial_begins(config: StudyConfig, trainings: Trainings, tmp_path: Path) -> None:
     away = config.model_copy(update={"prepare": config.prepare.model_copy(update={"folder": str(tmp_path / "none")})})
 
-    with pytest.raises(DataError, match="holds no prepared dataset"):
+    with pytest.raises(DataError, match="is not a prepared dataset"):
         medhybrid.tune(away, SEARCH, minutes=60)
     assert not trainings.configs
 

@@ -1,7 +1,7 @@
-"""Dataset layouts: which files belong to which case. The images themselves are not opened here.
+"""Dataset layouts: assignment of files to cases, without opening the images.
 
-A layout turns a folder into a `Listing` of cases. To add one, write a function `(DataConfig, Path) -> Listing` in a module here
-and add it to `LAYOUTS`.
+A layout lists the cases of a folder as a `Listing`. To add a layout, write a function `(DataConfig, Path) -> Listing` in a
+module of this package and add it to `LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ LAYOUTS: dict[str, Callable[[DataConfig, Path], Listing]] = {
 }
 
 UNLABELLED: dict[str, Callable[[DataConfig, Path], Listing]] = {"studies": list_scans}
-"""How cases are listed where masks are not asked for, if not as above."""
+"""Functions that list cases without masks, for layouts that differ from `LAYOUTS` in this."""
 
 
 def list_dataset(config: DataConfig) -> Listing:
-    """List the cases of a dataset, sorted by name, and the files that belong to none.
+    """List the cases of a dataset, sorted by name, with notes on files that are not used.
 
     Raises
     ------
     DataError
-        If the folder does not have the layout, or holds no case.
+        If the folder does not have the layout, or contains no case.
     """
     if config.root is None:
-        raise DataError("data.root is not set", remedy="give the dataset's folder: data.root=/path/to/dataset")
+        raise DataError("data.root is not set", remedy="set it to the dataset's folder: data.root=/path/to/dataset")
     root = local_copy(config.root)
     if not root.is_dir():
         raise DataError(f"dataset folder {printable_path(root)} does not exist", remedy="check data.root")
@@ -66,9 +66,9 @@ def list_dataset(config: DataConfig) -> Listing:
     testing = (*testing, *(c for c in listed if id(c) not in kept))
     if not cases:
         raise DataError(
-            f"{printable_path(root)} holds no case in the {layout} layout",
+            f"{printable_path(root)} contains no case in the {layout} layout",
             found="; ".join(f"{n.message}: {n.where}" for n in on_tests)
-            or (f"JSON files that are no list of cases: {', '.join(lists)}" if (lists := json_files(root)) else ""),
+            or (f"JSON files without a list of cases: {', '.join(lists)}" if (lists := json_files(root)) else ""),
             remedy="see docs/data.md for the layouts",
         )
     notes = (
@@ -82,7 +82,7 @@ def list_dataset(config: DataConfig) -> Listing:
 
 
 def _notes_on_context(cases: tuple[Case, ...], root: Path, config: DataConfig) -> list[Note]:
-    """Name what the tables of context say and is not used: it would be absent without a word."""
+    """Return notes on entries of metadata tables that are not used, which would otherwise be missing unnoticed."""
     scans = [(c.name, [p for files in c.images if files for p in files.paths]) for c in cases]
     return [
         Note(
@@ -96,25 +96,25 @@ def _notes_on_context(cases: tuple[Case, ...], root: Path, config: DataConfig) -
 
 
 def _refuse_folder_of_datasets(root: Path) -> None:
-    """Raise `DataError` for a folder of datasets, such as nnU-Net's `nnUNet_raw`, which would be taken for studies."""
+    """Raise `DataError` for a folder of several datasets, such as `nnUNet_raw`, which has the layout of studies."""
     below = sorted(p for p in root.iterdir() if (p / "dataset.json").is_file() or (p / "imagesTr").is_dir())
     if below:
         names = ", ".join(printable_path(p.name) for p in below[:5])
         raise DataError(
-            f"{printable_path(root)} holds datasets, and is none itself",
+            f"{printable_path(root)} contains datasets and is not a dataset itself",
             expected="the folder of one dataset",
             found=names + (f" and {len(below) - 5} more" if len(below) > 5 else ""),
-            remedy=f"set data.root={printable_path(below[0])}; data.layout=studies takes its folders as studies",
+            remedy=f"set data.root={printable_path(below[0])}, or data.layout=studies to use its folders as studies",
         )
 
 
 def layout_of(config: DataConfig, root: Path) -> str:
-    """Return the layout that a config names, or that of the folder."""
+    """Return the layout of the config, or detect that of the folder if it is `auto`."""
     return recognise(root, config) if config.layout == "auto" else config.layout
 
 
 def list_files(config: DataConfig, root: Path) -> list[Path]:
-    """Return the tables and lists of a dataset that say which files belong to which case, channel, subject and fold."""
+    """Return the tables and lists of a dataset that assign files to cases, channels, subjects and folds."""
     layout = layout_of(config, root)
     found = [root / CHANNEL_TABLE, root / CONTEXT_TABLE]
     if layout == "csv":
@@ -125,13 +125,13 @@ def list_files(config: DataConfig, root: Path) -> list[Path]:
 
 
 def _list_of_names(root: Path, layout: str) -> Path:
-    """Return the file that may say what the dataset calls its labels and channels."""
+    """Return the path of the file that may contain the names of the dataset's labels and channels."""
     found = find_datalist(root) if layout == "decathlon" else None
     return found or root / "dataset.json"
 
 
 def _shared_masks(cases: tuple[Case, ...]) -> list[Note]:
-    """Name masks that several cases share, as rows of a table that were copied do."""
+    """Return notes on masks that are used for several cases, for example by copied rows of a table."""
     by_mask: dict[tuple[Path, ...], list[str]] = {}
     for case in cases:
         if case.mask is not None:
@@ -144,12 +144,12 @@ def _shared_masks(cases: tuple[Case, ...]) -> list[Note]:
 
 
 def list_cases(config: DataConfig) -> list[Case]:
-    """Return the cases of a dataset, sorted by name; errors as `list_dataset`."""
+    """Return the cases of a dataset, sorted by name; raise the errors of `list_dataset`."""
     return list(list_dataset(config).cases)
 
 
 def _with_unique_names(cases: tuple[Case, ...]) -> tuple[Case, ...]:
-    """Give cases that would be stored under one name a problem, and names that differ."""
+    """Make the names of cases unique, and add a problem to cases that would be stored under the same name."""
     sources = [f"{i} {c.name}" for i, c in enumerate(cases)]
     names = make_unique([c.name for c in cases], [str(i) for i in range(1, len(cases) + 1)], sources)
     unique = [
@@ -159,8 +159,8 @@ def _with_unique_names(cases: tuple[Case, ...]) -> tuple[Case, ...]:
             case,
             name=name,
             problem=DataError(
-                f"case {case.name}: another case has this name, or one that differs in case only",
-                expected="a name for each case",
+                f"case {case.name}: another case has the same name, or one that differs only in upper and lower case",
+                expected="a unique name for each case",
                 remedy="rename one of them",
             ),
         )
@@ -170,7 +170,7 @@ def _with_unique_names(cases: tuple[Case, ...]) -> tuple[Case, ...]:
 
 
 def recognise(root: Path, config: DataConfig) -> str:
-    """Return the layout of a dataset's folder."""
+    """Detect the layout of a dataset's folder."""
     if (root / "dataset.json").is_file() and is_nnunet(root):
         return "nnunet"
     if find_datalist(root) is not None:
@@ -180,7 +180,7 @@ def recognise(root: Path, config: DataConfig) -> str:
     if is_nnunet(root) or (root / "dataset.json").is_file():
         return "nnunet"
     if find_datalists(root):
-        only_datalist(root)  # raises: there are several
+        only_datalist(root)  # raises, because the folder has several data lists
     has_folders = any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir())
     return "csv" if find_tables(root) and not has_folders else "studies"
 

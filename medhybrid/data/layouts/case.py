@@ -1,4 +1,4 @@
-"""A case of a dataset as files: images, reference mask, subject."""
+"""Cases of a dataset as files: images, reference mask, subject."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from medhybrid.names import check_case_name, escape_name, printable_path
 Paths = tuple[Path, ...]
 
 NO_FOLD = -1
-"""The fold of a case that trains in every fold."""
+"""Fold number of a case that trains in every fold."""
 
 FLAT_SUFFIX = re.compile(r"\.(png|tif|tiff|jpg|jpeg|bmp)$", re.IGNORECASE)
-"""Two-dimensional images, which cannot be read."""
+"""Suffixes of two-dimensional images, which are not supported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Files of one scan, and which volume of them where they hold several."""
+    """Files of a scan, with the name of its volume if they contain several."""
 
     paths: Paths
     part: str = ""
@@ -35,22 +35,22 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One scan and its reference mask, as files.
+    """Scan and reference mask, as files.
 
     Attributes
     ----------
     images : tuple of Files or None
-        One entry a channel, None where it is missing; or a single entry for a file that holds all channels.
+        One entry per channel, None for a missing one; or a single entry for a file with all channels.
     mask : Files, optional
-        The reference mask.
+        Reference mask.
     subject : str
-        Cases of one subject never stand on both sides of a split.
+        Patient. All cases of a subject are on the same side of a fold.
     problem : DataError, optional
-        Why the case cannot be used: it is skipped, with this reason.
+        Reason why the case cannot be used and is skipped.
     is_labelled : bool
-        Whether the dataset has a mask of it, also where masks are not asked for: only such cases can validate.
+        Whether the dataset has a mask for the case, also if masks are not read. Only such cases can validate.
     fold : int, optional
-        The fold in which it validates, if the dataset says so; -1 trains in every fold.
+        Fold in which the case validates, if the dataset specifies it; -1 trains in every fold.
     """
 
     name: str
@@ -63,22 +63,22 @@ class Case:
 
     @property
     def files(self) -> Paths:
-        """Every file of the case, in order."""
+        """Return all files of the case, in order."""
         return tuple(p for files in (*self.images, self.mask) if files for p in files.paths)
 
 
 class NoMaskError(DataError):
-    """A case lacks nothing but a reference mask: with one, it can be used."""
+    """A case without reference mask that could be used with one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A thing in the dataset that was not taken, and why.
+    """Note on a part of the dataset that is not used, with the reason.
 
     Attributes
     ----------
     where : str
-        The case, or the file.
+        Case or file.
     """
 
     where: str
@@ -89,12 +89,12 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The cases of a dataset, the files that belong to none, and the cases that are kept for testing.
+    """Cases of a dataset, notes on unused files, and cases for testing.
 
     Attributes
     ----------
     testing : tuple of Case
-        They are no cases of the dataset, nor are those that do not train for their sake; an empty subject is unknown.
+        Cases for testing, and cases excluded because of them. They are not in `cases`. An empty subject is unknown.
     """
 
     cases: tuple[Case, ...]
@@ -103,12 +103,12 @@ class Listing:
 
 
 def read_fold(value: object) -> int | None:
-    """Return the number of a fold as tables and lists write it: 0, "0" or 0.0; None for an empty one.
+    """Parse the number of a fold in a table or list (0, "0" or 0.0); return None for an empty value.
 
     Raises
     ------
     DataError
-        If it is not a whole number.
+        If the value is not an integer.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
@@ -117,12 +117,12 @@ def read_fold(value: object) -> int | None:
     except ValueError:
         number = float("nan")
     if not number.is_integer():
-        raise DataError("a fold is not a number", expected="a whole number from 0", found=ascii(value)[:60])
+        raise DataError("a fold is not a number", expected="an integer from 0", found=ascii(value)[:60])
     return int(number)
 
 
 def subject_of(config: DataConfig, case: str) -> str:
-    """Return the subject of a case, by `data.subject_pattern`; raises `DataError` if that does not match."""
+    """Return the subject of a case by `data.subject_pattern`; raise `DataError` if the pattern does not match."""
     if config.subject_pattern is None:
         return case
     match = re.search(config.subject_pattern, case)
@@ -131,23 +131,23 @@ def subject_of(config: DataConfig, case: str) -> str:
     subject: str | None = match.group(1) if match.groups() else match.group(0)
     if not subject or not subject.strip():
         raise DataError(
-            f"case {case}: data.subject_pattern finds no subject",
+            f"case {case}: data.subject_pattern yields an empty subject",
             expected=f"text for {'the first group of ' * bool(match.groups())}{config.subject_pattern}",
-            found="nothing",
-            remedy="make the pattern fit every case name",
+            found="no text",
+            remedy="change the pattern so that it matches every case name",
         )
     return subject
 
 
 def missing_channels(config: DataConfig, case: str, images: Sequence[Files | None], where: str) -> DataError | None:
-    """Return the error of a case without a channel that is not optional, which would be learnt as zeros.
+    """Return the error for a case without a required channel, which would otherwise be trained on as zeros.
 
     Parameters
     ----------
     images : sequence of Files or None
-        One entry a channel; a single one may hold them all.
+        One entry per channel, or a single entry for a file with all channels.
     where : str
-        Where the channels were looked for.
+        Place of the search, for the message.
     """
     if len(images) != len(config.channels):
         return None
@@ -158,26 +158,26 @@ def missing_channels(config: DataConfig, case: str, images: Sequence[Files | Non
         f"case {case}: channel {', '.join(absent)} is missing in {where}",
         expected=", ".join(c.name for c in config.channels if not c.optional),
         found=", ".join(c.name for c, files in zip(config.channels, images, strict=True) if files) or "none",
-        remedy="add the file, or mark the channel optional",
+        remedy="add the file, or make the channel optional (data.channels)",
     )
 
 
 def strip_suffix(name: str) -> str:
-    """Return a file's name without the suffix of an image."""
+    """Remove an image suffix from a file name."""
     return IMAGE_SUFFIX.sub("", name)
 
 
 def named_case(name: object, config: DataConfig, *, source: str, where: str) -> tuple[str, str, DataError | None]:
-    """Return name, subject and problem of a case whose name somebody wrote.
+    """Return name, subject and problem of a case from a name in a table, list or folder.
 
-    A name that cannot be used is escaped, so that the case can be skipped with its reason.
+    An invalid name is escaped, so that the case can be reported as skipped.
 
     Parameters
     ----------
     source : str
-        The file that holds the name.
+        File that contains the name.
     where : str
-        The place in it, which stands for an empty name.
+        Position in the file, which replaces an empty name.
     """
     try:
         good = check_case_name(name, source=f"{source}, {where}")
@@ -188,29 +188,31 @@ def named_case(name: object, config: DataConfig, *, source: str, where: str) -> 
 
 
 def path_inside(root: Path, relative: object) -> Path:
-    """Return a path below a dataset's folder; links in it may lead elsewhere.
+    """Return the path of a file in a dataset's folder. Links in the folder may lead outside.
 
     Raises
     ------
     DataError
-        If it is not text, or its name leads out of the folder.
+        If the path is not text, or is outside the folder.
     """
     if not isinstance(relative, str) or not relative or "\0" in relative:
-        raise DataError("a file is not named", expected="a path below the dataset", found=ascii(relative)[:100])
+        raise DataError(
+            "a file path is missing or invalid", expected="a path in the dataset's folder", found=ascii(relative)[:100]
+        )
     relative = relative if "\\" not in relative or (root / relative).exists() else relative.replace("\\", "/")
     path = Path(*(p for p in (root / relative).parts if p != "."))
     whole = Path(os.path.abspath(path))
     if ".." in path.parts or not any(whole.is_relative_to(r) for r in (Path(os.path.abspath(root)), root.resolve())):
         raise DataError(
-            f"{printable_path(relative)} lies outside the dataset",
-            expected=f"a path below {printable_path(root)}",
-            remedy="name the files in a table (layout csv), which may name any path",
+            f"{printable_path(relative)} is outside the dataset's folder",
+            expected=f"a path in {printable_path(root)}",
+            remedy="list the files in a table (layout csv), which accepts any path",
         )
     return path
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file, in UTF-8, UTF-16 or UTF-32; raises `DataError`."""
+    """Read a JSON file in UTF-8, UTF-16 or UTF-32; raise `DataError` if it cannot be read."""
     try:
         check_file(path)
         content = path.read_bytes()

@@ -1,6 +1,6 @@
-"""Whether two files of a dataset are one: by links, by the header and values of a pair, or by their content.
+"""Detection of copies among the files of a dataset: by links, by pairs of header and value file, or by content.
 
-A compressed file and the same one uncompressed have one content. Copies with other values or another header are not seen here.
+A compressed file and its uncompressed copy have the same content. Copies with other values or another header are not detected.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from medhybrid.errors import MedHybridError
 from medhybrid.scans.image_files import files_of, header_of
 
 PAIRED = (".hdr", ".hdr.gz", ".nhdr", ".mhd")
-"""Headers whose values may be in a file of their own."""
+"""Suffixes of headers that may have their voxel values in a separate file."""
 
 BLOCK = 1 << 20
 SAMPLE = 1 << 14
-"""Bytes at the beginning of each `BLOCK` that are compared before whole files are."""
+"""Number of bytes at the start of each `BLOCK` that are compared before the whole files."""
 
 Stamp = tuple[str, int, int]
-"""Path, size and time of a file."""
+"""Path, size and modification time of a file."""
 
 Stamps = tuple[Stamp, ...]
 
 
 def same_file_keys(held: Iterable[Path], others: Iterable[Path]) -> dict[Path, str]:
-    """Return a key for each file, equal for files that are one; contents of `others` are compared with those of `held` only."""
+    """Return a key for each file, equal for copies. Contents of `others` are compared only with those of `held`."""
     keys = {path: _place_of(path) for path in (*held, *others)}
     held_by_size, by_size = _by_size(held), _by_size(others)
     for size in held_by_size.keys() & by_size.keys():
         found = held_by_size[size]
         known = {keys[p] for p in found}
         ours = {p: stamps for p, stamps in by_size[size].items() if keys[p] not in known}
-        # compressed files hold their checksums; others are compared by samples before they are read in whole
+        # compressed files contain their checksums; others are compared by samples first, and read completely only if needed
         compressed = {p: s for p, s in ours.items() if all(map(_is_compressed, s))}
         plain = {p: s for p, s in ours.items() if p not in compressed}
         alike = _alike(compressed, found, [_checksum_of]) | _alike(plain, found, [_sample_of, _checksum_of])
@@ -51,7 +51,20 @@ def same_file_keys(held: Iterable[Path], others: Iterable[Path]) -> dict[Path, s
 def _alike(
     ours: Mapping[Path, Stamps], theirs: Mapping[Path, Stamps], signs: Sequence[Callable[[Stamp], str]]
 ) -> dict[Path, Path]:
-    """Return for each of our files the one of theirs that has the same signs, each taken where those before it agree."""
+    """Match files with equal signatures. Each signature function is applied only to files for which the previous ones agree.
+
+    Parameters
+    ----------
+    ours, theirs : mapping
+        File to the stamps of its value files.
+    signs : sequence of callable
+        Signature functions, the fastest first.
+
+    Returns
+    -------
+    dict
+        File of `ours` to its match in `theirs`.
+    """
     if not ours or not theirs:
         return {}
     if not signs:
@@ -65,7 +78,7 @@ def _alike(
 
 
 def _place_of(path: Path) -> str:
-    """Return the path with links followed, the header's for values; the inode of a file with several names."""
+    """Return the resolved path of a file, or of the header of a value file; for a file with hard links, device and inode."""
     path = Path(os.path.realpath(path))
     with suppress(OSError):
         if path.is_file():
@@ -76,7 +89,7 @@ def _place_of(path: Path) -> str:
 
 
 def _values_of(path: Path) -> Stamps:
-    """Return the files that hold the values: those of a folder, or the one beside a header."""
+    """Return the stamps of the files with the values: all files of a folder, or the value file of a header."""
     path = Path(os.path.realpath(path))
     if path.is_dir():
         files: Sequence[Path] = sorted(p for p in path.iterdir() if p.is_file())
@@ -104,7 +117,7 @@ def _is_compressed(stamp: Stamp) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def _size_of_content(stamp: Stamp) -> int:
-    """Return the number of bytes, of a compressed file once unpacked, modulo 2^32, as it is kept at the file's end."""
+    """Return the uncompressed size in bytes, modulo 2^32 because gzip stores it in this form at the end of a file."""
     return _end_of(stamp)[1] if _is_compressed(stamp) else stamp[1] & 0xFFFFFFFF
 
 
@@ -119,7 +132,7 @@ def _checksum_of(stamp: Stamp) -> str:
 
 
 def _end_of(stamp: Stamp) -> tuple[int, int]:
-    """Return checksum and size that stand in the last bytes of a compressed file."""
+    """Read checksum and size from the last bytes of a compressed file."""
     with open(stamp[0], "rb") as file:
         file.seek(max(stamp[1] - 8, 0))
         end = file.read(8)

@@ -1,9 +1,9 @@
 """Data lists in JSON: the Medical Segmentation Decathlon's `dataset.json`, and the lists of MONAI and Auto3DSeg.
 
-`training` (or `train`) is a list of `{"image": FILE or [FILE, ...], "label": FILE, "fold": K}`. Of several files each is a
-channel, in the order of the config. `fold` says in which fold a case validates. Cases in a list `validation` (or `val`)
-validate in the only fold; without labels they are left out. `split` may say `train`, `val` or `test` of an entry. A file may
-also be a bare list of such entries.
+`training` (or `train`) is a list of `{"image": FILE or [FILE, ...], "label": FILE, "fold": K}`. Several files are channels, in
+the order of the config. `fold` is the fold in which a case validates. Cases in a list `validation` (or `val`) validate in a
+single fold; those without labels are skipped. A key `split` with `train`, `val` or `test` assigns an entry to a part. A file
+can also be a plain list of such entries.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEYS = {
     "validation": ("validation", "val", "valid"),
     "testing": ("testing", "test"),
 }
-"""Names under which a list has its parts."""
+"""Keys of the parts of a data list."""
 
 SHOWN = 5
 
@@ -47,32 +47,32 @@ def find_datalist(root: Path) -> Path | None:
 
 
 def find_datalists(root: Path) -> list[Path]:
-    """Return the data lists of a folder; beside a `dataset.json` no other file counts."""
+    """Return the data lists of a folder. With a `dataset.json`, other files are ignored."""
     if (root / "dataset.json").is_file():
         return [root / "dataset.json"] if _is_datalist(root / "dataset.json") else []
     return [p for p in sorted(root.glob("*.json")) if p.is_file() and p.name[0] != "." and _is_datalist(p)]
 
 
 def json_files(root: Path) -> list[str]:
-    """Return the names of the JSON files of a folder, at most a few."""
+    """Return the names of the JSON files of a folder, at most `SHOWN`."""
     return [printable_path(p.name) for p in sorted(root.glob("*.json"))[:SHOWN] if p.name[0] != "."]
 
 
 def only_datalist(root: Path) -> Path:
-    """Return the data list of a folder; raises `DataError` where there are several, or none."""
+    """Return the data list of a folder; raise `DataError` if it has several or none."""
     found = find_datalists(root)
     if len(found) == 1:
         return found[0]
     raise DataError(
-        f"{printable_path(root)} holds {'several data lists' if found else 'no data list'}",
-        expected='one JSON file with a list `training` of {"image": ..., "label": ...}; dataset.json counts before others',
+        f"{printable_path(root)} contains {'several data lists' if found else 'no data list'}",
+        expected='one JSON file with a list `training` of {"image": ..., "label": ...}, or one with the name dataset.json',
         found=", ".join([printable_path(p.name) for p in found[:SHOWN]] or json_files(root)) or "no JSON file",
-        remedy="name the one that counts dataset.json" if found else "set data.layout to what the folder holds",
+        remedy="rename the right one to dataset.json" if found else "set data.layout to the layout of the folder",
     )
 
 
 def _is_datalist(path: Path) -> bool:
-    """Whether a file lists cases with images; what is written for `training` in `dataset.json` counts if it is a list."""
+    """Return whether a file lists cases with images. In `dataset.json`, any list `training` counts."""
     try:
         parts = _parts_of(read_json(path))
     except DataError:
@@ -84,7 +84,7 @@ def _is_datalist(path: Path) -> bool:
 
 
 def _parts_of(values: object) -> dict[str, list[Any] | None]:
-    """Return the lists of a file by part, None for one that it does not have; a bare list is for training."""
+    """Return the lists of a file by part, None for a missing part. A plain list is for training."""
     if isinstance(values, list):
         return {
             "training": values if any(_image_files(e) for e in values) else None,
@@ -101,7 +101,7 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     Raises
     ------
     DataError
-        If there is no list of training cases, or several files have one.
+        If no file or several files have a list of training cases.
     """
     path = only_datalist(root)
     values = read_json(path)
@@ -129,18 +129,18 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     kept = [c for c, part in told if part == "test"] + [case_for_testing(e, config, root) for e in testing]
     taken, notes = fold_or_part([(c, part) for c, part in told if part != "test"], split, path.name)
     if labelled and (n := sum(isinstance(e, dict) and e.get("fold") not in (None, "") for e in entries)):
-        message = f"the folds of {n} entries are not used: those under validation validate in the only fold"
-        notes.append(Note(path.name, message, remedy="put them under training with a fold, to go by folds"))
+        message = f"the folds of {n} entries are not used: the list `validation` defines a single fold"
+        notes.append(Note(path.name, message, remedy="move these entries to `training` with a fold, to use the folds"))
     if kept:
-        notes.append(Note(path.name, f"{len(kept)} cases for testing are not taken"))
+        notes.append(Note(path.name, f"{len(kept)} cases for testing are skipped"))
     if config.labelled and len(labelled) < len(validating):
         n = len(validating) - len(labelled)
-        notes.append(Note(path.name, f"{n} cases for validation have no label, and are not taken"))
+        notes.append(Note(path.name, f"{n} cases for validation have no label and are skipped"))
     if n := sum(len(parts[part] or []) for part in ("training", "validation")) - len(listed) - len(validating):
-        notes.append(Note(path.name, f"{n} entries repeat another one; they count once"))
+        notes.append(Note(path.name, f"{n} entries are duplicates; each is used once"))
     rest = values.items() if isinstance(values, dict) else ()
     notes += [
-        Note(path.name, f"{len(of_key)} cases under {printable_path(str(key))} are not taken")
+        Note(path.name, f"{len(of_key)} cases under {printable_path(str(key))} are skipped")
         for key, of_key in rest
         if isinstance(of_key, list) and of_key not in parts.values() and any(_image_files(e) for e in of_key)
     ]
@@ -148,7 +148,7 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
 
 
 def _once(entries: list[Any]) -> list[Any]:
-    """Return entries, of those that say the same the first one: equal but for the way in which files are written."""
+    """Return the entries without duplicates, regardless of the spelling of file paths."""
     first: dict[str, Any] = {}
     for entry in entries:
         first.setdefault(json.dumps(_plain(entry), sort_keys=True), entry)
@@ -168,22 +168,22 @@ def _has_label(entry: object) -> bool:
 
 
 def _split_key(entries: list[Any], name: str) -> str:
-    """Return the key of entries that says which train, validate and test; empty where there is none.
+    """Return the key of entries that assigns them to training, validation or testing; empty if they have none.
 
     Raises
     ------
     DataError
-        If an entry has another word under it.
+        If an entry has another word under this key.
     """
     dicts = [(i, e) for i, e in enumerate(entries) if isinstance(e, dict)]
     key = next((k for k in SPLIT_NAMES if any(part_of(e.get(k)) for _, e in dicts)), "")
     for i, entry in dicts:
         if key and entry.get(key) not in (None, "") and part_of(entry[key]) is None:
             raise DataError(
-                f"{name}, entry {i + 1}: it does not say what the case is for",
-                expected=f"train, val or test under `{key}`, as other entries have",
+                f"{name}, entry {i + 1}: unknown word under `{key}`",
+                expected="train, val or test, as in other entries",
                 found=ascii(entry[key])[:60],
-                remedy="write one of these words, or rename the key",
+                remedy="use one of these words, or rename the key",
             )
     return key
 
@@ -193,11 +193,11 @@ def _part_under(key: str, entry: object) -> str | None:
 
 
 def _with_part(case: Case, part: str | None, key: str, must_say: bool) -> Case:
-    """Give a case a problem if it does not say what it is for, where others do."""
+    """Add a problem to a case that is not assigned to training, validation or testing while others are."""
     if part is not None or not must_say or not (case.problem is None or isinstance(case.problem, NoMaskError)):
         return case
     problem = DataError(
-        f"case {case.name}: its entry does not say what the case is for",
+        f"case {case.name}: its entry has no `{key}`, while other entries have",
         expected=f"train, val or test under `{key}`",
         remedy="add it",
     )
@@ -205,12 +205,12 @@ def _with_part(case: Case, part: str | None, key: str, must_say: bool) -> Case:
 
 
 def testing_of(path: Path) -> list[Any]:
-    """Return the entries for testing of a file, whatever else it holds."""
+    """Return the entries for testing of a file."""
     return _parts_of(read_json(path))["testing"] or []
 
 
 def case_for_testing(entry: Any, config: DataConfig, root: Path) -> Case:
-    """Return an entry for testing, also where it is only a file's name; its subject counts if a pattern tells it."""
+    """Return the case of an entry for testing, which may be only a file name. Its subject is known only with a pattern."""
     files = [f for f in (_image_files(entry) or [entry]) if isinstance(f, str) and f and "\0" not in f]
     name = strip_suffix(Path(files[0].replace("\\", "/")).name) if files else ""
     _, subject, problem = named_case(name, config, source="the data list", where="testing")
@@ -219,7 +219,7 @@ def case_for_testing(entry: Any, config: DataConfig, root: Path) -> Case:
 
 
 def _names_of(entries: list[Any], root: Path) -> list[str]:
-    """Return a name for each entry: that of its first image, or where several would share it, of its path."""
+    """Return a name for each entry: the file name of its first image, or its whole path if file names are not unique."""
     files = [_image_files(e) for e in entries]
     paths = [
         Path(f[0].replace("\\", "/")) if f and isinstance(f[0], str) else Path(f"entry {i + 1}")
@@ -238,7 +238,7 @@ def _image_files(entry: object) -> list[object]:
 
 
 def _case_of(entry: Any, name: str, config: DataConfig, root: Path, where: str, *, has_fold: bool) -> Case:
-    """Return the case of an entry; one that cannot be used has the reason as its problem."""
+    """Return the case of an entry, with a problem if it cannot be used."""
     name, subject, problem = named_case(name, config, source="the data list", where=where)
     images: tuple[Files | None, ...] = ()
     mask = None
@@ -248,15 +248,13 @@ def _case_of(entry: Any, name: str, config: DataConfig, root: Path, where: str, 
             fold = read_fold(entry.get("fold"))
         files = _image_files(entry)
         if not files:
-            raise DataError(
-                f"{where}: names no image", expected='{"image": ..., "label": ...}', found=ascii(entry)[:100]
-            )
+            raise DataError(f"{where}: no image", expected='{"image": ..., "label": ...}', found=ascii(entry)[:100])
         if len(files) not in (1, len(config.channels)):
             raise DataError(
                 f"case {name}: the number of images differs from the number of channels",
                 expected=f"{len(config.channels)} ({', '.join(c.name for c in config.channels)})",
                 found=str(len(files)),
-                remedy="set data.channels to what the list holds",
+                remedy="set data.channels to the channels of the list",
             )
         images = tuple(Files((path_inside(root, f),)) for f in files)
         if entry.get("label"):
@@ -267,7 +265,7 @@ def _case_of(entry: Any, name: str, config: DataConfig, root: Path, where: str, 
                 label = label[0]
             mask = Files((path_inside(root, label),))
         if mask is None and config.labelled:
-            raise NoMaskError(f"{where} names no label of {name}", remedy="add it, or take the entry out")
+            raise NoMaskError(f"{where}: no label for {name}", remedy="add it, or remove the entry")
     except DataError as error:
         problem = problem or error
     return Case(name, subject, images, mask, problem=problem, is_labelled=mask is not None, fold=fold)

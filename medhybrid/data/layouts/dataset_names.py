@@ -1,4 +1,4 @@
-"""What a dataset's own file calls its labels and channels, compared with the config: by number, they would be exchanged."""
+"""Comparison of the labels and channels in a dataset's own file with the config, to detect exchanged values and positions."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 
 NUMBER = re.compile("[0-9]{1,9}")
-"""The value of a label, or the place of a channel: other digits, such as circled ones, are text."""
+"""Value of a label or position of a channel. Other digits, such as circled ones, are text."""
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+|[^\w\s.\-]")
 BACKGROUND = "background"
 
 
 def refuse_contradictions(path: Path, config: DataConfig) -> None:
-    """Raise `DataError` where the dataset's own file gives a label or channel of the config another value or place.
+    """Raise `DataError` if a label or channel of the config has another value or position in the dataset's own file.
 
-    Joined by value or number, they would be learnt under the name of another.
+    Files are assigned by value and position. With a contradiction, a label or channel would be trained under a wrong name.
 
     Parameters
     ----------
     path : Path
-        The file, which may be absent.
+        File of the dataset, which may be absent.
     """
     values = read_json(path) if path.is_file() else {}
     if not isinstance(values, dict):
@@ -39,10 +39,10 @@ def refuse_contradictions(path: Path, config: DataConfig) -> None:
     ignored = {value for label, value in labels.items() if label.lower() == "ignore"}
     if found := [f"{n}: {v}" for n, v in config.labels.items() if v in ignored]:
         raise DataError(
-            "a label of the config is one that the dataset ignores",
-            expected=f"labels without the value that {name} names `ignore`",
+            "a label of the config has the dataset's value for `ignore`",
+            expected=f"labels without the value of `ignore` in {name}",
             found=", ".join(found),
-            remedy="take it out of data.labels; masks that hold the value cannot be used yet",
+            remedy="remove it from data.labels; masks with this value are not supported yet",
         )
     named_channels = values.get("channel_names", values.get("modality"))
     if isinstance(named_channels, list):
@@ -57,12 +57,12 @@ def refuse_contradictions(path: Path, config: DataConfig) -> None:
                 f"data.{kind} contradicts {name}",
                 expected=", ".join(f"{n}: {theirs[n]}" for n in other),
                 found=", ".join(f"{n}: {ours[n]}" for n in other),
-                remedy=f"give the {kind} the values of {name}",
+                remedy=f"change data.{kind} to match {name}",
             )
 
 
 def _value_of(label: str, theirs: Mapping[str, int]) -> int | None:
-    """Return the value that a dataset gives a label: case, separators and the order of words do not count; None if unknown."""
+    """Return a label's value in a dataset, regardless of case, separators and the order of words; None if unknown."""
     for form in (_joined, _words):
         alike = {value for name, value in theirs.items() if form(name) == form(label)}
         if alike:
@@ -84,7 +84,7 @@ def _in_order(name: str) -> list[str]:
 
 
 def _place_of(channel: str, place: int, theirs: Mapping[str, int]) -> int:
-    """Return the place that a dataset gives a channel, compared by words (T1 and T1w are one); its own where it tells none."""
+    """Return a channel's position in a dataset, compared by words (T1 matches T1w); `place` if it is unknown there."""
     name = channel.strip().lower()
     if name in theirs:
         return theirs[name]
@@ -95,9 +95,10 @@ def _place_of(channel: str, place: int, theirs: Mapping[str, int]) -> int:
 
 
 def _with_regions(labels: object, order: object) -> dict[Any, Any]:
-    """Give regions, which are lists of values, the value that only they have: by `regions_class_order`, or as they are nested.
+    """Convert nnU-Net's regions (lists of values) to label values, by `regions_class_order` or by their nesting.
 
-    Labels in a list that begins with the background are numbered from 0.
+    By nesting, a region gets the value that no smaller region within it has. Labels in a list that starts with the background
+    are numbered from 0.
     """
     if isinstance(labels, list) and labels and _joined(str(labels[0])) == (BACKGROUND,):
         labels = dict(enumerate(map(str, labels)))
@@ -115,7 +116,7 @@ def _with_regions(labels: object, order: object) -> dict[Any, Any]:
 
 
 def _numbers_by_name(values: object) -> dict[str, int]:
-    """Return names to numbers; version 1 of nnU-Net maps numbers to names. Names given twice are left out."""
+    """Return names to numbers, also from version 1 of nnU-Net, which maps numbers to names. Duplicate names are omitted."""
     if not isinstance(values, dict):
         return {}
     pairs = [(k, v) if NUMBER.fullmatch(str(v)) else (v, k) for k, v in values.items()]

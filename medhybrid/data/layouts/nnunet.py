@@ -1,7 +1,7 @@
-"""nnU-Net's folders: `imagesTr/<case>_0000.nii.gz`, one file a channel, and `labelsTr/<case>.nii.gz`.
+"""nnU-Net's layout: `imagesTr/<case>_0000.nii.gz`, one file per channel, and `labelsTr/<case>.nii.gz`.
 
-Folders as people have them are taken, too: images without a channel number, masks with one, suffixes in upper case. Files that
-belong to no case are named in the notes.
+Common variants are accepted, too: images without a channel number, masks with one, suffixes in upper case. The notes list files
+that do not belong to a case.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 
 SHOWN = 5
-"""Files named in a message; the others are counted."""
+"""Number of file names in a message; further files are only counted."""
 
 
 def is_nnunet(root: Path) -> bool:
-    """Whether a dataset with a list of training cases is nnU-Net's: version 1 lists images without their channel number."""
+    """Return whether a folder has nnU-Net's layout; with a list of training cases, it must omit the channel numbers.
+
+    Version 1 of nnU-Net has such a list. The Decathlon's list contains the names of existing files instead.
+    """
     if not (root / "imagesTr").is_dir():
         return False
     values = read_json(root / "dataset.json") if (root / "dataset.json").is_file() else {}
@@ -49,7 +52,7 @@ def is_nnunet(root: Path) -> bool:
 
 
 def list_nnunet(config: DataConfig, root: Path) -> Listing:
-    """List the cases of nnU-Net's folders."""
+    """List the cases of a folder in nnU-Net's layout."""
     images, masks = _by_stem(root / "imagesTr"), _by_stem(root / "labelsTr")
     has_numbers = _have_channel_numbers(masks, images)
     mask_of = {NUMBER.sub("", stem) if has_numbers else stem: stem for stem in sorted(masks)}
@@ -88,35 +91,35 @@ def _mask_of(
     pair: ListedPair | None,
     config: DataConfig,
 ) -> tuple[Files | None, DataError | None]:
-    """Return the mask of a case, that of the list before one of its name, and why it cannot be used."""
+    """Return the mask of a case, with a problem if it cannot be used. The list of cases overrides a mask with its name."""
     if pair is not None and (pair.mask is not None or pair.problem is not None):
         return pair.mask, pair.problem
     mask, problem = _checked(masks, mask_of.get(name))
     if mask is None and pair is not None and config.labelled:
-        problem = NoMaskError(f"case {name}: the mask that the list `training` names is not there", remedy="add it")
+        problem = NoMaskError(f"case {name}: its mask in the list `training` does not exist", remedy="add it")
     return mask, problem
 
 
 def _notes_on_list(unused: Sequence[str], doubled: Sequence[str]) -> list[Note]:
-    """Count the masks that are not in the list of training cases, and the cases that stand in it twice."""
+    """Return notes on masks that are missing in the list of training cases, and on duplicates in the list."""
     notes = []
     if unused:
-        message = f"{len(unused)} masks are not in the list `training`: they are not taken, nor are their images"
-        notes.append(Note("dataset.json", message, _shown(unused), "add them to the list, or take the list out"))
+        message = f"{len(unused)} masks are not in the list `training` and are skipped, with their images"
+        notes.append(Note("dataset.json", message, _shown(unused), "add them to the list, or remove the list"))
     if doubled:
-        message = f"{len(doubled)} entries stand twice; they count once"
+        message = f"{len(doubled)} entries are duplicates; each is used once"
         notes.append(Note("dataset.json", message, _shown(doubled)))
     return notes
 
 
 def tests_in_folder(root: Path) -> list[Case]:
-    """Return the scans of `imagesTs`, each file a case; nothing is said of their subjects."""
+    """Return the scans of `imagesTs`, with a case for each file. Their subjects are unknown."""
     files = [p for paths in _by_stem(root / "imagesTs").values() for p in paths]
     return [Case(p.name, "", (Files((p,)),), None) for p in files]
 
 
 def _testing(config: DataConfig, root: Path) -> list[Case]:
-    """Return what `dataset.json` lists for testing; version 1 leaves the channel's number out."""
+    """Return the cases for testing of `dataset.json`, with files for all channels: version 1 omits the channel number."""
     path = root / "dataset.json"
     found = [case_for_testing(e, config, root) for e in testing_of(path)] if path.is_file() else []
     return [
@@ -131,7 +134,7 @@ def _numbered(path: Path, n_channels: int) -> list[Files]:
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Map names without suffix to the files of that name; files that are not images of any kind are left out."""
+    """Map names without suffix to files. Only files with an image suffix are included, also of two-dimensional images."""
     found: dict[str, list[Path]] = {}
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
@@ -143,9 +146,9 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
 
 
 def _have_channel_numbers(masks: Mapping[str, object], images: Mapping[str, object]) -> bool:
-    """Whether the masks carry the channel number of their images: all end in _0000, and images have these names.
+    """Return whether the masks have channel numbers: all end in _0000 and have the names of images.
 
-    Numbers of patients may have four digits, too: where they differ, the names are the cases as they are.
+    Other numbers of four digits at the end are those of patients, and belong to the case.
     """
     if not masks or any(f"{stem}_0000" in images for stem in masks):
         return False
@@ -157,7 +160,7 @@ def _case_of_image(stem: str, mask_of: Mapping[str, object]) -> str:
 
 
 def _stems_of(name: str, images: Mapping[str, object], n_channels: int) -> list[str | None]:
-    """Return the name of each channel's file; a single one for a file without a channel number, which holds all."""
+    """Return the name of each channel's file, or a single name for a file with all channels and no channel number."""
     numbered = [f"{name}_{i:04d}" for i in range(n_channels)]
     if not any(s in images for s in numbered) and name in images:
         return [name]
@@ -176,12 +179,12 @@ def _checked(masks: Mapping[str, list[Path]], stem: str | None) -> tuple[Files |
 
 
 def _problem_of(found: Sequence[Path]) -> DataError | None:
-    """Say why the files of one name cannot be used."""
+    """Return the reason why the files of the same name cannot be used; None if they can."""
     names = ", ".join(printable_path(p.name) for p in found)
     if len(found) > 1:
         folder = found[0].parent.name
         return DataError(
-            f"{folder} has {len(found)} files of one case", expected="one", found=names, remedy="remove one"
+            f"{folder} has {len(found)} files with the same name", expected="one", found=names, remedy="remove one"
         )
     if FLAT_SUFFIX.search(found[0].name):
         return DataError(
@@ -194,11 +197,11 @@ def _problem_of(found: Sequence[Path]) -> DataError | None:
 
 
 def _no_channel(name: str, images: Mapping[str, object], root: Path, config: DataConfig) -> DataError:
-    """Return the error of a case without image, with the file names that were looked for."""
+    """Return the error for a case without image, with the expected file names."""
     wanted = ", ".join(f"{name}_{i:04d}" for i in range(len(config.channels)))
     near = [s for s in images if s.startswith(name)] or list(images)
     return DataError(
-        f"case {name}: no channel is there",
+        f"case {name}: no image found",
         expected=f"imagesTr/{wanted} with .nii.gz, .nii, .nrrd or .mha",
         found=", ".join(sorted(near)[:SHOWN]) or "no image in imagesTr",
         remedy="rename the images, or set data.layout",
@@ -206,7 +209,7 @@ def _no_channel(name: str, images: Mapping[str, object], root: Path, config: Dat
 
 
 def _notes(images: Mapping[str, list[Path]], taken: set[str], config: DataConfig, root: Path) -> list[Note]:
-    """Name the images that belong to no case, and channels that the config does not have."""
+    """Return notes on images without a mask, and on files of channels that the config does not have."""
     rest = sorted(set(images) - taken)
     names = {NUMBER.sub("", s) for s in taken}
     others = [s for s in rest if NUMBER.sub("", s) in names]
@@ -227,7 +230,7 @@ def _notes(images: Mapping[str, list[Path]], taken: set[str], config: DataConfig
                 "imagesTr",
                 f"{len(others)} files are channels that the config does not have, and are skipped",
                 _shown([images[s][0].name for s in others]),
-                f"set data.channels; it has {', '.join(c.name for c in config.channels)}",
+                f"add them to data.channels, which has {', '.join(c.name for c in config.channels)}",
             )
         )
     return notes

@@ -1,4 +1,4 @@
-"""The list `training` in the `dataset.json` of nnU-Net's version 1, which says which pairs of an image and a mask train."""
+"""The list `training` in the `dataset.json` of nnU-Net's version 1, with the image and mask of each training case."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from medhybrid.data.layouts.case import Files, Note, path_inside, read_json, str
 from medhybrid.errors import DataError
 
 NUMBER = re.compile(r"_(\d{4})$")
-"""The number of a channel at the end of an image's name."""
+"""Number of a channel at the end of an image's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPair:
-    """What the list says of a case: its mask, if it names one that is there, and why it cannot be used."""
+    """Mask of a case in the list, if it exists, with a problem if the case cannot be used."""
 
     mask: Files | None
     problem: DataError | None = None
 
 
 def training_of(root: Path) -> list[Any] | None:
-    """Return the list of training cases in `dataset.json`; None where it has none."""
+    """Return the list of training cases in `dataset.json`; None without such a list."""
     path = root / "dataset.json"
     values = read_json(path) if path.is_file() else {}
     listed = values.get("training") if isinstance(values, dict) else None
@@ -34,23 +34,23 @@ def training_of(root: Path) -> list[Any] | None:
 
 
 def notes_on_other_list(root: Path) -> list[Note]:
-    """Name the list of cases that version 2 may have under `dataset`, and that is not read: the folders count."""
+    """Return a note on the list `dataset` of nnU-Net's version 2, which is not read: the folders define the cases."""
     path = root / "dataset.json"
     values = read_json(path) if path.is_file() else {}
     listed = values.get("dataset") if isinstance(values, dict) else None
     if not isinstance(listed, dict) or not any(isinstance(v, dict) and "images" in v for v in listed.values()):
         return []
-    message = f"the list `dataset` of {len(listed)} cases is not read: the files in imagesTr and labelsTr count"
-    return [Note("dataset.json", message, remedy="name the files in a table (layout csv), if they are others")]
+    message = f"the list `dataset` of {len(listed)} cases is not read: the files in imagesTr and labelsTr are used"
+    return [Note("dataset.json", message, remedy="if the list has other files, list them in a table (layout csv)")]
 
 
 def listed_pairs(root: Path, images: Mapping[str, object]) -> tuple[dict[str, ListedPair], list[str]] | None:
-    """Return what the list says, by case, and the cases that stand in it twice alike; None where there is no list.
+    """Return case to listed pair, and the names of duplicate entries; None without a list.
 
     Parameters
     ----------
     images : mapping
-        The names of the images that are there, without suffix.
+        Names of the existing images, without suffix, as keys.
     """
     listed = training_of(root)
     if listed is None:
@@ -64,7 +64,7 @@ def listed_pairs(root: Path, images: Mapping[str, object]) -> tuple[dict[str, Li
         name, problem = f"entry {i}", None
         if not isinstance(image, str) or not image:
             problem = DataError(
-                f"dataset.json, entry {i}: names no image",
+                f"dataset.json, entry {i}: no image",
                 expected='{"image": ..., "label": ...}',
                 found=ascii(entry)[:100],
             )
@@ -72,10 +72,10 @@ def listed_pairs(root: Path, images: Mapping[str, object]) -> tuple[dict[str, Li
             name = _case_of(image, images)
             if _folder_of(image) not in ("", "imagesTr"):
                 problem = DataError(
-                    f"case {name}: the list names an image outside imagesTr",
+                    f"case {name}: its image in the list is outside imagesTr",
                     expected="a file in imagesTr",
                     found=ascii(image)[:100],
-                    remedy="move the images there, or name the files in a table (layout csv)",
+                    remedy="move the images there, or list the files in a table (layout csv)",
                 )
         pair = _pair_of(root, name, label, problem)
         text = json.dumps([_plain(image), _plain(label)])
@@ -83,7 +83,9 @@ def listed_pairs(root: Path, images: Mapping[str, object]) -> tuple[dict[str, Li
             doubled.append(name)
             continue
         if name in found:
-            problem = DataError(f"case {name}: two entries of the list `training` differ", remedy="remove one of them")
+            problem = DataError(
+                f"case {name}: two different entries in the list `training`", remedy="remove one of them"
+            )
             pair = ListedPair(None, problem)
         found[name], texts[name] = pair, text
     return found, doubled
@@ -99,12 +101,13 @@ def _pair_of(root: Path, name: str, label: object, problem: DataError | None) ->
     if path.exists():
         return ListedPair(Files((path,)))
     stem = unicodedata.normalize("NFC", strip_suffix(path.name))
-    if name in (stem, NUMBER.sub("", stem)):  # the one of its name may have another suffix, or a channel's number
+    # the mask with the case's name may have another suffix, or a channel number
+    if name in (stem, NUMBER.sub("", stem)):
         return ListedPair(None)
     return ListedPair(
         None,
         DataError(
-            f"case {name}: the mask that the list `training` names is not there",
+            f"case {name}: its mask in the list `training` does not exist",
             expected=ascii(label)[:100],
             remedy="add it, or correct the list",
         ),
@@ -112,7 +115,7 @@ def _pair_of(root: Path, name: str, label: object, problem: DataError | None) ->
 
 
 def _case_of(image: str, images: Mapping[str, object]) -> str:
-    """Return the case of an image, which the list names without its channel's number, or with it."""
+    """Return the case of a listed image, whose name may or may not have a channel number."""
     stem = unicodedata.normalize("NFC", strip_suffix(image.replace("\\", "/").rsplit("/", 1)[-1]))
     without = NUMBER.sub("", stem)
     is_numbered = without != stem and stem in images and f"{stem}_0000" not in images

@@ -1,4 +1,4 @@
-"""What a case is for, as tables and lists write it, and that cases kept for testing do not train under another name."""
+"""Assignment of cases to training, validation and testing, and exclusion of training cases that are also for testing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from medhybrid.data.layouts.copies import same_file_keys
 from medhybrid.errors import DataError
 
 SPLIT_NAMES = ("split", "set", "subset", "partition")
-"""Columns of tables, and keys of lists, that may say which cases train, validate and test."""
+"""Columns of tables, and keys of lists, that may assign cases to training, validation and testing."""
 
 PARTS = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "validating", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "ts", "holdout", "heldout"), "test"),
 }
-"""Words for these, in lower case and without what `FILLERS` and separators add."""
+"""Words for the three parts, in lower case and without separators and `FILLERS`."""
 
 FILLERS = re.compile(r"(?<=.)(dataset|subset|set|data|cohort|cases|case|split|part|group|scans|images)$")
 
@@ -29,7 +29,7 @@ SHOWN = 5
 
 
 def part_of(text: object) -> str | None:
-    """Return what a word such as `train`, `Test set` or `hold-out` says a case is for; None for another word."""
+    """Return the part that a word such as `train`, `Test set` or `hold-out` means; None for another word."""
     if not isinstance(text, str):
         return None
     word = re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
@@ -37,10 +37,10 @@ def part_of(text: object) -> str | None:
 
 
 def fold_or_part(cases: Sequence[tuple[Case, str | None]], column: str, where: str) -> tuple[list[Case], list[Note]]:
-    """Give the cases that validate their fold: the numbers of folds decide where there are any, else the part.
+    """Set the fold of cases: by their fold numbers if any case has one, otherwise by their part.
 
-    A case that is for validation and has no number, where others have one, gets a problem: it would train. So does one of which
-    nothing is said.
+    If other cases have a fold number, two kinds of cases get a problem, because they would train: those for validation
+    without a number, and those without number and part.
     """
     if any(case.fold is not None for case, _ in cases):
         cases = [(_with_fold_told(case) if part is None else case, part) for case, part in cases]
@@ -52,32 +52,32 @@ def fold_or_part(cases: Sequence[tuple[Case, str | None]], column: str, where: s
     for case, part in cases:
         if part == "validation" and (case.fold is None or case.fold < 0) and case.problem is None:
             problem = DataError(
-                f"case {case.name}: it is for validation by `{column}`, and `fold` names no fold in which it validates",
-                expected="a number of a fold, as other cases have",
-                remedy="give it its fold, or empty `fold` in every case",
+                f"case {case.name}: `{column}` assigns it to validation, but it has no `fold`",
+                expected="the number of a fold, as other cases have",
+                remedy="add its fold, or remove `fold` from every case",
             )
             case = replace(case, problem=problem)
         given.append(case)
-    message = f"`fold` decides which cases validate; `{column}` only keeps cases for testing out"
-    return given, [Note(where, message, remedy=f"empty `fold` in every case to go by `{column}`")]
+    message = f"`fold` determines the validation cases; `{column}` only excludes cases for testing"
+    return given, [Note(where, message, remedy=f"to use `{column}`, remove `fold` from every case")]
 
 
 def _with_fold_told(case: Case) -> Case:
-    """Give a case that could validate, and does not say in which fold, a problem."""
+    """Add a problem to a case that could validate and has no fold number."""
     if case.fold is not None or case.problem is not None or not case.is_labelled:
         return case
     problem = DataError(
-        f"case {case.name}: it names no fold, and other cases do",
+        f"case {case.name}: it has no fold, while other cases have one",
         expected=f"the number of the fold in which it validates, or {NO_FOLD} to train in every fold",
-        remedy="fill the cell: of cells that were merged, a spreadsheet keeps the text in the first line only",
+        remedy="fill the cell: of merged cells, a spreadsheet saves the text only in the first line",
     )
     return replace(case, problem=problem)
 
 
 def keep_tests_out(cases: Sequence[Case], testing: Sequence[Case]) -> tuple[tuple[Case, ...], list[Note]]:
-    """Leave out the cases whose subject, or an image file of theirs or a copy of it, is kept for testing, and name them.
+    """Exclude cases that share their subject, an image file or a copy of one with a case for testing; return notes on them.
 
-    A file that every case has, such as a template, is no case's own: it is compared only where a case has no other.
+    A file that is in every case, such as a template, is compared only for cases without another file.
     """
     if not testing:
         return tuple(cases), []
@@ -90,10 +90,10 @@ def keep_tests_out(cases: Sequence[Case], testing: Sequence[Case]) -> tuple[tupl
     of_subject = [c for c in cases if c.problem is None and c.subject in subjects]
     of_file = [c for c in cases if c.problem is None and c.subject not in subjects and own[id(c)] & held]
     notes = [
-        Note(_shown(left), f"{len(left)} cases do not train: {why} kept for testing", remedy=remedy)
+        Note(_shown(left), f"{len(left)} cases do not train: {why} also in cases for testing", remedy=remedy)
         for left, why, remedy in (
-            (of_subject, "their subject is", "correct the subjects if they are others"),
-            (of_file, "an image file of theirs is", "take them out of the cases that train, or of those for testing"),
+            (of_subject, "their subject is", "correct the subjects if they are wrong"),
+            (of_file, "their image file is", "remove them from the training cases, or from those for testing"),
         )
         if left
     ]
@@ -106,7 +106,7 @@ def _paths_of(cases: Sequence[Case]) -> list[Path]:
 
 
 def _images_of(case: Case, keys: Mapping[Path, str]) -> set[tuple[str, str]]:
-    """Return the keys of a case's images, each with the volume of the file that is taken."""
+    """Return the keys of a case's image files, each with the volume that is used."""
     return {(keys[p], files.part) for files in case.images if files for p in files.paths}
 
 

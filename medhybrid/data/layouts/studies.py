@@ -1,4 +1,4 @@
-"""Folders of studies: files or DICOM series of a study in a folder of its own, channels by rules."""
+"""Layout with one folder per study, which contains image files or DICOM series; rules assign the channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def list_studies(config: DataConfig, root: Path) -> Listing:
-    """List the studies of a folder, each with the images of its channels and its mask."""
+    """List the studies of a folder as cases, with the images of the channels and the mask."""
     table = read_channel_table(root)
     by_study: dict[str, list[ScanEntry]] = {}
     found = discover(root, with_archives=False)
@@ -52,13 +52,13 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     notes += [Note(e.name, f"{e.name} is skipped: {e.problem}") for e in entries if e.problem]
     notes += [Note("dataset", found.left_out)] if found.left_out else []
     if rows := unused_rows(table, entries, wanted):
-        message = f"{len(rows)} rows of {TABLE} name no scan or no channel"
-        notes.append(Note(TABLE, message, ", ".join(rows[:5]), "write the names as medhybrid inspect shows them"))
+        message = f"{len(rows)} rows of {TABLE} have an unknown scan or channel"
+        notes.append(Note(TABLE, message, ", ".join(rows[:5]), "use the names that medhybrid inspect shows"))
     return Listing(tuple(cases), tuple(notes))
 
 
 def _masks_of(members: Sequence[ScanEntry], config: DataConfig, study: str) -> list[ScanEntry]:
-    """Return the scans of a study that may be its reference mask; a `brainmask` is none unless the pattern asks for it."""
+    """Return the possible reference masks of a study. A `brainmask` is excluded, unless `data.mask_pattern` is set."""
     default = DataConfig.model_fields["mask_pattern"].default
     named = [e for e in members if matches(e, config.mask_pattern, study)]
     named = named or [e for e in members if matches(e, config.mask_pattern)]
@@ -68,20 +68,21 @@ def _masks_of(members: Sequence[ScanEntry], config: DataConfig, study: str) -> l
 
 
 def _is_other_mask(entry: ScanEntry, config: DataConfig) -> bool:
-    """Whether a scan is a mask that processing left, as `brainmask`: no reference, and no image either."""
+    """Return whether a scan is a mask from preprocessing, such as `brainmask`: neither a reference mask nor an image."""
     return is_other_mask(entry.name.rsplit("__", 1)[-1], tuple(config.labels))
 
 
 def _problem(error: Exception, study: str) -> DataError:
-    """Return the problem of a study, whatever was raised while its files were assigned."""
+    """Convert an exception from the assignment of a study's files to the problem of its case."""
     found = item_error(error, f"study {study}: its files cannot be assigned", DataError)
     return found if isinstance(found, DataError) else DataError(str(found))
 
 
 def list_scans(config: DataConfig, root: Path) -> Listing:
-    """List every scan that holds all channels as a case; the others are put together by study.
+    """List the scans of a folder without masks: each scan with all channels is a case; other scans are grouped by study.
 
-    A study that has a mask and no image that can be read is listed with this problem: the folds are made of what has masks.
+    A study with a mask and without a readable image is listed with a problem. Folds are drawn from subjects with masks, and
+    are thus the same as with masks.
     """
     masks: list[ScanEntry] = []
     images: list[ScanEntry] = []
@@ -92,7 +93,7 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
             (masks if is_mask else images).append(entry)
         elif entry.problem:
             lost.append(entry)
-            logger.warning("%s is left out: %s", entry.name, entry.problem)
+            logger.warning("%s is skipped: %s", entry.name, entry.problem)
     n_channels = len(config.channels)
     is_whole = [n_channels == 1 or entry.n_channels == n_channels for entry in images]
     base = _below_which_they_differ(images, root)
@@ -111,14 +112,14 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
     labelled = {study: subject for study, e in studies.items() if (subject := _subject_of_mask(config, e, study))}
     cases = [replace(c, is_labelled=c.subject in labelled.values()) for c in cases]
     present = {c.subject for c in cases}
-    problem = DataError("the study has a mask and no image that can be read", remedy="medhybrid inspect says why")
+    problem = DataError("the study has a mask, but no readable image", remedy="see the reasons with medhybrid inspect")
     absent = {study: subject for study, subject in labelled.items() if subject not in present}
     without_image = [Case(study, subject, (), None, problem=problem) for study, subject in absent.items()]
     return Listing((*cases, *without_image))
 
 
 def _subject_of_mask(config: DataConfig, entry: ScanEntry, study: str) -> str:
-    """As of the scans beside it; empty for a mask that belongs to none."""
+    """Return the subject of a mask's study; empty if `data.subject_pattern` matches neither study nor mask."""
     for name in (study, escape_name(entry.name)):
         with suppress(DataError):
             return subject_of(config, name)
@@ -126,7 +127,7 @@ def _subject_of_mask(config: DataConfig, entry: ScanEntry, study: str) -> str:
 
 
 def _below_which_they_differ(entries: Sequence[ScanEntry], root: Path) -> Path:
-    """A folder that holds every scan says nothing of subjects."""
+    """Return the folder below which paths distinguish subjects: the single folder of all scans, otherwise `root`."""
     folders = {entry.paths[0].parent for entry in entries}
     return folders.pop() if len(folders) == 1 else root
 
@@ -138,7 +139,7 @@ def _match(
     lost: Sequence[ScanEntry],
     table: Mapping[str, str],
 ) -> tuple[Match, ...]:
-    """Find the scan of each channel in a study; raises `DataError`, also if a channel is in a file that cannot be read."""
+    """Assign a scan of a study to each channel; raise `DataError` if this fails, or if a channel's file is unreadable."""
     wanted = [(c.name, c.optional) for c in config.channels]
 
     def match(entries: Sequence[ScanEntry]) -> tuple[Match, ...]:
@@ -178,7 +179,7 @@ def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntr
             f"study {study}: {'several masks match' if masks else 'no mask, SEG or RTSTRUCT matches'} {pattern}",
             expected="one mask",
             found=str(len(masks)),
-            remedy="set data.mask_pattern",
+            remedy="set data.mask_pattern to a pattern for the right one",
         )
     return masks[0]
 

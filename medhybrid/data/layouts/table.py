@@ -1,4 +1,4 @@
-"""A CSV table of cases: columns `case`, `mask`, optionally `subject`, `fold` and `split`, and one for each channel."""
+"""CSV table of cases, with columns `case`, `mask` and one for each channel; optionally `subject`, `fold` and `split`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from medhybrid.scans.context import TABLE as CONTEXT_TABLE
 from medhybrid.tables import Table, has_column, read_table
 
 EMPTY_WORDS = ("na", "n/a", "n.a.", "nan", "none", "null", "nil", "#n/a", "<na>", "-", "--", "\u2013", "\u2014")
-"""Words that stand for an empty cell, in lower case."""
+"""Words for an empty cell, in lower case."""
 
 NO_LISTS = (CHANNEL_TABLE, CONTEXT_TABLE)
 """Tables in a dataset's folder that do not list the cases."""
 
 
 def find_tables(root: Path) -> list[Path]:
-    """Return the CSV tables that may list the cases."""
+    """Return the CSV tables of a folder that may list the cases."""
     ours = contents_of(root)
     found = [p for p in root.glob("*.[cC][sS][vV]") if p.name not in NO_LISTS and not p.name.startswith(".")]
     return sorted(p for p in found if not is_made_here(p, ours))
 
 
 def has_table(root: Path, config: DataConfig) -> bool:
-    """Whether a table in a folder lists cases: it has the columns `case`, and `mask` or a channel."""
+    """Return whether a table of a folder lists cases: it has a column `case`, and `mask` or a channel."""
     return any(_lists_cases(path, config) for path in find_tables(root))
 
 
 def _lists_cases(path: Path, config: DataConfig) -> bool:
-    """Whether a table names files of cases; one that says other things of them, such as their age, does not."""
+    """Return whether a table has columns for files of cases, as opposed to a table of other values, such as their age."""
     return has_column(path, "case") and any(has_column(path, n) for n in ("mask", *(c.name for c in config.channels)))
 
 
@@ -45,12 +45,12 @@ def _is_blank(text: str) -> bool:
 
 
 def list_table(config: DataConfig, root: Path) -> Listing:
-    """List the cases of a table; a row that cannot be used is a case with its problem.
+    """List the cases of a table. A row that cannot be used is a case with a problem.
 
     Raises
     ------
     DataError
-        If there is not exactly one table of cases, or it lacks columns.
+        If the folder does not have exactly one table of cases, or columns are missing.
     """
     path, table = _only_table(root, config)
     wanted = ["case", *(["mask"] if config.labelled else []), *(c.name for c in config.channels if not c.optional)]
@@ -59,8 +59,7 @@ def list_table(config: DataConfig, root: Path) -> Listing:
             f"{printable_path(path.name)} lacks columns: {', '.join(absent)}",
             expected=", ".join(wanted),
             found=", ".join(c for c in table.columns if c),
-            remedy="add them; where the table is not the list of cases, say what the folder holds: data.layout=nnunet, "
-            "decathlon or studies",
+            remedy="add them; if the table is not a list of cases, set data.layout to nnunet, decathlon or studies",
         )
     split = _split_column(table, config, printable_path(path.name))
     subject = table.column("subject")
@@ -73,7 +72,7 @@ def list_table(config: DataConfig, root: Path) -> Listing:
         part = part_of(row[split]) if split else None
         if split and part is None:
             problem = DataError(
-                f"case {case.name}: line {line} does not say what the case is for",
+                f"case {case.name}: line {line} has no valid `{split}`",
                 expected=f"train, val or test in the column `{split}`",
                 remedy="fill the cell, or rename the column",
             )
@@ -86,11 +85,9 @@ def list_table(config: DataConfig, root: Path) -> Listing:
     listed, on_folds = fold_or_part(cases, split, printable_path(path.name))
     notes = [*_notes(table, config, split, testing, path.name), *on_folds]
     if n := len(table.rows) - len(rows):
-        notes.append(Note(path.name, f"{n} lines repeat another one; they count once"))
+        notes.append(Note(path.name, f"{n} lines are duplicates; each is used once"))
     if unknown := [c for c in testing if has_subjects and c.problem and not isinstance(c.problem, NoMaskError)]:
-        message = (
-            f"{len(unknown)} cases for testing cannot be read whole: others of the same subject or image may train"
-        )
+        message = f"{len(unknown)} cases for testing have errors: others of the same subject or image may train"
         found = "; ".join(str(c.problem) for c in unknown)[:300]
         notes.append(Note(path.name, message, found, "correct the lines"))
     return Listing(tuple(_without_tests(listed, [c.name for c in testing])), tuple(notes), tuple(testing))
@@ -102,7 +99,7 @@ def _cell(row: dict[str, str], table: Table, name: str) -> str:
 
 
 def _without_repetitions(table: Table, config: DataConfig, split: str) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows, of those that say the same in every column that is used the first one."""
+    """Return the rows without duplicates in the columns that are used."""
     names = ["case", "mask", "subject", "fold", split, "", *(c.name for c in config.channels)]
     first: dict[tuple[str, ...], tuple[int, dict[str, str]]] = {}
     for line, row in table.rows:
@@ -111,12 +108,12 @@ def _without_repetitions(table: Table, config: DataConfig, split: str) -> list[t
 
 
 def _split_column(table: Table, config: DataConfig, name: str) -> str:
-    """Return the column that says which cases train, validate and test; empty where there is none.
+    """Return the column that assigns cases to training, validation and testing; empty without such a column.
 
     Raises
     ------
     DataError
-        If a cell of it has another word, or a second such column says something else of a row.
+        If a cell has another word, or a second such column contradicts it.
     """
     channels = {c.name.casefold() for c in config.channels}
     columns = [c for name in SPLIT_NAMES if name not in channels and (c := table.column(name)) is not None]
@@ -124,29 +121,29 @@ def _split_column(table: Table, config: DataConfig, name: str) -> str:
     for line, row in table.rows:
         if found and not _is_blank(row[found[0]]) and part_of(row[found[0]]) is None:
             raise DataError(
-                f"{name}: line {line} does not say what its case is for",
-                expected=f"train, val or test in the column `{found[0]}`, as other lines have",
+                f"{name}: line {line} has no valid `{found[0]}`",
+                expected=f"train, val or test in the column `{found[0]}`, as in other lines",
                 found=ascii(row[found[0]])[:60],
-                remedy="write one of these words, or rename the column",
+                remedy="use one of these words, or rename the column",
             )
         if len({part for c in found if (part := part_of(row[c]))}) > 1:
             raise DataError(
-                f"{name}: line {line} says two things of what its case is for",
-                expected="one word in the columns that say it",
+                f"{name}: line {line} assigns its case to two parts",
+                expected="the same part in all of these columns",
                 found=", ".join(f"{c}: {row[c]}" for c in found)[:100],
-                remedy="correct the line, or rename the column that does not count",
+                remedy="correct the line, or rename the column that should be ignored",
             )
     return found[0] if found else ""
 
 
 def _without_tests(cases: Sequence[Case], testing: Sequence[str]) -> list[Case]:
-    """Give cases that are for testing, too, a problem: they must not train."""
+    """Add a problem to cases that are also listed for testing, and must not train."""
     tests = {same_file_name(name) for name in testing}
     return [
         replace(
             c,
             problem=c.problem
-            or DataError(f"case {c.name}: another line keeps it for testing", remedy="remove one of the lines"),
+            or DataError(f"case {c.name}: another line lists it for testing", remedy="remove one of the lines"),
         )
         if same_file_name(c.name) in tests
         else c
@@ -155,26 +152,26 @@ def _without_tests(cases: Sequence[Case], testing: Sequence[str]) -> list[Case]:
 
 
 def _notes(table: Table, config: DataConfig, split: str, testing: Sequence[Case], name: str) -> list[Note]:
-    """Count the cases that are kept for testing, and name the columns that nothing is read from."""
-    notes = [Note(name, f"{len(testing)} cases for testing are not taken")] if testing else []
+    """Return notes on cases for testing, and on columns that are not used."""
+    notes = [Note(name, f"{len(testing)} cases for testing are skipped")] if testing else []
     used = {table.column(c) for c in ("case", "mask", "subject", "fold", *(c.name for c in config.channels))}
     if unused := [c for c in table.columns if c and c not in used and c != split]:
         absent = [c.name for c in config.channels if table.column(c.name) is None]
-        remedy = f"no column is named {', '.join(absent)}, which is taken as missing in every case" if absent else ""
+        remedy = f"the table has no column {', '.join(absent)}; this channel is missing in every case" if absent else ""
         notes.append(Note(name, f"{len(unused)} columns are not used", ", ".join(unused)[:200], remedy))
     return notes
 
 
 def _only_table(root: Path, config: DataConfig) -> tuple[Path, Table]:
-    """Return the table of cases; of several, the only one with a column `case` and columns of files."""
+    """Return the table of cases. Of several tables, exactly one must have a column `case` and columns of files."""
     paths = find_tables(root)
     if len(paths) == 1:
         return paths[0], read_table(paths[0])
     found = [path for path in paths if _lists_cases(path, config)]
     if len(found) != 1:
         raise DataError(
-            f"{printable_path(root)} must hold one CSV table with the columns `case`, and `mask` or a channel",
-            expected="1",
+            f"{printable_path(root)} does not contain exactly one table of cases",
+            expected="one CSV table with the columns `case`, and `mask` or a channel",
             found=", ".join(printable_path(p.name) for p in found) or "none",
         )
     return found[0], read_table(found[0])
@@ -200,35 +197,33 @@ def _case_of(
             subject = check_case_name(cell("subject"), source=f"{path.name}, {where}, column subject")
         elif has_subjects:
             raise DataError(
-                f"case {name}: {where} names no subject, and other lines do",
+                f"case {name}: {where} has no subject, while other lines have one",
                 expected="a subject in each line, or in none",
-                remedy="fill the cell: of cells that were merged, a spreadsheet keeps the text in the first line only",
+                remedy="fill the cell: of merged cells, a spreadsheet saves the text only in the first line",
             )
         if row.get(""):
             raise DataError(
-                f"case {name}: {where} has more cells than there are columns",
+                f"case {name}: {where} has more cells than columns",
                 found=row[""][:60],
-                remedy="quote cells that hold the separator",
+                remedy="quote cells that contain the separator",
             )
         if any("\0" in text for text in row.values()):
             raise DataError(f"case {name}: {where} has a cell with a zero byte", remedy="save the table again")
         if not any(images):
-            raise DataError(f"case {name}: {where} names no image", expected=", ".join(c.name for c in config.channels))
+            raise DataError(f"case {name}: {where} has no image", expected=", ".join(c.name for c in config.channels))
         if missing := missing_channels(config, name, images, f"{path.name}, {where}"):
             raise missing
         if mask is None and config.labelled:
-            raise NoMaskError(
-                f"case {name}: {where} names no mask", remedy="fill the column `mask`, or remove the line"
-            )
+            raise NoMaskError(f"case {name}: {where} has no mask", remedy="fill the column `mask`, or remove the line")
     except DataError as error:
         problem = problem or error
     return Case(name, subject, images, mask, problem=problem, is_labelled=mask is not None, fold=fold)
 
 
 def _files(root: Path, cell: str) -> Files | None:
-    """Return the file that a cell names, or the folder with one DICOM series; relative paths start at the table."""
+    """Return the file of a cell, or the folder with one DICOM series. Relative paths are relative to the table's folder."""
     if not cell or "\0" in cell:
         return None
-    if "\\" in cell and not (root / cell).exists():  # as Windows writes paths
+    if "\\" in cell and not (root / cell).exists():  # Windows paths
         cell = cell.replace("\\", "/")
     return Files((root / cell,))

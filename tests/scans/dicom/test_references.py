@@ -755,7 +755,7 @@ def test_structures_become_labels_by_name_or_pattern(structures: tuple[Path, Sca
     [
         ({"segments": {"lesion": "GTV*"}, "overlaps": "last"}, "some segments are not among the labels.*BODY"),
         ({"segments": {"lesion": "GTV*"}, "other_segments": "ignore"}, "segments of lesion and rim overlap.*voxels"),
-        ({"segments": {"lesion": "*"}, "other_segments": "ignore"}, "fits two labels.*rim"),
+        ({"segments": {"lesion": "*"}, "other_segments": "ignore"}, "matches two labels.*rim"),
         ({"labels": {"liver": 1}, "other_segments": "ignore"}, "no segment is among the labels"),
     ],
 )
