@@ -83,9 +83,9 @@ def test_runs_that_cannot_be_written_are_told(prepared: StudyFolder, tmp_path: P
     (tmp_path / "file").write_text("")
     config = small_config(prepared.folder, f"runs={tmp_path / 'file'}", "tracking.kind=none")
 
-    with pytest.raises(OutputError, match=r"cannot be made\..*Name another folder: runs=FOLDER"):
+    with pytest.raises(OutputError, match=r"cannot be created\..*Name another folder: runs=FOLDER"):
         medhybrid.train(config)
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         medhybrid.cross_validate(config)
 
 

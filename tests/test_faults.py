@@ -111,7 +111,7 @@ def test_a_disk_that_is_full_before_a_scan_is_read_is_no_fault_of_the_scan(
 def test_an_output_folder_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
 
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         predict(write_scans(tmp_path / "scans", 1), model=load(), out=tmp_path / "out")
     with pytest.raises(OutputError, match="cannot be written to"):
         FolderJob(load(), tmp_path / "out")

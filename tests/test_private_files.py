@@ -101,16 +101,16 @@ def test_a_mode_in_a_config_is_read_as_it_is_written(tmp_path: Path, written: st
     if read:
         assert load_config(tmp_path / "c.yaml").output.mode == read
     else:
-        with pytest.raises(ConfigError, match="no mode of files"):
+        with pytest.raises(ConfigError, match="invalid file mode"):
             load_config(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "600x", "0400", "0077", "7777", "u=rw", "-600", "0o600"])
 def test_what_is_no_mode_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="no mode of files"):
+    with pytest.raises(ValueError, match="invalid file mode"):
         read_mode(text)
     assert main(["convert", str(tmp_path), "--out", str(tmp_path / "out"), f"--mode={text}"]) == 2
-    assert "no mode of files" in capsys.readouterr().err
+    assert "invalid file mode" in capsys.readouterr().err
 
 
 def test_a_mode_ends_with_its_block_also_by_an_error() -> None:

@@ -59,7 +59,7 @@ def test_columns_are_found_by_name_and_by_case_only_if_one_fits() -> None:
         (b"PK\x03\x04x", "is a workbook"),
         (b"", "empty table"),
         (b"\n\n", "empty table"),
-        (b"a,a\n1,2\n", "two columns of one name"),
+        (b"a,a\n1,2\n", "two columns with the same name"),
     ],
 )
 def test_tables_without_usable_columns_are_refused(tmp_path: Path, content: bytes, message: str) -> None:

@@ -28,7 +28,7 @@ def test_json_tells_progress_tables_and_messages_a_line_each(
     table = next(e for e in events if e["event"] == "table")
     assert [r["scan"] for r in table["rows"]] == [f"case_{i:02d}" for i in range(10)]
     assert table["rows"][0]["shape"] == "36 x 40 x 20"
-    assert events[-1] == {"event": "message", "text": "10 scans, 0 refused, 0 left aside, 0 other files"}
+    assert events[-1] == {"event": "message", "text": "10 scans, 0 refused, 0 skipped, 0 other files"}
 
 
 def test_json_tells_errors_too_and_the_next_call_is_for_people_again(capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,7 +117,7 @@ def test_masks_scored_by_other_references_or_before_they_were_made_are_refused(
     with pytest.raises(DataError, match="scored before its masks were made"):
         compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         compare_runs(two[0], two[1], out=tmp_path / "file")
 
 
@@ -175,7 +175,7 @@ def test_the_champion_changes_only_where_validation_shows_it(
     assert promote(run).outcome == "already"
 
     assert main(["promote", str(short)]) == 1, "a worse one is the challenger"
-    assert "not shown to be better" in capsys.readouterr().out
+    assert "not significantly better" in capsys.readouterr().out
     assert (holder("champion"), holder("challenger")) == (run.name, short.name)
 
     assert promote(short, force=True).outcome == "forced"

@@ -44,7 +44,7 @@ def test_a_deterministic_training_is_made_again_bit_for_bit(
     assert main(["reproduce", str(run), *places, "--out", str(out), "--run"]) == 0
 
     shown = capsys.readouterr().out
-    assert "the same, bit for bit" in shown
+    assert "bit-identical" in shown
     assert f"medhybrid train --config '{out}' --deterministic" in shown
     told = recipe_of(read_record(run)[1], places).differences
     assert not [row for row in told if row[0] != "code"], "the code may have changes that no revision has"
