@@ -141,7 +141,7 @@ def test_a_name_in_place_of_a_config_or_scan_is_told(trained: tuple[StudyFolder,
 def test_labels_that_no_mask_can_have_are_not_scored(tmp_path: Path, labels: dict[str, object]) -> None:
     save_nifti(tmp_path / "a.nii.gz", blob_case(1)[1])
 
-    with pytest.raises(ConfigError, match="labels do not say which values are scored"):
+    with pytest.raises(ConfigError, match="invalid labels"):
         medhybrid.evaluate(tmp_path, tmp_path, labels=labels)  # type: ignore[arg-type]
 
 
@@ -149,10 +149,10 @@ def test_arguments_without_a_meaning_are_refused(trained: tuple[StudyFolder, Pat
     study, run = trained
     scan, model = save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(1)[0]).parent, medhybrid.load_model(run)
     refused: list[tuple[str, dict[str, object]]] = [
-        ("0 workers", {"model": run, "workers": 0}),
-        ("several models are given by their folders", {"model": []}),
-        ("several models are given by their folders", {"model": [model, model]}),
-        ("no scan fits into nan GiB", {"model": run, "max_memory": float("nan")}),
+        ("number of workers 0", {"model": run, "workers": 0}),
+        ("invalid list of models", {"model": []}),
+        ("invalid list of models", {"model": [model, model]}),
+        ("memory limit of nan GiB", {"model": run, "max_memory": float("nan")}),
     ]
     for message, arguments in refused:
         with pytest.raises(ConfigError, match=message):

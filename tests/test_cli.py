@@ -131,7 +131,7 @@ def test_ctrl_c_and_sigterm_stop_cleanly_and_the_run_goes_on_later(
 
     assert process.returncode == 130, shown
     (run,) = log.iterdir()
-    assert "go on with: medhybrid train --resume" in shown
+    assert "continue with: medhybrid train --resume" in shown
     assert (run / "checkpoint" / "last.pt").exists()
     assert (run / "model" / "model.safetensors").exists()
     step = int(shown.split("interrupted after step ")[1].split(";")[0])

@@ -460,11 +460,11 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
     config = small_config(study.folder, "training.iterations=1", *places)
     medhybrid.preprocess(config)
 
-    with pytest.raises(DataError, match=rf"seen 1 of the 1 cases that validate.*{fold['train'][0]}"):
+    with pytest.raises(DataError, match=rf"data leakage: 1 of the 1 validation cases.*{fold['train'][0]}"):
         medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={run}", *places))
 
     first = medhybrid.train(small_config(study.folder, "training.iterations=1", f"training.pretrained={run}", *places))
-    with pytest.raises(DataError, match="seen 1 of the 1 cases"):  # what a start had seen before is not forgotten
+    with pytest.raises(DataError, match="data leakage: 1 of the 1 validation cases"):  # what a start had seen before is not forgotten
         medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={first.folder}", *places))
 
     (data / "splits.json").write_text(json.dumps([moved]))
@@ -475,7 +475,7 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
     ):
         resume(first.folder, ["training.iterations=+1"])
     (first.folder / "data.json").unlink()  # as of a version that did not write it
-    with pytest.raises(DataError, match=rf"the run {first.folder.name} has seen 1 of the 1 cases.*new run"):
+    with pytest.raises(DataError, match=rf"1 of the 1 validation cases were used to train the run {first.folder.name}.*new run"):
         resume(first.folder, ["training.iterations=+1"])
     assert (first.folder / "config.yaml").read_text() == before
 

@@ -123,7 +123,7 @@ def test_a_start_that_has_seen_a_fold_is_refused_before_the_first_training(
     begun = config.model_copy(update={"training": config.training.model_copy(update={"pretrained": start})})
     before = set(Path(config.runs, config.name).iterdir())
 
-    with pytest.raises(DataError, match="the start has seen 3 of the 3 cases that validate"):
+    with pytest.raises(DataError, match="data leakage: 3 of the 3 validation cases were used to train the weights"):
         medhybrid.cross_validate(begun, name="with-start")
 
     assert {p.name for p in set(Path(config.runs, config.name).iterdir()) - before} <= {"with-start"}
@@ -261,7 +261,7 @@ def test_settings_that_are_judged_by_other_cases_are_not_compared(
     config, _ = crossed
     other = config.model_copy(update={"training": config.training.model_copy(update={"fold": 1})})
 
-    with pytest.raises(ConfigError, match=r"b is judged by other cases than a"):
+    with pytest.raises(ConfigError, match=r"b has other validation cases than a"):
         medhybrid.compare({"a": config, "b": other}, seeds=[0], name="unlike")
     with pytest.raises(DataError, match="b has other cases than a"):
         comparison_table([Setting("a", 1, (1,), (0.5,), {"x": 0.5}), Setting("b", 1, (1,), (0.5,), {"y": 0.5})])

@@ -46,7 +46,7 @@ def test_a_mask_elsewhere_and_a_missing_one_count_as_empty_and_are_named(folders
 
     result = medhybrid.evaluate(reference, prediction, labels=LABELS, cases=["c0", "c1", "c2"])
 
-    assert "not on the reference's grid" in result.problems["c0"]
+    assert "another grid than the reference" in result.problems["c0"]
     assert "no prediction" in result.problems["c1"]
     assert [s.dice for s in result.scores if s.case in ("c0", "c1")] == [0, 0, 0, 0]
 
@@ -54,7 +54,7 @@ def test_a_mask_elsewhere_and_a_missing_one_count_as_empty_and_are_named(folders
 def test_nothing_to_score_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(DataError, match="nothing to score"):
+    with pytest.raises(DataError, match="no case to score"):
         medhybrid.evaluate(folders[0], tmp_path / "empty", labels=LABELS)
 
 
@@ -191,7 +191,7 @@ def test_an_edited_mask_is_not_scored_as_the_models(
     result = medhybrid.evaluate(tmp_path / "ref", tmp_path / "out" / place, labels=LABELS)
 
     assert {s.case for s in result.scores} == {"s0"}
-    assert "was changed after predict wrote it" in result.problems["s1"]
+    assert "was edited after predict wrote it" in result.problems["s1"]
 
 
 @pytest.mark.parametrize("labels", [{"left": 4, "right": 1}, {"right": 1}, {"left": 1, "right": 4, "other": 2}])

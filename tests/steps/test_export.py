@@ -211,7 +211,7 @@ def test_a_program_that_differs_leaves_nothing(
 def test_what_cannot_be_done_is_refused(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
     (tmp_path / "x").write_text("something")
 
-    with pytest.raises(DataError, match="is no empty folder"):
+    with pytest.raises(DataError, match="is not an empty folder"):
         medhybrid.export(trained[1], out=tmp_path)
     with pytest.raises(ConfigError, match="unknown format tflite"):
         medhybrid.export(trained[1], out=tmp_path / "out", format_="tflite")

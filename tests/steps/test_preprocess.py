@@ -75,7 +75,7 @@ def test_cases_are_not_prepared_into_the_folder_of_the_dataset(
     data = config.data.model_copy(update={"root": str(place / inside)})
     before = sorted(p.name for p in place.iterdir())
 
-    with pytest.raises(ConfigError, match="folder of the dataset itself"):
+    with pytest.raises(ConfigError, match="into the folder of the dataset"):
         medhybrid.preprocess(config.model_copy(update={**changes, "data": data}))
 
     assert sorted(p.name for p in place.iterdir()) == before
@@ -124,7 +124,7 @@ def test_a_dataset_without_any_good_case_is_refused_with_the_first_reason(config
     for path in (data_of(config) / "imagesTr").iterdir():
         path.write_bytes(b"x")
 
-    with pytest.raises(DataError, match=r"no case of the dataset can be used.*cannot be read as NIfTI"):
+    with pytest.raises(DataError, match=r"the dataset has no usable case.*cannot be read as NIfTI"):
         medhybrid.preprocess(config)
 
 

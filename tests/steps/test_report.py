@@ -102,7 +102,7 @@ def test_a_scan_that_changed_is_not_drawn_under_its_old_mask(masks: Path, tmp_pa
 
     text = report(tmp_path / "m" / "out", scans=tmp_path / "m" / "scans").read_text()
 
-    assert "the scan that is there now is not the one that the mask was made of" in text
+    assert "the scan has changed since its mask was predicted" in text
     assert text.count('data-kind="image"') == 2
 
 
@@ -515,7 +515,7 @@ def test_corrections_of_another_task_are_refused(
     config = with_corrections(trained, masks, tmp_path, labels={"left": 1, "right": 2})
     save_nifti(tmp_path / "out" / "corrected" / "new_20.nii.gz", blob_case(20)[1])
 
-    with pytest.raises(DataError, match="of another task"):
+    with pytest.raises(DataError, match="other labels or channels than the dataset"):
         medhybrid.preprocess(config)
 
 
@@ -537,7 +537,7 @@ def test_a_corrected_mask_without_scan_is_left_out_by_name(
     done = medhybrid.preprocess(config)
 
     assert done.left_out == ("unknown",)
-    assert "its scan is not as predict read it" in " ".join(f.message for f in done.findings)
+    assert "its scan was changed or moved since predict" in " ".join(f.message for f in done.findings)
 
 
 def test_the_masks_on_disk_are_those_that_were_corrected(masks: Path) -> None:
@@ -588,7 +588,7 @@ def test_a_corrected_mask_of_a_scan_before_does_not_go_to_the_one_that_has_its_n
 
     (case,) = corrections.with_corrections([], data)[0]
 
-    assert "may be of another" in str(case.problem)
+    assert "may belong to another" in str(case.problem)
 
 
 @pytest.mark.parametrize(("input_hash", "is_other"), [("patient 1", False), ("patient 2", True)])

@@ -325,7 +325,7 @@ def test_a_start_that_has_seen_what_scores_the_trials_is_refused_before_any(
     """A model of the same fold has learnt from its inner validation cases."""
     begun = with_values(config, {"training.pretrained": str(trained[1])}, source="test")
 
-    with pytest.raises(DataError, match="the start has seen"):
+    with pytest.raises(DataError, match="data leakage"):
         medhybrid.tune(begun, SEARCH, minutes=1)
 
     assert not trainings.configs

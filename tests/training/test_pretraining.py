@@ -213,7 +213,7 @@ def test_a_scan_that_cannot_be_read_is_named_and_the_others_teach(
     run = medhybrid.pretrain(config, reporter=told)
 
     assert run.left_out == ("broken",)
-    assert any("1 scans cannot be used and are left out: broken" in text for text in told.messages)
+    assert any("1 scans are excluded, since they cannot be used: broken" in text for text in told.messages)
     assert "none is left out: none.nii.gz cannot be read" in caplog.text
 
 
