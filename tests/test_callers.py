@@ -159,7 +159,7 @@ def test_arguments_without_a_meaning_are_refused(trained: tuple[StudyFolder, Pat
             medhybrid.predict(scan, out=tmp_path / "out", **arguments)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cannot be set"):
         with_values(study.config, {"training.stages.0.peak_rate": 1e-3}, source="search")
-    with pytest.raises(ConfigError, match="is no name"):
+    with pytest.raises(ConfigError, match="invalid name"):
         medhybrid.cross_validate(study.config, name="../../elsewhere")
 
     medhybrid.predict(scan, model=run, out=tmp_path / "out")

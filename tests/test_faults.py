@@ -235,4 +235,4 @@ def test_a_label_that_no_case_of_the_training_has_is_told(prepared: StudyFolder)
 
     _report_absent_labels(PreparedDataset(prepared_folder(prepared.config)).plan, [Case()], 0, reporter)  # type: ignore[list-item]
 
-    assert told == ["no case that trains in fold 0 has right: it cannot be learnt"]
+    assert told == ["no training case of fold 0 has right: it cannot be trained"]

@@ -90,6 +90,6 @@ def test_a_record_of_somebody_else_looks_nothing_up_here(
     config = {**record.made.config, "name": "${oc.env:PLANTED}"}
     record = record.model_copy(update={"made": record.made.model_copy(update={"config": config})})
 
-    with pytest.raises(ModelError, match="no plain config") as caught:
+    with pytest.raises(ModelError, match="not a plain config") as caught:
         recipe_of(record, ["data.root=x"])
     assert SECRET not in str(caught.value)

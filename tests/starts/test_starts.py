@@ -464,18 +464,21 @@ def test_a_start_that_has_seen_what_is_to_validate_is_refused(
         medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={run}", *places))
 
     first = medhybrid.train(small_config(study.folder, "training.iterations=1", f"training.pretrained={run}", *places))
-    with pytest.raises(DataError, match="data leakage: 1 of the 1 validation cases"):  # what a start had seen before is not forgotten
+    # the weights of a pretrained model keep the record of its training cases
+    with pytest.raises(DataError, match="data leakage: 1 of the 1 validation cases"):
         medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={first.folder}", *places))
 
     (data / "splits.json").write_text(json.dumps([moved]))
     medhybrid.preprocess(config)
     before = (first.folder / "config.yaml").read_text()
     with pytest.raises(
-        DataError, match=rf"the data have changed since the run {first.folder.name} began.*another fold"
+        DataError, match=rf"the data have changed since the run {first.folder.name} started.*another fold"
     ):
         resume(first.folder, ["training.iterations=+1"])
     (first.folder / "data.json").unlink()  # as of a version that did not write it
-    with pytest.raises(DataError, match=rf"1 of the 1 validation cases were used to train the run {first.folder.name}.*new run"):
+    with pytest.raises(
+        DataError, match=rf"1 of the 1 validation cases were used to train the run {first.folder.name}.*new run"
+    ):
         resume(first.folder, ["training.iterations=+1"])
     assert (first.folder / "config.yaml").read_text() == before
 

@@ -201,5 +201,5 @@ def test_a_champion_whose_run_was_extended_since_can_be_judged_no_longer(
         return replace(version, number=f"{version.number}0") if run_id == of_run else version
 
     monkeypatch.setattr(Registry, "of_run", extended)
-    with pytest.raises(DataError, match="the champion .* was extended"):
+    with pytest.raises(DataError, match=r"the champion .* was extended"):
         promote(run)

@@ -140,7 +140,7 @@ def test_a_name_that_stood_for_another_config_is_refused(crossed: tuple[StudyCon
     config, _ = crossed
     other = config.model_copy(update={"training": config.training.model_copy(update={"peak_rate": 1e-3})})
 
-    with pytest.raises(DataError, match="another config than in an earlier call"):
+    with pytest.raises(DataError, match="had another config in an earlier call"):
         medhybrid.cross_validate(other, folds=[0])
 
 
@@ -251,7 +251,7 @@ def test_trainings_on_other_data_are_not_joined(tmp_path: Path) -> None:
     write_study(tmp_path / "data", n_cases=8)
     medhybrid.preprocess(config)
 
-    with pytest.raises(DataError, match=r"the data have changed since the run .* began"):
+    with pytest.raises(DataError, match=r"the data have changed since the run .* started"):
         medhybrid.cross_validate(config)
 
 

@@ -100,7 +100,7 @@ def test_a_mask_with_channels_is_no_mask(folders: tuple[Path, Path]) -> None:
 
     result = medhybrid.evaluate(references, predictions, labels={"left": 1, "right": 4})
 
-    assert "is no mask" in result.problems[path.name.removesuffix(".nii.gz")]
+    assert "is not a mask" in result.problems[path.name.removesuffix(".nii.gz")]
 
 
 def write_pairs(folder: Path, names: str) -> None:

@@ -293,7 +293,7 @@ def test_a_search_does_not_go_on_for_another_fold_or_space(config: StudyConfig, 
     other_space = SEARCH.model_copy(update={"space": {"training.peak_rate": RangeConfig(low=1e-3, high=1.0)}})
 
     for study, search in ((other_rate, SEARCH), (config, other_space)):
-        with pytest.raises(ConfigError, match="begun with another config"):
+        with pytest.raises(ConfigError, match="started with another config"):
             medhybrid.tune(study, search, minutes=9)
     assert len(trainings.configs) == tried
 
@@ -433,7 +433,7 @@ def test_what_was_best_until_trials_failed_is_kept_and_values_that_do_not_fit_ar
 
 @pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
 def test_a_search_needs_minutes(config: StudyConfig, minutes: float) -> None:
-    with pytest.raises(ConfigError, match="finds nothing"):
+    with pytest.raises(ConfigError, match="invalid budget"):
         medhybrid.tune(config, SEARCH, minutes=minutes)
 
 
@@ -450,6 +450,6 @@ def test_another_start_of_the_same_name_is_another_search(
     )
     medhybrid.tune(a, SEARCH, minutes=2)
 
-    with pytest.raises(ConfigError, match="begun with another config"):
+    with pytest.raises(ConfigError, match="started with another config"):
         medhybrid.tune(b, SEARCH, minutes=9)
     assert medhybrid.tune(copy, SEARCH, minutes=3) is not None
