@@ -151,7 +151,7 @@ def compare_runs(
         page = write_comparison(out / "comparison.html", info, drawn())
     except OSError as error:
         raise OutputError(
-            f"{out} cannot be written", found=error.strerror or str(error), remedy="choose another folder"
+            f"{out} cannot be written to", found=error.strerror or str(error), remedy="choose another folder"
         ) from error
     reporter.end()
     return RunComparison(page, difference, tuple(rows), settings, left_out, names)

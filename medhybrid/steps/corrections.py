@@ -60,9 +60,9 @@ def with_corrections(
 ) -> tuple[list[Case], Corrections]:
     """Return the cases of a dataset with the masks of `data.corrections`, sorted by name, and the corrections used.
 
-    A case gets a problem, so that it is excluded, if its scan cannot be identified or is kept for testing, if it has two
-    corrected masks, or if the marks of its folder cannot be read. Without marks, the corrected mask may be a rejected one, and
-    the dataset's mask was marked as wrong.
+    A case gets a problem, so that it is excluded, in three cases: its scan is unknown or kept for testing, it has two corrected
+    masks, or the marks of its folder cannot be read. Without marks, the corrected mask may be a rejected one, and the dataset's
+    mask may be wrong.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """`medhybrid promote RUN`: move of the alias `champion` to a run's model, if it is significantly better.
 
-`predict --model models:/<study>@champion` loads the champion. A run replaces it only if it is better on the same validation
-cases with the same references: the whole 95 % confidence interval of the difference in Dice (run - champion) is above 0, and
-Wilcoxon's test agrees (p below 0.05). Otherwise the run's model becomes the `challenger`.
+`predict --model models:/<study>@champion` loads the champion. Both models are compared on the same validation cases with the
+same references. A run replaces the champion only if the whole 95 % confidence interval of the difference in Dice
+(run - champion) is above 0, and Wilcoxon's test agrees (p below 0.05). Otherwise its model becomes the `challenger`.
 """
 
 from __future__ import annotations

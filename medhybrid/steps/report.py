@@ -111,7 +111,7 @@ def report(
         path = write_report(folder, info, views(), len(predictions), layout=layout)
     except OSError as error:
         raise OutputError(
-            f"{folder} cannot be written",
+            f"{folder} cannot be written to",
             found=error.strerror or str(error),
             remedy="free disk space, or copy it to another folder",
         ) from error

@@ -192,7 +192,7 @@ def _held(folder: Path, config: StudyConfig, team: Team) -> Iterator[None]:
             except OutputError as error:
                 problem = error
             except OSError as error:
-                problem = OutputError(f"{folder} cannot be written", found=error.strerror or str(error))
+                problem = OutputError(f"{folder} cannot be written to", found=error.strerror or str(error))
         if (problem := team.tell(problem)) is not None:
             raise problem
         yield

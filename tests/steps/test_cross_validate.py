@@ -132,7 +132,7 @@ def test_a_start_that_has_seen_a_fold_is_refused_before_the_first_training(
 def test_resume_by_config_takes_no_part_of_a_cross_validation(crossed: tuple[StudyConfig, CrossValidation]) -> None:
     config, _ = crossed
 
-    with pytest.raises(ConfigError, match=r"no run of its own.*is part of cross-validation.*Call the command again"):
+    with pytest.raises(ConfigError, match=r"no single run.*is part of cross-validation.*Repeat the command"):
         latest_run(config)
 
 
