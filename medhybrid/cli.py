@@ -71,7 +71,7 @@ def show_config(
     name: Annotated[str, typer.Argument(help="YAML file, or the name of a packaged config.")],
     overrides: Overrides = None,
 ) -> None:
-    """Print the resolved configuration, with the source of each value."""
+    """Print the resolved config with the source of each value."""
     import yaml
 
     from medhybrid.config import load_config_with_origins
@@ -96,7 +96,10 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="Scan, or folder to search recursively.")],
     headers: Annotated[bool, typer.Option("--headers", help="Read headers only; faster.")] = False,
 ) -> int:
-    """List the scans in a folder, with the reason for each file that is refused or skipped."""
+    """List the scans in a folder.
+
+    Refused and skipped files are listed with the reason.
+    """
     from medhybrid.steps.inspect import inspect as run
 
     rows, n_other = run(path, read=not headers)
@@ -126,7 +129,10 @@ def convert(
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Convert the scans in a folder to NIfTI, with acquisition parameters as JSON and a table of refused files."""
+    """Convert scans to NIfTI.
+
+    Acquisition parameters are written as JSON beside each file. A table lists the refused and skipped files.
+    """
     from medhybrid.config import ScansConfig
     from medhybrid.steps.convert import convert as run
 
@@ -147,7 +153,10 @@ def convert(
 
 @app.command()
 def preprocess(config: Config, overrides: Overrides = None, mode: StudyMode = "", quiet: Quiet = False) -> int:
-    """Check the cases of a dataset, choose a plan and prepare them. A second call processes only changed cases."""
+    """Check a dataset, choose a plan and prepare the cases.
+
+    A second call processes only changed cases.
+    """
     from medhybrid.config import load_config
     from medhybrid.steps.preprocess import preprocess as run
 
@@ -195,7 +204,10 @@ def evaluate(
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Score masks against references: Dice, HD95, surface Dice, volume error, lesion-wise counts."""
+    """Score masks against references.
+
+    The scores are Dice, HD95, surface Dice, volume error and lesion-wise counts.
+    """
     from medhybrid.config import load_config
     from medhybrid.data.segments import SegmentRules
     from medhybrid.steps.evaluate import evaluate as score
@@ -243,7 +255,10 @@ def listen(
     device: Device = "auto",
     tracking_uri: TrackingUri = None,
 ) -> int:
-    """Receive studies that a PACS pushes, predict each complete study, and send SEG and report back."""
+    """Predict studies that a PACS sends.
+
+    A study is predicted when it is complete. SEG and report are sent to the destination in the config.
+    """
     from medhybrid.config import load_listen_config
     from medhybrid.steps.listen import listen as run
     from medhybrid.steps.models import load_model
@@ -263,7 +278,10 @@ def export(
     format_: Annotated[str, typer.Option("--format", help="File format: pt2, onnx or openvino.")] = "onnx",
     tracking_uri: TrackingUri = None,
 ) -> int:
-    """Export the network for other software, with a description of its pre- and post-processing."""
+    """Export the network for other software.
+
+    description.json describes the pre- and post-processing.
+    """
     from medhybrid.steps.export import export as run
 
     path = run(model, out=out, format_=format_, tracking_uri=tracking_uri)
@@ -280,12 +298,13 @@ app.command()(cli_review.promote)
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Output folder.")] = Path("demo"),
-    minutes: Annotated[
-        float, typer.Option(help="Length of the training in minutes. Default: that of demo.yaml.")
-    ] = 0.0,
+    minutes: Annotated[float, typer.Option(help="Length of the training in minutes; 0 for that of demo.yaml.")] = 0.0,
     quiet: Quiet = False,
 ) -> int:
-    """Run the whole workflow on synthetic data: brains with lesions, from scans to scored masks and a report."""
+    """Run the whole workflow on synthetic data.
+
+    The data are brains with lesions. The steps lead from scans to scored masks and a report.
+    """
     from medhybrid.steps.demo import demo as run
 
     return run(folder, minutes=minutes or None, reporter=make_reporter(quiet))

@@ -39,7 +39,10 @@ def train(
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Train on the prepared dataset. Ctrl-C saves the state; --resume continues the run, +N extends a finished one."""
+    """Train on the prepared dataset.
+
+    Ctrl-C saves the state and --resume continues the run. To extend a run, add training.iterations=+N.
+    """
     from medhybrid.steps.resume import find_run, run_config
     from medhybrid.steps.train import resume as go_on
     from medhybrid.steps.train import train as start
@@ -93,7 +96,10 @@ def cross_validate(
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Train every fold with every seed and report the mean Dice over all cases. Call again to continue."""
+    """Train all folds and report the mean Dice over all cases.
+
+    Every fold is trained with every seed. After an interruption, the same command continues.
+    """
     from medhybrid.config import load_config
     from medhybrid.steps.cross_validate import cross_validate as run
 
@@ -130,7 +136,10 @@ def pretrain(
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Pretrain on scans without masks (self-supervised, masked tokens). Then train with training.pretrained=RUN."""
+    """Pretrain on scans without masks (self-supervised).
+
+    The network reconstructs masked tokens. Then train with training.pretrained=RUN.
+    """
     from medhybrid.steps.pretrain import pretrain as start
     from medhybrid.steps.pretrain import resume_pretraining
     from medhybrid.steps.resume import run_config
@@ -174,7 +183,11 @@ def tune(
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Search for hyperparameters on the inner validation split and write the best config. Call again to continue."""
+    """Search for hyperparameters within a time budget.
+
+    Trials are scored on the inner validation split, not on the validation cases of the fold. After an interruption, the same
+    command continues. The best config is written to best.yaml.
+    """
     from medhybrid.config import load_config, load_search
     from medhybrid.steps.tune import tune as run
 
@@ -201,7 +214,10 @@ def reproduce(
     run: Annotated[bool, typer.Option("--run", help="Train it again now and compare the weights.")] = False,
     quiet: Quiet = False,
 ) -> int:
-    """Write the config of a model's training, list what differs on this host, and train it again with --run."""
+    """Reproduce the training of a model.
+
+    Writes the config, prints the commands and lists the differences of this host. With --run, trains the model again.
+    """
     from medhybrid.inference.model_record import read_record
     from medhybrid.steps.reproduce import recipe_of
     from medhybrid.steps.reproduce import reproduce as make_again

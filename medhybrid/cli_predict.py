@@ -72,7 +72,10 @@ def predict(
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Predict masks and measurements for every scan in a folder. Unchanged scans that have a result are skipped."""
+    """Predict masks and measurements for scans.
+
+    Unchanged scans with a result are skipped.
+    """
     from medhybrid.inference.sharing import Share
     from medhybrid.remote import is_remote
     from medhybrid.scans.dicom.deidentify import Deidentifier

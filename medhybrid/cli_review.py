@@ -23,7 +23,10 @@ def report(
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Write report.html for a folder of masks: findings, scans that need review, failures."""
+    """Write an HTML report for a folder of masks.
+
+    It shows findings, scans that need review, and failures.
+    """
     from medhybrid.steps.report import report as run
 
     if layout not in ("auto", "single", "pages"):
@@ -50,13 +53,18 @@ def review(
     references: References = None,
     deidentify: Deidentify = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
-    host: Annotated[str, typer.Option(help="Address to serve on. Default: loopback, this host only.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; loopback is reachable only from this host.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to serve on.")] = 5000,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     tracking_uri: TrackingUri = None,
     mode: Mode = "0600",
 ) -> int:
-    """Open recorded trainings in the MLflow UI, or review a folder of masks and mark masks to correct."""
+    """Review a folder of masks, or trainings in the MLflow UI.
+
+    Masks can be marked as accepted, to correct or rejected.
+    """
     reporter = make_reporter()
     if folder is not None:
         from medhybrid.steps.review_report import review_report
@@ -93,7 +101,10 @@ def compare(
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Compare two runs case by case: difference with its interval, largest changes, differing settings."""
+    """Compare two runs case by case.
+
+    The report has the difference with its confidence interval, the largest changes and the differing settings.
+    """
     from medhybrid.steps.compare_runs import compare_runs
 
     reporter = make_reporter(quiet)
@@ -117,7 +128,10 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Promote regardless of the validation.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> int:
-    """Make a run's model the champion if it is significantly better on the same validation cases."""
+    """Make a model the champion if it is significantly better.
+
+    Run and champion are compared on the same validation cases. Otherwise the model becomes the challenger.
+    """
     from medhybrid.steps.promote import promote as move
 
     result, reporter = move(run, tracking_uri=tracking_uri, force=force), make_reporter()

@@ -142,7 +142,7 @@ def test_trainings_with_other_references_are_refused(two: tuple[Path, Path], tmp
     rows[0]["reference ml " + next(iter(judged(two[0]).labels))] = "123.4"
     write_csv(other / "validation.csv", [list(rows[0]), *(list(r.values()) for r in rows)])
 
-    with pytest.raises(DataError, match=rf"scored by different references. Found {rows[0]['case']}"):
+    with pytest.raises(DataError, match=rf"scored with different references. Found {rows[0]['case']}"):
         compare_runs(two[0], other, out=tmp_path / "out")
 
 
