@@ -312,6 +312,7 @@ def demo(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    # changed in place, since other modules import the list
     called_with[:] = sys.argv[1:] if arguments is None else arguments
     try:
         result = app(args=list(called_with), standalone_mode=False)

@@ -94,6 +94,7 @@ def shorten_name(name: str) -> str:
     content = name.encode()
     if len(content) <= MAX_NAME_BYTES:
         return name
+    # 13 bytes for the tilde and the 12 digits of the hash; a cut character is dropped
     return f"{content[: MAX_NAME_BYTES - 13].decode(errors='ignore')}~{hashlib.sha256(content).hexdigest()[:12]}"
 
 

@@ -120,6 +120,7 @@ class Mirror:
                 if local.is_file():
                     stamp = _stamp(local)
                     self._fs.put_file(str(local), remote)
+                    # fsspec caches listings, which would give the state before the upload
                     self._fs.invalidate_cache(self._fs._parent(remote))
                     self._index[name] = _mark(self._fs.info(remote)), stamp
                 elif name in self._index:

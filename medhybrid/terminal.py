@@ -40,6 +40,7 @@ class TerminalReporter:
     def begin(self, title: str, total: float) -> None:
         """Show a progress bar, or a line if stderr is not a terminal."""
         title = printable(title)
+        # a total of 0 must not be divided by
         self._title, self._total, self._shown_at = title, max(total, 1e-9), time.monotonic()
         if self.quiet or total == 0:
             return
@@ -81,6 +82,7 @@ class TerminalReporter:
         table = Table(title=printable(title) or None, title_justify="left", show_edge=False, pad_edge=False)
         for column in columns:
             table.add_column(printable(column), overflow="fold")
+        # brackets would be markup of rich
         for row in rows:
             table.add_row(*(printable(str(cell)).replace("[", r"\[") for cell in row))
         width = None if self.out.is_terminal else 160

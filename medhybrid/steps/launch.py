@@ -58,6 +58,7 @@ def _run_team(arguments: Sequence[str], n: int, meeting: Path) -> int:
         {} if sys.platform == "win32" else {"process_group": 0}
     )  # else Ctrl-C would reach them twice
     places = [{"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(n)]
+    # with LAUNCHED set, a process ends when its stdin is closed, also if the launcher is killed
     team = [subprocess.Popen(command, env=common | place, stdin=subprocess.PIPE, **apart) for place in places]
 
     def pass_on(number: int, _: object) -> None:

@@ -166,6 +166,7 @@ class Listener:
         sent_file = study / "sent.json"
         sent = set(json.loads(sent_file.read_text())) if sent_file.exists() else set()
         for path in files:
+            # SEG and report of a scan have the same file name
             if path.name + path.parent.name not in sent:
                 send_files(self.target, [path])
                 sent.add(path.name + path.parent.name)

@@ -184,6 +184,7 @@ def predict(
         def on_case(n: int, prediction: Prediction, is_skipped: bool) -> None:
             nonlocal n_skipped
             n_skipped += is_skipped
+            # the record is removed first and sent last, so that it never describes an incomplete case
             if there is not None and not is_skipped:
                 there.withdraw([f"{kind}/{prediction.case}.json" for kind in ("done", "failed")])
                 there.send(files_of(prediction.case))

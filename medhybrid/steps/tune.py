@@ -193,6 +193,7 @@ def _one_trial(
 
     orphan = next((t for t in study.get_trials(deepcopy=False) if _is_orphan(t, folder)), None)
     trial = study.ask() if orphan is None else Trial(study, orphan._trial_id)
+    # a resumed trial counts its earlier minutes
     began = time.monotonic() - 60 * float(trial.user_attrs.get("minutes", 0))
     trial.set_user_attr("process", os.getpid())
     trial.set_user_attr("host", socket.gethostname())  # after this, other processes check whether this one is alive
