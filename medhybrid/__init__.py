@@ -1,4 +1,4 @@
-"""From a folder of scans with reference masks to a reviewed model, and from new scans to masks and measurements.
+"""3D medical image segmentation: training, prediction, evaluation and review of models.
 
     import medhybrid
 
@@ -7,7 +7,7 @@
     run = medhybrid.train(config)
     mask = medhybrid.load_model(run.folder).predict(medhybrid.read_scan("scan.nii.gz"))
 
-Names are imported when they are first used, so that `import medhybrid` is quick.
+Names are imported on first use, so that `import medhybrid` is fast.
 """
 
 from importlib import import_module

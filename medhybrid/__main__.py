@@ -1,4 +1,4 @@
-"""`medhybrid`, and `python -m medhybrid`."""
+"""Entry point of `medhybrid` and of `python -m medhybrid`."""
 
 import atexit
 import gc
@@ -8,8 +8,8 @@ from medhybrid.cli import main
 
 
 def run() -> int:
-    """The command line as a process of its own; returns the exit code."""
-    # A million small objects come with torch: to look through them for garbage takes 0.2 s of its import, and 0.3 s at the end.
+    """Run the command line as a process and return the exit code."""
+    # torch creates a million small objects: collecting garbage among them takes 0.2 s of its import and 0.3 s at exit.
     gc.set_threshold(10_000, 10, 10)
     atexit.register(gc.freeze)
     return main()

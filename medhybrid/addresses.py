@@ -1,4 +1,4 @@
-"""Addresses of servers and stores without the user names and passwords in them: what is stored and shown has none."""
+"""Removal of user names and passwords from the addresses of servers and stores, before they are stored or shown."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import re
 from typing import Any
 
 USER_INFO = re.compile(r"(?<=[A-Za-z0-9+.-]{2})(:/{1,2})[^\s/'\"]+@")
-"""User, and perhaps password, of an address; also where a path made one slash of two."""
+"""User name, and password where given, of an address; also after a path has removed one of its two slashes."""
 
 QUERY = re.compile(r"([?&](?:pass\w*|pwd|\w*token|\w*secret|\w*key)=)[^&\s'\"]+", re.IGNORECASE)
-"""A password among the parameters of an address, as `postgresql://host/db?password=...`."""
+"""A password in the query of an address, as in `postgresql://host/db?password=...`."""
 
 
 def hide_password(text: str) -> str:
-    """Replace user and password in the addresses of a text."""
+    """Replace user names and passwords in the addresses of a text by `***`."""
     return QUERY.sub(r"\1***", USER_INFO.sub(r"\1***@", text))
 
 
 def without_passwords(values: Any) -> Any:
-    """Return the values of a config without users and passwords in its addresses; lists and sections at any depth."""
+    """Return the values of a config without user names and passwords in addresses, in lists and sections at any depth."""
     if isinstance(values, str):
         return QUERY.sub(r"\1", USER_INFO.sub(r"\1", values)) if "://" in values else values
     if isinstance(values, dict):
@@ -30,17 +30,17 @@ def without_passwords(values: Any) -> Any:
 
 
 _known: dict[str, str] = {}
-"""Addresses with their passwords that this process was given, by the address without them."""
+"""Addresses with passwords that this process was given, keyed by the address without them."""
 
 
 def remember_address(address: str) -> None:
-    """Keep an address with a password in memory, for records of this process that hold it without."""
+    """Keep an address and its password in memory, since the records on disk hold the address without it."""
     if (stored := str(without_passwords(address))) != address:
         _known[stored] = address
 
 
 def complete_address(address: str) -> str:
-    """Return the address of a record with its password: from this process, or `MLFLOW_TRACKING_URI`; else as it is."""
+    """Add the password to the address of a record: from this process or `MLFLOW_TRACKING_URI`, else return it unchanged."""
     if address in _known:
         return _known[address]
     given = os.environ.get("MLFLOW_TRACKING_URI", "")

@@ -1,6 +1,6 @@
-"""`medhybrid`: arguments to config to step to exit code.
+"""Command line of medhybrid: parses arguments, loads the config, runs a step and returns an exit code.
 
-Exit codes: 0 all done; 1 some cases failed, the rest done; 2 nothing could be done; 130 interrupted, state saved.
+Exit codes: 0 success; 1 some cases failed, the others are done; 2 nothing could be done; 130 interrupted, state saved.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from medhybrid.names import printable_path
 
 app = typer.Typer(
     name="medhybrid",
-    help="From a folder of scans with reference masks to a reviewed model, and from new scans to masks and measurements.",
+    help="Train, apply and review 3D segmentation models for MR and CT scans.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -46,15 +46,19 @@ app = typer.Typer(
 
 
 class _Settings:
-    """What the options before the command set."""
+    """Settings of the options that precede the command."""
 
     debug = False
 
 
 @app.callback()
 def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Tell everything as lines of JSON on stdout.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print debug messages, and the traceback of an error.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print progress, tables and errors as JSON lines on stdout.")
+    ] = False,
 ) -> None:
     _Settings.debug, Shown.as_json = debug, as_json
     level = logging.DEBUG if debug else logging.WARNING
@@ -66,9 +70,10 @@ def _common(
 
 @app.command("config")
 def show_config(
-    name: Annotated[str, typer.Argument(help="A YAML file, or a packaged config.")], overrides: Overrides = None
+    name: Annotated[str, typer.Argument(help="YAML file, or the name of a packaged config.")],
+    overrides: Overrides = None,
 ) -> None:
-    """Print the resolved config, each value with where it comes from."""
+    """Print the resolved config with the source of each value."""
     import yaml
 
     from medhybrid.config import load_config_with_origins
@@ -77,7 +82,7 @@ def show_config(
     text = yaml.safe_dump(
         without_passwords(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True, width=10**9
     )
-    lines = text.splitlines()  # of whole values: a comment within a folded one would be part of it
+    lines = text.splitlines()  # no value is folded over lines: a comment inside one would become part of it
     width = max(len(line) for line in lines) + 2
     path: list[str] = []
     for line in lines:
@@ -92,10 +97,13 @@ def show_config(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A scan, or a folder searched at any depth.")],
-    headers: Annotated[bool, typer.Option("--headers", help="Look at headers alone; quicker.")] = False,
+    path: Annotated[Path, typer.Argument(help="Scan, or folder to search recursively.")],
+    headers: Annotated[bool, typer.Option("--headers", help="Read headers only; faster.")] = False,
 ) -> int:
-    """List the scans in a folder and say which can be read, and why the others cannot."""
+    """List the scans in a folder.
+
+    Refused and skipped files are listed with the reason.
+    """
     from medhybrid.steps.inspect import inspect as run
 
     rows, n_other = run(path, read=not headers)
@@ -103,7 +111,7 @@ def inspect(
     for r in rows:
         spacing = " x ".join(f"{s:.3g}" for s in r.spacing_mm)
         remark = r.problem or "; ".join(r.notes)
-        state = "ok" if not r.problem else "left aside" if not r.is_scan else "refused"
+        state = "ok" if not r.problem else "skipped" if not r.is_scan else "refused"
         shape = " x ".join(map(str, r.shape))
         table.append([r.entry.name, r.entry.kind, r.entry.modality, shape, spacing, r.orientation, state, remark])
     columns = ["scan", "kind", "modality", "shape", "spacing mm", "axes", "state", "remark"]
@@ -112,20 +120,23 @@ def inspect(
     n_refused = sum(bool(r.problem) and r.is_scan for r in rows)
     n_aside = sum(not r.is_scan for r in rows)
     n_ok = len(rows) - n_refused - n_aside
-    reporter.message(f"{n_ok} scans, {n_refused} refused, {n_aside} left aside, {n_other} other files")
+    reporter.message(f"{n_ok} scans, {n_refused} refused, {n_aside} skipped, {n_other} other files")
     return 2 if not n_ok else 1 if n_refused else 0
 
 
 @app.command()
 def convert(
-    scans: Annotated[Path, typer.Argument(help="A scan, or a folder searched at any depth.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the NIfTI files go.")],
+    scans: Annotated[Path, typer.Argument(help="Scan, or folder to search recursively.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for NIfTI files.")],
     resample_irregular: ResampleIrregular = False,
     keep_sheared: KeepSheared = False,
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Read every scan in a folder and write it as NIfTI, with its acquisition beside it and a table of refusals."""
+    """Convert scans to NIfTI.
+
+    Acquisition parameters are written as JSON beside each file. A table lists the refused and skipped files.
+    """
     from medhybrid.config import ScansConfig
     from medhybrid.steps.convert import convert as run
 
@@ -134,7 +145,7 @@ def convert(
     with patient_files(mode):
         rows = run(scans, out=out, options=options, reporter=reporter)
     by_state = {state: [r for r in rows if r.state == state] for state in ("written", "refused", "left aside")}
-    for state, title in (("refused", "Refused"), ("left aside", "Left aside, no scans")):
+    for state, title in (("refused", "Refused"), ("left aside", "Skipped, not scans")):
         if by_state[state]:
             reporter.table(title, ["scan", "code", "reason"], [[r.name, r.code, r.reason] for r in by_state[state]])
     counts = ", ".join(f"{len(v)} {k}" for k, v in by_state.items())
@@ -146,7 +157,10 @@ def convert(
 
 @app.command()
 def preprocess(config: Config, overrides: Overrides = None, mode: StudyMode = "", quiet: Quiet = False) -> int:
-    """Check every case, plan, and prepare the dataset; a second call does only what changed."""
+    """Check a dataset, choose a plan and prepare the cases.
+
+    A second call processes only changed cases.
+    """
     from medhybrid.config import load_config
     from medhybrid.steps.preprocess import preprocess as run
 
@@ -160,9 +174,11 @@ def preprocess(config: Config, overrides: Overrides = None, mode: StudyMode = ""
         reporter.table("Problems", columns, rows)
     plan = result.plan
     chosen = ["spacing_mm", "patch_size", "strides", "batch_size"]
-    reporter.table("Plan", ["what", "value", "why"], [[k, str(getattr(plan, k)), plan.reasons[k]] for k in chosen])
+    reporter.table(
+        "Plan", ["setting", "value", "reason"], [[k, str(getattr(plan, k)), plan.reasons[k]] for k in chosen]
+    )
     reporter.message(
-        f"{result.n_prepared} cases prepared, {result.n_unchanged} unchanged, {len(result.left_out)} left out "
+        f"{result.n_prepared} cases prepared, {result.n_unchanged} unchanged, {len(result.left_out)} excluded "
         f"in {result.folder}"
     )
     return 1 if result.left_out else 0
@@ -177,22 +193,25 @@ app.command()(cli_learning.reproduce)
 
 @app.command()
 def evaluate(
-    references: Annotated[Path, typer.Argument(help="Folder of reference masks.")],
-    predictions: Annotated[Path, typer.Argument(help="Folder of predicted masks, or the output of predict.")],
+    references: Annotated[Path, typer.Argument(help="Folder with reference masks.")],
+    predictions: Annotated[Path, typer.Argument(help="Folder with predicted masks, or output folder of predict.")],
     config: Config,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Where scores.csv and summary.json go.")] = None,
-    tolerance_mm: Annotated[float, typer.Option(help="Tolerance of surface Dice.")] = 1.0,
-    run: Annotated[Path | None, typer.Option("--run", help="Add the result to this training run's record.")] = None,
-    cases: Annotated[str | None, typer.Option(help="Comma list of cases; by default every reference.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder for scores.csv and summary.json.")] = None,
+    tolerance_mm: Annotated[float, typer.Option(help="Tolerance of surface Dice, in mm.")] = 1.0,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder: add the scores to its record.")] = None,
+    cases: Annotated[str | None, typer.Option(help="Comma-separated case names. Default: every reference.")] = None,
     predicted_only: Annotated[
-        bool, typer.Option("--predicted-only", help="Score only references that predict worked on.")
+        bool, typer.Option("--predicted-only", help="Score only references of scans that predict processed.")
     ] = False,
-    other_values: Annotated[str, typer.Option(help="Values in masks that are no label: refuse or ignore.")] = "refuse",
+    other_values: Annotated[str, typer.Option(help="Mask values that are not labels: refuse or ignore.")] = "refuse",
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Score masks against references: Dice, HD95, surface Dice, volume error, lesion-wise counts."""
+    """Score masks against references.
+
+    The scores are Dice, HD95, surface Dice, volume error and lesion-wise counts.
+    """
     from medhybrid.config import load_config
     from medhybrid.data.segments import SegmentRules
     from medhybrid.steps.evaluate import evaluate as score
@@ -200,7 +219,7 @@ def evaluate(
 
     reporter = make_reporter(quiet)
     if other_values not in ("refuse", "ignore"):
-        raise ConfigError(f"unknown choice {other_values!r}", expected="refuse or ignore")
+        raise ConfigError(f"unknown --other-values {other_values!r}", expected="refuse or ignore")
     study = load_config(config, overrides or [])
     data, permissions = study.data, mode or study.output.mode
     target = out or (predictions / "evaluation")
@@ -221,7 +240,7 @@ def evaluate(
     reporter.table("Scores", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.summary.items()])
     if result.problems:
         reporter.table("Problems", ["case", "problem"], list(result.problems.items()))
-    reporter.message(f"by case and label: {target / 'scores.csv'}")
+    reporter.message(f"scores of each case and label: {target / 'scores.csv'}")
     if run is not None:
         with patient_files(permissions):
             log_evaluation(run, target, result.summary)
@@ -234,13 +253,16 @@ app.command()(cli_predict.predict)
 @app.command()
 def listen(
     config: Annotated[
-        Path, typer.Option("--config", "-c", help="YAML: senders, destination, spool; see docs/dicom.md.")
+        Path, typer.Option("--config", "-c", help="YAML file with senders, destination and spool; see docs/dicom.md.")
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")],
     device: Device = "auto",
     tracking_uri: TrackingUri = None,
 ) -> int:
-    """Wait for studies pushed by a PACS, predict each when it is complete, and send SEG and report back."""
+    """Predict studies that a PACS sends.
+
+    A study is predicted when it is complete. SEG and report are sent to the destination in the config.
+    """
     from medhybrid.config import load_listen_config
     from medhybrid.steps.listen import listen as run
     from medhybrid.steps.models import load_model
@@ -248,7 +270,7 @@ def listen(
     settings = load_listen_config(config)
     reporter = make_reporter()
     loaded = load_model(model, device=device, tracking_uri=tracking_uri)
-    reporter.message(f"listening as {settings.ae_title} on {settings.host}:{settings.port}  (Ctrl-C ends it)")
+    reporter.message(f"listening as {settings.ae_title} on {settings.host}:{settings.port}  (stop with Ctrl-C)")
     run(settings, loaded, on_event=lambda study, state: reporter.message(f"study {study[:8]}: {state}"))
     return 0
 
@@ -256,15 +278,18 @@ def listen(
 @app.command()
 def export(
     model: Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
-    format_: Annotated[str, typer.Option("--format", help="pt2, onnx or openvino.")] = "onnx",
+    out: Annotated[Path, typer.Option(help="Output folder; must be new or empty.")],
+    format_: Annotated[str, typer.Option("--format", help="File format: pt2, onnx or openvino.")] = "onnx",
     tracking_uri: TrackingUri = None,
 ) -> int:
-    """Write the network for other software, checked, with a description of all that goes before and after it."""
+    """Export the network for other software.
+
+    description.json describes the pre- and post-processing.
+    """
     from medhybrid.steps.export import export as run
 
     path = run(model, out=out, format_=format_, tracking_uri=tracking_uri)
-    make_reporter().message(f"{path}; description.json says what a scan goes through before and after it")
+    make_reporter().message(f"{path}; description.json has the pre- and post-processing")
     return 0
 
 
@@ -276,18 +301,22 @@ app.command()(cli_review.promote)
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(help="Length of the training.")] = 0.0,
+    folder: Annotated[Path, typer.Option(help="Output folder.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(help="Length of the training in minutes; 0 for that of demo.yaml.")] = 0.0,
     quiet: Quiet = False,
 ) -> int:
-    """The whole job on data made here: brains with lesions, from raw scans to reviewed masks."""
+    """Run the whole workflow on synthetic data.
+
+    The data are brains with lesions. The steps lead from scans to scored masks and a report.
+    """
     from medhybrid.steps.demo import demo as run
 
     return run(folder, minutes=minutes or None, reporter=make_reporter(quiet))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code."""
+    # changed in place, since other modules import the list
     called_with[:] = sys.argv[1:] if arguments is None else arguments
     try:
         result = app(args=list(called_with), standalone_mode=False)
@@ -302,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error of the command line
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error, such as an unknown option
             context = getattr(error, "ctx", None)
             if context is not None:
                 print(context.get_usage(), file=sys.stderr)
@@ -310,12 +339,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         if _Settings.debug:
             print(printable(hide_password(traceback.format_exc())), file=sys.stderr)
-        if isinstance(error, OSError):  # of the machine: a full disk, a folder that is gone
+        if isinstance(error, OSError):  # of the system: a full disk, a removed folder
             where = f"{printable_path(error.filename)}: " if isinstance(error.filename, str) else ""
             print(f"error: {where}{printable(error.strerror or str(error))}", file=sys.stderr)
             return 2
         logging.getLogger(__name__).debug("unexpected", exc_info=error)
         print(f"error: unexpected {type(error).__name__}: {printable(hide_password(str(error)))}", file=sys.stderr)
-        print("This is a defect of medhybrid; --debug shows where.", file=sys.stderr)
+        print("This is a bug in medhybrid. Run with --debug for the traceback.", file=sys.stderr)
         return 2
     return result if isinstance(result, int) else 0

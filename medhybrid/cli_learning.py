@@ -1,4 +1,4 @@
-"""The commands that learn: train, cross-validate, pretrain, tune."""
+"""Commands for training: train, cross-validate, pretrain, tune, reproduce."""
 
 from __future__ import annotations
 
@@ -29,16 +29,20 @@ from medhybrid.steps.launch import LAUNCHED, launch
 def train(
     config: Config = "",
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest run of the study.")] = False,
-    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
-    processes: Annotated[int, typer.Option(help="Processes of this machine that train together, a GPU each.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the newest run of the study.")] = False,
+    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to continue.")] = None,
+    processes: Annotated[int, typer.Option(help="Processes on this host that train together, one GPU each.")] = 1,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Bit-equal weights when trained again here; slower on a GPU.")
+        bool,
+        typer.Option("--deterministic", help="Bit-identical weights when trained again on this host; slower on a GPU."),
     ] = False,
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Train on the prepared dataset. Ctrl-C stops cleanly; --resume goes on; +N extends a finished run."""
+    """Train on the prepared dataset.
+
+    Ctrl-C saves the state and --resume continues the run. To extend a run, add training.iterations=+N.
+    """
     from medhybrid.steps.resume import find_run, run_config
     from medhybrid.steps.train import resume as go_on
     from medhybrid.steps.train import train as start
@@ -50,7 +54,7 @@ def train(
     is_first = os.environ.get("RANK", "0") == "0"
     reporter = make_reporter(quiet or not is_first)
     if resume and deterministic:
-        raise ConfigError("--deterministic cannot change on --resume", remedy="a run goes on as it began")
+        raise ConfigError("--deterministic cannot change on --resume", remedy="omit it: a run keeps its setting")
     if resume:
         folder, length = find_run(config, overrides or [], run)
         with patient_files(mode or run_config(folder).output.mode):
@@ -59,7 +63,7 @@ def train(
         from medhybrid.config import load_config
 
         if not config:
-            raise ConfigError("train needs --config", expected="a YAML file, or a packaged config such as brain.yaml")
+            raise ConfigError("train needs --config", expected="a YAML file or a packaged config such as brain.yaml")
         changes = [*(overrides or []), *(["training.deterministic=true"] if deterministic else [])]
         study = load_config(config, changes)
         with patient_files(mode or study.output.mode):
@@ -68,7 +72,7 @@ def train(
         reporter.message(
             f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}"
         )
-        reporter.message(f"go on with: medhybrid train --resume --run {result.folder}")
+        reporter.message(f"continue with: medhybrid train --resume --run {result.folder}")
         return 130
     rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
     reporter.table("Validation, all cases of the fold", ["measure", "value"], rows)
@@ -81,16 +85,21 @@ def train(
 def cross_validate(
     config: Config,
     overrides: Overrides = None,
-    folds: Annotated[str, typer.Option(help="Comma list of folds; all by default.")] = "",
-    seeds: Annotated[str, typer.Option(help="Comma list of seeds.")] = "0",
-    name: Annotated[str, typer.Option(help="Folder of the result, beside the runs.")] = "cross-validation",
+    folds: Annotated[str, typer.Option(help="Comma-separated folds. Default: all.")] = "",
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0",
+    name: Annotated[str, typer.Option(help="Name of the result folder, beside the run folders.")] = "cross-validation",
     engine: Engine = "local",
-    workers: Annotated[int, typer.Option(help="Trainings at the same time, a GPU each where there are several.")] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Trainings that run in parallel, one GPU each if there are several.")
+    ] = 1,
     address: Address = "auto",
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Train every fold with every seed, nested in MLflow, and give the mean over all cases; call again to go on."""
+    """Train all folds and report the mean Dice over all cases.
+
+    Every fold is trained with every seed. After an interruption, the same command continues.
+    """
     from medhybrid.config import load_config
     from medhybrid.steps.cross_validate import cross_validate as run
 
@@ -102,32 +111,35 @@ def cross_validate(
             open_pool(engine, workers, address, study.training.device) as pool,
         ):
             result = run(study, folds=numbers[0], seeds=numbers[1], name=name, pool=pool, reporter=reporter)
-    except KeyboardInterrupt:  # the workers have written their states
+    except KeyboardInterrupt:  # the workers have saved their states
         result = None
     if result is None:
-        reporter.message("interrupted; the same command goes on")
+        reporter.message("interrupted; the same command continues")
         return 130
     rows = [[t.name, f"{t.mean_dice:.4f}", t.run.folder.name] for t in result.trainings]
     reporter.table("Cross-validation", ["training", "mean Dice", "run"], rows)
-    reporter.message(f"all cases: mean Dice {result.dice}, median {result.median:.4f}: {result.folder}")
+    reporter.message(f"all cases: mean Dice {result.dice}, median {result.median:.4f}; results in {result.folder}")
     rules, models = result.rules, " ".join(f"--model {t.run.folder}" for t in result.trainings)
     chosen = ", ".join(
-        [*(f"largest of {n} kept" for n in rules.keep_largest), f"{rules.min_component_ml:g} ml at least"]
+        [*(f"keep the largest of {n}" for n in rules.keep_largest), f"minimum volume {rules.min_component_ml:g} ml"]
     )
-    reporter.message(f"components: {chosen}; gain in mean Dice {rules.gain}")
-    reporter.message(f"predict with all of them: medhybrid predict SCANS --out OUT {models}")
+    reporter.message(f"component rules: {chosen}; gain in mean Dice {rules.gain}")
+    reporter.message(f"predict with the ensemble: medhybrid predict SCANS --out OUT {models}")
     return 0
 
 
 def pretrain(
     config: Config = "",
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of --run.")] = False,
-    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to go on with.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of --run.")] = False,
+    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to continue.")] = None,
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Learn from scans without masks: hidden parts are rebuilt. Train with the result: training.pretrained=RUN."""
+    """Pretrain on scans without masks (self-supervised).
+
+    The network reconstructs masked tokens. Then train with training.pretrained=RUN.
+    """
     from medhybrid.steps.pretrain import pretrain as start
     from medhybrid.steps.pretrain import resume_pretraining
     from medhybrid.steps.resume import run_config
@@ -142,37 +154,40 @@ def pretrain(
         from medhybrid.config import load_config
 
         if not config:
-            raise ConfigError(
-                "pretrain needs --config", expected="a YAML file, or a packaged config such as brain.yaml"
-            )
+            raise ConfigError("pretrain needs --config", expected="a YAML file or a packaged config such as brain.yaml")
         study = load_config(config, overrides or [])
         with patient_files(mode or study.output.mode):
             result = start(study, reporter=reporter)
     if result.is_interrupted:
         reporter.message(f"interrupted after step {result.n_steps}; the state is in {result.folder}")
-        reporter.message(f"go on with: medhybrid pretrain --resume --run {result.folder}")
+        reporter.message(f"continue with: medhybrid pretrain --resume --run {result.folder}")
         return 130
     reporter.table(
-        "Rebuilding hidden parts", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.metrics.items()]
+        "Reconstruction of masked tokens", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.metrics.items()]
     )
-    reporter.message(f"begin a training with it: medhybrid train ... training.pretrained={result.folder}")
+    reporter.message(f"initialise a training from it: medhybrid train ... training.pretrained={result.folder}")
     return 1 if result.left_out else 0
 
 
 def tune(
     config: Config,
-    minutes: Annotated[float, typer.Option(help="Minutes of all trials together, over all calls.")],
+    minutes: Annotated[float, typer.Option(help="Budget in minutes, for all trials of all calls.")],
     search: Annotated[
-        str, typer.Option(help="A YAML file of keys and values, or a packaged one.")
+        str, typer.Option(help="YAML file with keys and their ranges or choices, or the name of a packaged one.")
     ] = "search_hybrid.yaml",
     storage: Annotated[
-        str | None, typer.Option(help="URL of a database that several machines share; a file of the study by default.")
+        str | None,
+        typer.Option(help="URL of a database that several hosts share. Default: a file in the study's folder."),
     ] = None,
     overrides: Overrides = None,
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Search for settings without touching the fold's validation cases; call again to go on. Writes the best config."""
+    """Search for hyperparameters within a time budget.
+
+    Trials are scored on the inner validation split, not on the validation cases of the fold. After an interruption, the same
+    command continues. The best config is written to best.yaml.
+    """
     from medhybrid.config import load_config, load_search
     from medhybrid.steps.tune import tune as run
 
@@ -181,25 +196,28 @@ def tune(
     with patient_files(mode or study.output.mode):
         result = run(study, load_search(search), minutes=minutes, storage=storage, reporter=reporter)
     if result is None:
-        reporter.message("interrupted; the same command goes on")
+        reporter.message("interrupted; the same command continues")
         return 130
     rows = [[k, f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in result.values.items()]
     reporter.table("Best values", ["key", "value"], rows)
     reporter.message(
-        f"mean Dice {result.dice:.4f} on cases of the inner part, of {result.n_trials} trials: {result.folder}"
+        f"mean Dice {result.dice:.4f} on the inner validation split, best of {result.n_trials} trials: {result.folder}"
     )
     reporter.message(f"train with it: medhybrid train --config {result.folder / 'best.yaml'}")
     return 0
 
 
 def reproduce(
-    model: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Where data are here: data.root=..., runs=...")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the config goes.")] = Path("reproduce.yaml"),
-    run: Annotated[bool, typer.Option("--run", help="Train it again now, and compare the weights.")] = False,
+    model: Annotated[Path, typer.Argument(help="Run folder or model folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Local paths, as data.root=... runs=...")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output file for the config.")] = Path("reproduce.yaml"),
+    run: Annotated[bool, typer.Option("--run", help="Train it again now and compare the weights.")] = False,
     quiet: Quiet = False,
 ) -> int:
-    """Say how a model was made and what is not the same here, and make it again."""
+    """Reproduce the training of a model.
+
+    Writes the config, prints the commands and lists the differences of this host. With --run, trains the model again.
+    """
     from medhybrid.inference.model_record import read_record
     from medhybrid.steps.reproduce import recipe_of
     from medhybrid.steps.reproduce import reproduce as make_again
@@ -209,12 +227,12 @@ def reproduce(
     for line in recipe.save(out):
         reporter.message(line)
     if recipe.differences:
-        reporter.table("Not the same here", ["what", "then", "here"], recipe.differences)
+        reporter.table("Differences", ["property", "then", "here"], recipe.differences)
     if not run:
         return 0
     with patient_files(recipe.config.output.mode):
         made, is_same = make_again(recipe, reporter=reporter)
     if made.is_interrupted:
         return 130
-    reporter.message(f"{made.folder}: the weights are {'the same, bit for bit' if is_same else 'not the same'}")
+    reporter.message(f"{made.folder}: the weights are {'bit-identical' if is_same else 'different'}")
     return 0 if is_same else 1

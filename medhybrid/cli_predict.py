@@ -1,4 +1,4 @@
-"""`medhybrid predict`, on its own page for its many options."""
+"""Command `medhybrid predict`."""
 
 from __future__ import annotations
 
@@ -33,15 +33,17 @@ from medhybrid.errors import ConfigError
 if TYPE_CHECKING:
     from medhybrid.steps.progress import Reporter
 
-Workers = Annotated[int, typer.Option(help="Processes, each with the model; actors of Ray; jobs of a Slurm array.")]
-Shard = Annotated[str, typer.Option(help="Do only the part i/n of the scans, as 0/8; another process does the others.")]
+Workers = Annotated[int, typer.Option(help="Number of processes, Ray actors or Slurm jobs; each loads the model.")]
+Shard = Annotated[str, typer.Option(help="Process only part i of n of the scans, as 0/8; other processes do the rest.")]
 
 
 def predict(
     model: ModelPaths,
-    out: Annotated[str, typer.Option("--out", "-o", help="Where masks and tables go; a folder, or a URL as s3://...")],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Output folder for masks and tables, or its URL, as s3://...")
+    ],
     scans: Annotated[
-        str, typer.Argument(help="A scan, or a folder searched at any depth; or the URL of a folder, as s3://...")
+        str, typer.Argument(help="Scan, or folder to search recursively, or the URL of a folder, as s3://...")
     ] = "",
     source: FromPacs = "",
     target: ToPacs = "",
@@ -56,13 +58,13 @@ def predict(
         bool | None,
         typer.Option(
             "--mirror/--no-mirror",
-            help="Average over mirrorings, or not, which is quicker; else the model's inference.tta_mirroring.",
+            help="Use test-time mirroring (slower), or not. Default: the model's inference.tta_mirroring.",
         ),
     ] = None,
     max_memory: MaxMemory = None,
     tracking_uri: TrackingUri = None,
     engine: Annotated[
-        str, typer.Option(help="local; ray, workers on a cluster; slurm: write the script of an array and end.")
+        str, typer.Option(help="local; ray for workers on a Ray cluster; slurm to write the script of a job array.")
     ] = "local",
     workers: Workers = 1,
     address: Address = "auto",
@@ -70,7 +72,10 @@ def predict(
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Make masks and measurements of every scan in a folder; what is done and unchanged is skipped."""
+    """Predict masks and measurements for scans.
+
+    Unchanged scans with a result are skipped.
+    """
     from medhybrid.inference.sharing import Share
     from medhybrid.remote import is_remote
     from medhybrid.scans.dicom.deidentify import Deidentifier
@@ -80,22 +85,22 @@ def predict(
 
     reporter = make_reporter(quiet)
     if bool(scans) == bool(source):
-        raise ConfigError("predict needs scans", expected="a path, or --from a PACS")
+        raise ConfigError("predict needs scans", expected="either a path or --from")
     if engine not in ("local", "ray", "slurm"):
         raise ConfigError(f"unknown engine {engine!r}", expected="local, ray or slurm")
     if workers < 1:
-        raise ConfigError(f"{workers} workers cannot work", expected="--workers of 1 or more")
+        raise ConfigError(f"invalid number of workers {workers}", expected="--workers of 1 or more")
     if engine == "slurm":
         if source or is_remote(out):
             raise ConfigError(
-                "a Slurm array works on folders that every job sees", expected="paths for SCANS and --out"
+                "a Slurm job array needs folders that every job can access", expected="paths for SCANS and --out"
             )
         if deidentify is not None:
-            Deidentifier.from_file(deidentify)  # one key for all jobs, made before them
+            Deidentifier.from_file(deidentify)  # all jobs share one key: create it before they start
         return _write_array(Path(out), workers, reporter)
     end_on_sigterm()
     if source and is_remote(out):
-        raise ConfigError("a study of a PACS is fetched into the output folder", expected="a path for --out", found=out)
+        raise ConfigError("--from stores the study in the output folder", expected="a local path for --out", found=out)
     with patient_files(mode):
         place = scans or fetch(source, Path(out))
     ways = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
@@ -118,25 +123,25 @@ def predict(
             reporter=reporter,
         )
     if target:
-        reporter.message(f"{send_results(result, target)} objects sent to {target}")
+        reporter.message(f"{send_results(result, target)} DICOM objects sent to {target}")
     failed = [[p.case, p.message] for p in result.predictions if p.status == "failed"]
     if failed:
-        reporter.table("Without a mask", ["scan", "reason"], failed)
+        reporter.table("Failed", ["scan", "reason"], failed)
     if result.left_aside:
         rows = [[e.name, e.left_aside] for e in result.left_aside]
-        reporter.table("Left aside, no scans", ["series", "what it is"], rows)
+        reporter.table("Skipped, not scans", ["series", "reason"], rows)
     reporter.message(
         f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out}/results.csv"
     )
     if shard and not result.predictions:
-        return 0  # nothing fell to it
+        return 0  # this part has no scan
     if not result.predictions or result.n_done == 0:
         return 2
     return 1 if result.n_failed else 0
 
 
 def _write_array(out: Path, n: int, reporter: Reporter) -> int:
-    """The command as it was called, in a script, with a share a job."""
+    """Write a Slurm script that runs this command, with one part of the scans for each job."""
     from medhybrid.inference.engines.slurm import write_array_script
     from medhybrid.inference.folder_record import OUTPUT
     from medhybrid.owned import claim_folder
@@ -144,5 +149,5 @@ def _write_array(out: Path, n: int, reporter: Reporter) -> int:
     claim_folder(out, OUTPUT, remedy="choose another folder for --out")
     command = [sys.executable, "-m", "medhybrid", *called_without("--engine", "--workers")]
     path = write_array_script(out / "predict.sbatch", command, n)
-    reporter.message(f"{n} jobs; hand them in from this folder:  sbatch {path}")
+    reporter.message(f"{n} jobs; submit them from this folder:  sbatch {path}")
     return 0

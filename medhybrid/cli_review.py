@@ -1,4 +1,4 @@
-"""`medhybrid report`, `review`, `compare` and `promote`: looking at what was made."""
+"""Commands for results: report, review, compare and promote."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ import typer
 from medhybrid.cli_options import Deidentify, Mode, Quiet, TrackingUri, make_reporter, patient_files
 from medhybrid.errors import ConfigError
 
-Scans = Annotated[Path | None, typer.Option(help="Where the scans are, if not where they were.")]
-References = Annotated[Path | None, typer.Option(help="Folder of reference masks, drawn and scored beside.")]
+Scans = Annotated[Path | None, typer.Option(help="Folder of the scans, if they were moved since predict.")]
+References = Annotated[Path | None, typer.Option(help="Folder with reference masks, to draw and score.")]
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="The output folder of predict.")],
+    folder: Annotated[Path, typer.Argument(help="Output folder of predict.")],
     scans: Scans = None,
     references: References = None,
-    layout: Annotated[str, typer.Option(help="single file, pages, or auto: by the number of scans.")] = "auto",
+    layout: Annotated[str, typer.Option(help="single (one file), pages, or auto (by the number of scans).")] = "auto",
     deidentify: Deidentify = None,
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Write report.html into a folder of masks: what was found, where to look first, what went wrong."""
+    """Write an HTML report for a folder of masks.
+
+    It shows findings, scans that need review, and failures.
+    """
     from medhybrid.steps.report import report as run
 
     if layout not in ("auto", "single", "pages"):
-        raise ConfigError(f"unknown layout {layout!r}", expected="auto, single or pages")
+        raise ConfigError(f"unknown --layout {layout!r}", expected="auto, single or pages")
     reporter = make_reporter(quiet)
     with patient_files(mode):
         path = run(
@@ -44,25 +47,30 @@ def report(
 
 def review(
     folder: Annotated[
-        Path | None, typer.Argument(help="Output folder of predict; without it, the recorded trainings in MLflow.")
+        Path | None, typer.Argument(help="Output folder of predict. Default: the trainings recorded in MLflow.")
     ] = None,
     scans: Scans = None,
     references: References = None,
     deidentify: Deidentify = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
-    host: Annotated[str, typer.Option(help="Address to serve on; loopback unless you say otherwise.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port.")] = 5000,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; loopback is reachable only from this host.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 5000,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     tracking_uri: TrackingUri = None,
     mode: Mode = "0600",
 ) -> int:
-    """Look at recorded trainings in the MLflow UI, or at a folder of masks, and mark what is to be corrected."""
+    """Review a folder of masks, or trainings in the MLflow UI.
+
+    Masks can be marked as accepted, to correct or rejected.
+    """
     reporter = make_reporter()
     if folder is not None:
         from medhybrid.steps.review_report import review_report
 
         def on_start(url: str) -> None:
-            reporter.message(f"the report at {url}, marks go to {folder / 'review.json'}  (Ctrl-C ends it)")
+            reporter.message(f"report at {url}, marks saved in {folder / 'review.json'}  (stop with Ctrl-C)")
 
         with patient_files(mode):
             return review_report(
@@ -79,57 +87,65 @@ def review(
     from medhybrid.steps.review import review as run
     from medhybrid.steps.review import review_command
 
-    review_command(runs, host=host, port=port, uri=tracking_uri)  # refuses before anything is printed
-    reporter.message(f"MLflow at http://{host}:{port}  (Ctrl-C ends it)")
-    reporter.message(
-        "  Experiments > your study > a run: Model metrics has the curves, Artifacts the pictures and tables"
-    )
-    reporter.message("  Overview: config, plan, code revision, data; Models: the registered versions and their alias")
+    review_command(runs, host=host, port=port, uri=tracking_uri)  # raises before anything is printed
+    reporter.message(f"MLflow at http://{host}:{port}  (stop with Ctrl-C)")
+    reporter.message("  Experiments > your study > a run: curves in Model metrics, figures and tables in Artifacts")
+    reporter.message("  Overview: config, plan, code revision, data; Models: the registered versions and their aliases")
     return run(runs, host=host, port=port, uri=tracking_uri, opens=browser)
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Run folder of a training, or a folder of masks with evaluation/.")],
-    second: Annotated[Path, typer.Argument(help="Another, on the same cases.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where comparison.html goes.")] = Path("comparison"),
+    first: Annotated[Path, typer.Argument(help="Run folder of a training, or output of predict with evaluation/.")],
+    second: Annotated[Path, typer.Argument(help="Another one, on the same cases.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for comparison.html.")] = Path("comparison"),
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Compare two runs case by case: the difference with its interval, what changed most, and what differs between them."""
+    """Compare two runs case by case.
+
+    The report has the difference with its confidence interval, the largest changes and the differing settings.
+    """
     from medhybrid.steps.compare_runs import compare_runs
 
     reporter = make_reporter(quiet)
     with patient_files(mode):
         result = compare_runs(first, second, out=out, reporter=reporter)
     d = result.difference
-    rows = [["mean difference of Dice (95 %)", str(d.interval)], ["better, worse", f"{d.n_better}, {d.n_worse}"]]
+    rows = [["mean difference in Dice (95 % CI)", str(d.interval)], ["better, worse", f"{d.n_better}, {d.n_worse}"]]
     reporter.table(
-        f"{result.names[1]} less {result.names[0]}", ["what", "value"], [*rows, ["p (Wilcoxon)", f"{d.p:.3f}"]]
+        f"Difference ({result.names[1]} - {result.names[0]})",
+        ["measure", "value"],
+        [*rows, ["p (Wilcoxon)", f"{d.p:.3f}"]],
     )
     if result.settings:
-        reporter.table("What differs", ["setting", "first", "second"], [list(row) for row in result.settings])
+        reporter.table("Differing settings", ["setting", "first", "second"], [list(row) for row in result.settings])
     reporter.message(f"{result.page}")
     return 0
 
 
 def promote(
     run: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
-    force: Annotated[bool, typer.Option("--force", help="Whatever the validation says.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote regardless of the validation.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> int:
-    """Make a run's model the champion, if on the same validation cases it is better by more than chance."""
+    """Make a model the champion if it is significantly better.
+
+    Run and champion are compared on the same validation cases. Otherwise the model becomes the challenger.
+    """
     from medhybrid.steps.promote import promote as move
 
     result, reporter = move(run, tracking_uri=tracking_uri, force=force), make_reporter()
     said = {
-        "first": "is the champion: there was none",
+        "first": "is the first champion",
         "already": "is the champion already",
-        "forced": f"is the champion in place of version {result.champion}, as told",
-        "better": f"is the champion in place of version {result.champion}",
-        "not shown": f"is the challenger: it is not shown to be better than version {result.champion}",
+        "forced": f"replaces version {result.champion} as the champion (--force)",
+        "better": f"replaces version {result.champion} as the champion",
+        "not shown": f"is the challenger: not significantly better than version {result.champion}",
     }[result.outcome]
     reporter.message(f"models:/{result.model}, version {result.version} {said}")
     if result.difference is not None:
         d = result.difference
-        reporter.message(f"  Dice less the champion's: {d.interval}; {d.n_better} cases better, {d.n_worse} worse")
+        reporter.message(
+            f"  difference in Dice to the champion: {d.interval}; {d.n_better} cases better, {d.n_worse} worse"
+        )
     return 0 if result.is_champion else 1

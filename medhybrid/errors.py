@@ -1,18 +1,18 @@
-"""Everything that medhybrid raises on purpose.
+"""Exceptions of medhybrid.
 
 MedHybridError
-├── ConfigError     a config, plan or command line that cannot be used
-├── DataError       a dataset, split or prepared store that cannot be used
-├── ScanError       an image file that cannot be read right
-│   └── SeriesError a DICOM series that cannot be read right, with a code
-├── GeometryError   arrays or affines that do not belong together
-├── ModelError      a model folder or checkpoint that cannot be used
-├── TrainingError   a run that cannot go on (non-finite loss, nothing to train)
-├── DeviceError     a device that is absent or out of memory
-├── TrackingError   a store of runs that cannot be used
-└── OutputError     a place that results cannot be written to
+├── ConfigError     invalid config, plan or command line
+├── DataError       invalid dataset, split or prepared cases
+├── ScanError       image file that cannot be read correctly
+│   └── SeriesError DICOM series that cannot be read correctly, with a code
+├── GeometryError   arrays or affines that do not match
+├── ModelError      invalid model folder or checkpoint
+├── TrainingError   training that cannot continue (non-finite loss, nothing to train)
+├── DeviceError     missing device, or device out of memory
+├── TrackingError   unusable store of runs
+└── OutputError     output folder that cannot be written
 
-The message says what was done, what was expected, what was found, and what to do.
+Each message has up to four parts: the failure, the expected state, the found state and the remedy.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from medhybrid.addresses import hide_password
 logger = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""The disk is full or read-only: no later item could be written either."""
+"""Error numbers of a full or read-only disk: no later item can be written either."""
 
 JOINERS = "\u200c\u200d"
-"""Format characters that words of some scripts are written with."""
+"""Format characters that occur in words of some scripts."""
 
 OF_MACHINE = (*NO_ROOM, errno.EMFILE, errno.ENFILE)
-"""Conditions of the machine, which are not the failure of one item."""
+"""Error numbers of the system, which are not the failure of one item."""
 
 
 class MedHybridError(Exception):
-    """Base of every error raised on purpose.
+    """Base class of the exceptions of medhybrid.
 
     Parameters
     ----------
     what : str
-        What could not be done, and for which case or file.
+        The failure, with its case or file.
     expected, found, remedy : str, optional
-        What should have been there, what was, and what the user can do.
+        The expected state, the found state, and the step that the user can take.
     """
 
     def __init__(self, what: str, *, expected: str = "", found: str = "", remedy: str = "") -> None:
@@ -59,7 +59,7 @@ class MedHybridError(Exception):
         super().__init__(printable(hide_password(" ".join(parts))))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors travel between processes: rebuilt from their state, not from the composed message.
+        # Errors are pickled between processes: __init__ would compose the message a second time.
         return _rebuild, (type(self), str(self), dict(self.__dict__))
 
 
@@ -71,19 +71,19 @@ def _rebuild(kind: type[MedHybridError], message: str, state: dict[str, object])
 
 
 class ConfigError(MedHybridError):
-    """A config, plan or command line that cannot be used."""
+    """Invalid config, plan or command line."""
 
 
 class DataError(MedHybridError):
-    """A dataset, split or prepared store that cannot be used."""
+    """Invalid dataset, split or prepared cases."""
 
 
 class ScanError(MedHybridError):
-    """An image file that cannot be read right."""
+    """Image file that cannot be read correctly."""
 
 
 class SeriesError(ScanError):
-    """A DICOM series that cannot be read right.
+    """DICOM series that cannot be read correctly.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class SeriesError(ScanError):
         missing_slice, duplicate_slice, nonuniform, gantry_tilt, multi_volume, mosaic, no_geometry, truncated,
         unsupported_codec, encrypted_or_unreadable``.
     path : Path, optional
-        The file at fault.
+        The invalid file.
     series : str
         Name of the scan.
     """
@@ -113,48 +113,48 @@ class SeriesError(ScanError):
 
 
 class GeometryError(MedHybridError):
-    """Arrays or affines that do not belong together."""
+    """Arrays or affines that do not match."""
 
 
 class ModelError(MedHybridError):
-    """A model folder or checkpoint that cannot be used."""
+    """Invalid model folder or checkpoint."""
 
 
 class TrainingError(MedHybridError):
-    """A run that cannot go on."""
+    """Training that cannot continue."""
 
 
 class DeviceError(MedHybridError):
-    """A device that is absent or out of memory."""
+    """Missing device, or device out of memory."""
 
 
 class TrackingError(MedHybridError):
-    """A store of runs (MLflow) that cannot be used as it is."""
+    """Store of runs (MLflow) that cannot be used in its present state."""
 
 
 class OutputError(MedHybridError):
-    """A place that results cannot be written to: full, read-only, or in the hands of another process."""
+    """Output folder that cannot be written: full, read-only, or locked by another process."""
 
 
 Kind = TypeVar("Kind", bound=MedHybridError)
 
 
 def item_error(error: Exception, what: str, kind: type[Kind], *, remedy: str = "") -> Kind | MedHybridError:
-    """Return the failure of one item for anything that was raised while it was processed.
+    """Return the failure of one item for any exception raised while it was processed.
 
-    Libraries raise many kinds of errors on damaged files. Each becomes the failure of its item, and the other items go on.
+    Libraries raise many kinds of exceptions on damaged files. Each becomes the failure of its item, and the loop continues.
 
     Parameters
     ----------
     what : str
-        What could not be done, with the item's name.
+        The failure, with the item's name.
     kind : type
-        The error to return; an error of medhybrid is returned as it is.
+        Class of the returned error; an error of medhybrid is returned unchanged.
 
     Raises
     ------
     OSError
-        The error itself, if the machine is to blame: a full or read-only disk, too many open files.
+        The error itself, if it concerns the system: a full or read-only disk, too many open files.
     """
     if isinstance(error, MedHybridError):
         return error
@@ -170,12 +170,12 @@ def item_error(error: Exception, what: str, kind: type[Kind], *, remedy: str = "
 
 
 def printable(text: str) -> str:
-    """Return text with its control characters and lone surrogates as escapes; line ends and tabs stay."""
+    """Escape control characters and lone surrogates of a text; line ends and tabs stay."""
     return "".join(ascii(c)[1:-1] if is_unsafe(c) and c not in "\n\t" else c for c in text)
 
 
 class SafeFormatter(logging.Formatter):
-    """Formats lines of the log with control characters escaped and passwords of addresses hidden."""
+    """Formatter of log lines that escapes control characters and hides passwords of addresses."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
@@ -183,5 +183,8 @@ class SafeFormatter(logging.Formatter):
 
 
 def is_unsafe(character: str) -> bool:
-    """Whether a character is a control or format character, a line separator or a lone surrogate; joiners are text."""
+    """Return whether a character is a control or format character, a line separator or a lone surrogate.
+
+    Joiners are part of words and are safe.
+    """
     return character not in JOINERS and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")

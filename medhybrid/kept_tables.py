@@ -1,6 +1,6 @@
-"""Tables that a command writes again, and that people annotate: one that was changed since is kept under another name.
+"""Tables that a command rewrites and that users annotate: an edited table is renamed, not overwritten.
 
-.NAME.sha256     beside a table: the hashes of its last two versions, so that a kill between the two files does no harm
+.NAME.sha256     hashes of the last two versions of a table; two, since a process may be killed between both files
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ KEPT_HASHES = 2
 
 
 def write_kept_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as CSV, the first of them the names of the columns; raises `OSError`.
+    """Write rows as CSV, with the column names first; raises `OSError`.
 
-    A table under this name that is not as it was written is renamed first, with a warning: NAME-edited.csv.
+    A table of this name that was edited since it was written is first renamed to NAME-edited.csv, with a warning.
     """
     text = text_of_csv(rows)
     beside = path.with_name(f".{path.name}.sha256")
@@ -31,7 +31,7 @@ def write_kept_table(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     if path.is_file() and _is_edited(path, known, text):
         kept = _free_name(path)
         path.rename(kept)
-        logger.warning("%s was changed after it was written; it is kept as %s", path.name, kept.name)
+        logger.warning("%s was edited after it was written; the edited table is kept as %s", path.name, kept.name)
     new = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
     if new not in known[-1:]:
         write_atomically(beside, "\n".join([*known, new][-KEPT_HASHES:]) + "\n")
@@ -45,7 +45,7 @@ def _hashes_in(path: Path) -> list[str]:
 
 
 def _is_edited(path: Path, known: Sequence[str], text: str) -> bool:
-    """Whether a table is another than was written; by its columns where no hash was kept."""
+    """Return whether a table was edited since it was written; without a hash, compare the columns."""
     try:
         content = path.read_bytes()
     except OSError:

@@ -1,7 +1,7 @@
-"""Memory that this process may still use: the machine's, within the limits of the control groups that it is in.
+"""Memory available to this process: free memory of the host, within the limits of its control groups (cgroups).
 
-A container, a job of Slurm or a systemd unit may have far less than the machine. Linux keeps such limits in a tree of control
-groups, in one of two layouts (versions 1 and 2); a group is bound by its own limit and by those of all groups above it.
+A container, a Slurm job or a systemd unit may have far less memory than the host. Linux keeps such limits in a tree of
+control groups, in version 1 or 2. The limits of all parent groups apply to a group.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-"""Files with the limit and the use of a group, and the part of the use that is only cache."""
+"""Files with the limit and the use of a group, and the key of the cache in its use."""
 
 
 def free_memory(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Return the bytes that are free on the machine and within every limit on this process.
+    """Return the free memory in bytes, within every limit on this process.
 
     Parameters
     ----------
     groups, membership : Path
-        The tree of control groups, and the file that names those of this process.
+        The tree of control groups, and the file with the groups of this process.
     """
     free = int(psutil.virtual_memory().available)
     for folder, (limit, use, cache) in _groups_of_this_process(groups, membership):
@@ -39,7 +39,7 @@ def free_memory(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
 
 
 def _groups_of_this_process(groups: Path, membership: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """Yield the folder of each control group that limits this process's memory, with the names of its files."""
+    """Yield the folder of each control group that limits the memory of this process, with the names of its files."""
     version_1 = groups / "memory"
     yield groups, VERSION_2
     yield version_1, VERSION_1

@@ -1,7 +1,7 @@
-"""Names of cases: the one gate that every name passes before it becomes part of a file name.
+"""Validation of case names before they become part of a file name.
 
-Names come from tables, JSON files, file names, archives, DICOM headers and model folders. `check_case_name` refuses a name that
-a person wrote and that cannot be used. `name_from_path` makes a usable name of a file that was found, whatever it is called.
+Names come from tables, JSON files, file names, archives, DICOM headers and model folders. `check_case_name` refuses an
+invalid name that a user wrote. `name_from_path` derives a valid name from any path.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from pathlib import Path, PurePath, PureWindowsPath
 from medhybrid.errors import DataError, is_unsafe
 
 MAX_NAME_BYTES = 180
-"""Longest name, in bytes of UTF-8: file systems allow 255 for a file name, and suffixes are added to it."""
+"""Longest case name in bytes of UTF-8. File systems allow 255 for a file name, and suffixes are added."""
 
 
 def check_case_name(name: object, *, source: str) -> str:
-    """Return a case name that can be part of a file name.
+    """Return a case name, after checking that it can be part of a file name.
 
     Parameters
     ----------
     name : object
-        The name as it was read.
+        The name from the file.
     source : str
-        Where it was read, for the message.
+        The file or table that has the name, for the message.
 
     Raises
     ------
     DataError
-        If it is empty, is a path, starts with a dot, is too long, or holds characters that cannot be part of a file name.
+        If it is empty, a path or too long, starts with a dot, or has characters that are invalid in file names.
     """
     problem = _problem_of(name)
     if problem:
         raise DataError(
-            f"{source}: a case name cannot be used: {problem}",
+            f"{source}: invalid case name: {problem}",
             expected=f"a name without / or \\, of at most {MAX_NAME_BYTES} bytes, that does not start with a dot",
             found=ascii(name)[:100],
-            remedy="rename the case; folders of patients go into the column `subject`",
+            remedy="rename the case; put patient folders into the column `subject`",
         )
     return str(name)
 
 
 def _problem_of(name: object) -> str:
-    """Say why a name cannot be used; empty if it can."""
+    """Return why a name is invalid; empty if it is valid."""
     if not isinstance(name, str):
-        return "it is not text"
+        return "it is not a text"
     if not name.strip():
         return "it is empty"
     if "/" in name or PureWindowsPath(name).name != name:
@@ -56,14 +56,14 @@ def _problem_of(name: object) -> str:
     if name.startswith("."):
         return "it starts with a dot"
     if any(is_unsafe(c) for c in name):
-        return "it holds control characters, or bytes that are not UTF-8"
+        return "it has control characters or bytes that are not UTF-8"
     if len(name.encode()) > MAX_NAME_BYTES:
         return f"it has {len(name.encode())} bytes"
     return ""
 
 
 def escape_name(text: str) -> str:
-    """Return a usable name that stands for any text: unsafe characters become %XX, long names end in a hash."""
+    """Return a valid name for any text: unsafe characters become %XX, long names end in a hash."""
     escaped = "".join(_escape(c) if is_unsafe(c) or c in "/\\" else c for c in text)
     if escaped.startswith("."):
         escaped = f"%2E{escaped[1:]}"
@@ -80,39 +80,40 @@ def _escape(character: str) -> str:
 
 
 def _is_byte(character: str) -> bool:
-    """Whether a character stands for a byte that could not be decoded, as `os.fsdecode` makes them."""
+    """Return whether a character stands for a byte that `os.fsdecode` could not decode."""
     return "\udc80" <= character <= "\udcff"
 
 
 def name_from_path(relative: PurePath) -> str:
-    """Return the name of a file that was found: the parts of its path joined by two underscores."""
+    """Return the case name for a file: the parts of its path joined by two underscores."""
     return escape_name("__".join(relative.parts))
 
 
 def shorten_name(name: str) -> str:
-    """Return a name of at most `MAX_NAME_BYTES`; a long one ends in a hash of the whole."""
+    """Shorten a name to `MAX_NAME_BYTES`; a shortened name ends in a hash of the full name."""
     content = name.encode()
     if len(content) <= MAX_NAME_BYTES:
         return name
+    # 13 bytes for the tilde and the 12 digits of the hash; a cut character is dropped
     return f"{content[: MAX_NAME_BYTES - 13].decode(errors='ignore')}~{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def same_file_name(name: str) -> str:
-    """Return the form in which names are compared: some file systems ignore case and Unicode forms."""
+    """Return the form of a name for comparisons: some file systems ignore case and Unicode forms."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def make_unique(names: Sequence[str], suffixes: Sequence[str], sources: Sequence[str]) -> list[str]:
-    """Return names of which no two could be one file: those that collide get a suffix, or else a hash of their source.
+    """Make names unique as file names: names that collide get a suffix, or else a hash of their source.
 
     Every member of a collision is renamed, so that a name does not depend on the order of the files.
 
     Parameters
     ----------
     suffixes : sequence of str
-        A short addition to each name that may tell it apart, such as the type of its file.
+        A short addition for each name, such as the file type.
     sources : sequence of str
-        Text that is unique for each name, such as its path.
+        A unique text for each name, such as its path.
     """
     unique = list(names)
     for additions in ([f"_{s}" for s in suffixes], [f"~{_hash(s)}" for s in sources]):
@@ -129,6 +130,6 @@ def _hash(text: str) -> str:
 
 
 def printable_path(path: str | Path) -> str:
-    """Return a path as text for records and messages: bytes that are not UTF-8, and control characters, as escapes."""
+    """Return a path as text for records and messages, with escapes for control characters and invalid UTF-8."""
     text = os.fspath(path)
     return "".join(_escape(c) if is_unsafe(c) else c for c in text)

@@ -1,4 +1,4 @@
-"""Numbers as text for messages: as many digits as their differences need."""
+"""Formatting of numbers for messages, with enough digits to show their differences."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import math
 from collections.abc import Iterable, Sequence
 
 MAX_DECIMALS = 17
-"""More digits than a float64 holds are never needed."""
+"""Most digits after the point; a float64 has no more."""
 
 
 def format_apart(values: Iterable[float], *, decimals: int = 3) -> list[str]:
-    """Format numbers so that those that differ look different.
+    """Format numbers so that different numbers have different texts.
 
     Parameters
     ----------
     values : iterable of float
-        The numbers that one message compares.
+        The numbers to compare in one message.
     decimals : int
         Least number of digits after the point.
 
     Returns
     -------
     list of str
-        One text a number, all with the same number of digits after the point where that is enough, else in full.
+        One text for each number. All have the same number of digits after the point if this suffices, else all digits.
 
     Examples
     --------
@@ -46,21 +46,21 @@ def _hides_a_number(texts: Sequence[str], numbers: Sequence[float]) -> bool:
 
 
 def format_vectors_apart(vectors: Iterable[Sequence[float]], *, decimals: int = 3, joint: str = ", ") -> list[str]:
-    """Format vectors of one length so that those that differ look different.
+    """Format vectors of one length so that different vectors have different texts.
 
     Parameters
     ----------
     vectors : iterable of sequence of float
-        For example positions or spacings.
+        The vectors to compare, such as positions or spacings.
     decimals : int
         Least number of digits after the point.
     joint : str
-        Text between two components.
+        Separator of the components.
 
     Returns
     -------
     list of str
-        One text a vector. Each component has the digits that tell it from the same component of the others.
+        One text for each vector. Each component has enough digits to differ from the same component of the others.
     """
     columns = [format_apart(column, decimals=decimals) for column in zip(*vectors, strict=True)]
     return [joint.join(row) for row in zip(*columns, strict=True)]

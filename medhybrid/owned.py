@@ -1,8 +1,8 @@
-"""Folders that medhybrid owns: marked when they are made, so that nothing of the user's is overwritten or removed.
+"""Output folders with a marker file, so that no file of the user is overwritten or removed.
 
-A marker file names the kind of a folder. A command writes into a folder only if it carries the marker of its kind, or holds
-nothing of the names that the command writes. A folder of an earlier version has no marker: it is adopted if its record is
-valid and it holds known files only. Trees are removed below an owned folder only, never through a link.
+The marker file names the kind of a folder. A command writes into a folder with the marker of its kind, or into a folder
+without files of the names that the command writes. A folder of an earlier version has no marker: it is accepted if its
+record is valid and all of its files are known. Folders are removed only below a marked folder, never through a link.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ MARKER = ".medhybrid.json"
 
 @dataclass(frozen=True, slots=True)
 class FolderKind:
-    """A kind of folder that a command writes.
+    """Kind of an output folder.
 
     Attributes
     ----------
     name : str
-        Written into the marker.
+        Name in the marker.
     contents : dict
-        Every file and folder that the command makes at the top: its name as a pattern, and for a folder the patterns of the
-        files in it, at any depth. An empty tuple stands for a file.
+        Every file and folder that the command writes at the top level. Keys are name patterns. Values are, for a folder, the
+        name patterns of its files at any depth, and an empty tuple for a file.
     is_valid : callable
-        Whether a folder without marker has a valid record of an earlier version.
+        Returns whether a folder without marker has a valid record of an earlier version.
     scans : tuple of str
-        The contents that are scans, where others look for scans.
+        The contents that are scans; a search for scans does not skip them.
     """
 
     name: str
@@ -50,12 +50,12 @@ class FolderKind:
 
 
 def claim_folder(folder: Path, kind: FolderKind, *, remedy: str = "choose another folder") -> Path:
-    """Make a folder of a kind and mark it, or take one that this program made; returns it.
+    """Create and mark an output folder, or accept one that medhybrid created; returns the folder.
 
     Raises
     ------
     OutputError
-        If it cannot be made, or holds files of the names that would be written and that this program did not make.
+        If it cannot be created, or has other files under names that the command would write.
     """
     make_folder(folder, remedy=remedy)
     if kind.name in kinds_of(folder):
@@ -66,8 +66,8 @@ def claim_folder(folder: Path, kind: FolderKind, *, remedy: str = "choose anothe
         if foreign or not kind.is_valid(folder):
             shown = ", ".join(printable_path(p.relative_to(folder)) for p in (foreign or present)[:5])
             raise OutputError(
-                f"{printable_path(folder)} holds files that medhybrid did not make, under names that it would write",
-                expected="an empty or new folder, or one that this command made",
+                f"{printable_path(folder)} has files that medhybrid did not write, under names that it would write",
+                expected="a new or empty folder, or an output folder of this command",
                 found=shown,
                 remedy=remedy,
             )
@@ -76,7 +76,7 @@ def claim_folder(folder: Path, kind: FolderKind, *, remedy: str = "choose anothe
 
 
 def kinds_of(folder: Path) -> tuple[str, ...]:
-    """Return the kinds in a folder's marker: several commands may write into one folder. None for other folders."""
+    """Return the kinds in a folder's marker, one for each command that wrote into it; empty without a marker."""
     return tuple(_contents_by_kind(folder))
 
 
@@ -88,7 +88,7 @@ def _contents_by_kind(folder: Path) -> dict[str, list[str]]:
 
 
 def foreign_files(path: Path, kind: FolderKind) -> list[Path]:
-    """List the files at or below a path that a folder of this kind does not hold; links are among them."""
+    """List the files at or below a path that do not belong to a folder of this kind; links never belong to it."""
     patterns = _patterns_of(path.name, kind)
     if patterns is None or path.is_symlink():
         return [path]
@@ -101,19 +101,19 @@ def foreign_files(path: Path, kind: FolderKind) -> list[Path]:
 
 
 def remove_tree(path: Path, *, owner: Path) -> None:
-    """Remove a folder below an owned one; one that is absent is no error, a link is removed and not followed.
+    """Remove a folder below a marked one. An absent folder is ignored; a link is removed, not followed.
 
     Raises
     ------
     OutputError
-        If `owner` carries no marker, `path` does not lie below it, or it cannot be removed.
+        If `owner` has no marker, `path` does not lie below it, or `path` cannot be removed.
     """
     if not kinds_of(owner) or not _lies_below(path, owner):
         raise OutputError(
             f"{printable_path(path)} is not removed",
-            expected="a folder below one that medhybrid made",
-            found="a path outside it" if kinds_of(owner) else f"{printable_path(owner)} without {MARKER}",
-            remedy="remove it yourself",
+            expected="a folder inside an output folder of medhybrid",
+            found="a path outside of it" if kinds_of(owner) else f"{printable_path(owner)} without {MARKER}",
+            remedy="check the folder and remove it yourself",
         )
     try:
         if path.is_symlink():
@@ -125,21 +125,21 @@ def remove_tree(path: Path, *, owner: Path) -> None:
 
 
 def remove_made(folder: Path, patterns: Sequence[str]) -> None:
-    """Remove the files of a folder that have names among patterns, and the folder itself if nothing else is in it.
+    """Remove a folder if the names of all its files match patterns.
 
     Raises
     ------
     OutputError
-        If other files are in it, it is a link, or it cannot be removed: nothing else is touched.
+        If it has other files, is a link, or cannot be removed. Other files stay untouched.
     """
     if not folder.exists() and not folder.is_symlink():
         return
     others = [folder] if folder.is_symlink() or not folder.is_dir() else _others_in(folder, patterns)
     if others:
         raise OutputError(
-            f"{printable_path(folder)} is not replaced: medhybrid did not make all of it",
+            f"{printable_path(folder)} is not replaced: it has files that medhybrid did not write",
             found=", ".join(printable_path(p.name) for p in others[:5]),
-            remedy="move these files elsewhere",
+            remedy="move these files to another folder",
         )
     try:
         for path in folder.iterdir():
@@ -154,7 +154,7 @@ def _others_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def _lies_below(path: Path, owner: Path) -> bool:
-    """Whether a path lies below a folder without a link on the way."""
+    """Return whether a path lies below a folder, with no link between them."""
     if ".." in path.parts or path == owner or not path.is_relative_to(owner):
         return False
     between = [p for p in path.parents if p != owner and p.is_relative_to(owner)]
@@ -186,22 +186,22 @@ def _write_marker(folder: Path, changes: dict[str, object]) -> None:
 
 
 def contents_of(folder: Path, *, with_written: bool = True) -> tuple[str, ...]:
-    """Return the patterns of all files and folders that a marked folder's command made; none for other folders.
+    """Return the name patterns of the files and folders in a folder's marker; empty without a marker.
 
     Parameters
     ----------
     with_written : bool
-        Whether those of `WrittenFiles` are among them, which are scans.
+        Include the files of `WrittenFiles`, which are scans.
     """
     patterns = [p for listed in _contents_by_kind(folder).values() for p in listed]
     return (*patterns, *(escape(name) for name in (files_of(folder) if with_written else ())))
 
 
 class WrittenFiles:
-    """The files that a command wrote into a folder which may hold files of the user's beside them.
+    """Files that a command wrote into a folder that may also have files of the user.
 
-    Their names and hashes are kept in the marker: a later call may replace a file that is as it was written, and no other.
-    Use it as a context manager, which saves the marker at the end.
+    The marker has their names and hashes: a later call replaces only files that are unchanged since they were written.
+    As a context manager, it saves the marker at the end.
     """
 
     SAVED_EVERY = 100
@@ -231,18 +231,18 @@ class WrittenFiles:
         is_same: Callable[[Path], bool],
         others: Collection[str],
     ) -> str:
-        """Return the name under which something was written before, else one under which nothing is: with a number if need be.
+        """Return the name under which a scan was written before, else a free name, with a number if necessary.
 
         Parameters
         ----------
         suffixes : sequence of str
-            Of its files, of which the first is the main one, a `.nii.gz`.
+            Suffixes of its files; the first, `.nii.gz`, is the main file.
         places : sequence of str
-            Signs of where it is from; see `ScanEntry.places`.
+            Identifiers of its source; see `ScanEntry.places`.
         is_same : callable
-            Whether a main file that was written before has its content.
+            Returns whether an existing main file has the same content.
         others : collection of str
-            Names that others want.
+            Names of other scans.
         """
         known = [name, *(n for n in self._by_base.get(_base(name), ()) if n != name)]
         ours = [n for n in known if n not in self._taken and all(self._is_free(f"{n}{s}") for s in suffixes)]
@@ -253,12 +253,12 @@ class WrittenFiles:
         free = (n for n in new if not any(os.path.lexists(self.folder / f"{n}{s}") for s in suffixes))
         found = next(chain(there, alike, free), "")
         if not found:
-            raise OutputError(f"{printable_path(self.folder)} has too many files named {name}")
+            raise OutputError(f"{printable_path(self.folder)} has too many files with the name {name}")
         self._taken.add(found)
         return found
 
     def is_ours(self, name: str) -> bool:
-        """Whether a file is there as it was written."""
+        """Return whether a file exists and is unchanged since it was written."""
         return self._is_free(name) and (self.folder / name).is_file()
 
     def _is_free(self, name: str) -> bool:
@@ -268,7 +268,7 @@ class WrittenFiles:
         return name in self._hashes and path.is_file() and _hash_file(path) == self._hashes[name]
 
     def add(self, name: str, places: Sequence[str] = ()) -> None:
-        """Note that a file was written, and where its content is from."""
+        """Record a written file and its source."""
         self._hashes[name] = _hash_file(self.folder / name)
         if places:
             self._places[name] = list(places)
@@ -277,14 +277,14 @@ class WrittenFiles:
             self.save()
 
     def save(self) -> None:
-        """Write the names and hashes into the marker."""
+        """Save the names and hashes in the marker."""
         listed = {"files": dict(sorted(self._hashes.items())), "places": dict(sorted(self._places.items()))}
         _write_marker(self.folder, listed)
         self._n_unsaved = 0
 
 
 def _base(name: str) -> str:
-    """Return a name without the number that told it from another."""
+    """Return a name without the number that `name_for` added."""
     return re.sub(r"_\d+$", "", name)
 
 
@@ -305,7 +305,7 @@ def _places_of(folder: Path) -> dict[str, list[str]]:
 
 
 def files_of(folder: Path) -> tuple[str, ...]:
-    """Return the names in a marker of files that were written among others; none for other folders."""
+    """Return the names of `WrittenFiles` in a folder's marker; empty without a marker."""
     return tuple(_hashes_of(folder))
 
 
@@ -318,7 +318,7 @@ def _marker_of(folder: Path) -> dict[str, object]:
 
 
 def _is_earlier_conversion(folder: Path) -> bool:
-    """Whether a folder without marker was written by `convert`, by the columns of its table."""
+    """Return whether an earlier version of `convert` wrote a folder without marker, by the columns of its table."""
     try:
         with (folder / "table.csv").open() as file:
             return file.readline().strip() == "volume,state,code,shape,reason"
@@ -327,9 +327,9 @@ def _is_earlier_conversion(folder: Path) -> bool:
 
 
 CONVERTED = FolderKind("convert", {"table.csv": ()}, _is_earlier_conversion)
-"""The output folder of `convert`, whose volumes may lie beside files of the user's."""
+"""Output folder of `convert`; it may also have files of the user."""
 
 
 def is_made_here(path: Path, patterns: Iterable[str]) -> bool:
-    """Whether a file or folder has a name among patterns."""
+    """Return whether the name of a file or folder matches a pattern."""
     return any(fnmatchcase(path.name, pattern) for pattern in patterns)

@@ -1,9 +1,8 @@
-"""Folders that are elsewhere (S3 and whatever else fsspec knows), worked on through a copy here.
+"""Local copies of remote folders: S3 and the other stores of fsspec.
 
-A `Mirror` is a URL and a local folder. `fetch` brings what is new or changed, `send` puts a file back, whole or not at all
-where the store writes objects so (S3 does). Credentials and endpoints are those that fsspec and its drivers read from the
-environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...); none is written anywhere. The driver for S3 comes with the extra
-`[scale]`.
+A `Mirror` is a URL and a local folder. `fetch` downloads new and changed files; `send` uploads files. Uploads are atomic on
+stores with atomic writes, such as S3. fsspec and its drivers read credentials and endpoints from the environment
+(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...); medhybrid stores none. The extra `[scale]` has the driver for S3.
 """
 
 from __future__ import annotations
@@ -20,38 +19,38 @@ from medhybrid.errors import ConfigError, DataError
 from medhybrid.files import held, write_atomically
 
 INDEX = ".mirror.json"
-"""In the local folder: by file, what original and copy were when they were the same."""
+"""File in the local folder: state of the remote file and of its copy at the last transfer, by file name."""
 
 PART = ".part"
-"""Ending of a file that is being fetched."""
+"""Suffix of a file during its download."""
 
 FILES_AT_ONCE = 64
-"""Fetched together, and on record together: what a kill costs."""
+"""Files in one download and one update of the index; a killed process loses at most these."""
 
 OTHERS = ("dicomweb", "dimse", "sqlite", "http", "https")
-"""Schemes that are no folders of files, or mean something else here."""
+"""Schemes that do not stand for remote folders here."""
 
 
 def is_remote(place: str | Path) -> bool:
-    """Whether a place is a URL that a mirror is needed for."""
+    """Return whether a place is a URL that needs a mirror."""
     scheme, separator, _ = str(place).partition("://")
     return bool(separator) and scheme.isalnum() and scheme not in OTHERS
 
 
 class Mirror:
-    """A remote folder and its copy.
+    """Remote folder and its local copy.
 
     Parameters
     ----------
     url : str
-        As `s3://bucket/folder`.
+        For example `s3://bucket/folder`.
     folder : Path, optional
-        Where the copy is; by default below `~/.cache/medhybrid` (or `XDG_CACHE_HOME`), by the URL's hash.
+        The local copy; by default a folder named by the URL's hash in `~/.cache/medhybrid` (or below `XDG_CACHE_HOME`).
 
     Raises
     ------
     ConfigError
-        If no driver for the URL is installed.
+        If the driver for the URL is not installed.
     """
 
     def __init__(self, url: str, folder: Path | None = None) -> None:
@@ -68,34 +67,36 @@ class Mirror:
             self._fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
             raise ConfigError(
-                f"{url} cannot be reached", found=str(error).splitlines()[0], remedy="pip install 'medhybrid[scale]'"
+                f"{url} cannot be opened", found=str(error).splitlines()[0], remedy="pip install 'medhybrid[scale]'"
             ) from error
         self.folder = folder or _cache() / hashlib.sha256(self.url.encode()).hexdigest()[:24]
         self._index_path = self.folder / INDEX
         self._index = _read_index(self._index_path)
 
     def fetch(self, *, restores: bool = False) -> Path:
-        """Bring what is new or changed, forget what is gone; returns the local folder.
+        """Download new and changed files, remove deleted ones, and return the local folder.
 
         Parameters
         ----------
         restores : bool
-            Files that changed here are fetched again; otherwise they are taken for results that are still to be sent.
+            Download files that changed locally again; otherwise they count as results that are still to be sent.
 
         Raises
         ------
         DataError
-            If the store does not answer, or a name leads out of the folder.
+            If the store does not respond, or a name points outside the folder.
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with held(self.folder.with_name(f"{self.folder.name}.lock")):  # processes of one training fetch together
+        with held(
+            self.folder.with_name(f"{self.folder.name}.lock")
+        ):  # processes of one training fetch at the same time
             self._index = _read_index(self._index_path)
             try:
                 self._fs.invalidate_cache()
                 listed: dict[str, Any] = self._fs.find(self._root, detail=True)
-            except Exception as error:  # each driver has errors of its own
+            except Exception as error:  # each driver raises different exceptions
                 raise _unreachable(self.url, error) from error
-            # some tools keep a folder as an empty file whose name ends in a slash
+            # some tools store a folder as an empty file whose name ends in a slash
             found = {p: i for p, i in listed.items() if not p.endswith("/") and i.get("type") != "directory"}
             wanted = {self._name_of(path): _mark(info) for path, info in found.items()}
             new = [n for n, m in wanted.items() if not self._is_here(n, m, restores)]
@@ -108,17 +109,17 @@ class Mirror:
         return self.folder
 
     def _is_here(self, name: str, mark: str, restores: bool) -> bool:
-        """Whether the copy of a file is of its original as it is now, and, to restore, unchanged since."""
+        """Return whether the copy of a file is current; to restore, it must also be unchanged."""
         local, (of, stamp) = self.folder / name, self._index.get(name, ("", ""))
         return of == mark and local.is_file() and not (restores and _stamp(local) != stamp)
 
     def send(self, names: Iterable[str]) -> None:
-        """Put local files in place of their originals, in this order; those that are absent here are taken away there.
+        """Upload local files in this order; files that are absent locally are deleted remotely.
 
         Raises
         ------
         DataError
-            If the store does not answer.
+            If the store does not respond.
         """
         try:
             for name in names:
@@ -126,6 +127,7 @@ class Mirror:
                 if local.is_file():
                     stamp = _stamp(local)
                     self._fs.put_file(str(local), remote)
+                    # fsspec caches listings, which would give the state before the upload
                     self._fs.invalidate_cache(self._fs._parent(remote))
                     self._index[name] = _mark(self._fs.info(remote)), stamp
                 elif name in self._index:
@@ -135,19 +137,19 @@ class Mirror:
             raise _unreachable(self.url, error) from error
 
     def send_changes(self, folders: Sequence[str]) -> None:
-        """Send what is new or other than its original in these folders below the copy, as after a store was away."""
+        """Send new and changed files in these subfolders, for example after the store was unavailable."""
         files = [p for f in folders for p in sorted((self.folder / f).glob("*")) if not p.name.startswith(".")]
         self.send(self._changed(files))
         self.save()
 
     def changes(self) -> list[str]:
-        """Files anywhere below the copy that are new or other than their originals, and those that are gone from it."""
+        """Return the names of new, changed and removed files in the local copy."""
         files = [p for p in sorted(self.folder.rglob("*")) if not _is_ours(p.relative_to(self.folder))]
         gone = [n for n in self._index if not (self.folder / n).is_file()]
         return [*self._changed(files), *gone]
 
     def withdraw(self, names: Iterable[str]) -> None:
-        """Take originals away that are to be sent again; raises `DataError` if the store does not answer."""
+        """Delete remote files before they are sent again; raises `DataError` if the store does not respond."""
         try:
             for name in names:
                 if self._index.pop(name, None) is not None:
@@ -156,7 +158,7 @@ class Mirror:
             raise _unreachable(self.url, error) from error
 
     def save(self) -> None:
-        """Remember what is the same here and there."""
+        """Save the index."""
         write_atomically(self._index_path, json.dumps(self._index))
 
     def _changed(self, files: Iterable[Path]) -> list[str]:
@@ -172,29 +174,29 @@ class Mirror:
             for name, path in zip(names, pending, strict=True):
                 path.replace(self.folder / name)
                 self._index[name] = marks[name], _stamp(self.folder / name)
-        except Exception as error:  # the driver's; or a name that is a file here and a folder there
+        except Exception as error:  # of the driver, or where a name is a file locally and a folder remotely
             raise _unreachable(self.url, error) from error
         self.save()
 
     def _name_of(self, path: str) -> str:
-        """Below the folder; raises `DataError` for a key that would lead elsewhere."""
+        """Return a key relative to the folder; raises `DataError` for a key that points outside it."""
         name = path[len(self._root) :].lstrip("/") if path.startswith(self._root) else path
         if not name:
             raise DataError(
-                f"{self.url} is a file", expected="the URL of a folder", remedy="give that of the folder it is in"
+                f"{self.url} is a file", expected="the URL of a folder", remedy="give the URL of its folder"
             )
         if ".." in PurePosixPath(name).parts or name.startswith("/") or "\0" in name or "\\" in name:
-            raise DataError(f"{self.url} has a file whose name leads elsewhere", found=name[:80])
+            raise DataError(f"{self.url} has a file whose name points outside the folder", found=name[:80])
         return name
 
 
 def local_copy(place: str | Path) -> Path:
-    """A folder or file that is here: itself, or a fetched copy."""
+    """Return a local path: the path itself, or a copy that is fetched now."""
     return Mirror(str(place)).fetch(restores=True) if is_remote(place) else Path(place)
 
 
 def place_of_copy(place: str | Path) -> Path:
-    """A folder that is here: itself, or where its copy is, as it was fetched last."""
+    """Return a local path: the path itself, or the folder of its last copy."""
     return Mirror(str(place)).folder if is_remote(place) else Path(place)
 
 
@@ -211,22 +213,22 @@ def _read_index(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _is_ours(name: Path) -> bool:
-    """Hidden, or not yet whole."""
+    """Return whether a local file is hidden or incomplete, so that it is not sent."""
     return name.suffix == PART or any(part.startswith(".") for part in name.parts)
 
 
 def _stamp(path: Path) -> str:
-    """What changes when a local file does."""
+    """Return size and time of a local file, which change with its content."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _mark(info: dict[str, Any]) -> str:
-    """What changes when a remote file does."""
+    """Return size and ETag or time of a remote file, which change with its content."""
     stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or info.get("created")
     return f"{info.get('size')} {stamp}"
 
 
 def _unreachable(url: str, error: Exception) -> DataError:
     text = f"{type(error).__name__}: {str(error)[:200]}"
-    return DataError(f"{url} does not answer as it should", found=text, remedy="check the address and the credentials")
+    return DataError(f"{url} cannot be read or written", found=text, remedy="check the address and the credentials")

@@ -1,4 +1,4 @@
-"""Tables that people write: CSV as spreadsheets save it, whatever the encoding and the separator."""
+"""Reading of CSV tables as spreadsheets save them, in any common encoding and with any common separator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEPARATORS = (",", ";", "\t")
 NAMED_SEPARATOR = re.compile(r"\s*sep=([,;\t])\r?\n")
 
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-"""First bytes of spreadsheets' own files, which people rename to .csv."""
+"""First bytes of Excel and OpenDocument files, which users sometimes rename to .csv."""
 
 QUOTED = re.compile(r'"[^"]*"')
 
@@ -28,16 +28,16 @@ BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-1
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Column names and rows of a table, as text without surrounding spaces.
+    """Column names and rows of a table, as texts without surrounding spaces.
 
     Attributes
     ----------
     columns : tuple of str
-        From the first line.
+        Names from the first line.
     rows : tuple of (int, dict)
-        The number of the line in the file, and column to cell. Cells beyond the columns stand under an empty name.
+        Line number in the file, and cells by column. Cells beyond the columns have an empty column name.
     separator : str
-        What stands between the cells.
+        Separator of the cells.
     """
 
     columns: tuple[str, ...]
@@ -45,7 +45,7 @@ class Table:
     separator: str = ","
 
     def column(self, name: str) -> str | None:
-        """Return the column of a name, its case ignored if only one fits; None if there is none."""
+        """Return the column with a name, ignoring case if only one column matches; None without a match."""
         if name in self.columns:
             return name
         alike = [c for c in self.columns if c.casefold() == name.casefold()]
@@ -55,23 +55,25 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a CSV table: UTF-8, UTF-16 or Latin-1; commas, semicolons or tabs.
 
-    The apostrophe before what would be a formula is left out, as this program writes it and spreadsheets do.
+    The apostrophe before a text that would be a formula is removed; medhybrid and spreadsheets write it.
 
     Raises
     ------
     DataError
-        If it cannot be read, has no column names, or two of one name.
+        If it cannot be read, has no column names, or has two columns with the same name.
     """
     text, separator, first = _open(path)
     lines = _split(text, separator, path.name, first)
     numbered = [(n, cells) for n, cells in lines if any(c.strip() for c in cells)]
     if not numbered:
-        raise DataError(f"{path.name} is an empty table", expected="a line of column names, and a line for each case")
+        raise DataError(f"{path.name} is an empty table", expected="a line with column names and a line for each case")
     columns = tuple(read_cell(c.strip()) for c in numbered[0][1])
     _refuse_swallowed(numbered, separator, path.name)
     named = [c for c in columns if c]
     if doubled := sorted({c for c in named if named.count(c) > 1}):
-        raise DataError(f"{path.name} has two columns of one name", found=", ".join(doubled), remedy="rename one")
+        raise DataError(
+            f"{path.name} has two columns with the same name", found=", ".join(doubled), remedy="rename one"
+        )
     rows = []
     for n, cells in numbered[1:]:
         padded = [*cells, *[""] * (len(columns) - len(cells))]
@@ -82,7 +84,7 @@ def read_table(path: Path) -> Table:
 
 
 def has_column(path: Path, name: str) -> bool:
-    """Whether the first line of a table names a column, whatever is wrong with the others; its case is ignored."""
+    """Return whether the first line of a table has a column, ignoring case and errors in the other lines."""
     try:
         text, separator, _ = _open(path)
     except DataError:
@@ -92,14 +94,14 @@ def has_column(path: Path, name: str) -> bool:
 
 
 def _open(path: Path) -> tuple[str, str, int]:
-    """Return the text of a table from its columns on, its separator, and the number of its first line."""
+    """Return the text of a table from the line of column names, its separator, and the number of that line."""
     try:
         check_file(path)
         content = path.read_bytes()
         if content.startswith(WORKBOOKS):
             raise DataError(
-                f"{path.name} is a workbook, and no CSV table",
-                expected="text",
+                f"{path.name} is a workbook, not a CSV table",
+                expected="a text file",
                 found="an Excel or OpenDocument file, or an archive",
                 remedy="save it as UTF-8 CSV",
             )
@@ -107,14 +109,14 @@ def _open(path: Path) -> tuple[str, str, int]:
     except (OSError, UnicodeDecodeError) as error:
         found = str(error.strerror if isinstance(error, OSError) else error)
         raise DataError(f"{path.name} cannot be read as a table", found=found, remedy="save it as UTF-8 CSV") from error
-    prefix = NAMED_SEPARATOR.match(text)  # as Excel writes it before the columns
+    prefix = NAMED_SEPARATOR.match(text)  # Excel writes it before the line of column names
     text = text[prefix.end() :] if prefix else text
     columns_line: str = QUOTED.sub("", next((line for line in text.splitlines() if line.strip()), ""))
     return text, prefix[1] if prefix else max(SEPARATORS, key=columns_line.count), 2 if prefix else 1
 
 
 def _split(text: str, separator: str, name: str, first: int) -> list[tuple[int, list[str]]]:
-    """Return the cells of each row, with the number of the line that it begins in; `first` is that of the text."""
+    """Return the cells of each row with the number of its first line; `first` is the number of the text's first line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     found, begin = [], 0
     try:
@@ -124,7 +126,7 @@ def _split(text: str, separator: str, name: str, first: int) -> list[tuple[int, 
     except csv.Error as error:
         raise DataError(
             f"{name}: line {first + begin} cannot be read",
-            expected="cells that begin with a quotation mark to end with one, before the next separator",
+            expected="a closing quotation mark before the next separator, in each cell that starts with one",
             found=str(error),
             remedy="close the quotation mark, or remove it",
         ) from error
@@ -132,10 +134,10 @@ def _split(text: str, separator: str, name: str, first: int) -> list[tuple[int, 
 
 
 def _refuse_swallowed(rows: Sequence[tuple[int, list[str]]], separator: str, name: str) -> None:
-    """Raise `DataError` for a cell with the separators of a whole row in several lines: its quotation mark stayed open.
+    """Raise `DataError` for a cell of several lines with the separators of a whole row: its quotation mark is not closed.
 
-    Where the row has its number of cells, separators with a space after them, as in prose, do not count, unless rows of
-    the table are written so.
+    In rows with the right number of cells, separators before a space do not count, since prose has them. They count if
+    other rows of the table have them.
     """
     single = [cells for _, cells in rows if not any(len(cell.splitlines()) > 1 for cell in cells)]
     n_in_row = min(len(rows[0][1]), median_low([len(c) for c in single]) if single else len(rows[0][1])) - 1
@@ -146,15 +148,15 @@ def _refuse_swallowed(rows: Sequence[tuple[int, list[str]]], separator: str, nam
             n = cell.count(separator) - (cell.count(f"{separator} ") if may_be_prose else 0)
             if len(cell.splitlines()) > 1 and n >= max(n_in_row, 1):
                 raise DataError(
-                    f"{name}: line {line} has a cell that holds the next line",
+                    f"{name}: line {line} has a cell that contains the next line",
                     found=cell.splitlines()[1][:60],
-                    remedy="close the quotation mark at its end, or remove the one at its beginning; in a remark of several "
+                    remedy="close the quotation mark at its end, or remove the one at its start; in a remark of several "
                     f"lines, write a space after each {separator!r}",
                 )
 
 
 def decode_text(content: bytes) -> str:
-    """Return the text of a file by its byte-order mark, else as UTF-8, as UTF-16 without a mark, or as Latin-1."""
+    """Decode a text file by its byte-order mark, else as UTF-8, UTF-16 without a mark, or Latin-1."""
     for mark, encoding in BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return content.decode(encoding)

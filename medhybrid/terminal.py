@@ -1,7 +1,6 @@
-"""What a person sees in the terminal, progress on stderr, the rest on stdout; or JSON lines for programs.
+"""Reporters for the terminal (progress on stderr, results on stdout) and for programs (JSON lines on stdout).
 
-Names of files and texts of headers are part of what is shown: their control characters are escaped, which would otherwise
-rewrite the terminal.
+File names and header texts may have control characters. These are escaped, since they could overwrite the terminal.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from medhybrid.addresses import hide_password
 from medhybrid.errors import printable
 
 PLAIN_INTERVAL_S = 30.0
-"""Where stderr is no terminal, a line at most this often."""
+"""Seconds between two lines of progress if stderr is not a terminal."""
 
 
 JSON_INTERVAL_S = 1.0
@@ -34,7 +33,7 @@ def shown(text: str) -> str:
 
 
 class TerminalReporter:
-    """A `Reporter` for people; quiet where asked to be."""
+    """Reporter for the terminal; with `quiet` it shows nothing."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -45,8 +44,9 @@ class TerminalReporter:
         self._title, self._total, self._shown_at = "", 1.0, 0.0
 
     def begin(self, title: str, total: float) -> None:
-        """Show a bar, or a line where there is no terminal."""
+        """Show a progress bar, or a line if stderr is not a terminal."""
         title = shown(title)
+        # a total of 0 must not be divided by
         self._title, self._total, self._shown_at = title, max(total, 1e-9), time.monotonic()
         if self.quiet or total == 0:
             return
@@ -63,7 +63,7 @@ class TerminalReporter:
             print(title, file=sys.stderr, flush=True)
 
     def advance(self, done: float, text: str = "") -> None:
-        """Move the bar."""
+        """Update the progress bar."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, text=shown(text))
         elif not self.quiet and time.monotonic() - self._shown_at > PLAIN_INTERVAL_S:
@@ -71,30 +71,31 @@ class TerminalReporter:
             print(f"{self._title}: {100 * done / self._total:.0f}%  {shown(text)}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     def message(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         if not self.quiet:
             self.out.print(shown(text), markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table; as wide as it needs where stdout is no terminal."""
+        """Print a table, 160 characters wide if stdout is not a terminal."""
         if self.quiet:
             return
         table = Table(title=shown(title) or None, title_justify="left", show_edge=False, pad_edge=False)
         for column in columns:
             table.add_column(shown(column), overflow="fold")
+        # brackets would be markup of rich
         for row in rows:
             table.add_row(*(shown(str(cell)).replace("[", r"\[") for cell in row))
         width = None if self.out.is_terminal else 160
         Console(width=width, highlight=False).print(table) if width else self.out.print(table)
 
     def picture(self, path: Path) -> None:
-        """Two pixels a character, where stdout is a terminal with all colours."""
+        """Print a PNG with two pixels for each character, if stdout is a terminal with true colour."""
         if self.quiet or not self.out.is_terminal or self.out.color_system != "truecolor":
             return
         from PIL import Image
@@ -107,37 +108,37 @@ class TerminalReporter:
 
 
 class JsonReporter:
-    """A `Reporter` for programs: each thing that is told is a line of JSON on stdout."""
+    """Reporter for programs: each event is a line of JSON on stdout."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self._title, self._total, self._shown_at = "", 1.0, 0.0
 
     def begin(self, title: str, total: float) -> None:
-        """`begin`, with what and how much."""
+        """Print a `begin` event with title and total."""
         self._title, self._total, self._shown_at = title, max(total, 1e-9), time.monotonic()
         self._tell("begin", title=title, total=total)
 
     def advance(self, done: float, text: str = "") -> None:
-        """`progress`, at most every second."""
+        """Print a `progress` event, at most once a second."""
         if time.monotonic() - self._shown_at >= JSON_INTERVAL_S:
             self._shown_at = time.monotonic()
             self._tell("progress", title=self._title, share=round(done / self._total, 4), text=text)
 
     def end(self) -> None:
-        """`end`."""
+        """Print an `end` event."""
         self._tell("end", title=self._title)
 
     def message(self, text: str) -> None:
-        """`message`."""
+        """Print a `message` event."""
         self._tell("message", text=text)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """`table`, a row an object."""
+        """Print a `table` event with an object for each row."""
         self._tell("table", title=title, rows=[dict(zip(columns, map(str, row), strict=True)) for row in rows])
 
     def picture(self, path: Path) -> None:
-        """`picture`, where it is."""
+        """Print a `picture` event with the path of the PNG."""
         self._tell("picture", path=str(path))
 
     def _tell(self, event: str, **values: object) -> None:

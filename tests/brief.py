@@ -1,4 +1,4 @@
-"""What a test does not look at, done in brief: pictures, the program for MLflow and processes that prepare."""
+"""Fast replacements for parts that a test does not check: figures, the exported program and worker processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blank_picture(path: Path) -> Path:
 
 @contextmanager
 def blank_pictures() -> Iterator[None]:
-    """Let trainings of this process write each picture, plot and report under its name, and blank."""
+    """Write blank figures, plots and reports in trainings of this process."""
 
     def drawn(_: Any, path: Path, **__: Any) -> Path:
         return blank_picture(path)
@@ -51,27 +51,27 @@ def blank_pictures() -> Iterator[None]:
 
 
 class OneVoxel(nn.Module):
-    """In place of a network, for a program that is exported at once."""
+    """Network of one weight, which is exported fast."""
 
     def __init__(self, _: nn.Module) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) -> the same."""
+        """Map (B, C, X, Y, Z) to the same shape."""
         return image + self.bias
 
 
 @contextmanager
 def small_program() -> Iterator[None]:
-    """Let trainings of this process log and register a program of one weight, with the files of their own model beside it."""
+    """Log and register a program of one weight in trainings of this process, beside the files of the model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "FullLogits", OneVoxel)
         yield
 
 
 class InThisProcess:
-    """In place of `Processes`, which import all that a case needs anew."""
+    """Replacement of `Processes`, whose workers import all modules again."""
 
     def __init__(self, _: int) -> None: ...
 
@@ -87,7 +87,7 @@ class InThisProcess:
 
 @contextmanager
 def in_this_process() -> Iterator[None]:
-    """Let cases be checked and prepared by this process."""
+    """Check and prepare cases in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocess, "Processes", InThisProcess)
         yield

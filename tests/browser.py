@@ -1,4 +1,4 @@
-"""Headless Chromium, the one of the system, for tests that look at pages as a person does."""
+"""Headless Chromium of the system, for tests of pages in a browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.patience import patience_s
 
 CHROMIUM = shutil.which("chromium")
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
-"""What the tests saw, kept for people."""
+"""Screenshots of the tests."""
 
 needs_browser = [
     pytest.mark.browser,
@@ -27,21 +27,21 @@ needs_browser = [
 
 @dataclass
 class Watched:
-    """A page with what it told the console as errors, and what it asked for."""
+    """Page with its console errors and its requests."""
 
     page: Any
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
     def shoot(self, name: str) -> None:
-        """Keep a screenshot of the whole page."""
+        """Save a screenshot of the whole page."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser; WebGL is drawn by software."""
+    """Start a browser, with WebGL rendered in software."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -57,7 +57,7 @@ def chromium() -> Iterator[Any]:
 
 
 def expect_soon(locator: Any) -> Any:
-    """Expect something of a part of a page, as soon as this machine gets there."""
+    """Return an expectation for a part of a page, with a timeout for slow hosts."""
     from playwright.sync_api import expect
 
     expect.set_options(timeout=1000 * patience_s())
@@ -66,7 +66,7 @@ def expect_soon(locator: Any) -> Any:
 
 @contextmanager
 def watched_page(browser: Any, *, width: int = 1366, height: int = 900, **options: Any) -> Iterator[Watched]:
-    """A new page in a context of its own."""
+    """Open a page in a new browser context."""
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
     context.set_default_timeout(1000 * patience_s())
     page = context.new_page()
@@ -79,7 +79,7 @@ def watched_page(browser: Any, *, width: int = 1366, height: int = 900, **option
 
 
 def serious_problems(page: Any) -> list[str]:
-    """What axe-core finds against WCAG 2.1 A and AA that is serious or critical."""
+    """Return the serious and critical violations of WCAG 2.1 A and AA that axe-core finds."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response["violations"]

@@ -1,4 +1,4 @@
-"""Fixtures: the public data beside the repository, and one small study that is prepared and trained once."""
+"""Fixtures: public data beside the repository, and a small study that is prepared and trained once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hypothesis import settings
 from tests.synthetic import StudyFolder, small_config, write_study
 
 matplotlib.use("Agg")
-settings.register_profile("medhybrid", deadline=None)  # a busy machine is no defect
+settings.register_profile("medhybrid", deadline=None)  # tests may be slow on a busy host
 settings.load_profile("medhybrid")
 for name in (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_EXPERIMENT_NAME",
     "MLFLOW_REGISTRY_URI",
-):  # whoever runs the tests may have a store
+):  # the environment may name a real store
     os.environ.pop(name, None)
 
 LONGEST_FILES = (
@@ -40,11 +40,11 @@ LONGEST_FILES = (
     "tracking/test_mlflow.py",
     "scans/pacs/test_orthanc.py",
 )
-"""Files that take more than a minute: they begin first, so that no worker is left with a long one alone at the end."""
+"""Files that take more than a minute; they start first, so that no worker runs a long file alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files, and keep the order within each."""
+    """Order the files, keeping the order of the tests in each file."""
     places = {name: n for n, name in enumerate(LONGEST_FILES)}
     root = Path(__file__).parent
     items.sort(key=lambda item: places.get(item.path.relative_to(root).as_posix(), len(places)))
@@ -55,21 +55,21 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of public data; tests that need it are marked `shared_data`."""
+    """Return the folder of public data; tests that need it are marked `shared_data`."""
     if not (SHARED / "data").is_dir():
-        pytest.skip("the public data sets (../shared/data) are not here")
+        pytest.skip("the public datasets (../shared/data) do not exist")
     return SHARED
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """A seeded generator."""
+    """Return a seeded random generator."""
     return np.random.default_rng(0)
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
-    """A dataset of ten small scans with bright blobs, and its config. Do not write into it."""
+    """Return a dataset of ten small scans with bright blobs, and its config. Do not write into it."""
     folder = tmp_path_factory.mktemp("study")
     write_study(folder / "data")
     return StudyFolder(folder, small_config(folder))
@@ -77,7 +77,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 @pytest.fixture(scope="session")
 def prepared(study: StudyFolder) -> StudyFolder:
-    """The study, prepared."""
+    """Return the prepared study."""
     import medhybrid
 
     preparation = medhybrid.preprocess(study.config)
@@ -87,10 +87,10 @@ def prepared(study: StudyFolder) -> StudyFolder:
 
 @pytest.fixture(scope="session")
 def trained(prepared: StudyFolder) -> tuple[StudyFolder, Path]:
-    """The study with a model that was trained on it, recorded in MLflow, and its run folder."""
+    """Return the study and the run folder of a training on it, recorded in MLflow."""
     import medhybrid
 
-    with warnings.catch_warnings():  # whichever test comes first: MLflow and its store warn of themselves
+    with warnings.catch_warnings():  # the first test gets warnings of MLflow and its store
         warnings.simplefilter("ignore")
         run = medhybrid.train(prepared.config)
     return prepared, run.folder
@@ -98,7 +98,7 @@ def trained(prepared: StudyFolder) -> tuple[StudyFolder, Path]:
 
 @pytest.fixture(name="blank_pictures")
 def _blank_pictures() -> Iterator[None]:
-    """Trainings of this test draw nothing."""
+    """Draw no figures in trainings of this test."""
     from tests.brief import blank_pictures
 
     with blank_pictures():
@@ -107,7 +107,7 @@ def _blank_pictures() -> Iterator[None]:
 
 @pytest.fixture(name="small_program")
 def _small_program() -> Iterator[None]:
-    """Trainings of this test log and register a program that is exported at once."""
+    """Export a small program in trainings of this test."""
     from tests.brief import small_program
 
     with small_program():
@@ -116,7 +116,7 @@ def _small_program() -> Iterator[None]:
 
 @pytest.fixture(name="in_this_process")
 def _in_this_process() -> Iterator[None]:
-    """Cases of this test are prepared without other processes."""
+    """Prepare cases of this test without worker processes."""
     from tests.brief import in_this_process
 
     with in_this_process():

@@ -1,6 +1,6 @@
-"""Waiting for conditions, with a patience that grows with the slowness of the machine.
+"""Waiting for conditions, with a timeout that grows with the load of the host.
 
-A busy machine is not a defect. The bound is generous, counted in seconds of an idle machine, and reached only where something
+A busy host must not fail a test. The timeout is long, is counted in seconds of an idle host, and is reached only if the code
 is broken.
 """
 
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 PATIENCE_S = 240.0
-"""Longest wait for a condition, in seconds of an idle machine."""
+"""Longest wait for a condition, in seconds of an idle host."""
 
 REFERENCE_S = 0.005
-"""Time that `work` takes on an idle core of the slowest machine that the tests are meant for."""
+"""Seconds that `work` takes on an idle core of the slowest supported host."""
 
 
 def work() -> int:
@@ -25,14 +25,14 @@ def work() -> int:
 
 
 def slowness() -> float:
-    """Return how many times slower than an idle machine this one is now; at least 1."""
+    """Return the present slowdown of this host compared with an idle one; at least 1."""
     start = time.perf_counter()
     work()
     return max(1.0, (time.perf_counter() - start) / REFERENCE_S)
 
 
 def patience_s() -> float:
-    """Return seconds for one call that has a timeout and cannot be waited for in steps."""
+    """Return the timeout in seconds for one call that cannot be polled."""
     return PATIENCE_S * statistics.median(slowness() for _ in range(5))
 
 
@@ -44,34 +44,36 @@ def wait_until(
     found: Callable[[], object] | None = None,
     every_s: float = 0.05,
 ) -> Any:
-    """Return the condition's value as soon as it is true.
+    """Wait until a condition is true and return its value.
 
     Parameters
     ----------
     describe : str
-        What is waited for, for the message.
+        Description of the condition, for the message.
     process : subprocess.Popen, optional
-        Without this process the wait is in vain.
+        The wait fails as soon as this process ends.
     found : callable, optional
-        State at the end of a wait in vain, for the message.
+        Returns the state after a failed wait, for the message.
     every_s : float
-        Pause between two looks.
+        Seconds between two checks.
 
     Raises
     ------
     AssertionError
-        If the process ended, or the patience did.
+        If the process ends, or the time is over.
     """
     waited_s = 0.0
     last = time.monotonic()
     while True:
-        has_ended = process is not None and process.poll() is not None  # before the condition: its last deed counts
+        has_ended = (
+            process is not None and process.poll() is not None
+        )  # checked first: the process may fulfil the condition just before it ends
         if value := condition():
             return value
         if has_ended:
             raise AssertionError(f"{describe}: the process ended; {state_of(found)}")
         if waited_s > PATIENCE_S:
-            raise AssertionError(f"{describe}: not so after {waited_s:.0f} s; {state_of(found)}")
+            raise AssertionError(f"{describe}: not true after {waited_s:.0f} s; {state_of(found)}")
         time.sleep(every_s)
         now = time.monotonic()
         waited_s += (now - last) / slowness()
@@ -79,5 +81,5 @@ def wait_until(
 
 
 def state_of(found: Callable[[], object] | None) -> object:
-    """Return the state at the end of a wait in vain."""
-    return "no more is known" if found is None else found()
+    """Return the state after a failed wait."""
+    return "state unknown" if found is None else found()

@@ -1,4 +1,4 @@
-"""Scans with a bright block far to the patient's right, anterior and up, placed by arithmetic on the affine alone."""
+"""Scans with a bright block in the right, anterior and superior region of the patient, placed by the affine only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 BODY = 400
 BLOCK = 1000
-"""Grey values."""
+"""Intensities."""
 
 BLOCK_PLACE = 0.4
 BLOCK_REACH = 0.2
 HOLE_REACH = 0.3
-"""Centre and half widths of block and hole, as shares of the scan's reach from its centre along each patient axis."""
+"""Centres and half widths of block and hole, as fractions of the scan's half extent along each patient axis."""
 
 
 @dataclass(frozen=True)
 class Acquisition:
-    """Directions `(3, 3)` of the voxel axes in RAS, spacing in mm and shape of a scan."""
+    """Axis directions `(3, 3)` in RAS, spacing in mm and shape of a scan."""
 
     directions: NDArray[np.float64]
     spacing_mm: tuple[float, float, float]
@@ -28,14 +28,14 @@ class Acquisition:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """Voxel to RAS mm; the scan's centre lies at the origin."""
+        """Affine from voxels to RAS in mm; the centre of the scan is the origin."""
         affine = np.eye(4)
         affine[:3, :3] = self.directions * self.spacing_mm
         affine[:3, 3] = -affine[:3, :3] @ ((np.array(self.shape) - 1) / 2)
         return affine
 
     def scan(self) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-        """Return the image, grey to its borders with the block and a dark hole opposite to it, and the mask of the block."""
+        """Return the image, with the block and a dark hole on the opposite side, and the mask of the block."""
         voxels = np.stack(np.indices(self.shape), axis=-1)  # (X, Y, Z, 3)
         mm = voxels @ self.affine[:3, :3].T + self.affine[:3, 3]
         reach_mm = np.abs(self.directions) @ (np.array(self.shape) * self.spacing_mm) / 2
@@ -48,7 +48,7 @@ class Acquisition:
 
 
 def turned(degrees: Mapping[int, float]) -> NDArray[np.float64]:
-    """Return the rotation by these angles around these world axes, one after the other."""
+    """Return the product of rotations by these angles around these world axes."""
     rotation = np.eye(3)
     for axis, angle in degrees.items():
         a, b = (k for k in range(3) if k != axis)
@@ -70,13 +70,13 @@ ACQUISITIONS = {
     "sagittal": Acquisition(SAGITTAL, (1.0, 1.0, 4.0), (50, 46, 14)),
     "coronal": Acquisition(CORONAL, (1.0, 1.0, 4.0), (46, 44, 14)),
 }
-"""Scans as they are acquired."""
+"""Common acquisitions."""
 
 THIN = {
     "slab": Acquisition(SAGITTAL, (1.0, 1.0, 0.6), (120, 120, 10)),
     "sheet": Acquisition(SAGITTAL, (1.0, 1.0, 0.2), (120, 120, 10)),
 }
-"""Scans of a few thin slices."""
+"""Acquisitions with few thin slices."""
 
 DOUBLE_OBLIQUE = Acquisition(turned({0: -60, 1: -10, 2: 50}), (1.0, 1.0, 1.5), (44, 50, 30))
-"""A scan whose axes can be assigned to the patient's in more than one order."""
+"""Acquisition whose axes can be assigned to the patient's axes in more than one order."""

@@ -1,4 +1,4 @@
-"""For tests that start a server: a port, and whether it answers."""
+"""Ports and requests for tests that start a server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 def listens_beyond_this_machine(pid: int) -> list[str]:
-    """Return where a process or one that it started listens, other than on loopback."""
+    """Return the addresses, except loopback, on which a process or its children listen."""
     process = psutil.Process(pid)
     found = [c.laddr.ip for p in (process, *process.children(recursive=True)) for c in connections_of(p)]
     return [ip for ip in found if ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")]

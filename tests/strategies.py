@@ -1,4 +1,4 @@
-"""What property tests draw from: grids in any orientation, oblique and anisotropic; image files with valid headers."""
+"""Hypothesis strategies: grids in any orientation, oblique and anisotropic, and image files with valid headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ spacings_mm = st.tuples(*(st.floats(0.4, 6.0) for _ in range(3)))
 
 @st.composite
 def affines(draw: st.DrawFn, max_degrees: float = 40.0) -> np.ndarray:
-    """Orientation, oblique rotation, spacing and origin."""
+    """Draw an affine with orientation, oblique rotation, spacing and origin."""
     orientation = SIGNED_PERMUTATIONS[draw(st.integers(0, 47))]
     angles = draw(st.tuples(*(st.floats(-max_degrees, max_degrees) for _ in range(3))))
     rotation = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
@@ -43,13 +43,13 @@ def affines(draw: st.DrawFn, max_degrees: float = 40.0) -> np.ndarray:
 
 @st.composite
 def grids(draw: st.DrawFn, max_degrees: float = 40.0) -> Grid:
-    """A grid of at most 14 voxels along each axis."""
+    """Draw a grid of at most 14 voxels along each axis."""
     return Grid(draw(shapes), draw(affines(max_degrees)))
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """The content of an image file, that of a second one with its values, and the values `(C, X, Y, Z)`."""
+    """Content of an image file, content of a second file with the voxels, and the values `(C, X, Y, Z)`."""
 
     suffix: str
     content: bytes
@@ -72,7 +72,7 @@ value_types = st.sampled_from(["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "
 
 @st.composite
 def channel_arrays(draw: st.DrawFn) -> np.ndarray:
-    """Values (C, X, Y, Z) of any plain type."""
+    """Draw values (C, X, Y, Z) of any plain type."""
     dtype = np.dtype(draw(value_types))
     shape = (draw(st.sampled_from([1, 1, 2, 3])), *draw(small_shapes))
     low = 0 if dtype.kind == "u" else -100
@@ -81,7 +81,7 @@ def channel_arrays(draw: st.DrawFn) -> np.ndarray:
 
 @st.composite
 def nifti_files(draw: st.DrawFn) -> ImageFile:
-    """NIfTI-1 and NIfTI-2 in one file or two, with any valid forms, unit, byte order and packing."""
+    """Draw NIfTI-1 and NIfTI-2 in one file or two, with any valid transforms, unit, byte order and compression."""
     values = draw(channel_arrays())
     version = draw(st.sampled_from([1, 1, 2]))
     is_pair = draw(st.booleans())
@@ -109,7 +109,7 @@ def nifti_files(draw: st.DrawFn) -> ImageFile:
     header["xyzt_units"] = draw(st.sampled_from([0, 1, 2, 3])) + draw(st.sampled_from([0, 8, 16]))
     scalings = (
         [(1, 0), (0, 0)] if is_vector else [(1, 0), (0, 0), (2.5, -3), (np.nan, np.nan)]
-    )  # with others, ITK crashes
+    )  # ITK crashes with other values
     header["scl_slope"], header["scl_inter"] = draw(st.sampled_from(scalings))
     start = 0 if is_pair else draw(st.sampled_from([352, 400])) + 192 * (version - 1)
     header["vox_offset"] = start
@@ -123,7 +123,7 @@ def nifti_files(draw: st.DrawFn) -> ImageFile:
 
 @st.composite
 def nrrd_files(draw: st.DrawFn) -> ImageFile:
-    """NRRD, attached or detached, with any valid space, axis of channels, encoding, byte order and skips."""
+    """Draw NRRD, attached or detached, with any valid space, channel axis, encoding, byte order and skips."""
     values = draw(channel_arrays())
     endian = draw(st.sampled_from("<>"))
     place = draw(st.integers(0, 3)) if len(values) > 1 else None
@@ -178,7 +178,7 @@ def nrrd_files(draw: st.DrawFn) -> ImageFile:
 
 @st.composite
 def meta_files(draw: st.DrawFn) -> ImageFile:
-    """MetaImage, attached or detached, with any valid names of fields, channels, packing and byte order."""
+    """Draw MetaImage, attached or detached, with any valid field names, channels, compression and byte order."""
     values = draw(channel_arrays())
     endian = draw(st.sampled_from("<>"))
     data = values.astype(values.dtype.newbyteorder(endian)).tobytes(order="F")

@@ -1,4 +1,4 @@
-"""Small synthetic data, made by code in milliseconds."""
+"""Small synthetic data, generated in milliseconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StudyFolder:
 
 
 def blob_case(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
-    """Image (X, Y, Z) uint16 with a head-like ellipsoid and two bright blobs, and their mask uint8 (1 and 4)."""
+    """Return an image (X, Y, Z) uint16 with an ellipsoid and two bright blobs, and the mask uint8 of the blobs (1 and 4)."""
     rng = np.random.default_rng(seed)
     index = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
     head = (index**2).sum(0) < 0.9
@@ -44,14 +44,14 @@ def blob_case(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarra
 
 
 def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
-    """Write with nibabel, the independent library."""
+    """Write a file with nibabel, the independent library."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array, affine), path)
     return path
 
 
 def write_study(root: Path, n_cases: int = 10) -> None:
-    """A dataset in the Decathlon's layout with one fold file."""
+    """Write a dataset in the layout of the Medical Segmentation Decathlon, with a file of folds."""
     names = [f"case_{i:02d}" for i in range(n_cases)]
     for i, name in enumerate(names):
         image, mask = blob_case(i)
@@ -64,7 +64,7 @@ def write_study(root: Path, n_cases: int = 10) -> None:
 
 
 def write_csv(root: Path, rows: list[dict[str, str]]) -> None:
-    """A table of cases."""
+    """Write a table of cases."""
     with (root / "cases.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -72,7 +72,7 @@ def write_csv(root: Path, rows: list[dict[str, str]]) -> None:
 
 
 def small_values(folder: Path) -> dict[str, Any]:
-    """Keys of a study whose network trains in seconds."""
+    """Return the config values of a study whose network trains in seconds."""
     return {
         "name": "blobs",
         "data": {
@@ -102,7 +102,7 @@ def small_values(folder: Path) -> dict[str, Any]:
 
 
 def small_config(folder: Path, *overrides: str) -> StudyConfig:
-    """The small study in `folder`, its YAML beside the data."""
+    """Write the YAML of the small study into `folder` and load it."""
     path = folder / "small.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(small_values(folder)))
@@ -110,7 +110,7 @@ def small_config(folder: Path, *overrides: str) -> StudyConfig:
 
 
 def make_test_plan(**changes: Any) -> Plan:
-    """A plan of one MR channel and one label."""
+    """Return a plan with one MR channel and one label."""
     values: dict[str, Any] = {
         "study": "test",
         "spacing_mm": (1.5, 1.5, 3.0),
@@ -128,7 +128,7 @@ def make_test_plan(**changes: Any) -> Plan:
 
 
 def make_test_record(plan: Plan, network: NetworkConfig | None = None) -> ModelRecord:
-    """The record of a model that nothing is known of but its plan and network."""
+    """Return a model record with only a plan and a network."""
     return ModelRecord(
         medhybrid_version="0",
         network=network or NetworkConfig(),

@@ -1,4 +1,4 @@
-"""The layers, the import fences and the shape of the package are held here."""
+"""Architecture: layers, import rules, size of modules and content of the package."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PACKAGE = ROOT / "medhybrid"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
-def test_imports_go_one_way() -> None:
-    """import-linter, with the contracts of pyproject.toml: layers, and who may import pydicom, MLflow, torch."""
+def test_imports_respect_the_layers() -> None:
+    """Run import-linter with the contracts of pyproject.toml: layers, and imports of pydicom, MLflow and torch."""
     lint = Path(sys.executable).parent / "lint-imports"
 
     done = subprocess.run([str(lint), "--no-cache"], cwd=ROOT, capture_output=True, text=True)
@@ -32,7 +32,7 @@ def test_imports_go_one_way() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_importing_the_package_and_help_load_no_heavy_library() -> None:
+def test_import_and_help_load_no_heavy_library() -> None:
     code = (
         "import sys, medhybrid.cli; "
         "heavy = {'torch', 'monai', 'mlflow', 'SimpleITK', 'pydicom', 'highdicom', 'nibabel', 'scipy', 'matplotlib'}; "
@@ -45,25 +45,25 @@ def test_importing_the_package_and_help_load_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize("name", medhybrid.__all__)
-def test_every_public_name_is_there_and_documented(name: str) -> None:
+def test_every_public_name_exists_and_is_documented(name: str) -> None:
     value = getattr(medhybrid, name)
 
     assert name == "__version__" or value.__doc__
 
 
-def test_an_unknown_public_name_is_an_attribute_error() -> None:
+def test_an_unknown_public_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         medhybrid.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_modules_stay_small_and_documented(path: Path) -> None:
-    """A file above 400 lines is a question; training, the longest story, answers it."""
+    """Modules have at most 400 lines."""
     text = path.read_text()
     tree = ast.parse(text)
 
     assert len(text.splitlines()) <= 400
-    assert ast.get_docstring(tree), "a module says what it is for"
+    assert ast.get_docstring(tree), "a module needs a docstring"
 
 
 def test_no_module_unpickles() -> None:
@@ -96,7 +96,7 @@ def test_pipelines_are_short_and_use_the_public_api_only(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_and_the_configs_and_runs_outside_the_checkout(tmp_path: Path) -> None:
+def test_the_wheel_contains_package_and_configs_and_runs_outside_the_checkout(tmp_path: Path) -> None:
     build = [
         sys.executable,
         "-m",
@@ -126,7 +126,7 @@ def test_the_wheel_holds_the_package_and_the_configs_and_runs_outside_the_checko
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     (packages,) = fresh.glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # its own .pth files are not followed
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # .pth files in it are ignored
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     where = subprocess.run(
         [python, "-c", "import medhybrid; print(medhybrid.__file__)"],
@@ -148,14 +148,14 @@ def test_the_wheel_holds_the_package_and_the_configs_and_runs_outside_the_checko
     assert "channels" in shown.stdout
 
 
-def test_the_citation_is_of_this_version() -> None:
+def test_the_citation_names_the_current_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
 
 
 @pytest.mark.parametrize("workflow", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda p: p.name)
-def test_what_a_workflow_calls_is_there(workflow: Path) -> None:
+def test_make_targets_of_the_workflows_exist(workflow: Path) -> None:
     text = workflow.read_text()
     assert yaml.safe_load(text)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

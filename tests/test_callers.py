@@ -1,4 +1,4 @@
-"""A script that calls medhybrid keeps its random numbers, logging and MLflow store; paths may be text; mistakes are told."""
+"""Calls from Python scripts: random state, logging and MLflow store of the caller are kept; invalid arguments are errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.synthetic import AFFINE, StudyFolder, blob_case, save_nifti, small_co
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
-def test_a_training_leaves_the_callers_random_numbers(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_training_restores_the_random_state_of_the_caller(prepared: StudyFolder, tmp_path: Path) -> None:
     config = small_config(prepared.folder, f"runs={tmp_path}", "training.iterations=2", "tracking.kind=none")
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -32,7 +32,7 @@ def test_a_training_leaves_the_callers_random_numbers(prepared: StudyFolder, tmp
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_loaded_model_has_the_weights_of_its_file_alone(trained: tuple[StudyFolder, Path]) -> None:
+def test_a_loaded_model_has_only_the_weights_of_its_file(trained: tuple[StudyFolder, Path]) -> None:
     a, b = (medhybrid.load_model(trained[1]).network.state_dict() for _ in range(2))
 
     assert all(torch.equal(a[name], b[name]) and a[name].isfinite().all() for name in a)
@@ -50,7 +50,7 @@ print(logging.getLogger().level == logging.WARNING, logging.getLogger().handlers
 
 
 @pytest.mark.slow
-def test_a_training_leaves_the_callers_store_and_logging(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_training_keeps_the_mlflow_store_and_logging_of_the_caller(prepared: StudyFolder, tmp_path: Path) -> None:
     arguments = [f"sqlite:///{tmp_path / 'mine.db'}", prepared.folder / "small.yaml", f"runs={tmp_path / 'runs'}"]
 
     done = subprocess.run([sys.executable, "-c", OWN_STORE, *arguments], capture_output=True, text=True)
@@ -58,7 +58,7 @@ def test_a_training_leaves_the_callers_store_and_logging(prepared: StudyFolder, 
     assert done.stdout.splitlines()[-2:] == ["True", "True []"], done.stderr
 
 
-def test_the_search_for_a_model_makes_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_a_registered_model_creates_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(ModelError, match=r"MLflow store .*runs/mlflow\.db does not exist"):
@@ -68,7 +68,7 @@ def test_the_search_for_a_model_makes_no_store(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", ["my%20study", "what?", "#1"])
-def test_a_path_that_mlflow_cannot_have_is_refused_before_the_run(
+def test_a_path_that_mlflow_cannot_use_is_refused_before_the_run(
     prepared: StudyFolder, tmp_path: Path, name: str
 ) -> None:
     config = small_config(prepared.folder, f"runs={tmp_path / name}")
@@ -79,18 +79,18 @@ def test_a_path_that_mlflow_cannot_have_is_refused_before_the_run(
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_that_cannot_be_written_are_told(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_a_folder_of_runs_that_cannot_be_created_is_an_error(prepared: StudyFolder, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = small_config(prepared.folder, f"runs={tmp_path / 'file'}", "tracking.kind=none")
 
-    with pytest.raises(OutputError, match=r"cannot be made\..*Name another folder: runs=FOLDER"):
+    with pytest.raises(OutputError, match=r"cannot be created\..*Choose another folder: runs=FOLDER"):
         medhybrid.train(config)
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         medhybrid.cross_validate(config)
 
 
 @pytest.mark.parametrize("kind", [bool, np.int64, np.uint64, np.float16])
-def test_masks_as_numpy_makes_them_can_be_written(tmp_path: Path, kind: type) -> None:
+def test_masks_of_any_numpy_type_are_written(tmp_path: Path, kind: type) -> None:
     scan = medhybrid.read_scan([str(save_nifti(tmp_path / "scan.nii.gz", blob_case(1)[0]))][0])
     mask = (scan.array[0] > scan.array.mean()).astype(kind)
 
@@ -106,7 +106,7 @@ def test_masks_as_numpy_makes_them_can_be_written(tmp_path: Path, kind: type) ->
     ("largest", "kind"),
     [(255, np.uint8), (256, np.int16), (2**16 - 1, np.uint16), (2**31 - 1, np.int32), (2**32 - 1, np.uint32)],
 )
-def test_whole_numbers_have_the_shortest_type_that_holds_them(tmp_path: Path, largest: int, kind: type) -> None:
+def test_integers_are_written_in_the_smallest_type(tmp_path: Path, largest: int, kind: type) -> None:
     array = np.full((2, 2, 2), largest)
 
     medhybrid.write_nifti(tmp_path / "a.nii", array, np.eye(4))
@@ -116,7 +116,7 @@ def test_whole_numbers_have_the_shortest_type_that_holds_them(tmp_path: Path, la
     assert int(np.asarray(image.dataobj).max()) == largest
 
 
-def test_what_is_no_volume_is_not_written(tmp_path: Path) -> None:
+def test_an_array_that_is_not_a_volume_is_refused(tmp_path: Path) -> None:
     volume = np.zeros((3, 3, 3), np.uint8)
     with pytest.raises(OutputError, match=r"a\.png cannot be written as NIfTI"):
         medhybrid.write_nifti(tmp_path / "a.png", volume, np.eye(4))
@@ -129,7 +129,7 @@ def test_what_is_no_volume_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_in_place_of_a_config_or_scan_is_told(trained: tuple[StudyFolder, Path]) -> None:
+def test_a_path_instead_of_a_config_or_scan_is_an_error(trained: tuple[StudyFolder, Path]) -> None:
     for step in (medhybrid.preprocess, medhybrid.train, medhybrid.pretrain, medhybrid.cross_validate):
         with pytest.raises(ConfigError, match=r"the argument is not a config.*str 'brain\.yaml'.*load_config"):
             step("brain.yaml")  # type: ignore[operator]
@@ -138,28 +138,28 @@ def test_a_name_in_place_of_a_config_or_scan_is_told(trained: tuple[StudyFolder,
 
 
 @pytest.mark.parametrize("labels", [{}, {"anterior": "1"}, {"anterior": 0}, {"anterior": True}, {"anterior": 1.0}])
-def test_labels_that_no_mask_can_have_are_not_scored(tmp_path: Path, labels: dict[str, object]) -> None:
+def test_invalid_label_values_are_refused(tmp_path: Path, labels: dict[str, object]) -> None:
     save_nifti(tmp_path / "a.nii.gz", blob_case(1)[1])
 
-    with pytest.raises(ConfigError, match="labels do not say which values are scored"):
+    with pytest.raises(ConfigError, match="invalid labels"):
         medhybrid.evaluate(tmp_path, tmp_path, labels=labels)  # type: ignore[arg-type]
 
 
-def test_arguments_without_a_meaning_are_refused(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
     study, run = trained
     scan, model = save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(1)[0]).parent, medhybrid.load_model(run)
     refused: list[tuple[str, dict[str, object]]] = [
-        ("0 workers", {"model": run, "workers": 0}),
-        ("several models are given by their folders", {"model": []}),
-        ("several models are given by their folders", {"model": [model, model]}),
-        ("no scan fits into nan GiB", {"model": run, "max_memory": float("nan")}),
+        ("number of workers 0", {"model": run, "workers": 0}),
+        ("invalid list of models", {"model": []}),
+        ("invalid list of models", {"model": [model, model]}),
+        ("memory limit of nan GiB", {"model": run, "max_memory": float("nan")}),
     ]
     for message, arguments in refused:
         with pytest.raises(ConfigError, match=message):
             medhybrid.predict(scan, out=tmp_path / "out", **arguments)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cannot be set"):
         with_values(study.config, {"training.stages.0.peak_rate": 1e-3}, source="search")
-    with pytest.raises(ConfigError, match="is no name"):
+    with pytest.raises(ConfigError, match="invalid name"):
         medhybrid.cross_validate(study.config, name="../../elsewhere")
 
     medhybrid.predict(scan, model=run, out=tmp_path / "out")
@@ -169,7 +169,7 @@ def test_arguments_without_a_meaning_are_refused(trained: tuple[StudyFolder, Pat
 
 
 @pytest.mark.slow
-def test_folders_may_be_text(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_folders_may_be_strings(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
     _, run = trained
     scan = save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(1)[0]).parent
 

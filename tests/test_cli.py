@@ -1,4 +1,4 @@
-"""The command line: arguments to steps to exit codes; errors are sentences, not tracebacks."""
+"""Command line: arguments, exit codes and error messages without tracebacks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_and_a_command_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "preprocess" in capsys.readouterr().out
 
@@ -47,7 +47,7 @@ def test_help_and_a_command_without_arguments(capsys: pytest.CaptureFixture[str]
         (["review", "--runs", "nowhere"], "nowhere"),
     ],
 )
-def test_what_cannot_be_done_is_exit_code_2_and_one_clear_error(
+def test_an_error_gives_exit_code_2_and_one_clear_message(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
@@ -72,7 +72,7 @@ def test_config_prints_every_value_with_its_origin_and_can_be_read_back(
     assert load_config(tmp_path / "mine.yaml") == load_config("brain.yaml", ["training.seed=9"])
 
 
-def test_the_whole_job_in_five_commands(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_workflow_in_five_commands(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tmp_path / "runs" / "blobs"
     c = ["--config", str(config)]
 
@@ -93,7 +93,7 @@ def test_the_whole_job_in_five_commands(config: Path, tmp_path: Path, capsys: py
     assert (out / "evaluation" / "scores.csv").exists()
 
 
-def test_cases_left_out_and_scans_that_fail_are_exit_code_1(config: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_excluded_cases_and_failed_scans_give_exit_code_1(config: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "data" / "imagesTr" / "case_00.nii.gz").write_bytes(b"x")
 
     assert main(["preprocess", "--config", str(config)]) == 1
@@ -102,7 +102,7 @@ def test_cases_left_out_and_scans_that_fail_are_exit_code_1(config: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("blank_pictures", "in_this_process")
-def test_a_resume_may_change_the_length_and_nothing_else(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_may_change_only_the_length(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     c = ["--config", str(config)]
     main(["preprocess", *c])
     assert main(["train", *c]) == 0
@@ -115,7 +115,7 @@ def test_a_resume_may_change_the_length_and_nothing_else(config: Path, capsys: p
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_stop_cleanly_and_the_run_goes_on_later(
+def test_ctrl_c_and_sigterm_save_the_state_and_the_run_can_be_resumed(
     prepared: StudyFolder, tmp_path: Path, number: signal.Signals
 ) -> None:
     command = [sys.executable, "-m", "medhybrid", "train", "--config", str(prepared.folder / "small.yaml")]
@@ -131,20 +131,20 @@ def test_ctrl_c_and_sigterm_stop_cleanly_and_the_run_goes_on_later(
 
     assert process.returncode == 130, shown
     (run,) = log.iterdir()
-    assert "go on with: medhybrid train --resume" in shown
+    assert "continue with: medhybrid train --resume" in shown
     assert (run / "checkpoint" / "last.pt").exists()
     assert (run / "model" / "model.safetensors").exists()
     step = int(shown.split("interrupted after step ")[1].split(";")[0])
     assert main(["train", "--resume", "--run", str(run), f"training.iterations={step + 3}", "--quiet"]) == 0
 
 
-def test_predict_over_a_folder_without_scans_is_exit_code_2(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_predict_on_a_folder_without_scans_gives_exit_code_2(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
     assert main(["predict", str(tmp_path / "empty"), "-m", str(trained[1]), "-o", str(tmp_path / "out")]) == 2
 
 
-def test_a_scan_alone_can_be_predicted(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_a_single_scan_can_be_predicted(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
     from tests.synthetic import blob_case
 
     path = save_nifti(tmp_path / "one.nii.gz", blob_case(5)[0])

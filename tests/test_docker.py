@@ -1,4 +1,4 @@
-"""The Dockerfile and the compose file hold to their rules; no engine is needed to see that."""
+"""Rules of the Dockerfile and the compose file, checked without a container engine."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ def test_the_dockerfile_passes_hadolint() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_image_is_pinned_runs_as_no_root_and_is_for_cpu_by_default() -> None:
+def test_the_image_is_pinned_runs_without_root_and_defaults_to_cpu() -> None:
     text = (DOCKER / "Dockerfile").read_text()
 
     assert re.search(r"^FROM python:3\.\d+\.\d+-slim", text, flags=re.MULTILINE)
@@ -45,7 +45,7 @@ def test_what_the_dockerfile_copies_exists_and_is_not_ignored() -> None:
 
 
 def test_compose_follows_the_schema() -> None:
-    """The parts of the compose specification that are used here."""
+    """Check the used parts of the compose specification."""
     import jsonschema
 
     strings = {"type": "array", "items": {"type": "string"}}
@@ -111,7 +111,7 @@ def test_compose_follows_the_schema() -> None:
     jsonschema.validate(compose(), schema)
 
 
-def test_services_refer_to_each_other_rightly() -> None:
+def test_services_refer_to_existing_services() -> None:
     loaded = compose()
     services = loaded["services"]
 
@@ -131,7 +131,7 @@ def test_the_server_is_bound_to_loopback_and_names_its_hosts() -> None:
 
 
 @pytest.mark.slow
-def test_commands_in_compose_are_ones_that_the_programs_know() -> None:
+def test_commands_in_compose_are_valid() -> None:
     from typer.main import get_command
 
     from medhybrid.cli import app

@@ -1,4 +1,4 @@
-"""The docs build without a warning, and what they say of the code is so."""
+"""Documentation: builds without warnings, and agrees with the code."""
 
 import importlib.util
 import re
@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 
 
 @pytest.mark.slow
-def test_the_docs_build_strictly(tmp_path: Path) -> None:
+def test_the_docs_build_without_warnings(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
 
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
@@ -45,8 +45,8 @@ def test_every_command_is_documented() -> None:
 @pytest.mark.parametrize(
     "page", [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"], ids=lambda p: p.name
 )
-def test_files_that_a_page_names_exist(page: Path) -> None:
-    """Paths of the repository in backticks and table cells, as `data/plan.py` or `tests/metrics/`."""
+def test_files_named_in_the_docs_exist(page: Path) -> None:
+    """Check paths of the repository in backticks, such as `data/plan.py` or `tests/metrics/`."""
     named = re.findall(
         r"`((?:medhybrid/|tests/|configs/|docs/|pipelines/|docker/|benchmarks/)[\w./]*|[a-z_]+/[\w/]+\.py)[:`]",
         page.read_text(),
@@ -77,5 +77,5 @@ def test_every_finding_code_is_documented() -> None:
         )
     ),
 )
-def test_every_key_that_the_docs_name_exists(key: str) -> None:
+def test_config_keys_named_in_the_docs_exist(key: str) -> None:
     assert f"`{key}`" in (DOCS / "configuration.md").read_text()

@@ -1,4 +1,4 @@
-"""Full disks, clocks that jump, files that vanish or change: told, nothing lost, no half file has a name."""
+"""Fault tolerance: full disks, clock changes, and files that vanish or change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB."""
+    """Return a disk of 64 KiB."""
     path = tmp_path / "disk"
     path.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", path], capture_output=True)
@@ -50,7 +50,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", path], check=True)
 
 
-def test_a_full_disk_ends_the_folder_with_the_reason_and_the_next_run_goes_on(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_stops_predict_with_the_reason_and_the_next_call_continues(
+    small_disk: Path, tmp_path: Path
+) -> None:
     scans = write_scans(tmp_path / "scans", 30)
     with pytest.raises(
         OutputError, match=r"cannot be written to\. Found No space left on device.*finished scans are kept"
@@ -60,9 +62,9 @@ def test_a_full_disk_ends_the_folder_with_the_reason_and_the_next_run_goes_on(sm
     masks = sorted((small_disk / "out" / "masks").iterdir())
     assert 0 < len(masks) < 30
     for path in masks:
-        assert not path.name.startswith("."), "no half file is left"
+        assert not path.name.startswith("."), "no incomplete file is left"
         assert nib.load(path).get_fdata().shape == SHAPE
-    assert not list((small_disk / "out" / "begun").iterdir()), "a full disk is no death"
+    assert not list((small_disk / "out" / "begun").iterdir()), "a full disk is not a dead worker"
 
     n_recorded = len(list((small_disk / "out" / "done").iterdir()))
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
@@ -74,7 +76,7 @@ def test_a_full_disk_ends_the_folder_with_the_reason_and_the_next_run_goes_on(sm
 
 
 def test_a_shared_memory_of_64_kib_is_enough(study: StudyFolder, tmp_path: Path) -> None:
-    """Containers often have little; loaders of other programs die of it."""
+    """Containers often have little shared memory, which kills data loaders with worker processes."""
     own_mount = ["unshare", "-m", "sh", "-ec"]
     small = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
     if shutil.which("unshare") is None or subprocess.run([*own_mount, small], capture_output=True).returncode:
@@ -95,9 +97,7 @@ def test_a_shared_memory_of_64_kib_is_enough(study: StudyFolder, tmp_path: Path)
     assert len(rows_of(tmp_path / "out" / "results.csv")) == 4
 
 
-def test_a_disk_that_is_full_before_a_scan_is_read_is_no_fault_of_the_scan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_does_not_mark_a_scan_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -108,10 +108,10 @@ def test_a_disk_that_is_full_before_a_scan_is_read_is_no_fault_of_the_scan(
     assert not list((tmp_path / "out" / "failed").iterdir())
 
 
-def test_an_output_folder_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_created_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
 
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         predict(write_scans(tmp_path / "scans", 1), model=load(), out=tmp_path / "out")
     with pytest.raises(OutputError, match="cannot be written to"):
         FolderJob(load(), tmp_path / "out")
@@ -133,11 +133,11 @@ def test_a_scan_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monk
 
     assert np.asarray(nib.load(tmp_path / "out" / "masks" / "s0.nii.gz").dataobj).any()
     assert not np.asarray(nib.load(tmp_path / "out" / "masks" / "s1.nii.gz").dataobj).any(), (
-        "the mask is of the last state"
+        "the mask is of the last content"
     )
 
 
-def test_a_scan_that_never_stops_changing_and_one_that_vanished_are_told(
+def test_scans_that_keep_changing_or_vanish_fail_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans, plain = write_scans(tmp_path / "scans", 3), WorkItem.read
@@ -160,7 +160,7 @@ def test_a_scan_that_never_stops_changing_and_one_that_vanished_are_told(
     assert "No such file" in rows["s2"]["message"]
 
 
-def test_a_disk_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_is_retried_after_a_disk_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scans, plain = write_scans(tmp_path / "scans", 1), WorkItem.read
     monkeypatch.setattr(folder_job, "RETRY_AFTER_S", (0.01, 0.01))
     failures = iter([True, True])
@@ -175,7 +175,7 @@ def test_a_disk_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
     assert predict(scans, model=load(), out=tmp_path / "out").n_done == 1
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(small_disk: Path) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoint_and_is_logged(small_disk: Path) -> None:
     save_checkpoint(small_disk / "checkpoint", {"step": 1})
 
     with pytest.raises(OutputError, match=r"no checkpoint can be written.*No space left on device.*Free disk space"):
@@ -185,12 +185,12 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(small_disk: Path) 
     assert [p.name for p in (small_disk / "checkpoint").iterdir()] == ["last.pt"]
 
 
-def test_a_training_goes_on_while_the_disk_is_full(
+def test_training_continues_while_the_disk_is_full(
     prepared: StudyFolder, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = trainer(prepared, small_disk / "run", checkpoint_minutes=0.00001)
 
-    with pytest.raises(OutputError, match="No space left on device"):  # at its end, where it must
+    with pytest.raises(OutputError, match="No space left on device"):  # the last checkpoint, which is required
         made.fit()
 
     assert made.step == 12
@@ -213,10 +213,10 @@ def test_a_clock_that_jumps_changes_nothing(
     assert 0 < outcome.elapsed_s < 600
 
 
-def test_a_full_disk_is_no_fault_of_the_network_that_is_exported(
+def test_a_full_disk_is_not_reported_as_an_export_error(
     small_disk: Path, trained: tuple[StudyFolder, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = torch.export.export(torch.nn.Linear(200, 200), (torch.zeros(2, 200),))  # 160 kB, and exported at once
+    large = torch.export.export(torch.nn.Linear(200, 200), (torch.zeros(2, 200),))  # 160 kB, exported fast
     monkeypatch.setattr(program, "export_program", lambda *_: large)
     with pytest.raises(OutputError, match=r"cannot be written\. Found No space left on device"):
         medhybrid.export(trained[1], out=small_disk / "program", format_="pt2")
@@ -224,7 +224,7 @@ def test_a_full_disk_is_no_fault_of_the_network_that_is_exported(
     assert not list(small_disk.iterdir())
 
 
-def test_a_label_that_no_case_of_the_training_has_is_told(prepared: StudyFolder) -> None:
+def test_a_label_absent_from_all_training_cases_is_reported(prepared: StudyFolder) -> None:
     class Case:
         foreground = np.array([[0, 0, 0, 1], [1, 1, 1, 1]], np.int32)
         record = SimpleNamespace(reference_ml={"left": 1.0, "right": 0.0})
@@ -235,4 +235,4 @@ def test_a_label_that_no_case_of_the_training_has_is_told(prepared: StudyFolder)
 
     _report_absent_labels(PreparedDataset(prepared_folder(prepared.config)).plan, [Case()], 0, reporter)  # type: ignore[list-item]
 
-    assert told == ["no case that trains in fold 0 has right: it cannot be learnt"]
+    assert told == ["no training case of fold 0 has right: it cannot be trained"]

@@ -1,6 +1,6 @@
-"""Damaged scans, configs, plans, models and records: an error that says so, or a right answer; no hang, no memory.
+"""Fuzzing of scans, configs, plans, models and records: an error of medhybrid or a correct result, without hanging.
 
-FUZZ_EXAMPLES=20000 python -m pytest tests/test_fuzz.py     is a search of an hour, in place of the one of every day.
+FUZZ_EXAMPLES=20000 python -m pytest tests/test_fuzz.py     runs for an hour.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ EXAMPLES = settings(
 )
 VALUES = np.random.default_rng(0).integers(0, 4000, (6, 5, 4)).astype(np.int16)
 MOST_VALUES = 10_000_000
-"""Of a scan that is read from a file of some hundred bytes."""
+"""Most voxels of a scan that is read from a file of a few hundred bytes."""
 
 changes = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6)
 
@@ -113,7 +113,7 @@ anything = st.recursive(
 
 
 def changed(values: Any, path: list[int], what: Any, how: str) -> Any:
-    """A copy in which one value, found by its place at each level, is another, is gone, or has a neighbour."""
+    """Return a copy in which one value, given by its index at each level, is changed, removed or added."""
     values = copy.deepcopy(values)
     at = values
     for place in path:
@@ -140,7 +140,7 @@ ways = st.sampled_from(["replace", "delete", "add"])
 
 @EXAMPLES
 @given(path=places, what=anything, how=ways)
-def test_a_changed_config_is_refused_by_name_or_used(path: list[int], what: Any, how: str) -> None:
+def test_a_changed_config_is_refused_with_its_key_or_used(path: list[int], what: Any, how: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "study.yaml"
         file.write_text(yaml.safe_dump(changed(small_values(Path(folder)), path, what, how), allow_unicode=True))
@@ -154,7 +154,7 @@ def test_a_changed_config_is_refused_by_name_or_used(path: list[int], what: Any,
         st.binary(max_size=200), st.text(alphabet="{}[]:-&*!|>#'\"\n\t ab01", max_size=80).map(str.encode)
     )
 )
-def test_what_is_no_yaml_is_refused(content: bytes) -> None:
+def test_invalid_yaml_is_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "study.yaml"
         file.write_bytes(content)
@@ -191,7 +191,7 @@ def test_the_record_of_a_model_is_refused_or_used(
     content=st.one_of(st.binary(max_size=60), anything.map(lambda v: json.dumps(v).encode())),
     name=st.text("ab.", max_size=3),
 )
-def test_a_damaged_record_of_a_scan_is_no_record(content: bytes, name: str) -> None:
+def test_a_damaged_record_of_a_scan_is_ignored(content: bytes, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         records = Records(Path(folder))
         for state in ("done", "failed", "begun"):
@@ -199,7 +199,7 @@ def test_a_damaged_record_of_a_scan_is_no_record(content: bytes, name: str) -> N
             (Path(folder) / state / f"c{name}.json").write_bytes(content)
 
         assert records.done(f"c{name}") is None
-        assert [p.status for p in records.all([f"c{name}"])] == ["failed"], "it is not missing from tables and reports"
+        assert [p.status for p in records.all([f"c{name}"])] == ["failed"], "it stays in tables and reports"
         assert records.begin(f"c{name}", []) == 1
         records.end(Prediction(case=f"c{name}", status="failed"))
         assert [p.status for p in records.all([f"c{name}"])] == ["failed"]

@@ -1,4 +1,4 @@
-"""What a GPU must do as the CPU does. Skipped where there is none; needs neither MLflow nor SimpleITK."""
+"""Agreement of GPU and CPU. Skipped without a GPU; needs neither MLflow nor SimpleITK."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ N_STEPS = 12
 def trainer(
     study: StudyFolder, folder: Path, device: str, *, stop_at: int | None = None, **training: object
 ) -> Trainer:
-    """Nothing random that differs between devices: no augmentation, no path left out."""
+    """Return a trainer without augmentation and stochastic depth, whose random numbers differ between devices."""
     config = study.config.model_copy(
         update={
             "augment": study.config.augment.model_copy(update={"enabled": False}),
@@ -39,11 +39,11 @@ def trainer(
 
 @pytest.fixture(autouse=True)
 def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions on a GPU round to 10 bits otherwise."""
+    """Disable TF32, which rounds convolutions on a GPU to 10 bits."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-def test_a_training_on_the_gpu_follows_the_cpu(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_training_on_the_gpu_agrees_with_the_cpu(prepared: StudyFolder, tmp_path: Path) -> None:
     losses = {}
     for device in ("cpu", "cuda"):
         made = trainer(prepared, tmp_path / device, device)
@@ -54,7 +54,7 @@ def test_a_training_on_the_gpu_follows_the_cpu(prepared: StudyFolder, tmp_path: 
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_recorded_steps_are_the_plain_ones(
+def test_steps_in_a_cuda_graph_equal_plain_steps(
     prepared: StudyFolder,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -71,10 +71,10 @@ def test_recorded_steps_are_the_plain_ones(
     plain_losses = every_loss(plain)
     plain.fit()
     np.testing.assert_allclose(recorded_losses, plain_losses, rtol=1e-3 if precision == "float32" else 2e-2)
-    assert len(set(recorded_losses)) == N_STEPS  # each step has its own picture
+    assert len(set(recorded_losses)) == N_STEPS  # each step has another image
 
 
-def test_with_augmentation_and_paths_left_out_recorded_steps_are_the_plain_ones(
+def test_steps_in_a_cuda_graph_equal_plain_steps_with_augmentation_and_stochastic_depth(
     prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = []
@@ -91,7 +91,7 @@ def test_with_augmentation_and_paths_left_out_recorded_steps_are_the_plain_ones(
     np.testing.assert_allclose(losses[0], losses[1], rtol=5e-3)
 
 
-def test_a_resumed_run_goes_on_as_an_uninterrupted_one(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(prepared: StudyFolder, tmp_path: Path) -> None:
     whole = trainer(prepared, tmp_path / "whole", "cuda")
     expected = every_loss(whole)
     whole.fit()
@@ -105,7 +105,7 @@ def test_a_resumed_run_goes_on_as_an_uninterrupted_one(prepared: StudyFolder, tm
     np.testing.assert_allclose(losses + rest, expected, rtol=2e-3)
 
 
-def test_a_stage_that_trains_other_weights_is_recorded_anew(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_a_stage_with_other_trainable_weights_captures_a_new_cuda_graph(prepared: StudyFolder, tmp_path: Path) -> None:
     from medhybrid.config import StageConfig
 
     stages = (StageConfig(train=("decoder",), share=1), StageConfig(train=("all",), share=1))
@@ -120,7 +120,7 @@ def test_a_stage_that_trains_other_weights_is_recorded_anew(prepared: StudyFolde
 
     made.on_stage = watch
     made.fit()
-    assert still == [True, True]  # the encoder stands still through the first stage, which is when the second begins
+    assert still == [True, True]  # the encoder is frozen in the first stage, which ends when the second starts
     watch(None)
     assert not still[-1]
 
@@ -131,7 +131,7 @@ def masks_of(made: Trainer, device: str, precision: torch.dtype) -> Validation:
     return validate(network, made.validation_cases, made.plan, made.config.inference, **settings)
 
 
-def test_masks_are_those_of_the_cpu(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_masks_equal_those_of_the_cpu(prepared: StudyFolder, tmp_path: Path) -> None:
     made = trainer(prepared, tmp_path, "cuda", iterations=400, n_validations=1)
     made.fit()
     made.config = made.config.model_copy(
@@ -148,8 +148,8 @@ def test_masks_are_those_of_the_cpu(prepared: StudyFolder, tmp_path: Path) -> No
     assert abs(quick.temperature - exact.temperature) < 0.1
 
 
-def test_too_little_memory_makes_smaller_batches(caplog: pytest.LogCaptureFixture) -> None:
-    """The predictor takes what only one window at a time can have."""
+def test_too_little_memory_reduces_the_batch_size(caplog: pytest.LogCaptureFixture) -> None:
+    """Allocate memory so that only one window at a time fits."""
     _, total = torch.cuda.mem_get_info()
     torch.cuda.empty_cache()
     limit = 2 << 30

@@ -1,4 +1,4 @@
-"""A name is planted in every identifying field of DICOM headers; no command tells it, anywhere but in DICOM output."""
+"""Deidentification: a marker in every identifying DICOM field must not appear in any output except DICOM."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ DATES = {"PatientBirthDate": "19370419", "PatientBirthTime": "043217"}
 
 
 def word_of(keyword: str) -> str:
-    """A word that is nowhere by chance."""
+    """Return a word that does not occur by chance."""
     return f"zq{(*NAMES, *TEXTS).index(keyword):02d}wxv"
 
 
@@ -80,14 +80,14 @@ def plant(path: Path) -> None:
             setattr(d, keyword, word_of(keyword))
     for keyword, date in DATES.items():
         setattr(d, keyword, date)
-    d.BurnedInAnnotation = "YES"  # one more way to speak of this scan
+    d.BurnedInAnnotation = "YES"  # adds a message about this scan
     d.private_block(0x0019, "ZQ99WXV", create=True).add_new(0x01, "LO", "zq98wxv")
     d.save_as(path)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four series, three with masks and one that is broken, and a table."""
+    """Write four series, three with masks and one damaged, and a table."""
     root, rows = tmp_path / "data", []
     for n in range(4):
         image, labels = blob_case(n)
@@ -95,13 +95,13 @@ def data(tmp_path: Path) -> Path:
             plant(path)
         save_nifti(root / "masks" / f"scan{n}.nii.gz", labels)
         rows.append({"case": f"scan{n}", "T1": f"scan{n}", "mask": f"masks/scan{n}.nii.gz"})
-    next((root / "scan3").glob("*3.dcm")).unlink()  # a slice is missing: refused, with a message
+    next((root / "scan3").glob("*3.dcm")).unlink()  # refused, since a slice is missing
     write_csv(root, rows)
     return root
 
 
 @pytest.mark.slow
-def test_no_command_tells_what_identifies(
+def test_no_command_writes_identifying_values(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="medhybrid")
@@ -133,7 +133,7 @@ def test_no_command_tells_what_identifies(
     written = {str(p.relative_to(out)): content_of(p) for p in out.rglob("*") if p.is_file()}
     assert sum(name.startswith("predicted/seg/") for name in written) == 3, "DICOM output has the patient's attributes"
     assert all(word_of("PatientID") in c for n, c in written.items() if n.startswith("predicted/seg/")), (
-        "it was planted"
+        "the marker was written"
     )
     assert any(name.endswith("mlflow.db") for name in written)
     secrets = [*map(word_of, (*NAMES, *TEXTS)), "zq98wxv", "zq99wxv", "19370419", "^given"]

@@ -1,4 +1,4 @@
-"""Whatever is raised while one scan or case is worked on is that item's failure, with its reason; the others go on."""
+"""Fault isolation: an exception while one scan or case is processed fails only that item, with a reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.test_names import model, scan_bytes
 POISON = "poison"
 
 RECORDS = ("done", "failed", "begun")
-"""Folders of records: one that cannot be written is a condition of the disk, which ends the call."""
+"""Folders of records: a failure to write a record is a failure of the disk, which ends the call."""
 
 KINDS: dict[str, Callable[[], Exception]] = {
     "PermissionError": lambda: PermissionError(errno.EACCES, "Permission denied"),
@@ -55,12 +55,12 @@ KINDS: dict[str, Callable[[], Exception]] = {
 
 
 class Injector:
-    """Counts the calls that touch a poisoned path, and raises in one of them.
+    """Injector that counts accesses to the poisoned paths, and raises in one of them.
 
     Attributes
     ----------
     at : int
-        The number of the call that raises, from 0; -1 raises in none.
+        Index of the access that raises; -1 raises in none.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Injector:
 
 @pytest.fixture
 def injector(monkeypatch: pytest.MonkeyPatch) -> Injector:
-    """Every way by which a file of a scan is touched goes through the injector."""
+    """Route every access to a file of a scan through the injector."""
     made = Injector()
 
     def watch(owner: Any, name: str) -> None:
@@ -111,7 +111,7 @@ def injector(monkeypatch: pytest.MonkeyPatch) -> Injector:
 
 
 def write_scans(folder: Path) -> None:
-    """Write a good scan, and a poisoned one of each kind of file."""
+    """Write a valid scan, and a poisoned scan of each file format."""
     image = np.arange(8 * 7 * 6, dtype=np.int16).reshape(8, 7, 6)
     for name in ("good.nii", f"{POISON}.nii"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -123,19 +123,19 @@ def write_scans(folder: Path) -> None:
 
 
 def calls_of(injector: Injector, command: Callable[[], object]) -> int:
-    """Count the calls that a command makes."""
+    """Count the accesses of a command."""
     with injector.raising(-1, KINDS["ValueError"]):
         command()
         return injector.n_calls
 
 
 def chosen(n_calls: int) -> list[tuple[int, str]]:
-    """Each call with one kind of error, and the first call with every kind."""
+    """Return each access with one kind of error, and the first access with every kind."""
     names = list(KINDS)
     return [(i, names[i % len(names)]) for i in range(n_calls)] + [(0, name) for name in names]
 
 
-def test_inspect_and_convert_go_on_whatever_a_file_raises(tmp_path: Path, injector: Injector) -> None:
+def test_inspect_and_convert_continue_after_any_exception(tmp_path: Path, injector: Injector) -> None:
     write_scans(tmp_path / "scans")
     for number, command in enumerate(("inspect", "convert")):
 
@@ -152,7 +152,7 @@ def test_inspect_and_convert_go_on_whatever_a_file_raises(tmp_path: Path, inject
             assert all("defect" not in p for p in problems.values())
 
 
-def test_predict_goes_on_whatever_a_file_raises(tmp_path: Path, injector: Injector) -> None:
+def test_predict_continues_after_any_exception(tmp_path: Path, injector: Injector) -> None:
     write_scans(tmp_path / "scans")
     a_model = model()
 
@@ -167,7 +167,7 @@ def test_predict_goes_on_whatever_a_file_raises(tmp_path: Path, injector: Inject
         assert all(status == "done" or message for status, message in results.values())
 
 
-def test_a_case_that_raises_is_one_finding(tmp_path: Path, injector: Injector) -> None:
+def test_an_exception_in_a_case_is_one_finding(tmp_path: Path, injector: Injector) -> None:
     write_study(tmp_path / "data", 3)
     for part in ("imagesTr", "labelsTr"):
         path = tmp_path / "data" / part / "case_01.nii.gz"
@@ -194,7 +194,7 @@ def test_a_case_that_raises_is_one_finding(tmp_path: Path, injector: Injector) -
                 command()
 
 
-def test_evaluate_goes_on_whatever_a_mask_raises(tmp_path: Path, injector: Injector) -> None:
+def test_evaluate_continues_after_any_exception(tmp_path: Path, injector: Injector) -> None:
     _, mask = blob_case(0)
     for folder in ("references", "predictions"):
         for name in ("good", POISON):
@@ -210,7 +210,7 @@ def test_evaluate_goes_on_whatever_a_mask_raises(tmp_path: Path, injector: Injec
             assert "good" in run()
 
 
-def test_report_goes_on_whatever_a_scan_raises(tmp_path: Path, injector: Injector) -> None:
+def test_report_continues_after_any_exception(tmp_path: Path, injector: Injector) -> None:
     for name in ("good", POISON):
         (tmp_path / "scans").mkdir(exist_ok=True)
         (tmp_path / "scans" / f"{name}.nii").write_bytes(scan_bytes())
@@ -227,7 +227,7 @@ def test_report_goes_on_whatever_a_scan_raises(tmp_path: Path, injector: Injecto
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_disk_that_is_full_is_no_scans_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_full_disk_is_not_the_failure_of_a_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "a.nii").write_bytes(scan_bytes())
 
@@ -257,7 +257,7 @@ AWKWARD_FILES = {
 }
 
 
-def test_awkward_files_are_refused_by_name_and_the_others_are_read(tmp_path: Path) -> None:
+def test_unusual_files_are_refused_and_the_others_are_read(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
     (scans / "good.nii").write_bytes(scan_bytes())

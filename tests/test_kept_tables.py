@@ -1,4 +1,4 @@
-"""A table that a person annotated is kept when the command that wrote it writes it again."""
+"""Tables edited by the user are kept when a command writes them again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def tables(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
 
 
-def test_a_table_as_it_was_written_is_replaced(tmp_path: Path) -> None:
+def test_an_unchanged_table_is_replaced(tmp_path: Path) -> None:
     for rows in (ROWS, MORE, MORE, ROWS):
         write_kept_table(tmp_path / "t.csv", rows)
 
@@ -22,7 +22,7 @@ def test_a_table_as_it_was_written_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "t.csv").read_text() == "case,dice\na,0.5\n"
 
 
-def test_an_annotated_table_is_kept_under_another_name(tmp_path: Path) -> None:
+def test_an_edited_table_is_kept_under_another_name(tmp_path: Path) -> None:
     for n, remark in enumerate(("first", "second"), start=1):
         write_kept_table(tmp_path / "t.csv", ROWS)
         (tmp_path / "t.csv").write_text(f"case,dice\na,0.5 {remark}\n")

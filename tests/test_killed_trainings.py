@@ -1,4 +1,4 @@
-"""A training that is killed or stopped goes on where it was; two do not train one run."""
+"""Killed and interrupted trainings can be resumed; two processes cannot train one run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_twice_ends_with_the_weights_of_one_that_was_not(
+def test_a_training_killed_twice_ends_with_the_weights_of_an_uninterrupted_one(
     prepared: StudyFolder, tmp_path: Path
 ) -> None:
     changes = ["training.iterations=60", "training.checkpoint_minutes=0.0005", "tracking.kind=jsonl"]
@@ -48,7 +48,7 @@ def test_a_training_that_is_killed_twice_ends_with_the_weights_of_one_that_was_n
         process.kill()
         process.communicate()
     (run,) = (runs / "blobs").iterdir()
-    assert not (run / "model").exists(), "it was killed before its end"
+    assert not (run / "model").exists(), "the process was killed before the end of the training"
 
     resume(run)
 
@@ -62,11 +62,11 @@ def changed(study: StudyFolder, *overrides: str) -> StudyConfig:
 
 
 def mark(runs: Path) -> int:
-    """When the newest checkpoint was written."""
+    """Return the time of the newest checkpoint."""
     return max((p.stat().st_mtime_ns for p in runs.glob("*/*/checkpoint/last.pt")), default=0)
 
 
-def test_a_run_that_died_before_its_first_checkpoint_begins_anew(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_a_run_without_checkpoint_restarts_from_the_first_step(prepared: StudyFolder, tmp_path: Path) -> None:
     run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=4", "tracking.kind=jsonl"))
     shutil.rmtree(run.folder / "checkpoint")
 
@@ -85,9 +85,7 @@ def test_two_processes_do_not_train_one_run(prepared: StudyFolder, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_an_extension_that_is_stopped_leaves_the_model_that_was_validated(
-    prepared: StudyFolder, tmp_path: Path
-) -> None:
+def test_an_interrupted_extension_keeps_the_validated_model(prepared: StudyFolder, tmp_path: Path) -> None:
     run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=6", "tracking.kind=jsonl")).folder
     before = {p: (run / p).read_bytes() for p in ("model/model.json", "model/model.safetensors", "validation.csv")}
     process = subprocess.Popen(
@@ -107,7 +105,7 @@ def test_an_extension_that_is_stopped_leaves_the_model_that_was_validated(
     assert medhybrid.load_model(run).record.made.n_steps == longer.n_steps  # type: ignore[union-attr]
 
 
-def test_a_resume_that_is_refused_changes_no_length(
+def test_a_refused_resume_does_not_change_the_length(
     prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = medhybrid.train(changed(prepared, f"runs={tmp_path}", "training.iterations=4", "tracking.kind=jsonl")).folder
@@ -121,14 +119,14 @@ def test_a_resume_that_is_refused_changes_no_length(
 
 
 class Alone(Team):
-    """One process that believes to be one of five."""
+    """Run one process as one of five."""
 
     def part(self, batch_size: int) -> range:
         return Team(0, 5).part(batch_size)
 
 
 @pytest.mark.slow
-def test_sigterm_while_a_training_is_validated_begins_no_other(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_sigterm_during_a_validation_starts_no_further_training(prepared: StudyFolder, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED_LATE, prepared.folder / "small.yaml", f"runs={tmp_path}"],
         stdout=subprocess.PIPE,
@@ -139,7 +137,7 @@ def test_sigterm_while_a_training_is_validated_begins_no_other(prepared: StudyFo
 
     assert shown.splitlines()[-1:] == ["None"], problems
     trained = [p.parent.name for p in tmp_path.glob("blobs/*/validation.csv")]
-    assert len(trained) == 1, "the one under way was finished"
+    assert len(trained) == 1, "the current one was finished"
 
 
 STOPPED_LATE = """

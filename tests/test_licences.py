@@ -1,4 +1,4 @@
-"""What is installed to run medhybrid is under permissive licences."""
+"""The runtime dependencies have permissive licences."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ WEAK = {
     "fqdn": "MPL-2.0",
     "orjson": "MPL-2.0 or others",
 }
-"""Weak copyleft of single files, which does not reach what uses them."""
+"""Weak copyleft for single files, which does not extend to programs that use them."""
 
 
 def runtime_closure(name: str) -> dict[str, Distribution]:
-    """The distribution and everything that it needs without extras, by name."""
+    """Return the distribution and all its dependencies without extras, by name."""
     found: dict[str, Distribution] = {}
     waiting = [(name, frozenset[str]())]
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -29,7 +29,7 @@ def runtime_closure(name: str) -> dict[str, Distribution]:
         try:
             found[asked[0]] = distribution(asked[0])
         except PackageNotFoundError:
-            continue  # of another platform or Python
+            continue  # for another platform or Python version
         for text in found[asked[0]].requires or ():
             requirement = Requirement(text)
             extras = asked[1] or {""}
@@ -39,7 +39,7 @@ def runtime_closure(name: str) -> dict[str, Distribution]:
 
 
 def licence(found: Distribution) -> str:
-    """What the metadata say, in one line."""
+    """Return the licence in the metadata, in one line."""
     told = [found.metadata.get("License-Expression") or "", (found.metadata.get("License") or "").split("\n")[0]]
     told += [c for c in found.metadata.get_all("Classifier") or () if c.startswith("License")]
     return "; ".join(t for t in told if t)
@@ -47,7 +47,7 @@ def licence(found: Distribution) -> str:
 
 def test_no_dependency_of_the_runtime_is_copyleft() -> None:
     closure = runtime_closure("medhybrid")
-    assert {"torch", "monai", "mlflow", "ipyniivue", "jinja2"} <= set(closure), "the walk goes through"
+    assert {"torch", "monai", "mlflow", "ipyniivue", "jinja2"} <= set(closure), "the dependencies were searched"
 
     strong = {n: licence(d) for n, d in closure.items() if re.search(r"\bA?GPL|Affero|SSPL|Commons Clause", licence(d))}
     weak = {n for n, d in closure.items() if re.search(r"LGPL|MPL|Mozilla|EPL", licence(d))}

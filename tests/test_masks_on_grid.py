@@ -1,7 +1,7 @@
-"""Every mask has exactly its input's shape and affine, and lies where the bright voxels are.
+"""Every mask has the shape and affine of its input, and covers the bright voxels.
 
-The model thresholds: a voxel is lesion where the normalised intensity is above the middle between two plateaus. Whatever the
-orientation, obliqueness and anisotropy of the input, the mask must then cover the bright box of that input.
+The model is a threshold: a voxel is lesion if its normalised intensity is above the middle of two plateaus. For any
+orientation, oblique angle and anisotropy of the input, the mask must cover the bright box of the input.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BRIGHT, DARK = 900, 100
 
 
 class Threshold(nn.Module):
-    """Lesion where the image is above a level."""
+    """Network that labels voxels above a level."""
 
     def __init__(self, level: float) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def thresholding_model(plan: Plan, level: float) -> Model:
 
 
 def with_box(shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """A dark volume with a bright box off its centre."""
+    """Return a dark volume with a bright box off its centre."""
     array = np.full(shape, DARK, np.int16)
     box = tuple(slice(n // 5, max(n // 5 + 1, n // 2)) for n in shape)
     array[box] = BRIGHT
@@ -66,7 +66,7 @@ def level_of(array: np.ndarray, grid: Grid, plan: Plan) -> float:
 
 @settings(max_examples=60, deadline=None)
 @given(grid=grids())
-def test_at_the_scans_own_spacing_the_mask_is_the_bright_box_exactly(grid: Grid) -> None:
+def test_at_the_spacing_of_the_scan_the_mask_equals_the_bright_box(grid: Grid) -> None:
     array, _ = with_box(grid.shape)
     x, y, z = turn_to_ras(grid.affine).grid(grid).spacing_mm
     plan = make_test_plan(spacing_mm=(x, y, z))
@@ -87,7 +87,7 @@ def test_through_another_spacing_the_mask_stays_in_place(grid: Grid) -> None:
     level = level_of(array, grid, plan)
     sides_mm = [(s.stop - s.start) * m for s, m in zip(box, grid.spacing_mm, strict=True)]
     if min(sides_mm) < 7:
-        return  # a box thinner than two of the network's voxels may vanish between them
+        return  # a box thinner than two voxels of the network's grid may vanish
 
     mask = thresholding_model(plan, level).predict(scan)
 
@@ -99,7 +99,7 @@ def test_through_another_spacing_the_mask_stays_in_place(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(48))
-def test_files_of_all_48_orientations_come_back_on_their_own_grid(orientation: int, tmp_path: Path) -> None:
+def test_masks_of_all_48_orientations_have_the_grid_of_the_input(orientation: int, tmp_path: Path) -> None:
     affine = np.eye(4)
     affine[:3, :3] = SIGNED_PERMUTATIONS[orientation] * np.array([1.5, 1.0, 3.0])
     affine[:3, 3] = (-40, 25, 60)
@@ -158,7 +158,7 @@ def test_a_dicom_series_gets_a_mask_and_a_segmentation_at_the_same_place(tmp_pat
     np.testing.assert_allclose(places[1], places[2], atol=0.02)
 
 
-def test_a_tilted_series_is_refused_unless_its_resampling_is_asked_for(tmp_path: Path) -> None:
+def test_a_tilted_series_is_refused_without_resample_irregular(tmp_path: Path) -> None:
     import pydicom
 
     array, _ = with_box((18, 16, 8))

@@ -1,4 +1,4 @@
-"""Free memory is that of the container or job, not of the machine; the trees are made by hand, as Linux lays them out."""
+"""Free memory within the limits of a container or job; the trees of control groups are written as Linux has them."""
 
 from __future__ import annotations
 
@@ -34,20 +34,18 @@ def free_in(tmp_path: Path, membership: str = "") -> int:
     return free_memory(tmp_path / "groups", tmp_path / "membership")
 
 
-def test_without_control_groups_it_is_that_of_the_machine(tmp_path: Path) -> None:
+def test_without_control_groups_the_memory_of_the_host_is_free(tmp_path: Path) -> None:
     assert free_memory(tmp_path / "none", tmp_path / "no file") == 256 * GIB
 
 
 @pytest.mark.parametrize(("version", "place"), [(V2, "groups"), (V1, "groups/memory")])
-def test_a_container_has_its_limit_less_its_use_and_cache_counts_as_free(
-    tmp_path: Path, version: str, place: str
-) -> None:
+def test_free_memory_of_a_container_is_limit_minus_use_plus_cache(tmp_path: Path, version: str, place: str) -> None:
     write_group(tmp_path / place, version, 8 * GIB, used=5 * GIB, cache=2 * GIB)
     assert free_in(tmp_path) == 5 * GIB
 
 
 @pytest.mark.parametrize(("version", "unlimited"), [(V2, "max"), (V1, 0x7FFFFFFFFFFFF000)])
-def test_a_group_without_limit_leaves_that_of_the_machine(tmp_path: Path, version: str, unlimited: str | int) -> None:
+def test_a_group_without_limit_does_not_restrict_the_host(tmp_path: Path, version: str, unlimited: str | int) -> None:
     write_group(tmp_path / "groups" / ("memory" if version == V1 else ""), version, unlimited, used=GIB)
     assert free_in(tmp_path) == 256 * GIB
 
@@ -59,12 +57,12 @@ def test_a_group_without_limit_leaves_that_of_the_machine(tmp_path: Path, versio
         (V1, "5:cpu,cpuacct:/x\n4:memory:/system.slice/job_7/step_0\n0::/other\n", "groups/memory"),
     ],
 )
-def test_a_job_is_bound_by_every_group_above_it(tmp_path: Path, version: str, membership: str, root: str) -> None:
+def test_limits_of_all_parent_groups_apply(tmp_path: Path, version: str, membership: str, root: str) -> None:
     write_group(tmp_path / root / "system.slice" / "job_7", version, 16 * GIB, used=4 * GIB)
     write_group(tmp_path / root / "system.slice" / "job_7" / "step_0", version, 32 * GIB)
     assert free_in(tmp_path, membership) == 12 * GIB
 
 
-def test_more_use_than_the_limit_is_nothing_free(tmp_path: Path) -> None:
+def test_use_above_the_limit_gives_zero_free_memory(tmp_path: Path) -> None:
     write_group(tmp_path / "groups", V2, GIB, used=2 * GIB)
     assert free_in(tmp_path) == 0

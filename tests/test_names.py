@@ -1,4 +1,4 @@
-"""Whatever scans and cases are called, commands write below their output folder only, and nothing of the user's changes."""
+"""For any name of scans and cases, commands write only into their output folder and change no file of the user."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def model() -> Model:
 
 
 def tree(folder: Path) -> dict[bytes, bytes]:
-    """Every file below a folder, by its path."""
+    """Return the content of every file below a folder, by path."""
     found = {}
     for base, _, names in os.walk(os.fsencode(folder)):
         for name in names:
@@ -93,7 +93,7 @@ def tree(folder: Path) -> dict[bytes, bytes]:
 
 
 @given(texts)
-def test_a_name_is_taken_as_it_is_or_refused(text: str) -> None:
+def test_a_name_is_accepted_unchanged_or_refused(text: str) -> None:
     try:
         name = check_case_name(text, source="a table")
     except DataError:
@@ -105,18 +105,18 @@ def test_a_name_is_taken_as_it_is_or_refused(text: str) -> None:
 
 
 @given(texts)
-def test_any_text_has_a_name_that_is_taken(text: str) -> None:
+def test_escaped_text_is_a_valid_name(text: str) -> None:
     assert check_case_name(escape_name(text), source="x") == escape_name(text)
 
 
 @given(st.lists(file_names, min_size=1, max_size=5))
-def test_any_path_has_a_name_that_is_taken(parts: list[str]) -> None:
+def test_any_path_gives_a_valid_name(parts: list[str]) -> None:
     assume(all(p not in ("", ".", "..") for p in parts))
     assert check_case_name(name_from_path(Path(*parts)), source="x")
 
 
 @given(st.lists(st.sampled_from(["a", "A", "b", "é", "e\u0301"]), max_size=8))
-def test_names_made_unique_differ_on_every_file_system(names: list[str]) -> None:
+def test_unique_names_differ_on_every_file_system(names: list[str]) -> None:
     unique = make_unique(names, ["nii"] * len(names), [str(i) for i in range(len(names))])
     folded = {n.casefold() for n in unique}
     assert len(folded) == len(names)
@@ -126,7 +126,7 @@ def test_names_made_unique_differ_on_every_file_system(names: list[str]) -> None
 @given(st.lists(texts, min_size=1, max_size=4))
 @example(["../../user/p0", "/etc", "a/b", ""])
 @example(["Case", "case"])
-def test_preprocess_touches_nothing_but_its_folder(names: list[str]) -> None:
+def test_preprocess_changes_only_its_own_folder(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         data, user = root / "data", root / "user"
@@ -151,12 +151,12 @@ def test_preprocess_touches_nothing_but_its_folder(names: list[str]) -> None:
 
 
 def names_are_ascii(names: list[str]) -> bool:
-    """Whether a table of names is the same in every encoding."""
+    """Return whether a table of names is the same in every encoding."""
     return all(n.isascii() for n in names)
 
 
 def table_of(names: list[str]) -> bytes:
-    """A table of cases as a spreadsheet writes it, names quoted."""
+    """Write a table of cases as a spreadsheet does, with quoted names."""
     lines = ["case,T1,mask"]
     for i, name in enumerate(names):
         quoted = '"' + name.replace('"', '""') + '"'
@@ -165,7 +165,7 @@ def table_of(names: list[str]) -> bytes:
 
 
 def write_scans(folder: Path, names: list[str]) -> int:
-    """Write a scan under each name that the file system takes; returns how many there are."""
+    """Write a scan under each name that the file system allows, and return the number of scans."""
     written = set()
     for name in names:
         if not name or name in (".", "..") or len(os.fsencode(name)) > 240:
@@ -181,7 +181,7 @@ def write_scans(folder: Path, names: list[str]) -> int:
 @example(["M\udcfcller", "good"])
 @example(["Case", "case", "x", "x_uncertainty"])
 @example(["a\nb", "\x1b[31m", "x" * 200])
-def test_predict_and_convert_give_every_file_an_output_of_its_own(names: list[str]) -> None:
+def test_predict_and_convert_write_one_output_for_every_file(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         (root / "scans").mkdir()
@@ -206,7 +206,7 @@ def test_predict_and_convert_give_every_file_an_output_of_its_own(names: list[st
 @given(st.lists(file_names, min_size=1, max_size=3, unique=True))
 @example(["<script>", "a'b", "a&b=c", "=1+1"])
 @example(["M\udcfcller", "../x".replace("/", "\u2215"), "a\nb"])
-def test_report_and_evaluate_take_every_name(names: list[str]) -> None:
+def test_report_and_evaluate_accept_every_name(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         (root / "scans").mkdir()
@@ -225,7 +225,7 @@ def test_report_and_evaluate_take_every_name(names: list[str]) -> None:
         assert sorted(p.name for p in root.iterdir()) == ["out", "references", "scans", "scores"]
 
 
-def test_outputs_are_never_scans_whatever_folder_they_are_in(tmp_path: Path) -> None:
+def test_outputs_are_never_read_as_scans(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
     (scans / "a.nii").write_bytes(scan_bytes())
@@ -239,10 +239,13 @@ def test_outputs_are_never_scans_whatever_folder_they_are_in(tmp_path: Path) -> 
         assert [(r.name, r.state) for r in rows] == [("a", "written")]
     assert (scans / "a.nii").read_bytes() == scan_bytes()
     predictions = predict(scans, model=model(), out=tmp_path / "more").predictions
-    assert [p.case for p in predictions] == ["a_nii", "a_niigz"]  # what `convert` wrote is a scan for others
+    assert [p.case for p in predictions] == [
+        "a_nii",
+        "a_niigz",
+    ]  # files written by `convert` are scans for other commands
 
 
-def test_outputs_of_a_version_without_markers_are_not_scans(tmp_path: Path) -> None:
+def test_outputs_of_versions_without_markers_are_not_read_as_scans(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes())
     predict(tmp_path, model=model(), out=tmp_path / "out")
     (tmp_path / "out" / ".medhybrid.json").unlink()
@@ -250,7 +253,7 @@ def test_outputs_of_a_version_without_markers_are_not_scans(tmp_path: Path) -> N
     assert [e.name for e in medhybrid.scans.discover(tmp_path).entries] == ["a"]
 
 
-def test_convert_never_writes_over_a_file_of_the_users(tmp_path: Path) -> None:
+def test_convert_never_overwrites_a_file_of_the_user(tmp_path: Path) -> None:
     original = nib.Nifti1Image(np.linspace(0, 1, 216).reshape(6, 6, 6), np.eye(4))
     original.set_data_dtype(np.int16)
     nib.save(original, tmp_path / "scan.nii.gz")
@@ -265,7 +268,7 @@ def test_convert_never_writes_over_a_file_of_the_users(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.nii.gz"))) == 2
 
 
-def test_predict_writes_over_no_mask_that_it_did_not_make(tmp_path: Path) -> None:
+def test_predict_overwrites_only_masks_that_it_wrote(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes())
     out = tmp_path / "out"
     (out / "masks").mkdir(parents=True)
@@ -285,7 +288,7 @@ def test_predict_writes_over_no_mask_that_it_did_not_make(tmp_path: Path) -> Non
     assert (out / "masks" / "b.nii.gz").read_text() == "put there later"
 
 
-def test_a_mask_that_a_person_corrected_in_place_is_not_written_over(tmp_path: Path) -> None:
+def test_a_mask_corrected_in_place_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes())
     predict(tmp_path, model=model(), out=tmp_path / "out")
     mask = tmp_path / "out" / "masks" / "a.nii.gz"
@@ -299,7 +302,7 @@ def test_a_mask_that_a_person_corrected_in_place_is_not_written_over(tmp_path: P
     assert mask.read_bytes() == edited
 
 
-def test_an_output_that_was_edited_stays_after_a_second_try_and_is_made_anew_once_it_is_moved(tmp_path: Path) -> None:
+def test_an_edited_output_is_kept_and_predicted_again_once_it_is_moved(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes())
     out = tmp_path / "out"
     predict(tmp_path / "a.nii", model=model(), out=out, probabilities=True)
@@ -317,7 +320,7 @@ def test_an_output_that_was_edited_stays_after_a_second_try_and_is_made_anew_onc
     assert done.status == "done"
 
 
-def test_a_mask_made_by_hand_for_a_scan_that_failed_is_kept(tmp_path: Path) -> None:
+def test_a_manual_mask_of_a_failed_scan_is_kept(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes())
     (tmp_path / "b.nii").write_bytes(b"damaged")
     out = tmp_path / "out"
@@ -332,14 +335,14 @@ def test_a_mask_made_by_hand_for_a_scan_that_failed_is_kept(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("place", ["mask", "other"])
-def test_what_an_interrupted_attempt_wrote_is_replaced_and_what_was_put_there_is_not(
+def test_files_of_an_interrupted_attempt_are_replaced_but_not_files_of_the_user(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes())
     out = tmp_path / "out"
     with monkeypatch.context() as changed:
         changed.setattr(Records, "end", interrupt)
-        changed.setattr(Records, "release", lambda *_: None)  # as a kill leaves it
+        changed.setattr(Records, "release", lambda *_: None)  # state after a killed process
         with pytest.raises(KeyboardInterrupt):
             predict(tmp_path / "a.nii", model=model(), out=out)
     mask = out / "masks" / "a.nii.gz"
@@ -353,7 +356,7 @@ def test_what_an_interrupted_attempt_wrote_is_replaced_and_what_was_put_there_is
     assert (mask.read_bytes() == b"made by hand") == (place == "other")
 
 
-def test_outputs_that_were_removed_are_made_again_and_changed_ones_are_named(tmp_path: Path) -> None:
+def test_removed_outputs_are_written_again_and_changed_ones_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes())
     out = tmp_path / "out"
     predict(tmp_path / "a.nii", model=model(), out=out, probabilities=True)
@@ -370,7 +373,7 @@ def test_outputs_that_were_removed_are_made_again_and_changed_ones_are_named(tmp
     assert "changed since it was written" in (out / "results.csv").read_text()
 
 
-def test_a_record_that_cannot_be_read_is_named_and_nothing_is_written_over(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported_and_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes())
     out = tmp_path / "out"
     predict(tmp_path / "a.nii", model=model(), out=out)
@@ -387,7 +390,7 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_marks_of_other_masks_stay_in_the_folder(tmp_path: Path) -> None:
+def test_marks_of_other_masks_are_kept_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "x.json").write_text("the user's own")
     crafted = {"key": "/../../x", "marks": {"a": {"decision": "accepted"}}}

@@ -1,4 +1,4 @@
-"""Training, prediction and export reach for no network: neither we nor a library that would report on its use."""
+"""Training, prediction and export use no network: no downloads and no telemetry of libraries."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PREDICT = ["predict", "{scans}", "--model", "{run}", "--out", "{out}/masks", "--
 
 
 @pytest.mark.parametrize("device", ["cpu", "openvino"])
-def test_no_command_reaches_for_the_network(prepared: StudyFolder, tmp_path: Path, device: str) -> None:
+def test_no_command_uses_the_network(prepared: StudyFolder, tmp_path: Path, device: str) -> None:
     if device == "openvino" and find_spec("openvino") is None:
         pytest.skip("OpenVINO is not installed")
     predict = [word.replace("{device}", device) for word in PREDICT]
@@ -64,7 +64,7 @@ def test_no_command_reaches_for_the_network(prepared: StudyFolder, tmp_path: Pat
         "--out",
         "{out}/program",
     ]
-    fonts = matplotlib.get_cachedir()  # a new home would have them looked for anew
+    fonts = matplotlib.get_cachedir()  # with a new home folder, fonts would be searched again
     save_config(prepared.config, tmp_path / "study.yaml")
     environment = {k: v for k, v in os.environ.items() if k not in ("CI", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")}
     scans = tmp_path / "scans"

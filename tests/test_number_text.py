@@ -1,4 +1,4 @@
-"""Numbers in messages: those that differ look different."""
+"""Numbers in messages: different numbers have different texts."""
 
 import math
 
@@ -11,19 +11,19 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)
 
 
 @given(st.lists(FINITE, min_size=1, max_size=5))
-def test_numbers_that_differ_look_different(values: list[float]) -> None:
+def test_different_numbers_have_different_texts(values: list[float]) -> None:
     texts = format_apart(values)
 
     assert len(set(texts)) == len({float(v) for v in values})
     assert all(math.isclose(float(t), v, rel_tol=1e-2, abs_tol=1e-3) for t, v in zip(texts, values, strict=True))
 
 
-def test_no_more_digits_are_shown_than_differ() -> None:
+def test_numbers_have_only_the_digits_needed_to_differ() -> None:
     assert format_apart([1, 2.5]) == ["1.000", "2.500"]
     assert format_apart([0.9765625, 0.976563]) == ["0.976562", "0.976563"]
     assert format_apart([0.00004]) == ["0.00004"]
     assert format_apart([14.0, 14.0], decimals=2) == ["14.00", "14.00"]
 
 
-def test_components_of_vectors_have_the_digits_that_tell_them_apart() -> None:
+def test_components_of_vectors_have_enough_digits_to_differ() -> None:
     assert format_vectors_apart([(1, 0.97656), (1, 0.97657)], joint=" x ") == ["1.000 x 0.97656", "1.000 x 0.97657"]

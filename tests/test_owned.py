@@ -1,4 +1,4 @@
-"""Folders are marked when they are made; nothing is removed that medhybrid did not make."""
+"""Output folders have a marker; files that medhybrid did not write are never removed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_a_new_folder_is_marked(tmp_path: Path) -> None:
     claim_folder(tmp_path / "new", KIND)
 
 
-def test_files_under_other_names_are_no_obstacle(tmp_path: Path) -> None:
+def test_a_folder_with_files_of_other_names_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "README.txt").write_text("mine")
     claim_folder(tmp_path, KIND)
 
 
-def test_a_folder_of_an_earlier_version_is_adopted(tmp_path: Path) -> None:
+def test_a_folder_of_an_earlier_version_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.bin").touch()
     (tmp_path / "record.json").touch()
@@ -51,7 +51,7 @@ def test_several_commands_may_write_into_one_folder(tmp_path: Path) -> None:
     assert kinds_of(claim_folder(tmp_path, KIND)) == ("other", "test")
 
 
-def test_trees_are_removed_below_owned_folders_only(tmp_path: Path) -> None:
+def test_folders_are_removed_only_below_marked_folders(tmp_path: Path) -> None:
     user, owned = tmp_path / "user", claim_folder(tmp_path / "owned", KIND)
     (user / "inner").mkdir(parents=True)
     (owned / "data").mkdir()
@@ -68,7 +68,7 @@ def test_trees_are_removed_below_owned_folders_only(tmp_path: Path) -> None:
     assert not (owned / "link").exists()
 
 
-def test_a_folder_with_a_file_of_the_users_is_not_removed(tmp_path: Path) -> None:
+def test_a_folder_with_a_file_of_the_user_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "case").mkdir()
     (tmp_path / "case" / "a.bin").touch()
     (tmp_path / "case" / "notes.txt").touch()
@@ -87,7 +87,7 @@ def write_table(folder: Path, names: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_preprocess_removes_no_folder_that_a_table_names(tmp_path: Path) -> None:
+def test_preprocess_removes_no_folder_named_in_a_table(tmp_path: Path) -> None:
     patients = [tmp_path / f"p{i}" for i in range(2)]
     for patient in patients:
         patient.mkdir()
@@ -105,7 +105,7 @@ def test_preprocess_removes_no_folder_that_a_table_names(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_preprocess_keeps_files_that_lie_in_its_folder(tmp_path: Path) -> None:
+def test_preprocess_keeps_files_of_the_user_in_its_folder(tmp_path: Path) -> None:
     write_table(tmp_path, ["a", "b"])
     config = small_config(tmp_path)
     medhybrid.preprocess(config)
@@ -123,7 +123,7 @@ def test_preprocess_keeps_files_that_lie_in_its_folder(tmp_path: Path) -> None:
     assert [f.where for f in result.findings if f.severity == "error"] == ["a"]
 
 
-def test_commands_refuse_folders_that_hold_files_of_their_names(tmp_path: Path) -> None:
+def test_commands_refuse_folders_with_files_of_the_same_names(tmp_path: Path) -> None:
     write_table(tmp_path, ["a", "b"])
     prepared = tmp_path / "prepared" / "blobs" / "cases" / "a"
     prepared.mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_commands_refuse_folders_that_hold_files_of_their_names(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["results.csv", "work.csv", "run.json", "report.html"])
-def test_a_folder_with_a_table_of_the_users_is_no_output_folder(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_a_table_of_the_user_is_not_an_output_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("patient,age\n")
     with pytest.raises(OutputError, match="did not make"):
         claim_folder(tmp_path, OUTPUT)
@@ -160,7 +160,7 @@ def test_a_converted_file_that_was_edited_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a.nii.gz").read_bytes() == edited
 
 
-def test_a_script_of_jobs_that_was_filled_in_is_kept(tmp_path: Path) -> None:
+def test_an_edited_job_script_is_kept(tmp_path: Path) -> None:
     first = write_array_script(tmp_path / "predict.sbatch", ["x"], 2)
     first.write_text("filled in")
     second = write_array_script(tmp_path / "predict.sbatch", ["x"], 2)

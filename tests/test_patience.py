@@ -1,4 +1,4 @@
-"""Waits end with their condition, at once where they are in vain, and last longer on a slow machine."""
+"""Waits end with their condition or with the process, and last longer on a slow host."""
 
 import itertools
 import subprocess
@@ -17,24 +17,24 @@ def test_a_wait_returns_the_value_of_its_condition() -> None:
     assert wait_until(lambda: next(values), "a value") == "here"
 
 
-def test_a_wait_in_vain_says_for_what_and_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_wait_reports_condition_and_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PATIENCE_S", 0.05)
 
     with pytest.raises(AssertionError, match=r"the moon: not so after .*; clouds"):
         wait_until(lambda: False, "the moon", found=lambda: "clouds")
 
 
-def test_a_wait_for_a_process_that_has_ended_is_over() -> None:
+def test_a_wait_for_an_ended_process_fails_at_once() -> None:
     process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
 
     with pytest.raises(AssertionError, match="a file: the process ended"):
         wait_until(lambda: False, "a file", process=process)
 
 
-def test_a_slow_machine_is_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_are_longer_on_a_slow_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PATIENCE_S", 1.0)
     monkeypatch.setattr(patience, "slowness", lambda: 20.0)
-    clock = itertools.count(step=5)  # seconds: each look at it is five later
+    clock = itertools.count(step=5)  # in seconds; each call is five seconds later
     monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     looks = itertools.count()

@@ -1,4 +1,4 @@
-"""What holds patient data is readable by its owner alone, unless a mode is given."""
+"""Files with patient data are readable only by the owner, unless a mode is given."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def usual_umask() -> Iterator[None]:
 
 
 def modes(folder: Path) -> tuple[set[int], set[int]]:
-    """Permissions of the files and of the folders at and below a folder."""
+    """Return the permissions of the files and folders at and below a folder."""
     paths = [folder, *folder.rglob("*")]
     files, folders = (
         {stat.S_IMODE(p.stat().st_mode) for p in paths if p.is_dir() == is_dir} for is_dir in (False, True)
@@ -36,7 +36,7 @@ def modes(folder: Path) -> tuple[set[int], set[int]]:
     ("options", "file", "folder"),
     [([], 0o600, 0o700), (["--mode", "0640"], 0o640, 0o750), (["--mode", "664"], 0o664, 0o775)],
 )
-def test_volumes_have_the_mode_that_is_asked_for(tmp_path: Path, options: list[str], file: int, folder: int) -> None:
+def test_volumes_have_the_given_mode(tmp_path: Path, options: list[str], file: int, folder: int) -> None:
     save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(0)[0])
 
     assert main(["convert", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--quiet", *options]) == 0
@@ -44,11 +44,13 @@ def test_volumes_have_the_mode_that_is_asked_for(tmp_path: Path, options: list[s
     assert modes(tmp_path / "out") == ({file}, {folder})
     with (tmp_path / "later").open("w"):
         pass
-    assert stat.S_IMODE((tmp_path / "later").stat().st_mode) == 0o644, "the caller's own umask is as it was"
+    assert stat.S_IMODE((tmp_path / "later").stat().st_mode) == 0o644, "the umask of the caller is restored"
 
 
 @pytest.mark.slow
-def test_masks_tables_and_records_are_their_owners_alone(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_masks_tables_and_records_are_readable_only_by_the_owner(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
     save_nifti(tmp_path / "in" / "a.nii.gz", blob_case(0)[0])
     words = ["predict", str(tmp_path / "in"), "--model", str(trained[1]), "--out", str(tmp_path / "out")]
 
@@ -72,7 +74,9 @@ PLACES = {"evaluate": ["a", "b"], "report": ["a"], "review": ["a"], "compare": [
 
 
 @pytest.mark.parametrize("command", STEPS)
-def test_every_command_that_writes_patient_data_takes_a_mode(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_that_writes_patient_data_has_the_option_mode(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     masks: list[int] = []
 
     def step(*_: object, **__: object) -> None:
@@ -90,30 +94,30 @@ def test_every_command_that_writes_patient_data_takes_a_mode(command: str, monke
         assert main([*words, "output.mode=0660"]) == main([*words, "output.mode=0660", "--mode", "0600"]) == 2
         assert masks[2:] == [0o007, 0o077]
         assert main([*words, "output.mode=0400"]) == 2
-        assert len(masks) == 4, "what is no mode is refused before"
+        assert len(masks) == 4, "an invalid mode is refused before any output"
 
 
 @pytest.mark.parametrize(("written", "read"), [("0640", "0640"), ("640", "640"), ("'0600'", "0600"), ("0o600", "")])
-def test_a_mode_in_a_config_is_read_as_it_is_written(tmp_path: Path, written: str, read: str) -> None:
+def test_a_mode_in_a_config_is_octal_with_or_without_quotes(tmp_path: Path, written: str, read: str) -> None:
     text = (Path(__file__).parents[1] / "configs" / "brain.yaml").read_text()
     (tmp_path / "c.yaml").write_text(f"{text}\noutput: {{mode: {written}}}\n")
 
     if read:
         assert load_config(tmp_path / "c.yaml").output.mode == read
     else:
-        with pytest.raises(ConfigError, match="no mode of files"):
+        with pytest.raises(ConfigError, match="invalid file mode"):
             load_config(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "600x", "0400", "0077", "7777", "u=rw", "-600", "0o600"])
-def test_what_is_no_mode_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="no mode of files"):
+def test_an_invalid_mode_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="invalid file mode"):
         read_mode(text)
     assert main(["convert", str(tmp_path), "--out", str(tmp_path / "out"), f"--mode={text}"]) == 2
-    assert "no mode of files" in capsys.readouterr().err
+    assert "invalid file mode" in capsys.readouterr().err
 
 
-def test_a_mode_ends_with_its_block_also_by_an_error() -> None:
+def test_the_mode_is_restored_after_the_context_and_after_an_error() -> None:
     with pytest.raises(KeyError), file_mode(0o600):
         raise KeyError
     assert os.umask(0o022) == 0o022

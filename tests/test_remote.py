@@ -1,4 +1,4 @@
-"""Scans, datasets and results on S3: fetched once, sent when done, and nothing is lost while the store is away."""
+"""Scans, datasets and results on S3: fetched once, sent when finished, and kept while the store is unavailable."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ pytestmark = [
     pytest.mark.skipif(find_spec("s3fs") is None, reason="s3fs (extra [scale]) is not installed"),
     pytest.mark.skipif(find_spec("moto") is None, reason="moto, a local S3, is not installed"),
     pytest.mark.usefixtures("in_this_process"),
-    pytest.mark.filterwarnings("ignore"),  # of its drivers
+    pytest.mark.filterwarnings("ignore"),  # of the S3 driver
 ]
 
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
-    """A local S3 server's address."""
+    """Return the address of a local S3 server."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -45,7 +45,7 @@ def store() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A new bucket, and the environment that leads to it."""
+    """Create a bucket and set the environment for it; return its URL."""
     import s3fs
 
     for name, value in {
@@ -78,7 +78,7 @@ def names_in(url: str) -> set[str]:
 
 
 def forget_copies(tmp_path: Path) -> None:
-    """As on another machine, which has no copy yet."""
+    """Remove the local copies, as on another host."""
     _fetched.cache_clear()
     shutil.rmtree(tmp_path / "cache")
 
@@ -96,11 +96,11 @@ def forget_copies(tmp_path: Path) -> None:
         (Path("/x"), False),
     ],
 )
-def test_what_is_remote(place: Any, expected: bool) -> None:
+def test_only_urls_of_stores_are_remote(place: Any, expected: bool) -> None:
     assert is_remote(place) == expected
 
 
-def test_only_what_changed_is_fetched_again(bucket: str, tmp_path: Path) -> None:
+def test_only_changed_files_are_fetched_again(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for n in range(3):
         (tmp_path / "in" / "deep" / f"{n}.txt").write_text(f"{n}")
@@ -121,7 +121,7 @@ def test_only_what_changed_is_fetched_again(bucket: str, tmp_path: Path) -> None
     assert after["0.txt"] == before["0.txt"]
 
 
-def test_a_copy_that_was_altered_here_is_fetched_again_and_a_result_is_not(bucket: str, tmp_path: Path) -> None:
+def test_a_locally_changed_copy_is_fetched_again_but_a_result_is_kept(bucket: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("as it is there")
     put(tmp_path / "in", f"{bucket}/data")
@@ -129,12 +129,12 @@ def test_a_copy_that_was_altered_here_is_fetched_again_and_a_result_is_not(bucke
 
     copy.write_text("altered")
     Mirror(f"{bucket}/data").fetch()
-    assert copy.read_text() == "altered", "a result that is still to be sent"
+    assert copy.read_text() == "altered", "a result that was not sent yet"
     local_copy(f"{bucket}/data")
     assert copy.read_text() == "as it is there"
 
 
-def test_a_folder_of_scans_becomes_masks_on_s3_and_a_second_call_skips_them(bucket: str, tmp_path: Path) -> None:
+def test_scans_on_s3_are_predicted_to_s3_and_a_second_call_skips_them(bucket: str, tmp_path: Path) -> None:
     put(write_scans(tmp_path / "scans", 4), f"{bucket}/scans")
     plain = predict(tmp_path / "scans", model=load(), out=tmp_path / "plain")
 
@@ -152,9 +152,7 @@ def test_a_folder_of_scans_becomes_masks_on_s3_and_a_second_call_skips_them(buck
     assert len(rows_of(copy / "results.csv")) == 4
 
 
-def test_a_mask_that_could_not_be_sent_is_sent_by_the_next_call(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unsent_mask_is_sent_by_the_next_call(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scans, plain = write_scans(tmp_path / "scans", 3), Mirror.send
     put(scans, f"{bucket}/scans")
 
@@ -172,7 +170,7 @@ def test_a_mask_that_could_not_be_sent_is_sent_by_the_next_call(
 
     again = predict(f"{bucket}/scans", model=load(), out=f"{bucket}/out")
 
-    assert (again.n_done, again.n_skipped) == (3, 2), "the second was done, and not sent"
+    assert (again.n_done, again.n_skipped) == (3, 2), "the second scan was predicted but not sent"
     assert {f"masks/s{n}.nii.gz" for n in range(3)} < names_in(f"{bucket}/out")
 
 
@@ -183,12 +181,10 @@ def test_a_dataset_on_s3_is_listed_from_its_copy(bucket: str, study: StudyFolder
     cases = list_cases(config.data)
 
     assert len(cases) == 10
-    assert config.data.root == f"{bucket}/data", "the config says where the data are, not where their copy is"
+    assert config.data.root == f"{bucket}/data", "the config has the URL of the data, not the local copy"
 
 
-def test_prepared_cases_on_s3_are_made_once_and_read_by_another_machine(
-    bucket: str, study: StudyFolder, tmp_path: Path
-) -> None:
+def test_prepared_cases_on_s3_are_used_by_another_host(bucket: str, study: StudyFolder, tmp_path: Path) -> None:
     place = [f"prepare.folder={bucket}/prepared"]
     config = load_config(study.folder / "small.yaml", place)
     made = preprocess(config)
@@ -196,7 +192,7 @@ def test_prepared_cases_on_s3_are_made_once_and_read_by_another_machine(
     assert {"plan.json", "folds.json", "cases/case_00/case.json"} < names_in(f"{bucket}/prepared/blobs")
     assert not any(".part" in n or "/." in n for n in names_in(f"{bucket}/prepared/blobs"))
 
-    forget_copies(tmp_path)  # another machine
+    forget_copies(tmp_path)  # another host
     dataset = PreparedDataset(prepared_folder(config))
     here = PreparedDataset(preprocess(load_config(study.folder / "small.yaml")).folder)
     assert dataset.data_hash() == here.data_hash()
@@ -207,7 +203,7 @@ def test_prepared_cases_on_s3_are_made_once_and_read_by_another_machine(
     assert (again.n_prepared, again.n_unchanged) == (0, 10)
 
 
-def test_a_case_is_on_s3_with_its_record_or_without_both_old_and_new(
+def test_an_interrupted_upload_leaves_no_record_of_an_incomplete_case(
     bucket: str, study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(study.folder / "small.yaml", [f"prepare.folder={bucket}/prepared"])
@@ -227,20 +223,20 @@ def test_a_case_is_on_s3_with_its_record_or_without_both_old_and_new(
         with pytest.raises(DataError, match="the store is away"):
             preprocess(finer)
     left = names_in(f"{bucket}/prepared/blobs")
-    assert left, "half of it is there"
+    assert left, "a part was sent"
     assert "plan.json" not in left
-    assert not any(n.endswith("case.json") for n in left), "no record of what may be half of one and half of another"
+    assert not any(n.endswith("case.json") for n in left), "no record of a case that may have files of two preparations"
 
     forget_copies(tmp_path)
     assert preprocess(finer).n_prepared == 10
     assert PreparedDataset(prepared_folder(finer)).plan.spacing_mm == (3, 3, 3)
 
 
-def test_a_name_that_leads_elsewhere_and_a_store_that_is_not_there_are_refused(
+def test_names_outside_the_folder_and_absent_stores_are_refused(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirror = Mirror(f"{bucket}/data")
-    with pytest.raises(DataError, match="leads elsewhere"):
+    with pytest.raises(DataError, match="points outside"):
         mirror._name_of(f"{mirror._root}/../x")
     put(write_scans(tmp_path / "scans", 1), f"{bucket}/scans")
     with pytest.raises(DataError, match=r"s0\.nii\.gz is a file.*the URL of a folder"):
@@ -249,13 +245,13 @@ def test_a_name_that_leads_elsewhere_and_a_store_that_is_not_there_are_refused(
         Mirror("s3://no-such-bucket-at-all/x").fetch()
 
 
-def test_a_damaged_index_is_forgotten(tmp_path: Path) -> None:
+def test_a_damaged_index_is_ignored(tmp_path: Path) -> None:
     for content in ("", "[]", '{"a": 1}', "\0", json.dumps({"a": ["x"]})):
         (tmp_path / INDEX).write_text(content)
         assert Mirror(f"file://{tmp_path}/there", tmp_path)._index == {}
 
 
-def test_keys_that_stand_for_folders_are_no_files_and_names_that_clash_are_told(bucket: str) -> None:
+def test_keys_of_folders_are_skipped_and_name_clashes_are_errors(bucket: str) -> None:
     import s3fs
 
     fs, root = s3fs.S3FileSystem(), bucket.removeprefix("s3://")
@@ -270,7 +266,7 @@ def test_keys_that_stand_for_folders_are_no_files_and_names_that_clash_are_told(
         Mirror(f"{bucket}/y").fetch()
 
 
-def test_the_folds_of_a_dataset_on_s3_are_its_own(bucket: str, study: StudyFolder) -> None:
+def test_the_folds_of_a_dataset_on_s3_are_read_from_it(bucket: str, study: StudyFolder) -> None:
     put(study.folder / "data", f"{bucket}/data")
     config = load_config(study.folder / "small.yaml", [f"data.root={bucket}/data"])
 

@@ -1,4 +1,4 @@
-"""Every lower bound of a requirement is the version that is tested, by the constraints that the tests are installed with."""
+"""The lower bounds of all requirements are the tested versions of constraints.txt."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ def test_the_lower_bound_of_a_requirement_is_the_version_that_is_tested(text: st
     (bound,) = [s.version for s in requirement.specifier if s.operator == ">="]
 
     assert bound == CONSTRAINTS[requirement.name.lower()]
-    assert version(requirement.name).partition("+")[0] == bound, "and the one that is installed here"
+    assert version(requirement.name).partition("+")[0] == bound, "it must be the installed version"

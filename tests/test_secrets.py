@@ -1,4 +1,4 @@
-"""A password in an address is used, and neither stored nor shown; records look nothing up on the machine that reads them."""
+"""Passwords in addresses are used but never stored or shown; interpolations in records are not resolved."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECRET = "s3cr3t-Pass"
         f"https://tracking/x?access_token={SECRET}&a=1",
     ],
 )
-def test_addresses_are_stored_and_shown_without_user_and_password(address: str, tmp_path: Path) -> None:
+def test_addresses_are_stored_and_shown_without_user_name_and_password(address: str, tmp_path: Path) -> None:
     assert SECRET not in hide_password(f"cannot reach {address}: refused")
     stored = without_passwords({"a": [address], "b": {"c": (address, 1)}})
     assert SECRET not in str(stored)
@@ -43,10 +43,10 @@ def test_addresses_are_stored_and_shown_without_user_and_password(address: str, 
     save_config(config, tmp_path / "config.yaml")
     text = (tmp_path / "config.yaml").read_text()
     assert SECRET not in text
-    assert complete_address(yaml.safe_load(text)["tracking"]["uri"]) == address, "this process goes on with it"
+    assert complete_address(yaml.safe_load(text)["tracking"]["uri"]) == address, "this process keeps the password"
 
 
-def test_a_record_is_completed_by_the_environment_of_whoever_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_of_a_record_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert complete_address("http://other:1/x") == "http://other:1/x"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@other:1/x")
     assert complete_address("http://other:1/x") == f"http://me:{SECRET}@other:1/x"
@@ -56,7 +56,7 @@ def test_a_record_is_completed_by_the_environment_of_whoever_reads_it(monkeypatc
 @pytest.mark.parametrize(
     "address", [f"dicomweb://me:{SECRET}@pacs:8042/x", f"dicomwebs://{SECRET}@pacs/x", f"dimse://A:{SECRET}@pacs:104"]
 )
-def test_an_address_of_a_pacs_with_a_password_is_refused_without_it(address: str) -> None:
+def test_a_pacs_address_with_a_password_is_refused_without_showing_it(address: str) -> None:
     with pytest.raises(PacsError, match=r"\.netrc") as caught:
         parse_endpoint(address)
     assert SECRET not in str(caught.value)
@@ -65,7 +65,7 @@ def test_an_address_of_a_pacs_with_a_password_is_refused_without_it(address: str
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.filterwarnings("ignore")
-def test_a_training_with_a_password_leaves_it_nowhere(
+def test_training_does_not_store_the_password_of_an_address(
     prepared: StudyFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = [f"runs={tmp_path / 'runs'}", "training.iterations=2", "tracking.kind=jsonl"]
@@ -76,12 +76,14 @@ def test_a_training_with_a_password_leaves_it_nowhere(
     written = [p for p in tmp_path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
     assert written == []
     assert SECRET not in caplog.text + "".join(capsys.readouterr())
-    assert config_here(run.folder).tracking.uri == f"http://me:{SECRET}@127.0.0.1:9/x", "in this process it is known"
+    assert config_here(run.folder).tracking.uri == f"http://me:{SECRET}@127.0.0.1:9/x", (
+        "this process keeps the password"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_record_of_somebody_else_looks_nothing_up_here(
+def test_interpolations_in_a_foreign_record_are_not_resolved(
     trained: tuple[StudyFolder, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLANTED", SECRET)
@@ -90,6 +92,6 @@ def test_a_record_of_somebody_else_looks_nothing_up_here(
     config = {**record.made.config, "name": "${oc.env:PLANTED}"}
     record = record.model_copy(update={"made": record.made.model_copy(update={"config": config})})
 
-    with pytest.raises(ModelError, match="no plain config") as caught:
+    with pytest.raises(ModelError, match="not a plain config") as caught:
         recipe_of(record, ["data.root=x"])
     assert SECRET not in str(caught.value)

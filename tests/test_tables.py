@@ -1,4 +1,4 @@
-"""Tables are read as spreadsheets save them."""
+"""Reading and writing of tables as spreadsheets save them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_table_of_any_encoding_and_separator_is_the_same(
+def test_tables_of_all_encodings_and_separators_are_read_equally(
     tmp_path: Path, encoding: str, separator: str, end: str
 ) -> None:
     lines = [["case", "Größe", "mask"], [" a ", "ä", "m.nii"], ["", "", ""], ["b", '"x, y; z"', ""]]
@@ -43,7 +43,7 @@ def test_a_table_of_any_encoding_and_separator_is_the_same(
     )
 
 
-def test_columns_are_found_by_name_and_by_case_only_if_one_fits() -> None:
+def test_columns_are_found_ignoring_case_only_if_one_matches() -> None:
     table = Table(("Case", "mask", "MASK"), ())
     assert (table.column("case"), table.column("mask"), table.column("Mask"), table.column("x")) == (
         "Case",
@@ -59,17 +59,17 @@ def test_columns_are_found_by_name_and_by_case_only_if_one_fits() -> None:
         (b"PK\x03\x04x", "is a workbook"),
         (b"", "empty table"),
         (b"\n\n", "empty table"),
-        (b"a,a\n1,2\n", "two columns of one name"),
+        (b"a,a\n1,2\n", "two columns with the same name"),
     ],
 )
-def test_tables_without_usable_columns_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_tables_without_valid_columns_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_table(tmp_path / "t.csv")
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_text_or_refused(content: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(content: bytes) -> None:
     with contextlib.suppress(UnicodeDecodeError):
         assert isinstance(decode_text(content), str)
 
@@ -77,12 +77,12 @@ def test_any_bytes_are_text_or_refused(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("cells", "line"),
     [
-        (['c1,a,m,"unclear', "c2,a,m,ok"], 2),  # to the end of the file
+        (['c1,a,m,"unclear', "c2,a,m,ok"], 2),  # the cell extends to the end of the file
         (["c1,a,m,ok", 'c2,a,m,"unclear', 'c3,a,m,"ok"'], 3),
         (['c1,a,m,"unclear', 'c2,a,m,5"', "c3,a,m,ok"], 2),
     ],
 )
-def test_a_quotation_mark_that_stays_open_is_refused_with_its_line(tmp_path: Path, cells: list[str], line: int) -> None:
+def test_an_unclosed_quotation_mark_is_refused_with_its_line(tmp_path: Path, cells: list[str], line: int) -> None:
     path = tmp_path / "t.csv"
     path.write_text("\n".join(["case,A,mask,remark", *cells]) + "\n")
     with pytest.raises(DataError, match=f"t.csv: line {line} "):
@@ -118,7 +118,7 @@ def is_formula(cell: str) -> bool:
 
 
 @given(st.lists(cells.map(lambda c: c.strip() if isinstance(c, str) else c), min_size=1, max_size=4))
-def test_no_cell_is_a_formula_and_every_name_is_read_back(row: list[str | float]) -> None:
+def test_cells_are_never_formulas_and_are_read_back_unchanged(row: list[str | float]) -> None:
     columns = [f"{'=' * n}c{n}" for n in range(len(row))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.csv"
@@ -133,13 +133,13 @@ def test_no_cell_is_a_formula_and_every_name_is_read_back(row: list[str | float]
 
 
 def test_every_table_is_written_without_formulas() -> None:
-    """The gate above is the only one."""
+    """All tables are written by the tested function."""
     sources = (Path(__file__).parents[1] / "medhybrid").rglob("*.py")
 
     assert [p.name for p in sources if "csv.writer" in p.read_text()] == ["files.py"]
 
 
-def test_scans_that_are_called_like_formulas_make_no_formulas(tmp_path: Path) -> None:
+def test_scans_named_like_formulas_give_no_formulas(tmp_path: Path) -> None:
     names = ["=1+1", "@x", "-a", "+b", "'=c"]
     (tmp_path / "scans").mkdir()
     for name in names:

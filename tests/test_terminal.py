@@ -1,4 +1,4 @@
-"""What commands tell: to people in the terminal, to programs as lines of JSON."""
+"""Output of commands: text in the terminal, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medhybrid.terminal import JsonReporter, TerminalReporter
 from tests.synthetic import StudyFolder
 
 
-def test_json_tells_progress_tables_and_messages_a_line_each(
+def test_json_prints_progress_tables_and_messages_as_lines(
     prepared: StudyFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["--json", "inspect", str(prepared.folder / "data" / "imagesTr")])
@@ -28,10 +28,10 @@ def test_json_tells_progress_tables_and_messages_a_line_each(
     table = next(e for e in events if e["event"] == "table")
     assert [r["scan"] for r in table["rows"]] == [f"case_{i:02d}" for i in range(10)]
     assert table["rows"][0]["shape"] == "36 x 40 x 20"
-    assert events[-1] == {"event": "message", "text": "10 scans, 0 refused, 0 left aside, 0 other files"}
+    assert events[-1] == {"event": "message", "text": "10 scans, 0 refused, 0 skipped, 0 other files"}
 
 
-def test_json_tells_errors_too_and_the_next_call_is_for_people_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_prints_errors_and_applies_to_one_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json", "inspect", "nowhere"]) == 2
 
     shown = capsys.readouterr()
@@ -42,7 +42,7 @@ def test_json_tells_errors_too_and_the_next_call_is_for_people_again(capsys: pyt
     assert capsys.readouterr().out == ""
 
 
-def test_json_progress_is_a_share_and_not_a_flood(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_progress_is_a_fraction_printed_at_most_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = JsonReporter()
     reporter.begin("work", 1000)
     for n in range(1000):
@@ -56,9 +56,7 @@ def test_json_progress_is_a_share_and_not_a_flood(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(("is_terminal", "colours"), [(True, "truecolor"), (True, "standard"), (False, "truecolor")])
-def test_a_picture_is_shown_only_where_a_terminal_has_all_colours(
-    tmp_path: Path, is_terminal: bool, colours: str
-) -> None:
+def test_a_figure_is_shown_only_in_a_true_colour_terminal(tmp_path: Path, is_terminal: bool, colours: str) -> None:
     from PIL import Image
 
     Image.fromarray(np.full((40, 80, 3), (10, 200, 30), np.uint8)).save(tmp_path / "x.png")
@@ -69,7 +67,7 @@ def test_a_picture_is_shown_only_where_a_terminal_has_all_colours(
 
     if is_terminal and colours == "truecolor":
         lines = shown.getvalue().splitlines()
-        assert len(lines) == 15, "60 columns, 30 rows of pixels, two a line"
+        assert len(lines) == 15, "60 columns and 30 rows of pixels, two rows in each line"
         assert "10;200;30" in lines[0]
     else:
         assert shown.getvalue() == ""
@@ -78,7 +76,7 @@ def test_a_picture_is_shown_only_where_a_terminal_has_all_colours(
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e"
 
 
-def test_what_a_name_or_header_holds_never_drives_the_terminal(
+def test_control_characters_of_names_and_headers_are_escaped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medhybrid.terminal.PLAIN_INTERVAL_S", 0.0)

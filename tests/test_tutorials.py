@@ -1,7 +1,6 @@
-"""The tutorials run as they stand, in one shell, on small data.
+"""The commands of the tutorials run unchanged, in one shell, on small data.
 
-On Linux each command is a fork of one process that has imported what commands need: to import it takes longer than most of
-them.
+On Linux each command is a fork of a process with all imports, since importing takes longer than most commands.
 """
 
 from __future__ import annotations
@@ -70,15 +69,15 @@ sys.exit(server.recv(1)[0])
 
 @contextmanager
 def folder_of_command(folder: Path) -> Iterator[Path]:
-    """The folder of a command `medhybrid`: one that takes no time to begin, where that can be."""
+    """Return the folder of a command `medhybrid`, which starts fast where forks are possible."""
     installed = Path(sys.executable).parent
     if sys.platform != "linux":
         yield installed
         return
     help_ = subprocess.run([installed / "medhybrid", "--help"], capture_output=True, text=True, check=True).stdout
-    assert "preprocess" in help_, "the command that is installed"
+    assert "preprocess" in help_, "the installed command"
     folder.mkdir()
-    with tempfile.TemporaryDirectory() as place:  # a socket has a short address
+    with tempfile.TemporaryDirectory() as place:  # paths of sockets are limited in length
         address, command = Path(place, "s"), folder / "medhybrid"
         command.write_text(COMMAND.format(python=sys.executable, address=str(address)))
         command.chmod(0o755)

@@ -1,6 +1,6 @@
-"""Settings compared: each trained with every seed on the same cases, paired by case, in one MLflow run.
+"""Comparison of settings: train each with every seed on the same cases, and compare them paired by case.
 
-RUNS/<study>/<name>/comparison.md, comparison.png     the table and the figure
+RUNS/<study>/<name>/comparison.md, comparison.png     table and figure
 RUNS/<study>/<name>/cases.csv                         Dice of every validation case of every training
 """
 
@@ -26,7 +26,7 @@ from medhybrid.tracking.jsonl import read_log
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What each setting reached; `table` is Markdown."""
+    """Scores of each setting; `table` is Markdown."""
 
     folder: Path
     settings: tuple[Setting, ...]
@@ -40,35 +40,37 @@ def compare(
     name: str,
     reporter: Reporter | None = None,
 ) -> Comparison | None:
-    """Train every setting with every seed; a second call goes on where the first one stopped. None if interrupted.
+    """Train every setting with every seed and compare their scores.
+
+    A second call continues where the first one stopped. Returns None if interrupted.
 
     Parameters
     ----------
     configs : mapping
-        Setting to config, of one prepared study. The first is what the others are compared with.
+        Setting to config, all of one prepared study. The first setting is the baseline.
     name : str
-        Folder of the result, in the study's folder of runs.
+        Name of the result folder, in the study's folder of runs.
 
     Raises
     ------
     ConfigError
-        If there is nothing to compare, or the configs are of several studies, preparations or folds.
+        If `configs` or `seeds` is empty, or the configs differ in study, preparation or fold.
     """
     if not configs or not seeds or len({c.name for c in configs.values()}) > 1:
-        raise ConfigError("nothing to compare", expected="settings of one study, and at least one seed")
+        raise ConfigError("nothing to compare", expected="settings of one study and at least one seed")
     first = next(iter(configs.values()))
     for setting, config in configs.items():
         if _judged_by(config) != _judged_by(first):
             raise ConfigError(
-                f"setting {setting} is judged by other cases than {next(iter(configs))}",
+                f"setting {setting} has other validation cases than {next(iter(configs))}",
                 expected="the same training.fold and training.inner_fold",
                 found=f"{_judged_by(config)} and {_judged_by(first)}",
             )
         if _preparation(config) != _preparation(first):
             raise ConfigError(
-                f"setting {setting} is prepared in another way than {next(iter(configs))}",
-                expected="the same data, scans and prepare: the settings share prepared cases",
-                remedy="change network, augment, training or inference",
+                f"setting {setting} has another preparation than {next(iter(configs))}",
+                expected="the same data, scans and prepare, since settings share the prepared cases",
+                remedy="compare values of network, augment, training or inference",
             )
     folder = Path(first.runs) / first.name / name
     trainings = {f"{setting}-seed{s}": with_seed(c, s) for s in seeds for setting, c in configs.items()}
@@ -95,12 +97,12 @@ def _judged_by(config: StudyConfig) -> tuple[int, int | None]:
 
 
 def _preparation(config: StudyConfig) -> object:
-    """What the prepared cases are made by; they may know more context than a setting asks for."""
+    """Return the config sections of preparation; a setting may use a part of the prepared context."""
     return config.data.model_dump(exclude={"context"}), config.scans, config.prepare
 
 
 def with_seed(config: StudyConfig, seed: int) -> StudyConfig:
-    """The same config with another seed."""
+    """Return a config with another seed."""
     return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
 
 

@@ -1,10 +1,10 @@
-"""`medhybrid compare A B`: two runs on the same cases, paired by case, and what differs between them.
+"""`medhybrid compare A B`: paired comparison of two runs on the same cases, with their differing settings.
 
-A and B are run folders of trainings, whose validation cases are compared, or output folders of `predict` that were scored by
+A and B are run folders of trainings, compared by their validation cases, or output folders of `predict` with scores of
 `medhybrid evaluate`.
 
-OUT/comparison.html      the difference with its interval, the cases that got better and worse with pictures, what differs
-OUT/comparison.csv       Dice of every case under both
+OUT/comparison.html      difference with its interval, images of the largest changes, differing settings
+OUT/comparison.csv       Dice of every case in both runs
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from medhybrid.steps.run_record import without_places
 from medhybrid.steps.score_tables import dice_by_case, read_scores, references_by_case
 
 N_SHOWN = 4
-"""Cases with pictures, of those that got better and of those that got worse."""
+"""Number of cases with images, each for the largest gains and the largest losses."""
 
 Draw = Callable[[str], Pictured | None]
 
 
 def _is_earlier_comparison(folder: Path) -> bool:
-    """Whether a folder without marker was written by `compare`, by the columns of its table."""
+    """Return whether an earlier version of `compare` wrote a folder without marker, by the columns of its table."""
     try:
         with (folder / "comparison.csv").open() as file:
             columns = file.readline().strip().split(",")
@@ -57,21 +57,21 @@ def _is_earlier_comparison(folder: Path) -> bool:
 
 
 COMPARISON = FolderKind("compare", {"comparison.csv": (), "comparison.html": ()}, _is_earlier_comparison)
-"""The folder of a comparison of two runs."""
+"""Output folder of `compare`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One side of a comparison.
+    """Scores and settings of one run in a comparison.
 
     Attributes
     ----------
     dice : dict
-        By case.
+        Mean Dice by case.
     references_ml : dict
-        Volume of each label in each case's reference, where it is on record.
+        Volume in ml of each label in each case's reference, where recorded.
     settings : dict
-        Everything that could differ: config, data, code, versions; flat.
+        Config, data hash, code and versions, with dotted keys.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
-    """The second less the first, by case."""
+    """Differences of two runs (second - first), by case."""
 
     page: Path
     difference: Difference
@@ -98,14 +98,14 @@ class RunComparison:
 def compare_runs(
     first: str | Path, second: str | Path, *, out: str | Path, reporter: Reporter | None = None
 ) -> RunComparison:
-    """Compare two runs and write a page.
+    """Compare two runs and write a report.
 
     Raises
     ------
     DataError
-        If they have no case in common, cannot be judged, or were scored by different references.
+        If they have no case in common, have no scores, or were scored with different references.
     OutputError
-        If `out` cannot be written to.
+        If `out` cannot be written.
     """
     reporter, out = reporter or Silent(), Path(out)
     names = names_apart(Path(first), Path(second))
@@ -126,9 +126,9 @@ def compare_runs(
     known = [c for c in common if c in a.references_ml and c in b.references_ml]
     if others := [c for c in known if not _are_close(a.references_ml[c], b.references_ml[c])]:
         raise DataError(
-            f"{a.name} and {b.name} were scored by different references",
+            f"{a.name} and {b.name} were scored with different references",
             found=", ".join(others[:5]),
-            remedy="run medhybrid evaluate on both with the same ones",
+            remedy="run medhybrid evaluate on both with the same references",
         )
     difference = paired_difference([b.dice[c] for c in common], [a.dice[c] for c in common])
     rows = sorted(((c, a.dice[c], b.dice[c]) for c in common), key=lambda r: r[2] - r[1])
@@ -158,7 +158,7 @@ def compare_runs(
 
 
 def names_apart(first: Path, second: Path) -> tuple[str, str]:
-    """Return the shortest ends of two paths that differ, and that are no other column of the table."""
+    """Return the shortest ends of two paths that differ from each other and from the other columns of the table."""
     a, b = first.resolve().parts, second.resolve().parts
     names = (a[-1], b[-1])
     for n in range(1, max(len(a), len(b)) + 1):
@@ -169,16 +169,16 @@ def names_apart(first: Path, second: Path) -> tuple[str, str]:
 
 
 def judged(folder: Path) -> Judged:
-    """A run of a training, or a scored folder of masks; raises `DataError`."""
+    """Read the scores and settings of a training or of a scored folder of masks; raises `DataError`."""
     if (folder / "validation.csv").is_file():
         return _training(folder)
     scores = folder / "evaluation" / "scores.csv"
     if scores.is_file():
         return _predictions(folder, scores)
     raise DataError(
-        f"{folder} cannot be judged",
-        expected="a finished run of train (validation.csv), or an output of predict that was scored (evaluation/scores.csv)",
-        remedy="let the training end, or run medhybrid evaluate REFERENCES OUT",
+        f"{folder} has no scores",
+        expected="a finished run of train (validation.csv), or an output of predict with scores (evaluation/scores.csv)",
+        remedy="finish the training, or run medhybrid evaluate REFERENCES OUT",
     )
 
 
@@ -227,7 +227,7 @@ def _predictions(folder: Path, scores: Path) -> Judged:
     record = read_folder_record(folder)
     newest = max((p.stat().st_mtime_ns for p in (folder / "masks").glob("[!.]*.nii.gz")), default=0)
     if scores.stat().st_mtime_ns < newest:
-        raise DataError(f"{folder} was scored before its masks were made", remedy="run medhybrid evaluate again")
+        raise DataError(f"{folder} has masks that are newer than its scores", remedy="run medhybrid evaluate again")
     dice = {c: float(np.mean(v or of_none[c])) for c, v in by_case.items()}
     told = {"medhybrid", "python", "device", "precision", "runtime", "channel_map", "scan_options", "model_channels"}
     settings = _flat(record.model_dump(mode="json", include=told)) | {"model": record.model_weights_sha256[:12]}
@@ -235,7 +235,7 @@ def _predictions(folder: Path, scores: Path) -> Judged:
 
 
 def _are_close(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
-    """Whether two references have the same volume of each label that both sides know."""
+    """Return whether two references have the same volume of each label that both sides recorded."""
     return all(isclose(a[name], b[name], rel_tol=1e-3, abs_tol=1e-3) for name in a.keys() & b.keys())
 
 
@@ -243,7 +243,7 @@ def _drawn(draw: Draw, case: str) -> Pictured | None:
     try:
         return draw(case)
     except (MedHybridError, OSError, ValueError, IndexError):
-        return None  # the figures stand without it
+        return None  # the report is complete without images
 
 
 def _made(record: ModelRecord | None) -> dict[str, str]:

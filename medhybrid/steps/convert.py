@@ -1,10 +1,10 @@
-"""`medhybrid convert`: DICOM series to NIfTI files, each with how it was acquired, and a table of what was refused.
+"""`medhybrid convert`: conversion of scans to NIfTI files, with acquisition parameters and a table of refused files.
 
-OUT/<volume>.nii.gz    values as float32 (rescaled), one file a volume
-OUT/<volume>.json      acquisition: echo time, sequence, spacing; nothing that identifies a patient
-OUT/table.csv          a row for everything that was found: state, code, reason
+OUT/<volume>.nii.gz    rescaled values as float32, one file for each volume
+OUT/<volume>.json      acquisition parameters (echo time, sequence, spacing), without patient data
+OUT/table.csv          a row for each volume, with state, code and reason
 
-A file of OUT that this command did not write, or wrote of another scan, stays as it is: the volume gets another name.
+Files in OUT that this command did not write, or wrote for another scan, are kept: the new volume gets another name.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from medhybrid.steps.progress import Reporter, Silent
 logger = logging.getLogger(__name__)
 
 COLUMNS = ["volume", "state", "code", "shape", "reason"]
-NOT_OURS = " is there that medhybrid did not write"
+NOT_OURS = " exists that medhybrid did not write"
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What became of one entry: `state` is ``written``, ``refused`` or ``left aside``."""
+    """Result of one volume: `state` is ``written``, ``refused`` or ``left aside`` (skipped)."""
 
     name: str
     state: str
@@ -50,14 +50,14 @@ class Converted:
 def convert(
     scans: str | Path, *, out: str | Path, options: ScansConfig | None = None, reporter: Reporter | None = None
 ) -> list[Converted]:
-    """Write every volume under `scans` to `out`; what cannot be read right is refused with its reason.
+    """Convert every volume under `scans` to NIfTI in `out`; unreadable ones are refused, with the reason.
 
     Raises
     ------
     ScanError
         If `scans` does not exist.
     OutputError
-        If `out` cannot be written to, or holds a table that this command did not write.
+        If `out` cannot be written, or has a table that this command did not write.
     """
     reporter, out = reporter or Silent(), Path(out)
     if not Path(scans).exists():
@@ -73,7 +73,9 @@ def convert(
             reporter.advance(n, row.name)
         reporter.end()
         if renamed := [r.name for r, e in zip(rows, found.entries, strict=True) if r.name != e.name]:
-            logger.warning("%d volumes have other names than their scans: %s", len(renamed), ", ".join(renamed[:5]))
+            logger.warning(
+                "%d volumes were renamed, since their names are taken: %s", len(renamed), ", ".join(renamed[:5])
+            )
         names = {r.name for r in rows if r.state == "written"}
         _write_table(out / "table.csv", rows, _earlier_rows(out / "table.csv", names, written))
     return rows
@@ -122,7 +124,7 @@ def _describe(entry: ScanEntry, scan: Scan) -> dict[str, object]:
 
 
 def _is_written(scan: Scan, path: Path) -> bool:
-    """Whether a file that was written before has the values of a scan at the same places."""
+    """Return whether an existing file has the values and the affine of a scan."""
     try:
         there = read_scan(path)
     except MedHybridError:
@@ -133,7 +135,7 @@ def _is_written(scan: Scan, path: Path) -> bool:
 
 
 def _earlier_rows(path: Path, names: Collection[str], written: WrittenFiles) -> list[list[str]]:
-    """Return the rows of a table for volumes of earlier calls that are there as they were written."""
+    """Return the rows of a table for volumes that earlier calls wrote and that are unchanged."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = [[read_cell(cell) for cell in cells] for cells in csv.reader(file)][1:]

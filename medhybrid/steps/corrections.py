@@ -1,11 +1,11 @@
-"""Masks that a reviewer corrected, on their way back into a dataset.
+"""Addition of masks that a reviewer corrected to a dataset.
 
-OUT/corrected/<case>.nii.gz       the corrected mask of a case in the output folder of `predict` (.dcm: a SEG or RTSTRUCT)
-OUT/review.json                   who marked it, when, and what was said; what was rejected is not taken
-PREPARED/corrections.csv          what became of each: the dataset has another hash, and this says why
+OUT/corrected/<case>.nii.gz       corrected mask of a case in the output folder of `predict` (.dcm: a SEG or RTSTRUCT)
+OUT/review.json                   reviewer, time and comment of each mark; rejected masks are not used
+PREPARED/corrections.csv          result for each corrected mask; it explains the new hash of the dataset
 
-A scan that the dataset has, by the content of its files, gets the corrected mask in place of its own. One that it does not have
-is new: it trains in every fold and validates in none, so that scores stay comparable with those of before.
+Scans are compared by the content of their files. If the dataset has a scan, the corrected mask replaces its mask. Otherwise
+the scan is a new case: it trains in every fold and validates in none, so that scores stay comparable with earlier ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from medhybrid.steps.mask_files import SUFFIXES, list_masks
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A corrected mask: of which case of the dataset, whether it is new there, and who decided what and when."""
+    """Corrected mask of a case, whether the case is new in the dataset, and its reviewer, time and comment."""
 
     case: str
     mask: str
@@ -49,7 +49,7 @@ class Correction:
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """What `data.corrections` bring; `kept` holds unpacked archives as long as they are to be read."""
+    """Corrected masks of `data.corrections`; `kept` holds unpacked archives until they are read."""
 
     taken: tuple[Correction, ...] = ()
     kept: tuple[Any, ...] = ()
@@ -58,21 +58,22 @@ class Corrections:
 def with_corrections(
     cases: Sequence[Case], config: DataConfig, testing: Sequence[Case] = ()
 ) -> tuple[list[Case], Corrections]:
-    """The cases of a dataset with the masks of `data.corrections`, sorted by name, and what was taken.
+    """Return the cases of a dataset with the masks of `data.corrections`, sorted by name, and the corrections used.
 
-    A case is left out by name where its scan cannot be told or is kept for testing, it has two corrected masks, or the marks of
-    its folder cannot be read: its mask may have been rejected, and the dataset's own was said to be wrong.
+    A case gets a problem, so that it is excluded, in three cases: its scan is unknown or kept for testing, it has two corrected
+    masks, or the marks of its folder cannot be read. Without marks, the corrected mask may be a rejected one, and the dataset's
+    mask may be wrong.
 
     Parameters
     ----------
     testing : sequence of Case
-        Those that the dataset keeps for testing, or that do not train for their sake.
+        Cases kept for testing, and cases excluded from training because they share a subject with these.
 
     Raises
     ------
     DataError
-        If a folder holds no corrected mask, its labels or channels are not those of the dataset, or nobody can tell which
-        subjects new scans are of.
+        If a folder has no corrected mask, its labels or channels differ from the dataset's, or the subjects of new scans are
+        unknown.
     """
     by_name = {c.name: c for c in cases}
     taken: list[Correction] = []
@@ -81,10 +82,10 @@ def with_corrections(
         masks, doubled = list_masks(folder / FOLDER, suffixes=(*SUFFIXES, ".dcm"))
         if not masks and not doubled:
             raise DataError(
-                f"{folder / FOLDER} holds no mask", expected="<case>.nii.gz or .dcm", remedy="put corrected masks there"
+                f"{folder / FOLDER} has no mask", expected="<case>.nii.gz or .dcm", remedy="put corrected masks there"
             )
         record = read_folder_record(folder)
-        problems = {name: DataError(reason, remedy="leave the one that counts") for name, reason in doubled.items()}
+        problems = {name: DataError(reason, remedy="keep the valid one") for name, reason in doubled.items()}
         try:
             marks = read_marks(folder).marks
         except DataError as error:
@@ -97,15 +98,15 @@ def with_corrections(
             mark = marks.get(name, Mark(decision="to correct"))
             done = Records(folder).done(name)
             if done is not None and not mark.is_of(done.sign):
-                mark = Mark(decision="to correct")  # it was said of a mask before this one
+                mark = Mark(decision="to correct")  # the mark is of an earlier mask
             if mark.decision == "rejected":
                 continue
             item = scans.items.get(name)
-            known = list(by_name.values())  # those of folders before this one, too
+            known = list(by_name.values())  # with the new cases of earlier folders
             is_as_read = item is not None and not item.problem and is_unchanged(scans.folder, item)
             other = _of_another_scan(folder, name, path) if name in masks else None
             twins = _same_scans(item.files, known) if item is not None and is_as_read and other is None else []
-            # a case of the dataset that had no mask is new, as one that it does not have: it validates nowhere
+            # a case of the dataset without mask is treated as new: it validates in no fold
             found = [(replace(t, mask=Files((path,)), problem=None), t.mask is None) for t in twins]
             if not found:
                 found = [(_new_case(name, path, item, scans, known, config, testing, other), True)]
@@ -120,27 +121,27 @@ def with_corrections(
 
 
 def _of_another_scan(folder: Path, name: str, path: Path) -> DataError | None:
-    """Say that a corrected mask lay there before the scan that has its name now; None if it did not."""
+    """Return an error if a corrected mask is older than the scan that now has its name, else None."""
     records = Records(folder)
     done = records.done(name)
     if done is None:
         return None
-    if done.other_corrections is None:  # of an earlier version: nothing but the times tells
+    if done.other_corrections is None:  # earlier versions stored no hashes: only the times remain
         is_other = is_older(path, records.done_at(name))
     else:
         is_other = hash_correction(path) in done.other_corrections
     if not is_other:
         return None
     return DataError(
-        f"case {name}: the corrected mask is older than the scan that is on record under this name, and may be of another",
-        expected=f"a mask that was saved in {FOLDER} after predict made the mask of its scan",
+        f"case {name}: the corrected mask is older than the scan recorded under this name, and may belong to another scan",
+        expected=f"a mask that was saved in {FOLDER} after predict wrote the mask of its scan",
         found=str(path),
-        remedy="predict each set of scans into a folder of its own, and put the mask into the one of its scan; else remove it",
+        remedy="predict each set of scans into a separate folder and put the mask into that of its scan, or remove it",
     )
 
 
 def _without_tests(cases: Sequence[Case], testing: Sequence[Case], names: Collection[str]) -> list[Case]:
-    """Give cases of these names whose subject or image is kept for testing a problem: they must not train."""
+    """Add a problem to cases of these names whose subject or image is kept for testing, so that they do not train."""
     if not testing or not names:
         return list(cases)
     unified = unify_subjects((*cases, *testing))[0]
@@ -150,8 +151,8 @@ def _without_tests(cases: Sequence[Case], testing: Sequence[Case], names: Collec
         replace(
             c,
             problem=DataError(
-                f"case {c.name}: a corrected mask, but its scan or subject is kept for testing",
-                remedy="remove the mask, or let the dataset's list say that the case trains",
+                f"case {c.name} has a corrected mask, but its scan or subject is kept for testing",
+                remedy="remove the mask, or move the case to the training cases in the dataset's list",
             ),
         )
         if c.name in left and c.name in names
@@ -161,14 +162,12 @@ def _without_tests(cases: Sequence[Case], testing: Sequence[Case], names: Collec
 
 
 def with_new_cases(folds: Sequence[Fold], cases: Sequence[Case], taken: Sequence[Correction]) -> list[Fold]:
-    """Folds in which new cases train, but for those where a case of the same subject validates."""
+    """Add new cases to the training side of each fold, except where a case of the same subject validates."""
     subjects = {c.name: c.subject for c in cases}
     new = list(dict.fromkeys(c.case for c in taken if c.is_new))
     extended = []
     for fold in folds:
-        validation = tuple(
-            n for n in fold.validation if n not in new
-        )  # a study without mask may have had a place there
+        validation = tuple(n for n in fold.validation if n not in new)  # a case without mask may be listed there
         kept_apart = {subjects.get(n, n) for n in validation}
         added = tuple(n for n in new if subjects[n] not in kept_apart and n not in fold.train)
         extended.append(Fold(train=fold.train + added, validation=validation))
@@ -176,7 +175,7 @@ def with_new_cases(folds: Sequence[Fold], cases: Sequence[Case], taken: Sequence
 
 
 def write_corrections(path: Path, taken: Sequence[Correction], left_out: Collection[str]) -> None:
-    """A row a correction, with what became of it."""
+    """Write a table with a row for each corrected mask and its state."""
     rows = [
         [
             c.case,
@@ -195,14 +194,14 @@ def _check_fits(folder: Path, record: FolderRecord, config: DataConfig) -> None:
     channels = [c.name for c in config.channels]
     if record.labels != config.labels or [n for n, _ in record.model_channels] != channels:
         raise DataError(
-            f"the masks in {folder} are of another task",
+            f"the masks in {folder} have other labels or channels than the dataset",
             expected=f"labels {config.labels}, channels {channels}",
             found=f"labels {record.labels}, channels {[n for n, _ in record.model_channels]}",
         )
 
 
 def _same_scans(files: Iterable[Path], cases: Sequence[Case]) -> list[Case]:
-    """The cases of the dataset whose pictures are these files, whatever they are called; several where raters have one each."""
+    """Return the cases whose image files have the same content; several where raters have one case each."""
     sizes = _sizes(files)
     may_take = [c for c in cases if c.problem is None or isinstance(c.problem, NoMaskError)]
     alike = [c for c in may_take if c.images and _sizes(_pictures(c)) == sizes]
@@ -230,16 +229,16 @@ def _new_case(
         name = f"{name} (corrected)" if earlier is not None else name
     elif item is None or item.problem or not is_unchanged(scans.folder, item):
         problem = DataError(
-            f"case {name}: a corrected mask, but its scan is not as predict read it",
+            f"case {name} has a corrected mask, but its scan was changed or moved since predict",
             found=item.problem if item is not None else "no such scan",
-            remedy="predict again from the folder where the scans are now, or remove the mask",
+            remedy="predict again from the current folder of the scans, or remove the mask",
         )
     elif earlier is not None and not earlier.images and _is_below(config.root, item):
-        subject = earlier.subject  # a study of the dataset that had no mask
+        subject = earlier.subject  # a case of the dataset without mask
     elif earlier is not None:
         problem = DataError(
-            f"case {name}: another scan has that name already",
-            remedy="predict from files of another name, or remove the mask",
+            f"case {name}: another scan of the dataset has this name",
+            remedy="predict from files with another name, or remove the mask",
         )
         name = f"{name} (corrected)"
     else:
@@ -248,15 +247,15 @@ def _new_case(
         except DataError as error:
             problem = error
     images = () if item is None else _images(item)
-    # A mask that began as a prediction judges no model: the case does not validate, in inner parts neither.
+    # A corrected prediction would favour the model that made it: the case never validates, nor in inner splits.
     return Case(name, subject, images, Files((mask,)), problem, is_labelled=False)
 
 
 def _subject(name: str, cases: Sequence[Case], config: DataConfig) -> str:
     if config.subject_pattern is None and any(c.subject != c.name for c in cases):
         raise DataError(
-            f"case {name}: nobody can tell which subject it is of, and the dataset has subjects with several cases",
-            remedy="set data.subject_pattern: a subject must not train and validate",
+            f"case {name}: its subject is unknown, and the dataset has subjects with several cases",
+            remedy="set data.subject_pattern, so that no subject is in both training and validation",
         )
     return subject_of(config, name)
 
@@ -270,7 +269,7 @@ def _images(item: WorkItem) -> tuple[Files | None, ...]:
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    """A folder stands for its files."""
+    """List files; folders are replaced by the files in them."""
     return [f for p in paths for f in (visible_files(p) if p.is_dir() else [p])]
 
 

@@ -1,12 +1,12 @@
-"""`medhybrid cross-validate`: every fold, with every seed, and what it amounts to over all cases.
+"""`medhybrid cross-validate`: training of every fold with every seed, and scores over all cases.
 
 RUNS/<study>/<name>/cases.csv        Dice of every validation case of every training
-RUNS/<study>/<name>/curves.png       Dice over the training, a line a fold
+RUNS/<study>/<name>/curves.png       Dice during training, a line for each fold
 RUNS/<study>/<name>/summary.json     mean over all cases with its interval, by fold and seed; component rules
 
-Component rules (keep the largest, remove the small) are chosen on the validation masks of all trainings, only where the whole
-interval of their gain over at least 6 cases is above 0, and are written into the models. The Dice that is given is without
-them: they were chosen on the same cases.
+Component rules (keep the largest, remove the small) are chosen on the validation masks of all trainings and written into the
+models. A rule is chosen only if the whole confidence interval of its gain, over at least 6 cases, is above 0. The reported
+Dice is without the rules, since they were chosen on the same cases.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, 
 
 @dataclass(frozen=True, slots=True)
 class CrossValidation:
-    """What every case got when it was not trained on.
+    """Validation scores of all cases.
 
     Attributes
     ----------
     dice : Interval
-        Mean over cases (each the mean of its seeds).
+        Mean over cases; each case is the mean of its seeds.
     median : float
-        Over cases.
+        Median over cases.
     rules : ComponentRules
-        What its models now do with components.
+        Component rules written into the models.
     """
 
     folder: Path
@@ -65,16 +65,18 @@ def cross_validate(
     pool: Pool | None = None,
     reporter: Reporter | None = None,
 ) -> CrossValidation | None:
-    """Train every fold with every seed; a second call goes on where the first one stopped. None if interrupted.
+    """Train every fold with every seed and score all validation cases.
+
+    A second call continues where the first one stopped. Returns None if interrupted.
 
     Parameters
     ----------
     folds : sequence of int
-        All by default.
+        Folds to train; all by default.
     name : str
-        Folder of the result, in the study's folder of runs.
+        Name of the result folder, in the study's folder of runs.
     pool : Pool, optional
-        Workers that train at the same time; by default one training follows the other.
+        Workers for parallel trainings; by default the trainings run one after the other.
 
     Raises
     ------
@@ -82,7 +84,7 @@ def cross_validate(
         If the dataset is not prepared, or a fold does not exist.
     """
     if not seeds:
-        raise ConfigError("no seed to train with", expected="at least one")
+        raise ConfigError("no seeds given", expected="at least one seed")
     dataset = PreparedDataset(prepared_folder(require_config(config)))
     chosen = list(folds) or list(range(len(dataset.folds)))
     for k in chosen:
@@ -113,7 +115,7 @@ def _of(config: StudyConfig, fold: int, seed: int) -> StudyConfig:
 
 
 def _choose_rules(trainings: list[Training], dataset: PreparedDataset) -> ComponentRules:
-    """By the masks that training left of its validation cases; none where the config has some already."""
+    """Choose component rules on the validation masks, and write them into the models; keep those of the config."""
     plan, judged = dataset.plan, []
     if plan.keep_largest or plan.min_component_ml:
         return ComponentRules(plan.keep_largest, plan.min_component_ml)
@@ -126,7 +128,7 @@ def _choose_rules(trainings: list[Training], dataset: PreparedDataset) -> Compon
     for t in trainings:
         is_changed = set_component_rules(t.run.folder, rules)
         if is_changed and t.config.tracking.register_model:
-            tracker = reopen_tracker(t.run.folder)  # the version that the training registered knows no rules
+            tracker = reopen_tracker(t.run.folder)  # the version registered by the training has no rules
             tracker.log_model(t.run.folder / "model", register_as=t.config.name, alias=t.config.tracking.alias)
             tracker.finish("FINISHED")
     return rules

@@ -1,4 +1,4 @@
-"""`medhybrid demo`: the whole job on data made here, from raw scans to reviewed masks."""
+"""`medhybrid demo`: the whole workflow on synthetic data, from scans to scored masks and a report."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ DEMO = FolderKind(
     lambda folder: (folder / "data" / "new_scans" / f"brain_{N_SUBJECTS - 1:02d}").is_dir(),
     scans=("data",),
 )
-"""The folder of the demo; its parts have markers of their own. A folder of an earlier version has the demo's last subject."""
+"""Output folder of the demo; its subfolders have their own markers. A folder of an earlier version has the last subject."""
 
 
 def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter: Reporter | None = None) -> int:
-    """Make data, preprocess, train, predict the held-out DICOM studies, evaluate, and say where everything is.
+    """Run the workflow: generate data, preprocess, train, predict the held-out DICOM studies, evaluate and report.
 
     Parameters
     ----------
     minutes : float, optional
-        Length of the training; by default that of `demo.yaml`.
+        Length of the training in minutes; by default that of `demo.yaml`.
 
     Returns
     -------
     int
-        Exit code: 0, 1 where a scan failed, 130 where training was interrupted.
+        Exit code: 0, or 1 if a scan failed, or 130 if the training was interrupted.
     """
     reporter, folder = reporter or Silent(), Path(folder)
     started = time.monotonic()
@@ -48,20 +48,20 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
     config = load_config("demo.yaml", overrides)
 
     claim_folder(folder, DEMO, remedy="choose another folder with --folder")
-    reporter.begin("making brains", N_SUBJECTS)
+    reporter.begin("generating scans", N_SUBJECTS)
     write_demo_data(folder / "data", on_subject=lambda n: reporter.advance(n))
     reporter.end()
     prepared = preprocess(config, reporter=reporter)
     reporter.message(f"{prepared.n_prepared + prepared.n_unchanged} cases prepared, patch {prepared.plan.patch_size}")
     if prepared.left_out:
-        raise DataError("cases of the demo were left out", found=", ".join(prepared.left_out))
+        raise DataError("cases of the demo were excluded", found=", ".join(prepared.left_out))
     run = train(config, reporter=reporter)
     if run.is_interrupted:
-        reporter.message(f"interrupted; go on with: medhybrid train --resume --run {run.folder}")
+        reporter.message(f"interrupted; continue with: medhybrid train --resume --run {run.folder}")
         return 130
     predicted = predict(folder / "data" / "new_scans", model=run.folder, out=folder / "predictions", reporter=reporter)
     if not predicted.n_done:
-        raise DataError("the demo made no mask", found=predicted.predictions[0].message)
+        raise DataError("the demo predicted no mask", found=predicted.predictions[0].message)
     scores = evaluate(
         folder / "data" / "references",
         predicted.out,
@@ -75,27 +75,27 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
 
     rows = [
         ["mean lesion Dice, held-out subjects", f"{scores.summary['dice']:.3f}"],
-        ["lowest", f"{scores.summary['dice_min']:.3f}"],
+        ["lowest lesion Dice", f"{scores.summary['dice_min']:.3f}"],
         ["lesion-wise F1", f"{scores.summary['lesion_f1']:.3f}"],
         ["masks of the DICOM studies", str(predicted.out / "masks")],
-        ["the same as DICOM SEG", str(predicted.out / "seg")],
+        ["masks as DICOM SEG", str(predicted.out / "seg")],
         ["measurements", str(predicted.out / "results.csv")],
         ["scores by case", str(predicted.out / "evaluation" / "scores.csv")],
         ["report, with a viewer", str(page)],
-        ["picture", str(picture)],
-        ["run: model, pictures, log", str(run.folder)],
+        ["figure of a typical case", str(picture)],
+        ["run: model, figures, log", str(run.folder)],
         ["review in the browser", f"medhybrid review --runs {folder / 'runs'}"],
         ["time", f"{(time.monotonic() - started) / 60:.1f} min"],
     ]
-    reporter.table("The demo is done", ["what", "where"], rows)
+    reporter.table("Demo finished", ["result", "value"], rows)
     problems = {p.case: p.message for p in predicted.predictions if p.status == "failed"} | scores.problems
     if problems:
-        reporter.table("Problems", ["case", "what"], list(problems.items()))
+        reporter.table("Problems", ["case", "problem"], list(problems.items()))
     return 1 if problems else 0
 
 
 def _draw_typical(folder: Path, summary: dict[str, float], dice: dict[str, float]) -> Path:
-    """The held-out subject nearest to the mean: neither the best nor the worst."""
+    """Draw the held-out subject with a Dice closest to the mean."""
     case = min(dice, key=lambda c: abs(dice[c] - summary["dice"]))
     image = read_scan(folder / "data" / "new_scans" / case / "FLAIR", case=case)
     reference = read_scan(folder / "data" / "references" / f"{case}.nii.gz")

@@ -1,4 +1,4 @@
-"""The demo's dataset on disk: half NIfTI, half DICOM series, references as NIfTI, and folds."""
+"""Synthetic dataset of the demo: half NIfTI, half DICOM series, with NIfTI references and folds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from medhybrid.scans.dicom.write import write_mr_series
 
 N_SUBJECTS = 20
 N_HELD_OUT = 6
-"""Subjects that validate; the DICOM folder for prediction holds these."""
+"""Number of validation subjects; the DICOM folder for prediction has the same ones."""
 
 
 def write_demo_data(root: str | Path, *, on_subject: Callable[[int], None] = lambda _: None) -> None:
-    """Write `cases.csv`, `splits.json`, images and references; `root/new_scans` holds the held-out subjects as DICOM."""
+    """Write `cases.csv`, `splits.json`, images and references, and the held-out subjects as DICOM in `new_scans`."""
     root, template = Path(root), load_template()
     names = [f"brain_{i:02d}" for i in range(N_SUBJECTS)]
     rows = []

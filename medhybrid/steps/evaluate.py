@@ -1,4 +1,4 @@
-"""`medhybrid evaluate`: masks against references, by case and label, and the summary on the run's record."""
+"""`medhybrid evaluate`: scores of masks against references by case and label, with a summary."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_PREDICTION = "no prediction: scored as empty"
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores of every case and label, their summary, and the cases that could not be scored with the reason."""
+    """Scores by case and label, their summary, and the problem of each case with an invalid or missing mask."""
 
     scores: tuple[LabelScore, ...]
     summary: dict[str, float]
@@ -60,32 +60,32 @@ def evaluate(
     labels : mapping
         Label names and values.
     cases : sequence of str, optional
-        Cases to score, each once; by default every reference. A case without prediction is scored as empty, at worst also where
-        the reference is, and named in the problems. A case whose mask another model made than the folder's record says, or
-        that was edited, is named, and not scored.
+        Cases to score; by default every reference. A case without prediction is scored as an empty mask and listed in the
+        problems; its labels get the worst score where the reference is empty, too. A case is listed and not scored if its mask
+        was edited, or is of another model than the folder's record names.
     predicted_only : bool
-        Score only references that a mask was made of, or could not be made of.
+        Score only references of scans that `predict` processed, with or without success.
     other_values : str
-        Values in a mask that are no label: `refuse` the mask, or `ignore` them. A refused prediction is scored as empty; a
+        Mask values that are not labels: `refuse` the mask, or `ignore` the values. A refused prediction is scored as empty; a
         case with a refused reference is not scored.
     rules : SegmentRules, optional
-        How named segments become labels; by default each label takes the segment of its name.
+        Mapping of named segments to labels; by default each label has the segment of its name.
     out : path, optional
-        Where `scores.csv` and `summary.json` go.
+        Folder for `scores.csv` and `summary.json`.
 
     Raises
     ------
     ConfigError
-        If `labels` names no whole numbers.
+        If a value of `labels` is not a positive integer.
     DataError
-        If there is nothing to score, or the record of the predictions gives a label another value, or none.
+        If both folders have no case in common, or the labels differ from those in the record of the predictions.
     """
     reporter = reporter or Silent()
     _check_labels(labels)
     rules = replace(rules or SegmentRules(labels), other_values=other_values)
     place = Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions)
     if place.resolve() == Path(references).resolve():
-        raise DataError(f"{printable_path(place)} is scored against itself", remedy="name the folder of the references")
+        raise DataError(f"{printable_path(place)} is scored against itself", remedy="give the folder of the references")
     predicted, doubled = list_masks(place)
     known, doubled_references = list_masks(Path(references))
     doubled |= doubled_references
@@ -104,10 +104,10 @@ def evaluate(
         names = []
     if cases is None and (others := sorted(set(predicted) - set(known))):
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        reporter.message(f"no reference, so not scored: {', '.join(others[:5])}{more}")
+        reporter.message(f"not scored, since they have no reference: {', '.join(others[:5])}{more}")
     if not names:
         raise DataError(
-            "there is nothing to score",
+            "no case to score",
             expected="masks with the same names in both folders",
             found=f"{len(known)} references, {len(predicted)} predictions",
         )
@@ -117,7 +117,7 @@ def evaluate(
     for n, case in enumerate(names, start=1):
         try:
             if case in doubled:
-                raise DataError(doubled[case], expected="one", remedy="leave the one that counts")
+                raise DataError(doubled[case], expected="one mask", remedy="keep the valid one")
             if case not in known:
                 raise DataError(f"case {case} has no reference")
             if case in foreign:
@@ -131,8 +131,8 @@ def evaluate(
         raise DataError("no case could be scored", found=next(iter(problems.values())))
     if cases is None and (missing := [n for n in names if problems.get(n) == NO_PREDICTION]):
         reporter.message(
-            f"{len(missing)} of {len(names)} references have no prediction and are scored as empty "
-            "(--predicted-only leaves them out)"
+            f"{len(missing)} of {len(names)} references have no prediction and are scored as empty masks "
+            "(exclude them with --predicted-only)"
         )
     evaluation = Evaluation(tuple(scores), summarise(scores), problems)
     if out is not None:
@@ -141,38 +141,38 @@ def evaluate(
 
 
 def _check_labels(labels: Mapping[str, int]) -> None:
-    """A value of another kind is in no mask, and two empty masks agree."""
+    """Raise `ConfigError` unless all labels are positive integers: no mask has other values, so each Dice would be 1."""
     wrong = {n: v for n, v in labels.items() if isinstance(v, bool) or not isinstance(v, int | np.integer) or v < 1}
     if wrong or not labels:
         raise ConfigError(
-            "labels do not say which values are scored",
-            expected="names and whole numbers above 0, such as {'tumour': 1}",
+            "invalid labels",
+            expected="names and positive integers, such as {'tumour': 1}",
             found=", ".join(f"{n}: {v!r}" for n, v in wrong.items()) or "none",
         )
 
 
 def _refuse_other_labels(folder: Path, labels: Mapping[str, int]) -> None:
-    """Raise `DataError` where the record of an output folder of `predict` gives a label another value, or none."""
+    """Raise `DataError` if labels differ from those in the record of an output folder of `predict`."""
     try:
         made = read_folder_record(folder).labels
-    except DataError:  # a folder of masks from elsewhere
+    except DataError:  # a folder of masks of other software
         return
     if any(made.get(name) != value for name, value in labels.items()):
         raise DataError(
             f"the masks of {printable_path(folder)} have other labels",
             expected=_listed(made),
             found=_listed(labels),
-            remedy="give the config that the model was trained with; bring references with other values to these",
+            remedy="give the config of the model's training, and convert the values of the references to its labels",
         )
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """Write `scores.csv` (a row a case and label) and `summary.json`.
+    """Write `scores.csv` (a row for each case and label) and `summary.json`.
 
     Raises
     ------
     OutputError
-        If the folder cannot be made, or holds files of these names from elsewhere.
+        If the folder cannot be created, or has files of these names that medhybrid did not write.
     """
     claim_folder(out, EVALUATION, remedy="choose another folder for --out")
     rows = [s.as_row() for s in evaluation.scores]
@@ -182,7 +182,7 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
 
 
 def _is_earlier_evaluation(folder: Path) -> bool:
-    """Whether a folder without marker was written by `evaluate`, by its summary."""
+    """Return whether an earlier version of `evaluate` wrote a folder without marker, by its summary."""
     try:
         values = json.loads((folder / "summary.json").read_bytes())
     except (OSError, ValueError):
@@ -191,19 +191,19 @@ def _is_earlier_evaluation(folder: Path) -> bool:
 
 
 EVALUATION = FolderKind("evaluate", {"scores.csv": (), "summary.json": ()}, _is_earlier_evaluation)
-"""The folder of scores."""
+"""Output folder of `evaluate`."""
 
 
 def _output_folder(predictions: Path) -> Path:
-    """Return the output folder of `predict` of which this is the folder of masks, else the folder itself."""
+    """Return the output folder of `predict` for its `masks` folder, else the folder itself."""
     return predictions.parent if predictions.name == "masks" and not (predictions / "masks").is_dir() else predictions
 
 
 def _on_record(folder: Path) -> tuple[set[str], dict[str, DataError]]:
-    """Return the scans of an output folder of `predict` without mask, and those whose mask is not what its model made."""
+    """Return the failed scans of an output folder of `predict`, and errors for masks that are not of its model."""
     try:
         made_by = read_folder_record(folder).made_by
-    except DataError:  # a folder of masks from elsewhere
+    except DataError:  # a folder of masks of other software
         return set(), {}
     records = Records(folder)
     failed = {p.stem for p in (folder / "failed").glob("[!.]*.json")}
@@ -211,18 +211,18 @@ def _on_record(folder: Path) -> tuple[set[str], dict[str, DataError]]:
     for done in records.all([p.stem for p in (folder / "done").glob("[!.]*.json")]):
         if done.status == "done" and done.made_by != made_by:
             foreign[done.case] = DataError(
-                f"the mask of {done.case} is of another model", remedy="run predict to its end, then evaluate"
+                f"the mask of {done.case} is of another model", remedy="finish predict, then evaluate"
             )
         elif done.status == "done" and is_edited(folder, records, done.case):
             foreign[done.case] = DataError(
-                f"the mask of {done.case} was changed after predict wrote it, so it is not the model's",
-                remedy="move it into corrected/ and run predict again, or copy the masks elsewhere to score them as they are",
+                f"the mask of {done.case} was edited after predict wrote it",
+                remedy="move it into corrected/ and predict again, or copy all masks to another folder to score edited ones",
             )
     return failed - {p.stem for p in (folder / "done").glob("[!.]*.json")}, foreign
 
 
 def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:
-    """Add the summary and the tables to the record of a training run: its `log.jsonl`, and MLflow where it was used."""
+    """Add the summary and the tables to the record of a training run, in `log.jsonl` and MLflow if it was used."""
     from medhybrid.steps.run_record import reopen_tracker
 
     tracker = reopen_tracker(run)
@@ -245,10 +245,10 @@ def _score(
     known, grid = read_mask(reference_path, rules)
     if other_values == "refuse" and (unknown := unknown_values(known, labels.values())):
         raise DataError(
-            f"the reference of {case} holds values that are no label",
+            f"the reference of {case} has values that are not labels",
             expected=_listed(labels),
             found=", ".join(unknown),
-            remedy="add them to labels, or --other-values ignore",
+            remedy="add them to the labels, or use --other-values ignore",
         )
     array: NDArray[np.generic] = np.zeros_like(known)
     if prediction_path is None:
@@ -256,7 +256,7 @@ def _score(
     else:
         try:
             array = _read_prediction(prediction_path, grid, rules, other_values)
-        except Exception as error:  # a prediction that is left out would raise the mean
+        except Exception as error:  # excluding the case would raise the mean
             problem = item_error(error, f"the prediction of {case} cannot be read", DataError)
             problems[case] = f"scored as empty: {problem}"
     scores = score_case(case, array, known, labels, grid, tolerance_mm=tolerance_mm)
@@ -265,28 +265,28 @@ def _score(
 
 
 def _as_worst(score: LabelScore, diagonal_mm: float) -> LabelScore:
-    """Return the score of a label that the reference lacks and that nothing was predicted for: no agreement."""
+    """Return the worst score, for a label that is absent in the reference and has no valid prediction."""
     worst = replace(score, dice=0.0, surface_dice=0.0, lesion_precision=0.0, lesion_recall=0.0, lesion_f1=0.0)
     return replace(worst, hd95_mm=diagonal_mm)
 
 
 def _read_prediction(path: Path, grid: Grid, rules: SegmentRules, other_values: str) -> NDArray[np.generic]:
-    """Read a predicted mask (X, Y, Z) on the reference's grid.
+    """Read a predicted mask (X, Y, Z) on the grid of the reference.
 
     Raises
     ------
     DataError
-        If it lies elsewhere, or holds values that are no label and that are refused.
+        If it has another grid, or values that are not labels and are refused.
     """
     found = mask_on_grid(path, grid, rules)
     if found is None:
-        raise DataError("the prediction is not on the reference's grid")
+        raise DataError("the prediction has another grid than the reference")
     if other_values == "refuse" and (unknown := unknown_values(found, rules.labels.values())):
         raise DataError(
-            "the prediction holds values that are no label",
+            "the prediction has values that are not labels",
             expected=_listed(rules.labels),
             found=", ".join(unknown),
-            remedy="add them to labels, or --other-values ignore",
+            remedy="add them to the labels, or use --other-values ignore",
         )
     return found
 

@@ -1,8 +1,8 @@
-"""`medhybrid export`: a model's network for other software, checked, with what goes before and after it.
+"""`medhybrid export`: export of a model's network for other software, with its pre- and post-processing.
 
 OUT/network.pt2 | network.onnx | network.xml, network.bin
-OUT/description.json      every step and number from a scan to its mask
-OUT/card.md               the model's own page
+OUT/description.json      every step and parameter from a scan to its mask
+OUT/card.md               model card
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from medhybrid.steps.models import load_model
 
 
 def export(model: str | Path, *, out: str | Path, format_: str = "onnx", tracking_uri: str | None = None) -> Path:
-    """Write the network and its description; nothing is left if it does not compute what the model computes.
+    """Export the network and its description, after comparing its outputs with the model's.
 
     Parameters
     ----------
     model : str or Path
-        As `medhybrid.load_model`.
+        As for `medhybrid.load_model`.
 
     Returns
     -------
     Path
-        The program.
+        The exported network.
 
     Raises
     ------
     ConfigError
         If the format is unknown or its libraries are not installed.
     DataError
-        If `out` holds other files.
+        If `out` is not empty.
     ModelError
-        If the model cannot be exported, or the program differs from it.
+        If the model cannot be exported, or the outputs differ. Then nothing is written.
     """
     chosen = next((f for f in FORMATS if f == format_), None)
     if chosen is None:
         raise ConfigError(f"unknown format {format_}", expected=", ".join(FORMATS))
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is no empty folder", remedy="give a new folder")
+        raise DataError(f"{out} is not an empty folder", remedy="give a new folder")
     loaded = load_model(model, device="cpu", tracking_uri=tracking_uri)
     with tempfile.TemporaryDirectory(dir=_parent(out)) as pending:
         place = Path(pending)

@@ -1,4 +1,4 @@
-"""The scans that a folder of masks was made of, found again."""
+"""Search for the scans of a folder of masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medhybrid.scans.dicom.deidentify import Deidentifier
 
 @dataclass(frozen=True, slots=True)
 class FolderScans:
-    """Scans by case; `kept` holds unpacked archives, which go with it."""
+    """Scans by case; `kept` holds unpacked archives, which are removed with this object."""
 
     folder: Path
     items: Mapping[str, WorkItem]
@@ -30,17 +30,15 @@ class FolderScans:
     def find(
         cls, folder: Path, record: FolderRecord, *, scans: Path | None = None, deidentify: Path | None = None
     ) -> FolderScans:
-        """Search where `predict` did, or in `scans`; none where that is unknown or gone.
+        """Search the folder that `predict` searched, or `scans`; returns no scans if the folder is unknown or absent.
 
         Raises
         ------
         ConfigError
-            If `deidentify` is no file: a key made now would give other names.
+            If `deidentify` does not exist: a new key would give other names.
         """
         if deidentify is not None and not deidentify.is_file():
-            raise ConfigError(
-                f"key file {deidentify} does not exist", remedy="give the one that predict was called with"
-            )
+            raise ConfigError(f"key file {deidentify} does not exist", remedy="give the key file of the predict call")
         place = scans if scans is not None else Path(record.scans) if record.scans else None
         if place is None or not place.exists() or not record.model_channels:
             return cls(folder, {})
@@ -54,11 +52,14 @@ class FolderScans:
 
 
 def is_unchanged(folder: Path, item: WorkItem) -> bool:
-    """Whether the files are those that the mask on disk was made of, by time of change or else by content."""
+    """Return whether a scan is unchanged since its mask was predicted, by modification times or else by content."""
     made = Records(folder).done(item.case)
     if made is None:
         return False
-    nearby, upwards = context_files(item.files), context_files(item.files, item.root)  # earlier versions looked nearby
+    nearby, upwards = (
+        context_files(item.files),
+        context_files(item.files, item.root),
+    )  # earlier versions searched nearby
     for files in (item.files, item.files + nearby, item.files + upwards):
         if made.stamps == stamp_files(files) or made.input_hash == hash_files(files):
             return True

@@ -1,6 +1,7 @@
-"""What a run's weights have learnt from, so that no case validates what has seen it.
+"""Data leakage check: no validation case of a run may have trained its weights.
 
-RUN/learnt_from.json      hashes of pictures (`data.pictures`): those of the cases that train, and those of the start
+RUN/learnt_from.json      hashes of the images (`data.pictures`) that trained the weights: of the run's training cases and of
+                          the pretrained weights
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from medhybrid.steps.prepared import prepared_folder
 
 FILE = "learnt_from.json"
 
-START = "start"
+START = "weights"
 
 
 def check_independence(config: StudyConfig) -> None:
-    """Raise what `remember_pictures` would, before the first of several trainings rather than hours later."""
+    """Raise the errors of `remember_pictures` before the first of several trainings starts."""
     dataset = PreparedDataset(prepared_folder(config))
     fold = dataset.fold_for(config)
     start = Path(config.training.pretrained) if config.training.pretrained else None
@@ -32,7 +33,7 @@ def check_independence(config: StudyConfig) -> None:
     for side, cases in (("train", train), ("validate", validation)):
         if not cases:
             raise DataError(
-                f"no case that is to {side} in fold {config.training.fold} was prepared",
+                f"fold {config.training.fold} has no prepared case to {side} on",
                 remedy=f"see {dataset.folder / 'problems.csv'}, or change the folds",
             )
     _independent(train, validation, START, about.learnt_from if about else ())
@@ -41,12 +42,12 @@ def check_independence(config: StudyConfig) -> None:
 def remember_pictures(
     folder: Path, train: Sequence[PreparedCase], validation: Sequence[PreparedCase], start: Start | None = None
 ) -> tuple[str, ...]:
-    """Write and return what a run will have learnt from; what it learnt before it was interrupted stays in that.
+    """Write and return the hashes of the images that train a run, with those from before an interruption.
 
     Raises
     ------
     DataError
-        If a case that is to validate is among that: its score would not be one of an unseen scan.
+        If a validation case is among them: its score would not be that of an unseen scan.
     """
     what, before = (START, start.learnt_from) if start else (f"run {folder.name}", learnt_from(folder))
     pictures = _independent(train, validation, what, before)
@@ -57,29 +58,29 @@ def remember_pictures(
 def _independent(
     train: Sequence[PreparedCase], validation: Sequence[PreparedCase], what: str, before: Sequence[str]
 ) -> tuple[str, ...]:
-    """Hashes of all that was learnt from, if no validation case is among that."""
+    """Return the hashes of all images that train the weights; raises `DataError` for a validation case among them."""
     if known := [case.name for case in validation if set(before) & set(case.record.pictures)]:
         raise DataError(
-            f"the {what} has seen {len(known)} of the {len(validation)} cases that validate",
-            expected=f"a {what.split()[0]} that did not learn from them",
+            f"data leakage: {len(known)} of the {len(validation)} validation cases were used to train the {what}",
+            expected=f"{what.split()[0]} trained on other cases",
             found=", ".join(known[:5]),
             remedy=(
-                "pretrain or train it with the same training.fold (and training.inner_fold), or begin without it"
+                "pretrain with the same training.fold (and training.inner_fold), or remove training.pretrained"
                 if what == START
-                else "its folds have changed since it began: go back to the old ones (data.splits), or start a new run"
+                else "the folds changed since the run started: restore them (data.splits), or start a new run"
             ),
         )
     pictures = set(before).union(*(case.record.pictures for case in train))
     if doubled := [case.name for case in validation if pictures & set(case.record.pictures)]:
         raise DataError(
-            f"{len(doubled)} of the {len(validation)} cases that validate have a picture that trains, under another name",
+            f"data leakage: {len(doubled)} of the {len(validation)} validation cases share an image with a training case",
             found=", ".join(doubled[:5]),
-            remedy="put copies into one subject (data.subject_pattern, a column subject), or take them out",
+            remedy="give copies the same subject (data.subject_pattern, or a column subject), or remove them",
         )
     return tuple(sorted(pictures))
 
 
 def learnt_from(folder: Path) -> tuple[str, ...]:
-    """What `remember_pictures` wrote; nothing for a run that did not."""
+    """Read the hashes that `remember_pictures` wrote; empty for a run without them."""
     path = folder / FILE
     return tuple(json.loads(path.read_text())) if path.is_file() else ()

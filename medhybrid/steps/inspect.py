@@ -1,4 +1,4 @@
-"""`medhybrid inspect`: what is in a folder, and whether it can be read."""
+"""`medhybrid inspect`: list of the scans in a folder, with the reason for each that cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medhybrid.scans.reader import read_entry
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One entry and what reading it gave; `problem` is empty where it can be used."""
+    """Geometry, notes and problem of one scan; `problem` is empty if the scan was read."""
 
     entry: ScanEntry
     shape: tuple[int, ...]
@@ -25,12 +25,12 @@ class Inspection:
 
 
 def inspect(path: str | Path, *, read: bool = True) -> tuple[list[Inspection], int]:
-    """Look at every scan under `path`, and count the files that are none.
+    """List every scan under `path`, and count the other files.
 
     Parameters
     ----------
     read : bool
-        Read each scan, so that what cannot be read right is known; else look at headers alone.
+        Read each scan completely, which finds damaged files; otherwise read headers only.
     """
     found = discover(Path(path))
     rows = []

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that a loop asks."""
+"""Handling of Ctrl-C and SIGTERM in loops and processes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 _asked: list[threading.Event] = []
-"""Of the loops that ask now, the outermost first."""
+"""Events of the active loops, the outermost first."""
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM asks the loop to stop after its step; a second one acts at once.
+    """Yield a function that returns whether the loop should stop after its step, since Ctrl-C or SIGTERM was received.
 
-    Loops within loops are all asked: one that is past its last step when the signal comes ends as it would, and the outer
-    one, which trains one network after the other, begins no other.
+    A second signal acts at once. The signal reaches all nested loops: if the inner loop has passed its last step, the outer
+    loop, which trains one network after the other, starts no further one.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -46,6 +46,6 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 def end_on_sigterm() -> None:
-    """SIGTERM, which schedulers send before they kill, ends the process as Ctrl-C does."""
+    """Let SIGTERM, which schedulers send before they kill a process, act as Ctrl-C."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)

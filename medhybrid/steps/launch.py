@@ -1,6 +1,6 @@
-"""`medhybrid train --processes N`: this command again, N times on this machine, as one team.
+"""`medhybrid train --processes N`: launch of N training processes on this host.
 
-On several machines, `torchrun` does this: `torchrun --nnodes 2 --nproc-per-node 8 ... -m medhybrid train ...`.
+On several hosts, use `torchrun --nnodes 2 --nproc-per-node 8 ... -m medhybrid train ...`.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ from medhybrid.errors import ConfigError, TrainingError
 POLL_S = 0.1
 
 LAUNCHED = "MEDHYBRID_LAUNCHED"
-"""Environment variable of a process that ends with the launcher."""
+"""Environment variable of processes that end with the launcher."""
 
 GRACE_S = 180.0
-"""The others of a team that lost one are ended, by force after this time: more than the first may take to close its records."""
+"""Seconds between SIGTERM and SIGKILL for the processes of a failed team; the first one needs time to close its records."""
 
 
 def launch(arguments: Sequence[str], n: int) -> int:
-    """Run `medhybrid ARGUMENTS` in `n` processes that know of each other; returns the exit code.
+    """Run `medhybrid ARGUMENTS` in `n` processes that train together, and return the exit code.
 
-    Ctrl-C and SIGTERM reach all of them. When one fails, the others are ended.
+    Ctrl-C and SIGTERM are forwarded to all of them. If one fails, the others are stopped.
 
     Raises
     ------
     ConfigError
         If `n` is less than 1.
     TrainingError
-        If one was ended by a signal, of which it could not speak itself.
+        If a signal killed one, so that it could not report the error itself.
     """
     if n < 1:
-        raise ConfigError(f"{n} processes cannot train", expected="--processes of 1 or more")
-    with tempfile.TemporaryDirectory(prefix="medhybrid-") as meeting:  # theirs alone: MASTER_PORT would be open to all
+        raise ConfigError(f"invalid number of processes {n}", expected="--processes of 1 or more")
+    with tempfile.TemporaryDirectory(
+        prefix="medhybrid-"
+    ) as meeting:  # private to this user, unlike a port (MASTER_PORT)
         return _run_team(arguments, n, Path(meeting) / "team")
 
 
@@ -52,8 +54,11 @@ def _run_team(arguments: Sequence[str], n: int, meeting: Path) -> int:
         common |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     command = [sys.executable, "-m", "medhybrid", *arguments]
     common[LAUNCHED] = "1"
-    apart: dict[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}  # Ctrl-C reaches them once, by us
+    apart: dict[str, Any] = (
+        {} if sys.platform == "win32" else {"process_group": 0}
+    )  # else Ctrl-C would reach them twice
     places = [{"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(n)]
+    # with LAUNCHED set, a process ends when its stdin is closed, also if the launcher is killed
     team = [subprocess.Popen(command, env=common | place, stdin=subprocess.PIPE, **apart) for place in places]
 
     def pass_on(number: int, _: object) -> None:
@@ -72,7 +77,7 @@ def _run_team(arguments: Sequence[str], n: int, meeting: Path) -> int:
 
 
 def _wait(team: list[subprocess.Popen[bytes]]) -> int:
-    """The exit code of the first that failed, or 0."""
+    """Wait for all processes and return the exit code of the first one that failed, or 0."""
     failed: subprocess.Popen[bytes] | None = None
     while any(process.poll() is None for process in team):
         if failed is None and (failed := next((p for p in team if p.poll()), None)):
@@ -81,15 +86,15 @@ def _wait(team: list[subprocess.Popen[bytes]]) -> int:
     failed = failed or next((p for p in team if p.returncode), None)
     if failed is not None and failed.returncode < 0:
         raise TrainingError(
-            f"process {team.index(failed) + 1} of {len(team)} ended before its work was done",
+            f"process {team.index(failed) + 1} of {len(team)} was killed",
             found=cause_of_end(failed.returncode),
-            remedy="go on from the last checkpoint with medhybrid train --resume",
+            remedy="continue from the last checkpoint with medhybrid train --resume",
         )
     return 0 if failed is None else failed.returncode
 
 
 def _end(team: list[subprocess.Popen[bytes]], failed: subprocess.Popen[bytes]) -> None:
-    """The others wait for one that is gone, so that asking them to stop after their step may not be enough."""
+    """Stop the other processes: by SIGTERM, then by SIGKILL, since they may wait for the failed one forever."""
     deadline = time.monotonic() + (0 if failed.returncode < 0 else GRACE_S)
     for process in team:
         if process.poll() is None and failed.returncode != 130:

@@ -1,12 +1,12 @@
-"""`medhybrid listen`: studies pushed by a PACS are predicted once they are complete, and the results sent back.
+"""`medhybrid listen`: prediction of studies that a PACS pushes; results are sent back.
 
-SPOOL/incoming/<study>/     instances as they arrive
-SPOOL/queued/<study>/       complete: no new instance for `wait_s`; sent.json tells what was sent already
+SPOOL/incoming/<study>/     instances received so far
+SPOOL/queued/<study>/       complete: no new instance for `wait_s`; sent.json lists the results already sent
 SPOOL/results/<study>/      masks, SEG and report
-SPOOL/done/<study>/         sent, and recorded in done.json
-SPOOL/failed/<study>/       set aside, with reason.txt
+SPOOL/done/<study>/         results sent, recorded in done.json
+SPOOL/failed/<study>/       failed, with reason.txt
 
-A study moves from folder to folder by one rename, so that a restart finds each in exactly one state and goes on from there.
+A study moves between folders by one rename, so that after a restart each study is in exactly one state.
 Names are hashes of the StudyInstanceUID.
 """
 
@@ -41,18 +41,18 @@ SPOOL = FolderKind(
     {**dict.fromkeys(STATES, ("*",)), "results": ("*",)},
     lambda folder: all(_is_study(p) for state in (*STATES, "results") for p in (folder / state).glob("[!.]*")),
 )
-"""The folder of a listener's studies."""
+"""Spool folder of `listen`."""
 
 RESEND_S = 15.0
 
 
 class Listener:
-    """Receives, predicts, sends; one study at a time.
+    """Service that receives studies, predicts them one at a time and sends the results.
 
     Parameters
     ----------
     on_event : callable
-        Told (study, state) at each change.
+        Called with (study, state) at each change.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class Listener:
         self._receiver = Receiver(config, self.spool / "incoming", on_stored=self._touch)
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set.
+        """Receive and process studies until `stop` is set.
 
         Raises
         ------
         PacsError
             If the address cannot be bound.
         OutputError
-            If another listener works on the spool.
+            If another listener uses the spool.
         """
         with file_mode(read_mode(self.config.mode)), held(self.spool / ".listen.lock", wait=False) as is_ours:
             if not is_ours:
                 raise OutputError(
-                    f"another listener works on {self.spool}",
-                    expected="one listener for a spool",
-                    remedy="end the other one, or choose another folder for `spool`",
+                    f"another listener uses {self.spool}",
+                    expected="one listener for each spool",
+                    remedy="stop the other one, or choose another folder for `spool`",
                 )
             self._receiver.start()
             try:
@@ -95,11 +95,11 @@ class Listener:
                 self._receiver.stop()
 
     def queue_complete(self) -> None:
-        """Move studies to which nothing was added for a while to the queue."""
+        """Move studies to the queue that received no instance for `wait_s`."""
         for study in _folders(self.spool / "incoming"):
             if (self.spool / "queued" / study.name).exists():
-                continue  # its earlier part is being worked on
-            # by a clock that is never set: the wait begins anew with each instance, and with each start
+                continue  # its earlier instances are being processed
+            # a monotonic clock cannot be set back; the wait restarts with each instance and each start of the listener
             since = self._still_since.setdefault(study.name, time.monotonic())
             if time.monotonic() - since < self.config.wait_s:
                 continue
@@ -119,17 +119,20 @@ class Listener:
             self._still_since.pop(study.name, None)
 
     def work(self) -> None:
-        """Predict and send what is queued."""
+        """Predict queued studies and send their results."""
         for study in _folders(self.spool / "queued"):
             if time.monotonic() < self._resend_at.get(study.name, 0.0):
                 continue
             try:
                 self._predict_and_send(study)
-            except (PacsError, OutputError) as error:  # the destination is away, or the disk is full: the study waits
+            except (
+                PacsError,
+                OutputError,
+            ) as error:  # the destination is unavailable, or the disk is full: the study waits
                 self._wait_for_room(study, error)
             except MedHybridError as error:
                 self._set_aside(study, str(error))
-            except Exception as error:  # one study must not end the service
+            except Exception as error:  # one study must not stop the service
                 if isinstance(error, OSError) and error.errno in OF_MACHINE:
                     self._wait_for_room(study, error)
                     continue
@@ -137,13 +140,13 @@ class Listener:
                 self._set_aside(study, f"unexpected {type(error).__name__}")
 
     def _wait_for_room(self, study: Path, error: Exception) -> None:
-        """Let a study wait: what stops it now is not its own."""
-        logger.warning("study %s waits: %s", study.name[:8], error)
+        """Delay a study, for an error that is not caused by the study."""
+        logger.warning("study %s is delayed: %s", study.name[:8], error)
         self._resend_at[study.name] = time.monotonic() + RESEND_S
         self._still_since[study.name] = time.monotonic()
 
     def _is_unchanged(self, study: Path) -> bool:
-        """Whether a study was sent again as it was, and its results were sent back already."""
+        """Return whether a study was received again unchanged, after its results were sent."""
         done = self.spool / "done" / study.name
         files = [p for p in study.iterdir() if p.suffix == ".dcm"]
         return bool(files) and all((done / p.name).is_file() and cmp(p, done / p.name, shallow=False) for p in files)
@@ -153,7 +156,7 @@ class Listener:
         outcome = predict(study, model=self.model, out=results)
         failures = [p.message for p in outcome.predictions if p.status == "failed"]
         if outcome.n_done == 0:
-            self._set_aside(study, "; ".join(failures) or "no scan in it that the model can use")
+            self._set_aside(study, "; ".join(failures) or "the study has no scan that the model can use")
             return
         files = [p for kind in ("seg", "sr") for p in sorted((results / kind).glob("*.dcm"))]
         if not files:
@@ -163,6 +166,7 @@ class Listener:
         sent_file = study / "sent.json"
         sent = set(json.loads(sent_file.read_text())) if sent_file.exists() else set()
         for path in files:
+            # SEG and report of a scan have the same file name
             if path.name + path.parent.name not in sent:
                 send_files(self.target, [path])
                 sent.add(path.name + path.parent.name)
@@ -171,7 +175,7 @@ class Listener:
         self._move(study, "done")
 
     def _take_earlier_instances(self, study: Path) -> None:
-        """Late instances join those of their study that were worked on before: the study is done anew, whole."""
+        """Add the earlier instances of a study to its late ones, so that the whole study is predicted again."""
         for state in ("done", "failed"):
             earlier = self.spool / state / study.name
             if earlier.exists():
@@ -185,7 +189,7 @@ class Listener:
         try:
             write_atomically(study / "reason.txt", reason + "\n")
             self._move(study, "failed")
-        except OSError as error:  # it is tried again, and set aside where there is room for the reason
+        except OSError as error:  # the disk is full: the study is tried again later
             self._wait_for_room(study, error)
 
     def _move(self, study: Path, state: str) -> None:
@@ -193,14 +197,14 @@ class Listener:
         self._on_event(study.name, state)
 
     def _touch(self, study: Path) -> None:
-        # Where it was taken to the queue meanwhile, a file of its name would block the next part.
+        # Do not create the folder: if the study was moved to the queue meanwhile, a file would block the next instances.
         self._still_since[study.name] = time.monotonic()
         with suppress(FileNotFoundError):
             os.utime(study)
 
 
 def _is_study(path: Path) -> bool:
-    """Whether a folder is named by the hash of a StudyInstanceUID."""
+    """Return whether the name of a folder is a hash of a StudyInstanceUID."""
     return path.is_dir() and re.fullmatch(r"[0-9a-f]{32}", path.name) is not None
 
 
@@ -209,7 +213,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def listen(config: ListenConfig, model: Model, *, on_event: Callable[[str, str], None] = lambda *_: None) -> None:
-    """Serve until interrupted; see `Listener`."""
+    """Run a `Listener` until interrupted."""
     stop = threading.Event()
     try:
         Listener(config, model, on_event=on_event).run(stop)

@@ -1,4 +1,4 @@
-"""Masks as files: those of a folder by case, and one on the grid of its scan."""
+"""Reading of mask files, and listing of the masks in a folder."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from medhybrid.scans.reader import read_scan
 from medhybrid.scans.slicer_segments import segments_of_nrrd
 
 MAX_GAP_MM = 0.01
-"""A mask whose corners lie further from a grid's is not on it."""
+"""Tolerance between the corners of a mask and of its grid, in mm."""
 
 SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 
 
 def read_mask(path: Path, rules: SegmentRules) -> tuple[NDArray[np.generic], Grid]:
-    """Read a label map (X, Y, Z) with the values of labels, and its grid; segments of 3D Slicer are read by their names.
+    """Read a label map (X, Y, Z) and its grid; segments of 3D Slicer are matched to labels by their names.
 
     Raises
     ------
     ScanError
-        If it cannot be read, or has several values a voxel.
+        If it cannot be read, or has several values for each voxel.
     DataError
-        If the names of its segments are not those of the labels.
+        If the names of its segments differ from those of the labels.
     """
     mask = read_scan(path)
     array = label_map_of(path, mask.array, rules, case=mask.case)
     if len(array) != 1:
-        raise ScanError(f"{path.name} is no mask", expected="one value a voxel", found=f"{len(array)} of them")
+        raise ScanError(f"{path.name} is not a mask", expected="one value for each voxel", found=f"{len(array)} values")
     return round_labels(array[0]), mask.grid
 
 
 def mask_on_grid(path: Path, grid: Grid, rules: SegmentRules) -> NDArray[np.generic] | None:
-    """Read a mask (X, Y, Z) with the axes of `grid`; None where it lies elsewhere. Errors as `read_mask`."""
+    """Read a mask (X, Y, Z) with the axes of `grid`; None if it has another grid. Raises as `read_mask`."""
     turned, its = match_axes(*read_mask(path, rules), grid)
-    if segments_of_nrrd(path):  # 3D Slicer saves the extent of the segments
+    if segments_of_nrrd(path):  # 3D Slicer saves only the extent of the segments
         turned, its = extend_to(turned, its, grid)
     return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
 
 
 def list_masks(folder: Path, *, suffixes: Sequence[str] = SUFFIXES) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return the masks of a folder by case, and the cases that have two with the reason why neither is taken.
+    """List the masks in a folder by case, and the cases that have two masks, with the message for each.
 
-    Names are compared in one Unicode form: file systems and archives write letters with accents in two ways.
+    Names are compared in one Unicode form, since file systems and archives write accented letters in two ways.
     """
     if not folder.is_dir():
         raise DataError(f"{printable_path(folder)} is not a folder of masks")

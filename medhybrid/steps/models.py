@@ -1,4 +1,4 @@
-"""A model by any of its names: a run folder, a model folder, or `models:/name@alias` of MLflow."""
+"""Loading of models from run folders, model folders and the MLflow registry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load_models(
     mirror: bool | None = None,
     tracking_uri: str | None = None,
 ) -> Model:
-    """One model, or several whose probabilities are averaged; see `load_model`."""
+    """Load one model, or an ensemble whose probabilities are averaged; see `load_model`."""
     from medhybrid.inference.ensemble import Ensemble
 
     options = {"device": device, "precision": precision, "mirror": mirror, "tracking_uri": tracking_uri}
@@ -41,18 +41,19 @@ def load_model(
     path : str or Path
         A run folder, a model folder, or `models:/name@alias`.
     device : str
-        `auto`, `cpu`, `cuda` or `mps`; `openvino` is the CPU, by OpenVINO (extra `[openvino]`).
+        `auto`, `cpu`, `cuda` or `mps`; or `openvino`, the fast path on CPUs (extra `[openvino]`).
     precision : str, optional
-        `auto`, `bf16` or `float32`, in place of the model's `inference.precision`.
+        `auto`, `bf16` or `float32`; by default the model's `inference.precision`.
     mirror : bool, optional
-        In place of its `inference.tta_mirroring`: without it, masks take half of the time or less.
+        Use test-time mirroring; by default the model's `inference.tta_mirroring`. Without it, prediction takes at most half the
+        time.
     tracking_uri : str, optional
         MLflow store of a `models:/` name; by default `MLFLOW_TRACKING_URI`, else `runs/mlflow.db`.
 
     Raises
     ------
     ModelError
-        If there is none, or it is damaged.
+        If the model does not exist or is damaged.
     """
     if not str(path).startswith("models:/"):
         return _load(path, device, precision, mirror)

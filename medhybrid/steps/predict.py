@@ -1,4 +1,4 @@
-"""`medhybrid predict`: a folder of scans to masks and measurements."""
+"""`medhybrid predict`: masks and measurements for the scans in a folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from medhybrid.steps.progress import Reporter, Silent
 
 @dataclass(frozen=True, slots=True)
 class FolderResult:
-    """What a folder gave."""
+    """Predictions of the scans in a folder."""
 
     out: Path
     predictions: tuple[Prediction, ...]
@@ -49,12 +49,12 @@ class FolderResult:
 
     @property
     def n_done(self) -> int:
-        """Scans with a mask, the skipped ones among them."""
+        """Number of scans with a mask, including the skipped ones."""
         return sum(p.status == "done" for p in self.predictions)
 
     @property
     def n_failed(self) -> int:
-        """Scans without a mask."""
+        """Number of scans without a mask."""
         return len(self.predictions) - self.n_done
 
 
@@ -76,45 +76,45 @@ def predict(
     share: Share | None = None,
     reporter: Reporter | None = None,
 ) -> FolderResult:
-    """Predict every scan under `scans`; a bad one is reported and the others go on.
+    """Predict every scan under `scans`; a scan that fails is recorded and the others continue.
 
     Parameters
     ----------
     scans : str or Path
-        A file, or a folder searched at any depth; or the URL of a folder, as s3://bucket/scans, which is copied here first.
+        A file, a folder that is searched recursively, or the URL of a folder, as s3://bucket/scans, which is copied first.
     out : str or Path
-        Where masks, records and tables go; or a URL, to which each case is sent when it is done.
+        Output folder for masks, records and tables, or its URL, to which each finished case is sent.
     model : str, Path, Model or sequence
-        A run folder, a model folder, `models:/name@alias`, or a loaded model; of several the probabilities are averaged.
+        A run folder, a model folder, `models:/name@alias`, or a loaded model. Several form an ensemble.
     precision : str, optional
         `auto`, `bf16` or `float32`; by default the model's `inference.precision`.
     mirror : bool, optional
-        Average over mirrored inputs (TTA); by default the model's `inference.tta_mirroring`. A loaded model keeps its own, and
-        its precision.
+        Use test-time mirroring (TTA); by default the model's `inference.tta_mirroring`. A loaded model keeps its own mirroring
+        and precision.
     deidentify : str or Path, optional
-        File of a key (made where absent): outputs are named by keyed hash and DICOM headers cleaned.
+        Key file (created if absent): outputs are named by keyed hash and DICOM headers are deidentified.
     probabilities : bool
-        Write the probabilities of the labels, too: NIfTI, and FRACTIONAL DICOM SEG.
+        Also write the probabilities of the labels, as NIfTI and FRACTIONAL DICOM SEG.
     options : mapping, optional
-        Changes of `ScansConfig` for this folder; by default scans are read as those the model was trained on.
+        Changes of `ScansConfig` for this folder; by default scans are read as in training.
     max_memory : float, optional
-        GiB that a scan may need; one that needs more is refused with the figure. By default what is free.
+        Memory limit for each scan in GiB; by default the free memory. A scan that needs more is refused.
     workers : int
-        Processes that predict, each with the model; with 1, this one. GPUs are dealt out to them.
+        Number of processes, each with the model; with 1, this process. GPUs are distributed among them.
     ray_address : str
-        Have the workers on the Ray cluster at this address (`auto`, or `local`), which sees the same paths.
+        Run the workers on the Ray cluster at this address (`auto` or `local`). It needs access to the same paths.
     share : Share, optional
-        Do only this part of the folder; the tables are of all that is done.
+        Predict only this part of the scans; the tables have all finished scans.
 
     Raises
     ------
     MedHybridError
-        If the model cannot be loaded, `scans` does not exist, or another process works on `out`.
+        If the model cannot be loaded, `scans` does not exist, or another process uses `out`.
     """
     if workers < 1:
-        raise ConfigError(f"{workers} workers cannot predict", expected="1 or more")
+        raise ConfigError(f"invalid number of workers {workers}", expected="1 or more")
     if max_memory is not None and not max_memory > 0:
-        raise ConfigError(f"no scan fits into {max_memory:g} GiB", expected="max_memory above 0")
+        raise ConfigError(f"invalid memory limit of {max_memory:g} GiB", expected="max_memory above 0")
     reporter, is_pooled = reporter or Silent(), workers > 1 or bool(ray_address)
     there = Mirror(str(out)) if is_remote(out) else None
     out = Path(out) if there is None else there.fetch()
@@ -128,16 +128,18 @@ def predict(
         arguments: dict[str, Any] = {"precision": precision, "mirror": mirror, "tracking_uri": tracking_uri}
         if isinstance(model, Model):
             if is_pooled:
-                raise ConfigError("workers load the model themselves", expected="its folder", found="a loaded model")
+                raise ConfigError(
+                    "each worker loads the model", expected="the folder of the model", found="a loaded model"
+                )
             loaded = with_options(model, options)
         else:
             given = [model] if isinstance(model, (str, Path)) else list(model)
             paths = [str(p) for p in given]
             if not all(isinstance(p, (str, Path)) for p in given) or not paths:
                 raise ConfigError(
-                    "several models are given by their folders",
-                    expected="one folder or more, or one loaded model",
-                    found="loaded models" if paths else "none",
+                    "invalid list of models",
+                    expected="one or more folders, or one loaded model",
+                    found="loaded models" if paths else "an empty list",
                 )
             arguments["paths"] = tuple(str(Path(p).resolve()) if Path(p).exists() else p for p in paths)
             arguments["options"] = tuple((options or {}).items())
@@ -148,7 +150,7 @@ def predict(
             work = work.deidentified(key)
         memory = None if max_memory is None else int(max_memory * 2**30)
         if memory is None and workers > 1 and not ray_address:
-            memory = free_memory() // workers  # what is free is free for all of them
+            memory = free_memory() // workers  # the workers share the free memory
         records = Records(out)
         work = keep_names(work, records, key)
         tell_renamed(work, out)
@@ -165,7 +167,7 @@ def predict(
                 key=None if deidentify is None else Path(deidentify).resolve(),
                 with_probabilities=probabilities,
                 max_memory=memory,
-                # Ray gives each actor as many as it has cores; what the user's environment says stays.
+                # Ray sets the threads of each actor by its cores; the user's environment has priority.
                 threads=0 if ray_address or "OMP_NUM_THREADS" in os.environ else max(1, available_cores() // workers),
             )
             pool: Pool
@@ -182,6 +184,7 @@ def predict(
         def on_case(n: int, prediction: Prediction, is_skipped: bool) -> None:
             nonlocal n_skipped
             n_skipped += is_skipped
+            # the record is removed first and sent last, so that it never describes an incomplete case
             if there is not None and not is_skipped:
                 there.withdraw([f"{kind}/{prediction.case}.json" for kind in ("done", "failed")])
                 there.send(files_of(prediction.case))
@@ -198,7 +201,7 @@ def predict(
             f"{workers} workers, {ray_address or 'this machine'}, {device}" if is_pooled else str(loaded.device)
         )
         with held(out / ".tables.lock"):
-            if share is not None:  # others may have ended since
+            if share is not None:  # other processes may have finished scans since
                 known = [p for p in job.records.all(cases) if p.made_by == job.made_by]
             where = str(place.resolve()) if key is None else ""
             n_waiting = len(cases) - len(known)
@@ -220,13 +223,13 @@ def load_for_folder(
     tracking_uri: str | None,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Model:
-    """`load_models`, with changes of how scans are read; here and in every worker."""
+    """Load models with options for reading scans, in this process or in a worker."""
     loaded = load_models(paths, device=device, precision=precision, mirror=mirror, tracking_uri=tracking_uri)
     return with_options(loaded, dict(options))
 
 
 def with_options(model: Model, options: Mapping[str, Any] | None) -> Model:
-    """A model that reads scans in other ways; raises `ConfigError`."""
+    """Return a model with other options for reading scans; raises `ConfigError`."""
     if not options:
         return model
     changed = copy.copy(model)
@@ -245,7 +248,7 @@ def fetch(source: str, out: Path) -> Path:
 
 
 def send_results(result: FolderResult, target: str) -> int:
-    """Send the SEGs and the report of every scan that is done to a PACS; returns how many. Raises `PacsError`."""
+    """Send the SEGs and reports of all finished scans to a PACS; returns their number. Raises `PacsError`."""
     from medhybrid.scans.pacs import parse_endpoint, send_files
 
     done = [p.case for p in result.predictions if p.status == "done"]
@@ -256,7 +259,7 @@ def send_results(result: FolderResult, target: str) -> int:
 
 
 def _earlier_channels(out: Path, known: Sequence[Prediction]) -> dict[str, tuple[str, ...]]:
-    """Return why scans of earlier calls, whose masks are there, were taken for their channels."""
+    """Return the reasons for the channel assignments of earlier calls, for scans that still have masks."""
     try:
         earlier = read_folder_record(out).channels
     except DataError:

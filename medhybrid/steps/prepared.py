@@ -1,4 +1,4 @@
-"""Where a study's prepared cases are: a folder here, or one on a store (`prepare.folder=s3://...`) with a copy here."""
+"""Folder of a study's prepared cases: local, or on a remote store (`prepare.folder=s3://...`) with a local copy."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from medhybrid.config import StudyConfig
 from medhybrid.remote import Mirror, is_remote
 
 WRITTEN_LAST = ("case.json", "fingerprint.json", "folds.json", "plan.json", "config.yaml")
-"""A case is whole where its record is, and a dataset where its plan is: they leave the store first and come back last."""
+"""Files that mark a case or a dataset as complete: they are deleted remotely first and uploaded last."""
 
 
 def prepared_folder(config: StudyConfig) -> Path:
-    """The folder of a study's prepared cases here; a copy of a store's is brought up to date when a process first asks.
+    """Return the local folder of a study's prepared cases; a remote one is fetched once in each process.
 
     Raises
     ------
     DataError
-        If the store does not answer.
+        If the store does not respond.
     """
     place = config.prepare.folder
     return _fetched(f"{place.rstrip('/')}/{config.name}") if is_remote(place) else Path(place) / config.name
 
 
 def refresh_prepared(config: StudyConfig) -> Path:
-    """The same, brought up to date now."""
+    """Return the folder of `prepared_folder`, after fetching a remote one again."""
     _fetched.cache_clear()
     return prepared_folder(config)
 
 
 def send_prepared(config: StudyConfig) -> None:
-    """Put on the store what changed here; without one, nothing is to be done. Raises `DataError` if it does not answer."""
+    """Upload changed files to the remote store, if the study has one. Raises `DataError` if it does not respond."""
     if not is_remote(config.prepare.folder):
         return
     mirror = Mirror(f"{config.prepare.folder.rstrip('/')}/{config.name}")
@@ -45,5 +45,5 @@ def send_prepared(config: StudyConfig) -> None:
 
 @lru_cache(maxsize=8)
 def _fetched(url: str) -> Path:
-    """Once a process: a training sees one state of its cases."""
+    """Fetch a remote folder once in each process, so that a training sees one state of its cases."""
     return Mirror(url).fetch()

@@ -1,4 +1,4 @@
-"""`medhybrid preprocess`: check every case, measure the dataset, plan, prepare."""
+"""`medhybrid preprocess`: checks of all cases, fingerprint and plan of the dataset, and preparation of the cases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from medhybrid.steps.progress import Reporter, Silent
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What preparation gave."""
+    """Result of a preparation."""
 
     folder: Path
     plan: Plan
@@ -47,28 +47,28 @@ class Preparation:
 
 
 def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Preparation:
-    """Prepare a dataset; cases with errors are left out by name, the others are kept.
+    """Check and prepare the cases of a dataset; cases with errors are listed and excluded.
 
     Raises
     ------
     ConfigError
-        If the prepared cases would lie in the dataset's own folder.
+        If the folder of prepared cases is the dataset's folder.
     DataError
-        If there is no usable case, or a store of prepared cases does not answer.
+        If no case is usable, or the remote store of prepared cases does not respond.
     """
     reporter = reporter or Silent()
     require_config(config)
     _refuse_dataset_as_place(config)
-    folder = claim_folder(refresh_prepared(config), PREPARED, remedy="name another folder: prepare.folder=FOLDER")
+    folder = claim_folder(refresh_prepared(config), PREPARED, remedy="choose another folder: prepare.folder=FOLDER")
     with held(folder / ".lock", wait=False) as is_free:
         if not is_free:
-            reporter.message(f"another process prepares {folder}; this one waits")
+            reporter.message(f"waiting for another process that prepares {folder}")
     with held(folder / ".lock"):
         return _preprocess(config, folder, reporter)
 
 
 def _refuse_dataset_as_place(config: StudyConfig) -> None:
-    """Raise `ConfigError` if the prepared cases would lie among the files of the dataset itself."""
+    """Raise `ConfigError` if the prepared cases would be written among the files of the dataset."""
     root, place = config.data.root, f"{config.prepare.folder.rstrip('/')}/{config.name}"
     if not root:
         return
@@ -79,10 +79,10 @@ def _refuse_dataset_as_place(config: StudyConfig) -> None:
         is_inside = dataset == prepared or any(dataset.is_relative_to(prepared / n) for n in ("cases", "checks"))
     if is_inside:
         raise ConfigError(
-            "the prepared cases would lie in the folder of the dataset itself",
-            expected="another folder than data.root for prepare.folder/name",
+            "the prepared cases would be written into the folder of the dataset",
+            expected="prepare.folder/name other than data.root",
             found=printable_path(place),
-            remedy="name another folder: prepare.folder=FOLDER, or another name of the study",
+            remedy="choose another folder: prepare.folder=FOLDER, or another name of the study",
         )
 
 
@@ -96,7 +96,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     cases, corrections = with_corrections(cases, config.data, listing.testing)
     cases = list(unify_subjects(cases)[0])
     folds = with_new_cases(folds, cases, corrections.taken)
-    memory = free_memory()  # before processes take some: a training will not have them beside it
+    memory = free_memory()  # before worker processes start, which use memory that a training will have
 
     with Processes(config.prepare.workers or default_workers()) as processes:
         checks = _check_all(config, cases, folder, processes, reporter)
@@ -105,7 +105,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
         if not usable:
             _write_problems(folder, findings)
             raise DataError(
-                "no case of the dataset can be used", found=_first(findings), remedy=f"see {folder / 'problems.csv'}"
+                "the dataset has no usable case", found=_first(findings), remedy=f"see {folder / 'problems.csv'}"
             )
 
         fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
@@ -137,7 +137,7 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     reporter.message(f"folds: {len(folds)}, {origin}")
     if taken := [c for c in corrections.taken if c.case not in left_out]:
         n_new = sum(c.is_new for c in taken)
-        reporter.message(f"corrected masks: {len(taken) - n_new} in place of the dataset's own, {n_new} of new cases")
+        reporter.message(f"corrected masks: {len(taken) - n_new} replace the dataset's masks, {n_new} add new cases")
     n_prepared = len(waiting) - len(failed)
     return Preparation(folder, plan, n_prepared, len(usable) - len(waiting), tuple(findings), tuple(left_out))
 
@@ -196,7 +196,7 @@ def _prepare_all(
 
 
 def _withdraw_other_plan(folder: Path, plan: Plan) -> None:
-    """If this is interrupted, cases of two plans lie side by side: then there is no dataset until it is run again."""
+    """Remove an earlier plan before preparing with another: an interruption would leave cases of two plans."""
     with contextlib.suppress(OSError, MedHybridError):
         if Plan.load(folder / "plan.json").preparation_hash == plan.preparation_hash:
             return
@@ -204,7 +204,7 @@ def _withdraw_other_plan(folder: Path, plan: Plan) -> None:
 
 
 def _finding_of(note: Note) -> Finding:
-    """Return a note on the dataset as a warning."""
+    """Convert a note on the dataset to a finding with severity warning."""
     return Finding(
         code="dataset",
         severity="warning",
@@ -221,18 +221,18 @@ def _write_problems(folder: Path, findings: Sequence[Finding]) -> None:
 
 
 def _forget_others(folder: Path, keep: set[str], reporter: Reporter) -> None:
-    """Remove prepared cases that the dataset no longer has, or that now have errors: they must not be trained on."""
+    """Remove prepared cases that are no longer in the dataset or now have errors, so that they do not train."""
     for path in sorted((folder / "cases").glob("[!.]*")):
         if path.name not in keep and (path / "case.json").is_file():
             try:
                 remove_case(path)
             except OutputError as error:
-                (path / "case.json").unlink()  # it is no case any more; the other files stay
+                (path / "case.json").unlink()  # without its record it is not a case; the other files stay
                 reporter.message(str(error))
 
 
 def _forget_checks(folder: Path, keep: set[str]) -> None:
-    """Remove the checks of cases that the dataset no longer has."""
+    """Remove the checks of cases that are no longer in the dataset."""
     for path in (folder / "checks").glob("[!.]*.json"):
         if path.name.removesuffix(".json") not in keep and is_check(path):
             path.unlink()

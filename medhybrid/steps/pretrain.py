@@ -1,6 +1,6 @@
-"""`medhybrid pretrain`: from scans without masks to weights that a training can begin with.
+"""`medhybrid pretrain`: self-supervised pretraining on scans without masks.
 
-RUNS/<study>-scans/<run>/start.safetensors     what `training.pretrained` takes
+RUNS/<study>-scans/<run>/start.safetensors     pretrained weights for `training.pretrained`
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ logger = logging.getLogger(__name__)
 
 
 def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
-    """Prepare the scans of `data.root` and learn from them; masks that lie there are not read.
+    """Prepare the scans of `data.root` and pretrain a network on them; masks are not read.
 
-    Where the dataset has folds, only the cases that train learn, so that a validation stays clean; the others say how well
-    pictures are rebuilt. `training.pretrained`, `training.stages` and `data.context` are for the training that follows.
+    If the dataset has folds, only training cases are used, which avoids data leakage; the validation cases measure the
+    reconstruction. `training.pretrained`, `training.stages` and `data.context` apply only to the training that follows.
 
     Raises
     ------
     DataError
-        If no scan can be used.
+        If no scan is usable.
     ConfigError
-        If the network has no encoder to teach.
+        If the network has no encoder to pretrain.
     """
     refuse_team("pretrain")
     reporter = reporter or Silent()
     config = for_scans(require_config(config))
-    study_folder(config)  # before hours of preparation
+    study_folder(config)  # raises before a long preparation
     check_tracking(config)
     preparation = preprocess(config, reporter=reporter)
     if preparation.left_out:
         reporter.message(
-            f"{len(preparation.left_out)} scans cannot be used and are left out: {', '.join(preparation.left_out[:5])}"
+            f"{len(preparation.left_out)} scans are excluded, since they cannot be used: {', '.join(preparation.left_out[:5])}"
             f"{' ...' * (len(preparation.left_out) > 5)}; see {preparation.folder / 'problems.csv'}"
         )
     folder = new_run_folder(config, "pretrain")
@@ -74,15 +74,15 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
 
 
 def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | None = None) -> Run:
-    """Go on with a run as if nothing had happened, or extend it; raises `ModelError` without a usable checkpoint."""
+    """Continue an interrupted pretraining, or extend a finished one; raises `ModelError` without a valid checkpoint."""
     kept = extend(run_config(folder), overrides)
     config = with_places(with_places_here(kept, folder), overrides)
     if config.data.labelled:
-        raise ConfigError(f"{folder} is no pretraining", remedy=f"medhybrid train --resume --run {folder}")
+        raise ConfigError(f"{folder} is not a run of pretrain", remedy=f"medhybrid train --resume --run {folder}")
     dataset = PreparedDataset(prepared_folder(config))
     now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
     if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
-        raise DataError(f"the prepared scans have another plan than the run {folder.name}", remedy="start a new run")
+        raise DataError(f"the plan of the prepared scans differs from the run {folder.name}", remedy="start a new run")
     check_data(folder, config)
     check_tracking(config, folder)
     with hold_run(folder):
@@ -92,12 +92,12 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
 
 
 def for_scans(config: StudyConfig) -> StudyConfig:
-    """The study with scans alone: under a name of its own, without what needs masks."""
+    """Return the config for pretraining: another study name, and no settings that need masks."""
     if config.network.kind in ("transformer", "transunet"):
         raise ConfigError(
             f"network.kind={config.network.kind} cannot be pretrained",
             expected="hybrid, interleave, identity or resnet",
-            remedy="transunet begins with ImageNet weights: training.pretrained",
+            remedy="initialise transunet from ImageNet weights: training.pretrained",
         )
     changes = {
         "name": f"{config.name}-scans",
@@ -139,7 +139,7 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
             else:
                 tracker.log_file(folder / "config.yaml", "")
                 tracker.log_file(folder / "plan.json", "")
-            reporter.begin(f"learning from scans: {folder.name} on {trainer.device}", 1.0)
+            reporter.begin(f"pretraining {folder.name} on {trainer.device}", 1.0)
             outcome = trainer.fit()
             reporter.end()
             tracker.log_file(_save(outcome, plan, config.network.heads, folder), "")

@@ -1,4 +1,4 @@
-"""What steps tell a person while they run; the command line shows it, a script may leave it silent."""
+"""Interface for the progress and messages of steps; the command line shows them, scripts may not."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Receives what a step has to say."""
+    """Receiver of the progress, messages and tables of a step."""
 
     def begin(self, title: str, total: float) -> None:
-        """A stretch of work with a known length begins."""
+        """Start the progress of work with a total length."""
 
     def advance(self, done: float, text: str = "") -> None:
-        """`done` of the length is done."""
+        """Set the progress to `done` of the total."""
 
     def end(self) -> None:
-        """The stretch is over."""
+        """End the progress."""
 
     def message(self, text: str) -> None:
-        """One line."""
+        """Show one line."""
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table."""
+        """Show a table."""
 
     def picture(self, path: Path) -> None:
-        """A PNG, shown where that can be."""
+        """Show a PNG, if possible."""
 
 
 class Silent:
-    """Says nothing."""
+    """Reporter that shows nothing."""
 
     def begin(self, title: str, total: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, done: float, text: str = "") -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def message(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def picture(self, path: Path) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,8 +1,8 @@
-"""`medhybrid promote RUN`: the alias `champion` moves to a run's model if its validation says so.
+"""`medhybrid promote RUN`: move of the alias `champion` to a run's model, if it is significantly better.
 
-The champion is what `predict --model models:/<study>@champion` loads. A run takes its place only if, on the same validation
-cases with the same references, the whole 95 % interval of its Dice less the champion's lies above 0 and Wilcoxon's test agrees
-(p below 0.05); else it becomes the `challenger`.
+`predict --model models:/<study>@champion` loads the champion. Both models are compared on the same validation cases with the
+same references. A run replaces the champion only if the whole 95 % confidence interval of the difference in Dice
+(run - champion) is above 0, and Wilcoxon's test agrees (p below 0.05). Otherwise its model becomes the `challenger`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from medhybrid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What became of a run.
+    """Result of `promote`.
 
     Attributes
     ----------
     outcome : str
-        `first`: there was no champion; `better`, `not shown`: the difference decided; `forced`; `already`: it is the champion.
+        `first`: the study had no champion; `better` or `not shown`: by the difference; `forced`; `already`: the run's model is
+        the champion.
     difference : Difference, optional
-        Its Dice less the champion's, by case.
+        Difference in Dice (run - champion), by case.
     """
 
     model: str
@@ -39,24 +40,24 @@ class Promotion:
 
     @property
     def is_champion(self) -> bool:
-        """Whether the run's model has the alias now."""
+        """Return whether the run's model is now the champion."""
         return self.outcome != "not shown"
 
 
 def promote(run: str | Path, *, tracking_uri: str | None = None, force: bool = False) -> Promotion:
-    """Move the alias, or not.
+    """Make a run's model the champion if it is significantly better, else the challenger.
 
     Parameters
     ----------
     run : str or Path
         Folder of a finished training.
     force : bool
-        Move it whatever the difference says; the version then says so.
+        Make it the champion regardless of the difference; a tag of the version records this.
 
     Raises
     ------
     DataError
-        If the two were validated on different cases.
+        If run and champion were validated on different cases.
     ModelError
         If the store does not have the run's model.
     """
@@ -74,7 +75,7 @@ def promote(run: str | Path, *, tracking_uri: str | None = None, force: bool = F
     newest = registry.of_run(config.name, champion.run_id).number
     if champion.number != newest and champion.number != version.number and not force:
         raise DataError(
-            f"the champion (version {champion.number}) is of a run that was extended since: its validation is gone",
+            f"the run of the champion (version {champion.number}) was extended, so that its validation is lost",
             remedy="compare both models on other scans, and use --force",
         )
     if champion == version:
@@ -101,16 +102,16 @@ def _difference(ours: str, theirs: str, champion: str) -> Difference:
     b = dice_by_case(rows_of_scores(theirs, f"validation.csv of the champion (version {champion})"))
     if _references(ours) != _references(theirs):
         raise DataError(
-            f"the run and the champion (version {champion}) were validated on different cases, or by different references",
+            f"the run and the champion (version {champion}) were validated on different cases, or with different references",
             expected="the same fold of the same data",
-            found=f"{len(set(a) & set(b))} cases in common, {len(set(a) ^ set(b))} of one alone",
-            remedy="train on the champion's fold and data, or compare both on scans that neither saw and use --force",
+            found=f"{len(set(a) & set(b))} cases in common, {len(set(a) ^ set(b))} in only one of them",
+            remedy="train on the champion's fold and data, or compare both on unseen scans and use --force",
         )
     cases = sorted(a)
     return paired_difference([a[c] for c in cases], [b[c] for c in cases])
 
 
 def _references(table: str) -> dict[str, tuple[str, ...]]:
-    """By case, how much of each label its reference has: other masks have other volumes."""
+    """Return the volume of each label in each case's reference, which differs if the reference differs."""
     rows = read_rows(table)
     return {r["case"]: tuple(f"{k}={v}" for k, v in sorted(r.items()) if k.startswith("reference ml")) for r in rows}

@@ -1,6 +1,6 @@
-"""`medhybrid report`: what was found in a folder of scans, as a page.
+"""`medhybrid report`: HTML report for a folder of masks.
 
-The scans are read again, as `predict` read them: masks and measures are those on disk, nothing is computed anew.
+Scans are read again, as `predict` read them. Masks and measurements are those on disk; nothing is predicted again.
 """
 
 from __future__ import annotations
@@ -40,35 +40,35 @@ def report(
     layout: Layout = "auto",
     reporter: Reporter | None = None,
 ) -> Path:
-    """Write `report.html` into a folder of masks; returns its path.
+    """Write `report.html` into a folder of masks and return its path.
 
     Parameters
     ----------
     folder : str or Path
-        The output folder of `predict`.
+        Output folder of `predict`.
     scans : str or Path, optional
-        Where the scans are, if not where they were; needed where names were replaced.
+        Folder of the scans, if they were moved since `predict`; required if names were replaced.
     references : str or Path, optional
-        Folder of reference masks by the names of the cases: they are drawn and scored.
+        Folder of reference masks, named by case, to draw and score.
     deidentify : str or Path, optional
-        The key that the names of the outputs were made with.
+        Key file of the `predict` call.
     layout : str
-        `single`, one file; `pages`, an index and a page a case; `auto` by the number of cases.
+        `single`, one file; `pages`, an index and a page for each case; `auto` by the number of cases.
 
     Raises
     ------
     ConfigError
-        If there is no such layout.
+        If the layout is unknown.
     DataError
-        If the folder holds no record of a prediction, or no case, or `scans` does not exist.
+        If the folder has no record of `predict` or no case, or `scans` does not exist.
     OutputError
-        If it cannot be written to.
+        If the report cannot be written.
     """
     folder, reporter = Path(folder), reporter or Silent()
     if layout not in get_args(Layout):
         raise ConfigError(f"unknown layout {layout!r}", expected=", ".join(get_args(Layout)))
     if scans is not None and not Path(scans).exists():
-        raise DataError(f"{scans} does not exist", remedy="give the folder that predict was given, or where it is now")
+        raise DataError(f"{scans} does not exist", remedy="give the current folder of the scans")
     record = read_folder_record(folder)
     found = FolderScans.find(
         folder,
@@ -81,13 +81,13 @@ def report(
     if not predictions:
         raise DataError(f"{folder} has no case", expected="records in done/ or failed/", remedy="run medhybrid predict")
     if not any(p.case in found.items for p in predictions):
-        where = scans or record.scans or "a folder that is not on record, since names were replaced"
+        where = scans or record.scans or "a folder that is not recorded, since names were replaced"
         reporter.message(
-            f"no scan of these masks is in {where}: the report is without pictures. Give --scans (and --deidentify)"
+            f"the scans of these masks were not found in {where}: the report has no images. Give --scans (and --deidentify)"
         )
     elif absent := [p.case for p in predictions if p.status == "done" and p.case not in found.items]:
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-        reporter.message(f"without pictures, since their scans are elsewhere: {', '.join(absent[:5])}{more}")
+        reporter.message(f"no images, since their scans were not found: {', '.join(absent[:5])}{more}")
     known, doubled = ({}, {}) if references is None else list_masks(Path(references))
     for message in doubled.values():
         reporter.message(f"{message}: neither is used")
@@ -113,7 +113,7 @@ def report(
         raise OutputError(
             f"{folder} cannot be written to",
             found=error.strerror or str(error),
-            remedy="make room, or copy it elsewhere",
+            remedy="free disk space, or copy it to another folder",
         ) from error
     reporter.end()
     return path
@@ -133,7 +133,7 @@ def _view(
         except Exception as error:
             problem = item_error(error, f"{prediction.case} cannot be shown", DataError)
             notes.append(f"no image: {problem}")
-        if not record.scans and item is not None:  # names were replaced: those in messages are, too
+        if not record.scans and item is not None:  # names were replaced: replace them in messages, too
             notes = [without_names(n, item, prediction.case) for n in notes]
     reasons = record.channels.get(prediction.case, ())
     return CaseView(
@@ -163,28 +163,28 @@ def _read(
         return None, [], ()
     if item.problem or not is_unchanged(folder, item):
         raise DataError(
-            f"case {case}: the scan that is there now is not the one that the mask was made of",
+            f"case {case}: the scan has changed since its mask was predicted",
             found=item.problem,
             remedy="predict again, or give --scans with the folder that predict read",
         )
     if item.is_burned_in and not record.scans:
-        raise DataError(f"case {case}: a header says that text is part of the pixels, and names were to be replaced")
+        raise DataError(f"case {case}: the pixels may have burned-in text, and names were to be replaced")
     names = [n for n, _ in record.model_channels]
     scan = item.read(names, record.scan_options)
     notes += scan.notes
     mask = mask_on_grid(folder / "masks" / f"{case}.nii.gz", scan.grid, SegmentRules(record.labels))
     if mask is None:
-        raise DataError(f"case {case}: the mask is not on the scan's grid", remedy="predict again")
+        raise DataError(f"case {case}: the mask has another grid than the scan", remedy="predict again")
     known: NDArray[np.generic] | None = None
     scores: list[LabelScore] = []
     if reference is not None:
         known = mask_on_grid(reference, scan.grid, SegmentRules(record.labels))
         if known is None:
-            notes.append("the reference is not on the scan's grid: it is neither drawn nor scored")
+            notes.append("the reference has another grid than the scan: it is neither drawn nor scored")
         elif unknown := unknown_values(known, record.labels.values()):
             known = None
             notes.append(
-                f"the reference holds values that are no label ({', '.join(unknown)}): it is neither drawn nor scored"
+                f"the reference has values that are not labels ({', '.join(unknown)}): it is neither drawn nor scored"
             )
         else:
             scores = score_case(case, mask, known, record.labels, scan.grid)
@@ -194,18 +194,21 @@ def _read(
 
 
 def pictures_of(folder: Path, record: FolderRecord) -> Callable[[str], Pictured | None]:
-    """What draws a case of a folder of masks: None where its scan is not found; `MedHybridError` where it cannot be read."""
+    """Return a function that reads the image and mask of a case for a figure.
+
+    It returns None if the scan is not found, and raises `MedHybridError` if it cannot be read.
+    """
     found = cache(lambda: FolderScans.find(folder, record))
     return lambda case: _read(folder, case, record, found().items.get(case), None, [])[0]
 
 
 def shown_channel(channels: list[tuple[str, bool]]) -> int:
-    """The last channel that no scan lacks."""
+    """Return the index of the last required channel."""
     return max((i for i, (_, is_optional) in enumerate(channels) if not is_optional), default=0)
 
 
 def facts_of(grid: Grid, kind: str) -> tuple[tuple[str, str], ...]:
-    """What is told of a scan's own grid."""
+    """Return shape, spacing, axes and file format of a scan as texts for the report."""
     return (
         ("grid", " x ".join(map(str, grid.shape))),
         ("spacing", " x ".join(f"{s:.3g}" for s in grid.spacing_mm) + " mm"),

@@ -1,4 +1,4 @@
-"""`medhybrid reproduce MODEL`: how a model was made, what is not the same here, and the same training again."""
+"""`medhybrid reproduce MODEL`: config of a model's training, differences of this host, and a repeated training."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ PLACES: dict[str, str | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model was made.
+    """Config of a model's training, with the differences of this host.
 
     Attributes
     ----------
     config : StudyConfig
-        With the length in steps that the training took.
-    differences : tuple of (what, then, here)
-        Of software, processor, data and length; with none, its weights can be made again (on a GPU if it was trained with
-        `training.deterministic`).
+        The config, with the length of the training in steps.
+    differences : tuple of (property, then, here)
+        Differences in software, processor, data and length. Without differences, a training gives the same weights; on a GPU,
+        only with `training.deterministic`.
     """
 
     record: ModelRecord
@@ -45,7 +45,7 @@ class Recipe:
     differences: tuple[tuple[str, str, str], ...]
 
     def save(self, path: Path) -> list[str]:
-        """Write the config; returns the commands that make the model again."""
+        """Write the config and return the commands that train the model again."""
         path.parent.mkdir(parents=True, exist_ok=True)
         save_config(self.config, path)
         chosen = ["--config", shlex.quote(str(path))]
@@ -54,41 +54,41 @@ class Recipe:
 
 
 def recipe_of(record: ModelRecord, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a model's record.
+    """Read the config of a training from a model's record, and compare its conditions with this host.
 
     Parameters
     ----------
     overrides : sequence of str
-        Where things are here: `data.root=...`, and `training.pretrained=...` if it was initialised from weights;
-        `prepare.folder=...` and `runs=...` are in `reproduced/` by default, beside what is there.
+        Local paths: `data.root=...`, and `training.pretrained=...` if it was initialised from weights. `prepare.folder=...` and
+        `runs=...` are below `reproduced/` by default.
 
     Raises
     ------
     ModelError
-        If the record does not say how it was made, or an override would change that.
+        If the model has no record of its training, or an override is not a path.
     """
     made = record.made
     if made is None:
-        raise ModelError(
-            "the model does not say how it was made", remedy="the run folder that it was trained in has a config.yaml"
-        )
+        raise ModelError("the model has no record of its training", remedy="use the config.yaml of its run folder")
     given = (item.partition("=") for item in overrides)
     places = {present_key(key, source="command line"): value for key, _, value in given}
     if others := places.keys() - PLACES.keys():
-        raise ModelError(f"{', '.join(sorted(others))} cannot change", expected=", ".join(f"{k}=..." for k in PLACES))
+        raise ModelError(
+            f"{', '.join(sorted(others))} cannot be overridden", expected=", ".join(f"{k}=..." for k in PLACES)
+        )
     config = _config_here(made, record.plan, PLACES | places)
     then = made.software | {"data": record.data_hash, "length": _length(made)}
     here = made_with(config) | {"data": _data_hash(config), "length": f"{made.n_steps} steps"}
     if config.training.pretrained is not None:
-        then["pretrained"], here["pretrained"] = made.config["training"]["pretrained"], "the file that you name"
+        then["pretrained"], here["pretrained"] = made.config["training"]["pretrained"], "the given file"
     if "+changes" in then.get("code", ""):
-        here["code"] += " (it was trained with code that no revision has)"
+        here["code"] += " (the model was trained with uncommitted changes)"
     told = ((key, then.get(key, ""), here.get(key, "")) for key in sorted(then.keys() | here.keys()))
     return Recipe(record, config, tuple(row for row in told if row[1] != row[2]))
 
 
 def _config_here(made: Made, plan: Plan, places: Mapping[str, str | None]) -> StudyConfig:
-    """What the plan chose, from the data or the memory that was free, is asked for by name: it may be chosen otherwise here."""
+    """Return the config of a training with local paths and the values of its plan, which could differ on this host."""
     planned = plan.model_dump(mode="json", include={"spacing_mm", "patch_size", "batch_size"})
     try:
         training = made.config["training"] | {"iterations": made.n_steps, "max_minutes": None}
@@ -100,21 +100,21 @@ def _config_here(made: Made, plan: Plan, places: Mapping[str, str | None]) -> St
             "runs": places["runs"],
             "data": made.config["data"] | {"root": places["data.root"]},
             "prepare": made.config["prepare"] | planned | {"folder": places["prepare.folder"]},
-            "tracking": {"kind": "jsonl"},  # the store of whoever made it is not ours, and its alias stays where it is
+            "tracking": {"kind": "jsonl"},  # do not write into the store of the original training
         }
     except (KeyError, TypeError) as error:
-        raise ModelError("the model's record of how it was made is damaged", found=repr(error)) from error
+        raise ModelError("the model's record of its training is damaged", found=repr(error)) from error
     if found := _interpolation_in(values):
         raise ModelError(
-            "the model's record of how it was made is no plain config",
-            expected="values",
-            found=f"{found[:60]}, which would be looked up on this machine",
+            "the model's record of its training is not a plain config",
+            expected="values without interpolation",
+            found=f"{found[:60]}, which would be resolved on this host",
         )
     return config_from_dict(values, source="the model")
 
 
 def _interpolation_in(values: object) -> str:
-    """Return a text that a config file would resolve, such as `${oc.env:HOME}`: in a record it is somebody else's."""
+    """Return an interpolation such as `${oc.env:HOME}` in a config, which must not be resolved for a foreign record."""
     if isinstance(values, str):
         return values if "${" in values else ""
     parts = values.values() if isinstance(values, dict) else values if isinstance(values, (list, tuple)) else ()
@@ -124,19 +124,19 @@ def _interpolation_in(values: object) -> str:
 def _length(made: Made) -> str:
     minutes = made.config["training"].get("max_minutes")
     schedule = f" on the schedule of {minutes:g} minutes" if minutes else ""
-    marks = [", interrupted"] * made.is_interrupted + [", of a length changed on the way"] * made.has_changed_length
+    marks = [", interrupted"] * made.is_interrupted + [", length changed during training"] * made.has_changed_length
     return "".join([f"{made.n_steps} steps{schedule}", *marks])
 
 
 def reproduce(recipe: Recipe, *, reporter: Reporter) -> tuple[Run, bool]:
-    """Prepare and train again; the run, and whether its weights are the same bits."""
+    """Prepare and train again; returns the run and whether its weights are bit-identical."""
     preprocess(recipe.config, reporter=reporter)
     run = train(recipe.config, reporter=reporter)
     return run, read_record(run.folder)[1].weights_sha256 == recipe.record.weights_sha256
 
 
 def _data_hash(config: StudyConfig) -> str:
-    """Of the prepared data that are here."""
+    """Return the hash of the local prepared data."""
     try:
         return PreparedDataset(prepared_folder(config)).data_hash()
     except DataError:

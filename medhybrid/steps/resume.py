@@ -1,4 +1,4 @@
-"""Which run `--resume` means, and what may change of it."""
+"""Selection of the run for `--resume`, and the config values that may change."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from medhybrid.errors import ConfigError
 from medhybrid.remote import is_remote
 
 PART_OF = "part_of"
-"""In a run folder: the folder of the whole (a search, a cross-validation, a comparison) that the run belongs to."""
+"""File in a run folder with the path of the search, cross-validation or comparison that the run belongs to."""
 
 LENGTHS = ("training.iterations=", "training.max_minutes=")
 
 PLACES = ("prepare.folder=", "data.root=")
-"""Overrides of the places of a run's data; they hold for one call."""
+"""Overrides of the paths of a run's data; they apply to one call."""
 
 RECORDS = "tracking."
-"""Overrides of the records of a run; they are kept."""
+"""Overrides of the tracking of a run; they are saved in its config."""
 
 
 def find_run(config: str, overrides: Sequence[str], run: Path | None) -> tuple[Path, list[str]]:
-    """Return the run folder, and the overrides that may change of it: its length, the places of its data, its records.
+    """Return the run folder to resume, and the overrides for it: length, paths of its data, tracking.
 
     Raises
     ------
     ConfigError
-        If neither a run nor a config names it, or an override would change anything else.
+        If neither a run nor a config is given, or an override would change another value.
     """
     changes = [o for o in overrides if o.startswith((*LENGTHS, *PLACES, RECORDS))]
     finders = ("runs=", "name=") if run is None else ()
     if stuck := [o for o in overrides if o not in changes and not o.startswith(finders)]:
         raise ConfigError(
             f"{stuck[0]} cannot change on --resume",
-            remedy="only the length of a run, the places of its data (prepare.folder, data.root) and tracking can",
+            remedy="change only its length, the paths of its data (prepare.folder, data.root) and tracking",
         )
     if run is not None:
         return run, changes
@@ -49,10 +49,10 @@ def find_run(config: str, overrides: Sequence[str], run: Path | None) -> tuple[P
 
 
 def run_config(folder: Path) -> StudyConfig:
-    """The resolved config of a run."""
+    """Read the resolved config of a run; raises `ConfigError`."""
     path = folder / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"{folder} is no run folder", expected="config.yaml in it", remedy="check --resume")
+        raise ConfigError(f"{folder} is not a run folder", expected="a folder with config.yaml", remedy="check --run")
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -61,17 +61,17 @@ def run_config(folder: Path) -> StudyConfig:
 
 
 def mark_part(run: Path, whole: Path) -> None:
-    """Say of a run that it is part of something, which goes on with it."""
+    """Mark a run as part of a search, cross-validation or comparison, which resumes it."""
     (run / PART_OF).write_text(str(whole))
 
 
 def latest_run(config: StudyConfig) -> Path:
-    """The newest run folder of a study that is no part of a search, a cross-validation or a comparison.
+    """Return the newest run folder of a study, without runs of searches, cross-validations and comparisons.
 
     Raises
     ------
     ConfigError
-        If there is none.
+        If the study has no such run.
     """
     folders = sorted(p.parent for p in (Path(config.runs) / config.name).glob("*/config.yaml"))
     alone = [folder for folder in folders if not (folder / PART_OF).is_file()]
@@ -79,9 +79,9 @@ def latest_run(config: StudyConfig) -> Path:
         return alone[-1]
     parts = f"{folders[-1].name} is part of {Path((folders[-1] / PART_OF).read_text()).name}" if folders else ""
     raise ConfigError(
-        f"study {config.name} has no run of its own in {config.runs}",
+        f"study {config.name} has no single run in {config.runs}",
         found=parts,
-        remedy="call the command again that began it, or name the run: --run FOLDER"
+        remedy="repeat the command that started it, or name the run: --run FOLDER"
         if parts
         else "start one without --resume",
     )
@@ -93,19 +93,19 @@ def _number(text: str, item: str) -> float:
     except ValueError:
         value = math.inf
     if not math.isfinite(value):
-        raise ConfigError(f"{item} is no length", expected="a number")
+        raise ConfigError(f"{item} is not a length", expected="a finite number")
     return value
 
 
 def with_places(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
-    """Change where a run's data are, for one call; paths start at the working directory, as on every command line."""
+    """Change the paths of a run's data for one call; relative paths start at the working directory."""
     values = dict(o.split("=", 1) for o in overrides if o.startswith(PLACES))
     places = {key: place if is_remote(place) else str(Path.cwd() / place) for key, place in values.items()}
     return with_values(config, places, source="--resume") if places else config
 
 
 def extend(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
-    """Change a run's length, absolute or relative (`+1000`), and its records; nothing else may change on resume."""
+    """Change a run's length, absolute or relative (`+1000`), and its tracking; other overrides raise `ConfigError`."""
     records = dict(o.split("=", 1) for o in overrides if o.startswith(RECORDS))
     if records:
         values = {key: yaml.safe_load(text) for key, text in records.items()}
@@ -116,13 +116,13 @@ def extend(config: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
         if match is None:
             raise ConfigError(
                 f"{item} cannot change on --resume",
-                expected="training.iterations=N, +N, or training.max_minutes=M, +M; places of data; tracking",
+                expected="training.iterations=N or +N, training.max_minutes=M or +M, paths of data, or tracking",
                 remedy="start a new run for other settings",
             )
         name, is_more, value = match.group(1), match.group(2), _number(match.group(3), item)
         old = getattr(config.training, name)
         if is_more and old is None:
-            raise ConfigError(f"{item}: the run's length is not set by {name}")
+            raise ConfigError(f"{item} cannot extend the run: its length is not set by {name}")
         total = value + (old if is_more else 0)
         length = {"iterations": None, "max_minutes": None, name: int(total) if name == "iterations" else total}
     if not length:

@@ -1,4 +1,4 @@
-"""`medhybrid review`: the MLflow UI on a folder of runs."""
+"""`medhybrid review`: MLflow UI for a folder of runs."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from medhybrid.tracking.setup import prepare_store
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
-"""How often the server is looked after."""
+"""Seconds between two checks of the server."""
 
 
 def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list[str]:
-    """The command that serves the UI.
+    """Return the command that serves the MLflow UI.
 
     Raises
     ------
     ConfigError
-        If there is no store yet, or it is a server.
+        If the store does not exist, or is a server.
     TrackingError
         If the store cannot be used.
     """
@@ -38,13 +38,13 @@ def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list
     place = sqlite_path(address)
     if place is not None and not place.is_file():
         raise ConfigError(
-            f"{runs} holds no MLflow store" if uri is None else "there is no such MLflow store",
+            f"{runs} has no MLflow store" if uri is None else "the MLflow store does not exist",
             expected=str(place),
             remedy="train first, or give --tracking-uri",
         )
     if address.startswith(("http://", "https://")):
         raise ConfigError(
-            f"{hide_password(address)} is a server, which shows its runs itself", remedy="open it in the browser"
+            f"{hide_password(address)} is an MLflow server with its own UI", remedy="open it in the browser"
         )
     prepare_store(address)
     return [
@@ -62,12 +62,12 @@ def review(
     uri: str | None = None,
     opens: bool = False,
 ) -> int:
-    """Serve the UI until Ctrl-C or SIGTERM; returns its exit code (0 when stopped).
+    """Serve the MLflow UI until Ctrl-C or SIGTERM; returns its exit code (0 if stopped).
 
     Parameters
     ----------
     opens : bool
-        Show, in the browser, the experiment with the newest run, the columns that matter first.
+        Open the experiment of the newest run in the browser, with the main columns first.
     """
     quiet_mlflow()
     server = subprocess.Popen(review_command(Path(runs), host=host, port=port, uri=uri))
@@ -98,7 +98,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 def _open_page(address: str, uri: str) -> None:
     try:
         webbrowser.open(address + experiment_page(uri))
-    except Exception as error:  # the address is on the screen: a person can go there
+    except Exception as error:  # the address was printed: the user can open it
         logger.debug("no browser was opened", exc_info=error)
 
 

@@ -1,8 +1,7 @@
-"""`medhybrid review OUT`: the report of a folder of masks in the browser; marks are saved beside the masks.
+"""`medhybrid review OUT`: server for the report of a folder of masks; marks are saved beside the masks.
 
-The address holds a token, which the browser gets as a cookie: other users of the machine, and other pages in the same
-browser, have none. A host name that is not one of this machine's is refused, so that no page finds the server by a name of
-its own.
+The address has a token, which the browser keeps as a cookie. Other users of the host and other pages in the same browser do
+not have it. Requests for a host name other than this host's are refused, which prevents DNS rebinding.
 """
 
 from __future__ import annotations
@@ -37,22 +36,22 @@ from medhybrid.steps.report import report
 MAX_BODY = 64 * 1024
 
 MAX_CONNECTIONS, MAX_CONNECTIONS_FROM_ONE = 64, 16
-"""Connections at once, in all and from one address; further ones are closed."""
+"""Open connections, in total and from one address; further ones are closed."""
 
 MAX_SECONDS = 30.0
-"""From the first byte of a connection to its end, however slowly it sends."""
+"""Longest duration of a connection in seconds, also if the client sends slowly."""
 
 POLICY = (
     "default-src 'none'; img-src 'self' data: blob:; style-src 'unsafe-inline'; font-src data:; "
     "script-src 'unsafe-inline' 'wasm-unsafe-eval' blob: 'self'; connect-src 'self' blob: data:; worker-src blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""What a page may load and do; as the pages say of themselves, and that no other page shows them in a frame."""
+"""Content security policy: that of the pages, and no frames in other pages."""
 POLL_S = 0.2
 
 
 class _Change(BaseModel):
-    """A mark that the page sends."""
+    """Mark of a case that the page sends."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,12 +71,14 @@ def review_report(
     on_start: Callable[[str], None] = lambda _: None,
     reporter: Reporter | None = None,
 ) -> int:
-    """Serve the report, made first where it is absent, older than the masks, or asked for with more, until Ctrl-C or SIGTERM.
+    """Serve the report until Ctrl-C or SIGTERM.
+
+    The report is written first if it is absent, older than the masks, or if scans, references or a key are given.
 
     Raises
     ------
     DataError
-        If `folder` holds no masks of `predict`.
+        If `folder` is not an output folder of `predict`.
     ConfigError
         If the port is taken.
     """
@@ -85,7 +86,7 @@ def review_report(
     is_asked = bool(scans or references or deidentify)
     if is_asked or not page.is_file() or page.stat().st_mtime < (folder / "run.json").stat().st_mtime:
         report(folder, scans=scans, references=references, deidentify=deidentify, reporter=reporter)
-    read_marks(folder)  # a damaged file is told before anything is marked
+    read_marks(folder)  # raises for a damaged file before the user marks anything
     server = make_server(folder, record.made_by[:16], host, port)
     url = f"http://{host}:{server.server_port}/?token={server.token}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -101,12 +102,12 @@ def review_report(
 
 
 class ReviewServer(ThreadingHTTPServer):
-    """A server with a token, a limit of connections, and a deadline for each.
+    """HTTP server with a token, a limit of connections, and a deadline for each connection.
 
     Attributes
     ----------
     token : str
-        Whoever sends it may read the report and mark.
+        Requests with it may read the report and write marks.
     """
 
     daemon_threads = True
@@ -119,7 +120,7 @@ class ReviewServer(ThreadingHTTPServer):
         self._lock = threading.Lock()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for a connection."""
+        """Return whether another connection is allowed."""
         with self._lock:
             addresses = list(self._open.values())
             has_room = (
@@ -130,7 +131,7 @@ class ReviewServer(ThreadingHTTPServer):
         return has_room
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer a connection; it is cut off at its deadline."""
+        """Handle a connection and close it at its deadline."""
         deadline = threading.Timer(MAX_SECONDS, _cut_off, [request])
         deadline.daemon = True
         deadline.start()
@@ -142,7 +143,7 @@ class ReviewServer(ThreadingHTTPServer):
                 self._open.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: whoever hangs up, or is cut off, is no error of the server's."""
+        """Ignore errors of closed connections."""
 
 
 def _cut_off(connection: socket.socket) -> None:
@@ -151,7 +152,7 @@ def _cut_off(connection: socket.socket) -> None:
 
 
 def make_server(folder: Path, key: str, host: str, port: int) -> ReviewServer:
-    """A server of the report's own pages and of its marks, and of nothing else; raises `ConfigError`."""
+    """Return a server for the pages and the marks of the report only; raises `ConfigError`."""
 
     class Handler(_Handler):
         place = folder.resolve()
@@ -179,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._take_in()
             return
         if not self._has_token():
-            self.send_error(HTTPStatus.FORBIDDEN, explain="open the whole address that medhybrid review printed")
+            self.send_error(HTTPStatus.FORBIDDEN, explain="open the complete address that medhybrid review printed")
             return
         path = self.path.split("?")[0].split("#")[0]
         if path == "/marks":
@@ -201,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         except MedHybridError as error:
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=str(error))
             return
-        if marks.key not in ("", self.marks_key):  # they are of another model's masks
+        if marks.key not in ("", self.marks_key):  # the marks are of another model's masks
             marks = Marks()
         current = {c: m for c, m in marks.marks.items() if m.is_of(self._sign_of(c))}
         self._answer(marks.model_copy(update={"marks": current}).model_dump_json(), "application/json")
@@ -228,9 +229,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             change = _Change.model_validate_json(body)
             if change.case not in {p.stem for p in (self.place / "done").glob("[!.]*.json")}:
-                raise ConfigError(f"there is no mask of {change.case}")
+                raise ConfigError(f"{change.case} has no mask")
             if change.mark is not None and not change.mark.is_of(self._sign_of(change.case)):
-                self.send_error(HTTPStatus.CONFLICT)  # a page of masks that are no more, or of another folder
+                self.send_error(HTTPStatus.CONFLICT)  # the page is of earlier masks, or of another folder
                 return
             marks = write_mark(self.place, self.marks_key, change.case, change.mark)
         except (ValidationError, ConfigError):
@@ -241,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(json.dumps({"n": len(marks.marks)}), "application/json")
 
     def _is_meant_for_us(self) -> bool:
-        """Another page in the same browser must not read or write here, by whatever name it finds this machine."""
+        """Return whether host and origin of a request are this server's; other pages in the browser are refused."""
         asked = self.headers.get("Host", "")
         origin = self.headers.get("Origin")
         name = _host_of(asked)
@@ -255,11 +256,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def _cookie(self) -> str:
-        """Name of the cookie: those of other servers of this machine, on other ports, are sent here, too."""
+        """Name of the cookie, with the port: browsers send cookies to all ports of a host."""
         return f"medhybrid_{self.server.server_port}"
 
     def _take_in(self) -> None:
-        """Give the browser the token as a cookie, and an address without it."""
+        """Set the token as a cookie and redirect to the address without it."""
         self.send_response(HTTPStatus.SEE_OTHER)
         self.send_header("Set-Cookie", f"{self._cookie}={self.server.token}; Path=/; HttpOnly; SameSite=Lax")
         self.send_header("Location", "/")
@@ -289,18 +290,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: addresses hold names of cases."""
+        """Log nothing, since addresses contain case names."""
 
 
 def _host_of(header: str) -> str:
-    """Return the name or number of a Host header, without its port."""
+    """Return the host name or IP address of a Host header, without the port."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.rpartition(":")[0] if ":" in header else header
 
 
 def _is_own_name(name: str, asked_host: str) -> bool:
-    """Whether a name is this machine's: a number, its host name, or the one it serves on; no other name leads here."""
+    """Return whether a name is an IP address, a name of this host, or the name that the server was started with."""
     with suppress(ValueError):
         ipaddress.ip_address(name)
         return True

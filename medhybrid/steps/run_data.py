@@ -1,6 +1,6 @@
-"""What data a run is of: so that it is never gone on with, or joined with others, on data that have changed since.
+"""Record of a run's data, so that it is not resumed, or combined with other runs, after the data have changed.
 
-RUN/data.json     the hash of the prepared cases, and which of them train and validate
+RUN/data.json     hash of the prepared cases, and names of the training and validation cases
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FILE = "data.json"
 
 
 class RunData(BaseModel):
-    """Hash of the prepared cases, and the names of those that train and validate."""
+    """Hash of the prepared cases, and names of the training and validation cases."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,23 +29,23 @@ class RunData(BaseModel):
 
 
 def remember_data(folder: Path, config: StudyConfig, dataset: PreparedDataset) -> None:
-    """Write what a new run is of."""
+    """Write the record of a new run's data."""
     write_atomically(folder / FILE, _data_now(config, dataset).model_dump_json())
 
 
 def check_data(folder: Path, config: StudyConfig) -> None:
-    """Raise `DataError` where the data or the fold of a run are not what they were when it began."""
+    """Raise `DataError` if the data or the fold of a run have changed since it started."""
     try:
         then = RunData.model_validate_json((folder / FILE).read_bytes())
-    except (OSError, ValidationError):  # of a version that did not write it
+    except (OSError, ValidationError):  # earlier versions wrote no record
         return
     now = _data_now(config, PreparedDataset(prepared_folder(config)))
     if now != then:
-        what = "cases, or their files, are others" if now.data_hash != then.data_hash else "another fold"
+        what = "other cases, or changed files" if now.data_hash != then.data_hash else "another fold"
         raise DataError(
-            f"the data have changed since the run {folder.name} began",
+            f"the data have changed since the run {folder.name} started",
             found=what,
-            remedy="prepare the data as they were, or begin anew (training.pretrained takes the weights along)",
+            remedy="restore and prepare the earlier data, or start a new run (training.pretrained can take its weights)",
         )
 
 

@@ -1,9 +1,9 @@
-"""Where the data, the runs and the store of a run are now: its project may have been moved, or the command called elsewhere.
+"""Current paths of a run's data, runs and store, after its project was moved or from another working directory.
 
-RUN/working_folder    the folder that the run began in, relative to the run folder
+RUN/working_folder    working directory of the training, relative to the run folder
 
-Relative paths in a run's `config.yaml` start at the folder that the run began in. The folder of runs is the one that the run
-folder lies in, whichever the config names.
+Relative paths in a run's `config.yaml` start at the working directory of the training. The folder of runs is the parent of
+the run folder, regardless of the config.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ WORKING_FOLDER = "working_folder"
 
 
 def remember_working_folder(folder: Path) -> None:
-    """Write where a new run begins; on another drive than its folder, there is nothing to write."""
+    """Write the working directory of a new run, unless it is on another drive than the run folder."""
     with suppress(ValueError):
         write_atomically(folder / WORKING_FOLDER, os.path.relpath(Path.cwd(), folder.resolve()))
 
 
 def config_here(folder: Path) -> StudyConfig:
-    """Return the config of a run with its places as they are now."""
+    """Return the config of a run with its current paths."""
     return with_places_here(run_config(folder), folder)
 
 
 def with_places_here(config: StudyConfig, folder: Path) -> StudyConfig:
-    """Return a run's config with absolute places: where its runs, data and store are now."""
+    """Return a run's config with the current, absolute paths of its runs, data and store."""
     runs = folder.resolve().parents[1] if folder.resolve().parent.name == config.name else None
     base = _base(config, folder)
     moved = _moved(config, runs)
@@ -59,20 +59,20 @@ def with_places_here(config: StudyConfig, folder: Path) -> StudyConfig:
 
 
 def _base(config: StudyConfig, folder: Path) -> Path:
-    """Return the folder that relative paths start at; the working directory where only it has the prepared cases."""
+    """Return the folder that relative paths start at: the first candidate that has the prepared cases."""
     bases = [base for base in (_kept_base(folder), _base_above(config, folder), Path.cwd()) if base is not None]
     prepared = Path(config.prepare.folder) / config.name
     return next((base for base in bases if (base / prepared).is_dir()), bases[0])
 
 
 def _kept_base(folder: Path) -> Path | None:
-    """Return the folder that the run began in, by its own record."""
+    """Return the working directory in a run's record, None without a record."""
     path = folder / WORKING_FOLDER
     return (folder.resolve() / path.read_text().strip()).resolve() if path.is_file() else None
 
 
 def _base_above(config: StudyConfig, folder: Path) -> Path | None:
-    """Return the folder that `runs` starts at, for a run of a version that kept no record."""
+    """Return the folder that the relative path `runs` starts at, for a run of an earlier version without record."""
     inside = Path(config.runs) / config.name
     parts = folder.resolve().parent.parts
     is_below = not inside.is_absolute() and ".." not in inside.parts and parts[-len(inside.parts) :] == inside.parts
@@ -80,7 +80,7 @@ def _base_above(config: StudyConfig, folder: Path) -> Path | None:
 
 
 def _moved(config: StudyConfig, runs: Path | None) -> tuple[Path, Path] | None:
-    """Return the folder of the project as the config has it, and as it is now, where an absolute path shows it."""
+    """Return the folder of the project in the config and its current one, if the config has an absolute path."""
     then = Path(config.runs)
     if runs is None or not then.is_absolute() or then.resolve() == runs or then.name != runs.name:
         return None
@@ -88,7 +88,7 @@ def _moved(config: StudyConfig, runs: Path | None) -> tuple[Path, Path] | None:
 
 
 def _followed(place: Path, moved: tuple[Path, Path] | None) -> Path:
-    """Return a place in a project that was moved, where it is there now."""
+    """Return the current path of a file in a project that was moved, if it exists."""
     if moved is not None and place.is_relative_to(moved[0]):
         now = moved[1] / place.relative_to(moved[0])
         return now if now.exists() else place
@@ -96,7 +96,7 @@ def _followed(place: Path, moved: tuple[Path, Path] | None) -> Path:
 
 
 def _store_from(uri: str, base: Path) -> str:
-    """Return the address of a store, an sqlite file below the folder that relative paths start at."""
+    """Return the address of a store; the relative path of an SQLite file starts at `base`."""
     path = sqlite_path(uri)
     if path is None:
         return complete_address(uri)

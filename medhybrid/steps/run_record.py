@@ -1,4 +1,4 @@
-"""What a run is recorded with: trackers, parameters, data, code revision."""
+"""Records of runs: run folders, trackers, parameters, data and code revision."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from medhybrid.training.tracker import Tracker
 
 
 def new_run_folder(config: StudyConfig, what: str = "") -> Path:
-    """A new folder RUNS/<study>/<time>[-what]-<network>-fold<n>-seed<n>; errors as `study_folder`."""
+    """Create a folder RUNS/<study>/<time>[-what]-<network>-fold<n>-seed<n>; raises as `study_folder`."""
     base = study_folder(config)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S") + (f"-{what}" if what else "")
     name = f"{stamp}-{config.network.kind}-fold{config.training.fold}-seed{config.training.seed}"
@@ -42,18 +42,18 @@ def new_run_folder(config: StudyConfig, what: str = "") -> Path:
             continue
         remember_working_folder(folder)
         return folder
-    raise DataError(f"too many runs of one second in {base}")
+    raise DataError(f"too many runs started in one second in {base}")
 
 
 def study_folder(config: StudyConfig) -> Path:
-    """The folder RUNS/<study>, made where there is none.
+    """Create the folder RUNS/<study> if absent, and return it.
 
     Raises
     ------
     ConfigError
-        If MLflow could not keep its records there: the path is part of an address to it.
+        If the path has characters that MLflow cannot use, since the path becomes part of an address.
     OutputError
-        If it cannot be made.
+        If it cannot be created.
     """
     if config.tracking.kind == "mlflow" and is_default_store(config.tracking.uri, Path(config.runs)):
         place = str(Path(config.runs).resolve())
@@ -61,25 +61,25 @@ def study_folder(config: StudyConfig) -> Path:
             raise ConfigError(
                 f"MLflow cannot keep records in {place}",
                 found=f"{' '.join(found)} in the path",
-                remedy="set runs to another folder, tracking.uri to a store elsewhere, or tracking.kind=jsonl",
+                remedy="set runs to another folder, tracking.uri to another store, or tracking.kind=jsonl",
             )
-    return make_folder(Path(config.runs) / config.name, remedy="name another folder: runs=FOLDER")
+    return make_folder(Path(config.runs) / config.name, remedy="choose another folder: runs=FOLDER")
 
 
 def check_tracking(config: StudyConfig, folder: Path | None = None) -> None:
-    """See that a run can be recorded before it begins.
+    """Check that a run can be recorded, before it starts.
 
     Parameters
     ----------
     folder : Path, optional
-        Of a run that is resumed.
+        Folder of a run to resume.
 
     Raises
     ------
     ConfigError
-        If MLflow refuses a name.
+        If a name is invalid in MLflow.
     TrackingError
-        If the store has to be mended first; the message has the command.
+        If the store must be repaired first; the message has the command.
     """
     if config.tracking.kind != "mlflow":
         return
@@ -92,13 +92,13 @@ def check_tracking(config: StudyConfig, folder: Path | None = None) -> None:
 
 
 def experiment_of(config: StudyConfig) -> str:
-    """Name the MLflow experiment of a study: `tracking.experiment`, else `MLFLOW_EXPERIMENT_NAME`, else the study's name."""
+    """Return the MLflow experiment: `tracking.experiment`, else `MLFLOW_EXPERIMENT_NAME`, else the study's name."""
     return config.tracking.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or config.name
 
 
 @contextmanager
 def hold_run(folder: Path) -> Iterator[None]:
-    """Keep a run for this process; raises `OutputError` where another trains it."""
+    """Lock a run for this process; raises `OutputError` if another process trains it."""
     with held(folder / ".lock", wait=False) as is_free:
         if not is_free:
             raise OutputError(f"another process trains the run {folder.name}", remedy="wait for it, or stop it")
@@ -108,7 +108,7 @@ def hold_run(folder: Path) -> Iterator[None]:
 def make_tracker(
     config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, *, parent_run_id: str = ""
 ) -> StageTracker:
-    """The trackers that the config asks for; a resumed run goes on in its MLflow run, a new one is nested under its parent."""
+    """Return the trackers of the config; a resumed run continues its MLflow run, a new one is nested under its parent."""
     trackers: list[Tracker] = [JsonlTracker(folder / "log.jsonl")]
     if config.tracking.kind == "mlflow":
         info = _run_info(config, dataset, folder, data_hash, parent_run_id)
@@ -118,12 +118,12 @@ def make_tracker(
 
 
 def silent_tracker() -> StageTracker:
-    """Keeps nothing: for the processes of a team but the first."""
+    """Return a tracker that records nothing, for all processes of a team except the first."""
     return StageTracker(SeveralTrackers([]), lambda _: SeveralTrackers([]))
 
 
 def _stage_tracker(config: StudyConfig, stage: Stage, run: Tracker, folder: Path) -> Tracker:
-    """A nested run, where the run has stages."""
+    """Return the tracker of a nested run for a stage, if the run has stages."""
     if config.tracking.kind != "mlflow" or not config.training.stages:
         return SeveralTrackers([])
     chosen = stage.config
@@ -141,7 +141,7 @@ def _stage_tracker(config: StudyConfig, stage: Stage, run: Tracker, folder: Path
 
 
 def reopen_tracker(folder: Path) -> Tracker:
-    """The record of an ended run, to add to it."""
+    """Return the tracker of a finished run, to add to its record."""
     config = config_here(folder)
     return make_tracker(config, PreparedDataset(prepared_folder(config)), folder, "")
 
@@ -180,7 +180,7 @@ def _run_info(
 
 
 def description_of(config: StudyConfig, plan: Plan) -> str:
-    """What a run is, in Markdown."""
+    """Describe a run in Markdown."""
     training = config.training
     length = f"{training.max_minutes:g} min" if training.max_minutes else f"{training.iterations} steps"
     return "\n".join(
@@ -195,7 +195,7 @@ def description_of(config: StudyConfig, plan: Plan) -> str:
 
 
 def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
-    """What runs are compared by; `config.yaml` has the rest. MLflow prints them all beside each picture, so they are few."""
+    """Return the parameters for comparisons of runs; they are few, since MLflow prints all of them beside each figure."""
     network, training = config.network, config.training
     values = {
         "network.kind": network.kind,
@@ -214,7 +214,7 @@ def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
 
 
 def without_places(config: StudyConfig) -> dict[str, Any]:
-    """A config for a model that others will have: without paths, addresses and the passwords that these may hold."""
+    """Return the config for a model that is distributed: without paths, addresses and passwords."""
     values = config.model_dump(mode="json")
     for section, key in (
         ("", "runs"),
@@ -231,7 +231,7 @@ def without_places(config: StudyConfig) -> dict[str, Any]:
 
 
 def made_with(config: StudyConfig) -> dict[str, str]:
-    """Versions, and the kind of processor: what decides the bits of a training besides config and data."""
+    """Return versions and processor, which affect the bits of a training besides config and data."""
     import torch
 
     from medhybrid.inference.device import choose_device
@@ -249,7 +249,7 @@ def made_with(config: StudyConfig) -> dict[str, str]:
 
 
 def code_revision() -> str:
-    """The git revision of the package's source, with `+changes` if it was edited; the version where there is no git."""
+    """Return the git revision of the package, with `+changes` if it was edited; without git, the version."""
     here = Path(medhybrid.__file__).parent
     try:
         ask = ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"]

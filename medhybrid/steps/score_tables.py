@@ -1,4 +1,4 @@
-"""Tables of scores by case that `train` and `evaluate` wrote, also as a spreadsheet saved them."""
+"""Reading of the score tables of `train` and `evaluate`, also after a spreadsheet saved them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medhybrid.tables import read_table
 
 
 def read_scores(path: Path, columns: Sequence[str] = ("case", "dice")) -> list[dict[str, str]]:
-    """Read the rows of a table of scores, also as a spreadsheet saved it; raises `DataError` where it is damaged."""
+    """Read the rows of a table of scores; raises `DataError` if it is damaged."""
     try:
         table = read_table(path)
     except DataError as error:
@@ -23,29 +23,29 @@ def read_scores(path: Path, columns: Sequence[str] = ("case", "dice")) -> list[d
 
 
 def rows_of_scores(text: str, source: str) -> list[dict[str, str]]:
-    """Read the rows of the text of a `validation.csv`; raises `DataError` where it is damaged."""
+    """Parse the text of a `validation.csv`; raises `DataError` if it is damaged."""
     return _with_numbers(read_rows(text), ("case", "dice"), source)
 
 
 def read_rows(text: str) -> list[dict[str, str]]:
-    """Read the rows of the text of a table that medhybrid wrote."""
+    """Parse the text of a table that medhybrid wrote."""
     lines = [[read_cell(cell) for cell in cells] for cells in csv.reader(text.splitlines())]
     return [dict(zip(lines[0], cells, strict=False)) for cells in lines[1:] if cells]
 
 
 def _with_numbers(rows: list[dict[str, str]], columns: Sequence[str], source: str) -> list[dict[str, str]]:
-    """Return rows whose columns hold a case and numbers."""
+    """Return rows, after checking that their columns have a case and numbers."""
     for line, row in enumerate(rows, start=2):
         for name in columns:
             if not row.get(name) or (name not in ("case", "label") and not _is_number(row[name])):
                 raise DataError(
-                    f"{source} is no table of scores that medhybrid wrote",
+                    f"{source} is not a table of scores of medhybrid",
                     expected=f"columns {', '.join(columns)}, with numbers",
                     found=f"line {line}: {name} is {row.get(name)!r}",
-                    remedy="restore the file, or make it again: medhybrid evaluate, or train",
+                    remedy="restore the file, or run medhybrid evaluate or train again",
                 )
     if not rows:
-        raise DataError(f"{source} holds no score", remedy="make it again: medhybrid evaluate, or train")
+        raise DataError(f"{source} has no scores", remedy="run medhybrid evaluate or train again")
     return rows
 
 
@@ -62,7 +62,7 @@ def dice_by_case(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
 
 
 def references_by_case(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, float]]:
-    """Return the volume in ml of each label in each case's reference of a `validation.csv`, where it is on record."""
+    """Return the volume in ml of each label in each case's reference of a `validation.csv`, where recorded."""
     start = "reference ml "
     return {
         r["case"]: {

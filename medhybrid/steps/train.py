@@ -1,4 +1,4 @@
-"""`medhybrid train`: from prepared cases to a model, with every step on record."""
+"""`medhybrid train`: training of a model on prepared cases, with a record of every step."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ from medhybrid.training.validation import Validation, subset
 logger = logging.getLogger(__name__)
 
 PICTURED_CASES = 3
-"""Cases drawn at each validation: the same ones, so that progress can be seen."""
+"""Number of cases drawn at each validation, always the same ones, to show progress."""
 
 OTHER_LENGTH = "other_length"
-"""An empty file in the folder of a run whose length was changed on the way."""
+"""Empty file in the folder of a run whose length was changed during training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished or interrupted run; of a pretraining also the scans that it could not use."""
+    """Finished or interrupted run; for a pretraining with the scans that were excluded."""
 
     folder: Path
     run_id: str | None
@@ -74,7 +74,7 @@ class Run:
 
 
 Watch = Callable[[int, float], bool]
-"""Told of the validations before the last: number and mean Dice; True ends the run."""
+"""Callback for each validation except the last, with its number and mean Dice; returns whether to stop the run."""
 
 
 def train(
@@ -87,27 +87,27 @@ def train(
 ) -> Run:
     """Train a new run.
 
-    Ctrl-C or SIGTERM ends it after the step under way, with its state saved: a script that trains several then looks at
-    `is_interrupted`. It draws from torch's random numbers of the whole process, and leaves them as they were: trainings at the
-    same time are for processes of their own, not for threads.
+    Ctrl-C or SIGTERM stops it after the current step and saves its state; scripts with several trainings should check
+    `is_interrupted`. The training uses the global random state of torch and restores it at the end. For parallel trainings
+    use processes, not threads.
 
     Parameters
     ----------
     parent_run_id : str
-        MLflow run that it is nested under.
+        MLflow run under which the run is nested.
     on_start : callable
-        Told the run folder before the first step.
+        Called with the run folder before the first step.
     watch : callable
-        See `Watch`.
+        Called at validations; see `Watch`.
 
     Raises
     ------
     DataError
-        If the dataset is not prepared, was prepared from another folder or by other settings, or the fold has no case.
+        If the dataset is not prepared, was prepared from another folder or with other settings, or the fold has no case.
     TrainingError
-        If the loss is no longer finite.
+        If the loss is not finite.
     TrackingError
-        If the store of runs has to be mended first.
+        If the store of runs must be repaired first.
     """
     require_config(config)
     _refuse_unlabelled(config)
@@ -115,11 +115,11 @@ def train(
     reporter = reporter or Silent()
     for message in check_source(dataset.folder, config):
         reporter.message(message)
-    check_independence(config)  # before there is a folder: a refused training is no run
-    study_folder(config)  # each of a team sees for itself
+    check_independence(config)  # before the run folder is created: a refused training leaves no run
+    study_folder(config)  # every process of a team checks it
     check_tracking(config)
     with join_team(choose_device(own_gpu(config.training.device))) as team:
-        team.part(dataset.plan_for(config).batch_size)  # refuses before anything is made
+        team.part(dataset.plan_for(config).batch_size)  # raises before the run folder is created
         folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
         with _held(folder, config, team):
             if team.is_first:
@@ -136,18 +136,18 @@ def resume(
     watch: Watch = lambda _number, _dice: False,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Go on with a run as if nothing had happened, or extend it (`training.iterations=+1000`).
+    """Continue an interrupted run, or extend a finished one (`training.iterations=+1000`).
 
     Raises
     ------
     ModelError
-        If the run's checkpoints are damaged. A run that has none yet begins anew.
+        If the run's checkpoints are damaged. A run without checkpoints starts from the first step.
     DataError
-        If the data or the fold have changed since it began.
+        If the data or the fold have changed since it started.
     OutputError
         If another process trains the run.
     TrackingError
-        If the store of runs has to be mended first.
+        If the store of runs must be repaired first.
     """
     reporter = reporter or Silent()
     before = run_config(folder)
@@ -157,23 +157,23 @@ def resume(
     _refuse_unlabelled(config)
     check_tracking(config, folder)
     with join_team(choose_device(own_gpu(config.training.device))) as team:
-        # The first one will write a longer config: what the others have read of the file may be that.
+        # The first process rewrites config.yaml, possibly before the others read it: broadcast the earlier values.
         values, has_begun = team.tell((config.model_dump(mode="json"), has_checkpoint(folder / "checkpoint")))
         config = config_from_dict(values, source=str(folder))
         dataset = PreparedDataset(prepared_folder(config))
         now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
         if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
             raise DataError(
-                f"the prepared dataset has another plan than the run {folder.name}",
+                f"the plan of the prepared dataset differs from the run {folder.name}",
                 remedy="preprocess with the run's config.yaml, or start a new run",
             )
         check_data(folder, config)
         team.part(now.batch_size)
         fold = dataset.fold_for(config)
-        # Before anything is written: a refused run stays as it was.
+        # Check before anything is written, so that a refused run stays unchanged.
         remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))
         if not has_begun:
-            reporter.message(f"{folder.name} ended before its first checkpoint: it begins anew")
+            reporter.message(f"{folder.name} has no checkpoint yet: starting from the first step")
         with _held(folder, kept, team):
             if team.is_first and has_begun and has_other_length:
                 (folder / OTHER_LENGTH).touch()
@@ -182,7 +182,7 @@ def resume(
 
 @contextmanager
 def _held(folder: Path, config: StudyConfig, team: Team) -> Iterator[None]:
-    """Keep a run for its team, and write its config, which a resume may have made longer; all raise what the first does."""
+    """Lock a run and write its config in the first process; all processes raise the error of the first."""
     with ExitStack() as stack:
         problem: OutputError | None = None
         if team.is_first:
@@ -212,7 +212,7 @@ def _run(
     watch: Watch,
     parent_run_id: str = "",
 ) -> Run:
-    """The run; the first of the team keeps its records, the others learn."""
+    """Train a new or resumed run; only the first process of a team writes records."""
     if not team.is_first:
         reporter = Silent()
     plan = dataset.plan_for(config)
@@ -271,12 +271,14 @@ def _run(
             reporter.end()
             metrics: dict[str, float] = {}
             if team.is_first and outcome.is_interrupted and _has_finished_model(folder):
-                # An extension that stops has learnt too little yet to be better, and nothing has measured it.
-                reporter.message(f"{folder / 'model'} stays that of the finished training until its extension ends")
+                # The weights of an unfinished extension are not validated and may be worse.
+                reporter.message(
+                    f"{folder / 'model'} stays that of the finished training until the extension is finished"
+                )
             elif team.is_first:
                 metrics = _save(config, plan, outcome, folder, data_hash, _seen_range(dataset, plan, train_cases))
             if team.is_first and outcome.validation is not None and outcome.validation.is_complete:
-                # The model is safe: what follows may take minutes where there are hundreds of cases.
+                # The model is saved first, since this record takes minutes with hundreds of cases.
                 text, logs_report = description_of(config, plan), config.tracking.log_report
                 record_validation(outcome.validation, folder, tracker, shown, text, logs_report=logs_report)
             if team.is_first and not outcome.is_interrupted:
@@ -291,7 +293,7 @@ def _run(
 
 
 def _has_finished_model(folder: Path) -> bool:
-    """Whether the run ended once, with a validation of all its cases."""
+    """Return whether the run was finished before, with a validation of all cases."""
     try:
         _, record = read_record(folder)
     except ModelError:
@@ -303,13 +305,13 @@ def _has_finished_model(folder: Path) -> bool:
 def _refuse_unlabelled(config: StudyConfig) -> None:
     if not config.data.labelled:
         raise ConfigError(
-            "a training needs masks, and data.labelled is false",
-            remedy="use medhybrid pretrain, which learns from scans alone and goes on with its runs",
+            "training needs masks, but data.labelled is false",
+            remedy="use medhybrid pretrain for scans without masks, also to resume its runs",
         )
 
 
 def _begin(config: StudyConfig, plan: Plan) -> tuple[Network | None, Start | None]:
-    """The network with the weights that the config names; none where it names none."""
+    """Return the network initialised from the pretrained weights of the config, or None without such weights."""
     if config.training.pretrained is None:
         return None, None
     torch.manual_seed(config.training.seed)
@@ -324,11 +326,11 @@ def _report_absent_labels(plan: Plan, cases: Sequence[PreparedCase], fold: int, 
     if lost:
         spacing = " x ".join(f"{s:g}" for s in plan.spacing_mm)
         reporter.message(
-            f"{', '.join(lost)} vanishes on the network's grid of {spacing} mm in every case that trains in fold {fold}, "
-            "and cannot be learnt. Set a finer prepare.spacing_mm; problems.csv has the spacing that keeps it"
+            f"{', '.join(lost)} vanishes on the network's grid of {spacing} mm in every training case of fold {fold}, "
+            "so that it cannot be trained. Set a finer prepare.spacing_mm; problems.csv has a suitable spacing"
         )
     if nowhere := [name for name in absent if name not in lost]:
-        reporter.message(f"no case that trains in fold {fold} has {', '.join(nowhere)}: it cannot be learnt")
+        reporter.message(f"no training case of fold {fold} has {', '.join(nowhere)}: it cannot be trained")
 
 
 def _report_start(start: Start | None, folder: Path, tracker: Tracker, reporter: Reporter) -> None:
@@ -340,7 +342,7 @@ def _report_start(start: Start | None, folder: Path, tracker: Tracker, reporter:
 
 
 def _seen_range(dataset: PreparedDataset, plan: Plan, cases: Sequence[PreparedCase]) -> SeenRange | None:
-    """Return the range of the dataset's scans, with the share of the training cases that have each label."""
+    """Return the ranges of the dataset's scans, with the share of training cases that have each label."""
     seen = dataset.seen_range()
     records = [c.record for c in cases if c.record.is_labelled]
     if seen is None or not records:

@@ -1,7 +1,7 @@
-"""Several trainings as one: each once, resumed where it stopped, recorded under one MLflow run.
+"""Several trainings in one call: each is trained once, resumed if interrupted, and recorded under one MLflow run.
 
-FOLDER/runs.json     name of each training to its run folder
-FOLDER/begun/<name>  the run folder of a training that a worker began, until runs.json has it
+FOLDER/runs.json     run folder of each training, by name
+FOLDER/begun/<name>  run folder of a training that a worker started, until it is in runs.json
 FOLDER/cases.csv     Dice of every validation case of every training
 """
 
@@ -49,12 +49,12 @@ from medhybrid.training.tracker import Tracker
 logger = logging.getLogger(__name__)
 
 STORE_WAIT_S = 60.0
-"""How long the first training waits for the store to name the run that the others are nested under."""
+"""Seconds to wait until the store has created the parent run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One of several trainings: the run, and the Dice of its validation cases."""
+    """Finished training: its run, and the Dice of its validation cases."""
 
     name: str
     config: StudyConfig
@@ -63,7 +63,7 @@ class Training:
 
     @property
     def mean_dice(self) -> float:
-        """Over the cases."""
+        """Mean Dice of the validation cases."""
         return sum(self.cases.values()) / len(self.cases)
 
 
@@ -75,33 +75,34 @@ def train_all(
     pool: Pool | None = None,
     reporter: Reporter | None = None,
 ) -> list[Training] | None:
-    """Train every config, in order; a second call goes on where the first one stopped.
+    """Train every config; a second call continues where the first one stopped.
 
     Parameters
     ----------
     folder : str or Path
-        What belongs together; a training is known by its name there.
+        Folder with the index of the trainings, by name.
     parent_run_id : str
-        MLflow run under which the others are nested.
+        MLflow run under which the trainings are nested.
     pool : Pool, optional
-        Workers that train one each at the same time; by default this process trains them in turn.
+        Workers for parallel trainings; by default this process trains them one after the other.
 
     Returns
     -------
-    list of Training, or None if it was interrupted.
+    list of Training or None
+        The trainings in the order of `configs`; None if interrupted.
 
     Raises
     ------
     DataError
-        If a name of an earlier call stands for another config, other data or folds now, or a start has seen a case that is to
-        validate.
+        If a training of an earlier call had another config, other data or other folds, or if pretrained weights were trained
+        on a validation case.
     TrainingError
-        If workers died on a training again and again.
+        If the workers of a training died in all attempts.
     """
-    refuse_team("a row of trainings")
+    refuse_team("a series of trainings")
     reporter, folder = reporter or Silent(), Path(folder)
     for name in configs:
-        check_case_name(name, source="a training of several")
+        check_case_name(name, source="names of trainings")
     known = _known_runs(folder)
     waiting: list[Job] = []
     trainings: dict[str, Training] = {}
@@ -137,7 +138,7 @@ def train_all(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A training that is to be done, or gone on with."""
+    """Training to start, or to resume if it has a run folder."""
 
     name: str
     config: StudyConfig
@@ -153,7 +154,7 @@ def _in_turn(jobs: Sequence[Job], folder: Path, parent_run_id: str, reporter: Re
 def _on(
     pool: Pool, work: Callable[[Job], Run | MedHybridError], jobs: Sequence[Job], folder: Path
 ) -> Iterator[tuple[Job, Run]]:
-    """Trainings as they end; one whose worker died goes on from its last checkpoint with another."""
+    """Yield trainings as they finish; if a worker dies, another one resumes its training from the last checkpoint."""
     waiting = list(jobs)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         died: list[tuple[Job, WorkerDied]] = []
@@ -170,25 +171,27 @@ def _on(
         known = _known_runs(folder)
         waiting = [replace(job, run=known.get(job.name)) for job, _ in died]
     raise TrainingError(
-        f"workers died {MAX_ATTEMPTS} times on {died[0][0].name}", found=died[0][1].found, remedy="give it more memory"
+        f"workers died {MAX_ATTEMPTS} times on {died[0][0].name}",
+        found=died[0][1].found,
+        remedy="check the memory of the host",
     )
 
 
 def train_job(folder: Path, parent_run_id: str, job: Job) -> Run | MedHybridError:
-    """In a worker, on a GPU of its own where there are several."""
+    """Run a training in a worker, with one GPU for each worker if there are several."""
     import torch
 
     place = int(os.environ.get(PLACE, "0"))
     if (n_gpus := torch.cuda.device_count()) > 1:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n_gpus)))).split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = seen[place % n_gpus]  # before this process has used one
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen[place % n_gpus]  # torch reads it at the first use of a GPU
     torch.set_num_threads(max(1, available_cores() // int(os.environ.get(FELLOWS, "1"))))
     try:
         run = _train(job, folder, parent_run_id, Silent())
     except MedHybridError as error:
         return error
     if run.is_interrupted:
-        sys.exit(128 + signal.SIGTERM)  # whoever sent it waits for this process to end
+        sys.exit(128 + signal.SIGTERM)  # the sender of SIGTERM waits for this process to end
     return run
 
 
@@ -203,7 +206,7 @@ def _train(job: Job, folder: Path, parent_run_id: str, reporter: Reporter) -> Ru
 
 
 def _known_runs(folder: Path) -> dict[str, Path]:
-    """The run folder of each training that was begun; `runs.json` has them from now on."""
+    """Return the run folder of each started training, after moving new entries of `begun/` to `runs.json`."""
     index = folder / "runs.json"
     known: dict[str, str] = json.loads(index.read_text()) if index.is_file() else {}
     begun = sorted(p for p in (folder / "begun").glob("*") if not p.name.startswith("."))
@@ -216,18 +219,18 @@ def _known_runs(folder: Path) -> dict[str, Path]:
 
 
 def run_beside(folder: Path, run: str) -> Path:
-    """Return a run folder that a search or cross-validation has kept: beside it, also where the project was moved or copied."""
+    """Return the current path of a recorded run folder, also after the project was moved or copied."""
     beside = folder.parent / Path(run).name
     return beside if beside.is_dir() or not Path(run).is_dir() else Path(run)
 
 
 def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
-    """A run of an earlier call: finished, or to go on with; None if it is gone."""
+    """Return a finished or interrupted run of an earlier call; None if it was removed or has no checkpoint."""
     if not (folder / "config.yaml").is_file():
         return None
     if not _is_same_study(folder, config):
         raise DataError(
-            f"training {name} has another config than in an earlier call", remedy="give the whole another name"
+            f"training {name} had another config in an earlier call", remedy="choose another name for this call"
         )
     check_data(folder, config)
     check_source(prepared_folder(config), config)
@@ -239,7 +242,7 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
 
 
 def _is_same_study(folder: Path, config: StudyConfig) -> bool:
-    """Return whether a run was made with a config; its data and records may be elsewhere now."""
+    """Return whether a run was trained with a config, ignoring paths and tracking."""
     then, now = run_config(folder), config
     starts = [c.training.pretrained for c in (config_here(folder), now)]
     is_same_start = then.training.pretrained == now.training.pretrained or (
@@ -257,17 +260,17 @@ def _write_cases(path: Path, trainings: list[Training]) -> None:
 
 
 class InterruptedRunsError(Exception):
-    """Raised within `nested_runs`, which goes no further."""
+    """Exception that ends a block of `nested_runs` after an interruption."""
 
 
 @contextmanager
 def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator[tuple[str, Tracker | None]]:
-    """An MLflow run that others are nested under: its id (empty where the store does not answer) and its tracker.
+    """Create a parent MLflow run; yields its id (empty if the store does not respond) and its tracker.
 
-    A block that raises `InterruptedRunsError` is left, and what follows it goes on.
+    `InterruptedRunsError` within the block leaves the block and is not raised further.
     """
     if ".." in folder.parts:
-        raise ConfigError(f"{folder.name!r} is no name", expected="one that stays in the study's folder of runs")
+        raise ConfigError(f"invalid name {folder.name!r}", expected="a folder inside the study's folder of runs")
     study_folder(config)
     check_tracking(config, folder)
     make_folder(folder)
@@ -285,14 +288,14 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
     )
     if is_default_store(
         config.tracking.uri, Path(config.runs)
-    ):  # the trainings need its id, and a new store takes its time
+    ):  # creating a store takes time, and the trainings need its run id
         prepare_store(default_uri(Path(config.runs)))
     tracker = MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder)
     until = time.monotonic() + STORE_WAIT_S
     while tracker.run_id is None and time.monotonic() < until:
         time.sleep(0.1)
     if tracker.run_id is None:
-        logger.warning("tracking: the store does not answer; the trainings are recorded side by side")
+        logger.warning("tracking: the store does not respond; the trainings are recorded without a parent run")
     try:
         yield tracker.run_id or "", tracker
         tracker.finish("FINISHED")
@@ -304,7 +307,7 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
 
 
 def curve_of(training: Training) -> tuple[tuple[float, float], ...]:
-    """Minutes or steps, and mean Dice, of the validations; minutes by the share of the steps: a pause does not count."""
+    """Return (minutes or steps, mean Dice) of each validation; minutes are scaled from steps, to ignore interruptions."""
     events = read_log(training.run.folder / "log.jsonl")
     points = [(int(e["step"]), float(e["values"]["val/dice"])) for e in events if "val/dice" in e.get("values", {})]
     minutes = training.config.training.max_minutes

@@ -1,10 +1,10 @@
-"""`medhybrid tune`: settings searched for with Optuna, scored without the fold's validation cases, within a budget in minutes.
+"""`medhybrid tune`: hyperparameter search with Optuna on the inner validation split, with a budget in minutes.
 
 RUNS/<study>/tune-<search>/
-    trials.db                     the search's state (or the database of --storage, which several machines may share)
-    best.yaml                     the winner, as a config of its own
-    trials.csv                    every trial: values, score, minutes, run
-    importance.png, slice.png     which keys matter, and how
+    trials.db                     state of the search, unless --storage names a database that several hosts share
+    best.yaml                     config with the best values
+    trials.csv                    values, score, minutes and run of every trial
+    importance.png, slice.png     importance of the keys, and Dice over their values
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ NOT_SEARCHED = (
     "training.inner_fold",
     "training.seed",
 )
-"""Keys that a search may not name: trials share prepared cases, and the fold says what stays untouched."""
+"""Keys that a search cannot change, since all trials share the prepared cases, the fold and the record."""
 
 MAX_FAILURES = 3
-"""Trials that may fail one after the other."""
+"""Most consecutive failed trials, without misfits."""
 
 MAX_MISFITS = 50
-"""Of these, such whose values do not fit each other: they cost nothing, and the next draw may fit."""
+"""Most consecutive misfits: trials with incompatible values, which fail at once."""
 
 FIXED = {"training.inner_fold": 0, "tracking.register_model": False}
-"""What every trial has besides: it is scored on cases that train in the end, and registers nothing."""
+"""Values of every trial: scores on the inner validation split, and no registered model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What a search found.
+    """Result of a search.
 
     Attributes
     ----------
@@ -92,41 +92,42 @@ def tune(
     storage: str | None = None,
     reporter: Reporter | None = None,
 ) -> Tuning | None:
-    """Try settings until the minutes of all trials together are spent; a second call goes on. None if interrupted.
+    """Run trials until their total time reaches the budget.
 
-    The first trial has the values of `config`, as far as the space has them: the winner is measured against them.
+    A second call continues the search. Returns None if interrupted. The first trial has the values of `config`, where they lie
+    in the search space, so that the result can be compared with them.
 
     Parameters
     ----------
     minutes : float
-        Of training and validation, over all calls; the trial that is under way then is finished.
+        Budget for training and validation, over all calls; the last trial is finished after it is spent.
     storage : str, optional
-        URL of a database; all who name the same search there share its trials.
+        URL of a database; calls with the same search on several hosts share its trials.
 
     Raises
     ------
     ConfigError
-        If a key of the search does not exist, or no trial gave a score.
+        If a key of the search does not exist, or no trial has a score.
     """
     refuse_team("tune")
     if not minutes > 0:
-        raise ConfigError(f"a search of {minutes:g} minutes finds nothing", expected="minutes above 0")
+        raise ConfigError(f"invalid budget of {minutes:g} minutes", expected="minutes above 0")
     reporter, config = reporter or Silent(), require_config(config)
     folder = Path(config.runs) / config.name / f"tune-{search.name}"
-    make_folder(folder, remedy="name another folder: runs=FOLDER")
+    make_folder(folder, remedy="choose another folder: runs=FOLDER")
     base = with_values(config, {**search.trial, **FIXED}, source=f"search {search.name}: trial")
     if stuck := [key for key in (*search.space, *search.trial) if key.startswith(NOT_SEARCHED)]:
         raise ConfigError(
             f"a search cannot change {', '.join(stuck)}",
             expected="keys of network, augment, training, inference",
-            remedy="preprocess a study for each value, and compare them",
+            remedy="preprocess a study for each value and compare them",
         )
-    for key, values in search.space.items():  # a wrong key shows before the first trial
+    for key, values in search.space.items():  # raises for an unknown key before the first trial
         with_values(
             base, {key: values.choices[0] if values.choices else values.low}, source=f"search {search.name}: space"
         )
     dataset = PreparedDataset(prepared_folder(config))
-    check_independence(base)  # what is missing, or was seen by a start, shows before the first trial
+    check_independence(base)  # raises before the first trial
     study = _open_study(config, search, folder, storage)
     _refuse_other_search(study, base, search, dataset)
     if not study.get_trials(deepcopy=False):
@@ -141,7 +142,7 @@ def tune(
             if not _one_trial(study, base, search, folder, parent, reporter):
                 raise InterruptedRunsError
             _write_trials(study, folder / "trials.csv")
-            if _best(study) is not None:  # so far: what comes may fail, or be killed
+            if _best(study) is not None:  # save the best so far: a later trial may fail or be killed
                 _conclude(study, config, search, folder)
             _refuse_failures(study)
         tuning = _conclude(study, config, search, folder)
@@ -171,14 +172,14 @@ def _open_study(config: StudyConfig, search: SearchConfig, folder: Path, storage
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
         )
-    except Exception as error:  # Optuna, SQLAlchemy and the drivers of databases each have their own
+    except Exception as error:  # Optuna, SQLAlchemy and database drivers raise different exceptions
         first_line = str(error).partition("\n")[0]
         raise ConfigError(
             f"the database of the search cannot be opened ({'--storage' if storage else folder / 'trials.db'})",
             found=f"{type(error).__name__}: {first_line[:200]}",
             expected="a URL such as sqlite:////shared/trials.db or postgresql://host/name, its driver installed",
         ) from error
-    # a sampler that begins with the same seed would propose the same values again, on a second call or a second machine
+    # with the same seed, a second call or a second host would sample the same values again
     seed = config.training.seed + len(study.trials) if storage is None else None
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
     return study
@@ -187,14 +188,15 @@ def _open_study(config: StudyConfig, search: SearchConfig, folder: Path, storage
 def _one_trial(
     study: Any, base: StudyConfig, search: SearchConfig, folder: Path, parent: str, reporter: Reporter
 ) -> bool:
-    """Run a trial, or go on with one that was killed here; False if it was interrupted."""
+    """Run a new trial, or resume one that was killed on this host; returns False if interrupted."""
     from optuna.trial import Trial, TrialState
 
     orphan = next((t for t in study.get_trials(deepcopy=False) if _is_orphan(t, folder)), None)
     trial = study.ask() if orphan is None else Trial(study, orphan._trial_id)
+    # a resumed trial counts its earlier minutes
     began = time.monotonic() - 60 * float(trial.user_attrs.get("minutes", 0))
     trial.set_user_attr("process", os.getpid())
-    trial.set_user_attr("host", socket.gethostname())  # from now on others may ask whether this process lives
+    trial.set_user_attr("host", socket.gethostname())  # after this, other processes check whether this one is alive
     attempts = int(trial.user_attrs.get("attempts", 0)) + 1
     if attempts > MAX_ATTEMPTS:
         trial.set_user_attr("problem", f"its process died {MAX_ATTEMPTS} times")
@@ -213,7 +215,7 @@ def _one_trial(
     try:
         config = with_values(base, _suggest(trial, search), source=f"trial {trial.number}")
         run = _train(config, trial, folder, parent, watch, reporter)
-    except Exception as error:  # out of memory, values that do not fit each other: the others go on
+    except Exception as error:  # such as out of memory or incompatible values: the search continues
         logger.warning("trial %d failed: %s", trial.number, error)
         trial.set_user_attr("is_misfit", isinstance(error, ConfigError))
         trial.set_user_attr("problem", error.what if isinstance(error, MedHybridError) else type(error).__name__)
@@ -231,11 +233,11 @@ def _one_trial(
 
 
 def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, dataset: PreparedDataset) -> None:
-    """Trials of one name must be of one question: config, data, fold, plan, space."""
-    shared = without_places(base)  # machines of one search have their data at places of their own, and other cores
+    """Raise `ConfigError` if an earlier search of this name had another config, space, fold, plan or other data."""
+    shared = without_places(base)  # hosts of one search may differ in paths and cores
     for section, key in (("training", "workers"), ("training", "device"), ("prepare", "workers")):
         del shared[section][key]
-    if base.training.pretrained is not None:  # by what it holds: its name may stand for another file there
+    if base.training.pretrained is not None:  # by content, since names may differ between hosts
         shared["training"]["pretrained"] = read_weights(Path(base.training.pretrained)).sha256
     asked = rename_sections(shared, to_first=True) | {"search": search.model_dump(mode="json")}
     of = [
@@ -246,8 +248,8 @@ def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, da
     sign = hashlib.sha256(json.dumps([asked, of], sort_keys=True).encode()).hexdigest()
     if study.user_attrs.get("asked", sign) != sign:
         raise ConfigError(
-            f"search {search.name} was begun with another config, space, fold or data",
-            remedy="give the search another name, or delete its folder",
+            f"search {search.name} was started with another config, space, fold or data",
+            remedy="choose another name for the search, or delete its folder",
         )
     study.set_user_attr("asked", sign)
 
@@ -277,7 +279,7 @@ def _train(config: StudyConfig, trial: Any, folder: Path, parent: str, watch: An
 
 
 def _is_orphan(trial: Any, folder: Path) -> bool:
-    """Whether it was under way on this machine, in a process that is gone."""
+    """Return whether a trial was running on this host in a process that has ended."""
     here = trial.user_attrs.get("host") == socket.gethostname()
     process = trial.user_attrs.get("process", 0)
     is_mine = process == os.getpid()
@@ -286,7 +288,7 @@ def _is_orphan(trial: Any, folder: Path) -> bool:
     run = run_beside(folder, trial.user_attrs.get("run", ""))
     if not (run / "config.yaml").is_file():
         return True
-    with held(run / ".lock", wait=False) as is_free:  # in containers, numbers of processes say little
+    with held(run / ".lock", wait=False) as is_free:  # process ids are not unique across containers
         return is_free
 
 
@@ -303,18 +305,18 @@ def _suggest(trial: Any, search: SearchConfig) -> dict[str, Any]:
 
 
 def _stored(choice: Any) -> Any:
-    """A choice as a database can hold it: lists as text."""
+    """Return a choice in a form that a database can store, with lists as text."""
     return json.dumps(choice) if isinstance(choice, list | tuple | dict) else choice
 
 
 def _read_back(values: Mapping[str, Any], search: SearchConfig) -> dict[str, Any]:
-    """Values of a trial as a config has them."""
+    """Convert the stored values of a trial to config values."""
     known = {key: {_stored(choice): choice for choice in search.space[key].choices} for key in values}
     return {key: known[key].get(value, value) for key, value in values.items()}
 
 
 def _own_values(base: StudyConfig, search: SearchConfig) -> dict[str, Any]:
-    """Those of the config that lie in the space; what is left out is drawn."""
+    """Return the values of the config that lie in the search space; Optuna samples the others."""
     values: dict[str, Any] = {}
     for key, r in search.space.items():
         value: Any = base.model_dump(mode="json")  # lists, as a search file has them
@@ -335,7 +337,7 @@ def _minutes_spent(study: Any) -> float:
 def _conclude(study: Any, config: StudyConfig, search: SearchConfig, folder: Path) -> Tuning:
     best = _best(study)
     if best is None:
-        raise ConfigError("no trial gave a score", remedy=f"see {folder / 'trials.csv'}; give more minutes")
+        raise ConfigError("no trial has a score", remedy=f"see {folder / 'trials.csv'}, or give more minutes")
     values = _read_back(best.params, search)
     winner = with_values(config, values, source="the winner")
     save_config(winner, folder / "best.yaml")

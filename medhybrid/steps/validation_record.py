@@ -1,10 +1,10 @@
-"""What validations leave of themselves, in the run folder and its record.
+"""Records of validations: figures, masks, tables, plots and the report.
 
-RUN/pictures/<case>_<step>.png    the same few cases at each validation: MLflow shows them with a slider
-RUN/validation/<case>.nii.gz      masks of the last validation, in the values and on the grids of the scans
-RUN/validation.csv                Dice and volumes by case, worst first, with a picture of each of the worst
-RUN/plots/                        Dice by case, volumes against the reference's, Dice over size, reliability
-RUN/report.html                   the cases with a viewer, worst first
+RUN/pictures/<case>_<step>.png    figures of a few cases at each validation; MLflow shows them with a slider
+RUN/validation/<case>.nii.gz      masks of the final validation, with the label values of the dataset on the grids of the scans
+RUN/validation.csv                Dice and volumes by case, the worst first, with the figure of each of the worst cases
+RUN/plots/                        Dice by case, predicted and reference volumes, Dice over size, reliability
+RUN/report.html                   cases with a viewer, the worst first
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from medhybrid.training.validation import CaseResult, Validation
 logger = logging.getLogger(__name__)
 
 MAX_DRAWN = 30
-"""Cases, the worst ones, that the table and the report have pictures of."""
+"""Number of cases, the worst ones, with figures in the table and the report."""
 
 MAX_DRAWN_VOXELS = 40_000_000
-"""Of the cases in the report, all together: about as many bytes, in one file."""
+"""Total voxels of the cases drawn in the report; the file has about as many bytes."""
 
 
 def show_references(cases: Sequence[PreparedCase], folder: Path, tracker: Tracker, channel: int) -> None:
-    """Step 0 of each series of pictures: MLflow's slider begins there."""
-    with _harmless("pictures of the references"):
+    """Draw the references as step 0 of the figures in MLflow."""
+    with _harmless("figures of the references"):
         for case in cases:
             path = draw_reference(case, folder / "pictures" / f"{case.name}_{0:06d}.png", channel=channel)
             tracker.log_image(path, f"validation/{case.name}", 0)
@@ -48,8 +48,8 @@ def show_references(cases: Sequence[PreparedCase], folder: Path, tracker: Tracke
 def show_progress(
     validation: Validation, pictured: Collection[str], folder: Path, tracker: Tracker, channel: int
 ) -> None:
-    """Pictures of the same few cases at each validation."""
-    with _harmless("pictures of this validation"):
+    """Draw the same few cases at each validation."""
+    with _harmless("figures of this validation"):
         for result in (r for r in validation.results if r.case.name in pictured):
             path = folder / "pictures" / f"{result.case.name}_{validation.step:06d}.png"
             draw_result(result, path, channel=channel, step=validation.step)
@@ -59,14 +59,14 @@ def show_progress(
 def record_validation(
     validation: Validation, folder: Path, tracker: Tracker, channel: int, description: str, *, logs_report: bool
 ) -> None:
-    """All there is to see of the complete validation at the end; the masks and the table first.
+    """Write masks, table, figures, plots and report of the final validation; masks and table first.
 
     Parameters
     ----------
     description : str
-        What the run is; the result is put below it.
+        Description of the run; the scores are added below it.
     logs_report : bool
-        Whether the report, which holds voxels of the scans, goes to the tracker.
+        Send the report to the tracker; it contains voxels of the scans.
     """
     worst_first = sorted(validation.results, key=lambda r: r.mean_dice)
     rows = [case_row(r) for r in worst_first]
@@ -74,7 +74,7 @@ def record_validation(
     table = write_table(folder / "validation.csv", rows, [""] * len(rows))
     with _harmless("description"):
         tracker.describe(f"{description}\n\n### Validation\n\n{result_table(validation)}")
-    with _harmless("pictures of the cases"):
+    with _harmless("figures of the cases"):
         pictures = _draw_worst(worst_first, validation.step, folder, channel)
         table = write_table(folder / "validation.csv", rows, pictures)
     tracker.log_table(table, "validation")
@@ -90,11 +90,11 @@ def record_validation(
 
 @contextmanager
 def _harmless(what: str) -> Iterator[None]:
-    """A picture must not stop a training, whatever is wrong with it."""
+    """Log an error instead of raising it, since a failed figure must not stop a training."""
     try:
         yield
     except Exception as error:
-        logger.warning("no %s: %s: %s", what, type(error).__name__, error)
+        logger.warning("%s not written: %s: %s", what, type(error).__name__, error)
         logger.debug("%s", what, exc_info=error)
 
 
@@ -106,7 +106,7 @@ def _write_masks(validation: Validation, folder: Path) -> None:
 
 
 def _draw_worst(results: Sequence[CaseResult], step: int, folder: Path, channel: int) -> list[str]:
-    """Paths below the run folder, empty for those that are not drawn."""
+    """Draw the worst cases; returns paths in the run folder, empty for cases that are not drawn."""
     pictures = []
     for r in results[:MAX_DRAWN]:
         pictures.append(f"pictures/{r.case.name}_{step:06d}.png")

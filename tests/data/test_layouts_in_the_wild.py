@@ -668,9 +668,9 @@ def test_a_pipe_a_socket_and_a_broken_link_are_reported(tmp_path: Path, monkeypa
     found = {f.where: f.found for f in medhybrid.preprocess(small_config(tmp_path)).findings}
 
     assert found == {
-        "case_00": "case_00.nii.gz is a pipe, and no file",
-        "case_01": "case_01.nii.gz is a link to gone.nii.gz, which is not there",
-        "case_02": "case_02.nii.gz is a socket, and no file",
+        "case_00": "case_00.nii.gz is a pipe, not a regular file",
+        "case_01": "case_01.nii.gz is a link to gone.nii.gz, which does not exist",
+        "case_02": "case_02.nii.gz is a socket, not a regular file",
     }
 
 

@@ -1,12 +1,12 @@
-"""Write the folders of one version, for the tests of later versions.
+"""Write output folders with the present version, for the tests of later versions.
 
-Run it with that version's package on the path, in a folder that holds its `medhybrid` and `tests`:
+Run it with the package of that version on the path, in a folder with its `medhybrid` and `tests`:
 
     python -m tests.earlier.make_earlier tests/earlier/0.1.0.tar.xz
 
-The archive holds a project folder: a dataset, its prepared cases, an interrupted run, a finished run with its model, the
-outputs of `predict`, the spool of a listener, unsent tracking events and an MLflow store. `expected.json` holds the losses and
-masks that the version makes of them.
+The archive has a project folder: a dataset, its prepared cases, an interrupted run, a finished run with its model, the
+outputs of `predict`, the spool of a listener, unsent tracking events and an MLflow store. `expected.json` has the losses and
+masks that this version computes from them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STOPPED_AT_VALIDATION = 1
 
 
 def make_project(folder: Path) -> None:
-    """Make the project in `folder`, which becomes the working directory."""
+    """Create the project in `folder`, which becomes the working directory."""
     import yaml
 
     os.chdir(folder)
@@ -80,13 +80,13 @@ def leave_out_large_files(runs: Path) -> None:
 
 
 def listen_config(folder: Path) -> ListenConfig:
-    """A listener that waits for nothing, whose destination never answers."""
+    """Return a listener that does not wait for further instances, and whose destination never responds."""
     senders = (SenderConfig(ae_title="PACS"),)
     return ListenConfig(senders=senders, send_to="dimse://PACS@127.0.0.1:1", spool=str(folder / "spool"), wait_s=0.01)
 
 
 def measure(project: Path) -> dict[str, Any]:
-    """What the running version makes of a project: losses of the resumed run, and masks. Changes the project."""
+    """Return the results of the present version for a project: losses of the resumed run, and masks. Changes the project."""
     os.chdir(project)
     run = resume(Path("runs") / "blobs" / "stopped")
     masks = {name: mask_hash(Path(name)) for name in ("out/masks/new.nii.gz", "out_dicom/masks/patient.nii.gz")}
@@ -99,19 +99,19 @@ def measure(project: Path) -> dict[str, Any]:
 
 
 def losses_of(run: Path) -> list[float]:
-    """The losses on record, one for each logged step."""
+    """Return the recorded losses, one for each logged step."""
     events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [e["values"]["train/loss"] for e in events if "train/loss" in e.get("values", {})]
 
 
 def mask_hash(path: Path) -> str:
-    """A hash of a mask's shape and labels."""
+    """Return a hash of the shape and labels of a mask."""
     mask = np.asarray(nib.load(path).dataobj).astype(np.uint8)  # type: ignore[attr-defined]
     return hashlib.sha256(str(mask.shape).encode() + mask.tobytes()).hexdigest()
 
 
 def main() -> None:
-    """Write the archive that the command line names."""
+    """Write the archive given on the command line."""
     target = Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as folder:
         project, copy = Path(folder) / "project", Path(folder) / "copy"

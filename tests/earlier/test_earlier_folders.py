@@ -1,4 +1,4 @@
-"""Folders that earlier versions wrote load, resume and predict as they did then."""
+"""Folders of earlier versions load, resume and predict with the same results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FINISHED, STOPPED = Path("runs/blobs/finished"), Path("runs/blobs/stopped")
 
 @pytest.fixture(params=ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.xz"))
 def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An unpacked project folder, which is the working directory."""
+    """Unpack a project folder and change into it."""
     with tarfile.open(request.param) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path / "project")
@@ -32,7 +32,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def expected(project: Path) -> dict[str, Any]:
-    """The values that the version itself reached."""
+    """Return the values that the earlier version computed."""
     values: dict[str, Any] = json.loads((project / "expected.json").read_text())
     return values
 
@@ -45,13 +45,13 @@ def test_prepared_cases_stay_valid(project: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of MLflow and its store
+@pytest.mark.filterwarnings("ignore")  # warnings of MLflow and its store
 def test_an_interrupted_run_resumes_with_the_same_losses_in_its_mlflow_run(
     project: Path, expected: dict[str, Any]
 ) -> None:
     run = resume(STOPPED)
 
-    assert losses_of(run.folder) == pytest.approx(expected["losses"], rel=0.02)  # processors differ a little
+    assert losses_of(run.folder) == pytest.approx(expected["losses"], rel=0.02)  # processors differ slightly
     assert run.run_id == (STOPPED / "mlflow_run_id").read_text().strip()
     assert not list(Path("runs").rglob("unsent.jsonl"))
     assert run.metrics["val/dice"] == pytest.approx(expected["dice"], abs=0.02)

@@ -1,4 +1,4 @@
-"""Write the golden values: `python -m tests.golden.make_golden`. A commit that changes them says why."""
+"""Write the golden values: `python -m tests.golden.make_golden`. A commit that changes them gives the reason."""
 
 import json
 import tempfile
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def example() -> tuple[Logits, torch.Tensor]:
-    """Logits and targets from a formula, the same on every machine."""
+    """Return logits and targets from a formula, the same on every host."""
     n = 2 * 3 * 4 * 4 * 4
     full = torch.sin(torch.arange(n, dtype=torch.float64)).reshape(2, 3, 4, 4, 4).float()
     target = (torch.arange(2 * 64) * 7 % 3).reshape(2, 4, 4, 4)
@@ -23,7 +23,7 @@ def example() -> tuple[Logits, torch.Tensor]:
 
 
 def training_losses(folder: Path) -> list[float]:
-    """The losses of the first steps of a small training, every tenth."""
+    """Return every tenth loss of the first steps of a small training."""
     write_study(folder / "data")
     config = small_config(folder, "training.iterations=50", "tracking.kind=none")
     medhybrid.preprocess(config)
@@ -33,7 +33,7 @@ def training_losses(folder: Path) -> list[float]:
 
 
 def main() -> None:
-    """Loss terms of a formula's logits, and the losses of a small training."""
+    """Write the loss terms for the logits of a formula, and the losses of a small training."""
     terms = compute_loss(*example(), 0.3)
     names = ("total", "cross_entropy", "dice", "auxiliary")
     _write("losses.json", {n: float(getattr(terms, n)) for n in names})

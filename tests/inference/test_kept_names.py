@@ -178,7 +178,7 @@ def test_a_report_lists_masks_whose_scans_are_from_another_call(tmp_path: Path) 
 
     report(tmp_path / "out", reporter=Told())
 
-    assert [t for t in told if "scans are elsewhere" in t] == ["without pictures, since their scans are elsewhere: T1"]
+    assert [t for t in told if "scans were not found" in t] == ["no images, since their scans were not found: T1"]
 
 
 def test_a_damaged_scan_leaves_the_row_of_the_volume_of_its_name(tmp_path: Path) -> None:

@@ -462,24 +462,25 @@ def test_pretrained_weights_trained_on_validation_cases_are_refused(
     config = small_config(study.folder, "training.iterations=1", *places)
     medhybrid.preprocess(config)
 
-    with pytest.raises(DataError, match=rf"seen 1 of the 1 cases that validate.*{fold['train'][0]}"):
+    with pytest.raises(DataError, match=rf"data leakage: 1 of the 1 validation cases.*{fold['train'][0]}"):
         medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={run}", *places))
 
     first = medhybrid.train(small_config(study.folder, "training.iterations=1", f"training.pretrained={run}", *places))
-    with pytest.raises(
-        DataError, match="seen 1 of the 1 cases"
-    ):  # training scans of its own pretrained weights count, too
+    # the weights of a pretrained model keep the record of its training cases
+    with pytest.raises(DataError, match="data leakage: 1 of the 1 validation cases"):
         medhybrid.train(small_config(study.folder, "training.fold=1", f"training.pretrained={first.folder}", *places))
 
     (data / "splits.json").write_text(json.dumps([moved]))
     medhybrid.preprocess(config)
     before = (first.folder / "config.yaml").read_text()
     with pytest.raises(
-        DataError, match=rf"the data have changed since the run {first.folder.name} began.*another fold"
+        DataError, match=rf"the data have changed since the run {first.folder.name} started.*another fold"
     ):
         resume(first.folder, ["training.iterations=+1"])
-    (first.folder / "data.json").unlink()  # as in runs of versions that did not write it
-    with pytest.raises(DataError, match=rf"the run {first.folder.name} has seen 1 of the 1 cases.*new run"):
+    (first.folder / "data.json").unlink()  # as of a version that did not write it
+    with pytest.raises(
+        DataError, match=rf"1 of the 1 validation cases were used to train the run {first.folder.name}.*new run"
+    ):
         resume(first.folder, ["training.iterations=+1"])
     assert (first.folder / "config.yaml").read_text() == before
 

@@ -1,4 +1,4 @@
-"""`medhybrid compare` and `promote`: two runs on the same cases, and which of them is the champion."""
+"""`medhybrid compare` and `promote`: paired comparison of two runs, and the choice of the champion."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 @pytest.fixture(scope="module")
 def two(prepared: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run of few steps and one of more, on the same fold, in a store of their own."""
+    """Return a run of few steps and one of more steps, on the same fold, in a separate store."""
     config = prepared.config.model_copy(update={"runs": str(tmp_path_factory.mktemp("compared") / "runs")})
     training = config.training.model_copy(update={"iterations": 20})
     network = config.network.model_copy(update={"kind": "resnet"})
@@ -37,7 +37,7 @@ def two(prepared: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> tupl
         return short.folder, medhybrid.train(config).folder
 
 
-def test_two_runs_are_paired_by_case_and_what_differs_is_told(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_runs_are_paired_by_case_and_differing_settings_are_listed(two: tuple[Path, Path], tmp_path: Path) -> None:
     short, run = two
 
     result = compare_runs(short, run, out=tmp_path)
@@ -51,7 +51,7 @@ def test_two_runs_are_paired_by_case_and_what_differs_is_told(two: tuple[Path, P
     assert differing["network.kind"] == ("resnet", "hybrid")
     assert "data (SHA-256)" not in differing
     page = result.page.read_text()
-    assert page.count("<svg viewBox") == 6 * len([1 for _, x, y in result.cases if x != y]), "three planes under both"
+    assert page.count("<svg viewBox") == 6 * len([1 for _, x, y in result.cases if x != y]), "three planes of both"
     with (tmp_path / "comparison.csv").open() as file:
         assert [r["case"] for r in csv.DictReader(file)] == [c for c, _, _ in result.cases]
 
@@ -73,7 +73,9 @@ def test_a_run_against_itself_shows_no_difference(two: tuple[Path, Path], tmp_pa
         (("x/case", "y/difference"), ("x/case", "y/difference")),
     ],
 )
-def test_folders_of_one_name_are_told_apart(tmp_path: Path, paths: tuple[str, str], names: tuple[str, str]) -> None:
+def test_folders_with_the_same_name_get_distinct_names(
+    tmp_path: Path, paths: tuple[str, str], names: tuple[str, str]
+) -> None:
     assert names_apart(tmp_path / paths[0], tmp_path / paths[1]) == names
 
 
@@ -93,7 +95,7 @@ def test_scored_masks_are_compared_too(two: tuple[Path, Path], tmp_path: Path, p
     assert any(key == "model" for key, _, _ in result.settings)
 
 
-def test_masks_scored_by_other_references_or_before_they_were_made_are_refused(
+def test_masks_with_other_references_or_outdated_scores_are_refused(
     two: tuple[Path, Path], tmp_path: Path, prepared: StudyFolder
 ) -> None:
     image, mask = blob_case(30)
@@ -114,25 +116,25 @@ def test_masks_scored_by_other_references_or_before_they_were_made_are_refused(
     with pytest.raises(DataError, match=r"scored by different references. Found new"):
         compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
     os.utime(tmp_path / "b" / "masks" / "new.nii.gz")
-    with pytest.raises(DataError, match="scored before its masks were made"):
+    with pytest.raises(DataError, match="masks that are newer than its scores"):
         compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         compare_runs(two[0], two[1], out=tmp_path / "file")
 
 
-def test_runs_without_a_case_in_common_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_runs_without_common_cases_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(two[0], tmp_path / "other")
     table = (tmp_path / "other" / "validation.csv").read_text()
     (tmp_path / "other" / "validation.csv").write_text(table.replace("case_", "other_"))
 
     with pytest.raises(DataError, match="no case in common"):
         compare_runs(two[0], tmp_path / "other", out=tmp_path)
-    with pytest.raises(DataError, match="cannot be judged"):
+    with pytest.raises(DataError, match="has no scores"):
         compare_runs(two[0], tmp_path, out=tmp_path)
 
 
-def test_trainings_judged_by_other_references_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
+def test_trainings_with_other_references_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(two[0], other)
     with (other / "validation.csv").open() as file:
@@ -140,7 +142,7 @@ def test_trainings_judged_by_other_references_are_refused(two: tuple[Path, Path]
     rows[0]["reference ml " + next(iter(judged(two[0]).labels))] = "123.4"
     write_csv(other / "validation.csv", [list(rows[0]), *(list(r.values()) for r in rows)])
 
-    with pytest.raises(DataError, match=rf"scored by different references. Found {rows[0]['case']}"):
+    with pytest.raises(DataError, match=rf"scored with different references. Found {rows[0]['case']}"):
         compare_runs(two[0], other, out=tmp_path / "out")
 
 
@@ -161,7 +163,7 @@ def test_a_table_of_scores_is_read_as_a_spreadsheet_saved_it_and_refused_where_i
         read_scores(path)
 
 
-def test_the_champion_changes_only_where_validation_shows_it(
+def test_the_champion_changes_only_for_a_significantly_better_model(
     two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     short, run = two
@@ -174,8 +176,8 @@ def test_the_champion_changes_only_where_validation_shows_it(
     assert holder("champion") == run.name
     assert promote(run).outcome == "already"
 
-    assert main(["promote", str(short)]) == 1, "a worse one is the challenger"
-    assert "not shown to be better" in capsys.readouterr().out
+    assert main(["promote", str(short)]) == 1, "a worse model is the challenger"
+    assert "not significantly better" in capsys.readouterr().out
     assert (holder("champion"), holder("challenger")) == (run.name, short.name)
 
     assert promote(short, force=True).outcome == "forced"
@@ -185,11 +187,11 @@ def test_the_champion_changes_only_where_validation_shows_it(
     outcome = promote(run)
     assert outcome.difference is not None
     assert outcome.difference.n_better == 3
-    assert outcome.outcome == "not shown", "three cases prove nothing, however much better they are"
+    assert outcome.outcome == "not shown", "three cases are too few for significance"
     assert holder("champion") == short.name
 
 
-def test_a_champion_whose_run_was_extended_since_can_be_judged_no_longer(
+def test_a_champion_whose_run_was_extended_cannot_be_compared(
     two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short, run = two
@@ -201,5 +203,5 @@ def test_a_champion_whose_run_was_extended_since_can_be_judged_no_longer(
         return replace(version, number=f"{version.number}0") if run_id == of_run else version
 
     monkeypatch.setattr(Registry, "of_run", extended)
-    with pytest.raises(DataError, match="of a run that was extended since"):
+    with pytest.raises(DataError, match=r"the champion .* was extended"):
         promote(run)

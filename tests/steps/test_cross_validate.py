@@ -1,4 +1,4 @@
-"""Several trainings as one: each once, nested in MLflow, resumed, and joined to one model."""
+"""Cross-validation and comparison: several trainings, nested in MLflow, resumed, and used as an ensemble."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_pictures", "small
 
 @pytest.fixture(scope="module")
 def crossed(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, CrossValidation]:
-    """Two folds of six cases, one seed, ten steps each."""
+    """Return a cross-validation of two folds with six cases, one seed and ten steps."""
     folder = tmp_path_factory.mktemp("crossed")
     write_study(folder / "data", n_cases=6)
     config = small_config(folder, "training.iterations=10", "data.splits=null", "data.n_folds=2")
@@ -89,7 +89,7 @@ def test_a_second_call_trains_only_what_is_missing(
     assert again.dice == first.dice
 
 
-def test_component_rules_found_later_are_registered_with_the_models_and_once(
+def test_component_rules_are_registered_with_the_models_once(
     crossed: tuple[StudyConfig, CrossValidation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, first = crossed
@@ -115,36 +115,36 @@ def test_component_rules_found_later_are_registered_with_the_models_and_once(
     assert newest() == (changed[0] + len(first.trainings), first.rules.min_component_ml)
 
 
-def test_a_start_that_has_seen_a_fold_is_refused_before_the_first_training(
+def test_pretrained_weights_with_data_leakage_are_refused_before_the_first_training(
     crossed: tuple[StudyConfig, CrossValidation],
 ) -> None:
     config, result = crossed
-    start = str(result.trainings[0].run.folder)  # may begin fold 0, and has seen what validates fold 1
+    start = str(result.trainings[0].run.folder)  # may initialise fold 0, but was trained on validation cases of fold 1
     begun = config.model_copy(update={"training": config.training.model_copy(update={"pretrained": start})})
     before = set(Path(config.runs, config.name).iterdir())
 
-    with pytest.raises(DataError, match="the start has seen 3 of the 3 cases that validate"):
+    with pytest.raises(DataError, match="data leakage: 3 of the 3 validation cases were used to train the weights"):
         medhybrid.cross_validate(begun, name="with-start")
 
     assert {p.name for p in set(Path(config.runs, config.name).iterdir()) - before} <= {"with-start"}
 
 
-def test_resume_by_config_takes_no_part_of_a_cross_validation(crossed: tuple[StudyConfig, CrossValidation]) -> None:
+def test_resume_by_config_skips_runs_of_a_cross_validation(crossed: tuple[StudyConfig, CrossValidation]) -> None:
     config, _ = crossed
 
-    with pytest.raises(ConfigError, match=r"no run of its own.*is part of cross-validation.*Call the command again"):
+    with pytest.raises(ConfigError, match=r"no single run.*is part of cross-validation.*Repeat the command"):
         latest_run(config)
 
 
-def test_a_name_that_stood_for_another_config_is_refused(crossed: tuple[StudyConfig, CrossValidation]) -> None:
+def test_a_name_used_for_another_config_is_refused(crossed: tuple[StudyConfig, CrossValidation]) -> None:
     config, _ = crossed
     other = config.model_copy(update={"training": config.training.model_copy(update={"peak_rate": 1e-3})})
 
-    with pytest.raises(DataError, match="another config than in an earlier call"):
+    with pytest.raises(DataError, match="had another config in an earlier call"):
         medhybrid.cross_validate(other, folds=[0])
 
 
-def test_the_result_of_one_dataset_is_not_given_as_that_of_another(
+def test_results_of_another_dataset_are_not_reused(
     crossed: tuple[StudyConfig, CrossValidation], tmp_path: Path
 ) -> None:
     config, _ = crossed
@@ -167,7 +167,7 @@ def test_several_models_predict_by_their_mean_probability(
 
     assert joined.probabilities is not None
     mean = np.mean([a.probabilities for a in alone if a.probabilities is not None], axis=0)
-    # averaged on the network's grid, and only then resampled to the scan's
+    # averaged on the grid of the network, then resampled to the grid of the scan
     np.testing.assert_allclose(joined.probabilities, mean, atol=0.05)
     result = medhybrid.predict(tmp_path / "in", model=folders, out=tmp_path / "out")
     assert result.n_done == 1
@@ -176,7 +176,7 @@ def test_several_models_predict_by_their_mean_probability(
     assert record["model_weights_sha256"] not in [m.record.weights_sha256 for m in members]
 
 
-def test_models_that_see_other_images_are_not_joined(crossed: tuple[StudyConfig, CrossValidation]) -> None:
+def test_models_with_other_channels_cannot_form_an_ensemble(crossed: tuple[StudyConfig, CrossValidation]) -> None:
     a, b = (medhybrid.load_model(t.run.folder) for t in crossed[1].trainings)
     b.record = b.record.model_copy(update={"plan": b.plan.model_copy(update={"spacing_mm": (9.0, 9.0, 9.0)})})
 
@@ -214,7 +214,7 @@ def _by_case(folder: Path, setting: str) -> dict[str, list[float]]:
     return values
 
 
-def test_two_workers_train_what_one_process_does_though_one_is_killed(
+def test_two_workers_give_the_weights_of_one_process_although_one_is_killed(
     crossed: tuple[StudyConfig, CrossValidation], tmp_path: Path
 ) -> None:
     changes = {"runs": str(tmp_path), "tracking": crossed[0].tracking.model_copy(update={"kind": "jsonl"})}
@@ -239,11 +239,11 @@ def test_two_workers_train_what_one_process_does_though_one_is_killed(
     assert len(killed) == 1
     assert {t.name: t.cases for t in result.trainings} == {t.name: t.cases for t in crossed[1].trainings}
     assert set(json.loads((result.folder / "runs.json").read_text())) == {"fold0-seed0", "fold1-seed0"}
-    assert len(list((tmp_path / config.name).glob("2*"))) == 2, "the training that was killed went on"
+    assert len(list((tmp_path / config.name).glob("2*"))) == 2, "the killed training was resumed"
     assert [t.name for t in result.trainings] == ["fold0-seed0", "fold1-seed0"]
 
 
-def test_trainings_on_other_data_are_not_joined(tmp_path: Path) -> None:
+def test_trainings_on_other_data_are_not_combined(tmp_path: Path) -> None:
     write_study(tmp_path / "data", n_cases=6)
     config = small_config(tmp_path, "training.iterations=4", "data.splits=null", "data.n_folds=2", "tracking.kind=none")
     medhybrid.preprocess(config)
@@ -251,17 +251,17 @@ def test_trainings_on_other_data_are_not_joined(tmp_path: Path) -> None:
     write_study(tmp_path / "data", n_cases=8)
     medhybrid.preprocess(config)
 
-    with pytest.raises(DataError, match=r"the data have changed since the run .* began"):
+    with pytest.raises(DataError, match=r"the data have changed since the run .* started"):
         medhybrid.cross_validate(config)
 
 
-def test_settings_that_are_judged_by_other_cases_are_not_compared(
+def test_settings_with_other_validation_cases_are_refused(
     crossed: tuple[StudyConfig, CrossValidation],
 ) -> None:
     config, _ = crossed
     other = config.model_copy(update={"training": config.training.model_copy(update={"fold": 1})})
 
-    with pytest.raises(ConfigError, match=r"b is judged by other cases than a"):
+    with pytest.raises(ConfigError, match=r"b has other validation cases than a"):
         medhybrid.compare({"a": config, "b": other}, seeds=[0], name="unlike")
     with pytest.raises(DataError, match="b has other cases than a"):
         comparison_table([Setting("a", 1, (1,), (0.5,), {"x": 0.5}), Setting("b", 1, (1,), (0.5,), {"y": 0.5})])

@@ -1,4 +1,4 @@
-"""Masks are scored against references of the same name; what cannot be scored is named."""
+"""Scores of masks against references of the same name; cases that cannot be scored are listed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_scores_by_case_and_label_and_their_summary(folders: tuple[Path, Path], 
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["summary"]["n_cases"] == 3
 
 
-def test_a_mask_elsewhere_and_a_missing_one_count_as_empty_and_are_named(folders: tuple[Path, Path]) -> None:
+def test_masks_on_another_grid_and_missing_ones_count_as_empty_and_are_listed(folders: tuple[Path, Path]) -> None:
     reference, prediction = folders
     moved = AFFINE.copy()
     moved[2, 3] += 3
@@ -46,15 +46,15 @@ def test_a_mask_elsewhere_and_a_missing_one_count_as_empty_and_are_named(folders
 
     result = medhybrid.evaluate(reference, prediction, labels=LABELS, cases=["c0", "c1", "c2"])
 
-    assert "not on the reference's grid" in result.problems["c0"]
+    assert "another grid than the reference" in result.problems["c0"]
     assert "no prediction" in result.problems["c1"]
     assert [s.dice for s in result.scores if s.case in ("c0", "c1")] == [0, 0, 0, 0]
 
 
-def test_nothing_to_score_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_folders_without_common_cases_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(DataError, match="nothing to score"):
+    with pytest.raises(DataError, match="no case to score"):
         medhybrid.evaluate(folders[0], tmp_path / "empty", labels=LABELS)
 
 
@@ -72,7 +72,7 @@ def test_the_result_is_added_to_the_record_of_the_run(
     assert added[-1]["evaluation/dice"] == pytest.approx(result.summary["dice"])
 
 
-def test_a_scan_that_failed_counts_as_empty_and_a_mask_of_another_model_is_named(
+def test_a_failed_scan_counts_as_empty_and_a_mask_of_another_model_is_listed(
     trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
     for n in range(3):
@@ -92,7 +92,7 @@ def test_a_scan_that_failed_counts_as_empty_and_a_mask_of_another_model_is_named
     assert "scored as empty" in result.problems["c2"]
 
 
-def test_a_mask_with_channels_is_no_mask(folders: tuple[Path, Path]) -> None:
+def test_a_mask_with_several_channels_is_refused(folders: tuple[Path, Path]) -> None:
     references, predictions = folders
     path = sorted(predictions.glob("*.nii.gz"))[0]
     image = nib.load(path)
@@ -100,7 +100,7 @@ def test_a_mask_with_channels_is_no_mask(folders: tuple[Path, Path]) -> None:
 
     result = medhybrid.evaluate(references, predictions, labels={"left": 1, "right": 4})
 
-    assert "is no mask" in result.problems[path.name.removesuffix(".nii.gz")]
+    assert "is not a mask" in result.problems[path.name.removesuffix(".nii.gz")]
 
 
 def write_pairs(folder: Path, names: str) -> None:
@@ -113,7 +113,7 @@ def write_pairs(folder: Path, names: str) -> None:
 LABELS = {"left": 1, "right": 4}
 
 
-def test_a_prediction_that_cannot_be_used_counts_as_empty_like_one_that_is_absent(tmp_path: Path) -> None:
+def test_an_invalid_prediction_counts_as_empty(tmp_path: Path) -> None:
     write_pairs(tmp_path, "abc")
     (tmp_path / "predictions" / "a.nii.gz").unlink()
     damaged = tmp_path / "predictions" / "b.nii.gz"
@@ -127,7 +127,7 @@ def test_a_prediction_that_cannot_be_used_counts_as_empty_like_one_that_is_absen
     assert result.problems["b"].startswith("scored as empty: ")
 
 
-def test_a_case_with_two_masks_is_a_problem_of_its_own(tmp_path: Path) -> None:
+def test_a_case_with_two_masks_is_listed_as_a_problem(tmp_path: Path) -> None:
     write_pairs(tmp_path, "ab")
     _, mask = blob_case(0)
     save_nifti(tmp_path / "predictions" / "a.nii", mask)
@@ -144,7 +144,7 @@ def test_a_folder_is_not_scored_against_itself(tmp_path: Path) -> None:
         medhybrid.evaluate(tmp_path / "references", tmp_path / "references", labels=LABELS)
 
 
-def test_values_that_are_no_label_are_refused_or_ignored_as_asked(tmp_path: Path) -> None:
+def test_values_that_are_not_labels_are_refused_or_ignored(tmp_path: Path) -> None:
     write_pairs(tmp_path, "a")
     folders = tmp_path / "references", tmp_path / "predictions"
     with pytest.raises(DataError, match=r"holds values that are no label. Expected 1 \(left\), found 4"):
@@ -152,7 +152,7 @@ def test_values_that_are_no_label_are_refused_or_ignored_as_asked(tmp_path: Path
     assert medhybrid.evaluate(*folders, labels={"left": 1}, other_values="ignore").summary["dice"] == 1.0
 
 
-def test_a_case_without_prediction_never_counts_as_perfect_also_if_its_reference_is_empty(tmp_path: Path) -> None:
+def test_a_case_without_prediction_gets_the_worst_score_if_its_reference_is_empty(tmp_path: Path) -> None:
     _, mask = blob_case(0)
     for name in ("a", "b", "c", "d"):
         save_nifti(tmp_path / "ref" / f"{name}.nii.gz", mask if name == "a" else np.zeros_like(mask))
@@ -174,14 +174,12 @@ def test_a_case_without_prediction_never_counts_as_perfect_also_if_its_reference
     }
 
 
-def test_a_case_that_is_named_twice_is_scored_once(folders: tuple[Path, Path]) -> None:
+def test_a_case_given_twice_is_scored_once(folders: tuple[Path, Path]) -> None:
     assert medhybrid.evaluate(*folders, labels=LABELS, cases=["c0", "c0", "c1"]).summary["n_cases"] == 2
 
 
 @pytest.mark.parametrize("place", [".", "masks"])
-def test_an_edited_mask_is_not_scored_as_the_models(
-    trained: tuple[StudyFolder, Path], tmp_path: Path, place: str
-) -> None:
+def test_an_edited_mask_is_not_scored(trained: tuple[StudyFolder, Path], tmp_path: Path, place: str) -> None:
     for n in range(2):
         save_nifti(tmp_path / "scans" / f"s{n}.nii.gz", blob_case(n)[0])
         save_nifti(tmp_path / "ref" / f"s{n}.nii.gz", blob_case(n)[1])
@@ -191,7 +189,7 @@ def test_an_edited_mask_is_not_scored_as_the_models(
     result = medhybrid.evaluate(tmp_path / "ref", tmp_path / "out" / place, labels=LABELS)
 
     assert {s.case for s in result.scores} == {"s0"}
-    assert "was changed after predict wrote it" in result.problems["s1"]
+    assert "was edited after predict wrote it" in result.problems["s1"]
 
 
 @pytest.mark.parametrize("labels", [{"left": 4, "right": 1}, {"right": 1}, {"left": 1, "right": 4, "other": 2}])

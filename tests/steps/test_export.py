@@ -1,4 +1,4 @@
-"""An exported network computes what the model computes, at any size, and its description is enough to use it."""
+"""An exported network has the outputs of the model at any size, and its description suffices to use it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from medhybrid.inference.model import Model, network_for
 from medhybrid.inference.program import FORMATS, check_program, open_program, write_program
 from tests.synthetic import StudyFolder, make_test_plan, make_test_record
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the exporters warn of themselves
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings of the exporters
 
 
 class Once:
-    """A step of the export that formats share: taken once, and its result given again."""
+    """Cache a step of the export that the formats share."""
 
     def __init__(self, take: Callable[..., Any]) -> None:
         self.take, self.result, self.file = take, None, b""
@@ -46,7 +46,7 @@ class Once:
 
 @pytest.fixture(scope="module")
 def as_program() -> Once:
-    """The trained network as `torch.export` makes it."""
+    """Return the trained network as exported by `torch.export`."""
     return Once(program.export_program)
 
 
@@ -54,7 +54,7 @@ def as_program() -> Once:
 def exported(
     trained: tuple[StudyFolder, Path], as_program: Once, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """The program of the trained network in each format. Do not write beside it."""
+    """Return the exported network in each format. Do not write into its folder."""
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -81,10 +81,10 @@ def test_any_size_and_batch_gives_the_models_logits(
     assert (path.parent / "card.md").is_file()
 
 
-def test_the_description_is_enough_to_make_the_same_mask(
+def test_the_description_suffices_to_compute_the_same_mask(
     trained: tuple[StudyFolder, Path], exported: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Of a scan that is a window on the network's grid already: what is left are intensities, mirroring and labels."""
+    """For a scan of one window on the network's grid, the steps are intensities, mirroring and labels."""
     path = exported["pt2"]
     told = json.loads((path.parent / "description.json").read_text())
     steps = {s["step"]: s for s in told["before"]} | {f"after {s['step']}": s for s in told["after"]}
@@ -112,14 +112,14 @@ def test_the_description_is_enough_to_make_the_same_mask(
 
 
 def untrained(plan: Plan, config: NetworkConfig) -> Model:
-    """A model of a plan, with the weights it begins with."""
+    """Return an untrained model of a plan."""
     torch.manual_seed(0)
     record = make_test_record(plan, config)
     return Model(network_for(config, plan), record, torch.device("cpu"))
 
 
-def test_the_description_of_windows_air_blanks_and_components_is_enough(tmp_path: Path) -> None:
-    """By the words of the description alone, for a scan on the network's grid that is larger than a window."""
+def test_the_description_suffices_for_windows_air_blank_channels_and_components(tmp_path: Path) -> None:
+    """Follow only the description, for a scan on the network's grid that is larger than a window."""
     channels = Normalisation(channel="T1", rule="zscore"), Normalisation(channel="T2", rule="zscore", optional=True)
     plan = make_test_plan(normalisation=channels, min_component_ml=0.05)
     model = untrained(plan, NetworkConfig(widths=(8, 16), blocks=(1, 1), token_width=24, depth=1, heads=2))
@@ -189,7 +189,7 @@ def test_a_network_of_slices_is_exported_for_its_window(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
-def test_a_program_that_differs_leaves_nothing(
+def test_a_program_with_other_outputs_is_not_written(
     trained: tuple[StudyFolder, Path],
     as_program: Once,
     tmp_path: Path,
@@ -208,16 +208,18 @@ def test_a_program_that_differs_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
-def test_what_cannot_be_done_is_refused(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_invalid_exports_are_refused(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
     (tmp_path / "x").write_text("something")
 
-    with pytest.raises(DataError, match="is no empty folder"):
+    with pytest.raises(DataError, match="is not an empty folder"):
         medhybrid.export(trained[1], out=tmp_path)
     with pytest.raises(ConfigError, match="unknown format tflite"):
         medhybrid.export(trained[1], out=tmp_path / "out", format_="tflite")
 
 
-def test_the_check_is_of_the_exported_file(trained: tuple[StudyFolder, Path], exported: dict[str, Path]) -> None:
+def test_the_exported_file_is_compared_with_the_model(
+    trained: tuple[StudyFolder, Path], exported: dict[str, Path]
+) -> None:
     other = medhybrid.load_model(trained[1], device="cpu")
     with torch.no_grad():
         next(other.network.parameters()).add_(1.0)

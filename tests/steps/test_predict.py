@@ -1,4 +1,4 @@
-"""A folder of scans becomes masks and measurements; bad scans are reported, done ones are skipped."""
+"""Prediction of folders: masks and measurements; failed scans are reported, finished ones are skipped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rows_of(out: Path) -> dict[str, dict[str, str]]:
         return {r["case"]: r for r in csv.DictReader(file)}
 
 
-def test_masks_segmentations_measures_and_record(
+def test_predict_writes_masks_segmentations_measurements_and_a_record(
     trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
 ) -> None:
     result = medhybrid.predict(scans, model=trained[1], out=tmp_path / "out")
@@ -59,7 +59,7 @@ def test_masks_segmentations_measures_and_record(
     assert (record["n_done"], record["n_failed"], record["n_other_files"]) == (3, 1, 1)
 
 
-def test_the_masks_are_good(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
+def test_the_masks_agree_with_the_references(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
     medhybrid.predict(scans, model=trained[1], out=tmp_path / "out")
 
     mask = np.asarray(nib.load(tmp_path / "out" / "masks" / "a.nii.gz").dataobj)
@@ -68,10 +68,10 @@ def test_the_masks_are_good(trained: tuple[StudyFolder, Path], scans: Path, tmp_
     assert mask.shape == SHAPE
 
 
-def test_reading_and_writing_beside_the_network_gives_the_same(
+def test_reading_and_writing_in_threads_gives_the_same_masks(
     trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_job, "TABLES_EVERY_S", 1000.0)  # the table is whole all the same
+    monkeypatch.setattr(folder_job, "TABLES_EVERY_S", 1000.0)  # the table is complete nevertheless
     model, outs = medhybrid.load_model(trained[1]), [tmp_path / "plain", tmp_path / "at-once"]
     for at_once, out in enumerate(outs):
         work = make_worklist(discover(scans), [("T1", False)], {})
@@ -87,7 +87,7 @@ def test_reading_and_writing_beside_the_network_gives_the_same(
     assert names[0] == names[1]
 
 
-def test_an_interrupted_folder_keeps_the_table_of_what_is_done(
+def test_an_interrupted_call_writes_the_table_of_finished_scans(
     trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
 ) -> None:
     def stop(n: int, *_: object) -> None:
@@ -101,7 +101,9 @@ def test_an_interrupted_folder_keeps_the_table_of_what_is_done(
     assert list(rows_of(tmp_path / "out")) == ["a", "broken"]
 
 
-def test_what_is_done_and_unchanged_is_skipped(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
+def test_unchanged_scans_with_results_are_skipped(
+    trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     medhybrid.predict(scans, model=trained[1], out=out)
     (out / "masks" / "deep__b.nii.gz").unlink()
@@ -109,11 +111,11 @@ def test_what_is_done_and_unchanged_is_skipped(trained: tuple[StudyFolder, Path]
 
     again = medhybrid.predict(scans, model=trained[1], out=out)
 
-    assert again.n_skipped == 1, "the DICOM series alone: one mask was deleted, one scan changed"
+    assert again.n_skipped == 1, "only the DICOM series: one mask was deleted, one scan changed"
     assert again.n_done == 3
 
 
-def test_another_model_makes_the_masks_anew(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
+def test_another_model_predicts_all_masks_again(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
     model = medhybrid.load_model(trained[1])
     medhybrid.predict(scans, model=model, out=tmp_path / "out")
     model.record = model.record.model_copy(
@@ -123,20 +125,20 @@ def test_another_model_makes_the_masks_anew(trained: tuple[StudyFolder, Path], s
     assert medhybrid.predict(scans, model=model, out=tmp_path / "out").n_skipped == 0
 
 
-def test_mirrorings_are_left_out_on_request_and_the_record_says_so(
+def test_mirroring_can_be_disabled_and_is_recorded(
     trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
 ) -> None:
     call = ["predict", str(scans), "--model", str(trained[1]), "--out", str(tmp_path / "out"), "--quiet"]
     told = []
     for option in ("--mirror", "--no-mirror", "--no-mirror"):
-        assert main([*call, option]) == 1, "one scan is broken"
+        assert main([*call, option]) == 1, "one scan is damaged"
         record = json.loads((tmp_path / "out" / "run.json").read_text())
         told.append((record["mirror"], record["n_unchanged"]))
 
     assert told == [(True, 0), (False, 0), (False, 3)]
 
 
-def test_a_repaired_scan_is_tried_again(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
+def test_a_repaired_scan_is_predicted_again(trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path) -> None:
     medhybrid.predict(scans, model=trained[1], out=tmp_path / "out")
     save_nifti(scans / "broken.nii.gz", blob_case(3)[0])
 
@@ -183,12 +185,12 @@ def test_a_damaged_model_is_refused(trained: tuple[StudyFolder, Path], tmp_path:
         medhybrid.load_model(folder)
 
 
-def test_a_device_that_is_absent_is_refused(trained: tuple[StudyFolder, Path]) -> None:
+def test_an_absent_device_is_refused(trained: tuple[StudyFolder, Path]) -> None:
     with pytest.raises(DeviceError, match="unknown device 'tpu'"):
         medhybrid.load_model(trained[1], device="tpu")
 
 
-def test_inspect_lists_what_is_there_and_why_not(scans: Path) -> None:
+def test_inspect_lists_scans_and_reasons(scans: Path) -> None:
     rows, n_other = inspect(scans)
 
     state = {r.entry.name: bool(r.problem) for r in rows}
@@ -196,7 +198,7 @@ def test_inspect_lists_what_is_there_and_why_not(scans: Path) -> None:
     assert n_other == 1
 
 
-def test_probabilities_are_written_where_asked_and_agree_with_the_mask(
+def test_probabilities_are_written_on_request_and_agree_with_the_mask(
     trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -205,7 +207,7 @@ def test_probabilities_are_written_where_asked_and_agree_with_the_mask(
 
     again = medhybrid.predict(scans, model=trained[1], out=out, probabilities=True)
 
-    assert again.n_skipped == 0, "the probabilities were not there"
+    assert again.n_skipped == 0, "the probabilities were missing"
     mask = np.asarray(nib.load(out / "masks" / "pacs__1.nii.gz").dataobj)
     probabilities = np.asarray(nib.load(out / "probabilities" / "pacs__1.nii.gz").dataobj)  # (X, Y, Z, label)
     values = list(medhybrid.load_model(trained[1]).plan.labels.values())
@@ -218,10 +220,10 @@ def test_probabilities_are_written_where_asked_and_agree_with_the_mask(
 
     save_nifti(scans / "a.nii.gz", blob_case(33)[0])
     medhybrid.predict(scans, model=trained[1], out=out)
-    assert not (out / "probabilities" / "a.nii.gz").exists(), "those of another image"
+    assert not (out / "probabilities" / "a.nii.gz").exists(), "the probabilities are of another image"
 
 
-def test_an_unknown_way_with_other_grids_is_refused_by_name(
+def test_an_unknown_value_of_other_grids_is_refused(
     trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"other_grids.*'same_frame', 'refuse', 'resample' or 'register'"):
@@ -229,7 +231,7 @@ def test_an_unknown_way_with_other_grids_is_refused_by_name(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_scan_with_a_value_that_is_no_number_is_refused_and_not_called_empty(
+def test_a_scan_with_nan_is_refused_and_not_called_empty(
     trained: tuple[StudyFolder, Path], tmp_path: Path, value: float
 ) -> None:
     image = blob_case(20)[0].astype(np.float32)
@@ -242,7 +244,7 @@ def test_a_scan_with_a_value_that_is_no_number_is_refused_and_not_called_empty(
     assert "NaN or infinite values" in result.predictions[0].message
 
 
-def test_masks_below_the_scans_are_no_scans(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+def test_masks_in_a_subfolder_of_the_scans_are_not_scans(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
     save_nifti(tmp_path / "x.nii.gz", blob_case(20)[0])
     for _ in range(2):
         result = medhybrid.predict(tmp_path, model=trained[1], out=tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Preparation leaves bad cases out by name, keeps the good ones, and does only what changed."""
+"""Preparation excludes and lists invalid cases, keeps the valid ones, and processes only changed cases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def data_of(config: StudyConfig) -> Path:
     return Path(str(config.data.root))
 
 
-def test_every_kind_of_bad_case_is_named_and_the_good_ones_are_kept(config: StudyConfig) -> None:
+def test_every_kind_of_invalid_case_is_listed_and_the_valid_ones_are_kept(config: StudyConfig) -> None:
     data = data_of(config)
     image, mask = blob_case(0)
     save_nifti(data / "imagesTr" / "case_01.nii.gz", np.where(image > 500, np.nan, image.astype(np.float32)))
@@ -75,13 +75,13 @@ def test_cases_are_not_prepared_into_the_folder_of_the_dataset(
     data = config.data.model_copy(update={"root": str(place / inside)})
     before = sorted(p.name for p in place.iterdir())
 
-    with pytest.raises(ConfigError, match="folder of the dataset itself"):
+    with pytest.raises(ConfigError, match="into the folder of the dataset"):
         medhybrid.preprocess(config.model_copy(update={**changes, "data": data}))
 
     assert sorted(p.name for p in place.iterdir()) == before
 
 
-def test_a_second_call_does_only_what_changed(config: StudyConfig) -> None:
+def test_a_second_call_processes_only_changed_cases(config: StudyConfig) -> None:
     first = medhybrid.preprocess(config)
     second = medhybrid.preprocess(config)
     save_nifti(data_of(config) / "imagesTr" / "case_02.nii.gz", blob_case(99)[0])
@@ -93,7 +93,7 @@ def test_a_second_call_does_only_what_changed(config: StudyConfig) -> None:
     assert (third.n_prepared, third.n_unchanged) == (1, 7)
 
 
-def test_a_case_that_was_repaired_is_taken_in_and_one_that_broke_is_left_out(config: StudyConfig) -> None:
+def test_a_repaired_case_is_included_and_a_damaged_one_is_excluded(config: StudyConfig) -> None:
     path = data_of(config) / "imagesTr" / "case_02.nii.gz"
     good = path.read_bytes()
     path.write_bytes(b"x")
@@ -109,7 +109,7 @@ def test_a_case_that_was_repaired_is_taken_in_and_one_that_broke_is_left_out(con
     assert "case_02" not in PreparedDataset(broken.folder).names()
 
 
-def test_label_values_are_mapped_inside_and_the_reference_is_kept_on_its_own_grid(config: StudyConfig) -> None:
+def test_label_values_are_mapped_and_the_reference_keeps_its_grid(config: StudyConfig) -> None:
     preparation = medhybrid.preprocess(config)
 
     (case,) = PreparedDataset(preparation.folder).open(["case_00"])
@@ -120,16 +120,16 @@ def test_label_values_are_mapped_inside_and_the_reference_is_kept_on_its_own_gri
     assert case.record.reference_ml["left"] == pytest.approx((reference == 1).sum() * 1.5 * 1.5 * 3 / 1000)
 
 
-def test_a_dataset_without_any_good_case_is_refused_with_the_first_reason(config: StudyConfig) -> None:
+def test_a_dataset_without_usable_cases_is_refused_with_the_first_reason(config: StudyConfig) -> None:
     for path in (data_of(config) / "imagesTr").iterdir():
         path.write_bytes(b"x")
 
-    with pytest.raises(DataError, match=r"no case of the dataset can be used.*cannot be read as NIfTI"):
+    with pytest.raises(DataError, match=r"the dataset has no usable case.*cannot be read as NIfTI"):
         medhybrid.preprocess(config)
 
 
 def test_masks_may_be_dicom_seg_and_images_dicom_series(tmp_path: Path) -> None:
-    """Three subjects as DICOM with SEG references; the prepared labels are those of the same masks as NIfTI."""
+    """Three subjects as DICOM with SEG references give the same prepared labels as with NIfTI masks."""
     from medhybrid.scans.dicom.seg import SegInfo, write_seg
 
     rows = []
@@ -156,7 +156,7 @@ def test_masks_may_be_dicom_seg_and_images_dicom_series(tmp_path: Path) -> None:
     assert case.record.reference_ml["right"] == pytest.approx((mask == 4).sum() * 1.5 * 1.5 * 3 / 1000)
 
 
-def test_a_mask_that_runs_through_the_same_voxels_in_another_order_is_turned(config: StudyConfig) -> None:
+def test_a_mask_with_another_axis_direction_is_reoriented(config: StudyConfig) -> None:
     _, mask = blob_case(0)
     turned = nib.as_closest_canonical(nib.Nifti1Image(mask, AFFINE))
     assert turned.affine[0, 0] > 0 > AFFINE[0, 0]
@@ -179,8 +179,8 @@ def test_the_plan_is_written_with_reasons_and_the_folds_beside_it(config: StudyC
     assert folds[0]["validation"] == ["case_05", "case_06", "case_07"]
 
 
-def test_studies_of_tilted_series_with_rtstruct_are_prepared_as_the_config_says(tmp_path: Path) -> None:
-    """Layout, matching of structures, and `scans.resample_irregular` go through to the prepared case."""
+def test_tilted_series_with_rtstruct_are_resampled_and_prepared(tmp_path: Path) -> None:
+    """Layout, matching of structures, and `scans.resample_irregular` apply to the prepared case."""
     from tests.scans.dicom.test_awkward import tilted
     from tests.scans.dicom.test_references import ellipse, write_rtstruct
 
@@ -214,7 +214,7 @@ def test_studies_of_tilted_series_with_rtstruct_are_prepared_as_the_config_says(
     assert case.record.reference_ml["right"] == 0
 
 
-def test_what_is_interrupted_with_other_settings_is_no_dataset_until_it_is_done(
+def test_an_interrupted_preparation_with_other_settings_is_not_a_dataset(
     config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     medhybrid.preprocess(config)
@@ -238,7 +238,7 @@ def test_what_is_interrupted_with_other_settings_is_no_dataset_until_it_is_done(
         PreparedDataset(prepared_folder(config)).open([case])
 
 
-def test_a_changed_subject_prepares_its_cases_anew(config: StudyConfig) -> None:
+def test_a_changed_subject_prepares_its_cases_again(config: StudyConfig) -> None:
     medhybrid.preprocess(config)
     together = {"subject_pattern": r"case_(0[0-4]|0)", "splits": None, "n_folds": 2}
     medhybrid.preprocess(config.model_copy(update={"data": config.data.model_copy(update=together)}))
@@ -249,7 +249,7 @@ def test_a_changed_subject_prepares_its_cases_anew(config: StudyConfig) -> None:
     assert len(set(subjects.values())) == 1
 
 
-def test_settings_that_the_cases_were_not_prepared_by_are_refused(config: StudyConfig) -> None:
+def test_training_with_settings_other_than_the_prepared_ones_is_refused(config: StudyConfig) -> None:
     medhybrid.preprocess(config)
     data = config.data.model_copy(update={"labels": {"left": 1, "other": 4}})
     dataset = PreparedDataset(prepared_folder(config))
@@ -260,7 +260,7 @@ def test_settings_that_the_cases_were_not_prepared_by_are_refused(config: StudyC
         dataset.plan_for(config.model_copy(update={"prepare": config.prepare.model_copy(update={"batch_size": 7})}))
 
 
-def test_two_at_once_take_turns(config: StudyConfig) -> None:
+def test_a_second_process_waits_for_the_first(config: StudyConfig) -> None:
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(medhybrid.preprocess, [config, config]))
 

@@ -1,4 +1,4 @@
-"""`medhybrid report` and `review OUT` on a folder of masks, and corrected masks on their way back."""
+"""`medhybrid report` and `review OUT` for a folder of masks, and corrected masks in the dataset."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 @pytest.fixture(scope="module")
 def masks(trained: tuple[StudyFolder, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output of `predict` for two new scans, one that cannot be read, and a case of the dataset."""
+    """Return the output of `predict` for two new scans, a damaged scan, and a case of the dataset."""
     folder = tmp_path_factory.mktemp("masks")
     for n, name in ((20, "new_20"), (21, "new_21"), (0, "case_00")):
         save_nifti(folder / "scans" / f"{name}.nii.gz", blob_case(n)[0])
@@ -67,7 +67,7 @@ def with_corrections(trained: tuple[StudyFolder, Path], masks: Path, tmp_path: P
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def test_the_report_tells_every_scan_and_draws_those_that_can_be_read(masks: Path, tmp_path: Path) -> None:
+def test_the_report_lists_every_scan_and_draws_the_readable_ones(masks: Path, tmp_path: Path) -> None:
     shutil.copytree(masks / "out", tmp_path / "out")
     for n, name in ((20, "new_20"), (21, "new_21")):
         save_nifti(tmp_path / "references" / f"{name}.nii.gz", blob_case(n)[1])
@@ -83,7 +83,7 @@ def test_the_report_tells_every_scan_and_draws_those_that_can_be_read(masks: Pat
     assert "cannot be read as NIfTI" in text
 
 
-def test_a_report_without_scans_keeps_the_figures(masks: Path, tmp_path: Path) -> None:
+def test_a_report_without_scans_has_the_measurements(masks: Path, tmp_path: Path) -> None:
     shutil.copytree(masks / "out", tmp_path / "out")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     (tmp_path / "out" / "run.json").write_text(json.dumps(run | {"scans": str(tmp_path / "gone")}))
@@ -95,14 +95,14 @@ def test_a_report_without_scans_keeps_the_figures(masks: Path, tmp_path: Path) -
     assert text.count('<tr data-state="') == 4
 
 
-def test_a_scan_that_changed_is_not_drawn_under_its_old_mask(masks: Path, tmp_path: Path) -> None:
+def test_a_changed_scan_is_not_drawn_with_its_old_mask(masks: Path, tmp_path: Path) -> None:
     shutil.copytree(masks, tmp_path / "m")
     image = blob_case(20)[0]
     save_nifti(tmp_path / "m" / "scans" / "new_20.nii.gz", image[:-2])
 
     text = report(tmp_path / "m" / "out", scans=tmp_path / "m" / "scans").read_text()
 
-    assert "the scan that is there now is not the one that the mask was made of" in text
+    assert "the scan has changed since its mask was predicted" in text
     assert text.count('data-kind="image"') == 2
 
 
@@ -116,7 +116,7 @@ def test_a_folder_without_record_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.fixture
 def served(masks: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The server of a report, at its address."""
+    """Start the server of a report and yield its address."""
     out = tmp_path / "out"
     shutil.copytree(masks / "out", out)
     report(out, layout="pages")
@@ -129,7 +129,7 @@ def served(masks: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 
 TOKENS: dict[int, str] = {}
-"""Of the servers of the tests, by port."""
+"""Tokens of the test servers, by port."""
 
 
 def ask(url: str, body: object = None, **headers: str) -> tuple[int, bytes]:
@@ -144,7 +144,7 @@ def ask(url: str, body: object = None, **headers: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def test_marks_are_saved_beside_the_masks_and_can_be_taken_away(served: tuple[str, Path]) -> None:
+def test_marks_are_saved_beside_the_masks_and_can_be_removed(served: tuple[str, Path]) -> None:
     url, out = served
     mark = {"decision": "to correct", "comment": "left side", "reviewer": "AB", "time": "2026-01-01T00:00:00Z"}
 
@@ -169,7 +169,7 @@ def test_marks_are_saved_beside_the_masks_and_can_be_taken_away(served: tuple[st
         "//etc/passwd",
     ],
 )
-def test_nothing_but_the_reports_own_pages_is_served(served: tuple[str, Path], path: str) -> None:
+def test_only_the_pages_of_the_report_are_served(served: tuple[str, Path], path: str) -> None:
     assert ask(served[0] + path)[0] == 404
 
 
@@ -186,7 +186,7 @@ def test_nothing_but_the_reports_own_pages_is_served(served: tuple[str, Path], p
         ({"case": "new_20", "mark": None}, {"Host": "evil.example"}, 403),
     ],
 )
-def test_what_is_no_mark_is_refused(served: tuple[str, Path], body: object, headers: dict[str, str], code: int) -> None:
+def test_an_invalid_mark_is_refused(served: tuple[str, Path], body: object, headers: dict[str, str], code: int) -> None:
     url, out = served
 
     assert ask(f"{url}/marks", body, **headers)[0] == code
@@ -197,9 +197,7 @@ def test_what_is_no_mark_is_refused(served: tuple[str, Path], body: object, head
     "path", ["/", "/report.html", "/marks", "/report/1.html", "/?token=", "/?token=x", "/marks?token=%00"]
 )
 @pytest.mark.parametrize("cookie", ["", "medhybrid_{port}=x", "medhybrid_1={token}", "=;;=,"])
-def test_nobody_without_the_token_of_the_address_reads_or_marks(
-    served: tuple[str, Path], path: str, cookie: str
-) -> None:
+def test_reading_and_marking_need_the_token(served: tuple[str, Path], path: str, cookie: str) -> None:
     url, out = served
     port = urllib.parse.urlsplit(url).port or 0
     stranger = {"Cookie": cookie.format(port=port, token=TOKENS[port])}
@@ -209,7 +207,7 @@ def test_nobody_without_the_token_of_the_address_reads_or_marks(
     assert not (out / "review.json").exists()
 
 
-def test_the_printed_address_gives_a_cookie_that_other_pages_do_not_see(served: tuple[str, Path]) -> None:
+def test_the_printed_address_sets_a_cookie_that_other_pages_cannot_read(served: tuple[str, Path]) -> None:
     url, _ = served
     port = urllib.parse.urlsplit(url).port or 0
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience_s())
@@ -239,7 +237,7 @@ def test_the_printed_address_gives_a_cookie_that_other_pages_do_not_see(served: 
         ("{name}:{port}", 200),
     ],
 )
-def test_served_on_every_address_no_other_name_leads_to_the_report(
+def test_a_server_on_all_addresses_refuses_other_host_names(
     masks: Path, tmp_path: Path, host: str, expected: int
 ) -> None:
     (tmp_path / "report.html").write_text("report")
@@ -255,7 +253,7 @@ def test_served_on_every_address_no_other_name_leads_to_the_report(
     server.server_close()
 
 
-def test_idle_and_dripping_connections_shut_nobody_out(
+def test_idle_and_slow_connections_do_not_block_others(
     masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(review_report_module, "MAX_SECONDS", 0.3)
@@ -271,7 +269,7 @@ def test_idle_and_dripping_connections_shut_nobody_out(
                 connection.send(b"G")
         try:
             return ask(f"http://127.0.0.1:{server.server_port}/")[0] == 200
-        except OSError:  # no room yet
+        except OSError:  # no free connection yet
             return False
 
     wait_until(is_answered, "an answer")
@@ -281,7 +279,7 @@ def test_idle_and_dripping_connections_shut_nobody_out(
     server.server_close()
 
 
-def test_a_mark_stays_with_the_mask_that_it_was_made_of(served: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_mark_applies_only_to_the_mask_it_was_made_for(served: tuple[str, Path], tmp_path: Path) -> None:
     url, out = served
     record = out / "done" / "new_20.json"
     sign = Prediction.model_validate_json(record.read_bytes()).sign
@@ -291,11 +289,11 @@ def test_a_mark_stays_with_the_mask_that_it_was_made_of(served: tuple[str, Path]
 
     record.write_text(json.dumps(json.loads(record.read_text()) | {"input_hash": "of another scan"}))
 
-    assert ask(f"{url}/marks", {"case": "new_20", "mark": mark})[0] == 409, "a page that was open since before"
+    assert ask(f"{url}/marks", {"case": "new_20", "mark": mark})[0] == 409, "the page was opened before"
     assert json.loads(ask(f"{url}/marks")[1])["marks"] == {}
 
 
-def test_a_damaged_file_of_marks_is_told_and_kept(masks: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_of_marks_is_reported_and_kept(masks: Path, tmp_path: Path) -> None:
     (tmp_path / "review.json").write_text("{")
 
     with pytest.raises(DataError, match="not a valid file of review marks"):
@@ -306,7 +304,7 @@ def test_a_damaged_file_of_marks_is_told_and_kept(masks: Path, tmp_path: Path) -
 # --- corrections ------------------------------------------------------------------------------------------------------
 
 
-def test_corrected_masks_replace_and_new_cases_train_only(
+def test_corrected_masks_replace_masks_and_new_cases_only_train(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
@@ -335,12 +333,10 @@ def test_corrected_masks_replace_and_new_cases_train_only(
         ("case_00", "replaced", "AB", "too large"),
         ("new_20", "new", "", ""),
     ]
-    assert rows[1]["time"], "the file's own time where nobody marked it"
+    assert rows[1]["time"], "the time of the file, since it has no mark"
 
 
-def test_a_mask_corrected_in_a_dicom_viewer_comes_back_as_a_segmentation(
-    trained: tuple[StudyFolder, Path], tmp_path: Path
-) -> None:
+def test_a_dicom_seg_is_accepted_as_a_corrected_mask(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
     values = np.clip(blob_case(20)[0] * 100 + 500, 0, 4000)
     series = tmp_path / "scans" / "new_20"
     write_mr_series(series, values, np.diag([2.0, 2.0, 3.0, 1.0]), description="MR", study="s", case="new_20")
@@ -363,7 +359,7 @@ def test_a_mask_corrected_in_a_dicom_viewer_comes_back_as_a_segmentation(
     np.testing.assert_array_equal(dataset.open([case])[0].source_mask() == 2, corrected == 4)
 
 
-def test_a_case_with_two_corrected_masks_is_left_out_and_the_others_are_taken(
+def test_a_case_with_two_corrected_masks_is_excluded(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
@@ -377,7 +373,7 @@ def test_a_case_with_two_corrected_masks_is_left_out_and_the_others_are_taken(
     assert any("two masks of case_00" in f.message for f in done.findings)
 
 
-def test_corrections_whose_marks_are_damaged_are_left_out_since_they_may_be_rejected(
+def test_corrections_with_damaged_marks_are_excluded_since_they_may_be_rejected(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
@@ -390,10 +386,10 @@ def test_corrections_whose_marks_are_damaged_are_left_out_since_they_may_be_reje
     assert "case_01" in PreparedDataset(done.folder).names()
 
 
-def test_another_scan_of_a_datasets_name_does_not_touch_its_case(
+def test_another_scan_with_the_name_of_a_case_does_not_change_the_case(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
-    """The same name, the same grid, another patient: nothing but the content of the files tells them apart."""
+    """Name and grid are the same, the patient differs: only the content of the files shows it."""
     config = with_corrections(trained, masks, tmp_path)
     save_nifti(tmp_path / "scans" / "case_03.nii.gz", blob_case(40)[0])
     medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "other")
@@ -408,7 +404,7 @@ def test_another_scan_of_a_datasets_name_does_not_touch_its_case(
     np.testing.assert_array_equal(case.source_mask() == 2, blob_case(3)[1] == 4)
 
 
-def test_a_scan_of_the_dataset_is_known_under_another_name(
+def test_a_scan_of_the_dataset_is_recognised_under_another_name(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
@@ -428,7 +424,7 @@ def test_a_scan_of_the_dataset_is_known_under_another_name(
     np.testing.assert_array_equal(case.source_mask() == 2, corrected == 4)
 
 
-def test_new_cases_validate_in_no_inner_part_and_rejected_ones_are_not_taken(
+def test_new_cases_never_validate_and_rejected_ones_are_not_used(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
@@ -450,10 +446,10 @@ def test_new_cases_validate_in_no_inner_part_and_rejected_ones_are_not_taken(
 
 
 @pytest.mark.parametrize("place", ["data", "elsewhere"])
-def test_a_study_without_mask_takes_the_corrected_one_if_the_scan_is_its_own(
+def test_a_case_without_mask_gets_the_corrected_mask_of_its_scan(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path, place: str
 ) -> None:
-    """Such a study is listed without files: what tells its scan is that it lies in the dataset's folder."""
+    """Such a case is listed without files: its scan is identified by its place in the dataset's folder."""
     config = with_corrections(trained, masks, tmp_path, root=str(tmp_path / "data"))
     shutil.copytree(masks / "scans", tmp_path / place)
     (tmp_path / place / "broken.nii.gz").unlink()
@@ -475,7 +471,7 @@ def test_a_study_without_mask_takes_the_corrected_one_if_the_scan_is_its_own(
 
 
 @pytest.mark.parametrize("is_same_scan", [True, False])
-def test_a_new_case_of_two_folders_is_taken_once_and_never_replaced_by_another_scan(
+def test_a_new_case_of_two_folders_is_added_once_and_not_replaced_by_another_scan(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path, is_same_scan: bool
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
@@ -499,7 +495,7 @@ def test_a_new_case_of_two_folders_is_taken_once_and_never_replaced_by_another_s
     assert done.left_out == (() if is_same_scan else ("new_20 (corrected)",))
 
 
-def test_marks_of_other_masks_are_put_aside(tmp_path: Path) -> None:
+def test_marks_of_other_masks_are_moved_to_another_file(tmp_path: Path) -> None:
     mark = Mark(decision="accepted")
     write_mark(tmp_path, "first", "a", mark)
 
@@ -509,17 +505,17 @@ def test_marks_of_other_masks_are_put_aside(tmp_path: Path) -> None:
     assert "a" in (tmp_path / "review-first.json").read_text()
 
 
-def test_corrections_of_another_task_are_refused(
+def test_corrections_with_other_labels_are_refused(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path, labels={"left": 1, "right": 2})
     save_nifti(tmp_path / "out" / "corrected" / "new_20.nii.gz", blob_case(20)[1])
 
-    with pytest.raises(DataError, match="of another task"):
+    with pytest.raises(DataError, match="other labels or channels than the dataset"):
         medhybrid.preprocess(config)
 
 
-def test_a_corrected_mask_on_another_grid_leaves_its_case_out(
+def test_a_case_with_a_corrected_mask_on_another_grid_is_excluded(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
@@ -528,7 +524,7 @@ def test_a_corrected_mask_on_another_grid_leaves_its_case_out(
     assert medhybrid.preprocess(config).left_out == ("case_00",)
 
 
-def test_a_corrected_mask_without_scan_is_left_out_by_name(
+def test_a_corrected_mask_without_scan_is_excluded(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     config = with_corrections(trained, masks, tmp_path)
@@ -537,18 +533,18 @@ def test_a_corrected_mask_without_scan_is_left_out_by_name(
     done = medhybrid.preprocess(config)
 
     assert done.left_out == ("unknown",)
-    assert "its scan is not as predict read it" in " ".join(f.message for f in done.findings)
+    assert "its scan was changed or moved since predict" in " ".join(f.message for f in done.findings)
 
 
-def test_the_masks_on_disk_are_those_that_were_corrected(masks: Path) -> None:
-    """A correction begins with a copy of the prediction: it opens in any viewer, on the scan's grid."""
+def test_a_corrected_copy_of_a_predicted_mask_opens_on_the_grid_of_the_scan(masks: Path) -> None:
+    """A correction starts from a copy of the prediction, which must open in any viewer on the scan's grid."""
     mask, scan = (nib.load(masks / p) for p in ("out/masks/new_20.nii.gz", "scans/new_20.nii.gz"))
 
     assert mask.shape == scan.shape
     np.testing.assert_allclose(mask.affine, scan.affine)
 
 
-def test_a_scan_that_took_anothers_name_does_not_get_its_mask(
+def test_a_scan_that_takes_over_a_name_does_not_get_the_corrected_mask(
     trained: tuple[StudyFolder, Path], tmp_path: Path
 ) -> None:
     images = Path(str(trained[0].config.data.root)) / "imagesTr"
@@ -566,7 +562,7 @@ def test_a_scan_that_took_anothers_name_does_not_get_its_mask(
     assert [c.is_new for c in found.taken] == [True]
 
 
-def test_a_study_without_mask_that_had_a_place_among_those_that_validate_trains_once_it_has_one() -> None:
+def test_a_case_without_mask_listed_for_validation_trains_once_it_has_a_mask() -> None:
     cases = [Case(f"s{n}_{v}", f"s{n}", (None,), None, is_labelled=v == "a") for n in range(4) for v in "ab"]
     taken = [corrections.Correction(f"s{n}_b", "", True, "", "", "") for n in range(4)]
 
@@ -575,7 +571,7 @@ def test_a_study_without_mask_that_had_a_place_among_those_that_validate_trains_
     assert all(name.endswith("_a") for fold in folds for name in fold.validation)
 
 
-def test_a_corrected_mask_of_a_scan_before_does_not_go_to_the_one_that_has_its_name_now(
+def test_a_corrected_mask_of_an_earlier_scan_is_not_used_for_a_new_scan_with_its_name(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -588,15 +584,15 @@ def test_a_corrected_mask_of_a_scan_before_does_not_go_to_the_one_that_has_its_n
 
     (case,) = corrections.with_corrections([], data)[0]
 
-    assert "may be of another" in str(case.problem)
+    assert "may belong to another" in str(case.problem)
 
 
 @pytest.mark.parametrize(("input_hash", "is_other"), [("patient 1", False), ("patient 2", True)])
 @pytest.mark.parametrize("of_earlier_version", [True, False])
-def test_a_record_knows_the_corrections_of_scans_before_it(
+def test_a_record_lists_the_corrections_of_earlier_scans(
     tmp_path: Path, input_hash: str, is_other: bool, of_earlier_version: bool
 ) -> None:
-    """Another model's mask of the same scan leaves its correction valid, whatever the times of the files say."""
+    """After a mask of another model for the same scan, its correction stays valid, regardless of the times of the files."""
     records = Records(tmp_path)
     records.end(Prediction(case="T1", status="done", made_by="a model", input_hash="patient 1"))
     if of_earlier_version:
@@ -612,7 +608,7 @@ def test_a_record_knows_the_corrections_of_scans_before_it(
     assert bool(done.other_corrections) is is_other
 
 
-def test_a_corrected_mask_does_not_make_a_case_for_testing_train(
+def test_a_corrected_mask_of_a_test_case_does_not_train(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     data = with_corrections(trained, masks, tmp_path).data
@@ -626,7 +622,7 @@ def test_a_corrected_mask_does_not_make_a_case_for_testing_train(
     assert [c.case for c in found.taken] == ["new_20", "new_21"]
 
 
-def test_a_corrected_mask_goes_to_every_case_of_its_scan_also_to_one_that_had_none(
+def test_a_corrected_mask_is_used_for_every_case_of_its_scan(
     trained: tuple[StudyFolder, Path], masks: Path, tmp_path: Path
 ) -> None:
     data = with_corrections(trained, masks, tmp_path).data
@@ -641,4 +637,4 @@ def test_a_corrected_mask_goes_to_every_case_of_its_scan_also_to_one_that_had_no
     assert [(c.name, c.mask and c.mask.paths, c.problem) for c in cases] == [
         (name, (mask,), None) for name in ("rater 1", "rater 2", "without")
     ]
-    assert [c.is_new for c in found.taken] == [False, False, True], "a first mask judges no model"
+    assert [c.is_new for c in found.taken] == [False, False, True], "the case never validates"

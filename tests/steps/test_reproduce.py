@@ -1,4 +1,4 @@
-"""A model says how it was made; made again on the same machine it has the same bits, and what differs here is told."""
+"""Reproduction: a training repeated on the same host gives the same bits; differences of the host are listed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("blank_pictures", "in_this_process")
 
 @pytest.fixture(scope="module")
 def run(prepared: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of six steps. Do not write into it."""
+    """Return a run of six steps. Do not write into it."""
     changes = [f"runs={tmp_path_factory.mktemp('made') / 'first'}", "tracking.kind=jsonl", "training.iterations=6"]
     changes += ["training.deterministic=true"]
     with blank_pictures():
@@ -32,7 +32,7 @@ def run(prepared: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.slow
-def test_a_deterministic_training_is_made_again_bit_for_bit(
+def test_a_deterministic_training_is_reproduced_bit_for_bit(
     run: Path, prepared: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "my recipes" / "again.yaml"
@@ -44,14 +44,14 @@ def test_a_deterministic_training_is_made_again_bit_for_bit(
     assert main(["reproduce", str(run), *places, "--out", str(out), "--run"]) == 0
 
     shown = capsys.readouterr().out
-    assert "the same, bit for bit" in shown
+    assert "bit-identical" in shown
     assert f"medhybrid train --config '{out}' --deterministic" in shown
     told = recipe_of(read_record(run)[1], places).differences
-    assert not [row for row in told if row[0] != "code"], "the code may have changes that no revision has"
+    assert not [row for row in told if row[0] != "code"], "the code may have uncommitted changes"
     assert len(list((tmp_path / "second" / "blobs").iterdir())) == 1
 
 
-def test_what_is_not_the_same_here_is_told(run: Path, tmp_path: Path) -> None:
+def test_differences_of_this_host_are_listed(run: Path, tmp_path: Path) -> None:
     record = read_record(run)[1]
     assert record.made is not None
     software = record.made.software | {"torch": "1.0"}
@@ -64,7 +64,7 @@ def test_what_is_not_the_same_here_is_told(run: Path, tmp_path: Path) -> None:
     assert recipe.differences[1] == ("torch", "1.0", torch.__version__)
 
 
-def test_a_model_of_minutes_is_made_again_by_steps_and_says_so(run: Path) -> None:
+def test_a_training_of_minutes_is_reproduced_with_its_steps(run: Path) -> None:
     record = read_record(run)[1]
     assert record.made is not None
     training = record.made.config["training"] | {"iterations": None, "max_minutes": 3.0, "deterministic": False}
@@ -77,7 +77,7 @@ def test_a_model_of_minutes_is_made_again_by_steps_and_says_so(run: Path) -> Non
     assert length[1] == "6 steps on the schedule of 3 minutes"
 
 
-def test_what_the_plan_chose_there_is_asked_for_by_name(run: Path) -> None:
+def test_the_values_of_the_plan_are_set_in_the_config(run: Path) -> None:
     record = read_record(run)[1]
     plan = record.plan.model_copy(update={"batch_size": 7})
 
@@ -87,28 +87,28 @@ def test_what_the_plan_chose_there_is_asked_for_by_name(run: Path) -> None:
     assert chosen == (plan.spacing_mm, plan.patch_size, 7)
 
 
-def test_a_model_that_was_extended_says_that_its_steps_are_not_those_of_one_training(run: Path, tmp_path: Path) -> None:
+def test_the_changed_length_of_an_extended_training_is_listed(run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(run.parents[1], tmp_path / "runs"), run.parent.name, run.name)
     resume(run, ["training.iterations=6"])
     assert not [row for row in recipe_of(read_record(run)[1]).differences if row[0] == "length"], (
-        "it is as long as before"
+        "the length is the same"
     )
     extended = resume(run, ["training.iterations=+2"])
 
     recipe = recipe_of(read_record(extended.folder)[1])
 
     (length,) = [row for row in recipe.differences if row[0] == "length"]
-    assert length[1:] == ("8 steps, of a length changed on the way", "8 steps")
+    assert length[1:] == ("8 steps, length changed during training", "8 steps")
 
 
-def test_only_places_can_change_and_a_model_without_a_recipe_is_refused(run: Path) -> None:
-    with pytest.raises(ModelError, match=r"training\.seed cannot change"):
+def test_only_paths_can_be_overridden_and_a_model_without_record_is_refused(run: Path) -> None:
+    with pytest.raises(ModelError, match=r"training\.seed cannot be overridden"):
         recipe_of(read_record(run)[1], ["training.seed=3"])
-    with pytest.raises(ModelError, match="does not say how it was made"):
+    with pytest.raises(ModelError, match="has no record of its training"):
         recipe_of(make_test_record(make_test_plan()))
 
 
-def test_a_model_tells_no_place_and_no_password(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_a_model_has_no_path_and_no_password(prepared: StudyFolder, tmp_path: Path) -> None:
     changes = [f"runs={tmp_path / 'Smith'}", "training.iterations=2", "tracking.kind=jsonl"]
     changes += ["tracking.uri=postgresql://u:PASSWORD@db"]
     run = medhybrid.train(load_config(prepared.folder / "small.yaml", changes)).folder
@@ -118,24 +118,24 @@ def test_a_model_tells_no_place_and_no_password(prepared: StudyFolder, tmp_path:
     assert not [s for s in ("PASSWORD", "Smith", str(prepared.folder)) if s in text]
 
 
-def test_an_interrupted_model_and_a_damaged_recipe_are_told(run: Path) -> None:
+def test_an_interrupted_training_is_listed_and_a_damaged_record_is_refused(run: Path) -> None:
     record = read_record(run)[1]
     assert record.made is not None
     interrupted = record.model_copy(update={"made": record.made.model_copy(update={"is_interrupted": True})})
     assert ("length", "6 steps, interrupted", "6 steps") in recipe_of(interrupted, ["data.root=/data"]).differences
 
     damaged = record.model_copy(update={"made": record.made.model_copy(update={"config": {"training": 3}})})
-    with pytest.raises(ModelError, match="how it was made is damaged"):
+    with pytest.raises(ModelError, match="record of its training is damaged"):
         recipe_of(damaged)
 
 
-def test_no_clock_is_deterministic(prepared: StudyFolder) -> None:
+def test_deterministic_needs_a_length_in_steps(prepared: StudyFolder) -> None:
     changes = ["training.iterations=null", "training.max_minutes=1", "training.deterministic=true"]
     with pytest.raises(ConfigError, match="needs iterations"):
         load_config(prepared.folder / "small.yaml", changes)
 
 
-def test_the_setting_of_torch_is_put_back() -> None:
+def test_the_determinism_setting_of_torch_is_restored() -> None:
     with deterministic(True):
         assert torch.are_deterministic_algorithms_enabled()
     assert not torch.are_deterministic_algorithms_enabled()

@@ -1,4 +1,4 @@
-"""A run that is resumed finds its data, its store and its fellows where they are now."""
+"""A resumed run finds the current paths of its data, its store and the other runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medhybrid.steps.train_all import run_beside
 
 
 def make_project(root: Path, *overrides: str) -> StudyConfig:
-    """A config file, prepared cases and data in a folder."""
+    """Write a config file, prepared cases and data into a folder."""
     for name in ("prepared/blobs", "d"):
         (root / name).mkdir(parents=True)
     (root / "c.yaml").write_text("name: blobs\ndata: {channels: [{name: T1, modality: MR}], labels: {left: 1}}\n")
@@ -24,7 +24,7 @@ def make_project(root: Path, *overrides: str) -> StudyConfig:
 
 
 def begin(config: StudyConfig) -> Path:
-    """A run folder with its config."""
+    """Create a run folder with its config."""
     folder = new_run_folder(config)
     save_config(config, folder / "config.yaml")
     return folder.resolve()
@@ -32,7 +32,7 @@ def begin(config: StudyConfig) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is worked in."""
+    """Create a project folder and change into it."""
     root = tmp_path / "project"
     root.mkdir()
     monkeypatch.chdir(root)
@@ -48,17 +48,17 @@ def of(root: Path, store: str | None = None) -> list[str | None]:
     return [str(root / "runs"), str(root / "prepared"), str(root / "d"), store]
 
 
-def test_places_are_those_of_the_folder_that_the_run_began_in_from_any_other(
+def test_relative_paths_start_at_the_working_directory_of_the_training(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = begin(make_project(project, "tracking.uri=sqlite:///store.db"))
     monkeypatch.chdir(tmp_path)
 
     assert places(run) == of(project, f"sqlite:///{project / 'store.db'}")
-    assert run_config(run).prepare.folder == "prepared", "what is kept stays relative"
+    assert run_config(run).prepare.folder == "prepared", "the saved paths stay relative"
 
 
-def test_a_run_of_a_version_that_kept_no_working_folder_is_placed_by_its_runs_folder(
+def test_without_a_record_relative_paths_start_at_the_parent_of_the_runs_folder(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = begin(make_project(project))
@@ -82,7 +82,7 @@ def test_a_project_that_was_moved_or_copied_uses_its_own_folders(
     assert places(new / "runs" / "blobs" / run.name) == of(new)
 
 
-def test_runs_that_were_moved_alone_still_find_the_data_at_the_working_directory(project: Path, tmp_path: Path) -> None:
+def test_moved_runs_find_the_data_in_the_working_directory(project: Path, tmp_path: Path) -> None:
     run = begin(make_project(project))
     (tmp_path / "disk").mkdir()
     shutil.move(project / "runs", tmp_path / "disk" / "runs")
@@ -92,13 +92,13 @@ def test_runs_that_were_moved_alone_still_find_the_data_at_the_working_directory
     assert found == [str(tmp_path / "disk" / "runs"), *of(project)[1:]]
 
 
-def test_prepared_cases_on_a_store_stay_there(project: Path) -> None:
+def test_prepared_cases_on_a_remote_store_keep_their_url(project: Path) -> None:
     run = begin(make_project(project, "prepare.folder=s3://bucket/prepared"))
 
     assert config_here(run).prepare.folder == "s3://bucket/prepared"
 
 
-def test_a_folder_of_runs_outside_the_working_folder_keeps_the_way_back(
+def test_runs_outside_the_working_directory_keep_a_relative_path_to_it(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = begin(make_project(project, "runs=../elsewhere/runs"))
@@ -107,14 +107,14 @@ def test_a_folder_of_runs_outside_the_working_folder_keeps_the_way_back(
     assert places(run) == [str(tmp_path / "elsewhere" / "runs"), *of(project)[1:]]
 
 
-def test_the_way_back_is_kept_relative(project: Path) -> None:
+def test_the_path_to_the_working_directory_is_relative(project: Path) -> None:
     run = begin(make_project(project))
     remember_working_folder(run)
 
     assert (run / "working_folder").read_text() == "../../.."
 
 
-def test_a_resume_may_name_places_and_records_but_nothing_else(project: Path) -> None:
+def test_resume_may_change_paths_and_tracking_but_nothing_else(project: Path) -> None:
     run = begin(make_project(project))
 
     for overrides in (["training.peak_rate=1"], ["training.iterations=+2", "network.depth=2"]):
@@ -131,11 +131,11 @@ def test_a_resume_may_name_places_and_records_but_nothing_else(project: Path) ->
 
     kept = extend(run_config(run), given)
     assert (kept.tracking.experiment, kept.tracking.register_model) == ("other", False)
-    assert kept.prepare.folder == "prepared", "it holds for one call"
+    assert kept.prepare.folder == "prepared", "it applies to one call"
     assert with_places(kept, given).prepare.folder == str(project / "p2")
 
 
-def test_a_cross_validation_that_was_copied_goes_on_with_its_own_runs(tmp_path: Path) -> None:
+def test_a_copied_cross_validation_continues_with_its_own_runs(tmp_path: Path) -> None:
     for name in ("old", "new"):
         (tmp_path / name / "runs" / "t" / "run-1").mkdir(parents=True)
     whole = tmp_path / "new" / "runs" / "t" / "cross-validation"

@@ -1,4 +1,4 @@
-"""A study that says something besides the picture: prepared, trained, predicted with it, and nothing of it in the records."""
+"""Metadata conditioning: preparation, training and prediction with metadata, which no record contains."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.synthetic import StudyFolder, small_config
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("blank_pictures", "in_this_process"),
-    pytest.mark.filterwarnings("ignore"),  # MLflow and its store warn of themselves
+    pytest.mark.filterwarnings("ignore"),  # warnings of MLflow and its store
 ]
 
 
-def test_what_a_study_says_goes_from_table_to_prediction(study: StudyFolder, tmp_path: Path) -> None:
+def test_metadata_of_the_table_is_used_in_training_and_prediction(study: StudyFolder, tmp_path: Path) -> None:
     data = Path(shutil.copytree(study.folder / "data", tmp_path / "data"))
     small_config(tmp_path)
     names = sorted(p.name.removesuffix(".nii.gz") for p in (data / "imagesTr").iterdir())
@@ -45,9 +45,7 @@ def test_what_a_study_says_goes_from_table_to_prediction(study: StudyFolder, tmp
     assert ".4159" not in records
 
 
-def test_cases_that_know_more_than_is_asked_for_serve_and_those_that_know_less_are_refused(
-    study: StudyFolder, tmp_path: Path
-) -> None:
+def test_cases_with_more_metadata_are_accepted_and_with_less_refused(study: StudyFolder, tmp_path: Path) -> None:
     places = f"prepare.folder={tmp_path / 'prepared'}", f"runs={tmp_path / 'runs'}", "tracking.kind=none"
     told = small_config(study.folder, "data.context=[slice_mm]", "training.iterations=1", *places)
     asks_more = small_config(study.folder, "data.context=[slice_mm, sex]", *places)
@@ -60,7 +58,7 @@ def test_cases_that_know_more_than_is_asked_for_serve_and_those_that_know_less_a
         medhybrid.train(asks_more)
 
 
-def test_a_changed_table_prepares_and_predicts_anew(study: StudyFolder, tmp_path: Path) -> None:
+def test_changed_metadata_prepares_and_predicts_again(study: StudyFolder, tmp_path: Path) -> None:
     data = Path(shutil.copytree(study.folder / "data", tmp_path / "data"))
     places = f"data.root={data}", f"prepare.folder={tmp_path / 'prepared'}", f"runs={tmp_path / 'runs'}"
     config = small_config(study.folder, "data.context=[sex]", "training.iterations=1", "tracking.kind=none", *places)

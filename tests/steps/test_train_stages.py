@@ -1,4 +1,4 @@
-"""A run of stages is one run in MLflow with one nested run a stage, which has the numbers of its own steps."""
+"""A run with stages is one MLflow run with a nested run for each stage, which has the metrics of its steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.synthetic import StudyFolder, small_config
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("blank_pictures", "small_program"),
-    pytest.mark.filterwarnings("ignore"),  # MLflow and its store warn of themselves
+    pytest.mark.filterwarnings("ignore"),  # warnings of MLflow and its store
 ]
 
 STAGES = "training.stages=[{train: [encoder, decoder], share: 2, name: convolutions}, {train: [all], share: 1}]"

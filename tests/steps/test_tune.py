@@ -1,4 +1,4 @@
-"""A search tries settings on cases that train, ends with its budget, goes on after a kill and names the best."""
+"""Hyperparameter search: trials on inner splits, budget, resumption after a killed process, and the best config."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def config(prepared: StudyFolder, tmp_path: Path) -> StudyConfig:
 
 
 class Trainings:
-    """In place of `train`: the score is a function of the config."""
+    """Replacement of `train`, whose score is a function of the config."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.configs: list[StudyConfig] = []
@@ -70,15 +70,15 @@ def trainings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainings:
     made = Trainings(tmp_path)
     monkeypatch.setattr(module, "train", made)
     clock = iter(range(10**6))
-    monkeypatch.setattr(module.time, "monotonic", lambda: 20.0 * next(clock))  # every look takes 20 seconds
+    monkeypatch.setattr(module.time, "monotonic", lambda: 20.0 * next(clock))  # each call is 20 seconds later
     return made
 
 
-# --- the inner part ---------------------------------------------------------------------------------------------------
+# --- inner splits -----------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(2, 6), st.integers(6, 40), st.integers(0, 3))
-def test_inner_parts_share_out_the_cases_that_train_by_subject(n_parts: int, n_subjects: int, seed: int) -> None:
+def test_inner_splits_divide_the_training_cases_by_subject(n_parts: int, n_subjects: int, seed: int) -> None:
     subjects = {f"case{i}{side}": f"s{i}" for i in range(n_subjects) for side in "LR"}
     fold = Fold(train=tuple(subjects), validation=("other",))
 
@@ -92,7 +92,7 @@ def test_inner_parts_share_out_the_cases_that_train_by_subject(n_parts: int, n_s
 
 
 @given(st.integers(1, 30), st.integers(1, 30))
-def test_fewer_cases_are_among_more(few: int, many: int) -> None:
+def test_a_smaller_share_of_cases_is_a_subset_of_a_larger_one(few: int, many: int) -> None:
     fold = Fold(train=tuple(f"c{i}" for i in range(20)), validation=("v",))
 
     small, large = (fold.limited(n, 0) for n in sorted((few, many)))
@@ -101,7 +101,7 @@ def test_fewer_cases_are_among_more(few: int, many: int) -> None:
     assert set(small.train) <= set(large.train)
 
 
-def test_inner_parts_are_those_of_the_labelled_and_other_scans_train_in_each() -> None:
+def test_inner_splits_divide_labelled_cases_and_unlabelled_ones_always_train() -> None:
     labelled, others = ({f"{k}{i}": f"{k}{i}" for i in range(n)} for k, n in (("a", 10), ("b", 5)))
     fold = Fold(train=(*labelled, *others, "a0_again"), validation=("z",))
     others["a0_again"] = "a0"
@@ -114,7 +114,7 @@ def test_inner_parts_are_those_of_the_labelled_and_other_scans_train_in_each() -
         }
 
 
-def test_an_inner_part_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_inner_split_is_refused() -> None:
     with pytest.raises(DataError, match="inner part 5 does not exist"):
         Fold(train=("a", "b"), validation=("c",)).inner(5, {"a": "a", "b": "b"}, 5, 0)
 
@@ -122,7 +122,7 @@ def test_an_inner_part_that_does_not_exist_is_refused() -> None:
 # --- configs ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_packaged_search_has_keys_that_exist() -> None:
+def test_the_keys_of_the_packaged_search_exist() -> None:
     search = load_search("search_hybrid.yaml")
 
     for key, values in search.space.items():
@@ -143,7 +143,7 @@ def test_a_search_without_ranges_is_refused(tmp_path: Path, space: dict[str, Any
         load_search(tmp_path / "s.yaml")
 
 
-def test_a_key_that_does_not_exist_is_refused_before_any_trial(config: StudyConfig, trainings: Trainings) -> None:
+def test_an_unknown_key_is_refused_before_the_first_trial(config: StudyConfig, trainings: Trainings) -> None:
     search = SEARCH.model_copy(update={"space": {"training.peak_rat": RangeConfig(low=0.1, high=1.0)}})
 
     with pytest.raises(ConfigError, match=r"training\.peak_rat: unknown key; did you mean peak_rate"):
@@ -154,7 +154,7 @@ def test_a_key_that_does_not_exist_is_refused_before_any_trial(config: StudyConf
 # --- searches ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_best_values_become_a_config_and_the_budget_ends_the_search(
+def test_the_best_values_are_saved_as_a_config_and_the_budget_ends_the_search(
     config: StudyConfig, trainings: Trainings
 ) -> None:
     found = medhybrid.tune(config, SEARCH, minutes=12)
@@ -176,7 +176,7 @@ def test_the_best_values_become_a_config_and_the_budget_ends_the_search(
     assert (found.folder / "slice.png").stat().st_size > 5_000
 
 
-def test_the_first_trial_has_the_values_of_the_config_as_far_as_the_space_has_them(
+def test_the_first_trial_has_the_values_of_the_config_that_lie_in_the_space(
     config: StudyConfig, trainings: Trainings
 ) -> None:
     config = with_values(config, {"training.peak_rate": 2e-3, "network.kind": "resnet", "network.depth": 5}, source="t")
@@ -185,11 +185,11 @@ def test_the_first_trial_has_the_values_of_the_config_as_far_as_the_space_has_th
 
     first, second = trainings.configs[:2]
     assert (first.training.peak_rate, first.network.kind) == (2e-3, "resnet")
-    assert first.network.depth in (1, 2), "5 is not in the space"
+    assert first.network.depth in (1, 2), "5 is not in the search space"
     assert second.training.peak_rate != 2e-3
 
 
-def test_lists_of_the_config_are_known_among_the_choices(config: StudyConfig, trainings: Trainings) -> None:
+def test_lists_of_the_config_are_matched_to_choices(config: StudyConfig, trainings: Trainings) -> None:
     choices = ([8, 16], list(config.network.widths), [16, 32])
     search = SearchConfig(name="widths", space={"network.widths": RangeConfig(choices=choices)})
 
@@ -198,7 +198,7 @@ def test_lists_of_the_config_are_known_among_the_choices(config: StudyConfig, tr
     assert trainings.configs[0].network.widths == config.network.widths
 
 
-def test_a_second_call_goes_on_and_does_not_try_the_same_again(config: StudyConfig, trainings: Trainings) -> None:
+def test_a_second_call_continues_with_new_values(config: StudyConfig, trainings: Trainings) -> None:
     medhybrid.tune(config, SEARCH, minutes=3)
     first = len(trainings.configs)
     found = medhybrid.tune(config, SEARCH, minutes=8)
@@ -210,7 +210,7 @@ def test_a_second_call_goes_on_and_does_not_try_the_same_again(config: StudyConf
     assert medhybrid.tune(config, SEARCH, minutes=8) == found
 
 
-def test_a_trial_that_was_killed_is_finished_first_with_its_values(
+def test_a_killed_trial_is_finished_first(
     config: StudyConfig, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(config: StudyConfig, *, on_start: Any, **_: Any) -> Run:
@@ -255,7 +255,9 @@ def test_a_trial_of_another_living_process_is_left_alone(
     assert len(study.trials) > theirs.number + 1
 
 
-def test_an_interrupted_search_says_so(config: StudyConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_search_returns_none(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(module, "train", lambda *_, **__: Run(tmp_path, None, {}, 3, is_interrupted=True))
 
     assert medhybrid.tune(config, SEARCH, minutes=1) is None
@@ -264,7 +266,7 @@ def test_an_interrupted_search_says_so(config: StudyConfig, monkeypatch: pytest.
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures", "small_program")
 @pytest.mark.filterwarnings("ignore")
-def test_trials_are_trained_on_inner_parts_and_nested_in_mlflow(prepared: StudyFolder, tmp_path: Path) -> None:
+def test_trials_use_inner_splits_and_are_nested_in_mlflow(prepared: StudyFolder, tmp_path: Path) -> None:
     config = small_config(prepared.folder, f"runs={tmp_path}", "data.n_folds=2")
 
     found = medhybrid.tune(config, SEARCH, minutes=0.01)
@@ -286,14 +288,14 @@ def test_trials_are_trained_on_inner_parts_and_nested_in_mlflow(prepared: StudyF
     assert scored <= set(folds[outer]["train"])
 
 
-def test_a_search_does_not_go_on_for_another_fold_or_space(config: StudyConfig, trainings: Trainings) -> None:
+def test_a_search_cannot_continue_with_another_fold_or_space(config: StudyConfig, trainings: Trainings) -> None:
     medhybrid.tune(config, SEARCH, minutes=2)
     tried = len(trainings.configs)
     other_rate = config.model_copy(update={"training": config.training.model_copy(update={"peak_rate": 1e-4})})
     other_space = SEARCH.model_copy(update={"space": {"training.peak_rate": RangeConfig(low=1e-3, high=1.0)}})
 
     for study, search in ((other_rate, SEARCH), (config, other_space)):
-        with pytest.raises(ConfigError, match="begun with another config"):
+        with pytest.raises(ConfigError, match="started with another config"):
             medhybrid.tune(study, search, minutes=9)
     assert len(trainings.configs) == tried
 
@@ -319,13 +321,13 @@ def test_failing_trials_end_the_search_with_their_reason(config: StudyConfig, mo
 
 
 @pytest.mark.slow
-def test_a_start_that_has_seen_what_scores_the_trials_is_refused_before_any(
+def test_pretrained_weights_with_data_leakage_are_refused_before_the_first_trial(
     config: StudyConfig, trainings: Trainings, trained: tuple[StudyFolder, Path]
 ) -> None:
-    """A model of the same fold has learnt from its inner validation cases."""
+    """A model of the same fold was trained on the inner validation cases."""
     begun = with_values(config, {"training.pretrained": str(trained[1])}, source="test")
 
-    with pytest.raises(DataError, match="the start has seen"):
+    with pytest.raises(DataError, match="data leakage"):
         medhybrid.tune(begun, SEARCH, minutes=1)
 
     assert not trainings.configs
@@ -337,7 +339,7 @@ def test_a_trial_is_marked_as_part_of_its_search(config: StudyConfig, trainings:
     assert (trainings.folder / PART_OF).read_text().endswith("tune-small")
 
 
-def test_without_prepared_cases_no_trial_begins(config: StudyConfig, trainings: Trainings, tmp_path: Path) -> None:
+def test_without_prepared_cases_no_trial_starts(config: StudyConfig, trainings: Trainings, tmp_path: Path) -> None:
     away = config.model_copy(update={"prepare": config.prepare.model_copy(update={"folder": str(tmp_path / "none")})})
 
     with pytest.raises(DataError, match="is not a prepared dataset"):
@@ -362,8 +364,8 @@ def test_a_trial_whose_process_died_three_times_is_given_up(config: StudyConfig,
     assert rows[0]["problem"] == "its process died 3 times"
 
 
-def test_an_orphan_by_its_number_whose_run_is_held_is_left_alone(config: StudyConfig, tmp_path: Path) -> None:
-    """In containers two processes may have one number."""
+def test_a_trial_whose_run_is_locked_is_not_resumed(config: StudyConfig, tmp_path: Path) -> None:
+    """Process ids are not unique across containers."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text("")
@@ -377,7 +379,7 @@ def test_an_orphan_by_its_number_whose_run_is_held_is_left_alone(config: StudyCo
         assert not module._is_orphan(study.trials[0], tmp_path / "tune")
 
 
-def test_few_subjects_are_shared_out_among_fewer_parts() -> None:
+def test_few_subjects_give_fewer_inner_splits() -> None:
     fold = Fold(train=("a", "b", "c"), validation=("d",))
     inner = fold.inner(2, {n: n for n in "abc"}, 5, 0)
     assert len(inner.validation) == 1
@@ -385,7 +387,7 @@ def test_few_subjects_are_shared_out_among_fewer_parts() -> None:
         fold.inner(3, {n: n for n in "abc"}, 5, 0)
 
 
-def test_machines_share_a_search_though_their_places_and_cores_are_others(
+def test_hosts_with_other_paths_and_cores_share_a_search(
     config: StudyConfig, trainings: Trainings, tmp_path: Path
 ) -> None:
     database = f"sqlite:///{tmp_path / 'shared.db'}"
@@ -406,7 +408,7 @@ def test_machines_share_a_search_though_their_places_and_cores_are_others(
     assert found.n_trials == len(trainings.configs) > tried
 
 
-def test_what_was_best_until_trials_failed_is_kept_and_values_that_do_not_fit_are_no_failures(
+def test_the_best_config_is_kept_after_failures_and_incompatible_values_do_not_count(
     config: StudyConfig, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def first_only(asked: StudyConfig, **more: Any) -> Run:
@@ -432,12 +434,12 @@ def test_what_was_best_until_trials_failed_is_kept_and_values_that_do_not_fit_ar
 
 
 @pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
-def test_a_search_needs_minutes(config: StudyConfig, minutes: float) -> None:
-    with pytest.raises(ConfigError, match="finds nothing"):
+def test_a_budget_without_minutes_is_refused(config: StudyConfig, minutes: float) -> None:
+    with pytest.raises(ConfigError, match="invalid budget"):
         medhybrid.tune(config, SEARCH, minutes=minutes)
 
 
-def test_another_start_of_the_same_name_is_another_search(
+def test_other_pretrained_weights_with_the_same_name_are_another_search(
     config: StudyConfig, trainings: Trainings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(module, "check_independence", lambda _: None)
@@ -450,6 +452,6 @@ def test_another_start_of_the_same_name_is_another_search(
     )
     medhybrid.tune(a, SEARCH, minutes=2)
 
-    with pytest.raises(ConfigError, match="begun with another config"):
+    with pytest.raises(ConfigError, match="started with another config"):
         medhybrid.tune(b, SEARCH, minutes=9)
     assert medhybrid.tune(copy, SEARCH, minutes=3) is not None

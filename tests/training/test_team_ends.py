@@ -40,7 +40,7 @@ def test_after_the_kill_of_one_process_all_end_and_the_run_can_be_resumed(
     _, problems = process.communicate(timeout=patience_s())
 
     assert process.returncode == 2
-    assert b"process 2 of 2 ended before its work was done. Found signal SIGKILL" in problems
+    assert b"process 2 of 2 was killed. Found signal SIGKILL" in problems
     assert not any(m.is_running() and m.status() != psutil.STATUS_ZOMBIE for m in members)
     (run,) = (tmp_path / "blobs").iterdir()
     assert not (run / "model").exists()
@@ -62,7 +62,7 @@ def test_a_signal_to_the_launcher_stops_all_processes_after_their_step(
     shown, problems = process.communicate(timeout=patience_s())
 
     assert process.returncode == 130, problems
-    assert b"go on with: medhybrid train --resume" in shown
+    assert b"continue with: medhybrid train --resume" in shown
     (run,) = (tmp_path / "blobs").iterdir()
     assert (run / "checkpoint" / "last.pt").exists()
     assert os.listdir(run / "model")

@@ -268,7 +268,7 @@ def test_a_study_waits_while_the_disk_is_full_and_is_processed_later(
 
 def test_a_spool_accepts_only_one_listener(destination: tuple[int, list[str]], model: Model, tmp_path: Path) -> None:
     config = listener_config(tmp_path, destination[0])
-    with Running(config, model), pytest.raises(OutputError, match="another listener works on"):
+    with Running(config, model), pytest.raises(OutputError, match="another listener uses"):
         Listener(config.model_copy(update={"port": free_port()}), model).run(threading.Event())
     with Running(config, model):
         pass
