@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the pydantic models: python docs/make_configuration.py."""
+"""Write docs/reference/configuration.md from the pydantic models: python docs/make_configuration.py."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Any value can be given on the command line as `key=value`, for example `training
 
 
 def main() -> None:
-    """Write the page beside this file."""
-    (Path(__file__).parent / "configuration.md").write_text(page())
+    """Write the page."""
+    (Path(__file__).parent / "reference" / "configuration.md").write_text(page())
 
 
 def page() -> str:

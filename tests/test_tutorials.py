@@ -22,7 +22,7 @@ from medhybrid.scans.dicom.write import write_mr_series
 from tests.patience import wait_until
 from tests.synthetic import AFFINE, blob_case, save_nifti
 
-PAGE = Path(__file__).parents[1] / "docs" / "tutorials.md"
+PAGE = Path(__file__).parents[1] / "docs" / "getting-started.md"
 
 SERVER = """
 import json, os, signal, socket, sys

@@ -102,7 +102,7 @@ class DataConfig(Frozen):
     context: tuple[ContextField, ...] = Field(
         (),
         description="What the Transformer is told besides the picture, a token each, where it is known: from the grid, DICOM "
-        "headers, or `context.csv` (docs/practices.md). Values may be absent.",
+        "headers, or `context.csv` (docs/how-to/training-options.md). Values may be absent.",
     )
     segments: dict[str, str] = Field(
         default_factory=dict,

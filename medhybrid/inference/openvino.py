@@ -4,7 +4,7 @@ CACHE/medhybrid/<key>/stem.xml, network.xml (and .bin)      by weights, format a
 
 CACHE is `XDG_CACHE_HOME`, or `.cache` in the user's home. What is converted is compared with the torch network before it is
 kept; arithmetic is then as on torch: bf16 where the processor has it, else float32. The stem of the network is a program of its
-own, in float32 always: together, OpenVINO would round the picture to bf16 first (docs/performance.md).
+own, in float32 always: together, OpenVINO would round the picture to bf16 first (docs/results/performance.md).
 """
 
 from __future__ import annotations

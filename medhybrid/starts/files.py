@@ -28,7 +28,8 @@ NESTED = ("average", "state_dict", "network_weights", "model", "model_state_dict
 """Keys under which training programs keep the weights in a checkpoint; the first is ours."""
 
 WHERE = (
-    "see docs/practices.md for known files, where they are from and their licences; a run or model folder serves, too"
+    "see docs/how-to/training-options.md for known files, where they are from and their licences; "
+    "a run or model folder serves, too"
 )
 
 

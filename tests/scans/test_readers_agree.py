@@ -1,4 +1,4 @@
-"""Files with random valid headers are read as nibabel and SimpleITK read them; docs/coordinates.md lists each difference."""
+"""Files with random valid headers are read as by nibabel and SimpleITK; docs/explanation/coordinates.md has the differences."""
 
 from pathlib import Path
 

@@ -308,7 +308,7 @@ def test_the_folder_of_a_run_that_was_killed_is_a_start_and_another_folder_is_no
     (tmp_path / "runs").mkdir()
 
     assert {row.what for row in begin_with(network(), tmp_path / "run", make_test_plan()).rows} == {"taken"}
-    with pytest.raises(ModelError, match=r"runs cannot be a start.*docs/practices\.md"):
+    with pytest.raises(ModelError, match=r"runs cannot be a start.*docs/how-to/training-options\.md"):
         read_weights(tmp_path / "runs")
 
 
