@@ -1,6 +1,6 @@
 """What readers make of folders of DICOM: right, refused, or wrong; each frame judged by its own header.
 
-    python benchmarks/dicom_readers.py /data/dicom --out docs/results/dicom_readers.md
+    python benchmarks/dicom_readers.py /data/dicom --out docs/lab-notes/dicom_readers.md
 
 Every folder that holds DICOM files is a row. A reader is right if every pixel of every frame stands, rescaled, at its place in
 one of the volumes it gives, and no voxel is left over. Needs dcm2niix on the PATH for its column.

@@ -7,7 +7,7 @@ network's grid (`--spacing 0` is the scan's own), brought back to the scan, clea
 the network's place stands a smooth field with every label everywhere, the worst case for the way back; what the network takes
 is the number of windows, which is told, times what one takes. Scans that are counted are of 40 x 48 x 36 voxels, a window
 each. Writes results/growth.json, .md and the picture
-of docs/results/performance.md.
+of docs/lab-notes/performance.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each practice of docs/results/practices.md gives for the same total time, paired by case, two seeds.
+"""What each practice of docs/lab-notes/practices.md gives for the same total time, paired by case, two seeds.
 
     python benchmarks/practices.py hippocampus.yaml /data/hippocampus --other brain.yaml /data/glioma --work /tmp/practices \
         --steps 470 --other-steps 290 --pretrain-steps 600 --masks 5,25

@@ -32,7 +32,7 @@ def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tenso
 
     The reaches of two thirds of the heads double from head to head, beginning with the distance of neighbours; the others are
     free to look anywhere. Without this, attention is even at first, and a short training does not get away from there
-    (docs/results/accuracy.md).
+    (docs/lab-notes/accuracy.md).
 
     References
     ----------

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 MOMENTUM = 0.95
 
 N_ITERATIONS = 3
-"""Rounds of Newton-Schulz. Five, as usual, give the same Dice and cost more (docs/results/accuracy.md)."""
+"""Rounds of Newton-Schulz. Five, as usual, give the same Dice and cost more (docs/lab-notes/accuracy.md)."""
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """The odd polynomial of a round, which brings singular values towards 1 (0.7 to 1.2)."""
