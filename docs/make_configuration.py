@@ -17,8 +17,8 @@ HEAD = """# Configuration
 
 <!-- Written by docs/make_configuration.py from medhybrid/config/models.py; do not edit. -->
 
-A study is one YAML file. Keys that are left out have the default below; an unknown key is refused with the nearest known one.
-Any value can be given on the command line as `key=value`, for example `training.max_minutes=20`.
+A study is one YAML file. A key that is not given has the default below. An unknown key is refused, with the nearest known one.
+Set any key on the command line as `key=value`, for example `training.max_minutes=20`.
 """
 
 
