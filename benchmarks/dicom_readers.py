@@ -1,6 +1,6 @@
 """Compare DICOM readers on folders of DICOM files: right, refused or wrong, checked by the header of each frame.
 
-    python benchmarks/dicom_readers.py /data/dicom --out docs/dicom_readers.md
+    python benchmarks/dicom_readers.py /data/dicom --out docs/lab-notes/dicom_readers.md
 
 Every folder with DICOM files is a row. A reader is right if each rescaled pixel of each frame is at its position in one of the
 volumes that it returns, and these have no other voxels. The column of dcm2niix needs the program on the PATH.

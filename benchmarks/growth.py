@@ -7,7 +7,7 @@ on the grid of the network (`--spacing 0`: the grid of the scan). The result is 
 removed, and the mask is measured and written. A smooth field with every label everywhere replaces the network; this is the
 worst case for the resampling of the result. The time of a network would be the reported number of windows, times that of one
 window. Points with several scans use scans of 40 x 48 x 36 voxels, one window each. Writes results/growth.json, .md and the
-figure of docs/performance.md.
+figure of docs/lab-notes/performance.md.
 """
 
 from __future__ import annotations

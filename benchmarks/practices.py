@@ -1,4 +1,4 @@
-"""Compare the practices of docs/practices.md for the same total time, paired by case, with two seeds.
+"""Compare the practices of docs/lab-notes/practices.md for the same total time, paired by case, with two seeds.
 
     python benchmarks/practices.py hippocampus.yaml /data/hippocampus --other brain.yaml /data/glioma --work /tmp/practices \
         --steps 470 --other-steps 290 --pretrain-steps 600 --masks 5,25

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the pydantic models: python docs/make_configuration.py."""
+"""Write docs/reference/configuration.md from the pydantic models: python docs/make_configuration.py."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ HEAD = """# Configuration
 
 <!-- Written by docs/make_configuration.py from medhybrid/config/models.py; do not edit. -->
 
-A study is one YAML file. Missing keys have the defaults below. An unknown key is an error, which suggests the most similar key.
-Any value can be given on the command line as `key=value`, for example `training.max_minutes=20`.
+A study is one YAML file. A key that is not given has the default below. An unknown key is refused, with the nearest known one.
+Set any key on the command line as `key=value`, for example `training.max_minutes=20`.
 """
 
 
 def main() -> None:
-    """Write the page beside this file."""
-    (Path(__file__).parent / "configuration.md").write_text(page())
+    """Write the page."""
+    (Path(__file__).parent / "reference" / "configuration.md").write_text(page())
 
 
 def page() -> str:

@@ -22,28 +22,30 @@ def test_the_docs_build_without_warnings(tmp_path: Path) -> None:
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "architecture" / "index.html").exists()
+    assert (tmp_path / "explanation" / "architecture" / "index.html").exists()
 
 
-def test_the_configuration_page_is_generated_from_the_models_and_current() -> None:
-    spec = importlib.util.spec_from_file_location("make_configuration", DOCS / "make_configuration.py")
+@pytest.mark.parametrize("name", ["configuration", "api"])
+def test_generated_pages_are_current(name: str) -> None:
+    page = {"configuration": "configuration.md", "api": "python-api.md"}[name]
+    spec = importlib.util.spec_from_file_location(f"make_{name}", DOCS / f"make_{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    assert (DOCS / "configuration.md").read_text() == module.page(), "run python docs/make_configuration.py"
+    assert (DOCS / "reference" / page).read_text() == module.page(), f"run python docs/make_{name}.py"
 
 
 def test_every_command_is_documented() -> None:
-    headings = set(re.findall(r"^## ([\w-]+)$", (DOCS / "commands.md").read_text(), flags=re.MULTILINE))
+    headings = set(re.findall(r"^## ([\w-]+)$", (DOCS / "reference" / "commands.md").read_text(), flags=re.MULTILINE))
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     assert headings == set(commands)
 
 
 @pytest.mark.parametrize(
-    "page", [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"], ids=lambda p: p.name
+    "page", [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"], ids=lambda p: p.name
 )
 def test_files_named_in_the_docs_exist(page: Path) -> None:
     """Check paths of the repository in backticks, such as `data/plan.py` or `tests/metrics/`."""
@@ -59,7 +61,7 @@ def test_files_named_in_the_docs_exist(page: Path) -> None:
 
 def test_every_finding_code_is_documented() -> None:
     source = (ROOT / "medhybrid" / "data" / "checks.py").read_text()
-    documented = (DOCS / "data.md").read_text()
+    documented = (DOCS / "reference" / "error-codes.md").read_text()
 
     undocumented = {c for c in re.findall(r'code="(\w+)"', source) if f"`{c}`" not in documented}
 
@@ -72,10 +74,10 @@ def test_every_finding_code_is_documented() -> None:
         set(
             re.findall(
                 r"`((?:data|prepare|network|augment|training|inference|tracking)\.\w+)`",
-                "".join(p.read_text() for p in DOCS.glob("*.md") if p.name != "configuration.md"),
+                "".join(p.read_text() for p in DOCS.rglob("*.md") if p.name != "configuration.md"),
             )
         )
     ),
 )
-def test_config_keys_named_in_the_docs_exist(key: str) -> None:
-    assert f"`{key}`" in (DOCS / "configuration.md").read_text()
+def test_every_key_that_the_docs_name_exists(key: str) -> None:
+    assert f"`{key}`" in (DOCS / "reference" / "configuration.md").read_text()

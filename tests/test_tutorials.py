@@ -21,7 +21,8 @@ from medhybrid.scans.dicom.write import write_mr_series
 from tests.patience import wait_until
 from tests.synthetic import AFFINE, blob_case, save_nifti
 
-PAGE = Path(__file__).parents[1] / "docs" / "tutorials.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = (DOCS / "getting-started.md", DOCS / "how-to" / "from-nnunet.md")
 
 SERVER = """
 import json, os, signal, socket, sys
@@ -101,7 +102,7 @@ def test_every_command_of_the_tutorials_runs(tmp_path: Path) -> None:
     (tmp_path / "data" / "dataset.json").write_text(json.dumps(listed))
     write_mr_series(tmp_path / "scans" / "a", blob_case(20)[0], AFFINE, description="T1", study="s", case="x")
     save_nifti(tmp_path / "scans" / "b.nii.gz", blob_case(21)[0])
-    commands = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE.read_text(), flags=re.DOTALL))
+    commands = "\n".join(re.findall(r"```bash\n(.*?)```", "".join(p.read_text() for p in PAGES), flags=re.DOTALL))
     environment = os.environ | {
         "DATA": str(tmp_path / "data"),
         "SCANS": str(tmp_path / "scans"),

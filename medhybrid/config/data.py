@@ -112,7 +112,7 @@ class DataConfig(Frozen):
     context: tuple[ContextField, ...] = Field(
         (),
         description="Metadata conditioning: values that the Transformer receives as one token each, besides the image. They "
-        "come from the grid, DICOM headers or `context.csv` (docs/practices.md). Values may be missing.",
+        "come from the grid, DICOM headers or `context.csv` (docs/how-to/training-options.md). Values may be missing.",
     )
     segments: dict[str, str] = Field(
         default_factory=dict,

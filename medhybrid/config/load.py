@@ -128,7 +128,7 @@ def load_config_with_origins(name: str | Path, overrides: Sequence[str] = ()) ->
 def load_listen_config(path: Path) -> ListenConfig:
     """Load and check the config of `medhybrid listen`; raise `ConfigError` with all wrong keys."""
     if not path.is_file():
-        raise ConfigError(f"config {path} does not exist", remedy="see docs/dicom.md for an example")
+        raise ConfigError(f"config {path} does not exist", remedy="see docs/how-to/dicom-and-pacs.md for an example")
     try:
         return ListenConfig.model_validate(_read_yaml(path))
     except ValidationError as error:

@@ -4,7 +4,7 @@ CACHE/medhybrid/<key>/stem.xml, network.xml (and .bin)      one folder for each 
 
 CACHE is `XDG_CACHE_HOME`, or `.cache` in the user's home. A converted network is compared with the torch network before it is
 cached. It computes in bf16 if the processor supports it, otherwise in float32, as with torch. The stem of the network is a
-separate program, always in float32: in one program, OpenVINO would first round the image to bf16 (docs/performance.md).
+separate program, always in float32: in one program, OpenVINO would first round the image to bf16 (docs/results/performance.md).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tenso
 
     Two thirds of the heads are local. The reach of the first is the distance of neighbouring tokens, and the reach doubles from
     head to head. The other heads have no bias. Without any bias, attention is uniform at first, and a short training does not
-    leave that state (docs/accuracy.md).
+    leave that state (docs/lab-notes/accuracy.md).
 
     References
     ----------

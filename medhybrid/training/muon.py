@@ -21,7 +21,7 @@ from torch import Tensor, nn
 MOMENTUM = 0.95
 
 N_ITERATIONS = 3
-"""Newton-Schulz iterations. The usual five give the same Dice and cost more (docs/accuracy.md)."""
+"""Newton-Schulz iterations. The usual five give the same Dice and cost more (docs/lab-notes/accuracy.md)."""
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the odd polynomial of an iteration, which moves singular values towards 1 (0.7 to 1.2)."""

@@ -69,7 +69,7 @@ def list_dataset(config: DataConfig) -> Listing:
             f"{printable_path(root)} contains no case in the {layout} layout",
             found="; ".join(f"{n.message}: {n.where}" for n in on_tests)
             or (f"JSON files without a list of cases: {', '.join(lists)}" if (lists := json_files(root)) else ""),
-            remedy="see docs/data.md for the layouts",
+            remedy="see docs/reference/data.md for the layouts",
         )
     notes = (
         *listing.notes,
