@@ -27,7 +27,10 @@ SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pyth", ".bin")
 NESTED = ("average", "state_dict", "network_weights", "model", "model_state_dict", "net")
 """Keys of the weights in checkpoints of training programs; the first is medhybrid's."""
 
-WHERE = "see docs/how-to/training-options.md for known files with their sources and licences; run and model folders of medhybrid work, too"
+WHERE = (
+    "see docs/how-to/training-options.md for known files with their sources and licences; "
+    "run and model folders of medhybrid work, too"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""Tests with random valid headers: values and affines agree with nibabel and SimpleITK, except as in docs/explanation/coordinates.md."""
+"""Tests with random valid headers: values and affines agree with nibabel and SimpleITK, except as in
+docs/explanation/coordinates.md."""
 
 from pathlib import Path
 
