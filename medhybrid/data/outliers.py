@@ -42,8 +42,8 @@ LEAST_BLEND = 1 / 32
 
 HIGH_PADDING = (32767, 65535, 2**31 - 1, 2**32 - 1)
 MIN_BEYOND = 1e9
-"""Possible padding at the upper end: one of `HIGH_PADDING`, or a value from this one on. Otherwise, more than `N_EXTREMES`
-bright voxels are an object."""
+"""Padding at the upper end has a value of `HIGH_PADDING`, or one from `MIN_BEYOND` on. With another value, more than
+`N_EXTREMES` bright voxels are an object."""
 
 SAMPLED_VOXELS = 65_536
 
