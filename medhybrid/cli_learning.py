@@ -209,7 +209,7 @@ def tune(
 
 def reproduce(
     model: Annotated[Path, typer.Argument(help="Run folder or model folder.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Local paths, as data.root=... runs=...")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Local paths, such as data.root=... runs=...")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output file for the config.")] = Path("reproduce.yaml"),
     run: Annotated[bool, typer.Option("--run", help="Train it again now and compare the weights.")] = False,
     quiet: Quiet = False,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.progress import Reporter
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or a packaged config such as brain.yaml.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Config overrides, as training.max_minutes=10.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Config overrides, such as training.max_minutes=10.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; or openvino, a faster path on CPUs.")]
 PrecisionOption = Annotated[
     str | None,
@@ -66,7 +66,7 @@ MaxMemory = Annotated[
 
 Mode = Annotated[
     str,
-    typer.Option(help="Permissions of files with patient data, as 0600 or 0640; folders get the matching ones."),
+    typer.Option(help="Permissions of files with patient data, such as 0600 or 0640; folders get the matching ones."),
 ]
 
 StudyMode = Annotated[
@@ -136,4 +136,4 @@ def whole_numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise ConfigError(f"{text!r} is not a list of integers", expected="comma-separated, as 0,1,2") from None
+        raise ConfigError(f"{text!r} is not a list of integers", expected="comma-separated, such as 0,1,2") from None

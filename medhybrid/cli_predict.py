@@ -34,16 +34,18 @@ if TYPE_CHECKING:
     from medhybrid.steps.progress import Reporter
 
 Workers = Annotated[int, typer.Option(help="Number of processes, Ray actors or Slurm jobs; each loads the model.")]
-Shard = Annotated[str, typer.Option(help="Process only part i of n of the scans, as 0/8; other processes do the rest.")]
+Shard = Annotated[
+    str, typer.Option(help="Process only part i of n of the scans, such as 0/8; other processes do the rest.")
+]
 
 
 def predict(
     model: ModelPaths,
     out: Annotated[
-        str, typer.Option("--out", "-o", help="Output folder for masks and tables, or its URL, as s3://...")
+        str, typer.Option("--out", "-o", help="Output folder for masks and tables, or its URL, such as s3://...")
     ],
     scans: Annotated[
-        str, typer.Argument(help="Scan, or folder to search recursively, or the URL of a folder, as s3://...")
+        str, typer.Argument(help="Scan, or folder to search recursively, or the URL of a folder, such as s3://...")
     ] = "",
     source: FromPacs = "",
     target: ToPacs = "",

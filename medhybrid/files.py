@@ -141,5 +141,7 @@ def file_mode(mode: int) -> Iterator[None]:
 def read_mode(text: str) -> int:
     """Parse permissions such as `0640`; raises `ValueError`."""
     if not re.fullmatch("0?[0-7]{3}", text) or not int(text, 8) & 0o600 == 0o600:
-        raise ValueError(f"invalid file mode {text!r}: expected octal digits with 6 for the owner, as 0600 or 0640")
+        raise ValueError(
+            f"invalid file mode {text!r}: expected octal digits with 6 for the owner, such as 0600 or 0640"
+        )
     return int(text, 8)

@@ -274,7 +274,7 @@ def test_predict_overwrites_only_masks_that_it_wrote(tmp_path: Path) -> None:
     (out / "masks").mkdir(parents=True)
     (out / "masks" / "a.nii.gz").write_text("the user's own")
 
-    with pytest.raises(MedHybridError, match="did not make"):
+    with pytest.raises(MedHybridError, match="did not write"):
         predict(tmp_path, model=model(), out=out)
     assert (out / "masks" / "a.nii.gz").read_text() == "the user's own"
 

@@ -41,7 +41,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path, foreign: str) -> N
     (tmp_path / foreign).parent.mkdir(exist_ok=True)
     (tmp_path / foreign).write_text("mine")
     (tmp_path / "record.json").touch()
-    with pytest.raises(OutputError, match="did not make"):
+    with pytest.raises(OutputError, match="did not write"):
         claim_folder(tmp_path, KIND)
     assert kinds_of(tmp_path) == ()
 
@@ -128,7 +128,7 @@ def test_commands_refuse_folders_with_files_of_the_same_names(tmp_path: Path) ->
     prepared = tmp_path / "prepared" / "blobs" / "cases" / "a"
     prepared.mkdir(parents=True)
     (prepared / "case.json").write_text("mine")
-    with pytest.raises(MedHybridError, match="did not make"):
+    with pytest.raises(MedHybridError, match="did not write"):
         medhybrid.preprocess(small_config(tmp_path))
 
     (tmp_path / "scores").mkdir()
@@ -136,7 +136,7 @@ def test_commands_refuse_folders_with_files_of_the_same_names(tmp_path: Path) ->
     (tmp_path / "masks").mkdir()
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "masks" / "a.nii.gz")
     shutil.copytree(tmp_path / "masks", tmp_path / "more")
-    with pytest.raises(MedHybridError, match="did not make"):
+    with pytest.raises(MedHybridError, match="did not write"):
         medhybrid.evaluate(tmp_path / "masks", tmp_path / "more", labels={"x": 1}, out=tmp_path / "scores")
     assert (tmp_path / "scores" / "summary.json").read_text() == "mine"
     assert (prepared / "case.json").read_text() == "mine"
@@ -145,7 +145,7 @@ def test_commands_refuse_folders_with_files_of_the_same_names(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["results.csv", "work.csv", "run.json", "report.html"])
 def test_a_folder_with_a_table_of_the_user_is_not_an_output_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("patient,age\n")
-    with pytest.raises(OutputError, match="did not make"):
+    with pytest.raises(OutputError, match="did not write"):
         claim_folder(tmp_path, OUTPUT)
 
 
