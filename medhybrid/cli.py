@@ -253,7 +253,10 @@ app.command()(cli_predict.predict)
 @app.command()
 def listen(
     config: Annotated[
-        Path, typer.Option("--config", "-c", help="YAML file with senders, destination and spool (docs/how-to/dicom-and-pacs.md).")
+        Path,
+        typer.Option(
+            "--config", "-c", help="YAML file with senders, destination and spool (docs/how-to/dicom-and-pacs.md)."
+        ),
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")],
     device: Device = "auto",
