@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from medhybrid.config import InferenceConfig, load_config, with_values
-from medhybrid.config.load import config_from_dict, load_search
+from medhybrid.config.load import config_from_dict, load_search, packaged_configs
 from medhybrid.config.renamed import rename_sections, renamed_keys
 from medhybrid.errors import ConfigError
+from medhybrid.steps.pretrain import for_scans
 from tests.synthetic import small_values
 
 VALUES = {
@@ -92,3 +93,15 @@ def test_keys_of_a_search_are_renamed(tmp_path: Path, caplog: pytest.LogCaptureF
     (tmp_path / "s.yaml").write_text("name: s\nspace: {pretrain.hidden_share: {low: 0.2, high: 0.8}}\n")
     assert list(load_search(tmp_path / "s.yaml").space) == ["pretrain.mask_ratio"]
     assert "pretrain.mask_ratio" in caplog.text
+
+
+@pytest.mark.parametrize("name", sorted(packaged_configs()))
+def test_packaged_configs_use_the_present_keys(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    load_config(name)
+    assert "is now" not in caplog.text
+
+
+def test_pretraining_takes_no_pretrained_weights(tmp_path: Path) -> None:
+    values = small_values(tmp_path)
+    values["training"]["pretrained"] = "a.pt"
+    assert for_scans(config_from_dict(values, source="test")).training.pretrained is None
