@@ -30,7 +30,9 @@ def test_a_small_file_with_a_header_of_a_large_volume_is_refused_before_allocati
     with_claim(tmp_path / name)
     tracemalloc.start()
 
-    with pytest.raises(ScanError, match=r"its header describes more values than the file can hold. Expected 6750000000 bytes"):
+    with pytest.raises(
+        ScanError, match=r"its header describes more values than the file can hold. Expected 6750000000 bytes"
+    ):
         read_scan(tmp_path / name)
 
     assert tracemalloc.get_traced_memory()[1] < 100e6

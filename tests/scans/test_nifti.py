@@ -240,7 +240,9 @@ def test_analyze_is_read_with_a_note_on_its_orientation(tmp_path: Path, endian: 
     np.testing.assert_array_equal(scan.array[0], ARRAY)
     np.testing.assert_allclose(scan.affine, nib.load(tmp_path / "x.hdr").affine)
     (note,) = scan.notes
-    assert note.startswith("Analyze 7.5 headers store no orientation: left and right may be swapped; ITK-based programs")
+    assert note.startswith(
+        "Analyze 7.5 headers store no orientation: left and right may be swapped; ITK-based programs"
+    )
     write_nifti(tmp_path / "mask.nii.gz", ARRAY, scan.affine, like=scan.source)
 
 
