@@ -176,9 +176,7 @@ def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> N
             structure, "some of its contours are not closed", "closed planar contours", ", ".join(open_types)
         )
     placed = [locate(points) for points in structure.contours]
-    axis = int(
-        np.argmin(np.sum([np.ptp(v, axis=0) for v in placed], axis=0))
-    )  # the axis along which contours are stacked
+    axis = int(np.argmin(np.sum([np.ptp(v, axis=0) for v in placed], axis=0)))  # contours are stacked along it
     mask = np.moveaxis(np.zeros(shape, bool), axis, 0)  # (slice, A, B), a view
     slices = [_slice_of(v, axis) for v in placed]
     _refuse_misplaced(structure, placed, slices, axis, shape)
