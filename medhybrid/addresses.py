@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-USER_INFO = re.compile(r"(?<=[A-Za-z0-9+.-]{2})(:/{1,2})[^\s/'\"]+@")
+USER_INFO = re.compile(r"(?<=[A-Za-z0-9+.-]{2})(://|:/(?=[^\s/'\"@]*:))[^\s/'\"]+@")
 """User name, and password where given, of an address; also after a path has removed one of its two slashes."""
 
 QUERY = re.compile(r"([?&](?:pass\w*|pwd|\w*token|\w*secret|\w*key)=)[^&\s'\"]+", re.IGNORECASE)

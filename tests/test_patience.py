@@ -20,7 +20,7 @@ def test_a_wait_returns_the_value_of_its_condition() -> None:
 def test_a_failed_wait_reports_condition_and_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PATIENCE_S", 0.05)
 
-    with pytest.raises(AssertionError, match=r"the moon: not so after .*; clouds"):
+    with pytest.raises(AssertionError, match=r"the moon: not true after .*; clouds"):
         wait_until(lambda: False, "the moon", found=lambda: "clouds")
 
 

@@ -146,7 +146,7 @@ def _with_unique_names(items: Sequence[WorkItem]) -> list[WorkItem]:
     return [
         replace(item, note=note)
         if item.case == name
-        else replace(item, case=name, note=f"named {name}: another scan would also be named {item.case}")
+        else replace(item, case=name, note=f"named {name}: another scan would be named {item.case}, too")
         for item, name, note in zip(items, names, notes, strict=True)
     ]
 

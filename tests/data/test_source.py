@@ -127,7 +127,7 @@ def copy(project: Path, tmp_path: Path) -> tuple[StudyConfig, Path]:
 def test_folds_written_after_preprocessing_are_refused_until_it_is_run_again(copy: tuple[StudyConfig, Path]) -> None:
     config, folder = copy
     new_splits(folder / "data")
-    with pytest.raises(DataError, match=r"folds .* are not those of splits\.json"):
+    with pytest.raises(DataError, match=r"folds .* differ from those of splits\.json"):
         check_source(folder_of(folder), config)
 
     assert medhybrid.preprocess(config).n_prepared == 0

@@ -113,7 +113,7 @@ def test_masks_with_other_references_or_outdated_scores_are_refused(
             out=tmp_path / name / "evaluation",
         )
 
-    with pytest.raises(DataError, match=r"scored by different references. Found new"):
+    with pytest.raises(DataError, match=r"scored with different references. Found new"):
         compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
     os.utime(tmp_path / "b" / "masks" / "new.nii.gz")
     with pytest.raises(DataError, match="masks that are newer than its scores"):

@@ -263,5 +263,5 @@ def test_settings_with_other_validation_cases_are_refused(
 
     with pytest.raises(ConfigError, match=r"b has other validation cases than a"):
         medhybrid.compare({"a": config, "b": other}, seeds=[0], name="unlike")
-    with pytest.raises(DataError, match="b has other cases than a"):
+    with pytest.raises(DataError, match="b cannot be compared with a: their cases differ"):
         comparison_table([Setting("a", 1, (1,), (0.5,), {"x": 0.5}), Setting("b", 1, (1,), (0.5,), {"y": 0.5})])

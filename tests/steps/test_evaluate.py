@@ -147,7 +147,7 @@ def test_a_folder_is_not_scored_against_itself(tmp_path: Path) -> None:
 def test_values_that_are_not_labels_are_refused_or_ignored(tmp_path: Path) -> None:
     write_pairs(tmp_path, "a")
     folders = tmp_path / "references", tmp_path / "predictions"
-    with pytest.raises(DataError, match=r"holds values that are no label. Expected 1 \(left\), found 4"):
+    with pytest.raises(DataError, match=r"has values that are not labels. Expected 1 \(left\), found 4"):
         medhybrid.evaluate(*folders, labels={"left": 1})
     assert medhybrid.evaluate(*folders, labels={"left": 1}, other_values="ignore").summary["dice"] == 1.0
 

@@ -115,7 +115,7 @@ def test_inner_splits_divide_labelled_cases_and_unlabelled_ones_always_train() -
 
 
 def test_an_unknown_inner_split_is_refused() -> None:
-    with pytest.raises(DataError, match="inner part 5 does not exist"):
+    with pytest.raises(DataError, match="training\\.inner_fold 5 does not exist"):
         Fold(train=("a", "b"), validation=("c",)).inner(5, {"a": "a", "b": "b"}, 5, 0)
 
 

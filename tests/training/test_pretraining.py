@@ -214,7 +214,7 @@ def test_an_unreadable_scan_is_reported_and_the_others_are_used(
 
     assert run.left_out == ("broken",)
     assert any("1 scans are excluded, since they cannot be used: broken" in text for text in told.messages)
-    assert "none is left out: none.nii.gz cannot be read" in caplog.text
+    assert "none is skipped: none.nii.gz cannot be read" in caplog.text
 
 
 class Told(Silent):

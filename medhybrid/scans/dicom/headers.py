@@ -17,31 +17,11 @@ from medhybrid.scans.dicom.attributes import text, value_of
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
+from medhybrid.scans.dicom.not_scans import CLASS_MODALITIES, NOT_SCANS
 from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, differing_identifiers, identity_of
 from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA, PIXEL_DATA
 from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
-
-NOT_SCANS = {
-    "SR": "structured report",
-    "PR": "presentation state",
-    "KO": "key object selection",
-    "SEG": "segmentation",
-    "RTSTRUCT": "radiotherapy structures",
-    "RTPLAN": "radiotherapy plan",
-    "RTDOSE": "radiotherapy dose",
-    "REG": "registration",
-    "DOC": "document",
-    "PLAN": "plan",
-}
-"""Modalities that are not scans. They are skipped, with a row in the table of scans."""
-
-CLASS_MODALITIES = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
-    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",
-    "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
-}
-"""Modalities by SOP class, for segmentations and structures without the attribute Modality."""
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"

@@ -314,7 +314,7 @@ def test_a_study_waits_while_its_destination_is_unreachable(
     config = listener_config(tmp_path, free_port())
     with Running(config, model):
         push(config, series)
-        wait_until(lambda: sum("waits" in r.message for r in caplog.records) >= 2, "two tries to send the study")
+        wait_until(lambda: sum("is delayed" in r.message for r in caplog.records) >= 2, "two tries to send the study")
 
     assert len(list((tmp_path / "spool" / "queued").iterdir())) == 1
 
