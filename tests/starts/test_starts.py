@@ -308,7 +308,9 @@ def test_weights_are_read_from_the_folder_of_a_killed_run_but_not_from_other_fol
     (tmp_path / "runs").mkdir()
 
     assert {row.what for row in begin_with(network(), tmp_path / "run", make_test_plan()).rows} == {"taken"}
-    with pytest.raises(ModelError, match=r"runs cannot be used as pretrained weights.*docs/how-to/training-options\.md"):
+    with pytest.raises(
+        ModelError, match=r"runs cannot be used as pretrained weights.*docs/how-to/training-options\.md"
+    ):
         read_weights(tmp_path / "runs")
 
 
