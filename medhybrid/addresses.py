@@ -6,10 +6,12 @@ import os
 import re
 from typing import Any
 
-USER_INFO = re.compile(r"(?<=[A-Za-z0-9+.-]{2})(://|:/(?=[^\s/'\"@]*:))[^\s/'\"]+@")
+USER_INFO = re.compile(r"(?<=[A-Za-z0-9+.-]{2})(://|:/(?=[^\s/'\"@]*:))(?:[^\s/'\"]+|[^\s/'\":@]*:(?!\d+/)[^\s'\"@]*)@")
 """User name, and password where given, of an address; also after a path has removed one of its two slashes."""
 
-QUERY = re.compile(r"([?&](?:pass\w*|pwd|\w*token|\w*secret|\w*key)=)[^&\s'\"]+", re.IGNORECASE)
+QUERY = re.compile(
+    r"([?&#;](?:pass\w*|pwd|[\w-]*(?:token|secret|key|sig|signature|credential))=)[^&\s'\"]+", re.IGNORECASE
+)
 """A password in the query of an address, as in `postgresql://host/db?password=...`."""
 
 

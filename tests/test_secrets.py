@@ -30,6 +30,10 @@ SECRET = "s3cr3t-Pass"
         f"s3://key:{SECRET}@bucket/data",
         f"postgresql://db:5432/mlflow?user=me&password={SECRET}",
         f"https://tracking/x?access_token={SECRET}&a=1",
+        f"https://tracking/x?sig={SECRET}",
+        f"https://tracking/x?X-Amz-Signature={SECRET}",
+        f"https://tracking/x#access_token={SECRET}",
+        f"https://me:p/{SECRET}@tracking/x",
     ],
 )
 def test_addresses_are_stored_and_shown_without_user_name_and_password(address: str, tmp_path: Path) -> None:
