@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medhybrid.cli_options import (
+from medhybrid.cli.options import (
     Address,
     Deidentify,
     Device,

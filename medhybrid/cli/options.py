@@ -126,7 +126,7 @@ class Shown:
 
 def make_reporter(quiet: bool = False) -> Reporter:
     """Return the reporter for a terminal, or for JSON lines with `--json`."""
-    from medhybrid.terminal import JsonReporter, TerminalReporter
+    from medhybrid.cli.terminal import JsonReporter, TerminalReporter
 
     return JsonReporter(quiet=quiet) if Shown.as_json else TerminalReporter(quiet=quiet)
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from medhybrid.cli_options import (
+from medhybrid.cli.launch import LAUNCHED, launch
+from medhybrid.cli.options import (
     Address,
     Config,
     Engine,
@@ -23,7 +24,6 @@ from medhybrid.cli_options import (
 )
 from medhybrid.data.workers import end_with_parent
 from medhybrid.errors import ConfigError
-from medhybrid.steps.launch import LAUNCHED, launch
 
 
 def train(

@@ -15,9 +15,10 @@ from typing import Annotated
 
 import typer
 
-from medhybrid import cli_learning, cli_predict, cli_review
 from medhybrid.addresses import hide_password, without_passwords
-from medhybrid.cli_options import (
+from medhybrid.cli import learning, review
+from medhybrid.cli import predict as prediction
+from medhybrid.cli.options import (
     Config,
     Device,
     KeepSheared,
@@ -184,11 +185,11 @@ def preprocess(config: Config, overrides: Overrides = None, mode: StudyMode = ""
     return 1 if result.left_out else 0
 
 
-app.command()(cli_learning.train)
-app.command("cross-validate")(cli_learning.cross_validate)
-app.command()(cli_learning.pretrain)
-app.command()(cli_learning.tune)
-app.command()(cli_learning.reproduce)
+app.command()(learning.train)
+app.command("cross-validate")(learning.cross_validate)
+app.command()(learning.pretrain)
+app.command()(learning.tune)
+app.command()(learning.reproduce)
 
 
 @app.command()
@@ -247,7 +248,7 @@ def evaluate(
     return 1 if result.problems else 0
 
 
-app.command()(cli_predict.predict)
+app.command()(prediction.predict)
 
 
 @app.command()
@@ -296,10 +297,10 @@ def export(
     return 0
 
 
-app.command()(cli_review.report)
-app.command()(cli_review.review)
-app.command()(cli_review.compare)
-app.command()(cli_review.promote)
+app.command()(review.report)
+app.command()(review.review)
+app.command()(review.compare)
+app.command()(review.promote)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medhybrid.cli_options import Deidentify, Mode, Quiet, TrackingUri, make_reporter, patient_files
+from medhybrid.cli.options import Deidentify, Mode, Quiet, TrackingUri, make_reporter, patient_files
 from medhybrid.errors import ConfigError
 
 Scans = Annotated[Path | None, typer.Option(help="Folder of the scans, if they were moved since predict.")]
