@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,25 @@ def test_a_single_scan_can_be_predicted(trained: tuple[StudyFolder, Path], tmp_p
 
     assert main(["predict", str(path), "-m", str(trained[1]), "-o", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "masks" / "one.nii.gz").exists()
+
+
+def test_the_options_before_a_command_apply_to_one_call_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "--debug", "inspect", "nowhere"]) == 2
+    first = capsys.readouterr()
+    assert main(["inspect", "nowhere"]) == 2
+
+    second = capsys.readouterr()
+    assert json.loads(first.out)["event"] == "error"
+    assert "Traceback" in first.err
+    assert second.out == ""
+    assert "Traceback" not in second.err
+
+
+def test_the_entry_points_run_the_same_command_line() -> None:
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, name = scripts["medhybrid"].partition(":")
+
+    run = getattr(import_module(module), name)
+
+    assert run.__module__ == "medhybrid.__main__"
+    assert import_module("medhybrid.__main__").main is main

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from medhybrid.cli.context import call_of
 from medhybrid.cli.launch import LAUNCHED, launch
 from medhybrid.cli.options import (
     Address,
@@ -15,9 +16,8 @@ from medhybrid.cli.options import (
     Engine,
     Overrides,
     Quiet,
+    ResumedRun,
     StudyMode,
-    called_without,
-    make_reporter,
     open_pool,
     patient_files,
     whole_numbers,
@@ -27,10 +27,11 @@ from medhybrid.errors import ConfigError
 
 
 def train(
+    context: typer.Context,
     config: Config = "",
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the newest run of the study.")] = False,
-    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to continue.")] = None,
+    run: ResumedRun = None,
     processes: Annotated[int, typer.Option(help="Processes on this host that train together, one GPU each.")] = 1,
     deterministic: Annotated[
         bool,
@@ -48,11 +49,11 @@ def train(
     from medhybrid.steps.train import train as start
 
     if processes != 1:
-        return launch(called_without("--processes"), processes)
+        return launch(call_of(context).arguments_without("--processes"), processes)
     if LAUNCHED in os.environ:
         end_with_parent()
     is_first = os.environ.get("RANK", "0") == "0"
-    reporter = make_reporter(quiet or not is_first)
+    reporter = call_of(context).reporter(quiet or not is_first)
     if resume and deterministic:
         raise ConfigError("--deterministic cannot change on --resume", remedy="omit it: a run keeps its setting")
     if resume:
@@ -83,6 +84,7 @@ def train(
 
 
 def cross_validate(
+    context: typer.Context,
     config: Config,
     overrides: Overrides = None,
     folds: Annotated[str, typer.Option(help="Comma-separated folds. Default: all.")] = "",
@@ -103,7 +105,7 @@ def cross_validate(
     from medhybrid.config import load_config
     from medhybrid.steps.cross_validate import cross_validate as run
 
-    reporter = make_reporter(quiet)
+    reporter = call_of(context).reporter(quiet)
     study, numbers = load_config(config, overrides or []), [whole_numbers(text) for text in (folds, seeds)]
     try:
         with (
@@ -129,10 +131,11 @@ def cross_validate(
 
 
 def pretrain(
+    context: typer.Context,
     config: Config = "",
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run of --run.")] = False,
-    run: Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to continue.")] = None,
+    run: ResumedRun = None,
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
@@ -144,7 +147,7 @@ def pretrain(
     from medhybrid.steps.pretrain import resume_pretraining
     from medhybrid.steps.resume import run_config
 
-    reporter = make_reporter(quiet)
+    reporter = call_of(context).reporter(quiet)
     if resume:
         if run is None:
             raise ConfigError("pretrain --resume needs --run FOLDER")
@@ -170,6 +173,7 @@ def pretrain(
 
 
 def tune(
+    context: typer.Context,
     config: Config,
     minutes: Annotated[float, typer.Option(help="Budget in minutes, for all trials of all calls.")],
     search: Annotated[
@@ -191,7 +195,7 @@ def tune(
     from medhybrid.config import load_config, load_search
     from medhybrid.steps.tune import tune as run
 
-    reporter = make_reporter(quiet)
+    reporter = call_of(context).reporter(quiet)
     study = load_config(config, overrides or [])
     with patient_files(mode or study.output.mode):
         result = run(study, load_search(search), minutes=minutes, storage=storage, reporter=reporter)
@@ -208,6 +212,7 @@ def tune(
 
 
 def reproduce(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Run folder or model folder.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Local paths, such as data.root=... runs=...")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output file for the config.")] = Path("reproduce.yaml"),
@@ -222,7 +227,7 @@ def reproduce(
     from medhybrid.steps.reproduce import recipe_of
     from medhybrid.steps.reproduce import reproduce as make_again
 
-    reporter = make_reporter(quiet)
+    reporter = call_of(context).reporter(quiet)
     recipe = recipe_of(read_record(model)[1], overrides or [])
     for line in recipe.save(out):
         reporter.message(line)

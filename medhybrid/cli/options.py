@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,6 @@ from medhybrid.errors import ConfigError
 
 if TYPE_CHECKING:
     from medhybrid.inference.engines.pool import Pool
-    from medhybrid.steps.progress import Reporter
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or a packaged config such as brain.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Config overrides, such as training.max_minutes=10.")]
@@ -42,6 +42,10 @@ ModelPaths = Annotated[
     list[str],
     typer.Option("--model", "-m", help="Run folder, model folder or models:/name@alias. Repeat for an ensemble."),
 ]
+ModelPath = Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")]
+Scans = Annotated[Path | None, typer.Option(help="Folder of the scans, if they were moved since predict.")]
+References = Annotated[Path | None, typer.Option(help="Folder with reference masks, to draw and score.")]
+ResumedRun = Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to continue.")]
 FromPacs = Annotated[
     str,
     typer.Option("--from", help="Study to fetch from a PACS: dicomweb://host/path?StudyInstanceUID=..., or dimse://."),
@@ -57,23 +61,18 @@ Deidentify = Annotated[
 Probabilities = Annotated[
     bool, typer.Option("--probabilities", help="Also write probability maps, as NIfTI and FRACTIONAL DICOM SEG.")
 ]
-
 MaxMemory = Annotated[
     float | None,
     typer.Option(help="Memory limit for each scan in GiB; larger scans are refused. Default: the free memory."),
 ]
-
-
 Mode = Annotated[
     str,
     typer.Option(help="Permissions of files with patient data, such as 0600 or 0640; folders get the matching ones."),
 ]
-
 StudyMode = Annotated[
     str,
     typer.Option("--mode", help="Permissions of files with patient data. Default: output.mode of the config."),
 ]
-
 Engine = Annotated[str, typer.Option(help="local, or ray for workers on a Ray cluster.")]
 Address = Annotated[str, typer.Option(help="Ray cluster: auto, ray://host:port, or local to start one here.")]
 
@@ -88,27 +87,17 @@ def patient_files(mode: str) -> AbstractContextManager[None]:
         raise ConfigError(str(error)) from None
 
 
-called_with: list[str] = []
-"""The arguments of this call, unchanged."""
-
-
-def called_without(*options: str) -> list[str]:
-    """Return the arguments of this call without some options and their values."""
-    left: list[str] = []
-    skip = False
-    for argument in called_with:
-        if not (skip or argument.split("=")[0] in options):
-            left.append(argument)
-        skip = argument in options
-    return left
+def check_workers(engine: str, workers: int, *, known: Sequence[str] = ("local", "ray")) -> None:
+    """Raise `ConfigError` for an unknown engine or less than one worker."""
+    if engine not in known:
+        raise ConfigError(f"unknown engine {engine!r}", expected=f"{', '.join(known[:-1])} or {known[-1]}")
+    if workers < 1:
+        raise ConfigError(f"invalid number of workers {workers}", expected="--workers of 1 or more")
 
 
 def open_pool(engine: str, workers: int, address: str, device: str) -> AbstractContextManager[Pool | None]:
     """Open a pool of worker processes or Ray actors; None for one local worker. Raises `ConfigError`."""
-    if engine not in ("local", "ray"):
-        raise ConfigError(f"unknown engine {engine!r}", expected="local or ray")
-    if workers < 1:
-        raise ConfigError(f"invalid number of workers {workers}", expected="--workers of 1 or more")
+    check_workers(engine, workers)
     if engine == "ray":
         from medhybrid.inference.engines.ray import RayActors
 
@@ -116,19 +105,6 @@ def open_pool(engine: str, workers: int, address: str, device: str) -> AbstractC
     from medhybrid.data.workers import Processes
 
     return nullcontext() if workers == 1 else Processes(workers)
-
-
-class Shown:
-    """Output format of commands; set by the options before the command."""
-
-    as_json = False
-
-
-def make_reporter(quiet: bool = False) -> Reporter:
-    """Return the reporter for a terminal, or for JSON lines with `--json`."""
-    from medhybrid.cli.terminal import JsonReporter, TerminalReporter
-
-    return JsonReporter(quiet=quiet) if Shown.as_json else TerminalReporter(quiet=quiet)
 
 
 def whole_numbers(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Command `medhybrid predict`."""
+"""Commands that use a trained model: predict, listen, export."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medhybrid.cli.context import Call, call_of
 from medhybrid.cli.options import (
     Address,
     Deidentify,
@@ -16,6 +17,7 @@ from medhybrid.cli.options import (
     KeepSheared,
     MaxMemory,
     Mode,
+    ModelPath,
     ModelPaths,
     OtherGrids,
     PrecisionOption,
@@ -24,8 +26,7 @@ from medhybrid.cli.options import (
     ResampleIrregular,
     ToPacs,
     TrackingUri,
-    called_without,
-    make_reporter,
+    check_workers,
     patient_files,
 )
 from medhybrid.errors import ConfigError
@@ -40,6 +41,7 @@ Shard = Annotated[
 
 
 def predict(
+    context: typer.Context,
     model: ModelPaths,
     out: Annotated[
         str, typer.Option("--out", "-o", help="Output folder for masks and tables, or its URL, such as s3://...")
@@ -85,13 +87,10 @@ def predict(
     from medhybrid.steps.predict import fetch, send_results
     from medhybrid.steps.predict import predict as run
 
-    reporter = make_reporter(quiet)
+    reporter = call_of(context).reporter(quiet)
     if bool(scans) == bool(source):
         raise ConfigError("predict needs scans", expected="either a path or --from")
-    if engine not in ("local", "ray", "slurm"):
-        raise ConfigError(f"unknown engine {engine!r}", expected="local, ray or slurm")
-    if workers < 1:
-        raise ConfigError(f"invalid number of workers {workers}", expected="--workers of 1 or more")
+    check_workers(engine, workers, known=("local", "ray", "slurm"))
     if engine == "slurm":
         if source or is_remote(out):
             raise ConfigError(
@@ -99,7 +98,7 @@ def predict(
             )
         if deidentify is not None:
             Deidentifier.from_file(deidentify)  # all jobs share one key: create it before they start
-        return _write_array(Path(out), workers, reporter)
+        return _write_array(Path(out), workers, call_of(context), reporter)
     end_on_sigterm()
     if source and is_remote(out):
         raise ConfigError("--from stores the study in the output folder", expected="a local path for --out", found=out)
@@ -142,14 +141,60 @@ def predict(
     return 1 if result.n_failed else 0
 
 
-def _write_array(out: Path, n: int, reporter: Reporter) -> int:
+def listen(
+    context: typer.Context,
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--config", "-c", help="YAML file with senders, destination and spool (docs/how-to/dicom-and-pacs.md)."
+        ),
+    ],
+    model: ModelPath,
+    device: Device = "auto",
+    tracking_uri: TrackingUri = None,
+) -> int:
+    """Predict studies that a PACS sends.
+
+    A study is predicted when it is complete. SEG and report are sent to the destination in the config.
+    """
+    from medhybrid.config import load_listen_config
+    from medhybrid.steps.listen import listen as run
+    from medhybrid.steps.models import load_model
+
+    settings = load_listen_config(config)
+    reporter = call_of(context).reporter()
+    loaded = load_model(model, device=device, tracking_uri=tracking_uri)
+    reporter.message(f"listening as {settings.ae_title} on {settings.host}:{settings.port}  (stop with Ctrl-C)")
+    run(settings, loaded, on_event=lambda study, state: reporter.message(f"study {study[:8]}: {state}"))
+    return 0
+
+
+def export(
+    context: typer.Context,
+    model: ModelPath,
+    out: Annotated[Path, typer.Option(help="Output folder; must be new or empty.")],
+    format_: Annotated[str, typer.Option("--format", help="File format: pt2, onnx or openvino.")] = "onnx",
+    tracking_uri: TrackingUri = None,
+) -> int:
+    """Export the network for other software.
+
+    description.json describes the pre- and post-processing.
+    """
+    from medhybrid.steps.export import export as run
+
+    path = run(model, out=out, format_=format_, tracking_uri=tracking_uri)
+    call_of(context).reporter().message(f"{path}; description.json has the pre- and post-processing")
+    return 0
+
+
+def _write_array(out: Path, n: int, call: Call, reporter: Reporter) -> int:
     """Write a Slurm script that runs this command, with one part of the scans for each job."""
     from medhybrid.inference.engines.slurm import write_array_script
     from medhybrid.inference.folder_record import OUTPUT
     from medhybrid.owned import claim_folder
 
     claim_folder(out, OUTPUT, remedy="choose another folder for --out")
-    command = [sys.executable, "-m", "medhybrid", *called_without("--engine", "--workers")]
+    command = [sys.executable, "-m", "medhybrid", *call.arguments_without("--engine", "--workers")]
     path = write_array_script(out / "predict.sbatch", command, n)
     reporter.message(f"{n} jobs; submit them from this folder:  sbatch {path}")
     return 0

@@ -1,4 +1,4 @@
-"""Commands for results: report, review, compare and promote."""
+"""Commands for results: evaluate, report, review, compare, promote."""
 
 from __future__ import annotations
 
@@ -7,14 +7,80 @@ from typing import Annotated
 
 import typer
 
-from medhybrid.cli.options import Deidentify, Mode, Quiet, TrackingUri, make_reporter, patient_files
+from medhybrid.cli.context import call_of
+from medhybrid.cli.options import (
+    Config,
+    Deidentify,
+    Mode,
+    Overrides,
+    Quiet,
+    References,
+    Scans,
+    StudyMode,
+    TrackingUri,
+    patient_files,
+)
 from medhybrid.errors import ConfigError
 
-Scans = Annotated[Path | None, typer.Option(help="Folder of the scans, if they were moved since predict.")]
-References = Annotated[Path | None, typer.Option(help="Folder with reference masks, to draw and score.")]
+
+def evaluate(
+    context: typer.Context,
+    references: Annotated[Path, typer.Argument(help="Folder with reference masks.")],
+    predictions: Annotated[Path, typer.Argument(help="Folder with predicted masks, or output folder of predict.")],
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder for scores.csv and summary.json.")] = None,
+    tolerance_mm: Annotated[float, typer.Option(help="Tolerance of surface Dice, in mm.")] = 1.0,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder: add the scores to its record.")] = None,
+    cases: Annotated[str | None, typer.Option(help="Comma-separated case names. Default: every reference.")] = None,
+    predicted_only: Annotated[
+        bool, typer.Option("--predicted-only", help="Score only references of scans that predict processed.")
+    ] = False,
+    other_values: Annotated[str, typer.Option(help="Mask values that are not labels: refuse or ignore.")] = "refuse",
+    mode: StudyMode = "",
+    quiet: Quiet = False,
+) -> int:
+    """Score masks against references.
+
+    The scores are Dice, HD95, surface Dice, volume error and lesion-wise counts.
+    """
+    from medhybrid.config import load_config
+    from medhybrid.data.segments import SegmentRules
+    from medhybrid.steps.evaluate import evaluate as score
+    from medhybrid.steps.evaluate import log_evaluation
+
+    reporter = call_of(context).reporter(quiet)
+    if other_values not in ("refuse", "ignore"):
+        raise ConfigError(f"unknown --other-values {other_values!r}", expected="refuse or ignore")
+    study = load_config(config, overrides or [])
+    data, permissions = study.data, mode or study.output.mode
+    target = out or (predictions / "evaluation")
+    names = [n.strip() for n in cases.split(",") if n.strip()] if cases else None
+    with patient_files(permissions):
+        result = score(
+            references,
+            predictions,
+            labels=data.labels,
+            rules=SegmentRules.of(data),
+            cases=names,
+            predicted_only=predicted_only,
+            other_values=other_values,  # type: ignore[arg-type]
+            out=target,
+            tolerance_mm=tolerance_mm,
+            reporter=reporter,
+        )
+    reporter.table("Scores", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.summary.items()])
+    if result.problems:
+        reporter.table("Problems", ["case", "problem"], list(result.problems.items()))
+    reporter.message(f"scores of each case and label: {target / 'scores.csv'}")
+    if run is not None:
+        with patient_files(permissions):
+            log_evaluation(run, target, result.summary)
+    return 1 if result.problems else 0
 
 
 def report(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Output folder of predict.")],
     scans: Scans = None,
     references: References = None,
@@ -31,7 +97,7 @@ def report(
 
     if layout not in ("auto", "single", "pages"):
         raise ConfigError(f"unknown --layout {layout!r}", expected="auto, single or pages")
-    reporter = make_reporter(quiet)
+    reporter = call_of(context).reporter(quiet)
     with patient_files(mode):
         path = run(
             folder,
@@ -46,6 +112,7 @@ def report(
 
 
 def review(
+    context: typer.Context,
     folder: Annotated[
         Path | None, typer.Argument(help="Output folder of predict. Default: the trainings recorded in MLflow.")
     ] = None,
@@ -65,7 +132,7 @@ def review(
 
     Masks can be marked as accepted, to correct or rejected.
     """
-    reporter = make_reporter()
+    reporter = call_of(context).reporter()
     if folder is not None:
         from medhybrid.steps.review_report import review_report
 
@@ -95,6 +162,7 @@ def review(
 
 
 def compare(
+    context: typer.Context,
     first: Annotated[Path, typer.Argument(help="Run folder of a training, or output of predict with evaluation/.")],
     second: Annotated[Path, typer.Argument(help="Another one, on the same cases.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for comparison.html.")] = Path("comparison"),
@@ -107,7 +175,7 @@ def compare(
     """
     from medhybrid.steps.compare_runs import compare_runs
 
-    reporter = make_reporter(quiet)
+    reporter = call_of(context).reporter(quiet)
     with patient_files(mode):
         result = compare_runs(first, second, out=out, reporter=reporter)
     d = result.difference
@@ -124,6 +192,7 @@ def compare(
 
 
 def promote(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
     force: Annotated[bool, typer.Option("--force", help="Promote regardless of the validation.")] = False,
     tracking_uri: TrackingUri = None,
@@ -134,7 +203,7 @@ def promote(
     """
     from medhybrid.steps.promote import promote as move
 
-    result, reporter = move(run, tracking_uri=tracking_uri, force=force), make_reporter()
+    result, reporter = move(run, tracking_uri=tracking_uri, force=force), call_of(context).reporter()
     said = {
         "first": "is the first champion",
         "already": "is the champion already",
