@@ -20,7 +20,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 import medhybrid
-from medhybrid.steps.run_record import code_revision
+from medhybrid.version import code_revision
 
 RESULT = Path(__file__).parent / "results" / "report.json"
 ROUNDS = 5

@@ -34,7 +34,7 @@ import medhybrid
 from medhybrid.data.layouts import list_cases
 from medhybrid.data.splits import load_folds
 from medhybrid.scans.dicom.write import write_mr_series
-from medhybrid.steps.run_record import code_revision
+from medhybrid.version import code_revision
 
 HERE = Path(__file__).parent
 

@@ -11,8 +11,9 @@ Names are imported on first use, so that `import medhybrid` is fast.
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from medhybrid.version import __version__
 
 if TYPE_CHECKING:
     from medhybrid.config import StudyConfig, load_config, load_search
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
     from medhybrid.steps.train import train
     from medhybrid.steps.train_all import train_all
     from medhybrid.steps.tune import tune
-
-try:
-    __version__ = version("medhybrid")
-except PackageNotFoundError:  # run from a source tree that was not installed
-    __version__ = "0+unknown"
 
 _HOMES = {
     "MedHybridError": "medhybrid.errors",

@@ -32,6 +32,19 @@ def test_imports_respect_the_layers() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_no_module_imports_the_package_above_it() -> None:
+    """Inside the package, `__version__` comes from `medhybrid.version`: importing `medhybrid` would run upward."""
+    offending = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Import) and any(alias.name == "medhybrid" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and node.module == "medhybrid")
+    ]
+
+    assert not offending
+
+
 def test_import_and_help_load_no_heavy_library() -> None:
     code = (
         "import sys, medhybrid.cli; "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from medhybrid.steps.progress import Reporter
+    from medhybrid.progress import Reporter
 
 
 @dataclass(slots=True)

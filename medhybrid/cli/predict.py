@@ -32,7 +32,7 @@ from medhybrid.cli.options import (
 from medhybrid.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medhybrid.steps.progress import Reporter
+    from medhybrid.progress import Reporter
 
 Workers = Annotated[int, typer.Option(help="Number of processes, Ray actors or Slurm jobs; each loads the model.")]
 Shard = Annotated[
@@ -81,9 +81,9 @@ def predict(
     Unchanged scans with a result are skipped.
     """
     from medhybrid.inference.sharing import Share
+    from medhybrid.interrupt import end_on_sigterm
     from medhybrid.remote import is_remote
     from medhybrid.scans.dicom.deidentify import Deidentifier
-    from medhybrid.steps.interrupt import end_on_sigterm
     from medhybrid.steps.predict import fetch, send_results
     from medhybrid.steps.predict import predict as run
 

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
@@ -30,15 +29,16 @@ from medhybrid.inference.model_record import ModelRecord, read_record
 from medhybrid.kept_tables import write_kept_table
 from medhybrid.metrics import Difference, paired_difference
 from medhybrid.owned import FolderKind, claim_folder
+from medhybrid.progress import Reporter, Silent
 from medhybrid.review.report import Pictured
 from medhybrid.review.report.compared import ComparedCase, ComparisonInfo, write_comparison
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.report import pictures_of, shown_channel
 from medhybrid.steps.run_places import config_here
 from medhybrid.steps.run_record import without_places
 from medhybrid.steps.score_tables import dice_by_case, read_scores, references_by_case
+from medhybrid.version import __version__
 
 N_SHOWN = 4
 """Number of cases with images, each for the largest gains and the largest losses."""
@@ -144,7 +144,7 @@ def compare_runs(
             yield ComparedCase(case, x, y, _drawn(a.draw, case), _drawn(b.draw, case))
             reporter.advance(n, case)
 
-    info = ComparisonInfo(a.name, b.name, difference, tuple(rows), settings, left_out, a.labels, medhybrid.__version__)
+    info = ComparisonInfo(a.name, b.name, difference, tuple(rows), settings, left_out, a.labels, __version__)
     claim_folder(out, COMPARISON, remedy="choose another folder for --out")
     try:
         write_kept_table(out / "comparison.csv", table)

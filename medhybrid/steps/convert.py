@@ -26,9 +26,9 @@ from medhybrid.geometry import orientation_code
 from medhybrid.kept_tables import write_kept_table
 from medhybrid.names import printable_path
 from medhybrid.owned import CONVERTED, WrittenFiles, claim_folder
+from medhybrid.progress import Reporter, Silent
 from medhybrid.scans import BURNED_IN, Scan, ScanEntry, discover, is_in_millimetres, write_nifti
 from medhybrid.scans.reader import read_entry, read_scan
-from medhybrid.steps.progress import Reporter, Silent
 
 logger = logging.getLogger(__name__)
 

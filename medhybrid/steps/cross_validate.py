@@ -27,10 +27,10 @@ from medhybrid.inference.engines.pool import Pool
 from medhybrid.inference.model import set_component_rules
 from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
 from medhybrid.metrics import Interval, mean_interval
+from medhybrid.progress import Reporter, Silent
 from medhybrid.review.plots import learning_curves
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.run_record import reopen_tracker
 from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
 

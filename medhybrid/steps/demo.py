@@ -8,13 +8,13 @@ from pathlib import Path
 from medhybrid.config import load_config
 from medhybrid.errors import DataError
 from medhybrid.owned import FolderKind, claim_folder
+from medhybrid.progress import Reporter, Silent
 from medhybrid.review.figures import draw_case
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.demo_data import N_SUBJECTS, write_demo_data
 from medhybrid.steps.evaluate import evaluate, log_evaluation
 from medhybrid.steps.predict import predict
 from medhybrid.steps.preprocess import preprocess
-from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.report import report
 from medhybrid.steps.train import train
 

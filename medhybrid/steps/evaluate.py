@@ -23,8 +23,8 @@ from medhybrid.kept_tables import write_kept_table
 from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.names import printable_path
 from medhybrid.owned import FolderKind, claim_folder
+from medhybrid.progress import Reporter, Silent
 from medhybrid.steps.mask_files import list_masks, mask_on_grid, read_mask
-from medhybrid.steps.progress import Reporter, Silent
 
 NO_PREDICTION = "no prediction: scored as empty"
 

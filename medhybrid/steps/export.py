@@ -12,12 +12,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import medhybrid
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.description import describe
 from medhybrid.inference.model import model_card
 from medhybrid.inference.program import FORMATS, check_program, write_program
 from medhybrid.steps.models import load_model
+from medhybrid.version import __version__
 
 
 def export(model: str | Path, *, out: str | Path, format_: str = "onnx", tracking_uri: str | None = None) -> Path:
@@ -54,7 +54,7 @@ def export(model: str | Path, *, out: str | Path, format_: str = "onnx", trackin
         path = write_program(loaded, place, chosen)
         difference = check_program(loaded, path)
         description = {
-            "medhybrid": medhybrid.__version__,
+            "medhybrid": __version__,
             "format": format_,
             "program": path.name,
             "weights_sha256": loaded.record.weights_sha256,

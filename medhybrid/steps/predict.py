@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import medhybrid
 from medhybrid.config import change_scans
 from medhybrid.data.workers import Processes, available_cores
 from medhybrid.errors import ConfigError, DataError, ScanError
@@ -31,11 +30,12 @@ from medhybrid.inference.worklist import WorkList, make_worklist
 from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
+from medhybrid.progress import Reporter, Silent
 from medhybrid.remote import Mirror, is_remote, local_copy
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.steps.models import load_models
-from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +282,7 @@ def _write_record(
 ) -> None:
     n_done = sum(p.status == "done" for p in known)
     record = FolderRecord(
-        medhybrid=medhybrid.__version__,
+        medhybrid=__version__,
         python=platform.python_version(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         device=place,

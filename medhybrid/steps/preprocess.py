@@ -28,10 +28,10 @@ from medhybrid.kept_tables import write_kept_table
 from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
+from medhybrid.progress import Reporter, Silent
 from medhybrid.remote import is_remote
 from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
 from medhybrid.steps.prepared import refresh_prepared, send_prepared
-from medhybrid.steps.progress import Reporter, Silent
 
 
 @dataclass(frozen=True, slots=True)

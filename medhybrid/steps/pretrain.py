@@ -19,12 +19,12 @@ from medhybrid.data.plan import Plan
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.model import network_for
 from medhybrid.inference.weights_file import About, write_weights
+from medhybrid.interrupt import stop_on_signals
 from medhybrid.networks import SegmentationNetwork
+from medhybrid.progress import Reporter, Silent
 from medhybrid.steps.independence import learnt_from, remember_pictures
-from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.preprocess import preprocess
-from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config, with_places
 from medhybrid.steps.run_data import check_data, remember_data
 from medhybrid.steps.run_places import with_places_here

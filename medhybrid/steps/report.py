@@ -14,7 +14,6 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-import medhybrid
 from medhybrid.data.label_values import unknown_values
 from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, OutputError, item_error
@@ -23,12 +22,13 @@ from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.worklist import WorkItem, without_names
 from medhybrid.metrics import LabelScore, score_case
+from medhybrid.progress import Reporter, Silent
 from medhybrid.review.report import CaseView, Pictured, ReportInfo, write_report
 from medhybrid.review.report.page import Layout
 from medhybrid.review.report.views import Size
 from medhybrid.steps.folder_scans import FolderScans, is_unchanged
 from medhybrid.steps.mask_files import list_masks, mask_on_grid
-from medhybrid.steps.progress import Reporter, Silent
+from medhybrid.version import __version__
 
 
 def report(
@@ -104,7 +104,7 @@ def report(
         left_aside=tuple((e.name, e.reason) for e in record.left_aside),
         key=record.made_by[:16],
         folder=f"{folder.resolve().name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}",
-        version=medhybrid.__version__,
+        version=__version__,
     )
     reporter.begin("drawing", len(predictions))
     try:

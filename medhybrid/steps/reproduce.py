@@ -13,9 +13,9 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.errors import DataError, ModelError
 from medhybrid.inference.model_record import Made, ModelRecord, read_record
+from medhybrid.progress import Reporter
 from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.preprocess import preprocess
-from medhybrid.steps.progress import Reporter
 from medhybrid.steps.run_record import made_with
 from medhybrid.steps.train import Run, train
 

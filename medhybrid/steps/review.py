@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medhybrid.addresses import hide_password
 from medhybrid.errors import ConfigError
-from medhybrid.steps.interrupt import stop_on_signals
+from medhybrid.interrupt import stop_on_signals
 from medhybrid.tracking.mlflow_store import quiet_mlflow, sqlite_path, store_uri
 from medhybrid.tracking.mlflow_ui import experiment_page
 from medhybrid.tracking.setup import prepare_store

@@ -28,9 +28,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.records import Records
+from medhybrid.interrupt import stop_on_signals
+from medhybrid.progress import Reporter
 from medhybrid.review.marks import Mark, Marks, read_marks, write_mark
-from medhybrid.steps.interrupt import stop_on_signals
-from medhybrid.steps.progress import Reporter
 from medhybrid.steps.report import report
 
 MAX_BODY = 64 * 1024

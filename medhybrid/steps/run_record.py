@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
@@ -27,6 +25,7 @@ from medhybrid.tracking.several import SeveralTrackers
 from medhybrid.tracking.stages import StageTracker
 from medhybrid.training.stages import Stage
 from medhybrid.training.tracker import Tracker
+from medhybrid.version import __version__, code_revision
 
 
 def new_run_folder(config: StudyConfig, what: str = "") -> Path:
@@ -132,7 +131,7 @@ def _stage_tracker(config: StudyConfig, stage: Stage, run: Tracker, folder: Path
         name=f"{folder.name}-stage{stage.number}-{stage.name}",
         description=f"Stage {stage.number} of {len(config.training.stages)}: trains {', '.join(chosen.train)}.",
         params={f"stage.{key}": str(value) for key, value in chosen.model_dump(exclude_defaults=True).items()},
-        tags={"medhybrid.version": medhybrid.__version__, "medhybrid.stage": str(stage.number)},
+        tags={"medhybrid.version": __version__, "medhybrid.stage": str(stage.number)},
         datasets={},
     )
     its_folder = folder / "stages" / str(stage.number)
@@ -167,7 +166,7 @@ def _run_info(
         description=description_of(config, plan),
         params=_key_parameters(config, plan),
         tags={
-            "medhybrid.version": medhybrid.__version__,
+            "medhybrid.version": __version__,
             "medhybrid.code": code_revision(),
             "medhybrid.data_hash": data_hash,
             "medhybrid.fold": str(training.fold),
@@ -239,24 +238,10 @@ def made_with(config: StudyConfig) -> dict[str, str]:
     device = choose_device(config.training.device)
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
-        "medhybrid": medhybrid.__version__,
+        "medhybrid": __version__,
         "code": code_revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "processes": os.environ.get("WORLD_SIZE", "1"),
         "processor": f"{platform.machine()} {processor}, {torch.get_num_threads()} threads",
     }
-
-
-def code_revision() -> str:
-    """Return the git revision of the package, with `+changes` if it was edited; without git, the version."""
-    here = Path(medhybrid.__file__).parent
-    try:
-        ask = ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"]
-        revision = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "."], capture_output=True, text=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return medhybrid.__version__
-    return revision + ("+changes" if dirty else "")

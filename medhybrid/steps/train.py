@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import medhybrid
 from medhybrid.config import StudyConfig, config_from_dict, require_config, save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.fingerprint import SeenRange
@@ -23,13 +22,13 @@ from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.model import model_card, network_for, save_model
 from medhybrid.inference.model_record import Made, ModelRecord, read_record
+from medhybrid.interrupt import stop_on_signals
 from medhybrid.metrics import mean_interval
 from medhybrid.networks import Network
+from medhybrid.progress import Reporter, Silent
 from medhybrid.starts import Start, begin_with
 from medhybrid.steps.independence import check_independence, learnt_from, remember_pictures
-from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import extend, run_config, with_places
 from medhybrid.steps.run_data import check_data, remember_data
 from medhybrid.steps.run_places import with_places_here
@@ -51,6 +50,7 @@ from medhybrid.training.loop import Outcome, Progress, Trainer
 from medhybrid.training.team import Team, join_team, own_gpu
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset
+from medhybrid.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -364,7 +364,7 @@ def _save(
         measured = {"ece": calibration.ece, "ece_calibrated": calibration.ece_calibrated, "auc": calibration.auc}
         metrics |= {f"val_confidence/{k}": v for k, v in measured.items() if v is not None}
     record = ModelRecord(
-        medhybrid_version=medhybrid.__version__,
+        medhybrid_version=__version__,
         network=config.network,
         inference=config.inference,
         scans=config.scans,

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.source import check_source
 from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied, available_cores
@@ -27,15 +26,15 @@ from medhybrid.errors import ConfigError, DataError, MedHybridError, TrainingErr
 from medhybrid.files import make_folder, write_atomically, write_csv
 from medhybrid.inference.engines.pool import Pool
 from medhybrid.inference.records import MAX_ATTEMPTS
+from medhybrid.interrupt import stop_on_signals
 from medhybrid.names import check_case_name
+from medhybrid.progress import Reporter, Silent
 from medhybrid.steps.independence import check_independence
-from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part, run_config
 from medhybrid.steps.run_data import check_data
 from medhybrid.steps.run_places import config_here
-from medhybrid.steps.run_record import check_tracking, code_revision, experiment_of, study_folder, without_places
+from medhybrid.steps.run_record import check_tracking, experiment_of, study_folder, without_places
 from medhybrid.steps.score_tables import dice_by_case, read_scores
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.jsonl import read_log
@@ -45,6 +44,7 @@ from medhybrid.tracking.setup import prepare_store
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.team import refuse_team
 from medhybrid.training.tracker import Tracker
+from medhybrid.version import __version__, code_revision
 
 logger = logging.getLogger(__name__)
 
@@ -283,7 +283,7 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
         name=folder.name,
         description=description,
         params={},
-        tags={"medhybrid.version": medhybrid.__version__, "medhybrid.code": code_revision()},
+        tags={"medhybrid.version": __version__, "medhybrid.code": code_revision()},
         datasets={},
     )
     if is_default_store(

@@ -29,12 +29,12 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.files import held, make_folder, write_csv
 from medhybrid.inference.records import MAX_ATTEMPTS
+from medhybrid.interrupt import stop_on_signals
+from medhybrid.progress import Reporter, Silent
 from medhybrid.review.tuning import draw_search
 from medhybrid.starts import read_weights
 from medhybrid.steps.independence import check_independence
-from medhybrid.steps.interrupt import stop_on_signals
 from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.progress import Reporter, Silent
 from medhybrid.steps.resume import mark_part
 from medhybrid.steps.run_record import without_places
 from medhybrid.steps.train import Run, resume, train

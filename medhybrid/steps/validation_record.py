@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-import medhybrid
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import outside_labels
 from medhybrid.data.store import PreparedCase
@@ -27,6 +26,7 @@ from medhybrid.review.training import case_row, case_view, draw_reference, draw_
 from medhybrid.scans import write_nifti
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import CaseResult, Validation
+from medhybrid.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +137,6 @@ def _write_report(results: Sequence[CaseResult], folder: Path, channel: int) -> 
         facts,
         key=folder.name,
         folder=folder.name,
-        version=medhybrid.__version__,
+        version=__version__,
     )
     return write_report(folder, info, views, len(results), layout="single")
