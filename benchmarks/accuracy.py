@@ -49,7 +49,7 @@ from medhybrid.inference.model import network_for
 from medhybrid.metrics import LabelScore, mean_interval, score_case, summarise
 from medhybrid.networks import Logits
 from medhybrid.review.comparison import Setting, comparison_table
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
 from medhybrid.tracking.several import SeveralTrackers
 from medhybrid.training.loop import Trainer
 from medhybrid.training.validation import Validation

@@ -20,7 +20,7 @@ import torch
 import medhybrid
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.metrics import dice
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
 
 RESULTS = Path(__file__).parent / "results"
 

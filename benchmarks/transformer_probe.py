@@ -38,8 +38,8 @@ from medhybrid.inference.to_grid import labels_on_scan
 from medhybrid.inference.windows import to_tensor
 from medhybrid.metrics import dice, mean_interval, paired_difference
 from medhybrid.networks import transformer
-from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.resume import run_config
+from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.resume import run_config
 
 RESULTS = Path(__file__).parent / "results" / "transformer_probe.json"
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medhybrid.config import StudyConfig, load_config, load_search
     from medhybrid.errors import MedHybridError
     from medhybrid.inference.model import Model
+    from medhybrid.runs.models import load_model
     from medhybrid.scans import Scan, write_nifti
     from medhybrid.scans.reader import read_scan
     from medhybrid.steps.compare import compare
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from medhybrid.steps.evaluate import evaluate
     from medhybrid.steps.export import export
     from medhybrid.steps.inspect import inspect
-    from medhybrid.steps.models import load_model
     from medhybrid.steps.predict import predict
     from medhybrid.steps.preprocess import preprocess
     from medhybrid.steps.pretrain import pretrain
@@ -53,7 +53,7 @@ _HOMES = {
     "inspect": "medhybrid.steps.inspect",
     "load_config": "medhybrid.config",
     "load_search": "medhybrid.config",
-    "load_model": "medhybrid.steps.models",
+    "load_model": "medhybrid.runs.models",
     "predict": "medhybrid.steps.predict",
     "preprocess": "medhybrid.steps.preprocess",
     "pretrain": "medhybrid.steps.pretrain",

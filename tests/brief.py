@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medhybrid.inference import program
-from medhybrid.steps import preprocess, validation_record
+from medhybrid.runs import validation_record
+from medhybrid.steps import preprocess
 
 PLOTS = ("dice_by_case", "volumes", "dice_over_size", "reliability")
 

@@ -27,8 +27,8 @@ from medhybrid.inference.folder import FolderJob
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.progress import Silent
+from medhybrid.runs.prepared import prepared_folder
 from medhybrid.steps.predict import predict
-from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.train import _report_absent_labels
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.inference.test_engines import SHAPE, load, rows_of, write_scans

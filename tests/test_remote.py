@@ -17,8 +17,8 @@ from medhybrid.data.layouts import list_cases
 from medhybrid.data.splits import load_folds
 from medhybrid.errors import DataError
 from medhybrid.remote import INDEX, Mirror, is_remote, local_copy
+from medhybrid.runs.prepared import _fetched, prepared_folder
 from medhybrid.steps.predict import predict
-from medhybrid.steps.prepared import _fetched, prepared_folder
 from medhybrid.steps.preprocess import preprocess
 from tests.inference.test_engines import load, masks_of, rows_of, write_scans
 from tests.synthetic import StudyFolder

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 import medhybrid
 from medhybrid.errors import DataError
 from medhybrid.files import write_csv
+from medhybrid.runs.score_tables import read_rows
 from medhybrid.steps.compare_runs import compare_runs
 from medhybrid.steps.predict import predict
-from medhybrid.steps.score_tables import read_rows
 from medhybrid.tables import Table, decode_text, read_table
 from tests.test_names import model, scan_bytes
 

@@ -44,7 +44,7 @@ def train(
 
     Ctrl-C saves the state and --resume continues the run. To extend a run, add training.iterations=+N.
     """
-    from medhybrid.steps.resume import find_run, run_config
+    from medhybrid.runs.resume import find_run, run_config
     from medhybrid.steps.train import resume as go_on
     from medhybrid.steps.train import train as start
 
@@ -143,9 +143,9 @@ def pretrain(
 
     The network reconstructs masked tokens. Then train with training.pretrained=RUN.
     """
+    from medhybrid.runs.resume import run_config
     from medhybrid.steps.pretrain import pretrain as start
     from medhybrid.steps.pretrain import resume_pretraining
-    from medhybrid.steps.resume import run_config
 
     reporter = call_of(context).reporter(quiet)
     if resume:

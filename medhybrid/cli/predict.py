@@ -158,8 +158,8 @@ def listen(
     A study is predicted when it is complete. SEG and report are sent to the destination in the config.
     """
     from medhybrid.config import load_listen_config
+    from medhybrid.runs.models import load_model
     from medhybrid.steps.listen import listen as run
-    from medhybrid.steps.models import load_model
 
     settings = load_listen_config(config)
     reporter = call_of(context).reporter()

@@ -19,7 +19,7 @@ from medhybrid.files import write_atomically
 from medhybrid.inference.model import network_for
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.comparison import Setting, comparison_table, draw_comparison
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
 from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
 from medhybrid.tracking.jsonl import read_log
 

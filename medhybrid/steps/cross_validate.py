@@ -29,9 +29,9 @@ from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_r
 from medhybrid.metrics import Interval, mean_interval
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.plots import learning_curves
+from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.run_record import reopen_tracker
 from medhybrid.scans.reader import read_scan
-from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.run_record import reopen_tracker
 from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
 
 

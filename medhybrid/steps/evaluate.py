@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.data.label_values import unknown_values
+from medhybrid.data.mask_files import list_masks, mask_on_grid, read_mask
 from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, item_error
 from medhybrid.files import write_atomically
@@ -24,7 +25,6 @@ from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.names import printable_path
 from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.progress import Reporter, Silent
-from medhybrid.steps.mask_files import list_masks, mask_on_grid, read_mask
 
 NO_PREDICTION = "no prediction: scored as empty"
 
@@ -223,7 +223,7 @@ def _on_record(folder: Path) -> tuple[set[str], dict[str, DataError]]:
 
 def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:
     """Add the summary and the tables to the record of a training run, in `log.jsonl` and MLflow if it was used."""
-    from medhybrid.steps.run_record import reopen_tracker
+    from medhybrid.runs.run_record import reopen_tracker
 
     tracker = reopen_tracker(run)
     tracker.log_metrics({f"evaluation/{k}": v for k, v in summary.items()}, 0)

@@ -16,7 +16,7 @@ from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.description import describe
 from medhybrid.inference.model import model_card
 from medhybrid.inference.program import FORMATS, check_program, write_program
-from medhybrid.steps.models import load_model
+from medhybrid.runs.models import load_model
 from medhybrid.version import __version__
 
 

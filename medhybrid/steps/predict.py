@@ -32,9 +32,9 @@ from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
 from medhybrid.progress import Reporter, Silent
 from medhybrid.remote import Mirror, is_remote, local_copy
+from medhybrid.runs.models import load_models
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.deidentify import Deidentifier
-from medhybrid.steps.models import load_models
 from medhybrid.version import __version__
 
 

@@ -30,8 +30,8 @@ from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
 from medhybrid.progress import Reporter, Silent
 from medhybrid.remote import is_remote
-from medhybrid.steps.corrections import with_corrections, with_new_cases, write_corrections
-from medhybrid.steps.prepared import refresh_prepared, send_prepared
+from medhybrid.review.corrections import with_corrections, with_new_cases, write_corrections
+from medhybrid.runs.prepared import refresh_prepared, send_prepared
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,13 @@ from medhybrid.inference.weights_file import About, write_weights
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.networks import SegmentationNetwork
 from medhybrid.progress import Reporter, Silent
-from medhybrid.steps.independence import learnt_from, remember_pictures
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.independence import learnt_from, remember_pictures
+from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.resume import extend, run_config, with_places
+from medhybrid.runs.run_data import check_data, remember_data
+from medhybrid.runs.run_places import with_places_here
+from medhybrid.runs.run_record import check_tracking, hold_run, make_tracker, new_run_folder, study_folder
 from medhybrid.steps.preprocess import preprocess
-from medhybrid.steps.resume import extend, run_config, with_places
-from medhybrid.steps.run_data import check_data, remember_data
-from medhybrid.steps.run_places import with_places_here
-from medhybrid.steps.run_record import check_tracking, hold_run, make_tracker, new_run_folder, study_folder
 from medhybrid.steps.train import Run
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.training.checkpoint import has_checkpoint

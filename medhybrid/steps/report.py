@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.data.label_values import unknown_values
+from medhybrid.data.mask_files import list_masks, mask_on_grid
 from medhybrid.data.segments import SegmentRules
 from medhybrid.errors import ConfigError, DataError, OutputError, item_error
 from medhybrid.geometry import Grid, orientation_code
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
+from medhybrid.inference.folder_scans import FolderScans, is_unchanged
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.worklist import WorkItem, without_names
 from medhybrid.metrics import LabelScore, score_case
@@ -26,8 +28,6 @@ from medhybrid.progress import Reporter, Silent
 from medhybrid.review.report import CaseView, Pictured, ReportInfo, write_report
 from medhybrid.review.report.page import Layout
 from medhybrid.review.report.views import Size
-from medhybrid.steps.folder_scans import FolderScans, is_unchanged
-from medhybrid.steps.mask_files import list_masks, mask_on_grid
 from medhybrid.version import __version__
 
 

@@ -14,9 +14,9 @@ from medhybrid.data.plan import Plan
 from medhybrid.errors import DataError, ModelError
 from medhybrid.inference.model_record import Made, ModelRecord, read_record
 from medhybrid.progress import Reporter
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.run_record import made_with
 from medhybrid.steps.preprocess import preprocess
-from medhybrid.steps.run_record import made_with
 from medhybrid.steps.train import Run, train
 
 PLACES: dict[str, str | None] = {

@@ -26,13 +26,12 @@ from medhybrid.interrupt import stop_on_signals
 from medhybrid.metrics import mean_interval
 from medhybrid.networks import Network
 from medhybrid.progress import Reporter, Silent
-from medhybrid.starts import Start, begin_with
-from medhybrid.steps.independence import check_independence, learnt_from, remember_pictures
-from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.resume import extend, run_config, with_places
-from medhybrid.steps.run_data import check_data, remember_data
-from medhybrid.steps.run_places import with_places_here
-from medhybrid.steps.run_record import (
+from medhybrid.runs.independence import check_independence, learnt_from, remember_pictures
+from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.resume import extend, run_config, with_places
+from medhybrid.runs.run_data import check_data, remember_data
+from medhybrid.runs.run_places import with_places_here
+from medhybrid.runs.run_record import (
     check_tracking,
     description_of,
     hold_run,
@@ -43,7 +42,8 @@ from medhybrid.steps.run_record import (
     study_folder,
     without_places,
 )
-from medhybrid.steps.validation_record import record_validation, show_progress, show_references
+from medhybrid.runs.validation_record import record_validation, show_progress, show_references
+from medhybrid.starts import Start, begin_with
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.determinism import deterministic, random_numbers_kept
 from medhybrid.training.loop import Outcome, Progress, Trainer

@@ -29,13 +29,13 @@ from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.names import check_case_name
 from medhybrid.progress import Reporter, Silent
-from medhybrid.steps.independence import check_independence
-from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.resume import mark_part, run_config
-from medhybrid.steps.run_data import check_data
-from medhybrid.steps.run_places import config_here
-from medhybrid.steps.run_record import check_tracking, experiment_of, study_folder, without_places
-from medhybrid.steps.score_tables import dice_by_case, read_scores
+from medhybrid.runs.independence import check_independence
+from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.resume import mark_part, run_config
+from medhybrid.runs.run_data import check_data
+from medhybrid.runs.run_places import config_here
+from medhybrid.runs.run_record import check_tracking, experiment_of, study_folder, without_places
+from medhybrid.runs.score_tables import dice_by_case, read_scores
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo

@@ -32,11 +32,11 @@ from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.tuning import draw_search
+from medhybrid.runs.independence import check_independence
+from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.resume import mark_part
+from medhybrid.runs.run_record import without_places
 from medhybrid.starts import read_weights
-from medhybrid.steps.independence import check_independence
-from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.resume import mark_part
-from medhybrid.steps.run_record import without_places
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.steps.train_all import InterruptedRunsError, nested_runs, run_beside
 from medhybrid.tracking.mlflow_store import sqlite_url

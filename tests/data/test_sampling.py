@@ -8,7 +8,7 @@ import pytest
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.sampling import PatchSampler, Prefetcher
 from medhybrid.data.store import PreparedCase
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
 from tests.synthetic import StudyFolder
 
 

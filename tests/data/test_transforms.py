@@ -10,7 +10,7 @@ from medhybrid.config import save_config
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.layouts import list_cases
 from medhybrid.data.transforms import preparation_transforms
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
 from tests.synthetic import StudyFolder
 
 

@@ -13,9 +13,9 @@ import pytest
 
 import medhybrid
 from medhybrid.inference.folder_record import read_folder_record
+from medhybrid.inference.folder_scans import FolderScans
 from medhybrid.progress import Silent
 from medhybrid.scans.dicom.write import write_mr_series
-from medhybrid.steps.folder_scans import FolderScans
 from medhybrid.steps.predict import predict
 from medhybrid.steps.report import report
 from tests.test_names import AFFINE, SHAPE, model

@@ -15,7 +15,7 @@ from medhybrid.errors import DeviceError, ModelError
 from medhybrid.inference.folder import fingerprint_of
 from medhybrid.inference.model import Model
 from medhybrid.metrics import dice
-from medhybrid.steps.models import load_models
+from medhybrid.runs.models import load_models
 from tests.synthetic import StudyFolder, blob_case, save_nifti
 
 pytestmark = pytest.mark.slow

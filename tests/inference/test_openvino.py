@@ -190,7 +190,7 @@ def test_a_program_that_differs_from_torch_is_not_cached(
 
 
 def test_an_ensemble_runs_on_openvino(trained: tuple[StudyFolder, Path], scans: list[medhybrid.Scan]) -> None:
-    from medhybrid.steps.models import load_models
+    from medhybrid.runs.models import load_models
 
     one, both = (load_models([trained[1]] * n, device="openvino") for n in (1, 2))
 

@@ -24,12 +24,12 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.inference.weights_file import UNKNOWN, About, write_weights
 from medhybrid.networks import Network, build_network
+from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.resume import run_config
 from medhybrid.starts import begin_with
 from medhybrid.starts.files import read_weights
 from medhybrid.starts.fit import Names, fit
 from medhybrid.starts.layouts import to_our_names
-from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.resume import run_config
 from medhybrid.steps.train import resume
 from medhybrid.training.checkpoint import save_checkpoint
 from tests.synthetic import StudyFolder, make_test_plan, small_config

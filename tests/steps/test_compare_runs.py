@@ -15,9 +15,9 @@ import medhybrid
 from medhybrid.cli import main
 from medhybrid.errors import DataError, OutputError
 from medhybrid.files import write_csv
+from medhybrid.runs.score_tables import dice_by_case, read_scores
 from medhybrid.steps.compare_runs import compare_runs, judged, names_apart
 from medhybrid.steps.promote import promote
-from medhybrid.steps.score_tables import dice_by_case, read_scores
 from medhybrid.tracking.mlflow_store import default_uri
 from medhybrid.tracking.registry import Registry, Version
 from tests.brief import blank_pictures, small_program

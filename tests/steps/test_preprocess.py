@@ -16,10 +16,10 @@ import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, DataError
+from medhybrid.runs.prepared import prepared_folder
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps import preprocess as steps_preprocess
-from medhybrid.steps.prepared import prepared_folder
 from tests.synthetic import AFFINE, blob_case, save_nifti, small_config, write_csv, write_study
 
 pytestmark = pytest.mark.usefixtures("in_this_process")

@@ -28,13 +28,13 @@ from medhybrid.data.layouts import Case, Files, NoMaskError, list_cases
 from medhybrid.data.splits import make_folds
 from medhybrid.errors import DataError
 from medhybrid.inference.records import Prediction, Records
+from medhybrid.review import corrections
 from medhybrid.review.marks import Mark, read_marks, write_mark
+from medhybrid.runs.prepared import prepared_folder
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
-from medhybrid.steps import corrections
 from medhybrid.steps import review_report as review_report_module
-from medhybrid.steps.prepared import prepared_folder
 from medhybrid.steps.report import report
 from medhybrid.steps.review_report import make_server
 from tests.patience import patience_s, wait_until

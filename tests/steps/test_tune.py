@@ -24,8 +24,8 @@ from medhybrid.config import RangeConfig, SearchConfig, StudyConfig, load_config
 from medhybrid.data.splits import Fold
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.files import held
+from medhybrid.runs.resume import PART_OF
 from medhybrid.steps import tune as module
-from medhybrid.steps.resume import PART_OF
 from medhybrid.steps.train import Run
 from tests.synthetic import StudyFolder, small_config
 

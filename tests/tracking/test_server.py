@@ -15,7 +15,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from medhybrid.steps.models import load_model
+from medhybrid.runs.models import load_model
 from tests.patience import patience_s, wait_until
 from tests.servers import answers, free_port
 from tests.synthetic import StudyFolder

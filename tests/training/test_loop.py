@@ -12,7 +12,7 @@ import torch
 
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import TrainingError
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
 from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.training.loop import Trainer
 from medhybrid.training.validation import Validation, validate

@@ -16,7 +16,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError
 from medhybrid.networks import SegmentationNetwork, build_network
 from medhybrid.progress import Silent
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
 from medhybrid.steps.pretrain import for_scans
 from medhybrid.training.pretraining import (
     MaskedAutoencoder,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.sampling import Batch
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
 from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.training.loop import Trainer
 from tests.synthetic import StudyFolder

@@ -13,7 +13,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import DataError
 from medhybrid.files import write_atomically
-from medhybrid.steps.prepared import prepared_folder
+from medhybrid.runs.prepared import prepared_folder
 
 FILE = "data.json"
 

@@ -15,8 +15,8 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ConfigError, DataError, OutputError
 from medhybrid.files import held, make_folder
-from medhybrid.steps.prepared import prepared_folder
-from medhybrid.steps.run_places import config_here, remember_working_folder
+from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.run_places import config_here, remember_working_folder
 from medhybrid.tracking.check import check_names, check_store
 from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.tracking.mlflow import RUN_ID_FILE, MlflowTracker, RunInfo

@@ -16,7 +16,7 @@ from medhybrid.addresses import complete_address
 from medhybrid.config import StudyConfig
 from medhybrid.files import write_atomically
 from medhybrid.remote import is_remote
-from medhybrid.steps.resume import run_config
+from medhybrid.runs.resume import run_config
 from medhybrid.tracking.mlflow_store import sqlite_path, sqlite_url
 
 WORKING_FOLDER = "working_folder"

@@ -20,19 +20,19 @@ from typing import Any
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case, Files, NoMaskError, subject_of
 from medhybrid.data.layouts.parts import keep_tests_out
+from medhybrid.data.mask_files import SUFFIXES, list_masks
 from medhybrid.data.splits import Fold
 from medhybrid.data.subjects import unify_subjects
 from medhybrid.errors import DataError
 from medhybrid.inference.corrected import FOLDER, hash_correction, is_older
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
+from medhybrid.inference.folder_scans import FolderScans, is_unchanged
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.kept_tables import write_kept_table
 from medhybrid.remote import local_copy
 from medhybrid.review.marks import Mark, read_marks
 from medhybrid.scans.walk import visible_files
-from medhybrid.steps.folder_scans import FolderScans, is_unchanged
-from medhybrid.steps.mask_files import SUFFIXES, list_masks
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import DataError
 from medhybrid.files import write_atomically
+from medhybrid.runs.prepared import prepared_folder
 from medhybrid.starts import Start, read_weights
-from medhybrid.steps.prepared import prepared_folder
 
 FILE = "learnt_from.json"
 
