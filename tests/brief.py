@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medhybrid.inference import program
-from medhybrid.runs import validation_record
+from medhybrid.runs import validation
 from medhybrid.steps import preprocess
 
 PLOTS = ("dice_by_case", "volumes", "dice_over_size", "reliability")
@@ -43,11 +43,11 @@ def blank_pictures() -> Iterator[None]:
         return page
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation_record, "draw_reference", drawn)
-        patch.setattr(validation_record, "draw_result", drawn)
-        patch.setattr(validation_record, "write_report", reported)
+        patch.setattr(validation, "draw_reference", drawn)
+        patch.setattr(validation, "draw_result", drawn)
+        patch.setattr(validation, "write_report", reported)
         for name in PLOTS:
-            patch.setattr(validation_record.plots, name, plotted)
+            patch.setattr(validation.plots, name, plotted)
         yield
 
 

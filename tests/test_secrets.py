@@ -12,7 +12,7 @@ from medhybrid.addresses import complete_address, hide_password, without_passwor
 from medhybrid.config.load import save_config
 from medhybrid.errors import ModelError
 from medhybrid.inference.model_record import read_record
-from medhybrid.runs.run_places import config_here
+from medhybrid.runs.places import config_here
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint
 from medhybrid.steps.reproduce import recipe_of
 from tests.synthetic import StudyFolder, small_config

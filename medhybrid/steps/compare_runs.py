@@ -32,9 +32,9 @@ from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.report import Pictured
 from medhybrid.review.report.compared import ComparedCase, ComparisonInfo, write_comparison
+from medhybrid.runs.places import config_here
 from medhybrid.runs.prepared import prepared_folder
-from medhybrid.runs.run_places import config_here
-from medhybrid.runs.run_record import without_places
+from medhybrid.runs.record import without_places
 from medhybrid.runs.score_tables import dice_by_case, read_scores, references_by_case
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.report import pictures_of, shown_channel

@@ -30,7 +30,7 @@ from medhybrid.metrics import Interval, mean_interval
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.plots import learning_curves
 from medhybrid.runs.prepared import prepared_folder
-from medhybrid.runs.run_record import reopen_tracker
+from medhybrid.runs.record import reopen_tracker
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
 

@@ -223,7 +223,7 @@ def _on_record(folder: Path) -> tuple[set[str], dict[str, DataError]]:
 
 def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:
     """Add the summary and the tables to the record of a training run, in `log.jsonl` and MLflow if it was used."""
-    from medhybrid.runs.run_record import reopen_tracker
+    from medhybrid.runs.record import reopen_tracker
 
     tracker = reopen_tracker(run)
     tracker.log_metrics({f"evaluation/{k}": v for k, v in summary.items()}, 0)

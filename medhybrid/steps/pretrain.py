@@ -22,12 +22,13 @@ from medhybrid.inference.weights_file import About, write_weights
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.networks import SegmentationNetwork
 from medhybrid.progress import Reporter, Silent
-from medhybrid.runs.independence import learnt_from, remember_pictures
+from medhybrid.runs.data import check_data, remember_data
+from medhybrid.runs.folder import hold_run, new_run_folder, study_folder
+from medhybrid.runs.leakage import learnt_from, remember_pictures
+from medhybrid.runs.places import with_places_here
 from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.record import check_tracking, make_tracker
 from medhybrid.runs.resume import extend, run_config, with_places
-from medhybrid.runs.run_data import check_data, remember_data
-from medhybrid.runs.run_places import with_places_here
-from medhybrid.runs.run_record import check_tracking, hold_run, make_tracker, new_run_folder, study_folder
 from medhybrid.steps.preprocess import preprocess
 from medhybrid.steps.train import Run
 from medhybrid.tracking.jsonl import read_log

@@ -13,7 +13,7 @@ from typing import Literal
 
 from medhybrid.errors import DataError
 from medhybrid.metrics import Difference, paired_difference
-from medhybrid.runs.run_places import config_here
+from medhybrid.runs.places import config_here
 from medhybrid.runs.score_tables import dice_by_case, read_rows, rows_of_scores
 from medhybrid.tracking.mlflow_store import store_uri
 from medhybrid.tracking.registry import CHALLENGER, CHAMPION, Registry

@@ -15,7 +15,7 @@ from medhybrid.errors import DataError, ModelError
 from medhybrid.inference.model_record import Made, ModelRecord, read_record
 from medhybrid.progress import Reporter
 from medhybrid.runs.prepared import prepared_folder
-from medhybrid.runs.run_record import made_with
+from medhybrid.runs.record import made_with
 from medhybrid.steps.preprocess import preprocess
 from medhybrid.steps.train import Run, train
 

@@ -26,23 +26,21 @@ from medhybrid.interrupt import stop_on_signals
 from medhybrid.metrics import mean_interval
 from medhybrid.networks import Network
 from medhybrid.progress import Reporter, Silent
-from medhybrid.runs.independence import check_independence, learnt_from, remember_pictures
+from medhybrid.runs.data import check_data, remember_data
+from medhybrid.runs.folder import hold_run, new_run_folder, study_folder
+from medhybrid.runs.leakage import check_leakage, learnt_from, remember_pictures
+from medhybrid.runs.places import with_places_here
 from medhybrid.runs.prepared import prepared_folder
-from medhybrid.runs.resume import extend, run_config, with_places
-from medhybrid.runs.run_data import check_data, remember_data
-from medhybrid.runs.run_places import with_places_here
-from medhybrid.runs.run_record import (
+from medhybrid.runs.record import (
     check_tracking,
     description_of,
-    hold_run,
     made_with,
     make_tracker,
-    new_run_folder,
     silent_tracker,
-    study_folder,
     without_places,
 )
-from medhybrid.runs.validation_record import record_validation, show_progress, show_references
+from medhybrid.runs.resume import extend, run_config, with_places
+from medhybrid.runs.validation import record_validation, show_progress, show_references
 from medhybrid.starts import Start, begin_with
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.determinism import deterministic, random_numbers_kept
@@ -115,7 +113,7 @@ def train(
     reporter = reporter or Silent()
     for message in check_source(dataset.folder, config):
         reporter.message(message)
-    check_independence(config)  # before the run folder is created: a refused training leaves no run
+    check_leakage(config)  # before the run folder is created: a refused training leaves no run
     study_folder(config)  # every process of a team checks it
     check_tracking(config)
     with join_team(choose_device(own_gpu(config.training.device))) as team:

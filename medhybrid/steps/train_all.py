@@ -29,12 +29,13 @@ from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.names import check_case_name
 from medhybrid.progress import Reporter, Silent
-from medhybrid.runs.independence import check_independence
+from medhybrid.runs.data import check_data
+from medhybrid.runs.folder import study_folder
+from medhybrid.runs.leakage import check_leakage
+from medhybrid.runs.places import config_here
 from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.record import check_tracking, experiment_of, without_places
 from medhybrid.runs.resume import mark_part, run_config
-from medhybrid.runs.run_data import check_data
-from medhybrid.runs.run_places import config_here
-from medhybrid.runs.run_record import check_tracking, experiment_of, study_folder, without_places
 from medhybrid.runs.score_tables import dice_by_case, read_scores
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.tracking.jsonl import read_log
@@ -108,7 +109,7 @@ def train_all(
     trainings: dict[str, Training] = {}
     for name, config in configs.items():
         if name not in known:
-            check_independence(config)
+            check_leakage(config)
         run = _earlier(known[name], config, name) if name in known else None
         if run is not None and not run.is_interrupted:
             trainings[name] = Training(name, config, run, dice_by_case(read_scores(run.folder / "validation.csv")))

@@ -32,10 +32,10 @@ from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.tuning import draw_search
-from medhybrid.runs.independence import check_independence
+from medhybrid.runs.leakage import check_leakage
 from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.record import without_places
 from medhybrid.runs.resume import mark_part
-from medhybrid.runs.run_record import without_places
 from medhybrid.starts import read_weights
 from medhybrid.steps.train import Run, resume, train
 from medhybrid.steps.train_all import InterruptedRunsError, nested_runs, run_beside
@@ -127,7 +127,7 @@ def tune(
             base, {key: values.choices[0] if values.choices else values.low}, source=f"search {search.name}: space"
         )
     dataset = PreparedDataset(prepared_folder(config))
-    check_independence(base)  # raises before the first trial
+    check_leakage(base)  # raises before the first trial
     study = _open_study(config, search, folder, storage)
     _refuse_other_search(study, base, search, dataset)
     if not study.get_trials(deepcopy=False):

@@ -229,7 +229,7 @@ def test_any_multiple_of_the_stride_is_a_valid_size(size: tuple[int, int]) -> No
     assert logits.auxiliary.shape == (1, 2, size[0] // 2, size[1] // 2, 2)
 
 
-def test_slices_are_independent() -> None:
+def test_slices_are_images_without_leakage() -> None:
     net, image = network(), torch.randn(1, 3, 32, 32, 3)
 
     with torch.no_grad():

@@ -9,9 +9,9 @@ import pytest
 
 from medhybrid.config import StudyConfig, load_config, save_config
 from medhybrid.errors import ConfigError
+from medhybrid.runs.folder import new_run_folder
+from medhybrid.runs.places import config_here, remember_working_folder
 from medhybrid.runs.resume import extend, find_run, run_config, with_places
-from medhybrid.runs.run_places import config_here, remember_working_folder
-from medhybrid.runs.run_record import new_run_folder
 from medhybrid.steps.train_all import run_beside
 
 

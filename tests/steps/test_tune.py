@@ -442,7 +442,7 @@ def test_a_budget_without_minutes_is_refused(config: StudyConfig, minutes: float
 def test_other_pretrained_weights_with_the_same_name_are_another_search(
     config: StudyConfig, trainings: Trainings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "check_independence", lambda _: None)
+    monkeypatch.setattr(module, "check_leakage", lambda _: None)
     for name in ("a", "b", "copy"):
         (tmp_path / name).mkdir()
         save_file({"x": torch.full((2,), float(name == "b"))}, tmp_path / name / "start.safetensors")

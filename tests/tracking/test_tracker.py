@@ -14,7 +14,7 @@ from PIL import Image
 
 import medhybrid
 from medhybrid.errors import ModelError, TrackingError
-from medhybrid.runs.run_record import check_tracking, experiment_of
+from medhybrid.runs.record import check_tracking, experiment_of
 from medhybrid.tracking.mlflow import RUN_ID_FILE, MlflowTracker, RunInfo
 from medhybrid.tracking.mlflow_store import default_uri, pointed_at, store_uri
 from medhybrid.tracking.registry import Registry

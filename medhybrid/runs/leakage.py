@@ -23,7 +23,7 @@ FILE = "learnt_from.json"
 START = "weights"
 
 
-def check_independence(config: StudyConfig) -> None:
+def check_leakage(config: StudyConfig) -> None:
     """Raise the errors of `remember_pictures` before the first of several trainings starts."""
     dataset = PreparedDataset(prepared_folder(config))
     fold = dataset.fold_for(config)
@@ -36,7 +36,7 @@ def check_independence(config: StudyConfig) -> None:
                 f"fold {config.training.fold} has no prepared case to {side} on",
                 remedy=f"see {dataset.folder / 'problems.csv'}, or change the folds",
             )
-    _independent(train, validation, START, about.learnt_from if about else ())
+    _images_without_leakage(train, validation, START, about.learnt_from if about else ())
 
 
 def remember_pictures(
@@ -50,12 +50,12 @@ def remember_pictures(
         If a validation case is among them: its score would not be that of an unseen scan.
     """
     what, before = (START, start.learnt_from) if start else (f"run {folder.name}", learnt_from(folder))
-    pictures = _independent(train, validation, what, before)
+    pictures = _images_without_leakage(train, validation, what, before)
     write_atomically(folder / FILE, json.dumps(pictures))
     return pictures
 
 
-def _independent(
+def _images_without_leakage(
     train: Sequence[PreparedCase], validation: Sequence[PreparedCase], what: str, before: Sequence[str]
 ) -> tuple[str, ...]:
     """Return the hashes of all images that train the weights; raises `DataError` for a validation case among them."""
