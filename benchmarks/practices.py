@@ -35,7 +35,7 @@ from typing import Any
 
 import medhybrid
 from medhybrid.review.comparison import Setting, comparison_table
-from medhybrid.steps.train import Run
+from medhybrid.runs.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -226,13 +226,18 @@ class PreparedDataset:
             )
         return self.plan.model_copy(update={"context": config.data.context})
 
-    def fold_for(self, config: StudyConfig) -> Fold:
-        """Return the training and validation cases of a config, after inner validation split and limit of cases."""
+    def fold_for(self, config: StudyConfig, records: Mapping[str, CaseRecord] | None = None) -> Fold:
+        """Return the training and validation cases of a config, after inner validation split and limit of cases.
+
+        With `records` of all prepared cases, no case is opened.
+        """
         fold, training = self.fold(config.training.fold), config.training
         if training.inner_fold is not None:
-            records = [case.record for case in self.open(fold.train)]
-            labelled = {r.case: r.subject for r in records if r.is_labelled} or {r.case: r.subject for r in records}
-            others = {r.case: r.subject for r in records if r.case not in labelled}
+            if records is None:
+                records = {case.name: case.record for case in self.open(fold.train)}
+            inner = [records[name] for name in fold.train if name in records]
+            labelled = {r.case: r.subject for r in inner if r.is_labelled} or {r.case: r.subject for r in inner}
+            others = {r.case: r.subject for r in inner if r.case not in labelled}
             fold = fold.inner(training.inner_fold, labelled, config.data.n_folds, config.data.split_seed, others)
         if training.max_cases is not None:
             present = set(self.names())
@@ -247,9 +252,11 @@ class PreparedDataset:
         except (OSError, ValidationError):
             return None
 
-    def data_hash(self) -> str:
-        """Return a hash over the sources of all prepared cases."""
+    def data_hash(self, records: Mapping[str, CaseRecord] | None = None) -> str:
+        """Return a hash over the sources of all prepared cases; with their `records`, no case is opened."""
+        if records is None:
+            records = {case.name: case.record for case in self.open(self.names())}
         digest = hashlib.sha256()
-        for case in self.open(self.names()):
-            digest.update(f"{case.name}:{case.record.sources_hash};".encode())
+        for name, record in records.items():
+            digest.update(f"{name}:{record.sources_hash};".encode())
         return digest.hexdigest()

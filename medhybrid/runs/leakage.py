@@ -10,12 +10,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from medhybrid.config import StudyConfig
-from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import DataError
 from medhybrid.files import write_atomically
-from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.setup import RunSetup
 from medhybrid.starts import Start, read_weights
 
 FILE = "learnt_from.json"
@@ -23,20 +21,24 @@ FILE = "learnt_from.json"
 START = "weights"
 
 
-def check_leakage(config: StudyConfig) -> None:
-    """Raise the errors of `remember_pictures` before the first of several trainings starts."""
-    dataset = PreparedDataset(prepared_folder(config))
-    fold = dataset.fold_for(config)
+def check_leakage(setup: RunSetup) -> None:
+    """Raise the errors of `remember_pictures` before a training starts, or the first of several.
+
+    Raises
+    ------
+    DataError
+        If the fold has no case to train or to validate on, or for data leakage.
+    """
+    config = setup.config
     start = Path(config.training.pretrained) if config.training.pretrained else None
     about = read_weights(start).about if start else None
-    train, validation = dataset.open(fold.train), dataset.open(fold.validation)
-    for side, cases in (("train", train), ("validate", validation)):
+    for side, cases in (("train", setup.train_cases), ("validate", setup.validation_cases)):
         if not cases:
             raise DataError(
                 f"fold {config.training.fold} has no prepared case to {side} on",
-                remedy=f"see {dataset.folder / 'problems.csv'}, or change the folds",
+                remedy=f"see {setup.dataset.folder / 'problems.csv'}, or change the folds",
             )
-    _images_without_leakage(train, validation, START, about.learnt_from if about else ())
+    _images_without_leakage(setup.train_cases, setup.validation_cases, START, about.learnt_from if about else ())
 
 
 def remember_pictures(

@@ -10,6 +10,7 @@ from typing import Any
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
+from medhybrid.runs.data import RunData
 from medhybrid.runs.places import config_here
 from medhybrid.runs.prepared import prepared_folder
 from medhybrid.tracking.check import check_names, check_store
@@ -54,12 +55,12 @@ def experiment_of(config: StudyConfig) -> str:
 
 
 def make_tracker(
-    config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, *, parent_run_id: str = ""
+    config: StudyConfig, plan: Plan, data: RunData, folder: Path, *, parent_run_id: str = ""
 ) -> StageTracker:
     """Return the trackers of the config; a resumed run continues its MLflow run, a new one is nested under its parent."""
     trackers: list[Tracker] = [JsonlTracker(folder / "log.jsonl")]
     if config.tracking.kind == "mlflow":
-        info = _run_info(config, dataset, folder, data_hash, parent_run_id)
+        info = _run_info(config, plan, data, folder, parent_run_id)
         trackers.append(MlflowTracker(config.tracking.uri, Path(config.runs), info, folder=folder))
     run = SeveralTrackers(trackers)
     return StageTracker(run, lambda stage: _stage_tracker(config, stage, run, folder))
@@ -91,23 +92,24 @@ def _stage_tracker(config: StudyConfig, stage: Stage, run: Tracker, folder: Path
 def reopen_tracker(folder: Path) -> Tracker:
     """Return the tracker of a finished run, to add to its record."""
     config = config_here(folder)
-    return make_tracker(config, PreparedDataset(prepared_folder(config)), folder, "")
-
-
-def _run_info(
-    config: StudyConfig, dataset: PreparedDataset, folder: Path, data_hash: str, parent_run_id: str
-) -> RunInfo:
+    dataset = PreparedDataset(prepared_folder(config))
     fold = dataset.fold_for(config)
     present = set(dataset.names())
-    plan, training = dataset.plan_for(config), config.training
-    sides = {"train": fold.train, "validation": fold.validation}
+    train, validation = (tuple(n for n in names if n in present) for names in (fold.train, fold.validation))
+    data = RunData(data_hash="", train=train, validation=validation)
+    return make_tracker(config, dataset.plan_for(config), data, folder)
+
+
+def _run_info(config: StudyConfig, plan: Plan, data: RunData, folder: Path, parent_run_id: str) -> RunInfo:
+    training = config.training
+    sides = {"train": data.train, "validation": data.validation}
     datasets = {
         side: {
             "name": f"{config.name}-fold{training.fold}-{side}",
-            "hash": data_hash,
-            "cases": sorted(set(n) & present),
+            "hash": data.data_hash,
+            "cases": sorted(names),
         }
-        for side, n in sides.items()
+        for side, names in sides.items()
     }
     return RunInfo(
         experiment=experiment_of(config),
@@ -117,7 +119,7 @@ def _run_info(
         tags={
             "medhybrid.version": __version__,
             "medhybrid.code": code_revision(),
-            "medhybrid.data_hash": data_hash,
+            "medhybrid.data_hash": data.data_hash,
             "medhybrid.fold": str(training.fold),
             "medhybrid.seed": str(training.seed),
             "medhybrid.network": config.network.kind,

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from medhybrid.config import StudyConfig, require_config, save_config
-from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ConfigError, DataError
+from medhybrid.inference.device import choose_device
 from medhybrid.inference.model import network_for
 from medhybrid.inference.weights_file import About, write_weights
 from medhybrid.interrupt import stop_on_signals
@@ -26,11 +26,11 @@ from medhybrid.runs.data import check_data, remember_data
 from medhybrid.runs.folder import hold_run, new_run_folder, study_folder
 from medhybrid.runs.leakage import learnt_from, remember_pictures
 from medhybrid.runs.places import with_places_here
-from medhybrid.runs.prepared import prepared_folder
 from medhybrid.runs.record import check_tracking, make_tracker
 from medhybrid.runs.resume import extend, run_config, with_places
+from medhybrid.runs.run import Run
+from medhybrid.runs.setup import RunSetup, resolve_setup
 from medhybrid.steps.preprocess import preprocess
-from medhybrid.steps.train import Run
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.determinism import deterministic, random_numbers_kept
@@ -67,11 +67,11 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
         )
     folder = new_run_folder(config, "pretrain")
     save_config(config, folder / "config.yaml")
-    dataset = PreparedDataset(prepared_folder(config))
-    dataset.plan_for(config).save(folder / "plan.json")
-    remember_data(folder, config, dataset)
+    setup = resolve_setup(config, choose_device(config.training.device))
+    setup.plan.save(folder / "plan.json")
+    remember_data(folder, setup.data)
     with hold_run(folder):
-        return replace(_run(config, dataset, folder, reporter, resume=False), left_out=preparation.left_out)
+        return replace(_run(setup, folder, reporter, resume=False), left_out=preparation.left_out)
 
 
 def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter: Reporter | None = None) -> Run:
@@ -80,16 +80,16 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
     config = with_places(with_places_here(kept, folder), overrides)
     if config.data.labelled:
         raise ConfigError(f"{folder} is not a run of pretrain", remedy=f"medhybrid train --resume --run {folder}")
-    dataset = PreparedDataset(prepared_folder(config))
-    now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
-    if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
+    setup = resolve_setup(config, choose_device(config.training.device))
+    then = Plan.load(folder / "plan.json")
+    if setup.plan.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
         raise DataError(f"the plan of the prepared scans differs from the run {folder.name}", remedy="start a new run")
-    check_data(folder, config)
+    check_data(folder, setup.data)
     check_tracking(config, folder)
     with hold_run(folder):
         save_config(kept, folder / "config.yaml")
         has_begun = has_checkpoint(folder / "checkpoint")
-        return _run(config, dataset, folder, reporter or Silent(), resume=has_begun)
+        return _run(setup, folder, reporter or Silent(), resume=has_begun)
 
 
 def for_scans(config: StudyConfig) -> StudyConfig:
@@ -109,11 +109,10 @@ def for_scans(config: StudyConfig) -> StudyConfig:
     return config.model_copy(update=changes)
 
 
-def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: Reporter, *, resume: bool) -> Run:
-    plan, fold = dataset.plan_for(config), dataset.fold_for(config)
-    train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
-    pictures = remember_pictures(folder, train_cases, validation=())
-    tracker = make_tracker(config, dataset, folder, dataset.data_hash())
+def _run(setup: RunSetup, folder: Path, reporter: Reporter, *, resume: bool) -> Run:
+    config, plan = setup.config, setup.plan
+    pictures = remember_pictures(folder, setup.train_cases, validation=())
+    tracker = make_tracker(config, plan, setup.data, folder)
 
     def on_progress(p: Progress) -> None:
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}  {p.left_s / 60:.0f} min left")
@@ -126,14 +125,15 @@ def _run(config: StudyConfig, dataset: PreparedDataset, folder: Path, reporter: 
             trainer = Pretrainer(
                 config,
                 plan,
-                train_cases,
-                validation_cases,
+                setup.train_cases,
+                setup.validation_cases,
                 folder=folder,
                 tracker=tracker,
                 should_stop=should_stop,
                 on_progress=on_progress,
                 network=MaskedAutoencoder(network, len(plan.channels)),
                 learnt_from=pictures,
+                device=setup.device,
             )
             if resume:
                 trainer.restore()

@@ -16,8 +16,9 @@ from medhybrid.inference.model_record import Made, ModelRecord, read_record
 from medhybrid.progress import Reporter
 from medhybrid.runs.prepared import prepared_folder
 from medhybrid.runs.record import made_with
+from medhybrid.runs.run import Run
 from medhybrid.steps.preprocess import preprocess
-from medhybrid.steps.train import Run, train
+from medhybrid.steps.train import train
 
 PLACES: dict[str, str | None] = {
     "data.root": None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +39,8 @@ from medhybrid.runs.record import (
     without_places,
 )
 from medhybrid.runs.resume import extend, run_config, with_places
+from medhybrid.runs.run import Run
+from medhybrid.runs.setup import RunSetup, resolve_setup
 from medhybrid.runs.validation import record_validation, show_progress, show_references
 from medhybrid.starts import Start, begin_with
 from medhybrid.training.checkpoint import has_checkpoint
@@ -57,18 +58,6 @@ PICTURED_CASES = 3
 
 OTHER_LENGTH = "other_length"
 """Empty file in the folder of a run whose length was changed during training."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Finished or interrupted run; for a pretraining with the scans that were excluded."""
-
-    folder: Path
-    run_id: str | None
-    metrics: dict[str, float]
-    n_steps: int
-    is_interrupted: bool
-    left_out: tuple[str, ...] = ()
 
 
 Watch = Callable[[int, float], bool]
@@ -109,22 +98,22 @@ def train(
     """
     require_config(config)
     _refuse_unlabelled(config)
-    dataset = PreparedDataset(prepared_folder(config))
     reporter = reporter or Silent()
-    for message in check_source(dataset.folder, config):
+    for message in check_source(PreparedDataset(prepared_folder(config)).folder, config):
         reporter.message(message)
-    check_leakage(config)  # before the run folder is created: a refused training leaves no run
+    setup = resolve_setup(config, choose_device(own_gpu(config.training.device)))
+    check_leakage(setup)  # before the run folder is created: a refused training leaves no run
     study_folder(config)  # every process of a team checks it
     check_tracking(config)
-    with join_team(choose_device(own_gpu(config.training.device))) as team:
-        team.part(dataset.plan_for(config).batch_size)  # raises before the run folder is created
+    with join_team(setup.device) as team:
+        team.part(setup.plan.batch_size)  # raises before the run folder is created
         folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
         with _held(folder, config, team):
             if team.is_first:
-                dataset.plan_for(config).save(folder / "plan.json")
-                remember_data(folder, config, dataset)
+                setup.plan.save(folder / "plan.json")
+                remember_data(folder, setup.data)
                 on_start(folder)
-            return _run(config, dataset, folder, reporter, team, resume=False, parent_run_id=parent_run_id, watch=watch)
+            return _run(setup, folder, reporter, team, resume=False, parent_run_id=parent_run_id, watch=watch)
 
 
 def resume(
@@ -154,28 +143,28 @@ def resume(
     has_other_length = kept.training != before.training
     _refuse_unlabelled(config)
     check_tracking(config, folder)
-    with join_team(choose_device(own_gpu(config.training.device))) as team:
+    device = choose_device(own_gpu(config.training.device))
+    with join_team(device) as team:
         # The first process rewrites config.yaml, possibly before the others read it: broadcast the earlier values.
         values, has_begun = team.tell((config.model_dump(mode="json"), has_checkpoint(folder / "checkpoint")))
         config = config_from_dict(values, source=str(folder))
-        dataset = PreparedDataset(prepared_folder(config))
-        now, then = dataset.plan_for(config), Plan.load(folder / "plan.json")
-        if now.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
+        setup = resolve_setup(config, device)
+        then = Plan.load(folder / "plan.json")
+        if setup.plan.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
             raise DataError(
                 f"the plan of the prepared dataset differs from the run {folder.name}",
                 remedy="preprocess with the run's config.yaml, or start a new run",
             )
-        check_data(folder, config)
-        team.part(now.batch_size)
-        fold = dataset.fold_for(config)
+        check_data(folder, setup.data)
+        team.part(setup.plan.batch_size)
         # Check before anything is written, so that a refused run stays unchanged.
-        remember_pictures(folder, dataset.open(fold.train), dataset.open(fold.validation))
+        remember_pictures(folder, setup.train_cases, setup.validation_cases)
         if not has_begun:
             reporter.message(f"{folder.name} has no checkpoint yet: starting from the first step")
         with _held(folder, kept, team):
             if team.is_first and has_begun and has_other_length:
                 (folder / OTHER_LENGTH).touch()
-            return _run(config, dataset, folder, reporter, team, resume=has_begun, watch=watch)
+            return _run(setup, folder, reporter, team, resume=has_begun, watch=watch)
 
 
 @contextmanager
@@ -200,8 +189,7 @@ def _held(folder: Path, config: StudyConfig, team: Team) -> Iterator[None]:
 
 
 def _run(
-    config: StudyConfig,
-    dataset: PreparedDataset,
+    setup: RunSetup,
     folder: Path,
     reporter: Reporter,
     team: Team,
@@ -213,17 +201,14 @@ def _run(
     """Train a new or resumed run; only the first process of a team writes records."""
     if not team.is_first:
         reporter = Silent()
-    plan = dataset.plan_for(config)
-    fold = dataset.fold_for(config)
-    train_cases, validation_cases = dataset.open(fold.train), dataset.open(fold.validation)
-    data_hash = dataset.data_hash()
+    config = setup.config
+    plan = setup.plan
+    tracker = silent_tracker()
     if team.is_first:
-        tracker = make_tracker(config, dataset, folder, data_hash, parent_run_id=parent_run_id)
-    else:
-        tracker = silent_tracker()
+        tracker = make_tracker(config, plan, setup.data, folder, parent_run_id=parent_run_id)
     shown = max((i for i, n in enumerate(plan.normalisation) if not n.optional), default=0)
 
-    pictured = subset(subset(validation_cases, config.training.validation_cases), PICTURED_CASES)
+    pictured = subset(subset(setup.validation_cases, config.training.validation_cases), PICTURED_CASES)
 
     is_ended = False
 
@@ -238,16 +223,16 @@ def _run(
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}{dice}  {_minutes(p.left_s)} left")
 
     if team.is_first and not resume:
-        _report_absent_labels(plan, train_cases, config.training.fold, reporter)
+        _report_absent_labels(plan, setup.train_cases, config.training.fold, reporter)
     with stop_on_signals() as should_stop, random_numbers_kept(), deterministic(config.training.deterministic):
         try:
             network, start = (None, None) if resume else _begin(config, plan)
-            pictures = remember_pictures(folder, train_cases, validation_cases, start)
+            pictures = remember_pictures(folder, setup.train_cases, setup.validation_cases, start)
             trainer = Trainer(
                 config,
                 plan,
-                train_cases,
-                validation_cases,
+                setup.train_cases,
+                setup.validation_cases,
                 folder=folder,
                 tracker=tracker,
                 should_stop=lambda: is_ended or should_stop(),
@@ -257,6 +242,7 @@ def _run(
                 network=network,
                 learnt_from=pictures,
                 team=team,
+                device=setup.device,
             )
             if resume:
                 trainer.restore()
@@ -274,7 +260,7 @@ def _run(
                     f"{folder / 'model'} stays that of the finished training until the extension is finished"
                 )
             elif team.is_first:
-                metrics = _save(config, plan, outcome, folder, data_hash, _seen_range(dataset, plan, train_cases))
+                metrics = _save(setup, outcome, folder)
             if team.is_first and outcome.validation is not None and outcome.validation.is_complete:
                 # The model is saved first, since this record takes minutes with hundreds of cases.
                 text, logs_report = description_of(config, plan), config.tracking.log_report
@@ -339,19 +325,19 @@ def _report_start(start: Start | None, folder: Path, tracker: Tracker, reporter:
     tracker.log_metrics({"start/weights_taken": start.count("taken", "adapted"), "start/weights": len(start.rows)}, 0)
 
 
-def _seen_range(dataset: PreparedDataset, plan: Plan, cases: Sequence[PreparedCase]) -> SeenRange | None:
+def _seen_range(setup: RunSetup) -> SeenRange | None:
     """Return the ranges of the dataset's scans, with the share of training cases that have each label."""
-    seen = dataset.seen_range()
-    records = [c.record for c in cases if c.record.is_labelled]
+    seen = setup.dataset.seen_range()
+    records = [c.record for c in setup.train_cases if c.record.is_labelled]
     if seen is None or not records:
         return seen
-    share = {n: sum(r.reference_ml.get(n, 0) > 0 for r in records) / len(records) for n in plan.labels}
+    share = {n: sum(r.reference_ml.get(n, 0) > 0 for r in records) / len(records) for n in setup.plan.labels}
     return seen.model_copy(update={"n_cases": len(records), "label_share": share})
 
 
-def _save(
-    config: StudyConfig, plan: Plan, outcome: Outcome, folder: Path, data_hash: str, seen: SeenRange | None
-) -> dict[str, float]:
+def _save(setup: RunSetup, outcome: Outcome, folder: Path) -> dict[str, float]:
+    """Write the model of a run, and return the metrics of its validation."""
+    config = setup.config
     metrics: dict[str, float] = {}
     calibration = Calibration()
     if outcome.validation is not None:
@@ -368,15 +354,15 @@ def _save(
         scans=config.scans,
         channel_map=config.data.channel_map,
         label_codes=config.data.label_codes,
-        plan=plan,
+        plan=setup.plan,
         fold=config.training.fold,
         inner=config.training.inner_fold,
         learnt_from=learnt_from(folder),
-        data_hash=data_hash,
+        data_hash=setup.data_hash,
         weights_sha256="",
         metrics=metrics,
         calibration=calibration,
-        seen=seen,
+        seen=_seen_range(setup),
         made=Made(
             config=without_places(config),
             n_steps=outcome.step,

@@ -29,15 +29,17 @@ from medhybrid.inference.records import MAX_ATTEMPTS
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.names import check_case_name
 from medhybrid.progress import Reporter, Silent
-from medhybrid.runs.data import check_data
+from medhybrid.runs.data import check_data, read_data
 from medhybrid.runs.folder import study_folder
 from medhybrid.runs.leakage import check_leakage
 from medhybrid.runs.places import config_here
 from medhybrid.runs.prepared import prepared_folder
 from medhybrid.runs.record import check_tracking, experiment_of, without_places
 from medhybrid.runs.resume import mark_part, run_config
+from medhybrid.runs.run import Run
 from medhybrid.runs.score_tables import dice_by_case, read_scores
-from medhybrid.steps.train import Run, resume, train
+from medhybrid.runs.setup import resolve_setup
+from medhybrid.steps.train import resume, train
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
 from medhybrid.tracking.mlflow_store import default_uri, is_default_store
@@ -109,7 +111,7 @@ def train_all(
     trainings: dict[str, Training] = {}
     for name, config in configs.items():
         if name not in known:
-            check_leakage(config)
+            check_leakage(resolve_setup(config))
         run = _earlier(known[name], config, name) if name in known else None
         if run is not None and not run.is_interrupted:
             trainings[name] = Training(name, config, run, dice_by_case(read_scores(run.folder / "validation.csv")))
@@ -233,7 +235,8 @@ def _earlier(folder: Path, config: StudyConfig, name: str) -> Run | None:
         raise DataError(
             f"training {name} had another config in an earlier call", remedy="choose another name for this call"
         )
-    check_data(folder, config)
+    if read_data(folder) is not None:  # finished runs of earlier versions do not need their data
+        check_data(folder, resolve_setup(config).data)
     check_source(prepared_folder(config), config)
     is_done = (folder / "validation.csv").is_file() and (folder / "model" / "model.json").is_file()
     if not is_done and not has_checkpoint(folder / "checkpoint"):

@@ -25,7 +25,6 @@ import psutil
 
 from medhybrid.config import SearchConfig, StudyConfig, require_config, save_config, with_values
 from medhybrid.config.renamed import rename_sections
-from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.files import held, make_folder, write_csv
 from medhybrid.inference.records import MAX_ATTEMPTS
@@ -33,11 +32,12 @@ from medhybrid.interrupt import stop_on_signals
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.tuning import draw_search
 from medhybrid.runs.leakage import check_leakage
-from medhybrid.runs.prepared import prepared_folder
 from medhybrid.runs.record import without_places
 from medhybrid.runs.resume import mark_part
+from medhybrid.runs.run import Run
+from medhybrid.runs.setup import RunSetup, resolve_setup
 from medhybrid.starts import read_weights
-from medhybrid.steps.train import Run, resume, train
+from medhybrid.steps.train import resume, train
 from medhybrid.steps.train_all import InterruptedRunsError, nested_runs, run_beside
 from medhybrid.tracking.mlflow_store import sqlite_url
 from medhybrid.training.team import refuse_team
@@ -126,10 +126,10 @@ def tune(
         with_values(
             base, {key: values.choices[0] if values.choices else values.low}, source=f"search {search.name}: space"
         )
-    dataset = PreparedDataset(prepared_folder(config))
-    check_leakage(base)  # raises before the first trial
+    setup = resolve_setup(base)
+    check_leakage(setup)  # raises before the first trial
     study = _open_study(config, search, folder, storage)
-    _refuse_other_search(study, base, search, dataset)
+    _refuse_other_search(study, search, setup)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(_own_values(base, search), skip_if_exists=True)
     text = f"**{config.name}**: search {search.name} over {', '.join(search.space)}; {minutes:g} minutes"
@@ -232,8 +232,9 @@ def _one_trial(
     return True
 
 
-def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, dataset: PreparedDataset) -> None:
+def _refuse_other_search(study: Any, search: SearchConfig, setup: RunSetup) -> None:
     """Raise `ConfigError` if an earlier search of this name had another config, space, fold, plan or other data."""
+    base = setup.config
     shared = without_places(base)  # hosts of one search may differ in paths and cores
     for section, key in (("training", "workers"), ("training", "device"), ("prepare", "workers")):
         del shared[section][key]
@@ -241,9 +242,9 @@ def _refuse_other_search(study: Any, base: StudyConfig, search: SearchConfig, da
         shared["training"]["pretrained"] = read_weights(Path(base.training.pretrained)).sha256
     asked = rename_sections(shared, to_first=True) | {"search": search.model_dump(mode="json")}
     of = [
-        dataset.data_hash(),
-        dataset.fold_for(base).model_dump(),
-        dataset.plan_for(base).model_dump(exclude={"reasons"}),
+        setup.data_hash,
+        setup.fold.model_dump(),
+        setup.plan.model_dump(exclude={"reasons"}),
     ]
     sign = hashlib.sha256(json.dumps([asked, of], sort_keys=True).encode()).hexdigest()
     if study.user_attrs.get("asked", sign) != sign:

@@ -84,6 +84,8 @@ class Trainer:
         Hashes of the training images, which checkpoints record for the data leakage check.
     team : Team
         Processes that train together. Only the first one writes files and returns the validation.
+    device : torch.device, optional
+        Device of this process, instead of the config's.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Trainer:
         network: Any = None,
         learnt_from: Sequence[str] = (),
         team: Team = ALONE,
+        device: torch.device | None = None,
     ) -> None:
         if not train_cases:
             raise TrainingError("no training cases", remedy="run medhybrid preprocess and read its table of findings")
@@ -110,7 +113,7 @@ class Trainer:
         self.validation_cases = list(validation_cases)
         self.should_stop, self.on_progress = should_stop, on_progress
         self.on_validation, self.on_stage = on_validation, on_stage
-        self.device = choose_device(own_gpu(self.training.device))
+        self.device = device or choose_device(own_gpu(self.training.device))
         self.precision = choose_precision(self.device, self.training.precision, is_thin=plan.is_thin)
         torch.manual_seed(self.training.seed)
         network = network or network_for(config.network, plan)

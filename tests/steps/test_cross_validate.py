@@ -20,8 +20,8 @@ from medhybrid.inference.ensemble import Ensemble
 from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.review.comparison import Setting, comparison_table
 from medhybrid.runs.resume import latest_run
+from medhybrid.runs.run import Run
 from medhybrid.steps.cross_validate import CrossValidation
-from medhybrid.steps.train import Run
 from tests.brief import blank_pictures, in_this_process, small_program
 from tests.patience import wait_until
 from tests.synthetic import blob_case, save_nifti, small_config, write_study

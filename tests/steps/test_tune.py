@@ -25,8 +25,8 @@ from medhybrid.data.splits import Fold
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.files import held
 from medhybrid.runs.resume import PART_OF
+from medhybrid.runs.run import Run
 from medhybrid.steps import tune as module
-from medhybrid.steps.train import Run
 from tests.synthetic import StudyFolder, small_config
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed")

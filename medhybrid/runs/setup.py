@@ -1,0 +1,83 @@
+"""Setup of a training: its config, and the data, plan, fold and device that follow from it.
+
+A setup is resolved once for each training, so that each case is opened once, and the parts of a training see one state of the
+data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.plan import Plan
+from medhybrid.data.splits import Fold
+from medhybrid.data.store import PreparedCase
+from medhybrid.runs.data import RunData
+from medhybrid.runs.prepared import prepared_folder
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSetup:
+    """Config of a training, and all that is resolved from it.
+
+    Attributes
+    ----------
+    plan : Plan
+        Plan of the prepared dataset, with the metadata fields of the config.
+    fold : Fold
+        Names of the training and validation cases, prepared or not.
+    train_cases, validation_cases : tuple of PreparedCase
+        Opened cases of the fold, in its order.
+    data_hash : str
+        Hash over the sources of all prepared cases.
+    """
+
+    config: StudyConfig
+    dataset: PreparedDataset
+    plan: Plan
+    fold: Fold
+    train_cases: tuple[PreparedCase, ...]
+    validation_cases: tuple[PreparedCase, ...]
+    data_hash: str
+    device: torch.device
+
+    @property
+    def data(self) -> RunData:
+        """Return the record of the data, by which a resumed run recognises them."""
+        names = [tuple(case.name for case in cases) for cases in (self.train_cases, self.validation_cases)]
+        return RunData(data_hash=self.data_hash, train=names[0], validation=names[1])
+
+
+def resolve_setup(config: StudyConfig, device: torch.device = CPU) -> RunSetup:
+    """Open the prepared cases of a study, and choose those of the config's fold.
+
+    Parameters
+    ----------
+    device : torch.device
+        Device of the training; it does not matter where the setup is only checked.
+
+    Raises
+    ------
+    DataError
+        If the dataset is not prepared, was prepared with other settings, has no such fold, or a case is damaged.
+    """
+    dataset = PreparedDataset(prepared_folder(config))
+    plan = dataset.plan_for(config)
+    opened = {case.name: case for case in dataset.open(dataset.names())}
+    records = {name: case.record for name, case in opened.items()}
+    fold = dataset.fold_for(config, records)
+    return RunSetup(
+        config=config,
+        dataset=dataset,
+        plan=plan,
+        fold=fold,
+        train_cases=tuple(opened[name] for name in fold.train if name in opened),
+        validation_cases=tuple(opened[name] for name in fold.validation if name in opened),
+        data_hash=dataset.data_hash(records),
+        device=device,
+    )
