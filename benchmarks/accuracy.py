@@ -45,7 +45,7 @@ import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
-from medhybrid.inference.model import network_for
+from medhybrid.inference.network import network_for
 from medhybrid.metrics import LabelScore, mean_interval, score_case, summarise
 from medhybrid.networks import Logits
 from medhybrid.review.comparison import Setting, comparison_table

@@ -29,8 +29,9 @@ import medhybrid
 from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.inference.folder import predict_worklist
-from medhybrid.inference.model import Model, network_for
+from medhybrid.inference.model import Model
 from medhybrid.inference.model_record import ModelRecord
+from medhybrid.inference.network import network_for
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.networks.logits import Logits
 from medhybrid.scans import discover

@@ -55,8 +55,9 @@ def write_model(folder: Path) -> None:
 
     from medhybrid.config import InferenceConfig, NetworkConfig
     from medhybrid.data.plan import Normalisation, Plan
-    from medhybrid.inference.model import model_card, network_for, save_model
+    from medhybrid.inference.model_folder import model_card, save_model
     from medhybrid.inference.model_record import ModelRecord
+    from medhybrid.inference.network import network_for
 
     plan = Plan(
         study="scale",
@@ -192,13 +193,13 @@ def run_list(n: int, share: float) -> dict[str, Any]:
     """Run the driver with `n` cases and a share of deaths: distribution, records and tables."""
     from medhybrid.inference.engines import pool as pools
     from medhybrid.inference.folder import FolderJob, collect
-    from medhybrid.inference.model import load_model
+    from medhybrid.inference.model_folder import load_model_folder
     from medhybrid.inference.worklist import WorkItem
 
     pools.AGAIN_AFTER_S = 0.0
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model")
-        model = load_model(Path(folder) / "model", device="cpu")
+        model = load_model_folder(Path(folder) / "model", device="cpu")
         job = FolderJob(model, Path(folder) / "out")
         items = [WorkItem(f"s{i:07}", ()) for i in range(n)]
         pool = Deadly(share, job)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from medhybrid.config import load_config
 from medhybrid.data.plan import Plan
 from medhybrid.errors import MedHybridError
-from medhybrid.inference.model import load_model
+from medhybrid.inference.model_folder import load_model_folder
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.scans.reader import read_scan
 from tests.patience import slowness
@@ -183,7 +183,7 @@ def test_the_record_of_a_model_is_refused_or_used(
         file = model / "model.json"
         file.write_text(json.dumps(changed(json.loads(file.read_text()), path, what, how)))
         with suppress(MedHybridError):
-            load_model(model, device="cpu")
+            load_model_folder(model, device="cpu")
 
 
 @EXAMPLES

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medhybrid.inference.model import Model
-from medhybrid.inference.model import load_model as load_folder
+from medhybrid.inference.model_folder import load_model_folder
 
 
 def load_models(
@@ -67,7 +67,7 @@ def load_model(
 
 def _load(path: str | Path, device: str, precision: str | None, mirror: bool | None) -> Model:
     if device != "openvino":
-        return load_folder(path, device=device, precision=precision, mirror=mirror)
+        return load_model_folder(path, device=device, precision=precision, mirror=mirror)
     from medhybrid.inference.openvino import on_openvino
 
-    return on_openvino(load_folder(path, device="cpu", precision=precision, mirror=mirror))
+    return on_openvino(load_model_folder(path, device="cpu", precision=precision, mirror=mirror))

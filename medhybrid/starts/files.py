@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medhybrid.errors import ModelError
-from medhybrid.inference.model import load_model
+from medhybrid.inference.model_folder import load_model_folder
 from medhybrid.inference.weights_file import About, check_archive, check_tensors, check_version, read_about
 
 OUR_FILE = "start.safetensors"
@@ -75,7 +75,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def _of_model(folder: Path) -> Weights:
-    model = load_model(folder, device="cpu")
+    model = load_model_folder(folder, device="cpu")
     record = model.record
     return Weights(
         {name: tensor.detach() for name, tensor in model.network.state_dict().items()},

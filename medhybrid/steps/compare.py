@@ -16,7 +16,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import ConfigError
 from medhybrid.files import write_atomically
-from medhybrid.inference.model import network_for
+from medhybrid.inference.network import network_for
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.comparison import Setting, comparison_table, draw_comparison
 from medhybrid.runs.prepared import prepared_folder

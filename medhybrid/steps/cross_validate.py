@@ -24,7 +24,7 @@ from medhybrid.data.prepare import inside_labels
 from medhybrid.errors import ConfigError
 from medhybrid.files import write_atomically
 from medhybrid.inference.engines.pool import Pool
-from medhybrid.inference.model import set_component_rules
+from medhybrid.inference.model_folder import set_component_rules
 from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
 from medhybrid.metrics import Interval, mean_interval
 from medhybrid.progress import Reporter, Silent

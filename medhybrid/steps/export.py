@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.description import describe
-from medhybrid.inference.model import model_card
+from medhybrid.inference.model_folder import model_card
 from medhybrid.inference.program import FORMATS, check_program, write_program
 from medhybrid.runs.models import load_model
 from medhybrid.version import __version__

@@ -17,7 +17,7 @@ from medhybrid.config import StudyConfig, require_config, save_config
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.device import choose_device
-from medhybrid.inference.model import network_for
+from medhybrid.inference.network import network_for
 from medhybrid.inference.weights_file import About, write_weights
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.networks import SegmentationNetwork

@@ -19,8 +19,9 @@ from medhybrid.data.store import PreparedCase
 from medhybrid.errors import ConfigError, DataError, ModelError, OutputError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.device import choose_device
-from medhybrid.inference.model import model_card, network_for, save_model
+from medhybrid.inference.model_folder import model_card, save_model
 from medhybrid.inference.model_record import Made, ModelRecord, read_record
+from medhybrid.inference.network import network_for
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.metrics import mean_interval
 from medhybrid.networks import Network

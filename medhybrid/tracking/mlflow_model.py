@@ -45,10 +45,10 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
     import torch
     from mlflow.models import infer_signature
 
-    from medhybrid.inference.model import load_model
+    from medhybrid.inference.model_folder import load_model_folder
     from medhybrid.inference.program import FullLogits
 
-    model = load_model(folder, device="cpu")
+    model = load_model_folder(folder, device="cpu")
     x, y, z = model.plan.patch_size
     example = np.zeros((2, len(model.plan.channels), x, y, z), np.float32)  # torch.export would fix a batch size of 1
 

@@ -24,7 +24,7 @@ from medhybrid.data.sampling import Batch, PatchSampler, Prefetcher
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import OutputError, TrainingError
 from medhybrid.inference.device import autocast, choose_device, choose_precision
-from medhybrid.inference.model import network_for
+from medhybrid.inference.network import network_for
 from medhybrid.inference.weights_file import About
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
 from medhybrid.training.losses import Loss, compute_loss

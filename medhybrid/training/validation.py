@@ -13,7 +13,7 @@ from medhybrid.config import InferenceConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.store import PreparedCase
 from medhybrid.inference.confidence import Calibration, VoxelSample, calibrate, sample_voxels
-from medhybrid.inference.model import predict_logits
+from medhybrid.inference.network import predict_logits
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.to_grid import labels_on_scan
 from medhybrid.inference.windows import to_tensor

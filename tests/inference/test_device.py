@@ -8,7 +8,8 @@ import torch
 from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.inference import device
 from medhybrid.inference.device import choose_precision
-from medhybrid.inference.model import Model, network_for
+from medhybrid.inference.model import Model
+from medhybrid.inference.network import network_for
 from tests.synthetic import make_test_plan, make_test_record
 
 CPU = torch.device("cpu")

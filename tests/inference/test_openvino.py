@@ -15,8 +15,9 @@ import medhybrid
 from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.errors import ConfigError, ModelError
 from medhybrid.inference import openvino as module
-from medhybrid.inference.model import Model, network_for
+from medhybrid.inference.model import Model
 from medhybrid.inference.model_record import ModelRecord
+from medhybrid.inference.network import network_for
 from medhybrid.inference.program import FILES
 from tests.synthetic import StudyFolder, blob_case, make_test_plan, make_test_record, save_nifti
 

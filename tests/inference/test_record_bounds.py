@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 import medhybrid
 from medhybrid.config import NetworkConfig
 from medhybrid.errors import ModelError
-from medhybrid.inference.model import network_for, save_model
+from medhybrid.inference.model_folder import save_model
+from medhybrid.inference.network import network_for
 from medhybrid.inference.record_bounds import BOUNDS
 from tests.synthetic import make_test_plan, make_test_record
 

@@ -20,7 +20,8 @@ from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.errors import ConfigError, DataError, ModelError
 from medhybrid.inference import program
 from medhybrid.inference.description import describe
-from medhybrid.inference.model import Model, network_for
+from medhybrid.inference.model import Model
+from medhybrid.inference.network import network_for
 from medhybrid.inference.program import FORMATS, check_program, open_program, write_program
 from tests.synthetic import StudyFolder, make_test_plan, make_test_record
 

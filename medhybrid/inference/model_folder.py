@@ -1,0 +1,131 @@
+"""Model folders: weights and all that is needed to use them, without pickle files.
+
+`model.safetensors` holds the weights. `model.json` holds the network's config, the plan and the record of the training.
+`card.md` is the model card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medhybrid.errors import ModelError
+from medhybrid.inference.device import choose_device
+from medhybrid.inference.model import Model
+from medhybrid.inference.model_record import ModelRecord, read_record
+from medhybrid.inference.model_weights import network_with_weights
+from medhybrid.inference.network import network_for
+from medhybrid.inference.rule_search import ComponentRules
+from medhybrid.inference.weights_file import write_weights
+
+
+def save_model(folder: Path, state: dict[str, Tensor], record: ModelRecord, card: str) -> None:
+    """Write a model folder, with the hash of the weights as `record.weights_sha256`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = write_weights(folder / "model.safetensors", state, record.about)
+    record = record.model_copy(update={"weights_sha256": _sha256(weights)})
+    (folder / "card.md").write_text(card)
+    pending = folder / ".model.json"
+    pending.write_text(record.model_dump_json(indent=1))
+    pending.replace(folder / "model.json")
+
+
+def load_model_folder(
+    path: str | Path, *, device: str = "auto", precision: str | None = None, mirror: bool | None = None
+) -> Model:
+    """Load the model of a run folder or a model folder.
+
+    Parameters
+    ----------
+    precision, mirror : optional
+        Used instead of `precision` and `tta_mirroring` of the model's inference settings.
+
+    Raises
+    ------
+    ModelError
+        If the folder has no model or a damaged one, or its weights are not those of its record.
+    """
+    folder, record = read_record(path)
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or _sha256(weights) != record.weights_sha256:
+        raise ModelError(
+            f"the weights in {folder} are not those of its record",
+            expected=f"sha256 {record.weights_sha256[:12]}...",
+            remedy="copy the whole model folder again",
+        )
+    asked = {k: v for k, v in (("precision", precision), ("tta_mirroring", mirror)) if v is not None}
+    record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
+    network = network_with_weights(lambda: network_for(record.network, record.plan), weights)
+    return Model(network, record, choose_device(device))
+
+
+def set_component_rules(folder: Path, rules: ComponentRules) -> bool:
+    """Set the component rules of the model in a run or model folder; return whether they changed.
+
+    Raises the errors of `load_model_folder`.
+    """
+    record = load_model_folder(folder, device="cpu").record
+    changes = {"keep_largest": rules.keep_largest, "min_component_ml": rules.min_component_ml}
+    target = folder / "model" if (folder / "model" / "model.json").is_file() else folder
+    pending = target / ".model.json"
+    pending.write_text(
+        record.model_copy(update={"plan": record.plan.model_copy(update=changes)}).model_dump_json(indent=1)
+    )
+    pending.replace(target / "model.json")
+    return (record.plan.keep_largest, record.plan.min_component_ml) != (rules.keep_largest, rules.min_component_ml)
+
+
+def model_card(record: ModelRecord, title: str) -> str:
+    """Return the model card as Markdown: intended use, training data, validation, limits."""
+    plan = record.plan
+    rows: list[tuple[str, Any]] = [
+        ("labels", ", ".join(f"{n} ({v})" for n, v in plan.labels.items())),
+        ("channels", ", ".join(n.channel + (" (optional)" if n.optional else "") for n in plan.normalisation)),
+        ("voxel spacing of the network", " x ".join(f"{s:g}" for s in plan.spacing_mm) + " mm"),
+        (
+            "network",
+            f"{record.network.kind}, widths {record.network.widths}, {record.network.depth} Transformer blocks",
+        ),
+        ("validation fold", f"{record.fold}" + ("" if record.inner is None else f", inner split {record.inner}")),
+        ("training data (SHA-256)", record.data_hash),
+        ("medhybrid", record.medhybrid_version),
+    ]
+    lines = [f"# {title}", "", "A research model. Not a medical device: not for clinical decisions.", ""]
+    lines += [
+        "## Intended use",
+        "",
+        "Segmentation of the labels below for research, with every mask reviewed by a qualified reader. For scans with the",
+        "channels below, of patients and scanners like those of the training. `medhybrid predict` lists skipped files, and",
+        "masks that need review.",
+        "",
+    ]
+    lines += ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows), ""]
+    lines += ["## Validation", "", "| measure | value |", "| --- | --- |"]
+    lines += [f"| {k} | {v:.4f} |" for k, v in sorted(record.metrics.items())]
+    lines += [
+        "",
+        "Measured on validation cases, which were not used for training; `dice_low` and `dice_high` are the 95 % interval of",
+        "their mean (bootstrap).",
+    ]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "- Not validated on scans unlike the training scans: other ages, diseases, scanners, sequences, or after treatment.",
+    ]
+    lines += [
+        "- The score of a mask is the model's confidence, not its accuracy; it was calibrated on the validation cases."
+    ]
+    lines += ["- Volumes of small findings are the least reliable: see the plot of Dice over size in the run.", ""]
+    return "\n".join(lines)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""Networks of a plan: their construction, and their logits of an image, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medhybrid.config import InferenceConfig, NetworkConfig
+from medhybrid.data.plan import Plan
+from medhybrid.inference.windows import Predictor, predict_windows
+from medhybrid.networks import Network, build_network
+from medhybrid.networks.logits import Logits
+
+
+def network_for(config: NetworkConfig, plan: Plan) -> Network:
+    """Build a new network with the channels, labels and strides of a plan."""
+    return build_network(
+        config,
+        n_channels=len(plan.channels),
+        n_labels=plan.n_labels,
+        strides=plan.strides,
+        token_mm=plan.token_mm,
+        has_optional_channels=any(n.optional for n in plan.normalisation),
+        context=plan.context,
+    )
+
+
+def predict_logits(
+    network: Network,
+    image: Tensor,
+    plan: Plan,
+    config: InferenceConfig,
+    precision: torch.dtype,
+    context: Tensor | None = None,
+) -> Tensor:
+    """Return the logits (K, X, Y, Z) of a prepared image (C, X, Y, Z) during training, computed as by `Model.logits`.
+
+    Parameters
+    ----------
+    context : (F,) Tensor, optional
+        Values of `plan.context`, NaN where absent.
+    """
+    return predict_windows(image, predictor_of(network, plan, context), **window_settings(plan, config, precision))
+
+
+def predictor_of(run: Callable[..., Logits], plan: Plan, context: Tensor | None) -> Predictor:
+    """Return the function that computes the logits of a batch of windows; `context` as in `predict_logits`."""
+
+    def predictor(batch: Tensor) -> Tensor:
+        known = () if context is None or not plan.context else (context.expand(len(batch), -1),)
+        return run(batch, *known).full
+
+    return predictor
+
+
+def window_settings(plan: Plan, config: InferenceConfig, precision: torch.dtype) -> dict[str, Any]:
+    """Return the settings of `predict_slabs`, which are the same for validation and prediction."""
+    return {
+        "window": plan.patch_size,
+        "n_classes": plan.n_labels + 1,
+        "overlap": config.overlap,
+        "window_batch": config.window_batch,
+        "mirror_axes": plan.mirror_axes if config.tta_mirroring else (),
+        "skip_air": config.skip_air,
+        "precision": precision,
+    }
