@@ -50,7 +50,7 @@ TABLES_SHARE = 0.05
 
 RETRY_AFTER_S = (1.0, 4.0)  # waits before a scan is read again: its files changed, or the disk did not answer
 
-Outcome = tuple[Prediction, bool]
+ScanOutcome = tuple[Prediction, bool]
 """The result of a scan, and whether the scan was skipped because its earlier result still holds."""
 
 
@@ -107,7 +107,7 @@ class _Case:
     inferred: Inferred | None = None
 
 
-def predict_items(job: FolderJob, items: Sequence[WorkItem], *, at_once: bool | None = None) -> Iterator[Outcome]:
+def predict_items(job: FolderJob, items: Sequence[WorkItem], *, at_once: bool | None = None) -> Iterator[ScanOutcome]:
     """Predict scans one after the other. A scan that fails is reported as failed, and the next one follows.
 
     Parameters
@@ -134,7 +134,7 @@ def predict_items(job: FolderJob, items: Sequence[WorkItem], *, at_once: bool | 
 
 
 def collect(
-    outcomes: Iterable[Outcome],
+    outcomes: Iterable[ScanOutcome],
     cases: Sequence[str],
     job: FolderJob,
     *,
@@ -377,7 +377,7 @@ def _conclude(job: FolderJob, case: _Case) -> None:
     )
 
 
-def _finish(job: FolderJob, case: _Case) -> Outcome:
+def _finish(job: FolderJob, case: _Case) -> ScanOutcome:
     """Write the record of a case; return its outcome, and whether the scan was skipped as unchanged."""
     item, prediction = case.item, case.prediction
     assert prediction is not None

@@ -17,7 +17,7 @@ from medhybrid.config import change_scans
 from medhybrid.data.workers import Processes, available_cores
 from medhybrid.errors import ConfigError, DataError, ScanError
 from medhybrid.files import held, write_atomically
-from medhybrid.inference.engines.pool import Pool, Recipe, predict_on
+from medhybrid.inference.engines.pool import Pool, WorkerArguments, predict_on
 from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import FolderJob, collect, fingerprint_of, predict_items
 from medhybrid.inference.folder_record import OUTPUT, FolderRecord, LeftAside, read_folder_record
@@ -158,7 +158,7 @@ def predict(
         mine = [i for i in work.items if share is None or share.takes(i.case)]
         job = FolderJob(loaded, out, deidentifier=key, with_probabilities=probabilities, max_memory=memory)
         if is_pooled:
-            recipe = Recipe(
+            recipe = WorkerArguments(
                 load_for_folder,
                 tuple(arguments.items()),
                 device,

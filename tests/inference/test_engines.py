@@ -22,7 +22,7 @@ from medhybrid.data.workers import Processes
 from medhybrid.errors import ConfigError, DeviceError, OutputError
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.inference.engines import pool as pools
-from medhybrid.inference.engines.pool import Pool, Recipe, own_device, predict_on
+from medhybrid.inference.engines.pool import Pool, WorkerArguments, own_device, predict_on
 from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import FolderJob, collect, predict_items
 from medhybrid.inference.model import Model
@@ -70,7 +70,7 @@ def items_of(scans: Path) -> list[WorkItem]:
 def run(out: Path, scans: Path, pool: Pool | None, **load_arguments: Any) -> dict[str, dict[str, str]]:
     """Predict in this process or on a pool; return the rows of `work.csv` by case."""
     items, job = items_of(scans), FolderJob(load(), out)
-    recipe = Recipe(load, tuple(load_arguments.items()), "cpu", out, job.made_by, threads=1)
+    recipe = WorkerArguments(load, tuple(load_arguments.items()), "cpu", out, job.made_by, threads=1)
     outcomes = predict_items(job, items) if pool is None else predict_on(pool, recipe, items, job)
     collect(outcomes, [i.case for i in items], job)
     return rows_of(out / "work.csv")
@@ -168,7 +168,7 @@ def test_a_worker_that_cannot_load_the_model_ends_the_work(tmp_path: Path) -> No
     def no_model(**_: Any) -> Model:
         raise ConfigError("no model here")
 
-    recipe, items = Recipe(no_model, (), "cpu", tmp_path, ""), items_of(write_scans(tmp_path / "scans", 2))
+    recipe, items = WorkerArguments(no_model, (), "cpu", tmp_path, ""), items_of(write_scans(tmp_path / "scans", 2))
     with pytest.raises(ConfigError, match="no model here"):
         list(predict_on(InThisProcess(), recipe, items, FolderJob(load(), tmp_path)))
 

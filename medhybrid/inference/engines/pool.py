@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from medhybrid.data.workers import PLACE, WorkerDied
 from medhybrid.errors import ConfigError, MedHybridError, ModelError
-from medhybrid.inference.folder import FolderJob, Outcome, predict_items
+from medhybrid.inference.folder import FolderJob, ScanOutcome, predict_items
 from medhybrid.inference.kept_names import with_source
 from medhybrid.inference.model import Model
 from medhybrid.inference.records import MAX_ATTEMPTS, Prediction
@@ -26,6 +26,9 @@ AGAIN_AFTER_S = 1.0
 
 Item = TypeVar("Item")
 
+_jobs: dict[WorkerArguments, FolderJob] = {}
+"""The job of this process, if it is a worker that has predicted a scan; at most one."""
+
 
 class Pool(Protocol):
     """Pool of workers, such as `medhybrid.data.workers.Processes`."""
@@ -35,13 +38,13 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Arguments with which a worker creates its `FolderJob`.
+class WorkerArguments:
+    """Arguments with which a worker creates its `FolderJob`; they are pickled.
 
     Attributes
     ----------
     load : callable
-        Function of a module (so that it can be pickled) that loads the model from `arguments` on the worker's `device`.
+        Function of a module (so that it can be pickled) that loads the model from `load_arguments` on the worker's `device`.
     made_by : str
         Expected `fingerprint_of` the model: a name such as `models:/x@newest` may mean another model by now.
     threads : int
@@ -49,7 +52,7 @@ class Recipe:
     """
 
     load: Callable[..., Model]
-    arguments: tuple[tuple[str, Any], ...]
+    load_arguments: tuple[tuple[str, Any], ...]
     device: str
     out: Path
     made_by: str
@@ -59,7 +62,9 @@ class Recipe:
     threads: int = 0
 
 
-def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: FolderJob) -> Iterator[Outcome]:
+def predict_on(
+    pool: Pool, arguments: WorkerArguments, items: Sequence[WorkItem], job: FolderJob
+) -> Iterator[ScanOutcome]:
     """Predict scans on a pool; yield the outcomes in order of completion.
 
     If the worker of a scan dies, the scan is repeated, with `MAX_ATTEMPTS` attempts in all, and then reported as failed. The
@@ -81,7 +86,7 @@ def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: Folde
         together = (
             [waiting] if attempt < MAX_ATTEMPTS else [[item] for item in waiting]
         )  # last attempt: one at a time, with all of the memory
-        work = partial(_predict_one, recipe)
+        work = partial(_predict_one, arguments)
         for item, result in (pair for some in together for pair in pool.map(work, some)):
             if isinstance(result, WorkerDied):
                 died.append((item, result))
@@ -105,15 +110,18 @@ def predict_on(pool: Pool, recipe: Recipe, items: Sequence[WorkItem], job: Folde
         yield failed, False
 
 
-def _predict_one(recipe: Recipe, item: WorkItem) -> Outcome | MedHybridError:
+def _predict_one(arguments: WorkerArguments, item: WorkItem) -> ScanOutcome | MedHybridError:
     """Predict a scan in a worker; return its outcome, or the error for which this worker cannot predict any scan."""
     try:
-        job = _job(recipe)
+        if arguments not in _jobs:
+            _jobs.clear()  # frees the model of an earlier call before the next one is loaded
+            _jobs[arguments] = init_worker(arguments)
+        job = _jobs[arguments]
     except MedHybridError as error:
         return error
     except Exception as error:  # every scan would fail in the same way, so it ends the work
         return ModelError("a worker cannot load the model", found=f"{type(error).__name__}: {str(error)[:200]}")
-    if job.made_by != recipe.made_by:
+    if job.made_by != arguments.made_by:
         return ModelError(
             "a worker has loaded another model than this process",
             remedy="run again with a fixed version of the model",
@@ -124,27 +132,31 @@ def _predict_one(recipe: Recipe, item: WorkItem) -> Outcome | MedHybridError:
         return error
 
 
-@lru_cache(maxsize=1)
-def _job(recipe: Recipe) -> FolderJob:
-    """Create the job of a worker; the cache makes each process load the model once."""
+def init_worker(arguments: WorkerArguments) -> FolderJob:
+    """Make this process a worker: handle SIGTERM, set the threads of torch, and load the model.
+
+    Raises
+    ------
+    MedHybridError
+        If the key or the model cannot be read.
+    """
     import torch
 
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # SystemExit releases the scan without counting an attempt
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    if recipe.key is not None and not recipe.key.is_file():
+    # SystemExit releases the scan without counting an attempt
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.key is not None and not arguments.key.is_file():
         raise ConfigError(
-            f"a worker cannot read the key {recipe.key}", remedy="move it to a path that all workers can read"
+            f"a worker cannot read the key {arguments.key}", remedy="move it to a path that all workers can read"
         )
-    device = own_device(recipe.device, torch.cuda.device_count(), int(os.environ.get(PLACE, "0")))
+    device = own_device(arguments.device, torch.cuda.device_count(), int(os.environ.get(PLACE, "0")))
     return FolderJob(
-        recipe.load(**dict(recipe.arguments), device=device),
-        recipe.out,
-        deidentifier=None if recipe.key is None else Deidentifier.from_file(recipe.key),
-        with_probabilities=recipe.with_probabilities,
-        max_memory=recipe.max_memory,
+        arguments.load(**dict(arguments.load_arguments), device=device),
+        arguments.out,
+        deidentifier=None if arguments.key is None else Deidentifier.from_file(arguments.key),
+        with_probabilities=arguments.with_probabilities,
+        max_memory=arguments.max_memory,
     )
 
 
