@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,21 +19,21 @@ from medhybrid.errors import ConfigError, DataError, ScanError
 from medhybrid.files import held, write_atomically
 from medhybrid.inference.engines.pool import Pool, WorkerArguments, predict_on
 from medhybrid.inference.engines.ray import RayActors
-from medhybrid.inference.folder import FolderJob, collect, fingerprint_of, predict_items
+from medhybrid.inference.folder import FolderJob, collect, predict_items
 from medhybrid.inference.folder_record import OUTPUT, FolderRecord, LeftAside, read_folder_record
 from medhybrid.inference.kept_names import keep_names, others_on_record, tell_other_models, tell_renamed
 from medhybrid.inference.model import Model
 from medhybrid.inference.outputs import FOLDERS, files_of
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.sharing import Share, hold_folder
-from medhybrid.inference.worklist import WorkList, make_worklist
+from medhybrid.inference.worklist import WorkItem, WorkList, make_worklist
 from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
 from medhybrid.progress import Reporter, Silent
 from medhybrid.remote import Mirror, is_remote, local_copy
 from medhybrid.runs.models import load_models
-from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans import Discovery, ScanEntry, discover
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.version import __version__
 
@@ -58,39 +58,21 @@ class FolderResult:
         return len(self.predictions) - self.n_done
 
 
-def predict(
-    scans: str | Path,
-    *,
-    model: str | Path | Model | Sequence[str | Path],
-    out: str | Path,
-    device: str = "auto",
-    precision: str | None = None,
-    mirror: bool | None = None,
-    tracking_uri: str | None = None,
-    deidentify: str | Path | None = None,
-    probabilities: bool = False,
-    options: Mapping[str, Any] | None = None,
-    max_memory: float | None = None,
-    workers: int = 1,
-    ray_address: str = "",
-    share: Share | None = None,
-    reporter: Reporter | None = None,
-) -> FolderResult:
-    """Predict every scan under `scans`; a scan that fails is recorded and the others continue.
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """Options of `predict`, which are its keyword arguments.
 
     Parameters
     ----------
-    scans : str or Path
-        A file, a folder that is searched recursively, or the URL of a folder, as s3://bucket/scans, which is copied first.
-    out : str or Path
-        Output folder for masks, records and tables, or its URL, to which each finished case is sent.
-    model : str, Path, Model or sequence
-        A run folder, a model folder, `models:/name@alias`, or a loaded model. Several form an ensemble.
+    device : str
+        `auto`, `cpu`, `cuda` or `mps`; or `openvino`, a faster path on CPUs.
     precision : str, optional
         `auto`, `bf16` or `float32`; by default the model's `inference.precision`.
     mirror : bool, optional
         Use test-time mirroring (TTA); by default the model's `inference.tta_mirroring`. A loaded model keeps its own mirroring
         and precision.
+    tracking_uri : str, optional
+        MLflow store of a `models:/` name; by default `MLFLOW_TRACKING_URI`, else `runs/mlflow.db`.
     deidentify : str or Path, optional
         Key file (created if absent): outputs are named by keyed hash and DICOM headers are deidentified.
     probabilities : bool
@@ -108,110 +90,216 @@ def predict(
 
     Raises
     ------
+    ConfigError
+        If a number is invalid.
+    """
+
+    device: str = "auto"
+    precision: str | None = None
+    mirror: bool | None = None
+    tracking_uri: str | None = None
+    deidentify: str | Path | None = None
+    probabilities: bool = False
+    options: Mapping[str, Any] | None = None
+    max_memory: float | None = None
+    workers: int = 1
+    ray_address: str = ""
+    share: Share | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigError(f"invalid number of workers {self.workers}", expected="1 or more")
+        if self.max_memory is not None and not self.max_memory > 0:
+            raise ConfigError(f"invalid memory limit of {self.max_memory:g} GiB", expected="max_memory above 0")
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether other processes than this one predict the scans."""
+        return self.workers > 1 or bool(self.ray_address)
+
+    @property
+    def max_bytes(self) -> int | None:
+        """Memory limit for each scan in bytes; None for the free memory. Workers on this computer share the free memory."""
+        if self.max_memory is not None:
+            return int(self.max_memory * 2**30)
+        return free_memory() // self.workers if self.workers > 1 and not self.ray_address else None
+
+
+@dataclass(frozen=True, slots=True)
+class _FolderCall:
+    """Call of `predict`: the scans that were found, and the job for those of this call.
+
+    Attributes
+    ----------
+    mine : tuple of WorkItem
+        Scans of this call; other calls may predict other parts of `work`.
+    cases : tuple of str
+        Cases of the tables: all of `work`, and those of earlier calls with the same model.
+    load_arguments : dict, optional
+        Arguments of `load_for_folder`; None for a model that was already loaded.
+    """
+
+    options: PredictOptions
+    place: Path
+    found: Discovery
+    work: WorkList
+    mine: tuple[WorkItem, ...]
+    cases: tuple[str, ...]
+    job: FolderJob
+    load_arguments: Mapping[str, Any] | None
+
+
+def predict(
+    scans: str | Path,
+    *,
+    model: str | Path | Model | Sequence[str | Path],
+    out: str | Path,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> FolderResult:
+    """Predict every scan under `scans`; a scan that fails is recorded and the others continue.
+
+    Parameters
+    ----------
+    scans : str or Path
+        A file, a folder that is searched recursively, or the URL of a folder, as s3://bucket/scans, which is copied first.
+    model : str, Path, Model or sequence
+        A run folder, a model folder, `models:/name@alias`, or a loaded model. Several form an ensemble.
+    out : str or Path
+        Output folder for masks, records and tables, or its URL, to which each finished case is sent.
+    options
+        Fields of `PredictOptions`, such as `device`, `workers` or `probabilities`.
+
+    Raises
+    ------
     MedHybridError
         If the model cannot be loaded, `scans` does not exist, or another process uses `out`.
     """
-    if workers < 1:
-        raise ConfigError(f"invalid number of workers {workers}", expected="1 or more")
-    if max_memory is not None and not max_memory > 0:
-        raise ConfigError(f"invalid memory limit of {max_memory:g} GiB", expected="max_memory above 0")
-    reporter, is_pooled = reporter or Silent(), workers > 1 or bool(ray_address)
-    there = Mirror(str(out)) if is_remote(out) else None
-    out = Path(out) if there is None else there.fetch()
+    chosen = PredictOptions(**options)
+    reporter = reporter or Silent()
+    store = Mirror(str(out)) if is_remote(out) else None
+    folder = Path(out) if store is None else store.fetch()
     place = local_copy(scans)
     if not place.exists():
         raise ScanError(f"{printable_path(place)} does not exist", remedy="check the path")
-    claim_folder(out, OUTPUT, remedy="choose another folder for --out")
-    found = discover(place.resolve() if is_pooled else place, without=out)
-    key = None if deidentify is None else Deidentifier.from_file(deidentify)
-    with hold_folder(out, share), ExitStack() as stack:
-        arguments: dict[str, Any] = {"precision": precision, "mirror": mirror, "tracking_uri": tracking_uri}
-        if isinstance(model, Model):
-            if is_pooled:
-                raise ConfigError(
-                    "each worker loads the model", expected="the folder of the model", found="a loaded model"
-                )
-            loaded = with_options(model, options)
-        else:
-            given = [model] if isinstance(model, (str, Path)) else list(model)
-            paths = [str(p) for p in given]
-            if not all(isinstance(p, (str, Path)) for p in given) or not paths:
-                raise ConfigError(
-                    "invalid list of models",
-                    expected="one or more folders, or one loaded model",
-                    found="loaded models" if paths else "an empty list",
-                )
-            arguments["paths"] = tuple(str(Path(p).resolve()) if Path(p).exists() else p for p in paths)
-            arguments["options"] = tuple((options or {}).items())
-            loaded = load_for_folder(**arguments, device="cpu" if is_pooled else device)
-        channels = [(n.channel, n.optional) for n in loaded.plan.normalisation]
-        work = make_worklist(found, channels, loaded.record.channel_map)
-        if key is not None:
-            work = work.deidentified(key)
-        memory = None if max_memory is None else int(max_memory * 2**30)
-        if memory is None and workers > 1 and not ray_address:
-            memory = free_memory() // workers  # the workers share the free memory
-        records = Records(out)
-        work = keep_names(work, records, key)
-        tell_renamed(work, out)
-        others = others_on_record(work, records, key)
-        mine = [i for i in work.items if share is None or share.takes(i.case)]
-        job = FolderJob(loaded, out, deidentifier=key, with_probabilities=probabilities, max_memory=memory)
-        if is_pooled:
-            recipe = WorkerArguments(
-                load_for_folder,
-                tuple(arguments.items()),
-                device,
-                out.resolve(),
-                job.made_by,
-                key=None if deidentify is None else Path(deidentify).resolve(),
-                with_probabilities=probabilities,
-                max_memory=memory,
-                # Ray sets the threads of each actor by its cores; the user's environment has priority.
-                threads=0 if ray_address or "OMP_NUM_THREADS" in os.environ else max(1, available_cores() // workers),
-            )
-            pool: Pool
-            if ray_address:
-                pool = stack.enter_context(RayActors(workers, address=ray_address, device=device))
-            else:
-                pool = stack.enter_context(Processes(workers))
-            outcomes = predict_on(pool, recipe, mine, job)
-        else:
-            outcomes = predict_items(job, mine)
+    claim_folder(folder, OUTPUT, remedy="choose another folder for --out")
+    found = discover(place.resolve() if chosen.is_pooled else place, without=folder)
+    key = None if chosen.deidentify is None else Deidentifier.from_file(chosen.deidentify)
+    with hold_folder(folder, chosen.share):
+        loaded, load_arguments = _load(model, chosen)
+        call = _list_work(chosen, place, found, loaded, folder, key, load_arguments)
+        known, n_skipped = _predict_scans(call, store, reporter)
+        with held(folder / ".tables.lock"):
+            if chosen.share is not None:  # other processes may have finished scans since
+                known = [p for p in call.job.records.all(call.cases) if p.made_by == call.job.made_by]
+            _write_record(call, known, n_skipped)
+        if store is not None:
+            store.send_changes([*FOLDERS, "."])
+    names = {i.case for i in call.mine}
+    return FolderResult(folder, tuple(p for p in known if p.case in names), n_skipped, call.work.left_aside)
 
-        n_skipped = 0
 
-        def on_case(n: int, prediction: Prediction, is_skipped: bool) -> None:
-            nonlocal n_skipped
-            n_skipped += is_skipped
-            # the record is removed first and sent last, so that it never describes an incomplete case
-            if there is not None and not is_skipped:
-                there.withdraw([f"{kind}/{prediction.case}.json" for kind in ("done", "failed")])
-                there.send(files_of(prediction.case))
-            reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
-
-        by = f"{workers} workers" if is_pooled else str(loaded.device)
-        reporter.begin(f"predicting on {by}", len(mine))
-        tell_other_models(out, [p.case for p in others if p.status == "done" and p.made_by != job.made_by])
-        cases = sorted([*(i.case for i in work.items), *(p.case for p in others if p.made_by == job.made_by)])
-        known = collect(outcomes, cases, job, on_case=on_case, shares_tables=share is not None)
-        reporter.end()
-        computed_in = (precision or "auto") if is_pooled else str(loaded.precision).removeprefix("torch.")
-        device_told = (
-            f"{workers} workers, {ray_address or 'this machine'}, {device}" if is_pooled else str(loaded.device)
+def _load(
+    model: str | Path | Model | Sequence[str | Path], options: PredictOptions
+) -> tuple[Model, dict[str, Any] | None]:
+    """Load the model; return it with the arguments by which workers load it, None for a model that was already loaded."""
+    if isinstance(model, Model):
+        if options.is_pooled:
+            raise ConfigError("each worker loads the model", expected="the folder of the model", found="a loaded model")
+        return with_options(model, options.options), None
+    given = [model] if isinstance(model, (str, Path)) else list(model)
+    paths = [str(p) for p in given]
+    if not all(isinstance(p, (str, Path)) for p in given) or not paths:
+        raise ConfigError(
+            "invalid list of models",
+            expected="one or more folders, or one loaded model",
+            found="loaded models" if paths else "an empty list",
         )
-        with held(out / ".tables.lock"):
-            if share is not None:  # other processes may have finished scans since
-                known = [p for p in job.records.all(cases) if p.made_by == job.made_by]
-            where = str(place.resolve()) if key is None else ""
-            n_waiting = len(cases) - len(known)
-            _write_record(
-                out, known, n_skipped, n_waiting, work, loaded, device_told, computed_in, found.n_skipped, where
-            )
-        if there is not None:
-            there.send_changes([*FOLDERS, "."])
-    names = {i.case for i in mine}
-    return FolderResult(out, tuple(p for p in known if p.case in names), n_skipped, work.left_aside)
+    arguments: dict[str, Any] = {
+        "precision": options.precision,
+        "mirror": options.mirror,
+        "tracking_uri": options.tracking_uri,
+        "paths": tuple(str(Path(p).resolve()) if Path(p).exists() else p for p in paths),
+        "options": tuple((options.options or {}).items()),
+    }
+    return load_for_folder(**arguments, device="cpu" if options.is_pooled else options.device), arguments
+
+
+def _list_work(
+    options: PredictOptions,
+    place: Path,
+    found: Discovery,
+    model: Model,
+    folder: Path,
+    key: Deidentifier | None,
+    load_arguments: Mapping[str, Any] | None,
+) -> _FolderCall:
+    """Assign the scans to channels and names, and choose those of this call."""
+    channels = [(n.channel, n.optional) for n in model.plan.normalisation]
+    work = make_worklist(found, channels, model.record.channel_map)
+    if key is not None:
+        work = work.deidentified(key)
+    max_bytes = options.max_bytes
+    records = Records(folder)
+    work = keep_names(work, records, key)
+    tell_renamed(work, folder)
+    others = others_on_record(work, records, key)
+    mine = tuple(i for i in work.items if options.share is None or options.share.takes(i.case))
+    job = FolderJob(model, folder, deidentifier=key, with_probabilities=options.probabilities, max_memory=max_bytes)
+    tell_other_models(folder, [p.case for p in others if p.status == "done" and p.made_by != job.made_by])
+    cases = sorted([*(i.case for i in work.items), *(p.case for p in others if p.made_by == job.made_by)])
+    return _FolderCall(options, place, found, work, mine, tuple(cases), job, load_arguments)
+
+
+def _predict_scans(call: _FolderCall, store: Mirror | None, reporter: Reporter) -> tuple[list[Prediction], int]:
+    """Predict the scans of a call, here or on a pool; return the known results and the number of unchanged scans."""
+    n_skipped = 0
+
+    def on_case(n: int, prediction: Prediction, is_skipped: bool) -> None:
+        nonlocal n_skipped
+        n_skipped += is_skipped
+        # the record is removed first and sent last, so that it never describes an incomplete case
+        if store is not None and not is_skipped:
+            store.withdraw([f"{kind}/{prediction.case}.json" for kind in ("done", "failed")])
+            store.send(files_of(prediction.case))
+        reporter.advance(n, prediction.case if prediction.status == "done" else f"{prediction.case}: failed")
+
+    options = call.options
+    with _open_pool(options) as pool:
+        if pool is None:
+            outcomes = predict_items(call.job, call.mine)
+        else:
+            outcomes = predict_on(pool, _worker_arguments(call), call.mine, call.job)
+        by = str(call.job.model.device) if pool is None else f"{options.workers} workers"
+        reporter.begin(f"predicting on {by}", len(call.mine))
+        known = collect(outcomes, call.cases, call.job, on_case=on_case, shares_tables=options.share is not None)
+        reporter.end()
+    return known, n_skipped
+
+
+def _open_pool(options: PredictOptions) -> AbstractContextManager[Pool | None]:
+    """Open the pool of workers; None if this process predicts the scans."""
+    if options.ray_address:
+        return RayActors(options.workers, address=options.ray_address, device=options.device)
+    return Processes(options.workers) if options.is_pooled else nullcontext()
+
+
+def _worker_arguments(call: _FolderCall) -> WorkerArguments:
+    assert call.load_arguments is not None
+    options = call.options
+    # Ray sets the threads of each actor by its cores; the user's environment has priority.
+    keeps_threads = options.ray_address or "OMP_NUM_THREADS" in os.environ
+    return WorkerArguments(
+        load_for_folder,
+        tuple(call.load_arguments.items()),
+        options.device,
+        call.job.out.resolve(),
+        call.job.made_by,
+        key=None if options.deidentify is None else Path(options.deidentify).resolve(),
+        with_probabilities=options.probabilities,
+        max_memory=call.job.max_memory,
+        threads=0 if keeps_threads else max(1, available_cores() // options.workers),
+    )
 
 
 def load_for_folder(
@@ -268,40 +356,35 @@ def _earlier_channels(out: Path, known: Sequence[Prediction]) -> dict[str, tuple
     return {case: reasons for case, reasons in earlier.items() if case in cases}
 
 
-def _write_record(
-    out: Path,
-    known: Sequence[Prediction],
-    n_skipped: int,
-    n_waiting: int,
-    work: WorkList,
-    model: Model,
-    place: str,
-    precision: str,
-    n_other_files: int,
-    scans: str,
-) -> None:
+def _write_record(call: _FolderCall, known: Sequence[Prediction], n_skipped: int) -> None:
+    """Write `run.json`, the record of a call."""
+    options, model, work = call.options, call.job.model, call.work
+    device, precision = str(model.device), str(model.precision).removeprefix("torch.")
+    if options.is_pooled:
+        device = f"{options.workers} workers, {options.ray_address or 'this machine'}, {options.device}"
+        precision = options.precision or "auto"
     n_done = sum(p.status == "done" for p in known)
     record = FolderRecord(
         medhybrid=__version__,
         python=platform.python_version(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
-        device=place,
+        device=device,
         runtime=model.runtime,
         precision=precision,
         mirror=model.record.inference.tta_mirroring,
         model_weights_sha256=model.record.weights_sha256,
-        made_by=fingerprint_of(model),
+        made_by=call.job.made_by,
         n_done=n_done,
         n_unchanged=n_skipped,
         n_failed=len(known) - n_done,
-        n_waiting=n_waiting,
+        n_waiting=len(call.cases) - len(known),
         left_aside=[LeftAside(name=e.name, reason=e.left_aside) for e in work.left_aside],
-        n_other_files=n_other_files,
-        channels=_earlier_channels(out, known) | {i.case: i.reasons for i in work.items if i.reasons},
+        n_other_files=call.found.n_skipped,
+        channels=_earlier_channels(call.job.out, known) | {i.case: i.reasons for i in work.items if i.reasons},
         labels=dict(model.plan.labels),
-        scans=scans,
+        scans=str(call.place.resolve()) if call.job.deidentifier is None else "",
         model_channels=[(n.channel, n.optional) for n in model.plan.normalisation],
         channel_map=dict(model.record.channel_map),
         scan_options=model.record.scans,
     )
-    write_atomically(out / "run.json", record.model_dump_json(indent=1))
+    write_atomically(call.job.out / "run.json", record.model_dump_json(indent=1))
