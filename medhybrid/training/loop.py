@@ -23,25 +23,26 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch, PatchSampler, Prefetcher
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import OutputError, TrainingError
-from medhybrid.inference.device import autocast, choose_device, choose_precision
+from medhybrid.inference.device import choose_device, choose_precision
 from medhybrid.inference.network import network_for
 from medhybrid.inference.weights_file import About
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
-from medhybrid.training.losses import Loss, compute_loss
+from medhybrid.training.losses import Loss
+from medhybrid.training.objective import MakeObjective, SegmentationObjective
 from medhybrid.training.optimiser import WeightAverage, make_optimiser
 from medhybrid.training.stages import Stage, check_stage, learning_rate, plan_stages, rate_factors, stage_at
 from medhybrid.training.step import PlainStep, RecordedStep
 from medhybrid.training.team import ALONE, Team, draw_for_all, own_gpu
 from medhybrid.training.tracker import Tracker
-from medhybrid.training.validation import CaseResult, Validation, subset, validate
+from medhybrid.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY = 10
 """Steps between two records of the loss."""
 
-AUGMENT_STREAM, CONTEXT_STREAM = 1, 2
-"""Seeds that separate the generators of augmentation and of metadata dropout from that of patch sampling."""
+AUGMENT_STREAM = 1
+"""Seed that separates the generator of augmentation from that of patch sampling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,15 @@ class Trainer:
     on_stage : callable
         Called with each stage when it starts or resumes.
     network : Module, optional
-        Network to train instead of the config's; it must return `Logits`.
+        Network to train instead of the config's, for the objective.
     learnt_from : sequence of str
         Hashes of the training images, which checkpoints record for the data leakage check.
     team : Team
         Processes that train together. Only the first one writes files and returns the validation.
     device : torch.device, optional
         Device of this process, instead of the config's.
+    objective : callable
+        Returns the loss and the validation; by default those of the masks.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Trainer:
         learnt_from: Sequence[str] = (),
         team: Team = ALONE,
         device: torch.device | None = None,
+        objective: MakeObjective = SegmentationObjective,
     ) -> None:
         if not train_cases:
             raise TrainingError("no training cases", remedy="run medhybrid preprocess and read its table of findings")
@@ -122,6 +126,7 @@ class Trainer:
         self.average = WeightAverage(self.network, self.training.ema)
         draw_for_all(self.network, team)
         self.own = team.part(plan.batch_size)
+        self.objective = objective(config, plan, self.device, self.precision, team)
         self.sampler = PatchSampler(
             train_cases,
             patch_size=plan.patch_size,
@@ -240,23 +245,10 @@ class Trainer:
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the arguments of `_compute_loss`, on the device, with all random choices of a step except the network's."""
-        return *self._to_device(batch), self._some_context(batch)
+        return self.objective.inputs(batch, *self._to_device(batch))
 
-    def _compute_loss(self, image: Tensor, target: Tensor, context: Tensor) -> Loss:
-        with autocast(self.device, self.precision):
-            logits = self.network(image, context) if self.plan.context else self.network(image)
-        weight = self.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
-        return compute_loss(logits, target, weight, self.team)
-
-    def _some_context(self, batch: Batch) -> Tensor:
-        """Return metadata (B, F) with some values set to NaN at random, so that the network also works without them."""
-        values = torch.from_numpy(batch.context)[: len(self.own)]
-        if not values.numel() or not self.config.augment.enabled:
-            return values.to(self.device)
-        rng = np.random.default_rng((self.training.seed, batch.step, CONTEXT_STREAM))
-        drawn = rng.random((self.plan.batch_size, values.shape[1]))[list(self.own)]
-        dropped = torch.from_numpy(drawn < self.config.augment.drop_context_probability)
-        return values.masked_fill(dropped, torch.nan).to(self.device)
+    def _compute_loss(self, *inputs: Tensor) -> Loss:
+        return self.objective.loss(self.network, *inputs)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return augmented patches (B, C, X, Y, Z) and targets (B, X, Y, Z) on the device."""
@@ -306,7 +298,7 @@ class Trainer:
 
     def _validate_some(self) -> None:
         self.validations_done = int(self.progress * self.training.n_validations)
-        chosen = subset(self.validation_cases, self.training.validation_cases)
+        chosen = self.objective.cases_during(self.validation_cases)
         self._validate(self.average.state, chosen, is_complete=False)
         if self.last_dice is not None and self.last_dice > self.best_dice:
             self.best_dice, self.best_weights = self.last_dice, to_cpu(self.average.state)
@@ -314,30 +306,17 @@ class Trainer:
     def _validate(
         self, weights: dict[str, Tensor], cases: Sequence[PreparedCase], *, is_complete: bool
     ) -> Validation | None:
-        """Validate weights, with the cases divided among the processes; only the first process returns the result."""
+        """Validate weights; only the first process returns the result."""
         current = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(weights)
         self.network.eval()
-        share = cases[self.team.rank :: self.team.size]
-        mine = validate(
-            self.network,
-            share,
-            self.plan,
-            # Test-time mirroring doubles the cost for each axis, so only the final validation uses it.
-            self.config.inference if is_complete else self.config.inference.model_copy(update={"tta_mirroring": False}),
-            step=self.step,
-            is_complete=is_complete,
-            device=self.device,
-            precision=choose_precision(self.device, self.config.inference.precision, is_thin=self.plan.is_thin),
-        )
+        metrics, result = self.objective.validate(self.network, cases, step=self.step, is_complete=is_complete)
         self.network.load_state_dict(current)
         self._learn()
-        told = self.team.collect([(r.dice, r.prediction, r.voxels) for r in mine.results], len(cases))
-        results = tuple(CaseResult(case, *values) for case, values in zip(cases, told, strict=bool(told)))
-        result = Validation(self.step, results, is_complete) if self.team.is_first else None
         self.last_dice = self.team.tell(None if result is None else result.mean_dice)
+        if metrics:
+            self.tracker.log_metrics(metrics, self.step)
         if result is not None:
-            self.tracker.log_metrics(result.metrics(), self.step)
             self.on_validation(result)
         return result
 

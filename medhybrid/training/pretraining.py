@@ -15,19 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medhybrid.config import StudyConfig
+from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch
 from medhybrid.data.store import PreparedCase
 from medhybrid.inference.device import autocast
 from medhybrid.networks import SegmentationNetwork
 from medhybrid.networks.blocks import Stride
-from medhybrid.training.checkpoint import to_cpu
-from medhybrid.training.loop import Outcome, Trainer
+from medhybrid.training.loop import Trainer
+from medhybrid.training.team import Team
 
 HIDING_SEED = 7
 """Seed of the masked tokens in validation, so that each validation masks the same tokens."""
@@ -119,55 +122,73 @@ def rebuilding_loss(rebuilt: Tensor, image: Tensor, hidden: Tensor, stride: Stri
     return Rebuilding(error, 1 - error / variance.clamp_min(1e-6))
 
 
+class ReconstructionObjective:
+    """Reconstruction of masked tokens.
+
+    Parameters
+    ----------
+    stride : tuple of int
+        Size of a token of the `MaskedAutoencoder`, in voxels.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        plan: Plan,
+        device: torch.device,
+        precision: torch.dtype,
+        _: Team,
+        *,
+        stride: Stride,
+    ) -> None:
+        self.mask_ratio, self.patch_size = config.pretrain.mask_ratio, plan.patch_size
+        self.device, self.precision, self.stride = device, precision, stride
+
+    def inputs(self, batch: Batch, image: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """Return image and masked tokens (B, tx, ty, tz)."""
+        return image, self._hide(image)
+
+    def loss(self, network: Any, *inputs: Tensor) -> Rebuilding:
+        """Compute the error of the reconstruction."""
+        image, hidden = inputs
+        with autocast(self.device, self.precision):
+            rebuilt = network(image, hidden)
+        return rebuilding_loss(rebuilt, image, hidden, self.stride)
+
+    def cases_during(self, cases: Sequence[PreparedCase]) -> Sequence[PreparedCase]:
+        """Return all cases: a case costs one patch."""
+        return cases
+
+    @torch.no_grad()
+    def validate(
+        self, network: Any, cases: Sequence[PreparedCase], *, step: int, is_complete: bool
+    ) -> tuple[dict[str, float], None]:
+        """Reconstruct the central patch of each case; there are no masks to score."""
+        generator = torch.Generator().manual_seed(HIDING_SEED)
+        losses = []
+        for case in cases:
+            image = self._central_patch(case)
+            losses.append(self.loss(network, image, self._hide(image, generator)))
+        metrics = {"val/loss": float(np.mean([float(r.total) for r in losses]))}
+        metrics["val/explained"] = float(np.mean([float(r.explained) for r in losses]))
+        return metrics, None
+
+    def _hide(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        grid = [size // s for size, s in zip(image.shape[2:], self.stride, strict=True)]
+        return hide_tokens((len(image), *grid), self.mask_ratio, generator).to(self.device)
+
+    def _central_patch(self, case: PreparedCase) -> Tensor:
+        """Read the central patch (1, C, X, Y, Z) of a case."""
+        x, y, z = ((n - p) // 2 for n, p in zip(case.shape, self.patch_size, strict=True))
+        return torch.from_numpy(case.read_box((x, y, z), self.patch_size)[0])[None].to(self.device)
+
+
 class Pretrainer(Trainer):
-    """Training loop of the pretraining, with masked tokens instead of reference masks.
+    """Training loop with masked tokens instead of reference masks.
 
     Parameters are those of `Trainer`; the network is a `MaskedAutoencoder`.
     """
 
-    network: MaskedAutoencoder
-
-    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        image, _ = self._to_device(batch)
-        return image, self._hide(image)
-
-    def _compute_loss(self, image: Tensor, hidden: Tensor) -> Rebuilding:  # type: ignore[override]
-        with autocast(self.device, self.precision):
-            rebuilt = self.network(image, hidden)
-        return rebuilding_loss(rebuilt, image, hidden, self.network.stride)
-
-    def _hide(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        grid = [size // s for size, s in zip(image.shape[2:], self.network.stride, strict=True)]
-        return hide_tokens((len(image), *grid), self.config.pretrain.mask_ratio, generator).to(self.device)
-
-    def _validate_some(self) -> None:
-        self.validations_done = int(self.progress * self.training.n_validations)
-        self._rebuild_validation_cases()
-
-    def _final_outcome(self) -> Outcome:
-        if self.validation_cases:
-            self._rebuild_validation_cases()
-        return Outcome(to_cpu(self.average.state), None, self.step, self.elapsed_s, is_interrupted=False)
-
-    @torch.no_grad()
-    def _rebuild_validation_cases(self) -> None:
-        """Validate the averaged weights: reconstruct the central patch of each validation case."""
-        current = {k: v.clone() for k, v in self.network.state_dict().items()}
-        self.network.load_state_dict(self.average.state)
-        self.network.eval()
-        generator = torch.Generator().manual_seed(HIDING_SEED)
-        losses = [self._rebuild(case, generator) for case in self.validation_cases]
-        self.network.load_state_dict(current)
-        self._learn()
-        metrics = {"val/loss": float(np.mean([float(r.total) for r in losses]))}
-        metrics["val/explained"] = float(np.mean([float(r.explained) for r in losses]))
-        self.tracker.log_metrics(metrics, self.step)
-
-    def _rebuild(self, case: PreparedCase, generator: torch.Generator) -> Rebuilding:
-        patch: Any = self.plan.patch_size
-        start = [(n - p) // 2 for n, p in zip(case.shape, patch, strict=True)]
-        image = torch.from_numpy(case.read_box((start[0], start[1], start[2]), patch)[0])[None].to(self.device)
-        hidden = self._hide(image, generator)
-        with autocast(self.device, self.precision):
-            rebuilt = self.network(image, hidden)
-        return rebuilding_loss(rebuilt, image, hidden, self.network.stride)
+    def __init__(self, *arguments: Any, network: MaskedAutoencoder, **options: Any) -> None:
+        objective = partial(ReconstructionObjective, stride=network.stride)
+        super().__init__(*arguments, network=network, objective=objective, **options)

@@ -143,7 +143,7 @@ def test_masks_are_validated_in_the_precision_of_predict(
         used.append(settings["precision"])
         return validate(*args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("medhybrid.training.loop.validate", watched)
+    monkeypatch.setattr("medhybrid.training.objective.validate", watched)
 
     trainer(prepared, tmp_path, iterations=2, precision="bf16").fit()
 
