@@ -12,12 +12,12 @@ from torch import Tensor
 from medhybrid.data.fingerprint import join_seen
 from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import Calibration
-from medhybrid.inference.model import Context, Model
+from medhybrid.inference.model import Context, Model, Segmenter
 from medhybrid.inference.rows import Rows
 from medhybrid.inference.windows import PIECE
 
 
-class Ensemble(Model):
+class Ensemble(Segmenter):
     """Ensemble of models with one plan, such as the folds of a cross-validation.
 
     Raises
@@ -33,7 +33,7 @@ class Ensemble(Model):
             _refuse_other_plan(first, other)
         decides = "".join(m.record.weights_sha256 + m.record.calibration.model_dump_json() for m in members)
         calibrations = [m.record.calibration for m in members]
-        record = first.record.model_copy(
+        self.record = first.record.model_copy(
             update={
                 "weights_sha256": hashlib.sha256(decides.encode()).hexdigest(),
                 # the members' probabilities are calibrated before they are averaged
@@ -42,8 +42,8 @@ class Ensemble(Model):
                 "channel_map": next((m.record.channel_map for m in members if m.record.channel_map), {}),
             }
         )
-        super().__init__(first.network, record, first.device)
-        self.members, self.runtime, self.n_networks = tuple(members), first.runtime, len(members)
+        self.members, self.n_networks = tuple(members), len(members)
+        self.device, self.precision, self.runtime = first.device, first.precision, first.runtime
         self._orders = [_label_order(first, m) for m in members]
 
     def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:

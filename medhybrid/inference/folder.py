@@ -29,7 +29,7 @@ from medhybrid.files import held
 from medhybrid.inference.foreign_files import ForeignFileError, refuse_foreign_files, with_changes_named
 from medhybrid.inference.kept_names import with_source
 from medhybrid.inference.memory import refuse_too_large, refuse_too_large_to_read
-from medhybrid.inference.model import Inferred, Model
+from medhybrid.inference.model import Inferred, Segmenter
 from medhybrid.inference.outputs import files_of, write_outputs
 from medhybrid.inference.passing import may_pass, stay
 from medhybrid.inference.records import Prediction, Records, this_worker
@@ -74,7 +74,7 @@ class FolderJob:
 
     def __init__(
         self,
-        model: Model,
+        model: Segmenter,
         out: Path,
         *,
         deidentifier: Deidentifier | None = None,
@@ -191,7 +191,7 @@ def collect(
 
 
 def predict_worklist(
-    model: Model,
+    model: Segmenter,
     work: WorkList,
     out: Path,
     *,
@@ -212,7 +212,7 @@ def _unwritable(out: Path, error: OSError) -> OutputError:
     )
 
 
-def fingerprint_of(model: Model) -> str:
+def fingerprint_of(model: Segmenter) -> str:
     """Return a hash of all that decides a mask and its verdict, except the scan: weights, plan, windows, calibration."""
     r = model.record
     text = r.weights_sha256 + r.plan.model_dump_json() + r.inference.text_for_hash() + r.scans.text_for_hash()

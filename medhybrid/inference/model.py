@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -76,45 +78,31 @@ class Inferred:
     probabilities: NDArray[np.float32] | None = None
 
 
-class Model:
-    """Trained network with its plan, which predicts masks of scans.
+@runtime_checkable
+class Segmenter(Protocol):
+    """Predictor of the masks of scans: a `Model`, or an `Ensemble` of models.
 
-    Parameters
-    ----------
-    network : Network
-        Network with its weights; it is moved to `device` and set to evaluation mode.
-    record : ModelRecord
-        Plan, settings and origin of the model.
-    device : torch.device
-        Where the network is computed.
+    A class needs the attributes, and `slabs`, which computes the logits. The other methods follow from them.
 
     Attributes
     ----------
+    record : ModelRecord
+        Plan, settings and origin.
     runtime : str
-        Library that computes the network, with its version.
+        Library that computes the networks, with its version.
+    n_networks : int
+        Number of networks whose logits are in memory at the same time.
     """
 
-    def __init__(self, network: Network, record: ModelRecord, device: torch.device) -> None:
-        self.record, self.device = record, device
-        self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
-        self.precision = choose_precision(device, record.inference.precision, is_thin=record.plan.is_thin)
-        self._run: Callable[..., Logits] | None = None
-        self._cast: tuple[torch.dtype, Callable[..., Logits]] | None = None
-        self.runtime = f"torch {torch.__version__}"
-        self.n_networks, self.batch_size = 1, BatchSize(record.inference.window_batch)
+    record: ModelRecord
+    device: torch.device
+    precision: torch.dtype
+    runtime: str
+    n_networks: int
 
-    @property
-    def run(self) -> Callable[..., Logits]:
-        """Function from images to logits: the network with weights cast to `precision`, or a program exported from it."""
-        if self._run is not None:
-            return self._run
-        if self._cast is None or self._cast[0] is not self.precision:
-            self._cast = self.precision, cast_weights(self.network, self.precision)
-        return self._cast[1]
-
-    @run.setter
-    def run(self, program: Callable[..., Logits]) -> None:
-        self._run = program
+    @abstractmethod
+    def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
+        """Yield the logits as slabs (K, n, Y, Z) along X, so that they are not all in memory; see `logits`."""
 
     @property
     def plan(self) -> Plan:
@@ -149,15 +137,6 @@ class Model:
             Known values of the fields of `plan.context`; the others are NaN for the network.
         """
         return gather(self.slabs(image, context), image.shape[1])
-
-    def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
-        """Yield the logits as slabs (K, n, Y, Z) along X, so that they are not all in memory; see `logits`."""
-        values = torch.tensor(
-            [(context or {}).get(field, torch.nan) for field in self.plan.context], device=self.device
-        )
-        plan, config = self.plan, self.record.inference
-        settings = window_settings(plan, config, self.precision) | {"window_batch": self.batch_size}
-        return predict_slabs(image, predictor_of(self.run, plan, values), **settings, device=self.device)
 
     def segment(self, scan: Scan, *, with_probabilities: bool = False) -> Segmentation:
         """Predict the label map of a scan on its own grid, with the model's confidence; raises the errors of `predict`."""
@@ -224,3 +203,53 @@ class Model:
         verdict: Verdict = "needs review" if reasons else "confident"
         mask = outside_labels(inside, self.plan.labels)
         return Segmentation(mask, inferred.score, verdict, inferred.probabilities, tuple(reasons))
+
+
+class Model(Segmenter):
+    """Trained network with its plan, which predicts masks of scans.
+
+    Parameters
+    ----------
+    network : Network
+        Network with its weights; it is moved to `device` and set to evaluation mode.
+    record : ModelRecord
+        Plan, settings and origin of the model.
+    device : torch.device
+        Where the network is computed.
+
+    Attributes
+    ----------
+    runtime : str
+        Library that computes the network, with its version.
+    """
+
+    def __init__(self, network: Network, record: ModelRecord, device: torch.device) -> None:
+        self.record, self.device = record, device
+        self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+        self.precision = choose_precision(device, record.inference.precision, is_thin=record.plan.is_thin)
+        self._run: Callable[..., Logits] | None = None
+        self._cast: tuple[torch.dtype, Callable[..., Logits]] | None = None
+        self.runtime = f"torch {torch.__version__}"
+        self.n_networks, self.batch_size = 1, BatchSize(record.inference.window_batch)
+
+    @property
+    def run(self) -> Callable[..., Logits]:
+        """Function from images to logits: the network with weights cast to `precision`, or a program exported from it."""
+        if self._run is not None:
+            return self._run
+        if self._cast is None or self._cast[0] is not self.precision:
+            self._cast = self.precision, cast_weights(self.network, self.precision)
+        return self._cast[1]
+
+    @run.setter
+    def run(self, program: Callable[..., Logits]) -> None:
+        self._run = program
+
+    def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
+        """Yield the logits as slabs (K, n, Y, Z) along X, so that they are not all in memory; see `logits`."""
+        values = torch.tensor(
+            [(context or {}).get(field, torch.nan) for field in self.plan.context], device=self.device
+        )
+        plan, config = self.plan, self.record.inference
+        settings = window_settings(plan, config, self.precision) | {"window_batch": self.batch_size}
+        return predict_slabs(image, predictor_of(self.run, plan, values), **settings, device=self.device)

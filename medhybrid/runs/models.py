@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from medhybrid.inference.model import Model
+from medhybrid.inference.model import Model, Segmenter
 from medhybrid.inference.model_folder import load_model_folder
 
 
@@ -17,7 +17,7 @@ def load_models(
     precision: str | None = None,
     mirror: bool | None = None,
     tracking_uri: str | None = None,
-) -> Model:
+) -> Segmenter:
     """Load one model, or an ensemble whose probabilities are averaged; see `load_model`."""
     from medhybrid.inference.ensemble import Ensemble
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from medhybrid.config import ListenConfig
 from medhybrid.errors import OF_MACHINE, MedHybridError, OutputError
 from medhybrid.files import file_mode, held, read_mode, write_atomically
-from medhybrid.inference.model import Model
+from medhybrid.inference.model import Segmenter
 from medhybrid.owned import FolderKind, claim_folder, remove_tree
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint, send_files
 from medhybrid.scans.pacs.receive import Receiver
@@ -56,7 +56,7 @@ class Listener:
     """
 
     def __init__(
-        self, config: ListenConfig, model: Model, *, on_event: Callable[[str, str], None] = lambda *_: None
+        self, config: ListenConfig, model: Segmenter, *, on_event: Callable[[str, str], None] = lambda *_: None
     ) -> None:
         self.config, self.model, self._on_event = config, model, on_event
         self.target = parse_endpoint(config.send_to)
@@ -212,7 +212,7 @@ def _folders(parent: Path) -> list[Path]:
     return sorted((p for p in parent.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
 
 
-def listen(config: ListenConfig, model: Model, *, on_event: Callable[[str, str], None] = lambda *_: None) -> None:
+def listen(config: ListenConfig, model: Segmenter, *, on_event: Callable[[str, str], None] = lambda *_: None) -> None:
     """Run a `Listener` until interrupted."""
     stop = threading.Event()
     try:

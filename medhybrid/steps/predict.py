@@ -22,7 +22,7 @@ from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import FolderJob, collect, predict_items
 from medhybrid.inference.folder_record import OUTPUT, FolderRecord, LeftAside, read_folder_record
 from medhybrid.inference.kept_names import keep_names, others_on_record, tell_other_models, tell_renamed
-from medhybrid.inference.model import Model
+from medhybrid.inference.model import Segmenter
 from medhybrid.inference.outputs import FOLDERS, files_of
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.sharing import Share, hold_folder
@@ -152,7 +152,7 @@ class _FolderCall:
 def predict(
     scans: str | Path,
     *,
-    model: str | Path | Model | Sequence[str | Path],
+    model: str | Path | Segmenter | Sequence[str | Path],
     out: str | Path,
     reporter: Reporter | None = None,
     **options: Any,
@@ -163,8 +163,8 @@ def predict(
     ----------
     scans : str or Path
         A file, a folder that is searched recursively, or the URL of a folder, as s3://bucket/scans, which is copied first.
-    model : str, Path, Model or sequence
-        A run folder, a model folder, `models:/name@alias`, or a loaded model. Several form an ensemble.
+    model : str, Path, Segmenter or sequence
+        A run folder, a model folder, `models:/name@alias`, or a model that `load_model` loaded. Several form an ensemble.
     out : str or Path
         Output folder for masks, records and tables, or its URL, to which each finished case is sent.
     options
@@ -200,10 +200,10 @@ def predict(
 
 
 def _load(
-    model: str | Path | Model | Sequence[str | Path], options: PredictOptions
-) -> tuple[Model, dict[str, Any] | None]:
+    model: str | Path | Segmenter | Sequence[str | Path], options: PredictOptions
+) -> tuple[Segmenter, dict[str, Any] | None]:
     """Load the model; return it with the arguments by which workers load it, None for a model that was already loaded."""
-    if isinstance(model, Model):
+    if isinstance(model, Segmenter):
         if options.is_pooled:
             raise ConfigError("each worker loads the model", expected="the folder of the model", found="a loaded model")
         return with_options(model, options.options), None
@@ -229,7 +229,7 @@ def _list_work(
     options: PredictOptions,
     place: Path,
     found: Discovery,
-    model: Model,
+    model: Segmenter,
     folder: Path,
     key: Deidentifier | None,
     load_arguments: Mapping[str, Any] | None,
@@ -310,13 +310,13 @@ def load_for_folder(
     mirror: bool | None,
     tracking_uri: str | None,
     options: Sequence[tuple[str, Any]] = (),
-) -> Model:
+) -> Segmenter:
     """Load models with options for reading scans, in this process or in a worker."""
     loaded = load_models(paths, device=device, precision=precision, mirror=mirror, tracking_uri=tracking_uri)
     return with_options(loaded, dict(options))
 
 
-def with_options(model: Model, options: Mapping[str, Any] | None) -> Model:
+def with_options(model: Segmenter, options: Mapping[str, Any] | None) -> Segmenter:
     """Return a model with other options for reading scans; raises `ConfigError`."""
     if not options:
         return model

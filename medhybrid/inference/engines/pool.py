@@ -16,7 +16,7 @@ from medhybrid.data.workers import PLACE, WorkerDied
 from medhybrid.errors import ConfigError, MedHybridError, ModelError
 from medhybrid.inference.folder import FolderJob, ScanOutcome, predict_items
 from medhybrid.inference.kept_names import with_source
-from medhybrid.inference.model import Model
+from medhybrid.inference.model import Segmenter
 from medhybrid.inference.records import MAX_ATTEMPTS, Prediction
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.scans.dicom.deidentify import Deidentifier
@@ -51,7 +51,7 @@ class WorkerArguments:
         Number of torch threads in each worker; 0 keeps torch's default.
     """
 
-    load: Callable[..., Model]
+    load: Callable[..., Segmenter]
     load_arguments: tuple[tuple[str, Any], ...]
     device: str
     out: Path
