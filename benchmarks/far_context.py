@@ -137,7 +137,7 @@ def main() -> None:
     length = f"training.max_minutes={chosen.minutes}"
     configs = {kind: medhybrid.load_config(file, [length, f"network.kind={kind}"]) for kind in kinds}
     medhybrid.preprocess(configs[kinds[0]])
-    result = medhybrid.compare(configs, seeds=seeds, name="far-context")
+    result = medhybrid.compare_settings(configs, seeds=seeds, name="far-context")
     if result is None:
         raise SystemExit(130)
     runs = json.loads((result.folder / "runs.json").read_text())

@@ -206,7 +206,7 @@ def main() -> None:
                 known = _sha256(chosen.tuned) if setting == "tuned" else ""
                 if not records.has(group, setting, seed, chosen.steps, known):
                     name = f"practices-{group.replace(' ', '-')}"
-                    result = medhybrid.compare({setting: config}, seeds=[seed], name=name)
+                    result = medhybrid.compare_settings({setting: config}, seeds=[seed], name=name)
                     if result is None:
                         raise SystemExit(130)
                     records.add(group, seed, chosen.steps, result.settings[0], known)

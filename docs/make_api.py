@@ -35,11 +35,36 @@ Keys of a config are in [Configuration](configuration.md).
 """
 
 SECTIONS = {
-    "Config and errors": ("load_config", "load_search", "StudyConfig", "MedHybridError"),
-    "Scans": ("read_scan", "Scan", "write_nifti", "inspect", "convert"),
-    "Training": ("preprocess", "train", "train_all", "cross_validate", "pretrain", "tune", "compare"),
-    "Prediction": ("load_model", "Model", "predict", "evaluate", "export"),
-    "Review": ("report", "compare_runs", "promote"),
+    "Config and errors": ("load_config", "load_search", "StudyConfig", "SearchConfig", "MedHybridError"),
+    "Scans": ("read_scan", "Scan", "write_nifti", "inspect", "Inspection", "convert", "Converted"),
+    "Training": (
+        "preprocess",
+        "Preparation",
+        "train",
+        "Run",
+        "train_all",
+        "Training",
+        "cross_validate",
+        "CrossValidation",
+        "pretrain",
+        "tune",
+        "Tuning",
+        "compare_settings",
+        "SettingsComparison",
+    ),
+    "Prediction": (
+        "load_model",
+        "Model",
+        "Segmentation",
+        "predict",
+        "PredictOptions",
+        "FolderResult",
+        "evaluate",
+        "Evaluation",
+        "export",
+    ),
+    "Review": ("report", "compare", "Comparison", "promote", "Promotion"),
+    "Progress": ("Reporter",),
     "Demo": ("write_demo_data",),
 }
 """Names by heading; together all of `medhybrid.__all__`."""
@@ -67,14 +92,23 @@ def page() -> str:
 
 def _entry(name: str, item: Any, *, level: int) -> list[str]:
     lines = [f"{'#' * level} {name}", ""]
-    if not (inspect.isclass(item) and issubclass(item, BaseModel)):
+    has_signature = not inspect.isclass(item) or not (
+        issubclass(item, BaseModel) or getattr(item, "_is_protocol", False)
+    )
+    if has_signature:
         lines += ["```python", _signature(name.rpartition(".")[2], item), "```", ""]
     lines += [*_markdown(inspect.getdoc(item) or ""), ""]
     if inspect.isclass(item) and not issubclass(item, BaseModel | Exception):
-        for method, value in vars(item).items():
-            if not method.startswith("_") and inspect.isfunction(value):
-                lines += _entry(f"{name}.{method}", value, level=level + 1)
+        for method, value in _methods(item).items():
+            lines += _entry(f"{name}.{method}", value, level=level + 1)
     return lines
+
+
+def _methods(item: type) -> dict[str, Any]:
+    """Return the public methods of a class, with those of its bases in medhybrid."""
+    bases = [base for base in reversed(item.__mro__) if base.__module__.startswith("medhybrid")]
+    found = {name: value for base in bases for name, value in vars(base).items()}
+    return {name: value for name, value in found.items() if not name.startswith("_") and inspect.isfunction(value)}
 
 
 def _signature(name: str, item: Any) -> str:

@@ -16,44 +16,62 @@ from typing import TYPE_CHECKING, Any
 from medhybrid.version import __version__
 
 if TYPE_CHECKING:
-    from medhybrid.config import StudyConfig, load_config, load_search
+    from medhybrid.config import SearchConfig, StudyConfig, load_config, load_search
     from medhybrid.errors import MedHybridError
-    from medhybrid.inference.model import Model
+    from medhybrid.inference.model import Model, Segmentation
+    from medhybrid.progress import Reporter
     from medhybrid.runs.models import load_model
+    from medhybrid.runs.run import Run
     from medhybrid.scans import Scan, write_nifti
     from medhybrid.scans.reader import read_scan
-    from medhybrid.steps.compare import compare
-    from medhybrid.steps.compare_runs import compare_runs
-    from medhybrid.steps.convert import convert
-    from medhybrid.steps.cross_validate import cross_validate
+    from medhybrid.steps.compare import Comparison, compare
+    from medhybrid.steps.compare_settings import SettingsComparison, compare_settings
+    from medhybrid.steps.convert import Converted, convert
+    from medhybrid.steps.cross_validate import CrossValidation, cross_validate
     from medhybrid.steps.demo_data import write_demo_data
-    from medhybrid.steps.evaluate import evaluate
+    from medhybrid.steps.evaluate import Evaluation, evaluate
     from medhybrid.steps.export import export
-    from medhybrid.steps.inspect import inspect
-    from medhybrid.steps.predict import predict
-    from medhybrid.steps.preprocess import preprocess
+    from medhybrid.steps.inspect import Inspection, inspect
+    from medhybrid.steps.predict import FolderResult, PredictOptions, predict
+    from medhybrid.steps.preprocess import Preparation, preprocess
     from medhybrid.steps.pretrain import pretrain
-    from medhybrid.steps.promote import promote
+    from medhybrid.steps.promote import Promotion, promote
     from medhybrid.steps.report import report
     from medhybrid.steps.train import train
-    from medhybrid.steps.train_all import train_all
-    from medhybrid.steps.tune import tune
+    from medhybrid.steps.train_all import Training, train_all
+    from medhybrid.steps.tune import Tuning, tune
 
 _HOMES = {
+    "Comparison": "medhybrid.steps.compare",
+    "Converted": "medhybrid.steps.convert",
+    "CrossValidation": "medhybrid.steps.cross_validate",
+    "Evaluation": "medhybrid.steps.evaluate",
+    "FolderResult": "medhybrid.steps.predict",
+    "Inspection": "medhybrid.steps.inspect",
     "MedHybridError": "medhybrid.errors",
     "Model": "medhybrid.inference.model",
+    "PredictOptions": "medhybrid.steps.predict",
+    "Preparation": "medhybrid.steps.preprocess",
+    "Promotion": "medhybrid.steps.promote",
+    "Reporter": "medhybrid.progress",
+    "Run": "medhybrid.runs.run",
     "Scan": "medhybrid.scans",
+    "SearchConfig": "medhybrid.config",
+    "Segmentation": "medhybrid.inference.model",
+    "SettingsComparison": "medhybrid.steps.compare_settings",
     "StudyConfig": "medhybrid.config",
+    "Training": "medhybrid.steps.train_all",
+    "Tuning": "medhybrid.steps.tune",
     "compare": "medhybrid.steps.compare",
-    "compare_runs": "medhybrid.steps.compare_runs",
+    "compare_settings": "medhybrid.steps.compare_settings",
     "convert": "medhybrid.steps.convert",
     "cross_validate": "medhybrid.steps.cross_validate",
     "evaluate": "medhybrid.steps.evaluate",
     "export": "medhybrid.steps.export",
     "inspect": "medhybrid.steps.inspect",
     "load_config": "medhybrid.config",
-    "load_search": "medhybrid.config",
     "load_model": "medhybrid.runs.models",
+    "load_search": "medhybrid.config",
     "predict": "medhybrid.steps.predict",
     "preprocess": "medhybrid.steps.preprocess",
     "pretrain": "medhybrid.steps.pretrain",
@@ -68,13 +86,29 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
+    "Converted",
+    "CrossValidation",
+    "Evaluation",
+    "FolderResult",
+    "Inspection",
     "MedHybridError",
     "Model",
+    "PredictOptions",
+    "Preparation",
+    "Promotion",
+    "Reporter",
+    "Run",
     "Scan",
+    "SearchConfig",
+    "Segmentation",
+    "SettingsComparison",
     "StudyConfig",
+    "Training",
+    "Tuning",
     "__version__",
     "compare",
-    "compare_runs",
+    "compare_settings",
     "convert",
     "cross_validate",
     "evaluate",

@@ -48,7 +48,7 @@ def main() -> None:
     medhybrid.preprocess(next(iter(configs.values())))
 
     seeds = [int(s) for s in chosen.seeds.split(",")]
-    result = medhybrid.compare(configs, seeds=seeds, name="compare-networks")
+    result = medhybrid.compare_settings(configs, seeds=seeds, name="compare-networks")
 
     if result is None:
         raise SystemExit(130)

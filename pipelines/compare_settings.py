@@ -31,7 +31,7 @@ def main() -> None:
         configs[name] = medhybrid.load_config(chosen.config, [*common, *overrides])
     medhybrid.preprocess(next(iter(configs.values())))
 
-    result = medhybrid.compare(configs, seeds=[int(s) for s in chosen.seeds.split(",")], name=chosen.name)
+    result = medhybrid.compare_settings(configs, seeds=[int(s) for s in chosen.seeds.split(",")], name=chosen.name)
 
     if result is None:
         raise SystemExit(130)

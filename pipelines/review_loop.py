@@ -74,7 +74,7 @@ def main() -> None:
     )
     print(f"{medhybrid.preprocess(corrected).n_prepared} cases prepared with the corrected masks")
     second = medhybrid.train(corrected)
-    result = medhybrid.compare_runs(control.folder, second.folder, out=folder / "comparison")
+    result = medhybrid.compare(control.folder, second.folder, out=folder / "comparison")
     for title, run in (("few masks", first), ("control, same length", control), ("corrected masks", second)):
         print(f"{title:<24} mean Dice {run.metrics['val/dice']:.4f}")
     print(f"difference (corrected - control): {result.difference.interval}; {result.page}")

@@ -49,7 +49,7 @@ def main() -> None:
     started = medhybrid.load_config(chosen.target, [*common, f"training.pretrained={chosen.run}"])
     medhybrid.preprocess(scratch)
     seeds = [int(s) for s in chosen.seeds.split(",")]
-    result = medhybrid.compare({"started": started, "scratch": scratch}, seeds=seeds, name=chosen.name)
+    result = medhybrid.compare_settings({"started": started, "scratch": scratch}, seeds=seeds, name=chosen.name)
 
     if result is None:
         raise SystemExit(130)

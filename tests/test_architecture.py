@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import subprocess
@@ -62,6 +63,18 @@ def test_every_public_name_exists_and_is_documented(name: str) -> None:
     value = getattr(medhybrid, name)
 
     assert name == "__version__" or value.__doc__
+
+
+def test_results_of_public_functions_are_public() -> None:
+    """A caller can name the type of every result: classes of medhybrid in return annotations are in `__all__`."""
+    hidden = {}
+    for name in medhybrid.__all__:
+        function = getattr(medhybrid, name)
+        if inspect.isfunction(function):
+            returned = set(re.findall(r"[A-Z]\w+", str(inspect.signature(function).return_annotation)))
+            hidden[name] = returned - set(medhybrid.__all__) - {"None", "Path"}
+
+    assert not {name: classes for name, classes in hidden.items() if classes}
 
 
 def test_an_unknown_public_name_raises_attribute_error() -> None:

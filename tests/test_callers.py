@@ -175,7 +175,7 @@ def test_folders_may_be_strings(trained: tuple[StudyFolder, Path], tmp_path: Pat
 
     medhybrid.predict(str(scan), model=str(run), out=str(tmp_path / "out"), deidentify=str(tmp_path / "key"))
     page = medhybrid.report(str(tmp_path / "out"), scans=str(scan), deidentify=str(tmp_path / "key"))
-    compared = medhybrid.compare_runs(str(run), str(run), out=str(tmp_path / "compared"))
+    compared = medhybrid.compare(str(run), str(run), out=str(tmp_path / "compared"))
     program = medhybrid.export(str(run), out=str(tmp_path / "program"), format_="pt2")
 
     assert all(p.is_file() for p in (page, compared.page, program))

@@ -68,7 +68,7 @@ STEPS = {
     "evaluate": "medhybrid.steps.evaluate.evaluate",
     "report": "medhybrid.steps.report.report",
     "review": "medhybrid.steps.review_report.review_report",
-    "compare": "medhybrid.steps.compare_runs.compare_runs",
+    "compare": "medhybrid.steps.compare.compare",
 }
 PLACES = {"evaluate": ["a", "b"], "report": ["a"], "review": ["a"], "compare": ["a", "b"], "tune": ["--minutes", "1"]}
 

@@ -16,7 +16,7 @@ import medhybrid
 from medhybrid.errors import DataError
 from medhybrid.files import write_csv
 from medhybrid.runs.score_tables import read_rows
-from medhybrid.steps.compare_runs import compare_runs
+from medhybrid.steps.compare import compare
 from medhybrid.steps.predict import predict
 from medhybrid.tables import Table, decode_text, read_table
 from tests.test_names import model, scan_bytes
@@ -152,7 +152,7 @@ def test_scans_named_like_formulas_give_no_formulas(tmp_path: Path) -> None:
         medhybrid.evaluate(tmp_path / "ref", out, labels={"lesion": 255}, out=out / "evaluation")
     for _ in range(2):
         rows = medhybrid.convert(tmp_path / "scans", out=tmp_path / "nifti")
-    result = compare_runs(*outs, out=tmp_path / "compared")
+    result = compare(*outs, out=tmp_path / "compared")
 
     assert sorted(r.name for r in rows if r.state == "written") == sorted(c for c, *_ in result.cases) == sorted(names)
     tables = sorted(tmp_path.rglob("*.csv"))

@@ -173,11 +173,11 @@ def compare(
 
     The report has the difference with its confidence interval, the largest changes and the differing settings.
     """
-    from medhybrid.steps.compare_runs import compare_runs
+    from medhybrid.steps.compare import compare as run
 
     reporter = call_of(context).reporter(quiet)
     with patient_files(mode):
-        result = compare_runs(first, second, out=out, reporter=reporter)
+        result = run(first, second, out=out, reporter=reporter)
     d = result.difference
     rows = [["mean difference in Dice (95 % CI)", str(d.interval)], ["better, worse", f"{d.n_better}, {d.n_worse}"]]
     reporter.table(

@@ -45,7 +45,7 @@ class Segmentation:
     mask : (X, Y, Z) integer ndarray
         Label map on the scan's grid.
     score : float
-        Confidence: the Dice that the model expects for the mask, from 0 to 1; see `inference.confidence`.
+        Confidence: the Dice that the model expects for the mask, from 0 to 1; see `docs/explanation/confidence.md`.
     verdict : str
         ``confident`` or ``needs review``.
     reasons : tuple of str

@@ -1,124 +1,268 @@
-"""Comparison of settings: train each with every seed on the same cases, and compare them paired by case.
+"""`medhybrid compare A B`: paired comparison of two runs on the same cases, with their differing settings.
 
-RUNS/<study>/<name>/comparison.md, comparison.png     table and figure
-RUNS/<study>/<name>/cases.csv                         Dice of every validation case of every training
+A and B are run folders of trainings, compared by their validation cases, or output folders of `predict` with scores of
+`medhybrid evaluate`.
+
+OUT/comparison.html      difference with its interval, images of the largest changes, differing settings
+OUT/comparison.csv       Dice of every case in both runs
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import isclose
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
-from medhybrid.errors import ConfigError
-from medhybrid.files import write_atomically
-from medhybrid.inference.network import network_for
+from medhybrid.data.plan import Plan
+from medhybrid.data.prepare import inside_labels
+from medhybrid.errors import DataError, MedHybridError, ModelError, OutputError
+from medhybrid.geometry import resample_labels
+from medhybrid.inference.folder_record import read_folder_record
+from medhybrid.inference.model_record import ModelRecord, read_record
+from medhybrid.kept_tables import write_kept_table
+from medhybrid.metrics import Difference, paired_difference
+from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.progress import Reporter, Silent
-from medhybrid.review.comparison import Setting, comparison_table, draw_comparison
+from medhybrid.review.report import Pictured
+from medhybrid.review.report.compared import ComparedCase, ComparisonInfo, write_comparison
+from medhybrid.runs.places import config_here
 from medhybrid.runs.prepared import prepared_folder
-from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
-from medhybrid.tracking.jsonl import read_log
+from medhybrid.runs.record import without_places
+from medhybrid.runs.score_tables import dice_by_case, read_scores, references_by_case
+from medhybrid.scans.reader import read_scan
+from medhybrid.steps.report import pictures_of, shown_channel
+from medhybrid.version import __version__
+
+N_SHOWN = 4
+"""Number of cases with images, each for the largest gains and the largest losses."""
+
+Draw = Callable[[str], Pictured | None]
+
+
+def _is_earlier_comparison(folder: Path) -> bool:
+    """Return whether an earlier version of `compare` wrote a folder without marker, by the columns of its table."""
+    try:
+        with (folder / "comparison.csv").open() as file:
+            columns = file.readline().strip().split(",")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return len(columns) == 4 and (columns[0], columns[-1]) == ("case", "difference")
+
+
+COMPARISON = FolderKind("compare", {"comparison.csv": (), "comparison.html": ()}, _is_earlier_comparison)
+"""Output folder of `compare`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Scores and settings of one run in a comparison.
+
+    Attributes
+    ----------
+    dice : dict
+        Mean Dice by case.
+    references_ml : dict
+        Volume in ml of each label in each case's reference, where recorded.
+    settings : dict
+        Config, data hash, code and versions, with dotted keys.
+    """
+
+    name: str
+    kind: str
+    dice: Mapping[str, float]
+    settings: Mapping[str, str]
+    labels: Mapping[str, int]
+    draw: Draw
+    references_ml: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Scores of each setting; `table` is Markdown."""
+    """Differences of two runs (second - first), by case."""
 
-    folder: Path
-    settings: tuple[Setting, ...]
-    table: str
+    page: Path
+    difference: Difference
+    cases: tuple[tuple[str, float, float], ...]
+    settings: tuple[tuple[str, str, str], ...]
+    left_out: tuple[str, ...]
+    names: tuple[str, str] = ("", "")
 
 
-def compare(
-    configs: Mapping[str, StudyConfig],
-    *,
-    seeds: Sequence[int],
-    name: str,
-    reporter: Reporter | None = None,
-) -> Comparison | None:
-    """Train every setting with every seed and compare their scores.
-
-    A second call continues where the first one stopped. Returns None if interrupted.
-
-    Parameters
-    ----------
-    configs : mapping
-        Setting to config, all of one prepared study. The first setting is the baseline.
-    name : str
-        Name of the result folder, in the study's folder of runs.
+def compare(first: str | Path, second: str | Path, *, out: str | Path, reporter: Reporter | None = None) -> Comparison:
+    """Compare two runs and write a report.
 
     Raises
     ------
-    ConfigError
-        If `configs` or `seeds` is empty, or the configs differ in study, preparation or fold.
+    DataError
+        If they have no case in common, have no scores, or were scored with different references.
+    OutputError
+        If `out` cannot be written.
     """
-    if not configs or not seeds or len({c.name for c in configs.values()}) > 1:
-        raise ConfigError("nothing to compare", expected="settings of one study and at least one seed")
-    first = next(iter(configs.values()))
-    for setting, config in configs.items():
-        if _judged_by(config) != _judged_by(first):
-            raise ConfigError(
-                f"setting {setting} has other validation cases than {next(iter(configs))}",
-                expected="the same training.fold and training.inner_fold",
-                found=f"{_judged_by(config)} and {_judged_by(first)}",
-            )
-        if _preparation(config) != _preparation(first):
-            raise ConfigError(
-                f"setting {setting} has another preparation than {next(iter(configs))}",
-                expected="the same data, scans and prepare, since settings share the prepared cases",
-                remedy="compare values of network, augment, training or inference",
-            )
-    folder = Path(first.runs) / first.name / name
-    trainings = {f"{setting}-seed{s}": with_seed(c, s) for s in seeds for setting, c in configs.items()}
-    text = f"**{first.name}**: {', '.join(configs)}; seeds {', '.join(map(str, seeds))}"
-    with nested_runs(first, folder, text) as (parent, tracker):
-        done = train_all(trainings, folder, parent_run_id=parent, reporter=reporter or Silent())
-        if done is None:
-            raise InterruptedRunsError
-        by_name = {t.name: t for t in done}
-        settings = [_setting(s, [by_name[f"{s}-seed{seed}"] for seed in seeds]) for s in configs]
-        table = comparison_table(settings)
-        write_atomically(folder / "comparison.md", table)
-        draw_comparison(settings, folder / "comparison.png", unit="minutes" if first.training.max_minutes else "steps")
-        if tracker is not None:
-            tracker.log_metrics({f"dice/{s.name}": float(np.mean(s.by_seed)) for s in settings}, 0)
-            for file in ("comparison.md", "comparison.png", "cases.csv"):
-                tracker.log_file(folder / file, "")
-        return Comparison(folder, tuple(settings), table)
-    return None
+    reporter, out = reporter or Silent(), Path(out)
+    names = names_apart(Path(first), Path(second))
+    a, b = (replace(judged(Path(p)), name=n) for p, n in zip((first, second), names, strict=True))
+    if a.kind != b.kind or a.labels != b.labels:
+        raise DataError(
+            f"{a.name} and {b.name} cannot be compared",
+            expected="two trainings, or two folders of masks, with the same labels",
+            found=f"{a.kind} with {', '.join(a.labels)}; {b.kind} with {', '.join(b.labels)}",
+        )
+    common = sorted(set(a.dice) & set(b.dice))
+    if not common:
+        raise DataError(
+            f"{a.name} and {b.name} have no case in common",
+            found=f"{len(a.dice)} and {len(b.dice)} cases",
+            remedy="compare trainings of one fold, or predictions of the same scans",
+        )
+    known = [c for c in common if c in a.references_ml and c in b.references_ml]
+    if others := [c for c in known if not _are_close(a.references_ml[c], b.references_ml[c])]:
+        raise DataError(
+            f"{a.name} and {b.name} were scored with different references",
+            found=", ".join(others[:5]),
+            remedy="run medhybrid evaluate on both with the same references",
+        )
+    difference = paired_difference([b.dice[c] for c in common], [a.dice[c] for c in common])
+    rows = sorted(((c, a.dice[c], b.dice[c]) for c in common), key=lambda r: r[2] - r[1])
+    left_out = tuple(sorted(set(a.dice) ^ set(b.dice)))
+    settings = tuple(_differing(a.settings, b.settings))
+    table = [["case", a.name, b.name, "difference"], *((c, x, y, y - x) for c, x, y in rows)]
+    worse, better = rows[:N_SHOWN], rows[::-1][:N_SHOWN]
+    shown = [r for r in worse if r[2] < r[1]] + [r for r in better if r[2] > r[1]]
+    reporter.begin("drawing", len(shown))
+
+    def drawn() -> Iterator[ComparedCase]:
+        for n, (case, x, y) in enumerate(shown, start=1):
+            yield ComparedCase(case, x, y, _drawn(a.draw, case), _drawn(b.draw, case))
+            reporter.advance(n, case)
+
+    info = ComparisonInfo(a.name, b.name, difference, tuple(rows), settings, left_out, a.labels, __version__)
+    claim_folder(out, COMPARISON, remedy="choose another folder for --out")
+    try:
+        write_kept_table(out / "comparison.csv", table)
+        page = write_comparison(out / "comparison.html", info, drawn())
+    except OSError as error:
+        raise OutputError(
+            f"{out} cannot be written to", found=error.strerror or str(error), remedy="choose another folder"
+        ) from error
+    reporter.end()
+    return Comparison(page, difference, tuple(rows), settings, left_out, names)
 
 
-def _judged_by(config: StudyConfig) -> tuple[int, int | None]:
-    return config.training.fold, config.training.inner_fold
+def names_apart(first: Path, second: Path) -> tuple[str, str]:
+    """Return the shortest ends of two paths that differ from each other and from the other columns of the table."""
+    a, b = first.resolve().parts, second.resolve().parts
+    names = (a[-1], b[-1])
+    for n in range(1, max(len(a), len(b)) + 1):
+        names = ("/".join(a[-n:]), "/".join(b[-n:]))
+        if names[0] != names[1] and not {"case", "difference"} & set(names):
+            return names
+    return (a[-1], f"{b[-1]} (again)")
 
 
-def _preparation(config: StudyConfig) -> object:
-    """Return the config sections of preparation; a setting may use a part of the prepared context."""
-    return config.data.model_dump(exclude={"context"}), config.scans, config.prepare
-
-
-def with_seed(config: StudyConfig, seed: int) -> StudyConfig:
-    """Return a config with another seed."""
-    return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
-
-
-def _setting(name: str, trainings: Sequence[Training]) -> Setting:
-    cases = {c: float(np.mean([t.cases[c] for t in trainings])) for c in trainings[0].cases}
-    config = trainings[0].config
-    network = network_for(config.network, PreparedDataset(prepared_folder(config)).plan_for(config))
-    return Setting(
-        name,
-        sum(p.numel() for p in network.parameters()),
-        tuple(_n_steps(t.run.folder) for t in trainings),
-        tuple(t.mean_dice for t in trainings),
-        cases,
-        tuple(curve_of(t) for t in trainings),
+def judged(folder: Path) -> Judged:
+    """Read the scores and settings of a training or of a scored folder of masks; raises `DataError`."""
+    if (folder / "validation.csv").is_file():
+        return _training(folder)
+    scores = folder / "evaluation" / "scores.csv"
+    if scores.is_file():
+        return _predictions(folder, scores)
+    raise DataError(
+        f"{folder} has no scores",
+        expected="a finished run of train (validation.csv), or an output of predict with scores (evaluation/scores.csv)",
+        remedy="finish the training, or run medhybrid evaluate REFERENCES OUT",
     )
 
 
-def _n_steps(folder: Path) -> int:
-    return max(int(e["step"]) for e in read_log(folder / "log.jsonl") if "step" in e)
+def _training(folder: Path) -> Judged:
+    rows = read_scores(folder / "validation.csv")
+    config = config_here(folder)
+    plan = Plan.load(folder / "plan.json")
+    try:
+        _, record = read_record(folder)
+    except ModelError:
+        record = None
+    channel = shown_channel([(n.channel, n.optional) for n in plan.normalisation])
+    settings = _flat(without_places(config)) | _made(record)
+    labels = {n: v for v, n in enumerate(plan.labels, start=1)}
+    return Judged(
+        folder.name,
+        "training",
+        dice_by_case(rows),
+        settings,
+        labels,
+        lambda case: _draw_validation(folder, config, plan, channel, case),
+        references_by_case(rows),
+    )
+
+
+def _draw_validation(folder: Path, config: StudyConfig, plan: Plan, channel: int, case: str) -> Pictured | None:
+    prepared = prepared_folder(config)
+    if not (prepared / "cases" / case).is_dir():
+        return None
+    (opened,) = PreparedDataset(prepared).open([case])
+    mask = inside_labels(read_scan(folder / "validation" / f"{case}.nii.gz").array[0], plan.labels)
+    turned = opened.turn.grid(opened.source_grid)
+    prediction: NDArray[np.generic] = resample_labels(opened.turn.apply(mask), turned, opened.grid, len(plan.labels))
+    return Pictured(opened.image()[channel], prediction, opened.labels(), opened.grid)
+
+
+def _predictions(folder: Path, scores: Path) -> Judged:
+    by_case: dict[str, list[float]] = {}
+    of_none: dict[str, list[float]] = {}
+    references: dict[str, dict[str, float]] = {}
+    for row in read_scores(scores, ("case", "label", "dice", "reference_ml", "predicted_ml")):
+        held = by_case.setdefault(row["case"], [])
+        references.setdefault(row["case"], {})[row["label"]] = float(row["reference_ml"])
+        is_held = bool(float(row["reference_ml"]) or float(row["predicted_ml"]))
+        (held if is_held else of_none.setdefault(row["case"], [])).append(float(row["dice"]))
+    record = read_folder_record(folder)
+    newest = max((p.stat().st_mtime_ns for p in (folder / "masks").glob("[!.]*.nii.gz")), default=0)
+    if scores.stat().st_mtime_ns < newest:
+        raise DataError(f"{folder} has masks that are newer than its scores", remedy="run medhybrid evaluate again")
+    dice = {c: float(np.mean(v or of_none[c])) for c, v in by_case.items()}
+    told = {"medhybrid", "python", "device", "precision", "runtime", "channel_map", "scan_options", "model_channels"}
+    settings = _flat(record.model_dump(mode="json", include=told)) | {"model": record.model_weights_sha256[:12]}
+    return Judged(folder.name, "masks", dice, settings, record.labels, pictures_of(folder, record), references)
+
+
+def _are_close(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    """Return whether two references have the same volume of each label that both sides recorded."""
+    return all(isclose(a[name], b[name], rel_tol=1e-3, abs_tol=1e-3) for name in a.keys() & b.keys())
+
+
+def _drawn(draw: Draw, case: str) -> Pictured | None:
+    try:
+        return draw(case)
+    except (MedHybridError, OSError, ValueError, IndexError):
+        return None  # the report is complete without images
+
+
+def _made(record: ModelRecord | None) -> dict[str, str]:
+    if record is None:
+        return {}
+    software = record.made.software if record.made is not None else {}
+    told = {"data (SHA-256)": record.data_hash, "steps": str(record.made.n_steps if record.made else "")}
+    return told | {f"software.{k}": str(v) for k, v in software.items()}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    for key in [*a, *(k for k in b if k not in a)]:
+        if a.get(key, "") != b.get(key, ""):
+            yield key, a.get(key, ""), b.get(key, "")

@@ -189,7 +189,7 @@ def test_settings_are_compared_on_the_same_cases(crossed: tuple[StudyConfig, Cro
     config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"kind": "jsonl"})})
     other = config.model_copy(update={"network": config.network.model_copy(update={"kind": "resnet"})})
 
-    result = medhybrid.compare({"hybrid": config, "resnet": other}, seeds=[0, 1], name="kinds")
+    result = medhybrid.compare_settings({"hybrid": config, "resnet": other}, seeds=[0, 1], name="kinds")
 
     assert result is not None
     hybrid, resnet = result.settings
@@ -262,6 +262,6 @@ def test_settings_with_other_validation_cases_are_refused(
     other = config.model_copy(update={"training": config.training.model_copy(update={"fold": 1})})
 
     with pytest.raises(ConfigError, match=r"b has other validation cases than a"):
-        medhybrid.compare({"a": config, "b": other}, seeds=[0], name="unlike")
+        medhybrid.compare_settings({"a": config, "b": other}, seeds=[0], name="unlike")
     with pytest.raises(DataError, match="b cannot be compared with a: their cases differ"):
         comparison_table([Setting("a", 1, (1,), (0.5,), {"x": 0.5}), Setting("b", 1, (1,), (0.5,), {"y": 0.5})])

@@ -16,7 +16,7 @@ from medhybrid.cli import main
 from medhybrid.errors import DataError, OutputError
 from medhybrid.files import write_csv
 from medhybrid.runs.score_tables import dice_by_case, read_scores
-from medhybrid.steps.compare_runs import compare_runs, judged, names_apart
+from medhybrid.steps.compare import compare, judged, names_apart
 from medhybrid.steps.promote import promote
 from medhybrid.tracking.mlflow_store import default_uri
 from medhybrid.tracking.registry import Registry, Version
@@ -40,7 +40,7 @@ def two(prepared: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_two_runs_are_paired_by_case_and_differing_settings_are_listed(two: tuple[Path, Path], tmp_path: Path) -> None:
     short, run = two
 
-    result = compare_runs(short, run, out=tmp_path)
+    result = compare(short, run, out=tmp_path)
 
     a, b = judged(short).dice, judged(run).dice
     assert {c: (x, y) for c, x, y in result.cases} == {c: (a[c], b[c]) for c in a}
@@ -89,7 +89,7 @@ def test_scored_masks_are_compared_too(two: tuple[Path, Path], tmp_path: Path, p
         medhybrid.predict(tmp_path / "scans", model=run, out=tmp_path / name)
         medhybrid.evaluate(tmp_path / "references", tmp_path / name, labels=labels, out=tmp_path / name / "evaluation")
 
-    result = compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
+    result = compare(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
 
     assert [c for c, _, _ in sorted(result.cases)] == ["new_30", "new_31"]
     assert any(key == "model" for key, _, _ in result.settings)
@@ -114,13 +114,13 @@ def test_masks_with_other_references_or_outdated_scores_are_refused(
         )
 
     with pytest.raises(DataError, match=r"scored with different references. Found new"):
-        compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
+        compare(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
     os.utime(tmp_path / "b" / "masks" / "new.nii.gz")
     with pytest.raises(DataError, match="masks that are newer than its scores"):
-        compare_runs(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
+        compare(tmp_path / "a", tmp_path / "b", out=tmp_path / "compared")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be created"):
-        compare_runs(two[0], two[1], out=tmp_path / "file")
+        compare(two[0], two[1], out=tmp_path / "file")
 
 
 def test_runs_without_common_cases_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_runs_without_common_cases_are_refused(two: tuple[Path, Path], tmp_path:
     (tmp_path / "other" / "validation.csv").write_text(table.replace("case_", "other_"))
 
     with pytest.raises(DataError, match="no case in common"):
-        compare_runs(two[0], tmp_path / "other", out=tmp_path)
+        compare(two[0], tmp_path / "other", out=tmp_path)
     with pytest.raises(DataError, match="has no scores"):
-        compare_runs(two[0], tmp_path, out=tmp_path)
+        compare(two[0], tmp_path, out=tmp_path)
 
 
 def test_trainings_with_other_references_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_trainings_with_other_references_are_refused(two: tuple[Path, Path], tmp
     write_csv(other / "validation.csv", [list(rows[0]), *(list(r.values()) for r in rows)])
 
     with pytest.raises(DataError, match=rf"scored with different references. Found {rows[0]['case']}"):
-        compare_runs(two[0], other, out=tmp_path / "out")
+        compare(two[0], other, out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "validation.csv"])
