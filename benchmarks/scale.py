@@ -191,8 +191,9 @@ class Deadly:
 
 def run_list(n: int, share: float) -> dict[str, Any]:
     """Run the driver with `n` cases and a share of deaths: distribution, records and tables."""
+    from medhybrid.inference.collect import collect
     from medhybrid.inference.engines import pool as pools
-    from medhybrid.inference.folder import FolderJob, collect
+    from medhybrid.inference.folder_job import FolderJob
     from medhybrid.inference.model_folder import load_model_folder
     from medhybrid.inference.worklist import WorkItem
 

@@ -23,7 +23,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import OutputError
 from medhybrid.inference import folder as folder_job
 from medhybrid.inference import program
-from medhybrid.inference.folder import FolderJob
+from medhybrid.inference.folder_job import FolderJob
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.progress import Silent

@@ -84,8 +84,8 @@ def predict(
     from medhybrid.interrupt import end_on_sigterm
     from medhybrid.remote import is_remote
     from medhybrid.scans.dicom.deidentify import Deidentifier
-    from medhybrid.steps.predict import fetch, send_results
     from medhybrid.steps.predict import predict as run
+    from medhybrid.steps.predict_pacs import fetch, send_results
 
     reporter = call_of(context).reporter(quiet)
     if bool(scans) == bool(source):

@@ -11,11 +11,9 @@ OUT/run.json              model, versions, counts
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,71 +22,25 @@ from typing import Any
 from medhybrid.data.channels import slots_of
 from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import Stamps, hash_files, stamp_files
-from medhybrid.errors import NO_ROOM, MedHybridError, OutputError, ScanError, item_error
-from medhybrid.files import held
+from medhybrid.errors import NO_ROOM, MedHybridError, ScanError, item_error
+from medhybrid.inference.collect import collect
+from medhybrid.inference.folder_job import FolderJob, ScanOutcome, unwritable
 from medhybrid.inference.foreign_files import ForeignFileError, refuse_foreign_files, with_changes_named
 from medhybrid.inference.kept_names import with_source
 from medhybrid.inference.memory import refuse_too_large, refuse_too_large_to_read
 from medhybrid.inference.model import Inferred, Segmenter
 from medhybrid.inference.outputs import files_of, write_outputs
 from medhybrid.inference.passing import may_pass, stay
-from medhybrid.inference.records import Prediction, Records, this_worker
+from medhybrid.inference.records import Prediction, this_worker
 from medhybrid.inference.scan_checks import unlike_grid
 from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.scans import BURNED_IN, Scan
-from medhybrid.scans.context import CONTEXT_VERSION, context_files, unread_context
-from medhybrid.scans.dicom.deidentify import Deidentifier
+from medhybrid.scans.context import context_files, unread_context
 
 logger = logging.getLogger(__name__)
 
-TABLES_EVERY_S = 2.0
-"""Least time between two versions of the tables: each version writes all rows again."""
-
-TABLES_SHARE = 0.05
-"""Largest share of the time that writing the tables may take."""
-
 RETRY_AFTER_S = (1.0, 4.0)  # waits before a scan is read again: its files changed, or the disk did not answer
-
-ScanOutcome = tuple[Prediction, bool]
-"""The result of a scan, and whether the scan was skipped because its earlier result still holds."""
-
-
-class FolderJob:
-    """Model, output folder and options of a prediction, which are the same for every scan.
-
-    Parameters
-    ----------
-    deidentifier : Deidentifier, optional
-        Removes patient data from DICOM output and messages. The names in the work list are already replaced.
-    with_probabilities : bool
-        Write the probabilities of the labels beside the masks.
-    max_memory : int, optional
-        Bytes that a scan may need; a scan that needs more is refused. Default: the memory that is available to the process.
-
-    Raises
-    ------
-    OutputError
-        If `out` cannot be written to.
-    """
-
-    def __init__(
-        self,
-        model: Segmenter,
-        out: Path,
-        *,
-        deidentifier: Deidentifier | None = None,
-        with_probabilities: bool = False,
-        max_memory: int | None = None,
-    ) -> None:
-        self.model, self.out, self.records = model, out, Records(out)
-        self.deidentifier, self.with_probabilities, self.max_memory = deidentifier, with_probabilities, max_memory
-        self.made_by = fingerprint_of(model)
-        try:
-            for name in ("masks", "done", "failed", "begun"):
-                (out / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(out, error) from error
 
 
 @dataclass(slots=True)
@@ -133,63 +85,6 @@ def predict_items(job: FolderJob, items: Sequence[WorkItem], *, at_once: bool | 
             job.records.release(case)
 
 
-def collect(
-    outcomes: Iterable[ScanOutcome],
-    cases: Sequence[str],
-    job: FolderJob,
-    *,
-    on_case: Callable[[int, Prediction, bool], None] = lambda *_: None,
-    shares_tables: bool = False,
-) -> list[Prediction]:
-    """Collect outcomes in any order, update the tables of the folder, and return the known results in the order of `cases`.
-
-    Parameters
-    ----------
-    cases : sequence of str
-        All cases of the folder.
-    on_case : callable
-        Called after each outcome with its number, the prediction, and whether the scan was skipped as unchanged.
-    shares_tables : bool
-        Other processes predict other cases: the tables are written once, at the end, from the records of all processes.
-    """
-    records, labels = job.records, job.model.plan.labels
-
-    def on_record() -> dict[str, Prediction]:
-        return {p.case: p for p in records.all(cases) if p.made_by == job.made_by}
-
-    known = on_record()
-
-    def in_order() -> list[Prediction]:
-        return [known[c] for c in cases if c in known]
-
-    def write_last() -> None:
-        nonlocal known
-        with held(job.out / ".tables.lock"):
-            known = on_record() if shares_tables else known
-            records.write_tables(cases, in_order(), labels)
-
-    written_at, took = time.monotonic(), 0.0
-    try:
-        for n, (prediction, is_skipped) in enumerate(outcomes, start=1):
-            known[prediction.case] = prediction
-            on_case(n, prediction, is_skipped)
-            began = time.monotonic()
-            if not shares_tables and began - written_at > max(TABLES_EVERY_S, took / TABLES_SHARE):
-                with suppress(OSError):  # the final tables are written below in any case, and an error there is raised
-                    records.write_tables(cases, in_order(), labels)
-                written_at = time.monotonic()
-                took = written_at - began
-    except BaseException:
-        with suppress(OSError):
-            write_last()
-        raise
-    try:
-        write_last()
-    except OSError as error:
-        raise _unwritable(job.out, error) from error
-    return in_order()
-
-
 def predict_worklist(
     model: Segmenter,
     work: WorkList,
@@ -202,26 +97,6 @@ def predict_worklist(
     """Predict every item in this process; see `FolderJob`, `predict_items` and `collect`."""
     job = FolderJob(model, out, **options)
     return collect(predict_items(job, work.items, at_once=at_once), [i.case for i in work.items], job, on_case=on_case)
-
-
-def _unwritable(out: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"{out} cannot be written to",
-        found=error.strerror or str(error),
-        remedy="free disk space or choose another folder, and run again: finished scans are kept",
-    )
-
-
-def fingerprint_of(model: Segmenter) -> str:
-    """Return a hash of all that decides a mask and its verdict, except the scan: weights, plan, windows, calibration."""
-    r = model.record
-    text = r.weights_sha256 + r.plan.model_dump_json() + r.inference.text_for_hash() + r.scans.text_for_hash()
-    text += r.model_dump_json(include={"channel_map", "calibration"})
-    text += CONTEXT_VERSION if r.plan.context else ""
-    text += (
-        "thin" * r.plan.is_thin
-    )  # now computed in float32: masks of earlier versions may be wrong, so they get another hash
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
@@ -260,7 +135,7 @@ def _attempt(step: Callable[[FolderJob, _Case], None], job: FolderJob, case: _Ca
         step(job, case)
     except Exception as error:  # one scan must not end the folder; the traceback goes to the debug log
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise _unwritable(job.out, error) from error
+            raise unwritable(job.out, error) from error
         problem = item_error(error, f"{name} cannot be predicted", ScanError)
         is_foreign = isinstance(error, ForeignFileError)
         outputs = job.records.outputs_of(name) if is_foreign else job.records.written.get(name, {})
@@ -393,5 +268,5 @@ def _finish(job: FolderJob, case: _Case) -> ScanOutcome:
     try:
         job.records.end(prediction)
     except OSError as error:
-        raise _unwritable(job.out, error) from error
+        raise unwritable(job.out, error) from error
     return prediction, False

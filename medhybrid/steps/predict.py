@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,11 @@ from medhybrid.config import change_scans
 from medhybrid.data.workers import Processes, available_cores
 from medhybrid.errors import ConfigError, DataError, ScanError
 from medhybrid.files import held, write_atomically
+from medhybrid.inference.collect import collect
 from medhybrid.inference.engines.pool import Pool, WorkerArguments, predict_on
 from medhybrid.inference.engines.ray import RayActors
-from medhybrid.inference.folder import FolderJob, collect, predict_items
+from medhybrid.inference.folder import predict_items
+from medhybrid.inference.folder_job import FolderJob
 from medhybrid.inference.folder_record import OUTPUT, FolderRecord, LeftAside, read_folder_record
 from medhybrid.inference.kept_names import keep_names, others_on_record, tell_other_models, tell_renamed
 from medhybrid.inference.model import Segmenter
@@ -323,27 +324,6 @@ def with_options(model: Segmenter, options: Mapping[str, Any] | None) -> Segment
     changed = copy.copy(model)
     changed.record = model.record.model_copy(update={"scans": change_scans(model.record.scans, options)})
     return changed
-
-
-def fetch(source: str, out: Path) -> Path:
-    """Fetch a study from a PACS into `out/fetched`; raises `PacsError`."""
-    from medhybrid.scans.pacs import fetch_study, parse_endpoint
-
-    endpoint = parse_endpoint(source)
-    folder = out / "fetched" / hashlib.sha256(endpoint.study_uid.encode()).hexdigest()[:32]
-    fetch_study(endpoint, folder)
-    return folder
-
-
-def send_results(result: FolderResult, target: str) -> int:
-    """Send the SEGs and reports of all finished scans to a PACS; returns their number. Raises `PacsError`."""
-    from medhybrid.scans.pacs import parse_endpoint, send_files
-
-    done = [p.case for p in result.predictions if p.status == "done"]
-    paths = [result.out / kind / f"{case}.dcm" for case in done for kind in ("seg", "sr", "probabilities")]
-    present = [p for p in paths if p.is_file()]
-    send_files(parse_endpoint(target), present)
-    return len(present)
 
 
 def _earlier_channels(out: Path, known: Sequence[Prediction]) -> dict[str, tuple[str, ...]]:

@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 from medhybrid.data.workers import Processes
 from medhybrid.errors import ConfigError, DeviceError, OutputError
 from medhybrid.geometry import Grid, turn_to_ras
+from medhybrid.inference.collect import collect
 from medhybrid.inference.engines import pool as pools
 from medhybrid.inference.engines.pool import Pool, WorkerArguments, own_device, predict_on
 from medhybrid.inference.engines.ray import RayActors
-from medhybrid.inference.folder import FolderJob, collect, predict_items
+from medhybrid.inference.folder import predict_items
+from medhybrid.inference.folder_job import FolderJob
 from medhybrid.inference.model import Model
 from medhybrid.inference.sharing import Share, hold_folder
 from medhybrid.inference.worklist import WorkItem, make_worklist

@@ -5,7 +5,7 @@ import torch
 from medhybrid.config import NetworkConfig
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.ensemble import Ensemble
-from medhybrid.inference.folder import fingerprint_of
+from medhybrid.inference.folder_job import fingerprint_of
 from medhybrid.inference.model import Model, Segmenter
 from medhybrid.inference.network import network_for
 from tests.synthetic import make_test_plan, make_test_record

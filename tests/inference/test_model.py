@@ -12,7 +12,7 @@ import torch
 
 import medhybrid
 from medhybrid.errors import DeviceError, ModelError
-from medhybrid.inference.folder import fingerprint_of
+from medhybrid.inference.folder_job import fingerprint_of
 from medhybrid.inference.model import Model
 from medhybrid.metrics import dice
 from medhybrid.runs.models import load_models

@@ -14,6 +14,7 @@ import pytest
 import medhybrid
 from medhybrid.cli import main
 from medhybrid.errors import ConfigError, DeviceError, ModelError
+from medhybrid.inference import collect
 from medhybrid.inference import folder as folder_job
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.scans import discover
@@ -71,7 +72,7 @@ def test_the_masks_agree_with_the_references(trained: tuple[StudyFolder, Path], 
 def test_reading_and_writing_in_threads_gives_the_same_masks(
     trained: tuple[StudyFolder, Path], scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_job, "TABLES_EVERY_S", 1000.0)  # the table is complete nevertheless
+    monkeypatch.setattr(collect, "TABLES_EVERY_S", 1000.0)  # the table is complete nevertheless
     model, outs = medhybrid.load_model(trained[1]), [tmp_path / "plain", tmp_path / "at-once"]
     for at_once, out in enumerate(outs):
         work = make_worklist(discover(scans), [("T1", False)], {})

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from medhybrid.data.workers import PLACE, WorkerDied
 from medhybrid.errors import ConfigError, MedHybridError, ModelError
-from medhybrid.inference.folder import FolderJob, ScanOutcome, predict_items
+from medhybrid.inference.folder import predict_items
+from medhybrid.inference.folder_job import FolderJob, ScanOutcome
 from medhybrid.inference.kept_names import with_source
 from medhybrid.inference.model import Segmenter
 from medhybrid.inference.records import MAX_ATTEMPTS, Prediction

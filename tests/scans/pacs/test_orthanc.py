@@ -30,7 +30,8 @@ from medhybrid.scans.pacs import fetch_study, parse_endpoint, send_files
 from medhybrid.scans.pacs.exchange import PacsError
 from medhybrid.steps import listen as listen_module
 from medhybrid.steps.listen import Listener
-from medhybrid.steps.predict import fetch, predict, send_results
+from medhybrid.steps.predict import predict
+from medhybrid.steps.predict_pacs import fetch, send_results
 from tests.patience import patience_s, slowness, wait_until
 from tests.scans.pacs.orthanc import Orthanc, is_installed, running_orthanc
 from tests.servers import free_port
