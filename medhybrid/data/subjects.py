@@ -19,7 +19,7 @@ def unify_subjects(cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[Note]]
     """Unify subjects that differ only in case, spaces, Unicode form or the form of a number; return cases and a note."""
     spellings: dict[str, set[str]] = {}
     for case in cases:
-        spellings.setdefault(_form_of(case.subject), set()).add(case.subject)
+        spellings.setdefault(form_of_subject(case.subject), set()).add(case.subject)
     several = {form: sorted(found) for form, found in spellings.items() if len(found) > 1}
     if not several:
         return tuple(cases), []
@@ -34,7 +34,7 @@ def unify_subjects(cases: Sequence[Case]) -> tuple[tuple[Case, ...], list[Note]]
     return tuple(replace(c, subject=chosen.get(c.subject, c.subject)) for c in cases), [note]
 
 
-def _form_of(subject: str) -> str:
+def form_of_subject(subject: str) -> str:
     """Return the normalised form of a subject for comparison."""
     text = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", subject).casefold()).split())
     number = NUMBER.fullmatch(text)

@@ -28,7 +28,9 @@ from medhybrid.data.layouts import Case, Files, NoMaskError, list_cases
 from medhybrid.data.splits import make_folds
 from medhybrid.errors import DataError
 from medhybrid.inference.records import Prediction, Records
+from medhybrid.inference.worklist import WorkItem
 from medhybrid.review.marks import Mark, read_marks, write_mark
+from medhybrid.scans import ScanEntry
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
@@ -638,3 +640,43 @@ def test_a_corrected_mask_is_used_for_every_case_of_its_scan(
         (name, (mask,), None) for name in ("rater 1", "rater 2", "without")
     ]
     assert [c.is_new for c in found.taken] == [False, False, True], "the case never validates"
+
+
+def as_item(case: str, root: Path, *files: Path, part: str = "") -> WorkItem:
+    """Return the scan of a work list, with an entry for each file."""
+    entries = [ScanEntry(f.stem, "nifti", (f,), "", "", "", (), (), "", "", part=part) for f in files]
+    return WorkItem(case, tuple(entries), root=root)
+
+
+def test_another_volume_of_the_same_file_is_another_scan(tmp_path: Path) -> None:
+    file = save_nifti(tmp_path / "dyn.nii.gz", blob_case(1)[0])
+    cases = [Case(part, "s0", (Files((file,), part),), None) for part in ("time_1", "time_2")]
+
+    found = corrections._same_scans(as_item("s0", tmp_path, file, part="time_2").entries, cases)
+
+    assert [c.name for c in found] == ["time_2"]
+
+
+@pytest.mark.parametrize("root", ["data", "copy", "copy/s0"])
+def test_another_scan_of_a_study_has_the_subject_of_the_study(
+    trained: tuple[StudyFolder, Path], tmp_path: Path, root: str
+) -> None:
+    (tmp_path / "data" / "s0").mkdir(parents=True)
+    update = {"root": str(tmp_path / "data"), "layout": "auto"}
+    data = trained[0].config.data.model_copy(update=update)
+    cases = [Case(f"s{k}", f"s{k}", (), None) for k in range(3)]
+    place = tmp_path / root if root.endswith("s0") else tmp_path / root / "s0"
+    item = as_item("other", tmp_path / root, save_nifti(place / "other.nii.gz", blob_case(5)[0]))
+
+    assert corrections._subject("other", item, cases, data) == "s0"
+
+
+def test_a_scan_with_a_file_of_a_case_has_its_subject(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    file = save_nifti(tmp_path / "data" / "images" / "a.nii.gz", blob_case(5)[0])
+    copied = tmp_path / "elsewhere.nii.gz"
+    shutil.copyfile(file, copied)
+    case = Case("case_01", "007", (Files((file,), "time_1"),), None)
+
+    subject = corrections._subject("x", as_item("x", tmp_path, copied, part="time_2"), [case], trained[0].config.data)
+
+    assert subject == "007"

@@ -185,6 +185,10 @@ def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntr
 
 
 def _study_folder(entry: ScanEntry, root: Path) -> str:
-    path = entry.paths[0]
+    return study_folder(entry.paths[0], root)
+
+
+def study_folder(path: Path, root: Path) -> str:
+    """Return the name of a file's study: its first folder below `root`, or its own name in `root` itself."""
     parts = path.relative_to(root if path.is_relative_to(root) else path.parents[1]).parts
     return escape_name(parts[0] if len(parts) > 1 else strip_suffix(parts[0]))
