@@ -789,3 +789,28 @@ def test_a_word_for_an_empty_cell_is_empty_unless_a_file_has_this_name(tmp_path:
     (tmp_path / word).touch()
     (case,) = list_cases(asked.model_copy(update={"layout": "csv"}))
     assert case.images[1] is not None
+
+
+@pytest.mark.parametrize("layout", ["list", "folders of a list", "table"])
+def test_channels_exchanged_against_the_words_of_file_names_are_reported(tmp_path: Path, layout: str) -> None:
+    names = {"T1": "p0_flair.nii.gz", "FLAIR": "p0_T1w.nii.gz"}
+    if layout == "folders of a list":
+        names = {"T1": "flair/p0.nii.gz", "FLAIR": "t1/p0.nii.gz"}
+    if layout == "table":
+        write_csv(tmp_path, [{"case": "p0", "mask": "m.nii.gz", **names}])
+    else:
+        datalist(tmp_path, [{"image": list(names.values()), "label": "m.nii.gz"}])
+
+    (case,) = list_cases(config(tmp_path, ("T1", "FLAIR")))
+    (as_named,) = list_cases(config(tmp_path, ("FLAIR", "T1")))
+
+    assert "of other channels" in str(case.problem)
+    assert as_named.problem is None or layout == "table"
+
+
+def test_a_channel_word_in_the_name_of_a_patient_is_no_channel(tmp_path: Path) -> None:
+    datalist(tmp_path, [{"image": ["T1_study/T1_07_a.nii.gz", "T1_study/T1_07_b.nii.gz"], "label": "m.nii.gz"}])
+
+    (case,) = list_cases(config(tmp_path, ("FLAIR", "T1")))
+
+    assert case.problem is None
