@@ -7,11 +7,13 @@ names, except names that begin with different patient numbers (`p1_T1`, `p2_FLAI
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medhybrid.data.channel_words import without_channel
 from medhybrid.data.channels import IMAGE_SUFFIX, Rules, explain
+from medhybrid.names import same_file_name
 from medhybrid.scans import ScanEntry
 
 NUMBER = re.compile(r"(.+)_(\d{4})")
@@ -58,21 +60,21 @@ def read_file_name(
     entry: ScanEntry, channels: Sequence[tuple[str, bool]], rules: Rules, folder: str, told: str | None = None
 ) -> FileName:
     """Parse a file name into channel and scan; `told` is its channel in `channels.csv`."""
-    name: str = IMAGE_SUFFIX.sub("", entry.paths[0].name)
+    name: str = unicodedata.normalize("NFC", IMAGE_SUFFIX.sub("", entry.paths[0].name))
     numbered = NUMBER.fullmatch(name)
     number = int(numbered[2]) if numbered is not None and int(numbered[2]) < len(channels) else None
     rest = numbered[1] if numbered is not None and number is not None else name
     if told is None:
         named = [i for i, (n, _) in enumerate(channels) if explain(entry, rules.get(n), n, folder)]
     else:
-        named = [i for i, (n, _) in enumerate(channels) if n.casefold() == told.casefold()]
+        named = [i for i, (n, _) in enumerate(channels) if same_file_name(n) == same_file_name(told)]
     for i in named:
         channel = channels[i][0]
         rule = rules.get(channel)
         pattern = rule if isinstance(rule, str) else (rule.description or "") if rule is not None else ""
         rest = without_channel(rest, channel)
         for text in re.findall(r"[^*?\[\]]*[^\W_][^*?\[\]]*", re.sub(r"\[.*?\]", "*", pattern)):
-            rest = re.sub(re.escape(text), " ", rest, flags=re.IGNORECASE)
+            rest = re.sub(re.escape(unicodedata.normalize("NFC", text)), " ", rest, flags=re.IGNORECASE)
     words = re.findall(r"[^\W_]+", ENTITIES.sub(" ", rest).casefold())
     kept = tuple(w for w in words if w not in OF_IMAGES and not re.fullmatch(r"\d+mm", w))
     return FileName(tuple(named), number, kept)

@@ -814,3 +814,33 @@ def test_a_channel_word_in_the_name_of_a_patient_is_no_channel(tmp_path: Path) -
     (case,) = list_cases(config(tmp_path, ("FLAIR", "T1")))
 
     assert case.problem is None
+
+
+@pytest.mark.parametrize("layout", ["table", "list"])
+def test_files_are_found_in_either_unicode_form(tmp_path: Path, layout: str) -> None:
+    file = save_nifti(tmp_path / unicodedata.normalize("NFD", "é/bé.nii.gz"), np.zeros((4, 4, 4), np.uint8))
+    told = unicodedata.normalize("NFC", "é/bé.nii.gz")
+    if layout == "table":
+        write_csv(tmp_path, [{"case": "p0", unicodedata.normalize("NFD", "Ä"): told, "mask": told}])
+    else:
+        datalist(tmp_path, [{"image": told, "label": told}])
+
+    (case,) = list_cases(config(tmp_path, (unicodedata.normalize("NFC", "Ä"),)))
+
+    assert case.files == (file, file)
+
+
+def test_patterns_and_tables_of_studies_fit_names_in_either_unicode_form(tmp_path: Path) -> None:
+    folder = tmp_path / unicodedata.normalize("NFD", "é")
+    for name in ("Ä", "bé", "lésion", "other"):
+        save_nifti(folder / f"{unicodedata.normalize('NFD', name)}.nii.gz", np.zeros((4, 4, 4), np.uint8))
+    (tmp_path / "channels.csv").write_text("scan,channel\né__bé,B\n")
+    changes = {"mask_pattern": "*lésion*", "subject_pattern": "^é$"}
+
+    listing = list_dataset(config(tmp_path, ("Ä", "B"), **changes))
+
+    (case,) = listing.cases
+    assert case.problem is None
+    names = [unicodedata.normalize("NFC", p.name) for p in case.files]
+    assert names == ["Ä.nii.gz", "bé.nii.gz", "lésion.nii.gz"]
+    assert not [n for n in listing.notes if "unknown scan" in n.message]

@@ -9,6 +9,7 @@ can also be a plain list of such entries.
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from medhybrid.data.layouts.case import (
 )
 from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
+from medhybrid.files import find_in_any_form
 from medhybrid.names import name_from_path, printable_path
 
 KEYS = {
@@ -160,7 +162,7 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_plain(v) for v in value]
-    return str(Path(value.replace("\\", "/"))) if isinstance(value, str) else value
+    return unicodedata.normalize("NFC", str(Path(value.replace("\\", "/")))) if isinstance(value, str) else value
 
 
 def _has_label(entry: object) -> bool:
@@ -214,7 +216,8 @@ def case_for_testing(entry: Any, config: DataConfig, root: Path) -> Case:
     files = [f for f in (_image_files(entry) or [entry]) if isinstance(f, str) and f and "\0" not in f]
     name = strip_suffix(Path(files[0].replace("\\", "/")).name) if files else ""
     _, subject, problem = named_case(name, config, source="the data list", where="testing")
-    images = tuple(Files((root / (f if (root / f).exists() else f.replace("\\", "/")),)) for f in files)
+    paths = [root / (f if (root / f).exists() else f.replace("\\", "/")) for f in files]
+    images = tuple(Files((find_in_any_form(p),)) for p in paths)
     return Case(name, subject if config.subject_pattern and problem is None else "", images, None)
 
 

@@ -14,7 +14,7 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channel_words import names_channel
 from medhybrid.data.layouts.case import Case, read_json, strip_suffix
 from medhybrid.errors import DataError
-from medhybrid.names import printable_path
+from medhybrid.names import printable_path, same_text
 
 NUMBER = re.compile("[0-9]{1,9}")
 """Value of a label or position of a channel. Other digits, such as circled ones, are text."""
@@ -101,7 +101,7 @@ def _names(text: str, channel: str, config: DataConfig) -> bool:
     if rule is None:
         return names_channel(text, channel)
     pattern = rule if isinstance(rule, str) else rule.description
-    return pattern is not None and fnmatch.fnmatch(text.casefold(), pattern.casefold())
+    return pattern is not None and fnmatch.fnmatchcase(same_text(text), same_text(pattern))
 
 
 def _value_of(label: str, theirs: Mapping[str, int]) -> int | None:
@@ -148,7 +148,9 @@ def _with_regions(labels: object, order: object) -> dict[Any, Any]:
         labels = dict(enumerate(map(str, labels)))
     if not isinstance(labels, dict):
         return {}
-    foreground = {n: v for n, v in labels.items() if joined_words(str(n)) != (BACKGROUND,) and str(n).lower() != "ignore"}
+    foreground = {
+        n: v for n, v in labels.items() if joined_words(str(n)) != (BACKGROUND,) and str(n).lower() != "ignore"
+    }
     regions = {n: {x for x in v if isinstance(x, int)} for n, v in foreground.items() if isinstance(v, list)}
     if not regions:
         return labels
