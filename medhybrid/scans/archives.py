@@ -51,6 +51,8 @@ def unpack(archive: Path, into: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as file:
             members = _without_copies([m for m in file.infolist() if not m.is_dir()])
+            if not members:
+                raise _refused(archive, "no files in it")
             _check(archive, members, shutil.disk_usage(into).free)
             _refuse_overlaps(archive, file)
             for member in members:
