@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,18 @@ def check_present(path: Path) -> None:
         is_link = path.is_symlink()
         what = f"is a link to {os.readlink(path)}, which does not exist" if is_link else "does not exist"
         raise FileNotFoundError(errno.ENOENT, f"{path.name} {what}")
+
+
+def find_in_any_form(path: Path) -> Path:
+    """Return the existing path whose names differ only in the Unicode form, as after a copy from macOS; else `path` itself."""
+    if str(path).isascii() or os.path.lexists(path) or path.parent == path:
+        return path
+    parent, name = find_in_any_form(path.parent), unicodedata.normalize("NFC", path.name)
+    try:
+        alike = [n for n in os.listdir(parent) if unicodedata.normalize("NFC", n) == name]
+    except OSError:
+        return path
+    return parent / alike[0] if len(alike) == 1 else path
 
 
 def make_folder(path: Path, *, remedy: str = "choose another folder") -> Path:

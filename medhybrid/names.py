@@ -103,6 +103,11 @@ def same_file_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def same_text(text: str) -> str:
+    """Return the form of a text for comparisons, in which case, Unicode form and kinds of spaces make no difference."""
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
+
+
 def make_unique(names: Sequence[str], suffixes: Sequence[str], sources: Sequence[str]) -> list[str]:
     """Make names unique as file names: names that collide get a suffix, or else a hash of their source.
 

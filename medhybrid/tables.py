@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,10 @@ class Table:
     separator: str = ","
 
     def column(self, name: str) -> str | None:
-        """Return the column with a name, ignoring case if only one column matches; None without a match."""
+        """Return the column with a name, ignoring case and Unicode form if only one column matches; None without a match."""
         if name in self.columns:
             return name
-        alike = [c for c in self.columns if c.casefold() == name.casefold()]
+        alike = [c for c in self.columns if _form_of(c) == _form_of(name)]
         return alike[0] if len(alike) == 1 else None
 
 
@@ -90,7 +91,11 @@ def has_column(path: Path, name: str) -> bool:
     except DataError:
         return False
     line = next((line for line in text.splitlines() if line.strip()), "")
-    return name.casefold() in (cell.strip().strip('"').casefold() for cell in line.split(separator))
+    return _form_of(name) in (_form_of(cell.strip().strip('"')) for cell in line.split(separator))
+
+
+def _form_of(name: str) -> str:
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _open(path: Path) -> tuple[str, str, int]:

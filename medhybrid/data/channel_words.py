@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 NOT_LETTER = r"(?<![a-z0-9])"
 CONTRAST = re.compile(
@@ -54,6 +55,7 @@ def names_channel(text: str, channel: str) -> bool:
     `T2*`. Separators within the name are ignored: `T1Gd` matches `t1_gd`. T1 does not match a text with a word for a contrast
     agent, T2 does not match FLAIR, and DWI does not match ADC. No channel matches a mask, or an image registered to it.
     """
+    text, channel = (unicodedata.normalize("NFC", t) for t in (text, channel))
     if DERIVED.search(text) and not DERIVED.search(channel):
         return False
     if (other := OTHERS.get(re.sub(r"w$", "", channel.casefold()))) and other.search(text):
@@ -68,6 +70,7 @@ def names_channel(text: str, channel: str) -> bool:
 
 def without_channel(text: str, channel: str) -> str:
     """Replace a channel's name in a text by a space."""
+    text, channel = (unicodedata.normalize("NFC", t) for t in (text, channel))
 
     def replaced(found: re.Match[str]) -> str:
         return " " if _begins_word(text, found.start()) and _ends_word(text, found.end()) else found[0]
@@ -86,8 +89,10 @@ def _pattern(channel: str) -> str:
 
 
 def _begins_word(text: str, begin: int) -> bool:
-    if begin == 0 or not text[begin - 1].isalnum():
+    if begin == 0:
         return True
+    if not text[begin - 1].isalnum():
+        return not unicodedata.combining(text[begin - 1])
     before, first = text[begin - 1], text[begin]
     return before.isdigit() != first.isdigit() or (before.islower() and first.isupper())
 
@@ -96,7 +101,7 @@ def _ends_word(text: str, end: int) -> bool:
     if end == len(text):
         return True
     last, after = text[end - 1], text[end]
-    if after == "*":
+    if after == "*" or unicodedata.combining(after):
         return False
     if not after.isalnum():
         return True
@@ -105,5 +110,9 @@ def _ends_word(text: str, end: int) -> bool:
 
 def is_other_mask(name: str, labels: tuple[str, ...]) -> bool:
     """Return whether a file name is that of a mask without a label of the study, such as `brainmask`."""
-    plain = re.sub(r"[\W_]", "", name.casefold())
-    return OTHER_MASKS.search(name) is not None and not any(re.sub(r"[\W_]", "", n.casefold()) in plain for n in labels)
+    plain = _letters_of(name)
+    return OTHER_MASKS.search(name) is not None and not any(_letters_of(n) in plain for n in labels)
+
+
+def _letters_of(name: str) -> str:
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFC", name.casefold()))

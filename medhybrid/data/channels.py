@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import unicodedata
+from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +20,7 @@ from typing import Protocol
 from medhybrid.config import ChannelRule
 from medhybrid.data.channel_words import names_channel
 from medhybrid.errors import DataError, MedHybridError
-from medhybrid.names import name_from_path
+from medhybrid.names import name_from_path, same_file_name
 from medhybrid.scans import ScanEntry
 from medhybrid.scans.contrast import has_contrast_agent, is_blank
 from medhybrid.tables import read_table
@@ -60,7 +62,20 @@ class Match:
     reason: str
 
 
-def read_channel_table(root: Path) -> dict[str, str]:
+class ScanTable(UserDict[str, str]):
+    """Scan name to channel. Names in either Unicode form are found."""
+
+    def __setitem__(self, name: str, channel: str) -> None:
+        super().__setitem__(unicodedata.normalize("NFC", name), channel)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(unicodedata.normalize("NFC", name))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(unicodedata.normalize("NFC", name))
+
+
+def read_channel_table(root: Path) -> ScanTable:
     """Read scan name to channel from `channels.csv` in `root`; empty if the file does not exist.
 
     Raises
@@ -70,12 +85,12 @@ def read_channel_table(root: Path) -> dict[str, str]:
     """
     path = root / TABLE
     if not path.is_file():
-        return {}
+        return ScanTable()
     table = read_table(path)
     scan, channel = table.column("scan"), table.column("channel")
     if scan is None or channel is None:
         raise DataError(f"{TABLE} lacks columns", expected="scan, channel", found=", ".join(table.columns))
-    found: dict[str, str] = {}
+    found = ScanTable()
     for line, row in table.rows:
         place = PurePosixPath(row[scan].replace("\\", "/"))
         name = row[scan] if len(place.parts) < 2 else name_from_path(place.parent / IMAGE_SUFFIX.sub("", place.name))
@@ -121,7 +136,7 @@ def match_channels(
     found: list[Match] = []
     for name, optional in channels:
         rule = rules.get(name)
-        named = [e for e in entries if table.get(e.name, "").casefold() == name.casefold()]
+        named = [e for e in entries if same_file_name(table.get(e.name, "")) == same_file_name(name)]
         reasons = {e.name: why for e in entries if e.name not in table and (why := explain(e, rule, name, folder))}
         hits = named or [e for e in entries if e.name in reasons]
         if len(hits) > 1:
@@ -204,7 +219,7 @@ def explain(entry: ScanEntry, rule: str | ChannelRule | None, channel: str, fold
         reasons.append(f"matches {rule.description}")
     if rule.sequence is not None:
         texts = [str(made.get(k, "")) for k in ("sequence", "scanning_sequence", "protocol")]
-        if not any(fnmatch.fnmatch(t.lower(), rule.sequence.lower()) for t in texts if t):
+        if not any(fnmatch.fnmatchcase(same_file_name(t), same_file_name(rule.sequence)) for t in texts if t):
             return ""
         reasons.append(f"sequence {rule.sequence}")
     if rule.contrast is not None:
@@ -233,9 +248,9 @@ def _tell(rule: str | ChannelRule | None, channel: str) -> str:
 
 
 def matches(entry: ScanEntry, pattern: str, folder: str = "") -> bool:
-    """Return whether a pattern matches the name or the series description of an entry, regardless of case."""
-    wanted = pattern.lower()
-    return any(fnmatch.fnmatch(text.lower(), wanted) for text in texts_of(entry, folder))
+    """Return whether a pattern matches the name or series description of an entry, regardless of case and Unicode form."""
+    wanted = same_file_name(pattern)
+    return any(fnmatch.fnmatchcase(same_file_name(text), wanted) for text in texts_of(entry, folder))
 
 
 def texts_of(entry: ScanEntry, folder: str = "") -> tuple[str, ...]:
@@ -250,9 +265,10 @@ def unused_rows(
     table: Mapping[str, str], entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]]
 ) -> list[str]:
     """Return, as text, the rows of `channels.csv` with an unknown scan or channel; an empty channel is allowed."""
-    names, known = {e.name for e in entries}, {n.casefold() for n, _ in channels}
+    names = {unicodedata.normalize("NFC", e.name) for e in entries}
+    known = {same_file_name(n) for n, _ in channels}
     return [
         f"{scan}: {channel or 'no channel'}{'' if scan in names else ' (unknown scan)'}"
         for scan, channel in table.items()
-        if scan not in names or (channel.strip() and channel.strip().casefold() not in known)
+        if scan not in names or (channel.strip() and same_file_name(channel.strip()) not in known)
     ]

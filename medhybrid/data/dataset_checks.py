@@ -1,4 +1,4 @@
-"""Checks that need the whole dataset: CT scans with another intensity scale, labels that `min_component_ml` removes."""
+"""Checks that need the whole dataset: CT scans with another intensity scale, labels that are absent or would be removed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _unlike_others(low: float, high: float, others: Sequence[tuple[float, float]
 
 
 def removed_label_findings(folder: Path, fingerprints: Mapping[str, CaseFingerprint], plan: Plan) -> list[Finding]:
-    """Return a warning for each label whose components are all smaller than `prepare.min_component_ml` in the references.
+    """Return a warning for each label that no reference has, or whose components are all below `prepare.min_component_ml`.
 
     Parameters
     ----------
@@ -103,9 +103,9 @@ def removed_label_findings(folder: Path, fingerprints: Mapping[str, CaseFingerpr
     fingerprints : mapping
         Case name to fingerprint.
     """
+    findings = _absent_labels(fingerprints, plan)
     if plan.min_component_ml <= 0:
-        return []
-    findings = []
+        return findings
     for value, label in enumerate(plan.labels, start=1):
         volumes = {n: f.foreground_ml.get(label, 0.0) for n, f in fingerprints.items()}
         largest = 0.0
@@ -126,6 +126,24 @@ def removed_label_findings(folder: Path, fingerprints: Mapping[str, CaseFingerpr
                 )
             )
     return findings
+
+
+def _absent_labels(fingerprints: Mapping[str, CaseFingerprint], plan: Plan) -> list[Finding]:
+    """Return a warning for each label without voxels, if other labels have some: it would be trained as background."""
+    present = {label for f in fingerprints.values() for label, ml in f.foreground_ml.items() if ml > 0}
+    return [
+        Finding(
+            code="label_absent",
+            severity="warning",
+            where=label,
+            message=f"no case has the label {label}: a model cannot learn it",
+            expected="a reference mask or segment with each label of data.labels",
+            found=f"{', '.join(sorted(present))} in {len(fingerprints)} cases",
+            remedy="correct its value in data.labels, give the name of its segments in data.segments, or remove the label",
+        )
+        for label in plan.labels
+        if present and label not in present
+    ]
 
 
 def _largest_component_ml(case: PreparedCase, value: int) -> float:

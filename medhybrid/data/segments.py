@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from medhybrid.config import DataConfig
 from medhybrid.data.label_values import round_labels, unknown_values
+from medhybrid.data.layouts.dataset_names import joined_words
 from medhybrid.errors import DataError
+from medhybrid.names import same_text
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import Masks, read_masks, reference_names
 from medhybrid.scans.slicer_segments import Segments, segments_of_nrrd
@@ -120,22 +122,26 @@ def _refuse_unlisted(segments: Segments, array: NDArray[np.generic], case: str) 
 
 
 def match_names(names: Sequence[str], rules: SegmentRules, *, case: str) -> dict[str, tuple[str, ...]]:
-    """Assign the names of segments to labels.
+    """Assign the names of segments to labels, regardless of case and Unicode form.
+
+    A label without a pattern and without a segment of its name takes the only segment with the same words: `Tumor` is
+    `tumour`.
 
     Raises
     ------
     DataError
-        If a segment matches two labels, if no segment matches any label, or if a segment matches no label and
-        `rules.other_segments` is ``refuse``.
+        If a segment matches two labels, if several have the same words as a label, if no segment matches any label, or if a
+        segment matches no label and `rules.other_segments` is ``refuse``.
     """
     chosen = {
         label: tuple(
             n
             for n in names
-            if fnmatch.fnmatch(n.strip().casefold(), rules.patterns.get(label, glob.escape(label)).casefold())
+            if fnmatch.fnmatchcase(same_text(n), same_text(rules.patterns.get(label, glob.escape(label))))
         )
         for label in rules.labels
     }
+    _add_other_spellings(chosen, names, rules, case)
     taken = [n for group in chosen.values() for n in group]
     if doubled := sorted({n for n in taken if taken.count(n) > 1}):
         raise DataError(
@@ -153,6 +159,25 @@ def match_names(names: Sequence[str], rules: SegmentRules, *, case: str) -> dict
             remedy="add them to data.segments" + (", or set data.other_segments=ignore" if taken else ""),
         )
     return chosen
+
+
+def _add_other_spellings(
+    chosen: dict[str, tuple[str, ...]], names: Sequence[str], rules: SegmentRules, case: str
+) -> None:
+    """Assign segments that have the same words as a label without segment, in place."""
+    taken = {n for group in chosen.values() for n in group}
+    for label in rules.labels:
+        if chosen[label] or label in rules.patterns:
+            continue
+        alike = [n for n in names if n not in taken and joined_words(n) == joined_words(label)]
+        if len(alike) > 1:
+            raise DataError(
+                f"case {case}: several segments may be {label}",
+                expected="one segment",
+                found=", ".join(alike[:5]),
+                remedy="set a pattern for it in data.segments",
+            )
+        chosen[label] = tuple(alike)
 
 
 def merge(

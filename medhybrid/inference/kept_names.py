@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count, takewhile
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from medhybrid.data.channels import slots_of
 from medhybrid.data.store import hash_files, stamp_files
-from medhybrid.inference.outputs import files_of
+from medhybrid.inference.outputs import OF_MAP, files_of
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.worklist import WorkItem, WorkList
 from medhybrid.names import printable_path, same_file_name, shorten_name
@@ -148,7 +148,9 @@ class _Kept:
         name = self.names[item.case]
         if name == item.case:
             return item
-        note = f"named {name}: the output folder has another scan named {item.case}"
+        is_same = same_file_name(item.case) in self.recorded
+        why = f"another scan named {item.case}" if is_same else "another scan with the name of its uncertainty map"
+        note = f"named {name}: the output folder has {why}"
         return replace(item, case=name, note="; ".join(filter(None, [item.note, note])), name_taken=True)
 
     def _take(self, item: WorkItem, name: str) -> None:
@@ -166,10 +168,12 @@ class _Kept:
         """Return the name itself if no other scan has it, else the first numbered name that no scan has or would get."""
         own = self._record(case)
         is_unused = own is None or (own.status == "failed" and not own.places and not own.stamps)
-        if is_unused and same_file_name(case) not in self.claimed:
+        is_unused = is_unused and same_file_name(case) not in self.claimed
+        if is_unused and not _shares_a_map(case, self.recorded.keys() | self.claimed):
             return case
         others = self.recorded.keys() | self.claimed | wanted
-        return next(n for n in (_with_number(case, k) for k in count(2)) if same_file_name(n) not in others)
+        numbered = (_with_number(case, k) for k in count(2))
+        return next(n for n in numbered if same_file_name(n) not in others and not _shares_a_map(n, others))
 
     def _record(self, name: str) -> Prediction | None:
         name = self.recorded.get(same_file_name(name), "")
@@ -226,6 +230,12 @@ class _Kept:
 
 def _with_number(case: str, number: int) -> str:
     return shorten_name(f"{case}_{number}")
+
+
+def _shares_a_map(name: str, others: Collection[str]) -> bool:
+    """Return whether the uncertainty map of a scan would have the name of another scan's probabilities, or the reverse."""
+    name = same_file_name(name)
+    return f"{name}{OF_MAP}" in others or (name.endswith(OF_MAP) and name.removesuffix(OF_MAP) in others)
 
 
 def _base(name: str) -> str:

@@ -44,6 +44,9 @@ class WrittenOutputs:
     notes: tuple[str, ...] = ()
 
 
+OF_MAP = "_uncertainty"
+"""Ending of the name of a scan's uncertainty map."""
+
 FOLDERS = ("masks", "probabilities", "seg", "sr", "failed", "done")
 """Folders of outputs, in the order in which they are written: the record comes last, when all others are complete."""
 
@@ -51,7 +54,7 @@ FOLDERS = ("masks", "probabilities", "seg", "sr", "failed", "done")
 def files_of(case: str) -> list[str]:
     """Return the names of all files that a case may have in the output folder, in the order of `FOLDERS`."""
     masks = [f"masks/{case}.nii.gz"]
-    shares = [f"probabilities/{case}{end}" for end in (".nii.gz", "_uncertainty.nii.gz", ".dcm")]
+    shares = [f"probabilities/{case}{end}" for end in (".nii.gz", f"{OF_MAP}.nii.gz", ".dcm")]
     return [
         *masks,
         *shares,
@@ -120,7 +123,7 @@ def write_outputs(
     put(f"masks/{case}.nii.gz", made.mask)
     if made.probabilities is not None:
         put(f"probabilities/{case}.nii.gz", made.probabilities[1:])
-        put(f"probabilities/{case}_uncertainty.nii.gz", uncertainty(made.probabilities))
+        put(f"probabilities/{case}{OF_MAP}.nii.gz", uncertainty(made.probabilities))
     notes: tuple[str, ...] = ()
     if scan.source.kind == "dicom":
         notes = _write_dicom(writer, case, scan, made, regions, record, deidentifier)

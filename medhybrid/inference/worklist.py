@@ -13,7 +13,7 @@ from medhybrid.config import ScansConfig
 from medhybrid.data.channels import TABLE, Match, Rules, match_channels, read_channel_table, refuse_lost, unused_rows
 from medhybrid.data.same_scan import NUMBER, read_file_name, split_by_name
 from medhybrid.errors import DataError, item_error
-from medhybrid.names import check_case_name, make_unique, name_from_path
+from medhybrid.names import check_case_name, make_unique, name_from_path, same_file_name
 from medhybrid.scans import Discovery, Scan, ScanEntry
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.reader import read_entry, stack_channels
@@ -140,8 +140,8 @@ def _with_unique_names(items: Sequence[WorkItem]) -> list[WorkItem]:
     ]
     sources = ["|".join(str(p) for p in i.files) + "".join(e.part for e in i.entries if e) for i in items]
     names = make_unique([i.case for i in items], suffixes, sources)
-    taken = {f"{name}_uncertainty" for name in names}  # names of uncertainty maps, which a scan must not have
-    names = [f"{name}~scan" if name in taken else name for name in names]
+    taken = {same_file_name(f"{name}_uncertainty") for name in names}  # names of uncertainty maps
+    names = [f"{name}~scan" if same_file_name(name) in taken else name for name in names]
     notes = [i.note or next((e.note for e in i.entries if e is not None and e.note), "") for i in items]
     return [
         replace(item, note=note)

@@ -11,18 +11,20 @@ the scan is a new case: it trains in every fold and validates in none, so that s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from medhybrid.config import DataConfig
-from medhybrid.data.layouts import Case, Files, NoMaskError, subject_of
+from medhybrid.data.layouts import Case, Files, NoMaskError, layout_of, subject_of
+from medhybrid.data.layouts.copies import same_file_keys
 from medhybrid.data.layouts.parts import keep_tests_out
+from medhybrid.data.layouts.studies import study_folder
 from medhybrid.data.mask_files import SUFFIXES, list_masks
 from medhybrid.data.splits import Fold
-from medhybrid.data.subjects import unify_subjects
+from medhybrid.data.subjects import form_of_subject, unify_subjects
 from medhybrid.errors import DataError
 from medhybrid.inference.corrected import FOLDER, hash_correction, is_older
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
@@ -30,8 +32,10 @@ from medhybrid.inference.folder_scans import FolderScans, is_unchanged
 from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.kept_tables import write_kept_table
+from medhybrid.names import escape_name
 from medhybrid.remote import local_copy
 from medhybrid.review.marks import Mark, read_marks
+from medhybrid.scans import ScanEntry
 from medhybrid.scans.walk import visible_files
 
 
@@ -105,7 +109,7 @@ def with_corrections(
             known = list(by_name.values())  # with the new cases of earlier folders
             is_as_read = item is not None and not item.problem and is_unchanged(scans.folder, item)
             other = _of_another_scan(folder, name, path) if name in masks else None
-            twins = _same_scans(item.files, known) if item is not None and is_as_read and other is None else []
+            twins = _same_scans(item.entries, known) if item is not None and is_as_read and other is None else []
             # a case of the dataset without mask is treated as new: it validates in no fold
             found = [(replace(t, mask=Files((path,)), problem=None), t.mask is None) for t in twins]
             if not found:
@@ -200,17 +204,20 @@ def _check_fits(folder: Path, record: FolderRecord, config: DataConfig) -> None:
         )
 
 
-def _same_scans(files: Iterable[Path], cases: Sequence[Case]) -> list[Case]:
-    """Return the cases whose image files have the same content; several where raters have one case each."""
-    sizes = _sizes(files)
+def _same_scans(entries: Sequence[ScanEntry | None], cases: Sequence[Case]) -> list[Case]:
+    """Return the cases with the same volumes of files with the same content; several where raters have one case each."""
+    sizes = _volumes(entries, _sizes)
     may_take = [c for c in cases if c.problem is None or isinstance(c.problem, NoMaskError)]
-    alike = [c for c in may_take if c.images and _sizes(_pictures(c)) == sizes]
-    content = _content(files) if alike else ()
-    return [c for c in alike if _content(_pictures(c)) == content]
+    alike = [c for c in may_take if c.images and _volumes(c.images, _sizes) == sizes]
+    content = _volumes(entries, _content) if alike else []
+    return [c for c in alike if _volumes(c.images, _content) == content]
 
 
-def _pictures(case: Case) -> list[Path]:
-    return [p for files in case.images if files for p in files.paths]
+def _volumes(
+    images: Sequence[ScanEntry | Files | None], read: Callable[[Iterable[Path]], list[Any]]
+) -> list[tuple[str, list[Any]]]:
+    """Return the name of each image's volume and what `read` returns for its files: a file may have several volumes."""
+    return sorted((i.part, read(i.paths)) for i in images if i is not None)
 
 
 def _new_case(
@@ -243,7 +250,7 @@ def _new_case(
         name = f"{name} (corrected)"
     else:
         try:
-            subject = _subject(name, [*cases, *(c for c in testing if c.subject)], config)
+            subject = _subject(name, item, [*cases, *(c for c in testing if c.subject)], config)
         except DataError as error:
             problem = error
     images = () if item is None else _images(item)
@@ -251,13 +258,49 @@ def _new_case(
     return Case(name, subject, images, Files((mask,)), problem, is_labelled=False)
 
 
-def _subject(name: str, cases: Sequence[Case], config: DataConfig) -> str:
-    if config.subject_pattern is None and any(c.subject != c.name for c in cases):
-        raise DataError(
-            f"case {name}: its subject is unknown, and the dataset has subjects with several cases",
-            remedy="set data.subject_pattern, so that no subject is in both training and validation",
-        )
-    return subject_of(config, name)
+def _subject(name: str, item: WorkItem, cases: Sequence[Case], config: DataConfig) -> str:
+    """Return the subject of a new scan: of cases with one of its files, or by its folder, `data.subject_pattern` or name."""
+    if of_file := _subject_with_a_file(item, cases):
+        return of_file
+    known = {form_of_subject(c.subject): c.subject for c in cases}
+    study = _study_of(item, config)
+    if config.subject_pattern is None and (study is None or form_of_subject(study) not in known):
+        root = (item.root or item.files[0].parent).absolute()
+        above = [f.name for p in item.files for f in p.absolute().parents if f.is_relative_to(root)]
+        folders = (form_of_subject(escape_name(f)) for f in [*above, *name.split("__")[:-1]])
+        if of_folder := next((known[f] for f in folders if f in known), None):
+            return of_folder
+        if study is None and any(c.subject != c.name for c in cases if c.is_labelled or c.mask is None):
+            raise DataError(
+                f"case {name}: its subject is unknown, and the dataset has subjects with several cases",
+                remedy="set data.subject_pattern, so that no subject is in both training and validation",
+            )
+    subject = subject_of(config, study or name)
+    return known.get(form_of_subject(subject), subject)
+
+
+def _subject_with_a_file(item: WorkItem, cases: Sequence[Case]) -> str:
+    """Return the only subject of the cases that have an image file of a scan, or a copy of one; empty otherwise."""
+    with_images = [c for c in cases if _pictures(c)]
+    keys = same_file_keys(item.files, [p for c in with_images for p in _pictures(c)])
+    ours = {keys[p] for p in item.files}
+    found = {c.subject for c in with_images if any(keys[p] in ours for p in _pictures(c))}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _study_of(item: WorkItem, config: DataConfig) -> str | None:
+    """Return the study of a scan in a dataset of studies: its folder in the dataset, or else in the searched folder."""
+    root = None if config.root is None else local_copy(config.root)
+    if root is None or not root.is_dir() or layout_of(config, root) != "studies":
+        return None
+    path = item.files[0].resolve()
+    bases = (b.resolve() for b in (root, item.root) if b is not None)
+    base = next((b for b in bases if path.is_relative_to(b)), None)
+    return None if base is None else study_folder(path, base)
+
+
+def _pictures(case: Case) -> list[Path]:
+    return [p for files in case.images if files for p in files.paths]
 
 
 def _is_below(root: str | None, item: WorkItem) -> bool:

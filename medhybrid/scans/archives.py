@@ -51,6 +51,8 @@ def unpack(archive: Path, into: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as file:
             members = _without_copies([m for m in file.infolist() if not m.is_dir()])
+            if not members:
+                raise _refused(archive, "no files in it")
             _check(archive, members, shutil.disk_usage(into).free)
             _refuse_overlaps(archive, file)
             for member in members:
@@ -155,14 +157,14 @@ def files_of_dicomdir(path: Path) -> tuple[list[Path], int]:
 
 
 def _without_case(folder: Path, parts: Sequence[str]) -> Path:
-    """Return a path below a folder, matched without regard to upper and lower case.
+    """Return a path below a folder, matched without regard to upper and lower case and Unicode form.
 
     Some systems change the case of file names on a CD. A name is replaced only if exactly one file matches.
     """
     at = folder
     for part in parts:
         exact = at / part
-        alike = [] if exact.exists() else [n for n in _names_in(at) if n.casefold() == part.casefold()]
+        alike = [] if exact.exists() else [n for n in _names_in(at) if same_file_name(n) == same_file_name(part)]
         at = at / alike[0] if len(alike) == 1 else exact
     return at
 

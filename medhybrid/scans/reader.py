@@ -21,7 +21,7 @@ from medhybrid.scans.dicom.patient import differing_identifiers, identity_of
 from medhybrid.scans.dicom.read import read_series, read_volume
 from medhybrid.scans.discover import ScanEntry
 from medhybrid.scans.scan import Scan, Source
-from medhybrid.scans.walk import visible_files
+from medhybrid.scans.walk import Walk, visible_files
 
 MAX_CHANNEL_GAP_MM = 0.01
 """Largest distance between corners of two channels' grids for stacking without resampling."""
@@ -103,6 +103,15 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
     images = [p for p in ([] if found else files) if image_files.kind_of(p) in ("nifti", "itk")]
     if len(images) == 1:  # macOS may unpack scan.nii.gz into a folder of the same name
         return _read(images[0], case, part, options)
+    if not found and not images and (below := _first_folder_below(folder)):
+        raise SeriesError(
+            f"{case}: the folder has no image, and the folders in it are not searched",
+            code="no_dicom",
+            series=case,
+            expected="one DICOM image series or one image file in the folder itself",
+            found=f"files in {printable_path(below)}",
+            remedy="give the path of the folder with the files, or list the scans: medhybrid inspect",
+        )
     if len(series) != 1:
         code = (
             "multi_volume" if series else "localizer" if any(s.left_aside == "localizer" for s in found) else "no_dicom"
@@ -112,10 +121,18 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
             code=code,
             series=case,
             expected="1",
-            found=f"{len(series)}" + "".join(f", skipped: {s.left_aside}" for s in found if s.left_aside),
+            found=f"{len(series)}"
+            + (f" and {len(images)} image files" if images else "")
+            + "".join(f", skipped: {s.left_aside}" for s in found if s.left_aside),
             remedy="put each series into a separate folder, or list them: medhybrid inspect",
         )
     return read_volume(series[0].volumes, datasets, case=case, part=part, options=options)
+
+
+def _first_folder_below(folder: Path) -> Path | None:
+    """Return the path, relative to a folder, of the first folder in it that has files; None without one."""
+    files = sorted(p for p in Walk().files(folder, lambda *_: None) if p.parent != folder)
+    return files[0].parent.relative_to(folder) if files else None
 
 
 def stack_channels(

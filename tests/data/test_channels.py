@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pydicom
 import pytest
@@ -311,3 +313,12 @@ def test_other_masks_are_recognised_by_their_names() -> None:
         assert not is_other_mask(name, ("lesion",))
     assert not is_other_mask("brain_mask", ("Brain",))
     assert not is_other_mask("pancreas_head_mask", ("pancreas_head",))
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_letter_with_a_mark_is_another_letter(form: Literal["NFC", "NFD"]) -> None:
+    text = unicodedata.normalize(form, "s0_Ä")
+
+    assert not names_channel(text, "A")
+    assert names_channel(text, "Ä")
+    assert not names_channel("s0_x\u0304", "x")

@@ -11,7 +11,9 @@ import pytest
 
 import medhybrid
 from medhybrid.data.checks import Finding
-from tests.synthetic import blob_case, save_nifti, small_config, write_study
+from medhybrid.data.dataset_checks import removed_label_findings
+from medhybrid.data.fingerprint import CaseFingerprint
+from tests.synthetic import blob_case, make_test_plan, save_nifti, small_config, write_study
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -69,3 +71,14 @@ def test_a_label_whose_components_would_all_be_removed_is_reported(tmp_path: Pat
     (finding,) = [f for f in found if f.code == "label_removed"]
     assert (finding.where, finding.severity) == ("left", "warning")
     assert finding.found.startswith("0.00675 ml")
+
+
+def test_a_label_that_no_case_has_is_reported(tmp_path: Path) -> None:
+    def case(**ml: float) -> CaseFingerprint:
+        return CaseFingerprint(shape=(4, 4, 4), spacing_mm=(1, 1, 1), foreground_ml=ml, samples={})
+
+    plan = make_test_plan(labels={"left": 1, "right": 2})
+
+    found = removed_label_findings(tmp_path, {"a": case(left=2.0, right=0.0), "b": case(left=0.0, right=0.0)}, plan)
+
+    assert [(f.code, f.where, f.severity) for f in found] == [("label_absent", "right", "warning")]

@@ -363,3 +363,14 @@ def test_an_optional_channel_with_a_damaged_file_is_not_treated_as_missing(tmp_p
 
     assert other.problem is None
     assert "the channel in s1__scan_FLAIR cannot be used" in str(case.problem)
+
+
+@pytest.mark.parametrize("pattern", ["*lesion*", "*mask*"])
+def test_a_brain_mask_is_no_scan_and_no_reference_mask_without_labels(tmp_path: Path, pattern: str) -> None:
+    for name in ("s1/T1", "s1/brainmask", "s2/T1", "s2/lesion_mask"):
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+
+    listing = list_dataset(config(tmp_path, channels=[{"name": "T1"}], labelled=False, mask_pattern=pattern))
+
+    assert [(c.name, c.is_labelled) for c in listing.cases] == [("s1__T1", False), ("s2__T1", True)]
+    assert [n.found for n in listing.notes] == ["s1__brainmask"]

@@ -18,6 +18,7 @@ import medhybrid
 from medhybrid.config import DataConfig, StudyConfig
 from medhybrid.data.layouts import Case, list_cases, list_dataset
 from medhybrid.data.splits import load_folds, notes_on_folds
+from medhybrid.data.subjects import form_of_subject
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans.reader import read_scan
 from medhybrid.tables import read_table
@@ -789,3 +790,92 @@ def test_a_word_for_an_empty_cell_is_empty_unless_a_file_has_this_name(tmp_path:
     (tmp_path / word).touch()
     (case,) = list_cases(asked.model_copy(update={"layout": "csv"}))
     assert case.images[1] is not None
+
+
+@pytest.mark.parametrize("layout", ["list", "folders of a list", "table"])
+def test_channels_exchanged_against_the_words_of_file_names_are_reported(tmp_path: Path, layout: str) -> None:
+    names = {"T1": "p0_flair.nii.gz", "FLAIR": "p0_T1w.nii.gz"}
+    if layout == "folders of a list":
+        names = {"T1": "flair/p0.nii.gz", "FLAIR": "t1/p0.nii.gz"}
+    if layout == "table":
+        write_csv(tmp_path, [{"case": "p0", "mask": "m.nii.gz", **names}])
+    else:
+        datalist(tmp_path, [{"image": list(names.values()), "label": "m.nii.gz"}])
+
+    (case,) = list_cases(config(tmp_path, ("T1", "FLAIR")))
+    (as_named,) = list_cases(config(tmp_path, ("FLAIR", "T1")))
+
+    assert "of other channels" in str(case.problem)
+    assert as_named.problem is None or layout == "table"
+
+
+def test_a_channel_word_in_the_name_of_a_patient_is_no_channel(tmp_path: Path) -> None:
+    datalist(tmp_path, [{"image": ["T1_study/T1_07_a.nii.gz", "T1_study/T1_07_b.nii.gz"], "label": "m.nii.gz"}])
+
+    (case,) = list_cases(config(tmp_path, ("FLAIR", "T1")))
+
+    assert case.problem is None
+
+
+@pytest.mark.parametrize("layout", ["table", "list"])
+def test_files_are_found_in_either_unicode_form(tmp_path: Path, layout: str) -> None:
+    file = save_nifti(tmp_path / unicodedata.normalize("NFD", "é/bé.nii.gz"), np.zeros((4, 4, 4), np.uint8))
+    told = unicodedata.normalize("NFC", "é/bé.nii.gz")
+    if layout == "table":
+        write_csv(tmp_path, [{"case": "p0", unicodedata.normalize("NFD", "Ä"): told, "mask": told}])
+    else:
+        datalist(tmp_path, [{"image": told, "label": told}])
+
+    (case,) = list_cases(config(tmp_path, (unicodedata.normalize("NFC", "Ä"),)))
+
+    assert case.files == (file, file)
+
+
+def test_patterns_and_tables_of_studies_fit_names_in_either_unicode_form(tmp_path: Path) -> None:
+    folder = tmp_path / unicodedata.normalize("NFD", "é")
+    for name in ("Ä", "bé", "lésion", "other"):
+        save_nifti(folder / f"{unicodedata.normalize('NFD', name)}.nii.gz", np.zeros((4, 4, 4), np.uint8))
+    (tmp_path / "channels.csv").write_text("scan,channel\né__bé,B\n")
+    changes = {"mask_pattern": "*lésion*", "subject_pattern": "^é$"}
+
+    listing = list_dataset(config(tmp_path, ("Ä", "B"), **changes))
+
+    (case,) = listing.cases
+    assert case.problem is None
+    names = [unicodedata.normalize("NFC", p.name) for p in case.files]
+    assert names == ["Ä.nii.gz", "bé.nii.gz", "lésion.nii.gz"]
+    assert not [n for n in listing.notes if "unknown scan" in n.message]
+
+
+def test_subjects_of_a_list_are_used_and_other_keys_are_named(tmp_path: Path) -> None:
+    subjects = ["P0", "p0", 7, None]
+    entries = [
+        {"image": f"a{k}.nii", "label": "m.nii", "subject": s, "patient_id": "x"} for k, s in enumerate(subjects)
+    ]
+    datalist(tmp_path, entries, testing=[{"image": "t.nii", "subject": "7.0"}])  # type: ignore[arg-type]
+
+    listing = list_dataset(config(tmp_path))
+
+    assert [(c.subject, c.problem is None) for c in listing.cases] == [("P0", True), ("P0", True), ("a3", False)]
+    assert "no `subject`" in str(listing.cases[2].problem)
+    assert ("1 keys of the entries are not used", "patient_id") in [(n.message, n.found) for n in listing.notes]
+
+
+@pytest.mark.parametrize("subject", ["1.23E+4", "12300", "12300.0", "0012300", "1.23e4", "123E2"])
+def test_numbers_of_subjects_in_exponent_form_are_the_same_number(subject: str) -> None:
+    assert form_of_subject(subject) == "12300"
+
+
+@pytest.mark.parametrize("subject", ["1E", "E4", "12E-5", "1.23E+1", "1e999", "1-2"])
+def test_other_subjects_stay_as_they_are(subject: str) -> None:
+    assert form_of_subject(subject) == subject.casefold()
+
+
+def test_a_subject_in_exponent_form_is_named(tmp_path: Path) -> None:
+    rows = [{"case": f"p{k}", "subject": s, "A": "a.nii", "mask": "m.nii"} for k, s in enumerate(("1.23E+4", "12300"))]
+    write_csv(tmp_path, rows)
+
+    listing = list_dataset(config(tmp_path))
+
+    assert len({c.subject for c in listing.cases}) == 1
+    assert [n.found for n in listing.notes if "exponent" in n.message] == ["1.23E+4"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.checks import from_error
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.load import load_mask
-from medhybrid.data.segments import SegmentRules, label_map_of
+from medhybrid.data.segments import SegmentRules, label_map_of, match_names
 from medhybrid.errors import DataError
 from medhybrid.scans.reader import read_scan
 from tests.synthetic import save_nifti
@@ -113,3 +115,24 @@ def test_evaluate_reads_references_by_the_names_of_their_segments(tmp_path: Path
 
     assert result.problems == {}
     assert result.summary["dice"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["tumor", "Tumour", "TUMOR ", "tumour\u00a0"])
+def test_a_segment_with_the_words_of_a_label_is_this_label(name: str) -> None:
+    rules = SegmentRules({"GTV": 1, "tumour": 2}, other_segments="ignore")
+
+    assert match_names(["GTV", name, "edge"], rules, case="c") == {"GTV": ("GTV",), "tumour": (name,)}
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_of_segments_are_compared_in_one_unicode_form(forms: tuple[Literal["NFC", "NFD"], ...]) -> None:
+    label, segment = (unicodedata.normalize(form, "Ödem") for form in forms)
+    by_pattern = SegmentRules({"x": 1}, {"x": f"{label}*"})
+
+    assert match_names([segment], SegmentRules({label: 1}), case="c") == {label: (segment,)}
+    assert match_names([f"{segment} 1"], by_pattern, case="c") == {"x": (f"{segment} 1",)}
+
+
+def test_two_segments_with_the_words_of_a_label_are_refused() -> None:
+    with pytest.raises(DataError, match="several segments may be tumour"):
+        match_names(["GTV", "tumor", "Tumor_"], SegmentRules({"GTV": 1, "tumour": 2}), case="c")

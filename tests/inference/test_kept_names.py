@@ -58,6 +58,21 @@ def test_scans_of_two_patients_with_one_name_keep_their_own_results(tmp_path: Pa
     assert list(FolderScans.find(out, read_folder_record(out)).items) == ["T1"]  # of the last call
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"), [(("x_uncertainty", "x"), ["x_uncertainty", "x_2"]), (("x", "X_uncertainty"), None)]
+)
+def test_an_uncertainty_map_does_not_get_the_name_of_another_scan(
+    tmp_path: Path, names: tuple[str, str], expected: list[str] | None
+) -> None:
+    for n, name in enumerate(names):
+        scan(tmp_path / f"p{n}" / f"{name}.nii.gz", n)
+        result = predict(tmp_path / f"p{n}", model=model(), out=tmp_path / "out", probabilities=True)
+        assert [p.status for p in result.predictions] == ["done"]
+
+    assert sorted(rows_of(tmp_path / "out" / "results.csv")) == sorted(expected or ["x", "X_uncertainty_2"])
+    assert len(list((tmp_path / "out" / "probabilities").iterdir())) == 4
+
+
 def test_a_damaged_scan_of_another_folder_leaves_the_mask_of_its_name(tmp_path: Path) -> None:
     out, good = tmp_path / "out", scan(tmp_path / "p1" / "T1.nii.gz", 1)
     bad = scan(tmp_path / "p2" / "T1.nii.gz", 2)

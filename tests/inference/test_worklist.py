@@ -159,6 +159,11 @@ BOTH = [("T1", False), ("FLAIR", False)]
         (["p1/5_T1_tfl", "p1/7_FLAIR_x"], [["p1__5_T1_tfl", "p1__7_FLAIR_x"]]),
         (["p1_T1_0000", "p1_FLAIR_0001"], [["p1_T1_0000", "p1_FLAIR_0001"]]),
         (["c_0000", "c_0001"], [["c_0000", "c_0001"]]),
+        (["p1_pre_T1", "p1_post_FLAIR"], [["p1_pre_T1"], ["p1_post_FLAIR"]]),
+        (["p1_run-1_T1", "p1_run-2_FLAIR"], [["p1_run-1_T1"], ["p1_run-2_FLAIR"]]),
+        (["p1_run-01_T1", "p1_run-1_FLAIR"], [["p1_run-01_T1", "p1_run-1_FLAIR"]]),
+        (["p1_run-2_T1", "p1_FLAIR"], [["p1_run-2_T1", "p1_FLAIR"]]),
+        (["p1_T1_pre", "p1_FLAIR"], [["p1_T1_pre", "p1_FLAIR"]]),
     ],
 )
 @pytest.mark.parametrize("rules", [{}, MAP])
@@ -213,3 +218,35 @@ def test_a_study_in_an_archive_has_the_name_of_the_archive(tmp_path: Path) -> No
     (item,) = make_worklist(found, BOTH, {}).items
 
     assert (item.case, item.problem) == ("p1", "")
+
+
+@pytest.mark.parametrize("third", ["p1_FLAIR", "p1_FLAIR_post", "p1_pre_FLAIR"])
+@pytest.mark.parametrize("rules", [{}, {"T1": "*T1_pre*", "T1ce": "*T1_post*"}])
+def test_t1_before_and_after_contrast_agent_are_one_scan(tmp_path: Path, third: str, rules: dict[str, str]) -> None:
+    for name in ("p1_T1_pre", "p1_T1_post" if rules else "p1_T1ce_post", third):
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+
+    (item,) = make_worklist(discover(tmp_path), [*BOTH, ("T1ce", False)], rules).items
+
+    assert not item.problem
+
+
+def test_the_images_before_and_after_an_operation_are_two_scans(tmp_path: Path) -> None:
+    for name in ("p1_pre_T2", "p1_pre_FLAIR", "p1_post_T2", "p1_post_FLAIR"):
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+
+    items = make_worklist(discover(tmp_path), [("T2", False), ("FLAIR", False)], {}).items
+
+    assert [[e.name for e in i.entries if e] for i in items] == [
+        ["p1_post_T2", "p1_post_FLAIR"],
+        ["p1_pre_T2", "p1_pre_FLAIR"],
+    ]
+
+
+def test_channels_named_pre_and_post_are_one_scan(tmp_path: Path) -> None:
+    for name in ("p1_pre", "p1_post"):
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+
+    (item,) = make_worklist(discover(tmp_path), [("pre", False), ("post", False)], {}).items
+
+    assert not item.problem

@@ -172,3 +172,14 @@ def test_a_medium_with_names_in_lower_case_is_read_completely(medium: Path) -> N
     assert [e.problem for e in found.entries] == [""] * len(found.entries)
     assert archives.files_of_dicomdir(medium / "dicomdir")[1] == 0
     assert found.entries
+
+
+@pytest.mark.parametrize("folder", ["", "empty/"])
+def test_an_archive_without_files_is_refused_in_words(tmp_path: Path, folder: str) -> None:
+    with zipfile.ZipFile(tmp_path / "none.zip", "w") as file:
+        if folder:
+            file.mkdir(folder)
+
+    (entry,) = discover(tmp_path).entries
+
+    assert "no files in it" in entry.problem

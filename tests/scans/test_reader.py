@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from monai.transforms import LoadImage
 
-from medhybrid.errors import ScanError
+from medhybrid.errors import ScanError, SeriesError
 from medhybrid.scans import discover
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.monai_reader import ScanReader
@@ -108,3 +108,22 @@ def test_an_object_without_pixels_is_skipped(
     assert [e.left_aside for e in discover(tmp_path).entries if e.left_aside] == (
         [] if is_same_series else ["no image"]
     )
+
+
+def test_a_folder_whose_series_lies_one_folder_deeper_is_refused_with_its_place(tmp_path: Path) -> None:
+    series = tmp_path / "patient" / "study" / "series"
+    write_mr_series(series, np.zeros((4, 5, 6), np.uint16), np.eye(4), description="T1", study="s", case="c")
+    (tmp_path / "patient" / "LICENSE").write_text("text")
+
+    with pytest.raises(SeriesError, match="files in study/series") as caught:
+        read_scan(tmp_path / "patient")
+
+    assert caught.value.code == "no_dicom"
+
+
+def test_a_folder_of_several_image_files_is_refused_with_their_number(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_nifti(tmp_path / f"{name}.nii.gz", np.zeros((4, 5, 6), np.uint8))
+
+    with pytest.raises(SeriesError, match="2 image files"):
+        read_scan(tmp_path)

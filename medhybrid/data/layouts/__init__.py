@@ -15,7 +15,7 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, subject_of
 from medhybrid.data.layouts.datalist import find_datalist, find_datalists, json_files, list_datalist, only_datalist
-from medhybrid.data.layouts.dataset_names import refuse_contradictions
+from medhybrid.data.layouts.dataset_names import refuse_contradictions, refuse_exchanged
 from medhybrid.data.layouts.nnunet import is_nnunet, list_nnunet, tests_in_folder
 from medhybrid.data.layouts.parts import keep_tests_out
 from medhybrid.data.layouts.studies import list_scans, list_studies
@@ -57,7 +57,8 @@ def list_dataset(config: DataConfig) -> Listing:
     refuse_contradictions(_list_of_names(root, layout), config)
     lister = LAYOUTS[layout] if config.labelled else UNLABELLED.get(layout, LAYOUTS[layout])
     listing = lister(config, root)
-    cases = listing.cases if config.labelled else tuple(replace(c, mask=None) for c in listing.cases)
+    cases = listing.cases if layout == "studies" else refuse_exchanged(listing.cases, config)
+    cases = cases if config.labelled else tuple(replace(c, mask=None) for c in cases)
     kept_for_testing = (*listing.testing, *(tests_in_folder(root) if layout == "nnunet" else ()))
     unified, on_subjects = unify_subjects((*cases, *kept_for_testing))
     listed, testing = unified[: len(cases)], unified[len(cases) :]

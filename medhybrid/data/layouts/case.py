@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.errors import DataError
-from medhybrid.files import check_file
+from medhybrid.files import check_file, find_in_any_form
 from medhybrid.names import check_case_name, escape_name, printable_path
 
 Paths = tuple[Path, ...]
@@ -125,7 +126,7 @@ def subject_of(config: DataConfig, case: str) -> str:
     """Return the subject of a case by `data.subject_pattern`; raise `DataError` if the pattern does not match."""
     if config.subject_pattern is None:
         return case
-    match = re.search(config.subject_pattern, case)
+    match = re.search(unicodedata.normalize("NFC", config.subject_pattern), unicodedata.normalize("NFC", case))
     if match is None:
         raise DataError(f"case {case}: data.subject_pattern does not match", expected=config.subject_pattern)
     subject: str | None = match.group(1) if match.groups() else match.group(0)
@@ -208,7 +209,7 @@ def path_inside(root: Path, relative: object) -> Path:
             expected=f"a path in {printable_path(root)}",
             remedy="list the files in a table (layout csv), which accepts any path",
         )
-    return path
+    return find_in_any_form(path)
 
 
 def read_json(path: Path) -> Any:

@@ -2,13 +2,14 @@
 
 `training` (or `train`) is a list of `{"image": FILE or [FILE, ...], "label": FILE, "fold": K}`. Several files are channels, in
 the order of the config. `fold` is the fold in which a case validates. Cases in a list `validation` (or `val`) validate in a
-single fold; those without labels are skipped. A key `split` with `train`, `val` or `test` assigns an entry to a part. A file
-can also be a plain list of such entries.
+single fold; those without labels are skipped. A key `subject` names the patient, and `split` with `train`, `val` or `test`
+assigns an entry to a part. A file can also be a plain list of such entries.
 """
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from medhybrid.data.layouts.case import (
 )
 from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
-from medhybrid.names import name_from_path, printable_path
+from medhybrid.files import find_in_any_form
+from medhybrid.names import check_case_name, name_from_path, printable_path
 
 KEYS = {
     "training": ("training", "train"),
@@ -36,6 +38,9 @@ KEYS = {
     "testing": ("testing", "test"),
 }
 """Keys of the parts of a data list."""
+
+USED_KEYS = ("image", "label", "fold", "subject")
+"""Keys of entries that are read, besides that for a part."""
 
 SHOWN = 5
 
@@ -113,9 +118,13 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     split = _split_key([*listed, *labelled], path.name)
     entries = [*listed, *labelled, *scans]
     names = _names_of(entries, root)
+    has_subjects = any(_subject_under(e) for e in entries)
     cases = [
-        _case_of(e, names[i], config, root, f"{path.name}, entry {i + 1}", has_fold=not labelled)
+        _with_subject(
+            _case_of(e, names[i], config, root, where, has_fold=not labelled), e, where, must_say=has_subjects
+        )
         for i, e in enumerate(entries)
+        for where in (f"{path.name}, entry {i + 1}",)
     ]
     parts_of_cases = [_part_under(split, e) for e in listed]
     parts_of_cases += ["test" if _part_under(split, e) == "test" else "validation" for e in labelled]
@@ -128,6 +137,9 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     told = list(zip(cases, parts_of_cases, strict=True))
     kept = [c for c, part in told if part == "test"] + [case_for_testing(e, config, root) for e in testing]
     taken, notes = fold_or_part([(c, part) for c, part in told if part != "test"], split, path.name)
+    if unused := sorted({str(k) for e in entries if isinstance(e, dict) for k in e} - {*USED_KEYS, split}):
+        found = printable_path(", ".join(unused))[:200]
+        notes.append(Note(path.name, f"{len(unused)} keys of the entries are not used", found))
     if labelled and (n := sum(isinstance(e, dict) and e.get("fold") not in (None, "") for e in entries)):
         message = f"the folds of {n} entries are not used: the list `validation` defines a single fold"
         notes.append(Note(path.name, message, remedy="move these entries to `training` with a fold, to use the folds"))
@@ -160,7 +172,7 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_plain(v) for v in value]
-    return str(Path(value.replace("\\", "/"))) if isinstance(value, str) else value
+    return unicodedata.normalize("NFC", str(Path(value.replace("\\", "/")))) if isinstance(value, str) else value
 
 
 def _has_label(entry: object) -> bool:
@@ -204,18 +216,47 @@ def _with_part(case: Case, part: str | None, key: str, must_say: bool) -> Case:
     return replace(case, problem=problem)
 
 
+def _subject_under(entry: object) -> str:
+    """Return the subject of an entry as text; empty without one."""
+    value = entry.get("subject") if isinstance(entry, dict) else None
+    return "" if value is None or value != value else str(value).strip()  # NaN differs from itself
+
+
+def _with_subject(case: Case, entry: object, where: str, *, must_say: bool) -> Case:
+    """Set the subject of a case to that of its entry; add a problem if it has none while others have, or it is invalid."""
+    subject = _subject_under(entry)
+    problem: DataError | None = None
+    if subject:
+        try:
+            subject = check_case_name(subject, source=f"{where}, key subject")
+        except DataError as error:
+            subject, problem = case.subject, error
+    elif must_say:
+        problem = DataError(
+            f"case {case.name}: its entry has no `subject`, while other entries have",
+            expected="a subject in each entry, or in none",
+            remedy="add it",
+        )
+    may_have_problem = case.problem is None or isinstance(case.problem, NoMaskError)
+    return replace(
+        case, subject=subject or case.subject, problem=problem if problem and may_have_problem else case.problem
+    )
+
+
 def testing_of(path: Path) -> list[Any]:
     """Return the entries for testing of a file."""
     return _parts_of(read_json(path))["testing"] or []
 
 
 def case_for_testing(entry: Any, config: DataConfig, root: Path) -> Case:
-    """Return the case of an entry for testing, which may be only a file name. Its subject is known only with a pattern."""
+    """Return the case of an entry for testing, which may be only a file name. Its subject may be unknown."""
     files = [f for f in (_image_files(entry) or [entry]) if isinstance(f, str) and f and "\0" not in f]
     name = strip_suffix(Path(files[0].replace("\\", "/")).name) if files else ""
     _, subject, problem = named_case(name, config, source="the data list", where="testing")
-    images = tuple(Files((root / (f if (root / f).exists() else f.replace("\\", "/")),)) for f in files)
-    return Case(name, subject if config.subject_pattern and problem is None else "", images, None)
+    paths = [root / (f if (root / f).exists() else f.replace("\\", "/")) for f in files]
+    images = tuple(Files((find_in_any_form(p),)) for p in paths)
+    subject = subject if config.subject_pattern and problem is None else ""
+    return Case(name, _subject_under(entry) or subject, images, None)
 
 
 def _names_of(entries: list[Any], root: Path) -> list[str]:

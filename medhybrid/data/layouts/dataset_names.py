@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medhybrid.config import DataConfig
 from medhybrid.data.channel_words import names_channel
-from medhybrid.data.layouts.case import read_json
+from medhybrid.data.layouts.case import Case, read_json, strip_suffix
 from medhybrid.errors import DataError
-from medhybrid.names import printable_path
+from medhybrid.names import printable_path, same_text
 
 NUMBER = re.compile("[0-9]{1,9}")
 """Value of a label or position of a channel. Other digits, such as circled ones, are text."""
@@ -61,16 +63,58 @@ def refuse_contradictions(path: Path, config: DataConfig) -> None:
             )
 
 
+def refuse_exchanged(cases: Sequence[Case], config: DataConfig) -> tuple[Case, ...]:
+    """Add a problem to cases whose channels, assigned by column or position, contradict the words in their file names.
+
+    A word that all files of a case have, such as the name of its patient, is ignored. If file names have no such word, the
+    names of their folders count.
+    """
+    channels = [c.name for c in config.channels]
+    return tuple(_without_exchanged(c, channels, config) if c.problem is None else c for c in cases)
+
+
+def _without_exchanged(case: Case, channels: Sequence[str], config: DataConfig) -> Case:
+    if len(channels) < 2 or len(case.images) != len(channels):
+        return case
+    paths = {n: files.paths[0] for n, files in zip(channels, case.images, strict=True) if files}
+    words: dict[str, set[str]] = {n: set() for n in paths}
+    for texts in ({n: p.name for n, p in paths.items()}, {n: p.parent.name for n, p in paths.items()}):
+        named = {n: {c for c in channels if _names(strip_suffix(text), c, config)} for n, text in texts.items()}
+        common = set.intersection(*named.values()) if len(named) > 1 else set()
+        words = {n: found or named[n] - common for n, found in words.items()}
+    wrong = {n: found for n, found in words.items() if found and n not in found}
+    if not wrong:
+        return case
+    problem = DataError(
+        f"case {case.name}: the names of its files are of other channels than their places in the list or table",
+        expected=f"one file for each channel, in the order {', '.join(channels)}",
+        found=", ".join(f"{printable_path(paths[n].name)} for {n}" for n in wrong),
+        remedy="correct the list, the columns or data.channels; if the names are wrong, set data.channel_map to patterns "
+        "that fit them",
+    )
+    return replace(case, problem=problem)
+
+
+def _names(text: str, channel: str, config: DataConfig) -> bool:
+    """Return whether a file name has a channel's name as a word, or matches the pattern of `data.channel_map`."""
+    rule = config.channel_map.get(channel)
+    if rule is None:
+        return names_channel(text, channel)
+    pattern = rule if isinstance(rule, str) else rule.description
+    return pattern is not None and fnmatch.fnmatchcase(same_text(text), same_text(pattern))
+
+
 def _value_of(label: str, theirs: Mapping[str, int]) -> int | None:
     """Return a label's value in a dataset, regardless of case, separators and the order of words; None if unknown."""
-    for form in (_joined, _words):
+    for form in (joined_words, _words):
         alike = {value for name, value in theirs.items() if form(name) == form(label)}
         if alike:
             return alike.pop() if len(alike) == 1 else None
     return None
 
 
-def _joined(name: str) -> tuple[str, ...]:
+def joined_words(name: str) -> tuple[str, ...]:
+    """Return a label's words as one text for comparison, regardless of case, separators and spelling (`tumour`)."""
     return ("".join(_in_order(name)),)
 
 
@@ -100,11 +144,13 @@ def _with_regions(labels: object, order: object) -> dict[Any, Any]:
     By nesting, a region gets the value that no smaller region within it has. Labels in a list that starts with the background
     are numbered from 0.
     """
-    if isinstance(labels, list) and labels and _joined(str(labels[0])) == (BACKGROUND,):
+    if isinstance(labels, list) and labels and joined_words(str(labels[0])) == (BACKGROUND,):
         labels = dict(enumerate(map(str, labels)))
     if not isinstance(labels, dict):
         return {}
-    foreground = {n: v for n, v in labels.items() if _joined(str(n)) != (BACKGROUND,) and str(n).lower() != "ignore"}
+    foreground = {
+        n: v for n, v in labels.items() if joined_words(str(n)) != (BACKGROUND,) and str(n).lower() != "ignore"
+    }
     regions = {n: {x for x in v if isinstance(x, int)} for n, v in foreground.items() if isinstance(v, list)}
     if not regions:
         return labels

@@ -81,15 +81,23 @@ def _problem(error: Exception, study: str) -> DataError:
 def list_scans(config: DataConfig, root: Path) -> Listing:
     """List the scans of a folder without masks: each scan with all channels is a case; other scans are grouped by study.
 
+    Masks from preprocessing, such as `brainmask`, are neither scans nor reference masks, and are counted.
+
     A study with a mask and without a readable image is listed with a problem. Folds are drawn from subjects with masks, and
     are thus the same as with masks.
     """
     masks: list[ScanEntry] = []
     images: list[ScanEntry] = []
     lost: list[ScanEntry] = []
+    others: list[str] = []
+    default = DataConfig.model_fields["mask_pattern"].default
     for entry in discover(root, with_archives=False).entries:
-        is_mask = entry.modality in KINDS or matches(entry, config.mask_pattern)
-        if is_mask or not (entry.problem or entry.left_aside):
+        is_other = _is_other_mask(entry, config)
+        is_reference = matches(entry, config.mask_pattern) and not (is_other and config.mask_pattern == default)
+        is_mask = entry.modality in KINDS or is_reference
+        if is_other and not is_mask:
+            others.append(entry.name)
+        elif is_mask or not (entry.problem or entry.left_aside):
             (masks if is_mask else images).append(entry)
         elif entry.problem:
             lost.append(entry)
@@ -115,7 +123,8 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
     problem = DataError("the study has a mask, but no readable image", remedy="see the reasons with medhybrid inspect")
     absent = {study: subject for study, subject in labelled.items() if subject not in present}
     without_image = [Case(study, subject, (), None, problem=problem) for study, subject in absent.items()]
-    return Listing((*cases, *without_image))
+    notes = [Note("dataset", f"{len(others)} masks from preprocessing are skipped", ", ".join(others[:5]))]
+    return Listing((*cases, *without_image), tuple(notes if others else ()))
 
 
 def _subject_of_mask(config: DataConfig, entry: ScanEntry, study: str) -> str:
@@ -185,6 +194,10 @@ def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntr
 
 
 def _study_folder(entry: ScanEntry, root: Path) -> str:
-    path = entry.paths[0]
+    return study_folder(entry.paths[0], root)
+
+
+def study_folder(path: Path, root: Path) -> str:
+    """Return the name of a file's study: its first folder below `root`, or its own name in `root` itself."""
     parts = path.relative_to(root if path.is_relative_to(root) else path.parents[1]).parts
     return escape_name(parts[0] if len(parts) > 1 else strip_suffix(parts[0]))

@@ -11,6 +11,7 @@ from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, missing_channels, named_case, read_fold
 from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
+from medhybrid.files import find_in_any_form
 from medhybrid.names import check_case_name, printable_path, same_file_name
 from medhybrid.owned import contents_of, is_made_here
 from medhybrid.scans.context import TABLE as CONTEXT_TABLE
@@ -226,4 +227,4 @@ def _files(root: Path, cell: str) -> Files | None:
         return None
     if "\\" in cell and not (root / cell).exists():  # Windows paths
         cell = cell.replace("\\", "/")
-    return Files((root / cell,))
+    return Files((find_in_any_form(root / cell),))

@@ -122,7 +122,11 @@ def find_interleaved(frames: Sequence[Frame], slots: np.ndarray) -> tuple[str, l
     ordered = [frames[i] for i in np.argsort(slots)]
     others = (*KIND_TRAITS, *TIME_TRAITS, *PASS_TRAITS, *PASS_DIMENSIONS, CLOCK)
     dimensions = [t for t in ordered[0].traits if t not in others]
+    # without rescaling in some slices, there is no kind of rescaling: the slices of such a stack are refused
+    is_partly_rescaled = len({f.is_rescaled for f in frames}) > 1
     for trait in (*KIND_TRAITS, *TIME_TRAITS, *dimensions):
+        if trait == "rescale" and is_partly_rescaled:
+            continue
         values = [f.traits.get(trait, "") for f in ordered]
         if _alternate(values, is_time=trait not in KIND_TRAITS):
             return trait, sorted(set(values), key=values.index)

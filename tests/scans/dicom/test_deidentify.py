@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.datadict import dictionary_VR
 
 from medhybrid.errors import ConfigError
 from medhybrid.geometry import Grid, turn_to_ras
@@ -92,3 +93,25 @@ def test_a_short_key_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="too short"):
         Deidentifier.from_file(tmp_path / "key")
+
+
+def test_no_text_of_patient_study_or_trial_remains(tmp_path: Path) -> None:
+    """Every attribute that highdicom would copy is removed, unless it is replaced: the list comes from its module tables."""
+    from highdicom._standard_utils import get_module_attribute_map
+
+    names = ("patient", "general-study", "patient-study", "clinical-trial-subject", "clinical-trial-study", "specimen")
+    listed = {a["keyword"] for n in names for a in get_module_attribute_map()[n] if not a["path"]}
+    array, _ = with_box(SHAPE)
+    write_mr_series(tmp_path, array, AFFINE, description="T1", study="s", case="PX90417ZK")
+    source = pydicom.dcmread(tmp_path / "0001.dcm")
+    for keyword in sorted(listed - set(source.dir())):
+        if dictionary_VR(keyword) in ("LO", "LT", "SH", "ST", "UT", "PN", "UC"):
+            setattr(source, keyword, "WUXLEY")
+    source.PatientAge, source.PatientWeight, source.PatientSex = "077Y", "77.7", "F"
+
+    (cleaned,) = Deidentifier(b"0" * 32).clean([source])
+
+    assert "WUXLEY" in str(source)
+    assert not [s for s in ("WUXLEY", "077Y", "77.7", "PX90417ZK") if s in str(cleaned)]
+    assert (cleaned.PatientIdentityRemoved, cleaned.PatientSex) == ("YES", "")
+    assert cleaned.DeidentificationMethod

@@ -160,3 +160,16 @@ def test_two_contrasts_in_one_stack_are_refused_in_any_order(
         read_scan(series)
 
     assert caught.value.code == "multi_volume"
+
+
+def test_a_stack_in_which_every_second_slice_lacks_rescaling_is_refused(series: list[Path]) -> None:
+    def rescaled(d: Dataset, k: int) -> None:
+        if k % 2:
+            d.RescaleSlope, d.RescaleIntercept, d.RescaleType = 2, 0, "US"
+
+    edit_all(series, rescaled)
+
+    (entry,) = discover(series[0].parent).entries
+
+    assert entry.code == "not_image"
+    assert "no rescaling" in entry.problem
