@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medhybrid.addresses import show_own_token
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.records import Records
@@ -116,6 +117,7 @@ class ReviewServer(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(address, handler)
         self.token = secrets.token_urlsafe(24)
+        show_own_token(self.token)
         self._open: dict[Any, str] = {}
         self._lock = threading.Lock()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import http.client
 import json
+import re
 import shutil
 import socket
 import threading
@@ -12,7 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,26 @@ def test_the_printed_address_sets_a_cookie_that_other_pages_cannot_read(served: 
     answer = connection.getresponse()
     assert answer.status == 200
     assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_the_printed_address_has_the_token_and_opens_the_report(
+    masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(masks / "out", tmp_path / "out")
+    answers = []
+
+    def open_printed() -> bool:
+        printed = re.search(r"report at (\S+), marks", capsys.readouterr().out)
+        assert printed is not None
+        connection = http.client.HTTPConnection("127.0.0.1", urllib.parse.urlsplit(printed[1]).port, timeout=9)
+        connection.request("GET", "/?" + printed[1].partition("/?")[2])
+        answers.append(connection.getresponse().status)
+        return True
+
+    monkeypatch.setattr(review_report_module, "stop_on_signals", lambda: nullcontext(open_printed))
+    assert main(["review", str(tmp_path / "out"), "--port", "0", "--no-browser"]) == 0
+
+    assert answers == [303]
 
 
 @pytest.mark.parametrize(
