@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medhybrid.errors import ScanError
 from medhybrid.names import printable_path, same_file_name
+from medhybrid.scans.dicom.deflated import find_bomb
 
 MAX_MEMBERS = 200_000
 MAX_RATIO = 200
@@ -137,11 +138,15 @@ def files_of_dicomdir(path: Path) -> tuple[list[Path], int]:
     import pydicom
 
     try:
+        if bomb := find_bomb(path):
+            raise ScanError(f"{path.name} cannot be read as DICOMDIR", found=bomb)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # non-standard file names; the files are checked below
             records = pydicom.dcmread(path).DirectoryRecordSequence
             named = [r.ReferencedFileID for r in records if "ReferencedFileID" in r]
             parts = [[str(n)] if isinstance(n, str) else [str(p) for p in n] for n in named]
+    except ScanError:
+        raise
     except Exception as error:  # damaged files raise many kinds of exceptions
         raise ScanError(f"{path.name} cannot be read as DICOMDIR", found=type(error).__name__) from error
     named_files = [path.parent.joinpath(*p) for p in parts]
