@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
+import html
 import http.client
 import json
 import re
@@ -13,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +275,100 @@ def test_a_server_on_all_addresses_refuses_other_host_names(
 
     server.shutdown()
     server.server_close()
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve the pages of a folder, and yield the address."""
+    server = make_server(folder, "key", "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    TOKENS[server.server_port] = server.token
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_links_of_an_output_folder_are_not_served(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "1.html").write_text("key of the reviewer")
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "report").mkdir()
+    (tmp_path / "a" / "report" / "1.html").symlink_to(tmp_path / "private" / "1.html")
+    (tmp_path / "b" / "report").symlink_to(tmp_path / "private")
+    (tmp_path / "c" / "report.html").symlink_to(tmp_path / "private" / "1.html")
+
+    for name, path in (("a", "/report/1.html"), ("b", "/report/1.html"), ("c", "/")):
+        with serving(tmp_path / name) as url:
+            assert ask(url + path)[0] == 404
+
+
+def test_the_policy_of_a_served_page_allows_the_scripts_of_medhybrid_alone(tmp_path: Path) -> None:
+    (tmp_path / "report" / "report.html").parent.mkdir()
+    (tmp_path / "report.html").write_text("<script>steal()</script>")
+    (tmp_path / "report" / "viewer.js").write_text("steal()")
+    own = (Path(medhybrid.__file__).parent / "review" / "report" / "assets" / "report.js").read_bytes()
+    with serving(tmp_path) as url:
+        port = urllib.parse.urlsplit(url).port or 0
+        request = urllib.request.Request(url, headers={"Cookie": f"medhybrid_{port}={TOKENS[port]}"})
+        with urllib.request.urlopen(request, timeout=patience_s()) as answer:
+            policy = answer.headers["Content-Security-Policy"]
+        viewer = ask(f"{url}/report/viewer.js")[1]
+
+    scripts = next(part for part in policy.split("; ") if part.startswith("script-src"))
+    assert "'unsafe-inline'" not in scripts
+    assert base64.b64encode(hashlib.sha256(own).digest()).decode() in scripts
+    assert b"steal" not in viewer
+
+
+def test_a_report_with_a_script_of_somebody_else_is_written_again(
+    masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(masks / "out", out)
+    page = report(out, layout="single")
+    monkeypatch.setattr(review_report_module, "stop_on_signals", lambda: nullcontext(lambda: True))
+    before = page.stat().st_mtime_ns
+    review_report_module.review_report(out, port=0, opens=False)
+    assert page.stat().st_mtime_ns == before, "it is of this version"
+
+    page.write_text(page.read_text() + "<script>steal()</script>")
+    review_report_module.review_report(out, port=0, opens=False)
+
+    assert "steal()" not in page.read_text()
+
+
+def test_a_browser_gets_the_token_in_a_private_file_that_is_removed(
+    masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(masks / "out", tmp_path / "out")
+    printed: list[str] = []
+    opened: list[tuple[str, str, int]] = []
+
+    def open_page(url: str) -> bool:
+        page = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+        opened.append((url, page.read_text(), page.stat().st_mode & 0o777 | page.parent.stat().st_mode & 0o077))
+        return True
+
+    monkeypatch.setattr(review_report_module.webbrowser, "open", open_page)
+    monkeypatch.setattr(review_report_module, "stop_on_signals", lambda: nullcontext(lambda: True))
+    review_report_module.review_report(tmp_path / "out", port=0, on_start=printed.append)
+
+    ((url, text, mode),) = opened
+    assert "token" not in url
+    assert printed[0] in html.unescape(text)
+    assert mode == 0o600
+    assert not Path(urllib.parse.urlsplit(url).path).exists()
+
+
+def test_idle_connections_of_others_do_not_keep_the_reviewer_out(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("report")
+    with serving(tmp_path) as url:
+        port = urllib.parse.urlsplit(url).port or 0
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+        assert ask(url) == (200, b"report")
+        for connection in idle:
+            connection.close()
 
 
 def test_idle_and_slow_connections_do_not_block_others(
