@@ -166,6 +166,21 @@ def test_a_dicomdir_that_inflates_to_far_more_is_refused(tmp_path: Path, monkeyp
         archives.files_of_dicomdir(tmp_path / "DICOMDIR")
 
 
+def test_archives_of_a_large_ratio_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MIN_CHECKED_BYTES", 10 << 20)
+    (tmp_path / "in").mkdir()
+    for n in range(4):
+        with zipfile.ZipFile(tmp_path / "in" / f"{n}.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("zeros.bin", bytes(4 << 20))
+
+    found = discover(tmp_path / "in")
+
+    unpacked = [p.stat().st_size for hold in found.unpacked for p in hold.path.rglob("*") if p.is_file()]
+    assert sum(unpacked) == 8 << 20
+    assert len(found.unpacked) == 2, "refused ones leave nothing"
+    assert [e.name for e in found.entries if "after 8 MiB of other archives" in e.problem] == ["2", "3"]
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 def test_a_dicomdir_that_lists_files_outside_its_folder_is_refused(medium: Path, tmp_path: Path) -> None:
     directory = pydicom.dcmread(medium / "DICOMDIR")
