@@ -31,7 +31,7 @@ from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.inference.scan_checks import empty_labels, reasons_to_review
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
-from medhybrid.inference.weights_file import write_weights
+from medhybrid.inference.weights_file import check_heads, write_weights
 from medhybrid.inference.windows import BatchSize, Predictor, predict_slabs, predict_windows, to_tensor
 from medhybrid.networks import Network, build_network
 from medhybrid.networks.cast import cast_weights
@@ -324,6 +324,7 @@ def load_model(
             expected=f"sha256 {record.weights_sha256[:12]}...",
             remedy="copy the whole model folder again",
         )
+    check_heads(weights, record.network.heads)
     asked = {k: v for k, v in (("precision", precision), ("tta_mirroring", mirror)) if v is not None}
     record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
     network = network_with_weights(lambda: network_for(record.network, record.plan), weights)
