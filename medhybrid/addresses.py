@@ -10,14 +10,27 @@ USER_INFO = re.compile(r"(?<=[A-Za-z0-9+.-]{2})(://|:/(?=[^\s/'\"@]*:))(?:[^\s/'
 """User name, and password where given, of an address; also after a path has removed one of its two slashes."""
 
 QUERY = re.compile(
-    r"([?&#;](?:pass\w*|pwd|[\w-]*(?:token|secret|key|sig|signature|credential))=)[^&\s'\"]+", re.IGNORECASE
+    r"([?&#;](?:pass\w*|pwd|[\w-]*(?:token|secret|key|sig|signature|credential))=)([^&\s'\"]+)", re.IGNORECASE
 )
 """A password in the query of an address, as in `postgresql://host/db?password=...`."""
 
 
+_own_tokens: set[str] = set()
+"""Tokens of the servers of this process."""
+
+
+def show_own_token(token: str) -> None:
+    """Let `hide_password` leave the token of a server of this process: its user opens the address that is printed."""
+    _own_tokens.add(token)
+
+
 def hide_password(text: str) -> str:
     """Replace user names and passwords in the addresses of a text by `***`."""
-    return QUERY.sub(r"\1***", USER_INFO.sub(r"\1***@", text))
+    return QUERY.sub(_hidden, USER_INFO.sub(r"\1***@", text))
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return found[0] if found[2].rstrip(",.;:)") in _own_tokens else f"{found[1]}***"
 
 
 def without_passwords(values: Any) -> Any:

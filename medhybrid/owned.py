@@ -55,9 +55,10 @@ def claim_folder(folder: Path, kind: FolderKind, *, remedy: str = "choose anothe
     Raises
     ------
     OutputError
-        If it cannot be created, or has other files under names that the command would write.
+        If it cannot be created, or has links, or other files, under names that the command would write.
     """
     make_folder(folder, remedy=remedy)
+    _refuse_links(folder, kind)
     if kind.name in kinds_of(folder):
         return folder
     present = [p for p in _listed(folder) if _patterns_of(p.name, kind) is not None]
@@ -73,6 +74,20 @@ def claim_folder(folder: Path, kind: FolderKind, *, remedy: str = "choose anothe
             )
     _mark(folder, kind)
     return folder
+
+
+def _refuse_links(folder: Path, kind: FolderKind) -> None:
+    """Refuse links under names that the command writes, which lead to files elsewhere; the folder may be somebody else's."""
+    links = [
+        p for p in _listed(folder) if p.is_symlink() and (p.name == MARKER or _patterns_of(p.name, kind) is not None)
+    ]
+    if links:
+        raise OutputError(
+            f"{printable_path(folder)} has links under names that medhybrid would write",
+            expected="files and folders that lie in it",
+            found=", ".join(printable_path(p.name) for p in links[:5]),
+            remedy="put the folder itself on another disk, and remove the links",
+        )
 
 
 def kinds_of(folder: Path) -> tuple[str, ...]:

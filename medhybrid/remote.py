@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 from medhybrid.addresses import hide_password
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.files import held, write_atomically
+
+logger = logging.getLogger(__name__)
 
 INDEX = ".mirror.json"
 """File in the local folder: state of the remote file and of its copy at the last transfer, by file name."""
@@ -87,6 +91,7 @@ class Mirror:
             If the store does not respond, or a name points outside the folder.
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         with held(
             self.folder.with_name(f"{self.folder.name}.lock")
         ):  # processes of one training fetch at the same time
@@ -98,12 +103,13 @@ class Mirror:
                 raise _unreachable(self.url, error) from error
             # some tools store a folder as an empty file whose name ends in a slash
             found = {p: i for p, i in listed.items() if not p.endswith("/") and i.get("type") != "directory"}
-            wanted = {self._name_of(path): _mark(info) for path, info in found.items()}
+            marks = {self._name_of(path): _mark(info) for path, info in found.items()}
+            wanted = {name: mark for name, mark in marks.items() if not self._is_index(name)}
             new = [n for n, m in wanted.items() if not self._is_here(n, m, restores)]
             for begin in range(0, len(new), FILES_AT_ONCE):
                 self._fetch(new[begin : begin + FILES_AT_ONCE], wanted)
             for name in self._index.keys() - wanted.keys():
-                (self.folder / name).unlink(missing_ok=True)
+                self._place_of(name).unlink(missing_ok=True)
                 del self._index[name]
             self.save()
         return self.folder
@@ -111,7 +117,7 @@ class Mirror:
     def _is_here(self, name: str, mark: str, restores: bool) -> bool:
         """Return whether the copy of a file is current; to restore, it must also be unchanged."""
         local, (of, stamp) = self.folder / name, self._index.get(name, ("", ""))
-        return of == mark and local.is_file() and not (restores and _stamp(local) != stamp)
+        return of == mark and local.is_file() and not (restores and not _is_untouched(local, stamp))
 
     def send(self, names: Iterable[str]) -> None:
         """Upload local files in this order; files that are absent locally are deleted remotely.
@@ -163,10 +169,12 @@ class Mirror:
 
     def _changed(self, files: Iterable[Path]) -> list[str]:
         names = [p.relative_to(self.folder).as_posix() for p in files if p.is_file()]
-        return [n for n in names if self._index.get(n, ("", ""))[1] != _stamp(self.folder / n)]
+        return [
+            n for n in names if _content_of(self._index.get(n, ("", ""))[1]) != _content_of(_stamp(self.folder / n))
+        ]
 
     def _fetch(self, names: Sequence[str], marks: dict[str, str]) -> None:
-        pending = [self.folder / f"{name}{PART}" for name in names]
+        pending = [self._place_of(f"{name}{PART}") for name in names]
         try:
             for path in pending:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,9 +193,28 @@ class Mirror:
             raise DataError(
                 f"{self.url} is a file", expected="the URL of a folder", remedy="give the URL of its folder"
             )
-        if ".." in PurePosixPath(name).parts or name.startswith("/") or "\0" in name or "\\" in name:
+        if not _is_inside(name):
             raise DataError(f"{self.url} has a file whose name points outside the folder", found=name[:80])
         return name
+
+    def _is_index(self, name: str) -> bool:
+        """Return whether a key would be written over the index; such a key is skipped."""
+        first = "".join(c for c in unicodedata.normalize("NFKC", PurePosixPath(name).parts[0]) if c.isprintable())
+        if is_taken := first.casefold().startswith(INDEX):
+            logger.warning("%s has a file that is skipped: the local copy needs its name (%s)", self.url, INDEX)
+        return is_taken
+
+    def _place_of(self, name: str) -> Path:
+        """Return the local path of a key; raises `DataError` if a link in the local folder leads it elsewhere."""
+        path = self.folder / name
+        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
+            raise DataError(
+                f"the local copy of {self.url} has a link to another folder",
+                expected="files and folders that medhybrid fetched",
+                found=str(path.parent),
+                remedy="remove the link",
+            )
+        return path
 
 
 def local_copy(place: str | Path) -> Path:
@@ -207,9 +234,15 @@ def _cache() -> Path:
 def _read_index(path: Path) -> dict[str, tuple[str, str]]:
     try:
         found = json.loads(path.read_text())
-        return {str(name): (str(mark), str(stamp)) for name, (mark, stamp) in found.items()}
+        return {str(name): (str(mark), str(stamp)) for name, (mark, stamp) in found.items() if _is_inside(name)}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
+
+
+def _is_inside(name: str) -> bool:
+    """Return whether a file name of a store or of the index stays in the local folder."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and ".." not in parts and not Path(name).anchor and "\0" not in name and "\\" not in name
 
 
 def _is_ours(name: Path) -> bool:
@@ -218,9 +251,19 @@ def _is_ours(name: Path) -> bool:
 
 
 def _stamp(path: Path) -> str:
-    """Return size and time of a local file, which change with its content."""
+    """Return size, time of the content, and time of the last change of a local file; nobody can set back the last one."""
     status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _content_of(stamp: str) -> list[str]:
+    """Return size and time of the content from a stamp; a file that was only copied or moved has the same."""
+    return stamp.split()[:2]
+
+
+def _is_untouched(path: Path, stamp: str) -> bool:
+    """Return whether a file has its stamp; stamps of earlier versions had no time of the last change."""
+    return _stamp(path).split()[: max(2, len(stamp.split()))] == stamp.split()
 
 
 def _mark(info: dict[str, Any]) -> str:

@@ -145,3 +145,14 @@ def test_no_command_writes_identifying_values(
 def content_of(path: Path) -> str:
     raw = path.read_bytes()
     return (raw + (gzip.decompress(raw) if path.suffix == ".gz" else b"")).decode("latin-1")
+
+
+def test_warnings_of_pydicom_which_quote_values_are_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "scans").mkdir()
+
+    main(["inspect", str(tmp_path / "scans")])
+    logging.getLogger("pydicom").warning("Invalid value for VR UI: 'DOE^JOHN'")
+
+    assert "DOE^JOHN" not in capsys.readouterr().err + caplog.text

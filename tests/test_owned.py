@@ -46,6 +46,21 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path, foreign: str) -> N
     assert kinds_of(tmp_path) == ()
 
 
+@pytest.mark.parametrize("name", ["data", "record.json", ".medhybrid.json"])
+def test_a_link_in_a_marked_folder_leads_no_command_elsewhere(name: str, tmp_path: Path) -> None:
+    out = claim_folder(tmp_path / "out", KIND)
+    (tmp_path / "mine").mkdir()
+    (out / name).unlink(missing_ok=True)
+    (out / name).symlink_to(tmp_path / "mine")
+
+    with pytest.raises(OutputError, match="links"):
+        claim_folder(out, KIND)
+
+    (out / name).unlink()
+    (out / "notes").symlink_to(tmp_path / "mine")
+    claim_folder(out, KIND)
+
+
 def test_several_commands_may_write_into_one_folder(tmp_path: Path) -> None:
     claim_folder(tmp_path, FolderKind("other", {"scores.csv": ()}))
     assert kinds_of(claim_folder(tmp_path, KIND)) == ("other", "test")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,6 +100,50 @@ def forget_copies(tmp_path: Path) -> None:
 )
 def test_only_urls_of_stores_are_remote(place: Any, expected: bool) -> None:
     assert is_remote(place) == expected
+
+
+@pytest.mark.parametrize("by", ["store", "index"])
+def test_neither_a_store_nor_an_altered_index_removes_files_elsewhere(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "store" / "z").mkdir(parents=True)
+    (tmp_path / "store" / "z" / "y").write_text("a file, later a folder")
+    url, victim = f"file://{tmp_path / 'store'}", tmp_path / "thesis.txt"
+    victim.write_text("my only copy")
+    copy = local_copy(url)
+    hostile = json.dumps({"../" * len(copy.relative_to(tmp_path).parts) + "thesis.txt": ["1", "1"]})
+    if by == "store":
+        shutil.rmtree(tmp_path / "store" / "z")
+        (tmp_path / "store" / "z").write_text("a folder before: the fetch ends here")
+        (tmp_path / "store" / INDEX).write_text(hostile)
+        with pytest.raises(DataError):
+            local_copy(url)
+        (tmp_path / "store" / INDEX).unlink()
+        (tmp_path / "store" / "z").unlink()
+    else:
+        (copy / INDEX).write_text(hostile)
+
+    local_copy(url)
+
+    assert victim.read_text() == "my only copy"
+
+
+def test_a_copy_that_was_altered_with_its_size_and_time_kept_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "a.txt").write_text("good")
+    file = local_copy(f"file://{tmp_path / 'store'}") / "a.txt"
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    time.sleep(0.02)
+    file.write_text("evil")
+    os.utime(file, ns=times)
+
+    local_copy(f"file://{tmp_path / 'store'}")
+
+    assert file.read_text() == "good"
 
 
 def test_only_changed_files_are_fetched_again(bucket: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from medhybrid.errors import ModelError
 from medhybrid.inference.model_record import read_record
 from medhybrid.runs.places import config_here
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint
+from medhybrid.steps import review
 from medhybrid.steps.reproduce import recipe_of
 from tests.synthetic import StudyFolder, small_config
 
@@ -64,6 +65,31 @@ def test_a_pacs_address_with_a_password_is_refused_without_showing_it(address: s
     with pytest.raises(PacsError, match=r"\.netrc") as caught:
         parse_endpoint(address)
     assert SECRET not in str(caught.value)
+
+
+def test_the_password_of_a_store_is_no_argument_of_the_mlflow_ui(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every user of the host can read the arguments of a process."""
+    address, started = f"postgresql://me:{SECRET}@db/mlflow", []
+
+    class Ended:
+        returncode = 0
+
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            started.append((command, env["MLFLOW_BACKEND_STORE_URI"]))
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(review, "prepare_store", lambda _: None)
+    monkeypatch.setattr(review, "quiet_mlflow", lambda: None)
+    monkeypatch.setattr(review.subprocess, "Popen", Ended)
+    assert review.review(tmp_path, uri=address) == 0
+
+    ((command, uri),) = started
+    assert SECRET not in " ".join(command)
+    assert uri == address
 
 
 @pytest.mark.slow

@@ -73,6 +73,11 @@ def _common(
     handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("medhybrid").setLevel(level)
+    logging.getLogger("pydicom").addFilter(_is_error)  # its warnings quote values, such as the patient's name
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

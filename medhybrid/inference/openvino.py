@@ -1,6 +1,6 @@
 """Fast path on CPUs: a model's network run by OpenVINO. The network is converted once and cached.
 
-CACHE/medhybrid/<key>/stem.xml, network.xml (and .bin)      one folder for each weights, format and version of OpenVINO
+CACHE/medhybrid/<key>/stem.xml, network.xml (and .bin)      one folder for each network, plan, format, version of OpenVINO
 
 CACHE is `XDG_CACHE_HOME`, or `.cache` in the user's home. A converted network is compared with the torch network before it is
 cached. It computes in bf16 if the processor supports it, otherwise in float32, as with torch. The stem of the network is a
@@ -137,7 +137,11 @@ def _is_as_written(folder: Path) -> bool:
 
 def _key(model: Model) -> str:
     record = model.record
-    made_of = f"{record.weights_sha256} {record.format_version} {version('openvino')} {model.plan.patch_size} {STEM}"
+    plan = model.plan.model_dump_json(
+        exclude={"keep_largest", "min_component_ml"}
+    )  # rules for the mask, not the network
+    parts = (record.weights_sha256, record.format_version, version("openvino"), record.network.model_dump_json(), plan)
+    made_of = " ".join(map(str, (*parts, STEM)))
     return f"openvino-{hashlib.sha256(made_of.encode()).hexdigest()[:24]}"
 
 

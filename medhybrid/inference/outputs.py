@@ -25,7 +25,6 @@ from medhybrid.scans import Scan, write_nifti
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, find_invalid_values, write_seg
-from medhybrid.scans.dicom.source_values import hide_patient
 
 logger = logging.getLogger(__name__)
 
@@ -168,16 +167,16 @@ def _write_dicom(
             f"sr/{case}.dcm", lambda path: write_report(path, writer.out / seg, sources, rows, record.label_codes)
         )
 
-    problem = _try_to_write("the DICOM SEG and its report", write_segmentation, case, scan)
+    problem = _try_to_write("the DICOM SEG and its report", write_segmentation, case)
     notes += problem
     if made.probabilities is not None and not problem:
-        notes += _try_to_write("the DICOM SEG of probabilities", write_probabilities, case, scan)
+        notes += _try_to_write("the DICOM SEG of probabilities", write_probabilities, case)
     if not problem:
-        notes += _try_to_write("the DICOM report", write_measures, case, scan)
+        notes += _try_to_write("the DICOM report", write_measures, case)
     return tuple(notes)
 
 
-def _try_to_write(what: str, write: Callable[[], None], case: str, scan: Scan) -> list[str]:
+def _try_to_write(what: str, write: Callable[[], None], case: str) -> list[str]:
     """Write an output; return the reason if that fails. Raises `OSError` if the disk is full or cannot be written to."""
     try:
         write()
@@ -185,12 +184,8 @@ def _try_to_write(what: str, write: Callable[[], None], case: str, scan: Scan) -
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
         logger.debug("case %s", case, exc_info=error)
-        is_ours = isinstance(error, MedHybridError)
-        reason = (
-            str(error)
-            if is_ours
-            else f"{type(error).__name__}: {hide_patient(str(error), scan.source.header[0])[:200]}"
-        )
+        # errors of libraries may quote a patient's values, also such as cannot be read from the header
+        reason = str(error) if isinstance(error, MedHybridError) else type(error).__name__
         return [f"{what} could not be written; the mask is complete. Found {reason.rstrip('.')}"]
     return []
 

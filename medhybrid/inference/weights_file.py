@@ -107,6 +107,21 @@ def read_about(path: Path) -> About | None:
     return None if text is None else About.read(text, path.name)
 
 
+def check_heads(path: Path, heads: int) -> None:
+    """Raise `ModelError` if the description of weights has another number of heads than their model's record."""
+    try:  # alone, since the record has the rest, and files of earlier versions may have other fields
+        stated = json.loads(_about_text(path) or "{}").get("heads")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path.name} has an invalid description of its weights", found=str(error)[:200]) from error
+    if stated not in (None, heads):
+        raise ModelError(
+            f"the record of {path.name} is of another network",
+            expected=f"network.heads {stated}",
+            found=f"network.heads {heads}",
+            remedy="copy the whole model folder again",
+        )
+
+
 def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Compare tensors with the checksum in their file, if it has one; raises `ModelError` if they differ."""
     try:

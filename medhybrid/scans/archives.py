@@ -17,13 +17,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medhybrid.errors import ScanError
 from medhybrid.names import printable_path, same_file_name
+from medhybrid.scans.dicom.deflated import find_bomb
 
 MAX_MEMBERS = 200_000
 MAX_RATIO = 200
 """Largest ratio of unpacked to packed size. Only a single label map may compress better."""
 
 MIN_CHECKED_BYTES = 256 << 20
-"""Archives with a smaller unpacked size are not checked against `MAX_RATIO`."""
+"""Archives whose unpacked size, together for a folder, is smaller are not refused by `MAX_RATIO`."""
 
 LOCAL_HEADER_BYTES = 30
 """Length of a member's header, before its name and its content."""
@@ -39,8 +40,18 @@ class UnpackedFolder:
         self._finalizer = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def unpack(archive: Path, into: Path) -> None:
+def unpack(archive: Path, into: Path, *, n_dense: int = 0) -> int:
     """Unpack a zip archive into a folder.
+
+    Parameters
+    ----------
+    n_dense : int
+        Unpacked bytes of earlier archives, of the same folder, of a larger ratio than `MAX_RATIO`.
+
+    Returns
+    -------
+    int
+        The same, with this archive.
 
     Raises
     ------
@@ -53,10 +64,11 @@ def unpack(archive: Path, into: Path) -> None:
             members = _without_copies([m for m in file.infolist() if not m.is_dir()])
             if not members:
                 raise _refused(archive, "no files in it")
-            _check(archive, members, shutil.disk_usage(into).free)
+            n_dense = _check(archive, members, shutil.disk_usage(into).free, n_dense)
             _refuse_overlaps(archive, file)
             for member in members:
                 _extract(file, member, into / _relative(archive, member))
+            return n_dense
     except (
         zipfile.BadZipFile,
         OSError,
@@ -74,15 +86,17 @@ def _without_copies(members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
     return list({(m.filename, m.CRC, m.file_size): m for m in reversed(members)}.values())[::-1]
 
 
-def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> None:
+def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int, n_dense: int) -> int:
     if len(members) > MAX_MEMBERS:
         raise _refused(archive, f"{len(members)} members")
     total = sum(m.file_size for m in members)
     packed = min(sum(m.compress_size for m in members), archive.stat().st_size)
     if total > free_bytes // 2:
         raise _refused(archive, "it unpacks to more than half of the free disk space")
-    if total > MIN_CHECKED_BYTES and total > MAX_RATIO * max(packed, 1):
-        raise _refused(archive, f"it unpacks to {total / 2**20:.0f} MiB, far more than images of this size")
+    is_dense = total > MAX_RATIO * max(packed, 1)
+    if is_dense and n_dense + total > MIN_CHECKED_BYTES:
+        others = f", after {n_dense / 2**20:.0f} MiB of other archives like it" if n_dense else ""
+        raise _refused(archive, f"it unpacks to {total / 2**20:.0f} MiB, far more than images of this size{others}")
     places = [same_file_name(str(_relative(archive, m))) for m in members]
     if len(set(places)) < len(places):
         doubled = next(m.filename for m, p in zip(members, places, strict=True) if places.count(p) > 1)
@@ -91,6 +105,7 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free_bytes: int) -> No
         if stat.S_ISLNK(m.external_attr >> 16):
             raise _refused(archive, "a symbolic link inside")
         _relative(archive, m)
+    return n_dense + total if is_dense else n_dense
 
 
 def _refuse_overlaps(archive: Path, file: zipfile.ZipFile) -> None:
@@ -139,11 +154,15 @@ def files_of_dicomdir(path: Path) -> tuple[list[Path], int]:
     import pydicom
 
     try:
+        if bomb := find_bomb(path):
+            raise ScanError(f"{path.name} cannot be read as DICOMDIR", found=bomb)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # non-standard file names; the files are checked below
             records = pydicom.dcmread(path).DirectoryRecordSequence
             named = [r.ReferencedFileID for r in records if "ReferencedFileID" in r]
             parts = [[str(n)] if isinstance(n, str) else [str(p) for p in n] for n in named]
+    except ScanError:
+        raise
     except Exception as error:  # damaged files raise many kinds of exceptions
         raise ScanError(f"{path.name} cannot be read as DICOMDIR", found=type(error).__name__) from error
     named_files = [path.parent.joinpath(*p) for p in parts]

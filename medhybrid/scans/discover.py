@@ -232,13 +232,15 @@ def _list_files(
     found = [image_files.header_of(root)] if root.is_file() else sorted(walk.files(root, on_error))
     holds: list[UnpackedFolder] = []
     paths: list[Path] = []
+    n_dense = 0
     for path in found:
         try:
             if path.suffix.lower() == ".zip" and with_archives:
-                holds.append(UnpackedFolder())
-                inside = holds[-1].path / name_from_path(path.relative_to(base).with_suffix(""))
+                hold = UnpackedFolder()
+                inside = hold.path / name_from_path(path.relative_to(base).with_suffix(""))
                 inside.mkdir()
-                unpack(path, inside)
+                n_dense = unpack(path, inside, n_dense=n_dense)
+                holds.append(hold)  # that of an archive with an error is removed, with what was unpacked of it
                 inner = Walk()
                 members = sorted(inner.files(inside, on_error))
                 hidden = [p.relative_to(inside) for p in inner.passed_over if p.name != "__MACOSX"]

@@ -1,6 +1,7 @@
 """`medhybrid listen`: prediction of studies that a PACS pushes; results are sent back.
 
 SPOOL/incoming/<study>/     instances received so far
+SPOOL/queued/.<study>/      taken from incoming, while it is compared with its earlier instances
 SPOOL/queued/<study>/       complete: no new instance for `wait_s`; sent.json lists the results already sent
 SPOOL/results/<study>/      masks, SEG and report
 SPOOL/done/<study>/         results sent, recorded in done.json
@@ -96,27 +97,38 @@ class Listener:
 
     def queue_complete(self) -> None:
         """Move studies to the queue that received no instance for `wait_s`."""
+        queued = self.spool / "queued"
+        for taken in sorted(p for p in queued.glob(".*") if p.is_dir()):  # left by an error or an earlier start
+            if time.monotonic() >= self._resend_at.get(taken.name[1:], 0.0):
+                self._try_to_queue(taken)
         for study in _folders(self.spool / "incoming"):
-            if (self.spool / "queued" / study.name).exists():
+            taken = queued / f".{study.name}"
+            if (queued / study.name).exists() or taken.exists():
                 continue  # its earlier instances are being processed
             # a monotonic clock cannot be set back; the wait restarts with each instance and each start of the listener
             since = self._still_since.setdefault(study.name, time.monotonic())
             if time.monotonic() - since < self.config.wait_s:
                 continue
-            try:
-                if self._is_unchanged(study):
-                    remove_tree(study, owner=self.spool)
-                    self._on_event(study.name, "unchanged")
-                else:
-                    self._take_earlier_instances(study)
-                    study.rename(self.spool / "queued" / study.name)
-                    self._on_event(study.name, "queued")
-            except OSError as error:
-                if error.errno not in OF_MACHINE:
-                    raise
-                self._wait_for_room(study, error)
-                continue
-            self._still_since.pop(study.name, None)
+            self._try_to_queue(taken, study)
+
+    def _try_to_queue(self, taken: Path, study: Path | None = None) -> None:
+        """Queue a study, or remove it if it is unchanged; after an error it waits, so that it does not stop the service."""
+        name = taken.name[1:]
+        try:
+            if study is not None:  # moved away first: instances that arrive now begin a new folder
+                study.rename(taken)
+            if self._is_unchanged(taken, name):
+                remove_tree(taken, owner=self.spool)
+                state = "unchanged"
+            else:
+                self._take_earlier_instances(taken, name)
+                taken.rename(self.spool / "queued" / name)
+                state = "queued"
+        except (OSError, OutputError) as error:
+            self._wait_for_room(self.spool / "queued" / name, error)
+            return
+        self._on_event(name, state)
+        self._still_since.pop(name, None)
 
     def work(self) -> None:
         """Predict queued studies and send their results."""
@@ -145,10 +157,10 @@ class Listener:
         self._resend_at[study.name] = time.monotonic() + RESEND_S
         self._still_since[study.name] = time.monotonic()
 
-    def _is_unchanged(self, study: Path) -> bool:
+    def _is_unchanged(self, study: Path, name: str) -> bool:
         """Return whether a study was received again unchanged, after its results were sent."""
-        done = self.spool / "done" / study.name
-        files = [p for p in study.iterdir() if p.suffix == ".dcm"]
+        done = self.spool / "done" / name
+        files = [p for p in study.iterdir() if p.suffix == ".dcm" and not p.name.startswith(".")]
         return bool(files) and all((done / p.name).is_file() and cmp(p, done / p.name, shallow=False) for p in files)
 
     def _predict_and_send(self, study: Path) -> None:
@@ -174,16 +186,16 @@ class Listener:
         write_atomically(study / "done.json", json.dumps({"n_sent": len(files), "failures": failures}, indent=1))
         self._move(study, "done")
 
-    def _take_earlier_instances(self, study: Path) -> None:
+    def _take_earlier_instances(self, study: Path, name: str) -> None:
         """Add the earlier instances of a study to its late ones, so that the whole study is predicted again."""
         for state in ("done", "failed"):
-            earlier = self.spool / state / study.name
+            earlier = self.spool / state / name
             if earlier.exists():
                 for path in earlier.glob("*.dcm"):
                     if not (study / path.name).exists():
                         path.replace(study / path.name)
                 remove_tree(earlier, owner=self.spool)
-                remove_tree(self.spool / "results" / study.name, owner=self.spool)
+                remove_tree(self.spool / "results" / name, owner=self.spool)
 
     def _set_aside(self, study: Path, reason: str) -> None:
         try:
@@ -209,7 +221,7 @@ def _is_study(path: Path) -> bool:
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted((p for p in parent.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
+    return sorted((p for p in parent.glob("[!.]*") if p.is_dir()), key=lambda p: p.stat().st_mtime)
 
 
 def listen(config: ListenConfig, model: Segmenter, *, on_event: Callable[[str, str], None] = lambda *_: None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ POLL_S = 0.2
 
 
 def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list[str]:
-    """Return the command that serves the MLflow UI.
+    """Return the command that serves the MLflow UI, with the store in `MLFLOW_BACKEND_STORE_URI`.
 
     Raises
     ------
@@ -47,11 +48,7 @@ def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list
             f"{hide_password(address)} is an MLflow server with its own UI", remedy="open it in the browser"
         )
     prepare_store(address)
-    return [
-        *(sys.executable, "-m", "mlflow", "ui"),
-        *("--backend-store-uri", address),
-        *("--host", host, "--port", str(port)),
-    ]
+    return [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
 
 
 def review(
@@ -70,7 +67,9 @@ def review(
         Open the experiment of the newest run in the browser, with the main columns first.
     """
     quiet_mlflow()
-    server = subprocess.Popen(review_command(Path(runs), host=host, port=port, uri=uri))
+    command = review_command(Path(runs), host=host, port=port, uri=uri)
+    # every user of the host can read the arguments of a process, and the address may have a password
+    server = subprocess.Popen(command, env=os.environ | {"MLFLOW_BACKEND_STORE_URI": store_uri(uri, Path(runs))})
     is_waiting = opens
     try:
         with stop_on_signals() as should_stop:

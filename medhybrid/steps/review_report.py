@@ -9,44 +9,52 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
+import logging
 import secrets
 import socket
 import threading
 import time
 import webbrowser
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from html import escape
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medhybrid.addresses import show_own_token
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.records import Records
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.progress import Reporter
 from medhybrid.review.marks import Mark, Marks, read_marks, write_mark
+from medhybrid.review.report.page import has_other_scripts, own_scripts, shared_viewer
 from medhybrid.steps.report import report
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024
 
 MAX_CONNECTIONS, MAX_CONNECTIONS_FROM_ONE = 64, 16
-"""Open connections, in total and from one address; further ones are closed."""
+"""Open connections, in total and from one address; a further one ends the oldest that has not sent the token."""
 
 MAX_SECONDS = 30.0
 """Longest duration of a connection in seconds, also if the client sends slowly."""
 
 POLICY = (
     "default-src 'none'; img-src 'self' data: blob:; style-src 'unsafe-inline'; font-src data:; "
-    "script-src 'unsafe-inline' 'wasm-unsafe-eval' blob: 'self'; connect-src 'self' blob: data:; worker-src blob:; "
+    "script-src {scripts} 'wasm-unsafe-eval' blob: 'self'; connect-src 'self' blob: data:; worker-src blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""Content security policy: that of the pages, and no frames in other pages."""
+"""Content security policy: that of the pages with scripts of this version alone, and no frames in other pages."""
+
 POLL_S = 0.2
 
 
@@ -73,7 +81,8 @@ def review_report(
 ) -> int:
     """Serve the report until Ctrl-C or SIGTERM.
 
-    The report is written first if it is absent, older than the masks, or if scans, references or a key are given.
+    The report is written first if it is absent, older than the masks, has scripts that this version did not write, or if
+    scans, references or a key are given.
 
     Raises
     ------
@@ -84,21 +93,53 @@ def review_report(
     """
     record, page = read_folder_record(folder), folder / "report.html"
     is_asked = bool(scans or references or deidentify)
-    if is_asked or not page.is_file() or page.stat().st_mtime < (folder / "run.json").stat().st_mtime:
+    if is_asked or not _is_current(page, folder / "run.json"):
         report(folder, scans=scans, references=references, deidentify=deidentify, reporter=reporter)
     read_marks(folder)  # raises for a damaged file before the user marks anything
     server = make_server(folder, record.made_by[:16], host, port)
     url = f"http://{host}:{server.server_port}/?token={server.token}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     on_start(url)
-    if opens:
-        webbrowser.open(url)
-    with stop_on_signals() as should_stop:
+    with stop_on_signals() as should_stop, ExitStack() as opened:
+        if opens:
+            opened.enter_context(_open_in_browser(url))
         while not should_stop():
             time.sleep(POLL_S)
+            if server.is_entered:
+                opened.close()
     server.shutdown()
     server.server_close()
     return 0
+
+
+@contextmanager
+def _open_in_browser(url: str) -> Iterator[None]:
+    """Open an address by a page that leads to it, which only this user can read and which is removed afterwards.
+
+    The arguments of a browser can be read by every user of the host, and the address has the token.
+    """
+    try:  # a browser of a snap can read the visible part of the home alone
+        place = TemporaryDirectory(prefix="medhybrid-review-", dir=Path.home() if Path("/snap").is_dir() else None)
+    except OSError as error:  # the address was printed: the user can open it
+        logger.debug("no browser was opened", exc_info=error)
+        yield
+        return
+    with place as folder:
+        page, address = Path(folder) / "open.html", escape(url)
+        page.touch(mode=0o600)
+        page.write_text(
+            f'<!doctype html><meta charset="utf-8"><meta name="referrer" content="no-referrer">'
+            f'<meta http-equiv="refresh" content="0; url={address}"><a href="{address}">Open the report</a>'
+        )
+        webbrowser.open(page.as_uri())
+        yield
+
+
+def _is_current(page: Path, record: Path) -> bool:
+    """Return whether a report is of these masks and has only the scripts of this version."""
+    if page.is_symlink() or not page.is_file() or page.stat().st_mtime < record.stat().st_mtime:
+        return False
+    return not has_other_scripts(page.read_bytes())
 
 
 class ReviewServer(ThreadingHTTPServer):
@@ -116,19 +157,31 @@ class ReviewServer(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(address, handler)
         self.token = secrets.token_urlsafe(24)
+        show_own_token(self.token)
+        self.is_entered = False
         self._open: dict[Any, str] = {}
+        self._known: set[Any] = set()
         self._lock = threading.Lock()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Return whether another connection is allowed."""
+        """Return whether another connection is allowed; the oldest one without the token ends for it if necessary."""
         with self._lock:
-            addresses = list(self._open.values())
-            has_room = (
-                len(addresses) < MAX_CONNECTIONS and addresses.count(client_address[0]) < MAX_CONNECTIONS_FROM_ONE
-            )
-            if has_room:
-                self._open[request] = client_address[0]
-        return has_room
+            from_one = [r for r, address in self._open.items() if address == client_address[0]]
+            is_full = len(self._open) >= MAX_CONNECTIONS
+            if is_full or len(from_one) >= MAX_CONNECTIONS_FROM_ONE:
+                ended = next((r for r in (self._open if is_full else from_one) if r not in self._known), None)
+                if ended is None:
+                    return False
+                del self._open[ended]
+                _cut_off(ended)
+            self._open[request] = client_address[0]
+        return True
+
+    def know(self, request: Any) -> None:
+        """Note that a connection has sent the token: it does not end for others."""
+        self.is_entered = True
+        with self._lock:
+            self._known.add(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Handle a connection and close it at its deadline."""
@@ -141,6 +194,7 @@ class ReviewServer(ThreadingHTTPServer):
             deadline.cancel()
             with self._lock:
                 self._open.pop(request, None)
+                self._known.discard(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors of closed connections."""
@@ -186,15 +240,18 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/marks":
             self._give_marks()
             return
-        allowed = {"/": "report.html", "/report.html": "report.html", "/report/viewer.js": "report/viewer.js"}
+        if path == "/report/viewer.js":
+            self._answer(shared_viewer(), "text/javascript")  # not that of the folder, which may be somebody else's
+            return
+        allowed = {"/": "report.html", "/report.html": "report.html"}
         number = path.removeprefix("/report/").removesuffix(".html")
         if path == f"/report/{number}.html" and number.isdecimal() and number.isascii():
             allowed[path] = f"report/{number}.html"
         file = self.place / allowed[path] if path in allowed else None
-        if file is None or not file.is_file():
+        if file is None or file.is_symlink() or file.parent.is_symlink() or not file.is_file():
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        self._answer(file.read_bytes(), "text/javascript" if file.suffix == ".js" else "text/html; charset=utf-8")
+        self._answer(file.read_bytes(), "text/html; charset=utf-8")
 
     def _give_marks(self) -> None:
         try:
@@ -276,14 +333,21 @@ class _Handler(BaseHTTPRequestHandler):
         return cookie is not None and self._is_token(cookie.value)
 
     def _is_token(self, text: str) -> bool:
-        return hmac.compare_digest(text.encode("utf-8", "replace"), self.server.token.encode())
+        is_ours = hmac.compare_digest(text.encode("utf-8", "replace"), self.server.token.encode())
+        if is_ours:
+            self.server.know(self.connection)
+        return is_ours
 
     def _answer(self, body: str | bytes, kind: str) -> None:
         data = body.encode() if isinstance(body, str) else body
+        policy = POLICY.format(scripts=" ".join(own_scripts()))
         self.send_response(HTTPStatus.OK)
         headers = {"Content-Type": kind, "Content-Length": str(len(data)), "Cache-Control": "no-store"}
         headers |= {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
-        headers |= {"Content-Security-Policy": POLICY, "Cross-Origin-Resource-Policy": "same-origin"}
+        headers |= {
+            "Content-Security-Policy": policy,
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

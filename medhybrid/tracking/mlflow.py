@@ -269,7 +269,9 @@ class MlflowTracker:
         if "picture" in table:
             files = [path.parent / str(name) for name in table["picture"]]
             blank = np.zeros((1, 1, 3), np.uint8)  # MLflow needs an image in every cell of the column
-            shown = [mlflow.Image(str(f) if f.is_file() else blank) for f in files]
+            inside = path.parent.resolve()
+            are_here = [f.is_file() and f.resolve().is_relative_to(inside) for f in files]
+            shown = [mlflow.Image(str(f) if is_here else blank) for f, is_here in zip(files, are_here, strict=True)]
             table["picture"] = pd.Series(shown, dtype=object)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow's search for images uses a deprecated function of pandas

@@ -4,7 +4,8 @@ The training adds an event to the queue and continues. The thread sends events i
 answer. Events that are unsent at the end stay in a file; the next call that resumes the run sends them first. An event that the
 server refuses while it accepts others is stored there as well. Only events whose own file is gone are dropped.
 
-In that file, paths within the run folder are relative to it, so that a moved or copied run folder sends its own files.
+In that file, paths within the run folder are relative to it, so that a moved or copied run folder sends its own files. Files
+from elsewhere are copied into it: a stored event sends no other file, since the run folder may be somebody else's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import queue
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +26,9 @@ from typing import Any, Literal
 logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
+
+COPIES = ".unsent-files"
+"""Folder in the run folder with copies of files from elsewhere, whose events wait."""
 
 RETRY_S = (1.0, 5.0, 15.0)
 """Seconds between attempts; the last value repeats."""
@@ -129,6 +134,9 @@ class Spool:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         self._sending = []
+        copies = self.unsent.parent / COPIES
+        if not self.unsent.exists() and not copies.is_symlink():
+            shutil.rmtree(copies, ignore_errors=True)
 
     def _run(self) -> None:
         while (event := self._queue.get()) is not None:
@@ -212,9 +220,20 @@ class Spool:
         for line in lines:
             with suppress(ValueError):  # a kill may have truncated the last line
                 event = json.loads(line)
-                if isinstance(event, dict):
-                    events.append(self._with_path_here(event))
+                if isinstance(event, dict) and self._is_of_this_run(here := self._with_path_here(event)):
+                    events.append(here)
         return events
+
+    def _is_of_this_run(self, event: Event) -> bool:
+        """Return whether the file or folder of a stored event lies in the run folder; the run may be somebody else's."""
+        if not isinstance(event.get("path"), str):
+            return "path" not in event
+        folder, path = self.unsent.parent.resolve(), Path(event["path"])
+        linked = (p.resolve() for p in path.rglob("*") if p.is_symlink()) if path.is_dir() else ()
+        outside = [p for p in (path, *linked) if not p.is_relative_to(folder)]
+        if outside:
+            logger.warning("tracking: a stored event is not sent: %s is not in the run folder %s", outside[0], folder)
+        return not outside
 
     def _with_path_here(self, event: Event) -> Event:
         """Return an event read from disk, with the current path of its file."""
@@ -226,6 +245,18 @@ class Spool:
             inside = folder.joinpath(*path.parts[n + 1 :])
             path = inside if inside.exists() else path
         return event | {"path": str((folder / path).resolve())}
+
+    def _with_copy(self, event: Event) -> Event:
+        """Return an event to store on disk, with a copy of its file where that lies outside the run folder."""
+        if not isinstance(event.get("path"), str):
+            return event
+        path, folder = Path(event["path"]), self.unsent.parent.resolve()
+        if path.is_relative_to(folder) or not path.is_file():
+            return event
+        copy = folder / COPIES / secrets.token_hex(8) / path.name
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(path, copy)
+        return event | {"path": str(copy)}
 
     def _with_relative_path(self, event: Event) -> Event:
         """Return an event to store on disk, with a path relative to the run folder, which may be moved."""
@@ -242,7 +273,7 @@ class Spool:
             self.unsent.parent.mkdir(parents=True, exist_ok=True)
             with self.unsent.open("a") as file:
                 for event in events:
-                    file.write(json.dumps(self._with_relative_path(event)) + "\n")
+                    file.write(json.dumps(self._with_relative_path(self._with_copy(event))) + "\n")
         except OSError as error:
             logger.warning("tracking: %d events are lost: %s", len(events), error.strerror)
             return False

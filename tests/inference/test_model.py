@@ -45,6 +45,16 @@ def test_weights_that_are_not_those_of_the_record_are_refused(model: Path) -> No
         medhybrid.load_model(model)
 
 
+def test_a_record_with_another_number_of_heads_than_its_weights_is_refused(model: Path) -> None:
+    """The weights fit any number of heads, and other masks come out."""
+    record = json.loads((model / "model.json").read_text())
+    record["network"]["heads"] *= 2
+    (model / "model.json").write_text(json.dumps(record))
+
+    with pytest.raises(ModelError, match="is of another network"):
+        medhybrid.load_model(model)
+
+
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
 def test_a_folder_with_a_missing_file_is_refused(model: Path, name: str) -> None:
     (model / name).unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,18 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> list[medhybrid.Scan]:
     folder = tmp_path_factory.mktemp("scans")
     paths = [save_nifti(folder / f"{seed}.nii.gz", blob_case(seed)[0]) for seed in range(3)]
     return [medhybrid.read_scan(path) for path in paths]
+
+
+def test_models_of_the_same_weights_and_another_network_have_their_own_programs() -> None:
+    plan = make_test_plan()
+    networks = [NetworkConfig(), NetworkConfig(heads=2 * NetworkConfig().heads)]
+    plans = [plan, plan.model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)}), plan.model_copy(update={"strides": ()})]
+    models: list[Any] = [SimpleNamespace(record=make_test_record(p, n), plan=p) for p in plans for n in networks]
+    assert len({module._key(model) for model in models}) == 6
+
+    rules = plan.model_copy(update={"min_component_ml": plan.min_component_ml + 1})
+    with_rules: Any = SimpleNamespace(record=make_test_record(rules), plan=rules)
+    assert module._key(with_rules) == module._key(models[0]), "rules for the mask do not change the network"
 
 
 def test_masks_in_float32_are_those_of_torch(trained: tuple[StudyFolder, Path], scans: list[medhybrid.Scan]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from medhybrid.errors import ScanError
 from medhybrid.scans import archives, discover
+from medhybrid.scans.dicom import deflated
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_entry
 from tests.synthetic import AFFINE
@@ -149,6 +150,35 @@ def test_missing_files_of_a_medium_are_reported(medium: Path) -> None:
     problems = [e.problem for e in discover(medium).entries if e.problem]
 
     assert any("lists 1 files that do not exist" in p for p in problems)
+
+
+def test_a_dicomdir_that_inflates_to_far_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deflated, "MIN_CHECKED_BYTES", 1 << 20)
+    directory = pydicom.Dataset()
+    directory.add_new(0x7FE00010, "OW", bytes(4 << 20))
+    directory.file_meta = pydicom.dataset.FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = pydicom.uid.MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    pydicom.dcmwrite(tmp_path / "DICOMDIR", directory, enforce_file_format=True)
+
+    with pytest.raises(ScanError, match="inflate to more"):
+        archives.files_of_dicomdir(tmp_path / "DICOMDIR")
+
+
+def test_archives_of_a_large_ratio_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MIN_CHECKED_BYTES", 10 << 20)
+    (tmp_path / "in").mkdir()
+    for n in range(4):
+        with zipfile.ZipFile(tmp_path / "in" / f"{n}.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("zeros.bin", bytes(4 << 20))
+
+    found = discover(tmp_path / "in")
+
+    unpacked = [p.stat().st_size for hold in found.unpacked for p in hold.path.rglob("*") if p.is_file()]
+    assert sum(unpacked) == 8 << 20
+    assert len(found.unpacked) == 2, "refused ones leave nothing"
+    assert [e.name for e in found.entries if "after 8 MiB of other archives" in e.problem] == ["2", "3"]
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")

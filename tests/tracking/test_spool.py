@@ -187,6 +187,46 @@ def test_paths_of_unsent_events_follow_a_moved_run_folder(
     assert [e["path"] for e in sent] == [str(tmp_path / "new" / "runs" / "run-1" / "x.png")]
 
 
+@pytest.mark.parametrize("by", ["relative", "absolute", "link", "folder with a link"])
+def test_a_stored_event_sends_no_file_from_outside_the_run_folder(
+    by: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, secret = tmp_path / "run", tmp_path / "netrc"
+    (run / "plots").mkdir(parents=True)
+    secret.write_text("password")
+    (run / "link").symlink_to(secret)
+    (run / "plots" / "x.png").symlink_to(secret)
+    path = {"relative": "../netrc", "absolute": str(secret), "link": "link", "folder with a link": "plots"}[by]
+    (run / "unsent.jsonl").write_text(json.dumps({"n": 0, "path": path}) + '\n{"n": 1}\n')
+    sent: list[Event] = []
+
+    assert Spool(sent.append, run / "unsent.jsonl").close(patience_s()) == 0
+
+    assert sent == [{"n": 1}]
+    assert "is not in the run folder" in caplog.text
+
+
+def test_a_file_from_elsewhere_whose_event_waits_is_kept_in_the_run_folder(tmp_path: Path) -> None:
+    scores = tmp_path / "out" / "scores.csv"
+    scores.parent.mkdir()
+    scores.write_text("dice")
+    server = Server()
+    server.is_up = False
+    spool = Spool(server.send, tmp_path / "run" / "unsent.jsonl")
+    spool.put({"n": 0, "path": str(scores)})
+    assert spool.close(0.1) == 1
+    sent: list[tuple[str, str, bool]] = []
+
+    def send(event: Event) -> None:
+        copy = Path(event["path"])
+        sent.append((copy.name, copy.read_text(), copy.is_relative_to(tmp_path / "run")))
+
+    Spool(send, tmp_path / "run" / "unsent.jsonl").close(patience_s())
+
+    assert sent == [("scores.csv", "dice", True)]
+    assert not list((tmp_path / "run").rglob("scores.csv")), "the copy is removed"
+
+
 def test_an_event_that_cannot_be_sent_yet_is_tried_until_it_can(tmp_path: Path) -> None:
     asked: list[Event] = []
 

@@ -7,9 +7,13 @@ OUT/report/viewer.js       the viewer that these pages share
 
 from __future__ import annotations
 
+import hashlib
+import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +38,8 @@ MAX_ON_ONE_PAGE = 15
 
 PAGES = ("[0-9]*.html", "viewer.js")
 """Names of the files in the folder of pages."""
+
+SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 ENOUGH_FOR_A_CHART = 4
 
@@ -109,7 +115,7 @@ def write_report(
             sections[view.case] = section
     rows.sort(key=lambda r: case_order(r["view"]))
     if is_split:
-        write_atomically(folder / "viewer.js", page.shared_viewer())
+        write_atomically(folder / "viewer.js", shared_viewer())
     remove_made(out / "report", PAGES)
     if is_split:
         folder.rename(out / "report")
@@ -132,6 +138,27 @@ def environment(**values: Any) -> Environment:
 def asset(name: str) -> str:
     """Return the text of a style sheet or script in `assets/`."""
     return (files("medhybrid.review.report") / "assets" / name).read_text()
+
+
+def shared_viewer() -> str:
+    """Return the viewer as a separate script, for `report/viewer.js`."""
+    return f'const NIIVUE_GZ = "{niivue() or ""}";\n{asset("viewer.js")}'
+
+
+@cache
+def own_scripts() -> tuple[str, ...]:
+    """Return the scripts that a page of this version may have, as its policy names them (`'sha256-...'`)."""
+    texts = (f'const NIIVUE_GZ = "{niivue()}";', asset("report.js"), asset("viewer.js"))
+    return tuple(_named(text.encode()) for text in texts)
+
+
+def has_other_scripts(page: bytes) -> bool:
+    """Return whether a page has scripts that are not of this version: of another version, or of somebody else."""
+    return any(_named(text) not in own_scripts() for text in SCRIPT.findall(page))
+
+
+def _named(text: bytes) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text).digest()).decode()}'"
 
 
 class _Page:
@@ -212,7 +239,3 @@ class _Page:
             "version": self.info.version,
         }
         return self.environment.get_template("page.html").render(page=page)
-
-    def shared_viewer(self) -> str:
-        """Return the viewer as a separate script."""
-        return f'const NIIVUE_GZ = "{niivue() or ""}";\n{asset("viewer.js")}'

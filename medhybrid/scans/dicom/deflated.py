@@ -48,26 +48,33 @@ def inflates_beyond(chunks: Iterable[bytes], limit: int) -> bool:
 
 def find_bomb(path: Path) -> str:
     """Describe a deflated file that inflates to an excessive size; empty for every other file."""
+    with path.open("rb") as file:
+        return find_bomb_in(file, path.stat().st_size)
+
+
+def find_bomb_in(file: BinaryIO, size: int) -> str:
+    """Describe a deflated file, as `find_bomb`, from its opened file and its size in bytes."""
     from pydicom.filereader import _read_file_meta_info, read_preamble
 
-    with path.open("rb") as file:
-        if not _may_be_deflated(file):
-            return ""
-        file.seek(0)
-        try:  # with pydicom's own functions, so that its reader finds the same data set
-            read_preamble(file, force=True)
-            meta = _read_file_meta_info(file)
-        except Exception:  # damaged headers raise many kinds of exceptions; the reader reports them
-            return ""
-        if str(meta.get("TransferSyntaxUID", "")).strip() != DEFLATED:
-            return ""
-        size = path.stat().st_size
-        limit = max(MIN_CHECKED_BYTES, MAX_RATIO * size)
-        if inflates_beyond(iter(lambda: file.read(BLOCK), b""), limit):
-            return (
-                f"{size} bytes that inflate to more than {limit / 2**20:.0f} MiB, far more than an image of this size"
-            )
-    return ""
+    if not _may_be_deflated(file):
+        return ""
+    file.seek(0)
+    try:  # with pydicom's own functions, so that its reader finds the same data set
+        read_preamble(file, force=True)
+        meta = _read_file_meta_info(file)
+    except Exception:  # damaged headers raise many kinds of exceptions; the reader reports them
+        return ""
+    if str(meta.get("TransferSyntaxUID", "")).strip() != DEFLATED:
+        return ""
+    return bomb_of(iter(lambda: file.read(BLOCK), b""), size)
+
+
+def bomb_of(chunks: Iterable[bytes], size: int) -> str:
+    """Describe a raw deflate stream of a size in bytes that inflates to far more than an image; empty for others."""
+    limit = max(MIN_CHECKED_BYTES, MAX_RATIO * size)
+    if not inflates_beyond(chunks, limit):
+        return ""
+    return f"{size} bytes that inflate to more than {limit / 2**20:.0f} MiB, far more than an image of this size"
 
 
 def _may_be_deflated(file: BinaryIO) -> bool:

@@ -148,7 +148,7 @@ def _from_segments(path: Path, image: Scan, names: Collection[str]) -> Masks:
     except ScanError as error:
         raise error if path.name in str(error) else ScanError(f"{path.name}: {error}") from error
     except Exception as error:
-        raise unreadable(path, str(error)) from error
+        raise unreadable(path, type(error).__name__) from error  # the text may quote a value of the header
     return {name: finish(mask) for name, mask in masks.items()}
 
 

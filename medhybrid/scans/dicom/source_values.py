@@ -40,9 +40,6 @@ IMAGE_VALUES = (
 KEPT = ("SOPClassUID", "SOPInstanceUID", "ImageType", "Modality", "SpecificCharacterSet")
 """Attributes of these groups that outputs do not copy, but writers read."""
 
-QUOTED = ("AccessionNumber", "ReferringPhysicianName", "StudyID", "StudyDate", "StudyInstanceUID")
-"""Attributes outside the patient's groups that messages must not contain."""
-
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 
 TEXT_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
@@ -110,17 +107,6 @@ def uid_of(*parts: str) -> str:
     from pydicom.uid import generate_uid
 
     return str(generate_uid(entropy_srcs=["medhybrid", *parts]))
-
-
-def hide_patient(message: str, dataset: Any) -> str:
-    """Remove patient and study values from a message, which errors of libraries may quote."""
-    for tag in list(dataset.keys()):
-        if tag.group not in PATIENT_AND_STUDY[1:] and _keyword(tag) not in QUOTED:
-            continue
-        for value in text(dataset, _keyword(tag)).split("\\"):
-            if len(value) > 1:
-                message = message.replace(value, "...")
-    return message
 
 
 def copy_shallowly(dataset: Any) -> Any:

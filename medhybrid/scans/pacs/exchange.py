@@ -13,12 +13,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from medhybrid.addresses import hide_password
 from medhybrid.errors import MedHybridError, ScanError
+from medhybrid.scans.dicom.deflated import DEFLATED, bomb_of, find_bomb_in
 
 AE_TITLE = "MEDHYBRID"
 """AE title of medhybrid in associations that it opens."""
@@ -178,13 +180,41 @@ def _web_client(endpoint: Endpoint) -> Iterator[Any]:
     import requests
     from dicomweb_client.api import DICOMwebClient
 
+    class CheckedClient(DICOMwebClient):  # type: ignore[misc, unused-ignore]
+        """Client that checks each instance of an answer before pydicom inflates it."""
+
+        def _http_get(self, *args: Any, **options: Any) -> Any:
+            response = super()._http_get(*args, **options)
+            _check_answer(response)
+            return response
+
+        def _decode_multipart_message(self, response: Any, stream: bool) -> Iterator[bytes]:
+            for part in super()._decode_multipart_message(response, stream):
+                _refuse_bomb(find_bomb_in(BytesIO(part), len(part)))
+                yield part
+
     with requests.Session() as session:  # takes credentials from netrc
+        session.headers["Accept-Encoding"] = "identity"  # else an answer could inflate without a bound
         try:
-            yield DICOMwebClient(endpoint.url.rstrip("/"), session=session, timeout=TIMEOUT_S)
+            yield CheckedClient(endpoint.url.rstrip("/"), session=session, timeout=TIMEOUT_S)
         except requests.HTTPError as error:
             if error.response is not None:
                 error.response.close()  # a streamed response is still open
             raise
+
+
+def _check_answer(response: Any) -> None:
+    """Refuse an answer that is compressed although no compression was asked for, or is one instance that is a bomb."""
+    if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        response.close()
+        raise PacsError("the PACS sent a compressed answer", expected="an answer without Content-Encoding")
+    if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/dicom":
+        _refuse_bomb(find_bomb_in(BytesIO(response.content), len(response.content)))
+
+
+def _refuse_bomb(found: str) -> None:
+    if found:
+        raise PacsError("the PACS sent a deflated instance that is refused", found=found)
 
 
 def _fetch_web(source: Endpoint) -> Iterator[Any]:
@@ -218,9 +248,12 @@ def _fetch_dimse(source: Endpoint, folder: Path) -> list[Path]:
     problems: list[Exception] = []
 
     def on_store(event: Any) -> int:
-        dataset = event.dataset
-        dataset.file_meta = event.file_meta
         try:
+            if str(event.context.transfer_syntax) == DEFLATED:
+                deflated = event.request.DataSet.getvalue()
+                _refuse_bomb(bomb_of([deflated], len(deflated)))
+            dataset = event.dataset
+            dataset.file_meta = event.file_meta
             received.append(save_instance(dataset, folder))
         except Exception as error:  # raised again below: in the association's thread it would be lost
             problems.append(error)

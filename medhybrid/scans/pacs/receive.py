@@ -111,10 +111,9 @@ class Receiver:
                 return OUT_OF_RESOURCES
             study_uid = str(event.dataset.StudyInstanceUID)
             study = self.folder / _hash(study_uid)
-            study.mkdir(exist_ok=True)
-            if len(os.listdir(study)) >= self.config.max_study_instances:
+            path = study / f"{_hash(str(event.dataset.SOPInstanceUID))}.dcm"
+            if not (self._store(path, encoded) or self._store(path, encoded)):
                 return OUT_OF_RESOURCES
-            _write_durably(study / f"{_hash(str(event.dataset.SOPInstanceUID))}.dcm", encoded)
         except OSError:
             return OUT_OF_RESOURCES
         except Exception as error:  # the data set cannot be parsed
@@ -122,6 +121,17 @@ class Receiver:
             return CANNOT_UNDERSTAND
         self._on_stored(study)
         return SUCCESS
+
+    def _store(self, path: Path, encoded: bytes) -> bool:
+        """Write an instance; return False if its study has too many, or its folder was moved to the queue meanwhile."""
+        path.parent.mkdir(exist_ok=True)
+        try:
+            if len(os.listdir(path.parent)) >= self.config.max_study_instances:
+                return False
+            _write_durably(path, encoded)
+        except FileNotFoundError:
+            return False
+        return True
 
     @staticmethod
     def _inflates_beyond(event: Any, limit: int) -> bool:

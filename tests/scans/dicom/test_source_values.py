@@ -179,14 +179,14 @@ def test_an_output_that_cannot_be_written_leaves_the_mask_and_a_note(
     out = tmp_path / "out"
 
     def fail(*_: object, **__: object) -> None:
-        raise ValueError(f"{scan.source.header[0].StudyInstanceUID} is odd")
+        raise ValueError("Instead received b'DOE^JOHN'")
 
     monkeypatch.setattr(outputs, name, fail)
 
     written = write_all(scan, out)
 
     what = {"write_seg": "the DICOM SEG and its report", "write_report": "the DICOM report"}[name]
-    assert written.notes == (f"{what} could not be written; the mask is complete. Found ValueError: ... is odd",)
+    assert written.notes == (f"{what} could not be written; the mask is complete. Found ValueError",)
     assert written.measures["a"].n_components == 1
     assert (out / "masks" / "case.nii.gz").exists()
     assert (out / "seg" / "case.dcm").exists() == (name == "write_report")

@@ -290,6 +290,38 @@ def test_a_clock_set_back_does_not_delay_a_study(
     assert (tmp_path / "spool" / "queued" / study.name).is_dir()
 
 
+@pytest.mark.parametrize("problem", ["an instance arrives", "it cannot be removed"])
+def test_an_unchanged_study_whose_removal_is_disturbed_stops_nothing(
+    problem: str, series: list[Path], model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener(listener_config(tmp_path, 1).model_copy(update={"wait_s": 0.0}), model)
+    spool, name = tmp_path / "spool", "a" * 32
+    for state in ("incoming", "done"):
+        (spool / state / name).mkdir()
+        shutil.copy(series[0], spool / state / name / "x.dcm")
+    remove, calls = listen_module.remove_tree, []
+
+    def disturbed(path: Path, *, owner: Path) -> None:
+        calls.append(path)
+        if problem == "an instance arrives" and len(calls) == 1:
+            (spool / "incoming" / name).mkdir(exist_ok=True)
+            shutil.copy(series[1], spool / "incoming" / name / "y.dcm")
+        if problem == "it cannot be removed" and len(calls) == 1:
+            raise OutputError("it cannot be removed")
+        remove(path, owner=owner)
+
+    monkeypatch.setattr(listen_module, "remove_tree", disturbed)
+    monkeypatch.setattr(listen_module, "RESEND_S", 0.0)
+    listener.queue_complete()
+    listener.queue_complete()
+
+    left = sorted(p.relative_to(spool).as_posix() for p in spool.rglob("*.dcm"))
+    if problem == "an instance arrives":
+        assert left == [f"queued/{name}/x.dcm", f"queued/{name}/y.dcm"], "the whole study is predicted again"
+    else:
+        assert left == [f"done/{name}/x.dcm"]
+
+
 def test_a_failed_study_is_moved_with_its_reason(
     destination: tuple[int, list[str]], series: list[Path], model: Model, tmp_path: Path
 ) -> None:
