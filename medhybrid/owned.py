@@ -79,7 +79,7 @@ def claim_folder(folder: Path, kind: FolderKind, *, remedy: str = "choose anothe
 def _refuse_links(folder: Path, kind: FolderKind) -> None:
     """Refuse links under names that the command writes, which lead to files elsewhere; the folder may be somebody else's."""
     links = [
-        p for p in _listed(folder) if p.is_symlink() and (p.name == MARKER or _patterns_of(p.name, kind) is not None)
+        p for p in _listed(folder) if os.path.islink(p) and (p.name == MARKER or _patterns_of(p.name, kind) is not None)
     ]
     if links:
         raise OutputError(

@@ -84,6 +84,7 @@ def small_values(folder: Path) -> dict[str, Any]:
             "folder": str(folder / "prepared"),
             "patch_size": [24, 24, 16],
             "batch_size": 2,
+            "mirror_axes": [0],
             "workers": 1,
         },
         "network": {"widths": [8, 16], "blocks": [1, 1], "token_width": 24, "heads": 2, "depth": 1, "head_width": 8},

@@ -19,6 +19,7 @@ from medhybrid.cli.options import (
     StudyMode,
     patient_files,
 )
+from medhybrid.cli.study import show_plan
 
 
 def show_config(
@@ -125,11 +126,7 @@ def preprocess(
         columns = ["case", "severity", "problem", "expected", "found", "remedy"]
         rows = [[f.where, f.severity, f.message, f.expected, f.found, f.remedy] for f in result.findings]
         reporter.table("Problems", columns, rows)
-    plan = result.plan
-    chosen = ["spacing_mm", "patch_size", "strides", "batch_size"]
-    reporter.table(
-        "Plan", ["setting", "value", "reason"], [[k, str(getattr(plan, k)), plan.reasons[k]] for k in chosen]
-    )
+    show_plan(result.plan, reporter)
     reporter.message(
         f"{result.n_prepared} cases prepared, {result.n_unchanged} unchanged, {len(result.left_out)} excluded "
         f"in {result.folder}"

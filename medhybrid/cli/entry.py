@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from medhybrid.addresses import hide_password
-from medhybrid.cli import data, learning, review
+from medhybrid.cli import data, learning, review, study
 from medhybrid.cli import predict as prediction
 from medhybrid.cli.context import Call, call_of
 from medhybrid.errors import MedHybridError, SafeFormatter, printable
@@ -25,6 +25,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "config": data.show_config,
     "inspect": data.inspect,
     "convert": data.convert,
+    "init": study.init,
+    "plan": study.plan,
     "preprocess": data.preprocess,
     "train": learning.train,
     "cross-validate": learning.cross_validate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from medhybrid.cli.options import (
     Address,
     Config,
     Engine,
+    Minutes,
     Overrides,
     Quiet,
     ResumedRun,
@@ -22,14 +23,25 @@ from medhybrid.cli.options import (
     patient_files,
     whole_numbers,
 )
+from medhybrid.cli.study import checked_minutes, show_plan
 from medhybrid.data.workers import end_with_parent
 from medhybrid.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medhybrid.config import StudyConfig
+    from medhybrid.progress import Reporter
 
 
 def train(
     context: typer.Context,
     config: Config = "",
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATA] [OVERRIDES]...", help="Folder of a dataset instead of --config; config overrides."
+        ),
+    ] = None,
+    minutes: Minutes = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the newest run of the study.")] = False,
     run: ResumedRun = None,
     processes: Annotated[int, typer.Option(help="Processes on this host that train together, one GPU each.")] = 1,
@@ -40,9 +52,10 @@ def train(
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Train on the prepared dataset.
+    """Train on a prepared dataset, or on the folder of a dataset.
 
-    Ctrl-C saves the state and --resume continues the run. To extend a run, add training.iterations=+N.
+    For a folder, a config is written and the cases are prepared first. Ctrl-C saves the state and --resume continues the
+    run. To extend a run, add training.iterations=+N.
     """
     from medhybrid.runs.resume import find_run, run_config
     from medhybrid.steps.train import resume as go_on
@@ -61,13 +74,11 @@ def train(
         with patient_files(mode or run_config(folder).output.mode):
             result = go_on(folder, length, reporter=reporter)
     else:
-        from medhybrid.config import load_config
-
-        if not config:
-            raise ConfigError("train needs --config", expected="a YAML file or a packaged config such as brain.yaml")
-        changes = [*(overrides or []), *(["training.deterministic=true"] if deterministic else [])]
-        study = load_config(config, changes)
+        changes = [*(["training.deterministic=true"] if deterministic else [])]
+        study, must_prepare = _study_of(config, [*(overrides or []), *changes], checked_minutes(minutes), reporter)
         with patient_files(mode or study.output.mode):
+            if must_prepare and is_first:
+                _prepare(study, reporter)
             result = start(study, reporter=reporter)
     if result.is_interrupted:
         reporter.message(
@@ -81,6 +92,35 @@ def train(
         reporter.picture(pictures[0])
     reporter.message(f"run and model: {result.folder}")
     return 0
+
+
+def _study_of(config: str, arguments: list[str], minutes: float | None, reporter: Reporter) -> tuple[StudyConfig, bool]:
+    """Return the config, and whether its dataset must be prepared: if it was given as a folder."""
+    from medhybrid.config import load_config
+
+    data = [a for a in arguments if "=" not in a and Path(a).is_dir()]
+    overrides = [a for a in arguments if a not in data]
+    if config and not data:
+        return load_config(config, [*overrides, *(f"training.max_minutes={m:g}" for m in (minutes,) if m)]), False
+    if config or len(data) != 1:
+        raise ConfigError(
+            "train needs --config or the folder of a dataset",
+            expected="a YAML file, a packaged config such as brain.yaml, or one folder of scans with masks",
+            found="both" if config else ", ".join(data) or "neither",
+        )
+    from medhybrid.steps.init import config_for_data
+
+    return config_for_data(Path(data[0]), overrides, minutes=minutes, reporter=reporter), True
+
+
+def _prepare(study: StudyConfig, reporter: Reporter) -> None:
+    from medhybrid.steps.preprocess import preprocess
+
+    made = preprocess(study, reporter=reporter)
+    show_plan(made.plan, reporter)
+    for finding in made.findings:
+        if finding.severity == "error":
+            reporter.message(f"{finding.where} is excluded: {finding.message}")
 
 
 def cross_validate(

@@ -37,6 +37,9 @@ OtherGrids = Annotated[
     str,
     typer.Option(help="If channels differ in grid: same_frame, refuse, resample or register. Default: as in training."),
 ]
+Minutes = Annotated[
+    float | None, typer.Option(help="Length of the training in minutes, which the plan uses. Default of init: 30.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 ModelPaths = Annotated[
     list[str],

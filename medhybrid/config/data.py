@@ -70,8 +70,8 @@ class LabelCode(Frozen):
     anatomy: str | None = Field(None, description="Anatomic region, for example `Brain`.")
 
 
-MAX_LABELS = 255
-"""Highest number of labels of a study: prepared masks have one byte per voxel."""
+MAX_LABELS = 254
+"""Highest number of labels of a study: prepared masks have one byte per voxel, with 255 for voxels of unknown label."""
 
 
 class DataConfig(Frozen):
@@ -93,6 +93,11 @@ class DataConfig(Frozen):
     channels: tuple[ChannelConfig, ...] = Field(description="Input channels, in the order of the network's input.")
     labels: dict[str, int] = Field(
         description="Label names and their values in the mask files. Values need not be consecutive; 0 is background."
+    )
+    ignore_value: int | None = Field(
+        None,
+        description="Value in mask files of voxels whose label is unknown, for example in scribbles. They are neither trained "
+        "nor scored.",
     )
     label_codes: dict[str, LabelCode] = Field(
         default_factory=dict,
@@ -162,6 +167,16 @@ class DataConfig(Frozen):
                 codes[name] = {k: v for k, v in value.items() if k != "value"}
         return {**values, "labels": plain, "label_codes": codes}
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_no_regions(cls, labels: Any) -> Any:
+        if isinstance(labels, dict) and (regions := [n for n, v in labels.items() if isinstance(v, list | tuple)]):
+            raise ValueError(
+                f"labels: {', '.join(map(str, regions))} has several values; overlapping regions are not supported yet, so "
+                "give each value a label (medhybrid init does this)"
+            )
+        return labels
+
     @model_validator(mode="after")
     def _labels_are_usable(self) -> Self:
         values = list(self.labels.values())
@@ -177,9 +192,10 @@ class DataConfig(Frozen):
             raise ValueError(f"labels: at most {MAX_LABELS} are supported, found {len(values)}")
         if reserved := [n for n in self.labels if n.strip().lower() == "ignore"]:
             raise ValueError(
-                f"labels: {reserved[0]!r} cannot be trained as a label, and ignore labels are not supported yet; remove it "
-                "from labels, and its voxels from the masks"
+                f"labels: {reserved[0]!r} is not trained as a label; set ignore_value: {self.labels[reserved[0]]} instead"
             )
+        if self.ignore_value is not None and self.ignore_value in (0, *values):
+            raise ValueError(f"ignore_value: {self.ignore_value} is the background or a label")
         if any(v <= 0 for v in values):
             raise ValueError(f"labels: values must be positive (0 is background), found {self.labels}")
         names = [c.name for c in self.channels]

@@ -24,13 +24,14 @@ class PrepareConfig(Frozen):
     spacing_mm: tuple[float, float, float] | None = Field(None, description="Voxel spacing of the network's grid.")
     patch_size: tuple[int, int, int] | None = Field(None, description="Patch size in voxels of the network's grid.")
     batch_size: int | None = Field(None, ge=1, description="Patches per training step.")
-    max_patch_voxels: int = Field(
-        262_144, ge=4_096, description="Largest patch, in voxels, that the plan's rules choose."
+    max_patch_voxels: int | None = Field(
+        None, ge=4_096, description="Largest patch, in voxels, that the plan chooses; null lets the budget decide."
     )
-    mirror_axes: tuple[int, ...] = Field(
-        (0,),
+    mirror_axes: tuple[int, ...] | None = Field(
+        None,
         description="Axes that may be mirrored, in augmentation and test-time mirroring: 0 left-right, 1 posterior-anterior, "
-        "2 inferior-superior.",
+        "2 inferior-superior. Null mirrors left-right, unless labels form pairs of sides. With such pairs, mirroring along 0 "
+        "swaps their labels.",
     )
     keep_largest: tuple[str, ...] = Field(
         (), description="Labels of which only the largest component is kept in predicted masks."
@@ -49,8 +50,8 @@ class PrepareConfig(Frozen):
     )
 
 
-class NetworkConfig(Frozen):
-    """Architecture of the network. Its strides come from the plan."""
+class NetworkSettings(Frozen):
+    """Architecture of the network. Its strides come from the plan, and so do the values that are null."""
 
     kind: Literal["hybrid", "resnet", "identity", "interleave", "transformer", "transunet"] = Field(
         "hybrid",
@@ -59,28 +60,44 @@ class NetworkConfig(Frozen):
         "`identity`: the hybrid without its Transformer blocks; `transunet`: the published 2D network, slice by slice "
         "(`transunet_2d.yaml`).",
     )
-    widths: tuple[int, ...] = Field((32, 64, 128), description="Channels of each residual stage.")
-    blocks: tuple[int, ...] = Field((1, 1, 2), description="Residual blocks of each stage.")
-    token_width: int = Field(192, ge=8, description="Embedding width of the Transformer.")
-    depth: int = Field(2, ge=0, description="Transformer blocks.")
+    preset: Literal["auto", "S", "M", "L", "XL"] = Field(
+        "auto",
+        description="Size of the network, for the values below that are null: from about 3 million parameters (S) to about "
+        "93 million (XL). `auto` lets the plan choose.",
+    )
+    widths: tuple[int, ...] | None = Field(None, description="Channels of each residual stage.")
+    blocks: tuple[int, ...] | None = Field(None, description="Residual blocks of each stage.")
+    token_width: int | None = Field(None, ge=8, description="Embedding width of the Transformer.")
+    depth: int | None = Field(None, ge=0, description="Transformer blocks.")
     interleave_depth: int = Field(1, ge=1, description="Transformer blocks after each residual block of `interleave`.")
     presence_tokens: bool = Field(
         True, description="With optional channels: one token per channel that encodes whether the channel is present."
     )
-    heads: int = Field(6, ge=1, description="Attention heads.")
+    heads: int | None = Field(None, ge=1, description="Attention heads.")
     drop_path: float = Field(0.1, ge=0, lt=1, description="Rate of stochastic depth at the last Transformer block.")
-    head_width: int = Field(16, ge=4, description="Channels of the decoder at full resolution.")
+    head_width: int | None = Field(None, ge=4, description="Channels of the decoder at full resolution.")
     deep_supervision: bool = Field(True, description="Auxiliary output at half resolution, for deep supervision.")
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if len(self.widths) != len(self.blocks):
+        if self.widths is not None and self.blocks is not None and len(self.widths) != len(self.blocks):
             raise ValueError(f"widths and blocks must have one entry per stage, found {self.widths} and {self.blocks}")
-        if len(self.widths) < 2:
+        if self.widths is not None and len(self.widths) < 2:
             raise ValueError("widths: at least two stages are needed")
-        if self.token_width % self.heads:
+        if self.token_width is not None and self.heads is not None and self.token_width % self.heads:
             raise ValueError(f"token_width {self.token_width} must be a multiple of heads {self.heads}")
         return self
+
+
+class NetworkConfig(NetworkSettings):
+    """Architecture of a network with all values set: those of the config, and of a preset for the others."""
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    blocks: tuple[int, ...] = (1, 1, 2)
+    token_width: int = Field(192, ge=8)
+    depth: int = Field(2, ge=0)
+    heads: int = Field(6, ge=1)
+    head_width: int = Field(16, ge=4)
 
 
 class AugmentConfig(Frozen):
@@ -319,7 +336,7 @@ class StudyConfig(Frozen):
     data: DataConfig = Field(description="Scans, masks, channels and labels.")
     scans: ScansConfig = Field(default_factory=ScansConfig, description="Options for reading scans.")
     prepare: PrepareConfig = Field(default_factory=PrepareConfig, description="Preprocessing.")
-    network: NetworkConfig = Field(default_factory=NetworkConfig, description="Architecture of the network.")
+    network: NetworkSettings = Field(default_factory=NetworkSettings, description="Architecture of the network.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="Augmentation of training patches.")
     training: TrainingConfig = Field(
         default_factory=lambda: TrainingConfig(max_minutes=10), description="Training settings and length."

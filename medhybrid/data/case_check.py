@@ -15,7 +15,7 @@ from medhybrid.data.checks import Finding, check_image, check_mask, from_error
 from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
 from medhybrid.data.layouts import Case
 from medhybrid.data.load import dataset_root, load_image, load_mask
-from medhybrid.data.prepare import inside_labels
+from medhybrid.data.prepare import reference_labels
 from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import DataError, MedHybridError, item_error
 from medhybrid.files import check_present, write_atomically
@@ -26,7 +26,7 @@ from medhybrid.scans.image_files import files_of
 WITH_VALUES_BESIDE = (".hdr", ".hdr.gz", ".nhdr", ".mhd")
 """Suffixes of headers that may have their voxel values in a separate file."""
 
-CHECKS_VERSION = 3
+CHECKS_VERSION = 4
 """Version of the checks. Checks of another version are repeated; prepared cases are kept."""
 
 
@@ -65,7 +65,9 @@ class CheckTask(BaseModel):
 
 def reading_of(config: StudyConfig) -> dict[str, object]:
     """Return the settings that affect the reading of images and masks."""
-    return config.scans.model_dump() | config.data.model_dump(include={"segments", "other_segments", "overlaps"})
+    ignored = {} if config.data.ignore_value is None else {"ignore_value": config.data.ignore_value}
+    rules = config.data.model_dump(include={"segments", "other_segments", "overlaps"})
+    return config.scans.model_dump() | rules | ignored
 
 
 def check_settings(config: StudyConfig, case: Case) -> str:
@@ -141,9 +143,15 @@ def check_case(task: CheckTask) -> CaseCheck:
         if config.data.labelled:
             mask = load_mask(case, image, config.data, config.scans)
             findings += check_mask(
-                case.name, image.grid, mask.array[0], mask.grid, labels, config.prepare.max_affine_error_mm
+                case.name,
+                image.grid,
+                mask.array[0],
+                mask.grid,
+                labels,
+                config.prepare.max_affine_error_mm,
+                ignored=config.data.ignore_value,
             )
-            measured = inside_labels(mask.array[0], labels)
+            measured = reference_labels(mask.array[0], config.data)
         if all(f.severity != "error" for f in findings):
             turn = turn_to_ras(image.affine)
             fingerprint = fingerprint_case(

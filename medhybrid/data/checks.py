@@ -161,9 +161,16 @@ def copied_channels(image: NDArray[np.generic]) -> list[tuple[int, int]]:
 
 
 def check_mask(
-    case: str, image_grid: Grid, mask: NDArray[np.generic], mask_grid: Grid, labels: Mapping[str, int], max_mm: float
+    case: str,
+    image_grid: Grid,
+    mask: NDArray[np.generic],
+    mask_grid: Grid,
+    labels: Mapping[str, int],
+    max_mm: float,
+    *,
+    ignored: int | None = None,
 ) -> list[Finding]:
-    """Check a reference mask (X, Y, Z): same grid as its image, only known labels, not empty."""
+    """Check a reference mask (X, Y, Z): same grid as its image, only known labels or `ignored`, not empty."""
     if mask.shape != image_grid.shape:
         return [
             Finding(
@@ -190,7 +197,7 @@ def check_mask(
                 remedy="correct the wrong header; raise prepare.max_affine_error_mm only if the voxels match",
             )
         )
-    unknown = unknown_values(mask, labels.values())
+    unknown = unknown_values(mask, [*labels.values(), *([] if ignored is None else [ignored])])
     if unknown:
         findings.append(
             Finding(

@@ -28,7 +28,7 @@ from medhybrid.data.layouts import Case
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.pictures import picture_hashes
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import inside_labels, prepare_image, prepare_labels
+from medhybrid.data.prepare import prepare_image, prepare_labels, reference_labels
 from medhybrid.data.splits import Fold
 from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, save_case
 from medhybrid.errors import DataError, item_error
@@ -37,7 +37,7 @@ from medhybrid.memory import free_memory
 from medhybrid.owned import FolderKind
 from medhybrid.scans.context import read_context
 
-CHOSEN = ("spacing_mm", "patch_size", "batch_size")
+CHOSEN = ("spacing_mm", "patch_size", "batch_size", "mirror_axes")
 """Settings of preprocessing that the plan's rules choose if they are null in the config."""
 
 
@@ -93,11 +93,11 @@ def prepare_case(task: PrepareTask) -> Finding | None:
     case, plan, config = task.case, task.plan, task.config
     try:
         scan = load_image(case, config.data, config.scans)
-        mask = inside_labels(load_mask(case, scan, config.data, config.scans).array[0], plan.labels)
+        mask = reference_labels(load_mask(case, scan, config.data, config.scans).array[0], config.data)
         refuse_too_large(case.name, scan.grid, plan)
         prepared = prepare_image(scan.array, scan.grid, plan)
         labels = prepare_labels(mask, prepared, plan)
-        ml = scan.grid.voxel_ml
+        ml, counts = scan.grid.voxel_ml, np.bincount(mask.ravel(), minlength=plan.n_labels + 1)
         record = CaseRecord(
             case=case.name,
             subject=case.subject,
@@ -111,7 +111,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
             flips=prepared.turn.flips,
             pictures=picture_hashes(prepared.turn.apply(scan.array)),
             context=read_context(scan, plan.context),
-            reference_ml={n: float((mask == i).sum()) * ml for i, n in enumerate(plan.labels, start=1)},
+            reference_ml={n: float(counts[i]) * ml for i, n in enumerate(plan.labels, start=1)},
             **measure_on_grid(mask, labels, prepared, plan),
             n_outliers=prepared.n_outliers,
         )
@@ -206,7 +206,7 @@ class PreparedDataset:
             "labels": config.data.labels,
             "channels": tuple(c.name for c in config.data.channels),
             **config.prepare.model_dump(include=set(CHOSEN), exclude_none=True),
-            **config.prepare.model_dump(include={"mirror_axes", "keep_largest", "min_component_ml"}),
+            **config.prepare.model_dump(include={"keep_largest", "min_component_ml"}),
         }
         found = {key: getattr(self.plan, key) for key in asked}
         for key in CHOSEN:  # set in the config then, and chosen by the plan's rules now

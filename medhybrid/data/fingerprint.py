@@ -20,6 +20,12 @@ PERCENTILES = (1.0, 50.0, 99.0)
 
 SAMPLED_VOXELS = 100_000
 
+UNKNOWN = 255
+"""Value of voxels whose label is unknown."""
+
+MIN_KNOWN = 0.5
+"""Share of the voxels with known label without which the thickness of labels is not measured."""
+
 
 class Intensities(BaseModel):
     """Statistics of a channel's intensities inside the reference masks."""
@@ -33,7 +39,15 @@ class Intensities(BaseModel):
 
 
 class CaseFingerprint(BaseModel):
-    """Size and intensities of one case, in RAS order."""
+    """Size and intensities of one case, in RAS order.
+
+    Attributes
+    ----------
+    labels_mm : (3,) tuple, optional
+        Extent of all labels together; None without labels.
+    thickness_mm : dict
+        For each label of the case, its mean thickness along each axis: volume divided by the mean area of its two sides.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +56,8 @@ class CaseFingerprint(BaseModel):
     foreground_ml: dict[str, float]
     samples: dict[str, list[float]]
     percentiles: dict[str, tuple[float, float, float]] = {}
+    labels_mm: tuple[float, float, float] | None = None
+    thickness_mm: dict[str, tuple[float, float, float]] = {}
 
 
 class SeenRange(BaseModel):
@@ -92,7 +108,15 @@ def join_seen(ranges: Sequence[SeenRange | None]) -> SeenRange | None:
 
 
 class Fingerprint(BaseModel):
-    """Size and intensities of a dataset."""
+    """Size and intensities of a dataset.
+
+    Attributes
+    ----------
+    median_labels_mm : (3,) tuple, optional
+        Median extent of all labels together.
+    thickness_mm : dict
+        For each label, the median of its thickness in the cases that have it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,6 +126,8 @@ class Fingerprint(BaseModel):
     median_foreground_ml: dict[str, float]
     intensities: dict[str, Intensities]
     seen: SeenRange | None = None
+    median_labels_mm: tuple[float, float, float] | None = None
+    thickness_mm: dict[str, tuple[float, float, float]] = {}
 
 
 def fingerprint_case(
@@ -118,23 +144,57 @@ def fingerprint_case(
     ----------
     image : (C, X, Y, Z) ndarray
     labels : (X, Y, Z) ndarray
-        Label map with values 1..n, in the order of `names`.
+        Label map with values 1..n, in the order of `names`, and `UNKNOWN`.
     spacing_mm : tuple of float
     voxel_ml : float
     channels, names : sequence of str
         Names of the channels and of the labels.
     """
+    is_known = labels != UNKNOWN
+    labels = labels * is_known
     foreground = np.flatnonzero(labels.ravel())
     step = max(1, len(foreground) // SAMPLES_PER_CASE)
     chosen = foreground[::step]
     x, y, z = labels.shape
+    counts = np.bincount(labels.ravel(), minlength=len(names) + 1)
+    thickness: list[tuple[float, float, float] | None] = [None] * len(names)
+    if is_known.mean() >= MIN_KNOWN:  # scribbles are thinner than what they stand for
+        thickness = thickness_of(labels, len(names), spacing_mm)
     return CaseFingerprint(
         shape=(x, y, z),
         spacing_mm=spacing_mm,
-        foreground_ml={n: float((labels == i).sum()) * voxel_ml for i, n in enumerate(names, start=1)},
+        foreground_ml={n: float(counts[i]) * voxel_ml for i, n in enumerate(names, start=1)},
         samples={c: image[i].reshape(-1)[chosen].astype(float).tolist() for i, c in enumerate(channels)},
         percentiles={c: percentiles_of(image[i]) for i, c in enumerate(channels)},
+        labels_mm=extent_of(labels, spacing_mm),
+        thickness_mm={n: t for n, t in zip(names, thickness, strict=True) if t is not None},
     )
+
+
+def extent_of(labels: NDArray[np.generic], spacing_mm: tuple[float, float, float]) -> tuple[float, float, float] | None:
+    """Return the extent in mm of all labels of a label map (X, Y, Z) together; None without labels."""
+    inside = np.asarray(labels, bool)
+    lengths = []
+    for axis in range(3):
+        found = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not found.size:
+            return None
+        lengths.append(float(found[-1] - found[0] + 1) * spacing_mm[axis])
+    return lengths[0], lengths[1], lengths[2]
+
+
+def thickness_of(
+    labels: NDArray[np.generic], n_labels: int, spacing_mm: tuple[float, float, float]
+) -> list[tuple[float, float, float] | None]:
+    """Return the mean length in mm of the runs of each label 1..n of a label map (X, Y, Z) along each axis; None if absent."""
+    counts = np.bincount(labels.ravel(), minlength=n_labels + 1)[1 : n_labels + 1]
+    lengths = np.zeros((n_labels, 3))
+    for axis in range(3):
+        lines = np.moveaxis(labels, axis, 0)
+        begins = [lines[:1].ravel(), lines[1:][lines[1:] != lines[:-1]]]  # the first voxel of each run
+        runs = sum(np.bincount(b, minlength=n_labels + 1)[1 : n_labels + 1] for b in begins)
+        lengths[:, axis] = counts * spacing_mm[axis] / np.maximum(runs, 1)
+    return [(float(a), float(b), float(c)) if n else None for n, (a, b, c) in zip(counts, lengths, strict=True)]
 
 
 def percentiles_of(values: NDArray[np.generic]) -> tuple[float, float, float]:
@@ -171,7 +231,21 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
         median_foreground_ml={n: float(np.median([c.foreground_ml[n] for c in cases])) for n in cases[0].foreground_ml},
         intensities=intensities,
         seen=range_of(cases),
+        median_labels_mm=_median([c.labels_mm for c in cases if c.labels_mm is not None]),
+        thickness_mm={
+            n: t
+            for n in cases[0].foreground_ml
+            if (t := _median([c.thickness_mm[n] for c in cases if n in c.thickness_mm]))
+        },
     )
+
+
+def _median(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float] | None:
+    """Return the median along each axis; None without values."""
+    if not values:
+        return None
+    x, y, z = np.median(values, axis=0)
+    return float(x), float(y), float(z)
 
 
 def range_of(cases: Sequence[CaseFingerprint]) -> SeenRange:

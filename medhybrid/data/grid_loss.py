@@ -32,8 +32,9 @@ def measure_on_grid(
     grid_ml, thinnest = {}, {}
     turned = prepared.turn.apply(mask)
     spacing = np.array(prepared.turned.spacing_mm)
+    before, after = (np.bincount(values.ravel(), minlength=plan.n_labels + 1) for values in (mask, labels))
     for value, name in enumerate(plan.labels, start=1):
-        n_before, n_after = int((mask == value).sum()), int((labels == value).sum())
+        n_before, n_after = int(before[value]), int(after[value])
         grid_ml[name] = n_after * prepared.grid.voxel_ml
         if n_before * prepared.turned.voxel_ml * MIN_KEPT > grid_ml[name]:
             extents = _smallest_extents(turned == value) * spacing

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medhybrid.config import DataConfig
 from medhybrid.data.checks import copied_channels
+from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.data.outliers import replace_outliers
 from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.errors import DataError
@@ -22,6 +24,11 @@ TISSUE_SHARE = 0.1
 
 MAX_SCALED = 12.0
 """Upper limit of scaled intensities: a few bright voxels (vessels, metal) must not dominate the network's input."""
+
+
+MIN_KNOWN = 0.25
+"""Share of a voxel of the network's grid whose label must be known. A scribble of one voxel in width then survives a grid
+that is three times coarser."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +111,15 @@ def _without_outliers(array: NDArray[np.generic], plan: Plan, blank: set[int]) -
 
 
 def prepare_labels(mask: NDArray[np.generic], prepared: PreparedImage, plan: Plan) -> NDArray[np.uint8]:
-    """Resample a reference mask (X, Y, Z) with values 1..n from the scan's grid to the prepared image's grid."""
-    return resample_labels(prepared.turn.apply(mask), prepared.turned, prepared.grid, plan.n_labels)
+    """Resample a reference mask (X, Y, Z) with values 1..n or `UNKNOWN` from the scan's grid to the prepared image's grid."""
+    turned = prepared.turn.apply(mask)
+    known = turned != UNKNOWN
+    if known.all():
+        return resample_labels(turned, prepared.turned, prepared.grid, plan.n_labels)
+    labels = resample_labels(turned, prepared.turned, prepared.grid, plan.n_labels)
+    share = resample_image(known[None].astype(np.float32), prepared.turned, prepared.grid)[0]
+    labels[share < MIN_KNOWN] = UNKNOWN
+    return labels
 
 
 def blank_channels(array: NDArray[np.generic], plan: Plan) -> set[int]:
@@ -138,6 +152,14 @@ def inside_labels(mask: NDArray[np.generic], labels: Mapping[str, int]) -> NDArr
     out = np.zeros(mask.shape, np.uint8)
     for inside, value in enumerate(labels.values(), start=1):
         out[mask == value] = inside
+    return out
+
+
+def reference_labels(mask: NDArray[np.generic], data: DataConfig) -> NDArray[np.uint8]:
+    """Convert a reference mask's values in files to 1..n, and to `UNKNOWN` for the value of `data.ignore_value`."""
+    out = inside_labels(mask, data.labels)
+    if data.ignore_value is not None:
+        out[mask == data.ignore_value] = UNKNOWN
     return out
 
 

@@ -27,6 +27,7 @@ FILE = "source.json"
 
 DATA_KEYS = (
     "labelled",
+    "ignore_value",
     "channels",
     "labels",
     "channel_map",
@@ -45,6 +46,9 @@ PREPARE_KEYS = ("max_patch_voxels", "max_affine_error_mm", "blank_copied_channel
 
 MADE_FOLDS = ("data.n_folds", "data.split_seed")
 """Settings for drawing folds, which a dataset with a file of folds does not use."""
+
+EARLIER_PATCH_VOXELS = 262_144
+"""Default of `prepare.max_patch_voxels` in version 0.1."""
 
 SHOWN = 5
 
@@ -159,14 +163,25 @@ def _say_the_same(then: DatasetSource, now: DatasetSource, name: str) -> bool:
 def _load_source(folder: Path) -> DatasetSource | None:
     """Load the recorded source; for a folder of an earlier version, derive it from the config in the folder."""
     try:
-        return DatasetSource.model_validate_json((folder / FILE).read_bytes())
+        source = DatasetSource.model_validate_json((folder / FILE).read_bytes())
     except (OSError, ValidationError):
         pass
+    else:
+        return _with_present_defaults(source)
     try:
         config = config_from_dict(yaml.safe_load((folder / "config.yaml").read_text()), source="config.yaml")
     except (OSError, ValueError, yaml.YAMLError, ConfigError):
         return None
-    return DatasetSource(root=config.data.root or "", settings=_settings(config), knows_splits=False)
+    earlier = DatasetSource(root=config.data.root or "", settings=_settings(config), knows_splits=False)
+    return _with_present_defaults(earlier)
+
+
+def _with_present_defaults(source: DatasetSource) -> DatasetSource:
+    """Return a source in which a default of an earlier version is the present one."""
+    settings = dict(source.settings)
+    if settings.get("prepare.max_patch_voxels") == EARLIER_PATCH_VOXELS:
+        settings["prepare.max_patch_voxels"] = None
+    return source.model_copy(update={"settings": settings})
 
 
 def _settings(config: StudyConfig) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.data.checksums import checksum_of, checksum_of_json
+from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.errors import DataError
 from medhybrid.files import check_file
 from medhybrid.geometry import Grid, Turn
@@ -177,12 +178,22 @@ class PreparedCase:
         return np.asarray(self._image[:]).astype(np.float32)
 
     def labels(self) -> NDArray[np.uint8]:
-        """Read the whole label map (X, Y, Z) on the network's grid."""
+        """Read the whole label map (X, Y, Z) on the network's grid; voxels of unknown label are background."""
+        labels = self.labels_with_unknown()
+        return np.where(labels == UNKNOWN, 0, labels).astype(np.uint8)
+
+    def labels_with_unknown(self) -> NDArray[np.uint8]:
+        """Read the whole label map (X, Y, Z) on the network's grid, with `UNKNOWN` voxels."""
         self._check("labels.b2nd")
         return np.asarray(self._labels[:])
 
     def source_mask(self) -> NDArray[np.uint8]:
-        """Read the reference mask (X, Y, Z) on the scan's grid, with values 0..n."""
+        """Read the reference mask (X, Y, Z) on the scan's grid, with values 0..n; unknown voxels are background."""
+        mask = self.source_mask_with_unknown()
+        return np.where(mask == UNKNOWN, 0, mask).astype(np.uint8)
+
+    def source_mask_with_unknown(self) -> NDArray[np.uint8]:
+        """Read the reference mask (X, Y, Z) on the scan's grid, with values 0..n and `UNKNOWN`."""
         self._check("mask.b2nd")
         try:
             return np.asarray(_open_array(self.folder / "mask.b2nd")[:])
@@ -275,13 +286,15 @@ def _with_checksums(record: CaseRecord, folder: Path) -> CaseRecord:
 
 def foreground_index(labels: NDArray[np.uint8], n_labels: int) -> NDArray[np.int32]:
     """Return foreground voxels (N, 4) as x, y, z, label; at most `FOREGROUND_PER_LABEL` of each label."""
-    rows = []
-    for value in range(1, n_labels + 1):
-        where = np.argwhere(labels == value)
-        step = max(1, -(-len(where) // FOREGROUND_PER_LABEL))
-        kept = where[::step]
-        rows.append(np.column_stack([kept, np.full(len(kept), value)]))
-    return np.concatenate(rows).astype(np.int32)
+    flat = labels.ravel()
+    where = np.flatnonzero((flat > 0) & (flat <= n_labels))
+    where = where[np.argsort(flat[where], kind="stable")]
+    kept = [
+        of_label[:: max(1, -(-len(of_label) // FOREGROUND_PER_LABEL))]
+        for of_label in np.split(where, np.cumsum(np.bincount(flat[where], minlength=n_labels + 1))[:-1])
+    ]
+    chosen = np.concatenate(kept)
+    return np.column_stack([*np.unravel_index(chosen, labels.shape), flat[chosen]]).astype(np.int32)
 
 
 def hash_files(paths: Iterable[Path]) -> str:

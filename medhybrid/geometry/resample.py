@@ -116,10 +116,41 @@ def resample_labels(labels: NDArray[np.generic], source: Grid, target: Grid, n_l
     """
     if source.shape == target.shape and np.allclose(source.affine, target.affine):
         return labels.astype(np.uint8)
+    if n_labels > MANY_LABELS:
+        return _resample_many(labels, source, target, n_labels)
     best = np.zeros(target.shape, np.uint8)
     best_share = np.full(target.shape, -1.0, np.float32)
     for value in range(n_labels + 1):
         share = resample_image((labels == value)[None], source, target)[0]
         larger = share > best_share
         best[larger], best_share[larger] = value, share[larger]
+    return best
+
+
+MANY_LABELS = 16
+"""Number of labels above which each is resampled within its bounding box only."""
+
+
+def _resample_many(labels: NDArray[np.generic], source: Grid, target: Grid, n_labels: int) -> NDArray[np.uint8]:
+    """Resample a label map with many labels, each within its bounding box."""
+    weights = grid_weights(source, target)
+    best = np.zeros(target.shape, np.uint8)
+    best_share = resample_image((labels == 0)[None], source, target)[0]
+    for value in range(1, n_labels + 1):
+        inside = labels == value
+        used = [np.flatnonzero(inside.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
+        if not used[0].size:
+            continue
+        box = tuple(slice(int(u[0]), int(u[-1]) + 1) for u in used)
+        share = inside[box][None].astype(np.float32)
+        place = []
+        for axis, (matrix, part) in enumerate(zip(weights, box, strict=True)):
+            near = matrix[:, part]
+            reached = np.flatnonzero(near.any(axis=1))
+            rows = slice(int(reached[0]), int(reached[-1]) + 1) if reached.size else slice(0, 0)
+            place.append(rows)
+            share = _weighted(share, near[rows], axis)
+        larger = share[0] > best_share[tuple(place)]
+        best[tuple(place)][larger] = value
+        best_share[tuple(place)][larger] = share[0][larger]
     return best

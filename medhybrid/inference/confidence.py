@@ -19,6 +19,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from medhybrid.data.even_sample import sample_step
+from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.inference.to_grid import highest_label
 from medhybrid.metrics import (
     Reliability,
@@ -89,15 +90,17 @@ def sample_voxels(logits: Tensor, reference: NDArray[np.uint8]) -> VoxelSample:
     ----------
     logits : (K, X, Y, Z) Tensor
     reference : (X, Y, Z) ndarray
-        Class indices 0 to K - 1, on the same grid.
+        Class indices 0 to K - 1 on the same grid, or `UNKNOWN` for voxels that are not sampled.
     """
     prediction = logits.argmax(0).to(torch.uint8).cpu().numpy()
-    where = np.argwhere((prediction > 0) | (reference > 0))
+    is_known = reference != UNKNOWN
+    where = np.argwhere(((prediction > 0) | (reference > 0)) & is_known)
     low, high = (where.min(0), where.max(0) + 1) if len(where) else (np.zeros(3, int), np.array(reference.shape))
     box = tuple(slice(max(0, int(a) - SAMPLED_MARGIN), int(b) + SAMPLED_MARGIN) for a, b in zip(low, high, strict=True))
     step = sample_step(reference[box].shape, SAMPLED_VOXELS)
     near = logits[(slice(None), *box)].flatten(1)[:, ::step].T.float().cpu().numpy()
-    return VoxelSample(near, reference[box].ravel()[::step], prediction[box].ravel()[::step])
+    sampled, kept = (values[box].ravel()[::step] for values in (reference, is_known))
+    return VoxelSample(near[kept], sampled[kept], prediction[box].ravel()[::step][kept])
 
 
 class ScoreSum:

@@ -64,7 +64,7 @@ def unwritable(out: Path, error: OSError) -> OutputError:
 def fingerprint_of(model: Segmenter) -> str:
     """Return a hash of all that decides a mask and its verdict, except the scan: weights, plan, windows, calibration."""
     r = model.record
-    text = r.weights_sha256 + r.plan.model_dump_json() + r.inference.text_for_hash() + r.scans.text_for_hash()
+    text = r.weights_sha256 + r.plan.text_for_hash() + r.inference.text_for_hash() + r.scans.text_for_hash()
     text += r.model_dump_json(include={"channel_map", "calibration"})
     text += CONTEXT_VERSION if r.plan.context else ""
     text += (

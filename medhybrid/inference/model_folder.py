@@ -19,7 +19,7 @@ from medhybrid.inference.model_record import ModelRecord, read_record
 from medhybrid.inference.model_weights import network_with_weights
 from medhybrid.inference.network import network_for
 from medhybrid.inference.rule_search import ComponentRules
-from medhybrid.inference.weights_file import write_weights
+from medhybrid.inference.weights_file import check_heads, write_weights
 
 
 def save_model(folder: Path, state: dict[str, Tensor], record: ModelRecord, card: str) -> None:
@@ -56,6 +56,7 @@ def load_model_folder(
             expected=f"sha256 {record.weights_sha256[:12]}...",
             remedy="copy the whole model folder again",
         )
+    check_heads(weights, record.network.heads)
     asked = {k: v for k, v in (("precision", precision), ("tta_mirroring", mirror)) if v is not None}
     record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
     network = network_with_weights(lambda: network_for(record.network, record.plan), weights)

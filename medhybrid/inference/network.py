@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medhybrid.config import InferenceConfig, NetworkConfig
+from medhybrid.config import InferenceConfig, NetworkConfig, NetworkSettings
 from medhybrid.data.plan import Plan
 from medhybrid.inference.windows import Predictor, predict_windows
 from medhybrid.networks import Network, build_network
 from medhybrid.networks.logits import Logits
+from medhybrid.networks.presets import network_of
 
 
-def network_for(config: NetworkConfig, plan: Plan) -> Network:
-    """Build a new network with the channels, labels and strides of a plan."""
+def network_for(settings: NetworkSettings, plan: Plan) -> Network:
+    """Build a new network with the channels, labels, strides and preset of a plan."""
     return build_network(
-        config,
+        config_of_network(settings, plan),
         n_channels=len(plan.channels),
         n_labels=plan.n_labels,
         strides=plan.strides,
@@ -26,6 +27,14 @@ def network_for(config: NetworkConfig, plan: Plan) -> Network:
         has_optional_channels=any(n.optional for n in plan.normalisation),
         context=plan.context,
     )
+
+
+def config_of_network(settings: NetworkSettings, plan: Plan) -> NetworkConfig:
+    """Return the architecture with all values: those of the config, and of the plan's preset for the others."""
+    if isinstance(settings, NetworkConfig):
+        return settings
+    preset = plan.preset if settings.preset == "auto" else settings.preset
+    return network_of(settings, preset, len(plan.strides))
 
 
 def predict_logits(

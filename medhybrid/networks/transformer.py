@@ -151,7 +151,8 @@ class Transformer(nn.Module):
         batch, width, *shape = x.shape
         find = _bias_of.__wrapped__ if is_exporting() else _bias_of  # no cache: an exported network accepts any size
         kind = x.device.type  # the bias needs the dtype of the scores, which autocast sets
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        is_autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if is_autocast else x.dtype
         bias = find(tuple(shape), self.token_mm, self.heads, x.device, dtype)  # (H, T, T)
         tokens = x.flatten(2).transpose(1, 2)  # (B, D, X, Y, Z) -> (B, T, D)
         n_tokens = tokens.shape[1]

@@ -15,6 +15,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.data.splits import Fold
 from medhybrid.data.store import PreparedCase
+from medhybrid.inference.network import config_of_network
 from medhybrid.runs.data import RunData
 from medhybrid.runs.prepared import prepared_folder
 
@@ -27,6 +28,8 @@ class RunSetup:
 
     Attributes
     ----------
+    config : StudyConfig
+        The config, with the network that the plan chose.
     plan : Plan
         Plan of the prepared dataset, with the metadata fields of the config.
     fold : Fold
@@ -68,6 +71,7 @@ def resolve_setup(config: StudyConfig, device: torch.device = CPU) -> RunSetup:
     """
     dataset = PreparedDataset(prepared_folder(config))
     plan = dataset.plan_for(config)
+    config = config.model_copy(update={"network": config_of_network(config.network, plan)})
     opened = {case.name: case for case in dataset.open(dataset.names())}
     records = {name: case.record for name, case in opened.items()}
     fold = dataset.fold_for(config, records)

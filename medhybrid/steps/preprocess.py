@@ -9,29 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.config import StudyConfig, require_config, save_config
-from medhybrid.data.case_check import CaseCheck, CheckTask, check_case, check_settings, is_check, load_check
+from medhybrid.data.case_check import CaseCheck, is_check
 from medhybrid.data.checks import Finding, from_error
 from medhybrid.data.dataset import PREPARED, PrepareTask, is_prepared, prepare_case
 from medhybrid.data.dataset_checks import ct_findings, removed_label_findings
-from medhybrid.data.fingerprint import combine
 from medhybrid.data.grid_loss import grid_findings
-from medhybrid.data.layouts import Case, Note, list_dataset
-from medhybrid.data.plan import Plan, make_plan
+from medhybrid.data.layouts import Case
+from medhybrid.data.plan import Plan
 from medhybrid.data.source import save_source
-from medhybrid.data.splits import load_folds, notes_on_folds
 from medhybrid.data.store import load_record, remove_case
-from medhybrid.data.subjects import unify_subjects
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
-from medhybrid.errors import ConfigError, DataError, MedHybridError, OutputError
+from medhybrid.errors import ConfigError, MedHybridError, OutputError
 from medhybrid.files import held, write_atomically
-from medhybrid.kept_tables import write_kept_table
 from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
 from medhybrid.progress import Reporter, Silent
 from medhybrid.remote import is_remote
-from medhybrid.review.corrections import with_corrections, with_new_cases, write_corrections
+from medhybrid.review.corrections import write_corrections
 from medhybrid.runs.prepared import refresh_prepared, send_prepared
+from medhybrid.steps.plan import load_plan, plan_dataset
+from medhybrid.steps.survey import survey_dataset, write_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,33 +85,15 @@ def _refuse_dataset_as_place(config: StudyConfig) -> None:
 
 
 def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Preparation:
-    listing = list_dataset(config.data)
-    cases = list(listing.cases)
-    folds, origin = load_folds(config.data, cases)
-    notes = [_finding_of(note) for note in (*listing.notes, *notes_on_folds(folds, cases, origin, config.data))]
-    for note in notes:
-        reporter.message(f"{note.where}: {note.message}" + (f": {note.found}" if note.found else ""))
-    cases, corrections = with_corrections(cases, config.data, listing.testing)
-    cases = list(unify_subjects(cases)[0])
-    folds = with_new_cases(folds, cases, corrections.taken)
     memory = free_memory()  # before worker processes start, which use memory that a training will have
-
     with Processes(config.prepare.workers or default_workers()) as processes:
-        checks = _check_all(config, cases, folder, processes, reporter)
-        usable = [c for c in cases if checks[c.name].is_usable]
-        findings = notes + [f for c in cases for f in checks[c.name].findings]
-        if not usable:
-            _write_problems(folder, findings)
-            raise DataError(
-                "the dataset has no usable case", found=_first(findings), remedy=f"see {folder / 'problems.csv'}"
-            )
-
-        fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
-        plan = make_plan(config, fingerprint, free_memory=memory)
+        survey = survey_dataset(config, folder, processes, reporter)
+        checks, usable, corrections = survey.checks, survey.usable, survey.corrections
+        plan = plan_dataset(config, survey.fingerprint, memory=memory, earlier=load_plan(folder), reporter=reporter)
         waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, c, checks[c.name], plan)]
         _withdraw_other_plan(folder, plan)
         failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
-    findings += failed
+    findings = [*survey.findings, *failed]
     failed_cases = {f.where for f in failed}
     measured = {c.name: f for c in usable if c.name not in failed_cases and (f := checks[c.name].fingerprint)}
     for name in measured:
@@ -122,52 +102,25 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     findings += removed_label_findings(folder / "cases", measured, plan)
     left_out = sorted({f.where for f in findings if f.severity == "error"})
 
-    write_atomically(folder / "fingerprint.json", fingerprint.model_dump_json(indent=1))
-    write_atomically(folder / "folds.json", json.dumps([f.model_dump() for f in folds], indent=1))
+    write_atomically(folder / "fingerprint.json", survey.fingerprint.model_dump_json(indent=1))
+    write_atomically(folder / "folds.json", json.dumps([f.model_dump() for f in survey.folds], indent=1))
     save_source(folder, config)
     write_atomically(folder / "plan.json", plan.model_dump_json(indent=1))
-    _write_problems(folder, findings)
+    write_problems(folder, findings)
     (folder / "corrections.csv").unlink(missing_ok=True)
     if corrections.taken:
         write_corrections(folder / "corrections.csv", corrections.taken, left_out)
     save_config(config, folder / "config.yaml")
-    _forget_others(folder, {c.name for c in cases} - set(left_out), reporter)
-    _forget_checks(folder, {c.name for c in cases})
+    names = {c.name for c in survey.cases}
+    _forget_others(folder, names - set(left_out), reporter)
+    _forget_checks(folder, names)
     send_prepared(config)
-    reporter.message(f"folds: {len(folds)}, {origin}")
+    reporter.message(f"folds: {len(survey.folds)}, {survey.folds_origin}")
     if taken := [c for c in corrections.taken if c.case not in left_out]:
         n_new = sum(c.is_new for c in taken)
         reporter.message(f"corrected masks: {len(taken) - n_new} replace the dataset's masks, {n_new} add new cases")
     n_prepared = len(waiting) - len(failed)
     return Preparation(folder, plan, n_prepared, len(usable) - len(waiting), tuple(findings), tuple(left_out))
-
-
-def _check_all(
-    config: StudyConfig, cases: Sequence[Case], folder: Path, processes: Processes, reporter: Reporter
-) -> dict[str, CaseCheck]:
-    checks: dict[str, CaseCheck] = {}
-    for case in cases:
-        earlier = load_check(folder / "checks" / f"{case.name}.json", case, config)
-        if earlier is not None:
-            checks[case.name] = earlier
-    tasks = [CheckTask(case=c, config=config) for c in cases if c.name not in checks]
-    reporter.begin("checking", len(tasks))
-    for done, (task, result) in enumerate(processes.map(check_case, tasks), start=1):
-        if isinstance(result, WorkerDied):
-            finding = from_error(task.name, result, code="worker_died")
-            result = CaseCheck(
-                case=task.name,
-                stamps=[],
-                settings=check_settings(config, task.case),
-                sources_hash="",
-                findings=[finding],
-                fingerprint=None,
-            )
-        write_atomically(folder / "checks" / f"{task.name}.json", result.model_dump_json())
-        checks[task.name] = result
-        reporter.advance(done, task.name)
-    reporter.end()
-    return checks
 
 
 def _prepare_all(
@@ -203,23 +156,6 @@ def _withdraw_other_plan(folder: Path, plan: Plan) -> None:
     (folder / "plan.json").unlink(missing_ok=True)
 
 
-def _finding_of(note: Note) -> Finding:
-    """Convert a note on the dataset to a finding with severity warning."""
-    return Finding(
-        code="dataset",
-        severity="warning",
-        where=note.where,
-        message=note.message,
-        found=note.found,
-        remedy=note.remedy,
-    )
-
-
-def _write_problems(folder: Path, findings: Sequence[Finding]) -> None:
-    rows = [list(f.model_dump().values()) for f in findings]
-    write_kept_table(folder / "problems.csv", [list(Finding.model_fields), *rows])
-
-
 def _forget_others(folder: Path, keep: set[str], reporter: Reporter) -> None:
     """Remove prepared cases that are no longer in the dataset or now have errors, so that they do not train."""
     for path in sorted((folder / "cases").glob("[!.]*")):
@@ -236,8 +172,3 @@ def _forget_checks(folder: Path, keep: set[str]) -> None:
     for path in (folder / "checks").glob("[!.]*.json"):
         if path.name.removesuffix(".json") not in keep and is_check(path):
             path.unlink()
-
-
-def _first(findings: Sequence[Finding]) -> str:
-    first = next((f for f in findings if f.severity == "error"), None)
-    return f"{first.where}: {first.message}" if first else "no cases"

@@ -17,7 +17,7 @@ from medhybrid.config import StudyConfig, require_config, save_config
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.device import choose_device
-from medhybrid.inference.network import network_for
+from medhybrid.inference.network import config_of_network, network_for
 from medhybrid.inference.weights_file import About, write_weights
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.networks import SegmentationNetwork
@@ -82,7 +82,7 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
         raise ConfigError(f"{folder} is not a run of pretrain", remedy=f"medhybrid train --resume --run {folder}")
     setup = resolve_setup(config, choose_device(config.training.device))
     then = Plan.load(folder / "plan.json")
-    if setup.plan.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
+    if setup.plan.settings != then.settings:
         raise DataError(f"the plan of the prepared scans differs from the run {folder.name}", remedy="start a new run")
     check_data(folder, setup.data)
     check_tracking(config, folder)
@@ -143,7 +143,7 @@ def _run(setup: RunSetup, folder: Path, reporter: Reporter, *, resume: bool) -> 
             reporter.begin(f"pretraining {folder.name} on {trainer.device}", 1.0)
             outcome = trainer.fit()
             reporter.end()
-            tracker.log_file(_save(outcome, plan, config.network.heads, folder), "")
+            tracker.log_file(_save(outcome, plan, config_of_network(config.network, plan).heads, folder), "")
             tracker.finish("KILLED" if outcome.is_interrupted else "FINISHED")
         except BaseException:
             tracker.finish("FAILED")

@@ -46,6 +46,7 @@ from medhybrid.runs.validation import record_validation, show_progress, show_ref
 from medhybrid.starts import Start, begin_with
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.determinism import deterministic, random_numbers_kept
+from medhybrid.training.early_signs import EarlySigns
 from medhybrid.training.loop import Outcome, Progress, Trainer
 from medhybrid.training.team import Team, join_team, own_gpu
 from medhybrid.training.tracker import Tracker
@@ -109,7 +110,7 @@ def train(
     with join_team(setup.device) as team:
         team.part(setup.plan.batch_size)  # raises before the run folder is created
         folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
-        with _held(folder, config, team):
+        with _held(folder, setup.config, team):
             if team.is_first:
                 setup.plan.save(folder / "plan.json")
                 remember_data(folder, setup.data)
@@ -151,7 +152,7 @@ def resume(
         config = config_from_dict(values, source=str(folder))
         setup = resolve_setup(config, device)
         then = Plan.load(folder / "plan.json")
-        if setup.plan.model_dump(exclude={"reasons"}) != then.model_dump(exclude={"reasons"}):
+        if setup.plan.settings != then.settings:
             raise DataError(
                 f"the plan of the prepared dataset differs from the run {folder.name}",
                 remedy="preprocess with the run's config.yaml, or start a new run",
@@ -212,15 +213,20 @@ def _run(
     pictured = subset(subset(setup.validation_cases, config.training.validation_cases), PICTURED_CASES)
 
     is_ended = False
+    signs = EarlySigns(plan, _thin_labels(setup))
 
     def on_validation(validation: Validation) -> None:
         nonlocal is_ended
         if not validation.is_complete:
             is_ended = watch(trainer.validations_done, validation.mean_dice)
+            if sign := signs.see_dice(trainer.progress, validation.mean_dice):
+                reporter.message(sign)
         show_progress(validation, {c.name for c in pictured}, folder, tracker, shown)
 
     def on_progress(p: Progress) -> None:
         dice = "" if p.dice is None else f"  dice {p.dice:.3f}"
+        if sign := signs.see_loss(p.fraction, p.loss):
+            reporter.message(sign)
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}{dice}  {_minutes(p.left_s)} left")
 
     if team.is_first and not resume:
@@ -304,6 +310,17 @@ def _begin(config: StudyConfig, plan: Plan) -> tuple[Network | None, Start | Non
     return network, begin_with(network, Path(config.training.pretrained), plan, parts=config.training.pretrained_parts)
 
 
+def _thin_labels(setup: RunSetup) -> list[str]:
+    """Return the labels that the grid of a training case makes smaller by a half or more."""
+    kept = [
+        (name, case.record.grid_ml.get(name, before), before)
+        for case in setup.train_cases
+        for name, before in case.record.reference_ml.items()
+        if before
+    ]
+    return sorted({name for name, after, before in kept if after < before / 2})
+
+
 def _report_absent_labels(plan: Plan, cases: Sequence[PreparedCase], fold: int, reporter: Reporter) -> None:
     present = {int(value) for case in cases for value in np.unique(case.foreground[:, 3])}
     absent = [name for value, name in enumerate(plan.labels, start=1) if value not in present]
@@ -355,7 +372,7 @@ def _save(setup: RunSetup, outcome: Outcome, folder: Path) -> dict[str, float]:
         scans=config.scans,
         channel_map=config.data.channel_map,
         label_codes=config.data.label_codes,
-        plan=setup.plan,
+        plan=setup.plan.settings.model_copy(update={"reasons": setup.plan.reasons}),
         fold=config.training.fold,
         inner=config.training.inner_fold,
         learnt_from=learnt_from(folder),

@@ -244,7 +244,7 @@ def _refuse_other_search(study: Any, search: SearchConfig, setup: RunSetup) -> N
     of = [
         setup.data_hash,
         setup.fold.model_dump(),
-        setup.plan.model_dump(exclude={"reasons"}),
+        setup.plan.values,
     ]
     sign = hashlib.sha256(json.dumps([asked, of], sort_keys=True).encode()).hexdigest()
     if study.user_attrs.get("asked", sign) != sign:

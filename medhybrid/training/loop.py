@@ -24,7 +24,7 @@ from medhybrid.data.sampling import Batch, PatchSampler, Prefetcher
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import OutputError, TrainingError
 from medhybrid.inference.device import choose_device, choose_precision
-from medhybrid.inference.network import network_for
+from medhybrid.inference.network import config_of_network, network_for
 from medhybrid.inference.weights_file import About
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
 from medhybrid.training.losses import Loss
@@ -37,6 +37,9 @@ from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation
 
 logger = logging.getLogger(__name__)
+
+MAX_VALIDATING_SHARE = 0.08
+"""Largest share of a time-limited training that validations during the run may take."""
 
 LOG_EVERY = 10
 """Steps between two records of the loss."""
@@ -120,7 +123,8 @@ class Trainer:
         self.device = device or choose_device(own_gpu(self.training.device))
         self.precision = choose_precision(self.device, self.training.precision, is_thin=plan.is_thin)
         torch.manual_seed(self.training.seed)
-        network = network or network_for(config.network, plan)
+        architecture = config_of_network(config.network, plan)
+        network = network or network_for(architecture, plan)
         self.network = network.to(self.device).to(memory_format=torch.channels_last_3d)
         self.optimiser = make_optimiser(self.network, self.training, self.precision)
         self.average = WeightAverage(self.network, self.training.ema)
@@ -139,7 +143,7 @@ class Trainer:
         self.about = About(
             channels=plan.channels,
             labels=tuple(plan.labels),
-            heads=config.network.heads,
+            heads=architecture.heads,
             learnt_from=tuple(learnt_from),
         )
         self.step = 0
@@ -149,6 +153,7 @@ class Trainer:
             check_stage((name for name, _ in self.network.named_parameters()), stage)
         self._begin_stage(self.stages[0])
         self.validations_done = 0
+        self.validating_s = self.last_validation_s = 0.0
         self.best_dice = -1.0
         self.best_weights: dict[str, Tensor] | None = None
         self.last_dice: float | None = None
@@ -170,7 +175,7 @@ class Trainer:
                 asked = time.monotonic()
                 batch = source.batch(self.step)
                 waited_s += time.monotonic() - asked
-                terms = self._train_step(batch)
+                terms = self.train_step(batch)
                 self.step += 1
                 interval_steps += 1
                 self.elapsed_s, stop = self.team.agree(time.monotonic() - started, self.should_stop(), self.device)
@@ -179,8 +184,11 @@ class Trainer:
                     self._log_interval(terms, interval_steps / seconds, waited_s / seconds)
                     interval_started, interval_steps, waited_s = time.monotonic(), 0, 0.0
                 if self._is_validation_due():
+                    before = self.elapsed_s
                     self._validate_some()
                     self.elapsed_s, _ = self.team.agree(time.monotonic() - started, False, self.device)
+                    self.last_validation_s = self.elapsed_s - before
+                    self.validating_s += self.last_validation_s
                     interval_started, interval_steps, waited_s = time.monotonic(), 0, 0.0
                 if time.monotonic() - saved_at > self.training.checkpoint_minutes * 60:
                     self._save_if_there_is_room()
@@ -225,9 +233,10 @@ class Trainer:
             if isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
                 module.train(any(p.requires_grad for p in module.parameters()))
 
-    def _train_step(self, batch: Batch) -> Loss:
+    def train_step(self, batch: Batch) -> Loss:
+        """Train on a batch; raise `TrainingError` if the loss or the gradient is not finite."""
         torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
-        inputs = self._inputs(batch)
+        inputs = self.inputs(batch)
         stage, since = self.stage, self.step - self.stage_began_at
         self.optimiser.set_rate(learning_rate(self.training, stage, since, stage.progress(self.progress)))
         terms, norm = self.maker.gradients(*inputs)
@@ -243,7 +252,7 @@ class Trainer:
         self.average.update(self.network, self.step)
         return terms
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the arguments of `_compute_loss`, on the device, with all random choices of a step except the network's."""
         return self.objective.inputs(batch, *self._to_device(batch))
 
@@ -294,7 +303,17 @@ class Trainer:
         """Return whether a validation during the run is due; they have equal intervals, and the final one is separate."""
         if not self.validation_cases or self.progress >= 1.0:
             return False
-        return int(self.progress * self.training.n_validations) > self.validations_done
+        is_due = int(self.progress * self.training.n_validations) > self.validations_done
+        return is_due and not self._validation_is_too_long()
+
+    def _validation_is_too_long(self) -> bool:
+        """Return whether another validation would take too large a share of a training that is limited by time.
+
+        On a slow machine, the validations of a short run would otherwise take most of it.
+        """
+        if self.training.iterations is not None:
+            return False
+        return self.validating_s + self.last_validation_s > MAX_VALIDATING_SHARE * self.elapsed_s
 
     def _validate_some(self) -> None:
         self.validations_done = int(self.progress * self.training.n_validations)

@@ -9,11 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.networks import Logits
 from medhybrid.training.team import ALONE, Team
 
 SMOOTH_VOXELS = 1.0
 """Added to numerator and denominator of the Dice score, so that it stays defined for an absent label."""
+
+
+MANY_CLASSES = 16
+"""Number of classes above which Dice is summed by index: the time then hardly grows with the number of labels."""
 
 
 class Loss(Protocol):
@@ -59,15 +64,32 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor, team: Team = ALONE) ->
     Milletari et al. (2016), doi:10.1109/3DV.2016.79, without squares; batch Dice as in Isensee et al. (2021),
     doi:10.1038/s41592-020-01008-z.
     """
-    sums = []
-    for k in range(1, probabilities.shape[1]):
-        p, t = probabilities[:, k], (target == k).to(probabilities.dtype)
-        sums.append(torch.stack([(p * t).sum(), p.sum() + t.sum()]))
-    overlap, size = team.total(torch.stack(sums)).unbind(1)
+    n_classes = probabilities.shape[1]
+    if n_classes > MANY_CLASSES:
+        sums = _sums_of_many(probabilities, target)
+    else:
+        each = []
+        for k in range(1, n_classes):
+            p, t = probabilities[:, k], (target == k).to(probabilities.dtype)
+            each.append(torch.stack([(p * t).sum(), p.sum() + t.sum()]))
+        sums = torch.stack(each)
+    overlap, size = team.total(sums).unbind(1)
     return (1 - (2 * overlap + SMOOTH_VOXELS) / (size + SMOOTH_VOXELS)).mean()
 
 
-def compute_loss(logits: Logits, target: Tensor, auxiliary_weight: float, team: Team = ALONE) -> LossTerms:
+def _sums_of_many(probabilities: Tensor, target: Tensor) -> Tensor:
+    """Return overlap and size (K - 1, 2) of each foreground class, in one pass over the voxels."""
+    n_classes = probabilities.shape[1]
+    classes = torch.where(target < n_classes, target, 0)
+    hit = probabilities.gather(1, classes[:, None]).flatten()
+    overlap = torch.zeros(n_classes, device=hit.device, dtype=hit.dtype).index_add(0, classes.flatten(), hit)
+    size = probabilities.sum(dim=(0, 2, 3, 4)) + torch.bincount(classes.flatten(), minlength=n_classes)
+    return torch.stack([overlap, size], dim=1)[1:]
+
+
+def compute_loss(
+    logits: Logits, target: Tensor, auxiliary_weight: float, team: Team = ALONE, *, has_unknown: bool = False
+) -> LossTerms:
     """Compute the loss of a batch in float32.
 
     The gradients, summed over all processes, are those of the whole batch.
@@ -77,14 +99,30 @@ def compute_loss(logits: Logits, target: Tensor, auxiliary_weight: float, team: 
     target : (B, X, Y, Z) int64 Tensor
     auxiliary_weight : float
         Weight of the same loss at the auxiliary size, for deep supervision. The target is resized to it by nearest neighbour.
+    has_unknown : bool
+        Whether the target may have voxels of unknown label (`UNKNOWN`), which are left out of both terms.
     """
     full = logits.full.float()
-    cross_entropy = team.total(F.cross_entropy(full, target) / team.size)
-    dice = soft_dice_loss(full.softmax(dim=1), target, team)
+    cross_entropy = _cross_entropy(full, target, team, has_unknown=has_unknown)
+    dice = soft_dice_loss(_known(full.softmax(dim=1), target, has_unknown=has_unknown), target, team)
     auxiliary = torch.zeros((), device=full.device)
     if auxiliary_weight > 0:
         small = logits.auxiliary.float()
         coarse = F.interpolate(target[:, None].float(), size=small.shape[2:], mode="nearest")[:, 0].long()
-        auxiliary = team.total(F.cross_entropy(small, coarse) / team.size)
-        auxiliary = auxiliary + soft_dice_loss(small.softmax(dim=1), coarse, team)
+        auxiliary = _cross_entropy(small, coarse, team, has_unknown=has_unknown)
+        known = _known(small.softmax(dim=1), coarse, has_unknown=has_unknown)
+        auxiliary = auxiliary + soft_dice_loss(known, coarse, team)
     return LossTerms(cross_entropy + dice + auxiliary_weight * auxiliary, cross_entropy, dice, auxiliary)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, team: Team, *, has_unknown: bool) -> Tensor:
+    """Return the mean cross entropy of the voxels with known label; 0 if there is none."""
+    if not has_unknown:
+        return team.total(F.cross_entropy(logits, target) / team.size)
+    summed = F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="sum")
+    return team.total(summed / (target != UNKNOWN).sum().clamp_min(1) / team.size)
+
+
+def _known(probabilities: Tensor, target: Tensor, *, has_unknown: bool) -> Tensor:
+    """Return the probabilities (B, K, X, Y, Z), 0 in voxels of unknown label."""
+    return probabilities * (target != UNKNOWN)[:, None] if has_unknown else probabilities

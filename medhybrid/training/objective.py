@@ -85,7 +85,8 @@ class SegmentationObjective:
         with autocast(self.device, self.precision):
             logits = network(image, context) if self.plan.context else network(image)
         weight = self.config.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
-        return compute_loss(logits, target, weight, self.team)
+        has_unknown = self.config.data.ignore_value is not None
+        return compute_loss(logits, target, weight, self.team, has_unknown=has_unknown)
 
     def _some_context(self, batch: Batch) -> Tensor:
         """Return metadata (B, F) with some values set to NaN at random, so that the network also works without them."""

@@ -14,6 +14,9 @@ from medhybrid.config import StageConfig, TrainingConfig
 from medhybrid.errors import ConfigError
 from medhybrid.networks.parts import check_patterns, depths, is_meant
 
+WARMUP_SHARE = 0.1
+"""Share of a stage after which the warm-up ends, if it has too few steps for `training.warmup_steps`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -81,6 +84,8 @@ def check_stage(names: Iterable[str], stage: Stage) -> None:
 def learning_rate(config: TrainingConfig, stage: Stage, step: int, progress: float) -> float:
     """Return the learning rate of a step: linear warm-up times a cosine from the peak rate to `final_rate_share` of it.
 
+    The warm-up ends after `warmup_steps`, or after `WARMUP_SHARE` of a shorter stage.
+
     Parameters
     ----------
     step : int
@@ -88,7 +93,7 @@ def learning_rate(config: TrainingConfig, stage: Stage, step: int, progress: flo
     progress : float
         Share of the stage that is done (0 to 1), for the cosine.
     """
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    warm = min(1.0, max((step + 1) / max(config.warmup_steps, 1), progress / WARMUP_SHARE))
     cosine = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
     peak = stage.config.peak_rate or config.peak_rate
     return peak * warm * (config.final_rate_share + (1 - config.final_rate_share) * cosine)

@@ -37,3 +37,30 @@ class Tracker(Protocol):
 
     def finish(self, status: str) -> None:
         """Close the run as `FINISHED`, `KILLED` or `FAILED`."""
+
+
+class NoTracker:
+    """Tracker that records nothing."""
+
+    run_id: str | None = None
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Ignore metrics."""
+
+    def log_image(self, path: Path, key: str, step: int) -> None:
+        """Ignore a figure."""
+
+    def log_file(self, path: Path, folder: str) -> None:
+        """Ignore a file."""
+
+    def log_table(self, path: Path, name: str) -> None:
+        """Ignore a table."""
+
+    def describe(self, text: str) -> None:
+        """Ignore a description."""
+
+    def log_model(self, folder: Path, *, register_as: str | None, alias: str) -> None:
+        """Ignore a model."""
+
+    def finish(self, status: str) -> None:
+        """Do nothing."""

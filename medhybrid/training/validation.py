@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from medhybrid.config import InferenceConfig
+from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.data.plan import Plan
 from medhybrid.data.store import PreparedCase
 from medhybrid.inference.confidence import Calibration, VoxelSample, calibrate, sample_voxels
@@ -105,8 +106,9 @@ def validate(
             min_component_ml=plan.min_component_ml,
             voxel_ml=turned.voxel_ml,
         )
-        reference = case.source_mask()
+        reference = case.source_mask_with_unknown()
+        prediction[reference == UNKNOWN] = 0  # neither right nor wrong
         scores = {n: dice(prediction == v, reference == v) for v, n in enumerate(plan.labels, start=1)}
-        voxels = sample_voxels(logits, case.labels()) if is_complete else None
+        voxels = sample_voxels(logits, case.labels_with_unknown()) if is_complete else None
         results.append(CaseResult(case, scores, prediction, voxels))
     return Validation(step, tuple(results), is_complete)

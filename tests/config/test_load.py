@@ -94,8 +94,8 @@ def test_both_lengths_at_once_are_refused() -> None:
     [
         ("data.labels.abnormality=0", "positive"),
         ("data.labels.other=255", "have the same value"),
-        ("network.token_width=32", "multiple of heads"),
-        ("network.widths=[8,16]", "one entry per stage"),
+        ("network={token_width: 32, heads: 6}", "multiple of heads"),
+        ("network={widths: [8, 16], blocks: [1]}", "one entry per stage"),
         ("data.channels=[{name: T1, optional: true}]", "must not be optional"),
     ],
 )

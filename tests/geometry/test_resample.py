@@ -91,3 +91,15 @@ def test_grids_with_different_axis_directions_are_refused() -> None:
 
     with pytest.raises(GeometryError, match="different axis directions"):
         resample_image(np.zeros((1, 4, 4, 4)), Grid((4, 4, 4), np.eye(4)), Grid((4, 4, 4), turned))
+
+
+def test_many_labels_are_resampled_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.random.default_rng(0).integers(0, 6, (9, 12, 7)).repeat(2, 0).repeat(2, 1).astype(np.uint8)
+    source = Grid((18, 24, 7), np.diag([1.0, 1.0, 2.0, 1.0]))
+    target = respace(source, (1.7, 1.3, 2.0))
+
+    few = resample_labels(labels, source, target, 5)
+    monkeypatch.setattr("medhybrid.geometry.resample.MANY_LABELS", 0)
+    many = resample_labels(labels, source, target, 5)
+
+    assert (few == many).mean() > 0.999, "apart from rounding at ties"

@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_lists_the_cases(
     poisoned = replace(batch, image=np.full_like(batch.image, np.nan), cases=("case_03", "case_05"))
 
     with pytest.raises(TrainingError, match=r"diverged at step 0.*case_03, case_05"):
-        made._train_step(poisoned)
+        made.train_step(poisoned)
     assert (tmp_path / "checkpoint" / "last.pt").exists()
 
 

@@ -46,14 +46,14 @@ def trainer(study: StudyFolder, folder: Path, *, stop_at: int | None = None, **t
 def every_loss(made: Trainer) -> list[float]:
     """Return a list to which the trainer adds the loss of every step."""
     losses: list[float] = []
-    step = made._train_step
+    step = made.train_step
 
     def watched(batch: Batch):  # type: ignore[no-untyped-def]
         terms = step(batch)
         losses.append(float(terms.total.detach()))
         return terms
 
-    made._train_step = watched  # type: ignore[method-assign]
+    made.train_step = watched  # type: ignore[method-assign]
     return losses
 
 

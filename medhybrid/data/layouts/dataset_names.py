@@ -44,7 +44,7 @@ def refuse_contradictions(path: Path, config: DataConfig) -> None:
             "a label of the config has the dataset's value for `ignore`",
             expected=f"labels without the value of `ignore` in {name}",
             found=", ".join(found),
-            remedy="remove it from data.labels; masks with this value are not supported yet",
+            remedy="remove it from data.labels, and set data.ignore_value to it",
         )
     named_channels = values.get("channel_names", values.get("modality"))
     if isinstance(named_channels, list):

@@ -30,6 +30,8 @@ from medhybrid.data.layouts.nnunet_list import NUMBER, ListedPair, listed_pairs,
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 
+MAX_CHANNELS = 64
+
 SHOWN = 5
 """Number of file names in a message; further files are only counted."""
 
@@ -82,6 +84,20 @@ def list_nnunet(config: DataConfig, root: Path) -> Listing:
     notes = [*_notes_on_list(unused, listed[1] if listed else []), *_notes(images, taken, config, root)]
     notes += notes_on_other_list(root)
     return Listing(tuple(cases), tuple(notes), tuple(_testing(config, root)))
+
+
+def channel_numbers(root: Path) -> int:
+    """Return the number of channels by the numbers in the files' names, from the first cases; 0 without a case."""
+    images, masks = _by_stem(root / "imagesTr"), _by_stem(root / "labelsTr")
+    has_numbers = _have_channel_numbers(masks, images)
+    found = 0
+    for stem in masks:
+        name = NUMBER.sub("", stem) if has_numbers else stem
+        if f"{name}_0000" in images:
+            found = max(found, sum(f"{name}_{i:04d}" in images for i in range(MAX_CHANNELS)))
+        elif name in images:
+            found = max(found, 1)
+    return found
 
 
 def _mask_of(

@@ -1,0 +1,217 @@
+"""Choice among candidate plans: the lowest expected loss of Dice.
+
+The expected loss of a candidate is the sum of
+
+resolution  `RESOLUTION` times, for each axis, the coarsening in mm divided by the mean thickness of the labels along it
+steps       `STEPS` / sqrt(number of steps) + `FIRST_STEPS` / number of steps: a training that is too short
+context     `CONTEXT` times the negative logarithm of the share of the labels' extent that a patch covers, and `SCAN` times that
+            of the scan
+network     `NETWORK`, what a larger network can gain
+
+The constants were chosen on trials with other datasets than those they were judged on (docs/explanation/planning-rules.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medhybrid.config import NetworkConfig, NetworkSettings, PrepareConfig
+from medhybrid.networks.presets import MAX_LEVELS, SIZES, Preset, levels_by_hand, network_of
+from medhybrid.planning.budget import Budget
+from medhybrid.planning.cost import cost_of, memory_of
+from medhybrid.planning.geometry import (
+    COARSENING,
+    MARGIN,
+    MAX_TOKENS,
+    Spacing,
+    Triple,
+    choose_patch,
+    choose_strides,
+    coarsened,
+    coverage_of,
+)
+from medhybrid.planning.rates import Rates
+
+RESOLUTION = 0.25
+STEPS, FIRST_STEPS = 1.0, 60.0
+CONTEXT = 0.04
+SCAN = 0.004
+NETWORK: dict[Preset, float] = {"S": 0.0, "M": -0.006, "L": -0.010, "XL": -0.013}
+
+MIN_VOXELS, MAX_VOXELS = 16_384, 2**24
+"""Range of the patch sizes that are considered."""
+
+STEPS_VOXELS = 262_144
+"""Largest patch if the budget is a number of steps: its time is not known."""
+
+MIN_STEPS = 5_000
+"""Steps of a preset without which no larger one is considered."""
+
+BATCH_VOXELS, MAX_BATCH = 16_384, 8
+"""A batch has two patches; of smaller ones, enough for this number of voxels. Many small steps beat few large ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of a dataset that the choice depends on.
+
+    Attributes
+    ----------
+    spacing_mm, extent_mm : (3,) tuple
+        Median spacing and extent of the scans.
+    labels_mm : (3,) tuple
+        Median extent of all labels together.
+    thickness_mm : dict
+        For each label, its mean thickness along each axis; empty if unknown.
+    """
+
+    spacing_mm: Spacing
+    extent_mm: Spacing
+    labels_mm: Spacing
+    thickness_mm: dict[str, Spacing]
+    n_channels: int
+    n_labels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Candidate plan with its predicted cost and expected loss of Dice by reason."""
+
+    spacing_mm: Spacing
+    patch_size: Triple
+    strides: tuple[Triple, ...]
+    batch_size: int
+    preset: Preset
+    network: NetworkConfig
+    seconds: float
+    steps: float
+    memory: int
+    losses: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        """Return the expected loss of Dice."""
+        return sum(self.losses.values())
+
+
+def candidates(
+    sizes: Sizes, settings: NetworkSettings, prepare: PrepareConfig, budget: Budget, rates: Rates
+) -> list[Candidate]:
+    """Return the candidates that fit the memory, best first; if none fits, only the smallest one.
+
+    Values that the config sets are kept.
+    """
+    found = []
+    for spacing in _spacings(sizes, prepare):
+        for voxels in _patch_voxels(prepare, budget):
+            for preset in _presets(settings, budget):
+                made = _candidate(sizes, settings, prepare, budget, rates, spacing, voxels, preset)
+                found.append(made)
+                if made.steps < MIN_STEPS:  # a larger network makes still fewer
+                    break
+            if prepare.patch_size is not None or made.memory > budget.memory or _covers(made, sizes):
+                break
+    unique = {(c.spacing_mm, c.patch_size, c.preset, c.strides): c for c in found}
+    fitting = [c for c in unique.values() if c.memory <= budget.memory]
+    if not fitting:
+        return [min(unique.values(), key=lambda c: c.memory)]
+    return sorted(fitting, key=lambda c: c.loss)
+
+
+def _covers(candidate: Candidate, sizes: Sizes) -> bool:
+    """Return whether the patch covers the median scan, so that a larger one is of no use."""
+    extent = np.array(candidate.patch_size) * np.array(candidate.spacing_mm)
+    return bool((extent >= np.array(sizes.extent_mm) * 0.99).all())
+
+
+def _spacings(sizes: Sizes, prepare: PrepareConfig) -> Iterator[Spacing]:
+    if (
+        prepare.spacing_mm is not None or prepare.patch_size is not None
+    ):  # a patch in voxels is meant for the scans' spacing
+        yield prepare.spacing_mm or coarsened(sizes.spacing_mm, 1.0)
+        return
+    tried = set()
+    for factor in COARSENING:
+        spacing = coarsened(sizes.spacing_mm, factor)
+        extent = np.array(sizes.extent_mm) / np.array(spacing)
+        if factor == 1.0 or (spacing not in tried and extent.max() >= 16):
+            tried.add(spacing)
+            yield spacing
+
+
+def _patch_voxels(prepare: PrepareConfig, budget: Budget) -> Iterator[int]:
+    most = prepare.max_patch_voxels or (STEPS_VOXELS if budget.steps is not None else MAX_VOXELS)
+    voxels = MIN_VOXELS
+    while voxels < most:
+        yield voxels
+        voxels *= 2
+    yield most
+
+
+def _presets(settings: NetworkSettings, budget: Budget) -> Sequence[Preset]:
+    if settings.preset != "auto":
+        return (settings.preset,)
+    return ("S",) if budget.steps is not None else tuple(SIZES)
+
+
+def _candidate(
+    sizes: Sizes,
+    settings: NetworkSettings,
+    prepare: PrepareConfig,
+    budget: Budget,
+    rates: Rates,
+    spacing: Spacing,
+    voxels: int,
+    preset: Preset,
+) -> Candidate:
+    whole = np.maximum(np.array(sizes.extent_mm) / np.array(spacing), 1.0)
+    target = np.clip(np.array(sizes.labels_mm) * MARGIN / np.array(spacing), 1.0, whole)
+    patch, strides = _patch(spacing, target, whole, voxels, prepare, levels_by_hand(settings))
+    network = network_of(settings, preset, len(strides))
+    cost = cost_of(network, sizes.n_channels, sizes.n_labels, patch, strides)
+    n_voxels = int(np.prod(patch))
+    batch = prepare.batch_size or int(np.clip(math.ceil(BATCH_VOXELS / n_voxels), 2, MAX_BATCH))
+    seconds = rates.seconds(batch, n_voxels, sizes.n_channels, cost.flops)
+    steps = budget.n_steps(seconds)
+    losses = {
+        "resolution": _resolution_loss(sizes, spacing),
+        "steps": STEPS / math.sqrt(max(steps, 1.0)) + FIRST_STEPS / max(steps, 1.0),
+        "context": -CONTEXT * math.log(coverage_of(patch, target)) - SCAN * math.log(coverage_of(patch, whole)),
+        "network": NETWORK[preset],
+    }
+    return Candidate(spacing, patch, strides, batch, preset, network, seconds, steps, memory_of(cost, batch), losses)
+
+
+def _patch(
+    spacing: Spacing,
+    target: np.ndarray,
+    whole: np.ndarray,
+    voxels: int,
+    prepare: PrepareConfig,
+    n_levels: int | None,
+) -> tuple[Triple, tuple[Triple, ...]]:
+    """Return patch and strides; another level is added while the patch has more than `MAX_TOKENS` tokens."""
+    levels = (n_levels,) if n_levels is not None else range(3, MAX_LEVELS + 1)
+    for n in levels:
+        if prepare.patch_size is not None:
+            patch = prepare.patch_size
+            strides = choose_strides(spacing, patch, n)
+        else:
+            rough = choose_patch(target, whole, ((1, 1, 1),), voxels)
+            strides = choose_strides(spacing, rough, n)
+            patch = choose_patch(target, whole, strides, voxels)
+        if np.prod(np.array(patch) // np.prod(np.array(strides), axis=0)) <= MAX_TOKENS:
+            break
+    return patch, strides
+
+
+def _resolution_loss(sizes: Sizes, spacing: Spacing) -> float:
+    """Return the mean over the labels of the coarsening relative to their thickness."""
+    coarser = np.maximum(np.array(spacing) - np.array(sizes.spacing_mm), 0.0)
+    thickness = list(sizes.thickness_mm.values()) or [sizes.labels_mm]
+    relative = [float(np.minimum(coarser / np.maximum(np.array(t), 1e-3), 1.0).sum()) for t in thickness]
+    return RESOLUTION * float(np.mean(relative))
