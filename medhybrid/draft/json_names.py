@@ -1,0 +1,127 @@
+"""Names of channels and labels in a dataset's own JSON file: Decathlon, nnU-Net versions 1 and 2, MONAI and Auto3DSeg."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medhybrid.data.layouts.case import read_json
+from medhybrid.data.layouts.datalist import find_datalist
+from medhybrid.errors import DataError
+
+BACKGROUND = ("background", "bg", "none", "unlabeled", "unlabelled")
+IGNORE = ("ignore", "ignored", "ignore_label", "unknown", "void", "not_labelled", "not labelled", "unlabeled_voxels")
+"""Names of the label value for voxels whose label is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonNames:
+    """Names in a dataset's file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    name : str
+        Name of the dataset, or empty.
+    channels : tuple of str
+        Names of the channels in order; empty if the file does not name them.
+    labels : dict
+        Label name to its value, or to several values for a region.
+    ignore_value : int, optional
+        Value of voxels whose label is unknown.
+    class_order : tuple of int
+        nnU-Net's `regions_class_order`, the value of each region in a label map.
+    """
+
+    path: Path
+    name: str = ""
+    channels: tuple[str, ...] = ()
+    labels: dict[str, int | tuple[int, ...]] = field(default_factory=dict)
+    ignore_value: int | None = None
+    class_order: tuple[int, ...] = ()
+
+
+def read_names(root: Path) -> JsonNames | None:
+    """Read the names in the dataset's file; return None without such a file.
+
+    Raises
+    ------
+    DataError
+        If a label has no usable value.
+    """
+    path = root / "dataset.json" if (root / "dataset.json").is_file() else find_datalist(root)
+    if path is None:
+        return None
+    values = read_json(path)
+    if not isinstance(values, dict):
+        return JsonNames(path)
+    labels, ignore = _labels_of(values.get("labels"), path)
+    order = values.get("regions_class_order")
+    return JsonNames(
+        path,
+        str(values.get("name") or "").strip(),
+        _channels_of(values.get("channel_names", values.get("modality"))),
+        labels,
+        ignore,
+        tuple(int(v) for v in order) if isinstance(order, list) and all(_is_number(v) for v in order) else (),
+    )
+
+
+def _channels_of(values: Any) -> tuple[str, ...]:
+    """Return channel names in order from `{"0": "T1", ...}`, `{"T1": 0, ...}`, a list or a single text."""
+    if isinstance(values, dict):
+        pairs = [(k, v) if _is_number(k) else (v, k) for k, v in values.items()]
+        if not all(_is_number(k) for k, _ in pairs):
+            return ()
+        return tuple(str(v) for _, v in sorted(((int(k), v) for k, v in pairs), key=lambda p: p[0]))
+    if isinstance(values, list):
+        return tuple(str(v) for v in values)
+    return (values,) if isinstance(values, str) and values.strip() else ()
+
+
+def _labels_of(values: Any, path: Path) -> tuple[dict[str, int | tuple[int, ...]], int | None]:
+    """Return labels without background, and the value of `ignore`."""
+    if isinstance(values, list):
+        values = {str(name): i for i, name in enumerate(values, start=0 if _is_background(values[:1]) else 1)}
+    if not isinstance(values, dict):
+        return {}, None
+    found: dict[str, int | tuple[int, ...]] = {}
+    ignore: int | None = None
+    for key, value in values.items():
+        name, number = (str(value), key) if _is_number(key) and isinstance(value, str) else (str(key), value)
+        numbers = tuple(int(v) for v in number) if isinstance(number, list) and all(map(_is_number, number)) else None
+        if numbers is None and not _is_number(number):
+            raise DataError(
+                f"{path.name}: label {name!r} has no usable value",
+                expected="a number, or a list of numbers for a region",
+                found=ascii(number)[:60],
+                remedy=f"correct {path.name}",
+            )
+        if name.strip().casefold() in IGNORE and numbers is None:
+            ignore = int(number)
+        elif numbers is not None:
+            if kept := tuple(dict.fromkeys(v for v in numbers if v)):
+                found[_unique(name, found)] = kept if len(kept) > 1 else kept[0]
+        elif int(number) != 0:
+            found[_unique(name, found)] = int(number)
+    return found, ignore
+
+
+def _unique(name: str, taken: dict[str, Any]) -> str:
+    name = name.strip() or "label"
+    number = 2
+    chosen = name
+    while chosen in taken:
+        chosen, number = f"{name}_{number}", number + 1
+    return chosen
+
+
+def _is_background(first: list[Any]) -> bool:
+    return bool(first) and str(first[0]).strip().casefold() in BACKGROUND
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and re.fullmatch(r"\d{1,9}", str(value)) is not None

@@ -1,0 +1,236 @@
+"""Pairs of images and masks in folders without a list: parallel folders, files side by side, one folder per case.
+
+Each path is split into words. Words that every mask has and no image has (`masks`, `seg`, `derivatives`) are ignored, and so
+are words such as `images` that every image has and no mask has. An image belongs to the mask whose words it contains; its
+other words name the channel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.data.channel_words import is_other_mask
+from medhybrid.data.channels import IMAGE_SUFFIX
+from medhybrid.data.layouts.case import FLAT_SUFFIX
+from medhybrid.scans.walk import Walk
+
+MASK_WORDS = frozenset(
+    {
+        "mask",
+        "masks",
+        "label",
+        "labels",
+        "labelstr",
+        "labeltr",
+        "seg",
+        "segs",
+        "segm",
+        "segmentation",
+        "segmentations",
+        "gt",
+        "groundtruth",
+        "truth",
+        "annotation",
+        "annotations",
+        "annot",
+        "roi",
+        "rois",
+        "contour",
+        "contours",
+        "delineation",
+        "delineations",
+        "manual",
+        "reference",
+        "references",
+        "lesionmask",
+        "consensus",
+        "tumormask",
+    }
+)
+"""Words of file and folder names that mean a reference mask, in lower case."""
+
+IMAGE_WORDS = frozenset(
+    {
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "imagestr",
+        "scan",
+        "scans",
+        "volume",
+        "volumes",
+        "vol",
+        "raw",
+        "data",
+        "orig",
+        "original",
+        "input",
+        "inputs",
+        "nifti",
+        "nii",
+        "anat",
+        "train",
+        "training",
+        "tr",
+        "jpegimages",
+    }
+)
+"""Words that every image may have and that name no channel."""
+
+TEST_WORDS = frozenset(
+    {
+        "test",
+        "tests",
+        "testing",
+        "ts",
+        "imagests",
+        "labelsts",
+    }
+)
+WORD = re.compile(r"[^\W_]+")
+BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=(?:[Mm]ask|[Ss]eg|[Ll]abel|gt|GT)s?$)")
+"""Borders of words within a name: `lungMask`, `001mask`."""
+
+MIN_SHARE = 0.2
+"""A channel that fewer cases have is not used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Mask with its images by channel, as relative paths."""
+
+    case: str
+    subject: str
+    mask: Path
+    images: dict[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of a folder.
+
+    Attributes
+    ----------
+    channels : dict
+        Channel name to the number of cases that have it.
+    left_out : tuple of str
+        What is not used, with the reason.
+    """
+
+    pairs: tuple[Pair, ...]
+    channels: dict[str, int]
+    left_out: tuple[str, ...] = ()
+
+
+def find_pairs(root: Path) -> Pairs | None:
+    """Find pairs of images and masks below a folder; return None if there is none."""
+    paths = [
+        p.relative_to(root)
+        for p in Walk().files(root, lambda _path, _error: None)
+        if IMAGE_SUFFIX.search(p.name) or FLAT_SUFFIX.search(p.name)
+    ]
+    paths = [p for p in paths if not is_other_mask(_stem(p), ())]
+    testing = [p for p in paths if TEST_WORDS & {w for part in p.parts[:-1] for w in _words(part)}]
+    paths = [p for p in paths if p not in set(testing)]
+    masks = [p for p in paths if _names_mask(p)]
+    images = [p for p in paths if p not in set(masks)]
+    if not masks or not images:
+        return None
+    words = {p: _path_words(p) for p in paths}
+    of_masks = _common([words[p] for p in masks]) - _any([words[p] for p in images])
+    of_images = (_common([words[p] for p in images]) & IMAGE_WORDS) - _any([words[p] for p in masks])
+    mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
+    image_keys = {p: [w for w in words[p] if w not in of_images] for p in images}
+    assigned = _assign(mask_keys, image_keys)
+    found = {m: found for m, found in assigned.items() if found}
+    if not found:
+        return None
+    several = Counter(name for channels in found.values() for name in channels)
+    most = max(several.values())
+    channels = {n: c for n, c in several.items() if c >= MIN_SHARE * most}
+    left_out = [f"{len(testing)} files in folders for testing"] if testing else []
+    left_out += [f"{n}: only {c} of {len(found)} cases have it" for n, c in several.items() if n not in channels]
+    if alone := [m for m in masks if m not in found]:
+        left_out.append(f"{len(alone)} masks without an image, such as {alone[0]}")
+    used = {p for channels_of in found.values() for p in channels_of.values()}
+    if spare := [p for p in images if p not in used]:
+        left_out.append(f"{len(spare)} images without a mask, such as {spare[0]}")
+    pairs = _pairs(found, mask_keys, channels)
+    return Pairs(pairs, channels, tuple(left_out))
+
+
+def _pairs(
+    found: dict[Path, dict[str, Path]], keys: dict[Path, list[str]], channels: dict[str, int]
+) -> tuple[Pair, ...]:
+    names = {m: "_".join(keys[m]) or _stem(m) for m in found}
+    doubled = {n for n, c in Counter(names.values()).items() if c > 1}
+    pairs = []
+    for number, mask in enumerate(sorted(found), start=1):
+        name = names[mask] if names[mask] not in doubled else f"{names[mask]}_{number}"
+        images = {n: p for n, p in found[mask].items() if n in channels}
+        if images:
+            pairs.append(Pair(name, "", mask, images))
+    return tuple(pairs)
+
+
+def _assign(masks: dict[Path, list[str]], images: dict[Path, list[str]]) -> dict[Path, dict[str, Path]]:
+    """Return channels and images of each mask: the mask with the most words that the image has all of."""
+    by_word: dict[str, set[Path]] = {}
+    for mask, key in masks.items():
+        for word in key or [""]:
+            by_word.setdefault(word, set()).add(mask)
+    assigned: dict[Path, dict[str, Path]] = {m: {} for m in masks}
+    for image, key in sorted(images.items()):
+        counts = Counter(m for w in {*key, ""} for m in by_word.get(w, ()))
+        fitting = [
+            m for m, n in counts.items() if n >= len(set(masks[m]) or {""}) and not Counter(masks[m]) - Counter(key)
+        ]
+        if not fitting:
+            continue
+        best = max(len(masks[m]) for m in fitting)
+        chosen = [m for m in fitting if len(masks[m]) == best]
+        if len(chosen) != 1:
+            chosen = [m for m in chosen if m.parent == image.parent] or chosen
+        if len(chosen) != 1:
+            continue
+        rest = Counter(key) - Counter(masks[chosen[0]])
+        spelt = {w.lower(): w for part in (*image.parts[:-1], _stem(image)) for w in _spelt(part)}
+        name = "_".join(spelt.get(w, w) for w in rest.elements())
+        assigned[chosen[0]].setdefault(name or "image", image)
+    return assigned
+
+
+def _names_mask(path: Path) -> bool:
+    return any(w in MASK_WORDS for w in _path_words(path))
+
+
+def _stem(path: Path) -> str:
+    return FLAT_SUFFIX.sub("", IMAGE_SUFFIX.sub("", path.name))
+
+
+def _path_words(path: Path) -> list[str]:
+    """Return the words of a path in lower case, without folders whose name the file's name repeats."""
+    own = _words(_stem(path))
+    folders = [_words(part) for part in path.parts[:-1]]
+    return [*(w for words in folders if words != own[: len(words)] for w in words), *own]
+
+
+def _words(text: str) -> list[str]:
+    return [w.lower() for w in _spelt(text)]
+
+
+def _spelt(text: str) -> list[str]:
+    return [w for piece in BORDER.split(text) for w in WORD.findall(piece)]
+
+
+def _common(words: Sequence[Sequence[str]]) -> set[str]:
+    return set.intersection(*(set(w) for w in words)) if words else set()
+
+
+def _any(words: Sequence[Sequence[str]]) -> set[str]:
+    return {w for found in words for w in found}

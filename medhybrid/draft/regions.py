@@ -1,0 +1,23 @@
+"""Classes of a label map for regions that overlap or nest, such as nnU-Net's `whole_tumour: [1, 2, 3]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def classes_of(regions: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return a label for each value of some regions.
+
+    A value that is in one region alone, or in the innermost of several, has the name of this region. The part of a region
+    outside the inner ones is `NAME_rest`. If no region tells two values apart, their names have numbers.
+    """
+    values = sorted({v for found in regions.values() for v in found})
+    sizes = {n: len(set(found)) for n, found in regions.items()}
+    names: dict[int, str] = {}
+    for value in values:
+        inside = [n for n, found in regions.items() if value in found]
+        inner = min(inside, key=lambda n: (sizes[n], -list(regions).index(n)))
+        is_whole = not any(set(found) < set(regions[inner]) for found in regions.values())
+        names[value] = inner if is_whole else f"{inner}_rest"
+    found = list(names.values())
+    return {n if found.count(n) == 1 else f"{n}_{found[: i + 1].count(n)}": v for i, (v, n) in enumerate(names.items())}

@@ -1,0 +1,120 @@
+"""Channels and labels of a folder of DICOM studies with SEG or RTSTRUCT."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.errors import MedHybridError
+from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans.dicom.references import KINDS, reference_names
+
+NO_TARGET = re.compile(
+    r"^(body|external|couch\w*|table|skin|outer contour|patient|isocent\w*|marker\w*)$", re.IGNORECASE
+)
+"""Structures of treatment planning that are no targets of a segmentation."""
+
+MIN_SHARE = 0.2
+"""Segments in fewer masks are ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRules:
+    """Rules for the layout `studies`.
+
+    Attributes
+    ----------
+    channel_map : dict
+        Channel to a pattern of series descriptions.
+    labels : dict
+        Name of a segment to the number of masks that have it.
+    """
+
+    channels: tuple[str, ...]
+    modalities: tuple[str, ...]
+    channel_map: dict[str, str]
+    labels: dict[str, int]
+    mask_pattern: str
+    n_masks: int
+    has_others: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+def rules_of_studies(root: Path) -> StudyRules | None:
+    """Return the rules for a folder of DICOM studies; None if it has no SEG or RTSTRUCT."""
+    entries = discover(root, with_archives=False).entries
+    masks = [e for e in entries if e.modality in KINDS and not e.problem]
+    images = [e for e in entries if e.kind == "dicom" and e not in masks and not e.problem and not e.left_aside]
+    if not masks or not images:
+        return None
+    labels, unread = _labels(masks)
+    if not labels:
+        return None
+    with_mask = {_folder(e, root) for e in masks}
+    studies: dict[str, list[ScanEntry]] = {}
+    for entry in images:
+        if _folder(entry, root) in with_mask:
+            studies.setdefault(_folder(entry, root), []).append(entry)
+    if not studies:
+        return None
+    channels, rules, remarks = _channels(list(studies.values()))
+    kept = {n: c for n, c in labels.items() if c >= MIN_SHARE * len(masks) and not NO_TARGET.match(n.strip())}
+    kept = kept or labels
+    if others := sorted(set(labels) - set(kept)):
+        remarks.append(f"segments that are not labels: {', '.join(others[:8])}")
+    if unread:
+        remarks.append(f"{unread} masks cannot be read")
+    by_channel = {c: Counter(e.modality for es in studies.values() for e in es) for c in channels}
+    modalities = tuple(
+        "CT" if by_channel[c].most_common(1)[0][0] == "CT" else _modality(by_channel[c]) for c in channels
+    )
+    return StudyRules(
+        tuple(channels), modalities, rules, kept, "*mask*", len(masks), has_others=bool(others), remarks=tuple(remarks)
+    )
+
+
+def _modality(found: Counter[str]) -> str:
+    return "MR" if found.most_common(1)[0][0] == "MR" else "other"
+
+
+def _labels(masks: list[ScanEntry]) -> tuple[dict[str, int], int]:
+    counts: Counter[str] = Counter()
+    unread = 0
+    for entry in masks:
+        try:
+            counts.update(reference_names(entry.paths[0]))
+        except MedHybridError:
+            unread += 1
+    return dict(counts), unread
+
+
+def _channels(studies: list[list[ScanEntry]]) -> tuple[list[str], dict[str, str], list[str]]:
+    """Return channels with the pattern of each: the series descriptions that nearly every study has once."""
+    if all(len(images) == 1 for images in studies):
+        name = Counter(images[0].modality for images in studies).most_common(1)[0][0] or "image"
+        return [name], {name: "*"}, []
+    counts: Counter[str] = Counter()
+    for images in studies:
+        own = Counter(e.description.strip() for e in images if e.description.strip())
+        counts.update(d for d, n in own.items() if n == 1)
+    shared = [d for d, n in counts.items() if n >= 0.9 * len(studies)]
+    if not shared:
+        most = counts.most_common(1)
+        shared = [most[0][0]] if most else []
+    remarks = ["some studies have several series; the channels are those that nearly every study has"]
+    if not shared:
+        return ["image"], {"image": "*"}, [*remarks, "no series description is shared: set data.channel_map"]
+    names = {re.sub(r"[^\w.+-]+", "_", d).strip("_") or f"series_{i}": d for i, d in enumerate(sorted(shared))}
+    return list(names), {n: _escaped(d) for n, d in names.items()}, remarks
+
+
+def _escaped(description: str) -> str:
+    """Return a pattern that matches exactly this description."""
+    return re.sub(r"([*?\[])", r"[\1]", description)
+
+
+def _folder(entry: ScanEntry, root: Path) -> str:
+    parts = entry.paths[0].relative_to(root).parts
+    return parts[0]

@@ -1,0 +1,336 @@
+"""Draft of a study: layout, channels, labels and subjects of a dataset, with the reason for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medhybrid.config import ChannelConfig, DataConfig
+from medhybrid.data.layouts import Case, Files, list_dataset, recognise
+from medhybrid.data.layouts.datalist import json_files
+from medhybrid.data.layouts.nnunet import channel_numbers
+from medhybrid.data.layouts.table import find_tables
+from medhybrid.draft.json_names import JsonNames, read_names
+from medhybrid.draft.pairs import Pairs, find_pairs
+from medhybrid.draft.regions import classes_of
+from medhybrid.draft.samples import Samples, read_samples
+from medhybrid.draft.studies import StudyRules, rules_of_studies
+from medhybrid.draft.subjects import subject_pattern
+from medhybrid.draft.tables import table_of_cases
+from medhybrid.errors import DataError
+from medhybrid.names import printable_path
+
+NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class DraftChannel:
+    """Channel of a draft; `is_optional` if some cases lack it."""
+
+    name: str
+    modality: str
+    reason: str
+    is_optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLabel:
+    """Label of a draft.
+
+    Attributes
+    ----------
+    values : tuple of int
+        Value in the mask files; several for a region.
+    n_cases : int
+        Number of sampled cases that contain it.
+    median_ml : float
+        Median volume in these cases.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    n_cases: int = 0
+    median_ml: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Draft of a study's config.
+
+    Attributes
+    ----------
+    root : Path
+        Folder for `data.root`.
+    table : list of list of str
+        Lines of a table of cases that must be written, with the column names first; empty if the dataset has a list.
+    ignore_value : int, optional
+        Value of voxels whose label is unknown.
+    remarks : tuple of str
+        What the draft could not know, and what it does not use.
+    """
+
+    name: str
+    root: Path
+    layout: str
+    source: str
+    channels: tuple[DraftChannel, ...]
+    labels: tuple[DraftLabel, ...]
+    n_cases: int
+    n_sampled: int
+    subject_pattern: str | None
+    subject_reason: str
+    ignore_value: int | None = None
+    class_order: tuple[int, ...] = ()
+    table: list[list[str]] = field(default_factory=list)
+    rules: StudyRules | None = None
+    remarks: tuple[str, ...] = ()
+    median_spacing_mm: tuple[float, ...] = ()
+    median_shape: tuple[int, ...] = ()
+
+
+def draft_study(root: Path, *, name: str = "") -> Draft:
+    """Draft the config of a study from a folder.
+
+    Raises
+    ------
+    DataError
+        If the folder contains no scans with reference masks in a known arrangement, with what was looked for.
+    """
+    if not root.is_dir():
+        raise DataError(f"dataset folder {printable_path(root)} does not exist", remedy="check the path")
+    root = root.resolve()
+    names = read_names(root)
+    chosen = NO_NAME.sub("_", name or (names.name if names else "") or root.name).strip("_.-") or "study"
+    layout = _layout_of(root, names)
+    if layout == "studies" and _has_table_of_cases(root):
+        layout = "csv"
+    if layout == "studies":
+        rules = rules_of_studies(root)
+        if rules is not None:
+            return _draft_studies(chosen, root, rules)
+        if (pairs := find_pairs(root)) is not None:
+            return _draft_pairs(chosen, root, pairs)
+        raise _nothing_found(root)
+    if layout == "csv":
+        table = table_of_cases(root)
+        channels = tuple(table.channels)
+        base = _draft(chosen, root, "csv", table.source, channels, names, lines=table.lines, optional=table.optional)
+        return replace(base, table=table.lines, remarks=(*base.remarks, *table.left_out))
+    channels = names.channels if names and names.channels else ()
+    n_files = channel_numbers(root) if layout == "nnunet" else len(channels)
+    remarks: tuple[str, ...] = ()
+    if layout == "nnunet" and n_files and n_files != len(channels):
+        if channels:
+            remarks = (
+                f"{names.path.name if names else 'the list'} names {len(channels)} channels, but the files have {n_files}",
+            )
+        channels = tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(n_files))
+    source = names.path.name if names else "imagesTr and labelsTr"
+    base = _draft(chosen, root, layout, source, _unique(channels or ("image",)), names)
+    return replace(base, remarks=(*remarks, *base.remarks))
+
+
+def _has_table_of_cases(root: Path) -> bool:
+    """Return whether a folder with other folders has a table of images and masks, whatever its columns are called."""
+    try:
+        return bool(find_tables(root)) and bool(table_of_cases(root).channels)
+    except DataError:
+        return False
+
+
+def _layout_of(root: Path, names: JsonNames | None) -> str:
+    config = DataConfig(root=str(root), channels=(ChannelConfig(name="image"),), labels={"label": 1})
+    layout = recognise(root, config)
+    if layout == "nnunet" and not (root / "imagesTr").is_dir():
+        return "studies"  # a dataset.json of another kind beside the files
+    return layout
+
+
+def _draft(
+    name: str,
+    root: Path,
+    layout: str,
+    source: str,
+    channels: tuple[str, ...],
+    names: JsonNames | None,
+    *,
+    lines: Sequence[Sequence[str]] = (),
+    optional: frozenset[str] = frozenset(),
+) -> Draft:
+    listed, channels = _cases(root, layout, channels, lines, optional)
+    cases = [c for c in listed if c.problem is None]
+    samples = read_samples(cases, channels)
+    if samples.n_channels and samples.n_channels != len(channels):
+        channels = _unique(
+            tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(samples.n_channels))
+        )
+    labels, remarks = _labels(names, samples)
+    pattern, reason = subject_pattern([c.name for c in cases])
+    if any(c.subject != c.name for c in cases) and layout == "csv":
+        pattern, reason = None, "the table's column `subject`"
+    return Draft(
+        name=name,
+        root=root,
+        layout=layout,
+        source=source,
+        channels=tuple(
+            DraftChannel(c, *samples.modality(i, c), is_optional=c in optional) for i, c in enumerate(channels)
+        ),
+        labels=labels,
+        n_cases=len(cases),
+        n_sampled=samples.n_read,
+        subject_pattern=pattern,
+        subject_reason=reason,
+        ignore_value=names.ignore_value if names else None,
+        class_order=names.class_order if names else (),
+        remarks=(*samples.remarks, *remarks, *_left_out(listed)),
+        median_spacing_mm=samples.median_spacing_mm,
+        median_shape=samples.median_shape,
+    )
+
+
+def _cases(
+    root: Path,
+    layout: str,
+    channels: tuple[str, ...],
+    lines: Sequence[Sequence[str]],
+    optional: frozenset[str],
+) -> tuple[list[Case], tuple[str, ...]]:
+    """Return the cases, and the channels; raise `DataError` if no case is usable."""
+    if lines:
+        return _cases_of_lines(root, lines, channels), channels
+    config = DataConfig(
+        root=str(root),
+        layout=layout,
+        channels=tuple(ChannelConfig(name=c, optional=c in optional and len(channels) > 1) for c in channels),
+        labels={"any label": 65_000},
+        splits=None,
+    )
+    listing = list_dataset(config)
+    if all(c.problem is not None for c in listing.cases):
+        found = "; ".join(str(c.problem) for c in listing.cases[:2])
+        raise DataError(f"{printable_path(root)} has no usable case", found=found, remedy="see docs/reference/data.md")
+    return list(listing.cases), channels
+
+
+def _left_out(cases: Sequence[Case]) -> tuple[str, ...]:
+    """Return a remark on cases that cannot be used, with the first reason."""
+    problems = [str(c.problem) for c in cases if c.problem is not None]
+    return (f"{len(problems)} of {len(cases)} cases cannot be used: {problems[0]}",) if problems else ()
+
+
+def _cases_of_lines(root: Path, lines: Sequence[Sequence[str]], channels: tuple[str, ...]) -> list[Case]:
+    header = list(lines[0])
+    place = {c: header.index(c) for c in (*channels, "case", "subject", "mask")}
+
+    def files(row: Sequence[str], column: str) -> Files | None:
+        return Files((root / row[place[column]],)) if row[place[column]] else None
+
+    return [
+        Case(row[place["case"]], row[place["subject"]], tuple(files(row, c) for c in channels), files(row, "mask"))
+        for row in lines[1:]
+    ]
+
+
+def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel, ...], list[str]]:
+    """Return the labels that the dataset names, with volumes; values in the masks without a name get one."""
+    named = dict(names.labels) if names else {}
+    remarks = []
+    if any(isinstance(v, tuple) for v in named.values()):
+        classes = classes_of({n: v if isinstance(v, tuple) else (v,) for n, v in named.items()})
+        remarks.append(f"regions ({', '.join(named)}) are trained as labels that do not overlap: {', '.join(classes)}")
+        named = dict(classes)
+    known = {v for value in named.values() for v in (value if isinstance(value, tuple) else (value,))}
+    ignored = {names.ignore_value} if names and names.ignore_value is not None else set()
+    if unnamed := sorted(set(samples.volumes_ml) - known - ignored):
+        if named:
+            shown = ", ".join(str(v) for v in unnamed[:8])
+            remarks.append(f"values without a name in the masks: {shown}; they are added as labels")
+        single = not named and len(unnamed) == 1
+        named |= {"foreground" if single else f"label_{v}": v for v in unnamed}
+    if not named:
+        raise DataError("the masks have no label", found="only 0 in the sampled masks", remedy="check the masks")
+    found = []
+    for name, value in named.items():
+        values = value if isinstance(value, tuple) else (value,)
+        by_case = samples.volumes_of(values)
+        found.append(
+            DraftLabel(name, values, len(by_case), float(sorted(by_case)[len(by_case) // 2]) if by_case else 0.0)
+        )
+    if absent := [d.name for d in found if not d.n_cases]:
+        remarks.append(f"not in the {samples.n_read} sampled masks: {', '.join(absent[:8])}")
+    return tuple(found), remarks
+
+
+def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
+    order = tuple(sorted(pairs.channels, key=lambda c: (-pairs.channels[c], c)))
+    channels = _unique(tuple(_channel_name(c) for c in order))
+    pattern, reason = subject_pattern([p.case for p in pairs.pairs])
+    lines = [["case", "subject", "mask", *channels]]
+    for pair in pairs.pairs:
+        match = re.search(pattern, pair.case) if pattern else None
+        subject = match[1] if match else pair.case
+        files = [str(root / pair.images[c]) if c in pair.images else "" for c in order]
+        lines.append([pair.case, subject, str(root / pair.mask), *files])
+    n = len(pairs.pairs)
+    optional = frozenset(c for c, original in zip(channels, order, strict=True) if pairs.channels[original] < n)
+    if len(optional) == len(channels):
+        optional = frozenset(channels[1:])
+    base = _draft(name, root, "csv", "pairs of images and masks", channels, None, lines=lines, optional=optional)
+    return replace(
+        base, table=lines, subject_pattern=None, subject_reason=reason, remarks=(*base.remarks, *pairs.left_out)
+    )
+
+
+def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
+    config = DataConfig(
+        root=str(root),
+        layout="studies",
+        channels=tuple(ChannelConfig(name=c) for c in rules.channels),
+        labels={"any label": 1},
+        channel_map=dict(rules.channel_map),
+        mask_pattern=rules.mask_pattern,
+        splits=None,
+    )
+    listed = list_dataset(config).cases
+    cases = [c for c in listed if c.problem is None]
+    return Draft(
+        name=name,
+        root=root,
+        layout="studies",
+        source="DICOM studies with SEG or RTSTRUCT",
+        channels=tuple(
+            DraftChannel(c, m, "Modality in the DICOM headers")
+            for c, m in zip(rules.channels, rules.modalities, strict=True)
+        ),
+        labels=tuple(DraftLabel(n, (i,), count) for i, (n, count) in enumerate(rules.labels.items(), start=1)),
+        n_cases=len(cases),
+        n_sampled=rules.n_masks,
+        subject_pattern=None,
+        subject_reason="each folder of the dataset is a subject",
+        rules=rules,
+        remarks=(*rules.remarks, *_left_out(listed)),
+    )
+
+
+def _channel_name(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "image"
+
+
+def _unique(channels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names with numbers where several channels have the same one."""
+    plain = [c.strip() or f"channel_{i}" for i, c in enumerate(channels)]
+    return tuple(c if plain.count(c) == 1 else f"{c}_{plain[: i + 1].count(c)}" for i, c in enumerate(plain))
+
+
+def _nothing_found(root: Path) -> DataError:
+    below = sorted(p.name for p in root.iterdir())[:8]
+    return DataError(
+        f"{printable_path(root)} has no scans with reference masks in a known arrangement",
+        expected="dataset.json, imagesTr and labelsTr, a CSV table of files, DICOM studies with SEG or RTSTRUCT, or images "
+        "with masks that have mask, label, seg or gt in the name of the file or its folder",
+        found=", ".join(printable_path(n) for n in [*below, *json_files(root)][:8]) or "an empty folder",
+        remedy="list the files in a table cases.csv with the columns case, mask and one per channel",
+    )

@@ -1,0 +1,114 @@
+"""`medhybrid init`: a study's config from the files of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.config import StudyConfig, load_config
+from medhybrid.draft import Draft, config_text, draft_study
+from medhybrid.errors import OutputError
+from medhybrid.files import write_atomically, write_csv
+from medhybrid.names import printable_path
+from medhybrid.progress import Reporter, Silent
+
+DEFAULT_MINUTES = 30.0
+
+TABLE = "cases.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """Config that was written, with the draft it came from."""
+
+    path: Path
+    config: StudyConfig
+    draft: Draft
+
+
+def init_study(
+    data: Path,
+    out: Path | None = None,
+    *,
+    name: str = "",
+    minutes: float = DEFAULT_MINUTES,
+    reporter: Reporter | None = None,
+) -> Initialised:
+    """Write the config of a study from a dataset's folder. The dataset itself is not changed.
+
+    Parameters
+    ----------
+    out : Path, optional
+        File for the config; by default `NAME.yaml` in the working directory. If the dataset has no list of cases, a table is
+        written to the folder `NAME-cases` beside it.
+    minutes : float
+        Length of the training, which the plan uses.
+
+    Raises
+    ------
+    DataError
+        If the folder has no scans with masks in a known arrangement.
+    OutputError
+        If the file exists.
+    """
+    reporter = reporter or Silent()
+    draft = draft_study(data, name=name)
+    path = out or Path(f"{draft.name}.yaml")
+    if path.exists():
+        raise OutputError(
+            f"{printable_path(path)} exists",
+            expected="a new file for the config",
+            remedy="train with it, or choose another file with --out",
+        )
+    root = draft.root
+    if draft.table:
+        root = (path.parent / f"{path.stem}-cases").resolve()
+        _write_table(root, draft)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, config_text(draft, root, minutes=minutes))
+    config = load_config(path)
+    for remark in draft.remarks:
+        reporter.message(remark)
+    return Initialised(path, config, draft)
+
+
+def config_for_data(
+    data: Path, overrides: list[str], *, minutes: float | None = None, reporter: Reporter | None = None
+) -> StudyConfig:
+    """Return the config for a dataset's folder: the existing `NAME.yaml` if it has this folder, otherwise a new one.
+
+    Raises the errors of `init_study`.
+    """
+    reporter = reporter or Silent()
+    draft = draft_study(data)
+    path = Path(f"{draft.name}.yaml")
+    length = [] if minutes is None else [f"training.max_minutes={minutes:g}"]
+    if path.is_file():
+        config = load_config(path, [*overrides, *length])
+        places = (draft.root, Path(f"{path.stem}-cases").resolve())
+        if config.data.root is not None and Path(config.data.root).resolve() in places:
+            reporter.message(f"using {path}")
+            return config
+    made = init_study(data, minutes=minutes or DEFAULT_MINUTES, reporter=reporter)
+    reporter.message(f"wrote {made.path}: {describe(made.draft)}")
+    return load_config(made.path, [*overrides, *length])
+
+
+def describe(draft: Draft) -> str:
+    """Return one line on a draft: cases, channels, labels."""
+    channels = ", ".join(f"{c.name} ({c.modality})" for c in draft.channels)
+    labels = [label.name for label in draft.labels]
+    shown = ", ".join(labels[:6]) + (f" and {len(labels) - 6} more" if len(labels) > 6 else "")
+    return f"{draft.n_cases} cases; channels {channels}; labels {shown}"
+
+
+def _write_table(folder: Path, draft: Draft) -> None:
+    """Write the table of cases into a new folder; raise `OutputError` if it has other files."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(
+            f"{printable_path(folder)} is not empty",
+            expected="a new folder for the table of cases",
+            remedy="choose another file with --out",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / TABLE, draft.table)

@@ -1,0 +1,184 @@
+"""A study is drafted from the files of a dataset, and its config lists every case."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medhybrid.config import StudyConfig
+from medhybrid.data.layouts import list_dataset
+from medhybrid.draft.subjects import subject_pattern
+from medhybrid.errors import DataError, OutputError
+from medhybrid.steps.init import config_for_data, init_study
+from tests.synthetic import blob_case, save_nifti
+
+CT = np.tile(np.array([-1000, 40, 900], np.int16), (12, 10, 1)).reshape(12, 10, 3)
+
+
+@pytest.fixture(autouse=True)
+def _in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def write_pair(root: Path, image: str, mask: str, seed: int = 0) -> None:
+    """Write an image and a mask with the values 1 and 4."""
+    values, labels = blob_case(seed, (12, 10, 8))
+    save_nifti(root / image, values)
+    save_nifti(root / mask, labels)
+
+
+def drafted(root: Path, **options: Any) -> StudyConfig:
+    """Return the config of a drafted study, after checking that it lists all of its cases."""
+    made = init_study(root, **options)
+    listing = list_dataset(made.config.data)
+    assert [c.problem for c in listing.cases] == [None] * made.draft.n_cases
+    assert made.draft.n_cases > 0
+    return made.config
+
+
+def test_a_decathlon_dataset_gives_names_modality_and_subjects(tmp_path: Path) -> None:
+    names = [f"heart_{p:03d}_{f:02d}" for p in range(4) for f in (1, 12)]
+    for i, name in enumerate(names):
+        write_pair(tmp_path / "d", f"imagesTr/{name}.nii.gz", f"labelsTr/{name}.nii.gz", i)
+    listed = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names]
+    about = {"name": "heart", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "LV", "4": "RV"}}
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps({**about, "training": listed}))
+
+    config = drafted(tmp_path / "d", minutes=12)
+
+    assert config.name == "heart"
+    assert [(c.name, c.modality) for c in config.data.channels] == [("MRI", "MR")]
+    assert config.data.labels == {"LV": 1, "RV": 4}
+    assert {c.subject for c in list_dataset(config.data).cases} == {f"heart_{p:03d}" for p in range(4)}
+    assert config.training.max_minutes == 12
+
+
+def test_regions_of_nnunet_become_labels_and_ignore_is_taken(tmp_path: Path) -> None:
+    for i in range(3):
+        write_pair(tmp_path / "d", f"imagesTr/c{i}_0000.nii.gz", f"labelsTr/c{i}.nii.gz", i)
+        save_nifti(tmp_path / "d" / f"imagesTr/c{i}_0001.nii.gz", blob_case(i, (12, 10, 8))[0])
+    labels = {"background": 0, "whole": [1, 4], "core": 4, "ignore": 5}
+    about = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": labels, "regions_class_order": [1, 4]}
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps({**about, "file_ending": ".nii.gz", "numTraining": 3}))
+
+    config = drafted(tmp_path / "d")
+
+    assert [c.name for c in config.data.channels] == ["T1", "FLAIR"]
+    assert config.data.labels == {"whole_rest": 1, "core": 4}
+    assert config.data.ignore_value == 5
+
+
+def test_a_folder_without_list_gets_channels_by_number_and_labels_by_value(tmp_path: Path) -> None:
+    for i in range(2):
+        save_nifti(tmp_path / "d" / f"imagesTr/c{i}_0000.nii.gz", CT)
+        save_nifti(tmp_path / "d" / f"labelsTr/c{i}.nii.gz", (CT > 0).astype(np.uint8) * 7)
+
+    config = drafted(tmp_path / "d")
+
+    assert config.data.channels[0].modality == "CT"
+    assert config.data.labels == {"foreground": 7}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "channels"),
+    [
+        ("images/{c}.nii.gz", "masks/{c}.nii.gz", ["image"]),
+        ("imgs/{c}.nii.gz", "segmentations/{c}_seg.nii.gz", ["image"]),
+        ("{c}.nii.gz", "{c}_label.nii.gz", ["image"]),
+        ("{c}/{c}_flair.nii.gz", "{c}/{c}_seg.nii.gz", ["flair"]),
+        ("{c}/FLAIR.nii.gz", "{c}/lesion_mask.nii.gz", ["FLAIR"]),
+        ("{c}/anat/{c}_T1w.nii.gz", "derivatives/manual_masks/{c}/anat/{c}_label-lesion_mask.nii.gz", ["T1w"]),
+    ],
+)
+def test_images_and_masks_are_paired_by_their_names(tmp_path: Path, image: str, mask: str, channels: list[str]) -> None:
+    names = [f"sub-{i:02d}" for i in range(1, 4)]
+    for i, case in enumerate(names):
+        write_pair(tmp_path / "d", image.format(c=case), mask.format(c=case), i)
+    (tmp_path / "d" / "readme.txt").write_text("about")
+
+    config = drafted(tmp_path / "d")
+    cases = list_dataset(config.data).cases
+
+    assert [c.name for c in config.data.channels] == channels
+    for case, name in zip(cases, names, strict=True):
+        assert case.mask is not None
+        assert case.mask.paths == (tmp_path / "d" / mask.format(c=name),)
+        assert [f.paths for f in case.images if f] == [(tmp_path / "d" / image.format(c=name),)]
+
+
+def test_a_channel_that_some_cases_lack_is_optional(tmp_path: Path) -> None:
+    for i in range(4):
+        write_pair(tmp_path / "d", f"c{i}/FLAIR.nii.gz", f"c{i}/mask.nii.gz", i)
+        if i:
+            save_nifti(tmp_path / "d" / f"c{i}/T1.nii.gz", blob_case(i, (12, 10, 8))[0])
+
+    config = drafted(tmp_path / "d")
+
+    assert [(c.name, c.optional) for c in config.data.channels] == [("FLAIR", False), ("T1", True)]
+
+
+def test_a_table_with_columns_of_other_names_is_converted(tmp_path: Path) -> None:
+    for i in range(3):
+        write_pair(tmp_path / "d", f"a/{i}.nii.gz", f"b/{i}.nii.gz", i)
+    rows = "".join(f"{i},P{i // 2},a/{i}.nii.gz,b/{i}.nii.gz\n" for i in range(3))
+    (tmp_path / "d" / "list.csv").write_text("scan_id,patient_id,t2,segmentation\n" + rows)
+
+    config = drafted(tmp_path / "d")
+
+    assert [c.name for c in config.data.channels] == ["t2"]
+    assert sorted(c.subject for c in list_dataset(config.data).cases) == ["P0", "P0", "P1"]
+
+
+def test_names_in_a_dataset_cannot_refer_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "swordfish")
+    write_pair(tmp_path / "d", "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    labels = {"${oc.env:SECRET}": 1, "x: {y}\n# z": 4}
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps({"channel_names": {"0": "MRI"}, "labels": labels}))
+
+    made = init_study(tmp_path / "d")
+
+    assert "swordfish" not in made.path.read_text() + str(made.config)
+    assert sorted(made.config.data.labels.values()) == [1, 4]
+
+
+def test_an_existing_config_is_not_overwritten_and_is_used_again_for_the_same_data(tmp_path: Path) -> None:
+    write_pair(tmp_path / "d", "images/a.nii.gz", "masks/a.nii.gz")
+    made = init_study(tmp_path / "d", minutes=7)
+
+    with pytest.raises(OutputError, match="exists"):
+        init_study(tmp_path / "d")
+
+    assert config_for_data(tmp_path / "d", []) == made.config
+    assert made.config.training.max_minutes == 7
+
+
+def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "d" / "a.nii.gz", blob_case(0)[0])
+
+    with pytest.raises(DataError, match=r"no scans with reference masks.*mask, label, seg"):
+        init_study(tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("names", "subjects"),
+    [
+        (["heart_001_01", "heart_001_12", "heart_002_01", "heart_002_14"], 2),
+        (["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"], 2),
+        (["p1_L", "p1_R", "p2_L", "p2_R"], 2),
+        ([f"hippocampus_{i:03d}" for i in range(12)], 12),
+        (["glioma_CS_4941", "glioma_CS_4942", "glioma_DU_5849", "glioma_DU_5851"], 4),
+        (["BraTS20_Training_001", "BraTS20_Training_002", "BraTS20_Training_003"], 3),
+    ],
+)
+def test_scans_of_one_person_are_found_by_their_names(names: list[str], subjects: int) -> None:
+    pattern, reason = subject_pattern(names)
+    found = {m[1] if pattern and (m := re.search(pattern, n)) else n for n in names}
+
+    assert len(found) == subjects
+    assert reason
