@@ -63,7 +63,7 @@ def main() -> None:
             trainer.network.train()
             batch = trainer.sampler.batch(0)
             for _ in range(WARM_STEPS):
-                trainer._train_step(batch)
+                trainer.train_step(batch)
                 trainer.step += 1
             inputs = trainer._inputs(batch)
             parts: list[Callable[[], object]] = [
@@ -71,7 +71,7 @@ def main() -> None:
                 lambda t=trainer, i=inputs: t.maker.gradients(*i),  # type: ignore[misc]
                 trainer.maker.update,
                 lambda t=trainer: t.average.update(t.network, t.step),  # type: ignore[misc]
-                lambda t=trainer, b=batch: t._train_step(b),  # type: ignore[misc]
+                lambda t=trainer, b=batch: t.train_step(b),  # type: ignore[misc]
             ]
             told = " | ".join(f"{milliseconds(part):.2f}" for part in parts)
         way = "recorded" if made is RecordedStep else "plain"

@@ -49,7 +49,7 @@ class Kind:
         took: list[float] = []
         while sum(took[WARM_STEPS:]) < seconds:
             began = time.perf_counter()
-            self.trainer._train_step(source.batch(self.trainer.step))
+            self.trainer.train_step(source.batch(self.trainer.step))
             self.trainer.step += 1
             took.append(time.perf_counter() - began)
         self.seconds += took[WARM_STEPS:]

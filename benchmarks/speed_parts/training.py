@@ -58,7 +58,7 @@ def ours(prepared: Path, seconds: float, precision: str = "auto") -> dict[str, f
             asked = time.perf_counter()
             batch = source.batch(made.step)
             waited = time.perf_counter() - asked
-            made._train_step(batch)
+            made.train_step(batch)
             made.step += 1
             return waited
 
