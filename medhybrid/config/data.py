@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from medhybrid.config.base import Frozen
+from medhybrid.config.regions import classes_of
 
 ContextField = Literal[
     "pixel_mm",
@@ -94,6 +95,12 @@ class DataConfig(Frozen):
     labels: dict[str, int] = Field(
         description="Label names and their values in the mask files. Values need not be consecutive; 0 is background."
     )
+    regions: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict,
+        description="Regions: structures of several label values, which may overlap and nest. Given among the labels: `labels: "
+        "{whole_tumour: [1, 2, 3], core: [2, 3], enhancing: 3}`. Each is trained, scored and exported as a whole. In the label "
+        "map, a later region is drawn over an earlier one.",
+    )
     ignore_value: int | None = Field(
         None,
         description="Value in mask files of voxels whose label is unknown, for example in scribbles. They are neither trained "
@@ -167,15 +174,16 @@ class DataConfig(Frozen):
                 codes[name] = {k: v for k, v in value.items() if k != "value"}
         return {**values, "labels": plain, "label_codes": codes}
 
-    @field_validator("labels", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _labels_are_no_regions(cls, labels: Any) -> Any:
-        if isinstance(labels, dict) and (regions := [n for n, v in labels.items() if isinstance(v, list | tuple)]):
-            raise ValueError(
-                f"labels: {', '.join(map(str, regions))} has several values; overlapping regions are not supported yet, so "
-                "give each value a label (medhybrid init does this)"
-            )
-        return labels
+    def _labels_may_be_regions(cls, values: Any) -> Any:
+        labels = values.get("labels") if isinstance(values, dict) else None
+        if not isinstance(labels, dict) or not any(isinstance(v, list | tuple) for v in labels.values()):
+            return values
+        regions = {n: tuple(v) if isinstance(v, list | tuple) else (v,) for n, v in labels.items()}
+        if any(not v or not all(isinstance(x, int) and not isinstance(x, bool) for x in v) for v in regions.values()):
+            raise ValueError(f"labels: a region needs a list of values, found {labels}")
+        return {**values, "labels": classes_of(regions), "regions": regions}
 
     @model_validator(mode="after")
     def _labels_are_usable(self) -> Self:
@@ -184,7 +192,7 @@ class DataConfig(Frozen):
             raise ValueError("labels: at least one label besides background is needed")
         if len(set(values)) != len(values):
             raise ValueError(f"labels: two names have the same value: {self.labels}")
-        if unknown := set(self.label_codes) - set(self.labels):
+        if unknown := set(self.label_codes) - {*self.labels, *self.regions}:
             raise ValueError(f"label_codes: unknown label: {', '.join(sorted(unknown))}")
         if unknown := set(self.segments) - set(self.labels):
             raise ValueError(f"segments: unknown label: {', '.join(sorted(unknown))}")
@@ -196,6 +204,10 @@ class DataConfig(Frozen):
             )
         if self.ignore_value is not None and self.ignore_value in (0, *values):
             raise ValueError(f"ignore_value: {self.ignore_value} is the background or a label")
+        if self.regions and classes_of(self.regions) != self.labels:
+            raise ValueError(
+                f"regions: they have the classes {classes_of(self.regions)}, found {self.labels}; give regions among labels"
+            )
         if any(v <= 0 for v in values):
             raise ValueError(f"labels: values must be positive (0 is background), found {self.labels}")
         names = [c.name for c in self.channels]

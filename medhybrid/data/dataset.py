@@ -111,7 +111,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
             flips=prepared.turn.flips,
             pictures=picture_hashes(prepared.turn.apply(scan.array)),
             context=read_context(scan, plan.context),
-            reference_ml={n: float(counts[i]) * ml for i, n in enumerate(plan.labels, start=1)},
+            reference_ml={n: float(counts[list(classes)].sum()) * ml for n, classes in plan.structures.items()},
             **measure_on_grid(mask, labels, prepared, plan),
             n_outliers=prepared.n_outliers,
         )

@@ -33,11 +33,11 @@ def measure_on_grid(
     turned = prepared.turn.apply(mask)
     spacing = np.array(prepared.turned.spacing_mm)
     before, after = (np.bincount(values.ravel(), minlength=plan.n_labels + 1) for values in (mask, labels))
-    for value, name in enumerate(plan.labels, start=1):
-        n_before, n_after = int(before[value]), int(after[value])
+    for name, classes in plan.structures.items():
+        n_before, n_after = (int(counts[list(classes)].sum()) for counts in (before, after))
         grid_ml[name] = n_after * prepared.grid.voxel_ml
         if n_before * prepared.turned.voxel_ml * MIN_KEPT > grid_ml[name]:
-            extents = _smallest_extents(turned == value) * spacing
+            extents = _smallest_extents(np.isin(turned, classes)) * spacing
             thinnest[name] = tuple(round(float(e), 4) for e in extents)
     return {"grid_ml": grid_ml, "thinnest_mm": thinnest}
 

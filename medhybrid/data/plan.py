@@ -11,6 +11,7 @@ normalisation : all channels are shifted to a minimum of 0 and divided by a stan
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +86,7 @@ class Plan(BaseModel):
     batch_size: int
     normalisation: tuple[Normalisation, ...]
     labels: dict[str, int]
+    regions: dict[str, tuple[int, ...]] = {}
     mirror_axes: tuple[int, ...]
     keep_largest: tuple[str, ...]
     min_component_ml: float
@@ -109,7 +111,8 @@ class Plan(BaseModel):
 
     @property
     def _unknown_to_first(self) -> set[str]:
-        return {"prediction", "budget", "alternatives", *(["preset"] if self.preset == "S" else [])}
+        unused = [*(["preset"] if self.preset == "S" else []), *([] if self.regions else ["regions"])]
+        return {"prediction", "budget", "alternatives", *unused}
 
     def text_for_hash(self) -> str:
         """Return JSON that is the same as in version 0.1 for the same settings and reasons."""
@@ -124,6 +127,22 @@ class Plan(BaseModel):
     def n_labels(self) -> int:
         """Return the number of labels without background. Inside the network, they are 1..n in the order of `labels`."""
         return len(self.labels)
+
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """Return what is scored and measured: regions with their classes 1..n, otherwise each label with its class."""
+        return self.regions or {name: (value,) for value, name in enumerate(self.labels, start=1)}
+
+    def values_of(self, classes: Sequence[int]) -> tuple[int, ...]:
+        """Return the values in mask files of some classes 1..n."""
+        values = list(self.labels.values())
+        return tuple(values[i - 1] for i in classes)
+
+    @property
+    def measured(self) -> dict[str, tuple[int, ...]]:
+        """Return what is measured in masks, with its values in files: the structures, and the labels between regions."""
+        found = {name: self.values_of(classes) for name, classes in self.structures.items()}
+        return found | {name: (value,) for name, value in self.labels.items() if name not in found}
 
     @property
     def token_grid(self) -> tuple[int, int, int]:

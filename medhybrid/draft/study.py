@@ -14,7 +14,6 @@ from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.table import find_tables
 from medhybrid.draft.json_names import JsonNames, read_names
 from medhybrid.draft.pairs import Pairs, find_pairs
-from medhybrid.draft.regions import classes_of
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
@@ -238,10 +237,6 @@ def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel
     """Return the labels that the dataset names, with volumes; values in the masks without a name get one."""
     named = dict(names.labels) if names else {}
     remarks = []
-    if any(isinstance(v, tuple) for v in named.values()):
-        classes = classes_of({n: v if isinstance(v, tuple) else (v,) for n, v in named.items()})
-        remarks.append(f"regions ({', '.join(named)}) are trained as labels that do not overlap: {', '.join(classes)}")
-        named = dict(classes)
     known = {v for value in named.values() for v in (value if isinstance(value, tuple) else (value,))}
     ignored = {names.ignore_value} if names and names.ignore_value is not None else set()
     if unnamed := sorted(set(samples.volumes_ml) - known - ignored):

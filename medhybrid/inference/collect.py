@@ -36,7 +36,7 @@ def collect(
     shares_tables : bool
         Other processes predict other cases: the tables are written once, at the end, from the records of all processes.
     """
-    records, labels = job.records, job.model.plan.labels
+    records, labels = job.records, job.model.plan.measured
 
     def on_record() -> dict[str, Prediction]:
         return {p.case: p for p in records.all(cases) if p.made_by == job.made_by}

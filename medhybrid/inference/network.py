@@ -26,6 +26,7 @@ def network_for(settings: NetworkSettings, plan: Plan) -> Network:
         token_mm=plan.token_mm,
         has_optional_channels=any(n.optional for n in plan.normalisation),
         context=plan.context,
+        regions=tuple(plan.regions.values()),
     )
 
 

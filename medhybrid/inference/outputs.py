@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def write_outputs(
     OSError
         If the disk is full or cannot be written to.
     """
-    regions = _regions(made.mask, record.plan.labels, scan.affine)
+    regions = _regions(made.mask, record.plan.measured, scan.affine)
     writer = _Writer(out, note)
 
     def put(name: str, array: NDArray[np.generic]) -> None:
@@ -139,7 +139,9 @@ def _write_dicom(
     deidentifier: Deidentifier | None,
 ) -> tuple[str, ...]:
     """Write SEG and report; return notes on outputs that failed and on invalid values of the source."""
-    info = SegInfo(record.plan.labels, record.medhybrid_version, record.weights_sha256, record.label_codes)
+    plan = record.plan
+    segments = {n: plan.values_of(c) for n, c in plan.regions.items()} or plan.labels
+    info = SegInfo(segments, record.medhybrid_version, record.weights_sha256, record.label_codes)
     seg = f"seg/{case}.dcm"
     sources: list[Any] = []
     notes: list[str] = []
@@ -152,6 +154,8 @@ def _write_dicom(
     def write_probabilities() -> None:
         assert made.probabilities is not None
         shares = made.probabilities[1:]
+        if plan.regions:
+            shares = np.stack([made.probabilities[list(c)].sum(axis=0) for c in plan.regions.values()])
         writer.put(
             f"probabilities/{case}.dcm",
             lambda path: write_seg(path, made.mask, scan, info, probabilities=shares, deidentifier=deidentifier),
@@ -190,14 +194,22 @@ def _try_to_write(what: str, write: Callable[[], None], case: str) -> list[str]:
     return []
 
 
-def _regions(mask: NDArray[np.generic], labels: Mapping[str, int], affine: NDArray[np.float64]) -> Regions:
-    """Measure each label as a whole, and its components."""
-    boxes = dict(enumerate(ndimage.find_objects(mask, max(labels.values())), start=1))
+def _regions(mask: NDArray[np.generic], labels: Mapping[str, tuple[int, ...]], affine: NDArray[np.float64]) -> Regions:
+    """Measure each label or region as a whole, and its components."""
+    boxes = dict(enumerate(ndimage.find_objects(mask, max(v for values in labels.values() for v in values)), start=1))
     regions = {}
-    for name, value in labels.items():  # one at a time: each array may be as large as the scan
-        part = mask[boxes[value]] == value if boxes[value] else NOTHING
+    for name, values in labels.items():  # one at a time: each array may be as large as the scan
+        box = _joint([boxes[v] for v in values if boxes[v]])
+        part = np.isin(mask[box], values) if box else NOTHING
         regions[name] = measure_whole(part, affine), measure_components(part, affine)
     return regions
+
+
+def _joint(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...] | None:
+    """Return the box around some boxes; None without one."""
+    if not boxes:
+        return None
+    return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
 
 
 def _measures(regions: Regions) -> dict[str, LabelMeasure]:

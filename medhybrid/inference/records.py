@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -232,7 +232,7 @@ class Records:
         """Return the names of all scans with a record."""
         return {n for state in ("done", "failed") for n in _names(self.out / state) if not n.startswith(".")}
 
-    def write_tables(self, cases: Sequence[str], finished: Sequence[Prediction], labels: Mapping[str, int]) -> None:
+    def write_tables(self, cases: Sequence[str], finished: Sequence[Prediction], labels: Iterable[str]) -> None:
         """Write `results.csv` with the finished cases, and `work.csv` with every case."""
         write_results(self.out / "results.csv", finished, labels)
         by_case, begun = {p.case: p for p in finished}, _names(self.out / "begun")
@@ -260,7 +260,7 @@ def _unreadable(case: str, folder: Path) -> Prediction:
     return Prediction(case=case, status="failed", message=message)
 
 
-def write_results(path: Path, predictions: Sequence[Prediction], labels: Mapping[str, int]) -> None:
+def write_results(path: Path, predictions: Sequence[Prediction], labels: Iterable[str]) -> None:
     """Write `results.csv`: a row for each scan, with columns for each label."""
     sizes = [f"{n} {m}" for n in labels for m in ("volume_ml", "n_components", "largest_ml", "largest_mm")]
     rows: list[list[Any]] = [["case", "status", "verdict", "score", *sizes, "seconds", "message"]]

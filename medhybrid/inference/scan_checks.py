@@ -59,14 +59,12 @@ def empty_labels(mask: NDArray[np.generic], plan: Plan, seen: SeenRange | None) 
     """Return a reason for each label that (nearly) all training cases have and a mask (X, Y, Z) of class indices lacks."""
     if seen is None or seen.n_cases < MIN_CASES:
         return ()
-    expected = {
-        value: name for value, name in enumerate(plan.labels, start=1) if seen.label_share.get(name, 0) >= ALWAYS
-    }
+    expected = {c: name for name, c in plan.structures.items() if seen.label_share.get(name, 0) >= ALWAYS}
     present = set(np.flatnonzero(np.bincount(mask.ravel().astype(np.int64), minlength=plan.n_labels + 1)))
     return tuple(
         f"{name} is empty, and {seen.label_share[name]:.0%} of the training cases have it"
-        for value, name in expected.items()
-        if value not in present
+        for classes, name in expected.items()
+        if not present & set(classes)
     )
 
 

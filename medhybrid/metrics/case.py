@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -40,7 +40,7 @@ def score_case(
     case: str,
     prediction: NDArray[np.generic],
     reference: NDArray[np.generic],
-    labels: Mapping[str, int],
+    labels: Mapping[str, int | Sequence[int]],
     grid: Grid,
     *,
     tolerance_mm: float = 1.0,
@@ -52,13 +52,13 @@ def score_case(
     prediction, reference : (X, Y, Z) ndarray
         Label maps on `grid`.
     labels : mapping
-        Label name to value.
+        Label name to its value, or to several values for a region.
     tolerance_mm : float
         Tolerance of the surface Dice.
     """
     scores, spacing_mm = [], grid.spacing_mm
     for name, value in labels.items():
-        p, r = prediction == value, reference == value
+        p, r = (np.isin(m, value) if isinstance(value, Sequence) else m == value for m in (prediction, reference))
         lesions = count_lesions(p, r)
         scores.append(
             LabelScore(

@@ -6,6 +6,7 @@ from medhybrid.config import NetworkConfig
 from medhybrid.errors import ConfigError
 from medhybrid.networks.blocks import Stride
 from medhybrid.networks.hybrid import SegmentationNetwork
+from medhybrid.networks.regions import RegionScores
 from medhybrid.networks.transunet import TransUNet
 
 Network = SegmentationNetwork | TransUNet
@@ -20,6 +21,7 @@ def build_network(
     token_mm: tuple[float, float, float],
     has_optional_channels: bool = False,
     context: tuple[str, ...] = (),
+    regions: tuple[tuple[int, ...], ...] = (),
 ) -> Network:
     """Build the network of a config for a plan.
 
@@ -33,6 +35,9 @@ def build_network(
         Distance between neighbouring tokens of the bottleneck, in mm.
     context : tuple of str
         Metadata fields (`data.context`) that condition the Transformer.
+    regions : tuple of tuple of int
+        Classes 1..n of each region. With regions, the network has one logit for each in training, and converts them to logits
+        of classes in evaluation.
 
     Raises
     ------
@@ -54,11 +59,18 @@ def build_network(
                 found=str(strides),
                 remedy="set prepare.patch_size to one slice, for example [224, 224, 1]",
             )
+        if regions:
+            raise ConfigError(
+                "network.kind=transunet has no regions",
+                expected="labels that do not overlap",
+                remedy="use another network.kind",
+            )
         return TransUNet(config, n_channels=n_channels, n_classes=n_labels + 1)
     return SegmentationNetwork(
         config,
         n_channels=n_channels,
-        n_classes=n_labels + 1,
+        n_classes=len(regions) or n_labels + 1,
+        regions=RegionScores(regions, n_labels) if regions else None,
         strides=strides,
         token_mm=token_mm,
         has_optional_channels=has_optional_channels,

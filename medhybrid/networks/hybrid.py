@@ -20,6 +20,7 @@ from medhybrid.networks.blocks import Stride
 from medhybrid.networks.decoder import Decoder
 from medhybrid.networks.encoder import PatchEmbedding, ResidualEncoder
 from medhybrid.networks.logits import Logits
+from medhybrid.networks.regions import RegionScores
 from medhybrid.networks.study_tokens import Study, StudyTokens
 
 
@@ -36,6 +37,7 @@ class SegmentationNetwork(nn.Module):
         token_mm: tuple[float, float, float],
         has_optional_channels: bool = False,
         context: tuple[str, ...] = (),
+        regions: RegionScores | None = None,
     ) -> None:
         super().__init__()
         widths = config.widths
@@ -45,7 +47,7 @@ class SegmentationNetwork(nn.Module):
                 expected=f"{len(strides)} widths, for strides {strides}",
                 found=f"{len(widths)} widths: {widths}",
             )
-        self.config, self.n_context = config, len(context)
+        self.config, self.n_context, self.regions = config, len(context), regions
         total = np.prod(strides, axis=0)
         self.total_stride: Stride = (int(total[0]), int(total[1]), int(total[2]))
         n_presence = n_channels if config.presence_tokens and has_optional_channels else 0
@@ -116,4 +118,6 @@ class SegmentationNetwork(nn.Module):
             x = self.bottleneck(x, study)
         finer = list(reversed(skips)) or [None] * (len(self.config.widths) - 1)
         full, auxiliary = self.decoder(image, x, finer)
+        if self.regions is not None and not self.training:
+            full = self.regions(full)
         return Logits(full, auxiliary)

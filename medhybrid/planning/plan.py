@@ -71,7 +71,7 @@ def sizes_of(config: StudyConfig, fingerprint: Fingerprint) -> Sizes:
         labels_mm=fingerprint.median_labels_mm or fingerprint.median_extent_mm,
         thickness_mm={n: t for n, t in fingerprint.thickness_mm.items() if min(t) > 0},
         n_channels=len(config.data.channels),
-        n_labels=len(config.data.labels),
+        n_labels=len(config.data.regions or config.data.labels),
     )
 
 
@@ -124,6 +124,10 @@ def _plan(
         batch_size=best.batch_size,
         normalisation=normalisation,
         labels=dict(config.data.labels),
+        regions={
+            name: tuple(i for i, v in enumerate(config.data.labels.values(), start=1) if v in values)
+            for name, values in config.data.regions.items()
+        },
         mirror_axes=mirror,
         keep_largest=prepare.keep_largest,
         min_component_ml=prepare.min_component_ml,

@@ -50,8 +50,9 @@ def draw_reference(case: PreparedCase, path: Path, *, channel: int) -> Path:
 def case_row(result: CaseResult) -> CaseRow:
     """Return Dice and volumes of a case."""
     ml = result.case.source_grid.voxel_ml
-    sizes = np.bincount(result.prediction.ravel(), minlength=len(result.dice) + 1)
-    predicted = {n: float(sizes[v]) * ml for v, n in enumerate(result.dice, start=1)}
+    n_classes = max(v for classes in result.classes.values() for v in classes)
+    sizes = np.bincount(result.prediction.ravel(), minlength=n_classes + 1)
+    predicted = {n: float(sizes[list(classes)].sum()) * ml for n, classes in result.classes.items()}
     return CaseRow(result.case.name, result.mean_dice, result.dice, result.case.record.reference_ml, predicted)
 
 
@@ -97,7 +98,7 @@ def result_table(validation: Validation) -> str:
 def case_view(result: CaseResult, *, channel: int, is_drawn: bool) -> CaseView:
     """Return the report entry of a case, with label values 1 to K; without `is_drawn`, only Dice and volumes."""
     case, grid = result.case, result.case.source_grid
-    labels = {n: v for v, n in enumerate(result.dice, start=1)}
+    labels = {n: classes[0] if len(classes) == 1 else classes for n, classes in result.classes.items()}
     row = case_row(result)
     pictured: Pictured | None = None
     scores: tuple[LabelScore, ...] = ()

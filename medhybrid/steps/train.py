@@ -323,7 +323,7 @@ def _thin_labels(setup: RunSetup) -> list[str]:
 
 def _report_absent_labels(plan: Plan, cases: Sequence[PreparedCase], fold: int, reporter: Reporter) -> None:
     present = {int(value) for case in cases for value in np.unique(case.foreground[:, 3])}
-    absent = [name for value, name in enumerate(plan.labels, start=1) if value not in present]
+    absent = [name for name, classes in plan.structures.items() if not present & set(classes)]
     lost = [name for name in absent if any(case.record.reference_ml.get(name) for case in cases)]
     if lost:
         spacing = " x ".join(f"{s:g}" for s in plan.spacing_mm)
@@ -349,7 +349,7 @@ def _seen_range(setup: RunSetup) -> SeenRange | None:
     records = [c.record for c in setup.train_cases if c.record.is_labelled]
     if seen is None or not records:
         return seen
-    share = {n: sum(r.reference_ml.get(n, 0) > 0 for r in records) / len(records) for n in setup.plan.labels}
+    share = {n: sum(r.reference_ml.get(n, 0) > 0 for r in records) / len(records) for n in setup.plan.structures}
     return seen.model_copy(update={"n_cases": len(records), "label_share": share})
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.networks import Logits
+from medhybrid.networks.regions import RegionScores
 from medhybrid.training.team import ALONE, Team
 
 SMOOTH_VOXELS = 1.0
@@ -126,3 +127,39 @@ def _cross_entropy(logits: Tensor, target: Tensor, team: Team, *, has_unknown: b
 def _known(probabilities: Tensor, target: Tensor, *, has_unknown: bool) -> Tensor:
     """Return the probabilities (B, K, X, Y, Z), 0 in voxels of unknown label."""
     return probabilities * (target != UNKNOWN)[:, None] if has_unknown else probabilities
+
+
+def compute_region_loss(
+    logits: Logits,
+    target: Tensor,
+    regions: RegionScores,
+    auxiliary_weight: float,
+    team: Team = ALONE,
+) -> LossTerms:
+    """Compute the loss of regions in float32: binary cross entropy and batch Dice of each.
+
+    Parameters
+    ----------
+    target : (B, X, Y, Z) int64 Tensor
+        Classes; voxels of unknown label (`UNKNOWN`) are left out.
+    """
+    cross_entropy, dice = _region_terms(logits.full.float(), target, regions, team)
+    auxiliary = torch.zeros((), device=target.device)
+    if auxiliary_weight > 0:
+        small = logits.auxiliary.float()
+        coarse = F.interpolate(target[:, None].float(), size=small.shape[2:], mode="nearest")[:, 0].long()
+        auxiliary = torch.stack(_region_terms(small, coarse, regions, team)).sum()
+    return LossTerms(cross_entropy + dice + auxiliary_weight * auxiliary, cross_entropy, dice, auxiliary)
+
+
+def _region_terms(logits: Tensor, target: Tensor, regions: RegionScores, team: Team) -> tuple[Tensor, Tensor]:
+    """Return binary cross entropy and Dice loss of region logits (B, R, X, Y, Z)."""
+    known = (target != UNKNOWN)[:, None]
+    wanted = regions.targets(target)
+    each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * known
+    cross_entropy = team.total(each.sum() / (known.sum().clamp_min(1) * logits.shape[1]) / team.size)
+    probabilities = logits.sigmoid() * known
+    over = (0, 2, 3, 4)
+    sums = torch.stack([(probabilities * wanted).sum(over), probabilities.sum(over) + wanted.sum(over)], dim=1)
+    overlap, size = team.total(sums).unbind(1)
+    return cross_entropy, (1 - (2 * overlap + SMOOTH_VOXELS) / (size + SMOOTH_VOXELS)).mean()

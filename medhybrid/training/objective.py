@@ -14,7 +14,7 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch
 from medhybrid.data.store import PreparedCase
 from medhybrid.inference.device import autocast, choose_precision
-from medhybrid.training.losses import Loss, compute_loss
+from medhybrid.training.losses import Loss, compute_loss, compute_region_loss
 from medhybrid.training.team import Team
 from medhybrid.training.validation import CaseResult, Validation, subset, validate
 
@@ -85,6 +85,8 @@ class SegmentationObjective:
         with autocast(self.device, self.precision):
             logits = network(image, context) if self.plan.context else network(image)
         weight = self.config.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
+        if self.plan.regions:
+            return compute_region_loss(logits, target, network.regions, weight, self.team)
         has_unknown = self.config.data.ignore_value is not None
         return compute_loss(logits, target, weight, self.team, has_unknown=has_unknown)
 
@@ -121,6 +123,8 @@ class SegmentationObjective:
         told = self.team.collect([(r.dice, r.prediction, r.voxels) for r in mine.results], len(cases))
         if not self.team.is_first:
             return {}, None
-        results = tuple(CaseResult(case, *values) for case, values in zip(cases, told, strict=True))
+        results = tuple(
+            CaseResult(case, *values, self.plan.structures) for case, values in zip(cases, told, strict=True)
+        )
         result = Validation(step, results, is_complete)
         return result.metrics(), result

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -34,12 +34,15 @@ class CaseResult:
         Predicted label map on the grid of the scan; values are 1, 2, ... in the order of the plan's labels.
     voxels : VoxelSample, optional
         Sampled voxels for the calibration.
+    classes : mapping
+        Classes of each name in `dice`; a region has several.
     """
 
     case: PreparedCase
     dice: dict[str, float]
     prediction: NDArray[np.uint8]
     voxels: VoxelSample | None = None
+    classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def mean_dice(self) -> float:
@@ -108,7 +111,9 @@ def validate(
         )
         reference = case.source_mask_with_unknown()
         prediction[reference == UNKNOWN] = 0  # neither right nor wrong
-        scores = {n: dice(prediction == v, reference == v) for v, n in enumerate(plan.labels, start=1)}
+        scores = {
+            n: dice(np.isin(prediction, classes), np.isin(reference, classes)) for n, classes in plan.structures.items()
+        }
         voxels = sample_voxels(logits, case.labels_with_unknown()) if is_complete else None
-        results.append(CaseResult(case, scores, prediction, voxels))
+        results.append(CaseResult(case, scores, prediction, voxels, plan.structures))
     return Validation(step, tuple(results), is_complete)

@@ -59,7 +59,7 @@ def test_a_decathlon_dataset_gives_names_modality_and_subjects(tmp_path: Path) -
     assert config.training.max_minutes == 12
 
 
-def test_regions_of_nnunet_become_labels_and_ignore_is_taken(tmp_path: Path) -> None:
+def test_regions_and_ignore_of_nnunet_are_taken(tmp_path: Path) -> None:
     for i in range(3):
         write_pair(tmp_path / "d", f"imagesTr/c{i}_0000.nii.gz", f"labelsTr/c{i}.nii.gz", i)
         save_nifti(tmp_path / "d" / f"imagesTr/c{i}_0001.nii.gz", blob_case(i, (12, 10, 8))[0])
@@ -70,6 +70,7 @@ def test_regions_of_nnunet_become_labels_and_ignore_is_taken(tmp_path: Path) -> 
     config = drafted(tmp_path / "d")
 
     assert [c.name for c in config.data.channels] == ["T1", "FLAIR"]
+    assert config.data.regions == {"whole": (1, 4), "core": (4,)}
     assert config.data.labels == {"whole_rest": 1, "core": 4}
     assert config.data.ignore_value == 5
 

@@ -36,17 +36,22 @@ class SegInfo:
     Attributes
     ----------
     labels : dict
-        Label values by name. Segments are numbered in this order.
+        Label values by name, several for a region. Segments are numbered in this order; those of regions may overlap.
     codes : dict
         Codes of the labels, if the config gives them.
     version, model : str
         Version of the software, and hash of the model's weights.
     """
 
-    labels: Mapping[str, int]
+    labels: Mapping[str, int | tuple[int, ...]]
     version: str
     model: str = ""
     codes: Mapping[str, LabelCode] = field(default_factory=dict)
+
+    @property
+    def values(self) -> list[tuple[int, ...]]:
+        """Return the label values of each segment."""
+        return [v if isinstance(v, tuple) else (v,) for v in self.labels.values()]
 
 
 def write_seg(
@@ -118,7 +123,7 @@ def write_seg(
                 device_serial_number="0",
                 content_label="SEGMENTATION",
                 series_description="medhybrid segmentation",
-                omit_empty_frames=bool(np.isin(mask, list(info.labels.values())).any()),
+                omit_empty_frames=bool(np.isin(mask, [v for values in info.values for v in values]).any()),
             )
 
         segmentation = _make_for_any_class(make, _for_writer(sources, scan))
@@ -203,8 +208,10 @@ def _pixels(
     """Return segment numbers (frame, row, column) or probabilities (frame, row, column, segment) on the source frames."""
     if probabilities is not None:
         return np.stack([_on_source_frames(p, scan) for p in probabilities], axis=-1)
+    if any(len(values) > 1 for values in info.values):
+        return np.stack([_on_source_frames(np.isin(mask, v).astype(np.uint8), scan) for v in info.values], axis=-1)
     numbered = np.zeros(mask.shape, np.uint8)
-    for segment, value in enumerate(info.labels.values(), start=1):
+    for segment, (value,) in enumerate(info.values, start=1):
         numbered[mask == value] = segment
     return _on_source_frames(numbered, scan)
 

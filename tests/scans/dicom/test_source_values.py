@@ -154,7 +154,7 @@ def write_all(scan: Scan, out: Path) -> outputs.WrittenOutputs:
     mask[2:4, 2:4] = 1
     (out / "masks").mkdir(parents=True)
     made: Any = SimpleNamespace(mask=mask, probabilities=None)
-    plan = SimpleNamespace(labels={"a": 1})
+    plan = SimpleNamespace(labels={"a": 1}, regions={}, measured={"a": (1,)})
     record: Any = SimpleNamespace(plan=plan, medhybrid_version="1", weights_sha256="", label_codes={})
     return write_outputs(out, "case", scan, made, record, None)
 

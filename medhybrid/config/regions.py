@@ -1,4 +1,4 @@
-"""Classes of a label map for regions that overlap or nest, such as nnU-Net's `whole_tumour: [1, 2, 3]`."""
+"""Regions among the labels of a config: `whole_tumour: [1, 2, 3]`, trained and scored as a whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def classes_of(regions: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Return a label for each value of some regions.
+    """Return a class for each value of some regions.
 
     A value that is in one region alone, or in the innermost of several, has the name of this region. The part of a region
     outside the inner ones is `NAME_rest`. If no region tells two values apart, their names have numbers.
