@@ -64,6 +64,12 @@ def refuse_absurd(record: ModelRecord, source: str) -> None:
         section, name = key.split(".")
         if len(values[section][name]) > longest:
             raise _refused(source, key, f"at most {longest} entries", len(values[section][name]))
+    n_labels = len(record.plan.labels)
+    for classes in record.plan.regions.values():
+        if wrong := [c for c in classes if not 1 <= c <= n_labels]:
+            raise _refused(source, "plan.regions", f"classes from 1 to {n_labels}", wrong[0])
+        if not classes:
+            raise _refused(source, "plan.regions", "at least one class in each region", 0)
     if prod(record.plan.patch_size) > MAX_PATCH_VOXELS:
         raise _refused(source, "plan.patch_size", f"at most {MAX_PATCH_VOXELS} voxels", prod(record.plan.patch_size))
 

@@ -29,7 +29,7 @@ SIZES: dict[Preset, Size] = {
     "L": Size((48, 96, 192, 320, 384), (1, 2, 2, 3, 3), 384, 4, 6, 24),
     "XL": Size((64, 128, 256, 512, 512), (2, 2, 3, 4, 4), 512, 6, 8, 32),
 }
-"""With three levels, S has about 3 million parameters; with four, M, L and XL have about 15, 32 and 93 million."""
+"""With three levels, S has about 3 million parameters; with four, M, L and XL have about 14, 32 and 93 million."""
 
 MIN_LEVELS, MAX_LEVELS = 2, 5
 

@@ -100,3 +100,11 @@ def test_loading_does_not_change_the_callers_random_state(model: Path) -> None:
     torch.manual_seed(0)
     medhybrid.load_model(model, device="cpu")
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("classes", [[2], [0], [-1], [10**9], []])
+def test_a_region_of_classes_that_the_model_does_not_have_is_refused(model: Path, classes: list[int]) -> None:
+    change(model, "plan.regions", {"whole": classes})
+
+    with pytest.raises(ModelError, match=r"plan\.regions is out of range"):
+        medhybrid.load_model(model, device="cpu")
