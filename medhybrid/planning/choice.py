@@ -42,6 +42,9 @@ CONTEXT = 0.04
 SCAN = 0.004
 NETWORK: dict[Preset, float] = {"S": 0.0, "M": -0.006, "L": -0.010, "XL": -0.013}
 
+UNKNOWN_THICKNESS = 0.1
+"""Thickness of labels relative to their joint extent where it cannot be measured, as from scribbles."""
+
 MIN_VOXELS, MAX_VOXELS = 16_384, 2**24
 """Range of the patch sizes that are considered."""
 
@@ -212,6 +215,7 @@ def _patch(
 def _resolution_loss(sizes: Sizes, spacing: Spacing) -> float:
     """Return the mean over the labels of the coarsening relative to their thickness."""
     coarser = np.maximum(np.array(spacing) - np.array(sizes.spacing_mm), 0.0)
-    thickness = list(sizes.thickness_mm.values()) or [sizes.labels_mm]
+    x, y, z = (UNKNOWN_THICKNESS * extent for extent in sizes.labels_mm)
+    thickness = list(sizes.thickness_mm.values()) or [(x, y, z)]
     relative = [float(np.minimum(coarser / np.maximum(np.array(t), 1e-3), 1.0).sum()) for t in thickness]
     return RESOLUTION * float(np.mean(relative))

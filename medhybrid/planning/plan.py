@@ -220,6 +220,8 @@ def _percent(best: Candidate, sizes: Sizes) -> str:
 
 def _suffering(sizes: Sizes, spacing: Spacing) -> str:
     """Name the labels that are thinner than two voxels along an axis that was coarsened."""
+    if not sizes.thickness_mm:
+        return "the thickness of the labels is not known"
     thin = [
         n
         for n, thickness in sizes.thickness_mm.items()

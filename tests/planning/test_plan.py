@@ -180,6 +180,16 @@ def test_labels_thinner_than_two_voxels_are_named(monkeypatch: pytest.MonkeyPatc
     assert "thinner than two voxels: left" in plan.reasons["spacing_mm"]
 
 
+def test_labels_of_unknown_thickness_are_not_taken_for_thick() -> None:
+    """From scribbles, the thickness cannot be measured."""
+    heart = fingerprint((216, 256, 10), (1.5625, 1.5625, 10), labels_mm=(110, 110, 80))
+
+    plan = make_plan(config(), heart, minutes(5), rates=SLOW)
+
+    assert max(plan.spacing_mm[:2]) < 5
+    assert "the thickness of the labels is not known" in plan.reasons["spacing_mm"]
+
+
 def test_mirroring_is_off_where_labels_name_both_sides() -> None:
     print_ = fingerprint((64, 64, 64), (1, 1, 1))
 
