@@ -25,9 +25,9 @@ def test_the_docs_build_without_warnings(tmp_path: Path) -> None:
     assert (tmp_path / "explanation" / "architecture" / "index.html").exists()
 
 
-@pytest.mark.parametrize("name", ["configuration", "api"])
+@pytest.mark.parametrize("name", ["configuration", "api", "conformance"])
 def test_generated_pages_are_current(name: str) -> None:
-    page = {"configuration": "configuration.md", "api": "python-api.md"}[name]
+    page = {"configuration": "configuration.md", "api": "python-api.md", "conformance": "dicom-conformance.md"}[name]
     spec = importlib.util.spec_from_file_location(f"make_{name}", DOCS / f"make_{name}.py")
     assert spec is not None
     assert spec.loader is not None
