@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--trial", required=True)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--steps", type=int, help="number of steps in place of minutes")
     parser.add_argument("--inner", type=int, default=1)
     parser.add_argument("--work", type=Path, required=True)
     chosen = parser.parse_intermixed_args()
@@ -86,7 +87,7 @@ def main() -> None:
     config = medhybrid.load_config(str(file), [*common, *many])
     folder = medhybrid.preprocess(config).folder
     rate = rate_of(config, PreparedDataset(folder), 20)
-    steps = max(50, int(rate * chosen.minutes * 60))
+    steps = chosen.steps or max(50, int(rate * chosen.minutes * 60))
     few = [f"training.iterations={steps}", "training.max_minutes=null", "training.n_validations=1"]
     run = medhybrid.train(medhybrid.load_config(str(file), [*common, *few]))
     with (run.folder / "validation.csv").open(newline="") as table:
@@ -96,7 +97,7 @@ def main() -> None:
     record = {
         "set": name,
         "trial": chosen.trial,
-        "minutes": chosen.minutes,
+        "minutes": None if chosen.steps else chosen.minutes,
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "inner": chosen.inner,
         "overrides": chosen.overrides,
