@@ -145,7 +145,7 @@ def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.
     while n < kills:
         if process is None or process.poll() is not None:
             process = call("predict", str(scans), "-m", str(model), "-o", str(out), "--workers", str(workers))
-            wait_for_begun(out, process)
+            wait_for_started(out, process)
         time.sleep(rng.uniform(0.0, 0.5))
         victims = psutil.Process(process.pid).children() if workers > 1 else [psutil.Process(process.pid)]
         victims = [v for v in victims if "medhybrid.data.workers" in " ".join(v.cmdline())] if workers > 1 else victims
@@ -175,10 +175,10 @@ def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.
     }
 
 
-def wait_for_begun(out: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_started(out: Path, process: subprocess.Popen[str]) -> None:
     """Wait until the prediction of a scan has started."""
     while process.poll() is None:
-        if (out / "begun").is_dir() and any((out / "begun").iterdir()):
+        if (out / "started").is_dir() and any((out / "started").iterdir()):
             return
         time.sleep(0.02)
 

@@ -13,7 +13,7 @@ Names are imported on first use, so that `import medhybrid` is fast.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from medhybrid.version import __version__
+from medhybrid.version import __version__, warn_renamed
 
 if TYPE_CHECKING:
     from medhybrid.config import SearchConfig, StudyConfig, load_config, load_search
@@ -131,7 +131,14 @@ __all__ = [
 ]
 
 
+_RENAMED = {"compare_runs": "compare"}
+"""Public names of version 0.1, and their present names."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warn_renamed(f"medhybrid.{name}", f"medhybrid.{_RENAMED[name]}", stacklevel=2)
+        name = _RENAMED[name]
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'medhybrid' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -10,6 +11,15 @@ try:
     __version__ = version("medhybrid")
 except PackageNotFoundError:  # run from a source tree that was not installed
     __version__ = "0+unknown"
+
+OLD_NAMES_UNTIL = "0.3"
+"""Version without the names that 0.2 replaced: config keys and public Python names of 0.1 are accepted before it."""
+
+
+def warn_renamed(old: str, present: str, *, stacklevel: int) -> None:
+    """Warn that a public Python name is deprecated; `stacklevel` 1 is the line that calls this function."""
+    text = f"{old} is now {present}; the old name is accepted until version {OLD_NAMES_UNTIL}"
+    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel + 1)
 
 
 def code_revision() -> str:

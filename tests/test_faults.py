@@ -64,7 +64,7 @@ def test_a_full_disk_stops_predict_with_the_reason_and_the_next_call_continues(
     for path in masks:
         assert not path.name.startswith("."), "no incomplete file is left"
         assert nib.load(path).get_fdata().shape == SHAPE
-    assert not list((small_disk / "out" / "begun").iterdir()), "a full disk is not a dead worker"
+    assert not list((small_disk / "out" / "started").iterdir()), "a full disk is not a dead worker"
 
     n_recorded = len(list((small_disk / "out" / "done").iterdir()))
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)

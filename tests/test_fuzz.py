@@ -194,7 +194,7 @@ def test_the_record_of_a_model_is_refused_or_used(
 def test_a_damaged_record_of_a_scan_is_ignored(content: bytes, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         records = Records(Path(folder))
-        for state in ("done", "failed", "begun"):
+        for state in ("done", "failed", "started"):
             (Path(folder) / state).mkdir()
             (Path(folder) / state / f"c{name}.json").write_bytes(content)
 

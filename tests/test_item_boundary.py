@@ -34,7 +34,7 @@ from tests.test_names import model, scan_bytes
 
 POISON = "poison"
 
-RECORDS = ("done", "failed", "begun")
+RECORDS = ("done", "failed", "started")
 """Folders of records: a failure to write a record is a failure of the disk, which ends the call."""
 
 KINDS: dict[str, Callable[[], Exception]] = {

@@ -102,7 +102,7 @@ def test_an_interrupted_extension_keeps_the_validated_model(prepared: StudyFolde
     assert {p: (run / p).read_bytes() for p in before} == before
 
     longer = resume(run, [f"training.iterations={load_checkpoint(run / 'checkpoint')['step'] + 2}"])
-    assert medhybrid.load_model(run).record.made.n_steps == longer.n_steps  # type: ignore[union-attr]
+    assert medhybrid.load_model(run).record.training.n_steps == longer.n_steps  # type: ignore[union-attr]
 
 
 def test_a_refused_resume_does_not_change_the_length(

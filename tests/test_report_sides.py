@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medhybrid.geometry import Grid
-from medhybrid.review.report import CaseView, Pictured, ReportInfo, write_report
+from medhybrid.review.report import CaseView, ReportInfo, VolumeView, write_report
 from tests.browser import chromium, needs_browser, watched_page
 from tests.patients import ACQUISITIONS, DOUBLE_OBLIQUE, THIN
 
@@ -197,7 +197,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for name, acquisition in SCANS.items():
         image, block = acquisition.scan()
         grid = Grid(acquisition.shape, acquisition.affine)
-        views.append(CaseView(name, "done", pictured=Pictured.from_scan(image, block, None, grid)))
+        views.append(CaseView(name, "done", volume=VolumeView.from_scan(image, block, None, grid)))
     info = ReportInfo("sides", {"block": 1}, {})
     write_report(out, info, views, len(views), layout="single")
     with chromium() as browser, watched_page(browser) as watched:

@@ -118,9 +118,9 @@ def test_interpolations_in_a_foreign_record_are_not_resolved(
 ) -> None:
     monkeypatch.setenv("PLANTED", SECRET)
     _, record = read_record(trained[1])
-    assert record.made is not None
-    config = {**record.made.config, "name": "${oc.env:PLANTED}"}
-    record = record.model_copy(update={"made": record.made.model_copy(update={"config": config})})
+    assert record.training is not None
+    config = {**record.training.config, "name": "${oc.env:PLANTED}"}
+    record = record.model_copy(update={"training": record.training.model_copy(update={"config": config})})
 
     with pytest.raises(ModelError, match="not a plain config") as caught:
         recipe_of(record, ["data.root=x"])

@@ -97,8 +97,8 @@ def convert(
     options = ScansConfig(resample_irregular=resample_irregular, keep_sheared=keep_sheared)
     with patient_files(mode):
         rows = run(scans, out=out, options=options, reporter=reporter)
-    by_state = {state: [r for r in rows if r.state == state] for state in ("written", "refused", "left aside")}
-    for state, title in (("refused", "Refused"), ("left aside", "Skipped, not scans")):
+    by_state = {state: [r for r in rows if r.state == state] for state in ("written", "refused", "skipped")}
+    for state, title in (("refused", "Refused"), ("skipped", "Skipped, not scans")):
         if by_state[state]:
             reporter.table(title, ["scan", "code", "reason"], [[r.name, r.code, r.reason] for r in by_state[state]])
     counts = ", ".join(f"{len(v)} {k}" for k, v in by_state.items())

@@ -128,8 +128,8 @@ def predict(
     failed = [[p.case, p.message] for p in result.predictions if p.status == "failed"]
     if failed:
         reporter.table("Failed", ["scan", "reason"], failed)
-    if result.left_aside:
-        rows = [[e.name, e.left_aside] for e in result.left_aside]
+    if result.skipped_files:
+        rows = [[e.name, e.skip_reason] for e in result.skipped_files]
         reporter.table("Skipped, not scans", ["series", "reason"], rows)
     reporter.message(
         f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out}/results.csv"

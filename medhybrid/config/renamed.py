@@ -9,6 +9,7 @@ from typing import Any
 from medhybrid.config.base import Frozen
 from medhybrid.config.models import StudyConfig
 from medhybrid.errors import ConfigError
+from medhybrid.version import OLD_NAMES_UNTIL
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def present_key(key: str, *, source: str) -> str:
     """Return the present name of a user's dotted key; log a warning for a name of an earlier version."""
     present = renamed_keys().get(key, key)
     if present != key:
-        logger.warning("%s: the key %s is now %s; the old name is accepted until version 0.3", source, key, present)
+        until = f"the old name is accepted until version {OLD_NAMES_UNTIL}"
+        logger.warning("%s: the key %s is now %s; %s", source, key, present, until)
     return present
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import StudyConfig
-from medhybrid.data.channels import slots_of
+from medhybrid.data.channels import channel_assignment_of
 from medhybrid.data.checks import Finding, check_image, check_mask, from_error
 from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
 from medhybrid.data.layouts import Case
@@ -74,7 +74,7 @@ def check_settings(config: StudyConfig, case: Case) -> str:
     """Return a hash of the settings that a check depends on, and of the volumes that are assigned to channels."""
     values = [
         CHECKS_VERSION,
-        *([slots] if (slots := slots_of(case.images)) else []),
+        *([assignment] if (assignment := channel_assignment_of(case.images)) else []),
         *([] if config.data.labelled else ["scans alone"]),
         *([CONTEXT_VERSION] if config.data.context else []),
         [c.model_dump() for c in config.data.channels],
@@ -103,7 +103,7 @@ def _values_beside(path: Path) -> tuple[Path, ...]:
 
 def _hash_sources(files_hash: str, case: Case, config: StudyConfig) -> str:
     """Return a hash of a case's files and of the settings for reading them."""
-    reading = json.dumps(reading_of(config), sort_keys=True) + slots_of(case.images)
+    reading = json.dumps(reading_of(config), sort_keys=True) + channel_assignment_of(case.images)
     context = CONTEXT_VERSION if config.data.context else ""
     return hashlib.sha256((files_hash + reading + context).encode()).hexdigest()
 

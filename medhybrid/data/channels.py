@@ -44,7 +44,7 @@ class HasPart(Protocol):
     def part(self) -> str: ...
 
 
-def slots_of(entries: Sequence[HasPart | None]) -> str:
+def channel_assignment_of(entries: Sequence[HasPart | None]) -> str:
     """Return the channel assignment as text: for each channel, its volume, or `-` if it is missing.
 
     The text is empty if a single entry holds the whole scan.

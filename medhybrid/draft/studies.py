@@ -46,7 +46,7 @@ def rules_of_studies(root: Path) -> StudyRules | None:
     """Return the rules for a folder of DICOM studies; None if it has no SEG or RTSTRUCT."""
     entries = discover(root, with_archives=False).entries
     masks = [e for e in entries if e.modality in KINDS and not e.problem]
-    images = [e for e in entries if e.kind == "dicom" and e not in masks and not e.problem and not e.left_aside]
+    images = [e for e in entries if e.kind == "dicom" and e not in masks and not e.problem and not e.skip_reason]
     if not masks or not images:
         return None
     labels, unread = _labels(masks)

@@ -5,7 +5,7 @@ OUT/seg/<case>.dcm        the same label map as a DICOM SEG, for DICOM input
 OUT/probabilities/        on request: <case>.nii.gz (X, Y, Z, label), <case>_uncertainty.nii.gz (entropy, 0 to 1), and
                           <case>.dcm, a FRACTIONAL SEG, for DICOM input
 OUT/sr/<case>.dcm         volumes and diameters as a DICOM structured report that refers to the SEG
-OUT/results.csv, work.csv, done/, failed/, begun/: state and result of each scan (records.py)
+OUT/results.csv, work.csv, done/, failed/, started/: state and result of each scan (records.py)
 OUT/run.json              model, versions, counts
 """
 
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medhybrid.data.channels import slots_of
+from medhybrid.data.channels import channel_assignment_of
 from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import NO_ROOM, MedHybridError, ScanError, item_error
@@ -103,7 +103,8 @@ def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
     """Return the earlier result of a scan if model, files and outputs are unchanged; otherwise None."""
     try:
         earlier = job.records.done(item.case)
-        if earlier is None or (earlier.made_by, earlier.slots) != (job.made_by, slots_of(item.entries)):
+        assignment = channel_assignment_of(item.entries)
+        if earlier is None or (earlier.made_by, earlier.channel_assignment) != (job.made_by, assignment):
             return None
         kinds = ["masks", *(["probabilities"] if job.with_probabilities else [])]
         if not all((job.out / kind / f"{item.case}.nii.gz").is_file() for kind in kinds):
@@ -188,18 +189,18 @@ def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
     ScanError
         If the files cannot be read, or still change after the last wait of `RETRY_AFTER_S`.
     """
-    item, files, has_begun = case.item, case.item.files, False
+    item, files, has_started = case.item, case.item.files, False
     problem: Exception | None = None
     for wait in (0.0, *RETRY_AFTER_S):
         time.sleep(wait)
         try:
             files = _sources(job, item)
             case.stamps = stamp_files(files)
-            began = case.attempts if has_begun else job.records.begin(item.case, case.stamps)
+            began = case.attempts if has_started else job.records.begin(item.case, case.stamps)
             if isinstance(began, Prediction):
                 case.prediction, case.attempts = began, began.attempts
                 return None
-            case.attempts, has_begun = began, True
+            case.attempts, has_started = began, True
             case.input_hash = hash_files(files)
             scan = item.read(job.model.plan.channels, job.model.record.scans)
             if stamp_files(files) == case.stamps:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medhybrid.errors import OutputError
 from medhybrid.inference.model import Segmenter
-from medhybrid.inference.records import Prediction, Records
+from medhybrid.inference.records import STARTED, Prediction, Records
 from medhybrid.scans.context import CONTEXT_VERSION
 from medhybrid.scans.dicom.deidentify import Deidentifier
 
@@ -46,7 +46,7 @@ class FolderJob:
         self.deidentifier, self.with_probabilities, self.max_memory = deidentifier, with_probabilities, max_memory
         self.made_by = fingerprint_of(model)
         try:
-            for name in ("masks", "done", "failed", "begun"):
+            for name in ("masks", "done", "failed", STARTED):
                 (out / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(out, error) from error

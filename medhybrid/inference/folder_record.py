@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from medhybrid.config import ChannelRule, ScansConfig
 from medhybrid.errors import DataError
-from medhybrid.inference.records import Prediction
+from medhybrid.inference.records import STARTED_NAMES, Prediction
 from medhybrid.owned import FolderKind
 
 
-class LeftAside(BaseModel):
+class SkippedFile(BaseModel):
     """Series or file that was skipped because it is not a scan, with the reason."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +52,7 @@ class FolderRecord(BaseModel):
     n_unchanged: int
     n_failed: int
     n_waiting: int
-    left_aside: list[LeftAside]
+    skipped_files: list[SkippedFile] = Field(validation_alias=AliasChoices("skipped_files", "left_aside"))
     n_other_files: int
     channels: dict[str, tuple[str, ...]]
     labels: dict[str, int]
@@ -89,7 +89,8 @@ def _is_earlier_output(folder: Path) -> bool:
         has_tables = any((folder / n).exists() for n in ("results.csv", "work.csv", "run.json", "report.html"))
         if has_tables and not records:  # tables of another program
             return False
-        cases = {p.stem for p in [*records, *(folder / "begun").glob("[!.]*.json")]}
+        started = [p for name in STARTED_NAMES for p in (folder / name).glob("[!.]*.json")]
+        cases = {p.stem for p in [*records, *started]}
         masks = {p.name.removesuffix(".nii.gz") for p in (folder / "masks").glob("*")}
         return masks <= cases and all(_is_prediction(p) for p in records)
     return True
@@ -112,7 +113,7 @@ OUTPUT = FolderKind(
         "sr": ("*.dcm",),
         "done": ("*.json",),
         "failed": ("*.json",),
-        "begun": ("*.json",),
+        **dict.fromkeys(STARTED_NAMES, ("*.json",)),
         "results.csv": (),
         "work.csv": (),
         "run.json": (),

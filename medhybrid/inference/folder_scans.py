@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medhybrid.data.channels import slots_of
+from medhybrid.data.channels import channel_assignment_of
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.errors import ConfigError
 from medhybrid.inference.folder_record import FolderRecord
@@ -55,7 +55,7 @@ class FolderScans:
 def is_unchanged(folder: Path, item: WorkItem) -> bool:
     """Return whether a scan is unchanged since its mask was predicted, by modification times or else by content."""
     made = Records(folder).done(item.case)
-    if made is None or (made.slots and made.slots != slots_of(item.entries)):
+    if made is None or (made.channel_assignment and made.channel_assignment != channel_assignment_of(item.entries)):
         return False
     nearby, upwards = (
         context_files(item.files),

@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
 
-from medhybrid.data.channels import slots_of
+from medhybrid.data.channels import channel_assignment_of
 from medhybrid.data.store import hash_files, stamp_files
 from medhybrid.inference.outputs import OF_MAP, files_of
 from medhybrid.inference.records import Prediction, Records
@@ -47,7 +47,7 @@ def with_source(made: Prediction, item: WorkItem, deidentifier: Deidentifier | N
         stamps = [(item.case, *s[1:]) for s in stamps]
     elif made.status == "failed":
         stamps = [(os.path.abspath(s[0]), *s[1:]) for s in stamps]
-    told = {"places": places_of(item, deidentifier), "slots": slots_of(item.entries)}
+    told = {"places": places_of(item, deidentifier), "channel_assignment": channel_assignment_of(item.entries)}
     return made.model_copy(update=told | {"stamps": stamps, "input_hash": input_hash})
 
 
@@ -189,7 +189,7 @@ class _Kept:
         return takewhile(lambda n: same_file_name(n) in self.recorded, names)
 
     def _is_same_place(self, made: Prediction, item: WorkItem) -> bool:
-        return made.slots == slots_of(item.entries) and self._lies_there(made, item)
+        return made.channel_assignment == channel_assignment_of(item.entries) and self._lies_there(made, item)
 
     def _lies_there(self, made: Prediction, item: WorkItem) -> bool:
         """Return whether the files of a record were at the places of a scan."""
@@ -205,7 +205,7 @@ class _Kept:
 
     def _is_same_content(self, made: Prediction, item: WorkItem) -> bool:
         """Return whether the files of a record had the content of a scan's files; these are read only if the sizes agree."""
-        if not made.input_hash or made.slots != slots_of(item.entries):
+        if not made.input_hash or made.channel_assignment != channel_assignment_of(item.entries):
             return False
         sizes = [s[1] for s in made.stamps]
         return any(n == sizes and self._hash(files) == made.input_hash for files, n in self._sizes_of(item))

@@ -90,7 +90,10 @@ def model_card(record: ModelRecord, title: str) -> str:
             "network",
             f"{record.network.kind}, widths {record.network.widths}, {record.network.depth} Transformer blocks",
         ),
-        ("validation fold", f"{record.fold}" + ("" if record.inner is None else f", inner split {record.inner}")),
+        (
+            "validation fold",
+            f"{record.fold}" + ("" if record.inner_fold is None else f", inner split {record.inner_fold}"),
+        ),
         ("training data (SHA-256)", record.data_hash),
         ("medhybrid", record.medhybrid_version),
     ]

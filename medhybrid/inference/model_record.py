@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
 from medhybrid.config.renamed import rename_sections
@@ -17,7 +17,7 @@ from medhybrid.inference.record_bounds import refuse_absurd
 from medhybrid.inference.weights_file import FORMAT_VERSION, About
 
 
-class Made(BaseModel):
+class TrainingRecord(BaseModel):
     """Record of a model's training: config without paths, number of steps, versions of software, type of processor.
 
     Attributes
@@ -45,11 +45,11 @@ class ModelRecord(BaseModel):
 
     Attributes
     ----------
-    learnt_from : tuple of str
+    training_images : tuple of str
         Hashes of the images (`data.pictures`) on which the weights were trained, including those of pretrained weights.
     seen : SeenRange, optional
         Spacing, size and intensities of the training scans; a mask of a scan outside these ranges needs review.
-    made : Made, optional
+    training : TrainingRecord, optional
         Record of the training, to reproduce the model.
     """
 
@@ -64,14 +64,14 @@ class ModelRecord(BaseModel):
     label_codes: dict[str, LabelCode] = {}
     plan: Plan
     fold: int
-    inner: int | None = None
+    inner_fold: int | None = Field(None, validation_alias=AliasChoices("inner_fold", "inner"))
     data_hash: str
-    learnt_from: tuple[str, ...] = ()
+    training_images: tuple[str, ...] = Field((), validation_alias=AliasChoices("training_images", "learnt_from"))
     weights_sha256: str
     metrics: dict[str, float]
     calibration: Calibration = Calibration()
     seen: SeenRange | None = None
-    made: Made | None = None
+    training: TrainingRecord | None = Field(None, validation_alias=AliasChoices("training", "made"))
 
     @property
     def about(self) -> About:
@@ -81,7 +81,7 @@ class ModelRecord(BaseModel):
             channels=self.plan.channels,
             labels=tuple(self.plan.labels),
             heads=self.network.heads,
-            learnt_from=self.learnt_from,
+            training_images=self.training_images,
         )
 
 

@@ -80,7 +80,7 @@ class Stem(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the features of the stem, with which the encoder continues, for images (B, C, X, Y, Z)."""
-        return self.encoder.begin(image)
+        return self.encoder.apply_stem(image)
 
 
 class AfterStem(nn.Module):
@@ -90,9 +90,9 @@ class AfterStem(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor, begun: Tensor) -> Tensor:
+    def forward(self, image: Tensor, stem_features: Tensor) -> Tensor:
         """Return logits (B, K, X, Y, Z) of images (B, C, X, Y, Z) and their features from the stem."""
-        logits: Tensor = self.network(image, begun=begun).full
+        logits: Tensor = self.network(image, stem_features=stem_features).full
         return logits
 
 
@@ -189,7 +189,7 @@ def write_programs(model: Model, folder: Path) -> None:
         stem = Stem(encoder).eval()
         save_openvino(export_program(stem, example, {}), example, folder / STEM)
         with torch.no_grad():
-            both = example | {"begun": stem(example["image"]).contiguous()}
+            both = example | {"stem_features": stem(example["image"]).contiguous()}
         save_openvino(export_program(AfterStem(network), both, {}), both, folder / FILES[DEVICE])
     except ConfigError:
         raise

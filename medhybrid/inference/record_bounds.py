@@ -51,7 +51,7 @@ def refuse_absurd(record: ModelRecord, source: str) -> None:
 
     Such a number would make the process hang, exhaust the memory, or give empty masks.
     """
-    values = record.model_dump(mode="python", exclude={"made", "metrics"})
+    values = record.model_dump(mode="python", exclude={"training", "metrics"})
     for key, value in _numbers("", values):
         if not isfinite(value):
             raise _refused(source, key, "a finite number", value)

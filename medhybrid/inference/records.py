@@ -2,7 +2,7 @@
 
 OUT/done/<case>.json      a scan with a mask: hashes of input, model and outputs, so that a second run skips unchanged scans
 OUT/failed/<case>.json    a scan without a mask, with the reason
-OUT/begun/<case>.json     a scan in progress: attempt and worker; it remains if the worker dies
+OUT/started/<case>.json   a scan in progress: attempt and worker; it remains if the worker dies
 OUT/results.csv           one row for each finished scan, with its measures
 OUT/work.csv              one row for each scan: state, attempts, worker, seconds, reason
 
@@ -23,12 +23,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from medhybrid.data.store import Stamps
 from medhybrid.files import write_atomically
 from medhybrid.inference.corrected import hash_corrections
 from medhybrid.kept_tables import write_kept_table
+
+STARTED = "started"
+"""Folder of the records of scans in progress."""
+
+STARTED_NAMES = (STARTED, "begun")
+"""Present name of this folder, and its name in version 0.1, whose records are read."""
 
 MAX_ATTEMPTS = 3
 """A scan is marked as failed after its worker died this many times."""
@@ -71,7 +77,7 @@ class Prediction(BaseModel):
     made_by: str = ""
     input_hash: str = ""
     stamps: Stamps = []
-    slots: str = ""
+    channel_assignment: str = Field("", validation_alias=AliasChoices("channel_assignment", "slots"))
     attempts: int = 1
     worker: str = ""
     outputs: dict[str, str] = {}
@@ -81,10 +87,10 @@ class Prediction(BaseModel):
     @property
     def sign(self) -> str:
         """Short hash that identifies this mask: it depends on the model, the scan and its channel assignment."""
-        return hashlib.sha256(f"{self.made_by} {self.input_hash} {self.slots}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.made_by} {self.input_hash} {self.channel_assignment}".encode()).hexdigest()[:16]
 
 
-class _Begun(BaseModel):
+class _Started(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     attempt: int
@@ -122,9 +128,9 @@ class Records:
 
     def outputs_of(self, case: str) -> dict[str, str]:
         """Return the hashes of the files that were written for a scan, including those of an interrupted attempt."""
-        begun = _begun(_text_of(self.out / "begun" / f"{case}.json"))
+        started = _started(_text_of(self._started_path(case)))
         records = [r.outputs for state in ("failed", "done") if (r := self._read(state, case)) is not None]
-        return {k: v for outputs in (*records, (begun and begun.outputs) or {}) for k, v in outputs.items()}
+        return {k: v for outputs in (*records, (started and started.outputs) or {}) for k, v in outputs.items()}
 
     def damaged(self, case: str) -> str:
         """Return the name of a damaged record of a scan; empty if no record is damaged."""
@@ -141,9 +147,9 @@ class Records:
         done = self._read("done", case)
         if done is not None and not done.outputs:
             return self.out / "done" / f"{case}.json"
-        path = self.out / "begun" / f"{case}.json"
-        begun = _begun(_text_of(path))
-        return path if begun is not None and begun.outputs is None else None
+        path = self._started_path(case)
+        started = _started(_text_of(path))
+        return path if started is not None and started.outputs is None else None
 
     def begin(self, case: str, stamps: Stamps) -> int | Prediction:
         """Record that work on a scan starts.
@@ -153,10 +159,10 @@ class Records:
         int or Prediction
             Number of the attempt, from 1; or a failure if `MAX_ATTEMPTS` workers have already died on these files.
         """
-        path = self.out / "begun" / f"{case}.json"
+        path = self._started_path(case)
         files = hashlib.sha256(repr(stamps).encode()).hexdigest()
         text = self.in_hand[case] if case in self.in_hand else _text_of(path)
-        earlier = _begun(text)
+        earlier = _started(text)
         attempt = earlier.attempt + 1 if earlier is not None and earlier.files == files else 1
         if earlier is not None and attempt > MAX_ATTEMPTS:
             message = (
@@ -165,8 +171,10 @@ class Records:
             )
             return Prediction(case=case, status="failed", message=message, attempts=MAX_ATTEMPTS)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        begun = _Begun(attempt=attempt, worker=this_worker(), since=now, files=files, outputs={})
-        write_atomically(path, begun.model_dump_json())
+        started = _Started(attempt=attempt, worker=this_worker(), since=now, files=files, outputs={})
+        write_atomically(self.out / STARTED / f"{case}.json", started.model_dump_json())
+        if path.parent.name != STARTED:
+            path.unlink(missing_ok=True)
         self.in_hand[case], self.written[case] = text, {}
         return attempt
 
@@ -175,9 +183,9 @@ class Records:
         if case not in self.in_hand:
             return
         self.written[case][name] = sha256
-        path = self.out / "begun" / f"{case}.json"
-        if (begun := _begun(_text_of(path))) is not None:
-            write_atomically(path, begun.model_copy(update={"outputs": self.written[case]}).model_dump_json())
+        path = self.out / STARTED / f"{case}.json"
+        if (started := _started(_text_of(path))) is not None:
+            write_atomically(path, started.model_copy(update={"outputs": self.written[case]}).model_dump_json())
 
     def end(self, prediction: Prediction) -> None:
         """Write the record of a finished scan, in place of its earlier record."""
@@ -189,12 +197,13 @@ class Records:
         (self.out / other / f"{case}.json").unlink(missing_ok=True)
         if case in self.in_hand:
             del self.in_hand[case], self.written[case]
-            (self.out / "begun" / f"{case}.json").unlink(missing_ok=True)
+            (self.out / STARTED / f"{case}.json").unlink(missing_ok=True)
 
     def _other_corrections(self, prediction: Prediction) -> tuple[str, ...]:
         """Return the hashes of corrected masks that do not belong to this scan: they existed before its first mask."""
         earlier = self.done(prediction.case)
-        if earlier is None or (earlier.input_hash, earlier.slots) != (prediction.input_hash, prediction.slots):
+        source = (prediction.input_hash, prediction.channel_assignment)
+        if earlier is None or (earlier.input_hash, earlier.channel_assignment) != source:
             return hash_corrections(self.out, prediction.case)
         if earlier.other_corrections is not None:
             return earlier.other_corrections
@@ -210,7 +219,7 @@ class Records:
         Files that were written are removed, and the record of the previous attempt is restored.
         """
         if case in self.in_hand:
-            path, text = self.out / "begun" / f"{case}.json", self.in_hand.pop(case)
+            path, text = self.out / STARTED / f"{case}.json", self.in_hand.pop(case)
             written = self.written.pop(case)
             if self.done(case) is None:
                 for name in written:
@@ -235,17 +244,24 @@ class Records:
     def write_tables(self, cases: Sequence[str], finished: Sequence[Prediction], labels: Iterable[str]) -> None:
         """Write `results.csv` with the finished cases, and `work.csv` with every case."""
         write_results(self.out / "results.csv", finished, labels)
-        by_case, begun = {p.case: p for p in finished}, _names(self.out / "begun")
+        by_case = {p.case: p for p in finished}
+        in_progress = {case for name in STARTED_NAMES for case in _names(self.out / name)}
         rows: list[list[Any]] = []
         for case in cases:
-            p, b = by_case.get(case), _begun(_text_of(self.out / "begun" / f"{case}.json")) if case in begun else None
+            p = by_case.get(case)
+            started = _started(_text_of(self._started_path(case))) if case in in_progress else None
             if p is not None:
                 rows.append([case, p.status, p.attempts, p.worker, f"{p.seconds:.2f}", p.message])
-            elif b is not None:
-                rows.append([case, "begun", b.attempt, b.worker, "", f"since {b.since}"])
+            elif started is not None:
+                rows.append([case, STARTED, started.attempt, started.worker, "", f"since {started.since}"])
             else:
                 rows.append([case, "waiting", 0, "", "", ""])
         write_kept_table(self.out / "work.csv", [["case", "state", "attempts", "worker", "seconds", "reason"], *rows])
+
+    def _started_path(self, case: str) -> Path:
+        """Return the path of the record of a scan in progress, or of the record that version 0.1 left."""
+        paths = [self.out / name / f"{case}.json" for name in STARTED_NAMES]
+        return next((p for p in paths if p.is_file()), paths[0])
 
     def _read(self, state: str, case: str) -> Prediction | None:
         try:
@@ -281,9 +297,9 @@ def _text_of(path: Path) -> str | None:
         return None
 
 
-def _begun(text: str | None) -> _Begun | None:
+def _started(text: str | None) -> _Started | None:
     try:
-        return None if text is None else _Begun.model_validate_json(text)
+        return None if text is None else _Started.model_validate_json(text)
     except ValidationError:
         return None
 

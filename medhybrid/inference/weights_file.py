@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from medhybrid.errors import ModelError
@@ -21,7 +21,7 @@ Weights of an older version can have the same shapes and still give wrong result
 """
 
 UNKNOWN = "unknown"
-"""Entry of `About.learnt_from` for further training images that are not known."""
+"""Entry of `About.training_images` for further training images that are not known."""
 
 ABOUT = "medhybrid"
 """Key of `About` in the file's metadata."""
@@ -41,7 +41,7 @@ class About(BaseModel):
         Names of the network's inputs and outputs.
     heads : int
         Number of attention heads. Weights with another number have the same shapes, but split a token's width elsewhere.
-    learnt_from : tuple of str
+    training_images : tuple of str
         Hashes of the images (`data.pictures`) on which the weights were trained, with `UNKNOWN` if the list is incomplete.
     """
 
@@ -51,7 +51,7 @@ class About(BaseModel):
     channels: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     heads: int | None = None
-    learnt_from: tuple[str, ...] = ()
+    training_images: tuple[str, ...] = Field((), validation_alias=AliasChoices("training_images", "learnt_from"))
 
     @classmethod
     def read(cls, text: str, source: str) -> About:

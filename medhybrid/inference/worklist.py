@@ -75,7 +75,7 @@ class WorkList:
     """Scans to predict, and entries that were skipped because they are not scans."""
 
     items: tuple[WorkItem, ...]
-    left_aside: tuple[ScanEntry, ...]
+    skipped_files: tuple[ScanEntry, ...]
 
     def deidentified(self, deidentifier: Deidentifier) -> WorkList:
         """Return the work list with keyed hashes instead of names."""
@@ -85,7 +85,7 @@ class WorkList:
             for k, i in zip(keys, self.items, strict=True)
         ]
         items = [_deidentified(i, deidentifier.name(k)) for k, i in zip(keys, self.items, strict=True)]
-        aside = tuple(replace(e, name=deidentifier.name(e.uid or e.name)) for e in self.left_aside)
+        aside = tuple(replace(e, name=deidentifier.name(e.uid or e.name)) for e in self.skipped_files)
         return WorkList(tuple(sorted(items, key=lambda i: i.case)), aside)
 
 
@@ -117,9 +117,9 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
     For one channel, every image is a scan. For several channels, a file with all of them is a scan. Other images are grouped by
     study (the folder of files, the StudyInstanceUID of series), and the channel map assigns their channels.
     """
-    aside = [e for e in found.entries if e.left_aside]
+    aside = [e for e in found.entries if e.skip_reason]
     broken = [e for e in found.entries if e.problem]
-    images = [e for e in found.entries if not e.problem and not e.left_aside]
+    images = [e for e in found.entries if not e.problem and not e.skip_reason]
     items = [WorkItem(e.name, (e,), e.problem) for e in broken]
     if len(channels) == 1:
         items += [WorkItem(re.sub(r"_0000$", "", e.file_name) if e.kind != "dicom" else e.name, (e,)) for e in images]

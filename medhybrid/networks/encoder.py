@@ -49,7 +49,7 @@ class ResidualEncoder(nn.Module):
             pool = strides[last] if level < last else (1, 1, 1)
             self.branches[level] = nn.ModuleList(make(level, pool) for _ in range(self.n_blocks[level]))
 
-    def forward(self, x: Tensor, study: Study, begun: Tensor | None = None) -> list[Tensor]:
+    def forward(self, x: Tensor, study: Study, stem_features: Tensor | None = None) -> list[Tensor]:
         """Return one map per level, from fine to coarse.
 
         Parameters
@@ -57,10 +57,10 @@ class ResidualEncoder(nn.Module):
         x : (B, C, X, Y, Z) Tensor
         study : Study
             Metadata of the studies, for the attention branches.
-        begun : Tensor, optional
-            Output of `begin`, if it is computed already.
+        stem_features : Tensor, optional
+            Output of `apply_stem`, if it is computed already.
         """
-        x = self.begin(x) if begun is None else begun
+        x = self.apply_stem(x) if stem_features is None else stem_features
         maps = []
         for stage, branches in zip(self.stages, self.branches, strict=True):
             for block, branch in zip_longest(cast(nn.Sequential, stage), cast(nn.ModuleList, branches)):
@@ -70,7 +70,7 @@ class ResidualEncoder(nn.Module):
             maps.append(x)
         return maps
 
-    def begin(self, x: Tensor) -> Tensor:
+    def apply_stem(self, x: Tensor) -> Tensor:
         """Apply the stem: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s).
 
         In evaluation it computes in float32: rounding of the input image causes most of the differences in bf16 masks.

@@ -102,18 +102,18 @@ class SegmentationNetwork(nn.Module):
             context = torch.full((image.shape[0], self.n_context), torch.nan, device=image.device)
         return Study(presence, context)
 
-    def forward(self, image: Tensor, context: Tensor | None = None, begun: Tensor | None = None) -> Logits:
+    def forward(self, image: Tensor, context: Tensor | None = None, stem_features: Tensor | None = None) -> Logits:
         """Compute the logits of images (B, C, X, Y, Z).
 
         Parameters
         ----------
         context : (B, F) Tensor, optional
             Values of the metadata fields, NaN where absent.
-        begun : Tensor, optional
-            Output of `encoder.begin` for the images, if it is computed elsewhere.
+        stem_features : Tensor, optional
+            Output of `encoder.apply_stem` for the images, if it is computed elsewhere.
         """
         study = self.study_of(image, context)
-        *skips, x = self.encoder(image, study) if begun is None else self.encoder(image, study, begun)
+        *skips, x = self.encoder(image, study) if stem_features is None else self.encoder(image, study, stem_features)
         if self.bottleneck is not None:
             x = self.bottleneck(x, study)
         finer = list(reversed(skips)) or [None] * (len(self.config.widths) - 1)

@@ -14,7 +14,7 @@ from medhybrid.geometry import resample_labels
 from medhybrid.metrics import LabelScore, mean_interval, score_case
 from medhybrid.review.figures import draw_case
 from medhybrid.review.plots import CaseRow
-from medhybrid.review.report import CaseView, Pictured
+from medhybrid.review.report import CaseView, VolumeView
 from medhybrid.review.report.views import Size
 from medhybrid.training.validation import CaseResult, Validation
 
@@ -100,10 +100,10 @@ def case_view(result: CaseResult, *, channel: int, is_drawn: bool) -> CaseView:
     case, grid = result.case, result.case.source_grid
     labels = {n: classes[0] if len(classes) == 1 else classes for n, classes in result.classes.items()}
     row = case_row(result)
-    pictured: Pictured | None = None
+    volume: VolumeView | None = None
     scores: tuple[LabelScore, ...] = ()
     if is_drawn:
-        pictured = Pictured(case.image()[channel], _on_prepared_grid(result), case.labels(), case.grid)
+        volume = VolumeView(case.image()[channel], _on_prepared_grid(result), case.labels(), case.grid)
         scores = tuple(score_case(case.name, result.prediction, case.source_mask(), labels, grid))
     spacing = " x ".join(f"{s:.3g}" for s in grid.spacing_mm)
     return CaseView(
@@ -114,7 +114,7 @@ def case_view(result: CaseResult, *, channel: int, is_drawn: bool) -> CaseView:
         notes=() if is_drawn else ("No images: the report shows images of the cases with the lowest Dice only.",),
         scores=scores,
         mean_dice=result.mean_dice,
-        pictured=pictured,
+        volume=volume,
     )
 
 

@@ -1,7 +1,7 @@
 """Data leakage check: no validation case of a run may have trained its weights.
 
-RUN/learnt_from.json      hashes of the images (`data.pictures`) that trained the weights: of the run's training cases and of
-                          the pretrained weights
+RUN/training_images.json    hashes of the images (`data.pictures`) that trained the weights: of the run's training cases and
+                            of the pretrained weights
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from medhybrid.files import write_atomically
 from medhybrid.runs.setup import RunSetup
 from medhybrid.starts import Start, read_weights
 
-FILE = "learnt_from.json"
+FILE = "training_images.json"
+
+EARLIER_FILE = "learnt_from.json"
+"""Name of this file in version 0.1."""
 
 START = "weights"
 
 
 def check_leakage(setup: RunSetup) -> None:
-    """Raise the errors of `remember_pictures` before a training starts, or the first of several.
+    """Raise the errors of `record_training_images` before a training starts, or the first of several.
 
     Raises
     ------
@@ -38,10 +41,10 @@ def check_leakage(setup: RunSetup) -> None:
                 f"fold {config.training.fold} has no prepared case to {side} on",
                 remedy=f"see {setup.dataset.folder / 'problems.csv'}, or change the folds",
             )
-    _images_without_leakage(setup.train_cases, setup.validation_cases, START, about.learnt_from if about else ())
+    _images_without_leakage(setup.train_cases, setup.validation_cases, START, about.training_images if about else ())
 
 
-def remember_pictures(
+def record_training_images(
     folder: Path, train: Sequence[PreparedCase], validation: Sequence[PreparedCase], start: Start | None = None
 ) -> tuple[str, ...]:
     """Write and return the hashes of the images that train a run, with those from before an interruption.
@@ -51,7 +54,7 @@ def remember_pictures(
     DataError
         If a validation case is among them: its score would not be that of an unseen scan.
     """
-    what, before = (START, start.learnt_from) if start else (f"run {folder.name}", learnt_from(folder))
+    what, before = (START, start.training_images) if start else (f"run {folder.name}", read_training_images(folder))
     pictures = _images_without_leakage(train, validation, what, before)
     write_atomically(folder / FILE, json.dumps(pictures))
     return pictures
@@ -82,7 +85,8 @@ def _images_without_leakage(
     return tuple(sorted(pictures))
 
 
-def learnt_from(folder: Path) -> tuple[str, ...]:
-    """Read the hashes that `remember_pictures` wrote; empty for a run without them."""
-    path = folder / FILE
-    return tuple(json.loads(path.read_text())) if path.is_file() else ()
+def read_training_images(folder: Path) -> tuple[str, ...]:
+    """Read the hashes that `record_training_images` wrote; empty for a run without them."""
+    paths = [folder / name for name in (FILE, EARLIER_FILE)]
+    path = next((p for p in paths if p.is_file()), None)
+    return () if path is None else tuple(json.loads(path.read_text()))

@@ -46,11 +46,11 @@ def show_references(cases: Sequence[PreparedCase], folder: Path, tracker: Tracke
 
 
 def show_progress(
-    validation: Validation, pictured: Collection[str], folder: Path, tracker: Tracker, channel: int
+    validation: Validation, shown_cases: Collection[str], folder: Path, tracker: Tracker, channel: int
 ) -> None:
     """Draw the same few cases at each validation."""
     with _harmless("figures of this validation"):
-        for result in (r for r in validation.results if r.case.name in pictured):
+        for result in (r for r in validation.results if r.case.name in shown_cases):
             path = folder / "pictures" / f"{result.case.name}_{validation.step:06d}.png"
             draw_result(result, path, channel=channel, step=validation.step)
             tracker.log_image(path, f"validation/{result.case.name}", validation.step)

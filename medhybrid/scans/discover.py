@@ -47,7 +47,7 @@ class ScanEntry:
         Shape as in the headers. In a DICOM series, each frame counts as a slice.
     problem : str
         Reason why the scan cannot be read, or empty.
-    left_aside : str
+    skip_reason : str
         Reason why a DICOM series is skipped (localizer, report), or empty.
     part : str
         Name of the volume, for a series with several volumes.
@@ -76,7 +76,7 @@ class ScanEntry:
     spacing_mm: tuple[float, ...]
     orientation: str
     problem: str
-    left_aside: str = ""
+    skip_reason: str = ""
     part: str = ""
     code: str = ""
     uid: str = field(default="", repr=False)
@@ -279,7 +279,7 @@ def _archive_entry(path: Path, base: Path) -> ScanEntry:
     """Return the entry of an archive inside another archive. It is not unpacked."""
     name = name_from_path(path.relative_to(base).with_suffix(""))
     return ScanEntry(
-        name, "dicom", (path,), "", "", str(path.parent), (), (), "", "", left_aside="an archive inside an archive"
+        name, "dicom", (path,), "", "", str(path.parent), (), (), "", "", skip_reason="an archive inside an archive"
     )
 
 
@@ -336,7 +336,7 @@ def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
         spacing_mm=(),
         orientation="",
         problem=str(series.problem or ""),
-        left_aside=series.left_aside,
+        skip_reason=series.skip_reason,
         code=series.problem.code if series.problem else "",
         uid=series.uid,
         acquisition=series.acquisitions[0],

@@ -97,7 +97,7 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
     datasets: dict[Path, Any] = {}
     files = [p for p in visible_files(folder) if p.is_file()]
     found = group_series(files, datasets=datasets)[0]
-    series = [s for s in found if not s.left_aside]
+    series = [s for s in found if not s.skip_reason]
     if problem := next((s.problem for s in series if s.problem), None):
         raise problem
     images = [p for p in ([] if found else files) if image_files.kind_of(p) in ("nifti", "itk")]
@@ -114,7 +114,11 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
         )
     if len(series) != 1:
         code = (
-            "multi_volume" if series else "localizer" if any(s.left_aside == "localizer" for s in found) else "no_dicom"
+            "multi_volume"
+            if series
+            else "localizer"
+            if any(s.skip_reason == "localizer" for s in found)
+            else "no_dicom"
         )
         raise SeriesError(
             f"{case}: a folder must hold one DICOM image series",
@@ -123,7 +127,7 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
             expected="1",
             found=f"{len(series)}"
             + (f" and {len(images)} image files" if images else "")
-            + "".join(f", skipped: {s.left_aside}" for s in found if s.left_aside),
+            + "".join(f", skipped: {s.skip_reason}" for s in found if s.skip_reason),
             remedy="put each series into a separate folder, or list them: medhybrid inspect",
         )
     return read_volume(series[0].volumes, datasets, case=case, part=part, options=options)

@@ -72,7 +72,7 @@ def begin_with(network: nn.Module, path: Path, plan: Plan, *, parts: Sequence[st
         source,
         weights.sha256,
         tuple(rows),
-        weights.about.learnt_from if weights.about and weights.about.learnt_from else (UNKNOWN,),
+        weights.about.training_images if weights.about and weights.about.training_images else (UNKNOWN,),
     )
     if not start.count("taken", "adapted"):
         shapes = next((f"; {row.weight}: {row.how}" for row in rows if row.what == "other shape"), "")

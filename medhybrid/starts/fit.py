@@ -53,7 +53,7 @@ class Start:
     source: str
     sha256: str
     rows: tuple[Row, ...]
-    learnt_from: tuple[str, ...] = (UNKNOWN,)
+    training_images: tuple[str, ...] = (UNKNOWN,)
 
     def count(self, *what: What) -> int:
         """Return the number of weights with one of these results."""
@@ -68,7 +68,7 @@ class Start:
     def __str__(self) -> str:
         taken = self.count("taken", "adapted")
         said = f"{taken} of {len(self.rows)} weights initialised from {self.source} ({self.count('adapted')} of them adapted)"
-        if UNKNOWN in self.learnt_from:
+        if UNKNOWN in self.training_images:
             said += "; their training scans are unknown, so they are not checked for data leakage into validation"
         return said
 

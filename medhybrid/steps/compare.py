@@ -30,7 +30,7 @@ from medhybrid.kept_tables import write_kept_table
 from medhybrid.metrics import Difference, paired_difference
 from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.progress import Reporter, Silent
-from medhybrid.review.report import Pictured
+from medhybrid.review.report import VolumeView
 from medhybrid.review.report.compared import ComparedCase, ComparisonInfo, write_comparison
 from medhybrid.runs.places import config_here
 from medhybrid.runs.prepared import prepared_folder
@@ -43,7 +43,7 @@ from medhybrid.version import __version__
 N_SHOWN = 4
 """Number of cases with images, each for the largest gains and the largest losses."""
 
-Draw = Callable[[str], Pictured | None]
+Draw = Callable[[str], VolumeView | None]
 
 
 def _is_earlier_comparison(folder: Path) -> bool:
@@ -202,7 +202,7 @@ def _training(folder: Path) -> Judged:
     )
 
 
-def _draw_validation(folder: Path, config: StudyConfig, plan: Plan, channel: int, case: str) -> Pictured | None:
+def _draw_validation(folder: Path, config: StudyConfig, plan: Plan, channel: int, case: str) -> VolumeView | None:
     prepared = prepared_folder(config)
     if not (prepared / "cases" / case).is_dir():
         return None
@@ -210,7 +210,7 @@ def _draw_validation(folder: Path, config: StudyConfig, plan: Plan, channel: int
     mask = inside_labels(read_scan(folder / "validation" / f"{case}.nii.gz").array[0], plan.labels)
     turned = opened.turn.grid(opened.source_grid)
     prediction: NDArray[np.generic] = resample_labels(opened.turn.apply(mask), turned, opened.grid, len(plan.labels))
-    return Pictured(opened.image()[channel], prediction, opened.labels(), opened.grid)
+    return VolumeView(opened.image()[channel], prediction, opened.labels(), opened.grid)
 
 
 def _predictions(folder: Path, scores: Path) -> Judged:
@@ -237,7 +237,7 @@ def _are_close(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
     return all(isclose(a[name], b[name], rel_tol=1e-3, abs_tol=1e-3) for name in a.keys() & b.keys())
 
 
-def _drawn(draw: Draw, case: str) -> Pictured | None:
+def _drawn(draw: Draw, case: str) -> VolumeView | None:
     try:
         return draw(case)
     except (MedHybridError, OSError, ValueError, IndexError):
@@ -247,8 +247,8 @@ def _drawn(draw: Draw, case: str) -> Pictured | None:
 def _made(record: ModelRecord | None) -> dict[str, str]:
     if record is None:
         return {}
-    software = record.made.software if record.made is not None else {}
-    told = {"data (SHA-256)": record.data_hash, "steps": str(record.made.n_steps if record.made else "")}
+    software = record.training.software if record.training is not None else {}
+    told = {"data (SHA-256)": record.data_hash, "steps": str(record.training.n_steps if record.training else "")}
     return told | {f"software.{k}": str(v) for k, v in software.items()}
 
 

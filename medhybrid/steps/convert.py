@@ -38,7 +38,7 @@ NOT_OURS = " exists that medhybrid did not write"
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """Result of one volume: `state` is ``written``, ``refused`` or ``left aside`` (skipped)."""
+    """Result of one volume: `state` is ``written``, ``refused`` or ``skipped`` (not a scan)."""
 
     name: str
     state: str
@@ -84,8 +84,8 @@ def convert(
 def _convert_one(
     entry: ScanEntry, out: Path, options: ScansConfig | None, written: WrittenFiles, wanted: Collection[str]
 ) -> Converted:
-    if entry.left_aside:
-        return Converted(entry.name, "left aside", "", entry.left_aside)
+    if entry.skip_reason:
+        return Converted(entry.name, "skipped", "", entry.skip_reason)
     if entry.problem:
         return Converted(entry.name, "refused", entry.code, entry.problem)
     try:

@@ -37,7 +37,7 @@ def inspect(path: str | Path, *, read: bool = True) -> tuple[list[Inspection], i
     for entry in found.entries:
         shape, spacing, orientation = entry.shape, entry.spacing_mm, entry.orientation
         notes: tuple[str, ...] = ()
-        problem, is_scan = entry.problem or entry.left_aside, not entry.left_aside
+        problem, is_scan = entry.problem or entry.skip_reason, not entry.skip_reason
         if read and not problem:
             try:
                 scan = read_entry(entry, entry.name)

@@ -21,7 +21,7 @@ from medhybrid.inference.engines.pool import Pool, WorkerArguments, predict_on
 from medhybrid.inference.engines.ray import RayActors
 from medhybrid.inference.folder import predict_items
 from medhybrid.inference.folder_job import FolderJob
-from medhybrid.inference.folder_record import OUTPUT, FolderRecord, LeftAside, read_folder_record
+from medhybrid.inference.folder_record import OUTPUT, FolderRecord, SkippedFile, read_folder_record
 from medhybrid.inference.kept_names import keep_names, others_on_record, tell_other_models, tell_renamed
 from medhybrid.inference.model import Segmenter
 from medhybrid.inference.outputs import FOLDERS, files_of
@@ -36,17 +36,31 @@ from medhybrid.remote import Mirror, is_remote, local_copy
 from medhybrid.runs.models import load_models
 from medhybrid.scans import Discovery, ScanEntry, discover
 from medhybrid.scans.dicom.deidentify import Deidentifier
-from medhybrid.version import __version__
+from medhybrid.version import __version__, warn_renamed
 
 
 @dataclass(frozen=True, slots=True)
 class FolderResult:
-    """Predictions of the scans in a folder."""
+    """Predictions of the scans in a folder.
+
+    Attributes
+    ----------
+    n_skipped : int
+        Number of unchanged scans whose masks were kept.
+    skipped_files : tuple of ScanEntry
+        Series and files that are not scans; `skip_reason` has the reason of each.
+    """
 
     out: Path
     predictions: tuple[Prediction, ...]
     n_skipped: int
-    left_aside: tuple[ScanEntry, ...]
+    skipped_files: tuple[ScanEntry, ...]
+
+    @property
+    def left_aside(self) -> tuple[ScanEntry, ...]:
+        """Deprecated name of `skipped_files`."""
+        warn_renamed("FolderResult.left_aside", "FolderResult.skipped_files", stacklevel=2)
+        return self.skipped_files
 
     @property
     def n_done(self) -> int:
@@ -197,7 +211,7 @@ def predict(
         if store is not None:
             store.send_changes([*FOLDERS, "."])
     names = {i.case for i in call.mine}
-    return FolderResult(folder, tuple(p for p in known if p.case in names), n_skipped, call.work.left_aside)
+    return FolderResult(folder, tuple(p for p in known if p.case in names), n_skipped, call.work.skipped_files)
 
 
 def _load(
@@ -358,7 +372,7 @@ def _write_record(call: _FolderCall, known: Sequence[Prediction], n_skipped: int
         n_unchanged=n_skipped,
         n_failed=len(known) - n_done,
         n_waiting=len(call.cases) - len(known),
-        left_aside=[LeftAside(name=e.name, reason=e.left_aside) for e in work.left_aside],
+        skipped_files=[SkippedFile(name=e.name, reason=e.skip_reason) for e in work.skipped_files],
         n_other_files=call.found.n_skipped,
         channels=_earlier_channels(call.job.out, known) | {i.case: i.reasons for i in work.items if i.reasons},
         labels=dict(model.plan.labels),

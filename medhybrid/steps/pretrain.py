@@ -24,7 +24,7 @@ from medhybrid.networks import SegmentationNetwork
 from medhybrid.progress import Reporter, Silent
 from medhybrid.runs.data import check_data, remember_data
 from medhybrid.runs.folder import hold_run, new_run_folder, study_folder
-from medhybrid.runs.leakage import learnt_from, remember_pictures
+from medhybrid.runs.leakage import read_training_images, record_training_images
 from medhybrid.runs.places import with_places_here
 from medhybrid.runs.record import check_tracking, make_tracker
 from medhybrid.runs.resume import extend, run_config, with_places
@@ -88,8 +88,8 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
     check_tracking(config, folder)
     with hold_run(folder):
         save_config(kept, folder / "config.yaml")
-        has_begun = has_checkpoint(folder / "checkpoint")
-        return _run(setup, folder, reporter or Silent(), resume=has_begun)
+        has_started = has_checkpoint(folder / "checkpoint")
+        return _run(setup, folder, reporter or Silent(), resume=has_started)
 
 
 def for_scans(config: StudyConfig) -> StudyConfig:
@@ -111,7 +111,7 @@ def for_scans(config: StudyConfig) -> StudyConfig:
 
 def _run(setup: RunSetup, folder: Path, reporter: Reporter, *, resume: bool) -> Run:
     config, plan = setup.config, setup.plan
-    pictures = remember_pictures(folder, setup.train_cases, validation=())
+    pictures = record_training_images(folder, setup.train_cases, validation=())
     tracker = make_tracker(config, plan, setup.data, folder)
 
     def on_progress(p: Progress) -> None:
@@ -132,7 +132,7 @@ def _run(setup: RunSetup, folder: Path, reporter: Reporter, *, resume: bool) -> 
                 should_stop=should_stop,
                 on_progress=on_progress,
                 network=MaskedAutoencoder(network, len(plan.channels)),
-                learnt_from=pictures,
+                training_images=pictures,
                 device=setup.device,
             )
             if resume:
@@ -156,7 +156,7 @@ def _save(outcome: Outcome, plan: Plan, heads: int, folder: Path) -> Path:
     weights: dict[str, Tensor] = {
         name.removeprefix("network."): tensor for name, tensor in outcome.weights.items() if name.startswith(taught)
     }
-    about = About(channels=plan.channels, heads=heads, learnt_from=learnt_from(folder))
+    about = About(channels=plan.channels, heads=heads, training_images=read_training_images(folder))
     return write_weights(folder / "start.safetensors", weights, about, with_checksum=True)
 
 

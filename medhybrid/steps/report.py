@@ -25,7 +25,7 @@ from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.worklist import WorkItem, without_names
 from medhybrid.metrics import LabelScore, score_case
 from medhybrid.progress import Reporter, Silent
-from medhybrid.review.report import CaseView, Pictured, ReportInfo, write_report
+from medhybrid.review.report import CaseView, ReportInfo, VolumeView, write_report
 from medhybrid.review.report.page import Layout
 from medhybrid.review.report.views import Size
 from medhybrid.version import __version__
@@ -101,7 +101,7 @@ def report(
         title=f"{folder.resolve().name}: {', '.join(record.labels)}",
         labels=record.labels,
         facts=_facts(record),
-        left_aside=tuple((e.name, e.reason) for e in record.left_aside),
+        skipped_files=tuple((e.name, e.reason) for e in record.skipped_files),
         key=record.made_by[:16],
         folder=f"{folder.resolve().name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}",
         version=__version__,
@@ -126,10 +126,10 @@ def _view(
     facts: tuple[tuple[str, str], ...] = ()
     notes: list[str] = []
     scores: list[LabelScore] = []
-    pictured = None
+    volume = None
     if prediction.status == "done":
         try:
-            pictured, scores, facts = _read(folder, prediction.case, record, item, reference, notes)
+            volume, scores, facts = _read(folder, prediction.case, record, item, reference, notes)
         except Exception as error:
             problem = item_error(error, f"{prediction.case} cannot be shown", DataError)
             notes.append(f"no image: {problem}")
@@ -147,7 +147,7 @@ def _view(
         facts=(*facts, *(("channel", r) for r in reasons), ("time", f"{prediction.seconds:.1f} s")),
         notes=tuple(notes),
         scores=tuple(scores),
-        pictured=pictured,
+        volume=volume,
     )
 
 
@@ -158,7 +158,7 @@ def _read(
     item: WorkItem | None,
     reference: Path | None,
     notes: list[str],
-) -> tuple[Pictured | None, list[LabelScore], tuple[tuple[str, str], ...]]:
+) -> tuple[VolumeView | None, list[LabelScore], tuple[tuple[str, str], ...]]:
     if item is None:
         return None, [], ()
     if item.problem or not is_unchanged(folder, item):
@@ -190,10 +190,10 @@ def _read(
             scores = score_case(case, mask, known, record.labels, scan.grid)
     shown = shown_channel(record.model_channels)
     image = scan.array[shown if shown < len(scan.array) else 0]
-    return Pictured.from_scan(image, mask, known, scan.grid), scores, facts_of(scan.grid, scan.source.kind)
+    return VolumeView.from_scan(image, mask, known, scan.grid), scores, facts_of(scan.grid, scan.source.kind)
 
 
-def pictures_of(folder: Path, record: FolderRecord) -> Callable[[str], Pictured | None]:
+def pictures_of(folder: Path, record: FolderRecord) -> Callable[[str], VolumeView | None]:
     """Return a function that reads the image and mask of a case for a figure.
 
     It returns None if the scan is not found, and raises `MedHybridError` if it cannot be read.

@@ -12,7 +12,7 @@ from medhybrid.config.renamed import present_key
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.errors import DataError, ModelError
-from medhybrid.inference.model_record import Made, ModelRecord, read_record
+from medhybrid.inference.model_record import ModelRecord, TrainingRecord, read_record
 from medhybrid.progress import Reporter
 from medhybrid.runs.prepared import prepared_folder
 from medhybrid.runs.record import made_with
@@ -68,8 +68,8 @@ def recipe_of(record: ModelRecord, overrides: Sequence[str] = ()) -> Recipe:
     ModelError
         If the model has no record of its training, or an override is not a path.
     """
-    made = record.made
-    if made is None:
+    earlier = record.training
+    if earlier is None:
         raise ModelError("the model has no record of its training", remedy="use the config.yaml of its run folder")
     given = (item.partition("=") for item in overrides)
     places = {present_key(key, source="command line"): value for key, _, value in given}
@@ -77,30 +77,30 @@ def recipe_of(record: ModelRecord, overrides: Sequence[str] = ()) -> Recipe:
         raise ModelError(
             f"{', '.join(sorted(others))} cannot be overridden", expected=", ".join(f"{k}=..." for k in PLACES)
         )
-    config = _config_here(made, record.plan, PLACES | places)
-    then = made.software | {"data": record.data_hash, "length": _length(made)}
-    here = made_with(config) | {"data": _data_hash(config), "length": f"{made.n_steps} steps"}
+    config = _config_here(earlier, record.plan, PLACES | places)
+    then = earlier.software | {"data": record.data_hash, "length": _length(earlier)}
+    here = made_with(config) | {"data": _data_hash(config), "length": f"{earlier.n_steps} steps"}
     if config.training.pretrained is not None:
-        then["pretrained"], here["pretrained"] = made.config["training"]["pretrained"], "the given file"
+        then["pretrained"], here["pretrained"] = earlier.config["training"]["pretrained"], "the given file"
     if "+changes" in then.get("code", ""):
         here["code"] += " (the model was trained with uncommitted changes)"
     told = ((key, then.get(key, ""), here.get(key, "")) for key in sorted(then.keys() | here.keys()))
     return Recipe(record, config, tuple(row for row in told if row[1] != row[2]))
 
 
-def _config_here(made: Made, plan: Plan, places: Mapping[str, str | None]) -> StudyConfig:
+def _config_here(earlier: TrainingRecord, plan: Plan, places: Mapping[str, str | None]) -> StudyConfig:
     """Return the config of a training with local paths and the values of its plan, which could differ on this host."""
     planned = plan.model_dump(mode="json", include={"spacing_mm", "patch_size", "batch_size"})
     try:
-        training = made.config["training"] | {"iterations": made.n_steps, "max_minutes": None}
+        training = earlier.config["training"] | {"iterations": earlier.n_steps, "max_minutes": None}
         if training["pretrained"] is not None:
             training["pretrained"] = places["training.pretrained"] or training["pretrained"]
         values = {
-            **made.config,
+            **earlier.config,
             "training": training,
             "runs": places["runs"],
-            "data": made.config["data"] | {"root": places["data.root"]},
-            "prepare": made.config["prepare"] | planned | {"folder": places["prepare.folder"]},
+            "data": earlier.config["data"] | {"root": places["data.root"]},
+            "prepare": earlier.config["prepare"] | planned | {"folder": places["prepare.folder"]},
             "tracking": {"kind": "jsonl"},  # do not write into the store of the original training
         }
     except (KeyError, TypeError) as error:
@@ -122,11 +122,13 @@ def _interpolation_in(values: object) -> str:
     return next((found for part in parts if (found := _interpolation_in(part))), "")
 
 
-def _length(made: Made) -> str:
-    minutes = made.config["training"].get("max_minutes")
+def _length(earlier: TrainingRecord) -> str:
+    minutes = earlier.config["training"].get("max_minutes")
     schedule = f" on the schedule of {minutes:g} minutes" if minutes else ""
-    marks = [", interrupted"] * made.is_interrupted + [", length changed during training"] * made.has_changed_length
-    return "".join([f"{made.n_steps} steps{schedule}", *marks])
+    marks = [", interrupted"] * earlier.is_interrupted + [
+        ", length changed during training"
+    ] * earlier.has_changed_length
+    return "".join([f"{earlier.n_steps} steps{schedule}", *marks])
 
 
 def reproduce(recipe: Recipe, *, reporter: Reporter) -> tuple[Run, bool]:

@@ -20,7 +20,7 @@ from medhybrid.errors import ConfigError, DataError, ModelError, OutputError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.model_folder import model_card, save_model
-from medhybrid.inference.model_record import Made, ModelRecord, read_record
+from medhybrid.inference.model_record import ModelRecord, TrainingRecord, read_record
 from medhybrid.inference.network import network_for
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.metrics import mean_interval
@@ -28,7 +28,7 @@ from medhybrid.networks import Network
 from medhybrid.progress import Reporter, Silent
 from medhybrid.runs.data import check_data, remember_data
 from medhybrid.runs.folder import hold_run, new_run_folder, study_folder
-from medhybrid.runs.leakage import check_leakage, learnt_from, remember_pictures
+from medhybrid.runs.leakage import check_leakage, read_training_images, record_training_images
 from medhybrid.runs.places import with_places_here
 from medhybrid.runs.prepared import prepared_folder
 from medhybrid.runs.record import (
@@ -55,7 +55,7 @@ from medhybrid.version import __version__
 
 logger = logging.getLogger(__name__)
 
-PICTURED_CASES = 3
+SHOWN_CASES = 3
 """Number of cases drawn at each validation, always the same ones, to show progress."""
 
 OTHER_LENGTH = "other_length"
@@ -148,7 +148,7 @@ def resume(
     device = choose_device(own_gpu(config.training.device))
     with join_team(device) as team:
         # The first process rewrites config.yaml, possibly before the others read it: broadcast the earlier values.
-        values, has_begun = team.tell((config.model_dump(mode="json"), has_checkpoint(folder / "checkpoint")))
+        values, has_started = team.tell((config.model_dump(mode="json"), has_checkpoint(folder / "checkpoint")))
         config = config_from_dict(values, source=str(folder))
         setup = resolve_setup(config, device)
         then = Plan.load(folder / "plan.json")
@@ -160,13 +160,13 @@ def resume(
         check_data(folder, setup.data)
         team.part(setup.plan.batch_size)
         # Check before anything is written, so that a refused run stays unchanged.
-        remember_pictures(folder, setup.train_cases, setup.validation_cases)
-        if not has_begun:
+        record_training_images(folder, setup.train_cases, setup.validation_cases)
+        if not has_started:
             reporter.message(f"{folder.name} has no checkpoint yet: starting from the first step")
         with _held(folder, kept, team):
-            if team.is_first and has_begun and has_other_length:
+            if team.is_first and has_started and has_other_length:
                 (folder / OTHER_LENGTH).touch()
-            return _run(setup, folder, reporter, team, resume=has_begun, watch=watch)
+            return _run(setup, folder, reporter, team, resume=has_started, watch=watch)
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def _run(
         tracker = make_tracker(config, plan, setup.data, folder, parent_run_id=parent_run_id)
     shown = max((i for i, n in enumerate(plan.normalisation) if not n.optional), default=0)
 
-    pictured = subset(subset(setup.validation_cases, config.training.validation_cases), PICTURED_CASES)
+    shown_cases = subset(subset(setup.validation_cases, config.training.validation_cases), SHOWN_CASES)
 
     is_ended = False
     signs = EarlySigns(plan, _thin_labels(setup))
@@ -221,7 +221,7 @@ def _run(
             is_ended = watch(trainer.validations_done, validation.mean_dice)
             if sign := signs.see_dice(trainer.progress, validation.mean_dice):
                 reporter.message(sign)
-        show_progress(validation, {c.name for c in pictured}, folder, tracker, shown)
+        show_progress(validation, {c.name for c in shown_cases}, folder, tracker, shown)
 
     def on_progress(p: Progress) -> None:
         dice = "" if p.dice is None else f"  dice {p.dice:.3f}"
@@ -234,7 +234,7 @@ def _run(
     with stop_on_signals() as should_stop, random_numbers_kept(), deterministic(config.training.deterministic):
         try:
             network, start = (None, None) if resume else _begin(config, plan)
-            pictures = remember_pictures(folder, setup.train_cases, setup.validation_cases, start)
+            pictures = record_training_images(folder, setup.train_cases, setup.validation_cases, start)
             trainer = Trainer(
                 config,
                 plan,
@@ -247,7 +247,7 @@ def _run(
                 on_validation=on_validation,
                 on_stage=tracker.begin,
                 network=network,
-                learnt_from=pictures,
+                training_images=pictures,
                 team=team,
                 device=setup.device,
             )
@@ -256,7 +256,7 @@ def _run(
             elif team.is_first:
                 _report_start(start, folder, tracker, reporter)
                 _log_inputs(tracker, folder)
-                show_references(pictured, folder, tracker, shown)
+                show_references(shown_cases, folder, tracker, shown)
             reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
             outcome = trainer.fit()
             reporter.end()
@@ -289,7 +289,7 @@ def _has_finished_model(folder: Path) -> bool:
         _, record = read_record(folder)
     except ModelError:
         return False
-    is_finished = record.made is not None and not record.made.is_interrupted
+    is_finished = record.training is not None and not record.training.is_interrupted
     return is_finished and (folder / "validation.csv").is_file()
 
 
@@ -374,14 +374,14 @@ def _save(setup: RunSetup, outcome: Outcome, folder: Path) -> dict[str, float]:
         label_codes=config.data.label_codes,
         plan=setup.plan.settings.model_copy(update={"reasons": setup.plan.reasons}),
         fold=config.training.fold,
-        inner=config.training.inner_fold,
-        learnt_from=learnt_from(folder),
+        inner_fold=config.training.inner_fold,
+        training_images=read_training_images(folder),
         data_hash=setup.data_hash,
         weights_sha256="",
         metrics=metrics,
         calibration=calibration,
         seen=_seen_range(setup),
-        made=Made(
+        training=TrainingRecord(
             config=without_places(config),
             n_steps=outcome.step,
             is_interrupted=outcome.is_interrupted,

@@ -1,8 +1,8 @@
 """Several trainings in one call: each is trained once, resumed if interrupted, and recorded under one MLflow run.
 
-FOLDER/runs.json     run folder of each training, by name
-FOLDER/begun/<name>  run folder of a training that a worker started, until it is in runs.json
-FOLDER/cases.csv     Dice of every validation case of every training
+FOLDER/runs.json       run folder of each training, by name
+FOLDER/started/<name>  run folder of a training that a worker started, until it is in runs.json
+FOLDER/cases.csv       Dice of every validation case of every training
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medhybrid.data.workers import FELLOWS, PLACE, WorkerDied, available_cores
 from medhybrid.errors import ConfigError, DataError, MedHybridError, TrainingError
 from medhybrid.files import make_folder, write_atomically, write_csv
 from medhybrid.inference.engines.pool import Pool
-from medhybrid.inference.records import MAX_ATTEMPTS
+from medhybrid.inference.records import MAX_ATTEMPTS, STARTED, STARTED_NAMES
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.names import check_case_name
 from medhybrid.progress import Reporter, Silent
@@ -200,7 +200,7 @@ def train_job(folder: Path, parent_run_id: str, job: Job) -> Run | MedHybridErro
 
 def _train(job: Job, folder: Path, parent_run_id: str, reporter: Reporter) -> Run:
     def remember(started: Path) -> None:
-        write_atomically(folder / "begun" / job.name, str(started))
+        write_atomically(folder / STARTED / job.name, str(started))
         mark_part(started, folder)
 
     if job.run is not None:
@@ -209,14 +209,14 @@ def _train(job: Job, folder: Path, parent_run_id: str, reporter: Reporter) -> Ru
 
 
 def _known_runs(folder: Path) -> dict[str, Path]:
-    """Return the run folder of each started training, after moving new entries of `begun/` to `runs.json`."""
+    """Return the run folder of each started training, after moving new entries of `started/` to `runs.json`."""
     index = folder / "runs.json"
     known: dict[str, str] = json.loads(index.read_text()) if index.is_file() else {}
-    begun = sorted(p for p in (folder / "begun").glob("*") if not p.name.startswith("."))
-    if begun:
-        known |= {path.name: path.read_text() for path in begun}
+    started = sorted(p for name in STARTED_NAMES for p in (folder / name).glob("*") if not p.name.startswith("."))
+    if started:
+        known |= {path.name: path.read_text() for path in started}
         write_atomically(index, json.dumps(known, indent=1))
-        for path in begun:
+        for path in started:
             path.unlink()
     return {name: run_beside(folder, run) for name, run in known.items()}
 

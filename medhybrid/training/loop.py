@@ -84,7 +84,7 @@ class Trainer:
         Called with each stage when it starts or resumes.
     network : Module, optional
         Network to train instead of the config's, for the objective.
-    learnt_from : sequence of str
+    training_images : sequence of str
         Hashes of the training images, which checkpoints record for the data leakage check.
     team : Team
         Processes that train together. Only the first one writes files and returns the validation.
@@ -108,7 +108,7 @@ class Trainer:
         on_validation: Callable[[Validation], None] = lambda _: None,
         on_stage: Callable[[Stage], None] = lambda _: None,
         network: Any = None,
-        learnt_from: Sequence[str] = (),
+        training_images: Sequence[str] = (),
         team: Team = ALONE,
         device: torch.device | None = None,
         objective: MakeObjective = SegmentationObjective,
@@ -144,7 +144,7 @@ class Trainer:
             channels=plan.channels,
             labels=tuple(plan.labels),
             heads=architecture.heads,
-            learnt_from=tuple(learnt_from),
+            training_images=tuple(training_images),
         )
         self.step = 0
         self.elapsed_s = 0.0

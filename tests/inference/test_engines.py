@@ -125,7 +125,7 @@ def test_a_pool_gives_the_same_masks_and_tables_and_repeats_scans_whose_worker_d
     assert {c: r["attempts"] for c, r in pooled.items()} == {c: "2" if c == "s3" else "1" for c in plain}
     ours, theirs = (rows_of(tmp_path / name / "results.csv") for name in ("plain", "pooled"))
     assert [{**r, "seconds": ""} for r in ours.values()] == [{**r, "seconds": ""} for r in theirs.values()]
-    assert not list((tmp_path / "pooled" / "begun").iterdir())
+    assert not list((tmp_path / "pooled" / "started").iterdir())
 
 
 @pytest.mark.slow
@@ -152,14 +152,14 @@ def test_an_interruption_does_not_count_as_an_attempt(tmp_path: Path) -> None:
     items, job = items_of(write_scans(tmp_path / "scans", 2)), FolderJob(load(), tmp_path / "out")
 
     def stop(*_: Any, **__: Any) -> Any:
-        assert list((tmp_path / "out" / "begun").iterdir()), "it is on record while it is worked on"
+        assert list((tmp_path / "out" / "started").iterdir()), "it is on record while it is worked on"
         raise KeyboardInterrupt
 
     job.model.infer = stop  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         list(predict_items(job, items))
 
-    assert not list((tmp_path / "out" / "begun").iterdir())
+    assert not list((tmp_path / "out" / "started").iterdir())
 
 
 def test_a_worker_that_cannot_load_the_model_ends_the_work(tmp_path: Path) -> None:

@@ -81,11 +81,11 @@ def test_the_stem_computes_in_float32_regardless_of_the_precision(trained: tuple
     image = torch.rand((1, 1, 24, 24, 16))
 
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        begun = encoder.begin(image)
+        stem_features = encoder.apply_stem(image)
 
-    assert begun.dtype is torch.float32
+    assert stem_features.dtype is torch.float32
     with torch.inference_mode():
-        assert torch.equal(begun, encoder.stem(image))
+        assert torch.equal(stem_features, encoder.stem(image))
 
 
 def test_mirroring_can_be_switched_off_for_a_model_and_an_ensemble(trained: tuple[StudyFolder, Path]) -> None:

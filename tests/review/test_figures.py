@@ -9,7 +9,7 @@ import pytest
 from medhybrid.geometry import Grid
 from medhybrid.review import figures
 from medhybrid.review.figures import draw_case, largest_region_centre
-from medhybrid.review.report import Pictured
+from medhybrid.review.report import VolumeView
 from tests.patients import ACQUISITIONS, THIN
 
 
@@ -79,7 +79,7 @@ def test_the_letter_left_of_each_plane_is_on_the_side_of_a_block_there(
     """Find letters as the difference to a figure without them, and compare with a bright block at right and anterior."""
     acquisition = {**ACQUISITIONS, **THIN}[name]
     image, block = acquisition.scan()
-    scan = Pictured.from_scan(image, block, None, Grid(acquisition.shape, acquisition.affine))
+    scan = VolumeView.from_scan(image, block, None, Grid(acquisition.shape, acquisition.affine))
 
     def figure(file: str) -> np.ndarray:
         draw_case(

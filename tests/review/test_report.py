@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medhybrid.geometry import Grid, apply_affine
-from medhybrid.review.report import CaseView, Pictured, ReportInfo, case_order, write_report
+from medhybrid.review.report import CaseView, ReportInfo, VolumeView, case_order, write_report
 from medhybrid.review.report.charts import Point, strip
 from medhybrid.review.report.slices import SIDES, crop, draw, montage, three_planes, window_of
 from medhybrid.review.report.views import Size, lesions_of
@@ -25,10 +25,10 @@ from tests.synthetic import AFFINE, blob_case
 LABELS = {"left": 1, "right": 4}
 
 
-def pictured(seed: int = 0, *, with_reference: bool = False) -> Pictured:
+def volume_view(seed: int = 0, *, with_reference: bool = False) -> VolumeView:
     image, mask = blob_case(seed)
     reference = np.roll(mask, 1, axis=1) if with_reference else None
-    return Pictured.from_scan(image, mask, reference, Grid(image.shape, AFFINE))
+    return VolumeView.from_scan(image, mask, reference, Grid(image.shape, AFFINE))
 
 
 def view(case: str, *, score: float | None = 0.9, verdict: str = "confident", ml: float = 2.0) -> CaseView:
@@ -48,7 +48,7 @@ def test_contours_enclose_the_area_of_the_mask(seed: int, axis: int) -> None:
     rng = np.random.default_rng(seed)
     mask = ndimage.binary_opening(ndimage.gaussian_filter(rng.normal(size=(20, 18, 16)), 2) > 0.02, iterations=2)
     grid = Grid(mask.shape, np.diag([2.0, 1.5, 3.0, 1.0]))
-    picture = Pictured(mask.astype(np.float32), mask.astype(np.uint8), None, grid)
+    picture = VolumeView(mask.astype(np.float32), mask.astype(np.uint8), None, grid)
     index = int(mask.any(axis=tuple(a for a in range(3) if a != axis)).argmax())
 
     svg = draw(picture, axis, index, (0.0, 1.0), [1]).svg
@@ -74,7 +74,7 @@ def test_the_patients_right_is_on_the_left_of_a_slice() -> None:
     image = np.zeros((30, 30, 30), np.float32)
     mask = np.zeros(image.shape, np.uint8)
     mask[24:28, 24:28, 24:28] = 1
-    picture = Pictured(image, mask, None, Grid(image.shape, np.eye(4)))
+    picture = VolumeView(image, mask, None, Grid(image.shape, np.eye(4)))
 
     for axis in range(3):
         svg = draw(picture, axis, 25, (0.0, 1.0), [1]).svg
@@ -90,7 +90,7 @@ def test_each_letter_of_a_slice_is_on_the_side_of_a_block_there(name: str) -> No
     """Compare the letters with a block at the patient's right, anterior and superior, and the opposite letters."""
     acquisition = {**ACQUISITIONS, **THIN}[name]
     image, block = acquisition.scan()
-    picture = Pictured.from_scan(image, block, None, Grid(acquisition.shape, acquisition.affine))
+    picture = VolumeView.from_scan(image, block, None, Grid(acquisition.shape, acquisition.affine))
 
     for axis in range(3):
         index = int(np.argwhere(picture.prediction)[:, axis].mean())
@@ -118,7 +118,7 @@ def test_a_montage_goes_through_prediction_and_reference() -> None:
     mask[5:9, 5:9, 10] = 1
     reference = np.zeros_like(mask)
     reference[5:9, 5:9, 30] = 1
-    picture = Pictured(mask.astype(np.float32), mask, reference, Grid(mask.shape, np.diag([1.0, 1, 3, 1])))
+    picture = VolumeView(mask.astype(np.float32), mask, reference, Grid(mask.shape, np.diag([1.0, 1, 3, 1])))
 
     assert [s.index for s in montage(picture, [1])] == [30, 10]
     assert {s.plane for s in three_planes(picture, [1])} == {"axial", "coronal", "sagittal"}
@@ -126,16 +126,16 @@ def test_a_montage_goes_through_prediction_and_reference() -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_scan_of_one_slice_is_shown_with_and_without_findings(axis: int) -> None:
-    whole = pictured(with_reference=True)
+    whole = volume_view(with_reference=True)
     one = crop(
-        Pictured(
+        VolumeView(
             np.take(whole.image, [9], axis=axis),
             np.take(whole.prediction, [9], axis=axis),
             np.take(whole.prediction, [9], axis=axis),
             whole.grid.box(tuple(slice(9, 10) if a == axis else slice(None) for a in range(3))),
         )
     )
-    empty = Pictured(one.image, 0 * one.prediction, None, one.grid)
+    empty = VolumeView(one.image, 0 * one.prediction, None, one.grid)
 
     for view in (one, empty):
         assert len(three_planes(view, (1, 2))) == 3
@@ -143,7 +143,7 @@ def test_a_scan_of_one_slice_is_shown_with_and_without_findings(axis: int) -> No
 
 
 def test_components_are_listed_with_a_voxel_inside_them() -> None:
-    picture = crop(pictured())
+    picture = crop(volume_view())
 
     lesions = lesions_of(picture, LABELS)
 
@@ -164,7 +164,7 @@ def decoded(text: str) -> nib.Nifti1Image:
 def test_the_viewer_gets_the_scans_values_at_their_positions() -> None:
     """Compare value and world position of each voxel of the crop with the scan, as nibabel reads them."""
     image, mask = blob_case(3)
-    data = viewer_data(crop(Pictured.from_scan(image, mask, None, Grid(image.shape, AFFINE))), [1, 4])
+    data = viewer_data(crop(VolumeView.from_scan(image, mask, None, Grid(image.shape, AFFINE))), [1, 4])
 
     shown, labels = decoded(data.image), decoded(data.prediction)
     index = np.argwhere(np.ones(shown.shape, bool))
@@ -184,7 +184,7 @@ def test_a_large_scan_is_downsampled_and_small_lesions_remain() -> None:
     affine = np.diag([0.5, 0.6, 2.0, 1.0])
     image = np.add.outer(np.arange(260.0), np.zeros((251, 100))).astype(np.float32)
 
-    data = viewer_data(Pictured(image, mask, None, Grid(shape, affine)), [1])
+    data = viewer_data(VolumeView(image, mask, None, Grid(shape, affine)), [1])
 
     assert data.factors == (2, 1, 1)
     shown, labels = decoded(data.image), decoded(data.prediction)
@@ -242,7 +242,7 @@ def test_names_and_messages_cannot_become_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["single", "pages"])
 def test_a_page_loads_nothing_from_the_network(tmp_path: Path, layout: str) -> None:
-    cases = [CaseView(c, "done", sizes={}, pictured=pictured(i, with_reference=True)) for i, c in enumerate("ab")]
+    cases = [CaseView(c, "done", sizes={}, volume=volume_view(i, with_reference=True)) for i, c in enumerate("ab")]
 
     page = write_report(tmp_path, ReportInfo("t", LABELS, {}), iter(cases), 2, layout=layout)
 
@@ -268,10 +268,9 @@ def test_pages_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
 
 def test_the_index_of_a_hundred_scans_is_small(tmp_path: Path) -> None:
     """The images are on the pages of the scans; the index has a row and a preview of each."""
-    shared = pictured()
+    shared = volume_view()
     cases = (
-        CaseView(f"case {i}", "done", score=0.9, pictured=shared, sizes={"left": Size(1 + i, 1, 4.0)})
-        for i in range(100)
+        CaseView(f"case {i}", "done", score=0.9, volume=shared, sizes={"left": Size(1 + i, 1, 4.0)}) for i in range(100)
     )
 
     page = write_report(tmp_path, ReportInfo("t", LABELS, {}), cases, 100)

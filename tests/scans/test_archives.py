@@ -53,7 +53,7 @@ def test_an_archive_inside_an_archive_is_skipped_with_an_entry(series: list[Path
     entries = {e.name: e for e in discover(tmp_path / "in").entries}
 
     assert sorted(entries) == ["patient__T1", "patient__more"]
-    assert entries["patient__more"].left_aside == "an archive inside an archive"
+    assert entries["patient__more"].skip_reason == "an archive inside an archive"
 
 
 @pytest.mark.parametrize("name", ["../evil.dcm", "/etc/evil.dcm", "a/../../evil.dcm", "..\\evil.dcm", "C:\\evil.dcm"])
@@ -140,7 +140,7 @@ def medium(series: list[Path], tmp_path: Path) -> Path:
 def test_a_medium_is_read_from_its_folder_or_its_dicomdir(by: str, medium: Path) -> None:
     found = discover(medium if by == "folder" else medium / "DICOMDIR")
 
-    (entry,) = [e for e in found.entries if not e.left_aside]
+    (entry,) = [e for e in found.entries if not e.skip_reason]
     assert read_entry(entry, "c").array.shape == (1, 6, 5, 4)
 
 

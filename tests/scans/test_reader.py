@@ -104,8 +104,8 @@ def test_an_object_without_pixels_is_skipped(
     d.save_as(tmp_path / "in" / "x.dcm")
 
     assert read_scan(tmp_path / "in").array.shape == (1, *image.shape)
-    assert [e.problem for e in discover(tmp_path).entries if not e.left_aside] == [""]
-    assert [e.left_aside for e in discover(tmp_path).entries if e.left_aside] == (
+    assert [e.problem for e in discover(tmp_path).entries if not e.skip_reason] == [""]
+    assert [e.skip_reason for e in discover(tmp_path).entries if e.skip_reason] == (
         [] if is_same_series else ["no image"]
     )
 

@@ -415,7 +415,7 @@ def test_the_weights_file_of_a_model_has_the_record_of_its_folder(
 
     whole = read_weights(run).about
     assert whole is not None
-    assert len(whole.learnt_from) == len(fold_of(run)["train"])
+    assert len(whole.training_images) == len(fold_of(run)["train"])
     assert read_weights(alone).about == whole
     model = medhybrid.load_model(run)
     start = begin_with(model.network, alone, model.plan)
@@ -446,7 +446,7 @@ def test_unknown_training_scans_of_pretrained_weights_are_reported(tmp_path: Pat
     start = begin_with(network(), tmp_path / "theirs.safetensors", make_test_plan())
 
     assert "training scans are unknown" in str(start)
-    assert UNKNOWN in start.learnt_from, "a model initialised from them has unknown training scans, too"
+    assert UNKNOWN in start.training_images, "a model initialised from them has unknown training scans, too"
 
 
 @pytest.mark.slow

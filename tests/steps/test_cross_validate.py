@@ -120,11 +120,11 @@ def test_pretrained_weights_with_data_leakage_are_refused_before_the_first_train
 ) -> None:
     config, result = crossed
     start = str(result.trainings[0].run.folder)  # may initialise fold 0, but was trained on validation cases of fold 1
-    begun = config.model_copy(update={"training": config.training.model_copy(update={"pretrained": start})})
+    pretrained = config.model_copy(update={"training": config.training.model_copy(update={"pretrained": start})})
     before = set(Path(config.runs, config.name).iterdir())
 
     with pytest.raises(DataError, match="data leakage: 3 of the 3 validation cases were used to train the weights"):
-        medhybrid.cross_validate(begun, name="with-start")
+        medhybrid.cross_validate(pretrained, name="with-start")
 
     assert {p.name for p in set(Path(config.runs, config.name).iterdir()) - before} <= {"with-start"}
 

@@ -53,9 +53,9 @@ def test_a_deterministic_training_is_reproduced_bit_for_bit(
 
 def test_differences_of_this_host_are_listed(run: Path, tmp_path: Path) -> None:
     record = read_record(run)[1]
-    assert record.made is not None
-    software = record.made.software | {"torch": "1.0"}
-    changed = record.model_copy(update={"made": record.made.model_copy(update={"software": software})})
+    assert record.training is not None
+    software = record.training.software | {"torch": "1.0"}
+    changed = record.model_copy(update={"training": record.training.model_copy(update={"software": software})})
 
     recipe = recipe_of(changed, ["data.root=/data", f"prepare.folder={tmp_path / 'elsewhere'}"])
 
@@ -66,11 +66,11 @@ def test_differences_of_this_host_are_listed(run: Path, tmp_path: Path) -> None:
 
 def test_a_training_of_minutes_is_reproduced_with_its_steps(run: Path) -> None:
     record = read_record(run)[1]
-    assert record.made is not None
-    training = record.made.config["training"] | {"iterations": None, "max_minutes": 3.0, "deterministic": False}
-    made = record.made.model_copy(update={"config": record.made.config | {"training": training}})
+    assert record.training is not None
+    training = record.training.config["training"] | {"iterations": None, "max_minutes": 3.0, "deterministic": False}
+    made = record.training.model_copy(update={"config": record.training.config | {"training": training}})
 
-    recipe = recipe_of(record.model_copy(update={"made": made}))
+    recipe = recipe_of(record.model_copy(update={"training": made}))
 
     assert (recipe.config.training.iterations, recipe.config.training.max_minutes) == (6, None)
     (length,) = [row for row in recipe.differences if row[0] == "length"]
@@ -120,11 +120,11 @@ def test_a_model_has_no_path_and_no_password(prepared: StudyFolder, tmp_path: Pa
 
 def test_an_interrupted_training_is_listed_and_a_damaged_record_is_refused(run: Path) -> None:
     record = read_record(run)[1]
-    assert record.made is not None
-    interrupted = record.model_copy(update={"made": record.made.model_copy(update={"is_interrupted": True})})
+    assert record.training is not None
+    interrupted = record.model_copy(update={"training": record.training.model_copy(update={"is_interrupted": True})})
     assert ("length", "6 steps, interrupted", "6 steps") in recipe_of(interrupted, ["data.root=/data"]).differences
 
-    damaged = record.model_copy(update={"made": record.made.model_copy(update={"config": {"training": 3}})})
+    damaged = record.model_copy(update={"training": record.training.model_copy(update={"config": {"training": 3}})})
     with pytest.raises(ModelError, match="record of its training is damaged"):
         recipe_of(damaged)
 

@@ -325,10 +325,10 @@ def test_pretrained_weights_with_data_leakage_are_refused_before_the_first_trial
     config: StudyConfig, trainings: Trainings, trained: tuple[StudyFolder, Path]
 ) -> None:
     """A model of the same fold was trained on the inner validation cases."""
-    begun = with_values(config, {"training.pretrained": str(trained[1])}, source="test")
+    pretrained = with_values(config, {"training.pretrained": str(trained[1])}, source="test")
 
     with pytest.raises(DataError, match="data leakage"):
-        medhybrid.tune(begun, SEARCH, minutes=1)
+        medhybrid.tune(pretrained, SEARCH, minutes=1)
 
     assert not trainings.configs
 

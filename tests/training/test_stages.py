@@ -185,11 +185,11 @@ def test_an_extended_run_does_not_return_to_an_earlier_stage(prepared: StudyFold
 
     longer = trainer(prepared, tmp_path, iterations=12, stages=THREE)
     longer.restore()
-    begun: list[int] = []
-    longer.on_stage = lambda stage: begun.append(stage.number)
+    started: list[int] = []
+    longer.on_stage = lambda stage: started.append(stage.number)
     longer.fit()
 
-    assert begun == [3]
+    assert started == [3]
 
 
 def test_one_stage_that_trains_all_weights_equals_a_run_without_stages(prepared: StudyFolder, tmp_path: Path) -> None:

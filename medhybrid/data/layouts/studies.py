@@ -33,7 +33,7 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     notes: list[Note] = []
     for study, members in by_study.items():
         masks = _masks_of(members, config, study)
-        images = [e for e in members if not (e in masks or _is_other_mask(e, config) or e.problem or e.left_aside)]
+        images = [e for e in members if not (e in masks or _is_other_mask(e, config) or e.problem or e.skip_reason)]
         lost = [e for e in members if e not in masks and e.problem]
         subject = study
         try:
@@ -97,7 +97,7 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
         is_mask = entry.modality in KINDS or is_reference
         if is_other and not is_mask:
             others.append(entry.name)
-        elif is_mask or not (entry.problem or entry.left_aside):
+        elif is_mask or not (entry.problem or entry.skip_reason):
             (masks if is_mask else images).append(entry)
         elif entry.problem:
             lost.append(entry)

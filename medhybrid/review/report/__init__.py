@@ -10,6 +10,6 @@ assets/      templates, style sheet, and scripts for the table, the marks and th
 """
 
 from medhybrid.review.report.page import ReportInfo, write_report
-from medhybrid.review.report.views import CaseView, Lesion, Pictured, case_order
+from medhybrid.review.report.views import CaseView, Lesion, VolumeView, case_order
 
-__all__ = ["CaseView", "Lesion", "Pictured", "ReportInfo", "case_order", "write_report"]
+__all__ = ["CaseView", "Lesion", "ReportInfo", "VolumeView", "case_order", "write_report"]

@@ -14,7 +14,7 @@ from medhybrid.review.figures import largest_region_centre
 from medhybrid.review.report.charts import paired
 from medhybrid.review.report.page import asset, environment
 from medhybrid.review.report.slices import Slice, crop_together, draw, window_of
-from medhybrid.review.report.views import Pictured
+from medhybrid.review.report.views import VolumeView
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class ComparedCase:
     case: str
     first_dice: float
     second_dice: float
-    first: Pictured | None
-    second: Pictured | None
+    first: VolumeView | None
+    second: VolumeView | None
 
 
 def write_comparison(path: Path, info: ComparisonInfo, cases: Iterable[ComparedCase]) -> Path:

@@ -27,7 +27,7 @@ from medhybrid.owned import remove_made
 from medhybrid.review.figures import largest_region_centre
 from medhybrid.review.report.charts import Point, figure, strip
 from medhybrid.review.report.slices import crop, draw, montage, three_planes, window_of
-from medhybrid.review.report.views import CaseView, Pictured, case_order, lesions_of
+from medhybrid.review.report.views import CaseView, VolumeView, case_order, lesions_of
 from medhybrid.review.report.volumes import niivue, viewer_data
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ReportInfo:
         Label names and their values in the masks.
     facts : dict
         Model, device, time and other facts of the run, as names and values.
-    left_aside : tuple of (str, str)
+    skipped_files : tuple of (str, str)
         Files that were skipped because they are not scans, with the reasons.
     key : str
         Identifies the masks to which a reviewer's marks belong; other masks have another key.
@@ -71,7 +71,7 @@ class ReportInfo:
     title: str
     labels: Mapping[str, int]
     facts: Mapping[str, str]
-    left_aside: tuple[tuple[str, str], ...] = ()
+    skipped_files: tuple[tuple[str, str], ...] = ()
     key: str = ""
     folder: str = ""
     version: str = ""
@@ -105,9 +105,9 @@ def write_report(
     rows: list[dict[str, Any]] = []
     sections: dict[str, str] = {}
     for number, view in enumerate(cases, start=1):
-        pictured = None if view.pictured is None else crop(view.pictured)
-        rows.append(page.row(view, number, pictured))
-        section = page.case(view, number, pictured)
+        volume = None if view.volume is None else crop(view.volume)
+        rows.append(page.row(view, number, volume))
+        section = page.case(view, number, volume)
         if is_split:
             text = page.whole(f"{view.case} - {info.title}", sections=[section])
             write_atomically(folder / f"{number}.html", text)
@@ -169,28 +169,28 @@ class _Page:
         self.info, self.is_split = info, is_split
         self.labels = list(info.labels.values())
 
-    def row(self, view: CaseView, number: int, pictured: Pictured | None) -> dict[str, Any]:
+    def row(self, view: CaseView, number: int, volume: VolumeView | None) -> dict[str, Any]:
         """Return the values of a case for its row of the index."""
         thumbnail = ""
-        if pictured is not None:
-            index = largest_region_centre(pictured.prediction)[2]
-            window = window_of(pictured.image)
-            thumbnail = draw(pictured, 2, index, window, self.labels, is_small=True).svg
+        if volume is not None:
+            index = largest_region_centre(volume.prediction)[2]
+            window = window_of(volume.image)
+            thumbnail = draw(volume, 2, index, window, self.labels, is_small=True).svg
         return {
             "case": view.case,
-            "view": replace(view, pictured=None),
+            "view": replace(view, volume=None),
             "thumbnail": thumbnail,
             "href": f"report/{number}.html" if self.is_split else f"#case-{number}",
         }
 
-    def case(self, view: CaseView, number: int, pictured: Pictured | None) -> str:
+    def case(self, view: CaseView, number: int, volume: VolumeView | None) -> str:
         """Render the section of a case."""
         values: dict[str, Any] = {"lesions": [], "planes": [], "slices": [], "data": None, "facts": view.facts}
-        if pictured is not None:
-            values["lesions"] = lesions_of(pictured, self.info.labels)
-            values["planes"] = three_planes(pictured, self.labels)
-            values["slices"] = montage(pictured, self.labels)
-            values["data"] = None if niivue() is None else viewer_data(pictured, self.labels)
+        if volume is not None:
+            values["lesions"] = lesions_of(volume, self.info.labels)
+            values["planes"] = three_planes(volume, self.labels)
+            values["slices"] = montage(volume, self.labels)
+            values["data"] = None if niivue() is None else viewer_data(volume, self.labels)
         return self.environment.get_template("case.html").render(view=view, number=number, **values)
 
     def index(self, rows: Sequence[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.review.figures import CONTENT_SHARE, PLANES, box_of_content, largest_region_centre
-from medhybrid.review.report.views import Pictured
+from medhybrid.review.report.views import VolumeView
 
 MAX_SLICES = 12
 """Largest number of slices in a montage."""
@@ -53,12 +53,12 @@ class Slice:
     position_mm: float
 
 
-def crop(pictured: Pictured) -> Pictured:
+def crop(volume: VolumeView) -> VolumeView:
     """Crop the air around the patient, which is a large part of most scans; masks stay complete."""
-    return _cut(pictured, _content(pictured))
+    return _cut(volume, _content(volume))
 
 
-def crop_together(a: Pictured, b: Pictured) -> tuple[Pictured, Pictured]:
+def crop_together(a: VolumeView, b: VolumeView) -> tuple[VolumeView, VolumeView]:
     """Crop two results of one scan to the same box; the masks of both stay complete."""
     boxes = _content(a), _content(b)
     box = tuple(slice(min(x.start or 0, y.start or 0), _last(x.stop, y.stop)) for x, y in zip(*boxes, strict=True))
@@ -69,16 +69,16 @@ def _last(a: int | None, b: int | None) -> int | None:
     return None if a is None or b is None else max(a, b)
 
 
-def _content(pictured: Pictured) -> tuple[slice, ...]:
-    low, high = window_of(pictured.image)
+def _content(volume: VolumeView) -> tuple[slice, ...]:
+    low, high = window_of(volume.image)
     return box_of_content(
-        np.asarray(pictured.image) > low + CONTENT_SHARE * (high - low), pictured.prediction, pictured.reference
+        np.asarray(volume.image) > low + CONTENT_SHARE * (high - low), volume.prediction, volume.reference
     )
 
 
-def _cut(pictured: Pictured, box: tuple[slice, ...]) -> Pictured:
-    reference = None if pictured.reference is None else pictured.reference[box]
-    return Pictured(pictured.image[box], pictured.prediction[box], reference, pictured.grid.box(box))
+def _cut(volume: VolumeView, box: tuple[slice, ...]) -> VolumeView:
+    reference = None if volume.reference is None else volume.reference[box]
+    return VolumeView(volume.image[box], volume.prediction[box], reference, volume.grid.box(box))
 
 
 def window_of(image: NDArray[np.generic]) -> Window:
@@ -87,24 +87,24 @@ def window_of(image: NDArray[np.generic]) -> Window:
     return float(low), float(max(high, low + 1e-6))
 
 
-def three_planes(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
+def three_planes(volume: VolumeView, labels: Sequence[int]) -> list[Slice]:
     """Draw axial, coronal and sagittal slices through the largest region of the reference, or else of the prediction."""
-    reference, prediction = pictured.reference, pictured.prediction
+    reference, prediction = volume.reference, volume.prediction
     centre = largest_region_centre(reference if reference is not None and reference.any() else prediction)
-    window = window_of(pictured.image)
-    return [draw(pictured, axis, centre[axis], window, labels) for _, axis in reversed(PLANES)]
+    window = window_of(volume.image)
+    return [draw(volume, axis, centre[axis], window, labels) for _, axis in reversed(PLANES)]
 
 
-def montage(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
+def montage(volume: VolumeView, labels: Sequence[int]) -> list[Slice]:
     """Draw evenly spaced slices through prediction and reference, along the axis with the thickest slices."""
-    spacing = pictured.grid.spacing_mm
+    spacing = volume.grid.spacing_mm
     axis = 2 if max(spacing) < 1.2 * spacing[2] else int(np.argmax(spacing))
     others = tuple(a for a in range(3) if a != axis)
-    marked = pictured.prediction != 0
-    if pictured.reference is not None:
-        marked = marked | (pictured.reference != 0)
+    marked = volume.prediction != 0
+    if volume.reference is not None:
+        marked = marked | (volume.reference != 0)
     where = np.flatnonzero(marked.any(axis=others))
-    n = pictured.image.shape[axis]
+    n = volume.image.shape[axis]
     if len(where):
         places = where[np.unique(np.linspace(0, len(where) - 1, min(MAX_SLICES, len(where))).round().astype(int))]
     else:
@@ -112,12 +112,12 @@ def montage(pictured: Pictured, labels: Sequence[int]) -> list[Slice]:
         places = (
             places[1:-1] if len(places) > 2 else places
         )  # omit the outermost slices, unless there are only one or two
-    window = window_of(pictured.image)
-    return [draw(pictured, axis, int(i), window, labels) for i in places[::-1]]
+    window = window_of(volume.image)
+    return [draw(volume, axis, int(i), window, labels) for i in places[::-1]]
 
 
 def draw(
-    pictured: Pictured, axis: int, index: int, window: Window, labels: Sequence[int], *, is_small: bool = False
+    volume: VolumeView, axis: int, index: int, window: Window, labels: Sequence[int], *, is_small: bool = False
 ) -> Slice:
     """Draw one slice with contours.
 
@@ -133,8 +133,8 @@ def draw(
         Draw a preview for a row of a table: few pixels, no letters.
     """
     kept = [a for a in range(3) if a != axis]
-    dx, dy = (pictured.grid.spacing_mm[a] for a in kept)
-    picture = _seen(pictured.image, axis, index)
+    dx, dy = (volume.grid.spacing_mm[a] for a in kept)
+    picture = _seen(volume.image, axis, index)
     height, width = picture.shape[0] * dy, picture.shape[1] * dx
     plane = PLANES[axis][0]
     size = f'width="{width:.1f}" height="{height:.1f}"'
@@ -145,7 +145,7 @@ def draw(
         f'<svg viewBox="{view}" role="img" aria-label="{plane} slice">',
         f'<image href="{href}" {size} preserveAspectRatio="none"/>',
     ]
-    for name, mask in (("reference", pictured.reference), ("prediction", pictured.prediction)):
+    for name, mask in (("reference", volume.reference), ("prediction", volume.prediction)):
         if mask is None:
             continue
         seen = _seen(mask, axis, index)
@@ -155,8 +155,8 @@ def draw(
     if not is_small:
         parts.extend(_letters(axis, width, height))
     parts.append("</svg>")
-    middle = [index if a == axis else (n - 1) / 2 for a, n in enumerate(pictured.image.shape)]
-    position = pictured.grid.affine[axis, :3] @ middle + pictured.grid.affine[axis, 3]
+    middle = [index if a == axis else (n - 1) / 2 for a, n in enumerate(volume.image.shape)]
+    position = volume.grid.affine[axis, :3] @ middle + volume.grid.affine[axis, 3]
     return Slice("".join(parts), plane, axis, index, float(position))
 
 

@@ -44,7 +44,7 @@ class Lesion:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictured:
+class VolumeView:
     """Image of one channel of a scan with its masks, all (X, Y, Z) in RAS order on `grid`."""
 
     image: NDArray[np.generic]
@@ -59,7 +59,7 @@ class Pictured:
         prediction: NDArray[np.generic],
         reference: NDArray[np.generic] | None,
         grid: Grid,
-    ) -> Pictured:
+    ) -> VolumeView:
         """Turn arrays on a scan's own grid to RAS order."""
         turn = turn_to_ras(grid.affine)
         turned = None if reference is None else turn.apply(reference)
@@ -97,7 +97,7 @@ class CaseView:
         Scores against the reference, if there is one.
     mean_dice : float, optional
         Mean Dice, if it is known without `scores`.
-    pictured : Pictured, optional
+    volume : VolumeView, optional
         Image and masks; None if the scan could not be read again.
     """
 
@@ -112,7 +112,7 @@ class CaseView:
     notes: tuple[str, ...] = ()
     scores: tuple[LabelScore, ...] = ()
     mean_dice: float | None = None
-    pictured: Pictured | None = None
+    volume: VolumeView | None = None
 
     @property
     def dice(self) -> float | None:
@@ -147,12 +147,12 @@ def case_order(view: CaseView) -> tuple[int, float, str]:
     return rank, 1.0 if sure is None else sure, view.case
 
 
-def lesions_of(pictured: Pictured, labels: Mapping[str, int]) -> list[Lesion]:
+def lesions_of(volume: VolumeView, labels: Mapping[str, int]) -> list[Lesion]:
     """Return the components of a prediction, largest first within each label; at most `MAX_LESIONS` for each label."""
-    affine = pictured.grid.affine
+    affine = volume.grid.affine
     found = []
     for name, value in labels.items():
-        labelled, n = ndimage.label(pictured.prediction == value, CONNECTIVITY)
+        labelled, n = ndimage.label(volume.prediction == value, CONNECTIVITY)
         if not n:
             continue
         sizes = np.bincount(labelled.ravel())[1:]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medhybrid.geometry import Affine, Grid
 from medhybrid.review.report.slices import window_of
-from medhybrid.review.report.views import Pictured
+from medhybrid.review.report.views import VolumeView
 from medhybrid.scans import nifti_bytes
 
 MAX_VOXELS = 6_000_000
@@ -47,11 +47,11 @@ class ViewerData:
     window: tuple[float, float]
 
 
-def viewer_data(pictured: Pictured, labels: Sequence[int]) -> ViewerData:
+def viewer_data(volume: VolumeView, labels: Sequence[int]) -> ViewerData:
     """Compress image and masks of a case: grey values in `LEVELS` steps, and value n for the n-th label."""
-    image = np.asarray(pictured.image)
-    masks = [None if m is None else _numbered(m, labels) for m in (pictured.prediction, pictured.reference)]
-    grid, factors = pictured.grid, [1, 1, 1]
+    image = np.asarray(volume.image)
+    masks = [None if m is None else _numbered(m, labels) for m in (volume.prediction, volume.reference)]
+    grid, factors = volume.grid, [1, 1, 1]
     while np.prod(grid.shape) > MAX_VOXELS:
         axis = int(np.argmin([s if n > 1 else np.inf for s, n in zip(grid.spacing_mm, grid.shape, strict=True)]))
         image = _pairs(image, axis).mean(axis, dtype=np.float32)

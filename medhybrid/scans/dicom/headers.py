@@ -55,7 +55,7 @@ class FileHeader:
     modality: str
     frames: tuple[Frame, ...]
     problem: SeriesError | None
-    left_aside: str
+    skip_reason: str
     is_burned_in: bool = False
     patient: Identity = ("",) * len(IDENTIFIERS)
 
@@ -70,7 +70,7 @@ class SeriesEntry:
         Its volumes; empty for a series with a `problem`, or a skipped one.
     problem : SeriesError, optional
         Reason why it cannot be read.
-    left_aside : str
+    skip_reason : str
         Reason why the series is skipped (not a scan), or empty.
     acquisitions : tuple of dict
         Acquisition parameters of each volume; those of the first file for a series without volumes.
@@ -83,7 +83,7 @@ class SeriesEntry:
     paths: tuple[Path, ...]
     volumes: tuple[Volume, ...]
     problem: SeriesError | None
-    left_aside: str
+    skip_reason: str
     acquisitions: tuple[Acquisition, ...] = field(hash=False)
     is_burned_in: bool = False
 
@@ -215,7 +215,7 @@ def describe(header: Any, path: Path) -> FileHeader:
     """Extract the identifiers for grouping and the frames of a data set."""
     series_uid = text(header, "SeriesInstanceUID")
     modality = text(header, "Modality") or CLASS_MODALITIES.get(text(header, "SOPClassUID"), "")
-    left_aside = _why_no_scan(header, modality, path)
+    skip_reason = _why_no_scan(header, modality, path)
     frames: tuple[Frame, ...] = ()
     problem: SeriesError | None = None
     try:
@@ -227,10 +227,10 @@ def describe(header: Any, path: Path) -> FileHeader:
                 expected="SOPClassUID and SeriesInstanceUID",
                 remedy="export the series again",
             )
-        if not left_aside:
+        if not skip_reason:
             frames = tuple(read_frames(header, path))
     except SeriesError as error:
-        problem, left_aside = error, ""  # a damaged file is reported, never skipped as "not a scan"
+        problem, skip_reason = error, ""  # a damaged file is reported, never skipped as "not a scan"
     return FileHeader(
         path,
         text(header, "StudyInstanceUID"),
@@ -238,7 +238,7 @@ def describe(header: Any, path: Path) -> FileHeader:
         modality,
         frames,
         problem,
-        left_aside,
+        skip_reason,
         text(header, "BurnedInAnnotation").upper() == "YES",
         identity_of(header),
     )
@@ -337,8 +337,8 @@ def _in_order(paths: list[Path], datasets: dict[Path, Any] | None) -> Iterator[t
 def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
     first = members[0]
     name = first.path.parent.name or "series"
-    scans = [m for m in members if not m.left_aside]
-    left_aside = "" if scans else first.left_aside
+    scans = [m for m in members if not m.skip_reason]
+    skip_reason = "" if scans else first.skip_reason
     problem, volumes = next((m.problem for m in members if m.problem), None), []
     if problem is None and scans:
         try:
@@ -347,7 +347,7 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
         except Exception as error:
             problem = _problem_of(error, first.path)
     if problem is not None and problem.code == "localizer":
-        problem, left_aside = None, "localizer"
+        problem, skip_reason = None, "localizer"
     acquisitions = _acquisitions(volumes, first.path)
     return SeriesEntry(
         uid=first.series_uid,
@@ -357,7 +357,7 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
         paths=tuple(m.path for m in members),
         volumes=tuple(volumes),
         problem=problem,
-        left_aside=left_aside,
+        skip_reason=skip_reason,
         acquisitions=acquisitions,
         is_burned_in=any(m.is_burned_in for m in members),
     )

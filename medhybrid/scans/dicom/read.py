@@ -65,9 +65,9 @@ def _refuse(headers: Sequence[FileHeader], case: str) -> None:
     for h in headers:
         if h.problem:
             raise h.problem
-        if h.left_aside:
-            code = "localizer" if h.left_aside == "localizer" else "not_image"
-            raise SeriesError(f"{h.path.name}: {h.left_aside}", code=code, path=h.path, remedy="remove the file")
+        if h.skip_reason:
+            code = "localizer" if h.skip_reason == "localizer" else "not_image"
+            raise SeriesError(f"{h.path.name}: {h.skip_reason}", code=code, path=h.path, remedy="remove the file")
     if len({h.series_uid for h in headers}) > 1:
         raise SeriesError(
             f"{case}: files of {len({h.series_uid for h in headers})} series",

@@ -53,7 +53,7 @@ def test_a_multi_frame_secondary_capture_whose_frames_are_placed_is_a_scan(tmp_p
 
     (entry,) = discover(tmp_path).entries
 
-    assert (entry.left_aside, entry.shape) == ("", SHAPE)
+    assert (entry.skip_reason, entry.shape) == ("", SHAPE)
 
 
 def test_times_of_an_enhanced_file_come_from_its_functional_groups(tmp_path: Path) -> None:

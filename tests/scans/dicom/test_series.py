@@ -209,7 +209,7 @@ REFUSED = {
 TILED = {"mr_mosaic_coronal_siemens": 2, "mr_mosaic_nine_syntaxes": 9, "mr_vframe_uih": 17}
 """Sheets of tiled slices, a volume each; `test_tiles.py` judges their places."""
 
-LEFT_ASIDE = {
+WITH_SKIPPED_FILES = {
     "ct_with_rtstruct/rtstruct",
     "ct_with_seg/seg_five_overlapping",
     "ct_with_seg/seg_liver",
@@ -230,7 +230,7 @@ def test_a_real_series_is_converted_according_to_its_headers_or_refused(folder: 
     volumes = sorted(tmp_path.glob("*.nii.gz"))
     assert len(volumes) == (1 if folder in PLAIN else SPLIT.get(folder, 0))
     assert [r.code for r in rows if r.state == "refused"] == ([REFUSED[folder]] if folder in REFUSED else [])
-    assert any(r.state == "left aside" for r in rows) == (folder in LEFT_ASIDE)
+    assert any(r.state == "skipped" for r in rows) == (folder in WITH_SKIPPED_FILES)
     if volumes and folder not in TILED:
         assert_right(SHARED / "data" / "dicom" / folder, volumes)
 
