@@ -16,7 +16,7 @@ from medhybrid.names import escape_name, make_unique, name_from_path, printable_
 from medhybrid.scans import image_files, nifti
 from medhybrid.scans.archives import UnpackedFolder, files_of_dicomdir, unpack
 from medhybrid.scans.dicom.acquisition import Acquisition
-from medhybrid.scans.dicom.headers import SeriesEntry, group_series
+from medhybrid.scans.dicom.series import SeriesEntry, group_series
 from medhybrid.scans.dicom.volumes import Volume
 from medhybrid.scans.walk import Walk
 

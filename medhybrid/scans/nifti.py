@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from medhybrid.errors import GeometryError, MedHybridError, OutputError, ScanError
 from medhybrid.geometry import Affine, is_sheared
 from medhybrid.scans.claims import refuse_overflow, report_affine
+from medhybrid.scans.nifti_affine import affine_of
 from medhybrid.scans.nifti_header import (
     GEOMETRY_FIELDS,
     SUFFIXES,
     VALUE_SUFFIXES,
     NiftiHeader,
-    affine_of,
     read_header,
     repair,
     unit_of,

@@ -16,9 +16,9 @@ from medhybrid.geometry import corner_distance_mm
 from medhybrid.names import printable_path
 from medhybrid.scans import image_files, itk, nifti
 from medhybrid.scans.align import bring_onto
-from medhybrid.scans.dicom.headers import group_series
 from medhybrid.scans.dicom.patient import differing_identifiers, identity_of
 from medhybrid.scans.dicom.read import read_series, read_volume
+from medhybrid.scans.dicom.series import group_series
 from medhybrid.scans.discover import ScanEntry
 from medhybrid.scans.scan import Scan, Source
 from medhybrid.scans.walk import Walk, visible_files

@@ -1,27 +1,23 @@
-"""Grouping of DICOM files into series by their headers."""
+"""Headers of single DICOM files: reading a data set, its identifiers and frames, and why a file is not a scan."""
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medhybrid.errors import ScanError, SeriesError, item_error
 from medhybrid.scans.dicom.acquisition import TAGS as ACQUISITION_TAGS
-from medhybrid.scans.dicom.acquisition import Acquisition, describe_frame, describe_header
+from medhybrid.scans.dicom.acquisition import Acquisition, describe_header
 from medhybrid.scans.dicom.attributes import text, value_of
-from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
 from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
 from medhybrid.scans.dicom.not_scans import CLASS_MODALITIES, NOT_SCANS
-from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, differing_identifiers, identity_of
+from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, identity_of
 from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA, PIXEL_DATA
 from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
-from medhybrid.scans.dicom.volumes import Volume, split_volumes
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
@@ -40,10 +36,6 @@ _PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), "SpacingBetweenSlices", SI
 DEFER_BYTES = 1 << 14
 """Larger values, usually pixel data, are read from the file on first access."""
 
-BLOCK = 50
-READING_THREADS = 8
-"""Number of headers that are read in parallel on slow storage, where most of the time is waiting."""
-
 
 @dataclass(frozen=True, slots=True)
 class FileHeader:
@@ -58,34 +50,6 @@ class FileHeader:
     skip_reason: str
     is_burned_in: bool = False
     patient: Identity = ("",) * len(IDENTIFIERS)
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesEntry:
-    """DICOM series found in a folder.
-
-    Attributes
-    ----------
-    volumes : tuple of Volume
-        Its volumes; empty for a series with a `problem`, or a skipped one.
-    problem : SeriesError, optional
-        Reason why it cannot be read.
-    skip_reason : str
-        Reason why the series is skipped (not a scan), or empty.
-    acquisitions : tuple of dict
-        Acquisition parameters of each volume; those of the first file for a series without volumes.
-    """
-
-    uid: str
-    study_uid: str
-    modality: str
-    description: str
-    paths: tuple[Path, ...]
-    volumes: tuple[Volume, ...]
-    problem: SeriesError | None
-    skip_reason: str
-    acquisitions: tuple[Acquisition, ...] = field(hash=False)
-    is_burned_in: bool = False
 
 
 def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers: bool = True) -> Any:
@@ -177,10 +141,10 @@ def read_header(path: Path, *, datasets: dict[Path, Any] | None = None) -> FileH
     try:
         return _read_header(path, datasets)
     except Exception as error:
-        return FileHeader(path, "", "", "", (), _problem_of(error, path), "")
+        return FileHeader(path, "", "", "", (), problem_of(error, path), "")
 
 
-def _problem_of(error: Exception, path: Path) -> SeriesError:
+def problem_of(error: Exception, path: Path) -> SeriesError:
     """Convert an exception raised while reading a file or series to a `SeriesError`."""
     problem = item_error(error, f"{path.name} cannot be read as DICOM", ScanError, remedy="export the series again")
     if isinstance(problem, SeriesError):
@@ -279,115 +243,9 @@ def _has_pixels(header: Any, path: Path) -> bool:
     return any(tag in header for tag in tags) or any(tag in load_dataset(path) for tag in tags)
 
 
-def group_series(
-    paths: Iterable[Path],
-    *,
-    datasets: dict[Path, Any] | None = None,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> tuple[list[SeriesEntry], int]:
-    """Group files into DICOM series.
-
-    Parameters
-    ----------
-    datasets : dict, optional
-        Receives the complete data sets by path. Without it, only headers are kept in memory.
-    on_progress : callable
-        Called with the number of headers read so far.
-
-    Returns
-    -------
-    series : list of SeriesEntry
-        The series, sorted by their first path. A damaged file without SeriesInstanceUID is a separate series.
-    n_skipped : int
-        Number of files that are not DICOM.
-    """
-    groups: dict[tuple[str, str, str], list[FileHeader]] = {}
-    n_skipped = 0
-    for n, (path, header) in enumerate(_in_order(list(paths), datasets), start=1):
-        if n % 200 == 0:
-            on_progress(n)
-        if header is None:
-            n_skipped += 1
-            continue
-        alone = "" if header.series_uid else str(path)
-        groups.setdefault((header.study_uid, header.series_uid, alone), []).append(header)
-    found = [_entry(members) for members in groups.values()]
-    return sorted(found, key=lambda s: s.paths[0]), n_skipped
-
-
-def _in_order(paths: list[Path], datasets: dict[Path, Any] | None) -> Iterator[tuple[Path, FileHeader | None]]:
-    """Yield headers in the order of the paths.
-
-    Threads speed up slow storage, and slow down fast storage. The first block measures the waiting time and decides.
-    """
-
-    def read_block(block: list[Path]) -> list[FileHeader | None]:
-        return [read_header(p, datasets=datasets) for p in block]
-
-    blocks = [paths[i : i + BLOCK] for i in range(0, len(paths), BLOCK)]
-    wall, busy = time.perf_counter(), time.thread_time()
-    first = read_block(blocks[0]) if blocks else []
-    is_waiting = time.perf_counter() - wall > 2 * (time.thread_time() - busy)
-    yield from zip(paths, first, strict=False)
-    with ThreadPoolExecutor(READING_THREADS if is_waiting else 1) as pool:
-        for block, headers in zip(blocks[1:], pool.map(read_block, blocks[1:]), strict=True):
-            yield from zip(block, headers, strict=True)
-
-
-def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
-    first = members[0]
-    name = first.path.parent.name or "series"
-    scans = [m for m in members if not m.skip_reason]
-    skip_reason = "" if scans else first.skip_reason
-    problem, volumes = next((m.problem for m in members if m.problem), None), []
-    if problem is None and scans:
-        try:
-            _refuse_other_patients(scans, name)
-            volumes = split_volumes(without_copies([m.frames for m in scans], load_dataset), series=name)
-        except Exception as error:
-            problem = _problem_of(error, first.path)
-    if problem is not None and problem.code == "localizer":
-        problem, skip_reason = None, "localizer"
-    acquisitions = _acquisitions(volumes, first.path)
-    return SeriesEntry(
-        uid=first.series_uid,
-        study_uid=first.study_uid,
-        modality=first.modality,
-        description=str(acquisitions[0].get("description", "")),
-        paths=tuple(m.path for m in members),
-        volumes=tuple(volumes),
-        problem=problem,
-        skip_reason=skip_reason,
-        acquisitions=acquisitions,
-        is_burned_in=any(m.is_burned_in for m in members),
-    )
-
-
-def _refuse_other_patients(members: Sequence[FileHeader], name: str) -> None:
-    """Refuse files of several patients under one SeriesInstanceUID."""
-    if differing := differing_identifiers([m.patient for m in members]):
-        raise SeriesError(
-            f"{name}: files with one SeriesInstanceUID belong to different patients",
-            code="other_patient",
-            path=members[0].path,
-            expected="one patient",
-            found=f"{len({m.patient for m in members})} patients, with different {', '.join(differing)}",
-            remedy="sort the files by patient, and give each series a unique UID",
-        )
-
-
 def read_acquisition(path: Path) -> Acquisition:
     """Return the acquisition parameters in a file's header; empty if it cannot be read."""
     try:
         return describe_header(load_dataset(path, tags=ACQUISITION_TAGS))
     except Exception:  # acquisition parameters are optional
         return {}
-
-
-def _acquisitions(volumes: Sequence[Volume], first: Path) -> tuple[Acquisition, ...]:
-    """Return the acquisition parameters of each volume's first slice, or of the first file without volumes."""
-    headers = {path: read_acquisition(path) for path in {first, *(v.stack.frames[0].path for v in volumes)}}
-    if not volumes:
-        return (headers[first],)
-    slices = [v.stack.frames[0] for v in volumes]
-    return tuple({**headers[f.path], **describe_frame(f.traits)} for f in slices)
