@@ -20,6 +20,7 @@ import yaml
 import medhybrid
 
 ROOT = Path(__file__).parents[1]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PACKAGE = ROOT / "medhybrid"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
@@ -143,7 +144,7 @@ def test_the_wheel_contains_package_and_configs_and_runs_outside_the_checkout(tm
 
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {n.split("/")[0] for n in names} == {"medhybrid", f"medhybrid-{medhybrid.__version__}.dist-info"}
+    assert {n.split("/")[0] for n in names} == {"medhybrid", f"medhybrid-{VERSION}.dist-info"}
     assert {n.split("/")[-1] for n in names if n.endswith(".yaml")} == {
         p.name for p in (ROOT / "configs").glob("*.yaml")
     }
@@ -165,22 +166,38 @@ def test_the_wheel_contains_package_and_configs_and_runs_outside_the_checkout(tm
         capture_output=True,
         text=True,
     )
-    shown = subprocess.run(
-        [fresh / "bin" / "medhybrid", "config", "brain"],
-        cwd=tmp_path,
-        env=clean,
-        check=True,
-        capture_output=True,
-        text=True,
+    version, shown = (
+        subprocess.run(
+            [fresh / "bin" / "medhybrid", *arguments],
+            cwd=tmp_path,
+            env=clean,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for arguments in (["--version"], ["config", "brain"])
     )
     assert Path(where.stdout.strip()).is_relative_to(fresh)
-    assert "channels" in shown.stdout
+    assert version.strip() == f"medhybrid {VERSION}"
+    assert "channels" in shown
 
 
 def test_the_citation_names_the_current_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert (citation["version"], citation["license"]) == (VERSION, project["license"])
+
+
+def test_the_changelog_has_the_current_version_with_the_date_of_the_citation() -> None:
+    released = yaml.safe_load((ROOT / "CITATION.cff").read_text())["date-released"]
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", f"{VERSION} - {released}"]
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "compose.yaml"])
+def test_docker_images_have_the_current_version(name: str) -> None:
+    tags = re.findall(r"medhybrid:(\d+\.\d+\.\d+)", (ROOT / "docker" / name).read_text())
+    assert set(tags) == {VERSION}
 
 
 @pytest.mark.parametrize("workflow", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda p: p.name)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import medhybrid
 from medhybrid.cli import main
 from tests.patience import patience_s, wait_until
 from tests.synthetic import StudyFolder, save_nifti, small_values, write_study
@@ -33,6 +34,11 @@ def config(tmp_path: Path) -> Path:
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "preprocess" in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"medhybrid {medhybrid.__version__}\n"
 
 
 @pytest.mark.parametrize(

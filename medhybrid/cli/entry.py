@@ -20,6 +20,7 @@ from medhybrid.cli import predict as prediction
 from medhybrid.cli.context import Call, call_of
 from medhybrid.errors import MedHybridError, SafeFormatter, printable
 from medhybrid.names import printable_path
+from medhybrid.version import __version__
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "config": data.show_config,
@@ -57,9 +58,18 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"medhybrid {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
     context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Print debug messages, and the traceback of an error.")
     ] = False,

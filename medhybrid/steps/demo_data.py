@@ -10,22 +10,41 @@ from pathlib import Path
 import numpy as np
 
 from medhybrid.data.phantom import Subject, load_template, make_subject
+from medhybrid.errors import ConfigError
 from medhybrid.scans import write_nifti
 from medhybrid.scans.dicom.write import write_mr_series
 
 N_SUBJECTS = 20
-N_HELD_OUT = 6
-"""Number of validation subjects; the DICOM folder for prediction has the same ones."""
+HELD_OUT_SHARE = 0.3
+"""Share of the validation subjects; the DICOM folder for prediction has the same ones."""
 
 
-def write_demo_data(root: str | Path, *, on_subject: Callable[[int], None] = lambda _: None) -> None:
-    """Write `cases.csv`, `splits.json`, images and references, and the held-out subjects as DICOM in `new_scans`."""
+def write_demo_data(
+    root: str | Path, *, n_subjects: int = N_SUBJECTS, on_subject: Callable[[int], None] = lambda _: None
+) -> None:
+    """Write `cases.csv`, `splits.json`, images and references, and the held-out subjects as DICOM in `new_scans`.
+
+    Parameters
+    ----------
+    n_subjects : int
+        Number of subjects, at least 2. The last 30 % are held out for validation.
+    on_subject : callable
+        Called with the number of subjects written so far.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than 2 subjects.
+    """
+    if n_subjects < 2:
+        raise ConfigError(f"invalid number of subjects {n_subjects}", expected="2 or more")
     root, template = Path(root), load_template()
-    names = [f"brain_{i:02d}" for i in range(N_SUBJECTS)]
+    names = [f"brain_{i:02d}" for i in range(n_subjects)]
+    n_held_out = max(1, round(HELD_OUT_SHARE * n_subjects))
     rows = []
     for i, name in enumerate(names):
         subject = make_subject(template, seed=1000 + i)
-        is_held_out = i >= N_SUBJECTS - N_HELD_OUT
+        is_held_out = i >= n_subjects - n_held_out
         row = _write_dicom(root, root / "images", name, subject) if i % 2 else _write_nifti(root, name, subject)
         if is_held_out:
             _write_dicom(root, root / "new_scans", name, subject)
@@ -35,7 +54,7 @@ def write_demo_data(root: str | Path, *, on_subject: Callable[[int], None] = lam
         writer = csv.DictWriter(file, ["case", "subject", "T1", "FLAIR", "mask"])
         writer.writeheader()
         writer.writerows(rows)
-    fold = {"train": names[:-N_HELD_OUT], "validation": names[-N_HELD_OUT:]}
+    fold = {"train": names[:-n_held_out], "validation": names[-n_held_out:]}
     (root / "splits.json").write_text(json.dumps([fold], indent=1))
 
 
