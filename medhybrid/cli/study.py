@@ -82,5 +82,5 @@ def show_plan(plan: Plan, reporter: Reporter) -> None:
 def checked_minutes(minutes: float | None) -> float | None:
     """Return the minutes; raise `ConfigError` unless they are positive and finite."""
     if minutes is not None and not 0 < minutes < 1e6:
-        raise ConfigError(f"--minutes {minutes:g} is no budget", expected="a positive number of minutes")
+        raise ConfigError(f"invalid --minutes {minutes:g}", expected="a positive number of minutes")
     return minutes

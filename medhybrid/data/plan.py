@@ -130,7 +130,7 @@ class Plan(BaseModel):
 
     @property
     def structures(self) -> dict[str, tuple[int, ...]]:
-        """Return what is scored and measured: regions with their classes 1..n, otherwise each label with its class."""
+        """Return the scored structures: regions with their classes 1..n, otherwise each label with its class."""
         return self.regions or {name: (value,) for value, name in enumerate(self.labels, start=1)}
 
     def values_of(self, classes: Sequence[int]) -> tuple[int, ...]:
@@ -140,7 +140,7 @@ class Plan(BaseModel):
 
     @property
     def measured(self) -> dict[str, tuple[int, ...]]:
-        """Return what is measured in masks, with its values in files: the structures, and the labels between regions."""
+        """Return the measured structures with their values in files, and the labels between regions."""
         found = {name: self.values_of(classes) for name, classes in self.structures.items()}
         return found | {name: (value,) for name, value in self.labels.items() if name not in found}
 

@@ -119,7 +119,7 @@ class Pairs:
     channels : dict
         Channel name to the number of cases that have it.
     left_out : tuple of str
-        What is not used, with the reason.
+        Files that are not used, with the reason.
     """
 
     pairs: tuple[Pair, ...]
@@ -128,7 +128,7 @@ class Pairs:
 
 
 def find_pairs(root: Path) -> Pairs | None:
-    """Find pairs of images and masks below a folder; return None if there is none."""
+    """Find pairs of images and masks below a folder; return None if none exist."""
     paths = [
         p.relative_to(root)
         for p in Walk().files(root, lambda _path, _error: None)

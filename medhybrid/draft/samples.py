@@ -81,7 +81,7 @@ class Samples:
         )
         if CT_WORDS.search(name):
             if found and all(v.low >= 0 and v.high <= 255 for v in found):
-                return "other", f"the name {name} says CT, but the values are 0 to 255 and no Hounsfield units"
+                return "other", f"the name {name} stands for CT, but the values are 0 to 255, not Hounsfield units"
             return "CT", f"the channel's name {name}"
         if OTHER_WORDS.search(name):
             return "other", f"the channel's name {name}"
@@ -89,7 +89,7 @@ class Samples:
             return "MR", f"the channel's name {name}"
         if looks_ct:
             return "CT", "values as Hounsfield units"
-        return "MR", "its name and values do not say it; MR scales each scan by its own values"
+        return "MR", "by default, since name and values give no modality; MR scales each scan by its own values"
 
 
 def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:

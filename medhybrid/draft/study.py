@@ -67,7 +67,7 @@ class Draft:
     ignore_value : int, optional
         Value of voxels whose label is unknown.
     remarks : tuple of str
-        What the draft could not know, and what it does not use.
+        Values that the draft could not determine, and files that it does not use.
     """
 
     name: str
@@ -95,7 +95,7 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
     Raises
     ------
     DataError
-        If the folder contains no scans with reference masks in a known arrangement, with what was looked for.
+        If the folder contains no scans with reference masks in a known arrangement. The error lists these.
     """
     if not root.is_dir():
         raise DataError(f"dataset folder {printable_path(root)} does not exist", remedy="check the path")

@@ -29,7 +29,7 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
         subjects = Counter(m[1].casefold() for m in found if m)
         if 1 < len(subjects) < len(names):
             return SUBJECT_WORD.pattern.replace("(?<![a-z0-9])", "(?i)(?<![a-z0-9])", 1), _reason(subjects)
-        return None, "each case is another subject, as the names say"
+        return None, "by their names, each case is another subject"
     for separator in ("_", "-", "."):
         if (groups := _groups(names, separator)) is not None:
             return f"^(.+){re.escape(separator)}[^{re.escape(separator)}]+$", _reason(groups)

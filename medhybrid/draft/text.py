@@ -26,7 +26,7 @@ def config_text(draft: Draft, root: Path, *, minutes: float | None = None) -> st
         f"# Config of the study {_plain(draft.name)}, drafted from {_plain(draft.source)}: {draft.n_cases} cases, "
         f"{draft.n_sampled} of them read.",
         *_facts(draft),
-        "# Each value is explained in docs/reference/configuration.md. What is not set here, the plan chooses.",
+        "# Each value is explained in docs/reference/configuration.md. The plan chooses the values that are not set here.",
         f"name: {_text(draft.name)}",
         "",
         "data:",

@@ -1,4 +1,4 @@
-"""Logits that are computed slab by slab along the first axis, and released when they are no longer needed.
+"""Logits that are computed slab by slab along the first axis, and released after use.
 
 The logits of a whole scan (labels x voxels x 4 bytes) would need most of the memory of a prediction. If only labels and a score
 are needed, they are never in memory as a whole.

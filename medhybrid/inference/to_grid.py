@@ -36,7 +36,7 @@ def labels_on_scan(logits: Tensor | Rows, network: Grid, turned: Grid, turn: Tur
     Parameters
     ----------
     logits : (K, X, Y, Z) Tensor, or Rows of it
-        Logits on `network`. Rows are read in order and released when they are no longer needed.
+        Logits on `network`. Rows are read in order and released after use.
     network, turned : Grid
         The network's grid, and the scan's grid after turning to RAS.
     turn : Turn

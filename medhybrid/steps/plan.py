@@ -73,7 +73,7 @@ def plan_dataset(
 
 
 def load_plan(folder: Path) -> Plan | None:
-    """Load the plan of a prepared dataset; None if there is none."""
+    """Load the plan of a prepared dataset; None if it is missing."""
     with contextlib.suppress(MedHybridError):
         return Plan.load(folder / "plan.json") if (folder / "plan.json").is_file() else None
     return None

@@ -157,7 +157,7 @@ def _withdraw_other_plan(folder: Path, plan: Plan) -> None:
 
 
 def _forget_others(folder: Path, keep: set[str], reporter: Reporter) -> None:
-    """Remove prepared cases that are no longer in the dataset or now have errors, so that they do not train."""
+    """Remove prepared cases that left the dataset or now have errors, so that they do not train."""
     for path in sorted((folder / "cases").glob("[!.]*")):
         if path.name not in keep and (path / "case.json").is_file():
             try:
@@ -168,7 +168,7 @@ def _forget_others(folder: Path, keep: set[str], reporter: Reporter) -> None:
 
 
 def _forget_checks(folder: Path, keep: set[str]) -> None:
-    """Remove the checks of cases that are no longer in the dataset."""
+    """Remove the checks of cases that left the dataset."""
     for path in (folder / "checks").glob("[!.]*.json"):
         if path.name.removesuffix(".json") not in keep and is_check(path):
             path.unlink()

@@ -83,7 +83,7 @@ def train_all(
     Parameters
     ----------
     folder : str or Path
-        Folder with the index of the trainings, by name.
+        Folder with the index of the trainings.
     parent_run_id : str
         MLflow run under which the trainings are nested.
     pool : Pool, optional

@@ -62,5 +62,5 @@ class EarlySigns:
             causes.append(f"few steps ({self.plan.prediction.steps} planned): give it more time")
         if len(self.plan.channels) > 1:
             causes.append("channels in another order than in data.channels")
-        causes += ["masks that do not lie on their images (see the pictures of the run)", "a high training.peak_rate"]
-        return f"likely causes: {'; '.join(causes)}. The run goes on"
+        causes += ["masks that do not lie on their images (see the figures of the run)", "a high training.peak_rate"]
+        return f"likely causes: {'; '.join(causes)}. The run continues"

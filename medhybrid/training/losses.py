@@ -117,7 +117,7 @@ def compute_loss(
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, team: Team, *, has_unknown: bool) -> Tensor:
-    """Return the mean cross entropy of the voxels with known label; 0 if there is none."""
+    """Return the mean cross entropy of the voxels with known label; 0 without such voxels."""
     if not has_unknown:
         return team.total(F.cross_entropy(logits, target) / team.size)
     summed = F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="sum")
