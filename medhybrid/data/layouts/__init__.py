@@ -59,7 +59,7 @@ def list_dataset(config: DataConfig) -> Listing:
     listing = lister(config, root)
     cases = listing.cases if layout == "studies" else refuse_exchanged(listing.cases, config)
     cases = cases if config.labelled else tuple(replace(c, mask=None) for c in cases)
-    kept_for_testing = (*listing.testing, *(tests_in_folder(root) if layout == "nnunet" else ()))
+    kept_for_testing = (*listing.testing, *(tests_in_folder(config, root) if layout == "nnunet" else ()))
     unified, on_subjects = unify_subjects((*cases, *kept_for_testing))
     listed, testing = unified[: len(cases)], unified[len(cases) :]
     cases, on_tests = keep_tests_out(listed, testing)

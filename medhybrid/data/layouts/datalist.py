@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,18 @@ from medhybrid.data.layouts.case import (
     read_json,
     strip_suffix,
 )
-from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
+from medhybrid.data.layouts.entry_keys import (
+    notes_on_unused_keys,
+    part_under,
+    split_key,
+    subject_under,
+    with_part,
+    with_subject,
+)
+from medhybrid.data.layouts.parts import fold_or_part
 from medhybrid.errors import DataError
 from medhybrid.files import find_in_any_form
-from medhybrid.names import check_case_name, name_from_path, printable_path
+from medhybrid.names import name_from_path, printable_path
 
 KEYS = {
     "training": ("training", "train"),
@@ -38,9 +45,6 @@ KEYS = {
     "testing": ("testing", "test"),
 }
 """Keys of the parts of a data list."""
-
-USED_KEYS = ("image", "label", "fold", "subject")
-"""Keys of entries that are read, besides that for a part."""
 
 SHOWN = 5
 
@@ -115,31 +119,27 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     testing = parts["testing"] or []
     labelled = [e for e in validating if _has_label(e)]
     scans = [] if config.labelled else [e for e in validating if not _has_label(e)]
-    split = _split_key([*listed, *labelled], path.name)
+    split = split_key([*listed, *labelled], path.name)
     entries = [*listed, *labelled, *scans]
     names = _names_of(entries, root)
-    has_subjects = any(_subject_under(e) for e in entries)
+    has_subjects = any(subject_under(e) for e in entries)
     cases = [
-        _with_subject(
-            _case_of(e, names[i], config, root, where, has_fold=not labelled), e, where, must_say=has_subjects
-        )
+        with_subject(_case_of(e, names[i], config, root, where, has_fold=not labelled), e, where, must_say=has_subjects)
         for i, e in enumerate(entries)
         for where in (f"{path.name}, entry {i + 1}",)
     ]
-    parts_of_cases = [_part_under(split, e) for e in listed]
-    parts_of_cases += ["test" if _part_under(split, e) == "test" else "validation" for e in labelled]
+    parts_of_cases = [part_under(split, e) for e in listed]
+    parts_of_cases += ["test" if part_under(split, e) == "test" else "validation" for e in labelled]
     parts_of_cases += [None] * len(scans)
     if split:
         cases = [
-            _with_part(c, part, split, i < len(listed))
+            with_part(c, part, split, i < len(listed))
             for i, (c, part) in enumerate(zip(cases, parts_of_cases, strict=True))
         ]
     told = list(zip(cases, parts_of_cases, strict=True))
     kept = [c for c, part in told if part == "test"] + [case_for_testing(e, config, root) for e in testing]
     taken, notes = fold_or_part([(c, part) for c, part in told if part != "test"], split, path.name)
-    if unused := sorted({str(k) for e in entries if isinstance(e, dict) for k in e} - {*USED_KEYS, split}):
-        found = printable_path(", ".join(unused))[:200]
-        notes.append(Note(path.name, f"{len(unused)} keys of the entries are not used", found))
+    notes += notes_on_unused_keys(entries, split, path.name)
     if labelled and (n := sum(isinstance(e, dict) and e.get("fold") not in (None, "") for e in entries)):
         message = f"the folds of {n} entries are not used: the list `validation` defines a single fold"
         notes.append(Note(path.name, message, remedy="move these entries to `training` with a fold, to use the folds"))
@@ -179,70 +179,6 @@ def _has_label(entry: object) -> bool:
     return isinstance(entry, dict) and bool(entry.get("label"))
 
 
-def _split_key(entries: list[Any], name: str) -> str:
-    """Return the key of entries that assigns them to training, validation or testing; empty if they have none.
-
-    Raises
-    ------
-    DataError
-        If an entry has another word under this key.
-    """
-    dicts = [(i, e) for i, e in enumerate(entries) if isinstance(e, dict)]
-    key = next((k for k in SPLIT_NAMES if any(part_of(e.get(k)) for _, e in dicts)), "")
-    for i, entry in dicts:
-        if key and entry.get(key) not in (None, "") and part_of(entry[key]) is None:
-            raise DataError(
-                f"{name}, entry {i + 1}: unknown word under `{key}`",
-                expected="train, val or test, as in other entries",
-                found=ascii(entry[key])[:60],
-                remedy="use one of these words, or rename the key",
-            )
-    return key
-
-
-def _part_under(key: str, entry: object) -> str | None:
-    return part_of(entry.get(key)) if key and isinstance(entry, dict) else None
-
-
-def _with_part(case: Case, part: str | None, key: str, must_say: bool) -> Case:
-    """Add a problem to a case that is not assigned to training, validation or testing while others are."""
-    if part is not None or not must_say or not (case.problem is None or isinstance(case.problem, NoMaskError)):
-        return case
-    problem = DataError(
-        f"case {case.name}: its entry has no `{key}`, while other entries have",
-        expected=f"train, val or test under `{key}`",
-        remedy="add it",
-    )
-    return replace(case, problem=problem)
-
-
-def _subject_under(entry: object) -> str:
-    """Return the subject of an entry as text; empty without one."""
-    value = entry.get("subject") if isinstance(entry, dict) else None
-    return "" if value is None or value != value else str(value).strip()  # NaN differs from itself
-
-
-def _with_subject(case: Case, entry: object, where: str, *, must_say: bool) -> Case:
-    """Set the subject of a case to that of its entry; add a problem if it has none while others have, or it is invalid."""
-    subject = _subject_under(entry)
-    problem: DataError | None = None
-    if subject:
-        try:
-            subject = check_case_name(subject, source=f"{where}, key subject")
-        except DataError as error:
-            subject, problem = case.subject, error
-    elif must_say:
-        problem = DataError(
-            f"case {case.name}: its entry has no `subject`, while other entries have",
-            expected="a subject in each entry, or in none",
-            remedy="add it",
-        )
-    may_have_problem = case.problem is None or isinstance(case.problem, NoMaskError)
-    return replace(
-        case, subject=subject or case.subject, problem=problem if problem and may_have_problem else case.problem
-    )
-
-
 def testing_of(path: Path) -> list[Any]:
     """Return the entries for testing of a file."""
     return _parts_of(read_json(path))["testing"] or []
@@ -256,7 +192,7 @@ def case_for_testing(entry: Any, config: DataConfig, root: Path) -> Case:
     paths = [root / (f if (root / f).exists() else f.replace("\\", "/")) for f in files]
     images = tuple(Files((find_in_any_form(p),)) for p in paths)
     subject = subject if config.subject_pattern and problem is None else ""
-    return Case(name, _subject_under(entry) or subject, images, None)
+    return Case(name, subject_under(entry) or subject, images, None)
 
 
 def _names_of(entries: list[Any], root: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +25,20 @@ from medhybrid.data.layouts.case import (
     named_case,
     read_json,
     strip_suffix,
+    subject_of,
 )
 from medhybrid.data.layouts.datalist import case_for_testing, testing_of
+from medhybrid.data.layouts.entry_keys import (
+    notes_on_unused_keys,
+    part_under,
+    split_key,
+    subject_under,
+    with_fold,
+    with_part,
+    with_subject,
+)
 from medhybrid.data.layouts.nnunet_list import NUMBER, ListedPair, listed_pairs, notes_on_other_list
+from medhybrid.data.layouts.parts import fold_or_part
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 
@@ -79,11 +91,36 @@ def list_nnunet(config: DataConfig, root: Path) -> Listing:
         problem = problem or missing_channels(config, name, found, "imagesTr")
         cases.append(Case(good, subject, found, mask, problem=problem, is_labelled=mask is not None))
     taken |= {s for n in beyond for s in _stems_of(n, images, len(config.channels)) if s}
-    used = {p for c in cases if c.mask for p in c.mask.paths}
+    cases, held, on_keys = _by_keys(cases, listed[0]) if listed else (cases, [], [])
+    used = {p for c in (*cases, *held) if c.mask for p in c.mask.paths}
     unused = [paths[0].name for paths in masks.values() if not used & {*paths}] if listed else []
-    notes = [*_notes_on_list(unused, listed[1] if listed else []), *_notes(images, taken, config, root)]
+    notes = [*_notes_on_list(unused, listed[1] if listed else []), *_notes(images, taken, config, root), *on_keys]
     notes += notes_on_other_list(root)
-    return Listing(tuple(cases), tuple(notes), tuple(_testing(config, root)))
+    return Listing(tuple(cases), tuple(notes), (*held, *_testing(config, root)))
+
+
+def _by_keys(cases: Sequence[Case], pairs: Mapping[str, ListedPair]) -> tuple[list[Case], list[Case], list[Note]]:
+    """Return the cases with the subject and fold of their entries, the cases that these keep for testing, and notes."""
+    name = "dataset.json"
+    pairs = dict(sorted(pairs.items(), key=lambda item: item[1].number))
+    split = split_key([p.entry for p in pairs.values()], name)
+    has_subjects = any(subject_under(p.entry) for p in pairs.values())
+    told: list[tuple[Case, str | None]] = []
+    for case in cases:
+        pair = pairs.get(case.name)
+        if pair is None:
+            told.append((case, None))
+            continue
+        case = with_fold(case, pair.entry)
+        case = with_subject(case, pair.entry, f"{name}, entry {pair.number}", must_say=has_subjects)
+        part = part_under(split, pair.entry)
+        told.append((with_part(case, part, split, bool(split)), part))
+    held = [c for c, part in told if part == "test"]
+    taken, notes = fold_or_part([(c, part) for c, part in told if part != "test"], split, name)
+    notes += notes_on_unused_keys([p.entry for p in pairs.values()], split, name)
+    if held:
+        notes.append(Note(name, f"{len(held)} cases for testing are skipped"))
+    return taken, held, notes
 
 
 def channel_numbers(root: Path) -> int:
@@ -128,10 +165,19 @@ def _notes_on_list(unused: Sequence[str], doubled: Sequence[str]) -> list[Note]:
     return notes
 
 
-def tests_in_folder(root: Path) -> list[Case]:
-    """Return the scans of `imagesTs`, with a case for each file. Their subjects are unknown."""
-    files = [p for paths in _by_stem(root / "imagesTs").values() for p in paths]
-    return [Case(p.name, "", (Files((p,)),), None) for p in files]
+def tests_in_folder(config: DataConfig, root: Path) -> list[Case]:
+    """Return the scans of `imagesTs`, with a case for each file. Their subjects are unknown without `data.subject_pattern`."""
+    files = [(stem, p) for stem, paths in _by_stem(root / "imagesTs").items() for p in paths]
+    return [Case(p.name, _subject_of_test(config, stem), (Files((p,)),), None) for stem, p in files]
+
+
+def _subject_of_test(config: DataConfig, stem: str) -> str:
+    """Return the subject in the name of a scan for testing; empty if it is unknown."""
+    if config.subject_pattern is None:
+        return ""
+    with suppress(DataError):
+        return subject_of(config, NUMBER.sub("", stem))
+    return ""
 
 
 def _testing(config: DataConfig, root: Path) -> list[Case]:

@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,20 @@ NUMBER = re.compile(r"_(\d{4})$")
 
 @dataclass(frozen=True, slots=True)
 class ListedPair:
-    """Mask of a case in the list, if it exists, with a problem if the case cannot be used."""
+    """Mask of a case in the list, if it exists, with a problem if the case cannot be used.
+
+    Attributes
+    ----------
+    entry : object
+        The entry of the list, which may have a subject, a fold and a part.
+    number : int
+        Number of the entry, from 1.
+    """
 
     mask: Files | None
     problem: DataError | None = None
+    entry: object = None
+    number: int = 0
 
 
 def training_of(root: Path) -> list[Any] | None:
@@ -77,8 +87,8 @@ def listed_pairs(root: Path, images: Mapping[str, object]) -> tuple[dict[str, Li
                     found=ascii(image)[:100],
                     remedy="move the images there, or list the files in a table (layout csv)",
                 )
-        pair = _pair_of(root, name, label, problem)
-        text = json.dumps([_plain(image), _plain(label)])
+        pair = replace(_pair_of(root, name, label, problem), entry=entry, number=i)
+        text = json.dumps([_plain(image), _plain(label), _other_keys(entry)], sort_keys=True, default=str)
         if name in found and texts[name] == text:
             doubled.append(name)
             continue
@@ -124,6 +134,10 @@ def _case_of(image: str, images: Mapping[str, object]) -> str:
 
 def _folder_of(image: str) -> str:
     return Path(image.replace("\\", "/")).parent.name
+
+
+def _other_keys(entry: object) -> dict[str, object]:
+    return {k: v for k, v in entry.items() if k not in ("image", "label")} if isinstance(entry, dict) else {}
 
 
 def _plain(path: object) -> object:
