@@ -609,6 +609,14 @@ def test_two_spellings_of_a_subject_are_unified(tmp_path: Path, spellings: tuple
     assert [n.where for n in listing.notes] == ["subjects"]
 
 
+@pytest.mark.parametrize("text", ['{"training": [], "training": []}', '{"labels": {"x": 1, "x": 2}, "training": []}'])
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
+    save_nifti(tmp_path / "imagesTr" / "a.nii.gz", IMAGE)
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match="a key that stands twice"):
+        list_dataset(config(tmp_path))
+
+
 def listed(n: int) -> list[dict[str, str]]:
     return [{"image": f"img/c{i}.nii", "label": f"lab/c{i}.nii"} for i in range(n)]
 

@@ -213,10 +213,20 @@ def path_inside(root: Path, relative: object) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file in UTF-8, UTF-16 or UTF-32; raise `DataError` if it cannot be read."""
+    """Read a JSON file in UTF-8, UTF-16 or UTF-32; raise `DataError` if it cannot be read, or has a key twice."""
     try:
         check_file(path)
         content = path.read_bytes()
-        return json.loads(content.decode(json.detect_encoding(content)))
+        return json.loads(content.decode(json.detect_encoding(content)), object_pairs_hook=_without_doubled_keys)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{printable_path(path)} cannot be read as JSON", found=str(error)) from error
+
+
+def _without_doubled_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raise `ValueError` for a key that it has twice, of which Python would drop the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [k for k, _ in pairs]
+        doubled = sorted({k for k in names if names.count(k) > 1})
+        raise ValueError(f"a key that stands twice in one object: {ascii(', '.join(doubled))[:100]}")
+    return found
