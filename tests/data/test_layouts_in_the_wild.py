@@ -453,6 +453,16 @@ def test_a_split_column_excludes_cases_for_testing(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("words", "kept"), [("train", ["a"]), ("", ["a", "t"]), ("other", ["a", "t"])])
+def test_a_column_with_words_for_parts_alone_is_the_split_under_any_name(
+    tmp_path: Path, words: str, kept: list[str]
+) -> None:
+    rows = [("a", words or "x"), ("t", "test")]
+    write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "train_test": word} for c, word in rows])
+
+    assert usable(list_cases(config(tmp_path))) == kept
+
+
 def test_cases_that_share_a_subject_or_image_with_testing_do_not_train(tmp_path: Path) -> None:
     lines = [("a", "p1", "a", "Training set"), ("b", "P1 ", "b", "test set"), ("c", "p2", "c", "hold-out")]
     lines += [("d", "p3", "../d/c", "train"), ("e", "p4", "e", "training"), ("f", "p5", "f", "validation_set")]

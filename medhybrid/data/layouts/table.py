@@ -41,7 +41,8 @@ def _lists_cases(path: Path, config: DataConfig) -> bool:
     return has_column(path, "case") and any(has_column(path, n) for n in ("mask", *(c.name for c in config.channels)))
 
 
-def _is_blank(text: str) -> bool:
+def is_blank(text: str) -> bool:
+    """Return whether a cell is empty, or has a word for it."""
     return not text or text.casefold() in EMPTY_WORDS
 
 
@@ -62,9 +63,9 @@ def list_table(config: DataConfig, root: Path) -> Listing:
             found=", ".join(c for c in table.columns if c),
             remedy="add them; if the table is not a list of cases, set data.layout to nnunet, decathlon or studies",
         )
-    split = _split_column(table, config, printable_path(path.name))
+    split = split_column(table, [c.name for c in config.channels], printable_path(path.name))
     subject = table.column("subject")
-    has_subjects = subject is not None and not all(_is_blank(row[subject]) for _, row in table.rows)
+    has_subjects = subject is not None and not all(is_blank(row[subject]) for _, row in table.rows)
     cases: list[tuple[Case, str | None]] = []
     testing: list[Case] = []
     rows = _without_repetitions(table, config, split)
@@ -108,19 +109,22 @@ def _without_repetitions(table: Table, config: DataConfig, split: str) -> list[t
     return list(first.values())
 
 
-def _split_column(table: Table, config: DataConfig, name: str) -> str:
+def split_column(table: Table, channels: Sequence[str], name: str) -> str:
     """Return the column that assigns cases to training, validation and testing; empty without such a column.
+
+    A column of another name counts if all of its cells are words for parts, and one of them is for testing.
 
     Raises
     ------
     DataError
         If a cell has another word, or a second such column contradicts it.
     """
-    channels = {c.name.casefold() for c in config.channels}
-    columns = [c for name in SPLIT_NAMES if name not in channels and (c := table.column(name)) is not None]
+    taken = {c.casefold() for c in channels}
+    columns = [c for name in SPLIT_NAMES if name not in taken and (c := table.column(name)) is not None]
+    columns += [c for c in table.columns if c and c not in columns and _has_parts_alone(table, c)]
     found = [c for c in columns if any(part_of(row[c]) for _, row in table.rows)]
     for line, row in table.rows:
-        if found and not _is_blank(row[found[0]]) and part_of(row[found[0]]) is None:
+        if found and not is_blank(row[found[0]]) and part_of(row[found[0]]) is None:
             raise DataError(
                 f"{name}: line {line} has no valid `{found[0]}`",
                 expected=f"train, val or test in the column `{found[0]}`, as in other lines",
@@ -135,6 +139,13 @@ def _split_column(table: Table, config: DataConfig, name: str) -> str:
                 remedy="correct the line, or rename the column that should be ignored",
             )
     return found[0] if found else ""
+
+
+def _has_parts_alone(table: Table, column: str) -> bool:
+    """Return whether a column assigns lines to training or validation and to testing, and has no other words."""
+    words = [row[column] for _, row in table.rows if not is_blank(row[column])]
+    parts = {part_of(w) for w in words}
+    return None not in parts and "test" in parts and len(parts) > 1
 
 
 def _without_tests(cases: Sequence[Case], testing: Sequence[str]) -> list[Case]:
@@ -183,7 +194,7 @@ def _case_of(
 ) -> Case:
     def cell(name: str) -> str:
         text = _cell(row, table, name)
-        if name == "case" or not _is_blank(text):
+        if name == "case" or not is_blank(text):
             return text
         return text if name not in ("subject", "fold") and (path.parent / text).is_file() else ""
 
