@@ -1,8 +1,8 @@
 """Pairs of images and masks in folders without a list: parallel folders, files side by side, one folder per case.
 
 Each path is split into words. Words that every mask has and no image has (`masks`, `seg`, `derivatives`) are ignored, and so
-are words such as `images` that every image has and no mask has. An image belongs to the mask whose words it contains; its
-other words name the channel.
+are words such as `images` that every image has and no mask has. An image belongs to the mask whose words it contains in the
+same order; its other words name the channel.
 """
 
 from __future__ import annotations
@@ -92,6 +92,32 @@ TEST_WORDS = frozenset(
         "labelsts",
     }
 )
+DERIVED_WORDS = frozenset(
+    {
+        "pred",
+        "preds",
+        "prediction",
+        "predictions",
+        "predicted",
+        "output",
+        "outputs",
+        "result",
+        "results",
+        "inference",
+        "inferred",
+        "prob",
+        "probs",
+        "probability",
+        "probabilities",
+        "softmax",
+        "logits",
+        "uncertainty",
+        "heatmap",
+        "overlay",
+    }
+)
+"""Words of results of other models, which are no channels beside images."""
+
 WORD = re.compile(r"[^\W_]+")
 BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=(?:[Mm]ask|[Ss]eg|[Ll]abel|gt|GT)s?$)")
 """Borders of words within a name: `lungMask`, `001mask`."""
@@ -135,10 +161,15 @@ def find_pairs(root: Path) -> Pairs | None:
         if IMAGE_SUFFIX.search(p.name) or FLAT_SUFFIX.search(p.name)
     ]
     paths = [p for p in paths if not is_other_mask(_stem(p), ())]
-    testing = [p for p in paths if TEST_WORDS & {w for part in p.parts[:-1] for w in _words(part)}]
+    testing = [p for p in paths if any(_names_test(part) for part in p.parts[:-1])]
     paths = [p for p in paths if p not in set(testing)]
     masks = [p for p in paths if _names_mask(p)]
     images = [p for p in paths if p not in set(masks)]
+    results = [p for p in images if DERIVED_WORDS & set(_path_words(p))]
+    if len(results) < len(images):
+        images = [p for p in images if p not in set(results)]
+    else:
+        results = []
     if not masks or not images:
         return None
     words = {p: _path_words(p) for p in paths}
@@ -146,7 +177,7 @@ def find_pairs(root: Path) -> Pairs | None:
     of_images = (_common([words[p] for p in images]) & IMAGE_WORDS) - _any([words[p] for p in masks])
     mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
     image_keys = {p: [w for w in words[p] if w not in of_images] for p in images}
-    assigned = _assign(mask_keys, image_keys)
+    assigned = _assign(mask_keys, image_keys, _common([words[p] for p in images]))
     found = {m: found for m, found in assigned.items() if found}
     if not found:
         return None
@@ -154,6 +185,8 @@ def find_pairs(root: Path) -> Pairs | None:
     most = max(several.values())
     channels = {n: c for n, c in several.items() if c >= MIN_SHARE * most}
     left_out = [f"{len(testing)} files in folders for testing"] if testing else []
+    if results:
+        left_out.append(f"{len(results)} files that look like results of a model, such as {results[0]}")
     left_out += [f"{n}: only {c} of {len(found)} cases have it" for n, c in several.items() if n not in channels]
     if alone := [m for m in masks if m not in found]:
         left_out.append(f"{len(alone)} masks without an image, such as {alone[0]}")
@@ -178,8 +211,16 @@ def _pairs(
     return tuple(pairs)
 
 
-def _assign(masks: dict[Path, list[str]], images: dict[Path, list[str]]) -> dict[Path, dict[str, Path]]:
-    """Return channels and images of each mask: the mask with the most words that the image has all of."""
+def _assign(
+    masks: dict[Path, list[str]], images: dict[Path, list[str]], shared: set[str]
+) -> dict[Path, dict[str, Path]]:
+    """Return channels and images of each mask: the mask with the most words that the image has all of, in their order.
+
+    Parameters
+    ----------
+    shared : set of str
+        Words of all images, which tell no cases apart.
+    """
     by_word: dict[str, set[Path]] = {}
     for mask, key in masks.items():
         for word in key or [""]:
@@ -187,9 +228,7 @@ def _assign(masks: dict[Path, list[str]], images: dict[Path, list[str]]) -> dict
     assigned: dict[Path, dict[str, Path]] = {m: {} for m in masks}
     for image, key in sorted(images.items()):
         counts = Counter(m for w in {*key, ""} for m in by_word.get(w, ()))
-        fitting = [
-            m for m, n in counts.items() if n >= len(set(masks[m]) or {""}) and not Counter(masks[m]) - Counter(key)
-        ]
+        fitting = [m for m, n in counts.items() if n >= len(set(masks[m]) or {""}) and _fits(masks[m], key, shared)]
         if not fitting:
             continue
         best = max(len(masks[m]) for m in fitting)
@@ -203,6 +242,24 @@ def _assign(masks: dict[Path, list[str]], images: dict[Path, list[str]]) -> dict
         name = "_".join(spelt.get(w, w) for w in rest.elements())
         assigned[chosen[0]].setdefault(name or "image", image)
     return assigned
+
+
+def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
+    """Return whether an image has all words of a mask in their order, and no other number among the numbers of the mask.
+
+    Otherwise visit 2 of patient 1 would get the mask of visit 1 of patient 2 (`p_1_2` and `p_2_1`).
+    """
+    words = iter(image)
+    if not all(w in words for w in mask):  # each search starts after the word found before
+        return False
+    numbers = [w for w in mask if w.isdecimal()]
+    return [w for w in image if w.isdecimal() and (w in mask or w not in shared)][: len(numbers)] == numbers
+
+
+def _names_test(folder: str) -> bool:
+    """Return whether a folder is for testing. A `Ts` within a word is none: `BraTS`."""
+    spelt = {w for w in _words(folder) if w != "ts"}
+    return bool(TEST_WORDS & (spelt | set(WORD.findall(folder.lower()))))
 
 
 def _names_mask(path: Path) -> bool:
