@@ -125,7 +125,7 @@ def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], s
         known = {_normalise(c.name): c.name for c in cases}
         folds = [
             Fold(train=_named_alike(f.train, known), validation=_named_alike(f.validation, known))
-            for f in _read_folds(path)
+            for f in read_folds(path)
         ]
         check_folds(folds, cases, str(path))
         return folds, path.name
@@ -173,7 +173,7 @@ def _notes_on_files(config: DataConfig) -> list[Note]:
     """Return notes on duplicate names in the file of folds, and on an unused file of folds of nnU-Net."""
     path = splits_file(config)
     if path is not None:
-        sides = [side for f in _read_folds(path) for side in (f.train, f.validation)]
+        sides = [side for f in read_folds(path) for side in (f.train, f.validation)]
         doubled = sorted({n for side in sides for n, count in Counter(map(_normalise, side)).items() if count > 1})
         message = f"{len(doubled)} names are duplicates on a side of a fold; each is used once"
         return [Note(path.name, message, _shown(doubled))] if doubled else []
@@ -184,7 +184,8 @@ def _notes_on_files(config: DataConfig) -> list[Note]:
     ]
 
 
-def _read_folds(path: Path) -> list[Fold]:
+def read_folds(path: Path) -> list[Fold]:
+    """Read the folds of a file; raise `DataError` if it is damaged."""
     try:
         listed = read_json(path)
         if not listed:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medhybrid.data.even_sample import sample_step
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
+from medhybrid.draft.segments import names_in_mask
 from medhybrid.errors import MedHybridError
 from medhybrid.geometry import spacing_mm
 from medhybrid.scans.reader import read_scan
@@ -108,7 +109,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         except (MedHybridError, OSError, ValueError) as error:
             remarks.append(f"{case.name} cannot be read: {error}"[:200])
             continue
-        n_voxels += mask.size
+        n_voxels += int(np.prod(grid[1]))
         values.append(image)
         spacings.append(grid[0])
         shapes.append(grid[1])
@@ -151,6 +152,8 @@ def _values_of(channel: NDArray[np.generic]) -> ChannelValues:
 
 def _mask_of(case: Case) -> tuple[NDArray[np.generic], float]:
     if case.mask is None:
+        return np.zeros(0, np.uint8), 0.0
+    if names_in_mask(case.mask.paths[0]):  # its values differ between files
         return np.zeros(0, np.uint8), 0.0
     scan = read_scan(case.mask.paths[0], case=case.name, part=case.mask.part)
     return round_labels(scan.array[0]), scan.grid.voxel_ml

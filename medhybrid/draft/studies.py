@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from medhybrid.draft.segments import count_names
 from medhybrid.errors import MedHybridError
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.references import KINDS, reference_names
@@ -80,14 +82,11 @@ def _modality(found: Counter[str]) -> str:
 
 
 def _labels(masks: list[ScanEntry]) -> tuple[dict[str, int], int]:
-    counts: Counter[str] = Counter()
-    unread = 0
+    found: list[list[str]] = []
     for entry in masks:
-        try:
-            counts.update(reference_names(entry.paths[0]))
-        except MedHybridError:
-            unread += 1
-    return dict(counts), unread
+        with suppress(MedHybridError):
+            found.append(reference_names(entry.paths[0]))
+    return count_names(found), len(masks) - len(found)
 
 
 def _channels(studies: list[list[ScanEntry]]) -> tuple[list[str], dict[str, str], list[str]]:

@@ -11,10 +11,13 @@ from medhybrid.config import ChannelConfig, DataConfig
 from medhybrid.data.layouts import Case, Files, list_dataset, recognise
 from medhybrid.data.layouts.datalist import json_files
 from medhybrid.data.layouts.nnunet import channel_numbers
+from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import find_tables
+from medhybrid.data.splits import NNUNET_SPLITS, SPLITS, read_folds
 from medhybrid.draft.json_names import JsonNames, read_names
 from medhybrid.draft.pairs import Pairs, find_pairs
 from medhybrid.draft.samples import Samples, read_samples
+from medhybrid.draft.segments import count_segments, median_volumes_ml
 from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import table_of_cases
@@ -68,6 +71,8 @@ class Draft:
         Value of voxels whose label is unknown.
     remarks : tuple of str
         Values that the draft could not determine, and files that it does not use.
+    splits : str
+        File of folds for `data.splits`; empty for the default.
     """
 
     name: str
@@ -76,7 +81,7 @@ class Draft:
     source: str
     channels: tuple[DraftChannel, ...]
     labels: tuple[DraftLabel, ...]
-    n_cases: int
+    cases: tuple[str, ...]
     n_sampled: int
     subject_pattern: str | None
     subject_reason: str
@@ -87,6 +92,12 @@ class Draft:
     remarks: tuple[str, ...] = ()
     median_spacing_mm: tuple[float, ...] = ()
     median_shape: tuple[int, ...] = ()
+    splits: str = ""
+
+    @property
+    def n_cases(self) -> int:
+        """Return the number of cases that can be used."""
+        return len(self.cases)
 
 
 def draft_study(root: Path, *, name: str = "") -> Draft:
@@ -110,13 +121,15 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         if rules is not None:
             return _draft_studies(chosen, root, rules)
         if (pairs := find_pairs(root)) is not None:
-            return _draft_pairs(chosen, root, pairs)
+            return _with_folds(_draft_pairs(chosen, root, pairs))
         raise _nothing_found(root)
     if layout == "csv":
         table = table_of_cases(root)
         channels = tuple(table.channels)
         base = _draft(chosen, root, "csv", table.source, channels, names, lines=table.lines, optional=table.optional)
-        return replace(base, table=table.lines, remarks=(*base.remarks, *table.left_out))
+        if table.subject:
+            base = replace(base, subject_pattern=None, subject_reason=f"the table's column {table.subject!r}")
+        return _with_folds(replace(base, table=table.lines, remarks=(*base.remarks, *table.left_out)))
     channels = names.channels if names and names.channels else ()
     n_files = channel_numbers(root) if layout == "nnunet" else len(channels)
     remarks: tuple[str, ...] = ()
@@ -128,7 +141,21 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         channels = tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(n_files))
     source = names.path.name if names else "imagesTr and labelsTr"
     base = _draft(chosen, root, layout, source, _unique(channels or ("image",)), names)
-    return replace(base, remarks=(*remarks, *base.remarks))
+    return _with_folds(replace(base, remarks=(*remarks, *base.remarks)))
+
+
+def _with_folds(draft: Draft) -> Draft:
+    """Return a draft with the dataset's file of folds, if it is not the one that `data.splits` names by default."""
+    found = [draft.root / n for n in (SPLITS, NNUNET_SPLITS) if (draft.root / n).is_file()]
+    if not found or (found[0].name == SPLITS and not draft.table):
+        return draft
+    names = {n for fold in read_folds(found[0]) for n in (*fold.train, *fold.validation)}
+    if unknown := sorted(names - set(draft.cases)):
+        message = (
+            f"the folds of {found[0].name} are not used: {len(unknown)} of its names are no cases, such as {unknown[0]}"
+        )
+        return replace(draft, remarks=(*draft.remarks, message))
+    return replace(draft, splits=str(found[0]) if draft.table else found[0].name)
 
 
 def _has_table_of_cases(root: Path) -> bool:
@@ -165,10 +192,9 @@ def _draft(
         channels = _unique(
             tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(samples.n_channels))
         )
-    labels, remarks = _labels(names, samples)
+    segments = count_segments(cases)
+    labels, remarks = _labels_by_name(segments, len(cases)) if segments else _labels(names, samples)
     pattern, reason = subject_pattern([c.name for c in cases])
-    if any(c.subject != c.name for c in cases) and layout == "csv":
-        pattern, reason = None, "the table's column `subject`"
     return Draft(
         name=name,
         root=root,
@@ -178,8 +204,8 @@ def _draft(
             DraftChannel(c, *samples.modality(i, c), is_optional=c in optional) for i, c in enumerate(channels)
         ),
         labels=labels,
-        n_cases=len(cases),
-        n_sampled=samples.n_read,
+        cases=tuple(c.name for c in cases),
+        n_sampled=len(cases) if segments else samples.n_read,
         subject_pattern=pattern,
         subject_reason=reason,
         ignore_value=names.ignore_value if names else None,
@@ -222,14 +248,16 @@ def _left_out(cases: Sequence[Case]) -> tuple[str, ...]:
 
 def _cases_of_lines(root: Path, lines: Sequence[Sequence[str]], channels: tuple[str, ...]) -> list[Case]:
     header = list(lines[0])
-    place = {c: header.index(c) for c in (*channels, "case", "subject", "mask")}
+    place = {c: header.index(c) for c in (*channels, "case", "mask")}
 
     def files(row: Sequence[str], column: str) -> Files | None:
         return Files((root / row[place[column]],)) if row[place[column]] else None
 
+    part = header.index("split") if "split" in header and "split" not in channels else None
     return [
-        Case(row[place["case"]], row[place["subject"]], tuple(files(row, c) for c in channels), files(row, "mask"))
+        Case(row[place["case"]], "", tuple(files(row, c) for c in channels), files(row, "mask"))
         for row in lines[1:]
+        if part is None or part_of(row[part]) != "test"
     ]
 
 
@@ -254,9 +282,17 @@ def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel
         found.append(
             DraftLabel(name, values, len(by_case), float(sorted(by_case)[len(by_case) // 2]) if by_case else 0.0)
         )
+    if any(len(d.values) > 1 for d in found):  # in the label map, a later region is drawn over an earlier one
+        found.sort(key=lambda d: -len(d.values))
     if absent := [d.name for d in found if not d.n_cases]:
         remarks.append(f"not in the {samples.n_read} sampled masks: {', '.join(absent[:8])}")
     return tuple(found), remarks
+
+
+def _labels_by_name(segments: dict[str, int], n_cases: int) -> tuple[tuple[DraftLabel, ...], list[str]]:
+    """Return a label for each segment: masks with segments are read by their names."""
+    labels = tuple(DraftLabel(n, (i,), count) for i, (n, count) in enumerate(segments.items(), start=1))
+    return labels, [f"the labels are the segments in the {n_cases} masks; their values are free"]
 
 
 def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
@@ -291,6 +327,9 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
     )
     listed = list_dataset(config).cases
     cases = [c for c in listed if c.problem is None]
+    sizes = median_volumes_ml(cases, rules.labels, config)
+    # voxels in several segments get the last label, so that a lesion in an organ stays a lesion
+    ordered = sorted(rules.labels, key=lambda n: -sizes.get(n, 0.0))
     return Draft(
         name=name,
         root=root,
@@ -300,8 +339,8 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
             DraftChannel(c, m, "Modality in the DICOM headers")
             for c, m in zip(rules.channels, rules.modalities, strict=True)
         ),
-        labels=tuple(DraftLabel(n, (i,), count) for i, (n, count) in enumerate(rules.labels.items(), start=1)),
-        n_cases=len(cases),
+        labels=tuple(DraftLabel(n, (i,), rules.labels[n], sizes.get(n, 0.0)) for i, n in enumerate(ordered, start=1)),
+        cases=tuple(c.name for c in cases),
         n_sampled=rules.n_masks,
         subject_pattern=None,
         subject_reason="each folder of the dataset is a subject",

@@ -9,35 +9,37 @@ from pathlib import Path
 
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.case import FLAT_SUFFIX
-from medhybrid.data.layouts.table import find_tables
+from medhybrid.data.layouts.parts import part_of
+from medhybrid.data.layouts.table import find_tables, is_blank, split_column
 from medhybrid.draft.pairs import MASK_WORDS
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
 from medhybrid.tables import Table, read_table
 
-CASE_WORDS = ("case", "case_id", "caseid", "id", "name", "scan", "image_id", "study", "uid")
+CASE_WORDS = ("case", "caseid", "casename", "id", "name", "scan", "scanid", "imageid", "study", "studyid", "uid")
 SUBJECT_WORDS = (
-    "subject",
-    "subject_id",
-    "subjectid",
-    "patient",
-    "patient_id",
-    "patientid",
-    "participant",
-    "participant_id",
-    "pid",
+    *("subject", "subjectid", "subjectname", "subj", "subjid", "patient", "patientid", "patientname", "pat", "patid"),
+    *("participant", "participantid", "pid", "mrn"),
 )
+"""Names of columns in lower case, without spaces and separators, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaseTable:
-    """Lines of a table of cases with absolute paths; no lines if the dataset's table can be used as it is."""
+    """Lines of a table of cases with absolute paths; no lines if the dataset's table can be used as it is.
+
+    Attributes
+    ----------
+    subject : str
+        Column of the dataset's table with the subjects; empty without one.
+    """
 
     source: str
     channels: tuple[str, ...]
     lines: list[list[str]]
     optional: frozenset[str] = frozenset()
     left_out: tuple[str, ...] = ()
+    subject: str = ""
 
 
 def table_of_cases(root: Path) -> CaseTable:
@@ -66,31 +68,46 @@ def table_of_cases(root: Path) -> CaseTable:
 
 
 def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[str]) -> CaseTable:
-    case = next((c for w in CASE_WORDS if (c := table.column(w)) is not None), None)
-    subject = next((c for w in SUBJECT_WORDS if (c := table.column(w)) is not None), None)
-    optional = frozenset(c for c in images if any(not row[c] for _, row in table.rows))
+    case, subject = (_column_named(table, words, [mask, *images]) for words in (CASE_WORDS, SUBJECT_WORDS))
+    fold = table.column("fold")
+    split = split_column(table, images, printable_path(path.name))
+    optional = frozenset(c for c in images if any(is_blank(row[c]) for _, row in table.rows))
     optional = optional if len(optional) < len(images) else frozenset(images[1:])
-    if case == "case" and mask == "mask" and subject in (None, "subject"):
-        return CaseTable(path.name, tuple(images), [], optional)
+    known = [table.column(name) for name in ("case", "mask", "subject")]
+    if case is not None and [case, mask, subject] == known:
+        return CaseTable(path.name, tuple(images), [], optional, subject=subject or "")
     names = [row[case] for _, row in table.rows] if case else []
     if len(set(names)) != len(table.rows) or not all(names):
         names = [_name_of(row, images) for _, row in table.rows]
     if len(set(names)) != len(names):
         names = [f"{n}_{i}" for i, n in enumerate(names, start=1)]
-    lines = [["case", "subject", "mask", *images]]
+    kept = {"subject": subject, "fold": fold, "split": split}
+    others = {name: column for name, column in kept.items() if column and name not in images}
+    lines = [["case", *others, "mask", *images]]
     left_out = 0
     for name, (_, row) in zip(names, table.rows, strict=True):
-        if not row[mask] or not any(row[c] for c in images):
+        is_test = bool(split) and part_of(row[split]) == "test"  # kept without mask, too: its subject must not train
+        if (is_blank(row[mask]) and not is_test) or all(is_blank(row[c]) for c in images):
             left_out += 1
             continue
-        files = [str(path.parent / row[c]) if row[c] else "" for c in (mask, *images)]
-        lines.append([name, (row[subject] if subject else "") or name, *files])
-    remarks = (f"{left_out} lines without an image or a mask",) if left_out else ()
-    return CaseTable(path.name, tuple(images), lines, optional, remarks)
+        files = ["" if is_blank(row[c]) else str(path.parent / row[c]) for c in (mask, *images)]
+        lines.append([name, *(row[column] for column in others.values()), *files])
+    remarks: tuple[str, ...] = (f"{left_out} lines without an image or a mask",) if left_out else ()
+    if subject and (n := sum(is_blank(row[subject]) for _, row in table.rows)) not in (0, len(table.rows)):
+        remarks += (f"{n} lines without {subject} are skipped, while other lines have one: fill the cells",)
+    if unused := [c for c in table.columns if c and c not in (case, mask, *others.values(), *images)]:
+        remarks += (f"{len(unused)} columns of {printable_path(path.name)} are not used: {', '.join(unused)[:200]}",)
+    return CaseTable(path.name, tuple(images), lines, optional, remarks, subject or "")
+
+
+def _column_named(table: Table, words: Sequence[str], files: Sequence[str]) -> str | None:
+    """Return the first column that has one of some names, apart from columns of files; None without one."""
+    plain = {re.sub(r"[\W_]+", "", c.casefold()): c for c in reversed(table.columns) if c and c not in files}
+    return next((plain[w] for w in words if w in plain), None)
 
 
 def _name_of(row: dict[str, str], images: Sequence[str]) -> str:
-    path = Path(next((row[c] for c in images if row[c]), "case").replace("\\", "/"))
+    path = Path(next((row[c] for c in images if not is_blank(row[c])), "case").replace("\\", "/"))
     return name_from_path(Path(IMAGE_SUFFIX.sub("", FLAT_SUFFIX.sub("", path.name))))
 
 
@@ -98,7 +115,7 @@ def _file_columns(table: Table, folder: Path) -> list[str]:
     """Return the columns whose cells are files or folders, for at least half of the lines."""
     found = []
     for column in table.columns:
-        cells = [row[column] for _, row in table.rows if column and row.get(column)]
+        cells = [row[column] for _, row in table.rows if column and not is_blank(row.get(column, ""))]
         if cells and sum(_is_file(folder, c) for c in cells) >= len(cells) / 2 and len(cells) >= len(table.rows) / 5:
             found.append(column)
     return found

@@ -50,6 +50,8 @@ def config_text(draft: Draft, root: Path, *, minutes: float | None = None) -> st
         lines += _rules(draft)
     pattern = "null" if draft.subject_pattern is None else _text(draft.subject_pattern)
     lines.append(f"  subject_pattern: {pattern}  # {_plain(draft.subject_reason)}")
+    if draft.splits:
+        lines.append(f"  splits: {_text(draft.splits)}  # the folds of the dataset")
     if minutes is not None:
         lines += ["", "training:", f"  max_minutes: {minutes:g}  # the plan uses this time"]
     return "\n".join(lines) + "\n"
@@ -70,7 +72,7 @@ def _rules(draft: Draft) -> list[str]:
     lines += [f"    {_text(c)}: {_text(p)}" for c, p in draft.rules.channel_map.items()]
     if draft.rules.has_others:
         lines.append("  other_segments: ignore  # segments that are not labels are background")
-    lines.append("  overlaps: last  # voxels in several segments get the last of these labels")
+    lines.append("  overlaps: last  # voxels in several segments get the last of these labels, the smallest")
     return lines
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from medhybrid.config import StudyConfig
 from medhybrid.data.layouts import list_dataset
+from medhybrid.data.splits import load_folds
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.errors import DataError, OutputError
 from medhybrid.steps.init import config_for_data, init_study
@@ -73,6 +74,45 @@ def test_regions_and_ignore_of_nnunet_are_taken(tmp_path: Path) -> None:
     assert config.data.regions == {"whole": (1, 4), "core": (4,)}
     assert config.data.labels == {"whole_rest": 1, "core": 4}
     assert config.data.ignore_value == 5
+
+
+def test_regions_are_ordered_so_that_none_is_drawn_over_one_inside_it(tmp_path: Path) -> None:
+    write_pair(tmp_path / "d", "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    labels = {"background": 0, "core": 4, "whole": [1, 4], "all": [1, 4, 5]}
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": labels}))
+
+    assert list(drafted(tmp_path / "d").data.regions) == ["all", "whole", "core"]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "name", "splits"),
+    [
+        ("images/{c}.nii.gz", "masks/{c}.nii.gz", "splits.json", "{root}/splits.json"),
+        ("imagesTr/{c}_0000.nii.gz", "labelsTr/{c}.nii.gz", "splits_final.json", "splits_final.json"),
+        ("imagesTr/{c}_0000.nii.gz", "labelsTr/{c}.nii.gz", "splits.json", "splits.json"),
+    ],
+)
+def test_folds_of_the_dataset_are_used(tmp_path: Path, image: str, mask: str, name: str, splits: str) -> None:
+    root = tmp_path / "d"
+    for i, c in enumerate("abc"):
+        write_pair(root, image.format(c=c), mask.format(c=c), i)
+    (root / name).write_text(json.dumps([{"train": ["a", "b"], "val": ["c"]}]))
+
+    config = drafted(root)
+    (fold,) = load_folds(config.data, list_dataset(config.data).cases)[0]
+
+    assert config.data.splits == splits.format(root=root)
+    assert (fold.train, fold.validation) == (("a", "b"), ("c",))
+
+
+def test_folds_of_other_names_are_not_used_and_named(tmp_path: Path) -> None:
+    write_pair(tmp_path / "d", "images/a.nii.gz", "masks/a.nii.gz")
+    (tmp_path / "d" / "splits.json").write_text(json.dumps([{"train": ["x"], "val": ["y"]}]))
+
+    made = init_study(tmp_path / "d")
+
+    assert made.config.data.splits == "splits.json"
+    assert "the folds of splits.json are not used: 2 of its names are no cases, such as x" in made.draft.remarks
 
 
 def test_a_folder_without_list_gets_channels_by_number_and_labels_by_value(tmp_path: Path) -> None:
@@ -175,6 +215,9 @@ def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Pa
         ([f"hippocampus_{i:03d}" for i in range(12)], 12),
         (["glioma_CS_4941", "glioma_CS_4942", "glioma_DU_5849", "glioma_DU_5851"], 4),
         (["BraTS20_Training_001", "BraTS20_Training_002", "BraTS20_Training_003"], 3),
+        (["ses_01_sub_01_t1w", "ses_02_sub_01_t1w", "ses_01_sub_02_t1w"], 2),
+        (["p0_1_T1w", "p0_2_T1w", "p1_1_T1w", "p1_2_T1w"], 2),
+        (["p0", "p0_2", "p1", "p1_2", "p2"], 3),
     ],
 )
 def test_scans_of_one_person_are_found_by_their_names(names: list[str], subjects: int) -> None:

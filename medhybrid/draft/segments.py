@@ -1,0 +1,61 @@
+"""Names of the segments in the masks of a dataset: 3D Slicer's `.seg.nrrd`, DICOM SEG and RTSTRUCT.
+
+The values of such masks differ between files, so that labels are assigned by name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from medhybrid.config import DataConfig, ScansConfig
+from medhybrid.data.layouts import Case
+from medhybrid.data.layouts.dataset_names import joined_words
+from medhybrid.data.load import load_image
+from medhybrid.errors import MedHybridError
+from medhybrid.scans.dicom.references import read_masks, reference_kind, reference_names
+from medhybrid.scans.slicer_segments import segments_of_nrrd
+
+MAX_MEASURED = 4
+"""Number of cases in which segments are measured."""
+
+
+def count_segments(cases: Sequence[Case]) -> dict[str, int]:
+    """Return the names of all segments with the number of masks that have them."""
+    return count_names([names_in_mask(c.mask.paths[0]) for c in cases if c.mask is not None])
+
+
+def count_names(masks: Iterable[Sequence[str]]) -> dict[str, int]:
+    """Count the masks that have each segment; another spelling (`Tumor`, `tumour`) counts as the first one."""
+    spelling: dict[tuple[str, ...], str] = {}
+    counts: Counter[str] = Counter()
+    for names in masks:
+        counts.update({spelling.setdefault(joined_words(n), n) for n in names})
+    return {name: counts[name] for name in spelling.values()}
+
+
+def median_volumes_ml(cases: Sequence[Case], labels: Iterable[str], config: DataConfig) -> dict[str, float]:
+    """Return the median volume of each segment in a few DICOM SEG or RTSTRUCT masks; cases that cannot be read are skipped."""
+    known = {joined_words(n): n for n in labels}
+    found: dict[str, list[float]] = {}
+    for case in cases[:: max(1, len(cases) // MAX_MEASURED)][:MAX_MEASURED]:
+        with suppress(MedHybridError, OSError):
+            image = load_image(case, config, ScansConfig())
+            path = case.mask.paths[0] if case.mask is not None else Path()
+            names = [n for n in reference_names(path) if joined_words(n) in known]
+            for name, mask in read_masks(path, image, names).items():
+                found.setdefault(known[joined_words(name)], []).append(float(mask.sum()) * image.grid.voxel_ml)
+    return {name: float(np.median(volumes)) for name, volumes in found.items()}
+
+
+def names_in_mask(path: Path) -> list[str]:
+    """Return the names of the segments of a mask; empty for a mask of values, and for one that cannot be read."""
+    with suppress(MedHybridError, OSError):
+        if not path.is_file():
+            return []
+        return reference_names(path) if reference_kind(path) else list(segments_of_nrrd(path))
+    return []

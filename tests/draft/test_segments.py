@@ -1,0 +1,81 @@
+"""Masks of named segments give labels by name, and overlaps stay with the smallest segment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from medhybrid.config import ScansConfig
+from medhybrid.data.layouts import list_dataset
+from medhybrid.data.load import load_image, load_mask
+from medhybrid.draft.segments import count_names
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.steps.init import init_study
+from tests.scans.dicom.test_references import ellipse, write_rtstruct
+from tests.synthetic import AFFINE, save_nifti
+
+SHAPE = (12, 10, 8)
+
+
+def write_slicer_mask(path: Path, values: Mapping[str, int]) -> None:
+    """Write a segmentation of 3D Slicer on the grid of `AFFINE`; segment `tumor` is a block of 8 voxels, another one of 27."""
+    mask = np.zeros(SHAPE, np.uint8)
+    for name, value in values.items():
+        block = slice(1, 3) if name == "tumor" else slice(4, 7)
+        mask[block, block, block] = value
+    image = sitk.GetImageFromArray(mask.transpose(2, 1, 0))
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ AFFINE
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    for number, (name, value) in enumerate(values.items()):
+        image.SetMetaData(f"Segment{number}_Name", name)
+        image.SetMetaData(f"Segment{number}_LabelValue", str(value))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def test_labels_of_slicer_masks_are_their_names_though_values_differ(tmp_path: Path) -> None:
+    for i, values in enumerate(({"tumor": 1, "edema": 2}, {"edema": 1, "tumor": 2})):
+        save_nifti(tmp_path / "d" / f"c{i}/image.nii.gz", np.random.default_rng(i).normal(size=SHAPE))
+        write_slicer_mask(tmp_path / "d" / f"c{i}/mask.seg.nrrd", values)
+
+    data = init_study(tmp_path / "d", tmp_path / "study.yaml").config.data
+
+    assert data.labels == {"tumor": 1, "edema": 2}
+    for case in list_dataset(data).cases:
+        mask = load_mask(case, load_image(case, data, ScansConfig()), data, ScansConfig()).array
+        assert [int((mask == v).sum()) for v in data.labels.values()] == [8, 27]
+
+
+@pytest.mark.parametrize("lesion_first", [True, False])
+def test_a_lesion_inside_an_organ_keeps_its_voxels(tmp_path: Path, lesion_first: bool) -> None:
+    for i in range(2):
+        values = np.random.default_rng(i).integers(0, 900, (24, 20, 4))
+        folder = tmp_path / "d" / f"p{i}"
+        paths = write_mr_series(folder / "mr", values, np.eye(4), description="T1", study=f"s{i}", case=f"p{i}")
+        slices = [pydicom.dcmread(p) for p in paths]
+        outlines = {
+            "Lung" if i else "lung": [ellipse(s, (12, 10), (9, 8)) for s in slices],
+            "GTV": [ellipse(s, (12, 10), (3, 3)) for s in slices],
+        }
+        names = sorted(outlines, key=lambda n: (n == "GTV") is not lesion_first)
+        frame = slices[0].FrameOfReferenceUID
+        write_rtstruct(folder / "rt" / "rt.dcm", {n: outlines[n] for n in names}, frame=frame)
+
+    data = init_study(tmp_path / "d", tmp_path / "study.yaml").config.data
+
+    assert [n.casefold() for n in data.labels] == ["lung", "gtv"]
+    for case in list_dataset(data).cases:
+        mask = load_mask(case, load_image(case, data, ScansConfig()), data, ScansConfig()).array
+        assert int((mask == data.labels["GTV"]).sum()) == 4 * 29, "voxels within 3 voxels of the centre, on 4 slices"
+
+
+def test_spellings_of_a_segment_are_one_label() -> None:
+    assert count_names([["Heart", "GTV_1"], ["heart", "gtv 1"], ["Heart"]]) == {"Heart": 3, "GTV_1": 2}

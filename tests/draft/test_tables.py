@@ -1,0 +1,79 @@
+"""A table with columns of other names keeps its subjects, folds and cases for testing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medhybrid.data.layouts import Listing, list_dataset
+from medhybrid.steps.init import Initialised, init_study
+from tests.synthetic import blob_case, save_nifti
+
+
+def drafted(root: Path, header: str, rows: list[str]) -> tuple[Initialised, Listing]:
+    """Return the draft and the cases of a table; `I` and `M` in row `i` are its image and its mask."""
+    for i in range(len(rows)):
+        image, mask = blob_case(i, (12, 10, 8))
+        save_nifti(root / "d" / f"img/{i}.nii.gz", image)
+        save_nifti(root / "d" / f"lab/{i}.nii.gz", mask)
+    lines = [r.replace("I", f"img/{i}.nii.gz").replace("M", f"lab/{i}.nii.gz") for i, r in enumerate(rows)]
+    (root / "d" / "list.csv").write_text("\n".join([header, *lines]) + "\n")
+    made = init_study(root / "d", root / "study.yaml")
+    return made, list_dataset(made.config.data)
+
+
+@pytest.mark.parametrize("column", ["split", "Subset", "train_test"])
+def test_cases_for_testing_stay_cases_for_testing(tmp_path: Path, column: str) -> None:
+    made, listing = drafted(tmp_path, f"id,image,label,{column}", ["a,I,M,train", "b,I,M,train", "c,I,M,test"])
+
+    assert [c.name for c in listing.cases] == ["a", "b"]
+    assert [c.name for c in listing.testing] == ["c"]
+    assert made.draft.n_cases == 2
+
+
+def test_a_case_for_testing_without_mask_keeps_its_subject_from_training(tmp_path: Path) -> None:
+    rows = ["a,p1,I,M,train", "b,p2,I,M,train", "c,p3,I,M,train", "d,p1,I,,test"]
+    _, listing = drafted(tmp_path, "id,patient,image,label,split", rows)
+
+    assert [c.name for c in listing.cases] == ["b", "c"]
+
+
+@pytest.mark.parametrize("header", ["id,image,label,fold", "Case,Image,Mask,Fold"])
+def test_folds_are_kept(tmp_path: Path, header: str) -> None:
+    _, listing = drafted(tmp_path, header, ["a,I,M,0", "b,I,M,1", "c,I,M,0"])
+
+    assert [(c.name, c.fold) for c in listing.cases] == [("a", 0), ("b", 1), ("c", 0)]
+
+
+@pytest.mark.parametrize("column", ["Patient ID", "PatientID", "subj_id", "participant-id", "MRN"])
+def test_subjects_are_found_under_usual_names(tmp_path: Path, column: str) -> None:
+    _, listing = drafted(tmp_path, f"scan_id,{column},image,label", ["a,P1,I,M", "b,P1,I,M", "c,P2,I,M"])
+
+    assert [c.subject for c in listing.cases] == ["P1", "P1", "P2"]
+
+
+def test_without_subjects_the_names_tell_them(tmp_path: Path) -> None:
+    _, listing = drafted(tmp_path, "scan_id,image,label", ["p1_a,I,M", "p1_b,I,M", "p2_a,I,M", "p2_b,I,M"])
+
+    assert [c.subject for c in listing.cases] == ["p1", "p1", "p2", "p2"]
+
+
+def test_a_line_without_subject_does_not_train_where_others_have_one(tmp_path: Path) -> None:
+    made, listing = drafted(tmp_path, "id,patient,image,label", ["a,P1,I,M", "b,,I,M", "c,P2,I,M"])
+
+    assert [c.problem is None for c in listing.cases] == [True, False, True]
+    assert "1 lines without patient are skipped, while other lines have one: fill the cells" in made.draft.remarks
+
+
+def test_words_for_an_empty_cell_are_no_files(tmp_path: Path) -> None:
+    made, listing = drafted(tmp_path, "id,t1,t2,label", ["a,I,I,M", "b,I,NA,M", "c,I,-,M"])
+
+    assert [(c.name, c.optional) for c in made.config.data.channels] == [("t1", False), ("t2", True)]
+    assert [c.problem for c in listing.cases] == [None] * 3
+
+
+def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
+    made, _ = drafted(tmp_path, "id,image,label,site", ["a,I,M,x", "b,I,M,y"])
+
+    assert "1 columns of list.csv are not used: site" in made.draft.remarks
