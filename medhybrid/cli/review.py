@@ -61,6 +61,8 @@ def evaluate(
             references,
             predictions,
             labels=data.labels,
+            regions=data.regions,
+            ignore_value=data.ignore_value,
             rules=SegmentRules.of(data),
             cases=names,
             predicted_only=predicted_only,

@@ -43,6 +43,8 @@ def evaluate(
     predictions: str | Path,
     *,
     labels: Mapping[str, int],
+    regions: Mapping[str, Sequence[int]] | None = None,
+    ignore_value: int | None = None,
     cases: Sequence[str] | None = None,
     predicted_only: bool = False,
     other_values: Literal["refuse", "ignore"] = "refuse",
@@ -59,6 +61,10 @@ def evaluate(
         Folders of masks with the same file names (`predictions` may be the output folder of predict).
     labels : mapping
         Label names and values.
+    regions : mapping, optional
+        Region names and their values, as in `data.regions`; they are scored instead of the labels.
+    ignore_value : int, optional
+        Value of voxels in the references whose label is unknown; they are not scored.
     cases : sequence of str, optional
         Cases to score; by default every reference. A case without prediction is scored as an empty mask and listed in the
         problems; its labels get the worst score where the reference is empty, too. A case is listed and not scored if its mask
@@ -83,6 +89,7 @@ def evaluate(
     reporter = reporter or Silent()
     _check_labels(labels)
     rules = replace(rules or SegmentRules(labels), other_values=other_values)
+    scored: Mapping[str, int | Sequence[int]] = {n: tuple(v) for n, v in regions.items()} if regions else labels
     place = Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions)
     if place.resolve() == Path(references).resolve():
         raise DataError(f"{printable_path(place)} is scored against itself", remedy="give the folder of the references")
@@ -122,7 +129,8 @@ def evaluate(
                 raise DataError(f"case {case} has no reference")
             if case in foreign:
                 raise foreign[case]
-            scores += _score(case, known[case], predicted.get(case), rules, tolerance_mm, problems, other_values)
+            pair = _read_pair(case, known[case], predicted.get(case), rules, problems, ignore_value)
+            scores += _score(case, *pair, scored, tolerance_mm, is_worst=case in problems)
         except Exception as error:
             problems[case] = str(item_error(error, f"case {case} cannot be scored", DataError))
         reporter.advance(n, case)
@@ -232,18 +240,22 @@ def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:
     tracker.finish("FINISHED")
 
 
-def _score(
+def _read_pair(
     case: str,
     reference_path: Path,
     prediction_path: Path | None,
     rules: SegmentRules,
-    tolerance_mm: float,
     problems: dict[str, str],
-    other_values: str,
-) -> list[LabelScore]:
+    ignore_value: int | None,
+) -> tuple[NDArray[np.generic], NDArray[np.generic], Grid]:
+    """Read prediction and reference (X, Y, Z) on the grid of the reference, with 0 where the label is unknown.
+
+    A missing or unreadable prediction is empty, and becomes a problem.
+    """
     labels = rules.labels
     known, grid = read_mask(reference_path, rules)
-    if other_values == "refuse" and (unknown := unknown_values(known, labels.values())):
+    expected = [*labels.values(), *([] if ignore_value is None else [ignore_value])]
+    if rules.other_values == "refuse" and (unknown := unknown_values(known, expected)):
         raise DataError(
             f"the reference of {case} has values that are not labels",
             expected=_listed(labels),
@@ -255,13 +267,30 @@ def _score(
         problems[case] = NO_PREDICTION
     else:
         try:
-            array = _read_prediction(prediction_path, grid, rules, other_values)
+            array = _read_prediction(prediction_path, grid, rules)
         except Exception as error:  # excluding the case would raise the mean
             problem = item_error(error, f"the prediction of {case} cannot be read", DataError)
             problems[case] = f"scored as empty: {problem}"
-    scores = score_case(case, array, known, labels, grid, tolerance_mm=tolerance_mm)
+    if ignore_value is not None:
+        is_known = known != ignore_value
+        array, known = np.where(is_known, array, 0), np.where(is_known, known, 0)
+    return array, known, grid
+
+
+def _score(
+    case: str,
+    prediction: NDArray[np.generic],
+    reference: NDArray[np.generic],
+    grid: Grid,
+    scored: Mapping[str, int | Sequence[int]],
+    tolerance_mm: float,
+    *,
+    is_worst: bool,
+) -> list[LabelScore]:
+    """Score a case; with `is_worst`, labels that are absent in the reference get the worst score."""
+    scores = score_case(case, prediction, reference, scored, grid, tolerance_mm=tolerance_mm)
     diagonal_mm = float(np.linalg.norm(np.array(grid.shape) * np.array(grid.spacing_mm)))
-    return [_as_worst(s, diagonal_mm) if case in problems and not s.reference_ml else s for s in scores]
+    return [_as_worst(s, diagonal_mm) if is_worst and not s.reference_ml else s for s in scores]
 
 
 def _as_worst(score: LabelScore, diagonal_mm: float) -> LabelScore:
@@ -270,7 +299,7 @@ def _as_worst(score: LabelScore, diagonal_mm: float) -> LabelScore:
     return replace(worst, hd95_mm=diagonal_mm)
 
 
-def _read_prediction(path: Path, grid: Grid, rules: SegmentRules, other_values: str) -> NDArray[np.generic]:
+def _read_prediction(path: Path, grid: Grid, rules: SegmentRules) -> NDArray[np.generic]:
     """Read a predicted mask (X, Y, Z) on the grid of the reference.
 
     Raises
@@ -281,7 +310,7 @@ def _read_prediction(path: Path, grid: Grid, rules: SegmentRules, other_values: 
     found = mask_on_grid(path, grid, rules)
     if found is None:
         raise DataError("the prediction has another grid than the reference")
-    if other_values == "refuse" and (unknown := unknown_values(found, rules.labels.values())):
+    if rules.other_values == "refuse" and (unknown := unknown_values(found, rules.labels.values())):
         raise DataError(
             "the prediction has values that are not labels",
             expected=_listed(rules.labels),

@@ -58,6 +58,39 @@ def test_folders_without_common_cases_are_refused(folders: tuple[Path, Path], tm
         medhybrid.evaluate(folders[0], tmp_path / "empty", labels=LABELS)
 
 
+def test_regions_are_scored_as_wholes(tmp_path: Path) -> None:
+    reference = np.zeros((8, 8, 8), np.uint8)
+    reference[2:6, 2:6, 2:6], reference[3:5, 3:5, 3:5] = 2, 5
+    save_nifti(tmp_path / "reference" / "a.nii.gz", reference)
+    save_nifti(tmp_path / "prediction" / "a.nii.gz", np.where(reference > 0, 2, 0).astype(np.uint8))
+
+    result = medhybrid.evaluate(
+        tmp_path / "reference",
+        tmp_path / "prediction",
+        labels={"whole_rest": 2, "core": 5},
+        regions={"whole": (2, 5), "core": (5,)},
+    )
+
+    assert {s.label: s.dice for s in result.scores} == {"whole": 1.0, "core": 0.0}
+
+
+def test_voxels_of_unknown_label_are_not_scored(tmp_path: Path) -> None:
+    reference = np.zeros((8, 8, 8), np.uint8)
+    reference[2:4], reference[4:] = 1, 255
+    prediction = np.zeros_like(reference)
+    prediction[2:6] = 1
+    save_nifti(tmp_path / "reference" / "a.nii.gz", reference)
+    save_nifti(tmp_path / "prediction" / "a.nii.gz", prediction)
+    folders = tmp_path / "reference", tmp_path / "prediction"
+
+    (score,) = medhybrid.evaluate(*folders, labels={"x": 1}, ignore_value=255).scores
+
+    assert score.dice == 1.0
+    assert score.predicted_ml == score.reference_ml
+    with pytest.raises(DataError, match="values that are not labels"):
+        medhybrid.evaluate(*folders, labels={"x": 1})
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_result_is_added_to_the_record_of_the_run(
