@@ -30,6 +30,7 @@ DATA_KEYS = (
     "ignore_value",
     "channels",
     "labels",
+    "regions",
     "channel_map",
     "mask_pattern",
     "segments",

@@ -92,6 +92,17 @@ def test_changed_settings_are_refused_with_their_key(project: Path, change: str)
         check_source(folder_of(project), with_overrides(project, change))
 
 
+def test_regions_in_place_of_labels_of_the_same_values_are_refused(project: Path) -> None:
+    config = with_overrides(project)
+    names = list(config.data.labels)
+    regions = {names[0]: tuple(config.data.labels.values())[:1], names[1]: tuple(config.data.labels.values())[1:]}
+    other = config.model_copy(update={"data": config.data.model_copy(update={"regions": regions})})
+
+    assert other.data.labels == config.data.labels
+    with pytest.raises(DataError, match=r"data\.regions"):
+        check_source(folder_of(project), other)
+
+
 @pytest.mark.parametrize("key", ["patch_size", "batch_size"])
 def test_a_setting_removed_since_is_refused_with_its_key(project: Path, key: str) -> None:
     dataset = PreparedDataset(folder_of(project))
