@@ -36,7 +36,7 @@ class ScanEntry:
     name : str
         Pseudonymous name, unique within a discovery: the path relative to the searched folder.
     kind : str
-        ``nifti``, ``itk`` or ``dicom``.
+        ``nifti``, ``itk`` or ``dicom``; empty for a skipped file of another format.
     paths : tuple of Path
         The file, and the separate file of its values if it has one; or the files of the series.
     description : str
@@ -162,7 +162,9 @@ def discover(
     paths, entries, holds = _list_files(root, base, with_archives, walked)
     kinds = {p: _kind_of(p) for p in paths}
     images = [p for p in paths if kinds[p] in ("nifti", "itk")]
-    others = [p for p in paths if not kinds[p]]
+    unread = {p: name for p in paths if not kinds[p] and (name := image_files.unread_format(p))}
+    entries += [_unread_entry(p, _base_of(p, base, holds), name) for p, name in unread.items()]
+    others = [p for p in paths if not kinds[p] and p not in unread]
     on_progress(f"{len(paths)} files")
     series, n_skipped = group_series(others, on_progress=lambda n: on_progress(f"{n} of {len(others)} headers"))
     entries += [_image_entry(p, kinds[p], _base_of(p, base, holds)) for p in images]
@@ -281,6 +283,13 @@ def _archive_entry(path: Path, base: Path) -> ScanEntry:
     return ScanEntry(
         name, "dicom", (path,), "", "", str(path.parent), (), (), "", "", skip_reason="an archive inside an archive"
     )
+
+
+def _unread_entry(path: Path, base: Path, kind: str) -> ScanEntry:
+    """Return the entry of an image in a format that is not read. With its suffix, it takes no other scan's name."""
+    reason = f"the format {kind} is not read: convert it to NIfTI"
+    name = name_from_path(path.relative_to(base))
+    return ScanEntry(name, "", (path,), "", "", str(path.parent), (), (), "", "", left_aside=reason)
 
 
 def _kind_of(path: Path) -> image_files.Kind:

@@ -14,6 +14,15 @@ from medhybrid.scans.nifti_header import SUFFIXES, VALUE_SUFFIXES, header_beside
 
 Kind = Literal["nifti", "itk", "values", ""]
 
+UNREAD_FORMATS = {
+    ".mgz": "MGH (FreeSurfer)",
+    ".mgh": "MGH (FreeSurfer)",
+    ".mnc": "MINC",
+    ".brik": "BRIK (AFNI)",
+    ".brik.gz": "BRIK (AFNI)",
+}
+"""Formats of volumes that have no reader, by suffix."""
+
 GROUPS_OF_DICOM = (b"\x02\x00", b"\x08\x00")
 """First bytes of DICOM files without a preamble."""
 
@@ -38,6 +47,11 @@ def kind_of(path: Path) -> Kind:
             return "values"
         return "" if _looks_like_dicom(path) else "nifti"
     return ""
+
+
+def unread_format(path: Path) -> str:
+    """Return the name of a format of volumes that has no reader; empty for any other file."""
+    return next((n for suffix, n in UNREAD_FORMATS.items() if path.name.lower().endswith(suffix)), "")
 
 
 def header_of(path: Path) -> Path:

@@ -44,6 +44,18 @@ def test_a_broken_file_is_listed_with_its_problem(folder: Path) -> None:
     assert "cannot be read as NIfTI" in broken.problem
 
 
+def test_an_image_in_a_format_without_reader_is_named_and_takes_no_name(folder: Path) -> None:
+    (folder / "a" / "one.mgz").write_bytes(b"x")
+
+    found = discover(folder)
+
+    assert {e.name: e.left_aside for e in found.entries if e.left_aside} == {
+        "a__one.mgz": "the format MGH (FreeSurfer) is not read: convert it to NIfTI"
+    }
+    assert "a__one" in [e.name for e in found.entries]
+    assert found.n_skipped == 1
+
+
 def test_headers_give_shape_and_axes(folder: Path) -> None:
     one = next(e for e in discover(folder).entries if e.name == "a__one")
 
