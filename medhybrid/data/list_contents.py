@@ -12,6 +12,7 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts import LAYOUTS, Case, layout_of, list_files
 from medhybrid.data.layouts.case import Files, read_json
+from medhybrid.data.layouts.datalist import KEYS
 from medhybrid.data.splits import splits_file
 from medhybrid.errors import MedHybridError
 from medhybrid.remote import local_copy
@@ -50,7 +51,8 @@ def _contents_of(path: Path, config: DataConfig, root: Path) -> Any:
     }
     values = read_json(path) if path.suffix.lower() == ".json" else {}
     if isinstance(values, dict):
-        keys = ("labels", "channel_names", "modality", *(["training"] if layout == "nnunet" else []))
+        lists = ("training", *KEYS["validation"]) if layout == "nnunet" else ()
+        keys = ("labels", "channel_names", "modality", *lists)
         contents |= {k: values[k] for k in keys if k in values}
     return contents
 

@@ -48,6 +48,17 @@ def test_entries_for_testing_and_others_of_their_subject_do_not_train(tmp_path: 
     assert [c.name for c in listing.cases] == ["c2", "c3"]
 
 
+@pytest.mark.parametrize("key", ["validation", "val"])
+def test_cases_of_a_list_for_validation_validate_in_the_only_fold(tmp_path: Path, key: str) -> None:
+    listing_of(tmp_path, [{"fold": 0}, {"fold": 1}, {}])
+    values = json.loads((tmp_path / "dataset.json").read_text())
+    lists = {"training": values["training"][:2], key: values["training"][2:]}
+    (tmp_path / "dataset.json").write_text(json.dumps(lists))
+    config = DataConfig.model_validate({"root": str(tmp_path), "channels": ({"name": "A"},), "labels": {"x": 1}})
+
+    assert [(c.name, c.fold) for c in list_dataset(config).cases] == [("c0", -1), ("c1", -1), ("c2", 0)]
+
+
 def test_other_keys_of_the_entries_are_named(tmp_path: Path) -> None:
     listing = listing_of(tmp_path, [{"site": "a"}, {"site": "b"}])
 

@@ -105,16 +105,19 @@ def _by_keys(cases: Sequence[Case], pairs: Mapping[str, ListedPair]) -> tuple[li
     pairs = dict(sorted(pairs.items(), key=lambda item: item[1].number))
     split = split_key([p.entry for p in pairs.values()], name)
     has_subjects = any(subject_under(p.entry) for p in pairs.values())
+    has_validation = any(p.is_validation for p in pairs.values())
     told: list[tuple[Case, str | None]] = []
     for case in cases:
         pair = pairs.get(case.name)
         if pair is None:
             told.append((case, None))
             continue
-        case = with_fold(case, pair.entry)
+        case = case if has_validation else with_fold(case, pair.entry)
         case = with_subject(case, pair.entry, f"{name}, entry {pair.number}", must_say=has_subjects)
         part = part_under(split, pair.entry)
-        told.append((with_part(case, part, split, bool(split)), part))
+        if pair.is_validation:
+            part = "test" if part == "test" else "validation"
+        told.append((with_part(case, part, split, bool(split) and not pair.is_validation), part))
     held = [c for c, part in told if part == "test"]
     taken, notes = fold_or_part([(c, part) for c, part in told if part != "test"], split, name)
     notes += notes_on_unused_keys([p.entry for p in pairs.values()], split, name)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.data.layouts.case import Files, Note, path_inside, read_json, strip_suffix
+from medhybrid.data.layouts.datalist import KEYS
 from medhybrid.errors import DataError
 
 NUMBER = re.compile(r"_(\d{4})$")
@@ -27,12 +28,15 @@ class ListedPair:
         The entry of the list, which may have a subject, a fold and a part.
     number : int
         Number of the entry, from 1.
+    is_validation : bool
+        Whether the entry is in the list `validation`.
     """
 
     mask: Files | None
     problem: DataError | None = None
     entry: object = None
     number: int = 0
+    is_validation: bool = False
 
 
 def training_of(root: Path) -> list[Any] | None:
@@ -41,6 +45,15 @@ def training_of(root: Path) -> list[Any] | None:
     values = read_json(path) if path.is_file() else {}
     listed = values.get("training") if isinstance(values, dict) else None
     return listed if isinstance(listed, list) and listed else None
+
+
+def validation_of(root: Path) -> list[Any]:
+    """Return the entries with a label in the list `validation` of `dataset.json`."""
+    path = root / "dataset.json"
+    values = read_json(path) if path.is_file() else {}
+    lists = [values.get(k) for k in KEYS["validation"]] if isinstance(values, dict) else []
+    found = next((entries for entries in lists if isinstance(entries, list)), [])
+    return [e for e in found if isinstance(e, dict) and e.get("label")]
 
 
 def notes_on_other_list(root: Path) -> list[Note]:
@@ -68,7 +81,8 @@ def listed_pairs(root: Path, images: Mapping[str, object]) -> tuple[dict[str, Li
     found: dict[str, ListedPair] = {}
     texts: dict[str, str] = {}
     doubled = []
-    for i, entry in enumerate(listed, start=1):
+    validating = validation_of(root)
+    for i, entry in enumerate([*listed, *validating], start=1):
         image = entry.get("image") if isinstance(entry, dict) else entry
         label = entry.get("label") if isinstance(entry, dict) else None
         name, problem = f"entry {i}", None
@@ -87,7 +101,7 @@ def listed_pairs(root: Path, images: Mapping[str, object]) -> tuple[dict[str, Li
                     found=ascii(image)[:100],
                     remedy="move the images there, or list the files in a table (layout csv)",
                 )
-        pair = replace(_pair_of(root, name, label, problem), entry=entry, number=i)
+        pair = replace(_pair_of(root, name, label, problem), entry=entry, number=i, is_validation=i > len(listed))
         text = json.dumps([_plain(image), _plain(label), _other_keys(entry)], sort_keys=True, default=str)
         if name in found and texts[name] == text:
             doubled.append(name)
