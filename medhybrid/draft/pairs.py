@@ -16,6 +16,8 @@ from pathlib import Path
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.case import FLAT_SUFFIX
+from medhybrid.data.layouts.parts import part_of
+from medhybrid.errors import DataError
 from medhybrid.scans.walk import Walk
 
 MASK_WORDS = frozenset(
@@ -122,16 +124,18 @@ WORD = re.compile(r"[^\W_]+")
 BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=(?:[Mm]ask|[Ss]eg|[Ll]abel|gt|GT)s?$)")
 """Borders of words within a name: `lungMask`, `001mask`."""
 
+PARTS_OF_FOLDERS = ("train", "validation")
+
 MIN_SHARE = 0.2
 """A channel that fewer cases have is not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Mask with its images by channel, as relative paths."""
+    """Mask with its images by channel, as relative paths; `part` is `train` or `validation` by a folder, or empty."""
 
     case: str
-    subject: str
+    part: str
     mask: Path
     images: dict[str, Path]
 
@@ -178,7 +182,15 @@ def find_pairs(root: Path) -> Pairs | None:
     mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
     image_keys = {p: [w for w in words[p] if w not in of_images] for p in images}
     assigned = _assign(mask_keys, image_keys, _common([words[p] for p in images]))
-    found = {m: found for m, found in assigned.items() if found}
+    found = _join_spellings({m: found for m, found in assigned.items() if found})
+    rivals = _rivals(mask_keys, image_keys)
+    if not found and rivals:
+        raise DataError(
+            "images have several masks, and their names do not say which one is right",
+            expected="one mask for each image",
+            found=f"{len(rivals)} such images; {rivals[0]}",
+            remedy="list the right masks in a table cases.csv with the columns case, mask and one per channel",
+        )
     if not found:
         return None
     several = Counter(name for channels in found.values() for name in channels)
@@ -190,6 +202,8 @@ def find_pairs(root: Path) -> Pairs | None:
     left_out += [f"{n}: only {c} of {len(found)} cases have it" for n, c in several.items() if n not in channels]
     if alone := [m for m in masks if m not in found]:
         left_out.append(f"{len(alone)} masks without an image, such as {alone[0]}")
+    if rivals:
+        left_out.append(f"{len(rivals)} images have several masks: {rivals[0]}")
     used = {p for channels_of in found.values() for p in channels_of.values()}
     if spare := [p for p in images if p not in used]:
         left_out.append(f"{len(spare)} images without a mask, such as {spare[0]}")
@@ -201,14 +215,50 @@ def _pairs(
     found: dict[Path, dict[str, Path]], keys: dict[Path, list[str]], channels: dict[str, int]
 ) -> tuple[Pair, ...]:
     names = {m: "_".join(keys[m]) or _stem(m) for m in found}
+    parts = {m: _part_of_folders(m) for m in found}
+    has_parts = {"train", "validation"} <= set(parts.values())
     doubled = {n for n, c in Counter(names.values()).items() if c > 1}
     pairs = []
     for number, mask in enumerate(sorted(found), start=1):
         name = names[mask] if names[mask] not in doubled else f"{names[mask]}_{number}"
         images = {n: p for n, p in found[mask].items() if n in channels}
         if images:
-            pairs.append(Pair(name, "", mask, images))
+            pairs.append(Pair(name, parts[mask] if has_parts else "", mask, images))
     return tuple(pairs)
+
+
+def _part_of_folders(mask: Path) -> str:
+    """Return the part (`train` or `validation`) that a folder of a mask names; empty without one."""
+    found = {part for folder in mask.parts[:-1] for w in _words(folder) if (part := part_of(w)) in PARTS_OF_FOLDERS}
+    return str(found.pop()) if len(found) == 1 else ""
+
+
+def _join_spellings(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
+    """Return channels under one spelling each (`FLAIR` and `flair`, `T1` and `T1w`), if no case has both of them."""
+    several = Counter(name for channels in found.values() for name in channels)
+    forms: dict[str, list[str]] = {}
+    for name in several:
+        forms.setdefault(re.sub(r"(?<![a-z0-9])(t1|t2|pd)w(?![a-z0-9])", r"\1", name.casefold()), []).append(name)
+    chosen: dict[str, str] = {}
+    for names in forms.values():
+        is_apart = all(sum(n in channels for n in names) <= 1 for channels in found.values())
+        best = max(names, key=lambda n: several[n])
+        chosen |= {n: best if is_apart else n for n in names}
+    return {mask: {chosen[n]: p for n, p in channels.items()} for mask, channels in found.items()}
+
+
+def _rivals(masks: dict[Path, list[str]], images: dict[Path, list[str]]) -> list[str]:
+    """Return a text for each image whose words fit several masks with the same words."""
+    by_key: dict[tuple[str, ...], list[Path]] = {}
+    for mask, key in masks.items():
+        by_key.setdefault(tuple(key), []).append(mask)
+    doubled = {key: found for key, found in by_key.items() if len(found) > 1}
+    return [
+        f"{image}: {', '.join(map(str, sorted(found)[:3]))}"
+        for image, words in sorted(images.items())
+        for key, found in doubled.items()
+        if tuple(words[: len(key)]) == key and sum(m.parent == image.parent for m in found) != 1
+    ]
 
 
 def _assign(

@@ -24,6 +24,9 @@ from medhybrid.draft.tables import table_of_cases
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 
+PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev)_")
+"""Words of folders for training and validation in the names of cases."""
+
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -298,13 +301,17 @@ def _labels_by_name(segments: dict[str, int], n_cases: int) -> tuple[tuple[Draft
 def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
     order = tuple(sorted(pairs.channels, key=lambda c: (-pairs.channels[c], c)))
     channels = _unique(tuple(_channel_name(c) for c in order))
-    pattern, reason = subject_pattern([p.case for p in pairs.pairs])
-    lines = [["case", "subject", "mask", *channels]]
-    for pair in pairs.pairs:
-        match = re.search(pattern, pair.case) if pattern else None
-        subject = match[1] if match else pair.case
+    has_parts = any(p.part for p in pairs.pairs)
+    plain = [PART_WORDS.sub("", p.case) if has_parts else p.case for p in pairs.pairs]
+    pattern, reason = subject_pattern(plain)
+    lines = [["case", "subject", *(["split"] if has_parts else []), "mask", *channels]]
+    for pair, text in zip(pairs.pairs, plain, strict=True):
+        match = re.search(pattern, text) if pattern else None
+        subject = f"{pair.part}_{match[1]}".strip("_") if match else pair.case  # numbers may start anew in each part
         files = [str(root / pair.images[c]) if c in pair.images else "" for c in order]
-        lines.append([pair.case, subject, str(root / pair.mask), *files])
+        lines.append(
+            [pair.case, subject, *([pair.part or "train"] if has_parts else []), str(root / pair.mask), *files]
+        )
     n = len(pairs.pairs)
     optional = frozenset(c for c, original in zip(channels, order, strict=True) if pairs.channels[original] < n)
     if len(optional) == len(channels):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medhybrid.config import StudyConfig, load_config
 from medhybrid.draft import Draft, config_text, draft_study
-from medhybrid.errors import OutputError
+from medhybrid.errors import ConfigError, DataError, OutputError
 from medhybrid.files import write_atomically, write_csv
 from medhybrid.names import printable_path
 from medhybrid.progress import Reporter, Silent
@@ -66,7 +66,15 @@ def init_study(
         _write_table(root, draft)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, config_text(draft, root, minutes=minutes))
-    config = load_config(path)
+    try:
+        config = load_config(path)
+    except ConfigError as error:  # names or values of the dataset that no config may have
+        path.unlink(missing_ok=True)
+        raise DataError(
+            f"{printable_path(data)} gives no valid config",
+            found=str(error),
+            remedy="correct the names and values in the dataset's own list, or write the config yourself",
+        ) from error
     for remark in draft.remarks:
         reporter.message(remark)
     return Initialised(path, config, draft)

@@ -105,6 +105,26 @@ def test_folds_of_the_dataset_are_used(tmp_path: Path, image: str, mask: str, na
     assert (fold.train, fold.validation) == (("a", "b"), ("c",))
 
 
+def test_folders_for_training_and_validation_give_the_fold_and_no_subjects(tmp_path: Path) -> None:
+    for i, (part, name) in enumerate([("train", "p1_a"), ("train", "p1_b"), ("train", "p2_a"), ("val", "p1_a")]):
+        write_pair(tmp_path / "d", f"{part}/images/{name}.nii.gz", f"{part}/labels/{name}.nii.gz", i)
+
+    config = drafted(tmp_path / "d")
+    cases = list_dataset(config.data).cases
+
+    assert [c.subject for c in cases] == ["train_p1", "train_p1", "train_p2", "validation_p1"]
+    assert [c.fold for c in cases] == [-1, -1, -1, 0]
+
+
+def test_values_that_no_config_may_have_are_refused_and_no_file_is_left(tmp_path: Path) -> None:
+    write_pair(tmp_path / "d", "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "a": 1, "b": 1}}))
+
+    with pytest.raises(DataError, match="two names have the same value"):
+        init_study(tmp_path / "d", tmp_path / "study.yaml")
+    assert not (tmp_path / "study.yaml").exists()
+
+
 def test_folds_of_other_names_are_not_used_and_named(tmp_path: Path) -> None:
     write_pair(tmp_path / "d", "images/a.nii.gz", "masks/a.nii.gz")
     (tmp_path / "d" / "splits.json").write_text(json.dumps([{"train": ["x"], "val": ["y"]}]))

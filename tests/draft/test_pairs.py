@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from medhybrid.draft.pairs import find_pairs
+from medhybrid.errors import DataError
 
 
 def paired(root: Path, names: list[str]) -> dict[str, dict[str, str]]:
@@ -62,3 +63,41 @@ def test_results_of_a_model_are_no_channels(tmp_path: Path, folder: str) -> None
 )
 def test_folders_for_testing_are_known_by_whole_words(tmp_path: Path, folder: str, is_used: bool) -> None:
     assert bool(paired(tmp_path, [f"{folder}/x-t1.nii", f"{folder}/x-seg.nii"])) is is_used
+
+
+@pytest.mark.parametrize("masks", [("a/mask.nii", "a/mask.nii.gz"), ("masks/a.nii", "manual/a.nii")])
+def test_two_masks_of_an_image_are_refused_with_their_names(tmp_path: Path, masks: tuple[str, str]) -> None:
+    image = "a/t1.nii" if masks[0].startswith("a/") else "images/a.nii"
+
+    with pytest.raises(DataError, match=f"several masks.*1 such images; {image}: {masks[1]}|{image}: {masks[0]}"):
+        paired(tmp_path, [image, *masks])
+
+
+@pytest.mark.parametrize(("one", "other"), [("FLAIR", "flair"), ("T1", "T1w")])
+def test_a_channel_in_two_spellings_is_one(tmp_path: Path, one: str, other: str) -> None:
+    names = [f"p{i}/{one if i < 3 else other}.nii" for i in range(4)] + [f"p{i}/mask.nii" for i in range(4)]
+
+    assert {c for channels in paired(tmp_path, names).values() for c in channels} == {one}
+
+
+def test_two_images_of_a_case_are_two_channels(tmp_path: Path) -> None:
+    assert list(paired(tmp_path, ["p/T1.nii", "p/T1w.nii", "p/mask.nii"])["p/mask.nii"]) == ["T1", "T1w"]
+
+
+def test_folders_give_training_and_validation(tmp_path: Path) -> None:
+    folders = [
+        "images/train/a1",
+        "labels/train/a1",
+        "images/val/a1",
+        "labels/val/a1",
+        "images/test/a1",
+        "labels/test/a1",
+    ]
+    paired(tmp_path, [f"{n}.nii" for n in folders])
+    pairs = find_pairs(tmp_path)
+
+    assert pairs is not None
+    assert [(str(p.mask), p.part) for p in pairs.pairs] == [
+        ("labels/train/a1.nii", "train"),
+        ("labels/val/a1.nii", "validation"),
+    ]
