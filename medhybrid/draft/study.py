@@ -152,7 +152,10 @@ def _with_folds(draft: Draft) -> Draft:
     found = [draft.root / n for n in (SPLITS, NNUNET_SPLITS) if (draft.root / n).is_file()]
     if not found or (found[0].name == SPLITS and not draft.table):
         return draft
-    names = {n for fold in read_folds(found[0]) for n in (*fold.train, *fold.validation)}
+    try:
+        names = {n for fold in read_folds(found[0]) for n in (*fold.train, *fold.validation)}
+    except DataError as error:
+        return replace(draft, remarks=(*draft.remarks, f"{found[0].name} is not used: {error}"))
     if unknown := sorted(names - set(draft.cases)):
         message = (
             f"the folds of {found[0].name} are not used: {len(unknown)} of its names are no cases, such as {unknown[0]}"

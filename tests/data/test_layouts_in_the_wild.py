@@ -463,6 +463,12 @@ def test_a_column_with_words_for_parts_alone_is_the_split_under_any_name(
     assert usable(list_cases(config(tmp_path))) == kept
 
 
+def test_cases_called_train_and_test_are_no_parts(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "subject": c} for c in ("train", "test")])
+
+    assert usable(list_cases(config(tmp_path))) == ["test", "train"]
+
+
 def test_cases_that_share_a_subject_or_image_with_testing_do_not_train(tmp_path: Path) -> None:
     lines = [("a", "p1", "a", "Training set"), ("b", "P1 ", "b", "test set"), ("c", "p2", "c", "hold-out")]
     lines += [("d", "p3", "../d/c", "train"), ("e", "p4", "e", "training"), ("f", "p5", "f", "validation_set")]

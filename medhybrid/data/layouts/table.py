@@ -121,7 +121,8 @@ def split_column(table: Table, channels: Sequence[str], name: str) -> str:
     """
     taken = {c.casefold() for c in channels}
     columns = [c for name in SPLIT_NAMES if name not in taken and (c := table.column(name)) is not None]
-    columns += [c for c in table.columns if c and c not in columns and _has_parts_alone(table, c)]
+    others = [table.column(n) for n in ("case", "mask", "subject", "fold")] + columns
+    columns += [c for c in table.columns if c and c not in others and _has_parts_alone(table, c)]
     found = [c for c in columns if any(part_of(row[c]) for _, row in table.rows)]
     for line, row in table.rows:
         if found and not is_blank(row[found[0]]) and part_of(row[found[0]]) is None:
