@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from medhybrid.errors import ConfigError, DataError, OutputError
 from medhybrid.files import write_atomically, write_csv
 from medhybrid.names import printable_path
 from medhybrid.progress import Reporter, Silent
+from medhybrid.tables import read_table
 
 DEFAULT_MINUTES = 30.0
 
@@ -93,13 +95,37 @@ def config_for_data(
     length = [] if minutes is None else [f"training.max_minutes={minutes:g}"]
     if path.is_file():
         config = load_config(path, [*overrides, *length])
-        places = (draft.root, Path(f"{path.stem}-cases").resolve())
-        if config.data.root is not None and Path(config.data.root).resolve() in places:
+        root = None if config.data.root is None else Path(config.data.root).resolve()
+        listed = _listed_masks(root) if root == Path(f"{path.stem}-cases").resolve() else {}
+        found = {row[draft.table[0].index("mask")]: row[0] for row in draft.table[1:]}
+        if root == draft.root or listed.keys() & found.keys():  # another dataset may have the same name
             reporter.message(f"using {path}")
+            for remark in _changes_since(listed, found):
+                reporter.message(remark)
             return config
     made = init_study(data, minutes=minutes or DEFAULT_MINUTES, reporter=reporter)
     reporter.message(f"wrote {made.path}: {describe(made.draft)}")
     return load_config(made.path, [*overrides, *length])
+
+
+def _listed_masks(folder: Path) -> dict[str, str]:
+    """Return mask to case of a table that `init_study` wrote; empty if it does not exist."""
+    if not (folder / TABLE).is_file():
+        return {}
+    return {row.get("mask", ""): row.get("case", "") for _, row in read_table(folder / TABLE).rows}
+
+
+def _changes_since(listed: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Return remarks on masks that came to a dataset, or left it, since its table of cases was written."""
+    remedy = f"correct {TABLE} in the folder of data.root, or remove the folder and the config to draft them again"
+    return [
+        f"{len(names)} cases {what}, such as {printable_path(names[0])}: {remedy}"
+        for names, what in (
+            (sorted(case for mask, case in found.items() if mask not in listed), f"of the dataset are not in {TABLE}"),
+            (sorted(case for mask, case in listed.items() if mask not in found), f"of {TABLE} are no longer found"),
+        )
+        if listed and names
+    ]
 
 
 def describe(draft: Draft) -> str:

@@ -15,6 +15,7 @@ from medhybrid.data.layouts import list_dataset
 from medhybrid.data.splits import load_folds
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.errors import DataError, OutputError
+from medhybrid.progress import Silent
 from medhybrid.steps.init import config_for_data, init_study
 from tests.synthetic import blob_case, save_nifti
 
@@ -125,14 +126,21 @@ def test_values_that_no_config_may_have_are_refused_and_no_file_is_left(tmp_path
     assert not (tmp_path / "study.yaml").exists()
 
 
-def test_folds_of_other_names_are_not_used_and_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folds", "remark"),
+    [
+        ([{"train": ["x"], "val": ["y"]}], "splits.json are not used: 2 of its names are no cases, such as x"),
+        ({"a": 1}, "splits.json is not used: "),
+    ],
+)
+def test_folds_that_do_not_fit_are_not_used_and_named(tmp_path: Path, folds: object, remark: str) -> None:
     write_pair(tmp_path / "d", "images/a.nii.gz", "masks/a.nii.gz")
-    (tmp_path / "d" / "splits.json").write_text(json.dumps([{"train": ["x"], "val": ["y"]}]))
+    (tmp_path / "d" / "splits.json").write_text(json.dumps(folds))
 
     made = init_study(tmp_path / "d")
 
     assert made.config.data.splits == "splits.json"
-    assert "the folds of splits.json are not used: 2 of its names are no cases, such as x" in made.draft.remarks
+    assert remark in "; ".join(made.draft.remarks)
 
 
 def test_a_folder_without_list_gets_channels_by_number_and_labels_by_value(tmp_path: Path) -> None:
@@ -217,6 +225,29 @@ def test_an_existing_config_is_not_overwritten_and_is_used_again_for_the_same_da
 
     assert config_for_data(tmp_path / "d", []) == made.config
     assert made.config.training.max_minutes == 7
+
+
+def test_cases_added_since_the_draft_are_reported(tmp_path: Path) -> None:
+    write_pair(tmp_path / "d", "images/a.nii.gz", "masks/a.nii.gz")
+    made = init_study(tmp_path / "d")
+    write_pair(tmp_path / "d", "images/b.nii.gz", "masks/b.nii.gz", 1)
+    messages: list[str] = []
+
+    class Reporter(Silent):
+        def message(self, text: str) -> None:
+            messages.append(text)
+
+    assert config_for_data(tmp_path / "d", [], reporter=Reporter()) == made.config
+    assert "1 cases of the dataset are not in cases.csv, such as b" in messages[1]
+
+
+def test_the_config_of_another_dataset_of_the_same_name_is_not_used(tmp_path: Path) -> None:
+    for place in ("x", "y"):
+        write_pair(tmp_path / place / "d", "images/a.nii.gz", "masks/a.nii.gz")
+    init_study(tmp_path / "x" / "d")
+
+    with pytest.raises(OutputError, match=r"d\.yaml exists"):
+        config_for_data(tmp_path / "y" / "d", [])
 
 
 def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
