@@ -289,7 +289,7 @@ def _unread_entry(path: Path, base: Path, kind: str) -> ScanEntry:
     """Return the entry of an image in a format that is not read. With its suffix, it takes no other scan's name."""
     reason = f"the format {kind} is not read: convert it to NIfTI"
     name = name_from_path(path.relative_to(base))
-    return ScanEntry(name, "", (path,), "", "", str(path.parent), (), (), "", "", left_aside=reason)
+    return ScanEntry(name, "", (path,), "", "", str(path.parent), (), (), "", "", skip_reason=reason)
 
 
 def _kind_of(path: Path) -> image_files.Kind:

@@ -49,7 +49,7 @@ def test_an_image_in_a_format_without_reader_is_named_and_takes_no_name(folder: 
 
     found = discover(folder)
 
-    assert {e.name: e.left_aside for e in found.entries if e.left_aside} == {
+    assert {e.name: e.skip_reason for e in found.entries if e.skip_reason} == {
         "a__one.mgz": "the format MGH (FreeSurfer) is not read: convert it to NIfTI"
     }
     assert "a__one" in [e.name for e in found.entries]
