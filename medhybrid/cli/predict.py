@@ -47,8 +47,12 @@ def predict(
         str, typer.Option("--out", "-o", help="Output folder for masks and tables, or its URL, such as s3://...")
     ],
     scans: Annotated[
-        str, typer.Argument(help="Scan, or folder to search recursively, or the URL of a folder, such as s3://...")
-    ] = "",
+        list[str] | None,
+        typer.Argument(
+            metavar="[SCANS]...",
+            help="Scans, folders to search recursively, or URLs of folders, such as s3://... One or more.",
+        ),
+    ] = None,
     source: FromPacs = "",
     target: ToPacs = "",
     deidentify: Deidentify = None,
@@ -78,7 +82,7 @@ def predict(
 ) -> int:
     """Predict masks and measurements for scans.
 
-    Unchanged scans with a result are skipped.
+    Unchanged scans with a result are skipped. A scan or folder that cannot be read does not stop the others.
     """
     from medhybrid.inference.sharing import Share
     from medhybrid.interrupt import end_on_sigterm
@@ -103,11 +107,11 @@ def predict(
     if source and is_remote(out):
         raise ConfigError("--from stores the study in the output folder", expected="a local path for --out", found=out)
     with patient_files(mode):
-        place = scans or fetch(source, Path(out))
+        places = scans or [str(fetch(source, Path(out)))]
     ways = {"resample_irregular": resample_irregular, "keep_sheared": keep_sheared, "other_grids": other_grids}
     with patient_files(mode):
         result = run(
-            place,
+            places,
             model=model,
             out=out,
             device=device,
@@ -126,6 +130,7 @@ def predict(
     if target:
         reporter.message(f"{send_results(result, target)} DICOM objects sent to {target}")
     failed = [[p.case, p.message] for p in result.predictions if p.status == "failed"]
+    failed += [list(problem) for problem in result.problems]
     if failed:
         reporter.table("Failed", ["scan", "reason"], failed)
     if result.skipped_files:
@@ -134,11 +139,11 @@ def predict(
     reporter.message(
         f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out}/results.csv"
     )
-    if shard and not result.predictions:
+    if shard and not result.predictions and not result.problems:
         return 0  # this part has no scan
     if not result.predictions or result.n_done == 0:
         return 2
-    return 1 if result.n_failed else 0
+    return 1 if failed else 0
 
 
 def listen(

@@ -29,6 +29,8 @@ class FolderRecord(BaseModel):
     ----------
     scans : str
         Path of the scans. Empty for a de-identified output, since names of folders may contain patient data.
+    more_scans : list of str
+        Further paths, if several were given.
     model_channels : list of (str, bool)
         Name of each channel, and whether it is optional.
     channels : dict
@@ -57,6 +59,7 @@ class FolderRecord(BaseModel):
     channels: dict[str, tuple[str, ...]]
     labels: dict[str, int]
     scans: str = ""
+    more_scans: list[str] = []
     model_channels: list[tuple[str, bool]] = []
     channel_map: dict[str, str | ChannelRule] = {}
     scan_options: ScansConfig = ScansConfig()

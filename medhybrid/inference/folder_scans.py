@@ -13,8 +13,8 @@ from medhybrid.errors import ConfigError
 from medhybrid.inference.folder_record import FolderRecord
 from medhybrid.inference.kept_names import keep_names
 from medhybrid.inference.records import Records
-from medhybrid.inference.worklist import WorkItem, make_worklist
-from medhybrid.scans import discover
+from medhybrid.inference.scan_places import find_scans, group_places
+from medhybrid.inference.worklist import WorkItem
 from medhybrid.scans.context import context_files
 from medhybrid.scans.dicom.deidentify import Deidentifier
 
@@ -31,7 +31,7 @@ class FolderScans:
     def find(
         cls, folder: Path, record: FolderRecord, *, scans: Path | None = None, deidentify: Path | None = None
     ) -> FolderScans:
-        """Search the folder that `predict` searched, or `scans`; returns no scans if the folder is unknown or absent.
+        """Search the places that `predict` searched, or `scans`; returns no scans if they are unknown or absent.
 
         Raises
         ------
@@ -40,11 +40,12 @@ class FolderScans:
         """
         if deidentify is not None and not deidentify.is_file():
             raise ConfigError(f"key file {deidentify} does not exist", remedy="give the key file of the predict call")
-        place = scans if scans is not None else Path(record.scans) if record.scans else None
-        if place is None or not place.exists() or not record.model_channels:
+        recorded = [Path(place) for place in (record.scans, *record.more_scans) if place]
+        places = [place for place in ([scans] if scans is not None else recorded) if place.exists()]
+        if not places or not record.model_channels:
             return cls(folder, {})
-        found = discover(place)
-        work = make_worklist(found, record.model_channels, record.channel_map)
+        found = find_scans(group_places(places), record.model_channels, record.channel_map)
+        work = found.work
         key = None if deidentify is None else Deidentifier.from_file(deidentify)
         if key is not None:
             work = work.deidentified(key)

@@ -121,12 +121,11 @@ class _Kept:
     def assign(self, *, with_new: bool) -> None:
         """Assign a name to every scan: by its place under its own name, then under other names, then by its content."""
         for item in self.items:
-            own = self._record(item.case)
+            own = self._record(item.own_name)
             is_ours = own is not None and self._lies_there(own, item)
-            if is_ours or (
-                own is None and same_file_name(item.case) in self.recorded
-            ):  # damaged record: `refuse_foreign_files` reports it
-                self._take(item, item.case)
+            is_damaged = own is None and same_file_name(item.own_name) in self.recorded.keys() - self.claimed
+            if is_ours or is_damaged:  # `refuse_foreign_files` reports a damaged record
+                self._take(item, item.own_name)
         left = [i for i in self.items if i.case not in self.names]
         if left and self.recorded:
             by_base: dict[str, list[str]] = {}
@@ -134,22 +133,23 @@ class _Kept:
                 by_base.setdefault(_base(name), []).append(name)
             for test in (self._is_same_place, self._is_same_content):
                 for item in left:
-                    others = [item.case, *by_base.get(_base(item.case), ()), *self._numbered(item.case)]
+                    own_name = item.own_name
+                    others = [own_name, *by_base.get(_base(own_name), ()), *self._numbered(own_name)]
                     if item.case not in self.names and (name := self._first(others, item, test)):
                         self._take(item, name)
-        wanted = {same_file_name(i.case) for i in self.items}
+        wanted = {same_file_name(i.own_name) for i in self.items}
         for item in self.items:
             if item.case not in self.names:
-                is_own = not with_new and same_file_name(item.case) not in self.claimed
-                self._take(item, item.case if is_own else self._free(item.case, wanted))
+                is_own = not with_new and same_file_name(item.own_name) not in self.claimed
+                self._take(item, item.own_name if is_own else self._free(item.own_name, wanted))
 
     def named(self, item: WorkItem) -> WorkItem:
         """Return an item with its assigned name, and a note if that differs from its own name."""
-        name = self.names[item.case]
-        if name == item.case:
-            return item
-        is_same = same_file_name(item.case) in self.recorded
-        why = f"another scan named {item.case}" if is_same else "another scan with the name of its uncertainty map"
+        name, own_name = self.names[item.case], item.own_name
+        if name == own_name:
+            return replace(item, case=name)
+        is_same = same_file_name(own_name) in self.recorded.keys() | self.claimed
+        why = f"another scan named {own_name}" if is_same else "another scan with the name of its uncertainty map"
         note = f"named {name}: the output folder has {why}"
         return replace(item, case=name, note="; ".join(filter(None, [item.note, note])), name_taken=True)
 

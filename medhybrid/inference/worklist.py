@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
 from medhybrid.data.channels import TABLE, Match, Rules, match_channels, read_channel_table, refuse_lost, unused_rows
 from medhybrid.data.same_scan import NUMBER, read_file_name, split_by_name
 from medhybrid.errors import DataError, item_error
-from medhybrid.names import check_case_name, make_unique, name_from_path, same_file_name
+from medhybrid.names import check_case_name, make_unique, name_from_path, same_file_name, shorten_name
 from medhybrid.scans import Discovery, Scan, ScanEntry
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.reader import read_entry, stack_channels
@@ -39,6 +40,8 @@ class WorkItem:
         Folder that was searched.
     name_taken : bool
         Whether another scan has this scan's own name in the output folder.
+    shared_name : str
+        The scan's own name, if scans of several places have it and `case` was numbered; `keep_names` decides on it.
     """
 
     case: str
@@ -48,9 +51,15 @@ class WorkItem:
     note: str = ""
     root: Path | None = None
     name_taken: bool = False
+    shared_name: str = ""
 
     def __post_init__(self) -> None:
         check_case_name(self.case, source="a work list")
+
+    @property
+    def own_name(self) -> str:
+        """Name of the scan's file or folder."""
+        return self.shared_name or self.case
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -95,7 +104,9 @@ def _identity(item: WorkItem) -> str:
 
 
 def _deidentified(item: WorkItem, case: str) -> WorkItem:
-    return replace(item, case=case, problem=without_names(item.problem, item, case), reasons=(), note="")
+    return replace(
+        item, case=case, problem=without_names(item.problem, item, case), reasons=(), note="", shared_name=""
+    )
 
 
 def without_names(message: str, item: WorkItem, case: str) -> str:
@@ -130,6 +141,32 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
     root = found.root if found.root.is_dir() else found.root.parent
     named = [replace(i, root=root) for i in _with_unique_names(items)]
     return WorkList(tuple(sorted(named, key=lambda i: i.case)), tuple(aside))
+
+
+def join_worklists(lists: Sequence[WorkList]) -> WorkList:
+    """Join the work lists of several places. A scan that is in two of them is listed once.
+
+    Scans of different places with the same name get numbers, except for the first one.
+    """
+    if len(lists) == 1:
+        return lists[0]
+    taken = {same_file_name(i.case) for work in lists for i in work.items}
+    seen: set[tuple[object, ...]] = set()
+    named: dict[str, WorkItem] = {}
+    for item in (i for work in lists for i in work.items):
+        key = tuple(e and (*e.places[:1], e.part) for e in item.entries)
+        if key in seen:
+            continue
+        seen.add(key)
+        name = item.case
+        if same_file_name(name) in named:
+            numbered = (shorten_name(f"{item.case}_{n}") for n in count(2))
+            name = next(n for n in numbered if same_file_name(n) not in taken)
+            item = replace(item, case=name, shared_name=item.case)
+        taken.add(same_file_name(name))
+        named[same_file_name(name)] = item
+    aside = {(e.places[:1], e.part, e.name): e for work in lists for e in work.skipped_files}
+    return WorkList(tuple(sorted(named.values(), key=lambda i: i.case)), tuple(aside.values()))
 
 
 def _with_unique_names(items: Sequence[WorkItem]) -> list[WorkItem]:

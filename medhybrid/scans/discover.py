@@ -131,6 +131,7 @@ class Discovery:
 def discover(
     root: Path,
     *,
+    only: Sequence[Path] = (),
     with_archives: bool = True,
     without: Path | None = None,
     converted_in: Path | None = None,
@@ -143,6 +144,8 @@ def discover(
 
     Parameters
     ----------
+    only : sequence of Path
+        Files of the folder `root` to search, instead of all files below it.
     with_archives : bool
         Unpack zip archives. Their scans can be read while the returned object exists.
     without : Path, optional
@@ -159,7 +162,7 @@ def discover(
         raise ScanError(f"{root} does not exist", remedy="check the path")
     base = root.parent if root.is_file() else root
     walked = Walk(without, converted_in)
-    paths, entries, holds = _list_files(root, base, with_archives, walked)
+    paths, entries, holds = _list_files(root, only, base, with_archives, walked)
     kinds = {p: _kind_of(p) for p in paths}
     images = [p for p in paths if kinds[p] in ("nifti", "itk")]
     unread = {p: name for p in paths if not kinds[p] and (name := image_files.unread_format(p))}
@@ -212,7 +215,7 @@ def _stem(path: Path) -> str:
 
 
 def _list_files(
-    root: Path, base: Path, with_archives: bool, walk: Walk
+    root: Path, only: Sequence[Path], base: Path, with_archives: bool, walk: Walk
 ) -> tuple[list[Path], list[ScanEntry], list[UnpackedFolder]]:
     """List all files, including those of unpacked archives.
 
@@ -231,7 +234,8 @@ def _list_files(
         problem = item_error(error, f"the folder {printable_path(folder.name)} cannot be listed", ScanError)
         problems.append(_broken_entry(folder, base, str(problem)))
 
-    found = [image_files.header_of(root)] if root.is_file() else sorted(walk.files(root, on_error))
+    named = [root] if root.is_file() else only
+    found = sorted({image_files.header_of(p) for p in named}) if named else sorted(walk.files(root, on_error))
     holds: list[UnpackedFolder] = []
     paths: list[Path] = []
     n_dense = 0
@@ -251,9 +255,9 @@ def _list_files(
                 paths += [p for p in members if p.suffix.lower() != ".zip"]
                 continue
             if path.name.upper() == "DICOMDIR":
-                named, n_absent = files_of_dicomdir(path)
-                if root.is_file():
-                    paths += named
+                listed, n_absent = files_of_dicomdir(path)
+                if named:
+                    paths += listed
                 if n_absent:
                     raise ScanError(
                         f"{path.name} lists {n_absent} files that do not exist", remedy="copy the medium again"

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from medhybrid.addresses import hide_password
 from medhybrid.config import change_scans
 from medhybrid.data.workers import Processes, available_cores
-from medhybrid.errors import ConfigError, DataError, ScanError
+from medhybrid.errors import ConfigError, DataError, MedHybridError, ScanError, item_error
 from medhybrid.files import held, write_atomically
 from medhybrid.inference.collect import collect
 from medhybrid.inference.engines.pool import Pool, WorkerArguments, predict_on
@@ -26,22 +27,23 @@ from medhybrid.inference.kept_names import keep_names, others_on_record, tell_ot
 from medhybrid.inference.model import Segmenter
 from medhybrid.inference.outputs import FOLDERS, files_of
 from medhybrid.inference.records import Prediction, Records
+from medhybrid.inference.scan_places import FoundScans, find_scans, group_places
 from medhybrid.inference.sharing import Share, hold_folder
-from medhybrid.inference.worklist import WorkItem, WorkList, make_worklist
+from medhybrid.inference.worklist import WorkItem, WorkList
 from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
 from medhybrid.progress import Reporter, Silent
 from medhybrid.remote import Mirror, is_remote, local_copy
 from medhybrid.runs.models import load_models
-from medhybrid.scans import Discovery, ScanEntry, discover
+from medhybrid.scans import ScanEntry
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.version import __version__, warn_renamed
 
 
 @dataclass(frozen=True, slots=True)
 class FolderResult:
-    """Predictions of the scans in a folder.
+    """Predictions of the scans of a call.
 
     Attributes
     ----------
@@ -49,12 +51,15 @@ class FolderResult:
         Number of unchanged scans whose masks were kept.
     skipped_files : tuple of ScanEntry
         Series and files that are not scans; `skip_reason` has the reason of each.
+    problems : tuple of (str, str)
+        Files and folders that cannot be searched, with the reason.
     """
 
     out: Path
     predictions: tuple[Prediction, ...]
     n_skipped: int
     skipped_files: tuple[ScanEntry, ...]
+    problems: tuple[tuple[str, str], ...] = ()
 
     @property
     def left_aside(self) -> tuple[ScanEntry, ...]:
@@ -155,8 +160,8 @@ class _FolderCall:
     """
 
     options: PredictOptions
-    place: Path
-    found: Discovery
+    places: tuple[Path, ...]
+    found: FoundScans
     work: WorkList
     mine: tuple[WorkItem, ...]
     cases: tuple[str, ...]
@@ -165,7 +170,7 @@ class _FolderCall:
 
 
 def predict(
-    scans: str | Path,
+    scans: str | Path | Sequence[str | Path],
     *,
     model: str | Path | Segmenter | Sequence[str | Path],
     out: str | Path,
@@ -176,8 +181,10 @@ def predict(
 
     Parameters
     ----------
-    scans : str or Path
-        A file, a folder that is searched recursively, or the URL of a folder, as s3://bucket/scans, which is copied first.
+    scans : str, Path or sequence
+        A file, a folder that is searched recursively, or the URL of a folder, as s3://bucket/scans, which is copied first; or
+        several of them. Files of one folder may be channels of one scan. Scans with the same name get numbers. One that does
+        not exist is reported, and the others are predicted.
     model : str, Path, Segmenter or sequence
         A run folder, a model folder, `models:/name@alias`, or a model that `load_model` loaded. Several form an ensemble.
     out : str or Path
@@ -188,21 +195,18 @@ def predict(
     Raises
     ------
     MedHybridError
-        If the model cannot be loaded, `scans` does not exist, or another process uses `out`.
+        If the model cannot be loaded, nothing of `scans` exists, or another process uses `out`.
     """
     chosen = PredictOptions(**options)
     reporter = reporter or Silent()
     store = Mirror(str(out)) if is_remote(out) else None
     folder = Path(out) if store is None else store.fetch()
-    place = local_copy(scans)
-    if not place.exists():
-        raise ScanError(f"{printable_path(place)} does not exist", remedy="check the path")
+    places, absent = _existing(scans)
     claim_folder(folder, OUTPUT, remedy="choose another folder for --out")
-    found = discover(place.resolve() if chosen.is_pooled else place, without=folder)
     key = None if chosen.deidentify is None else Deidentifier.from_file(chosen.deidentify)
     with hold_folder(folder, chosen.share):
         loaded, load_arguments = _load(model, chosen)
-        call = _list_work(chosen, place, found, loaded, folder, key, load_arguments)
+        call = _list_work(chosen, places, loaded, folder, key, load_arguments)
         known, n_skipped = _predict_scans(call, store, reporter)
         with held(folder / ".tables.lock"):
             if chosen.share is not None:  # other processes may have finished scans since
@@ -211,7 +215,32 @@ def predict(
         if store is not None:
             store.send_changes([*FOLDERS, "."])
     names = {i.case for i in call.mine}
-    return FolderResult(folder, tuple(p for p in known if p.case in names), n_skipped, call.work.skipped_files)
+    predictions = tuple(p for p in known if p.case in names)
+    return FolderResult(folder, predictions, n_skipped, call.work.skipped_files, (*absent, *call.found.problems))
+
+
+def _existing(
+    scans: str | Path | Sequence[str | Path],
+) -> tuple[tuple[Path, ...], tuple[tuple[str, str], ...]]:
+    """Return the local places that exist, and the others with the reason; raise the first error if none exists."""
+    given = [scans] if isinstance(scans, str | Path) else list(scans)
+    places: list[Path] = []
+    problems: list[tuple[str, str]] = []
+    first: MedHybridError | None = None
+    for scan in given:
+        name = printable_path(hide_password(str(scan)))
+        try:
+            place = local_copy(scan)
+            if not place.exists():
+                raise ScanError(f"{name} does not exist", remedy="check the path")
+            places.append(place)
+        except Exception as error:  # another place may exist
+            problem = item_error(error, f"{name} cannot be read", ScanError)
+            first = first or problem
+            problems.append((name, str(problem)))
+    if not places:
+        raise first or ConfigError("no scans given", expected="at least one file or folder")
+    return tuple(places), tuple(problems)
 
 
 def _load(
@@ -242,8 +271,7 @@ def _load(
 
 def _list_work(
     options: PredictOptions,
-    place: Path,
-    found: Discovery,
+    places: tuple[Path, ...],
     model: Segmenter,
     folder: Path,
     key: Deidentifier | None,
@@ -251,7 +279,9 @@ def _list_work(
 ) -> _FolderCall:
     """Assign the scans to channels and names, and choose those of this call."""
     channels = [(n.channel, n.optional) for n in model.plan.normalisation]
-    work = make_worklist(found, channels, model.record.channel_map)
+    searched = group_places([p.resolve() for p in places] if options.is_pooled else places)
+    found = find_scans(searched, channels, model.record.channel_map, without=folder)
+    work = found.work
     if key is not None:
         work = work.deidentified(key)
     max_bytes = options.max_bytes
@@ -263,7 +293,7 @@ def _list_work(
     job = FolderJob(model, folder, deidentifier=key, with_probabilities=options.probabilities, max_memory=max_bytes)
     tell_other_models(folder, [p.case for p in others if p.status == "done" and p.made_by != job.made_by])
     cases = sorted([*(i.case for i in work.items), *(p.case for p in others if p.made_by == job.made_by)])
-    return _FolderCall(options, place, found, work, mine, tuple(cases), job, load_arguments)
+    return _FolderCall(options, places, found, work, mine, tuple(cases), job, load_arguments)
 
 
 def _predict_scans(call: _FolderCall, store: Mirror | None, reporter: Reporter) -> tuple[list[Prediction], int]:
@@ -358,6 +388,7 @@ def _write_record(call: _FolderCall, known: Sequence[Prediction], n_skipped: int
         device = f"{options.workers} workers, {options.ray_address or 'this machine'}, {options.device}"
         precision = options.precision or "auto"
     n_done = sum(p.status == "done" for p in known)
+    scans = [str(p.resolve()) for p in call.places] if call.job.deidentifier is None else [""]
     record = FolderRecord(
         medhybrid=__version__,
         python=platform.python_version(),
@@ -373,10 +404,11 @@ def _write_record(call: _FolderCall, known: Sequence[Prediction], n_skipped: int
         n_failed=len(known) - n_done,
         n_waiting=len(call.cases) - len(known),
         skipped_files=[SkippedFile(name=e.name, reason=e.skip_reason) for e in work.skipped_files],
-        n_other_files=call.found.n_skipped,
+        n_other_files=sum(searched.n_skipped for searched in call.found.found),
         channels=_earlier_channels(call.job.out, known) | {i.case: i.reasons for i in work.items if i.reasons},
         labels=dict(model.plan.labels),
-        scans=str(call.place.resolve()) if call.job.deidentifier is None else "",
+        scans=scans[0],
+        more_scans=scans[1:],
         model_channels=[(n.channel, n.optional) for n in model.plan.normalisation],
         channel_map=dict(model.record.channel_map),
         scan_options=model.record.scans,
