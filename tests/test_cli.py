@@ -96,9 +96,10 @@ def test_the_whole_workflow_in_five_commands(config: Path, tmp_path: Path, capsy
 
     out = tmp_path / "out"
     assert main(["predict", str(tmp_path / "data" / "imagesTr"), "-m", str(run), "-o", str(out)]) == 0
-    assert main(["evaluate", str(tmp_path / "data" / "labelsTr"), str(out), *c, "--run", str(run)]) == 0
+    assert main(["evaluate", str(tmp_path / "data" / "labelsTr"), str(out), *c, "--run", str(run)]) == 1
     shown = capsys.readouterr().out
     assert "surface_dice" in shown
+    assert "data leakage" in shown, "the training cases are not scored"
     assert (out / "evaluation" / "scores.csv").exists()
 
 

@@ -7,6 +7,7 @@ image cannot be reconstructed from them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,3 +26,8 @@ def picture_hashes(array: NDArray[np.generic]) -> tuple[str, ...]:
         digest.update(np.ascontiguousarray(channel, np.float32).tobytes())
         found.add(digest.hexdigest()[:32])
     return tuple(sorted(found))
+
+
+def is_known_image(array: NDArray[np.generic], known: Collection[str]) -> bool:
+    """Return whether a channel of an image (C, X, Y, Z) in RAS order has one of the known hashes."""
+    return bool(known) and not set(known).isdisjoint(picture_hashes(array))

@@ -39,6 +39,7 @@ class Ensemble(Segmenter):
                 # the members' probabilities are calibrated before they are averaged
                 "calibration": Calibration(threshold=float(np.mean([c.threshold for c in calibrations]))),
                 "seen": join_seen([m.record.seen for m in members]),
+                "training_images": tuple(sorted({image for m in members for image in m.record.training_images})),
                 "channel_map": next((m.record.channel_map for m in members if m.record.channel_map), {}),
             }
         )

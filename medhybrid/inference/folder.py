@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.data.channels import channel_assignment_of
+from medhybrid.data.pictures import is_known_image
 from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import Stamps, hash_files, stamp_files
 from medhybrid.errors import NO_ROOM, MedHybridError, ScanError, item_error
+from medhybrid.geometry import turn_to_ras
 from medhybrid.inference.collect import collect
 from medhybrid.inference.folder_job import FolderJob, ScanOutcome, unwritable
 from medhybrid.inference.foreign_files import ForeignFileError, refuse_foreign_files, with_changes_named
@@ -55,6 +57,7 @@ class _Case:
     stamps: Stamps = field(default_factory=list)
     input_hash: str = ""
     scan: Scan | None = None
+    is_training_scan: bool = False
     prepared: PreparedImage | None = None
     inferred: Inferred | None = None
 
@@ -175,6 +178,8 @@ def _read(job: FolderJob, case: _Case) -> None:
         with_probabilities=job.with_probabilities,
         doubts=unlike_grid(case.scan.grid, model.plan, model.record.seen),
     )
+    turned = turn_to_ras(case.scan.affine).apply(case.scan.array)
+    case.is_training_scan = is_known_image(turned, model.record.training_images)
     case.prepared = model.prepare(case.scan)
     job.records.release(
         item.case
@@ -250,6 +255,7 @@ def _conclude(job: FolderJob, case: _Case) -> None:
         verdict=made.verdict,
         measures=written.measures,
         outputs=written.hashes,
+        is_training_scan=case.is_training_scan,
     )
 
 

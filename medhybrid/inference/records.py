@@ -63,6 +63,8 @@ class Prediction(BaseModel):
         in records of earlier versions.
     places : list of str
         Places of the scan's files, as keyed hashes if names are replaced; see `ScanEntry.places`.
+    is_training_scan : bool, optional
+        Whether the model was trained on this scan; None in records of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,6 +85,7 @@ class Prediction(BaseModel):
     outputs: dict[str, str] = {}
     other_corrections: tuple[str, ...] | None = None
     places: list[str] = []
+    is_training_scan: bool | None = None
 
     @property
     def sign(self) -> str:

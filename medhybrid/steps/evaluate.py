@@ -67,8 +67,8 @@ def evaluate(
         Value of voxels in the references whose label is unknown; they are not scored.
     cases : sequence of str, optional
         Cases to score; by default every reference. A case without prediction is scored as an empty mask and listed in the
-        problems; its labels get the worst score where the reference is empty, too. A case is listed and not scored if its mask
-        was edited, or is of another model than the folder's record names.
+        problems; its labels get the worst score where the reference is empty, too. A case is listed and not scored if the model
+        was trained on it, or its mask was edited or is of another model than the folder's record names.
     predicted_only : bool
         Score only references of scans that `predict` processed, with or without success.
     other_values : str
@@ -208,18 +208,24 @@ def _output_folder(predictions: Path) -> Path:
 
 
 def _on_record(folder: Path) -> tuple[set[str], dict[str, DataError]]:
-    """Return the failed scans of an output folder of `predict`, and errors for masks that are not of its model."""
+    """Return the failed scans of an output folder of `predict`, and errors for masks that cannot be scored."""
     try:
         made_by = read_folder_record(folder).made_by
     except DataError:  # a folder of masks of other software
         return set(), {}
     records = Records(folder)
     failed = {p.stem for p in (folder / "failed").glob("[!.]*.json")}
-    foreign = {}
+    foreign: dict[str, DataError] = {}
     for done in records.all([p.stem for p in (folder / "done").glob("[!.]*.json")]):
         if done.status == "done" and done.made_by != made_by:
             foreign[done.case] = DataError(
                 f"the mask of {done.case} is of another model", remedy="finish predict, then evaluate"
+            )
+        elif done.status == "done" and done.is_training_scan:
+            foreign[done.case] = DataError(
+                f"data leakage: the model was trained on {done.case}",
+                expected="a scan that it has not seen",
+                remedy="score unseen scans, or cross-validate: there, each case is scored by a model that did not train on it",
             )
         elif done.status == "done" and is_edited(folder, records, done.case):
             foreign[done.case] = DataError(

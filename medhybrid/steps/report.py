@@ -175,6 +175,7 @@ def _read(
     mask = mask_on_grid(folder / "masks" / f"{case}.nii.gz", scan.grid, SegmentRules(record.labels))
     if mask is None:
         raise DataError(f"case {case}: the mask has another grid than the scan", remedy="predict again")
+    made = Records(folder).done(case)
     known: NDArray[np.generic] | None = None
     scores: list[LabelScore] = []
     if reference is not None:
@@ -186,6 +187,8 @@ def _read(
             notes.append(
                 f"the reference has values that are not labels ({', '.join(unknown)}): it is neither drawn nor scored"
             )
+        elif made is not None and made.is_training_scan:
+            notes.append("the model was trained on this scan: its mask is not scored")
         else:
             scores = score_case(case, mask, known, record.labels, scan.grid)
     shown = shown_channel(record.model_channels)

@@ -214,8 +214,8 @@ def test_a_case_given_twice_is_scored_once(folders: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("place", [".", "masks"])
 def test_an_edited_mask_is_not_scored(trained: tuple[StudyFolder, Path], tmp_path: Path, place: str) -> None:
     for n in range(2):
-        save_nifti(tmp_path / "scans" / f"s{n}.nii.gz", blob_case(n)[0])
-        save_nifti(tmp_path / "ref" / f"s{n}.nii.gz", blob_case(n)[1])
+        save_nifti(tmp_path / "scans" / f"s{n}.nii.gz", blob_case(20 + n)[0])
+        save_nifti(tmp_path / "ref" / f"s{n}.nii.gz", blob_case(20 + n)[1])
     medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
     save_nifti(tmp_path / "out" / "masks" / "s1.nii.gz", blob_case(1)[1])
 
@@ -230,10 +230,23 @@ def test_labels_with_other_values_than_the_record_are_refused(
     trained: tuple[StudyFolder, Path], tmp_path: Path, labels: dict[str, int]
 ) -> None:
     for folder in ("scans", "ref"):
-        save_nifti(tmp_path / folder / "a.nii.gz", blob_case(0)[folder == "ref"])
+        save_nifti(tmp_path / folder / "a.nii.gz", blob_case(20)[folder == "ref"])
     medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
 
     for place in (tmp_path / "out", tmp_path / "out" / "masks"):
         with pytest.raises(DataError, match=r"have other labels. Expected 1 \(left\), 4 \(right\)"):
             medhybrid.evaluate(tmp_path / "ref", place, labels=labels)
         assert medhybrid.evaluate(tmp_path / "ref", place, labels={"left": 1}, other_values="ignore").scores
+
+
+def test_of_a_fold_only_the_training_scans_are_refused(trained: tuple[StudyFolder, Path], tmp_path: Path) -> None:
+    study, run = trained
+    images = [study.folder / "data" / "imagesTr" / f"case_0{n}.nii.gz" for n in (0, 9)]
+    medhybrid.predict(images, model=run, out=tmp_path)
+
+    found = medhybrid.evaluate(
+        study.folder / "data" / "labelsTr", tmp_path, labels={"left": 1, "right": 4}, predicted_only=True
+    )
+
+    assert {s.case for s in found.scores} == {"case_09"}
+    assert "data leakage" in found.problems["case_00"]
