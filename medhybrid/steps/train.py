@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from medhybrid.config import StudyConfig, config_from_dict, require_config, save_config
@@ -15,7 +14,6 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
 from medhybrid.data.source import check_source
-from medhybrid.data.store import PreparedCase
 from medhybrid.errors import ConfigError, DataError, ModelError, OutputError
 from medhybrid.inference.confidence import Calibration
 from medhybrid.inference.device import choose_device
@@ -39,11 +37,13 @@ from medhybrid.runs.record import (
     silent_tracker,
     without_places,
 )
+from medhybrid.runs.remarks import report_absent_labels, report_other_budget, thin_labels
 from medhybrid.runs.resume import extend, run_config, with_places
 from medhybrid.runs.run import Run
 from medhybrid.runs.setup import RunSetup, resolve_setup
 from medhybrid.runs.validation import record_validation, show_progress, show_references
 from medhybrid.starts import Start, begin_with
+from medhybrid.tracking.jsonl import read_log
 from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.determinism import deterministic, random_numbers_kept
 from medhybrid.training.early_signs import EarlySigns
@@ -115,6 +115,7 @@ def train(
                 setup.plan.save(folder / "plan.json")
                 remember_data(folder, setup.data)
                 on_start(folder)
+                report_other_budget(setup, reporter)
             return _run(setup, folder, reporter, team, resume=False, parent_run_id=parent_run_id, watch=watch)
 
 
@@ -213,13 +214,12 @@ def _run(
     shown_cases = subset(subset(setup.validation_cases, config.training.validation_cases), SHOWN_CASES)
 
     is_ended = False
-    signs = EarlySigns(plan, _thin_labels(setup))
 
     def on_validation(validation: Validation) -> None:
         nonlocal is_ended
         if not validation.is_complete:
             is_ended = watch(trainer.validations_done, validation.mean_dice)
-            if sign := signs.see_dice(trainer.progress, validation.mean_dice):
+            if sign := signs.see_dice(trainer.progress, validation.dice_of_present):
                 reporter.message(sign)
         show_progress(validation, {c.name for c in shown_cases}, folder, tracker, shown)
 
@@ -230,7 +230,7 @@ def _run(
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}{dice}  {_minutes(p.left_s)} left")
 
     if team.is_first and not resume:
-        _report_absent_labels(plan, setup.train_cases, config.training.fold, reporter)
+        report_absent_labels(plan, setup.train_cases, config.training.fold, reporter)
     with stop_on_signals() as should_stop, random_numbers_kept(), deterministic(config.training.deterministic):
         try:
             network, start = (None, None) if resume else _begin(config, plan)
@@ -251,12 +251,15 @@ def _run(
                 team=team,
                 device=setup.device,
             )
+            losses: list[float] = []
             if resume:
                 trainer.restore()
+                losses = _logged_losses(folder, trainer.step)
             elif team.is_first:
                 _report_start(start, folder, tracker, reporter)
                 _log_inputs(tracker, folder)
                 show_references(shown_cases, folder, tracker, shown)
+            signs = EarlySigns(config, plan, thin_labels(setup), losses=losses, progress=trainer.progress)
             reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
             outcome = trainer.fit()
             reporter.end()
@@ -301,6 +304,13 @@ def _refuse_unlabelled(config: StudyConfig) -> None:
         )
 
 
+def _logged_losses(folder: Path, step: int) -> list[float]:
+    """Return the losses that a run logged up to a step."""
+    events = read_log(folder / "log.jsonl") if (folder / "log.jsonl").is_file() else []
+    values = [e["values"].get("train/loss") for e in events if e.get("values") and e.get("step", 0) <= step]
+    return [float(value) for value in values if value is not None]
+
+
 def _begin(config: StudyConfig, plan: Plan) -> tuple[Network | None, Start | None]:
     """Return the network initialised from the pretrained weights of the config, or None without such weights."""
     if config.training.pretrained is None:
@@ -308,31 +318,6 @@ def _begin(config: StudyConfig, plan: Plan) -> tuple[Network | None, Start | Non
     torch.manual_seed(config.training.seed)
     network = network_for(config.network, plan)
     return network, begin_with(network, Path(config.training.pretrained), plan, parts=config.training.pretrained_parts)
-
-
-def _thin_labels(setup: RunSetup) -> list[str]:
-    """Return the labels that the grid of a training case makes smaller by a half or more."""
-    kept = [
-        (name, case.record.grid_ml.get(name, before), before)
-        for case in setup.train_cases
-        for name, before in case.record.reference_ml.items()
-        if before
-    ]
-    return sorted({name for name, after, before in kept if after < before / 2})
-
-
-def _report_absent_labels(plan: Plan, cases: Sequence[PreparedCase], fold: int, reporter: Reporter) -> None:
-    present = {int(value) for case in cases for value in np.unique(case.foreground[:, 3])}
-    absent = [name for name, classes in plan.structures.items() if not present & set(classes)]
-    lost = [name for name in absent if any(case.record.reference_ml.get(name) for case in cases)]
-    if lost:
-        spacing = " x ".join(f"{s:g}" for s in plan.spacing_mm)
-        reporter.message(
-            f"{', '.join(lost)} vanishes on the network's grid of {spacing} mm in every training case of fold {fold}, "
-            "so that it cannot be trained. Set a finer prepare.spacing_mm; problems.csv has a suitable spacing"
-        )
-    if nowhere := [name for name in absent if name not in lost]:
-        reporter.message(f"no training case of fold {fold} has {', '.join(nowhere)}: it cannot be trained")
 
 
 def _report_start(start: Start | None, folder: Path, tracker: Tracker, reporter: Reporter) -> None:

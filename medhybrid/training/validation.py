@@ -64,6 +64,16 @@ class Validation:
         """Return the mean Dice over the cases."""
         return float(np.mean([r.mean_dice for r in self.results]))
 
+    @property
+    def dice_of_present(self) -> dict[str, float]:
+        """Return the mean Dice of each label, over the cases whose reference has it."""
+        found: dict[str, list[float]] = {}
+        for result in self.results:
+            for name, dice_score in result.dice.items():
+                if result.case.record.reference_ml.get(name, 0) > 0:
+                    found.setdefault(name, []).append(dice_score)
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
     def calibration(self) -> Calibration:
         """Fit the calibration of the model's confidence on a complete validation."""
         taught = [(r.voxels, r.mean_dice) for r in self.results if r.voxels is not None]
@@ -72,10 +82,7 @@ class Validation:
     def metrics(self) -> dict[str, float]:
         """Return the metrics with their names, for a tracker."""
         values = {"val/dice": self.mean_dice, "val/dice_median": float(np.median([r.mean_dice for r in self.results]))}
-        for label in self.results[0].dice:
-            present = [r.dice[label] for r in self.results if r.case.record.reference_ml[label] > 0]
-            if present:
-                values[f"val_label/{label}/dice"] = float(np.mean(present))
+        values |= {f"val_label/{label}/dice": value for label, value in self.dice_of_present.items()}
         values |= {f"val_case/{r.case.name}/dice": r.mean_dice for r in self.results}
         return values
 

@@ -128,6 +128,23 @@ def test_a_training_with_a_budget_in_minutes_ends_in_time(prepared: StudyFolder,
     assert outcome.elapsed_s == pytest.approx(1.8, abs=3.0)
 
 
+@pytest.mark.parametrize(
+    ("validating_s", "elapsed_s", "is_too_long"), [(0.0, 10.0, False), (0.4, 10.0, False), (0.5, 10.0, True)]
+)
+def test_validations_take_at_most_a_share_of_a_training_limited_by_time(
+    prepared: StudyFolder, tmp_path: Path, validating_s: float, elapsed_s: float, is_too_long: bool
+) -> None:
+    """The next validation is expected to take as long as the last one: 0.4 s of 10 s are below the half of 8 %."""
+    limited = trainer(prepared, tmp_path, iterations=None, max_minutes=1.0, n_validations=60)
+    by_steps = trainer(prepared, tmp_path, iterations=100, n_validations=60)
+    by_steps.step = 20
+    for made in (limited, by_steps):
+        made.elapsed_s, made.validating_s, made.last_validation_s = elapsed_s, validating_s, validating_s
+
+    assert limited._is_validation_due() is not is_too_long
+    assert by_steps._is_validation_due(), "a number of steps has no limit of time"
+
+
 @pytest.mark.slow
 def test_the_losses_of_a_small_training_are_the_golden_ones(tmp_path: Path) -> None:
     """Processors cause small differences; a change of the training recipe causes much larger ones."""
