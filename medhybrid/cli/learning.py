@@ -87,7 +87,10 @@ def train(
         reporter.message(f"continue with: medhybrid train --resume --run {result.folder}")
         return 130
     rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
-    reporter.table("Validation, all cases of the fold", ["measure", "value"], rows)
+    if rows:
+        reporter.table("Validation, all cases of the fold", ["measure", "value"], rows)
+    else:
+        reporter.message("no validation: every case trained, so the model has no scores and is not calibrated")
     if pictures := sorted((result.folder / "pictures").glob(f"*_{result.n_steps:06d}.png")):
         reporter.picture(pictures[0])
     reporter.message(f"run and model: {result.folder}")
@@ -205,9 +208,13 @@ def pretrain(
         reporter.message(f"interrupted after step {result.n_steps}; the state is in {result.folder}")
         reporter.message(f"continue with: medhybrid pretrain --resume --run {result.folder}")
         return 130
-    reporter.table(
-        "Reconstruction of masked tokens", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.metrics.items()]
-    )
+    rows = [[k, f"{v:.4f}"] for k, v in result.metrics.items()]
+    if rows:
+        reporter.table("Reconstruction of masked tokens", ["measure", "value"], rows)
+    else:
+        reporter.message(
+            "every scan was used for pretraining (training.fold=all), so the reconstruction is not measured"
+        )
     reporter.message(f"initialise a training from it: medhybrid train ... training.pretrained={result.folder}")
     return 1 if result.left_out else 0
 

@@ -189,6 +189,9 @@ class StageConfig(Frozen):
 
 Precision = Literal["auto", "bf16", "float32"]
 
+ALL_CASES: Literal["all"] = "all"
+"""Value of `training.fold` with which every case trains and none validates."""
+
 
 class TrainingConfig(Frozen):
     """Training settings: length, optimiser, pretrained weights, validation."""
@@ -201,7 +204,11 @@ class TrainingConfig(Frozen):
 
     max_minutes: float | None = Field(None, gt=0, description="Length in minutes, without the final validation.")
     iterations: int | None = Field(None, ge=1, description="Length in optimiser steps.")
-    fold: int = Field(0, ge=0, description="Fold of the cross-validation.")
+    fold: int | Literal["all"] = Field(
+        0,
+        description="Fold of the cross-validation. `all` trains on every case: nothing is validated, and the confidence is not "
+        "calibrated.",
+    )
     seed: int = Field(0, description="Seed for initial weights, sampling and augmentation.")
     optimiser: Literal["muon", "adamw"] = Field(
         "muon",
@@ -273,6 +280,26 @@ class TrainingConfig(Frozen):
             raise ValueError("give exactly one of max_minutes and iterations")
         if self.deterministic and self.iterations is None:
             raise ValueError("deterministic needs iterations (and max_minutes: null): a time limit is not reproducible")
+        return self
+
+    @property
+    def has_validation(self) -> bool:
+        """Return whether cases validate the training; with `fold: all`, every case trains."""
+        return self.fold != ALL_CASES
+
+    @field_validator("fold", mode="before")
+    @classmethod
+    def _fold_is_one(cls, value: object) -> object:
+        if value == ALL_CASES or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+            return value
+        raise ValueError("expected the number of a fold, from 0, or all")
+
+    @model_validator(mode="after")
+    def _needs_no_validation_without_cases(self) -> Self:
+        if not self.has_validation and self.inner_fold is not None:
+            raise ValueError("inner_fold divides the training cases of a fold; set fold to a number, not to all")
+        if not self.has_validation and self.keep == "best":
+            raise ValueError("keep: best needs validation, which fold: all does not have; set keep: final")
         return self
 
 

@@ -194,6 +194,11 @@ class PreparedDataset:
             raise DataError(f"fold {k} does not exist", expected=f"0 to {len(self.folds) - 1}")
         return self.folds[k]
 
+    def every_case(self) -> Fold:
+        """Return a fold in which the cases of all folds train and none validates. Cases kept for testing are in no fold."""
+        names = (name for fold in self.folds for name in (*fold.train, *fold.validation))
+        return Fold(train=tuple(dict.fromkeys(names)), validation=())
+
     def plan_for(self, config: StudyConfig) -> Plan:
         """Return the plan, with the metadata fields of the config, which may be fewer than those of the cases.
 
@@ -231,7 +236,8 @@ class PreparedDataset:
 
         With `records` of all prepared cases, no case is opened.
         """
-        fold, training = self.fold(config.training.fold), config.training
+        training = config.training
+        fold = self.fold(training.fold) if isinstance(training.fold, int) else self.every_case()
         if training.inner_fold is not None:
             if records is None:
                 records = {case.name: case.record for case in self.open(fold.train)}

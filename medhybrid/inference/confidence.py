@@ -73,6 +73,11 @@ class Calibration(BaseModel):
     threshold: float = DEFAULT_THRESHOLD
     auc: float | None = None
 
+    @property
+    def is_fitted(self) -> bool:
+        """Return whether validation cases fitted it; otherwise temperature and threshold are the defaults."""
+        return self.ece is not None
+
 
 @dataclass(frozen=True, slots=True)
 class VoxelSample:

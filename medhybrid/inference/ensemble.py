@@ -47,6 +47,11 @@ class Ensemble(Segmenter):
         self.device, self.precision, self.runtime = first.device, first.precision, first.runtime
         self._orders = [_label_order(first, m) for m in members]
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the confidence of every member is calibrated."""
+        return all(m.record.calibration.is_fitted for m in self.members)
+
     def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
         """Yield the logarithm of the mean probabilities (K, n, Y, Z), slab by slab along X."""
         members = [(Rows(m.slabs(image, context)), m.record.calibration.temperature) for m in self.members]

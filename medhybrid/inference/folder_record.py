@@ -31,6 +31,8 @@ class FolderRecord(BaseModel):
         Path of the scans. Empty for a de-identified output, since names of folders may contain patient data.
     more_scans : list of str
         Further paths, if several were given.
+    is_calibrated : bool, optional
+        Whether validation cases calibrated the confidence of the model; None in records of earlier versions.
     model_channels : list of (str, bool)
         Name of each channel, and whether it is optional.
     channels : dict
@@ -60,6 +62,7 @@ class FolderRecord(BaseModel):
     labels: dict[str, int]
     scans: str = ""
     more_scans: list[str] = []
+    is_calibrated: bool | None = None
     model_channels: list[tuple[str, bool]] = []
     channel_map: dict[str, str | ChannelRule] = {}
     scan_options: ScansConfig = ScansConfig()

@@ -109,6 +109,11 @@ class Segmenter(Protocol):
         """Plan with which the model was trained."""
         return self.record.plan
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether validation cases calibrated the confidence; otherwise scores and verdicts are estimates by default values."""
+        return self.record.calibration.is_fitted
+
     def predict(self, scan: Scan) -> NDArray[np.generic]:
         """Predict the label map (X, Y, Z) of a scan on the scan's own grid, with the label values of the training masks.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medhybrid.config.models import ALL_CASES
 from medhybrid.errors import ModelError
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.model import Model
@@ -90,10 +91,7 @@ def model_card(record: ModelRecord, title: str) -> str:
             "network",
             f"{record.network.kind}, widths {record.network.widths}, {record.network.depth} Transformer blocks",
         ),
-        (
-            "validation fold",
-            f"{record.fold}" + ("" if record.inner_fold is None else f", inner split {record.inner_fold}"),
-        ),
+        ("validation fold", _fold_of(record)),
         ("training data (SHA-256)", record.data_hash),
         ("medhybrid", record.medhybrid_version),
     ]
@@ -107,24 +105,43 @@ def model_card(record: ModelRecord, title: str) -> str:
         "",
     ]
     lines += ["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows), ""]
-    lines += ["## Validation", "", "| measure | value |", "| --- | --- |"]
-    lines += [f"| {k} | {v:.4f} |" for k, v in sorted(record.metrics.items())]
-    lines += [
-        "",
-        "Measured on validation cases, which were not used for training; `dice_low` and `dice_high` are the 95 % interval of",
-        "their mean (bootstrap).",
-    ]
+    lines += _validation_lines(record)
     lines += [
         "",
         "## Limits",
         "",
         "- Not validated on scans unlike the training scans: other ages, diseases, scanners, sequences, or after treatment.",
     ]
-    lines += [
-        "- The score of a mask is the model's confidence, not its accuracy; it was calibrated on the validation cases."
-    ]
+    calibrated = "it was calibrated on the validation cases"
+    if not record.calibration.is_fitted:
+        calibrated = "it is **uncalibrated**, since no validation cases fitted it"
+    lines += [f"- The score of a mask is the model's confidence, not its accuracy; {calibrated}."]
     lines += ["- Volumes of small findings are the least reliable: see the plot of Dice over size in the run.", ""]
     return "\n".join(lines)
+
+
+def _fold_of(record: ModelRecord) -> str:
+    if record.fold == ALL_CASES:
+        return "none: trained on every case"
+    return f"{record.fold}" + ("" if record.inner_fold is None else f", inner split {record.inner_fold}")
+
+
+def _validation_lines(record: ModelRecord) -> list[str]:
+    """Return the section of the model card with the scores, or with the reason for their absence."""
+    if record.fold == ALL_CASES:
+        return [
+            "## Validation",
+            "",
+            "None: every case of the dataset was used for training (`training.fold: all`). The accuracy of a cross-validation",
+            "with the same settings is the best estimate of this model's accuracy.",
+        ]
+    return [
+        *("## Validation", "", "| measure | value |", "| --- | --- |"),
+        *(f"| {k} | {v:.4f} |" for k, v in sorted(record.metrics.items())),
+        "",
+        "Measured on validation cases, which were not used for training; `dice_low` and `dice_high` are the 95 % interval of",
+        "their mean (bootstrap).",
+    ]
 
 
 def _sha256(path: Path) -> str:

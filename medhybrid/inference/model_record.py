@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -45,6 +45,8 @@ class ModelRecord(BaseModel):
 
     Attributes
     ----------
+    fold : int or str
+        Fold that validated; `all` if every case trained and none validated.
     training_images : tuple of str
         Hashes of the images (`data.pictures`) on which the weights were trained, including those of pretrained weights.
     seen : SeenRange, optional
@@ -63,7 +65,7 @@ class ModelRecord(BaseModel):
     channel_map: dict[str, str | ChannelRule]
     label_codes: dict[str, LabelCode] = {}
     plan: Plan
-    fold: int
+    fold: int | Literal["all"]
     inner_fold: int | None = Field(None, validation_alias=AliasChoices("inner_fold", "inner"))
     data_hash: str
     training_images: tuple[str, ...] = Field((), validation_alias=AliasChoices("training_images", "learnt_from"))

@@ -15,7 +15,7 @@ from medhybrid.tracking.mlflow_store import is_default_store
 
 
 def new_run_folder(config: StudyConfig, what: str = "") -> Path:
-    """Create a folder RUNS/<study>/<time>[-what]-<network>-fold<n>-seed<n>; raises as `study_folder`."""
+    """Create a folder RUNS/<study>/<time>[-what]-<network>-fold<n>-seed<n> (`foldall`); raises as `study_folder`."""
     base = study_folder(config)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S") + (f"-{what}" if what else "")
     name = f"{stamp}-{config.network.kind}-fold{config.training.fold}-seed{config.training.seed}"

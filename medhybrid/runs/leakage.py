@@ -35,7 +35,10 @@ def check_leakage(setup: RunSetup) -> None:
     config = setup.config
     start = Path(config.training.pretrained) if config.training.pretrained else None
     about = read_weights(start).about if start else None
-    for side, cases in (("train", setup.train_cases), ("validate", setup.validation_cases)):
+    needed = {"train": setup.train_cases}
+    if config.training.has_validation:
+        needed["validate"] = setup.validation_cases
+    for side, cases in needed.items():
         if not cases:
             raise DataError(
                 f"fold {config.training.fold} has no prepared case to {side} on",

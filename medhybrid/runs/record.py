@@ -23,6 +23,8 @@ from medhybrid.training.stages import Stage
 from medhybrid.training.tracker import Tracker
 from medhybrid.version import __version__, code_revision
 
+NO_VALIDATION = "none: every case trains, so there are no scores and the confidence is not calibrated"
+
 
 def check_tracking(config: StudyConfig, folder: Path | None = None) -> None:
     """Check that a run can be recorded, before it starts.
@@ -110,6 +112,7 @@ def _run_info(config: StudyConfig, plan: Plan, data: RunData, folder: Path, pare
             "cases": sorted(names),
         }
         for side, names in sides.items()
+        if names or side == "train"
     }
     return RunInfo(
         experiment=experiment_of(config),
@@ -121,6 +124,7 @@ def _run_info(config: StudyConfig, plan: Plan, data: RunData, folder: Path, pare
             "medhybrid.code": code_revision(),
             "medhybrid.data_hash": data.data_hash,
             "medhybrid.fold": str(training.fold),
+            **({} if training.has_validation else {"medhybrid.validation": NO_VALIDATION}),
             "medhybrid.seed": str(training.seed),
             "medhybrid.network": config.network.kind,
             **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
@@ -140,6 +144,7 @@ def description_of(config: StudyConfig, plan: Plan) -> str:
             f"- network: {config.network.kind}, widths {config.network.widths}",
             f"- patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}",
             f"- length: {length}, fold {training.fold}, seed {training.seed}",
+            *([] if training.has_validation else [f"- validation: {NO_VALIDATION}"]),
         ]
     )
 

@@ -11,6 +11,12 @@ from medhybrid.data.store import PreparedCase
 from medhybrid.progress import Reporter
 from medhybrid.runs.setup import RunSetup
 
+NO_VALIDATION = (
+    "every case trains (training.fold=all), so nothing is validated: there are no scores, the averaged weights of the last "
+    "step become the model, its confidence is not calibrated, and component rules are those of the config "
+    "(prepare.keep_largest)"
+)
+
 
 def thin_labels(setup: RunSetup) -> list[str]:
     """Return the labels that the grid of a training case makes smaller by a half or more."""
@@ -42,7 +48,7 @@ def _length_of(minutes: float | None, steps: int | None) -> str:
     return f"{minutes:g} minutes" if minutes is not None else f"{steps} steps"
 
 
-def report_absent_labels(plan: Plan, cases: Sequence[PreparedCase], fold: int, reporter: Reporter) -> None:
+def report_absent_labels(plan: Plan, cases: Sequence[PreparedCase], fold: int | str, reporter: Reporter) -> None:
     """Report labels that no training case has, or that vanish on the network's grid."""
     present = {int(value) for case in cases for value in np.unique(case.foreground[:, 3])}
     absent = [name for name, classes in plan.structures.items() if not present & set(classes)]

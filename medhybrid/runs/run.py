@@ -17,7 +17,7 @@ class Run:
     run_id : str or None
         Id of the run in MLflow; None if it is not tracked there.
     metrics : dict of str to float
-        Results of the final validation.
+        Results of the final validation; empty if every case trained (`training.fold: all`).
     """
 
     folder: Path

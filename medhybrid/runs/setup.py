@@ -15,6 +15,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.data.splits import Fold
 from medhybrid.data.store import PreparedCase
+from medhybrid.errors import ConfigError
 from medhybrid.inference.network import config_of_network
 from medhybrid.runs.data import RunData
 from medhybrid.runs.prepared import prepared_folder
@@ -54,6 +55,16 @@ class RunSetup:
         """Return the record of the data, by which a resumed run recognises them."""
         names = [tuple(case.name for case in cases) for cases in (self.train_cases, self.validation_cases)]
         return RunData(data_hash=self.data_hash, train=names[0], validation=names[1])
+
+
+def require_validation(config: StudyConfig, command: str) -> None:
+    """Raise `ConfigError` if every case of a config trains, for a command that needs validation."""
+    if not config.training.has_validation:
+        raise ConfigError(
+            f"{command} needs validation, which training.fold=all does not have",
+            expected="the number of a fold",
+            remedy="set training.fold=0, and train on every case afterwards",
+        )
 
 
 def resolve_setup(config: StudyConfig, device: torch.device = CPU) -> RunSetup:

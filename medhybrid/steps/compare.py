@@ -35,6 +35,7 @@ from medhybrid.review.report.compared import ComparedCase, ComparisonInfo, write
 from medhybrid.runs.places import config_here
 from medhybrid.runs.prepared import prepared_folder
 from medhybrid.runs.record import without_places
+from medhybrid.runs.resume import run_config
 from medhybrid.runs.score_tables import dice_by_case, read_scores, references_by_case
 from medhybrid.scans.reader import read_scan
 from medhybrid.steps.report import pictures_of, shown_channel
@@ -173,6 +174,12 @@ def judged(folder: Path) -> Judged:
     scores = folder / "evaluation" / "scores.csv"
     if scores.is_file():
         return _predictions(folder, scores)
+    if (folder / "config.yaml").is_file() and not run_config(folder).training.has_validation:
+        raise DataError(
+            f"{folder} has no scores: every case trained (training.fold=all)",
+            expected="a training with validation",
+            remedy="compare masks of unseen scans: medhybrid predict and evaluate for both models, then compare the folders",
+        )
     raise DataError(
         f"{folder} has no scores",
         expected="a finished run of train (validation.csv), or an output of predict with scores (evaluation/scores.csv)",

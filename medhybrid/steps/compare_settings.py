@@ -20,6 +20,7 @@ from medhybrid.inference.network import network_for
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.comparison import Setting, comparison_table, draw_comparison
 from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.setup import require_validation
 from medhybrid.steps.train_all import InterruptedRunsError, Training, curve_of, nested_runs, train_all
 from medhybrid.tracking.jsonl import read_log
 
@@ -54,11 +55,12 @@ def compare_settings(
     Raises
     ------
     ConfigError
-        If `configs` or `seeds` is empty, or the configs differ in study, preparation or fold.
+        If `configs` or `seeds` is empty, or the configs differ in study, preparation or fold, or have no validation.
     """
     if not configs or not seeds or len({c.name for c in configs.values()}) > 1:
         raise ConfigError("nothing to compare", expected="settings of one study and at least one seed")
     first = next(iter(configs.values()))
+    require_validation(first, "a comparison of settings")
     for setting, config in configs.items():
         if _judged_by(config) != _judged_by(first):
             raise ConfigError(
@@ -92,7 +94,7 @@ def compare_settings(
     return None
 
 
-def _judged_by(config: StudyConfig) -> tuple[int, int | None]:
+def _judged_by(config: StudyConfig) -> tuple[int | str, int | None]:
     return config.training.fold, config.training.inner_fold
 
 

@@ -85,7 +85,10 @@ def cross_validate(
     """
     if not seeds:
         raise ConfigError("no seeds given", expected="at least one seed")
+    reporter = reporter or Silent()
     dataset = PreparedDataset(prepared_folder(require_config(config)))
+    if not config.training.has_validation:
+        reporter.message("training.fold=all does not apply: each fold is trained without its validation cases")
     chosen = list(folds) or list(range(len(dataset.folds)))
     for k in chosen:
         dataset.fold(k)
@@ -94,7 +97,7 @@ def cross_validate(
     length = config.training.max_minutes
     text = f"folds {chosen}, seeds {list(seeds)}" + (f", {length:g} minutes each" if length else "")
     with nested_runs(config, folder, f"**{config.name}**: cross-validation, {text}") as (parent, tracker):
-        trainings = train_all(configs, folder, parent_run_id=parent, pool=pool, reporter=reporter or Silent())
+        trainings = train_all(configs, folder, parent_run_id=parent, pool=pool, reporter=reporter)
         if trainings is None:
             raise InterruptedRunsError
         rules = _choose_rules(trainings, dataset)

@@ -60,6 +60,8 @@ class Listener:
         self, config: ListenConfig, model: Segmenter, *, on_event: Callable[[str, str], None] = lambda *_: None
     ) -> None:
         self.config, self.model, self._on_event = config, model, on_event
+        if not model.is_calibrated:
+            logger.warning("the confidence of this model is not calibrated: review every mask")
         self.target = parse_endpoint(config.send_to)
         self.spool = Path(config.spool)
         self._resend_at: dict[str, float] = {}

@@ -206,6 +206,10 @@ def predict(
     key = None if chosen.deidentify is None else Deidentifier.from_file(chosen.deidentify)
     with hold_folder(folder, chosen.share):
         loaded, load_arguments = _load(model, chosen)
+        if not loaded.is_calibrated:
+            reporter.message(
+                "the confidence of this model is not calibrated, since no validation cases fitted it: review every mask"
+            )
         call = _list_work(chosen, places, loaded, folder, key, load_arguments)
         known, n_skipped = _predict_scans(call, store, reporter)
         with held(folder / ".tables.lock"):
@@ -409,6 +413,7 @@ def _write_record(call: _FolderCall, known: Sequence[Prediction], n_skipped: int
         labels=dict(model.plan.labels),
         scans=scans[0],
         more_scans=scans[1:],
+        is_calibrated=model.is_calibrated,
         model_channels=[(n.channel, n.optional) for n in model.plan.normalisation],
         channel_map=dict(model.record.channel_map),
         scan_options=model.record.scans,

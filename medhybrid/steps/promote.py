@@ -80,6 +80,11 @@ def promote(run: str | Path, *, tracking_uri: str | None = None, force: bool = F
         )
     if champion == version:
         return Promotion(config.name, version.number, champion.number, "already")
+    if not force and not config.training.has_validation:
+        raise DataError(
+            f"{run} has no validation to compare with the champion: every case trained (training.fold=all)",
+            remedy="compare both models on unseen scans (medhybrid evaluate and compare), and use --force",
+        )
     difference = (
         None if force else _difference(registry.validation(version), registry.validation(champion), champion.number)
     )

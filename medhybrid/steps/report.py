@@ -225,5 +225,6 @@ def _facts(record: FolderRecord) -> dict[str, str]:
         "predicted": record.time.replace("T", " ").replace("+00:00", " UTC"),
         "model": record.model_weights_sha256[:12],
         "by": f"medhybrid {record.medhybrid} on {record.device}, {record.precision}",
+        **({"confidence": "not calibrated"} if record.is_calibrated is False else {}),
         "other files": str(record.n_other_files),
     }

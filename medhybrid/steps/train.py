@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from medhybrid.config import StudyConfig, config_from_dict, require_config, save_config
+from medhybrid.config.models import ALL_CASES
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
@@ -37,7 +38,7 @@ from medhybrid.runs.record import (
     silent_tracker,
     without_places,
 )
-from medhybrid.runs.remarks import report_absent_labels, report_other_budget, thin_labels
+from medhybrid.runs.remarks import NO_VALIDATION, report_absent_labels, report_other_budget, thin_labels
 from medhybrid.runs.resume import extend, run_config, with_places
 from medhybrid.runs.run import Run
 from medhybrid.runs.setup import RunSetup, resolve_setup
@@ -229,6 +230,8 @@ def _run(
             reporter.message(sign)
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}{dice}  {_minutes(p.left_s)} left")
 
+    if not config.training.has_validation:
+        reporter.message(NO_VALIDATION)
     if team.is_first and not resume:
         report_absent_labels(plan, setup.train_cases, config.training.fold, reporter)
     with stop_on_signals() as should_stop, random_numbers_kept(), deterministic(config.training.deterministic):
@@ -259,6 +262,8 @@ def _run(
                 _report_start(start, folder, tracker, reporter)
                 _log_inputs(tracker, folder)
                 show_references(shown_cases, folder, tracker, shown)
+                if not config.training.has_validation:
+                    tracker.describe(description_of(config, plan))
             signs = EarlySigns(config, plan, thin_labels(setup), losses=losses, progress=trainer.progress)
             reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
             outcome = trainer.fit()
@@ -293,7 +298,7 @@ def _has_finished_model(folder: Path) -> bool:
     except ModelError:
         return False
     is_finished = record.training is not None and not record.training.is_interrupted
-    return is_finished and (folder / "validation.csv").is_file()
+    return is_finished and (record.fold == ALL_CASES or (folder / "validation.csv").is_file())
 
 
 def _refuse_unlabelled(config: StudyConfig) -> None:

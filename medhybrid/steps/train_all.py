@@ -38,7 +38,7 @@ from medhybrid.runs.record import check_tracking, experiment_of, without_places
 from medhybrid.runs.resume import mark_part, run_config
 from medhybrid.runs.run import Run
 from medhybrid.runs.score_tables import dice_by_case, read_scores
-from medhybrid.runs.setup import resolve_setup
+from medhybrid.runs.setup import require_validation, resolve_setup
 from medhybrid.steps.train import resume, train
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
@@ -96,6 +96,8 @@ def train_all(
 
     Raises
     ------
+    ConfigError
+        If a training has no validation (`training.fold: all`).
     DataError
         If a training of an earlier call had another config, other data or other folds, or if pretrained weights were trained
         on a validation case.
@@ -104,8 +106,9 @@ def train_all(
     """
     refuse_team("a series of trainings")
     reporter, folder = reporter or Silent(), Path(folder)
-    for name in configs:
+    for name, config in configs.items():
         check_case_name(name, source="names of trainings")
+        require_validation(config, "a series of trainings, which is compared by scores,")
     known = _known_runs(folder)
     waiting: list[Job] = []
     trainings: dict[str, Training] = {}

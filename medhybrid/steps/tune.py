@@ -35,7 +35,7 @@ from medhybrid.runs.leakage import check_leakage
 from medhybrid.runs.record import without_places
 from medhybrid.runs.resume import mark_part
 from medhybrid.runs.run import Run
-from medhybrid.runs.setup import RunSetup, resolve_setup
+from medhybrid.runs.setup import RunSetup, require_validation, resolve_setup
 from medhybrid.starts import read_weights
 from medhybrid.steps.train import resume, train
 from medhybrid.steps.train_all import InterruptedRunsError, nested_runs, run_beside
@@ -113,6 +113,7 @@ def tune(
     if not minutes > 0:
         raise ConfigError(f"invalid budget of {minutes:g} minutes", expected="minutes above 0")
     reporter, config = reporter or Silent(), require_config(config)
+    require_validation(config, "tune")
     folder = Path(config.runs) / config.name / f"tune-{search.name}"
     make_folder(folder, remedy="choose another folder: runs=FOLDER")
     base = with_values(config, {**search.trial, **FIXED}, source=f"search {search.name}: trial")

@@ -99,7 +99,10 @@ class Registry:
         try:
             return question()
         except (MlflowException, OSError) as error:
-            remedy = "look the version up in the MLflow UI; where its run has no validation.csv, use --force"
+            remedy = (
+                "look the version up in the MLflow UI; where its run has no validation.csv, as with training.fold=all, compare "
+                "both models on unseen scans and use --force"
+            )
             raise self._failure("refused a request", error, remedy) from error
 
     def _failure(self, what: str, error: Exception, remedy: str = "") -> ModelError:
