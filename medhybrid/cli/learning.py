@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the newest run of the study.")] = False,
     run: ResumedRun = None,
     processes: Annotated[int, typer.Option(help="Processes on this host that train together, one GPU each.")] = 1,
+    own_loss: Annotated[
+        str | None,
+        typer.Option(help="FILE.py:FUNCTION, a loss of your own. The file is run: give only one that you trust."),
+    ] = None,
     deterministic: Annotated[
         bool,
         typer.Option("--deterministic", help="Bit-identical weights when trained again on this host; slower on a GPU."),
@@ -60,31 +65,34 @@ def train(
     from medhybrid.runs.resume import find_run, run_config
     from medhybrid.steps.train import resume as go_on
     from medhybrid.steps.train import train as start
+    from medhybrid.training.own_loss import load_own_loss
 
     if processes != 1:
         return launch(call_of(context).arguments_without("--processes"), processes)
     if LAUNCHED in os.environ:
         end_with_parent()
     is_first = os.environ.get("RANK", "0") == "0"
+    loss = None if own_loss is None else load_own_loss(own_loss)
     reporter = call_of(context).reporter(quiet or not is_first)
     if resume and deterministic:
         raise ConfigError("--deterministic cannot change on --resume", remedy="omit it: a run keeps its setting")
     if resume:
         folder, length = find_run(config, overrides or [], run)
         with patient_files(mode or run_config(folder).output.mode):
-            result = go_on(folder, length, reporter=reporter)
+            result = go_on(folder, length, loss=loss, reporter=reporter)
     else:
         changes = [*(["training.deterministic=true"] if deterministic else [])]
         study, must_prepare = _study_of(config, [*(overrides or []), *changes], checked_minutes(minutes), reporter)
         with patient_files(mode or study.output.mode):
             if must_prepare and is_first:
                 _prepare(study, reporter)
-            result = start(study, reporter=reporter)
+            result = start(study, loss=loss, reporter=reporter)
     if result.is_interrupted:
         reporter.message(
             f"interrupted after step {result.n_steps}; the state and the best model are in {result.folder}"
         )
-        reporter.message(f"continue with: medhybrid train --resume --run {result.folder}")
+        again = "" if own_loss is None else f" --own-loss {shlex.quote(own_loss)}"
+        reporter.message(f"continue with: medhybrid train --resume --run {result.folder}{again}")
         return 130
     rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
     if rows:

@@ -6,6 +6,7 @@ A `StudyConfig` is read once, checked as a whole, saved with the results, and pa
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -192,9 +193,14 @@ Precision = Literal["auto", "bf16", "float32"]
 ALL_CASES: Literal["all"] = "all"
 """Value of `training.fold` with which every case trains and none validates."""
 
+OWN_LOSS: Literal["own"] = "own"
+"""Value of `training.loss` in the record of a run that was trained with a function of the user."""
+
+BACKGROUND = "background"
+
 
 class TrainingConfig(Frozen):
-    """Training settings: length, optimiser, pretrained weights, validation."""
+    """Training settings: length, loss, optimiser, pretrained weights, validation."""
 
     renamed: ClassVar[dict[str, str]] = {
         "start": "pretrained",
@@ -214,6 +220,27 @@ class TrainingConfig(Frozen):
         "muon",
         description="`muon` orthogonalises the updates of convolutions and linear layers, with AdamW for the other weights; "
         "`adamw` uses AdamW for all.",
+    )
+    loss: Literal["dice_ce", "dice_focal", "tversky", "tversky_ce", "ce", "own"] = Field(
+        "dice_ce",
+        description="Loss: `dice_ce` (Dice and cross entropy), `dice_focal` (Dice and focal loss: hard voxels weigh more), "
+        "`tversky` (missed voxels and false ones have different weights), `tversky_ce` (Tversky and cross entropy) or `ce` "
+        "(cross entropy alone). `own` records a function that was given with the call (docs/how-to/training-options.md).",
+    )
+    focal_gamma: float = Field(
+        2.0, ge=1, le=5, description="Focusing exponent of `dice_focal`: a higher one gives less weight to easy voxels."
+    )
+    tversky_alpha: float = Field(
+        0.3, ge=0, le=1, description="Weight of false positives in the Tversky loss; 0.5 for both is Dice."
+    )
+    tversky_beta: float = Field(
+        0.7, ge=0, le=1, description="Weight of false negatives in the Tversky loss; a higher one gives larger masks."
+    )
+    class_weights: Literal["balanced"] | tuple[float, ...] | dict[str, float] | None = Field(
+        None,
+        description="Weights of the classes in the cross entropy or focal loss. `balanced` derives them from the volumes in "
+        "the training cases (0.1 to 10). A table names classes (`{tumour: 2}`; the others have 1). A list has `background` "
+        "first, then the labels. Regions have no `background`.",
     )
     peak_rate: float = Field(2e-3, gt=0, description="Learning rate after warm-up.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
@@ -294,6 +321,15 @@ class TrainingConfig(Frozen):
             return value
         raise ValueError("expected the number of a fold, from 0, or all")
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights_are_numbers(cls, value: object) -> object:
+        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
+        is_known = value in (None, "balanced") if numbers is None else bool(numbers)
+        if not is_known or not all(_is_weight(n) for n in numbers or ()):
+            raise ValueError("expected null, balanced, or numbers from 0, as a list or by name ({tumour: 2})")
+        return value
+
     @model_validator(mode="after")
     def _needs_no_validation_without_cases(self) -> Self:
         if not self.has_validation and self.inner_fold is not None:
@@ -301,6 +337,21 @@ class TrainingConfig(Frozen):
         if not self.has_validation and self.keep == "best":
             raise ValueError("keep: best needs validation, which fold: all does not have; set keep: final")
         return self
+
+    @model_validator(mode="after")
+    def _loss_is_usable(self) -> Self:
+        if self.loss in ("tversky", "tversky_ce") and not self.tversky_alpha + self.tversky_beta > 0:
+            raise ValueError("tversky_alpha and tversky_beta are both 0: every mask would have the loss 0")
+        if self.class_weights is not None and self.loss in ("tversky", "own"):
+            raise ValueError(
+                f"class_weights has no effect with loss: {self.loss}; it weights the cross entropy or focal loss "
+                "(dice_ce, dice_focal, tversky_ce, ce)"
+            )
+        return self
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 class PretrainConfig(Frozen):
@@ -381,3 +432,24 @@ class StudyConfig(Frozen):
                 f"prepare.keep_largest: unknown label: {', '.join(sorted(unknown))}; labels are {', '.join(self.data.labels)}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _weights_are_those_of_the_classes(self) -> Self:
+        weights, names = self.training.class_weights, self.weighted_classes
+        if isinstance(weights, dict) and (unknown := set(weights) - set(names)):
+            raise ValueError(
+                f"training.class_weights: unknown class: {', '.join(sorted(unknown))}; classes are {', '.join(names)}"
+            )
+        if isinstance(weights, tuple) and len(weights) != len(names):
+            raise ValueError(
+                f"training.class_weights: {len(weights)} numbers for {len(names)} classes ({', '.join(names)})"
+            )
+        numbers = list(weights.values()) if isinstance(weights, dict) else weights if isinstance(weights, tuple) else ()
+        if len(numbers) == len(names) and not any(numbers):
+            raise ValueError("training.class_weights: all are 0, so that nothing would be trained")
+        return self
+
+    @property
+    def weighted_classes(self) -> tuple[str, ...]:
+        """Return the names of the classes that `training.class_weights` weights: regions, or background and labels."""
+        return tuple(self.data.regions) or (BACKGROUND, *self.data.labels)

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from medhybrid.config import StudyConfig
+from medhybrid.config import StudyConfig, TrainingConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
 from medhybrid.runs.data import RunData
@@ -22,6 +22,8 @@ from medhybrid.tracking.stages import StageTracker
 from medhybrid.training.stages import Stage
 from medhybrid.training.tracker import Tracker
 from medhybrid.version import __version__, code_revision
+
+LOSS = TrainingConfig.model_fields["loss"].default
 
 NO_VALIDATION = "none: every case trains, so there are no scores and the confidence is not calibrated"
 
@@ -145,6 +147,8 @@ def description_of(config: StudyConfig, plan: Plan) -> str:
             f"- patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}",
             f"- length: {length}, fold {training.fold}, seed {training.seed}",
             *([] if training.has_validation else [f"- validation: {NO_VALIDATION}"]),
+            *(["- loss: " + training.loss] if training.loss != LOSS else []),
+            *([f"- class weights: {plan.reasons['class_weights']}"] if "class_weights" in plan.reasons else []),
         ]
     )
 
@@ -164,6 +168,8 @@ def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
         "training.peak_rate": training.peak_rate,
         "training.fold": training.fold,
         "training.seed": training.seed,
+        "training.loss": training.loss if training.loss != LOSS else None,
+        "training.class_weights": training.class_weights,
     }
     return {k: str(v) for k, v in values.items() if v is not None}
 

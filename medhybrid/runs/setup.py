@@ -6,6 +6,7 @@ data.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from medhybrid.errors import ConfigError
 from medhybrid.inference.network import config_of_network
 from medhybrid.runs.data import RunData
 from medhybrid.runs.prepared import prepared_folder
+from medhybrid.training.class_weights import class_weights
 
 CPU = torch.device("cpu")
 
@@ -32,13 +34,15 @@ class RunSetup:
     config : StudyConfig
         The config, with the network that the plan chose.
     plan : Plan
-        Plan of the prepared dataset, with the metadata fields of the config.
+        Plan of the prepared dataset, with the metadata fields of the config and the reason of the class weights.
     fold : Fold
         Names of the training and validation cases, prepared or not.
     train_cases, validation_cases : tuple of PreparedCase
         Opened cases of the fold, in its order.
     data_hash : str
         Hash over the sources of all prepared cases.
+    class_weights : mapping, optional
+        Weight of each class in the loss.
     """
 
     config: StudyConfig
@@ -49,6 +53,7 @@ class RunSetup:
     validation_cases: tuple[PreparedCase, ...]
     data_hash: str
     device: torch.device
+    class_weights: Mapping[str, float] | None = None
 
     @property
     def data(self) -> RunData:
@@ -86,13 +91,18 @@ def resolve_setup(config: StudyConfig, device: torch.device = CPU) -> RunSetup:
     opened = {case.name: case for case in dataset.open(dataset.names())}
     records = {name: case.record for name, case in opened.items()}
     fold = dataset.fold_for(config, records)
+    train_cases = tuple(opened[name] for name in fold.train if name in opened)
+    weights = class_weights(config, train_cases)
+    if weights is not None:
+        plan = plan.model_copy(update={"reasons": plan.reasons | {"class_weights": weights[1]}})
     return RunSetup(
         config=config,
         dataset=dataset,
         plan=plan,
         fold=fold,
-        train_cases=tuple(opened[name] for name in fold.train if name in opened),
+        train_cases=train_cases,
         validation_cases=tuple(opened[name] for name in fold.validation if name in opened),
         data_hash=dataset.data_hash(records),
         device=device,
+        class_weights=None if weights is None else weights[0],
     )

@@ -104,7 +104,9 @@ def for_scans(config: StudyConfig) -> StudyConfig:
         "name": f"{config.name}-scans",
         "data": config.data.model_copy(update={"labelled": False}),
         "augment": config.augment.model_copy(update={"paste_probability": 0.0}),
-        "training": config.training.model_copy(update={"foreground_share": 0.0, "stages": (), "pretrained": None}),
+        "training": config.training.model_copy(
+            update={"foreground_share": 0.0, "stages": (), "pretrained": None, "class_weights": None}
+        ),
     }
     return config.model_copy(update=changes)
 

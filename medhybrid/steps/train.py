@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from medhybrid.config import StudyConfig, config_from_dict, require_config, save_config
-from medhybrid.config.models import ALL_CASES
+from medhybrid.config import StudyConfig, config_from_dict, require_config, save_config, with_values
+from medhybrid.config.models import ALL_CASES, OWN_LOSS
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
@@ -31,6 +32,7 @@ from medhybrid.runs.leakage import check_leakage, read_training_images, record_t
 from medhybrid.runs.places import with_places_here
 from medhybrid.runs.prepared import prepared_folder
 from medhybrid.runs.record import (
+    LOSS,
     check_tracking,
     description_of,
     made_with,
@@ -49,6 +51,8 @@ from medhybrid.training.checkpoint import has_checkpoint
 from medhybrid.training.determinism import deterministic, random_numbers_kept
 from medhybrid.training.early_signs import EarlySigns
 from medhybrid.training.loop import Outcome, Progress, Trainer
+from medhybrid.training.objective import SegmentationObjective
+from medhybrid.training.own_loss import LossFunction, OwnLoss
 from medhybrid.training.team import Team, join_team, own_gpu
 from medhybrid.training.tracker import Tracker
 from medhybrid.training.validation import Validation, subset
@@ -70,6 +74,7 @@ Watch = Callable[[int, float], bool]
 def train(
     config: StudyConfig,
     *,
+    loss: LossFunction | OwnLoss | None = None,
     parent_run_id: str = "",
     on_start: Callable[[Path], None] = lambda _: None,
     watch: Watch = lambda _number, _dice: False,
@@ -83,6 +88,9 @@ def train(
 
     Parameters
     ----------
+    loss : callable, optional
+        Loss instead of the config's: a function from logits (B, K, X, Y, Z), target and known voxels (B, X, Y, Z) to a scalar.
+        It is called for each output of the network; see `docs/how-to/training-options.md`.
     parent_run_id : str
         MLflow run under which the run is nested.
     on_start : callable
@@ -92,6 +100,8 @@ def train(
 
     Raises
     ------
+    ConfigError
+        If the config has another loss besides `loss`.
     DataError
         If the dataset is not prepared, was prepared from another folder or with other settings, or the fold has no case.
     TrainingError
@@ -99,7 +109,7 @@ def train(
     TrackingError
         If the store of runs must be repaired first.
     """
-    require_config(config)
+    config, own_loss = _with_own_loss(require_config(config), loss)
     _refuse_unlabelled(config)
     reporter = reporter or Silent()
     for message in check_source(PreparedDataset(prepared_folder(config)).folder, config):
@@ -115,22 +125,34 @@ def train(
             if team.is_first:
                 setup.plan.save(folder / "plan.json")
                 remember_data(folder, setup.data)
+                if own_loss is not None:
+                    own_loss.record.save(folder)
                 on_start(folder)
                 report_other_budget(setup, reporter)
-            return _run(setup, folder, reporter, team, resume=False, parent_run_id=parent_run_id, watch=watch)
+            return _run(
+                setup, folder, reporter, team, resume=False, parent_run_id=parent_run_id, watch=watch, own_loss=own_loss
+            )
 
 
 def resume(
     folder: Path,
     overrides: Sequence[str] = (),
     *,
+    loss: LossFunction | OwnLoss | None = None,
     watch: Watch = lambda _number, _dice: False,
     reporter: Reporter | None = None,
 ) -> Run:
     """Continue an interrupted run, or extend a finished one (`training.iterations=+1000`).
 
+    Parameters
+    ----------
+    loss : callable, optional
+        Loss of a run that was trained with the user's own; it is never loaded through the record of the run.
+
     Raises
     ------
+    ConfigError
+        If this is not the loss of the run.
     ModelError
         If the run's checkpoints are damaged. A run without checkpoints starts from the first step.
     DataError
@@ -145,6 +167,9 @@ def resume(
     kept = extend(before, overrides)
     config = with_places(with_places_here(kept, folder), overrides)
     has_other_length = kept.training != before.training
+    _, own_loss = _with_own_loss(config, loss)
+    if own_loss is not None:
+        own_loss.record.check(folder)
     _refuse_unlabelled(config)
     check_tracking(config, folder)
     device = choose_device(own_gpu(config.training.device))
@@ -168,7 +193,7 @@ def resume(
         with _held(folder, kept, team):
             if team.is_first and has_started and has_other_length:
                 (folder / OTHER_LENGTH).touch()
-            return _run(setup, folder, reporter, team, resume=has_started, watch=watch)
+            return _run(setup, folder, reporter, team, resume=has_started, watch=watch, own_loss=own_loss)
 
 
 @contextmanager
@@ -201,6 +226,7 @@ def _run(
     resume: bool,
     watch: Watch,
     parent_run_id: str = "",
+    own_loss: OwnLoss | None = None,
 ) -> Run:
     """Train a new or resumed run; only the first process of a team writes records."""
     if not team.is_first:
@@ -253,6 +279,7 @@ def _run(
                 training_images=pictures,
                 team=team,
                 device=setup.device,
+                objective=partial(SegmentationObjective, class_weights=setup.class_weights, own_loss=own_loss),
             )
             losses: list[float] = []
             if resume:
@@ -275,7 +302,7 @@ def _run(
                     f"{folder / 'model'} stays that of the finished training until the extension is finished"
                 )
             elif team.is_first:
-                metrics = _save(setup, outcome, folder)
+                metrics = _save(setup, outcome, folder, own_loss)
             if team.is_first and outcome.validation is not None and outcome.validation.is_complete:
                 # The model is saved first, since this record takes minutes with hundreds of cases.
                 text, logs_report = description_of(config, plan), config.tracking.log_report
@@ -307,6 +334,29 @@ def _refuse_unlabelled(config: StudyConfig) -> None:
             "training needs masks, but data.labelled is false",
             remedy="use medhybrid pretrain for scans without masks, also to resume its runs",
         )
+
+
+def _with_own_loss(config: StudyConfig, loss: LossFunction | OwnLoss | None) -> tuple[StudyConfig, OwnLoss | None]:
+    """Return the config with `training.loss=own`, and the user's loss; the config alone without a loss.
+
+    Raises
+    ------
+    ConfigError
+        If the config has another loss, or the loss of the user and the function is not given.
+    """
+    named = config.training.loss
+    if loss is None and named == OWN_LOSS:
+        raise ConfigError(
+            "the loss of this training is a function of the user, which no record can name",
+            expected="the function, in a call that you trust",
+            remedy="give it with --own-loss FILE.py:FUNCTION, or train(..., loss=function)",
+        )
+    if loss is None:
+        return config, None
+    if named not in (LOSS, OWN_LOSS):
+        raise ConfigError(f"training.loss={named} and a loss of the user", expected="one of them")
+    own = loss if isinstance(loss, OwnLoss) else OwnLoss.of(loss)
+    return with_values(config, {"training.loss": OWN_LOSS}, source="loss"), own
 
 
 def _logged_losses(folder: Path, step: int) -> list[float]:
@@ -343,7 +393,7 @@ def _seen_range(setup: RunSetup) -> SeenRange | None:
     return seen.model_copy(update={"n_cases": len(records), "label_share": share})
 
 
-def _save(setup: RunSetup, outcome: Outcome, folder: Path) -> dict[str, float]:
+def _save(setup: RunSetup, outcome: Outcome, folder: Path, own_loss: OwnLoss | None) -> dict[str, float]:
     """Write the model of a run, and return the metrics of its validation."""
     config = setup.config
     metrics: dict[str, float] = {}
@@ -376,7 +426,7 @@ def _save(setup: RunSetup, outcome: Outcome, folder: Path) -> dict[str, float]:
             n_steps=outcome.step,
             is_interrupted=outcome.is_interrupted,
             has_changed_length=(folder / OTHER_LENGTH).exists(),
-            software=made_with(config),
+            software=made_with(config) | ({} if own_loss is None else {"loss": str(own_loss.record)}),
         ),
     )
     save_model(folder / "model", outcome.weights, record, model_card(record, f"{config.name}, {folder.name}"))

@@ -61,7 +61,7 @@ class EarlySigns:
         third = n // 3
         first, last = (sum(part) / third for part in (self._losses[:third], self._losses[-third:]))
         self._is_told.add("loss")
-        if last < first - MIN_FALL * abs(first):
+        if last < first - MIN_FALL * abs(first):  # a loss of the user may be negative
             return ""
         return f"the loss has not fallen after {progress:.0%} of the run ({first:.2f} to {last:.2f}); {self._causes()}"
 

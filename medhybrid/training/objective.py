@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,9 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch
 from medhybrid.data.store import PreparedCase
 from medhybrid.inference.device import autocast, choose_precision
-from medhybrid.training.losses import Loss, compute_loss, compute_region_loss
+from medhybrid.training.loss_terms import LossRule
+from medhybrid.training.losses import Loss, compute_loss, compute_region_loss, sum_of_sizes
+from medhybrid.training.own_loss import OwnLoss
 from medhybrid.training.team import Team
 from medhybrid.training.validation import CaseResult, Validation, subset, validate
 
@@ -61,19 +64,32 @@ MakeObjective = Callable[[StudyConfig, Plan, torch.device, torch.dtype, Team], O
 
 
 class SegmentationObjective:
-    """Cross-entropy and Dice loss of the masks, and validation with the sliding window.
+    """Loss of the masks, and validation with the sliding window.
 
     Parameters
     ----------
     precision : torch.dtype
         Precision of the training; the validation has that of the config's inference.
+    class_weights : mapping, optional
+        Weight of each class in the loss, in the order of the network's outputs.
+    own_loss : OwnLoss, optional
+        Loss of the user, instead of the config's.
     """
 
     def __init__(
-        self, config: StudyConfig, plan: Plan, device: torch.device, precision: torch.dtype, team: Team
+        self,
+        config: StudyConfig,
+        plan: Plan,
+        device: torch.device,
+        precision: torch.dtype,
+        team: Team,
+        *,
+        class_weights: Mapping[str, float] | None = None,
+        own_loss: OwnLoss | None = None,
     ) -> None:
         self.config, self.plan, self.device, self.precision, self.team = config, plan, device, precision, team
         self.own = team.part(plan.batch_size)
+        self.rule, self.own_loss = LossRule.of(config.training, class_weights, device), own_loss
 
     def inputs(self, batch: Batch, image: Tensor, target: Tensor) -> tuple[Tensor, ...]:
         """Return image, target and metadata (B, F)."""
@@ -85,10 +101,14 @@ class SegmentationObjective:
         with autocast(self.device, self.precision):
             logits = network(image, context) if self.plan.context else network(image)
         weight = self.config.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
-        if self.plan.regions:
-            return compute_region_loss(logits, target, network.regions, weight, self.team)
+        regions = network.regions if self.plan.regions else None
+        if self.own_loss is not None:
+            terms = partial(self.own_loss.terms, regions=regions, team=self.team)
+            return sum_of_sizes(terms, logits, target, weight)
+        if regions is not None:
+            return compute_region_loss(logits, target, regions, weight, self.team, rule=self.rule)
         has_unknown = self.config.data.ignore_value is not None
-        return compute_loss(logits, target, weight, self.team, has_unknown=has_unknown)
+        return compute_loss(logits, target, weight, self.team, rule=self.rule, has_unknown=has_unknown)
 
     def _some_context(self, batch: Batch) -> Tensor:
         """Return metadata (B, F) with some values set to NaN at random, so that the network also works without them."""

@@ -13,6 +13,14 @@ from tests.synthetic import small_config, write_study
 
 HERE = Path(__file__).parent
 
+TERMS = {
+    "total": "train/loss",
+    "cross_entropy": "train/cross_entropy",
+    "dice": "train/dice_loss",
+    "auxiliary": "train/auxiliary_loss",
+}
+"""Terms of the golden losses, with their names among the metrics."""
+
 
 def example() -> tuple[Logits, torch.Tensor]:
     """Return logits and targets from a formula, the same on every host."""
@@ -34,9 +42,8 @@ def training_losses(folder: Path) -> list[float]:
 
 def main() -> None:
     """Write the loss terms for the logits of a formula, and the losses of a small training."""
-    terms = compute_loss(*example(), 0.3)
-    names = ("total", "cross_entropy", "dice", "auxiliary")
-    _write("losses.json", {n: float(getattr(terms, n)) for n in names})
+    metrics = compute_loss(*example(), 0.3).metrics()
+    _write("losses.json", {name: metrics[key] for name, key in TERMS.items()})
     with tempfile.TemporaryDirectory() as folder:
         _write("training.json", training_losses(Path(folder)))
 

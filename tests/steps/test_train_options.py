@@ -1,4 +1,4 @@
-"""Trainings on every case, and with another length than the plan: what is recorded, and what is refused."""
+"""Trainings on every case, with class weights and with a loss of the user: what is recorded, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from torch import Tensor
 
 import medhybrid
+from medhybrid.cli import main
 from medhybrid.config import load_config
-from medhybrid.data.plan import PlanBudget
+from medhybrid.data.plan import Plan, PlanBudget
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.inference.ensemble import Ensemble
 from medhybrid.inference.model_record import read_record
@@ -179,6 +182,86 @@ def test_settings_that_need_validation_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         config_of(prepared, tmp_path, *changes)
+
+
+# --- loss -------------------------------------------------------------------------------------------------------------
+
+
+def test_balanced_weights_are_recorded_with_their_reason_and_kept_on_resume(
+    prepared: StudyFolder, tmp_path: Path
+) -> None:
+    changes = ("training.loss=dice_focal", "training.class_weights=balanced", "training.fold=all")
+    run = medhybrid.train(config_of(prepared, tmp_path, *changes))
+    reason = Plan.load(run.folder / "plan.json").reasons["class_weights"]
+    again = resume(run.folder, ["training.iterations=+1"])
+
+    record = read_record(again.folder)[1]
+    assert reason.startswith("balanced: ")
+    assert record.plan.reasons["class_weights"] == reason
+    logged = [e["values"] for e in read_log(run.folder / "log.jsonl") if "train/loss" in e.get("values", {})]
+    assert set(logged[0]) >= {"train/loss", "train/focal_loss", "train/dice_loss", "train/auxiliary_loss"}
+
+
+def squared_error(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Return the mean squared error of the first foreground class."""
+    return ((logits.softmax(1)[:, 1] - (target == 1).float()).square() * known).mean()
+
+
+def test_a_loss_of_the_user_trains_and_is_needed_to_continue(prepared: StudyFolder, tmp_path: Path) -> None:
+    config = config_of(prepared, tmp_path, "training.fold=all")
+    run = medhybrid.train(config, loss=squared_error)
+
+    record = read_record(run.folder)[1]
+    assert record.training is not None
+    assert record.training.config["training"]["loss"] == "own"
+    assert record.training.software["loss"].startswith("test_train_options.py:squared_error, SHA-256 ")
+    with pytest.raises(ConfigError, match="no record can name"):
+        resume(run.folder, ["training.iterations=+1"])
+    with pytest.raises(ConfigError, match="trained with another loss"):
+        resume(run.folder, ["training.iterations=+1"], loss=lambda logits, *_: logits.mean())
+    assert resume(run.folder, ["training.iterations=+1"], loss=squared_error).n_steps == 11
+
+
+def test_the_command_line_takes_a_file_and_a_record_cannot_name_one(
+    prepared: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hostile run folder names a file in its config and in the record of its loss; neither is imported."""
+    losses, mark = tmp_path / "losses.py", tmp_path / "was_run"
+    code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\ndef mine(logits, *_):\n    return logits.square().mean()\n"
+    losses.write_text(code)
+    call = ["train", "--quiet", "-c", str(prepared.folder / "small.yaml"), f"runs={tmp_path / 'runs'}", *SHORT]
+
+    assert main([*call, "training.fold=all", "training.iterations=2", "--own-loss", f"{losses}:mine"]) == 0
+    (run,) = (tmp_path / "runs" / "blobs").iterdir()
+    assert mark.exists()
+    mark.unlink()
+    (run / "own_loss.json").write_text(json.dumps({"name": f"{losses}:mine", "sha256": ""}))
+    assert main(["train", "--quiet", "--resume", "--run", str(run), "training.iterations=+1"]) == 2
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    values["training"]["loss"] = f"{losses}:mine"
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    assert main(["train", "--quiet", "--resume", "--run", str(run), "training.iterations=+1"]) == 2
+
+    assert not mark.exists()
+    assert "no record can name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["training.loss=own"], "no record can name"),
+        (["training.loss=tversky"], "training.loss=tversky and a loss of the user"),
+        (["training.class_weights=balanced"], "no effect with loss: own"),
+    ],
+)
+def test_two_losses_or_none_are_refused(
+    prepared: StudyFolder, tmp_path: Path, changes: list[str], message: str
+) -> None:
+    loss = None if changes == ["training.loss=own"] else squared_error
+
+    with pytest.raises(ConfigError, match=message):
+        medhybrid.train(config_of(prepared, tmp_path, *changes), loss=loss)
+    assert not tmp_path.joinpath("blobs").exists()
 
 
 # --- length -----------------------------------------------------------------------------------------------------------

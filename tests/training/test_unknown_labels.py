@@ -13,7 +13,8 @@ import medhybrid
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.networks import Logits
-from medhybrid.training.losses import compute_loss, soft_dice_loss
+from medhybrid.training.loss_terms import DICE, overlap_loss
+from medhybrid.training.losses import compute_loss
 from tests.synthetic import blob_case, save_nifti, small_config, write_study
 
 
@@ -61,7 +62,7 @@ def test_dice_of_many_classes_is_that_of_each_class_alone() -> None:
         p, t = probabilities[:, k], target == k
         alone.append(1 - (2 * float((p * t).sum()) + 1) / (float(p.sum()) + int(t.sum()) + 1))
 
-    assert float(soft_dice_loss(probabilities, target)) == pytest.approx(np.mean(alone), rel=1e-5)
+    assert float(overlap_loss(probabilities, target, DICE)) == pytest.approx(np.mean(alone), rel=1e-5)
 
 
 def test_scribbles_train_and_only_their_voxels_are_scored(tmp_path: Path) -> None:

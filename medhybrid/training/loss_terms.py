@@ -1,0 +1,214 @@
+"""Terms of the segmentation loss: of single voxels (cross entropy, focal) and of overlap (Dice, Tversky)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medhybrid.config import TrainingConfig
+from medhybrid.data.fingerprint import UNKNOWN
+from medhybrid.networks.regions import RegionScores
+from medhybrid.training.team import ALONE, Team
+
+SMOOTH_VOXELS = 1.0
+"""Added to numerator and denominator of the overlap, so that it stays defined for an absent label."""
+
+MANY_CLASSES = 16
+"""Number of classes above which overlap is summed by index: the time then hardly grows with the number of labels."""
+
+LEAST_WEIGHT = 1e-6
+"""Lowest sum of weights that a mean divides by."""
+
+VoxelTerm = Literal["cross_entropy", "focal_loss"]
+
+
+@dataclass(frozen=True, slots=True)
+class OverlapRule:
+    """Overlap of a mask with its reference: (n TP + 1) / (size + (n - alpha - beta) TP + 1).
+
+    TP is the common volume, and the size is alpha times the volume of the mask plus beta times that of the reference. Dice has
+    n = 2 and alpha = beta = 1, Tversky n = 1.
+
+    References
+    ----------
+    Milletari et al. (2016), doi:10.1109/3DV.2016.79, without squares; batch Dice as in Isensee et al. (2021),
+    doi:10.1038/s41592-020-01008-z; Tversky: Salehi et al. (2017), doi:10.1007/978-3-319-67389-9_44.
+    """
+
+    name: str
+    factor: float
+    alpha: float
+    beta: float
+
+    def loss(self, common: Tensor, size: Tensor) -> Tensor:
+        """Return 1 - mean overlap of (K,) labels."""
+        rest = self.factor - self.alpha - self.beta
+        if abs(rest) > 1e-9:
+            size = size + rest * common
+        return (1 - (self.factor * common + SMOOTH_VOXELS) / (size + SMOOTH_VOXELS)).mean()
+
+
+DICE = OverlapRule("dice", 2.0, 1.0, 1.0)
+
+
+def tversky(alpha: float, beta: float) -> OverlapRule:
+    """Return the Tversky overlap: TP / (TP + alpha FP + beta FN)."""
+    return OverlapRule("tversky", 1.0, alpha, beta)
+
+
+@dataclass(frozen=True, slots=True)
+class LossRule:
+    """Terms of a loss, each with weight 1.
+
+    Attributes
+    ----------
+    voxel : str, optional
+        `cross_entropy` or `focal_loss`.
+    overlap : OverlapRule, optional
+    gamma : float
+        Focusing exponent of the focal loss (Lin et al. (2017), doi:10.1109/ICCV.2017.324).
+    weights : (K,) Tensor, optional
+        Weight of each class in the voxel term: background and labels, or regions.
+    """
+
+    voxel: VoxelTerm | None = "cross_entropy"
+    overlap: OverlapRule | None = DICE
+    gamma: float = 2.0
+    weights: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, config: TrainingConfig, weights: Mapping[str, float] | None = None, device: torch.device | None = None
+    ) -> LossRule:
+        """Return the rule of a config, with weights by class in the order of the network's outputs."""
+        has_voxels = config.loss != "tversky"
+        has_tversky = config.loss in ("tversky", "tversky_ce")
+        overlap = tversky(config.tversky_alpha, config.tversky_beta) if has_tversky else DICE
+        return cls(
+            voxel=None if not has_voxels else "focal_loss" if config.loss == "dice_focal" else "cross_entropy",
+            overlap=None if config.loss == "ce" else overlap,
+            gamma=config.focal_gamma,
+            weights=None if weights is None else torch.tensor(list(weights.values()), device=device),
+        )
+
+
+DICE_CE = LossRule()
+
+
+def label_terms(
+    logits: Tensor, target: Tensor, rule: LossRule, team: Team = ALONE, *, has_unknown: bool = False
+) -> dict[str, Tensor]:
+    """Return the terms of disjoint labels, by name.
+
+    Parameters
+    ----------
+    logits : (B, K, X, Y, Z) float32 Tensor
+    target : (B, X, Y, Z) int64 Tensor
+    has_unknown : bool
+        Whether the target may have voxels of unknown label (`UNKNOWN`), which are left out of each term.
+    """
+    terms: dict[str, Tensor] = {}
+    if rule.voxel is not None:
+        terms[rule.voxel] = _voxel_term(logits, target, rule, team, has_unknown=has_unknown)
+    if rule.overlap is not None:
+        probabilities = logits.softmax(dim=1)
+        if has_unknown:
+            probabilities = probabilities * (target != UNKNOWN)[:, None]
+        terms[f"{rule.overlap.name}_loss"] = overlap_loss(probabilities, target, rule.overlap, team)
+    return terms
+
+
+def _voxel_term(logits: Tensor, target: Tensor, rule: LossRule, team: Team, *, has_unknown: bool) -> Tensor:
+    """Return the mean over the voxels with known label, weighted by their classes; 0 without such voxels."""
+    weights = rule.weights
+    if rule.voxel == "cross_entropy" and weights is None and not has_unknown:
+        return team.total(F.cross_entropy(logits, target) / team.size)
+    if rule.voxel == "cross_entropy":
+        summed = F.cross_entropy(logits, target, weights, ignore_index=UNKNOWN, reduction="sum")
+    else:
+        each = _focal(F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="none"), rule.gamma)
+        summed = each.sum() if weights is None else (each * _weight_of(target, weights)).sum()
+    if weights is None:
+        return team.total(summed / team.total((target != UNKNOWN).sum()).clamp_min(1))
+    return team.total(summed / team.total(_weight_of(target, weights).sum()).clamp_min(LEAST_WEIGHT))
+
+
+def _weight_of(target: Tensor, weights: Tensor) -> Tensor:
+    """Return the weight of each voxel; 0 where the label is unknown."""
+    is_known = target != UNKNOWN
+    return weights[torch.where(is_known, target, 0)] * is_known
+
+
+def _focal(cross_entropy: Tensor, gamma: float) -> Tensor:
+    """Return (1 - p)^gamma times the cross entropy -log p of each voxel."""
+    return (-torch.expm1(-cross_entropy)) ** gamma * cross_entropy
+
+
+def overlap_loss(probabilities: Tensor, target: Tensor, rule: OverlapRule, team: Team = ALONE) -> Tensor:
+    """Compute 1 - mean overlap of the foreground labels, with sums over the whole batch of all processes.
+
+    Parameters
+    ----------
+    probabilities : (B, K, X, Y, Z) Tensor
+    target : (B, X, Y, Z) int64 Tensor
+    """
+    n_classes = probabilities.shape[1]
+    if n_classes > MANY_CLASSES:
+        sums = _sums_of_many(probabilities, target, rule)
+    else:
+        each = []
+        for k in range(1, n_classes):
+            p, t = probabilities[:, k], (target == k).to(probabilities.dtype)
+            each.append(torch.stack([(p * t).sum(), rule.alpha * p.sum() + rule.beta * t.sum()]))
+        sums = torch.stack(each)
+    common, size = team.total(sums).unbind(1)
+    return rule.loss(common, size)
+
+
+def _sums_of_many(probabilities: Tensor, target: Tensor, rule: OverlapRule) -> Tensor:
+    """Return common volume and size (K - 1, 2) of each foreground class, in one pass over the voxels."""
+    n_classes = probabilities.shape[1]
+    classes = torch.where(target < n_classes, target, 0)
+    hit = probabilities.gather(1, classes[:, None]).flatten()
+    common = torch.zeros(n_classes, device=hit.device, dtype=hit.dtype).index_add(0, classes.flatten(), hit)
+    counts = torch.bincount(classes.flatten(), minlength=n_classes)
+    size = rule.alpha * probabilities.sum(dim=(0, 2, 3, 4)) + rule.beta * counts
+    return torch.stack([common, size], dim=1)[1:]
+
+
+def region_terms(
+    logits: Tensor, target: Tensor, regions: RegionScores, rule: LossRule, team: Team = ALONE
+) -> dict[str, Tensor]:
+    """Return the terms of regions, by name: each region is told from its outside by a sigmoid.
+
+    Parameters
+    ----------
+    logits : (B, R, X, Y, Z) float32 Tensor
+    target : (B, X, Y, Z) int64 Tensor
+        Classes; voxels of unknown label (`UNKNOWN`) are left out.
+    """
+    known = (target != UNKNOWN)[:, None]
+    wanted = regions.targets(target)
+    terms: dict[str, Tensor] = {}
+    if rule.voxel is not None:
+        each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        if rule.voxel == "focal_loss":
+            each = _focal(each, rule.gamma)
+        weight: Tensor | int = logits.shape[1]
+        if rule.weights is not None:
+            each, weight = each * rule.weights[:, None, None, None], rule.weights.sum()
+        n_known = team.total(known.sum()).clamp_min(1)
+        terms[rule.voxel] = team.total((each * known).sum() / (n_known * weight))
+    if rule.overlap is not None:
+        probabilities = logits.sigmoid() * known
+        over = (0, 2, 3, 4)
+        size = rule.overlap.alpha * probabilities.sum(over) + rule.overlap.beta * wanted.sum(over)
+        sums = torch.stack([(probabilities * wanted).sum(over), size], dim=1)
+        common, size = team.total(sums).unbind(1)
+        terms[f"{rule.overlap.name}_loss"] = rule.overlap.loss(common, size)
+    return terms
