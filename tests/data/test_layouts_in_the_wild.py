@@ -463,6 +463,13 @@ def test_a_column_with_words_for_parts_alone_is_the_split_under_any_name(
     assert usable(list_cases(config(tmp_path))) == kept
 
 
+def test_a_column_called_split_goes_before_another_with_words_for_parts(tmp_path: Path) -> None:
+    rows = [("a", "train", "test"), ("b", "train", "train"), ("c", "test", "train")]
+    write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "split": s, "site_set": o} for c, s, o in rows])
+
+    assert usable(list_cases(config(tmp_path))) == ["a", "b"]
+
+
 def test_cases_called_train_and_test_are_no_parts(tmp_path: Path) -> None:
     write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", "subject": c} for c in ("train", "test")])
 

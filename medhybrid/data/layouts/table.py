@@ -112,7 +112,7 @@ def _without_repetitions(table: Table, config: DataConfig, split: str) -> list[t
 def split_column(table: Table, channels: Sequence[str], name: str) -> str:
     """Return the column that assigns cases to training, validation and testing; empty without such a column.
 
-    A column of another name counts if all of its cells are words for parts, and one of them is for testing.
+    Without a column of `SPLIT_NAMES`, another one counts if all of its cells are words for parts, and one is for testing.
 
     Raises
     ------
@@ -121,9 +121,11 @@ def split_column(table: Table, channels: Sequence[str], name: str) -> str:
     """
     taken = {c.casefold() for c in channels}
     columns = [c for name in SPLIT_NAMES if name not in taken and (c := table.column(name)) is not None]
-    others = [table.column(n) for n in ("case", "mask", "subject", "fold")] + columns
-    columns += [c for c in table.columns if c and c not in others and _has_parts_alone(table, c)]
     found = [c for c in columns if any(part_of(row[c]) for _, row in table.rows)]
+    if not found:
+        others = {table.column(n) for n in ("case", "mask", "subject", "fold")}
+        unnamed = [c for c in table.columns if c and c not in others and c.casefold() not in taken]
+        found = [c for c in unnamed if _has_parts_alone(table, c)]
     for line, row in table.rows:
         if found and not is_blank(row[found[0]]) and part_of(row[found[0]]) is None:
             raise DataError(
