@@ -214,7 +214,7 @@ def find_pairs(root: Path) -> Pairs | None:
 def _pairs(
     found: dict[Path, dict[str, Path]], keys: dict[Path, list[str]], channels: dict[str, int]
 ) -> tuple[Pair, ...]:
-    names = {m: "_".join(keys[m]) or _stem(m) for m in found}
+    names = {m: _spelt_name(m, keys[m]) for m in found}
     parts = {m: _part_of_folders(m) for m in found}
     has_parts = {"train", "validation"} <= set(parts.values())
     doubled = {n for n, c in Counter(names.values()).items() if c > 1}
@@ -225,6 +225,12 @@ def _pairs(
         if images:
             pairs.append(Pair(name, parts[mask] if has_parts else "", mask, images))
     return tuple(pairs)
+
+
+def _spelt_name(mask: Path, key: Sequence[str]) -> str:
+    """Return the name of a case as its file spells it: `BraTS-GLI-00001`, not `bra_ts_gli_00001`."""
+    written = re.search(r"[\W_]*".join(re.escape(w) for w in key), _stem(mask), flags=re.IGNORECASE)
+    return (written.group() if key and written else "_".join(key)) or _stem(mask)
 
 
 def _part_of_folders(mask: Path) -> str:

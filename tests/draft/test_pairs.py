@@ -101,3 +101,21 @@ def test_folders_give_training_and_validation(tmp_path: Path) -> None:
         ("labels/train/a1.nii", "train"),
         ("labels/val/a1.nii", "validation"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("BraTS-GLI-00001", ["BraTS-GLI-00001-t1n.nii", "BraTS-GLI-00001-t2f.nii", "BraTS-GLI-00001-seg.nii"]),
+        ("Pat_A1", ["images/Pat_A1.nii", "labels/Pat_A1.nii"]),
+        ("sub-01_ses-M0", ["sub-01_ses-M0_T1w.nii", "sub-01_ses-M0_mask.nii"]),
+    ],
+)
+def test_cases_are_named_as_their_files_spell_them(tmp_path: Path, name: str, files: list[str]) -> None:
+    other = name.replace("1", "7")
+    paired(tmp_path, [*files, *(f.replace(name, other) for f in files)])
+
+    pairs = find_pairs(tmp_path)
+
+    assert pairs is not None
+    assert [p.case for p in pairs.pairs] == [name, other]
