@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -295,7 +295,8 @@ def draw_cases(axes: Any, records: list[dict[str, Any]]) -> None:
         groups.setdefault((r["setting"], r["minutes"]), []).append(r)
     mean = {key: float(np.mean([r["summary"]["dice"] for r in members])) for key, members in groups.items()}
     order = sorted(groups, key=lambda key: mean[key])
-    low = min(d for key in order if mean[key] > HARDLY_BEGUN for r in groups[key] for d in r["cases"].values()) - 0.02
+    drawn = [r for key in order if mean[key] > HARDLY_BEGUN for r in groups[key]]
+    low = min((d for r in drawn for d in r["cases"].values()), default=0.02) - 0.02
     for y, key in enumerate(order):
         if mean[key] <= HARDLY_BEGUN:
             axes.text(low, y, f" {mean[key]:.2f}, not drawn", va="center")
@@ -310,7 +311,7 @@ def draw_cases(axes: Any, records: list[dict[str, Any]]) -> None:
     axes.set_xlabel("Dice: each case (grey), mean of each training (blue)")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chosen settings, each training in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
@@ -326,7 +327,7 @@ def main() -> None:
     )
     parser.add_argument("--nnunet", type=Path, help="folder of nnU-Net's commands, for nnunet and nnunet_resenc")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    chosen = parser.parse_intermixed_args()
+    chosen = parser.parse_intermixed_args(arguments)
     steps = dict(pair.split("=") for pair in chosen.steps.split(",")) if chosen.steps else {}
     settings = list(steps) or chosen.settings.split(",")
     if set(settings) & set(PRESETS) and not (chosen.nnunet and (chosen.nnunet / "nnUNetv2_train").exists()):

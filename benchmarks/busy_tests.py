@@ -6,35 +6,29 @@ python benchmarks/busy_tests.py tests/test_browser.py tests/tracking/test_server
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-
-def compute() -> None:
-    """Compute without end, to keep a core busy."""
-    while True:
-        pass
+COMPUTE = "while True: pass"
+"""Program that keeps a core busy."""
 
 
 @contextmanager
 def busy_processes(n: int) -> Iterator[None]:
     """Run `n` busy processes inside the context."""
-    processes = [multiprocessing.Process(target=compute, daemon=True) for _ in range(n)]
-    for process in processes:
-        process.start()
+    processes = [subprocess.Popen([sys.executable, "-c", COMPUTE]) for _ in range(n)]
     try:
         yield
     finally:
         for process in processes:
-            process.terminate()
-            process.join()
+            process.kill()
+            process.wait()
 
 
 def run_round(tests: list[str]) -> tuple[int, str]:
@@ -44,14 +38,14 @@ def run_round(tests: list[str]) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each round and the number of failed rounds."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="+", help="files or folders of tests")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--busy", type=int, default=2, help="number of busy processes")
     parser.add_argument("--minutes", type=float, help="start no round after this time")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the busy processes also end
     begin = time.monotonic()

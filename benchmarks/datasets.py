@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,14 @@ def write_table(records: list[dict[str, Any]]) -> None:
     figure.savefig(RESULTS / "datasets.png", dpi=110)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train every dataset with every network and seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", help="NAME=FOLDER:MINUTES")
     parser.add_argument("--settings", default="hybrid,dynunet")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--work", type=Path, default=Path("datasets-work"))
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     chosen.work.mkdir(parents=True, exist_ok=True)
     for item in chosen.datasets:
         name, _, rest = item.partition("=")

@@ -170,9 +170,14 @@ def judge(reader: Reader, folder: Path) -> str:
         return f"not judged: {type(error).__name__}"
 
 
+def installed_readers() -> dict[str, Reader]:
+    """Return the readers; dcm2niix only if its program is on the PATH."""
+    return {n: r for n, r in READERS.items() if n != "dcm2niix" or shutil.which("dcm2niix")}
+
+
 def table(root: Path) -> str:
     """Return the Markdown table of all folders."""
-    readers = {n: r for n, r in READERS.items() if n != "dcm2niix" or shutil.which("dcm2niix")}
+    readers = installed_readers()
     folders = sorted({p.parent for p in root.rglob("*") if p.is_file() and p.suffix not in (".csv", ".md")})
     lines = [f"| series | {' | '.join(readers)} |", "| --- |" + " --- |" * len(readers)]
     counts: dict[str, dict[str, int]] = {n: {} for n in readers}
@@ -198,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(arguments)
     rows = table(chosen.root)
-    versions = ", ".join(f"{n} {version(p)}" for n, p in PACKAGES.items())
+    versions = ", ".join(f"{n} {version(PACKAGES[n])}" for n in installed_readers() if n in PACKAGES)
     n_rows = sum(row.startswith("| ") for row in rows.split("\n\n")[0].splitlines()) - 2
     page = PAGE.format(n_rows=n_rows, versions=versions, rows=rows)
     if chosen.out:

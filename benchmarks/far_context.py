@@ -6,6 +6,7 @@ Each generated scan (160 x 160 x 8 voxels of 1.5 mm, noise) has a bright and a d
 alike. A blob has label `a` if the bright key is nearer, and `b` if the dark key is nearer. Neither the surroundings of a blob
 nor global statistics of the scan (which instance norm would use) determine the label: a network must relate positions. Network
 kinds are trained for the same minutes on whole scans. The result is the share of correctly labelled blobs by their distance
+from collections.abc import Sequence
 from the nearer key, in results/far_context.json and .md.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def make_scan(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     low, high = np.array([6, 6, 4]), np.array(SHAPE) - (6, 6, 3)
 
     def place() -> np.ndarray:
-        return np.asarray(rng.integers(low, high))
+        return np.asarray(rng.integers(low.astype(int), high.astype(int)))
 
     keys = [place(), place()]
     while np.linalg.norm(keys[0] - keys[1]) < 50:
@@ -122,7 +124,12 @@ def right_by_distance(run: Path, names: list[str]) -> list[tuple[float, bool]]:
     return told
 
 
-def main() -> None:
+def share(told: list[bool]) -> float | None:
+    """Return the share of blobs with the right label; None without blobs."""
+    return float(np.mean(told)) if told else None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Generate the scans, train each kind with each seed, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
@@ -130,12 +137,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--scans", default="200,30", help="numbers of training and validation scans")
-    chosen = parser.parse_args()
+    parser.add_argument("overrides", nargs="*")
+    chosen = parser.parse_intermixed_args(arguments)
     n_train, n_validation = (int(n) for n in chosen.scans.split(","))
     file = write_data(chosen.folder.resolve(), n_train, n_validation)
     kinds, seeds = chosen.kinds.split(","), [int(s) for s in chosen.seeds.split(",")]
     length = f"training.max_minutes={chosen.minutes}"
-    configs = {kind: medhybrid.load_config(file, [length, f"network.kind={kind}"]) for kind in kinds}
+    configs = {kind: medhybrid.load_config(file, [length, *chosen.overrides, f"network.kind={kind}"]) for kind in kinds}
     medhybrid.preprocess(configs[kinds[0]])
     result = medhybrid.compare_settings(configs, seeds=seeds, name="far-context")
     if result is None:
@@ -150,11 +158,10 @@ def main() -> None:
     ]
     for kind in kinds:
         told = [t for seed in seeds for t in right_by_distance(Path(runs[f"{kind}-seed{seed}"]), names)]
-        shares = {f"{a:g}-{b:g}": float(np.mean([r for d, r in told if a <= d < b])) for a, b in bins}
-        record["kinds"][kind] = shares | {"all": float(np.mean([r for _, r in told])), "blobs": len(told)}
-        lines.append(
-            f"| {kind} | " + " | ".join(f"{v:.2f}" for v in (*shares.values(), record["kinds"][kind]["all"])) + " |"
-        )
+        shares = {f"{a:g}-{b:g}": share([r for d, r in told if a <= d < b]) for a, b in bins}
+        shares["all"] = share([r for _, r in told])
+        record["kinds"][kind] = shares | {"blobs": len(told)}
+        lines.append(f"| {kind} | " + " | ".join("" if v is None else f"{v:.2f}" for v in shares.values()) + " |")
     table = "\n".join([*lines, "", result.table])
     (RESULTS / "far_context.json").write_text(json.dumps(record, indent=1) + "\n")
     (RESULTS / "far_context.md").write_text(table)

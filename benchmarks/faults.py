@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,9 @@ def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.
     scans, peace, out = root / "scans", root / "peace", root / f"killed{workers}"
     if not peace.exists():
         medhybrid.predict(scans, model=model, out=peace)
-    n, damaged, process = 0, [], None
+    n = 0
+    damaged: list[str] = []
+    process: subprocess.Popen[str] | None = None
     while n < kills:
         if process is None or process.poll() is not None:
             process = call("predict", str(scans), "-m", str(model), "-o", str(out), "--workers", str(workers))
@@ -159,7 +162,8 @@ def kill_predict(root: Path, model: Path, kills: int, workers: int, rng: random.
         if workers == 1:
             process.wait()
         damaged += half_files(out)
-    shown = process.communicate()[0]
+    if process is not None:
+        process.communicate()
     final = call("predict", str(scans), "-m", str(model), "-o", str(out), "--workers", str(workers))
     shown = final.communicate()[0]
     rows = (out / "results.csv").read_text().splitlines()[1:]
@@ -183,11 +187,11 @@ def wait_for_started(out: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run all tests and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    kills, rng = parser.parse_args().kills, random.Random(0)
+    kills, rng = parser.parse_args(arguments).kills, random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_study(root / "data")

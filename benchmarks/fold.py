@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,28 @@ import medhybrid
 RESULTS = Path(__file__).parent / "results"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run one fold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--run", type=Path, help="score this run instead of training one")
-    arguments = parser.parse_intermixed_args()
-    config = medhybrid.load_config(arguments.config, [f"data.root={arguments.root}", *arguments.overrides])
+    chosen = parser.parse_intermixed_args(arguments)
+    config = medhybrid.load_config(chosen.config, [f"data.root={chosen.root}", *chosen.overrides])
 
     preparation = medhybrid.preprocess(config)
-    folder = arguments.run or medhybrid.train(config).folder
+    folder = chosen.run or medhybrid.train(config).folder
     fold = json.loads((preparation.folder / "folds.json").read_text())[config.training.fold]
 
     predictions = Path(tempfile.mkdtemp())
     scans = predictions / "scans"
     scans.mkdir()
     for case in fold["validation"]:
-        (scans / f"{case}.nii.gz").symlink_to((arguments.root / "imagesTr" / f"{case}.nii.gz").resolve())
+        (scans / f"{case}.nii.gz").symlink_to((chosen.root / "imagesTr" / f"{case}.nii.gz").resolve())
     medhybrid.predict(scans, model=folder, out=predictions)
     scores = medhybrid.evaluate(
-        arguments.root / "labelsTr", predictions, labels=config.data.labels, cases=fold["validation"], out=predictions
+        chosen.root / "labelsTr", predictions, labels=config.data.labels, cases=fold["validation"], out=predictions
     )
 
     RESULTS.mkdir(exist_ok=True)
@@ -70,7 +71,7 @@ def main() -> None:
 
 def _last_step(folder: Path) -> int:
     events: list[dict[str, Any]] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return max(e["step"] for e in events if "step" in e)
+    return max(int(e["step"]) for e in events if "step" in e)
 
 
 def _machine() -> str:

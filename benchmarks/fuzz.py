@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,11 @@ def example(target: str, path: Path) -> None:
     if target == "nifti":
         nib.save(nib.Nifti1Image(values, np.diag([1.0, 2.0, 3.0, 1.0])), path)
     elif target == "dicom":
-        from medhybrid.scans.dicom.write import write_mr_series
+        from tests.scans.dicom.enhanced import write_enhanced
 
         with tempfile.TemporaryDirectory() as folder:
-            slices = write_mr_series(
-                Path(folder), values[:, :, :1], np.diag([-1.0, -2.0, 3.0, 1.0]), description="T1", study="s", case="c"
-            )
-            path.write_bytes(slices[0].read_bytes())
+            frames = write_enhanced(Path(folder) / "x.dcm", [values], np.diag([-1.0, -2.0, 3.0, 1.0]))
+            path.write_bytes(frames.read_bytes())
     elif target in ("nrrd", "metaimage"):
         sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
     elif target == "config":
@@ -122,14 +120,14 @@ def search(target: str, corpus: Path, seconds: int) -> None:
         atheris.Fuzz()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Search each target in a separate process, because a search exits its process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(NAMES))
     parser.add_argument("--seconds", type=int, default=120, help="time for each target")
     parser.add_argument("--folder", type=Path, default=Path("fuzz"), help="inputs that reached new lines, and findings")
     parser.add_argument("--target", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     sys.path.insert(0, str(Path(__file__).parents[1]))
     if chosen.target:
         search(chosen.target, chosen.folder / chosen.target / "corpus", chosen.seconds)

@@ -11,13 +11,15 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
 import medhybrid
 from medhybrid.data.dataset import PreparedDataset
+from medhybrid.data.sampling import Batch
 from medhybrid.tracking.several import SeveralTrackers
 from medhybrid.training import loop
 from medhybrid.training.step import PlainStep, RecordedStep
@@ -38,13 +40,25 @@ def milliseconds(work: Callable[[], object]) -> float:
     return statistics.median(told)
 
 
-def main() -> None:
+def step_parts(trainer: loop.Trainer, batch: Batch) -> list[Callable[[], object]]:
+    """Return the parts of a training step as calls: inputs, gradients, update, average, and the whole step."""
+    inputs = trainer.inputs(batch)
+    return [
+        lambda: trainer.inputs(batch),
+        lambda: trainer.maker.gradients(*inputs),
+        trainer.maker.update,
+        lambda: trainer.average.update(trainer.network, trainer.step),
+        lambda: trainer.train_step(batch),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure each combination in a new trainer, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("root", type=Path)
     parser.add_argument("overrides", nargs="*")
-    chosen = parser.parse_intermixed_args()
+    chosen = parser.parse_intermixed_args(arguments)
     if not torch.cuda.is_available():
         parser.error("no CUDA GPU found")
     length = ["training.iterations=100000", "training.max_minutes=null", "training.device=cuda"]
@@ -55,9 +69,8 @@ def main() -> None:
     print("| step | cuDNN benchmark | inputs | gradients | update | average | whole step, ms | MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for made, measures in ((PlainStep, False), (RecordedStep, False), (PlainStep, True), (RecordedStep, True)):
-        loop.RecordedStep = made  # type: ignore[misc]
         torch.cuda.reset_peak_memory_stats()
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, patch.object(loop, "RecordedStep", made):
             trainer = loop.Trainer(config, dataset.plan, cases, [], folder=Path(folder), tracker=SeveralTrackers([]))
             torch.backends.cudnn.benchmark = measures
             trainer.network.train()
@@ -65,15 +78,7 @@ def main() -> None:
             for _ in range(WARM_STEPS):
                 trainer.train_step(batch)
                 trainer.step += 1
-            inputs = trainer._inputs(batch)
-            parts: list[Callable[[], object]] = [
-                lambda t=trainer, b=batch: t._inputs(b),  # type: ignore[misc]
-                lambda t=trainer, i=inputs: t.maker.gradients(*i),  # type: ignore[misc]
-                trainer.maker.update,
-                lambda t=trainer: t.average.update(t.network, t.step),  # type: ignore[misc]
-                lambda t=trainer, b=batch: t.train_step(b),  # type: ignore[misc]
-            ]
-            told = " | ".join(f"{milliseconds(part):.2f}" for part in parts)
+            told = " | ".join(f"{milliseconds(part):.2f}" for part in step_parts(trainer, batch))
         way = "recorded" if made is RecordedStep else "plain"
         print(f"| {way} | {measures} | {told} | {torch.cuda.max_memory_allocated() >> 20} |", flush=True)
 

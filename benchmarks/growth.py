@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all points, each in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", required=True)
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--cases", default="10,100,1000")
     parser.add_argument("--spacing", type=float, default=1.5)
     parser.add_argument("--one", action="store_true", help="measure one point in this process and print JSON")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     sizes, labels, cases = (getattr(chosen, key).split(",") for key in ("sizes", "labels", "cases"))
     if chosen.one:
         x, y, z = map(int, sizes[0].split("x"))

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -212,14 +213,14 @@ def push_at(studies: Studies, name: str, pace_s: float) -> tuple[float, float, b
     return outcome
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the test, and write and print its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=200)
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--hostile", type=int, metavar="PORT", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if chosen.hostile:
         Hostile(chosen.hostile).run(chosen.connections)
         return

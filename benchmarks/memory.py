@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def wait_until_open(port: int, seconds: float = 60) -> None:
     raise SystemExit("the listener does not answer")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chosen measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ways = parser.add_subparsers(dest="way", required=True)
@@ -139,7 +140,7 @@ def main() -> None:
     a_command.add_argument("command", nargs=argparse.REMAINDER)
     of_studies = ways.add_parser("listen")
     of_studies.add_argument("--studies", type=int, default=1000)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if chosen.way == "watch":
         watch(chosen.name, [part for part in chosen.command if part != "--"])
     else:

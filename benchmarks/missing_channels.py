@@ -8,8 +8,9 @@ the same Dice on both sides. Adds a row for each channel to results/missing_chan
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,11 @@ def dice_without(model: Model, case: PreparedCase, channel: int | None) -> float
     return float(np.mean([dice(prediction == v, reference == v) for v in range(1, model.plan.n_labels + 1)]))
 
 
-def main(folder: Path) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure each channel and record the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    folder = parser.parse_args(arguments).run
     config, model = run_config(folder), medhybrid.load_model(folder)
     dataset = PreparedDataset(prepared_folder(config))
     cases = dataset.open(dataset.fold_for(config).validation)
@@ -58,6 +62,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    main()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,16 @@ def as_ct(subject: Subject, rng: np.random.Generator) -> np.ndarray:
     """Return Hounsfield units (X, Y, Z) of the tissues of a subject, with a skull around them."""
     inside = subject.t1 > 0
     signal = subject.t1 / np.percentile(subject.t1[inside], 98) * 0.9
-    hounsfield = np.interp(ndimage.gaussian_filter(signal, 0.7), *zip(*TISSUES, strict=True))
+    signals, units = zip(*TISSUES, strict=True)
+    hounsfield = np.interp(ndimage.gaussian_filter(signal, 0.7), signals, units)
     head = ndimage.binary_fill_holes(inside)
     skull = head & ~ndimage.binary_erosion(head, iterations=3)
     hounsfield[skull] = rng.uniform(600, 1200)
     hounsfield -= ndimage.gaussian_filter(subject.lesions.astype(float), 0.6) * rng.uniform(10, 20)
     hounsfield += rng.normal(0, 5, hounsfield.shape)
     hounsfield[~head] = -1000
-    return np.rint(hounsfield).astype(np.int16)
+    rounded: np.ndarray = np.rint(hounsfield).astype(np.int16)
+    return rounded
 
 
 def write_study(folder: Path, name: str) -> None:
@@ -74,11 +77,11 @@ def write_study(folder: Path, name: str) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write both studies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    folder = parser.parse_args(arguments).folder
     for name in FIRST_SEED:
         write_study(folder, name)
 

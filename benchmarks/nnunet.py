@@ -77,7 +77,8 @@ def run_nnunet(
                 [commands / command, *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT
             )
             _, status, usage = os.wait4(process.pid, 0)
-        if status:
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
             raise RuntimeError(f"{command} failed; see its output in {work / 'nnunet.log'}")
         return usage.ru_maxrss // 1024
 

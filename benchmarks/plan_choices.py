@@ -90,7 +90,7 @@ def described(sizes: Described) -> tuple[StudyConfig, Fingerprint]:
         median_spacing_mm=sizes.spacing,
         median_extent_mm=sizes.extent,
         median_foreground_ml={},
-        intensities={"CT": {"mean": 60, "deviation": 60, "low": -100, "high": 200}},  # type: ignore[dict-item]
+        intensities={"CT": {"mean": 60, "deviation": 60, "low": -100, "high": 200}},
         median_labels_mm=sizes.labels_mm,
         thickness_mm=sizes.thickness,
     )

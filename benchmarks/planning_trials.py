@@ -17,7 +17,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import medhybrid
 from medhybrid.data.dataset import PreparedDataset
@@ -28,8 +30,10 @@ from medhybrid.training.loop import Trainer
 RESULTS = Path(__file__).parent / "results" / "planning_trials.jsonl"
 WARM_STEPS = 4
 
+LEAST_STEPS = 50
 
-def basic_config(root: Path, name: str) -> dict:
+
+def basic_config(root: Path, name: str) -> dict[str, Any]:
     """Return a config with the channels and labels of `dataset.json`, and nothing else."""
     about = json.loads((root / "dataset.json").read_text())
     channels = about.get("modality") or about["channel_names"]
@@ -50,8 +54,9 @@ def rate_of(config: medhybrid.StudyConfig, dataset: PreparedDataset, seconds: fl
         tracker = JsonlTracker(Path(folder) / "log.jsonl")
         trainer = Trainer(config, dataset.plan_for(config), cases, [], folder=Path(folder), tracker=tracker)
         trainer.network.train()
-        source, took = Prefetcher(trainer.sampler, trainer.training.workers), []
-        while sum(took[WARM_STEPS:]) < seconds:
+        source = Prefetcher(trainer.sampler, trainer.training.workers)
+        took: list[float] = []
+        while sum(took[WARM_STEPS:]) < seconds or len(took) < WARM_STEPS + 2:
             began = time.perf_counter()
             trainer.train_step(source.batch(trainer.step))
             trainer.step += 1
@@ -60,7 +65,7 @@ def rate_of(config: medhybrid.StudyConfig, dataset: PreparedDataset, seconds: fl
     return 1 / statistics.quantiles(took[WARM_STEPS:])[0]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare the data, time the steps and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="NAME=FOLDER")
@@ -68,9 +73,10 @@ def main() -> None:
     parser.add_argument("--trial", required=True)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--steps", type=int, help="number of steps in place of minutes")
+    parser.add_argument("--seconds", type=float, default=20, help="length of the measurement of step times")
     parser.add_argument("--inner", type=int, default=1)
     parser.add_argument("--work", type=Path, required=True)
-    chosen = parser.parse_intermixed_args()
+    chosen = parser.parse_intermixed_args(arguments)
     name, _, root = chosen.dataset.partition("=")
     values = basic_config(Path(root), name)
     file = chosen.work / f"{name}-{os.getpid()}.yaml"
@@ -86,8 +92,8 @@ def main() -> None:
     many = ["training.iterations=100000", "training.max_minutes=null"]
     config = medhybrid.load_config(str(file), [*common, *many])
     folder = medhybrid.preprocess(config).folder
-    rate = rate_of(config, PreparedDataset(folder), 20)
-    steps = chosen.steps or max(50, int(rate * chosen.minutes * 60))
+    rate = rate_of(config, PreparedDataset(folder), chosen.seconds)
+    steps = chosen.steps or max(LEAST_STEPS, int(rate * chosen.minutes * 60))
     few = [f"training.iterations={steps}", "training.max_minutes=null", "training.n_validations=1"]
     run = medhybrid.train(medhybrid.load_config(str(file), [*common, *few]))
     with (run.folder / "validation.csv").open(newline="") as table:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train the models to initialise from, then all settings, one seed after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--adamw-steps", type=int, help="steps with AdamW in the time of twice --steps")
     parser.add_argument("--settings", help="settings with all masks, scratch first; default all, '' for none")
     parser.add_argument("--seeds", default="0,1")
-    chosen = parser.parse_intermixed_args()
+    chosen = parser.parse_intermixed_args(arguments)
     chosen.work.mkdir(parents=True, exist_ok=True)
 
     def config_of(config: str, root: str | Path, n_steps: int, *overrides: str) -> medhybrid.StudyConfig:

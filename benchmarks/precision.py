@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -32,12 +33,12 @@ WAYS = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Predict each scan by every path, and write the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
     parser.add_argument("runs", type=Path, nargs="+", help="runs of one study and fold")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     configs = [medhybrid.load_config(run / "config.yaml", []) for run in chosen.runs]
     config = configs[0]
     if len({(c.name, c.training.fold) for c in configs}) > 1:
@@ -51,7 +52,7 @@ def main() -> None:
             model = medhybrid.load_model(run, device=device, precision=precision)
             model.predict(scans[fold.validation[0]])
             began = time.perf_counter()
-            masks = {case: model.predict(scan) for case, scan in scans.items()}
+            masks: dict[str, np.ndarray] = {case: model.predict(scan) for case, scan in scans.items()}
             seconds = (time.perf_counter() - began) / len(scans)
             exact = exact or masks
             told[way].append(

@@ -3,6 +3,7 @@
     python benchmarks/report.py OUT
 
 OUT is a folder of masks from `medhybrid predict`. The index is opened in Chromium from disk, five times. `load` is the time
+from collections.abc import Sequence
 from the start of navigation to the load event, measured by the browser.
 """
 
@@ -15,6 +16,7 @@ import platform
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -39,11 +41,11 @@ def load_s(page: Path) -> list[float]:
     return seconds
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Create the report, open it, and write the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
+    out = parser.parse_args(arguments).out
     began = time.perf_counter()
     index = medhybrid.report(out, layout="pages")
     made = time.perf_counter() - began

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ def run_list(n: int, share: float) -> dict[str, Any]:
         job = FolderJob(model, Path(folder) / "out")
         items = [WorkItem(f"s{i:07}", ()) for i in range(n)]
         pool = Deadly(share, job)
-        recipe = pools.Recipe(lambda **_: model, (), "cpu", job.out, job.made_by)
+        recipe = pools.WorkerArguments(lambda **_: model, (), "cpu", job.out, job.made_by)
         began = time.monotonic()
         known = collect(pools.predict_on(pool, recipe, items, job), [i.case for i in items], job)
         seconds = time.monotonic() - began
@@ -224,13 +224,13 @@ def run_list(n: int, share: float) -> dict[str, Any]:
         }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chosen measurement, and add it to the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["folder", "list"])
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--deaths", type=float, default=0.1)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     path = RESULTS / "scale.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
     if chosen.what == "folder":

@@ -18,7 +18,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +55,7 @@ class Bench:
         asked = (
             "import sysconfig, importlib.metadata as m; print(sysconfig.get_paths()['purelib'], m.version('nnunetv2'), "
         )
-        python = [commands / "python", "-c", asked + "m.version('torch'))"]
+        python: list[str | Path] = [commands / "python", "-c", asked + "m.version('torch'))"]
         told = subprocess.run(python, capture_output=True, text=True, check=True).stdout.split()
         self.packages, *versions = told
         self.theirs = dict(zip(("nnunetv2", "torch of its commands"), versions, strict=True))
@@ -65,7 +65,12 @@ class Bench:
 
     def part(self, program: str, who: str, *arguments: object, name: str = "") -> Contender:
         """Return a contender that runs a program of speed_parts."""
-        command = [sys.executable, HERE / "speed_parts" / f"{program}.py", who, *(str(a) for a in arguments)]
+        command: list[str | Path] = [
+            sys.executable,
+            HERE / "speed_parts" / f"{program}.py",
+            who,
+            *(str(a) for a in arguments),
+        ]
         return Contender(name or who, command, self.beside)
 
     def overrides(self, study: str) -> list[str]:
@@ -134,7 +139,7 @@ def start(bench: Bench) -> dict[str, list[Contender]]:
     """Return contenders for the start of the command line, and for the prediction of one small scan."""
     scan = sorted(bench.scans("hippocampus").glob("*.nii.gz"))[0]
     out = bench.work / "out-start"
-    one = [*MEDHYBRID, "predict", scan, "--model", bench.model("hippocampus"), "--out", out]
+    one: list[str | Path] = [*MEDHYBRID, "predict", scan, "--model", bench.model("hippocampus"), "--out", out]
     return {
         "medhybrid --help": [Contender("ours", [*MEDHYBRID, "--help"])],
         "predict one small scan": [Contender("ours", one, before=_removes(out))],
@@ -191,8 +196,18 @@ def folder(bench: Bench, study: str = "hippocampus") -> dict[str, list[Contender
     """Return contenders for the prediction of the validation scans of fold 0, from files to files, with start-up."""
     place, environment = bench.prepare_nnunet(study)
     scans, model, out, theirs = bench.scans(study), bench.model(study), bench.work / "out", place / "out"
-    ours = [*MEDHYBRID, "predict", scans, "--model", model, "--out", out]
-    call = [bench.commands / "nnUNetv2_predict", "-i", scans, "-o", theirs, "-d", str(DATASET_ID), "-c", "3d_fullres"]
+    ours: list[str | Path] = [*MEDHYBRID, "predict", scans, "--model", model, "--out", out]
+    call: list[str | Path] = [
+        bench.commands / "nnUNetv2_predict",
+        "-i",
+        scans,
+        "-o",
+        theirs,
+        "-d",
+        str(DATASET_ID),
+        "-c",
+        "3d_fullres",
+    ]
     call += ["-f", "0", "-device", "cpu"]
 
     def nnunet(name: str, *more: str) -> Contender:
@@ -312,7 +327,7 @@ def table(records: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the chosen rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hippocampus", type=Path, required=True)
@@ -324,7 +339,7 @@ def main() -> None:
     parser.add_argument(
         "--scans", type=int, help="maximum number of scans in a folder; nnU-Net takes a minute per glioma scan"
     )
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     bench = Bench({"hippocampus": chosen.hippocampus, "brain": chosen.glioma}, chosen.work, chosen.nnunet, chosen.scans)
     path = RESULTS / "speed.json"
     records: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}

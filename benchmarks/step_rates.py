@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import medhybrid
@@ -47,7 +48,7 @@ class Kind:
         """Train for some seconds, after a few warm-up steps."""
         source = Prefetcher(self.trainer.sampler, self.trainer.training.workers)
         took: list[float] = []
-        while sum(took[WARM_STEPS:]) < seconds:
+        while sum(took[WARM_STEPS:]) < seconds or len(took) < WARM_STEPS + 2:
             began = time.perf_counter()
             self.trainer.train_step(source.batch(self.trainer.step))
             self.trainer.step += 1
@@ -61,7 +62,7 @@ class Kind:
         return 1 / statistics.quantiles(self.seconds)[0]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all kinds in alternation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--seconds", type=float, default=10, help="length of a turn")
     parser.add_argument("--turns", type=int, default=3)
-    chosen = parser.parse_intermixed_args()
+    chosen = parser.parse_intermixed_args(arguments)
     common = [f"data.root={chosen.root}", "training.iterations=100000", "training.max_minutes=null", *chosen.overrides]
     ways = KINDS | {peer: ["network.deep_supervision=false"] for peer in PEERS}
     configs = {k: medhybrid.load_config(chosen.config, [*common, *ways[k]]) for k in chosen.kinds.split(",")}

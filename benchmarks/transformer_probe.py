@@ -19,7 +19,7 @@ import csv
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,10 +59,11 @@ class Watch:
     attended_mm: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     even_mm: list[float] = field(default_factory=list)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """Compute `transformer.attend` with attention masked beyond the reach, except for metadata tokens without position."""
         n = self.distance.shape[0]
-        scores = (q.float() @ k.float().transpose(-1, -2)) * q.shape[-1] ** -0.5 + bias  # (B, H, T, T)
+        scores = (q.float() @ k.float().transpose(-1, -2)) * q.shape[-1] ** -0.5  # (B, H, T, T)
+        scores = scores if bias is None else scores + bias
         scores[..., :n, :n].masked_fill_(self.distance > self.reach_mm, -math.inf)
         weights = scores.softmax(dim=-1)
         among = weights[..., :n, :n]
@@ -154,12 +155,12 @@ def by_size(table: Path, volume_ml: dict[str, float]) -> dict[str, dict[str, str
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the measurements and record them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--cases", type=Path, help="cases.csv of pipelines/compare_networks.py")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     config, model = run_config(chosen.run), medhybrid.load_model(chosen.run)
     if config.network.kind != "hybrid":
         raise SystemExit(

@@ -13,10 +13,10 @@ from pathlib import Path
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
-class nnUNetTrainerMinutes(nnUNetTrainer):
+class nnUNetTrainerMinutes(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net is not installed where types are checked
     """Trainer that trains for NNUNET_MINUTES."""
 
-    def run_training(self):
+    def run_training(self) -> None:
         self.on_train_start()
         self.network.train()
         seconds, step = 60 * float(os.environ["NNUNET_MINUTES"]), 0

@@ -13,7 +13,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import medhybrid
+from medhybrid.config import NetworkConfig
 from medhybrid.inference.device import autocast
 from medhybrid.networks import build_network
 from medhybrid.networks.cast import cast_weights
@@ -31,7 +33,8 @@ BLOCK = 512 * 2**20
 def best(function: Callable[[], object], seconds: float = 1.5) -> float:
     """Return the minimum time of one call in seconds."""
     function()
-    until, times = time.perf_counter() + seconds, []
+    until = time.perf_counter() + seconds
+    times: list[float] = []
     while time.perf_counter() < until or len(times) < 3:
         began = time.perf_counter()
         function()
@@ -61,7 +64,9 @@ def network_rate(name: str, precision: torch.dtype) -> dict[str, float]:
     config = medhybrid.load_config(f"{name}.yaml", ["data.root=/nowhere"])
     strides = ((2, 2, 2),) * 3 if name == "hippocampus" else ((2, 2, 1), (2, 2, 2), (2, 2, 2))
     n_channels = len(config.data.channels)
-    made = build_network(config.network, n_channels=n_channels, n_labels=2, strides=strides, token_mm=(8.0, 8.0, 8.0))
+    made: Any = build_network(
+        NetworkConfig(), n_channels=n_channels, n_labels=2, strides=strides, token_mm=(8.0, 8.0, 8.0)
+    )
     made = made.to(memory_format=torch.channels_last_3d).eval()
     assert config.prepare.patch_size is not None
     x = torch.rand(2, n_channels, *config.prepare.patch_size).contiguous(memory_format=torch.channels_last_3d)
@@ -90,7 +95,7 @@ def disk_rate() -> tuple[float, float]:
         return BLOCK / 2**20 / written, BLOCK / 2**20 / (time.perf_counter() - began)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all rates."""
     told: dict[str, object] = {"threads": torch.get_num_threads()}
     for name, precision in (("float32", torch.float32), ("bf16", torch.bfloat16)):

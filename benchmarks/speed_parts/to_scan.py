@@ -35,8 +35,8 @@ def make_logits(kind: str, shape: tuple[int, int, int], n_labels: int) -> Tensor
     logits: Tensor = torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0]
     if kind == "lesion":
         logits[0] = logits.max(0).values + 1
-        middle = tuple(slice(n // 2, n // 2 + 20) for n in shape)
-        logits[(1, *middle)] = logits[(0, *middle)] + 2
+        x, y, z = (slice(n // 2, n // 2 + 20) for n in shape)
+        logits[1, x, y, z] = logits[0, x, y, z] + 2
     return logits
 
 

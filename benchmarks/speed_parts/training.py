@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -108,7 +109,7 @@ def monai(root: Path, seconds: float, *, is_bf16: bool = False) -> dict[str, flo
     loader = DataLoader(
         data, batch_size=BATCH, sampler=endless, num_workers=os.cpu_count() or 1, drop_last=True, collate_fn=_flat
     )
-    network = build_network(
+    network: Any = build_network(
         NetworkConfig(), n_channels=1, n_labels=2, strides=((2, 2, 2),) * 3, token_mm=(8.0, 8.0, 8.0)
     )
     network = network.to(memory_format=torch.channels_last_3d)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 import medhybrid
+from medhybrid.config import NetworkConfig
 from medhybrid.inference.device import choose_precision
 from medhybrid.inference.windows import predict_windows
 from medhybrid.networks import build_network
@@ -122,8 +123,8 @@ def main(who: str, name: str, kind: str) -> None:
     assert window is not None
     strides = ((2, 2, 2),) * 3 if name == "hippocampus" else ((2, 2, 1), (2, 2, 2), (2, 2, 2))
     torch.manual_seed(0)
-    network = build_network(
-        config.network, n_channels=len(config.data.channels), n_labels=N_CLASSES - 1, strides=strides,
+    network: Any = build_network(
+        NetworkConfig(), n_channels=len(config.data.channels), n_labels=N_CLASSES - 1, strides=strides,
         token_mm=(8.0, 8.0, 8.0),
     )  # fmt: skip
     network = network.to(memory_format=torch.channels_last_3d).eval()
