@@ -25,7 +25,7 @@ VALUES = np.random.default_rng(0).integers(0, 4000, (8, 7, 4)).astype(np.uint16)
 VRS = ("LO", "UI", "DS", "IS", "US", "SS", "FD", "OB", "SQ", "UN", "CS", "PN", "AT")
 GARBAGE = (b"\xff\xfe", b"abc ", b"1\\2\\", b"-1e999 ", b"NaN ", b"\0" * 8, b"9" * 64, b"\\\\\\ ")
 EXAMPLES = settings(
-    max_examples=1000,
+    max_examples=300,
     deadline=20_000 * slowness(),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
