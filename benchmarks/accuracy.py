@@ -128,7 +128,7 @@ def train_one(config: StudyConfig, setting: str, minutes: float) -> dict[str, An
         Budget for the record; the config has it as minutes, or as the steps that an idle machine makes in that time.
     """
     dataset = PreparedDataset(prepared_folder(config))
-    plan, fold = dataset.plan, dataset.fold(config.training.fold)
+    plan, fold = dataset.plan, dataset.fold_for(config)
     torch.manual_seed(config.training.seed)  # the network is built here, before the trainer sets the seed
     if setting in PEERS:
         network = PEERS[setting](plan)
@@ -183,7 +183,7 @@ def train_one(config: StudyConfig, setting: str, minutes: float) -> dict[str, An
 def train_nnunet(config: StudyConfig, preset: str, root: Path, commands: Path) -> dict[str, Any]:
     """Train nnU-Net by its own commands for conversion, preparation, training and prediction; return the same record."""
     dataset = PreparedDataset(prepared_folder(config))
-    fold = dataset.fold(config.training.fold)
+    fold = dataset.fold_for(config)
     minutes = config.training.max_minutes
     assert minutes is not None
     result = run_nnunet(
