@@ -19,7 +19,7 @@ from medhybrid.errors import DeviceError, ScanError
 from medhybrid.inference.confidence import ScoreSum, Verdict, low_confidence, score_logits
 from medhybrid.inference.device import choose_precision, free_cache, is_out_of_memory
 from medhybrid.inference.model_record import ModelRecord
-from medhybrid.inference.network import predictor_of, window_settings
+from medhybrid.inference.network import predictor_of, window_settings, without_overflow
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.scan_checks import empty_labels, reasons_to_review
@@ -243,7 +243,11 @@ class Model(Segmenter):
         if self._run is not None:
             return self._run
         if self._cast is None or self._cast[0] is not self.precision:
-            self._cast = self.precision, cast_weights(self.network, self.precision)
+            run: Callable[..., Logits] = cast_weights(self.network, self.precision)
+            self._cast = (
+                self.precision,
+                without_overflow(run, self.network) if self.precision is torch.float16 else run,
+            )
         return self._cast[1]
 
     @run.setter

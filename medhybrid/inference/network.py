@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from medhybrid.inference.windows import Predictor, predict_windows
 from medhybrid.networks import Network, build_network
 from medhybrid.networks.logits import Logits
 from medhybrid.networks.presets import network_of
+
+logger = logging.getLogger(__name__)
 
 
 def network_for(settings: NetworkSettings, plan: Plan) -> Network:
@@ -53,7 +57,36 @@ def predict_logits(
     context : (F,) Tensor, optional
         Values of `plan.context`, NaN where absent.
     """
-    return predict_windows(image, predictor_of(network, plan, context), **window_settings(plan, config, precision))
+    run = without_overflow(network, network) if precision is torch.float16 else network
+    return predict_windows(image, predictor_of(run, plan, context), **window_settings(plan, config, precision))
+
+
+def without_overflow(run: Callable[..., Logits], network: Network) -> Callable[..., Logits]:
+    """Return a function like `run`, which computes in fp16, that computes a batch again in float32 if its logits overflow.
+
+    The largest number in fp16 is 65,504. A larger activation is infinite, and the logits after it are NaN or infinite.
+
+    Parameters
+    ----------
+    network : Network
+        The network of `run`, with weights in float32.
+    """
+
+    def checked(image: Tensor, *context: Tensor) -> Logits:
+        logits = run(image, *context)
+        if logits.full.isfinite().all():
+            return logits
+        _say_overflow_once()
+        with torch.autocast(image.device.type, enabled=False):
+            exact: Logits = network(image, *context)
+        return exact
+
+    return checked
+
+
+@cache
+def _say_overflow_once() -> None:
+    logger.warning("the network overflows in fp16 for some windows, which are computed again in float32")
 
 
 def predictor_of(run: Callable[..., Logits], plan: Plan, context: Tensor | None) -> Predictor:

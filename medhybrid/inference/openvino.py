@@ -37,6 +37,9 @@ DEVICE: Literal["openvino"] = "openvino"
 
 STEM = "stem.xml"
 
+HINTS = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
+"""OpenVINO's names of the precisions."""
+
 HASHES = "hashes.json"
 """File with the hashes of the programs that were compared. If a hash differs, the network is converted again."""
 
@@ -156,7 +159,7 @@ def _compile(openvino: Any, model: Model, folder: Path, precision: torch.dtype) 
 
     def program(name: str, precision: torch.dtype) -> Any:
         hints = {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision is torch.bfloat16 else "f32",
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }

@@ -87,7 +87,7 @@ class PredictOptions:
     device : str
         `auto`, `cpu`, `cuda` or `mps`; or `openvino`, a faster path on CPUs.
     precision : str, optional
-        `auto`, `bf16` or `float32`; by default the model's `inference.precision`.
+        `auto`, `bf16`, `fp16` or `float32`; by default the model's `inference.precision`.
     mirror : bool, optional
         Use test-time mirroring (TTA); by default the model's `inference.tta_mirroring`. A loaded model keeps its own mirroring
         and precision.

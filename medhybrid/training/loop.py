@@ -27,6 +27,7 @@ from medhybrid.inference.device import choose_device, choose_precision
 from medhybrid.inference.network import config_of_network, network_for
 from medhybrid.inference.weights_file import About
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
+from medhybrid.training.loss_scale import LossScale
 from medhybrid.training.losses import Loss
 from medhybrid.training.objective import MakeObjective, SegmentationObjective
 from medhybrid.training.optimiser import WeightAverage, make_optimiser
@@ -127,6 +128,7 @@ class Trainer:
         network = network or network_for(architecture, plan)
         self.network = network.to(self.device).to(memory_format=torch.channels_last_3d)
         self.optimiser = make_optimiser(self.network, self.training, self.precision)
+        self.loss_scale = LossScale(self.device) if self.precision is torch.float16 else None
         self.average = WeightAverage(self.network, self.training.ema)
         draw_for_all(self.network, team)
         self.own = team.part(plan.batch_size)
@@ -223,7 +225,8 @@ class Trainer:
         self.optimiser.set_factors({weights[name]: factor for name, factor in factors.items()})
         made = RecordedStep if self.device.type == "cuda" and self.team.size == 1 else PlainStep
         learning = list(self.network.parameters())
-        self.maker = made(self._compute_loss, learning, self.optimiser, self.training.gradient_clip, self.team)
+        settings = self.training.gradient_clip, self.team, self.loss_scale
+        self.maker = made(self._compute_loss, learning, self.optimiser, *settings)
         self._learn()
 
     def _learn(self) -> None:
@@ -234,21 +237,30 @@ class Trainer:
                 module.train(any(p.requires_grad for p in module.parameters()))
 
     def train_step(self, batch: Batch) -> Loss:
-        """Train on a batch; raise `TrainingError` if the loss or the gradient is not finite."""
+        """Train on a batch; raise `TrainingError` if the loss or the gradient is not finite.
+
+        In fp16, gradients that overflow because of the factor on the loss lower this factor, and the weights stay as they are.
+        """
         torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
         inputs = self.inputs(batch)
         stage, since = self.stage, self.step - self.stage_began_at
         self.optimiser.set_rate(learning_rate(self.training, stage, since, stage.progress(self.progress)))
         terms, norm = self.maker.gradients(*inputs)
         if not torch.isfinite(terms.total + norm):  # one check for both: each one synchronises the GPU
+            if self.loss_scale is not None and torch.isfinite(terms.total) and self.loss_scale.shrink():
+                return terms
             self.save()
             raise TrainingError(
                 f"the training diverged at step {self.step}, in a batch of cases {', '.join(batch.cases)}",
                 expected="a finite loss and gradient norm",
                 found=f"loss {float(terms.total.detach()):g}, gradient norm {float(norm):g}",
-                remedy="check these cases (medhybrid inspect), or lower training.peak_rate; a checkpoint is saved",
+                remedy="check these cases (medhybrid inspect), or lower training.peak_rate"
+                + ("" if self.precision is torch.float32 else ", or set training.precision=float32")
+                + "; a checkpoint is saved",
             )
         self.maker.update()
+        if self.loss_scale is not None:
+            self.loss_scale.grow()
         self.average.update(self.network, self.step)
         return terms
 
@@ -289,6 +301,7 @@ class Trainer:
         self.tracker.log_metrics(
             {
                 **terms.metrics(),
+                **({} if self.loss_scale is None else {"train/loss_scale": float(self.loss_scale.factor)}),
                 "train/learning_rate": self.optimiser.param_groups[0]["lr"],
                 "train/samples_per_second": steps_per_s * self.plan.batch_size,
                 "train/waiting_for_data": waiting_share,
@@ -368,6 +381,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "average": self.average.state,
             "optimiser": self.optimiser.state_dict(),
+            "loss_scale": None if self.loss_scale is None else self.loss_scale.state_dict(),
             "torch_random": torch.get_rng_state(),
             "stage": self.stage.number,
             "stage_began_at": self.stage_began_at,
@@ -394,6 +408,10 @@ class Trainer:
         self._begin_stage(self.stages[state["stage"] - 1])
         self.stage_began_at = state["stage_began_at"]
         self.optimiser.load_state_dict(state["optimiser"])
+        if (
+            self.loss_scale is not None and state.get("loss_scale") is not None
+        ):  # None: the run began in another precision
+            self.loss_scale.load_state_dict(state["loss_scale"])
         torch.set_rng_state(state["torch_random"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         self.validations_done = int(min(state["validations_done"], self.progress * self.training.n_validations))

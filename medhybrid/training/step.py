@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from medhybrid.training.loss_scale import LossScale
 from medhybrid.training.losses import Loss
 from medhybrid.training.optimiser import JointOptimiser
 from medhybrid.training.team import ALONE, Team
@@ -41,6 +42,8 @@ class PlainStep:
         Computes the loss from inputs on the device.
     clip : float
         Largest norm of all gradients together; larger gradients are scaled down to it.
+    scale : LossScale, optional
+        Factor on the loss, for fp16.
     """
 
     def __init__(
@@ -50,15 +53,20 @@ class PlainStep:
         optimiser: JointOptimiser,
         clip: float,
         team: Team = ALONE,
+        scale: LossScale | None = None,
     ) -> None:
         self.compute, self.weights, self.optimiser, self.clip, self.team = compute, weights, optimiser, clip, team
+        self.scale = scale
 
     def gradients(self, *inputs: Tensor) -> tuple[Loss, Tensor]:
         """Compute and clip the gradients of all weights; return the loss and the gradient norm before clipping."""
         self.optimiser.zero_grad(set_to_none=True)
         terms = self.compute(*inputs)
-        terms.total.backward()  # type: ignore[no-untyped-call]
+        total = terms.total if self.scale is None else self.scale.scaled(terms.total)
+        total.backward()  # type: ignore[no-untyped-call]
         self.team.add_gradients(self.weights)
+        if self.scale is not None:
+            self.scale.unscale(self.weights)
         return terms, torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
 
     def update(self) -> None:

@@ -1,4 +1,4 @@
-"""Choice of precision: bf16 on request, and float32 for thin patches, whose results in bf16 are wrong on CPUs."""
+"""Choice of device and precision: the fastest one in hardware, and float32 where the other is wrong."""
 
 from __future__ import annotations
 
@@ -6,23 +6,136 @@ import pytest
 import torch
 
 from medhybrid.config import InferenceConfig, NetworkConfig
-from medhybrid.inference import device
-from medhybrid.inference.device import choose_precision
+from medhybrid.errors import DeviceError
+from medhybrid.inference import device, network
+from medhybrid.inference.device import choose_device, choose_precision
 from medhybrid.inference.model import Model
 from medhybrid.inference.network import network_for
+from medhybrid.networks.logits import Logits
 from tests.synthetic import make_test_plan, make_test_record
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def test_a_thin_patch_is_computed_in_float32_on_a_cpu_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+HELD = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+"""Code of a build of torch for CUDA 13."""
+
+
+def put_in_a_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], held: list[str] = HELD) -> None:
+    """Give this host a GPU of a compute capability, and a build of torch with code for some capabilities."""
+    device._say_once.cache_clear()
+    properties = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_capability": lambda _device=None: capability,
+        "get_device_name": lambda _device=None: "Card",
+        "get_arch_list": lambda: held,
+        "is_bf16_supported": lambda including_emulation=True: including_emulation,
+    }
+    for name, value in properties.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [
+        ((6, 0), torch.float32),
+        ((6, 1), torch.float32),
+        ((7, 0), torch.float16),
+        ((7, 5), torch.float16),
+        ((8, 0), torch.bfloat16),
+        ((8, 6), torch.bfloat16),
+        ((8, 9), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+        ((10, 0), torch.bfloat16),
+    ],
+)
+def test_a_gpu_computes_in_the_fastest_precision_that_it_has_in_hardware(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: torch.dtype
+) -> None:
+    put_in_a_card(monkeypatch, capability)
+
+    assert choose_precision(CUDA, "auto") is precision
+    assert choose_precision(CUDA, "float32") is torch.float32
+
+
+def test_bf16_on_a_gpu_that_emulates_it_is_kept_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_in_a_card(monkeypatch, (7, 5))
+
+    assert choose_precision(CUDA, "bf16") is torch.bfloat16
+    assert "emulation" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("capability", "held", "has_code"),
+    [
+        ((7, 0), HELD, False),
+        ((6, 1), HELD, False),
+        ((7, 5), HELD, True),
+        ((8, 9), HELD, True),  # code for 8.6 runs on later minor versions
+        ((12, 1), HELD, True),
+        ((13, 0), HELD, True),  # by intermediate code
+        ((13, 0), ["sm_120"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((10, 3), ["sm_100a"], False),
+        ((9, 0), ["gfx90a"], True),  # ROCm
+    ],
+)
+def test_a_gpu_without_code_in_the_installed_torch_is_refused_and_not_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    held: list[str],
+    has_code: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put_in_a_card(monkeypatch, capability, held)
+    monkeypatch.setattr(torch.version, "hip", "7.1" if held[0].startswith("gfx") else None)
+
+    if has_code:
+        assert choose_device("auto").type == choose_device("cuda").type == "cuda"
+        return
+    assert choose_device("auto").type == "cpu"
+    assert f"capability {capability[0]}.{capability[1]}" in caplog.text
+    with pytest.raises(DeviceError, match="cannot compute on cuda"):
+        choose_device("cuda")
+
+
+class Overflowing(torch.nn.Module):
+    """A network whose logits overflow in fp16 for bright images."""
+
+    def forward(self, image: torch.Tensor) -> Logits:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        full = torch.cat((image, 1000 * image), dim=1).to(dtype)
+        return Logits(full, full)
+
+
+def test_a_window_that_overflows_in_fp16_is_computed_in_float32(caplog: pytest.LogCaptureFixture) -> None:
+    network._say_overflow_once.cache_clear()
+    plan, config = make_test_plan(mirror_axes=()), InferenceConfig(overlap=0.0, window_batch=1)
+    image = torch.ones(1, 32, 16, 8)
+    image[:, 16:] = 100.0  # the second window
+
+    logits = network.predict_logits(Overflowing(), image, plan, config, torch.float16)
+
+    assert logits.dtype is torch.float32
+    torch.testing.assert_close(logits[1], 1000 * image[0])
+    assert caplog.text.count("overflows in fp16") == 1
+
+
+def test_a_thin_patch_is_computed_in_float32_on_a_cpu_with_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device._say_once.cache_clear()
     assert choose_precision(CPU, "bf16") is torch.bfloat16
     assert not caplog.text
 
     assert [choose_precision(CPU, "bf16", is_thin=True) for _ in range(2)] == [torch.float32] * 2
     assert caplog.text.count("one token along Z") == 1
-    assert choose_precision(torch.device("cuda"), "bf16", is_thin=True) is torch.bfloat16
+    put_in_a_card(monkeypatch, (8, 0))
+    assert choose_precision(CUDA, "bf16", is_thin=True) is torch.bfloat16
 
 
 @pytest.mark.parametrize(("depth", "precision"), [(8, torch.float32), (32, torch.bfloat16)])
