@@ -82,7 +82,8 @@ class ConvNormAct(nn.Sequential):
 class Shortcut(nn.Sequential):
     """Mean pooling by `stride` and a 1x1x1 convolution: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s).
 
-    On CPUs both are one convolution whose kernel is the pooling cell, because torch's mean pooling lacks bf16 there.
+    On CPUs both are one convolution whose kernel is the pooling cell, because torch's mean pooling lacks bf16 there. In a
+    deterministic training they are so on GPUs as well, where the gradient of mean pooling has no deterministic algorithm.
     """
 
     def __init__(self, channels: int, width: int, stride: Stride) -> None:
@@ -92,7 +93,8 @@ class Shortcut(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply pooling and projection: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""
-        if is_exporting() or x.device.type != "cpu" or self.stride == (1, 1, 1):
+        is_pooled = x.device.type != "cpu" and not torch.are_deterministic_algorithms_enabled()
+        if is_exporting() or is_pooled or self.stride == (1, 1, 1):
             out: Tensor = self[1](self[0](x))
             return out
         weight = cast(nn.Conv3d, self[1]).weight

@@ -160,7 +160,25 @@ def resize_positions(positions: Tensor, nx: int, ny: int) -> Tensor:
     if (nx, ny) == (side, side):
         return positions
     grid = positions.transpose(1, 2).reshape(1, -1, side, side)
+    if _is_deterministic_on_gpu(positions):  # the gradient of bicubic interpolation has no deterministic algorithm
+        unit = torch.eye(side, device=grid.device, dtype=grid.dtype)[None, None]  # one row per position
+        wx, wy = (
+            F.interpolate(unit, size=(n, side), mode="bicubic", align_corners=False)[0, 0] for n in (nx, ny)
+        )  # (n, side)
+        return (wx @ grid @ wy.mT).flatten(2).transpose(1, 2)
     return F.interpolate(grid, size=(nx, ny), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+
+
+def halve(logits: Tensor) -> Tensor:
+    """Return the means of squares of four voxels in each slice: (B, K, X, Y, Z) -> (B, K, X/2, Y/2, Z)."""
+    if _is_deterministic_on_gpu(logits):  # the gradient of mean pooling has no deterministic algorithm
+        batch, classes, nx, ny, nz = logits.shape
+        return logits.reshape(batch, classes, nx // 2, 2, ny // 2, 2, nz).mean((3, 5))
+    return F.avg_pool3d(logits, (2, 2, 1))
+
+
+def _is_deterministic_on_gpu(x: Tensor) -> bool:
+    return x.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()
 
 
 class ConvBatchNormAct(nn.Sequential):
@@ -232,4 +250,4 @@ class TransUNet(nn.Module):
         logits = self.decoder(self.bottleneck(x), list(reversed(finer)))
         # (B Z, K, X, Y, 1) -> (B, K, X, Y, Z)
         full = logits[..., 0].unflatten(0, (batch, n_slices)).permute(0, 2, 3, 4, 1)
-        return Logits(full, F.avg_pool3d(full, (2, 2, 1)))
+        return Logits(full, halve(full))

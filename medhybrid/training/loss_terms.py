@@ -126,16 +126,32 @@ def label_terms(
 def _voxel_term(logits: Tensor, target: Tensor, rule: LossRule, team: Team, *, has_unknown: bool) -> Tensor:
     """Return the mean over the voxels with known label, weighted by their classes; 0 without such voxels."""
     weights = rule.weights
-    if rule.voxel == "cross_entropy" and weights is None and not has_unknown:
+    is_deterministic = logits.device.type != "cpu" and torch.are_deterministic_algorithms_enabled()
+    if rule.voxel == "cross_entropy" and weights is None and not has_unknown and not is_deterministic:
         return team.total(F.cross_entropy(logits, target) / team.size)
-    if rule.voxel == "cross_entropy":
+    if rule.voxel == "cross_entropy" and not is_deterministic:
         summed = F.cross_entropy(logits, target, weights, ignore_index=UNKNOWN, reduction="sum")
     else:
-        each = _focal(F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="none"), rule.gamma)
+        if is_deterministic:
+            each = deterministic_cross_entropy(logits, target)
+        else:
+            each = F.cross_entropy(logits, target, ignore_index=UNKNOWN, reduction="none")
+        if rule.voxel == "focal_loss":
+            each = _focal(each, rule.gamma)
         summed = each.sum() if weights is None else (each * _weight_of(target, weights)).sum()
     if weights is None:
         return team.total(summed / team.total((target != UNKNOWN).sum()).clamp_min(1))
     return team.total(summed / team.total(_weight_of(target, weights).sum()).clamp_min(LEAST_WEIGHT))
+
+
+def deterministic_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the cross entropy (B, X, Y, Z) of each voxel, 0 where the label is unknown.
+
+    Torch's cross entropy has no deterministic algorithm on GPUs.
+    """
+    classes = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1, 1)
+    is_of_class = target[:, None] == classes  # (B, K, X, Y, Z); False for all classes in voxels of unknown label
+    return -torch.where(is_of_class, logits.log_softmax(dim=1), 0.0).sum(dim=1)
 
 
 def _weight_of(target: Tensor, weights: Tensor) -> Tensor:
