@@ -158,25 +158,3 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     if precision is torch.float32:
         return nullcontext()
     return torch.autocast(device.type, precision)
-
-
-LACKS = ("out of memory", "ALLOC_FAILED")
-"""Words in the error messages of CUDA, its libraries and MPS that mean too little memory."""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a device had too little memory.
-
-    Libraries of CUDA, and MPS, raise a plain `RuntimeError` for it, which only its message (`LACKS`) tells apart.
-    """
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in LACKS)
-    )
-
-
-def free_cache(device: torch.device) -> None:
-    """Release the memory of a device that torch has cached."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()

@@ -56,6 +56,19 @@ def needed_memory(
     return n_networks * WORKING + max(preparing, inferring, measuring)
 
 
+def collected_bytes(shape: Sequence[int], plan: Plan, rows: int | None = None) -> int:
+    """Return the bytes of an image (C, X, Y, Z) and of its logits, with their blending weights, while they are collected.
+
+    Parameters
+    ----------
+    rows : int, optional
+        Rows along X whose logits are held at once; None for all.
+    """
+    n_voxels = int(np.prod(shape[1:]))
+    held = n_voxels if rows is None else int(np.prod(shape[2:])) * min(rows, shape[1])
+    return 4 * (shape[0] * n_voxels + (plan.n_labels + 3) * held)
+
+
 def refuse_too_large_to_read(case: str, shapes: Sequence[Sequence[int]], limit: int | None = None) -> None:
     """Raise `ScanError` for a scan whose values need more than `limit` bytes, or than the free memory if it is None.
 

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
-from medhybrid.errors import DeviceError, ScanError
+from medhybrid.errors import ScanError
 from medhybrid.inference.confidence import ScoreSum, Verdict, low_confidence, score_logits
-from medhybrid.inference.device import choose_precision, free_cache, is_out_of_memory
+from medhybrid.inference.device import choose_precision
+from medhybrid.inference.device_memory import on_device_or_cpu
+from medhybrid.inference.memory import collected_bytes
 from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.network import predictor_of, window_settings, without_overflow
 from medhybrid.inference.postprocess import apply_component_rules
@@ -164,21 +166,13 @@ class Segmenter(Protocol):
         DeviceError
             If the device has too little memory for a single window.
         """
-        for place in (self.device, torch.device("cpu")):
-            try:
-                return self._infer(scan, prepared, place, with_probabilities=with_probabilities)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                said = str(error).splitlines()[0][:200]
-            free_cache(self.device)
-            if place is self.device:
-                logger.warning("%s has too little memory for %s; its logits are collected on the CPU", place, scan.case)
-        raise DeviceError(
-            f"{self.device} has too little memory for one window",
-            found=said,
-            remedy="use --device cpu, or train with a smaller prepare.patch_size",
-        )
+
+        def compute(place: torch.device) -> Inferred:
+            return self._infer(scan, prepared, place, with_probabilities=with_probabilities)
+
+        rows = None if with_probabilities else self.plan.patch_size[0]
+        needed = self.n_networks * collected_bytes(prepared.image.shape, self.plan, rows)
+        return on_device_or_cpu(self.device, compute, needed=needed, of=scan.case)
 
     def _infer(self, scan: Scan, prepared: PreparedImage, place: torch.device, *, with_probabilities: bool) -> Inferred:
         image, context = to_tensor(prepared.image, place), read_context(scan, self.plan.context)

@@ -49,6 +49,8 @@ def predict_logits(
     config: InferenceConfig,
     precision: torch.dtype,
     context: Tensor | None = None,
+    *,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Return the logits (K, X, Y, Z) of a prepared image (C, X, Y, Z) during training, computed as by `Model.logits`.
 
@@ -56,9 +58,12 @@ def predict_logits(
     ----------
     context : (F,) Tensor, optional
         Values of `plan.context`, NaN where absent.
+    device : torch.device, optional
+        Device of the network, if it is not that of the image. The logits are on the image's.
     """
     run = without_overflow(network, network) if precision is torch.float16 else network
-    return predict_windows(image, predictor_of(run, plan, context), **window_settings(plan, config, precision))
+    settings = window_settings(plan, config, precision) | {"device": device}
+    return predict_windows(image, predictor_of(run, plan, context), **settings)
 
 
 def without_overflow(run: Callable[..., Logits], network: Network) -> Callable[..., Logits]:

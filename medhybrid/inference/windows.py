@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medhybrid.inference.device import autocast, free_cache, is_out_of_memory
+from medhybrid.inference.device import autocast
+from medhybrid.inference.device_memory import affordable, free_cache, is_out_of_memory
+from medhybrid.inference.memory import ACTIVATIONS
 from medhybrid.inference.rows import gather
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,8 @@ def predict_slabs(
     Parameters
     ----------
     window_batch : int or BatchSize
-        Windows computed at once. A `BatchSize` keeps a reduced number for the next image.
+        Windows computed at once; fewer if the device has too little memory. A `BatchSize` keeps a reduced number for the next
+        image.
     device : torch.device, optional
         Device of the predictor. Logits are blended on the device of the image.
 
@@ -109,7 +112,12 @@ def predict_slabs(
     total, computed = torch.zeros_like(logits[0]), torch.zeros_like(logits[0], dtype=torch.bool)
     weights = blending_weights(window).to(image.device)
     size = window_batch if isinstance(window_batch, BatchSize) else BatchSize(window_batch)
-    batches = _Batches(predictor, size, mirror_axes, device or image.device, precision)
+    computed_on = device or image.device
+    planned = affordable(computed_on, size.n, ACTIVATIONS * int(np.prod(window)))
+    if planned < size.n:
+        logger.warning("%s has memory for %d windows at once, not %d", computed_on, planned, size.n)
+        size.n = planned
+    batches = _Batches(predictor, size, mirror_axes, computed_on, precision)
     for x, following in zip(xs, [*xs[1:], xs[-1] + window[0]], strict=True):
         rows = padded[:, x : x + window[0]]
         boxes = [(slice(None), slice(y, y + window[1]), slice(z, z + window[2])) for y in ys for z in zs]

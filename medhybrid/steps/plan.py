@@ -17,6 +17,7 @@ from medhybrid.data.workers import Processes, default_workers
 from medhybrid.errors import ConfigError, MedHybridError
 from medhybrid.files import held
 from medhybrid.inference.device import choose_device
+from medhybrid.inference.device_memory import free_device_memory
 from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
@@ -31,7 +32,7 @@ MEMORY_SHARE = 0.5
 """Share of the free memory that a training on a CPU may use; the rest is for other programs."""
 
 GPU_SHARE = 0.85
-"""Share of a GPU's memory that a training may use."""
+"""Share of a GPU's free memory that a training may use."""
 
 
 def plan_dataset(
@@ -86,9 +87,8 @@ def device_of(config: StudyConfig) -> torch.device:
 
 def _memory(device: torch.device, free: int) -> int:
     """Return the bytes that a training may use on its device, with `free` bytes of free host memory."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1] * GPU_SHARE)
-    return int(free * MEMORY_SHARE)
+    on_device = free_device_memory(device)
+    return int(free * MEMORY_SHARE) if on_device is None else int(on_device * GPU_SHARE)
 
 
 def _rates_of(earlier: Plan | None, device: str) -> Rates | None:

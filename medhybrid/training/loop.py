@@ -24,6 +24,7 @@ from medhybrid.data.sampling import Batch, PatchSampler, Prefetcher
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import OutputError, TrainingError
 from medhybrid.inference.device import choose_device, choose_precision
+from medhybrid.inference.device_memory import first_line, free_cache, is_out_of_memory
 from medhybrid.inference.network import config_of_network, network_for
 from medhybrid.inference.weights_file import About
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
@@ -31,6 +32,7 @@ from medhybrid.training.loss_scale import LossScale
 from medhybrid.training.losses import Loss
 from medhybrid.training.objective import MakeObjective, SegmentationObjective
 from medhybrid.training.optimiser import WeightAverage, make_optimiser
+from medhybrid.training.recomputation import recompute_activations
 from medhybrid.training.stages import Stage, check_stage, learning_rate, plan_stages, rate_factors, stage_at
 from medhybrid.training.step import PlainStep, RecordedStep
 from medhybrid.training.team import ALONE, Team, draw_for_all, own_gpu
@@ -148,6 +150,7 @@ class Trainer:
             heads=architecture.heads,
             training_images=tuple(training_images),
         )
+        self.is_recomputing = False
         self.step = 0
         self.elapsed_s = 0.0
         self.stages = plan_stages(self.training)
@@ -223,11 +226,16 @@ class Trainer:
         weights = dict(self.network.named_parameters())
         factors = rate_factors(weights, stage.config)
         self.optimiser.set_factors({weights[name]: factor for name, factor in factors.items()})
-        made = RecordedStep if self.device.type == "cuda" and self.team.size == 1 else PlainStep
+        self._make_steps()
+        self._learn()
+
+    def _make_steps(self) -> None:
+        """Create the training step: recorded on a GPU, unless random numbers must be drawn again in the backward pass."""
+        is_recorded = self.device.type == "cuda" and self.team.size == 1 and not self.is_recomputing
+        made = RecordedStep if is_recorded else PlainStep
         learning = list(self.network.parameters())
         settings = self.training.gradient_clip, self.team, self.loss_scale
         self.maker = made(self._compute_loss, learning, self.optimiser, *settings)
-        self._learn()
 
     def _learn(self) -> None:
         """Set training mode, except for frozen batch norms, whose running statistics must stay as they are."""
@@ -241,11 +249,9 @@ class Trainer:
 
         In fp16, gradients that overflow because of the factor on the loss lower this factor, and the weights stay as they are.
         """
-        torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
-        inputs = self.inputs(batch)
         stage, since = self.stage, self.step - self.stage_began_at
         self.optimiser.set_rate(learning_rate(self.training, stage, since, stage.progress(self.progress)))
-        terms, norm = self.maker.gradients(*inputs)
+        terms, norm = self._gradients(batch)
         if not torch.isfinite(terms.total + norm):  # one check for both: each one synchronises the GPU
             if self.loss_scale is not None and torch.isfinite(terms.total) and self.loss_scale.shrink():
                 return terms
@@ -263,6 +269,43 @@ class Trainer:
             self.loss_scale.grow()
         self.average.update(self.network, self.step)
         return terms
+
+    def _gradients(self, batch: Batch) -> tuple[Loss, Tensor]:
+        """Compute the gradients of a batch; if the device has too little memory, in a way that needs less.
+
+        Raises
+        ------
+        TrainingError
+            If the device has too little memory nevertheless. In a team this ends the training at once: the other processes
+            wait for this one.
+        """
+        try:
+            torch.manual_seed(int(np.random.SeedSequence((self.training.seed, batch.step)).generate_state(1)[0]))
+            return self.maker.gradients(*self.inputs(batch))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            found = first_line(error)
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.is_recomputing or self.team.size > 1:
+            raise TrainingError(
+                f"{self.device} has too little memory for a training step",
+                expected=f"memory for {self.plan.batch_size} patches of {' x '.join(map(str, self.plan.patch_size))} voxels",
+                found=found,
+                remedy="set a smaller prepare.batch_size or prepare.patch_size and call medhybrid preprocess again, or close "
+                "other programs that use the device",
+            )
+        logger.warning(
+            "%s has too little memory for a training step (%s); activations are computed again in the backward pass, "
+            "which gives the same losses and takes about a third longer",
+            self.device,
+            found,
+        )
+        self.is_recomputing = True
+        recompute_activations(self.network)
+        self._make_steps()
+        free_cache(self.device)
+        return self._gradients(batch)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the arguments of `_compute_loss`, on the device, with all random choices of a step except the network's."""

@@ -13,7 +13,10 @@ from medhybrid.config import InferenceConfig
 from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.data.plan import Plan
 from medhybrid.data.store import PreparedCase
+from medhybrid.geometry import Grid
 from medhybrid.inference.confidence import Calibration, VoxelSample, calibrate, sample_voxels
+from medhybrid.inference.device_memory import on_device_or_cpu
+from medhybrid.inference.memory import collected_bytes
 from medhybrid.inference.network import predict_logits
 from medhybrid.inference.postprocess import apply_component_rules
 from medhybrid.inference.to_grid import labels_on_scan
@@ -103,14 +106,34 @@ def validate(
     device: torch.device,
     precision: torch.dtype,
 ) -> Validation:
-    """Predict and score each case; the network must be in evaluation mode."""
+    """Predict and score each case; the network must be in evaluation mode.
+
+    If the device has too little memory for a case, its logits are collected on the CPU, as in prediction.
+
+    Raises
+    ------
+    DeviceError
+        If the device has too little memory for a single window.
+    """
     results = []
     for case in cases:
+        image, turned = case.image(), case.turn.grid(case.source_grid)
         context = torch.from_numpy(case.context(plan.context)).to(device)
-        logits = predict_logits(network, to_tensor(case.image(), device), plan, config, precision, context)
-        turned = case.turn.grid(case.source_grid)
+
+        def compute(
+            place: torch.device,
+            case: PreparedCase = case,
+            image: NDArray[np.float32] = image,
+            context: torch.Tensor = context,
+            turned: Grid = turned,
+        ) -> tuple[NDArray[np.uint8], VoxelSample | None]:
+            logits = predict_logits(network, to_tensor(image, place), plan, config, precision, context, device=device)
+            voxels = sample_voxels(logits, case.labels_with_unknown()) if is_complete else None
+            return labels_on_scan(logits, case.grid, turned, case.turn), voxels
+
+        labels, voxels = on_device_or_cpu(device, compute, needed=collected_bytes(image.shape, plan), of=case.name)
         prediction = apply_component_rules(
-            labels_on_scan(logits, case.grid, turned, case.turn),
+            labels,
             names=tuple(plan.labels),
             keep_largest=plan.keep_largest,
             min_component_ml=plan.min_component_ml,
@@ -121,6 +144,5 @@ def validate(
         scores = {
             n: dice(np.isin(prediction, classes), np.isin(reference, classes)) for n, classes in plan.structures.items()
         }
-        voxels = sample_voxels(logits, case.labels_with_unknown()) if is_complete else None
         results.append(CaseResult(case, scores, prediction, voxels, plan.structures))
     return Validation(step, tuple(results), is_complete)

@@ -16,8 +16,9 @@ from torch import Tensor
 import medhybrid
 from medhybrid.config import InferenceConfig
 from medhybrid.errors import DeviceError
-from medhybrid.inference import to_grid, windows
-from medhybrid.inference.memory import needed_memory
+from medhybrid.inference import device_memory, to_grid, windows
+from medhybrid.inference.device_memory import free_device_memory, on_device_or_cpu
+from medhybrid.inference.memory import ACTIVATIONS, collected_bytes, needed_memory
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.windows import BatchSize, predict_slabs
 from medhybrid.networks.logits import Logits
@@ -106,7 +107,17 @@ def test_too_little_memory_makes_mirrorings_run_one_by_one(
     assert [r.args[1:] for r in caplog.records if r.args] == [(4, 2), (2, 1)]
 
 
-@pytest.mark.parametrize("words", ["MPS backend out of memory (MPS allocated ...)", "CUBLAS_STATUS_ALLOC_FAILED"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "MPS backend out of memory (MPS allocated ...)",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "FIND was unable to find an engine to execute this computation",
+        "GET was unable to find an engine to execute this computation",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.",
+    ],
+)
 def test_out_of_memory_is_recognised_by_its_message_and_the_smaller_batch_is_kept(words: str) -> None:
     def predictor(batch: Tensor) -> Tensor:
         if len(batch) > 2:
@@ -127,7 +138,53 @@ def test_another_error_is_not_treated_as_out_of_memory() -> None:
         list(predict_slabs(torch.rand(1, 9, 9, 9), predictor, overlap=0.5, **SETTINGS))
 
 
+def test_windows_are_planned_for_the_free_memory_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The device has memory for two windows of 8 x 8 x 8, and no allocation fails."""
+    monkeypatch.setattr(device_memory, "free_device_memory", lambda _: int(2.5 * 8**3 * ACTIVATIONS))
+    image, seen = torch.rand(1, 30, 16, 16), []
+
+    slabs = predict_slabs(image, memory_for(9, seen), overlap=0.5, **SETTINGS)
+
+    torch.testing.assert_close(gather(slabs, 30)[1], image[0])
+    assert max(seen) == 2
+    assert caplog.text.count("has memory for 2 windows at once, not 4") == 1
+
+
+def test_the_free_memory_of_a_gpu_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that torch has cached is free; the limit of the process counts as well."""
+    answers = {"mem_get_info": (3 << 30, 8 << 30), "memory_reserved": 2 << 30, "memory_allocated": 1 << 30}
+    for name, value in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
+    assert free_device_memory(torch.device("cuda")) == 4 << 30
+
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 0.25)
+    assert free_device_memory(torch.device("cuda")) == 1 << 30
+    assert free_device_memory(torch.device("cpu")) is None
+
+
+def test_a_scan_that_cannot_fit_is_not_tried_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_memory, "free_device_memory", lambda _: 1000)
+    places: list[str] = []
+
+    on_device_or_cpu(torch.device("cuda"), lambda place: places.append(place.type), needed=901, of="a")
+    on_device_or_cpu(torch.device("cuda"), lambda place: places.append(place.type), needed=900, of="b")
+
+    assert places == ["cpu", "cuda"]
+
+
 # --- a whole scan -----------------------------------------------------------------------------------------------------
+
+
+def test_the_memory_of_collected_logits_is_that_of_their_arrays() -> None:
+    plan = make_test_plan()  # one channel, one label
+    image = np.zeros((1, 20, 10, 5), np.float32)
+    rows = 4 * 10 * 5 * 4  # bytes of four rows
+
+    assert collected_bytes(image.shape, plan) == image.nbytes + 4 * image.nbytes
+    assert collected_bytes(image.shape, plan, rows=4) == image.nbytes + 4 * rows
 
 
 class Device:
