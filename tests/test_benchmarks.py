@@ -27,6 +27,7 @@ import medhybrid
 from medhybrid.config import StudyConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.phantom import Template
+from medhybrid.inference.precision import Precision
 from medhybrid.runs.prepared import prepared_folder
 from medhybrid.scans.dicom.write import write_mr_series
 from tests.brief import InThisProcess, blank_pictures, in_this_process, small_program
@@ -658,7 +659,7 @@ def test_parts_of_speed_measure_the_limits(script: Load, monkeypatch: pytest.Mon
     monkeypatch.setattr(limits, "BLOCK", 1 << 20)
 
     assert limits.matrix_rate(torch.float32) == pytest.approx(2 * 2048**3 / 0.5 / 1e9)
-    network = limits.network_rate("hippocampus", torch.float32)
+    network = limits.network_rate("hippocampus", Precision.FLOAT32)
     assert network["gflop_per_s"] == pytest.approx(2 * network["gflop"] / 0.5)
     assert min(limits.disk_rate()) > 0
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from medhybrid.inference.precision import Precision, choose_precision, in_precision
 from medhybrid.inference.windows import BatchSize, predict_windows, to_tensor
 from medhybrid.metrics import dice
 from medhybrid.training.loop import Trainer
@@ -37,10 +38,18 @@ def trainer(
     return small_trainer(StudyFolder(study.folder, config), folder, stop_at=stop_at, **settings)
 
 
-@pytest.fixture(autouse=True)
-def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disable TF32, which rounds convolutions on a GPU to 10 bits."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def test_float32_is_exact_and_tf32_is_not() -> None:
+    """Compare a convolution with that of the CPU, in the settings that a user gets."""
+    device, x, weight = torch.device("cuda"), torch.randn(1, 32, 24, 24, 24), torch.randn(32, 32, 3, 3, 3)
+    expected = torch.nn.functional.conv3d(x.double(), weight.double())
+    errors = {}
+    for precision in (Precision.FLOAT32, Precision.TF32):
+        with in_precision(device, precision):
+            result = torch.nn.functional.conv3d(x.to(device), weight.to(device)).cpu()
+        errors[precision] = float((result - expected).abs().max() / expected.abs().max())
+
+    assert errors[Precision.FLOAT32] < 1e-5
+    assert choose_precision(device, "tf32") is not Precision.TF32 or 1e-5 < errors[Precision.TF32] < 1e-2
 
 
 def test_training_on_the_gpu_agrees_with_the_cpu(prepared: StudyFolder, tmp_path: Path) -> None:
@@ -53,7 +62,7 @@ def test_training_on_the_gpu_agrees_with_the_cpu(prepared: StudyFolder, tmp_path
     np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=5e-3)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_steps_in_a_cuda_graph_equal_plain_steps(
     prepared: StudyFolder,
     tmp_path: Path,
@@ -125,7 +134,7 @@ def test_a_stage_with_other_trainable_weights_captures_a_new_cuda_graph(prepared
     assert not still[-1]
 
 
-def masks_of(made: Trainer, device: str, precision: torch.dtype) -> Validation:
+def masks_of(made: Trainer, device: str, precision: Precision) -> Validation:
     network = made.network.to(device).eval()
     settings = {"step": 0, "is_complete": True, "device": torch.device(device), "precision": precision}
     return validate(network, made.validation_cases, made.plan, made.config.inference, **settings)
@@ -137,14 +146,19 @@ def test_masks_equal_those_of_the_cpu(prepared: StudyFolder, tmp_path: Path) -> 
     made.config = made.config.model_copy(
         update={"inference": made.config.inference.model_copy(update={"tta_mirroring": True, "overlap": 0.5})}
     )
-    plain = masks_of(made, "cpu", torch.float32)
+    plain = masks_of(made, "cpu", Precision.FLOAT32)
     assert plain.mean_dice > 0.6
-    for precision, least in ((torch.float32, 0.999), (torch.bfloat16, 0.98)):
+    for precision, least in (
+        (Precision.FLOAT32, 0.999),
+        (Precision.TF32, 0.99),
+        (Precision.FP16, 0.98),
+        (Precision.BF16, 0.98),
+    ):
         gpu = masks_of(made, "cuda", precision)
         for a, b in zip(plain.results, gpu.results, strict=True):
             for value in (1, 2):
                 assert dice(a.prediction == value, b.prediction == value) >= least
-    quick, exact = (masks_of(made, "cuda", p).calibration() for p in (torch.bfloat16, torch.float32))
+    quick, exact = (masks_of(made, "cuda", p).calibration() for p in (Precision.BF16, Precision.FLOAT32))
     assert abs(quick.temperature - exact.temperature) < 0.1
 
 

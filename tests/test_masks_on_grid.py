@@ -20,6 +20,7 @@ from medhybrid.config import ScansConfig
 from medhybrid.data.plan import Plan
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.inference.model import Model
+from medhybrid.inference.precision import Precision
 from medhybrid.networks import Logits
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
@@ -46,7 +47,7 @@ class Threshold(nn.Module):
 def thresholding_model(plan: Plan, level: float) -> Model:
     record = make_test_record(plan)
     model: Any = Model(Threshold(level), record, torch.device("cpu"))  # type: ignore[arg-type]
-    model.precision = torch.float32
+    model.precision = Precision.FLOAT32
     return model  # type: ignore[no-any-return]
 
 

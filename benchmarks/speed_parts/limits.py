@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import medhybrid
 from medhybrid.config import NetworkConfig
-from medhybrid.inference.device import autocast
+from medhybrid.inference.precision import Precision, in_precision
 from medhybrid.networks import build_network
 from medhybrid.networks.cast import cast_weights
 
@@ -59,7 +59,7 @@ def convolution_rate(precision: torch.dtype) -> float:
     return max(rates)
 
 
-def network_rate(name: str, precision: torch.dtype) -> dict[str, float]:
+def network_rate(name: str, precision: Precision) -> dict[str, float]:
     """Return GFLOP per window of the network of a packaged config, and its rate in GFLOP/s for a batch of two."""
     config = medhybrid.load_config(f"{name}.yaml", ["data.root=/nowhere"])
     strides = ((2, 2, 2),) * 3 if name == "hippocampus" else ((2, 2, 1), (2, 2, 2), (2, 2, 2))
@@ -73,8 +73,8 @@ def network_rate(name: str, precision: torch.dtype) -> dict[str, float]:
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             made(x)
-        with autocast(torch.device("cpu"), precision):
-            run = cast_weights(made, precision)
+        with in_precision(torch.device("cpu"), precision):
+            run = cast_weights(made, precision.dtype)
             seconds = best(lambda: run(x), 4)
     flops = counter.get_total_flops()
     return {"gflop": flops / 2e9, "gflop_per_s": flops / seconds / 1e9}
@@ -98,9 +98,9 @@ def disk_rate() -> tuple[float, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all rates."""
     told: dict[str, object] = {"threads": torch.get_num_threads()}
-    for name, precision in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        told[f"matrix_{name}"] = matrix_rate(precision)
-        told[f"convolution_{name}"] = limit = convolution_rate(precision)
+    for name, precision in (("float32", Precision.FLOAT32), ("bf16", Precision.BF16)):
+        told[f"matrix_{name}"] = matrix_rate(precision.dtype)
+        told[f"convolution_{name}"] = limit = convolution_rate(precision.dtype)
         for study in ("hippocampus", "brain"):
             rate = network_rate(study, precision)
             told[f"{study}_{name}"] = rate | {"share": rate["gflop_per_s"] / limit}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import medhybrid
 from medhybrid.config import NetworkConfig
-from medhybrid.inference.device import choose_precision
+from medhybrid.inference.precision import Precision, choose_precision
 from medhybrid.inference.windows import predict_windows
 from medhybrid.networks import build_network
 from medhybrid.networks.cast import cast_weights
@@ -46,7 +46,7 @@ def way(who: str, network: Any, window: tuple[int, int, int], n_classes: int) ->
     if who == "openvino":
         network = _converted(network, window)
     elif who == "ours":  # as `predict` does
-        network = cast_weights(network, choose_precision(torch.device("cpu"), "auto"))
+        network = cast_weights(network, choose_precision(torch.device("cpu"), "auto").dtype)
 
     def predictor(batch: Tensor) -> Tensor:
         out: Tensor = network(batch).full
@@ -54,7 +54,7 @@ def way(who: str, network: Any, window: tuple[int, int, int], n_classes: int) ->
 
     if who in ("ours", "openvino", "plain"):
         quick = who != "plain"
-        precision = choose_precision(torch.device("cpu"), "auto") if quick else torch.float32
+        precision = choose_precision(torch.device("cpu"), "auto") if quick else Precision.FLOAT32
         return lambda x: predict_windows(
             x, predictor, window=window, n_classes=n_classes, overlap=OVERLAP, window_batch=2, skip_air=quick,
             precision=precision,

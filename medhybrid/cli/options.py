@@ -20,7 +20,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; or openvino, 
 PrecisionOption = Annotated[
     str | None,
     typer.Option(
-        "--precision", help="auto, bf16, fp16 or float32 (exact, slower). Default: the model's inference.precision."
+        "--precision",
+        help="auto, bf16, fp16, tf32 or float32 (exact, slower). Default: the model's inference.precision.",
     ),
 ]
 TrackingUri = Annotated[

@@ -188,11 +188,11 @@ class StageConfig(Frozen):
         return self
 
 
-Precision = Literal["auto", "bf16", "fp16", "float32"]
+PrecisionName = Literal["auto", "bf16", "fp16", "tf32", "float32"]
 
 PRECISION = (
     "`auto` is the fastest one that the processor has in hardware: bf16, else fp16 (GPUs of compute capability 7.0 and 7.5), "
-    "else float32."
+    "else float32. `tf32` is float32 with products that a GPU rounds to 11 bits; `float32` is exact."
 )
 
 ALL_CASES: Literal["all"] = "all"
@@ -299,7 +299,7 @@ class TrainingConfig(Frozen):
     validation_cases: int = Field(12, ge=1, description="Number of cases for each validation before the last.")
     checkpoint_minutes: float = Field(2.0, gt=0, description="Minutes between checkpoints.")
     workers: int = Field(2, ge=0, description="Threads that read patches. The samples do not depend on their number.")
-    precision: Precision = Field("auto", description=PRECISION)
+    precision: PrecisionName = Field("auto", description=PRECISION)
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Device for training.")
     deterministic: bool = Field(
         False,
@@ -378,7 +378,7 @@ class InferenceConfig(Frozen):
         True, description="Test-time mirroring: average the predictions of inputs mirrored along `prepare.mirror_axes`."
     )
     skip_air: bool = Field(True, description="Skip windows in which all channels are blank.")
-    precision: Precision = Field("auto", description=PRECISION)
+    precision: PrecisionName = Field("auto", description=PRECISION)
 
 
 class TrackingConfig(Frozen):

@@ -17,12 +17,12 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
 from medhybrid.errors import ScanError
 from medhybrid.inference.confidence import ScoreSum, Verdict, low_confidence, score_logits
-from medhybrid.inference.device import choose_precision
 from medhybrid.inference.device_memory import on_device_or_cpu
 from medhybrid.inference.memory import collected_bytes
 from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.network import predictor_of, window_settings, without_overflow
 from medhybrid.inference.postprocess import apply_component_rules
+from medhybrid.inference.precision import Precision, choose_precision
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.scan_checks import empty_labels, reasons_to_review
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
@@ -98,7 +98,7 @@ class Segmenter(Protocol):
 
     record: ModelRecord
     device: torch.device
-    precision: torch.dtype
+    precision: Precision
     runtime: str
     n_networks: int
 
@@ -227,7 +227,7 @@ class Model(Segmenter):
         self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
         self.precision = choose_precision(device, record.inference.precision, is_thin=record.plan.is_thin)
         self._run: Callable[..., Logits] | None = None
-        self._cast: tuple[torch.dtype, Callable[..., Logits]] | None = None
+        self._cast: tuple[Precision, Callable[..., Logits]] | None = None
         self.runtime = f"torch {torch.__version__}"
         self.n_networks, self.batch_size = 1, BatchSize(record.inference.window_batch)
 
@@ -237,10 +237,10 @@ class Model(Segmenter):
         if self._run is not None:
             return self._run
         if self._cast is None or self._cast[0] is not self.precision:
-            run: Callable[..., Logits] = cast_weights(self.network, self.precision)
+            run: Callable[..., Logits] = cast_weights(self.network, self.precision.dtype)
             self._cast = (
                 self.precision,
-                without_overflow(run, self.network) if self.precision is torch.float16 else run,
+                without_overflow(run, self.network) if self.precision is Precision.FP16 else run,
             )
         return self._cast[1]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medhybrid.config import InferenceConfig, NetworkConfig, NetworkSettings
 from medhybrid.data.plan import Plan
+from medhybrid.inference.precision import Precision
 from medhybrid.inference.windows import Predictor, predict_windows
 from medhybrid.networks import Network, build_network
 from medhybrid.networks.logits import Logits
@@ -47,7 +48,7 @@ def predict_logits(
     image: Tensor,
     plan: Plan,
     config: InferenceConfig,
-    precision: torch.dtype,
+    precision: Precision,
     context: Tensor | None = None,
     *,
     device: torch.device | None = None,
@@ -61,7 +62,7 @@ def predict_logits(
     device : torch.device, optional
         Device of the network, if it is not that of the image. The logits are on the image's.
     """
-    run = without_overflow(network, network) if precision is torch.float16 else network
+    run = without_overflow(network, network) if precision is Precision.FP16 else network
     settings = window_settings(plan, config, precision) | {"device": device}
     return predict_windows(image, predictor_of(run, plan, context), **settings)
 
@@ -104,7 +105,7 @@ def predictor_of(run: Callable[..., Logits], plan: Plan, context: Tensor | None)
     return predictor
 
 
-def window_settings(plan: Plan, config: InferenceConfig, precision: torch.dtype) -> dict[str, Any]:
+def window_settings(plan: Plan, config: InferenceConfig, precision: Precision) -> dict[str, Any]:
     """Return the settings of `predict_slabs`, which are the same for validation and prediction."""
     return {
         "window": plan.patch_size,

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from medhybrid.errors import ConfigError, ModelError
-from medhybrid.inference.device import choose_precision
 from medhybrid.inference.model import Model
+from medhybrid.inference.precision import Precision, choose_precision
 from medhybrid.inference.program import FILES, FullLogits, export_program, import_for, refuse_other, save_openvino
 from medhybrid.networks.encoder import ResidualEncoder
 from medhybrid.networks.logits import Logits
@@ -37,7 +37,7 @@ DEVICE: Literal["openvino"] = "openvino"
 
 STEM = "stem.xml"
 
-HINTS = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
+HINTS = {Precision.BF16: "bf16", Precision.FP16: "f16", Precision.FLOAT32: "f32"}
 """OpenVINO's names of the precisions."""
 
 HASHES = "hashes.json"
@@ -154,10 +154,10 @@ def _encoder(network: nn.Module) -> ResidualEncoder | None:
     return encoder if isinstance(encoder, ResidualEncoder) else None
 
 
-def _compile(openvino: Any, model: Model, folder: Path, precision: torch.dtype) -> OpenVinoNetwork | None:
+def _compile(openvino: Any, model: Model, folder: Path, precision: Precision) -> OpenVinoNetwork | None:
     """Compile the programs in a folder; None if they are missing or damaged."""
 
-    def program(name: str, precision: torch.dtype) -> Any:
+    def program(name: str, precision: Precision) -> Any:
         hints = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -167,7 +167,7 @@ def _compile(openvino: Any, model: Model, folder: Path, precision: torch.dtype) 
         return core.compile_model(core.read_model(str(folder / name)), "CPU", hints)
 
     try:
-        stem = program(STEM, torch.float32) if _encoder(model.network) is not None else None
+        stem = program(STEM, Precision.FLOAT32) if _encoder(model.network) is not None else None
         return OpenVinoNetwork(program(FILES[DEVICE], precision), stem)
     except RuntimeError:
         return None
@@ -204,7 +204,7 @@ def write_programs(model: Model, folder: Path) -> None:
 
 def check_programs(openvino: Any, model: Model, folder: Path) -> None:
     """Raise `ModelError` if the programs, in float32, differ from the torch network for a batch of one or two windows."""
-    run, differences = _compile(openvino, model, folder, torch.float32), []
+    run, differences = _compile(openvino, model, folder, Precision.FLOAT32), []
     if run is None:
         raise ModelError("OpenVINO cannot read the network that it converted")
     for batch in (1, 2):

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medhybrid.inference.device import autocast
 from medhybrid.inference.device_memory import affordable, free_cache, is_out_of_memory
 from medhybrid.inference.memory import ACTIVATIONS
+from medhybrid.inference.precision import Precision, in_precision
 from medhybrid.inference.rows import gather
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def predict_slabs(
     window_batch: int | BatchSize,
     mirror_axes: Sequence[int] = (),
     skip_air: bool = True,
-    precision: torch.dtype = torch.float32,
+    precision: Precision = Precision.FLOAT32,
     device: torch.device | None = None,
 ) -> Iterator[Tensor]:
     """Yield blended logits (K, n, Y, Z), float32, of an image (C, X, Y, Z), slab by slab along X.
@@ -157,7 +157,7 @@ class _Batches:
         size: BatchSize,
         mirror_axes: Sequence[int],
         device: torch.device,
-        precision: torch.dtype,
+        precision: Precision,
     ) -> None:
         self.predictor, self.size = predictor, size
         self.flips = [[a + 2 for a in flip] for flip in mirrorings(mirror_axes)]
@@ -180,7 +180,7 @@ class _Batches:
         n_flips = min(len(self.flips), max(1, self.size.n // len(batch)))  # mirrorings that fit into a batch
         n_seen = n_flips * len(batch)
         try:
-            with torch.inference_mode(), autocast(self.device, self.precision):
+            with torch.inference_mode(), in_precision(self.device, self.precision):
                 on_device = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)
                 return _mirrored(self.predictor, on_device, self.flips, n_flips).to(batch.device)
         except RuntimeError as error:

@@ -43,7 +43,7 @@ def load_model(
     device : str
         `auto`, `cpu`, `cuda` or `mps`; or `openvino`, the fast path on CPUs (extra `[openvino]`).
     precision : str, optional
-        `auto`, `bf16`, `fp16` or `float32`; by default the model's `inference.precision`.
+        `auto`, `bf16`, `fp16`, `tf32` or `float32`; by default the model's `inference.precision`.
     mirror : bool, optional
         Use test-time mirroring; by default the model's `inference.tta_mirroring`. Without it, prediction takes at most half the
         time.

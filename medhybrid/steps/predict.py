@@ -87,7 +87,7 @@ class PredictOptions:
     device : str
         `auto`, `cpu`, `cuda` or `mps`; or `openvino`, a faster path on CPUs.
     precision : str, optional
-        `auto`, `bf16`, `fp16` or `float32`; by default the model's `inference.precision`.
+        `auto`, `bf16`, `fp16`, `tf32` or `float32`; by default the model's `inference.precision`.
     mirror : bool, optional
         Use test-time mirroring (TTA); by default the model's `inference.tta_mirroring`. A loaded model keeps its own mirroring
         and precision.
@@ -387,7 +387,7 @@ def _earlier_channels(out: Path, known: Sequence[Prediction]) -> dict[str, tuple
 def _write_record(call: _FolderCall, known: Sequence[Prediction], n_skipped: int) -> None:
     """Write `run.json`, the record of a call."""
     options, model, work = call.options, call.job.model, call.work
-    device, precision = str(model.device), str(model.precision).removeprefix("torch.")
+    device, precision = str(model.device), str(model.precision)
     if options.is_pooled:
         device = f"{options.workers} workers, {options.ray_address or 'this machine'}, {options.device}"
         precision = options.precision or "auto"

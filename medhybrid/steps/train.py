@@ -292,7 +292,7 @@ def _run(
                 if not config.training.has_validation:
                     tracker.describe(description_of(config, plan))
             signs = EarlySigns(config, plan, thin_labels(setup), losses=losses, progress=trainer.progress)
-            reporter.begin(f"training {folder.name} on {trainer.device}, {str(trainer.precision)[6:]}", 1.0)
+            reporter.begin(f"training {folder.name} on {trainer.device}, {trainer.precision}", 1.0)
             outcome = trainer.fit()
             reporter.end()
             metrics: dict[str, float] = {}

@@ -23,9 +23,10 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch, PatchSampler, Prefetcher
 from medhybrid.data.store import PreparedCase
 from medhybrid.errors import OutputError, TrainingError
-from medhybrid.inference.device import choose_device, choose_precision
+from medhybrid.inference.device import choose_device
 from medhybrid.inference.device_memory import first_line, free_cache, is_out_of_memory
 from medhybrid.inference.network import config_of_network, network_for
+from medhybrid.inference.precision import Precision, choose_precision, stated_float32
 from medhybrid.inference.weights_file import About
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
 from medhybrid.training.loss_scale import LossScale
@@ -129,8 +130,8 @@ class Trainer:
         architecture = config_of_network(config.network, plan)
         network = network or network_for(architecture, plan)
         self.network = network.to(self.device).to(memory_format=torch.channels_last_3d)
-        self.optimiser = make_optimiser(self.network, self.training, self.precision)
-        self.loss_scale = LossScale(self.device) if self.precision is torch.float16 else None
+        self.optimiser = make_optimiser(self.network, self.training, self.precision.dtype)
+        self.loss_scale = LossScale(self.device) if self.precision is Precision.FP16 else None
         self.average = WeightAverage(self.network, self.training.ema)
         draw_for_all(self.network, team)
         self.own = team.part(plan.batch_size)
@@ -251,6 +252,10 @@ class Trainer:
         """
         stage, since = self.stage, self.step - self.stage_began_at
         self.optimiser.set_rate(learning_rate(self.training, stage, since, stage.progress(self.progress)))
+        with stated_float32(self.precision):
+            return self._train_on(batch)
+
+    def _train_on(self, batch: Batch) -> Loss:
         terms, norm = self._gradients(batch)
         if not torch.isfinite(terms.total + norm):  # one check for both: each one synchronises the GPU
             if self.loss_scale is not None and torch.isfinite(terms.total) and self.loss_scale.shrink():
@@ -261,7 +266,7 @@ class Trainer:
                 expected="a finite loss and gradient norm",
                 found=f"loss {float(terms.total.detach()):g}, gradient norm {float(norm):g}",
                 remedy="check these cases (medhybrid inspect), or lower training.peak_rate"
-                + ("" if self.precision is torch.float32 else ", or set training.precision=float32")
+                + ("" if self.precision is Precision.FLOAT32 else ", or set training.precision=float32")
                 + "; a checkpoint is saved",
             )
         self.maker.update()

@@ -14,7 +14,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch
 from medhybrid.data.store import PreparedCase
-from medhybrid.inference.device import autocast, choose_precision
+from medhybrid.inference.precision import Precision, choose_precision, in_precision
 from medhybrid.training.loss_terms import LossRule
 from medhybrid.training.losses import Loss, compute_loss, compute_region_loss, sum_of_sizes
 from medhybrid.training.own_loss import OwnLoss
@@ -59,7 +59,7 @@ class Objective(Protocol):
         """
 
 
-MakeObjective = Callable[[StudyConfig, Plan, torch.device, torch.dtype, Team], Objective]
+MakeObjective = Callable[[StudyConfig, Plan, torch.device, Precision, Team], Objective]
 """Function from config, plan, device, precision and team to an objective."""
 
 
@@ -68,7 +68,7 @@ class SegmentationObjective:
 
     Parameters
     ----------
-    precision : torch.dtype
+    precision : Precision
         Precision of the training; the validation has that of the config's inference.
     class_weights : mapping, optional
         Weight of each class in the loss, in the order of the network's outputs.
@@ -81,7 +81,7 @@ class SegmentationObjective:
         config: StudyConfig,
         plan: Plan,
         device: torch.device,
-        precision: torch.dtype,
+        precision: Precision,
         team: Team,
         *,
         class_weights: Mapping[str, float] | None = None,
@@ -98,7 +98,7 @@ class SegmentationObjective:
     def loss(self, network: Any, *inputs: Tensor) -> Loss:
         """Compute the loss of the logits."""
         image, target, context = inputs
-        with autocast(self.device, self.precision):
+        with in_precision(self.device, self.precision):
             logits = network(image, context) if self.plan.context else network(image)
         weight = self.config.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
         regions = network.regions if self.plan.regions else None

@@ -26,7 +26,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch
 from medhybrid.data.store import PreparedCase
-from medhybrid.inference.device import autocast
+from medhybrid.inference.precision import Precision, in_precision
 from medhybrid.networks import SegmentationNetwork
 from medhybrid.networks.blocks import Stride
 from medhybrid.training.loop import Trainer
@@ -136,7 +136,7 @@ class ReconstructionObjective:
         config: StudyConfig,
         plan: Plan,
         device: torch.device,
-        precision: torch.dtype,
+        precision: Precision,
         _: Team,
         *,
         stride: Stride,
@@ -151,7 +151,7 @@ class ReconstructionObjective:
     def loss(self, network: Any, *inputs: Tensor) -> Rebuilding:
         """Compute the error of the reconstruction."""
         image, hidden = inputs
-        with autocast(self.device, self.precision):
+        with in_precision(self.device, self.precision):
             rebuilt = network(image, hidden)
         return rebuilding_loss(rebuilt, image, hidden, self.stride)
 

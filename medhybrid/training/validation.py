@@ -19,6 +19,7 @@ from medhybrid.inference.device_memory import on_device_or_cpu
 from medhybrid.inference.memory import collected_bytes
 from medhybrid.inference.network import predict_logits
 from medhybrid.inference.postprocess import apply_component_rules
+from medhybrid.inference.precision import Precision
 from medhybrid.inference.to_grid import labels_on_scan
 from medhybrid.inference.windows import to_tensor
 from medhybrid.metrics import dice
@@ -104,7 +105,7 @@ def validate(
     step: int,
     is_complete: bool,
     device: torch.device,
-    precision: torch.dtype,
+    precision: Precision,
 ) -> Validation:
     """Predict and score each case; the network must be in evaluation mode.
 

@@ -8,9 +8,11 @@ import torch
 from medhybrid.config import InferenceConfig, NetworkConfig
 from medhybrid.errors import DeviceError
 from medhybrid.inference import device, network
-from medhybrid.inference.device import choose_device, choose_precision
+from medhybrid.inference.device import choose_device
 from medhybrid.inference.model import Model
 from medhybrid.inference.network import network_for
+from medhybrid.inference.precision import Precision, choose_precision
+from medhybrid.inference.windows import predict_windows
 from medhybrid.networks.logits import Logits
 from tests.synthetic import make_test_plan, make_test_record
 
@@ -23,7 +25,7 @@ HELD = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
 def put_in_a_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], held: list[str] = HELD) -> None:
     """Give this host a GPU of a compute capability, and a build of torch with code for some capabilities."""
-    device._say_once.cache_clear()
+    device.say_once.cache_clear()
     properties = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
@@ -40,24 +42,24 @@ def put_in_a_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], 
 @pytest.mark.parametrize(
     ("capability", "precision"),
     [
-        ((6, 0), torch.float32),
-        ((6, 1), torch.float32),
-        ((7, 0), torch.float16),
-        ((7, 5), torch.float16),
-        ((8, 0), torch.bfloat16),
-        ((8, 6), torch.bfloat16),
-        ((8, 9), torch.bfloat16),
-        ((9, 0), torch.bfloat16),
-        ((10, 0), torch.bfloat16),
+        ((6, 0), Precision.FLOAT32),
+        ((6, 1), Precision.FLOAT32),
+        ((7, 0), Precision.FP16),
+        ((7, 5), Precision.FP16),
+        ((8, 0), Precision.BF16),
+        ((8, 6), Precision.BF16),
+        ((8, 9), Precision.BF16),
+        ((9, 0), Precision.BF16),
+        ((10, 0), Precision.BF16),
     ],
 )
 def test_a_gpu_computes_in_the_fastest_precision_that_it_has_in_hardware(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: Precision
 ) -> None:
     put_in_a_card(monkeypatch, capability)
 
     assert choose_precision(CUDA, "auto") is precision
-    assert choose_precision(CUDA, "float32") is torch.float32
+    assert choose_precision(CUDA, "float32") is Precision.FLOAT32
 
 
 def test_bf16_on_a_gpu_that_emulates_it_is_kept_with_a_warning(
@@ -65,7 +67,7 @@ def test_bf16_on_a_gpu_that_emulates_it_is_kept_with_a_warning(
 ) -> None:
     put_in_a_card(monkeypatch, (7, 5))
 
-    assert choose_precision(CUDA, "bf16") is torch.bfloat16
+    assert choose_precision(CUDA, "bf16") is Precision.BF16
     assert "emulation" in caplog.text
 
 
@@ -103,6 +105,34 @@ def test_a_gpu_without_code_in_the_installed_torch_is_refused_and_not_chosen(
         choose_device("cuda")
 
 
+def test_tf32_is_a_choice_that_auto_does_not_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device without TF32 computes exactly."""
+    put_in_a_card(monkeypatch, (8, 0))
+    assert choose_precision(CUDA, "tf32") is Precision.TF32
+    put_in_a_card(monkeypatch, (7, 5))
+    assert choose_precision(CUDA, "tf32") is Precision.FLOAT32
+    assert choose_precision(CPU, "tf32") is Precision.FLOAT32
+    assert [str(p) for p in Precision] == ["bfloat16", "float16", "tf32", "float32"]
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_gpu_rounds_float32_products_only_in_tf32(precision: Precision) -> None:
+    """By default torch rounds them; the caller's setting is restored."""
+    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [s.fp32_precision for s in settings]
+    seen: list[set[str]] = []
+
+    def predictor(batch: torch.Tensor) -> torch.Tensor:
+        seen.append({s.fp32_precision for s in settings})
+        return torch.cat((batch, batch), dim=1)
+
+    window = {"window": (8, 8, 8), "n_classes": 2, "overlap": 0.5, "window_batch": 4}
+    predict_windows(torch.ones(1, 8, 8, 8), predictor, **window, precision=precision)
+
+    assert seen == [{"tf32" if precision is Precision.TF32 else "ieee"}]
+    assert [s.fp32_precision for s in settings] == before
+
+
 class Overflowing(torch.nn.Module):
     """A network whose logits overflow in fp16 for bright images."""
 
@@ -118,7 +148,7 @@ def test_a_window_that_overflows_in_fp16_is_computed_in_float32(caplog: pytest.L
     image = torch.ones(1, 32, 16, 8)
     image[:, 16:] = 100.0  # the second window
 
-    logits = network.predict_logits(Overflowing(), image, plan, config, torch.float16)
+    logits = network.predict_logits(Overflowing(), image, plan, config, Precision.FP16)
 
     assert logits.dtype is torch.float32
     torch.testing.assert_close(logits[1], 1000 * image[0])
@@ -128,18 +158,18 @@ def test_a_window_that_overflows_in_fp16_is_computed_in_float32(caplog: pytest.L
 def test_a_thin_patch_is_computed_in_float32_on_a_cpu_with_a_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device._say_once.cache_clear()
-    assert choose_precision(CPU, "bf16") is torch.bfloat16
+    device.say_once.cache_clear()
+    assert choose_precision(CPU, "bf16") is Precision.BF16
     assert not caplog.text
 
-    assert [choose_precision(CPU, "bf16", is_thin=True) for _ in range(2)] == [torch.float32] * 2
+    assert [choose_precision(CPU, "bf16", is_thin=True) for _ in range(2)] == [Precision.FLOAT32] * 2
     assert caplog.text.count("one token along Z") == 1
     put_in_a_card(monkeypatch, (8, 0))
-    assert choose_precision(CUDA, "bf16", is_thin=True) is torch.bfloat16
+    assert choose_precision(CUDA, "bf16", is_thin=True) is Precision.BF16
 
 
-@pytest.mark.parametrize(("depth", "precision"), [(8, torch.float32), (32, torch.bfloat16)])
-def test_a_model_of_a_thin_plan_computes_in_float32(depth: int, precision: torch.dtype) -> None:
+@pytest.mark.parametrize(("depth", "precision"), [(8, Precision.FLOAT32), (32, Precision.BF16)])
+def test_a_model_of_a_thin_plan_computes_in_float32(depth: int, precision: Precision) -> None:
     plan = make_test_plan(patch_size=(32, 32, depth), strides=((2, 2, 2),) * 3)
     config = NetworkConfig(widths=(8, 8, 8), blocks=(1, 1, 1), token_width=24, heads=2, depth=1)
     asked = {"inference": InferenceConfig(precision="bf16")}

@@ -104,5 +104,5 @@ def _calibrated(model: Model, image: torch.Tensor) -> torch.Tensor:
 
 
 def test_an_unknown_precision_is_refused(trained: tuple[StudyFolder, Path]) -> None:
-    with pytest.raises(DeviceError, match=r"unknown precision 'fp8'.*Expected auto, bf16, fp16, float32"):
+    with pytest.raises(DeviceError, match=r"unknown precision 'fp8'.*Expected auto, bf16, fp16, tf32, float32"):
         medhybrid.load_model(trained[1], device="cpu", precision="fp8")

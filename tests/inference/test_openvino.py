@@ -19,6 +19,7 @@ from medhybrid.inference import openvino as module
 from medhybrid.inference.model import Model
 from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.network import network_for
+from medhybrid.inference.precision import Precision
 from medhybrid.inference.program import FILES
 from tests.synthetic import StudyFolder, blob_case, make_test_plan, make_test_record, save_nifti
 
@@ -160,7 +161,7 @@ def test_a_thin_patch_in_bf16_is_correct_on_openvino() -> None:
 
     module.on_openvino(quick)
 
-    assert (exact.precision, quick.precision) == (torch.float32, torch.bfloat16)
+    assert (exact.precision, quick.precision) == (Precision.FLOAT32, Precision.BF16)
     torch.testing.assert_close(quick.logits(image), exact.logits(image), atol=0.05, rtol=0.05)
 
 

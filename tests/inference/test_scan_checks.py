@@ -16,6 +16,7 @@ from medhybrid.errors import ModelError
 from medhybrid.geometry import Affine
 from medhybrid.inference.ensemble import Ensemble
 from medhybrid.inference.model import Model
+from medhybrid.inference.precision import Precision
 from medhybrid.inference.scan_checks import empty_labels, reasons_to_review
 from medhybrid.networks import Logits
 from medhybrid.scans.scan import Scan, Source
@@ -100,7 +101,7 @@ class Constant(nn.Module):
 
 def constant_model(labels: dict[str, int], *logits: float) -> Model:
     model = Model(Constant(*logits), make_test_record(make_test_plan(labels=labels)), torch.device("cpu"))  # type: ignore[arg-type]
-    model.precision = torch.float32
+    model.precision = Precision.FLOAT32
     return model
 
 

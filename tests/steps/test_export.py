@@ -22,6 +22,7 @@ from medhybrid.inference import program
 from medhybrid.inference.description import describe
 from medhybrid.inference.model import Model
 from medhybrid.inference.network import network_for
+from medhybrid.inference.precision import Precision
 from medhybrid.inference.program import FORMATS, check_program, open_program, write_program
 from tests.synthetic import StudyFolder, make_test_plan, make_test_record
 
@@ -106,7 +107,7 @@ def test_the_description_suffices_to_compute_the_same_mask(
     mask = codes[logits[0].argmax(0)]
 
     model = medhybrid.load_model(trained[1], device="cpu")
-    model.precision = torch.float32
+    model.precision = Precision.FLOAT32
     assert steps["after components"]["min_component_ml"] == 0
     assert (model.predict(medhybrid.read_scan(file)) == mask).mean() > 0.999
     assert len(np.unique(mask)) > 1
@@ -124,7 +125,7 @@ def test_the_description_suffices_for_windows_air_blank_channels_and_components(
     channels = Normalisation(channel="T1", rule="zscore"), Normalisation(channel="T2", rule="zscore", optional=True)
     plan = make_test_plan(normalisation=channels, min_component_ml=0.05)
     model = untrained(plan, NetworkConfig(widths=(8, 16), blocks=(1, 1), token_width=24, depth=1, heads=2))
-    model.precision = torch.float32
+    model.precision = Precision.FLOAT32
     values = np.random.default_rng(0).gamma(4, 100, (40, 22, 6)).astype(np.float32)
     values[22:] = 0
     medhybrid.write_nifti(tmp_path / "scan.nii.gz", np.stack([values, values]), np.diag([*plan.spacing_mm, 1.0]))

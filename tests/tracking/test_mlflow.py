@@ -14,6 +14,7 @@ import torch
 
 import medhybrid
 from medhybrid.config import load_config
+from medhybrid.inference.precision import Precision
 from medhybrid.steps.train import resume
 from medhybrid.tracking.mlflow import MlflowTracker
 from medhybrid.tracking.mlflow_store import default_uri, pointed_at
@@ -207,7 +208,7 @@ def test_the_recorded_validation_equals_the_scores_of_predict(
     """Predicted from the scans, the model reaches the recorded Dice of each case."""
     study, folder = trained
     model = medhybrid.load_model(folder)
-    model.precision = torch.float32  # the precision of the run; bf16 changes single voxels
+    model.precision = Precision.FLOAT32  # the precision of the run; bf16 changes single voxels
     for case in ("case_07", "case_08", "case_09"):
         scan = medhybrid.read_scan(study.folder / "data" / "imagesTr" / f"{case}.nii.gz")
         reference = np.asarray(nib.load(study.folder / "data" / "labelsTr" / f"{case}.nii.gz").dataobj)

@@ -12,6 +12,7 @@ import torch
 
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.errors import TrainingError
+from medhybrid.inference.precision import Precision
 from medhybrid.runs.prepared import prepared_folder
 from medhybrid.tracking.jsonl import JsonlTracker
 from medhybrid.training.loop import Trainer
@@ -151,6 +152,27 @@ def test_the_losses_of_a_small_training_are_the_golden_ones(tmp_path: Path) -> N
     assert training_losses(tmp_path) == pytest.approx(json.loads(GOLDEN.read_text()), rel=0.02)
 
 
+@pytest.mark.parametrize("precision", [Precision.TF32, Precision.FLOAT32])
+def test_a_step_rounds_float32_products_on_a_gpu_only_in_tf32(
+    prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """In gradients and in the update of the weights."""
+    made, seen = trainer(prepared, tmp_path), []
+    made.precision = precision
+    for name in ("gradients", "update"):
+        real = getattr(made.maker, name)
+
+        def watched(*inputs: torch.Tensor, real=real) -> object:  # type: ignore[no-untyped-def]
+            seen.append(torch.backends.cudnn.conv.fp32_precision)
+            return real(*inputs)
+
+        monkeypatch.setattr(made.maker, name, watched)
+
+    made.train_step(made.sampler.batch(0))
+
+    assert seen == 2 * ["tf32" if precision is Precision.TF32 else "ieee"]
+
+
 def test_masks_are_validated_in_the_precision_of_predict(
     prepared: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,4 +187,4 @@ def test_masks_are_validated_in_the_precision_of_predict(
     trainer(prepared, tmp_path, iterations=2, precision="bf16").fit()
 
     assert prepared.config.inference.precision == "float32"
-    assert set(used) == {torch.float32}
+    assert set(used) == {Precision.FLOAT32}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medhybrid.errors import TrainingError
 from medhybrid.inference.network import network_for
+from medhybrid.inference.precision import Precision
 from medhybrid.networks.logits import Logits
 from medhybrid.steps.plan import GPU_SHARE, MEMORY_SHARE, _memory
 from medhybrid.training.loop import Trainer
@@ -124,7 +125,7 @@ def test_a_validation_case_that_does_not_fit_is_collected_on_the_cpu(
         "step": 0,
         "is_complete": True,
         "device": torch.device("cpu"),
-        "precision": torch.float32,
+        "precision": Precision.FLOAT32,
     }
     case = made.validation_cases[:1]
     expected = validate(network, case, made.plan, made.config.inference, **settings)
