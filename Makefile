@@ -7,6 +7,8 @@
 #   make docker-check    the Dockerfile's install steps, without an engine
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+SELECT ?=
 BIN := $(VENV)/bin
 
 .PHONY: help demo test check format docs wheel sbom audit docker-check clean
@@ -19,7 +21,7 @@ demo: $(VENV)/.demo
 
 # Two processes with a core each are quicker than one with two.
 test: $(VENV)/.dev check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(SELECT)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -50,7 +52,7 @@ clean:
 	rm -rf $(VENV) site demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # A virtual environment with the tested versions; made anew when they change.
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[$*]'
 	touch $@

@@ -22,9 +22,10 @@ from medhybrid.inference.memory import collected_bytes
 from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.network import predictor_of, window_settings, without_overflow
 from medhybrid.inference.postprocess import apply_component_rules
-from medhybrid.inference.precision import Precision, choose_precision
+from medhybrid.inference.precision import Precision
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.scan_checks import empty_labels, reasons_to_review
+from medhybrid.inference.self_check import checked_precision
 from medhybrid.inference.to_grid import labels_on_scan, probabilities_on_scan
 from medhybrid.inference.windows import BatchSize, predict_slabs, to_tensor
 from medhybrid.networks import Network
@@ -225,7 +226,9 @@ class Model(Segmenter):
     def __init__(self, network: Network, record: ModelRecord, device: torch.device) -> None:
         self.record, self.device = record, device
         self.network = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
-        self.precision = choose_precision(device, record.inference.precision, is_thin=record.plan.is_thin)
+        self.precision = checked_precision(
+            device, record.inference.precision, patch_size=record.plan.patch_size, is_thin=record.plan.is_thin
+        )
         self._run: Callable[..., Logits] | None = None
         self._cast: tuple[Precision, Callable[..., Logits]] | None = None
         self.runtime = f"torch {torch.__version__}"

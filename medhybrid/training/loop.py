@@ -26,7 +26,8 @@ from medhybrid.errors import OutputError, TrainingError
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.device_memory import first_line, free_cache, is_out_of_memory
 from medhybrid.inference.network import config_of_network, network_for
-from medhybrid.inference.precision import Precision, choose_precision, stated_float32
+from medhybrid.inference.precision import Precision, stated_float32
+from medhybrid.inference.self_check import checked_precision
 from medhybrid.inference.weights_file import About
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint, to_cpu
 from medhybrid.training.loss_scale import LossScale
@@ -125,7 +126,9 @@ class Trainer:
         self.should_stop, self.on_progress = should_stop, on_progress
         self.on_validation, self.on_stage = on_validation, on_stage
         self.device = device or choose_device(own_gpu(self.training.device))
-        self.precision = choose_precision(self.device, self.training.precision, is_thin=plan.is_thin)
+        self.precision = checked_precision(
+            self.device, self.training.precision, patch_size=plan.patch_size, is_thin=plan.is_thin
+        )
         torch.manual_seed(self.training.seed)
         architecture = config_of_network(config.network, plan)
         network = network or network_for(architecture, plan)

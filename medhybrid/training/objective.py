@@ -14,7 +14,8 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch
 from medhybrid.data.store import PreparedCase
-from medhybrid.inference.precision import Precision, choose_precision, in_precision
+from medhybrid.inference.precision import Precision, in_precision
+from medhybrid.inference.self_check import checked_precision
 from medhybrid.training.loss_terms import LossRule
 from medhybrid.training.losses import Loss, compute_loss, compute_region_loss, sum_of_sizes
 from medhybrid.training.own_loss import OwnLoss
@@ -138,7 +139,9 @@ class SegmentationObjective:
             step=step,
             is_complete=is_complete,
             device=self.device,
-            precision=choose_precision(self.device, inference.precision, is_thin=self.plan.is_thin),
+            precision=checked_precision(
+                self.device, inference.precision, patch_size=self.plan.patch_size, is_thin=self.plan.is_thin
+            ),
         )
         told = self.team.collect([(r.dice, r.prediction, r.voxels) for r in mine.results], len(cases))
         if not self.team.is_first:
