@@ -5,8 +5,8 @@ Shapes: B batch, T tokens, D token width, H heads, E head width.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import cast
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +48,14 @@ def distance_bias(positions_mm: Tensor, heads: int, shortest_mm: float) -> Tenso
     return distance * torch.tensor(rates, device=distance.device)[:, None, None]
 
 
-@lru_cache(maxsize=4)
+_biases: WeakValueDictionary[tuple[object, ...], Tensor] = WeakValueDictionary()
+"""Biases of all Transformers that use them: branches on one token grid share a bias."""
+
+
 def _bias_of(
     shape: tuple[int, ...], token_mm: tuple[float, float, float], heads: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Return the bias (H, T, T) of a map; cached, because it has no trained weights."""
+    """Compute the bias (H, T, T) of a map."""
     with torch.inference_mode(False):  # training could not use a tensor that validation cached in inference mode
         positions = token_positions_mm(cast(tuple[int, int, int], shape), token_mm).to(device)
         return distance_bias(positions, heads, min(token_mm)).to(dtype)
@@ -145,15 +148,30 @@ class Transformer(nn.Module):
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
+        self._biases: dict[tuple[object, ...], Tensor] = {}
+
+    def bias_of(self, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return the bias (H, T, T) of a map, which is kept as long as the Transformer.
+
+        A recorded training step reads it at its place in memory, so it must not be released before. An exported network, which
+        accepts any size, computes it each time.
+        """
+        if is_exporting():
+            return _bias_of(shape, self.token_mm, self.heads, device, dtype)
+        key = (shape, self.token_mm, self.heads, device, dtype)
+        if key not in self._biases:
+            bias = _biases.get(key)
+            self._biases[key] = _bias_of(*key) if bias is None else bias
+            _biases[key] = self._biases[key]
+        return self._biases[key]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the blocks to a map (B, D, X, Y, Z), with metadata tokens (B, N, D) if given -> (B, D, X, Y, Z)."""
         batch, width, *shape = x.shape
-        find = _bias_of.__wrapped__ if is_exporting() else _bias_of  # no cache: an exported network accepts any size
         kind = x.device.type  # the bias needs the dtype of the scores, which autocast sets
         is_autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if is_autocast else x.dtype
-        bias = find(tuple(shape), self.token_mm, self.heads, x.device, dtype)  # (H, T, T)
+        bias = self.bias_of(tuple(shape), x.device, dtype)  # (H, T, T)
         tokens = x.flatten(2).transpose(1, 2)  # (B, D, X, Y, Z) -> (B, T, D)
         n_tokens = tokens.shape[1]
         if context is not None:

@@ -241,10 +241,11 @@ def _run(
     shown_cases = subset(subset(setup.validation_cases, config.training.validation_cases), SHOWN_CASES)
 
     is_ended = False
+    trainer: Trainer | None = None
 
     def on_validation(validation: Validation) -> None:
         nonlocal is_ended
-        if not validation.is_complete:
+        if not validation.is_complete and trainer is not None:
             is_ended = watch(trainer.validations_done, validation.mean_dice)
             if sign := signs.see_dice(trainer.progress, validation.dice_of_present):
                 reporter.message(sign)
@@ -315,6 +316,8 @@ def _run(
         except BaseException:
             tracker.finish("FAILED")
             raise
+        finally:
+            trainer = None  # `on_validation` would keep it, with its memory on the GPU
     return Run(folder, tracker.run_id, metrics, outcome.step, outcome.is_interrupted)
 
 

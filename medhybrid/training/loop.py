@@ -238,8 +238,15 @@ class Trainer:
         is_recorded = self.device.type == "cuda" and self.team.size == 1 and not self.is_recomputing
         made = RecordedStep if is_recorded else PlainStep
         learning = list(self.network.parameters())
+        objective, network = self.objective, self.network
+
+        def compute(
+            *inputs: Tensor,
+        ) -> Loss:  # without a reference to the trainer, which would keep it and its GPU memory
+            return objective.loss(network, *inputs)
+
         settings = self.training.gradient_clip, self.team, self.loss_scale
-        self.maker = made(self._compute_loss, learning, self.optimiser, *settings)
+        self.maker = made(compute, learning, self.optimiser, *settings)
 
     def _learn(self) -> None:
         """Set training mode, except for frozen batch norms, whose running statistics must stay as they are."""
@@ -316,11 +323,8 @@ class Trainer:
         return self._gradients(batch)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return the arguments of `_compute_loss`, on the device, with all random choices of a step except the network's."""
+        """Return the arguments of the loss, on the device, with all random choices of a step except the network's."""
         return self.objective.inputs(batch, *self._to_device(batch))
-
-    def _compute_loss(self, *inputs: Tensor) -> Loss:
-        return self.objective.loss(self.network, *inputs)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return augmented patches (B, C, X, Y, Z) and targets (B, X, Y, Z) on the device."""

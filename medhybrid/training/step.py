@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from medhybrid.inference.device_memory import first_line
 from medhybrid.training.loss_scale import LossScale
 from medhybrid.training.losses import Loss
 from medhybrid.training.optimiser import JointOptimiser
+from medhybrid.training.recording import record, run_on_recording_stream, synchronisations_noted
 from medhybrid.training.team import ALONE, Team
 
 logger = logging.getLogger(__name__)
@@ -25,12 +26,6 @@ T = TypeVar("T")
 
 PLAIN_STEPS = 3
 """Plain steps before the recording: libraries choose their kernels in the first steps, which cannot be recorded."""
-
-
-@cache
-def recording_stream() -> torch.cuda.Stream:
-    """Return the stream of all recordings; autograd keeps the stream on which the gradient of a weight was first computed."""
-    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 class PlainStep:
@@ -83,7 +78,6 @@ class RecordedStep(PlainStep):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._stream = recording_stream()
         self._n_plain = 0
         self._is_recordable = True
         self._gradients: tuple[torch.cuda.CUDAGraph, tuple[Loss, Tensor]] | None = None
@@ -104,19 +98,32 @@ class RecordedStep(PlainStep):
             self._gradients = self._record(lambda: super(RecordedStep, self).gradients(*self._inputs))
         if self._gradients is None:
             self._n_plain += 1
-            return self._beside(lambda: super(RecordedStep, self).gradients(*inputs))
+            if self._n_plain == PLAIN_STEPS and self._is_recordable:
+                return self._rehearse(*inputs)
+            return run_on_recording_stream(lambda: super(RecordedStep, self).gradients(*inputs))
         graph, told = self._gradients
         for held, new in zip(self._inputs, inputs, strict=True):
             held.copy_(new)
         graph.replay()
         return told
 
+    def _rehearse(self, *inputs: Tensor) -> tuple[Loss, Tensor]:
+        """Compute the gradients as a plain step, and do not record them if an operation waits for the GPU.
+
+        A recording that fails half way costs the memory that it has allocated.
+        """
+        with synchronisations_noted() as found:
+            result = run_on_recording_stream(lambda: super(RecordedStep, self).gradients(*inputs))
+        if found:
+            self._stay_plain(f"it waits for the GPU at {', '.join(dict.fromkeys(found))}")
+        return result
+
     def update(self) -> None:
         """Update the weights as a plain step does."""
         if self._update is None and self._is_recordable and self._gradients is not None:
             self._update = self._record(self._update_by_rates)
         if self._update is None:
-            return self._beside(super().update)
+            return run_on_recording_stream(super().update)
         assert self._rates is not None
         self._rates.copy_(torch.tensor([group["lr"] for group in self.optimiser.param_groups]))
         self._update[0].replay()
@@ -141,26 +148,15 @@ class RecordedStep(PlainStep):
         return self._rates.unbind()
 
     def _record(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T] | None:
-        """Record work as a CUDA graph without running it.
-
-        Returns the graph and the tensors that each replay fills; None if the work cannot be recorded.
-        """
+        """Record work as a CUDA graph without running it; returns None if it cannot be recorded."""
         if self._rates is None:
             self._rates = torch.zeros(len(self.optimiser.param_groups), device=self.weights[0].device)
-        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                result = work()
+            return record(work, self.weights[0].device)
         except RuntimeError as error:
-            logger.warning("the training step cannot be recorded as a CUDA graph, so training is slower: %s", error)
-            self._is_recordable = False
+            self._stay_plain(first_line(error))
             return None
-        return graph, result
 
-    def _beside(self, work: Callable[[], T]) -> T:
-        """Run work on the recording stream, as CUDA graphs require of the steps before a recording."""
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            result = work()
-        torch.cuda.current_stream().wait_stream(self._stream)
-        return result
+    def _stay_plain(self, reason: str) -> None:
+        logger.warning("the training step cannot be recorded as a CUDA graph, so training is slower: %s", reason)
+        self._is_recordable = False
