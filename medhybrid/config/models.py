@@ -300,7 +300,9 @@ class TrainingConfig(Frozen):
     checkpoint_minutes: float = Field(2.0, gt=0, description="Minutes between checkpoints.")
     workers: int = Field(2, ge=0, description="Threads that read patches. The samples do not depend on their number.")
     precision: PrecisionName = Field("auto", description=PRECISION)
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Device for training.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Device for training; `auto` is a CUDA GPU if there is one, otherwise the CPU."
+    )
     deterministic: bool = Field(
         False,
         description="Train reproducibly: bit-identical weights on the same host. It needs `training.iterations`.",

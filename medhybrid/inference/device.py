@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from functools import cache
 
@@ -12,11 +13,15 @@ from medhybrid.errors import DeviceError
 
 logger = logging.getLogger(__name__)
 
+MPS_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+"""Environment variable with which torch, when it starts, lets the CPU compute operations that it lacks on MPS."""
+
 
 def choose_device(name: str) -> torch.device:
     """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:<number>` or `mps`.
 
-    `auto` is the first of CUDA, MPS and CPU that is available. A GPU for which the installed torch has no code is not.
+    `auto` is CUDA if it is available, otherwise the CPU. A GPU for which the installed torch has no code is not available.
+    MPS is used only on request: medhybrid is not tested on it, and torch lacks some 3-D operations there.
 
     Raises
     ------
@@ -30,7 +35,7 @@ def choose_device(name: str) -> torch.device:
             if lack is None:
                 return _ready(torch.device("cuda"))
             say_once(f"the GPU is not used: {lack}")
-        return torch.device("mps" if has_mps else "cpu")
+        return torch.device("cpu")
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if numbered := re.fullmatch(r"cuda:(\d{1,4})", name):
         absent: bool | None = int(numbered[1]) >= n_gpus
@@ -47,6 +52,14 @@ def choose_device(name: str) -> torch.device:
             remedy="use --device auto, or install a build of torch for this device",
         )
     device = torch.device(name)
+    if device.type == "mps":
+        falls_back = os.environ.get(MPS_FALLBACK) == "1"
+        missing = (
+            "are computed on the CPU"
+            if falls_back
+            else f"end the command; with {MPS_FALLBACK}=1, the CPU computes them"
+        )
+        say_once(f"medhybrid is not tested on MPS; operations that torch lacks there {missing}")
     if device.type == "cuda" and (lack := _lacking_code(device)) is not None:
         raise DeviceError(
             f"the installed torch cannot compute on {name}",

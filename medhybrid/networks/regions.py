@@ -26,9 +26,17 @@ class RegionScores(nn.Module):
         Number of classes without background.
     """
 
+    members_of: Tensor
+
     def __init__(self, members: Sequence[Sequence[int]], n_classes: int) -> None:
         super().__init__()
         self.members, self.n_classes = [tuple(classes) for classes in members], n_classes
+        table = torch.zeros(len(self.members), n_classes + 1)
+        for region, classes in enumerate(self.members):
+            table[region, list(classes)] = 1
+        self.register_buffer(
+            "members_of", table, persistent=False
+        )  # on the device: a recorded step cannot copy it there
         self.sets: dict[tuple[int, ...], int] = {}
         for value in range(1, n_classes + 1):  # classes that no region tells apart: the first one stands for all
             regions = tuple(r for r, classes in enumerate(self.members) if value in classes)
@@ -37,11 +45,8 @@ class RegionScores(nn.Module):
 
     def targets(self, classes: Tensor) -> Tensor:
         """Return the target of each region (B, R, X, Y, Z), float32, for a label map (B, X, Y, Z); other values are off."""
-        table = torch.zeros(len(self.members), self.n_classes + 1, device=classes.device)
-        for region, members in enumerate(self.members):
-            table[region, list(members)] = 1
         inside = torch.where(classes <= self.n_classes, classes, 0)
-        return table[:, inside].movedim(0, 1)
+        return self.members_of[:, inside].movedim(0, 1)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Convert region logits (B, R, X, Y, Z) to class logits (B, K, X, Y, Z), background first."""

@@ -105,6 +105,22 @@ def test_a_gpu_without_code_in_the_installed_torch_is_refused_and_not_chosen(
         choose_device("cuda")
 
 
+@pytest.mark.parametrize(("setting", "words"), [("", "with PYTORCH_ENABLE_MPS_FALLBACK=1"), ("1", "on the CPU")])
+def test_mps_is_used_on_request_only_and_says_that_it_is_not_tested(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, setting: str, words: str
+) -> None:
+    device.say_once.cache_clear()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", setting)
+
+    assert choose_device("auto").type == "cpu"
+    assert not caplog.text
+    assert [choose_device("mps").type for _ in range(2)] == ["mps", "mps"]
+    assert caplog.text.count("not tested on MPS") == 1
+    assert words in caplog.text
+
+
 def test_tf32_is_a_choice_that_auto_does_not_make(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device without TF32 computes exactly."""
     put_in_a_card(monkeypatch, (8, 0))
