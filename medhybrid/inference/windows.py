@@ -123,7 +123,7 @@ def predict_slabs(
         boxes = [(slice(None), slice(y, y + window[1]), slice(z, z + window[2])) for y in ys for z in zs]
         for box in boxes:
             total[box] += weights
-        with_tissue = [box for box in boxes if not skip_air or rows[(slice(None), *box)].any()]
+        with_tissue = _with_tissue(rows, boxes) if skip_air else boxes
         for box, one in batches.run(rows, with_tissue):
             logits[(slice(None), *box)] += one * weights
             computed[box] = True
@@ -137,6 +137,12 @@ def predict_slabs(
             yield done[(slice(None), slice(None), *across)]
         for held in (logits, total[None], computed[None]):
             _shift(held, n_done)
+
+
+def _with_tissue(rows: Tensor, boxes: Sequence[Box]) -> list[Box]:
+    """Return the boxes in which any channel of rows (C, X, Y, Z) is not 0; one answer for all, as a GPU is waited for."""
+    has_tissue = torch.stack([rows[(slice(None), *box)].any() for box in boxes]).cpu().tolist()
+    return [box for box, has in zip(boxes, has_tissue, strict=True) if has]
 
 
 def _shift(rows: Tensor, n: int) -> None:

@@ -192,9 +192,20 @@ def _sums_of_many(probabilities: Tensor, target: Tensor, rule: OverlapRule) -> T
     classes = torch.where(target < n_classes, target, 0)
     hit = probabilities.gather(1, classes[:, None]).flatten()
     common = torch.zeros(n_classes, device=hit.device, dtype=hit.dtype).index_add(0, classes.flatten(), hit)
-    counts = torch.bincount(classes.flatten(), minlength=n_classes)
+    counts = _counts(classes.flatten(), n_classes)
     size = rule.alpha * probabilities.sum(dim=(0, 2, 3, 4)) + rule.beta * counts
     return torch.stack([common, size], dim=1)[1:]
+
+
+def _counts(classes: Tensor, n_classes: int) -> Tensor:
+    """Return the number (K,) of voxels of each class (N,).
+
+    On a GPU, `bincount` waits for the highest class, so that a step could not be recorded.
+    """
+    if classes.device.type == "cpu":
+        return torch.bincount(classes, minlength=n_classes)
+    zeros = torch.zeros(n_classes, device=classes.device, dtype=torch.int64)
+    return zeros.index_add(0, classes, torch.ones_like(classes))
 
 
 def region_terms(
