@@ -65,18 +65,23 @@ def draw_parameters(
     spacing_mm: tuple[float, float, float],
     mirror_axes: tuple[int, ...],
     optional: tuple[bool, ...],
+    patch_size: tuple[int, int, int] | None = None,
 ) -> PatchParameters:
     """Draw the random parameters for one patch.
 
     Parameters
     ----------
+    patch_size : (3,) tuple of int, optional
+        A patch of one slice is rotated within the slice only.
     optional : (C,) tuple of bool
         Channels that may be blanked.
     """
     n_channels = len(optional)
     matrix = displacement = None
     if rng.random() < config.affine_probability:
-        matrix = _rotation(rng, config.rotation_degrees, spacing_mm) * (1 + config.scale * rng.uniform(-1, 1))
+        matrix = _rotation(rng, config.rotation_degrees, spacing_mm, patch_size) * (
+            1 + config.scale * rng.uniform(-1, 1)
+        )
         if config.elastic_mm:
             displacement = rng.normal(0, config.elastic_mm, (3, *(ELASTIC_POINTS,) * 3))
     flips = tuple(axis for axis in mirror_axes if rng.random() < config.mirror_probability)
@@ -100,16 +105,25 @@ def draw_parameters(
     )
 
 
-def _rotation(rng: np.random.Generator, degrees: float, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+def _rotation(
+    rng: np.random.Generator,
+    degrees: float,
+    spacing_mm: tuple[float, float, float],
+    patch_size: tuple[int, int, int] | None,
+) -> np.ndarray:
     """Draw a rotation matrix.
 
     The range is `degrees` around the axis with the largest spacing, and two thirds of that around the others. With slices more
     than twice as thick as the pixels, it is one third around the others, because interpolation between few slices is inexact.
+    A single slice is rotated by `degrees` around its normal only.
     """
     thick = int(np.argmax(spacing_mm))
     ratio = max(spacing_mm) / min(spacing_mm)
     limits = np.full(3, degrees / (3 if ratio > 2 else 1.5))
     limits[thick] = degrees
+    if patch_size is not None and 1 in patch_size:
+        limits = np.zeros(3)
+        limits[patch_size.index(1)] = degrees
     a, b, c = np.radians(limits * rng.uniform(-1, 1, 3))
     rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
@@ -236,7 +250,7 @@ def _change_intensities(x: Tensor, p: PatchParameters) -> Tensor:
 
     has_content = x.flatten(1).abs().amax(1) > 0  # a blank channel stays blank
     if p.low_resolution < 1:
-        small = [max(2, round(n * p.low_resolution)) for n in x.shape[-3:]]
+        small = [max(2, round(n * p.low_resolution)) if n > 1 else 1 for n in x.shape[-3:]]
         small[-1] = x.shape[-1] if x.shape[-1] < 24 else small[-1]  # few slices are not downsampled further
         low = F.interpolate(x[None], size=small, mode="trilinear", align_corners=False)
         x = F.interpolate(low, size=tuple(x.shape[-3:]), mode="trilinear", align_corners=False)[0]

@@ -28,11 +28,11 @@ from medhybrid.data.layouts import Case
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.pictures import picture_hashes
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import prepare_image, prepare_labels, reference_labels
+from medhybrid.data.prepare import network_grid, prepare_image, prepare_labels, reference_labels
 from medhybrid.data.splits import Fold
 from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, save_case
 from medhybrid.errors import DataError, item_error
-from medhybrid.geometry import Grid, respace, turn_to_ras
+from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.memory import free_memory
 from medhybrid.owned import FolderKind
 from medhybrid.scans.context import read_context
@@ -123,7 +123,7 @@ def prepare_case(task: PrepareTask) -> Finding | None:
 
 def refuse_too_large(case: str, grid: Grid, plan: Plan) -> None:
     """Raise `DataError` if a scan does not fit into free memory on the network's grid."""
-    target = respace(turn_to_ras(grid.affine).grid(grid), plan.spacing_mm)
+    target = network_grid(turn_to_ras(grid.affine).grid(grid), plan)
     n_bytes = int(np.prod(target.shape, dtype=object)) * 4 * (2 * len(plan.channels) + 1)
     if n_bytes > free_memory():
         raise DataError(

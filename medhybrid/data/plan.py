@@ -74,7 +74,13 @@ class Alternative(BaseModel):
 
 
 class Plan(BaseModel):
-    """Settings derived from the dataset that `train` and `predict` use."""
+    """Settings derived from the dataset that `train` and `predict` use.
+
+    Attributes
+    ----------
+    kernels : tuple
+        Size of the convolutions at each level; empty for 3 x 3 x 3 at all levels.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,6 +101,7 @@ class Plan(BaseModel):
     orientation: Literal["RAS"] = "RAS"
     reasons: dict[str, str] = Field(default_factory=dict)
     preset: Literal["S", "M", "L", "XL"] = "S"
+    kernels: tuple[tuple[int, int, int], ...] = ()
     prediction: Prediction | None = None
     budget: PlanBudget | None = None
     alternatives: tuple[Alternative, ...] = ()
@@ -112,6 +119,7 @@ class Plan(BaseModel):
     @property
     def _unknown_to_first(self) -> set[str]:
         unused = [*(["preset"] if self.preset == "S" else []), *([] if self.regions else ["regions"])]
+        unused += [] if self.kernels else ["kernels"]
         return {"prediction", "budget", "alternatives", *unused}
 
     def text_for_hash(self) -> str:
@@ -167,6 +175,8 @@ class Plan(BaseModel):
         """Return a hash of the values that affect prepared cases; other values can change without new preparation."""
         keys = ("version", "spacing_mm", "normalisation", "labels", "blank_copied_channels")
         text = self.model_dump_json(include={*keys, *(["context"] if self.context else [])})
+        if self.kernels and 1 in self.patch_size:
+            text += f" slices {[n == 1 for n in self.patch_size]}"  # `network_grid` depends on it
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:

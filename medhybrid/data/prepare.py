@@ -87,13 +87,27 @@ def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> Prepare
         )
     turn = turn_to_ras(grid.affine)
     turned = turn.grid(grid)
-    target = respace(turned, plan.spacing_mm)
+    target = network_grid(turned, plan)
     blank = blank_channels(array, plan)
     array, n_outliers = _without_outliers(array, plan, blank)
     image = resample_image(turn.apply(array), turned, target)  # (C, X, Y, Z) -> (C, X', Y', Z')
     for i, rule in enumerate(plan.normalisation):
         image[i] = 0 if i in blank else normalise(image[i], rule)
     return PreparedImage(image, target, turned, turn, n_outliers)
+
+
+def network_grid(turned: Grid, plan: Plan) -> Grid:
+    """Return the network's grid of a scan with axes in RAS order: the plan's spacing and the scan's field of view.
+
+    A single slice keeps its thickness if the network is two-dimensional: there is nothing to interpolate.
+    """
+    x, y, z = (
+        own if plan.kernels and n == patch == 1 else planned
+        for own, planned, n, patch in zip(
+            turned.spacing_mm, plan.spacing_mm, turned.shape, plan.patch_size, strict=True
+        )
+    )
+    return respace(turned, (x, y, z))
 
 
 def _without_outliers(array: NDArray[np.generic], plan: Plan, blank: set[int]) -> tuple[NDArray[np.generic], int]:

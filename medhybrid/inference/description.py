@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import MAX_SCALED, TISSUE_SHARE
 from medhybrid.inference.model import Model
 from medhybrid.inference.program import fixed_axes
@@ -63,6 +64,12 @@ COMPONENTS = (
 )
 
 
+def _kept(plan: Plan) -> dict[str, Any]:
+    """Return which axes of a scan are not resampled, for a two-dimensional network."""
+    axes = ["xyz"[axis] for axis, n in enumerate(plan.patch_size) if n == 1 and plan.kernels]
+    return {"not_if_one_slice_along": axes} if axes else {}
+
+
 def describe(model: Model) -> dict[str, Any]:
     """Return a description of a model: input, steps before the network, output, steps after it, calibration.
 
@@ -84,7 +91,7 @@ def describe(model: Model) -> dict[str, Any]:
         "before": [
             {"step": "align", "other_grids": model.record.scans.other_grids, "how": ALIGN},
             {"step": "orient", "to": "RAS+", "how": ORIENT},
-            {"step": "resample", "spacing_mm": list(plan.spacing_mm), "how": RESAMPLE},
+            {"step": "resample", "spacing_mm": list(plan.spacing_mm), "how": RESAMPLE, **_kept(plan)},
             *normalise,
             {
                 "step": "blank",

@@ -12,8 +12,9 @@ import psutil
 
 from medhybrid.config import InferenceConfig
 from medhybrid.data.plan import Plan
+from medhybrid.data.prepare import network_grid
 from medhybrid.errors import ScanError
-from medhybrid.geometry import respace, turn_to_ras
+from medhybrid.geometry import turn_to_ras
 from medhybrid.memory import free_memory
 from medhybrid.scans import Scan
 
@@ -42,7 +43,7 @@ def needed_memory(
     Measuring: the label map and the numbered components.
     """
     n_voxels = int(np.prod(scan.grid.shape))
-    network = respace(turn_to_ras(scan.affine).grid(scan.grid), plan.spacing_mm)
+    network = network_grid(turn_to_ras(scan.affine).grid(scan.grid), plan)
     padded = [max(n, w) for n, w in zip(network.shape, plan.patch_size, strict=True)]
     view = 4 * len(plan.channels) * int(np.prod(network.shape))
     row = 4 * (plan.n_labels + 1) * padded[1] * padded[2]

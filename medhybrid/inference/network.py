@@ -28,6 +28,7 @@ def network_for(settings: NetworkSettings, plan: Plan) -> Network:
         n_channels=len(plan.channels),
         n_labels=plan.n_labels,
         strides=plan.strides,
+        kernels=plan.kernels,
         token_mm=plan.token_mm,
         has_optional_channels=any(n.optional for n in plan.normalisation),
         context=plan.context,

@@ -15,9 +15,10 @@ MAX_PATCH_VOXELS = 1 << 28
 """Voxels of a window; 645 along each axis."""
 
 BOUNDS: dict[str, tuple[float, float]] = {
-    "plan.spacing_mm": (1e-3, 1e3),
+    "plan.spacing_mm": (1e-6, 1e3),
     "plan.patch_size": (1, 4096),
     "plan.strides": (1, 32),
+    "plan.kernels": (1, 3),
     "plan.batch_size": (1, 65_536),
     "plan.mirror_axes": (0, 2),
     "plan.min_component_ml": (0, 1e9),
@@ -38,6 +39,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 LENGTHS = {
     "plan.strides": 10,
+    "plan.kernels": 10,
     "network.widths": 12,
     "plan.normalisation": 64,
     "plan.labels": 255,

@@ -1,7 +1,9 @@
 """Distances between the surfaces of two masks.
 
 The surface of a mask consists of its voxels with a face on the outside (6-neighbourhood; outside the grid is outside the
-mask). Distances are between centres of surface voxels, in mm. The percentile is computed over both directions together.
+mask). On a single slice, it is the border within the slice.
+
+Distances are between centres of surface voxels, in mm. The percentile is computed over both directions together.
 MONAI's `compute_hausdorff_distance` returns the larger of the two directions' percentiles, which is higher in most cases.
 """
 
@@ -34,7 +36,7 @@ def surface_distances_mm(
     """
     check_same_shape(prediction, reference)
     box = _box_of(prediction | reference)
-    a, b = _surface(np.pad(prediction[box], 1)), _surface(np.pad(reference[box], 1))
+    a, b = _surface(prediction[box], prediction.shape), _surface(reference[box], reference.shape)
     to_b = ndimage.distance_transform_edt(~b, spacing_mm)[a]
     to_a = ndimage.distance_transform_edt(~a, spacing_mm)[b]
     return np.concatenate([to_b, to_a])
@@ -73,8 +75,15 @@ def surface_dice(
     return float((surface_distances_mm(prediction, reference, spacing_mm) <= tolerance_mm + ROUNDING_MM).mean())
 
 
-def _surface(mask: Mask) -> Mask:
-    inner: Mask = ndimage.binary_erosion(mask, border_value=0)
+def _surface(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    """Return the surface voxels of a cut of a mask with `shape`; it is padded by one voxel along axes of several."""
+    along = [int(n > 1) for n in shape] if max(shape) > 1 else [1] * mask.ndim
+    mask = np.pad(mask, [(n, n) for n in along])
+    neighbours = ndimage.generate_binary_structure(mask.ndim, 1)
+    for axis, several in enumerate(along):
+        if not several:
+            neighbours = neighbours.take([1], axis=axis)  # nothing is outside of a slice
+    inner: Mask = ndimage.binary_erosion(mask, neighbours, border_value=0)
     return mask & ~inner
 
 

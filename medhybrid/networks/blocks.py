@@ -68,12 +68,22 @@ class Upsample(nn.ConvTranspose3d):
         return y.reshape(batch, nx * sx, ny * sy, nz * sz, -1).permute(0, 4, 1, 2, 3)  # channels last in memory
 
 
-class ConvNormAct(nn.Sequential):
-    """3x3x3 convolution, instance norm, leaky rectifier: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""
+CUBE = (3, 3, 3)
+"""Size of a convolution, unless it is 1 along the axis of single slices."""
 
-    def __init__(self, channels: int, width: int, stride: Stride = (1, 1, 1)) -> None:
+
+def padding_of(kernel: Stride) -> Stride:
+    """Return the padding with which a convolution keeps the size of its map."""
+    x, y, z = (n // 2 for n in kernel)
+    return x, y, z
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, instance norm, leaky rectifier: (B, C, X, Y, Z) -> (B, width, X/s, Y/s, Z/s)."""
+
+    def __init__(self, channels: int, width: int, stride: Stride = (1, 1, 1), kernel: Stride = CUBE) -> None:
         super().__init__(
-            nn.Conv3d(channels, width, 3, stride=stride, padding=1, bias=False),
+            nn.Conv3d(channels, width, kernel, stride=stride, padding=padding_of(kernel), bias=False),
             InstanceNorm(width),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
@@ -107,10 +117,10 @@ class ResidualBlock(nn.Module):
     The last norm of the branch is initialised with zeros, so that an untrained block passes on its shortcut only.
     """
 
-    def __init__(self, channels: int, width: int, stride: Stride = (1, 1, 1)) -> None:
+    def __init__(self, channels: int, width: int, stride: Stride = (1, 1, 1), kernel: Stride = CUBE) -> None:
         super().__init__()
-        self.first = ConvNormAct(channels, width, stride)
-        self.second = nn.Conv3d(width, width, 3, padding=1, bias=False)
+        self.first = ConvNormAct(channels, width, stride, kernel)
+        self.second = nn.Conv3d(width, width, kernel, padding=padding_of(kernel), bias=False)
         self.norm = InstanceNorm(width)
         nn.init.zeros_(self.norm.weight)
         self.act = nn.LeakyReLU(SLOPE, inplace=True)

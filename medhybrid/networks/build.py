@@ -19,6 +19,7 @@ def build_network(
     n_labels: int,
     strides: tuple[Stride, ...],
     token_mm: tuple[float, float, float],
+    kernels: tuple[Stride, ...] = (),
     has_optional_channels: bool = False,
     context: tuple[str, ...] = (),
     regions: tuple[tuple[int, ...], ...] = (),
@@ -31,6 +32,8 @@ def build_network(
         Number of labels without background.
     strides : tuple of Stride
         Stride of each level, from fine to coarse.
+    kernels : tuple of Stride
+        Size of the convolutions at each level; by default 3 x 3 x 3.
     token_mm : (3,) tuple of float
         Distance between neighbouring tokens of the bottleneck, in mm.
     context : tuple of str
@@ -72,6 +75,7 @@ def build_network(
         n_classes=len(regions) or n_labels + 1,
         regions=RegionScores(regions, n_labels) if regions else None,
         strides=strides,
+        kernels=kernels,
         token_mm=token_mm,
         has_optional_channels=has_optional_channels,
         context=context,

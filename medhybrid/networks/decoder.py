@@ -12,10 +12,10 @@ from medhybrid.networks.blocks import ConvNormAct, ResidualBlock, Stride, Upsamp
 class UpBlock(nn.Module):
     """Transposed convolution, concatenation of the skip connection, and a residual block."""
 
-    def __init__(self, channels: int, width: int, stride: Stride, *, has_skip: bool) -> None:
+    def __init__(self, channels: int, width: int, stride: Stride, kernel: Stride, *, has_skip: bool) -> None:
         super().__init__()
         self.up = Upsample(channels, width, stride)
-        self.block = ResidualBlock(2 * width if has_skip else width, width)
+        self.block = ResidualBlock(2 * width if has_skip else width, width, kernel=kernel)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """Upsample and merge with the skip connection: (B, C, X, Y, Z) -> (B, width, X*s, Y*s, Z*s)."""
@@ -31,6 +31,7 @@ class Decoder(nn.Module):
         channels: int,
         widths: Sequence[int],
         strides: Sequence[Stride],
+        kernels: Sequence[Stride],
         *,
         n_classes: int,
         head_width: int,
@@ -38,10 +39,12 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         levels = range(len(widths) - 2, -1, -1)
-        self.ups = nn.ModuleList(UpBlock(widths[i + 1], widths[i], strides[i + 1], has_skip=has_skips) for i in levels)
+        self.ups = nn.ModuleList(
+            UpBlock(widths[i + 1], widths[i], strides[i + 1], kernels[i], has_skip=has_skips) for i in levels
+        )
         self.auxiliary = nn.Conv3d(widths[0], n_classes, 1)
         self.up = Upsample(widths[0], head_width, strides[0])
-        self.detail = ConvNormAct(head_width + channels, head_width)
+        self.detail = ConvNormAct(head_width + channels, head_width, kernel=kernels[0])
         self.logits = nn.Conv3d(head_width, n_classes, 1)
 
     def forward(self, image: Tensor, x: Tensor, skips: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:

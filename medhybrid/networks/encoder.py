@@ -20,15 +20,22 @@ class ResidualEncoder(nn.Module):
     The stem downsamples the image at once: two layers at full size would cost as much as all other layers together.
     """
 
-    def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], strides: Sequence[Stride]) -> None:
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        strides: Sequence[Stride],
+        kernels: Sequence[Stride],
+    ) -> None:
         super().__init__()
-        self.stem = ConvNormAct(channels, widths[0], strides[0])
+        self.stem = ConvNormAct(channels, widths[0], strides[0], kernels[0])
         self.stages = nn.ModuleList()
         previous = widths[0]
         for level, (width, n_blocks) in enumerate(zip(widths, blocks, strict=True)):
             stride = (1, 1, 1) if level == 0 else strides[level]
-            first = ResidualBlock(previous, width, stride)
-            rest = [ResidualBlock(width, width) for _ in range(n_blocks - 1)]
+            first = ResidualBlock(previous, width, stride, kernels[level])
+            rest = [ResidualBlock(width, width, kernel=kernels[level]) for _ in range(n_blocks - 1)]
             self.stages.append(nn.Sequential(first, *rest))
             previous = width
         self.n_blocks = tuple(blocks)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medhybrid.config import NetworkConfig
 from medhybrid.errors import ConfigError
 from medhybrid.networks.attention_branch import AttentionBranch
-from medhybrid.networks.blocks import Stride
+from medhybrid.networks.blocks import CUBE, Stride
 from medhybrid.networks.decoder import Decoder
 from medhybrid.networks.encoder import PatchEmbedding, ResidualEncoder
 from medhybrid.networks.logits import Logits
@@ -34,6 +34,7 @@ class SegmentationNetwork(nn.Module):
         n_channels: int,
         n_classes: int,
         strides: tuple[Stride, ...],
+        kernels: tuple[Stride, ...] = (),
         token_mm: tuple[float, float, float],
         has_optional_channels: bool = False,
         context: tuple[str, ...] = (),
@@ -46,6 +47,13 @@ class SegmentationNetwork(nn.Module):
                 "network.widths does not fit the plan: one width for each level",
                 expected=f"{len(strides)} widths, for strides {strides}",
                 found=f"{len(widths)} widths: {widths}",
+            )
+        kernels = kernels or (CUBE,) * len(strides)
+        if len(kernels) != len(strides) or any(n not in (1, 3) for kernel in kernels for n in kernel):
+            raise ConfigError(
+                "the plan's kernels do not fit its strides",
+                expected=f"{len(strides)} kernels of 1 or 3 along each axis",
+                found=str(kernels),
             )
         self.config, self.n_context, self.regions = config, len(context), regions
         total = np.prod(strides, axis=0)
@@ -70,7 +78,7 @@ class SegmentationNetwork(nn.Module):
         has_encoder = config.kind != "transformer"
         self.encoder: nn.Module
         if has_encoder:
-            encoder = ResidualEncoder(n_channels, widths, config.blocks, strides)
+            encoder = ResidualEncoder(n_channels, widths, config.blocks, strides, kernels)
             if config.kind == "interleave":
                 encoder.interleave(lambda level, pool: branch(widths[level], config.interleave_depth, pool), strides)
             self.encoder = encoder
@@ -84,6 +92,7 @@ class SegmentationNetwork(nn.Module):
             n_channels,
             widths,
             strides,
+            kernels,
             n_classes=n_classes,
             head_width=config.head_width,
             has_skips=has_encoder,

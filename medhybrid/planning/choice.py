@@ -29,6 +29,7 @@ from medhybrid.planning.geometry import (
     MAX_TOKENS,
     Spacing,
     Triple,
+    choose_kernels,
     choose_patch,
     choose_strides,
     coarsened,
@@ -87,6 +88,7 @@ class Candidate:
     spacing_mm: Spacing
     patch_size: Triple
     strides: tuple[Triple, ...]
+    kernels: tuple[Triple, ...]
     batch_size: int
     preset: Preset
     network: NetworkConfig
@@ -135,11 +137,11 @@ def _spacings(sizes: Sizes, prepare: PrepareConfig) -> Iterator[Spacing]:
     if (
         prepare.spacing_mm is not None or prepare.patch_size is not None
     ):  # a patch in voxels is meant for the scans' spacing
-        yield prepare.spacing_mm or coarsened(sizes.spacing_mm, 1.0)
+        yield prepare.spacing_mm or coarsened(sizes.spacing_mm, 1.0, sizes.extent_mm)
         return
     tried = set()
     for factor in COARSENING:
-        spacing = coarsened(sizes.spacing_mm, factor)
+        spacing = coarsened(sizes.spacing_mm, factor, sizes.extent_mm)
         extent = np.array(sizes.extent_mm) / np.array(spacing)
         if factor == 1.0 or (spacing not in tried and extent.max() >= 16):
             tried.add(spacing)
@@ -175,7 +177,8 @@ def _candidate(
     target = np.clip(np.array(sizes.labels_mm) * MARGIN / np.array(spacing), 1.0, whole)
     patch, strides = _patch(spacing, target, whole, voxels, prepare, levels_by_hand(settings))
     network = network_of(settings, preset, len(strides))
-    cost = cost_of(network, sizes.n_channels, sizes.n_labels, patch, strides)
+    kernels = choose_kernels(patch, len(strides)) if network.kind != "transunet" else ()
+    cost = cost_of(network, sizes.n_channels, sizes.n_labels, patch, strides, kernels)
     n_voxels = int(np.prod(patch))
     batch = prepare.batch_size or int(np.clip(math.ceil(BATCH_VOXELS / n_voxels), 2, MAX_BATCH))
     seconds = rates.seconds(batch, n_voxels, sizes.n_channels, cost.flops)
@@ -186,7 +189,9 @@ def _candidate(
         "context": -CONTEXT * math.log(coverage_of(patch, target)) - SCAN * math.log(coverage_of(patch, whole)),
         "network": NETWORK[preset],
     }
-    return Candidate(spacing, patch, strides, batch, preset, network, seconds, steps, memory_of(cost, batch), losses)
+    return Candidate(
+        spacing, patch, strides, kernels, batch, preset, network, seconds, steps, memory_of(cost, batch), losses
+    )
 
 
 def _patch(

@@ -30,37 +30,47 @@ class Cost:
     parameters: int
 
 
-KERNEL = 27
-"""Weights of a 3x3x3 convolution for each pair of channels."""
-
-
 def cost_of(
-    network: NetworkConfig, n_channels: int, n_labels: int, patch: tuple[int, int, int], strides: tuple[Stride, ...]
+    network: NetworkConfig,
+    n_channels: int,
+    n_labels: int,
+    patch: tuple[int, int, int],
+    strides: tuple[Stride, ...],
+    kernels: tuple[Stride, ...] = (),
 ) -> Cost:
-    """Return the cost of a patch with a hybrid or one of its kinds, by the sizes of its layers."""
+    """Return the cost of a patch with a hybrid or one of its kinds, by the sizes of its layers.
+
+    Parameters
+    ----------
+    kernels : tuple
+        Size of the convolutions at each level; by default 3 x 3 x 3.
+    """
+    sizes = [int(np.prod(k)) for k in kernels or ((3, 3, 3),) * len(strides)]  # weights for each pair of channels
     widths, blocks, head = network.widths, network.blocks, network.head_width
     full = float(np.prod(patch))
     voxels = [full / float(np.prod(np.array(strides[: i + 1]))) for i in range(len(strides))]
-    weights: list[tuple[float, float]] = [(KERNEL * n_channels * widths[0], voxels[0])]  # weights, voxels they apply to
+    weights: list[tuple[float, float]] = [
+        (sizes[0] * n_channels * widths[0], voxels[0])
+    ]  # weights, voxels they apply to
     kept = 2 * widths[0] * voxels[0]
     before = widths[0]
-    for width, n_blocks, n in zip(widths, blocks, voxels, strict=True):
+    for width, n_blocks, n, size in zip(widths, blocks, voxels, sizes, strict=True):
         shortcut = before * width if (before, n) != (widths[0], voxels[0]) else 0
-        weights.append((KERNEL * width * (before + width) + shortcut, n))
-        weights.append((2 * KERNEL * width * width * (n_blocks - 1), n))
+        weights.append((size * width * (before + width) + shortcut, n))
+        weights.append((2 * size * width * width * (n_blocks - 1), n))
         kept += 4 * width * n_blocks * n
         before = width
     attention = 0.0
     if network.kind in ("hybrid", "transformer", "interleave", "identity"):
-        tokens, size = voxels[-1], network.token_width
+        tokens, token = voxels[-1], network.token_width
         depth = 0 if network.kind == "identity" else network.depth
-        weights.append((2 * widths[-1] * size + depth * (4 + 2 * MLP_RATIO) * size**2, tokens))
-        attention = 4.0 * tokens**2 * size * depth
-        kept += depth * (8 + 2 * MLP_RATIO) * size * tokens
-    for width, below, n in zip(widths[:-1], widths[1:], voxels[:-1], strict=True):
-        weights.append((below * width + KERNEL * width * 3 * width + 2 * width * width, n))
+        weights.append((2 * widths[-1] * token + depth * (4 + 2 * MLP_RATIO) * token**2, tokens))
+        attention = 4.0 * tokens**2 * token * depth
+        kept += depth * (8 + 2 * MLP_RATIO) * token * tokens
+    for width, below, n, size in zip(widths[:-1], widths[1:], voxels[:-1], sizes[:-1], strict=True):
+        weights.append((below * width + size * width * 3 * width + 2 * width * width, n))
         kept += 6 * width * n
-    weights.append((widths[0] * head + KERNEL * (head + n_channels) * head + head * (n_labels + 1), full))
+    weights.append((widths[0] * head + sizes[0] * (head + n_channels) * head + head * (n_labels + 1), full))
     kept += (3 * head + n_channels + 2 * (n_labels + 1)) * full
     flops = sum(2 * w * n for w, n in weights) + attention
     parameters = (

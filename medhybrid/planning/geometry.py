@@ -24,11 +24,38 @@ MARGIN = 1.25
 """A patch should be as large as the labels with this margin, before it may grow to the whole scan."""
 
 
-def coarsened(native: Spacing, factor: float) -> Spacing:
-    """Return a spacing whose finest axes are coarsened; an axis that is coarser already keeps its spacing."""
-    finest = min(native) * factor
-    x, y, z = (round(max(s, finest), 4) for s in native)
+def coarsened(native: Spacing, factor: float, extent: Spacing | None = None) -> Spacing:
+    """Return a spacing whose finest axes are coarsened; an axis that is coarser already keeps its spacing.
+
+    So does an axis along which `extent` has a single slice.
+    """
+    several = [extent is None or not is_single(e, s) for e, s in zip(extent or native, native, strict=True)]
+    several = several if any(several) else [True] * 3
+    finest = min(s for s, n in zip(native, several, strict=True) if n) * factor
+    x, y, z = (_rounded(max(s, finest) if n else s) for s, n in zip(native, several, strict=True))
     return x, y, z
+
+
+def _rounded(spacing: float) -> float:
+    """Round a spacing in mm to four decimals, or to four digits for microscopic pixels."""
+    return round(spacing, 4) if spacing >= 0.1 else float(f"{spacing:.4g}")
+
+
+def is_single(extent_mm: float, spacing_mm: float) -> bool:
+    """Return whether scans have a single slice along an axis, by their median extent and spacing."""
+    return extent_mm < MAX_SINGLE * spacing_mm
+
+
+MAX_SINGLE = 1.5
+"""Median extent of scans of a single slice, in voxels; other scans among them may have several."""
+
+
+def choose_kernels(patch: Sequence[int], n_levels: int) -> tuple[Triple, ...]:
+    """Return the size of the convolutions at each level: 1 along an axis with one slice; empty if that is none."""
+    if 1 not in patch:
+        return ()
+    x, y, z = (1 if n == 1 else 3 for n in patch)
+    return ((x, y, z),) * n_levels
 
 
 def choose_strides(spacing: Spacing, shape: Sequence[float], n_levels: int) -> tuple[Triple, ...]:

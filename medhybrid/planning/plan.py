@@ -14,7 +14,7 @@ from medhybrid.errors import DataError
 from medhybrid.networks.presets import levels_by_hand
 from medhybrid.planning.budget import Budget
 from medhybrid.planning.choice import Candidate, Sizes, candidates
-from medhybrid.planning.geometry import Spacing, choose_strides
+from medhybrid.planning.geometry import MARGIN, Spacing, choose_strides
 from medhybrid.planning.rates import TYPICAL, Rates
 
 WHY_NORMALISED = {
@@ -109,7 +109,7 @@ def _plan(
             remedy="set a smaller prepare.patch_size or prepare.batch_size, or use a machine with more memory",
         )
     pairs = side_pairs(config.data.labels)
-    mirror, mirror_reason = _mirroring(config, pairs)
+    mirror, mirror_reason = _mirroring(config, pairs, best)
     normalisation = tuple(
         choose_normalisation(c.name, c.modality, c.optional, fingerprint) for c in config.data.channels
     )
@@ -121,6 +121,7 @@ def _plan(
         spacing_mm=best.spacing_mm,
         patch_size=best.patch_size,
         strides=best.strides,
+        kernels=best.kernels,
         batch_size=best.batch_size,
         normalisation=normalisation,
         labels=dict(config.data.labels),
@@ -202,6 +203,7 @@ def _reasons(config: StudyConfig, sizes: Sizes, budget: Budget, best: Candidate)
         else f"covers {_percent(best, sizes)} of the labels' extent with a margin; {steps}",
         "strides": "each axis is halved, unless its spacing is above 2 times the finest one, or fewer than 4 tokens would "
         "be left",
+        **_kernel_reason(best),
         "batch_size": "config: prepare.batch_size"
         if prepare.batch_size
         else "many small steps are better than few large ones",
@@ -211,10 +213,13 @@ def _reasons(config: StudyConfig, sizes: Sizes, budget: Budget, best: Candidate)
     }
 
 
+def _kernel_reason(best: Candidate) -> dict[str, str]:
+    return {"kernels": "1 along the axis with one slice: the network is two-dimensional"} if best.kernels else {}
+
+
 def _percent(best: Candidate, sizes: Sizes) -> str:
-    covered = np.minimum(
-        1.0, np.array(best.patch_size) * np.array(best.spacing_mm) / (np.array(sizes.labels_mm) * 1.25)
-    )
+    target = np.minimum(np.array(sizes.labels_mm) * MARGIN, np.array(sizes.extent_mm))
+    covered = np.minimum(1.0, np.array(best.patch_size) * np.array(best.spacing_mm) / target)
     return f"{100 * float(np.prod(covered)):.0f} %"
 
 
@@ -230,12 +235,14 @@ def _suffering(sizes: Sizes, spacing: Spacing) -> str:
     return f"thinner than two voxels: {', '.join(thin[:8])}" if thin else "every label is thicker than two voxels"
 
 
-def _mirroring(config: StudyConfig, pairs: dict[str, str]) -> tuple[tuple[int, ...], str]:
+def _mirroring(config: StudyConfig, pairs: dict[str, str], best: Candidate) -> tuple[tuple[int, ...], str]:
     if config.prepare.mirror_axes is not None:
         return config.prepare.mirror_axes, "config: prepare.mirror_axes"
     if pairs:
         left, right = next(iter(pairs.items()))
         return (), f"off: labels name sides ({left}, {right})"
+    if best.patch_size[0] == 1:
+        return (), "off: a patch has one slice from left to right"
     return (0,), "left-right: no label names a side"
 
 

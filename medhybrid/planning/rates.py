@@ -107,7 +107,7 @@ def measure_rates(config: StudyConfig, plan: Plan) -> Rates:
     voxels = batch * int(np.prod(large))
     voxel_ns = times[0].reading_s / (voxels * n_channels) * 1e9
     gflops = [
-        batch * cost_of(network, n_channels, plan.n_labels, patch, plan.strides).flops * 1e-9
+        batch * cost_of(network, n_channels, plan.n_labels, patch, plan.strides, plan.kernels).flops * 1e-9
         for patch in dict.fromkeys((large, small))
     ]
     fixed = 0.0

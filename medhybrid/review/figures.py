@@ -58,7 +58,7 @@ def draw_case(
     spacing_mm: tuple[float, float, float],
     title: str,
 ) -> None:
-    """Write a PNG of three planes with contours.
+    """Write a PNG of three planes with contours; of a single slice, only that plane.
 
     Parameters
     ----------
@@ -76,13 +76,15 @@ def draw_case(
     reference = None if reference is None else reference[box]
     centre = largest_region_centre(reference if reference is not None and reference.any() else prediction)
     extents = np.array(image.shape) * np.array(spacing_mm)
-    widths = np.array([extents[1], extents[0], extents[0]])
+    planes = planes_of(image.shape)
+    widths = np.array([extents[1] if axis == 0 else extents[0] for _, axis in planes])
+    heights = [extents[1] if axis == 2 else extents[2] for _, axis in planes]
     widths = np.maximum(widths, NARROWEST_SHARE * widths.sum())
-    figure = Figure(figsize=(10, 10 * max(extents[1], extents[2]) / sum(widths) + 0.7), facecolor="black")
+    figure = Figure(figsize=(10, 10 * max(heights) / sum(widths) + 0.7), facecolor="black")
     FigureCanvasAgg(figure)
-    axes: Any = figure.subplots(1, 3, width_ratios=widths)
+    axes: Any = figure.subplots(1, len(planes), width_ratios=widths, squeeze=False)[0]
     figure.subplots_adjust(0.01, 0.06, 0.99, 0.86, 0.03)
-    for (name, axis), ax in zip(PLANES, axes, strict=True):
+    for (name, axis), ax in zip(planes, axes, strict=True):
         ax.imshow(_plane(image, axis, centre[axis]), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
         kept = [a for a in range(3) if a != axis]
         ax.set_aspect(spacing_mm[kept[1]] / spacing_mm[kept[0]])
@@ -102,6 +104,12 @@ def draw_case(
     figure.text(0.5, 0.01, legend, color="white", fontsize=8, ha="center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, facecolor="black")
+
+
+def planes_of(shape: tuple[int, ...]) -> list[tuple[str, int]]:
+    """Return the planes of a volume (X, Y, Z) that are shown: the only one of a single slice, else all three."""
+    single = [axis for axis, n in enumerate(shape) if n == 1]
+    return [PLANES[single[0]]] if single else list(PLANES)
 
 
 def box_of_content(*volumes: NDArray[np.generic] | None) -> tuple[slice, ...]:

@@ -65,7 +65,8 @@ def plan_dataset(
     plan = make_plan(config, fingerprint, budget, rates=known, measure=measure)
     if earlier is not None and earlier.budget is None and _fits(config, earlier):
         kept = {
-            key: getattr(earlier, key) for key in ("spacing_mm", "patch_size", "strides", "batch_size", "mirror_axes")
+            key: getattr(earlier, key)
+            for key in ("spacing_mm", "patch_size", "strides", "kernels", "batch_size", "mirror_axes")
         }
         reasons = plan.reasons | {k: earlier.reasons.get(k, "kept from an earlier plan") for k in kept}
         unknown = {"prediction": None, "alternatives": (), "budget": None}
@@ -143,6 +144,7 @@ def plan_rows(plan: Plan) -> tuple[list[list[str]], list[list[str]]]:
         "spacing_mm": " x ".join(f"{s:g}" for s in plan.spacing_mm),
         "patch_size": " x ".join(str(n) for n in plan.patch_size),
         "strides": "; ".join("x".join(str(s) for s in stride) for stride in plan.strides),
+        **({"kernels": "x".join(str(n) for n in plan.kernels[0])} if plan.kernels else {}),
         "batch_size": str(plan.batch_size),
         "preset": plan.preset,
         "mirror_axes": ", ".join(str(a) for a in plan.mirror_axes) or "none",

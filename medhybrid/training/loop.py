@@ -340,6 +340,7 @@ class Trainer:
                     spacing_mm=plan.spacing_mm,
                     mirror_axes=plan.mirror_axes,
                     optional=optional,
+                    patch_size=plan.patch_size,
                 )
                 for index in self.sampler.places
             ]

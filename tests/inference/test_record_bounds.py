@@ -56,8 +56,8 @@ def test_a_number_out_of_range_is_refused_with_its_key(model: Path, key: str, be
     value: Any = wrong
     if name == "labels":
         value = dict.fromkeys(before, wrong)
-    elif name == "strides":
-        value = [[wrong] * 3 for _ in before]
+    elif name in ("strides", "kernels"):
+        value = [[wrong] * 3] * 2
     elif isinstance(before, list):
         value = [wrong for _ in before]
     change(model, key, value)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+from scipy import ndimage
 
 from medhybrid.errors import GeometryError
 from medhybrid.geometry import Grid
@@ -209,3 +210,16 @@ def test_volumes_of_sheared_voxels_are_correct() -> None:
     (score,) = score_case("c", mask, mask, {"x": 1}, Grid((4, 4, 4), affine))
 
     assert score.reference_ml == score.predicted_ml == pytest.approx(np.cos(0.4) * 64 * 4.5 / 1000)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_the_surface_of_a_mask_on_one_slice_is_its_border(axis: int) -> None:
+    a, b = np.zeros((2, 24, 20), bool)
+    a[4:16, 5:15], b[7:20, 5:12] = True, True
+    borders = [m & ~ndimage.binary_erosion(m) for m in (a, b)]
+    expected = [ndimage.distance_transform_edt(~other, (0.5, 2.0))[own] for own, other in (borders, borders[::-1])]
+    spacing = np.insert([0.5, 2.0], axis, 7.0)
+
+    found = surface_distances_mm(np.expand_dims(a, axis), np.expand_dims(b, axis), tuple(spacing))
+
+    np.testing.assert_allclose(np.sort(found), np.sort(np.concatenate(expected)))

@@ -24,7 +24,7 @@ from medhybrid.errors import OutputError
 from medhybrid.files import write_atomically
 from medhybrid.names import printable_path
 from medhybrid.owned import remove_made
-from medhybrid.review.figures import largest_region_centre
+from medhybrid.review.figures import largest_region_centre, planes_of
 from medhybrid.review.report.charts import Point, figure, strip
 from medhybrid.review.report.slices import crop, draw, montage, three_planes, window_of
 from medhybrid.review.report.views import CaseView, VolumeView, case_order, lesions_of
@@ -173,9 +173,10 @@ class _Page:
         """Return the values of a case for its row of the index."""
         thumbnail = ""
         if volume is not None:
-            index = largest_region_centre(volume.prediction)[2]
+            axis = planes_of(volume.grid.shape)[-1][1]
+            index = largest_region_centre(volume.prediction)[axis]
             window = window_of(volume.image)
-            thumbnail = draw(volume, 2, index, window, self.labels, is_small=True).svg
+            thumbnail = draw(volume, axis, index, window, self.labels, is_small=True).svg
         return {
             "case": view.case,
             "view": replace(view, volume=None),

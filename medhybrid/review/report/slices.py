@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.review.figures import CONTENT_SHARE, PLANES, box_of_content, largest_region_centre
+from medhybrid.review.figures import CONTENT_SHARE, PLANES, box_of_content, largest_region_centre, planes_of
 from medhybrid.review.report.views import VolumeView
 
 MAX_SLICES = 12
@@ -88,11 +88,15 @@ def window_of(image: NDArray[np.generic]) -> Window:
 
 
 def three_planes(volume: VolumeView, labels: Sequence[int]) -> list[Slice]:
-    """Draw axial, coronal and sagittal slices through the largest region of the reference, or else of the prediction."""
+    """Draw axial, coronal and sagittal slices through the largest region of the reference, or else of the prediction.
+
+    A scan of a single slice gives only this slice.
+    """
     reference, prediction = volume.reference, volume.prediction
     centre = largest_region_centre(reference if reference is not None and reference.any() else prediction)
     window = window_of(volume.image)
-    return [draw(volume, axis, centre[axis], window, labels) for _, axis in reversed(PLANES)]
+    planes = reversed(planes_of(volume.grid.shape))
+    return [draw(volume, axis, centre[axis], window, labels) for _, axis in planes]
 
 
 def montage(volume: VolumeView, labels: Sequence[int]) -> list[Slice]:
