@@ -17,7 +17,8 @@ from medhybrid.names import printable_path
 from medhybrid.remote import place_of_copy
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.references import reference_kind
-from medhybrid.scans.reader import read_scan, stack_channels
+from medhybrid.scans.raster import fit_colours, is_pixel_grid
+from medhybrid.scans.reader import read_label_scan, read_scan, stack_channels
 from medhybrid.scans.slicer_segments import segments_of_nrrd
 from medhybrid.scans.walk import visible_files
 
@@ -26,10 +27,10 @@ def load_image(case: Case, data: DataConfig, options: ScansConfig) -> Scan:
     """Load the image of a case with all channels; missing channels are filled with zeros."""
     channels = [c.name for c in data.channels]
     if len(case.images) == 1 and case.images[0] is not None:
-        scan = _read(case.images[0], case.name, options)
+        scan = fit_colours(_read(case.images[0], case.name, options), len(channels))
         names = tuple(channels) if len(channels) == len(scan.array) else scan.channels
         return replace(scan.named(case.name, names), searched=dataset_root(data))
-    scans = [None if files is None else _read(files, case.name, options) for files in case.images]
+    scans = [None if files is None else fit_colours(_read(files, case.name, options), 1) for files in case.images]
     return replace(stack_channels(scans, channels, case=case.name, options=options), searched=dataset_root(data))
 
 
@@ -56,7 +57,10 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
     if len(case.mask.paths) == 1 and path.is_file() and reference_kind(path):
         array = read_label_map(path, image, data, case=case.name)
         return Scan(array[None], image.affine, image.source, case.name, ("",))
-    mask = _read(case.mask, case.name, options)
+    paths = case.mask.paths
+    mask = read_label_scan(paths[0] if len(paths) == 1 else paths, case=case.name, part=case.mask.part, options=options)
+    if mask.source.kind == "raster" and is_pixel_grid(image):
+        mask = replace(mask, affine=image.affine)  # the file has no position: its pixels are those of the image
     array = label_map_of(path, mask.array, SegmentRules.of(data), case=case.name)
     if len(array) != 1:
         raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(array)))

@@ -12,15 +12,21 @@ from numpy.typing import NDArray
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.segments import SegmentRules, label_map_of
 from medhybrid.errors import DataError, ScanError
-from medhybrid.geometry import Grid, corner_distance_mm, extend_to, match_axes
+from medhybrid.geometry import Grid, corner_distance_mm, extend_to, match_axes, spacing_mm
 from medhybrid.names import printable_path
-from medhybrid.scans.reader import read_scan
+from medhybrid.scans.image_files import read_geometry
+from medhybrid.scans.raster import SUFFIXES as RASTER_SUFFIXES
+from medhybrid.scans.raster import is_raster
+from medhybrid.scans.reader import read_label_scan
 from medhybrid.scans.slicer_segments import segments_of_nrrd
 
 MAX_GAP_MM = 0.01
 """Tolerance between the corners of a mask and of its grid, in mm."""
 
-SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
+MAX_TURN = 1e-3
+"""Largest difference between direction cosines of two grids."""
+
+SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", *RASTER_SUFFIXES)
 
 
 def read_mask(path: Path, rules: SegmentRules) -> tuple[NDArray[np.generic], Grid]:
@@ -33,7 +39,7 @@ def read_mask(path: Path, rules: SegmentRules) -> tuple[NDArray[np.generic], Gri
     DataError
         If the names of its segments differ from those of the labels.
     """
-    mask = read_scan(path)
+    mask = read_label_scan(path)
     array = label_map_of(path, mask.array, rules, case=mask.case)
     if len(array) != 1:
         raise ScanError(f"{path.name} is not a mask", expected="one value for each voxel", found=f"{len(array)} values")
@@ -42,10 +48,27 @@ def read_mask(path: Path, rules: SegmentRules) -> tuple[NDArray[np.generic], Gri
 
 def mask_on_grid(path: Path, grid: Grid, rules: SegmentRules) -> NDArray[np.generic] | None:
     """Read a mask (X, Y, Z) with the axes of `grid`; None if it has another grid. Raises as `read_mask`."""
-    turned, its = match_axes(*read_mask(path, rules), grid)
+    mask, its = read_mask(path, rules)
+    if is_raster(path):  # it states no position; its pixels count by column, row and page
+        return mask if mask.shape == grid.shape else None
+    turned, its = match_axes(mask, its, grid)
     if segments_of_nrrd(path):  # 3D Slicer saves only the extent of the segments
         turned, its = extend_to(turned, its, grid)
     return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
+
+
+def stated_grid(path: Path, grid: Grid) -> Grid:
+    """Return the grid of a mask with the voxels of an image file's `grid`, since that may lack the pixel size.
+
+    The same grid is returned if the mask has another shape or other directions.
+    """
+    try:
+        shape, affine = read_geometry(path)
+    except ScanError:
+        return grid
+    directions = affine[:3, :3] / np.array(spacing_mm(affine))
+    is_same = np.allclose(directions, grid.affine[:3, :3] / np.array(grid.spacing_mm), atol=MAX_TURN)
+    return Grid(grid.shape, affine) if is_same and shape[:3] == grid.shape else grid
 
 
 def list_masks(folder: Path, *, suffixes: Sequence[str] = SUFFIXES) -> tuple[dict[str, Path], dict[str, str]]:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
-from medhybrid.data.layouts.case import FLAT_SUFFIX
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.errors import DataError
+from medhybrid.names import printable_path
+from medhybrid.scans.raster import is_raster
 from medhybrid.scans.walk import Walk
 
 MASK_WORDS = frozenset(
@@ -39,6 +40,12 @@ MASK_WORDS = frozenset(
         "annotation",
         "annotations",
         "annot",
+        "ann",
+        "anns",
+        "lbl",
+        "lbls",
+        "target",
+        "targets",
         "roi",
         "rois",
         "contour",
@@ -120,6 +127,9 @@ DERIVED_WORDS = frozenset(
 )
 """Words of results of other models, which are no channels beside images."""
 
+DICOM_SUFFIX = re.compile(r"\.(dcm|dicom)$", re.IGNORECASE)
+"""Suffixes of single DICOM images, such as radiographs, that have image files as masks."""
+
 WORD = re.compile(r"[^\W_]+")
 BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=(?:[Mm]ask|[Ss]eg|[Ll]abel|gt|GT)s?$)")
 """Borders of words within a name: `lungMask`, `001mask`."""
@@ -159,16 +169,19 @@ class Pairs:
 
 def find_pairs(root: Path) -> Pairs | None:
     """Find pairs of images and masks below a folder; return None if none exist."""
-    paths = [
-        p.relative_to(root)
-        for p in Walk().files(root, lambda _path, _error: None)
-        if IMAGE_SUFFIX.search(p.name) or FLAT_SUFFIX.search(p.name)
-    ]
+    files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
+    paths = [p for p in files if IMAGE_SUFFIX.search(p.name)]
     paths = [p for p in paths if not is_other_mask(_stem(p), ())]
     testing = [p for p in paths if any(_names_test(part) for part in p.parts[:-1])]
     paths = [p for p in paths if p not in set(testing)]
+    scans = [p for p in paths if not is_raster(p)]
+    if {_names_mask(p) for p in scans} == {True, False}:
+        paths = scans  # image files beside them are previews
     masks = [p for p in paths if _names_mask(p)]
     images = [p for p in paths if p not in set(masks)]
+    radiographs = [] if images else [p for p in files if DICOM_SUFFIX.search(p.name) and not _names_mask(p)]
+    images = images or radiographs
+    paths += radiographs
     results = [p for p in images if DERIVED_WORDS & set(_path_words(p))]
     if len(results) < len(images):
         images = [p for p in images if p not in set(results)]
@@ -191,7 +204,10 @@ def find_pairs(root: Path) -> Pairs | None:
             found=f"{len(rivals)} such images; {rivals[0]}",
             remedy="list the right masks in a table cases.csv with the columns case, mask and one per channel",
         )
+    if radiographs:  # several files for a mask are the slices of a series
+        found = {m: {"image": next(iter(of.values()))} for m, of in found.items() if len(of) == 1}
     if not found:
+        _refuse_several_masks(root, masks, images)
         return None
     several = Counter(name for channels in found.values() for name in channels)
     most = max(several.values())
@@ -209,6 +225,19 @@ def find_pairs(root: Path) -> Pairs | None:
         left_out.append(f"{len(spare)} images without a mask, such as {spare[0]}")
     pairs = _pairs(found, mask_keys, channels)
     return Pairs(pairs, channels, tuple(left_out))
+
+
+def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Path]) -> None:
+    """Raise `DataError` if each image has several masks, one for each label."""
+    labels = Counter(_stem(m) for m in masks)
+    if len(masks) < 2 * len(images) or min(labels.values()) == 1:
+        return
+    raise DataError(
+        f"{printable_path(root)} has several masks for each image",
+        expected="one mask for each image, with a value for each label",
+        found=f"{len(masks)} masks of {len(images)} images, such as {', '.join(list(labels)[:4])}",
+        remedy="join the masks of an image to one file with the values 1, 2, 3, ...",
+    )
 
 
 def _pairs(
@@ -318,12 +347,29 @@ def _names_test(folder: str) -> bool:
     return bool(TEST_WORDS & (spelt | set(WORD.findall(folder.lower()))))
 
 
+def name_without_kind(name: str) -> str:
+    """Return the name of a file without the words at its ends that mean an image or a mask: `a01` for `a01_mask`."""
+    words = list(WORD.finditer(BORDER.sub(" ", name)))
+    kinds = MASK_WORDS | IMAGE_WORDS
+    text = BORDER.sub(" ", name)
+    while len(words) > 1 and words[-1][0].lower() in kinds:
+        text, words = text[: words[-1].start()], words[:-1]
+    while len(words) > 1 and words[0][0].lower() in kinds:
+        words = words[1:]
+    return text[words[0].start() : words[-1].end()] if words else name
+
+
+def names_mask(name: str) -> bool:
+    """Return whether the name of a file has a word that means a mask."""
+    return any(w in MASK_WORDS for w in _words(name))
+
+
 def _names_mask(path: Path) -> bool:
     return any(w in MASK_WORDS for w in _path_words(path))
 
 
 def _stem(path: Path) -> str:
-    return FLAT_SUFFIX.sub("", IMAGE_SUFFIX.sub("", path.name))
+    return DICOM_SUFFIX.sub("", IMAGE_SUFFIX.sub("", path.name))
 
 
 def _path_words(path: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,11 @@ from medhybrid.data.even_sample import sample_step
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
 from medhybrid.draft.segments import names_in_mask
-from medhybrid.errors import MedHybridError
-from medhybrid.geometry import spacing_mm
-from medhybrid.scans.reader import read_scan
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.scans import Scan
+from medhybrid.scans.dicom.attributes import text
+from medhybrid.scans.raster import COLOURS, fit_colours, has_known_size
+from medhybrid.scans.reader import read_label_scan, read_scan
 
 MAX_CASES = 12
 MAX_VOXELS = 400_000_000
@@ -31,6 +34,10 @@ OTHER_WORDS = re.compile(
     r"|probability|photo\w*|rescale\w*)(?![a-z])",
     re.IGNORECASE,
 )
+MAX_BETWEEN, ALIKE_SHARE = 8, 0.5
+"""A mask has soft borders if it has more values than the first between 0 and its largest, and less than this share of their
+pixels have the value of their neighbour. Labels are areas of one value."""
+
 CT_AIR, CT_BONE = -400, 250
 """Hounsfield units: values below the first and above the second, in integers, are those of a CT."""
 
@@ -45,24 +52,75 @@ class ChannelValues:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledImage:
+    """Image of one case: values of its channels, and what its first file says.
+
+    Attributes
+    ----------
+    kind : str
+        Kind of its source, for example ``raster``.
+    modality : str
+        Modality in a DICOM header; empty for other files.
+    has_size : bool
+        Whether its file states the pixel size.
+    """
+
+    channels: tuple[ChannelValues, ...]
+    spacing_mm: tuple[float, ...]
+    shape: tuple[int, ...]
+    kind: str
+    modality: str = ""
+    has_size: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Samples:
     """Values of the cases that were read.
 
     Attributes
     ----------
-    n_channels : int
-        Largest number of channels; 0 if no image was read.
     volumes_ml : dict
         For each value in the masks, its volume in each case that has it, by case.
     """
 
-    n_read: int
-    n_channels: int
-    channels: tuple[tuple[ChannelValues, ...], ...]
+    images: tuple[SampledImage, ...]
     volumes_ml: dict[int, dict[str, float]]
-    median_spacing_mm: tuple[float, ...] = ()
-    median_shape: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @property
+    def n_read(self) -> int:
+        """Return the number of cases that were read."""
+        return len(self.images)
+
+    @property
+    def n_channels(self) -> int:
+        """Return the largest number of channels; 0 if no image was read."""
+        return max((len(i.channels) for i in self.images), default=0)
+
+    @property
+    def median_spacing_mm(self) -> tuple[float, ...]:
+        """Return the median spacing; empty if no image was read."""
+        return tuple(float(v) for v in np.median([i.spacing_mm for i in self.images], axis=0)) if self.images else ()
+
+    @property
+    def median_shape(self) -> tuple[int, ...]:
+        """Return the median shape; empty if no image was read."""
+        return tuple(int(v) for v in np.median([i.shape for i in self.images], axis=0)) if self.images else ()
+
+    @property
+    def n_raster(self) -> int:
+        """Return the number of PNG, JPEG, TIFF or BMP images."""
+        return sum(i.kind == "raster" for i in self.images)
+
+    @property
+    def n_sizeless(self) -> int:
+        """Return the number of images that state no pixel size."""
+        return sum(not i.has_size for i in self.images)
+
+    @property
+    def is_colour(self) -> bool:
+        """Return whether the images are files with red, green and blue."""
+        return self.n_raster > 0 and self.n_channels == len(COLOURS)
 
     def volumes_of(self, values: Sequence[int]) -> list[float]:
         """Return the joint volume of some values in each case that has one of them."""
@@ -74,7 +132,7 @@ class Samples:
 
     def modality(self, index: int, name: str) -> tuple[str, str]:
         """Return the modality of a channel and the reason: its name, otherwise its values."""
-        found = [case[index] for case in self.channels if index < len(case)]
+        found = [i.channels[index] for i in self.images if index < len(i.channels)]
         looks_ct = (
             bool(found)
             and all(v.is_whole for v in found)
@@ -86,6 +144,11 @@ class Samples:
             return "CT", f"the channel's name {name}"
         if OTHER_WORDS.search(name):
             return "other", f"the channel's name {name}"
+        in_headers = {i.modality for i in self.images}
+        if len(in_headers) == 1 and (modality := in_headers.pop()):
+            return modality if modality in ("CT", "MR") else "other", "Modality in the DICOM headers"
+        if self.n_raster:
+            return "other", "an image file, whose values have no unit"
         if MR_WORDS.search(name):
             return "MR", f"the channel's name {name}"
         if looks_ct:
@@ -97,48 +160,50 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
     """Read some evenly spread cases. A case that cannot be read is left out with a remark."""
     step = max(1, len(cases) / MAX_CASES)
     chosen = [cases[int(i * step)] for i in range(min(MAX_CASES, len(cases)))]
-    values: list[tuple[ChannelValues, ...]] = []
+    images: list[SampledImage] = []
     volumes: dict[int, dict[str, float]] = {}
-    spacings, shapes, remarks, n_voxels = [], [], [], 0
+    remarks, n_voxels = [], 0
     for case in chosen:
         if n_voxels > MAX_VOXELS:
             break
         try:
-            image, grid = _image_of(case)
+            image = _image_of(case)
             mask, voxel_ml = _mask_of(case)
+            if image.kind == "raster":
+                _refuse_soft_edges(case, mask)
         except (MedHybridError, OSError, ValueError) as error:
-            remarks.append(f"{case.name} cannot be read: {error}"[:200])
+            remarks.append(f"{case.name} cannot be read: {error}"[:500])
             continue
-        n_voxels += int(np.prod(grid[1]))
-        values.append(image)
-        spacings.append(grid[0])
-        shapes.append(grid[1])
+        n_voxels += int(np.prod(image.shape))
+        images.append(image)
         numbers, counts = np.unique(mask, return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             if number != 0 and float(number).is_integer():
                 volumes.setdefault(int(number), {})[case.name] = count * voxel_ml
-    return Samples(
-        len(values),
-        max((len(v) for v in values), default=0),
-        tuple(values),
-        dict(sorted(volumes.items())),
-        tuple(float(v) for v in np.median(spacings, axis=0)) if spacings else (),
-        tuple(int(v) for v in np.median(shapes, axis=0)) if shapes else (),
-        tuple(remarks[:3]),
-    )
+    return Samples(tuple(images), dict(sorted(volumes.items())), tuple(remarks[:3]))
 
 
-def _image_of(case: Case) -> tuple[tuple[ChannelValues, ...], tuple[tuple[float, ...], tuple[int, ...]]]:
+def _image_of(case: Case) -> SampledImage:
     found: list[ChannelValues] = []
-    grid: tuple[tuple[float, ...], tuple[int, ...]] = ((), ())
+    first: Scan | None = None
     for files in case.images:
         if files is None:
             found.append(ChannelValues(0.0, 0.0, False))
             continue
         scan = read_scan(files.paths[0] if len(files.paths) == 1 else files.paths, case=case.name, part=files.part)
-        grid = grid if grid[0] else (spacing_mm(scan.affine), scan.grid.shape)
+        scan = fit_colours(scan, 1)
+        first = first or scan
         found += [_values_of(channel) for channel in scan.array]
-    return tuple(found), grid
+    if first is None:
+        raise DataError(f"case {case.name} has no image")
+    return SampledImage(
+        tuple(found),
+        first.grid.spacing_mm,
+        first.grid.shape,
+        first.source.kind,
+        modality=text(first.source.header[0], "Modality") if first.source.kind == "dicom" else "",
+        has_size=has_known_size(first),
+    )
 
 
 def _values_of(channel: NDArray[np.generic]) -> ChannelValues:
@@ -150,10 +215,34 @@ def _values_of(channel: NDArray[np.generic]) -> ChannelValues:
     return ChannelValues(float(low), float(high), bool((sample == np.rint(sample)).all()))
 
 
+def _refuse_soft_edges(case: Case, mask: NDArray[Any]) -> None:
+    """Refuse a mask of 0 and 255 with grey values at its border, from smoothing or resizing: they are no labels."""
+    values = np.unique(mask)
+    is_between = (mask > 0) & (mask < values[-1])
+    between = values[(values > 0) & (values < values[-1])]
+    if values[-1] not in (255, 65535) or len(between) <= MAX_BETWEEN:
+        return
+    is_alike = is_between[1:] & (mask[1:] == mask[:-1])
+    if is_alike.sum() < ALIKE_SHARE * is_between[1:].sum():
+        raise DataError(
+            f"the mask of {case.name} has grey values at its borders, from smoothing or resizing",
+            expected=f"0 and {values[-1]}",
+            found=f"{len(between)} values between them",
+            remedy="save the masks again with a threshold at half of the largest value",
+        )
+
+
 def _mask_of(case: Case) -> tuple[NDArray[np.generic], float]:
     if case.mask is None:
         return np.zeros(0, np.uint8), 0.0
     if names_in_mask(case.mask.paths[0]):  # its values differ between files
         return np.zeros(0, np.uint8), 0.0
-    scan = read_scan(case.mask.paths[0], case=case.name, part=case.mask.part)
+    scan = read_label_scan(case.mask.paths[0], case=case.name, part=case.mask.part)
+    if len(scan.array) != 1:
+        raise DataError(
+            f"the mask of {case.name} has several channels",
+            expected="one label map",
+            found=f"{len(scan.array)} channels",
+            remedy="join them to one label map, or split time points into separate files with their images",
+        )
     return round_labels(scan.array[0]), scan.grid.voxel_ml

@@ -12,7 +12,7 @@ from medhybrid.data.layouts import Case, Files, list_dataset, recognise
 from medhybrid.data.layouts.datalist import json_files
 from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
-from medhybrid.data.layouts.table import find_tables
+from medhybrid.data.layouts.table import WHOLE, find_tables
 from medhybrid.data.splits import NNUNET_SPLITS, SPLITS, read_folds
 from medhybrid.draft.json_names import JsonNames, read_names
 from medhybrid.draft.pairs import Pairs, find_pairs
@@ -23,6 +23,7 @@ from medhybrid.draft.subjects import subject_pattern
 from medhybrid.draft.tables import table_of_cases
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
+from medhybrid.scans.raster import COLOURS, is_raster
 
 PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev)_")
 """Words of folders for training and validation in the names of cases."""
@@ -72,6 +73,8 @@ class Draft:
         Lines of a table of cases that must be written, with the column names first; empty if the dataset has a list.
     ignore_value : int, optional
         Value of voxels whose label is unknown.
+    is_colour : bool
+        Whether the images are files with red, green and blue.
     remarks : tuple of str
         Values that the draft could not determine, and files that it does not use.
     splits : str
@@ -96,6 +99,7 @@ class Draft:
     median_spacing_mm: tuple[float, ...] = ()
     median_shape: tuple[int, ...] = ()
     splits: str = ""
+    is_colour: bool = False
 
     @property
     def n_cases(self) -> int:
@@ -132,11 +136,16 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         base = _draft(chosen, root, "csv", table.source, channels, names, lines=table.lines, optional=table.optional)
         if table.subject:
             base = replace(base, subject_pattern=None, subject_reason=f"the table's column {table.subject!r}")
-        return _with_folds(replace(base, table=table.lines, remarks=(*base.remarks, *table.left_out)))
+        lines = _with_whole_files(table.lines or table.own_lines, base)
+        lines = [] if not table.lines and lines == table.own_lines else lines
+        return _with_folds(replace(base, table=lines, remarks=(*base.remarks, *table.left_out)))
     channels = names.channels if names and names.channels else ()
     n_files = channel_numbers(root) if layout == "nnunet" else len(channels)
     remarks: tuple[str, ...] = ()
-    if layout == "nnunet" and n_files and n_files != len(channels):
+    may_be_colours = (
+        n_files == 1 and len(channels) == len(COLOURS) and any(map(is_raster, (root / "imagesTr").iterdir()))
+    )
+    if layout == "nnunet" and n_files and n_files != len(channels) and not may_be_colours:
         if channels:
             remarks = (
                 f"{names.path.name if names else 'the list'} names {len(channels)} channels, but the files have {n_files}",
@@ -194,7 +203,18 @@ def _draft(
     listed, channels = _cases(root, layout, channels, lines, optional)
     cases = [c for c in listed if c.problem is None]
     samples = read_samples(cases, channels)
-    if samples.n_channels and samples.n_channels != len(channels):
+    if not samples.n_read:
+        raise DataError(
+            f"no sampled case of {printable_path(root)} can be read",
+            expected="images with masks of one label value for each voxel",
+            found=samples.remarks[0] if samples.remarks else "no case",
+            remedy="correct the files, or list others in a table cases.csv",
+        )
+    if samples.is_colour:
+        channels = channels if len(channels) == len(COLOURS) else COLOURS
+    elif layout == "csv" and len(channels) == 1 and samples.n_channels > 1:
+        channels = tuple(f"channel_{i}" for i in range(samples.n_channels))
+    elif samples.n_channels and samples.n_channels != len(channels):
         channels = _unique(
             tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(samples.n_channels))
         )
@@ -216,7 +236,8 @@ def _draft(
         subject_reason=reason,
         ignore_value=names.ignore_value if names else None,
         class_order=names.class_order if names else (),
-        remarks=(*samples.remarks, *remarks, *_left_out(listed)),
+        remarks=(*samples.remarks, *remarks, *_on_sizes(samples), *_left_out(listed)),
+        is_colour=samples.is_colour,
         median_spacing_mm=samples.median_spacing_mm,
         median_shape=samples.median_shape,
     )
@@ -244,6 +265,16 @@ def _cases(
         found = "; ".join(str(c.problem) for c in listing.cases[:2])
         raise DataError(f"{printable_path(root)} has no usable case", found=found, remedy="see docs/reference/data.md")
     return list(listing.cases), channels
+
+
+def _on_sizes(samples: Samples) -> tuple[str, ...]:
+    """Return a remark on image files that state no pixel size."""
+    if not samples.n_sizeless:
+        return ()
+    return (
+        f"{samples.n_sizeless} of {samples.n_raster} sampled image files state no pixel size: 1 mm is assumed, so that lengths "
+        "in mm count pixels",
+    )
 
 
 def _left_out(cases: Sequence[Case]) -> tuple[str, ...]:
@@ -321,8 +352,20 @@ def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
         optional = frozenset(channels[1:])
     base = _draft(name, root, "csv", "pairs of images and masks", channels, None, lines=lines, optional=optional)
     return replace(
-        base, table=lines, subject_pattern=None, subject_reason=reason, remarks=(*base.remarks, *pairs.left_out)
+        base,
+        table=_with_whole_files(lines, base),
+        subject_pattern=None,
+        subject_reason=reason,
+        remarks=(*base.remarks, *pairs.left_out),
     )
+
+
+def _with_whole_files(lines: list[list[str]], draft: Draft) -> list[list[str]]:
+    """Return the lines of a table with the column `image` in place of a single one, if its files hold several channels."""
+    columns = [c for c in lines[0] if c not in ("case", "subject", "split", "fold", "mask")]
+    if len(columns) != 1 or len(draft.channels) == 1:
+        return lines
+    return [[WHOLE if c == columns[0] else c for c in lines[0]], *lines[1:]]
 
 
 def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medhybrid.data.channels import IMAGE_SUFFIX
-from medhybrid.data.layouts.case import FLAT_SUFFIX
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import find_tables, is_blank, split_column
 from medhybrid.draft.pairs import MASK_WORDS
@@ -32,6 +31,8 @@ class CaseTable:
     ----------
     subject : str
         Column of the dataset's table with the subjects; empty without one.
+    own_lines : list of list of str
+        The lines of a table that can be used as it is.
     """
 
     source: str
@@ -40,6 +41,7 @@ class CaseTable:
     optional: frozenset[str] = frozenset()
     left_out: tuple[str, ...] = ()
     subject: str = ""
+    own_lines: list[list[str]] = field(default_factory=list)
 
 
 def table_of_cases(root: Path) -> CaseTable:
@@ -74,8 +76,6 @@ def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[
     optional = frozenset(c for c in images if any(is_blank(row[c]) for _, row in table.rows))
     optional = optional if len(optional) < len(images) else frozenset(images[1:])
     known = [table.column(name) for name in ("case", "mask", "subject")]
-    if case is not None and [case, mask, subject] == known:
-        return CaseTable(path.name, tuple(images), [], optional, subject=subject or "")
     names = [row[case] for _, row in table.rows] if case else []
     if len(set(names)) != len(table.rows) or not all(names):
         names = [_name_of(row, images) for _, row in table.rows]
@@ -92,6 +92,8 @@ def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[
             continue
         files = ["" if is_blank(row[c]) else str(path.parent / row[c]) for c in (mask, *images)]
         lines.append([name, *(row[column] for column in others.values()), *files])
+    if case is not None and [case, mask, subject] == known:
+        return CaseTable(path.name, tuple(images), [], optional, subject=subject or "", own_lines=lines)
     remarks: tuple[str, ...] = (f"{left_out} lines without an image or a mask",) if left_out else ()
     if subject and (n := sum(is_blank(row[subject]) for _, row in table.rows)) not in (0, len(table.rows)):
         remarks += (f"{n} lines without {subject} are skipped, while other lines have one: fill the cells",)
@@ -108,7 +110,7 @@ def _column_named(table: Table, words: Sequence[str], files: Sequence[str]) -> s
 
 def _name_of(row: dict[str, str], images: Sequence[str]) -> str:
     path = Path(next((row[c] for c in images if not is_blank(row[c])), "case").replace("\\", "/"))
-    return name_from_path(Path(IMAGE_SUFFIX.sub("", FLAT_SUFFIX.sub("", path.name))))
+    return name_from_path(Path(IMAGE_SUFFIX.sub("", path.name)))
 
 
 def _file_columns(table: Table, folder: Path) -> list[str]:
@@ -124,7 +126,7 @@ def _file_columns(table: Table, folder: Path) -> list[str]:
 def _is_file(folder: Path, cell: str) -> bool:
     if "\0" in cell or len(cell) > 4_000:
         return False
-    has_suffix = IMAGE_SUFFIX.search(cell) or FLAT_SUFFIX.search(cell) or "/" in cell or "\\" in cell
+    has_suffix = IMAGE_SUFFIX.search(cell) or "/" in cell or "\\" in cell
     return bool(has_suffix) and ((folder / cell).exists() or (folder / cell.replace("\\", "/")).exists())
 
 

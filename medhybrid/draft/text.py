@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from medhybrid.data.sides import side_pairs
 from medhybrid.draft.study import Draft, DraftLabel
 from medhybrid.names import printable_path
 
@@ -52,6 +53,8 @@ def config_text(draft: Draft, root: Path, *, minutes: float | None = None) -> st
     lines.append(f"  subject_pattern: {pattern}  # {_plain(draft.subject_reason)}")
     if draft.splits:
         lines.append(f"  splits: {_text(draft.splits)}  # the folds of the dataset")
+    if draft.is_colour and not side_pairs({label.name: 1 for label in draft.labels}):
+        lines += ["", "prepare:", "  mirror_axes: [0, 1]  # colour images have no fixed top; [0] where yours do"]
     if minutes is not None:
         lines += ["", "training:", f"  max_minutes: {minutes:g}  # the plan uses this time"]
     return "\n".join(lines) + "\n"

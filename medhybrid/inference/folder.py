@@ -1,6 +1,7 @@
 """Prediction of a folder: a mask, a row of measurements and a record for each scan of a work list.
 
 OUT/masks/<case>.nii.gz   label map on the scan's own grid
+OUT/label_images/         for PNG, JPEG, BMP and TIFF input: the same label map as <case>.png or <case>.tif
 OUT/seg/<case>.dcm        the same label map as a DICOM SEG, for DICOM input
 OUT/probabilities/        on request: <case>.nii.gz (X, Y, Z, label), <case>_uncertainty.nii.gz (entropy, 0 to 1), and
                           <case>.dcm, a FRACTIONAL SEG, for DICOM input

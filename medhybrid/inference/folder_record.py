@@ -114,6 +114,7 @@ OUTPUT = FolderKind(
     "predict",
     {
         "masks": ("*.nii.gz",),
+        "label_images": ("*.png", "*.tif"),
         "probabilities": ("*.nii.gz", "*.dcm"),
         "seg": ("*.dcm",),
         "sr": ("*.dcm",),

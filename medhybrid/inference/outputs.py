@@ -1,4 +1,4 @@
-"""Output files of one scan: mask, probabilities, and for DICOM input a Segmentation and a structured report."""
+"""Output files of one scan: mask, probabilities, for DICOM a Segmentation and a report, for a PNG or TIFF a label image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medhybrid.inference.model import Segmentation
 from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.records import LabelMeasure
 from medhybrid.metrics import Component, measure_components, measure_whole
-from medhybrid.scans import Scan, write_nifti
+from medhybrid.scans import Scan, label_image_suffix, write_label_image, write_nifti
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, find_invalid_values, write_seg
@@ -46,7 +46,7 @@ class WrittenOutputs:
 OF_MAP = "_uncertainty"
 """Ending of the name of a scan's uncertainty map."""
 
-FOLDERS = ("masks", "probabilities", "seg", "sr", "failed", "done")
+FOLDERS = ("masks", "label_images", "probabilities", "seg", "sr", "failed", "done")
 """Folders of outputs, in the order in which they are written: the record comes last, when all others are complete."""
 
 
@@ -56,6 +56,7 @@ def files_of(case: str) -> list[str]:
     shares = [f"probabilities/{case}{end}" for end in (".nii.gz", f"{OF_MAP}.nii.gz", ".dcm")]
     return [
         *masks,
+        *(f"label_images/{case}{end}" for end in (".png", ".tif")),
         *shares,
         *(f"{kind}/{case}.dcm" for kind in ("seg", "sr")),
         f"failed/{case}.json",
@@ -120,6 +121,9 @@ def write_outputs(
         writer.put(name, lambda path: write_nifti(path, array, scan.affine, like=scan.source))
 
     put(f"masks/{case}.nii.gz", made.mask)
+    if scan.source.kind == "raster":
+        name = f"label_images/{case}{label_image_suffix(scan.source)}"
+        writer.put(name, lambda path: write_label_image(path, made.mask, scan.source))
     if made.probabilities is not None:
         put(f"probabilities/{case}.nii.gz", made.probabilities[1:])
         put(f"probabilities/{case}{OF_MAP}.nii.gz", uncertainty(made.probabilities))

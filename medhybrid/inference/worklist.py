@@ -17,9 +17,13 @@ from medhybrid.errors import DataError, item_error
 from medhybrid.names import check_case_name, make_unique, name_from_path, same_file_name, shorten_name
 from medhybrid.scans import Discovery, Scan, ScanEntry
 from medhybrid.scans.dicom.deidentify import Deidentifier
+from medhybrid.scans.raster import COLOURS, fit_colours
 from medhybrid.scans.reader import read_entry, stack_channels
 
 logger = logging.getLogger(__name__)
+
+NUMBER_0 = re.compile(r"_0000$")
+"""nnU-Net's number of the first channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,9 @@ class WorkItem:
     def read(self, channels: Sequence[str], options: ScansConfig | None = None) -> Scan:
         """Read the scan with its channels; raises `ScanError`."""
         if len(self.entries) == 1 and self.entries[0] is not None:
-            return replace(read_entry(self.entries[0], self.case, options), searched=self.root)
-        scans = [None if e is None else read_entry(e, self.case, options) for e in self.entries]
+            scan = read_entry(self.entries[0], self.case, options)
+            return replace(fit_colours(scan, len(channels)), searched=self.root)
+        scans = [None if e is None else fit_colours(read_entry(e, self.case, options), 1) for e in self.entries]
         return replace(stack_channels(scans, channels, case=self.case, options=options), searched=self.root)
 
 
@@ -133,10 +138,11 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
     images = [e for e in found.entries if not e.problem and not e.skip_reason]
     items = [WorkItem(e.name, (e,), e.problem) for e in broken]
     if len(channels) == 1:
-        items += [WorkItem(re.sub(r"_0000$", "", e.file_name) if e.kind != "dicom" else e.name, (e,)) for e in images]
+        items += [WorkItem(NUMBER_0.sub("", e.file_name) if e.kind != "dicom" else e.name, (e,)) for e in images]
     else:
-        whole = [e for e in images if e.n_channels == len(channels)]
-        items += [WorkItem(e.name, (e,)) for e in whole]
+        is_colour = len(channels) == len(COLOURS)
+        whole = [e for e in images if e.n_channels == len(channels) or (is_colour and e.kind == "raster")]
+        items += [WorkItem(NUMBER_0.sub("", e.file_name) if e.kind == "raster" else e.name, (e,)) for e in whole]
         items += _studies([e for e in images if e not in whole], broken, channels, channel_map, found.root)
     root = found.root if found.root.is_dir() else found.root.parent
     named = [replace(i, root=root) for i in _with_unique_names(items)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,7 @@ class ScanEntry:
     name : str
         Pseudonymous name, unique within a discovery: the path relative to the searched folder.
     kind : str
-        ``nifti``, ``itk`` or ``dicom``; empty for a skipped file of another format.
+        ``nifti``, ``itk``, ``raster`` or ``dicom``; empty for a skipped file of another format.
     paths : tuple of Path
         The file, and the separate file of its values if it has one; or the files of the series.
     description : str
@@ -140,7 +141,7 @@ def discover(
     """Search a file or folder recursively for scans. A linked folder is searched once.
 
     A folder that cannot be listed becomes an entry with this problem. Hidden folders and outputs of medhybrid are skipped,
-    except the files written by `medhybrid convert`.
+    except the files written by `medhybrid convert`. PNG, JPEG, TIFF and BMP files are scans only where there are no others.
 
     Parameters
     ----------
@@ -170,10 +171,16 @@ def discover(
     others = [p for p in paths if not kinds[p] and p not in unread]
     on_progress(f"{len(paths)} files")
     series, n_skipped = group_series(others, on_progress=lambda n: on_progress(f"{n} of {len(others)} headers"))
+    rasters = [p for p in paths if kinds[p] == "raster"]
+    if images or any(not s.skip_reason for s in series):
+        n_skipped += len(rasters)  # previews and figures beside scans
+    else:
+        images = rasters
     entries += [_image_entry(p, kinds[p], _base_of(p, base, holds)) for p in images]
     names: dict[str, int] = {}
+    radiographs = Counter(s.paths[0].parent for s in series if _is_radiograph(s))
     for s in series:
-        name = _series_name(s, _base_of(s.paths[0], base, holds))
+        name = _series_name(s, _base_of(s.paths[0], base, holds), radiographs)
         names[name] = names.get(name, 0) + 1
         entries += _series_entries(s, name if names[name] == 1 else f"{name}_{names[name]}")
     entries = _with_places(_with_unique_names(entries, base), base, holds)
@@ -329,8 +336,19 @@ def _image_entry(path: Path, kind: image_files.Kind, base: Path) -> ScanEntry:
     )
 
 
-def _series_name(series: SeriesEntry, base: Path) -> str:
-    """Return the name of a series: its folder relative to the root. Header descriptions may identify a patient."""
+def _is_radiograph(series: SeriesEntry) -> bool:
+    """Return whether a series is a single file with a projection image."""
+    return len(series.paths) == 1 and any(v.stack.frames[0].is_projection for v in series.volumes)
+
+
+def _series_name(series: SeriesEntry, base: Path, radiographs: Mapping[Path, int]) -> str:
+    """Return the name of a series: its folder relative to the root. Header descriptions may identify a patient.
+
+    Radiographs that share a folder have the names of their files.
+    """
+    path = series.paths[0]
+    if _is_radiograph(series) and (path.parent == base or radiographs[path.parent] > 1):
+        return name_from_path(path.relative_to(base).with_suffix("") if path.suffix else path.relative_to(base))
     folders = {p.parent for p in series.paths}
     common = Path(os.path.commonpath([str(f) for f in folders]))
     return name_from_path(common.relative_to(base)) if common != base else "series"

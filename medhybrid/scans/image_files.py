@@ -9,10 +9,10 @@ from typing import Literal
 from medhybrid.errors import ScanError
 from medhybrid.files import check_file
 from medhybrid.geometry import Affine
-from medhybrid.scans import itk, nifti
+from medhybrid.scans import itk, nifti, raster
 from medhybrid.scans.nifti_header import SUFFIXES, VALUE_SUFFIXES, header_beside, is_pair_header, read_header
 
-Kind = Literal["nifti", "itk", "values", ""]
+Kind = Literal["nifti", "itk", "raster", "values", ""]
 
 UNREAD_FORMATS = {
     ".mgz": "MGH (FreeSurfer)",
@@ -33,11 +33,14 @@ def kind_of(path: Path) -> Kind:
     Returns
     -------
     kind : str
-        ``nifti`` or ``itk``; ``values`` for the values of a separate header; empty if the name is not an image file's.
+        ``nifti``, ``itk`` or ``raster``; ``values`` for the values of a separate header; empty if the name is not that of
+        an image file.
     """
     name = path.name.lower()
     if name.endswith(itk.SUFFIXES):
         return "itk"
+    if raster.is_raster(path):
+        return "raster"
     if name.endswith((".hdr", ".hdr.gz")):
         return "nifti" if is_pair_header(path) else ""
     if name.endswith(SUFFIXES):
@@ -61,13 +64,18 @@ def header_of(path: Path) -> Path:
 
 def read_geometry(path: Path) -> tuple[tuple[int, ...], Affine]:
     """Read the shape `(X, Y, Z[, C])` and the affine to RAS mm from a header; raises `ScanError`."""
-    return nifti.nifti_header(path) if kind_of(path) == "nifti" else itk.itk_header(path)
+    kind = kind_of(path)
+    if kind == "raster":
+        return raster.raster_geometry(path)
+    return nifti.nifti_header(path) if kind == "nifti" else itk.itk_header(path)
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
     """Return an image file, and the separate file of its values if it has one; raises `ScanError`."""
-    is_nifti = kind_of(path) == "nifti"
-    values = read_header(path).values if is_nifti else itk.read_image_header(path).stored.path
+    kind = kind_of(path)
+    if kind == "raster":
+        return (path,)
+    values = read_header(path).values if kind == "nifti" else itk.read_image_header(path).stored.path
     return (path,) if values == path else (path, values)
 
 

@@ -14,7 +14,7 @@ from medhybrid.errors import MedHybridError, ScanError, SeriesError, item_error
 from medhybrid.files import check_file
 from medhybrid.geometry import corner_distance_mm
 from medhybrid.names import printable_path
-from medhybrid.scans import image_files, itk, nifti
+from medhybrid.scans import image_files, itk, nifti, raster
 from medhybrid.scans.align import bring_onto
 from medhybrid.scans.dicom.patient import differing_identifiers, identity_of
 from medhybrid.scans.dicom.read import read_series, read_volume
@@ -39,8 +39,8 @@ def read_scan(
     Parameters
     ----------
     path : path or sequence of paths
-        An image file (NIfTI, Analyze, NRRD, MetaImage), a folder with one image file or one DICOM series, or the files of
-        one scan.
+        An image file (NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP), a folder with one image file or one DICOM
+        series, or the files of one scan.
     case : str, optional
         Name of the scan; by default, the name of the file or folder.
     part : str
@@ -82,9 +82,26 @@ def _read(path: str | Path | Sequence[str | Path], case: str | None, part: str, 
         scan = nifti.read_nifti(path)
     elif kind == "itk":
         scan = itk.read_itk(path)
+    elif kind == "raster":
+        scan = raster.read_raster(path)
     else:
         scan = read_series([path], case=case or path.stem, part=part, options=options)
     return scan.named(case) if case else scan
+
+
+def read_label_scan(
+    path: str | Path | Sequence[str | Path],
+    *,
+    case: str | None = None,
+    part: str = "",
+    options: ScansConfig | None = None,
+) -> Scan:
+    """Read a label map: as `read_scan`, except that the palette of a PNG or TIFF gives indices, and a JPEG is refused."""
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if len(paths) == 1 and image_files.kind_of(Path(paths[0])) == "raster" and Path(paths[0]).is_file():
+        scan = raster.read_raster_labels(Path(paths[0]))
+        return scan.named(case) if case else scan
+    return read_scan(path, case=case, part=part, options=options)
 
 
 def read_entry(entry: ScanEntry, case: str, options: ScansConfig | None = None) -> Scan:
@@ -100,7 +117,9 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
     series = [s for s in found if not s.skip_reason]
     if problem := next((s.problem for s in series if s.problem), None):
         raise problem
-    images = [p for p in ([] if found else files) if image_files.kind_of(p) in ("nifti", "itk")]
+    kinds = {p: image_files.kind_of(p) for p in ([] if found else files)}
+    images = [p for p in kinds if kinds[p] in ("nifti", "itk")]
+    images = images or [p for p in kinds if kinds[p] == "raster"]  # beside scans, these are previews
     if len(images) == 1:  # macOS may unpack scan.nii.gz into a folder of the same name
         return _read(images[0], case, part, options)
     if not found and not images and (below := _first_folder_below(folder)):
@@ -199,4 +218,4 @@ def _refuse_other_patients(scans: Sequence[Scan], case: str) -> None:
         )
 
 
-__all__ = ["Scan", "Source", "read_scan", "stack_channels"]
+__all__ = ["Scan", "Source", "read_label_scan", "read_scan", "stack_channels"]

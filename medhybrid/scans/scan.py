@@ -20,11 +20,11 @@ class Source:
     Attributes
     ----------
     kind : str
-        ``nifti``, ``itk`` or ``dicom``.
+        ``nifti``, ``itk``, ``raster`` or ``dicom``.
     paths : tuple of Path
         The files; for a DICOM series, in slice order.
     header : Any
-        Header for writing masks: a NIfTI header, or the DICOM data sets without pixels.
+        Header for writing masks: a NIfTI header, the `RasterHeader`, or the DICOM data sets without pixels.
     files, frames : tuple of int
         For DICOM, the index in `paths` of each slice's file, and its frame number in the file (from 0), in slice order.
     regular : RegularGrid, optional

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.data.label_values import unknown_values
-from medhybrid.data.mask_files import list_masks, mask_on_grid, read_mask
+from medhybrid.data.mask_files import list_masks, mask_on_grid, read_mask, stated_grid
 from medhybrid.data.segments import SegmentRules
+from medhybrid.draft.pairs import name_without_kind, names_mask
 from medhybrid.errors import ConfigError, DataError, item_error
 from medhybrid.files import write_atomically
 from medhybrid.geometry import Grid
@@ -25,6 +26,7 @@ from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.names import printable_path
 from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.progress import Reporter, Silent
+from medhybrid.scans.raster import is_raster
 
 NO_PREDICTION = "no prediction: scored as empty"
 
@@ -96,6 +98,9 @@ def evaluate(
     predicted, doubled = list_masks(place)
     known, doubled_references = list_masks(Path(references))
     doubled |= doubled_references
+    if renamed := _by_predictions(known, predicted):
+        known = renamed
+        reporter.message("references are matched by their names without words such as mask or image")
     _refuse_other_labels(_output_folder(Path(predictions)), labels)
     failed, foreign = _on_record(_output_folder(Path(predictions)))
     predicted = {case: path for case, path in predicted.items() if case not in failed}
@@ -137,6 +142,10 @@ def evaluate(
     reporter.end()
     if not scores:
         raise DataError("no case could be scored", found=next(iter(problems.values())))
+    if any(is_raster(known[case]) for case in names if case in known):
+        reporter.message(
+            "references are image files: where neither they nor the predictions state a pixel size, 1 mm stands for a pixel"
+        )
     if cases is None and (missing := [n for n in names if problems.get(n) == NO_PREDICTION]):
         reporter.message(
             f"{len(missing)} of {len(names)} references have no prediction and are scored as empty masks "
@@ -146,6 +155,22 @@ def evaluate(
     if out is not None:
         write_evaluation(evaluation, Path(out))
     return evaluation
+
+
+def _by_predictions(known: Mapping[str, Path], predicted: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the references by the names of their predictions, where these differ only in words for image and mask.
+
+    It is empty if names are equal, or if it is not clear which belong together. A folder of references may hold the images,
+    too.
+    """
+    masks = {n: p for n, p in known.items() if names_mask(n)} or dict(known)
+    of_masks = {name_without_kind(n): n for n in masks}
+    of_predictions = {name_without_kind(n): n for n in predicted}
+    is_clear = len(of_masks) == len(masks) and len(of_predictions) == len(predicted)
+    common = of_masks.keys() & of_predictions.keys()
+    if not is_clear or not common or (known.keys() & predicted.keys()) & masks.keys():
+        return {}
+    return {of_predictions.get(name, masks_name): masks[masks_name] for name, masks_name in of_masks.items()}
 
 
 def _check_labels(labels: Mapping[str, int]) -> None:
@@ -260,6 +285,8 @@ def _read_pair(
     """
     labels = rules.labels
     known, grid = read_mask(reference_path, rules)
+    if is_raster(reference_path) and prediction_path is not None:
+        grid = stated_grid(prediction_path, grid)
     expected = [*labels.values(), *([] if ignore_value is None else [ignore_value])]
     if rules.other_values == "refuse" and (unknown := unknown_values(known, expected)):
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from medhybrid.files import write_atomically
 from medhybrid.kept_tables import write_kept_table
 from medhybrid.progress import Reporter
 from medhybrid.review.corrections import Corrections, with_corrections, with_new_cases
+from medhybrid.scans.dicom.frames import NO_PIXEL_SIZE, PIXEL_SIZES
+from medhybrid.scans.raster import UNKNOWN_SIZE
+
+NOTES_ON_SIZES = (UNKNOWN_SIZE, NO_PIXEL_SIZE, *filter(None, PIXEL_SIZES.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,9 @@ def survey_dataset(config: StudyConfig, folder: Path, processes: Processes, repo
     folds = with_new_cases(folds, cases, corrections.taken)
     checks = _check_all(config, cases, folder, processes, reporter)
     usable = [c for c in cases if checks[c.name].is_usable]
-    findings = notes + [f for c in cases for f in checks[c.name].findings]
+    by_case = [f for c in cases for f in checks[c.name].findings]
+    notes += _joined(by_case, reporter)
+    findings = notes + [f for f in by_case if f.message not in NOTES_ON_SIZES]
     if not usable:
         write_problems(folder, findings)
         raise DataError(
@@ -70,6 +77,17 @@ def survey_dataset(config: StudyConfig, folder: Path, processes: Processes, repo
         )
     fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
     return Survey(tuple(cases), tuple(usable), checks, tuple(findings), folds, origin, corrections, fingerprint)
+
+
+def _joined(findings: Sequence[Finding], reporter: Reporter) -> list[Finding]:
+    """Return one finding for each note on pixel sizes, which often holds for all cases of a dataset."""
+    counts = Counter(f.message for f in findings if f.message in NOTES_ON_SIZES)
+    found = []
+    for note, n in counts.items():
+        message = f"{n} cases: {note}"
+        reporter.message(message)
+        found.append(Finding(code="note", severity="warning", where="dataset", message=message))
+    return found
 
 
 def write_problems(folder: Path, findings: Sequence[Finding]) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medhybrid.config import StudyConfig
 from medhybrid.data.layouts import list_dataset
+from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.splits import load_folds
 from medhybrid.draft.subjects import subject_pattern
 from medhybrid.errors import DataError, OutputError
@@ -141,6 +143,101 @@ def test_folds_that_do_not_fit_are_not_used_and_named(tmp_path: Path, folds: obj
 
     assert made.config.data.splits == "splits.json"
     assert remark in "; ".join(made.draft.remarks)
+
+
+def write_image(path: Path, array: np.ndarray) -> None:
+    """Write a PNG or JPEG of an array (Y, X[, 3])."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def test_colour_images_with_masks_of_0_and_255_give_three_channels(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    for i in range(3):
+        write_image(tmp_path / f"d/images/p{i}.jpg", rgb)
+        write_image(tmp_path / f"d/masks/p{i}.png", 255 * (rgb[..., 0] > 128).astype(np.uint8))
+
+    config = drafted(tmp_path / "d")
+
+    assert [(c.name, c.modality) for c in config.data.channels] == [
+        ("red", "other"),
+        ("green", "other"),
+        ("blue", "other"),
+    ]
+    assert config.data.labels == {"foreground": 255}
+    assert config.prepare.mirror_axes == (0, 1)
+    case = list_dataset(config.data).cases[0]
+    assert load_image(case, config.data, config.scans).array.shape == (3, 30, 20, 1)
+    assert load_mask(case, load_image(case, config.data, config.scans), config.data, config.scans).array.max() == 255
+
+
+def test_grey_images_that_are_stored_as_colours_are_one_channel(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)
+    for i in range(3):
+        write_image(tmp_path / f"d/p{i}.png", np.dstack([grey] * 3) if i else grey)
+        write_image(tmp_path / f"d/p{i}_mask.png", (grey > 128).astype(np.uint8))
+
+    config = drafted(tmp_path / "d")
+
+    assert [c.name for c in config.data.channels] == ["image"]
+    assert {load_image(c, config.data, config.scans).array.shape[0] for c in list_dataset(config.data).cases} == {1}
+
+
+def test_colours_of_nnunet_keep_their_names(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    for i in range(2):
+        write_image(tmp_path / f"d/imagesTr/c{i}_0000.png", rgb)
+        write_image(tmp_path / f"d/labelsTr/c{i}.png", (rgb[..., 0] > 128).astype(np.uint8))
+    about = {
+        "channel_names": {"0": "R", "1": "G", "2": "B"},
+        "labels": {"background": 0, "cell": 1},
+        "file_ending": ".png",
+    }
+    (tmp_path / "d/dataset.json").write_text(json.dumps(about))
+
+    config = drafted(tmp_path / "d")
+
+    assert [c.name for c in config.data.channels] == ["R", "G", "B"]
+
+
+def test_previews_beside_scans_are_not_used(tmp_path: Path) -> None:
+    for i in range(2):
+        write_pair(tmp_path / "d", f"c{i}.nii.gz", f"c{i}_mask.nii.gz", i)
+        write_image(tmp_path / f"d/c{i}.png", np.zeros((9, 9), np.uint8))
+        write_image(tmp_path / f"d/c{i}_mask.png", np.zeros((9, 9), np.uint8))
+
+    assert [c.name for c in drafted(tmp_path / "d").data.channels] == ["image"]
+
+
+def test_masks_with_soft_borders_are_refused(tmp_path: Path) -> None:
+    rows = np.clip(np.arange(60) * 20 - 400, 0, 255).astype(np.uint8)
+    write_image(tmp_path / "d/images/a.png", np.tile(rows, (30, 1)))
+    write_image(tmp_path / "d/masks/a.png", np.tile(rows, (30, 1)))
+
+    with pytest.raises(DataError, match="grey values at its borders"):
+        init_study(tmp_path / "d")
+
+
+def test_files_with_several_channels_are_listed_in_one_column(tmp_path: Path) -> None:
+    for i in range(2):
+        values, labels = blob_case(i, (12, 10, 8))
+        save_nifti(tmp_path / f"d/images/c{i}.nii.gz", np.stack([values, values + 1], axis=-1))
+        save_nifti(tmp_path / f"d/masks/c{i}.nii.gz", labels)
+
+    config = drafted(tmp_path / "d")
+
+    assert [c.name for c in config.data.channels] == ["channel_0", "channel_1"]
+    case = list_dataset(config.data).cases[0]
+    assert load_image(case, config.data, config.scans).channels == ("channel_0", "channel_1")
+
+
+def test_masks_with_several_channels_are_refused_with_the_reason(tmp_path: Path) -> None:
+    values, labels = blob_case(0, (12, 10, 8))
+    save_nifti(tmp_path / "d/images/a.nii.gz", values)
+    save_nifti(tmp_path / "d/masks/a.nii.gz", np.stack([labels] * 2, axis=-1))
+
+    with pytest.raises(DataError, match=r"no sampled case.*several channels"):
+        init_study(tmp_path / "d")
 
 
 def test_a_folder_without_list_gets_channels_by_number_and_labels_by_value(tmp_path: Path) -> None:

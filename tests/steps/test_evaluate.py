@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 import medhybrid
 from medhybrid.errors import DataError
@@ -49,6 +50,31 @@ def test_masks_on_another_grid_and_missing_ones_count_as_empty_and_are_listed(fo
     assert "another grid than the reference" in result.problems["c0"]
     assert "no prediction" in result.problems["c1"]
     assert [s.dice for s in result.scores if s.case in ("c0", "c1")] == [0, 0, 0, 0]
+
+
+def test_references_are_found_by_their_names_without_words_for_masks(tmp_path: Path) -> None:
+    image, mask = blob_case(0)
+    save_nifti(tmp_path / "data" / "a01.nii.gz", image)  # images beside their masks
+    save_nifti(tmp_path / "data" / "a01_mask.nii.gz", mask)
+    save_nifti(tmp_path / "prediction" / "a01.nii.gz", mask)
+
+    result = medhybrid.evaluate(tmp_path / "data", tmp_path / "prediction", labels=LABELS)
+
+    assert [(s.case, s.dice) for s in result.scores] == [("a01", 1.0), ("a01", 1.0)]
+
+
+def test_image_files_are_references_of_predictions_on_their_pixels(tmp_path: Path) -> None:
+    mask = np.zeros((6, 9), np.uint8)  # (Y, X)
+    mask[1:4, 2:7] = 255
+    affine = np.diag([-0.2, -0.2, 1.0, 1.0])  # the pixel size, which the reference does not state
+    (tmp_path / "reference").mkdir()
+    Image.fromarray(mask).save(tmp_path / "reference" / "a.png")
+    save_nifti(tmp_path / "prediction" / "a.nii.gz", np.roll(mask, 1, axis=1).T[..., None], affine)
+
+    (score,) = medhybrid.evaluate(tmp_path / "reference", tmp_path / "prediction", labels={"lesion": 255}).scores
+
+    assert score.dice == pytest.approx(2 * 12 / 30)
+    assert score.hd95_mm == pytest.approx(0.2)
 
 
 def test_folders_without_common_cases_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -22,9 +22,6 @@ Paths = tuple[Path, ...]
 NO_FOLD = -1
 """Fold number of a case that trains in every fold."""
 
-FLAT_SUFFIX = re.compile(r"\.(png|tif|tiff|jpg|jpeg|bmp)$", re.IGNORECASE)
-"""Suffixes of two-dimensional images, which are not supported."""
-
 
 @dataclass(frozen=True, slots=True)
 class Files:

@@ -15,7 +15,6 @@ from pathlib import Path
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.case import (
-    FLAT_SUFFIX,
     Case,
     Files,
     Listing,
@@ -41,6 +40,7 @@ from medhybrid.data.layouts.nnunet_list import NUMBER, ListedPair, listed_pairs,
 from medhybrid.data.layouts.parts import fold_or_part
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
+from medhybrid.scans.raster import COLOURS, is_raster
 
 MAX_CHANNELS = 64
 
@@ -199,13 +199,13 @@ def _numbered(path: Path, n_channels: int) -> list[Files]:
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Map names without suffix to files. Only files with an image suffix are included, also of two-dimensional images."""
+    """Map names without suffix to files. Only files with an image suffix are included."""
     found: dict[str, list[Path]] = {}
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
-            is_image = IMAGE_SUFFIX.search(path.name) or FLAT_SUFFIX.search(path.name)
+            is_image = IMAGE_SUFFIX.search(path.name)
             if is_image and not path.name.startswith("."):
-                stem = unicodedata.normalize("NFC", FLAT_SUFFIX.sub("", strip_suffix(path.name)))
+                stem = unicodedata.normalize("NFC", strip_suffix(path.name))
                 found.setdefault(stem, []).append(path)
     return found
 
@@ -224,11 +224,17 @@ def _case_of_image(stem: str, mask_of: Mapping[str, object]) -> str:
     return stem if stem in mask_of else NUMBER.sub("", stem)
 
 
-def _stems_of(name: str, images: Mapping[str, object], n_channels: int) -> list[str | None]:
-    """Return the name of each channel's file, or a single name for a file with all channels and no channel number."""
+def _stems_of(name: str, images: Mapping[str, Sequence[Path]], n_channels: int) -> list[str | None]:
+    """Return the name of each channel's file, or a single name for a file with all channels.
+
+    Such a file has no channel number, or is an image whose three colours are the channels, with the number 0000.
+    """
     numbered = [f"{name}_{i:04d}" for i in range(n_channels)]
-    if not any(s in images for s in numbered) and name in images:
+    present = [s for s in numbered if s in images]
+    if not present and name in images:
         return [name]
+    if n_channels == len(COLOURS) and present == numbered[:1] and is_raster(images[present[0]][0]):
+        return list(present)
     return [s if s in images else None for s in numbered]
 
 
@@ -251,13 +257,6 @@ def _problem_of(found: Sequence[Path]) -> DataError | None:
         return DataError(
             f"{folder} has {len(found)} files with the same name", expected="one", found=names, remedy="remove one"
         )
-    if FLAT_SUFFIX.search(found[0].name):
-        return DataError(
-            f"{names} is a two-dimensional image file",
-            expected=".nii.gz, .nii, .nrrd or .mha",
-            found=found[0].suffix,
-            remedy="convert it, for example with SimpleITK",
-        )
     return None
 
 
@@ -267,7 +266,7 @@ def _no_channel(name: str, images: Mapping[str, object], root: Path, config: Dat
     near = [s for s in images if s.startswith(name)] or list(images)
     return DataError(
         f"case {name}: no image found",
-        expected=f"imagesTr/{wanted} with .nii.gz, .nii, .nrrd or .mha",
+        expected=f"imagesTr/{wanted} with .nii.gz, .nii, .nrrd, .mha, .png or .tif",
         found=", ".join(sorted(near)[:SHOWN]) or "no image in imagesTr",
         remedy="rename the images, or set data.layout",
     )

@@ -1,4 +1,7 @@
-"""CSV table of cases, with columns `case`, `mask` and one for each channel; optionally `subject`, `fold` and `split`."""
+"""CSV table of cases, with columns `case`, `mask` and one for each channel; optionally `subject`, `fold` and `split`.
+
+Files with several channels are in a column `image` in place of those of the channels.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,10 @@ NO_LISTS = (CHANNEL_TABLE, CONTEXT_TABLE)
 """Tables in a dataset's folder that do not list the cases."""
 
 
+WHOLE = "image"
+"""Column of files that hold all channels."""
+
+
 def find_tables(root: Path) -> list[Path]:
     """Return the CSV tables of a folder that may list the cases."""
     ours = contents_of(root)
@@ -38,7 +45,8 @@ def has_table(root: Path, config: DataConfig) -> bool:
 
 def _lists_cases(path: Path, config: DataConfig) -> bool:
     """Return whether a table has columns for files of cases, as opposed to a table of other values, such as their age."""
-    return has_column(path, "case") and any(has_column(path, n) for n in ("mask", *(c.name for c in config.channels)))
+    names = ("mask", WHOLE, *(c.name for c in config.channels))
+    return has_column(path, "case") and any(has_column(path, n) for n in names)
 
 
 def is_blank(text: str) -> bool:
@@ -55,7 +63,7 @@ def list_table(config: DataConfig, root: Path) -> Listing:
         If the folder does not have exactly one table of cases, or columns are missing.
     """
     path, table = _only_table(root, config)
-    wanted = ["case", *(["mask"] if config.labelled else []), *(c.name for c in config.channels if not c.optional)]
+    wanted = ["case", *(["mask"] if config.labelled else []), *_wanted_columns(table, config)]
     if absent := [c for c in wanted if table.column(c) is None]:
         raise DataError(
             f"{printable_path(path.name)} lacks columns: {', '.join(absent)}",
@@ -95,6 +103,19 @@ def list_table(config: DataConfig, root: Path) -> Listing:
     return Listing(tuple(_without_tests(listed, [c.name for c in testing])), tuple(notes), tuple(testing))
 
 
+def _has_whole(table: Table, config: DataConfig) -> bool:
+    """Return whether a table has one column of files with all channels."""
+    return (
+        len(config.channels) > 1
+        and table.column(WHOLE) is not None
+        and all(table.column(c.name) is None for c in config.channels)
+    )
+
+
+def _wanted_columns(table: Table, config: DataConfig) -> list[str]:
+    return [WHOLE] if _has_whole(table, config) else [c.name for c in config.channels if not c.optional]
+
+
 def _cell(row: dict[str, str], table: Table, name: str) -> str:
     column = table.column(name)
     return "" if column is None else row.get(column, "")
@@ -102,7 +123,7 @@ def _cell(row: dict[str, str], table: Table, name: str) -> str:
 
 def _without_repetitions(table: Table, config: DataConfig, split: str) -> list[tuple[int, dict[str, str]]]:
     """Return the rows without duplicates in the columns that are used."""
-    names = ["case", "mask", "subject", "fold", split, "", *(c.name for c in config.channels)]
+    names = ["case", "mask", "subject", "fold", split, "", WHOLE, *(c.name for c in config.channels)]
     first: dict[tuple[str, ...], tuple[int, dict[str, str]]] = {}
     for line, row in table.rows:
         first.setdefault(tuple(_cell(row, table, n) if n else row.get("", "") for n in names), (line, row))
@@ -169,9 +190,10 @@ def _without_tests(cases: Sequence[Case], testing: Sequence[str]) -> list[Case]:
 def _notes(table: Table, config: DataConfig, split: str, testing: Sequence[Case], name: str) -> list[Note]:
     """Return notes on cases for testing, and on columns that are not used."""
     notes = [Note(name, f"{len(testing)} cases for testing are skipped")] if testing else []
-    used = {table.column(c) for c in ("case", "mask", "subject", "fold", *(c.name for c in config.channels))}
+    whole = [WHOLE] if _has_whole(table, config) else []
+    used = {table.column(c) for c in ("case", "mask", "subject", "fold", *whole, *(c.name for c in config.channels))}
     if unused := [c for c in table.columns if c and c not in used and c != split]:
-        absent = [c.name for c in config.channels if table.column(c.name) is None]
+        absent = [] if whole else [c.name for c in config.channels if table.column(c.name) is None]
         remedy = f"the table has no column {', '.join(absent)}; this channel is missing in every case" if absent else ""
         notes.append(Note(name, f"{len(unused)} columns are not used", ", ".join(unused)[:200], remedy))
     return notes
@@ -203,7 +225,8 @@ def _case_of(
 
     where = f"line {line}"
     name, subject, problem = named_case(cell("case"), config, source=printable_path(path.name), where=where)
-    images: tuple[Files | None, ...] = tuple(_files(path.parent, cell(c.name)) for c in config.channels)
+    columns = [WHOLE] if _has_whole(table, config) else [c.name for c in config.channels]
+    images: tuple[Files | None, ...] = tuple(_files(path.parent, cell(c)) for c in columns)
     mask = _files(path.parent, cell("mask"))
     fold = None
     try:

@@ -56,6 +56,8 @@ FRAME_TAGS = (
     "BitsStored",
     "PixelRepresentation",
     "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "RescaleSlope",
@@ -68,6 +70,21 @@ FRAME_TAGS = (
 QUANTITY_MODALITIES = ("CT", "PT", "NM")
 QUANTITY_TYPES = ("HU", "HU_MOD", "OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
 """Rescale types, and above modalities, of values with a physical unit (PS3.3 C.11.1.1.2)."""
+
+PROJECTIONS = ("CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA")
+"""Modalities of projection images, which have no position in the patient."""
+
+PROJECTION_PLANE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""Directions that are assumed for a projection, so that it is displayed as it is stored."""
+
+PIXEL_SIZES = {
+    "PixelSpacing": "",
+    "ImagerPixelSpacing": "lengths are measured at the detector (ImagerPixelSpacing)",
+    "NominalScannedPixelSpacing": "lengths are measured on the scanned film (NominalScannedPixelSpacing)",
+}
+"""Attributes with the pixel size of a projection, in the order of preference, and the notes on them."""
+
+NO_PIXEL_SIZE = "its header has no pixel size; 1 mm is assumed, so that lengths in mm count pixels"
 
 MAX_FRAMES = 100_000
 """Largest number of frames in one file. A larger number is treated as damage."""
@@ -103,6 +120,10 @@ class Frame:
         Number from which inverted values are subtracted; None without inversion.
     tile : (2,) tuple, optional
         First row and column of the slice in a sheet of tiled slices (mosaic).
+    is_projection : bool
+        True for a radiograph, which is an image of one slice without a position.
+    notes : tuple of str
+        Assumptions about the header.
     """
 
     path: Path
@@ -122,6 +143,8 @@ class Frame:
     is_quantity: bool = False
     inverted_from: int | None = None
     tile: tuple[int, int] | None = None
+    is_projection: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -269,6 +292,11 @@ def _frame(
     position = numbers(place, "ImagePositionPatient", 3)
     spacing = numbers(measures, "PixelSpacing", 2)
     rows, columns = integer(header, "Rows"), integer(header, "Columns")
+    is_projection = _is_projection(header)
+    notes: tuple[str, ...] = ()
+    if is_projection:
+        orientation, position = PROJECTION_PLANE, (0.0, 0.0, 0.0)
+        spacing, notes = _projection_spacing(header)
     if not orientation or not position or not spacing or not rows or not columns:
         wanted = {
             "ImageOrientationPatient": orientation,
@@ -323,7 +351,24 @@ def _frame(
         traits=traits,
         is_quantity=is_quantity,
         inverted_from=None if is_quantity else _inverted_from(header),
+        is_projection=is_projection,
+        notes=notes,
     )
+
+
+def _is_projection(header: Any) -> bool:
+    """Return True for a single radiograph without a position in the patient."""
+    is_placed = any(n in header for n in ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence"))
+    return text(header, "Modality") in PROJECTIONS and not is_placed
+
+
+def _projection_spacing(header: Any) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """Return the pixel size of a projection in mm, and a note on what it means."""
+    for name, note in PIXEL_SIZES.items():
+        spacing = numbers(header, name, 2)
+        if spacing and min(spacing) > 0:
+            return spacing, ((note,) if note else ())
+    return (1.0, 1.0), (NO_PIXEL_SIZE,)
 
 
 def _no_geometry(path: Path, what: str, *, expected: str = "", found: str = "") -> SeriesError:

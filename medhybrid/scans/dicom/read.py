@@ -124,13 +124,15 @@ def _assemble(volume: Volume, datasets: Mapping[Path, Any], case: str, options: 
             regular = RegularGrid.of(stack)
             array, affine = regular.from_slices(array), regular.grid.affine
             notes.append(f"resampled to {regular.grid.spacing_mm[2]:.3f} mm")
-    if not frames[0].frame_of_reference:
+    is_projection = frames[0].is_projection
+    if not frames[0].frame_of_reference and not is_projection:
         notes.append("FrameOfReferenceUID is absent")
     ordered = list(dict.fromkeys(f.path for f in frames))
     headers = [datasets[path] for path in ordered]
     for header in headers:
         _drop_large_values(header)
-    _supply_frame_of_reference(headers)
+    if not is_projection:  # it has no position in any frame of reference
+        _supply_frame_of_reference(headers)
     return Scan(
         array=array[None],
         affine=affine,

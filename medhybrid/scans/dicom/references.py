@@ -23,6 +23,7 @@ from medhybrid.scans.dicom.left_out import MIN_REGULAR, find_stripes
 from medhybrid.scans.dicom.rtstruct import Locate, fill, read_structures
 from medhybrid.scans.dicom.seg_file import Groups, SegFile, unreadable
 from medhybrid.scans.dicom.source_values import valid_uid
+from medhybrid.scans.raster import is_raster
 from medhybrid.scans.scan import Scan
 
 Masks = dict[str, NDArray[np.bool_]]
@@ -39,7 +40,7 @@ MAX_OFF_VOXEL = 0.05
 
 def reference_kind(path: Path) -> str:
     """Return ``SEG``, ``RTSTRUCT``, or an empty string for any other file."""
-    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")):
+    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")) or is_raster(path):
         return ""
     header = read_header(path)
     return header.modality if header is not None and header.modality in KINDS else ""
@@ -157,6 +158,9 @@ def _place(pixels: NDArray[np.bool_], groups: Groups, locate: Locate, shape: tup
     turn = numbers(groups("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
     position = numbers(groups("PlanePositionSequence"), "ImagePositionPatient", 3)
     spacing = numbers(groups("PixelMeasuresSequence"), "PixelSpacing", 2)
+    if position is None and shape == (pixels.shape[1], pixels.shape[0], 1):  # of a projection, which has no position
+        rows, columns = np.nonzero(pixels)
+        return np.stack([columns, rows, np.zeros_like(rows)], axis=1)
     if turn is None or position is None or spacing is None:
         raise ScanError(
             "the geometry of a frame is missing", expected="orientation, position and spacing", remedy="export it again"

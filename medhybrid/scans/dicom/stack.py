@@ -76,6 +76,17 @@ def positions_along(frames: Sequence[Frame]) -> NDArray[np.float64]:
     return np.array([f.position_mm for f in frames]) @ normal_of(frames[0])
 
 
+PROJECTION_MM = 1.0
+"""Thickness that is assumed for a projection."""
+
+
+def projection_stack(frame: Frame) -> Stack:
+    """Return the stack of a projection: one slice, of which only the pixel size is known."""
+    row_mm, column_mm = frame.spacing_mm
+    lps = np.diag([column_mm, row_mm, PROJECTION_MM, 1.0])
+    return Stack((frame,), LPS_FROM_RAS @ lps, None, frame.notes)
+
+
 def make_stack(frames: Sequence[Frame], *, series: str) -> Stack:
     """Sort frames of one size and orientation along their normal, and fit a grid.
 

@@ -28,6 +28,7 @@ from medhybrid.scans.dicom.stack import (
     is_rounded_stack,
     make_stack,
     positions_along,
+    projection_stack,
     same_position_mm,
 )
 
@@ -66,6 +67,8 @@ def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
     """
     if not frames:
         raise SeriesError(f"{series}: no DICOM image", code="no_dicom", series=series, remedy="check the folder")
+    if all(f.is_projection for f in frames):
+        return _projections(frames)
     groups = _join_rounded(_grids(frames))
     _refuse_mingled(groups, series)
     _refuse_leftovers(groups, series)
@@ -83,6 +86,13 @@ def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
         Volume(f"{v.name}_{names[:i].count(v.name) + 1}" if names.count(v.name) > 1 else v.name, v.stack)
         for i, v in enumerate(volumes)
     ]
+
+
+def _projections(frames: Sequence[Frame]) -> list[Volume]:
+    """Return each projection as a volume of one slice, in the order of instance numbers."""
+    ordered = sorted(frames, key=lambda f: (f.number or 0, f.uid))
+    names = [f"image_{n}" for n in range(1, len(ordered) + 1)] if len(ordered) > 1 else [""]
+    return [Volume(name, projection_stack(f)) for name, f in zip(names, ordered, strict=True)]
 
 
 def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:

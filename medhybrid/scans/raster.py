@@ -1,0 +1,383 @@
+"""Reading of PNG, JPEG, TIFF and BMP files as scans, and as reference masks, with Pillow.
+
+An image is a scan of one slice: columns along X, rows along Y. The pages of a TIFF are slices along Z. Colours are the channels
+red, green and blue. Such a file does not say how the patient lies. Columns count as running to the patient's left and rows to
+posterior, as ITK places them, so that a slice is displayed as it is stored.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.errors import ScanError
+from medhybrid.geometry import Affine
+from medhybrid.scans.claims import check_claim
+from medhybrid.scans.raster_size import Size, pixel_size
+from medhybrid.scans.scan import Scan, Source
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+
+COLOURS = ("red", "green", "blue")
+"""Names of the channels of a colour image."""
+
+GREY = {"1": 1, "L": 1, "LA": 2, "I;16": 2, "I;16L": 2, "I;16B": 2, "I": 4, "F": 4}
+"""Pillow's modes of grey images, with their bytes per pixel."""
+
+COLOUR = {"RGB": 3, "RGBA": 4, "RGBX": 4}
+
+PALETTE = ("P", "PA")
+
+LOSSY = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
+"""Compressions of a TIFF that change values."""
+
+UNKNOWN_SIZE = "its file states no pixel size; 1 mm is assumed, so that lengths in mm count pixels"
+
+SHOWN_COLOURS = 6
+
+ORIENTATION, SUBFILE_TYPE = 274, 254
+"""Tags of EXIF and TIFF."""
+
+MAX_RATIO = 1_000_000
+"""Largest number of pixels per byte of a file: blank pages of a TIFF. Pillow limits a page to 179 megapixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class RasterHeader:
+    """Header of an image file.
+
+    Attributes
+    ----------
+    file_format : str
+        ``PNG``, ``JPEG``, ``TIFF`` or ``BMP``, by the content of the file.
+    pages : tuple of int
+        Pages of a TIFF that are slices.
+    is_deep : bool
+        Whether its colours have 16 bits.
+    size : Size, optional
+        Size of a voxel in mm; None if the file does not state it.
+    """
+
+    file_format: str
+    mode: str
+    shape: tuple[int, int, int]
+    n_channels: int
+    pages: tuple[int, ...]
+    is_lossy: bool
+    is_deep: bool
+    size: Size | None
+    notes: tuple[str, ...]
+
+    @property
+    def affine(self) -> Affine:
+        """Return the affine (4, 4) to RAS mm."""
+        x, y, z = self.size or (1.0, 1.0, 1.0)
+        return np.diag([-x, -y, z, 1.0])
+
+
+def is_raster(path: Path) -> bool:
+    """Return whether the name of a file is that of a PNG, JPEG, TIFF or BMP."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def read_raster(path: Path) -> Scan:
+    """Read an image as a scan; a palette is replaced by its colours, and transparency is dropped.
+
+    Raises
+    ------
+    ScanError
+        If the file is damaged, has another kind of colours, or its pages differ.
+    """
+    header = read_raster_header(path)
+    with _opened(path) as image:
+        if header.is_deep:
+            values = _deep_colours(path)
+        else:
+            values = np.stack([_colours(_page(image, n), header.n_channels) for n in header.pages], axis=-1)
+    return _scan(path, header, values, header.notes)
+
+
+def read_raster_labels(path: Path) -> Scan:
+    """Read an image as a label map: grey values, or the indices of a palette.
+
+    Raises
+    ------
+    ScanError
+        If the labels are colours, or a lossy compression (JPEG) has changed them.
+    """
+    header = read_raster_header(path)
+    if header.is_lossy:
+        raise ScanError(
+            f"{path.name} is a mask with lossy compression, which changes label values",
+            expected="PNG, TIFF or BMP without lossy compression",
+            found=header.file_format,
+            remedy="export the mask as PNG again; thresholds do not restore its borders",
+        )
+    with _opened(path) as image:
+        pages = [_labels(path, _page(image, n), header) for n in header.pages]
+    return _scan(path, header, np.stack(pages, axis=-1), header.notes)
+
+
+def read_raster_header(path: Path) -> RasterHeader:
+    """Read a header; raises `ScanError`, also for an image that cannot be used."""
+    with _opened(path) as image:
+        pages, notes = _pages(path, image)
+        mode, n_channels = image.mode, _n_channels(path, image)
+        compression = str(image.info.get("compression", ""))
+        is_lossy = image.format == "JPEG" or (image.format == "TIFF" and compression in LOSSY)
+        is_deep = _is_deep(image)
+        if is_deep and (len(pages) > 1 or mode not in COLOUR):
+            raise ScanError(
+                f"{path.name}: its kind of colours is not supported",
+                expected="grey values, or one page of red, green and blue",
+                found=f"{len(pages)} pages of 16 bits and mode {mode}",
+                remedy="save each channel as a grey TIFF",
+            )
+        if mode.endswith("A"):
+            notes = (*notes, "its transparency is not used")
+        size = pixel_size(image)
+        x, y = image.size
+        file_format = str(image.format)
+    shape = (x, y, len(pages))
+    check_claim(path, (*shape, n_channels), 2 if is_deep else 1, data=path, max_ratio=MAX_RATIO)
+    notes = notes if size is not None else (*notes, UNKNOWN_SIZE)
+    return RasterHeader(file_format, mode, shape, n_channels, pages, is_lossy, is_deep, size, notes)
+
+
+def raster_geometry(path: Path) -> tuple[tuple[int, ...], Affine]:
+    """Read the shape `(X, Y, Z[, C])` and the affine to RAS mm, without the values; raises `ScanError`."""
+    header = read_raster_header(path)
+    return (*header.shape, *([header.n_channels] if header.n_channels > 1 else [])), header.affine
+
+
+def has_known_size(scan: Scan) -> bool:
+    """Return whether the voxel size of a scan is known; files of images may not state it."""
+    return scan.source.kind != "raster" or UNKNOWN_SIZE not in scan.notes
+
+
+def is_pixel_grid(scan: Scan) -> bool:
+    """Return whether the pixels of an image file correspond to those of a scan by column, row and page alone.
+
+    This holds for other image files and for single DICOM frames, but not for NIfTI, whose axes have no order on a screen.
+    """
+    return scan.source.kind == "raster" or (scan.source.kind == "dicom" and scan.array.shape[-1] == 1)
+
+
+def fit_colours(scan: Scan, n_channels: int) -> Scan:
+    """Return an image file with the number of channels that is asked for, if no value is lost; otherwise unchanged.
+
+    Grey images are often stored as colours, and a colour dataset may have grey images.
+    """
+    array = scan.array
+    if scan.source.kind != "raster" or {len(array), n_channels} != {1, len(COLOURS)}:
+        return scan
+    if n_channels == 1:
+        if not all(np.array_equal(array[0], other) for other in array[1:]):
+            return scan
+        return Scan(array[:1], scan.affine, scan.source, scan.case, ("",), scan.notes, scan.searched)
+    note = "a grey image: its values are used for red, green and blue"
+    return Scan(np.repeat(array, 3, axis=0), scan.affine, scan.source, scan.case, COLOURS, (*scan.notes, note))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open an image with Pillow; convert its exceptions to `ScanError`."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images, and of tags that are not used
+            with Image.open(path, formats=FORMATS) as image:
+                yield image
+    except ScanError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ScanError(
+            f"{path.name} is too large", found=str(error).split(",")[0], remedy="cut it into tiles"
+        ) from error
+    except Exception as error:  # damaged files raise many kinds of exceptions
+        raise ScanError(
+            f"{path.name} cannot be read as an image",
+            expected="PNG, JPEG, TIFF or BMP with grey values or colours",
+            found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
+            remedy="save it again, for example with ImageJ",
+        ) from error
+
+
+def _pages(path: Path, image: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the pages that are slices, and notes; raise `ScanError` if they differ or are no slices."""
+    n = int(getattr(image, "n_frames", 1))
+    if image.format != "TIFF":
+        if n > 1 and image.format == "PNG":
+            raise ScanError(f"{path.name} is an animation", expected="one image", found=f"{n} frames")
+        _refuse_turned(path, image)
+        return (0,), ()
+    _refuse_series(path, image, n)
+    kept, kinds, reduced = [], set(), 0
+    for page in range(n):
+        image.seek(page)
+        _refuse_turned(path, image)
+        if page and int(image.tag_v2.get(SUBFILE_TYPE, 0)) & 1:  # a smaller copy of a page
+            reduced += 1
+            continue
+        kept.append(page)
+        kinds.add((image.size, image.mode))
+    image.seek(0)
+    if len(kinds) > 1:
+        shown = ", ".join(f"{x} x {y} {mode}" for (x, y), mode in sorted(kinds, key=str)[:4])
+        raise ScanError(
+            f"{path.name}: its pages differ",
+            expected="pages of one size, as the slices of a volume",
+            found=shown,
+            remedy="save the page of the image as a separate file",
+        )
+    return tuple(kept), ((f"{reduced} reduced copies in the file are not used",) if reduced else ())
+
+
+def _refuse_turned(path: Path, image: Any) -> None:
+    """Refuse an image with an orientation tag: some programs turn it, others do not, and masks may be drawn on either."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return  # otherwise Pillow would decode the image to look for it
+    turned = int(image.getexif().get(ORIENTATION, 1) or 1)
+    if turned not in (0, 1):
+        raise ScanError(
+            f"{path.name} has an orientation tag, which programs treat differently",
+            expected="an upright image (orientation 1)",
+            found=f"orientation {turned}",
+            remedy="save it upright, for example with Pillow's ImageOps.exif_transpose, and compare it with its mask",
+        )
+
+
+def _refuse_series(path: Path, image: Any, n_pages: int) -> None:
+    """Refuse a TIFF of ImageJ or OME whose pages are channels or time points, or whose pages are not listed."""
+    text = str(image.tag_v2.get(270, ""))
+    if text.startswith("ImageJ="):
+        counts = {k: int(v) for k, v in re.findall(r"^(images|channels|frames|slices)=(\d+)", text, re.MULTILINE)}
+        several = {k: v for k, v in counts.items() if k in ("channels", "frames") and v > 1}
+        if counts.get("images", n_pages) != n_pages and n_pages == 1:
+            several = {"images": counts["images"]}  # ImageJ lists only the first page of large files
+    elif "<OME" in text:
+        counts = {k: int(v) for k, v in re.findall(r'\bSize([CT])="(\d+)"', text)}
+        samples = 3 if image.mode in COLOUR else 1
+        several = {k: v for k, v in counts.items() if v > 1 and not (k == "C" and v == samples)}
+    else:
+        return
+    if several:
+        raise ScanError(
+            f"{path.name}: its pages are not the slices of one volume",
+            expected="one channel and one time point",
+            found=", ".join(f"{v} {k}" for k, v in several.items()),
+            remedy="save each channel and time point as a separate file",
+        )
+
+
+def _n_channels(path: Path, image: Any) -> int:
+    if image.mode in GREY:
+        return 1
+    if image.mode in COLOUR:
+        return 3
+    if image.mode in PALETTE:
+        colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
+        return 1 if (colours == colours[:, :1]).all() else 3
+    raise ScanError(
+        f"{path.name}: its kind of colours is not supported",
+        expected="grey values, red-green-blue or a palette",
+        found=image.mode,
+        remedy="save it as an RGB or grey PNG",
+    )
+
+
+def _is_deep(image: Any) -> bool:
+    """Return whether an image has 16 bits for each colour, of which Pillow keeps 8."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;") or not image.tile:
+        return False
+    args = image.tile[0][3]
+    raw = args if isinstance(args, str) else args[0] if isinstance(args, tuple) and args else ""
+    return ";16" in str(raw)
+
+
+def _page(image: Any, number: int) -> Any:
+    if number or getattr(image, "n_frames", 1) > 1:
+        image.seek(number)
+    return image
+
+
+def _colours(image: Any, n_channels: int) -> NDArray[np.generic]:
+    """Return the values (C, X, Y) of a page."""
+    if image.mode in PALETTE or image.mode in COLOUR:
+        values = np.asarray(image.convert("RGB" if n_channels == 3 else "L"))
+    else:
+        values = _grey(image)
+    return values.T[None] if values.ndim == 2 else values.transpose(2, 1, 0)  # (Y, X[, C]) -> (C, X, Y)
+
+
+def _grey(image: Any) -> NDArray[np.generic]:
+    """Return the values (Y, X) of a grey page, without transparency."""
+    values = np.asarray(image.getchannel(0) if image.mode == "LA" else image)
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _deep_colours(path: Path) -> NDArray[np.generic]:
+    """Return the values (C, X, Y, 1) of an image with 16 bits for each colour."""
+    import SimpleITK as sitk
+
+    values: NDArray[np.generic] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))  # (Y, X, C)
+    if values.ndim != 3 or values.shape[2] not in (3, 4) or values.dtype != np.uint16:
+        raise ScanError(
+            f"{path.name}: its colours cannot be read with 16 bits",
+            found=f"shape {values.shape}, {values.dtype}",
+            remedy="save each channel as a grey TIFF",
+        )
+    return values[..., :3].transpose(2, 1, 0)[..., None]
+
+
+def _labels(path: Path, image: Any, header: RasterHeader) -> NDArray[np.generic]:
+    """Return the labels (1, X, Y) of a page."""
+    if image.mode in PALETTE:
+        return np.asarray(image.getchannel(0) if image.mode == "PA" else image).T[None]
+    if image.mode in GREY:
+        if image.mode == "LA":
+            _refuse_transparent(path, np.asarray(image))
+        return _grey(image).T[None]
+    values = np.asarray(image)  # (Y, X, 3 or 4)
+    if image.mode == "RGBA":
+        _refuse_transparent(path, values)
+    if header.is_deep or any(not np.array_equal(values[..., 0], values[..., i]) for i in (1, 2)):
+        colours = np.unique(values[..., :3].reshape(-1, 3), axis=0)
+        shown = ", ".join("#" + bytes(c.astype(np.uint8)).hex() for c in colours[:SHOWN_COLOURS])
+        raise ScanError(
+            f"{path.name} is a mask whose labels are colours",
+            expected="a grey or palette image with one value for each label",
+            found=shown + (f" and {len(colours) - SHOWN_COLOURS} more" if len(colours) > SHOWN_COLOURS else ""),
+            remedy="replace each colour by the number of its label, and save the mask as a grey PNG",
+        )
+    return values[..., 0].T[None]
+
+
+def _refuse_transparent(path: Path, values: NDArray[np.generic]) -> None:
+    """Refuse a mask of one colour that is drawn by transparency."""
+    colours, alpha = values[..., :-1], values[..., -1]
+    if alpha.min() != alpha.max() and (colours == colours[:1, :1]).all():
+        raise ScanError(
+            f"{path.name} is a mask that is drawn by transparency",
+            expected="a grey or palette image with one value for each label",
+            found="one colour with several degrees of transparency",
+            remedy="save the transparency channel as a grey PNG",
+        )
+
+
+def _scan(path: Path, header: RasterHeader, values: NDArray[np.generic], notes: tuple[str, ...]) -> Scan:
+    names = COLOURS if len(values) == 3 else ("",)
+    return Scan(values, header.affine, Source("raster", (path,), header), path.stem, names, notes)

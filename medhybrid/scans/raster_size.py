@@ -1,0 +1,116 @@
+"""Pixel size of an image file, where its metadata states it reliably.
+
+Most programs write a resolution in dots per inch that only means a screen or a printer. Therefore usual values count as
+unknown, and so does any value in a JPEG.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+Size = tuple[float, float, float]
+
+USUAL_DPI = (
+    72,
+    75,
+    90,
+    96,
+    100,
+    110,
+    120,
+    144,
+    150,
+    168,
+    180,
+    192,
+    200,
+    220,
+    240,
+    250,
+    288,
+    300,
+    350,
+    360,
+    400,
+    480,
+    500,
+)
+"""Resolutions of screens and printers; above them, multiples of 100."""
+
+DPI_TOLERANCE = 0.6
+"""Resolutions in pixels per metre are rounded."""
+
+MM = {"nm": 1e-6, "um": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1000.0}
+MM |= {"millimeter": 1.0, "inch": 25.4, "in": 25.4}
+
+MIN_MM, MAX_MM = 1e-6, 50.0
+"""Range of plausible pixel sizes."""
+
+DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 270, 282, 283, 296
+"""Tags of TIFF."""
+
+
+def pixel_size(image: Any) -> Size | None:
+    """Return the size of a voxel of a Pillow image in mm; None if its file does not state it reliably.
+
+    The distance of pages is that of the metadata of ImageJ or OME, and otherwise 1 mm.
+    """
+    if image.format == "PNG":
+        return _of_dpi(*map(float, image.info.get("dpi", (0, 0))))
+    if image.format != "TIFF":
+        return None
+    tags = image.tag_v2
+    text = str(tags.get(DESCRIPTION, ""))
+    x, y = (_number(tags.get(t)) for t in (X_RESOLUTION, Y_RESOLUTION))
+    if "<OME" in text:
+        return _of_ome(text)
+    if text.startswith("ImageJ="):
+        return _of_imagej(text, x, y)
+    factor = {2: 1.0, 3: 2.54}.get(int(tags.get(RESOLUTION_UNIT, 0) or 0), 0.0)
+    return _of_dpi(x * factor, y * factor)
+
+
+def _of_dpi(x: float, y: float) -> Size | None:
+    if min(x, y) <= 0 or any(_is_usual(d) for d in (x, y)):
+        return None
+    return _plausible(25.4 / x, 25.4 / y, 1.0)
+
+
+def _is_usual(dpi: float) -> bool:
+    nearest = 100 * round(dpi / 100)
+    is_round = 500 < dpi < 10_000 and abs(dpi - nearest) <= DPI_TOLERANCE
+    return is_round or dpi <= 2 or any(abs(dpi - usual) <= DPI_TOLERANCE for usual in USUAL_DPI)
+
+
+def _of_imagej(text: str, x: float, y: float) -> Size | None:
+    values = dict(re.findall(r"^(\w+)=(.+?)\s*$", text, re.MULTILINE))
+    mm = _mm(values.get("unit", ""))
+    if not mm or min(x, y) <= 0:
+        return None
+    z = _number(values.get("spacing")) * mm
+    return _plausible(mm / x, mm / y, abs(z) or 1.0)
+
+
+def _of_ome(text: str) -> Size | None:
+    values = dict(re.findall(r'\bPhysicalSize([XYZ](?:Unit)?)="([^"]*)"', text))
+    sizes = [_number(values.get(axis)) * _mm(values.get(f"{axis}Unit", "um")) for axis in "XYZ"]
+    return _plausible(sizes[0], sizes[1], sizes[2] or 1.0)
+
+
+def _plausible(x: float, y: float, z: float) -> Size | None:
+    return (x, y, z) if all(MIN_MM <= v <= MAX_MM for v in (x, y, z)) else None
+
+
+def _mm(unit: str) -> float:
+    """Return the length of a unit in mm; 0 for an unknown one, such as `pixel`."""
+    plain = unit.strip().lower().replace("\\u00b5", "u").replace("\u00b5", "u").replace("\u03bc", "u")
+    return MM.get(plain, 0.0)
+
+
+def _number(value: object) -> float:
+    """Return a number in metadata; 0 if there is none."""
+    try:
+        return float(value) if value is not None else 0.0  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 0.0
