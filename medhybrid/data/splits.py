@@ -97,8 +97,8 @@ def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
     if len(subjects) < 2:
         raise DataError(
             "folds need at least two subjects",
-            found=f"{len(subjects)} in {len(cases)} cases",
-            remedy="check data.root and data.layout; medhybrid inspect lists the scans",
+            found=f"{len(subjects)} with a mask in {len(cases)} cases",
+            remedy="add cases of other subjects with their masks, or check data.root and data.layout",
         )
     n_folds = min(n_folds, len(subjects))
     order = np.random.default_rng(seed).permutation(len(subjects))
