@@ -21,3 +21,10 @@ def classes_of(regions: Mapping[str, Sequence[int]]) -> dict[str, int]:
         names[value] = inner if is_whole else f"{inner}_rest"
     found = list(names.values())
     return {n if found.count(n) == 1 else f"{n}_{found[: i + 1].count(n)}": v for i, (v, n) in enumerate(names.items())}
+
+
+def class_indices(regions: Mapping[str, Sequence[int]], labels: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the classes 1..n of each region, in the order of the labels (name to value in files)."""
+    return {
+        name: tuple(i for i, v in enumerate(labels.values(), start=1) if v in found) for name, found in regions.items()
+    }

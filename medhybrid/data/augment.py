@@ -6,14 +6,18 @@ recorded and tested. Axes: B batch, C channels, X Y Z space.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medhybrid.config import AugmentConfig
+from medhybrid.data.fingerprint import MIN_KNOWN, UNKNOWN
+from medhybrid.data.sides import LEFT_RIGHT
 
 ELASTIC_POINTS = 5
 """Number of control points of the elastic deformation along each axis."""
@@ -144,6 +148,9 @@ def apply(
     *,
     patch_size: tuple[int, int, int],
     spacing_mm: tuple[float, float, float],
+    exchange: Sequence[int] = (),
+    has_unknown: bool = False,
+    annotated: NDArray[np.bool_] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Apply the drawn parameters to a batch.
 
@@ -155,6 +162,13 @@ def apply(
         Label map with values 0..n.
     parameters : list of PatchParameters
         One for each patch of the batch.
+    exchange : sequence of int
+        Class of each class 0..n after mirroring left-right: that of the other side. Empty exchanges none.
+    has_unknown : bool
+        Whether the label map may have voxels of unknown label (`UNKNOWN`). Beside a patch of mostly unknown voxels, what
+        rotation brings in is unknown, too.
+    annotated : (B, S) bool ndarray, optional
+        Labels that the case of each patch has. Foreground is pasted only between patches with the same labels.
 
     Returns
     -------
@@ -162,30 +176,59 @@ def apply(
     labels : (B, *patch) Tensor of int64
     """
     images, targets = [], []
-    moved = [_move(image[i], labels[i], p, patch_size, spacing_mm) for i, p in enumerate(parameters)]
+    table = _lookup(exchange, image.device)
+    moved = [
+        _move(image[i], labels[i], p, patch_size, spacing_mm, table, has_unknown=has_unknown)
+        for i, p in enumerate(parameters)
+    ]
     for i, p in enumerate(parameters):
         x, y = moved[i]
-        if p.paste_margin_mm is not None and len(moved) > 1:
-            x, y = paste_foreground(
-                x, y, *moved[(i + 1) % len(moved)], margin_mm=p.paste_margin_mm, spacing_mm=spacing_mm
-            )
+        following = (i + 1) % len(moved)
+        has_same = annotated is None or bool((annotated[i] == annotated[following]).all())
+        if p.paste_margin_mm is not None and len(moved) > 1 and has_same:
+            x, y = paste_foreground(x, y, *moved[following], margin_mm=p.paste_margin_mm, spacing_mm=spacing_mm)
         images.append(_change_intensities(x, p))
         targets.append(y)
     return torch.stack(images), torch.stack(targets)
 
 
+def _lookup(exchange: Sequence[int], device: torch.device) -> Tensor | None:
+    """Return the class (256,) of each value of a label map after an exchange; None without an exchange."""
+    if not exchange:
+        return None
+    table = torch.arange(256, device=device)
+    table[: len(exchange)] = torch.tensor(exchange, device=device)
+    return table
+
+
 def _move(
-    x: Tensor, y: Tensor, p: PatchParameters, patch: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+    x: Tensor,
+    y: Tensor,
+    p: PatchParameters,
+    patch: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    exchange: Tensor | None,
+    *,
+    has_unknown: bool,
 ) -> tuple[Tensor, Tensor]:
     if p.matrix is None:
         x, y = centre_crop(x, patch), centre_crop(y, patch)
     else:
         grid = _sampling_grid(p, patch, tuple(x.shape[-3:]), spacing_mm, x.device)  # (1, X, Y, Z, 3)
         x = F.grid_sample(x[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0]
-        y = F.grid_sample(y[None, None].float(), grid, mode="nearest", padding_mode="zeros", align_corners=True)[0, 0]
+        outside = _label_outside(y) if has_unknown else 0.0
+        y = y.float() - outside  # what is sampled outside is 0
+        y = F.grid_sample(y[None, None], grid, mode="nearest", padding_mode="zeros", align_corners=True)[0, 0] + outside
     if p.flips:
         x, y = x.flip([a + 1 for a in p.flips]), y.flip(list(p.flips))
-    return x, y.long()
+    y = y.long()
+    return x, exchange[y] if exchange is not None and LEFT_RIGHT in p.flips else y
+
+
+def _label_outside(y: Tensor) -> Tensor:
+    """Return the label of voxels outside of a label map as a float scalar: `UNKNOWN` if most voxels in it are."""
+    is_mostly_unknown = (y == UNKNOWN).float().mean() > 1 - MIN_KNOWN
+    return torch.where(is_mostly_unknown, float(UNKNOWN), 0.0)
 
 
 def paste_foreground(
@@ -216,7 +259,8 @@ def paste_foreground(
         return x, y
     radius = [int(margin_mm // s) for s in spacing_mm]
     kernel = [2 * r + 1 for r in radius]
-    region = F.max_pool3d((other_y > 0).float()[None], kernel, stride=1, padding=radius)[0] > 0  # (X, Y, Z)
+    foreground = (other_y > 0) & (other_y != UNKNOWN)
+    region = F.max_pool3d(foreground.float()[None], kernel, stride=1, padding=radius)[0] > 0  # (X, Y, Z)
     return torch.where(region & has[:, None, None, None], other, x), torch.where(region, other_y, y)
 
 

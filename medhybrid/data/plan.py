@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medhybrid.data.fingerprint import Fingerprint
+from medhybrid.data.sides import exchange_of
 from medhybrid.errors import DataError
 
 PLAN_VERSION = 1
@@ -80,6 +81,8 @@ class Plan(BaseModel):
     ----------
     kernels : tuple
         Size of the convolutions at each level; empty for 3 x 3 x 3 at all levels.
+    mirror_pairs : tuple of (str, str)
+        Labels of the left and the right side that mirroring along axis 0 exchanges.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,6 +97,7 @@ class Plan(BaseModel):
     labels: dict[str, int]
     regions: dict[str, tuple[int, ...]] = {}
     mirror_axes: tuple[int, ...]
+    mirror_pairs: tuple[tuple[str, str], ...] = ()
     keep_largest: tuple[str, ...]
     min_component_ml: float
     blank_copied_channels: bool
@@ -120,6 +124,7 @@ class Plan(BaseModel):
     def _unknown_to_first(self) -> set[str]:
         unused = [*(["preset"] if self.preset == "S" else []), *([] if self.regions else ["regions"])]
         unused += [] if self.kernels else ["kernels"]
+        unused += [] if self.mirror_pairs else ["mirror_pairs"]
         return {"prediction", "budget", "alternatives", *unused}
 
     def text_for_hash(self) -> str:
@@ -140,6 +145,11 @@ class Plan(BaseModel):
     def structures(self) -> dict[str, tuple[int, ...]]:
         """Return the scored structures: regions with their classes 1..n, otherwise each label with its class."""
         return self.regions or {name: (value,) for value, name in enumerate(self.labels, start=1)}
+
+    @property
+    def exchange(self) -> tuple[int, ...]:
+        """Return the class of each class 0..n after mirroring left-right; empty if mirroring exchanges none."""
+        return exchange_of(list(self.labels), self.mirror_pairs)
 
     def values_of(self, classes: Sequence[int]) -> tuple[int, ...]:
         """Return the values in mask files of some classes 1..n."""

@@ -51,6 +51,8 @@ AIR = "a window in which every channel is 0 is not run: its logits count as 0 in
 
 MIRROR = "test-time mirroring: mean of the logits over every combination of mirrored axes (0 is x), each mirrored back"
 
+EXCHANGE = "after mirroring along x, the logits of the classes of each exchanged pair change places"
+
 BLEND = (
     f"at each voxel the weighted mean over all windows that contain it; a window's weights are the product over the three axes "
     f"of exp(-d^2 / 2) with d = (i - (size - 1) / 2) / (size / 8), divided by the largest of these products, then raised to at "
@@ -109,7 +111,12 @@ def describe(model: Model) -> dict[str, Any]:
             "classes": ["background", *plan.labels],
         },
         "after": [
-            {"step": "mirror", "axes": list(plan.mirror_axes) if inference.tta_mirroring else [], "how": MIRROR},
+            {
+                "step": "mirror",
+                "axes": list(plan.mirror_axes) if inference.tta_mirroring else [],
+                **({"exchanged": [list(pair) for pair in plan.mirror_pairs]} if plan.mirror_pairs else {}),
+                "how": f"{MIRROR}; {EXCHANGE}" if plan.mirror_pairs else MIRROR,
+            },
             {"step": "blend", "how": BLEND},
             {
                 "step": "resample",

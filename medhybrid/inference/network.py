@@ -114,6 +114,7 @@ def window_settings(plan: Plan, config: InferenceConfig, precision: Precision) -
         "overlap": config.overlap,
         "window_batch": config.window_batch,
         "mirror_axes": plan.mirror_axes if config.tta_mirroring else (),
+        "exchange": plan.exchange,
         "skip_air": config.skip_air,
         "precision": precision,
     }

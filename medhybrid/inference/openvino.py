@@ -141,7 +141,7 @@ def _is_as_written(folder: Path) -> bool:
 def _key(model: Model) -> str:
     record = model.record
     plan = model.plan.model_dump_json(
-        exclude={"keep_largest", "min_component_ml"}
+        exclude={"keep_largest", "min_component_ml", "mirror_pairs"}
     )  # rules for the mask, not the network
     parts = (record.weights_sha256, record.format_version, version("openvino"), record.network.model_dump_json(), plan)
     made_of = " ".join(map(str, (*parts, STEM)))

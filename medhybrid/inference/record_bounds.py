@@ -72,6 +72,9 @@ def refuse_absurd(record: ModelRecord, source: str) -> None:
             raise _refused(source, "plan.regions", f"classes from 1 to {n_labels}", wrong[0])
         if not classes:
             raise _refused(source, "plan.regions", "at least one class in each region", 0)
+    named = [name for pair in record.plan.mirror_pairs for name in pair]
+    if len(set(named)) != len(named) or not set(named) <= set(record.plan.labels):
+        raise _refused(source, "plan.mirror_pairs", "pairs of labels, each label once", len(named))
     if prod(record.plan.patch_size) > MAX_PATCH_VOXELS:
         raise _refused(source, "plan.patch_size", f"at most {MAX_PATCH_VOXELS} voxels", prod(record.plan.patch_size))
 

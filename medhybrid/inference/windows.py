@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medhybrid.data.sides import LEFT_RIGHT
 from medhybrid.inference.device_memory import affordable, free_cache, is_out_of_memory
 from medhybrid.inference.memory import ACTIVATIONS
 from medhybrid.inference.precision import Precision, in_precision
@@ -80,6 +81,7 @@ def predict_slabs(
     overlap: float,
     window_batch: int | BatchSize,
     mirror_axes: Sequence[int] = (),
+    exchange: Sequence[int] = (),
     skip_air: bool = True,
     precision: Precision = Precision.FLOAT32,
     device: torch.device | None = None,
@@ -94,6 +96,8 @@ def predict_slabs(
     window_batch : int or BatchSize
         Windows computed at once; fewer if the device has too little memory. A `BatchSize` keeps a reduced number for the next
         image.
+    exchange : sequence of int
+        Class of each class after mirroring left-right, that of the other side; empty if mirroring exchanges none.
     device : torch.device, optional
         Device of the predictor. Logits are blended on the device of the image.
 
@@ -117,7 +121,7 @@ def predict_slabs(
     if planned < size.n:
         logger.warning("%s has memory for %d windows at once, not %d", computed_on, planned, size.n)
         size.n = planned
-    batches = _Batches(predictor, size, mirror_axes, computed_on, precision)
+    batches = _Batches(predictor, size, mirror_axes, exchange, computed_on, precision)
     for x, following in zip(xs, [*xs[1:], xs[-1] + window[0]], strict=True):
         rows = padded[:, x : x + window[0]]
         boxes = [(slice(None), slice(y, y + window[1]), slice(z, z + window[2])) for y in ys for z in zs]
@@ -162,11 +166,13 @@ class _Batches:
         predictor: Predictor,
         size: BatchSize,
         mirror_axes: Sequence[int],
+        exchange: Sequence[int],
         device: torch.device,
         precision: Precision,
     ) -> None:
         self.predictor, self.size = predictor, size
         self.flips = [[a + 2 for a in flip] for flip in mirrorings(mirror_axes)]
+        self.exchange = list(exchange)
         self.device, self.precision = device, precision
 
     def run(self, rows: Tensor, boxes: Sequence[Box]) -> Iterator[tuple[Box, Tensor]]:
@@ -188,7 +194,7 @@ class _Batches:
         try:
             with torch.inference_mode(), in_precision(self.device, self.precision):
                 on_device = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)
-                return _mirrored(self.predictor, on_device, self.flips, n_flips).to(batch.device)
+                return _mirrored(self.predictor, on_device, self.flips, n_flips, self.exchange).to(batch.device)
         except RuntimeError as error:
             if n_seen == 1 or not is_out_of_memory(error):
                 raise
@@ -198,13 +204,19 @@ class _Batches:
         return None
 
 
-def _mirrored(predictor: Predictor, batch: Tensor, flips: Sequence[list[int]], n_together: int) -> Tensor:
-    """Return the mean of the logits over mirrorings along axes of the batch, float32, `n_together` mirrorings at once."""
+def _mirrored(
+    predictor: Predictor, batch: Tensor, flips: Sequence[list[int]], n_together: int, exchange: list[int]
+) -> Tensor:
+    """Return the mean of the logits over mirrorings along axes of the batch, float32, `n_together` mirrorings at once.
+
+    A mirrored left side is a right side: the logits of both classes are exchanged.
+    """
     total = torch.zeros((), device=batch.device)
     for first in range(0, len(flips), n_together):
         some = flips[first : first + n_together]
         seen = predictor(torch.cat([batch.flip(dims) if dims else batch for dims in some])).float()
         for dims, out in zip(some, seen.chunk(len(some)), strict=True):
+            out = out[:, exchange] if exchange and LEFT_RIGHT + 2 in dims else out
             total = total + (out.flip(dims) if dims else out)
     return total / len(flips)
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from medhybrid.config import StudyConfig
+from medhybrid.config.regions import class_indices
 from medhybrid.data.fingerprint import Fingerprint
 from medhybrid.data.plan import Alternative, Plan, PlanBudget, Prediction, choose_normalisation
-from medhybrid.data.sides import side_pairs
+from medhybrid.data.sides import LEFT_RIGHT, find_sides
 from medhybrid.errors import DataError
 from medhybrid.networks.presets import levels_by_hand
 from medhybrid.planning.budget import Budget
@@ -108,8 +109,7 @@ def _plan(
             found=f"{best.memory / 2**30:.1f} GiB for a patch of {' x '.join(map(str, best.patch_size))}",
             remedy="set a smaller prepare.patch_size or prepare.batch_size, or use a machine with more memory",
         )
-    pairs = side_pairs(config.data.labels)
-    mirror, mirror_reason = _mirroring(config, pairs, best)
+    mirror, pairs, mirror_reason = _mirroring(config, best)
     normalisation = tuple(
         choose_normalisation(c.name, c.modality, c.optional, fingerprint) for c in config.data.channels
     )
@@ -125,11 +125,9 @@ def _plan(
         batch_size=best.batch_size,
         normalisation=normalisation,
         labels=dict(config.data.labels),
-        regions={
-            name: tuple(i for i, v in enumerate(config.data.labels.values(), start=1) if v in values)
-            for name, values in config.data.regions.items()
-        },
+        regions=class_indices(config.data.regions, config.data.labels),
         mirror_axes=mirror,
+        mirror_pairs=pairs,
         keep_largest=prepare.keep_largest,
         min_component_ml=prepare.min_component_ml,
         blank_copied_channels=prepare.blank_copied_channels,
@@ -235,15 +233,26 @@ def _suffering(sizes: Sizes, spacing: Spacing) -> str:
     return f"thinner than two voxels: {', '.join(thin[:8])}" if thin else "every label is thicker than two voxels"
 
 
-def _mirroring(config: StudyConfig, pairs: dict[str, str], best: Candidate) -> tuple[tuple[int, ...], str]:
-    if config.prepare.mirror_axes is not None:
-        return config.prepare.mirror_axes, "config: prepare.mirror_axes"
-    if pairs:
-        left, right = next(iter(pairs.items()))
-        return (), f"off: labels name sides ({left}, {right})"
-    if best.patch_size[0] == 1:
-        return (), "off: a patch has one slice from left to right"
-    return (0,), "left-right: no label names a side"
+def _mirroring(config: StudyConfig, best: Candidate) -> tuple[tuple[int, ...], tuple[tuple[str, str], ...], str]:
+    """Return the mirrored axes, the labels that are exchanged along the left-right axis, and the reason."""
+    data, by_hand = config.data, config.prepare.mirror_axes
+    codes = {n: " ".join(filter(None, (c.type, c.anatomy))) for n, c in data.label_codes.items()}
+    sides = find_sides(list(data.labels), class_indices(data.regions, data.labels), codes)
+    is_one_slice = best.patch_size[LEFT_RIGHT] == 1
+    axes = by_hand if by_hand is not None else () if sides.obstacle or is_one_slice else (LEFT_RIGHT,)
+    pairs = sides.pairs if LEFT_RIGHT in axes else ()
+    exchanged = (
+        f"{pairs[0][0]} and {pairs[0][1]}" + (f" and {len(pairs) - 1} more pairs" if pairs[1:] else "") if pairs else ""
+    )
+    if by_hand is not None:
+        reason = "config: prepare.mirror_axes"
+    elif sides.obstacle:
+        reason = f"off: {sides.obstacle}"
+    elif is_one_slice:
+        reason = "off: a patch has one slice from left to right"
+    else:
+        reason = f"left-right: the labels {exchanged} are exchanged" if pairs else "left-right: no label names a side"
+    return axes, pairs, reason
 
 
 def _check_patch(config: StudyConfig) -> None:

@@ -69,6 +69,7 @@ def plan_dataset(
             for key in ("spacing_mm", "patch_size", "strides", "kernels", "batch_size", "mirror_axes")
         }
         reasons = plan.reasons | {k: earlier.reasons.get(k, "kept from an earlier plan") for k in kept}
+        kept["mirror_pairs"] = earlier.mirror_pairs
         unknown = {"prediction": None, "alternatives": (), "budget": None}
         plan = plan.model_copy(update={**kept, **unknown, "reasons": reasons, "preset": earlier.preset})
     return plan

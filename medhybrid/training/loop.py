@@ -344,7 +344,14 @@ class Trainer:
                 )
                 for index in self.sampler.places
             ]
-            image, target = apply(image, labels, parameters, patch_size=plan.patch_size, spacing_mm=plan.spacing_mm)
+            image, target = apply(
+                image,
+                labels,
+                parameters,
+                patch_size=plan.patch_size,
+                spacing_mm=plan.spacing_mm,
+                exchange=plan.exchange,
+            )
         else:
             image, target = centre_crop(image, plan.patch_size), centre_crop(labels, plan.patch_size).long()
         image, target = image[: len(self.own)], target[: len(self.own)]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from medhybrid.config import AugmentConfig
 from medhybrid.data.augment import PatchParameters, apply, centre_crop, draw_parameters, paste_foreground
+from medhybrid.data.fingerprint import UNKNOWN
 
 PATCH = (12, 16, 8)
 READ = (16, 20, 10)
@@ -178,3 +179,61 @@ def test_a_patch_of_one_slice_stays_in_its_slice(seed: int) -> None:
 
     torch.testing.assert_close(x, torch.ones(1, 1, 32, 32, 1))
     assert y.all()
+
+
+def test_mirroring_left_right_exchanges_the_classes_of_the_sides() -> None:
+    image, _ = example()
+    labels = torch.arange(4, dtype=torch.uint8).repeat_interleave(4).view(1, 16, 1, 1).repeat(1, 1, 20, 10)
+    labels[0, 8] = UNKNOWN
+
+    x, y = apply(image, labels, [neutral(flips=(0,))], patch_size=PATCH, spacing_mm=SPACING, exchange=(0, 2, 1, 3))
+    _, kept = apply(image, labels, [neutral(flips=(1,))], patch_size=PATCH, spacing_mm=SPACING, exchange=(0, 2, 1, 3))
+
+    cropped = centre_crop(labels, PATCH)[0].long()
+    assert torch.equal(x, centre_crop(image, PATCH).flip(2))
+    of_other_side = {0: 0, 1: 2, 2: 1, 3: 3, UNKNOWN: UNKNOWN}
+    expected = np.vectorize(of_other_side.get)(cropped.flip(0).numpy())
+    np.testing.assert_array_equal(y[0].numpy(), expected)
+    assert torch.equal(kept[0], cropped.flip(1)), "only left and right name sides"
+
+
+def test_unknown_voxels_are_not_pasted_as_foreground() -> None:
+    x, y = torch.full((1, 6, 6, 6), 1.0), torch.zeros(6, 6, 6, dtype=torch.int64)
+    other, other_y = torch.full((1, 6, 6, 6), 5.0), torch.full((6, 6, 6), UNKNOWN)
+    other_y[2, 2, 2] = 1
+
+    image, labels = paste_foreground(x, y, other, other_y, margin_mm=0, spacing_mm=(1, 1, 1))
+
+    assert (image == 5).sum() == 1
+    assert labels.sum() == 1
+
+
+def test_foreground_is_pasted_only_between_cases_with_the_same_labels() -> None:
+    image = torch.stack([torch.ones(1, *READ), torch.full((1, *READ), 5.0)])
+    labels = torch.stack([torch.zeros(READ), torch.ones(READ)]).to(torch.uint8)
+    pasting = [neutral(paste_margin_mm=0.0), neutral()]
+
+    def first(annotated: list[list[bool]]) -> torch.Tensor:
+        has = np.array(annotated)
+        return apply(image, labels, pasting, patch_size=PATCH, spacing_mm=SPACING, annotated=has)[0][0]
+
+    assert (first([[True, False], [True, False]]) == 5).all()
+    assert (first([[True, True], [True, False]]) == 1).all()
+
+
+def test_what_rotation_brings_into_a_patch_of_scribbles_is_unknown() -> None:
+    turn = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1.0]])
+    image = torch.ones(1, 1, 12, 12, 8)
+    scribbles = torch.full((1, 12, 12, 8), UNKNOWN, dtype=torch.uint8)
+    scribbles[:, 5:7, 5:7] = 1
+    whole = torch.ones_like(scribbles)
+    sizes = {"patch_size": (12, 12, 8), "spacing_mm": SPACING}
+
+    x, of_scribbles = apply(image, scribbles, [neutral(matrix=turn)], has_unknown=True, **sizes)
+    _, of_whole = apply(image, whole, [neutral(matrix=turn)], has_unknown=True, **sizes)
+
+    is_outside = x[0, 0] < 0.01
+    assert is_outside.any()
+    assert (of_scribbles[0][is_outside] == UNKNOWN).all()
+    assert set(of_scribbles.unique().tolist()) == {1, UNKNOWN}
+    assert (of_whole[0][is_outside] == 0).all()

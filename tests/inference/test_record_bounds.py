@@ -108,3 +108,11 @@ def test_a_region_of_classes_that_the_model_does_not_have_is_refused(model: Path
 
     with pytest.raises(ModelError, match=r"plan\.regions is out of range"):
         medhybrid.load_model(model, device="cpu")
+
+
+@pytest.mark.parametrize("pairs", [[["lesion", "other"]], [["lesion", "lesion"]]])
+def test_pairs_of_sides_that_are_no_labels_of_the_model_are_refused(model: Path, pairs: list[list[str]]) -> None:
+    change(model, "plan.mirror_pairs", pairs)
+
+    with pytest.raises(ModelError, match=r"plan\.mirror_pairs is out of range"):
+        medhybrid.load_model(model, device="cpu")

@@ -108,3 +108,21 @@ def test_blending_weights_are_highest_in_the_centre_and_never_zero() -> None:
 @pytest.mark.parametrize(("axes", "n"), [((), 1), ((0,), 2), ((0, 1), 4), ((0, 1, 2), 8)])
 def test_every_mirroring_is_used_once(axes: tuple[int, ...], n: int) -> None:
     assert len(set(mirrorings(axes))) == n
+
+
+def of_sides(batch: torch.Tensor) -> torch.Tensor:
+    """Return logits of background, left and right by the position along X, as a network that knows the sides."""
+    ramp = torch.linspace(-1, 1, batch.shape[2])[:, None, None].expand(batch.shape[2:])
+    return torch.stack([batch[:, 0], batch[:, 0] * ramp, -batch[:, 0] * ramp], dim=1)
+
+
+def test_test_time_mirroring_exchanges_the_classes_of_the_sides() -> None:
+    image = torch.rand(1, 12, 8, 6, generator=torch.Generator().manual_seed(0)) + 1
+    common = {"window": (12, 8, 6), "n_classes": 3, "overlap": 0.5, "window_batch": 2}
+
+    plain = predict_windows(image, of_sides, **common)
+    mirrored = predict_windows(image, of_sides, mirror_axes=(0, 1), exchange=(0, 2, 1), **common)
+    without = predict_windows(image, of_sides, mirror_axes=(0,), **common)
+
+    torch.testing.assert_close(mirrored, plain)
+    assert without[1:].abs().max() < 1e-5, "left and right cancel each other"

@@ -190,17 +190,33 @@ def test_labels_of_unknown_thickness_are_not_taken_for_thick() -> None:
     assert "the thickness of the labels is not known" in plan.reasons["spacing_mm"]
 
 
-def test_mirroring_is_off_where_labels_name_both_sides() -> None:
+def test_mirroring_exchanges_labels_that_name_both_sides() -> None:
     print_ = fingerprint((64, 64, 64), (1, 1, 1))
 
     sides = make_plan(config(), print_, STEPS)
-    others = make_plan(config(labels={"L1": 1, "L2": 4}), print_, STEPS)
-    by_hand = make_plan(config(mirror_axes=[0, 1]), print_, STEPS)
+    others = make_plan(config({"L1": 1, "L2": 4}), print_, STEPS)
+    by_hand = make_plan(config(mirror_axes=[1]), print_, STEPS)
 
-    assert sides.mirror_axes == ()
-    assert "left, right" in sides.reasons["mirror_axes"]
+    assert sides.mirror_axes == (0,)
+    assert sides.mirror_pairs == (("left", "right"),)
+    assert sides.exchange == (0, 2, 1)
+    assert sides.reasons["mirror_axes"] == "left-right: the labels left and right are exchanged"
     assert others.mirror_axes == (0,)
-    assert by_hand.mirror_axes == (0, 1)
+    assert others.exchange == ()
+    assert others.reasons["mirror_axes"] == "left-right: no label names a side"
+    assert by_hand.mirror_axes == (1,)
+    assert by_hand.exchange == ()
+
+
+def test_mirroring_is_off_where_it_would_give_wrong_labels() -> None:
+    print_ = fingerprint((64, 64, 64), (1, 1, 1))
+
+    heart = make_plan(config({"right_ventricle": 1, "myocardium": 2, "left_ventricle": 3}), print_, STEPS)
+    alone = make_plan(config({"left_kidney": 1, "liver": 2}), print_, STEPS)
+
+    assert heart.mirror_axes == alone.mirror_axes == ()
+    assert heart.reasons["mirror_axes"] == "off: left_ventricle and right_ventricle are no mirror images of each other"
+    assert alone.reasons["mirror_axes"] == "off: left_kidney names a side, and no label is its other side"
 
 
 def test_a_patch_that_does_not_fit_the_strides_is_refused() -> None:
