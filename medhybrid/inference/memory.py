@@ -27,10 +27,14 @@ READING = 6
 """Bytes of memory for each value while it is read: 4 as float32, and 2 as the 16 bits that most files store."""
 
 ACTIVATIONS = 400
-"""Bytes of activations for each voxel of a window, for the network of the packaged configs.
+"""Bytes of activations for each voxel of a window, for the network of the packaged configs, with few labels.
 
 Measured: 340 in float32, 170 in bf16.
 """
+
+FEW_LABELS = 3
+LOGIT_COPIES = 3
+"""Copies of a window's logits in float32 while it is blended; those of few labels are part of `ACTIVATIONS`."""
 
 
 def needed_memory(
@@ -48,7 +52,8 @@ def needed_memory(
     view = 4 * len(plan.channels) * int(np.prod(network.shape))
     row = 4 * (plan.n_labels + 1) * padded[1] * padded[2]
     preparing = view + 8 * int(np.prod(network.shape))
-    windows = config.window_batch * ACTIVATIONS * int(np.prod(plan.patch_size))
+    n_more = max(0, plan.n_labels - FEW_LABELS)
+    windows = config.window_batch * (ACTIVATIONS + 4 * LOGIT_COPIES * n_more) * int(np.prod(plan.patch_size))
     inferring = 2 * view + n_networks * row * plan.patch_size[0] + windows + 2 * n_voxels
     measuring = 8 * n_voxels
     if with_probabilities:  # in memory as a whole, on both grids

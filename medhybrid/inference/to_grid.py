@@ -22,6 +22,9 @@ from medhybrid.inference.rows import Rows
 SLAB_VOXELS = 2_000_000
 """Voxels of the scan in a slab."""
 
+SLAB_LOGITS = 16 * SLAB_VOXELS
+"""Logits in a slab, which limit its voxels where there are many labels."""
+
 Labels = NDArray[np.uint8]
 
 POINTS = 200_000
@@ -50,7 +53,7 @@ def labels_on_scan(logits: Tensor | Rows, network: Grid, turned: Grid, turn: Tur
     source = logits if isinstance(logits, Rows) else Rows([logits])
     x, y, z = (_to_axis(w) for w in grid_weights(network, turned))
     labels = np.empty(turned.shape, np.uint8)
-    for first, last in _slabs(turned.shape):
+    for first, last in _slabs(turned.shape, source.take(0, 1).shape[0]):
         rows = x.rows(first, last)
         begin = rows.sources.start
         values = source.take(begin, rows.sources.stop)  # (K, n, Y, Z)
@@ -86,7 +89,7 @@ def probabilities_on_scan(
     """
     wx, wy, wz = (torch.from_numpy(w).to(logits.device) for w in grid_weights(network, turned))
     probabilities = np.empty((len(logits), *turned.shape), np.float32)
-    for first, last in _slabs(turned.shape):
+    for first, last in _slabs(turned.shape, len(logits)):
         slab = torch.einsum("ax,kxyz->kayz", wx[first:last], logits.float())
         slab = torch.einsum("by,kayz->kabz", wy, slab)
         slab = torch.einsum("cz,kabz->kabc", wz, slab)
@@ -131,9 +134,9 @@ def _to_axis(matrix: NDArray[np.float32]) -> _Axis:
     return _Axis(np.where(weights > 0, neighbours, neighbours[:, :1]), weights)
 
 
-def _slabs(shape: tuple[int, int, int]) -> Iterator[tuple[int, int]]:
-    """Yield the start and end along the first axis of slabs with about `SLAB_VOXELS` voxels."""
-    step = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
+def _slabs(shape: tuple[int, int, int], n_classes: int) -> Iterator[tuple[int, int]]:
+    """Yield the start and end along the first axis of slabs with at most about `SLAB_VOXELS` voxels and `SLAB_LOGITS` logits."""
+    step = max(1, min(SLAB_VOXELS, SLAB_LOGITS // n_classes) // (shape[1] * shape[2]))
     for first in range(0, shape[0], step):
         yield first, min(first + step, shape[0])
 
