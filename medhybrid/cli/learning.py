@@ -95,8 +95,10 @@ def train(
         reporter.message(f"continue with: medhybrid train --resume --run {result.folder}{again}")
         return 130
     rows = [[k.removeprefix("val/").removeprefix("val_label/"), f"{v:.4f}"] for k, v in result.metrics.items()]
+    share = result.metrics.get("val/labelled_share")
+    basis = "" if share is None else f", on labelled voxels only ({share:.2%} of the voxels)"
     if rows:
-        reporter.table("Validation, all cases of the fold", ["measure", "value"], rows)
+        reporter.table(f"Validation, all cases of the fold{basis}", ["measure", "value"], rows)
     else:
         reporter.message("no validation: every case trained, so the model has no scores and is not calibrated")
     if pictures := sorted((result.folder / "pictures").glob(f"*_{result.n_steps:06d}.png")):
@@ -171,7 +173,10 @@ def cross_validate(
         return 130
     rows = [[t.name, f"{t.mean_dice:.4f}", t.run.folder.name] for t in result.trainings]
     reporter.table("Cross-validation", ["training", "mean Dice", "run"], rows)
-    reporter.message(f"all cases: mean Dice {result.dice}, median {result.median:.4f}; results in {result.folder}")
+    basis = " on labelled voxels" if study.data.ignore_value is not None else ""
+    reporter.message(
+        f"all cases: mean Dice{basis} {result.dice}, median {result.median:.4f}; results in {result.folder}"
+    )
     rules, models = result.rules, " ".join(f"--model {t.run.folder}" for t in result.trainings)
     chosen = ", ".join(
         [*(f"keep the largest of {n}" for n in rules.keep_largest), f"minimum volume {rules.min_component_ml:g} ml"]
@@ -259,8 +264,9 @@ def tune(
         return 130
     rows = [[k, f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in result.values.items()]
     reporter.table("Best values", ["key", "value"], rows)
+    basis = " on labelled voxels" if study.data.ignore_value is not None else ""
     reporter.message(
-        f"mean Dice {result.dice:.4f} on the inner validation split, best of {result.n_trials} trials: {result.folder}"
+        f"mean Dice{basis} {result.dice:.4f} on the inner validation split, best of {result.n_trials} trials: {result.folder}"
     )
     reporter.message(f"train with it: medhybrid train --config {result.folder / 'best.yaml'}")
     return 0

@@ -46,8 +46,8 @@ def evaluate(
     """
     from medhybrid.config import load_config
     from medhybrid.data.segments import SegmentRules
+    from medhybrid.steps.evaluate import annotated_labels, log_evaluation
     from medhybrid.steps.evaluate import evaluate as score
-    from medhybrid.steps.evaluate import log_evaluation
 
     reporter = call_of(context).reporter(quiet)
     if other_values not in ("refuse", "ignore"):
@@ -63,6 +63,7 @@ def evaluate(
             labels=data.labels,
             regions=data.regions,
             ignore_value=data.ignore_value,
+            annotated=annotated_labels(data, reporter),
             rules=SegmentRules.of(data),
             cases=names,
             predicted_only=predicted_only,
@@ -71,7 +72,8 @@ def evaluate(
             tolerance_mm=tolerance_mm,
             reporter=reporter,
         )
-    reporter.table("Scores", ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.summary.items()])
+    title = "Scores of the voxels with a known label" if "labelled_share" in result.summary else "Scores"
+    reporter.table(title, ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.summary.items()])
     if result.problems:
         reporter.table("Problems", ["case", "problem"], list(result.problems.items()))
     reporter.message(f"scores of each case and label: {target / 'scores.csv'}")

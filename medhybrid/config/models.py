@@ -31,11 +31,11 @@ class PrepareConfig(Frozen):
     mirror_axes: tuple[int, ...] | None = Field(
         None,
         description="Axes that may be mirrored, in augmentation and test-time mirroring: 0 left-right, 1 posterior-anterior, "
-        "2 inferior-superior. Null mirrors left-right, unless labels form pairs of sides. With such pairs, mirroring along 0 "
-        "swaps their labels.",
+        "2 inferior-superior. Null mirrors left-right where this gives correct labels. Mirroring along 0 exchanges labels "
+        "that form pairs of sides (`left_kidney`, `right_kidney`).",
     )
     keep_largest: tuple[str, ...] = Field(
-        (), description="Labels of which only the largest component is kept in predicted masks."
+        (), description="Labels, or regions, of which only the largest component is kept in predicted masks."
     )
     min_component_ml: float = Field(
         0.0, ge=0, description="Components below this volume are removed from predicted masks."
@@ -434,9 +434,11 @@ class StudyConfig(Frozen):
 
     @model_validator(mode="after")
     def _rules_name_labels(self) -> Self:
-        if unknown := set(self.prepare.keep_largest) - set(self.data.labels):
+        structures = self.data.regions or self.data.labels
+        if unknown := set(self.prepare.keep_largest) - set(structures):
+            kind = "region" if self.data.regions else "label"
             raise ValueError(
-                f"prepare.keep_largest: unknown label: {', '.join(sorted(unknown))}; labels are {', '.join(self.data.labels)}"
+                f"prepare.keep_largest: unknown {kind}: {', '.join(sorted(unknown))}; {kind}s are {', '.join(structures)}"
             )
         return self
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medhybrid.config import StudyConfig
+from medhybrid.config import DataConfig, StudyConfig
+from medhybrid.config.regions import class_indices
+from medhybrid.data.annotation import keep_annotated, missing_structures
 from medhybrid.data.channels import channel_assignment_of
 from medhybrid.data.checks import Finding, check_image, check_mask, from_error
 from medhybrid.data.fingerprint import CaseFingerprint, fingerprint_case, tissue
@@ -77,6 +80,8 @@ def check_settings(config: StudyConfig, case: Case) -> str:
         *([assignment] if (assignment := channel_assignment_of(case.images)) else []),
         *([] if config.data.labelled else ["scans alone"]),
         *([CONTEXT_VERSION] if config.data.context else []),
+        *([config.data.regions] if config.data.regions else []),
+        *([_labels_text(case, config.data)] if case.annotated is not None else []),
         [c.model_dump() for c in config.data.channels],
         config.data.labels,
         config.prepare.max_affine_error_mm,
@@ -104,8 +109,16 @@ def _values_beside(path: Path) -> tuple[Path, ...]:
 def _hash_sources(files_hash: str, case: Case, config: StudyConfig) -> str:
     """Return a hash of a case's files and of the settings for reading them."""
     reading = json.dumps(reading_of(config), sort_keys=True) + channel_assignment_of(case.images)
+    reading += _labels_text(case, config.data)
     context = CONTEXT_VERSION if config.data.context else ""
     return hashlib.sha256((files_hash + reading + context).encode()).hexdigest()
+
+
+def _labels_text(case: Case, config: DataConfig) -> str:
+    """Return a text of the labels that a partly labelled case has; empty for all."""
+    if case.annotated is None:
+        return ""
+    return json.dumps(["labels", case.annotated, config.regions])
 
 
 def check_case(task: CheckTask) -> CaseCheck:
@@ -151,7 +164,9 @@ def check_case(task: CheckTask) -> CaseCheck:
                 config.prepare.max_affine_error_mm,
                 ignored=config.data.ignore_value,
             )
-            measured = reference_labels(mask.array[0], config.data)
+            measured, others = keep_annotated(reference_labels(mask.array[0], config.data), config.data, case.annotated)
+            if others:
+                findings.append(_not_annotated(case.name, others))
         if all(f.severity != "error" for f in findings):
             turn = turn_to_ras(image.affine)
             fingerprint = fingerprint_case(
@@ -161,6 +176,8 @@ def check_case(task: CheckTask) -> CaseCheck:
                 image.grid.voxel_ml,
                 channels,
                 list(labels),
+                regions=class_indices(config.data.regions, config.data.labels),
+                missing=missing_structures(config.data, case.annotated),
             )
     except Exception as error:
         findings.append(from_error(case.name, item_error(error, "the case cannot be read", DataError)))
@@ -172,6 +189,18 @@ def check_case(task: CheckTask) -> CaseCheck:
         files_hash=files_hash,
         findings=findings,
         fingerprint=fingerprint,
+    )
+
+
+def _not_annotated(case: str, others: Sequence[str]) -> Finding:
+    return Finding(
+        code="not_annotated",
+        severity="warning",
+        where=case,
+        message="the mask has voxels of labels that its case does not have",
+        expected="no voxel of them",
+        found=", ".join(others[:8]),
+        remedy="add them to the labels of the case, or ignore this: such voxels count as unknown",
     )
 
 

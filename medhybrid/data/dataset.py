@@ -20,16 +20,18 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.config import StudyConfig
+from medhybrid.config.regions import class_indices
+from medhybrid.data.annotation import keep_annotated, scored
 from medhybrid.data.case_check import CaseCheck, is_check
 from medhybrid.data.checks import Finding, from_error
-from medhybrid.data.fingerprint import Fingerprint, SeenRange
+from medhybrid.data.fingerprint import UNKNOWN, Fingerprint, SeenRange
 from medhybrid.data.grid_loss import measure_on_grid
 from medhybrid.data.layouts import Case
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.pictures import picture_hashes
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import network_grid, prepare_image, prepare_labels, reference_labels
-from medhybrid.data.splits import Fold
+from medhybrid.data.splits import Fold, kinds_of_subjects
 from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, save_case
 from medhybrid.errors import DataError, item_error
 from medhybrid.geometry import Grid, turn_to_ras
@@ -94,9 +96,11 @@ def prepare_case(task: PrepareTask) -> Finding | None:
     try:
         scan = load_image(case, config.data, config.scans)
         mask = reference_labels(load_mask(case, scan, config.data, config.scans).array[0], config.data)
+        mask, _ = keep_annotated(mask, config.data, case.annotated)
         refuse_too_large(case.name, scan.grid, plan)
         prepared = prepare_image(scan.array, scan.grid, plan)
         labels = prepare_labels(mask, prepared, plan)
+        structures = scored(plan.structures, case.annotated)
         ml, counts = scan.grid.voxel_ml, np.bincount(mask.ravel(), minlength=plan.n_labels + 1)
         record = CaseRecord(
             case=case.name,
@@ -111,8 +115,10 @@ def prepare_case(task: PrepareTask) -> Finding | None:
             flips=prepared.turn.flips,
             pictures=picture_hashes(prepared.turn.apply(scan.array)),
             context=read_context(scan, plan.context),
-            reference_ml={n: float(counts[list(classes)].sum()) * ml for n, classes in plan.structures.items()},
-            **measure_on_grid(mask, labels, prepared, plan),
+            reference_ml={n: float(counts[list(classes)].sum()) * ml for n, classes in structures.items()},
+            **measure_on_grid(mask, labels, prepared, plan, structures),
+            annotated=case.annotated,
+            known_share=float(np.count_nonzero(mask != UNKNOWN) / mask.size),
             n_outliers=prepared.n_outliers,
         )
         save_case(task.folder / case.name, record, prepared.image, labels, source_mask=mask, n_labels=plan.n_labels)
@@ -140,7 +146,7 @@ def is_prepared(folder: Path, case: Case, check: CaseCheck, plan: Plan) -> bool:
         record = CaseRecord.model_validate_json((folder / "case.json").read_bytes())
     except (OSError, ValidationError, ValueError):
         return False
-    is_same = (record.subject, record.is_labelled) == (case.subject, case.is_labelled)
+    is_same = (record.subject, record.is_labelled, record.annotated) == (case.subject, case.is_labelled, case.annotated)
     has_outliers = any(f.code == "outliers" for f in check.findings)
     if has_outliers and not record.n_outliers:  # prepared by a version that did not replace outliers
         return False
@@ -209,11 +215,12 @@ class PreparedDataset:
         """
         asked: dict[str, object] = {
             "labels": config.data.labels,
+            "regions": list(class_indices(config.data.regions, config.data.labels).items()),
             "channels": tuple(c.name for c in config.data.channels),
             **config.prepare.model_dump(include=set(CHOSEN), exclude_none=True),
             **config.prepare.model_dump(include={"keep_largest", "min_component_ml"}),
         }
-        found = {key: getattr(self.plan, key) for key in asked}
+        found = {key: getattr(self.plan, key) for key in asked} | {"regions": list(self.plan.regions.items())}
         for key in CHOSEN:  # set in the config then, and chosen by the plan's rules now
             if getattr(config.prepare, key) is None and self.plan.reasons.get(key) == f"config: prepare.{key}":
                 asked[key], found[key] = "by the plan's rules (null)", getattr(self.plan, key)
@@ -244,7 +251,8 @@ class PreparedDataset:
             inner = [records[name] for name in fold.train if name in records]
             labelled = {r.case: r.subject for r in inner if r.is_labelled} or {r.case: r.subject for r in inner}
             others = {r.case: r.subject for r in inner if r.case not in labelled}
-            fold = fold.inner(training.inner_fold, labelled, config.data.n_folds, config.data.split_seed, others)
+            kinds = kinds_of_subjects({r.case: (r.subject, r.annotated) for r in inner})
+            fold = fold.inner(training.inner_fold, labelled, config.data.n_folds, config.data.split_seed, others, kinds)
         if training.max_cases is not None:
             present = set(self.names())
             fold = Fold(train=tuple(n for n in fold.train if n in present), validation=fold.validation)

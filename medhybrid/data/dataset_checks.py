@@ -106,13 +106,13 @@ def removed_label_findings(folder: Path, fingerprints: Mapping[str, CaseFingerpr
     findings = _absent_labels(fingerprints, plan)
     if plan.min_component_ml <= 0:
         return findings
-    for value, label in enumerate(plan.labels, start=1):
+    for label, classes in plan.structures.items():
         volumes = {n: f.foreground_ml.get(label, 0.0) for n, f in fingerprints.items()}
         largest = 0.0
         for name in sorted((n for n, v in volumes.items() if v > 0), key=lambda n: -volumes[n]):
             if largest >= plan.min_component_ml or volumes[name] <= largest:
                 break
-            largest = max(largest, _largest_component_ml(PreparedCase(folder / name), value))
+            largest = max(largest, _largest_component_ml(PreparedCase(folder / name), classes))
         if 0 < largest < plan.min_component_ml:
             findings.append(
                 Finding(
@@ -141,12 +141,12 @@ def _absent_labels(fingerprints: Mapping[str, CaseFingerprint], plan: Plan) -> l
             found=f"{', '.join(sorted(present))} in {len(fingerprints)} cases",
             remedy="correct its value in data.labels, give the name of its segments in data.segments, or remove the label",
         )
-        for label in plan.labels
+        for label in plan.structures
         if present and label not in present
     ]
 
 
-def _largest_component_ml(case: PreparedCase, value: int) -> float:
-    components, n = ndimage.label(case.source_mask() == value, np.ones((3, 3, 3), bool))
+def _largest_component_ml(case: PreparedCase, classes: Sequence[int]) -> float:
+    components, n = ndimage.label(np.isin(case.source_mask(), classes), np.ones((3, 3, 3), bool))
     sizes: NDArray[np.int64] = np.bincount(components.ravel(), minlength=n + 1)[1:]
     return float(sizes.max(initial=0)) * case.source_grid.voxel_ml

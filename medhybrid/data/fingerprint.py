@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ UNKNOWN = 255
 """Value of voxels whose label is unknown."""
 
 MIN_KNOWN = 0.5
-"""Share of the voxels with known label without which the thickness of labels is not measured."""
+"""Share of the voxels with known label without which a mask counts as scribbles: its labels are parts of structures."""
 
 
 class Intensities(BaseModel):
@@ -43,10 +43,13 @@ class CaseFingerprint(BaseModel):
 
     Attributes
     ----------
+    foreground_ml : dict
+        Volume of each label or region that the reference has.
     labels_mm : (3,) tuple, optional
-        Extent of all labels together; None without labels.
+        Extent of all labels together; None without labels, or if the reference does not have all.
     thickness_mm : dict
-        For each label of the case, its mean thickness along each axis: volume divided by the mean area of its two sides.
+        For each label or region of the case, its mean thickness along each axis: volume divided by the mean area of its two
+        sides.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,6 +140,9 @@ def fingerprint_case(
     voxel_ml: float,
     channels: Sequence[str],
     names: Sequence[str],
+    *,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    missing: Collection[str] = (),
 ) -> CaseFingerprint:
     """Measure one case.
 
@@ -149,6 +155,11 @@ def fingerprint_case(
     voxel_ml : float
     channels, names : sequence of str
         Names of the channels and of the labels.
+    regions : mapping, optional
+        Regions with the values of all their voxels. With regions, these are measured in place of the labels.
+    missing : collection of str
+        Labels or regions that the reference of a partly labelled case does not have. They are not measured, nor is the extent
+        of all.
     """
     is_known = labels != UNKNOWN
     labels = labels * is_known
@@ -157,17 +168,24 @@ def fingerprint_case(
     chosen = foreground[::step]
     x, y, z = labels.shape
     counts = np.bincount(labels.ravel(), minlength=len(names) + 1)
-    thickness: list[tuple[float, float, float] | None] = [None] * len(names)
+    structures: Mapping[str, Sequence[int]] = regions or {n: (i,) for i, n in enumerate(names, start=1)}
+    thickness: list[tuple[float, float, float] | None] = [None] * len(structures)
     if is_known.mean() >= MIN_KNOWN:  # scribbles are thinner than what they stand for
-        thickness = thickness_of(labels, len(names), spacing_mm)
+        if regions:
+            insides = (np.isin(labels, values).astype(np.uint8) for values in regions.values())
+            thickness = [thickness_of(inside, 1, spacing_mm)[0] for inside in insides]
+        else:
+            thickness = thickness_of(labels, len(names), spacing_mm)
     return CaseFingerprint(
         shape=(x, y, z),
         spacing_mm=spacing_mm,
-        foreground_ml={n: float(counts[i]) * voxel_ml for i, n in enumerate(names, start=1)},
+        foreground_ml={
+            n: float(counts[list(values)].sum()) * voxel_ml for n, values in structures.items() if n not in missing
+        },
         samples={c: image[i].reshape(-1)[chosen].astype(float).tolist() for i, c in enumerate(channels)},
         percentiles={c: percentiles_of(image[i]) for i, c in enumerate(channels)},
-        labels_mm=extent_of(labels, spacing_mm),
-        thickness_mm={n: t for n, t in zip(names, thickness, strict=True) if t is not None},
+        labels_mm=None if missing else extent_of(labels, spacing_mm),
+        thickness_mm={n: t for n, t in zip(structures, thickness, strict=True) if t is not None and n not in missing},
     )
 
 
@@ -214,6 +232,7 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
     """Combine the fingerprints of cases: medians over cases, and intensities over all foreground samples."""
     spacing = np.median([c.spacing_mm for c in cases], axis=0)
     extent = np.median([np.array(c.shape) * np.array(c.spacing_mm) for c in cases], axis=0)
+    names = list(dict.fromkeys(n for c in cases for n in c.foreground_ml))
     intensities = {}
     for channel in cases[0].samples:
         values = np.concatenate([np.asarray(c.samples[channel], float) for c in cases])
@@ -228,15 +247,13 @@ def combine(cases: Sequence[CaseFingerprint]) -> Fingerprint:
         n_cases=len(cases),
         median_spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
         median_extent_mm=(float(extent[0]), float(extent[1]), float(extent[2])),
-        median_foreground_ml={n: float(np.median([c.foreground_ml[n] for c in cases])) for n in cases[0].foreground_ml},
+        median_foreground_ml={
+            n: float(np.median([c.foreground_ml[n] for c in cases if n in c.foreground_ml])) for n in names
+        },
         intensities=intensities,
         seen=range_of(cases),
         median_labels_mm=_median([c.labels_mm for c in cases if c.labels_mm is not None]),
-        thickness_mm={
-            n: t
-            for n in cases[0].foreground_ml
-            if (t := _median([c.thickness_mm[n] for c in cases if n in c.thickness_mm]))
-        },
+        thickness_mm={n: t for n in names if (t := _median([c.thickness_mm[n] for c in cases if n in c.thickness_mm]))},
     )
 
 

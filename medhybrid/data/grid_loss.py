@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medhybrid.data.checks import Finding
+from medhybrid.data.fingerprint import MIN_KNOWN, UNKNOWN
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage
 from medhybrid.data.store import CaseRecord
@@ -18,9 +20,15 @@ MIN_KEPT = 0.5
 
 
 def measure_on_grid(
-    mask: NDArray[np.uint8], labels: NDArray[np.uint8], prepared: PreparedImage, plan: Plan
+    mask: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    prepared: PreparedImage,
+    plan: Plan,
+    structures: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
     """Measure the label volumes on the network's grid: the fields `grid_ml` and `thinnest_mm` of a case record.
+
+    Scribbles have no measures: their thickness is not that of the structures.
 
     Parameters
     ----------
@@ -28,12 +36,16 @@ def measure_on_grid(
         Reference mask on the scan's grid, with values 1..n.
     labels : (X', Y', Z') ndarray
         The same mask on the network's grid.
+    structures : mapping
+        Labels or regions that the reference has, with their classes.
     """
+    if np.count_nonzero(mask == UNKNOWN) > mask.size * (1 - MIN_KNOWN):
+        return {}
     grid_ml, thinnest = {}, {}
     turned = prepared.turn.apply(mask)
     spacing = np.array(prepared.turned.spacing_mm)
     before, after = (np.bincount(values.ravel(), minlength=plan.n_labels + 1) for values in (mask, labels))
-    for name, classes in plan.structures.items():
+    for name, classes in structures.items():
         n_before, n_after = (int(counts[list(classes)].sum()) for counts in (before, after))
         grid_ml[name] = n_after * prepared.grid.voxel_ml
         if n_before * prepared.turned.voxel_ml * MIN_KEPT > grid_ml[name]:

@@ -13,6 +13,7 @@ from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts import LAYOUTS, Case, layout_of, list_files
 from medhybrid.data.layouts.case import Files, read_json
 from medhybrid.data.layouts.datalist import KEYS
+from medhybrid.data.layouts.nnunet import CASE_LABELS
 from medhybrid.data.splits import splits_file
 from medhybrid.errors import MedHybridError
 from medhybrid.remote import local_copy
@@ -51,7 +52,7 @@ def _contents_of(path: Path, config: DataConfig, root: Path) -> Any:
     }
     values = read_json(path) if path.suffix.lower() == ".json" else {}
     if isinstance(values, dict):
-        lists = ("training", *KEYS["validation"]) if layout == "nnunet" else ()
+        lists = ("training", *KEYS["validation"], CASE_LABELS) if layout == "nnunet" else ()
         keys = ("labels", "channel_names", "modality", *lists)
         contents |= {k: values[k] for k in keys if k in values}
     return contents
@@ -59,6 +60,7 @@ def _contents_of(path: Path, config: DataConfig, root: Path) -> Any:
 
 def _case(case: Case, root: Path) -> list[str]:
     parts = [case.name, case.subject, str(case.fold), str(case.is_labelled), str(case.problem is not None)]
+    parts += [] if case.annotated is None else ["labels", *case.annotated]
     return [*parts, *(_files(f, root) for f in case.images), _files(case.mask, root)]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medhybrid.data.fingerprint import MIN_KNOWN
 from medhybrid.data.store import PreparedCase
 
 READ_MARGIN = 1.25
@@ -27,6 +28,8 @@ class Batch:
         Case of each patch.
     context : (B, F) float32 ndarray
         Values of `data.context`, NaN if missing; F is 0 without metadata conditioning.
+    annotated : (B, S) bool ndarray
+        Whether the case of each patch has each label or region; S is 0 if all cases have all.
     """
 
     step: int
@@ -34,10 +37,13 @@ class Batch:
     labels: NDArray[np.uint8]
     cases: tuple[str, ...]
     context: NDArray[np.float32]
+    annotated: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), bool))
 
 
 class PatchSampler:
     """Sampler that chooses and reads patches.
+
+    In cases whose voxels are mostly of unknown label, such as scribbles, all patches are centred near voxels of known label.
 
     Parameters
     ----------
@@ -47,6 +53,8 @@ class PatchSampler:
         Metadata fields that are read with each patch.
     places : sequence of int, optional
         Positions in the batch that are read, by default all: with several processes, each reads a part.
+    structures : sequence of str
+        Labels or regions of the plan, to tell which of them a partly labelled case has.
     """
 
     def __init__(
@@ -59,17 +67,20 @@ class PatchSampler:
         seed: int,
         context: Sequence[str] = (),
         places: Sequence[int] | None = None,
+        structures: Sequence[str] = (),
     ) -> None:
         self.places = tuple(range(batch_size) if places is None else places)
         self.cases, self.context = list(cases), tuple(context)
         self.patch_size, self.batch_size = patch_size, batch_size
         self.foreground_share, self.seed = foreground_share, seed
+        is_partial = any(c.record.annotated is not None for c in self.cases)
+        self.structures = tuple(structures) if is_partial else ()
         x, y, z = (int(2 * round(p * READ_MARGIN / 2)) if p > 1 else 1 for p in patch_size)  # a slice stays a slice
         self.read_size = (x, y, z)
 
     def batch(self, step: int) -> Batch:
         """Read the batch of a step. It depends only on seed and step."""
-        images, labels, names, context = [], [], [], []
+        images, labels, names, context, annotated = [], [], [], [], []
         for index in self.places:
             rng = np.random.default_rng((self.seed, step, index))
             case = self.cases[int(rng.integers(len(self.cases)))]
@@ -78,7 +89,10 @@ class PatchSampler:
             labels.append(label)
             names.append(case.name)
             context.append(case.context(self.context))
-        return Batch(step, np.stack(images), np.stack(labels), tuple(names), np.stack(context))
+            has = case.record.annotated
+            annotated.append(np.array([has is None or name in has for name in self.structures], bool))
+        stacked = np.stack(images), np.stack(labels)
+        return Batch(step, *stacked, tuple(names), np.stack(context), np.stack(annotated))
 
     def _start(self, case: PreparedCase, rng: np.random.Generator, n: int) -> tuple[int, int, int]:
         patch, shape = np.array(self.patch_size), np.array(case.shape)
@@ -86,10 +100,9 @@ class PatchSampler:
         wants_foreground = int((n + 1) * share) > int(n * share)  # exact share over consecutive samples
         low = np.minimum(0, (shape - patch) // 2)
         high = np.maximum(shape - patch, (shape - patch + 1) // 2)
-        if wants_foreground and len(case.foreground):
-            present = np.unique(case.foreground[:, 3])
-            label = present[int(rng.integers(len(present)))]
-            rows = np.flatnonzero(case.foreground[:, 3] == label)
+        has_few = case.record.known_share < MIN_KNOWN
+        if len(case.foreground) and (wants_foreground or has_few):
+            rows = _rows(case.foreground[:, 3], rng, of_foreground=wants_foreground)
             voxel = case.foreground[rows[int(rng.integers(len(rows)))], :3]
             jitter = rng.integers(-(patch // 4), patch // 4 + 1)
             corner = np.clip(voxel - patch // 2 + jitter, low, high)
@@ -97,6 +110,16 @@ class PatchSampler:
             corner = rng.integers(low, high + 1)
         corner = corner - (np.array(self.read_size) - patch) // 2
         return int(corner[0]), int(corner[1]), int(corner[2])
+
+
+def _rows(classes: NDArray[np.int32], rng: np.random.Generator, *, of_foreground: bool) -> NDArray[np.intp]:
+    """Return the rows of a random label, or those of the background, which are listed where few voxels are known."""
+    background = np.empty(0, np.intp) if of_foreground else np.flatnonzero(classes == 0)
+    if len(background):
+        return background
+    present = np.unique(classes)
+    present = present[present > 0] if present[-1] > 0 else present
+    return np.flatnonzero(classes == present[int(rng.integers(len(present)))])
 
 
 class Prefetcher:

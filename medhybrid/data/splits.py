@@ -40,6 +40,7 @@ class Fold(BaseModel):
         n_parts: int,
         seed: int,
         unlabelled: Mapping[str, str] | None = None,
+        kinds: Mapping[str, str] | None = None,
     ) -> Fold:
         """Return an inner validation split: the training cases, divided into training and validation cases by subject.
 
@@ -55,6 +56,8 @@ class Fold(BaseModel):
             Seed for the division.
         unlabelled : mapping, optional
             Case to subject for cases without a mask. They train, unless their subject validates.
+        kinds : mapping, optional
+            Subject to its labels, for partly labelled cases; see `make_folds`.
 
         Raises
         ------
@@ -71,8 +74,8 @@ class Fold(BaseModel):
             )
         if not 0 <= part < n_parts:
             raise DataError(f"training.inner_fold {part} does not exist", expected=f"0 to {n_parts - 1}")
-        order = np.random.default_rng(seed).permutation(len(groups))
-        chosen = {groups[i] for k, i in enumerate(order) if k % n_parts == part}
+        part_of = _deal({g: (kinds or {}).get(g, "") for g in groups}, n_parts, seed)
+        chosen = {g for g in groups if part_of[g] == part}
         names, others = [name for name in self.train if name in subjects], unlabelled or {}
         return Fold(
             train=tuple(n for n in names if subjects[n] not in chosen)
@@ -91,7 +94,8 @@ class Fold(BaseModel):
 def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
     """Draw folds by subject. Each subject with a mask validates in exactly one fold; subjects without masks always train.
 
-    The folds of a dataset are therefore the same with and without reading its masks.
+    The folds of a dataset are therefore the same with and without reading its masks. Partly labelled subjects with the same
+    labels are spread over the folds, so that each label can be learnt and validated in each fold if it has enough subjects.
     """
     subjects = sorted({c.subject for c in cases if c.is_labelled} or {c.subject for c in cases})
     if len(subjects) < 2:
@@ -101,8 +105,8 @@ def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
             remedy="add cases of other subjects with their masks, or check data.root and data.layout",
         )
     n_folds = min(n_folds, len(subjects))
-    order = np.random.default_rng(seed).permutation(len(subjects))
-    fold_of = {subjects[i]: k % n_folds for k, i in enumerate(order)}
+    kinds = kinds_of_subjects({c.name: (c.subject, c.annotated) for c in cases})
+    fold_of = _deal({s: kinds.get(s, "") for s in subjects}, n_folds, seed)
     return [
         Fold(
             train=tuple(c.name for c in cases if fold_of.get(c.subject) != k),
@@ -110,6 +114,31 @@ def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
         )
         for k in range(n_folds)
     ]
+
+
+def kinds_of_subjects(cases: Mapping[str, tuple[str, Sequence[str] | None]]) -> dict[str, str]:
+    """Return a text of the labels of each subject that has partly labelled cases.
+
+    Parameters
+    ----------
+    cases : mapping
+        Case to its subject and its labels; None for all labels.
+    """
+    labels: dict[str, set[str]] = {}
+    for subject, annotated in cases.values():
+        if annotated is not None:
+            labels.setdefault(subject, set()).update(annotated)
+    return {subject: "\n".join(sorted(found)) for subject, found in labels.items()}
+
+
+def _deal(kinds: Mapping[str, str], n_parts: int, seed: int) -> dict[str, int]:
+    """Return the part of each subject, in random order; subjects of the same kind are spread evenly over the parts."""
+    rng = np.random.default_rng(seed)
+    dealt: list[str] = []
+    for kind in sorted(set(kinds.values())):
+        alike = sorted(s for s, k in kinds.items() if k == kind)
+        dealt += [alike[i] for i in rng.permutation(len(alike))]
+    return {subject: k % n_parts for k, subject in enumerate(dealt)}
 
 
 def load_folds(config: DataConfig, cases: Sequence[Case]) -> tuple[list[Fold], str]:

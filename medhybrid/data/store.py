@@ -5,7 +5,7 @@ A case is a folder with these files:
 image.b2nd       (C, X, Y, Z) float16, compressed in chunks
 labels.b2nd      (X, Y, Z) uint8 with values 0..n on the network's grid, compressed in chunks
 mask.b2nd        (X, Y, Z) uint8, the reference with values 0..n on the scan's grid, for validation on this grid
-foreground.npy   (N, 4) int32, foreground voxels as x, y, z and label
+foreground.npy   (N, 4) int32, foreground voxels as x, y, z and label; if most voxels are unknown, also known background (0)
 case.json        record of the case, with a checksum of each file, written last
 
 A case is written under a temporary name and then renamed, so that a folder with the final name is complete.
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.data.checksums import checksum_of, checksum_of_json
-from medhybrid.data.fingerprint import UNKNOWN
+from medhybrid.data.fingerprint import MIN_KNOWN, UNKNOWN
 from medhybrid.errors import DataError
 from medhybrid.files import check_file
 from medhybrid.geometry import Grid, Turn
@@ -59,6 +59,10 @@ class CaseRecord(BaseModel):
         For labels that lose volume on the grid: the smallest extents of their components along the axes of the grid.
     n_outliers : int
         Number of voxels with outliers that were replaced; see `data.outliers`.
+    annotated : tuple of str, optional
+        Labels or regions that the reference has; None for all. The volumes are of these only.
+    known_share : float
+        Share of the voxels of the reference whose label is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +83,8 @@ class CaseRecord(BaseModel):
     grid_ml: dict[str, float] = {}
     thinnest_mm: dict[str, tuple[float, float, float]] = {}
     n_outliers: int = 0
+    annotated: tuple[str, ...] | None = None
+    known_share: float = 1.0
     checksums: dict[str, str] = {}
     """File name to checksum; empty for a case that was prepared by a version without checksums."""
 
@@ -203,11 +209,14 @@ class PreparedCase:
     def read_box(
         self, start: tuple[int, int, int], size: tuple[int, int, int]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Read image (C, *size) and labels (*size) of the box at `start`; values outside the volume are zero."""
+        """Read image (C, *size) and labels (*size) of the box at `start`; values outside the volume are zero.
+
+        In a case with few known voxels, labels outside the volume are `UNKNOWN`: as background, they would outnumber them.
+        """
         self._check("image.b2nd")
         self._check("labels.b2nd")
         image = np.zeros((self._image.shape[0], *size), np.float32)
-        labels = np.zeros(size, np.uint8)
+        labels = np.full(size, UNKNOWN if self.record.known_share < MIN_KNOWN else 0, np.uint8)
         source, target = [], []
         for begin, length, full in zip(start, size, self.shape, strict=True):
             low, high = max(begin, 0), min(begin + length, full)
@@ -254,7 +263,8 @@ def save_case(
         )
         for name, array in (("labels", labels), ("mask", source_mask)):
             blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary / f"{name}.b2nd"), cparams=cparams)
-        np.save(temporary / "foreground.npy", foreground_index(labels, n_labels))
+        has_few = record.known_share < MIN_KNOWN
+        np.save(temporary / "foreground.npy", foreground_index(labels, n_labels, with_background=has_few))
         (temporary / "case.json").write_text(_with_checksums(record, temporary).model_dump_json(indent=1))
         remove_case(folder)
         temporary.rename(folder)
@@ -284,10 +294,16 @@ def _with_checksums(record: CaseRecord, folder: Path) -> CaseRecord:
     return record.model_copy(update={"checksums": checksums})
 
 
-def foreground_index(labels: NDArray[np.uint8], n_labels: int) -> NDArray[np.int32]:
-    """Return foreground voxels (N, 4) as x, y, z, label; at most `FOREGROUND_PER_LABEL` of each label."""
+def foreground_index(labels: NDArray[np.uint8], n_labels: int, *, with_background: bool = False) -> NDArray[np.int32]:
+    """Return foreground voxels (N, 4) as x, y, z, label; at most `FOREGROUND_PER_LABEL` of each label.
+
+    Parameters
+    ----------
+    with_background : bool
+        Return background voxels as well, with label 0: of scribbles, where few places have anything to learn from.
+    """
     flat = labels.ravel()
-    where = np.flatnonzero((flat > 0) & (flat <= n_labels))
+    where = np.flatnonzero((flat >= (0 if with_background else 1)) & (flat <= n_labels))
     where = where[np.argsort(flat[where], kind="stable")]
     kept = [
         of_label[:: max(1, -(-len(of_label) // FOREGROUND_PER_LABEL))]

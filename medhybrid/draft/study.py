@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medhybrid.config import ChannelConfig, DataConfig
 from medhybrid.data.layouts import Case, Files, list_dataset, recognise
+from medhybrid.data.layouts.case_labels import CaseLabelsError
 from medhybrid.data.layouts.datalist import json_files
 from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
@@ -201,6 +202,11 @@ def _draft(
     optional: frozenset[str] = frozenset(),
 ) -> Draft:
     listed, channels = _cases(root, layout, channels, lines, optional)
+    # The labels have no names yet, by which the labels of each case could be checked.
+    n_partly = sum(isinstance(c.problem, CaseLabelsError) or c.annotated is not None for c in listed)
+    if lines and "labels" in lines[0]:
+        n_partly = sum(bool(line[lines[0].index("labels")]) for line in lines[1:])
+    listed = [replace(c, problem=None) if isinstance(c.problem, CaseLabelsError) else c for c in listed]
     cases = [c for c in listed if c.problem is None]
     samples = read_samples(cases, channels)
     if not samples.n_read:
@@ -236,7 +242,7 @@ def _draft(
         subject_reason=reason,
         ignore_value=names.ignore_value if names else None,
         class_order=names.class_order if names else (),
-        remarks=(*samples.remarks, *remarks, *_on_sizes(samples), *_left_out(listed)),
+        remarks=(*samples.remarks, *remarks, *_on_sizes(samples), *_on_partly(n_partly), *_left_out(listed)),
         is_colour=samples.is_colour,
         median_spacing_mm=samples.median_spacing_mm,
         median_shape=samples.median_shape,
@@ -261,7 +267,7 @@ def _cases(
         splits=None,
     )
     listing = list_dataset(config)
-    if all(c.problem is not None for c in listing.cases):
+    if all(c.problem is not None and not isinstance(c.problem, CaseLabelsError) for c in listing.cases):
         found = "; ".join(str(c.problem) for c in listing.cases[:2])
         raise DataError(f"{printable_path(root)} has no usable case", found=found, remedy="see docs/reference/data.md")
     return list(listing.cases), channels
@@ -274,6 +280,15 @@ def _on_sizes(samples: Samples) -> tuple[str, ...]:
     return (
         f"{samples.n_sizeless} of {samples.n_raster} sampled image files state no pixel size: 1 mm is assumed, so that lengths "
         "in mm count pixels",
+    )
+
+
+def _on_partly(n_cases: int) -> tuple[str, ...]:
+    """Return a remark on cases whose masks have only some labels, which the dataset names for each case."""
+    if not n_cases:
+        return ()
+    return (
+        f"{n_cases} cases are partly labelled: the labels below need the names that the dataset's list has for them",
     )
 
 

@@ -42,7 +42,7 @@ def config_text(draft: Draft, root: Path, *, minutes: float | None = None) -> st
             f"    - {{name: {_text(channel.name)}, modality: {channel.modality}{optional}}}  # {_plain(reason)}"
         )
     lines.append("  labels:")
-    lines += [f"    {_text(label.name)}: {_values(label)}{_about(label, draft.n_sampled)}" for label in draft.labels]
+    lines += [f"    {_text(label.name)}: {_values(label)}{_about(label, draft)}" for label in draft.labels]
     if draft.ignore_value is not None:
         lines.append(
             f"  ignore_value: {draft.ignore_value}  # voxels whose label is unknown: neither trained nor scored"
@@ -79,11 +79,12 @@ def _rules(draft: Draft) -> list[str]:
     return lines
 
 
-def _about(label: DraftLabel, n_sampled: int) -> str:
-    if not n_sampled or not label.n_cases:
+def _about(label: DraftLabel, draft: Draft) -> str:
+    if not draft.n_sampled or not label.n_cases:
         return ""
-    volume = f", median {label.median_ml:.3g} ml" if label.median_ml else ""
-    return f"  # in {label.n_cases} of {n_sampled} sampled masks{volume}"
+    of_what = " of known voxels" if draft.ignore_value is not None else ""
+    volume = f", median {label.median_ml:.3g} ml{of_what}" if label.median_ml else ""
+    return f"  # in {label.n_cases} of {draft.n_sampled} sampled masks{volume}"
 
 
 def _values(label: DraftLabel) -> str:

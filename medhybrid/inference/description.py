@@ -65,6 +65,11 @@ COMPONENTS = (
     "the labels in keep_largest, all components but the largest are removed"
 )
 
+REGIONS = (
+    "with regions, this holds for each region instead, in this order: a removed component is removed from the regions inside "
+    "it, too, and its voxels get the class of the regions that stay, or background"
+)
+
 
 def _kept(plan: Plan) -> dict[str, Any]:
     """Return which axes of a scan are not resampled, for a two-dimensional network."""
@@ -127,7 +132,8 @@ def describe(model: Model) -> dict[str, Any]:
                 "step": "components",
                 "keep_largest": list(plan.keep_largest),
                 "min_component_ml": plan.min_component_ml,
-                "how": COMPONENTS,
+                **({"regions": {n: list(plan.values_of(c)) for n, c in plan.regions.items()}} if plan.regions else {}),
+                "how": f"{COMPONENTS}; {REGIONS}" if plan.regions else COMPONENTS,
             },
             {"step": "orient", "how": "back to the scan's own axes"},
         ],

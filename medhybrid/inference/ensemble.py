@@ -80,6 +80,7 @@ def _refuse_other_plan(a: Model, b: Model) -> None:
     ours, theirs = (m.plan.model_dump(include=of_images) for m in (a, b))
     for values, model in ((ours, a), (theirs, b)):
         values["scans"] = model.record.scans
+        values["regions"] = [(name, model.plan.values_of(classes)) for name, classes in model.plan.regions.items()]
     if a.record.channel_map and b.record.channel_map:
         ours["channel_map"], theirs["channel_map"] = a.record.channel_map, b.record.channel_map
     if differing := [k for k in ours if ours[k] != theirs[k]]:

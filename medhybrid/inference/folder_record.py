@@ -39,6 +39,8 @@ class FolderRecord(BaseModel):
         For each case, the reasons of its channel assignments.
     labels : dict
         Names of the labels and their values in the masks.
+    regions : dict
+        Names of the regions and the values of all their voxels; empty for a model without regions.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -60,12 +62,18 @@ class FolderRecord(BaseModel):
     n_other_files: int
     channels: dict[str, tuple[str, ...]]
     labels: dict[str, int]
+    regions: dict[str, tuple[int, ...]] = {}
     scans: str = ""
     more_scans: list[str] = []
     is_calibrated: bool | None = None
     model_channels: list[tuple[str, bool]] = []
     channel_map: dict[str, str | ChannelRule] = {}
     scan_options: ScansConfig = ScansConfig()
+
+    @property
+    def structures(self) -> dict[str, int | tuple[int, ...]]:
+        """Return what is scored: regions with the values of all their voxels, otherwise each label with its value."""
+        return {**self.regions} if self.regions else {**self.labels}
 
 
 def read_folder_record(folder: Path) -> FolderRecord:

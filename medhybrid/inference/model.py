@@ -190,7 +190,7 @@ class Segmenter(Protocol):
         """Apply the component rules, map to the label values of the training masks, and decide the verdict."""
         inside = apply_component_rules(
             inferred.labels,
-            names=tuple(self.plan.labels),
+            structures=self.plan.structures,
             keep_largest=self.plan.keep_largest,
             min_component_ml=self.plan.min_component_ml,
             voxel_ml=scan.grid.voxel_ml,

@@ -95,6 +95,9 @@ def model_card(record: ModelRecord, title: str) -> str:
         ("training data (SHA-256)", record.data_hash),
         ("medhybrid", record.medhybrid_version),
     ]
+    if plan.regions:
+        regions = (f"{n} ({', '.join(map(str, plan.values_of(c)))})" for n, c in plan.regions.items())
+        rows.insert(1, ("regions", "; ".join(regions)))
     lines = [f"# {title}", "", "A research model. Not a medical device: not for clinical decisions.", ""]
     lines += [
         "## Intended use",
@@ -135,12 +138,18 @@ def _validation_lines(record: ModelRecord) -> list[str]:
             "None: every case of the dataset was used for training (`training.fold: all`). The accuracy of a cross-validation",
             "with the same settings is the best estimate of this model's accuracy.",
         ]
+    on_known = [
+        "",
+        "Only some voxels of the references have a known label (`labelled_share`). Dice is that of these voxels, and says",
+        "little about whole masks.",
+    ]
     return [
         *("## Validation", "", "| measure | value |", "| --- | --- |"),
         *(f"| {k} | {v:.4f} |" for k, v in sorted(record.metrics.items())),
         "",
         "Measured on validation cases, which were not used for training; `dice_low` and `dice_high` are the 95 % interval of",
         "their mean (bootstrap).",
+        *(on_known if "val/labelled_share" in record.metrics else []),
     ]
 
 

@@ -135,7 +135,7 @@ def _to_axis(matrix: NDArray[np.float32]) -> _Axis:
 
 
 def _slabs(shape: tuple[int, int, int], n_classes: int) -> Iterator[tuple[int, int]]:
-    """Yield the start and end along the first axis of slabs with at most about `SLAB_VOXELS` voxels and `SLAB_LOGITS` logits."""
+    """Yield the start and end along the first axis of slabs of about `SLAB_VOXELS` voxels and at most `SLAB_LOGITS` logits."""
     step = max(1, min(SLAB_VOXELS, SLAB_LOGITS // n_classes) // (shape[1] * shape[2]))
     for first in range(0, shape[0], step):
         yield first, min(first + step, shape[0])

@@ -16,7 +16,7 @@ from medhybrid.metrics.surface import hd95_mm, surface_dice
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """Measures of one label in one case."""
+    """Measures of one label in one case; NaN where voxels of unknown label make a measure impossible."""
 
     case: str
     label: str
@@ -44,8 +44,12 @@ def score_case(
     grid: Grid,
     *,
     tolerance_mm: float = 1.0,
+    known: NDArray[np.bool_] | None = None,
 ) -> list[LabelScore]:
     """Compare each label of a label map with its reference.
+
+    If the label of some voxels is unknown, Dice and volumes are those of the other voxels. Surfaces, components and errors of
+    volumes need the whole structure, and are NaN.
 
     Parameters
     ----------
@@ -55,10 +59,16 @@ def score_case(
         Label name to its value, or to several values for a region.
     tolerance_mm : float
         Tolerance of the surface Dice.
+    known : (X, Y, Z) bool ndarray, optional
+        Voxels whose label is known; all by default.
     """
     scores, spacing_mm = [], grid.spacing_mm
+    is_whole = known is None or bool(known.all())
     for name, value in labels.items():
         p, r = (np.isin(m, value) if isinstance(value, Sequence) else m == value for m in (prediction, reference))
+        if known is not None and not is_whole:
+            scores.append(_score_known(case, name, p & known, r & known, grid))
+            continue
         lesions = count_lesions(p, r)
         scores.append(
             LabelScore(
@@ -79,12 +89,33 @@ def score_case(
     return scores
 
 
+def _score_known(
+    case: str, label: str, prediction: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Grid
+) -> LabelScore:
+    """Return Dice and volumes of masks (X, Y, Z) without the voxels of unknown label."""
+    nan = float("nan")
+    return LabelScore(
+        case=case,
+        label=label,
+        dice=dice(prediction, reference),
+        hd95_mm=nan,
+        surface_dice=nan,
+        reference_ml=volume_ml(reference, grid.voxel_ml),
+        predicted_ml=volume_ml(prediction, grid.voxel_ml),
+        volume_error_ml=nan,
+        volume_error_percent=nan,
+        lesion_precision=nan,
+        lesion_recall=nan,
+        lesion_f1=nan,
+    )
+
+
 def summarise(scores: list[LabelScore]) -> dict[str, float]:
     """Summarise scores over cases and by label. For Dice, all cases have the same weight.
 
     The Dice of a case is the mean over the labels that are present in its reference or its prediction. Other labels are
     excluded: with reference and prediction both empty, their Dice is 1 and would raise the mean. For a case without any label
-    in either, it is the mean over all labels.
+    in either, it is the mean over all labels. Means of the other measures leave out NaN, and a measure without a value.
     """
     by_case: dict[str, list[LabelScore]] = {}
     for s in scores:
@@ -98,7 +129,9 @@ def summarise(scores: list[LabelScore]) -> dict[str, float]:
         "dice_min": float(case_dice.min()),
     }
     for measure in ("hd95_mm", "surface_dice", "lesion_f1", "lesion_precision", "lesion_recall", "volume_error_ml"):
-        summary[measure] = float(np.mean([getattr(s, measure) for s in scores]))
+        measured = [v for s in scores if not np.isnan(v := getattr(s, measure))]
+        if measured:
+            summary[measure] = float(np.mean(measured))
     for label in dict.fromkeys(s.label for s in scores):
         summary[f"dice.{label}"] = float(np.mean([s.dice for s in scores if s.label == label]))
     return summary

@@ -69,6 +69,14 @@ def device_name(device: torch.device) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class _WholeRecord:
+    """Record of a case with all labels, known in all voxels."""
+
+    annotated: None = None
+    known_share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class _RandomCase:
     """Prepared case of random values, to time steps without reading files."""
 
@@ -77,6 +85,7 @@ class _RandomCase:
     n_context: int
     foreground: NDArray[np.int32]
     name: str = "random"
+    record: _WholeRecord = _WholeRecord()
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -111,7 +111,9 @@ def with_corrections(
             other = _of_another_scan(folder, name, path) if name in masks else None
             twins = _same_scans(item.entries, known) if item is not None and is_as_read and other is None else []
             # a case of the dataset without mask is treated as new: it validates in no fold
-            found = [(replace(t, mask=Files((path,)), problem=None), t.mask is None) for t in twins]
+            found = [
+                (replace(t, mask=Files((path,)), problem=None, annotated=None), t.mask is None) for t in twins
+            ]  # a predicted mask has all labels
             if not found:
                 found = [(_new_case(name, path, item, scans, known, config, testing, other), True)]
             changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")

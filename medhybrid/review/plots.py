@@ -26,7 +26,7 @@ Curve = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class CaseRow:
-    """Validation result of one case: Dice, and volumes in ml, by label."""
+    """Validation result of one case: Dice, and volumes in ml, by label. Labels that the reference does not have are absent."""
 
     case: str
     mean_dice: float
@@ -35,13 +35,17 @@ class CaseRow:
     predicted_ml: Mapping[str, float]
 
 
+def _labels_of(rows: Sequence[CaseRow]) -> list[str]:
+    return list(dict.fromkeys(n for row in rows for n in row.dice))
+
+
 def dice_by_case(path: Path, rows: Sequence[CaseRow]) -> Path:
     """Draw the Dice of all cases as points over a box plot, for the mean and each label.
 
     The three cases with the lowest mean Dice are named.
     """
-    labels = list(rows[0].dice)
-    columns = {"mean": [r.mean_dice for r in rows]} | {n: [r.dice[n] for r in rows] for n in labels}
+    columns = {"mean": [r.mean_dice for r in rows]}
+    columns |= {n: [r.dice[n] for r in rows if n in r.dice] for n in _labels_of(rows)}
     with _axes(path, (2.2 + 1.3 * len(columns), 4)) as axes:
         axes.boxplot(list(columns.values()), widths=0.5, showfliers=False, medianprops={"color": "black"})
         for n, values in enumerate(columns.values()):
@@ -64,11 +68,11 @@ def volumes(path: Path, rows: Sequence[CaseRow]) -> Path:
     ----------
     Bland and Altman (1986), The Lancet 327(8476), doi:10.1016/S0140-6736(86)90837-8.
     """
-    labels = list(rows[0].dice)
+    labels = _labels_of(rows)
     with _axes(path, (4.3 * len(labels), 3.8), n=len(labels)) as grid:
         for axes, name, colour in zip(grid, labels, COLOURS * len(labels), strict=False):
-            reference = np.array([r.reference_ml[name] for r in rows])
-            predicted = np.array([r.predicted_ml[name] for r in rows])
+            reference = np.array([r.reference_ml[name] for r in rows if name in r.dice])
+            predicted = np.array([r.predicted_ml[name] for r in rows if name in r.dice])
             gap = predicted - reference
             axes.scatter((predicted + reference) / 2, gap, s=16, color=colour)
             bias, spread = float(gap.mean()), LIMITS_SD * float(gap.std(ddof=1)) if len(gap) > 1 else 0.0
@@ -84,9 +88,11 @@ def volumes(path: Path, rows: Sequence[CaseRow]) -> Path:
 def dice_over_size(path: Path, rows: Sequence[CaseRow]) -> Path:
     """Draw the Dice of each label over its reference volume, which shows whether small regions fail."""
     with _axes(path, (5.6, 3.8)) as axes:
-        for name, colour in zip(rows[0].dice, COLOURS * len(rows[0].dice), strict=False):
-            sizes = [max(r.reference_ml[name], SMALLEST_ML) for r in rows]
-            axes.scatter(sizes, [r.dice[name] for r in rows], s=18, color=colour, label=name, alpha=0.8)
+        labels = _labels_of(rows)
+        for name, colour in zip(labels, COLOURS * len(labels), strict=False):
+            with_label = [r for r in rows if name in r.dice]
+            sizes = [max(r.reference_ml[name], SMALLEST_ML) for r in with_label]
+            axes.scatter(sizes, [r.dice[name] for r in with_label], s=18, color=colour, label=name, alpha=0.8)
         axes.set(xscale="log", xlabel="reference, ml", ylabel="Dice", ylim=(-0.02, 1.02))
         axes.legend(frameon=False, fontsize=8)
     return path

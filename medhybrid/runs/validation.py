@@ -83,7 +83,7 @@ def record_validation(
         for path in _draw_plots(worst_first, rows, folder / "plots"):
             tracker.log_file(path, "plots")
     with _harmless("report"):
-        page = _write_report(worst_first, folder, channel)
+        page = _write_report(worst_first, folder, channel, validation.basis)
         if logs_report:
             tracker.log_file(page, "")
 
@@ -125,16 +125,19 @@ def _draw_plots(results: Sequence[CaseResult], rows: Sequence[plots.CaseRow], pl
     return paths if bins is None else [*paths, plots.reliability(place / "reliability.png", *bins)]
 
 
-def _write_report(results: Sequence[CaseResult], folder: Path, channel: int) -> Path:
-    labels = {n: v for v, n in enumerate(results[0].dice, start=1)}
+def _write_report(results: Sequence[CaseResult], folder: Path, channel: int, basis: str) -> Path:
+    plan = Plan.load(folder / "plan.json")
+    labels = {n: v for v, n in enumerate(plan.labels, start=1)}
     voxels = np.cumsum([np.prod(r.case.grid.shape) for r in results])
     n_drawn = max(1, min(MAX_DRAWN, int((voxels <= MAX_DRAWN_VOXELS).sum())))
     facts = {"run": folder.name, "cases": str(len(results)), "drawn": f"the worst {min(n_drawn, len(results))}"}
+    facts |= {"scores": basis} if basis else {}
     views = (case_view(r, channel=channel, is_drawn=n < n_drawn) for n, r in enumerate(results))
     info = ReportInfo(
         f"Validation of {folder.name}",
         labels,
         facts,
+        regions=plan.regions,
         key=folder.name,
         folder=folder.name,
         version=__version__,

@@ -69,6 +69,8 @@ class Judged:
     ----------
     dice : dict
         Mean Dice by case.
+    scored : set of str
+        Labels or regions of which Dice is the mean.
     references_ml : dict
         Volume in ml of each label in each case's reference, where recorded.
     settings : dict
@@ -81,6 +83,7 @@ class Judged:
     settings: Mapping[str, str]
     labels: Mapping[str, int]
     draw: Draw
+    scored: frozenset[str] = frozenset()
     references_ml: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -109,11 +112,11 @@ def compare(first: str | Path, second: str | Path, *, out: str | Path, reporter:
     reporter, out = reporter or Silent(), Path(out)
     names = names_apart(Path(first), Path(second))
     a, b = (replace(judged(Path(p)), name=n) for p, n in zip((first, second), names, strict=True))
-    if a.kind != b.kind or a.labels != b.labels:
+    if a.kind != b.kind or a.labels != b.labels or a.scored != b.scored:
         raise DataError(
             f"{a.name} and {b.name} cannot be compared",
             expected="two trainings, or two folders of masks, with the same labels",
-            found=f"{a.kind} with {', '.join(a.labels)}; {b.kind} with {', '.join(b.labels)}",
+            found="; ".join(f"{x.kind} with {', '.join(sorted(x.scored) or x.labels)}" for x in (a, b)),
         )
     common = sorted(set(a.dice) & set(b.dice))
     if not common:
@@ -205,6 +208,7 @@ def _training(folder: Path) -> Judged:
         settings,
         labels,
         lambda case: _draw_validation(folder, config, plan, channel, case),
+        frozenset(plan.structures),
         references_by_case(rows),
     )
 
@@ -236,7 +240,8 @@ def _predictions(folder: Path, scores: Path) -> Judged:
     dice = {c: float(np.mean(v or of_none[c])) for c, v in by_case.items()}
     told = {"medhybrid", "python", "device", "precision", "runtime", "channel_map", "scan_options", "model_channels"}
     settings = _flat(record.model_dump(mode="json", include=told)) | {"model": record.model_weights_sha256[:12]}
-    return Judged(folder.name, "masks", dice, settings, record.labels, pictures_of(folder, record), references)
+    scored = frozenset(name for of_case in references.values() for name in of_case)
+    return Judged(folder.name, "masks", dice, settings, record.labels, pictures_of(folder, record), scored, references)
 
 
 def _are_close(a: Mapping[str, float], b: Mapping[str, float]) -> bool:

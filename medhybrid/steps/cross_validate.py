@@ -126,8 +126,9 @@ def _choose_rules(trainings: list[Training], dataset: PreparedDataset) -> Compon
         for case in dataset.open(sorted(t.cases)):
             mask = read_scan(t.run.folder / "validation" / f"{case.name}.nii.gz").array[0]
             inside = inside_labels(mask, plan.labels)
-            judged.append(JudgedCase(inside, case.source_mask(), case.source_grid.voxel_ml, case.name))
-    rules = choose_rules(judged, list(plan.labels))
+            reference, annotated = case.source_mask_with_unknown(), case.record.annotated
+            judged.append(JudgedCase(inside, reference, case.source_grid.voxel_ml, case.name, annotated))
+    rules = choose_rules(judged, plan.structures)
     for t in trainings:
         is_changed = set_component_rules(t.run.folder, rules)
         if is_changed and t.config.tracking.register_model:

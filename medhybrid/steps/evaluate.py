@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,11 +11,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medhybrid.config import DataConfig
 from medhybrid.data.label_values import unknown_values
+from medhybrid.data.layouts import layout_of, list_cases
+from medhybrid.data.layouts.case import strip_suffix
 from medhybrid.data.mask_files import list_masks, mask_on_grid, read_mask, stated_grid
 from medhybrid.data.segments import SegmentRules
 from medhybrid.draft.pairs import name_without_kind, names_mask
-from medhybrid.errors import ConfigError, DataError, item_error
+from medhybrid.errors import ConfigError, DataError, MedHybridError, item_error
 from medhybrid.files import write_atomically
 from medhybrid.geometry import Grid
 from medhybrid.inference.folder_record import read_folder_record
@@ -26,9 +29,13 @@ from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.names import printable_path
 from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.progress import Reporter, Silent
+from medhybrid.remote import place_of_copy
 from medhybrid.scans.raster import is_raster
 
 NO_PREDICTION = "no prediction: scored as empty"
+
+Structures = Mapping[str, int | Sequence[int]]
+"""Label names with their values, or regions with the values of all their voxels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ def evaluate(
     labels: Mapping[str, int],
     regions: Mapping[str, Sequence[int]] | None = None,
     ignore_value: int | None = None,
+    annotated: Mapping[str, Collection[str]] | None = None,
     cases: Sequence[str] | None = None,
     predicted_only: bool = False,
     other_values: Literal["refuse", "ignore"] = "refuse",
@@ -66,7 +74,10 @@ def evaluate(
     regions : mapping, optional
         Region names and their values, as in `data.regions`; they are scored instead of the labels.
     ignore_value : int, optional
-        Value of voxels in the references whose label is unknown; they are not scored.
+        Value of voxels in the references whose label is unknown. They are not scored, so that surfaces, components and errors
+        of volumes are not measured in these cases.
+    annotated : mapping, optional
+        For cases whose reference has only some of the labels, or regions: their names. The others are not scored.
     cases : sequence of str, optional
         Cases to score; by default every reference. A case without prediction is scored as an empty mask and listed in the
         problems; its labels get the worst score where the reference is empty, too. A case is listed and not scored if the model
@@ -84,14 +95,17 @@ def evaluate(
     Raises
     ------
     ConfigError
-        If a value of `labels` is not a positive integer.
+        If a value of `labels` is not a positive integer, or a name of `annotated` is not a label.
     DataError
         If both folders have no case in common, or the labels differ from those in the record of the predictions.
     """
     reporter = reporter or Silent()
     _check_labels(labels)
+    structures: Structures = {n: tuple(v) for n, v in regions.items()} if regions else labels
+    annotated = annotated or {}
+    _check_annotated(annotated, structures)
     rules = replace(rules or SegmentRules(labels), other_values=other_values)
-    scored: Mapping[str, int | Sequence[int]] = {n: tuple(v) for n, v in regions.items()} if regions else labels
+    options = _Options(structures, rules, tolerance_mm, ignore_value)
     place = Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions)
     if place.resolve() == Path(references).resolve():
         raise DataError(f"{printable_path(place)} is scored against itself", remedy="give the folder of the references")
@@ -101,7 +115,7 @@ def evaluate(
     if renamed := _by_predictions(known, predicted):
         known = renamed
         reporter.message("references are matched by their names without words such as mask or image")
-    _refuse_other_labels(_output_folder(Path(predictions)), labels)
+    _refuse_other_labels(_output_folder(Path(predictions)), structures)
     failed, foreign = _on_record(_output_folder(Path(predictions)))
     predicted = {case: path for case, path in predicted.items() if case not in failed}
     predicted_names = sorted((set(predicted) | failed | set(doubled)) & (set(known) | set(doubled_references)))
@@ -124,6 +138,7 @@ def evaluate(
             found=f"{len(known)} references, {len(predicted)} predictions",
         )
     scores: list[LabelScore] = []
+    shares: list[float] = []
     problems: dict[str, str] = {}
     reporter.begin("scoring", len(names))
     for n, case in enumerate(names, start=1):
@@ -134,8 +149,11 @@ def evaluate(
                 raise DataError(f"case {case} has no reference")
             if case in foreign:
                 raise foreign[case]
-            pair = _read_pair(case, known[case], predicted.get(case), rules, problems, ignore_value)
-            scores += _score(case, *pair, scored, tolerance_mm, is_worst=case in problems)
+            made, share = _score(
+                case, known[case], predicted.get(case), options.for_case(annotated.get(case)), problems
+            )
+            scores += made
+            shares.append(share)
         except Exception as error:
             problems[case] = str(item_error(error, f"case {case} cannot be scored", DataError))
         reporter.advance(n, case)
@@ -151,7 +169,17 @@ def evaluate(
             f"{len(missing)} of {len(names)} references have no prediction and are scored as empty masks "
             "(exclude them with --predicted-only)"
         )
-    evaluation = Evaluation(tuple(scores), summarise(scores), problems)
+    summary = summarise(scores)
+    if min(shares) < 1:
+        summary["labelled_share"] = float(np.mean(shares))
+        reporter.message(
+            f"Dice on labelled voxels only ({summary['labelled_share']:.2%} of the voxels), not of whole masks"
+        )
+    if partly := [n for n in names if n in annotated]:
+        reporter.message(
+            f"{len(partly)} of {len(names)} references are partly labelled; their other labels are not scored"
+        )
+    evaluation = Evaluation(tuple(scores), summary, problems)
     if out is not None:
         write_evaluation(evaluation, Path(out))
     return evaluation
@@ -173,6 +201,48 @@ def _by_predictions(known: Mapping[str, Path], predicted: Mapping[str, Path]) ->
     return {of_predictions.get(name, masks_name): masks[masks_name] for name, masks_name in of_masks.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What is scored in a case, and how."""
+
+    labels: Structures
+    rules: SegmentRules
+    tolerance_mm: float
+    ignore_value: int | None
+
+    def for_case(self, annotated: Collection[str] | None) -> _Options:
+        """Return the options of a case: only its annotated labels are scored."""
+        if annotated is None:
+            return self
+        return replace(self, labels={n: v for n, v in self.labels.items() if n in annotated})
+
+
+def annotated_labels(data: DataConfig, reporter: Reporter | None = None) -> dict[str, tuple[str, ...]]:
+    """Return the annotated labels of the partly labelled cases of a dataset, by case and by the name of its mask file.
+
+    Only the dataset's table or list is read. If there is none, or it cannot be read, the result is empty.
+    """
+    root = None if data.root is None else place_of_copy(data.root)
+    if root is None or not root.is_dir():
+        return {}
+    try:
+        if layout_of(data, root) == "studies":
+            return {}
+        cases = [c for c in list_cases(data.model_copy(update={"root": str(root)})) if c.annotated is not None]
+    except MedHybridError as error:
+        if reporter is not None:
+            reporter.message(
+                f"every label counts as annotated in every reference, since data.root is not read: {error}"
+            )
+        return {}
+    of_files = {strip_suffix(c.mask.paths[0].name): c.annotated for c in cases if c.mask and c.annotated}
+    return of_files | {c.name: c.annotated for c in cases if c.annotated}
+
+
+def _values_of(value: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, Sequence) else (value,)
+
+
 def _check_labels(labels: Mapping[str, int]) -> None:
     """Raise `ConfigError` unless all labels are positive integers: no mask has other values, so each Dice would be 1."""
     wrong = {n: v for n, v in labels.items() if isinstance(v, bool) or not isinstance(v, int | np.integer) or v < 1}
@@ -184,19 +254,39 @@ def _check_labels(labels: Mapping[str, int]) -> None:
         )
 
 
-def _refuse_other_labels(folder: Path, labels: Mapping[str, int]) -> None:
-    """Raise `DataError` if labels differ from those in the record of an output folder of `predict`."""
+def _check_annotated(annotated: Mapping[str, Collection[str]], labels: Structures) -> None:
+    """Raise `ConfigError` if a case has an unknown label, or none."""
+    for case, names in annotated.items():
+        unknown = [n for n in names if n not in labels]
+        if unknown or not names:
+            raise ConfigError(
+                f"annotated: case {case} has {'an unknown label' if unknown else 'no label'}",
+                expected=", ".join(labels),
+                found=", ".join(unknown) or "no name",
+            )
+
+
+def _refuse_other_labels(folder: Path, labels: Structures) -> None:
+    """Raise `DataError` if labels differ from those in the record of an output folder of `predict`.
+
+    A region may combine values of the record under a new name, unless the record has a region of this name.
+    """
     try:
-        made = read_folder_record(folder).labels
+        record = read_folder_record(folder)
     except DataError:  # a folder of masks of other software
         return
-    if any(made.get(name) != value for name, value in labels.items()):
-        raise DataError(
-            f"the masks of {printable_path(folder)} have other labels",
-            expected=_listed(made),
-            found=_listed(labels),
-            remedy="give the config of the model's training, and convert the values of the references to its labels",
-        )
+    made: dict[str, int | Sequence[int]] = {**record.labels, **record.regions}
+    known = set(record.labels.values())
+    for name, value in labels.items():
+        has_same = name in made and set(_values_of(made[name])) == set(_values_of(value))
+        is_new_region = name not in made and isinstance(value, Sequence) and set(value) <= known
+        if not (has_same or is_new_region):
+            raise DataError(
+                f"the masks of {printable_path(folder)} have other labels",
+                expected=_listed(made),
+                found=_listed(labels),
+                remedy="give the config of the model's training, and convert the values of the references to its labels",
+            )
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
@@ -271,31 +361,28 @@ def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:
     tracker.finish("FINISHED")
 
 
-def _read_pair(
-    case: str,
-    reference_path: Path,
-    prediction_path: Path | None,
-    rules: SegmentRules,
-    problems: dict[str, str],
-    ignore_value: int | None,
-) -> tuple[NDArray[np.generic], NDArray[np.generic], Grid]:
-    """Read prediction and reference (X, Y, Z) on the grid of the reference, with 0 where the label is unknown.
-
-    A missing or unreadable prediction is empty, and becomes a problem.
-    """
-    labels = rules.labels
-    known, grid = read_mask(reference_path, rules)
+def _score(
+    case: str, reference_path: Path, prediction_path: Path | None, options: _Options, problems: dict[str, str]
+) -> tuple[list[LabelScore], float]:
+    """Return the scores of a case, and the share of its voxels whose label is known."""
+    rules, labels = options.rules, options.labels
+    reference, grid = read_mask(reference_path, rules)
     if is_raster(reference_path) and prediction_path is not None:
         grid = stated_grid(prediction_path, grid)
-    expected = [*labels.values(), *([] if ignore_value is None else [ignore_value])]
-    if rules.other_values == "refuse" and (unknown := unknown_values(known, expected)):
+    is_known = np.ones(reference.shape, bool) if options.ignore_value is None else reference != options.ignore_value
+    if not is_known.any():
+        raise DataError(
+            f"the reference of {case} has no voxel of known label", found=f"the value {options.ignore_value} everywhere"
+        )
+    of_known = reference[is_known]
+    if rules.other_values == "refuse" and (unknown := unknown_values(of_known, rules.labels.values())):
         raise DataError(
             f"the reference of {case} has values that are not labels",
-            expected=_listed(labels),
+            expected=_listed(rules.labels),
             found=", ".join(unknown),
             remedy="add them to the labels, or use --other-values ignore",
         )
-    array: NDArray[np.generic] = np.zeros_like(known)
+    array: NDArray[np.generic] = np.zeros_like(reference)
     if prediction_path is None:
         problems[case] = NO_PREDICTION
     else:
@@ -304,30 +391,16 @@ def _read_pair(
         except Exception as error:  # excluding the case would raise the mean
             problem = item_error(error, f"the prediction of {case} cannot be read", DataError)
             problems[case] = f"scored as empty: {problem}"
-    if ignore_value is not None:
-        is_known = known != ignore_value
-        array, known = np.where(is_known, array, 0), np.where(is_known, known, 0)
-    return array, known, grid
-
-
-def _score(
-    case: str,
-    prediction: NDArray[np.generic],
-    reference: NDArray[np.generic],
-    grid: Grid,
-    scored: Mapping[str, int | Sequence[int]],
-    tolerance_mm: float,
-    *,
-    is_worst: bool,
-) -> list[LabelScore]:
-    """Score a case; with `is_worst`, labels that are absent in the reference get the worst score."""
-    scores = score_case(case, prediction, reference, scored, grid, tolerance_mm=tolerance_mm)
+    scores = score_case(case, array, reference, labels, grid, tolerance_mm=options.tolerance_mm, known=is_known)
     diagonal_mm = float(np.linalg.norm(np.array(grid.shape) * np.array(grid.spacing_mm)))
-    return [_as_worst(s, diagonal_mm) if is_worst and not s.reference_ml else s for s in scores]
+    scores = [_as_worst(s, diagonal_mm) if case in problems and not s.reference_ml else s for s in scores]
+    return scores, float(is_known.mean())
 
 
 def _as_worst(score: LabelScore, diagonal_mm: float) -> LabelScore:
     """Return the worst score, for a label that is absent in the reference and has no valid prediction."""
+    if np.isnan(score.hd95_mm):  # only some voxels have a known label
+        return replace(score, dice=0.0)
     worst = replace(score, dice=0.0, surface_dice=0.0, lesion_precision=0.0, lesion_recall=0.0, lesion_f1=0.0)
     return replace(worst, hd95_mm=diagonal_mm)
 
@@ -353,5 +426,5 @@ def _read_prediction(path: Path, grid: Grid, rules: SegmentRules) -> NDArray[np.
     return found
 
 
-def _listed(labels: Mapping[str, int]) -> str:
-    return ", ".join(f"{v} ({n})" for n, v in labels.items())
+def _listed(labels: Structures) -> str:
+    return ", ".join(f"{'+'.join(map(str, _values_of(v)))} ({n})" for n, v in labels.items())

@@ -411,6 +411,7 @@ def _write_record(call: _FolderCall, known: Sequence[Prediction], n_skipped: int
         n_other_files=sum(searched.n_skipped for searched in call.found.found),
         channels=_earlier_channels(call.job.out, known) | {i.case: i.reasons for i in work.items if i.reasons},
         labels=dict(model.plan.labels),
+        regions={n: model.plan.values_of(classes) for n, classes in model.plan.regions.items()},
         scans=scans[0],
         more_scans=scans[1:],
         is_calibrated=model.is_calibrated,

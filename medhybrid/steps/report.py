@@ -100,6 +100,7 @@ def report(
     info = ReportInfo(
         title=f"{folder.resolve().name}: {', '.join(record.labels)}",
         labels=record.labels,
+        regions=record.regions,
         facts=_facts(record),
         skipped_files=tuple((e.name, e.reason) for e in record.skipped_files),
         key=record.made_by[:16],
@@ -190,7 +191,7 @@ def _read(
         elif made is not None and made.is_training_scan:
             notes.append("the model was trained on this scan: its mask is not scored")
         else:
-            scores = score_case(case, mask, known, record.labels, scan.grid)
+            scores = score_case(case, mask, known, record.structures, scan.grid)
     shown = shown_channel(record.model_channels)
     image = scan.array[shown if shown < len(scan.array) else 0]
     return VolumeView.from_scan(image, mask, known, scan.grid), scores, facts_of(scan.grid, scan.source.kind)

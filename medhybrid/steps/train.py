@@ -242,6 +242,7 @@ def _run(
 
     is_ended = False
     trainer: Trainer | None = None
+    on_known = " on labelled voxels" if any(c.record.known_share < 1 for c in setup.validation_cases) else ""
 
     def on_validation(validation: Validation) -> None:
         nonlocal is_ended
@@ -252,7 +253,7 @@ def _run(
         show_progress(validation, {c.name for c in shown_cases}, folder, tracker, shown)
 
     def on_progress(p: Progress) -> None:
-        dice = "" if p.dice is None else f"  dice {p.dice:.3f}"
+        dice = "" if p.dice is None else f"  dice{on_known} {p.dice:.3f}"
         if sign := signs.see_loss(p.fraction, p.loss):
             reporter.message(sign)
         reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}{dice}  {_minutes(p.left_s)} left")
@@ -392,7 +393,8 @@ def _seen_range(setup: RunSetup) -> SeenRange | None:
     records = [c.record for c in setup.train_cases if c.record.is_labelled]
     if seen is None or not records:
         return seen
-    share = {n: sum(r.reference_ml.get(n, 0) > 0 for r in records) / len(records) for n in setup.plan.structures}
+    has = {n: [r.reference_ml[n] > 0 for r in records if n in r.reference_ml] for n in setup.plan.structures}
+    share = {n: sum(of_label) / len(of_label) for n, of_label in has.items() if of_label}
     return seen.model_copy(update={"n_cases": len(records), "label_share": share})
 
 

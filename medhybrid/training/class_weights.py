@@ -52,16 +52,21 @@ def balanced_weights(volumes: dict[str, float]) -> dict[str, float]:
 
 
 def class_volumes(config: StudyConfig, cases: Sequence[PreparedCase]) -> dict[str, float]:
-    """Return the volume of each class in ml over all cases with masks; voxels of unknown label are not counted."""
+    """Return the volume of each class in ml over all cases with masks; voxels of unknown label are not counted.
+
+    If some cases are partly labelled, the volume of a class is that of the cases that have it, for as many cases as there are.
+    """
     volumes = dict.fromkeys(config.weighted_classes, 0.0)
-    for case in cases:
-        if not case.record.is_labelled:
-            continue
+    counts = dict.fromkeys(config.weighted_classes, 0)
+    labelled = [case for case in cases if case.record.is_labelled]
+    for case in labelled:
+        has = case.record.annotated
         found = {name: case.record.reference_ml.get(name, 0.0) for name in volumes}
         if not config.data.regions:
-            found[BACKGROUND] = _known_ml(config, case) - sum(found.values())
+            found[BACKGROUND] = _known_ml(config, case) - sum(found.values()) if has is None else 0.0
         volumes = {name: volume + found[name] for name, volume in volumes.items()}
-    return volumes
+        counts = {name: n + (has is None or name in has) for name, n in counts.items()}
+    return {name: volume * len(labelled) / counts[name] if counts[name] else 0.0 for name, volume in volumes.items()}
 
 
 def _known_ml(config: StudyConfig, case: PreparedCase) -> float:

@@ -147,6 +147,7 @@ class Trainer:
             seed=self.training.seed,
             context=plan.context,
             places=team.places(plan.batch_size, pastes=config.augment.paste_probability > 0),
+            structures=tuple(plan.structures),
         )
         self.about = About(
             channels=plan.channels,
@@ -351,6 +352,8 @@ class Trainer:
                 patch_size=plan.patch_size,
                 spacing_mm=plan.spacing_mm,
                 exchange=plan.exchange,
+                has_unknown=self.config.data.ignore_value is not None,
+                annotated=batch.annotated,
             )
         else:
             image, target = centre_crop(image, plan.patch_size), centre_crop(labels, plan.patch_size).long()

@@ -21,6 +21,9 @@ SMOOTH_VOXELS = 1.0
 MANY_CLASSES = 16
 """Number of classes above which overlap is summed by index: the time then hardly grows with the number of labels."""
 
+NEVER = -1e9
+"""Logit of a class without probability."""
+
 LEAST_WEIGHT = 1e-6
 """Lowest sum of weights that a mean divides by."""
 
@@ -45,12 +48,25 @@ class OverlapRule:
     alpha: float
     beta: float
 
-    def loss(self, common: Tensor, size: Tensor) -> Tensor:
-        """Return 1 - mean overlap of (K,) labels."""
+    def losses(self, common: Tensor, size: Tensor) -> Tensor:
+        """Return 1 - overlap of (K,) labels."""
         rest = self.factor - self.alpha - self.beta
         if abs(rest) > 1e-9:
             size = size + rest * common
-        return (1 - (self.factor * common + SMOOTH_VOXELS) / (size + SMOOTH_VOXELS)).mean()
+        return 1 - (self.factor * common + SMOOTH_VOXELS) / (size + SMOOTH_VOXELS)
+
+    def loss_of_annotated(self, sums: Tensor, annotated: Tensor, team: Team) -> Tensor:
+        """Return 1 - mean overlap of the labels that some sample of the batch has; each is summed over these samples.
+
+        Parameters
+        ----------
+        sums : (B, K, 2) Tensor
+            Common volume and size of each label in each sample.
+        annotated : (B, K) bool Tensor
+        """
+        losses = self.losses(*team.total((sums * annotated[..., None]).sum(0)).unbind(1))
+        is_present = team.total(annotated.to(sums.dtype).sum(0)) > 0
+        return (losses * is_present).sum() / is_present.sum().clamp_min(1)
 
 
 DICE = OverlapRule("dice", 2.0, 1.0, 1.0)
@@ -101,9 +117,18 @@ DICE_CE = LossRule()
 
 
 def label_terms(
-    logits: Tensor, target: Tensor, rule: LossRule, team: Team = ALONE, *, has_unknown: bool = False
+    logits: Tensor,
+    target: Tensor,
+    rule: LossRule,
+    team: Team = ALONE,
+    *,
+    has_unknown: bool = False,
+    annotated: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms of disjoint labels, by name.
+
+    In a sample that does not have all labels, the probability of its missing labels is added to that of the background in the
+    voxel term (marginal loss), and overlap is that of its labels.
 
     Parameters
     ----------
@@ -111,16 +136,36 @@ def label_terms(
     target : (B, X, Y, Z) int64 Tensor
     has_unknown : bool
         Whether the target may have voxels of unknown label (`UNKNOWN`), which are left out of each term.
+    annotated : (B, K - 1) bool Tensor, optional
+        Whether each sample has each label; all by default. The target of a voxel of a missing label is 0.
+
+    References
+    ----------
+    Marginal loss: Shi et al. (2021), doi:10.1016/j.media.2021.101979.
     """
     terms: dict[str, Tensor] = {}
     if rule.voxel is not None:
-        terms[rule.voxel] = _voxel_term(logits, target, rule, team, has_unknown=has_unknown)
+        merged = logits if annotated is None else _merge_missing(logits, annotated)
+        terms[rule.voxel] = _voxel_term(merged, target, rule, team, has_unknown=has_unknown)
     if rule.overlap is not None:
         probabilities = logits.softmax(dim=1)
         if has_unknown:
             probabilities = probabilities * (target != UNKNOWN)[:, None]
-        terms[f"{rule.overlap.name}_loss"] = overlap_loss(probabilities, target, rule.overlap, team)
+        terms[f"{rule.overlap.name}_loss"] = overlap_loss(
+            probabilities, target, rule.overlap, team, annotated=annotated
+        )
     return terms
+
+
+def _merge_missing(logits: Tensor, annotated: Tensor) -> Tensor:
+    """Return logits (B, K, X, Y, Z) in which the background has the probability of all labels that a sample does not have."""
+    is_missing = torch.cat([torch.zeros_like(annotated[:, :1]), ~annotated], dim=1)[
+        ..., None, None, None
+    ]  # (B, K, 1, 1, 1)
+    is_outside = is_missing.clone()
+    is_outside[:, 0] = True  # background and missing labels
+    background = logits.masked_fill(~is_outside, NEVER).logsumexp(dim=1, keepdim=True)
+    return torch.cat([background, logits[:, 1:].masked_fill(is_missing[:, 1:], NEVER)], dim=1)
 
 
 def _voxel_term(logits: Tensor, target: Tensor, rule: LossRule, team: Team, *, has_unknown: bool) -> Tensor:
@@ -165,25 +210,41 @@ def _focal(cross_entropy: Tensor, gamma: float) -> Tensor:
     return (-torch.expm1(-cross_entropy)) ** gamma * cross_entropy
 
 
-def overlap_loss(probabilities: Tensor, target: Tensor, rule: OverlapRule, team: Team = ALONE) -> Tensor:
+def overlap_loss(
+    probabilities: Tensor,
+    target: Tensor,
+    rule: OverlapRule,
+    team: Team = ALONE,
+    *,
+    annotated: Tensor | None = None,
+) -> Tensor:
     """Compute 1 - mean overlap of the foreground labels, with sums over the whole batch of all processes.
 
     Parameters
     ----------
     probabilities : (B, K, X, Y, Z) Tensor
     target : (B, X, Y, Z) int64 Tensor
+    annotated : (B, K - 1) bool Tensor, optional
+        Whether each sample has each label; all by default.
     """
+    if annotated is not None:
+        pairs = zip(torch.split(probabilities, 1), torch.split(target, 1), strict=True)
+        sums = torch.stack([_sums(p, t, rule) for p, t in pairs])
+        return rule.loss_of_annotated(sums, annotated, team)
+    common, size = team.total(_sums(probabilities, target, rule)).unbind(1)
+    return rule.losses(common, size).mean()
+
+
+def _sums(probabilities: Tensor, target: Tensor, rule: OverlapRule) -> Tensor:
+    """Return common volume and size (K - 1, 2) of each foreground class."""
     n_classes = probabilities.shape[1]
     if n_classes > MANY_CLASSES:
-        sums = _sums_of_many(probabilities, target, rule)
-    else:
-        each = []
-        for k in range(1, n_classes):
-            p, t = probabilities[:, k], (target == k).to(probabilities.dtype)
-            each.append(torch.stack([(p * t).sum(), rule.alpha * p.sum() + rule.beta * t.sum()]))
-        sums = torch.stack(each)
-    common, size = team.total(sums).unbind(1)
-    return rule.loss(common, size)
+        return _sums_of_many(probabilities, target, rule)
+    each = []
+    for k in range(1, n_classes):
+        p, t = probabilities[:, k], (target == k).to(probabilities.dtype)
+        each.append(torch.stack([(p * t).sum(), rule.alpha * p.sum() + rule.beta * t.sum()]))
+    return torch.stack(each)
 
 
 def _sums_of_many(probabilities: Tensor, target: Tensor, rule: OverlapRule) -> Tensor:
@@ -209,33 +270,53 @@ def _counts(classes: Tensor, n_classes: int) -> Tensor:
 
 
 def region_terms(
-    logits: Tensor, target: Tensor, regions: RegionScores, rule: LossRule, team: Team = ALONE
+    logits: Tensor,
+    target: Tensor,
+    regions: RegionScores,
+    rule: LossRule,
+    team: Team = ALONE,
+    *,
+    annotated: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms of regions, by name: each region is told from its outside by a sigmoid.
+
+    A region that a sample does not have is left out for this sample.
 
     Parameters
     ----------
     logits : (B, R, X, Y, Z) float32 Tensor
     target : (B, X, Y, Z) int64 Tensor
         Classes; voxels of unknown label (`UNKNOWN`) are left out.
+    annotated : (B, R) bool Tensor, optional
+        Whether each sample has each region; all by default.
     """
-    known = (target != UNKNOWN)[:, None]
+    known = (target != UNKNOWN)[:, None]  # (B, 1, X, Y, Z)
+    has = None if annotated is None else annotated[..., None, None, None]  # (B, R, 1, 1, 1)
+    counted = known if has is None else known & has
     wanted = regions.targets(target)
     terms: dict[str, Tensor] = {}
     if rule.voxel is not None:
         each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         if rule.voxel == "focal_loss":
             each = _focal(each, rule.gamma)
-        weight: Tensor | int = logits.shape[1]
+        weights = torch.ones(logits.shape[1], device=logits.device) if rule.weights is None else rule.weights
         if rule.weights is not None:
-            each, weight = each * rule.weights[:, None, None, None], rule.weights.sum()
-        n_known = team.total(known.sum()).clamp_min(1)
-        terms[rule.voxel] = team.total((each * known).sum() / (n_known * weight))
+            each = each * weights[:, None, None, None]
+        if has is None:
+            n_known = team.total(known.sum()).clamp_min(1) * (
+                logits.shape[1] if rule.weights is None else weights.sum()
+            )
+        else:
+            n_known = team.total((counted.sum((0, 2, 3, 4)) * weights).sum()).clamp_min(LEAST_WEIGHT)
+        terms[rule.voxel] = team.total((each * counted).sum() / n_known)
     if rule.overlap is not None:
-        probabilities = logits.sigmoid() * known
-        over = (0, 2, 3, 4)
+        probabilities = logits.sigmoid() * counted
+        over = (2, 3, 4) if annotated is not None else (0, 2, 3, 4)
         size = rule.overlap.alpha * probabilities.sum(over) + rule.overlap.beta * wanted.sum(over)
-        sums = torch.stack([(probabilities * wanted).sum(over), size], dim=1)
-        common, size = team.total(sums).unbind(1)
-        terms[f"{rule.overlap.name}_loss"] = rule.overlap.loss(common, size)
+        sums = torch.stack([(probabilities * wanted).sum(over), size], dim=-1)
+        if annotated is not None:
+            loss = rule.overlap.loss_of_annotated(sums, annotated, team)
+        else:
+            loss = rule.overlap.losses(*team.total(sums).unbind(1)).mean()
+        terms[f"{rule.overlap.name}_loss"] = loss
     return terms

@@ -53,6 +53,7 @@ def compute_loss(
     *,
     rule: LossRule = DICE_CE,
     has_unknown: bool = False,
+    annotated: Tensor | None = None,
 ) -> LossTerms:
     """Compute the loss of a batch in float32.
 
@@ -65,8 +66,10 @@ def compute_loss(
         Weight of the same loss at the auxiliary size, for deep supervision. The target is resized to it by nearest neighbour.
     has_unknown : bool
         Whether the target may have voxels of unknown label (`UNKNOWN`), which are left out of each term.
+    annotated : (B, K - 1) bool Tensor, optional
+        Whether each sample has each label; all by default. The target of a voxel of a missing label is 0.
     """
-    terms = partial(label_terms, rule=rule, team=team, has_unknown=has_unknown)
+    terms = partial(label_terms, rule=rule, team=team, has_unknown=has_unknown, annotated=annotated)
     return sum_of_sizes(terms, logits, target, auxiliary_weight)
 
 
@@ -78,6 +81,7 @@ def compute_region_loss(
     team: Team = ALONE,
     *,
     rule: LossRule = DICE_CE,
+    annotated: Tensor | None = None,
 ) -> LossTerms:
     """Compute the loss of regions in float32, for example binary cross entropy and batch Dice of each.
 
@@ -85,8 +89,11 @@ def compute_region_loss(
     ----------
     target : (B, X, Y, Z) int64 Tensor
         Classes; voxels of unknown label (`UNKNOWN`) are left out.
+    annotated : (B, R) bool Tensor, optional
+        Whether each sample has each region; all by default.
     """
-    return sum_of_sizes(partial(region_terms, regions=regions, rule=rule, team=team), logits, target, auxiliary_weight)
+    terms = partial(region_terms, regions=regions, rule=rule, team=team, annotated=annotated)
+    return sum_of_sizes(terms, logits, target, auxiliary_weight)
 
 
 def sum_of_sizes(terms: Terms, logits: Logits, target: Tensor, auxiliary_weight: float) -> LossTerms:

@@ -14,6 +14,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.plan import Plan
 from medhybrid.data.sampling import Batch
 from medhybrid.data.store import PreparedCase
+from medhybrid.errors import TrainingError
 from medhybrid.inference.precision import Precision, in_precision
 from medhybrid.inference.self_check import checked_precision
 from medhybrid.training.loss_terms import LossRule
@@ -93,23 +94,33 @@ class SegmentationObjective:
         self.rule, self.own_loss = LossRule.of(config.training, class_weights, device), own_loss
 
     def inputs(self, batch: Batch, image: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        """Return image, target and metadata (B, F)."""
-        return image, target, self._some_context(batch)
+        """Return image, target, metadata (B, F) and the labels that each sample has (B, S); S is 0 if all have all."""
+        annotated = torch.from_numpy(batch.annotated)[: len(self.own)].to(self.device)
+        return image, target, self._some_context(batch), annotated
 
     def loss(self, network: Any, *inputs: Tensor) -> Loss:
         """Compute the loss of the logits."""
-        image, target, context = inputs
+        image, target, context, has = inputs
+        annotated = has if has.shape[1] else None
         with in_precision(self.device, self.precision):
             logits = network(image, context) if self.plan.context else network(image)
         weight = self.config.training.auxiliary_weight if self.config.network.deep_supervision else 0.0
         regions = network.regions if self.plan.regions else None
         if self.own_loss is not None:
+            if annotated is not None:
+                raise TrainingError(
+                    "a loss of the user cannot be used with partly labelled cases",
+                    expected="cases with all labels",
+                    remedy="use a loss of the config (training.loss), or leave these cases out",
+                )
             terms = partial(self.own_loss.terms, regions=regions, team=self.team)
             return sum_of_sizes(terms, logits, target, weight)
         if regions is not None:
-            return compute_region_loss(logits, target, regions, weight, self.team, rule=self.rule)
+            return compute_region_loss(logits, target, regions, weight, self.team, rule=self.rule, annotated=annotated)
         has_unknown = self.config.data.ignore_value is not None
-        return compute_loss(logits, target, weight, self.team, rule=self.rule, has_unknown=has_unknown)
+        return compute_loss(
+            logits, target, weight, self.team, rule=self.rule, has_unknown=has_unknown, annotated=annotated
+        )
 
     def _some_context(self, batch: Batch) -> Tensor:
         """Return metadata (B, F) with some values set to NaN at random, so that the network also works without them."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from medhybrid.config import InferenceConfig
+from medhybrid.data.annotation import scored
 from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.data.plan import Plan
 from medhybrid.data.store import PreparedCase
@@ -33,13 +34,13 @@ class CaseResult:
     Attributes
     ----------
     dice : dict
-        Dice score of each label.
+        Dice score of each label that the reference has, on the voxels whose label is known.
     prediction : (X, Y, Z) array
         Predicted label map on the grid of the scan; values are 1, 2, ... in the order of the plan's labels.
     voxels : VoxelSample, optional
         Sampled voxels for the calibration.
     classes : mapping
-        Classes of each name in `dice`; a region has several.
+        Classes of each label or region, whether the reference has it or not; a region has several.
     """
 
     case: PreparedCase
@@ -51,8 +52,12 @@ class CaseResult:
     @property
     def mean_dice(self) -> float:
         """Return the mean over the labels in reference or prediction; 1 if both have no label."""
-        held = [d for name, d in self.dice.items() if self.case.record.reference_ml[name] > 0 or d < 1]
+        held = [d for name, d in self.dice.items() if self.reference_ml(name) > 0 or d < 1]
         return float(np.mean(held)) if held else 1.0
+
+    def reference_ml(self, name: str) -> float:
+        """Return the volume of a label or region in the reference; 0 if the reference does not have it."""
+        return self.case.record.reference_ml.get(name, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +79,26 @@ class Validation:
         found: dict[str, list[float]] = {}
         for result in self.results:
             for name, dice_score in result.dice.items():
-                if result.case.record.reference_ml.get(name, 0) > 0:
+                if result.reference_ml(name) > 0:
                     found.setdefault(name, []).append(dice_score)
         return {name: float(np.mean(values)) for name, values in found.items()}
+
+    @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """Return the labels or regions with their classes."""
+        return dict(self.results[0].classes)
+
+    @property
+    def known_share(self) -> float:
+        """Return the mean share of the voxels whose label is known; below 1, Dice is not that of whole masks."""
+        return float(np.mean([r.case.record.known_share for r in self.results]))
+
+    @property
+    def basis(self) -> str:
+        """Return what Dice was measured on, if not on whole masks; empty otherwise."""
+        if self.known_share >= 1:
+            return ""
+        return f"Dice on labelled voxels only ({self.known_share:.2%} of the voxels)"
 
     def calibration(self) -> Calibration:
         """Fit the calibration of the model's confidence on a complete validation."""
@@ -87,6 +109,8 @@ class Validation:
         """Return the metrics with their names, for a tracker."""
         values = {"val/dice": self.mean_dice, "val/dice_median": float(np.median([r.mean_dice for r in self.results]))}
         values |= {f"val_label/{label}/dice": value for label, value in self.dice_of_present.items()}
+        if self.known_share < 1:
+            values["val/labelled_share"] = self.known_share
         values |= {f"val_case/{r.case.name}/dice": r.mean_dice for r in self.results}
         return values
 
@@ -129,21 +153,37 @@ def validate(
             turned: Grid = turned,
         ) -> tuple[NDArray[np.uint8], VoxelSample | None]:
             logits = predict_logits(network, to_tensor(image, place), plan, config, precision, context, device=device)
-            voxels = sample_voxels(logits, case.labels_with_unknown()) if is_complete else None
+            # In a partly labelled case, the class of the background is not known.
+            is_sampled = is_complete and case.record.annotated is None
+            voxels = sample_voxels(logits, case.labels_with_unknown()) if is_sampled else None
             return labels_on_scan(logits, case.grid, turned, case.turn), voxels
 
         labels, voxels = on_device_or_cpu(device, compute, needed=collected_bytes(image.shape, plan), of=case.name)
         prediction = apply_component_rules(
             labels,
-            names=tuple(plan.labels),
+            structures=plan.structures,
             keep_largest=plan.keep_largest,
             min_component_ml=plan.min_component_ml,
             voxel_ml=turned.voxel_ml,
         )
-        reference = case.source_mask_with_unknown()
-        prediction[reference == UNKNOWN] = 0  # neither right nor wrong
-        scores = {
-            n: dice(np.isin(prediction, classes), np.isin(reference, classes)) for n, classes in plan.structures.items()
-        }
+        scores = dice_of_known(
+            prediction, case.source_mask_with_unknown(), scored(plan.structures, case.record.annotated)
+        )
         results.append(CaseResult(case, scores, prediction, voxels, plan.structures))
     return Validation(step, tuple(results), is_complete)
+
+
+def dice_of_known(
+    prediction: NDArray[np.uint8], reference: NDArray[np.uint8], structures: Mapping[str, tuple[int, ...]]
+) -> dict[str, float]:
+    """Return the Dice of each structure on the voxels whose label is known.
+
+    Parameters
+    ----------
+    prediction, reference : (X, Y, Z) uint8 ndarray
+        Class indices; the reference may have `UNKNOWN` voxels.
+    structures : mapping
+        Labels or regions with their classes.
+    """
+    prediction = np.where(reference == UNKNOWN, 0, prediction)
+    return {n: dice(np.isin(prediction, classes), np.isin(reference, classes)) for n, classes in structures.items()}

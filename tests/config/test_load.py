@@ -134,3 +134,12 @@ def test_a_printed_config_with_long_values_is_loaded_unchanged(
 
     (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
     assert load_config(tmp_path / "mine.yaml").data.root == place
+
+
+def test_component_rules_name_regions_where_there_are_some(tmp_path: Path) -> None:
+    path = tmp_path / "nested.yaml"
+    path.write_text("name: nested\ndata:\n  root: .\n  channels: [{name: T1}]\n  labels: {whole: [1, 2], core: [2]}\n")
+
+    assert load_config(path, ["prepare.keep_largest=[whole]"]).prepare.keep_largest == ("whole",)
+    with pytest.raises(ConfigError, match="unknown region: whole_rest; regions are whole, core"):
+        load_config(path, ["prepare.keep_largest=[whole_rest]"])

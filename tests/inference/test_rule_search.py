@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medhybrid.data.fingerprint import UNKNOWN
 from medhybrid.inference.rule_search import ComponentRules, JudgedCase, choose_rules
 
 SHAPE = (24, 24, 12)
+LESION = {"lesion": (1,)}
 
 
 def case(rng: np.random.Generator, *, specks: int, second_lesion: bool = False) -> JudgedCase:
@@ -27,7 +29,7 @@ def case(rng: np.random.Generator, *, specks: int, second_lesion: bool = False) 
 def test_false_specks_are_removed_by_volume_and_true_lesions_kept(rng: np.random.Generator) -> None:
     cases = [case(rng, specks=12, second_lesion=True) for _ in range(12)]
 
-    rules = choose_rules(cases, ["lesion"])
+    rules = choose_rules(cases, LESION)
 
     assert rules.keep_largest == ()
     assert 0.008 < rules.min_component_ml < 150 * 0.008
@@ -35,13 +37,13 @@ def test_false_specks_are_removed_by_volume_and_true_lesions_kept(rng: np.random
 
 
 def test_no_rule_is_chosen_if_none_helps(rng: np.random.Generator) -> None:
-    assert choose_rules([case(rng, specks=0, second_lesion=True) for _ in range(12)], ["lesion"]) == ComponentRules()
+    assert choose_rules([case(rng, specks=0, second_lesion=True) for _ in range(12)], LESION) == ComponentRules()
 
 
 def test_no_rule_is_chosen_for_a_gain_in_one_case(rng: np.random.Generator) -> None:
     cases = [case(rng, specks=0) for _ in range(11)] + [case(rng, specks=30)]
 
-    assert choose_rules(cases, ["lesion"]) == ComponentRules()
+    assert choose_rules(cases, LESION) == ComponentRules()
 
 
 @pytest.mark.parametrize("n_seeds", [1, 8])
@@ -50,5 +52,33 @@ def test_no_rule_is_chosen_from_few_cases_even_with_many_predictions_of_each(
 ) -> None:
     cases = [replace(case(rng, specks=12, second_lesion=True), name=name) for name in "abcde" for _ in range(n_seeds)]
 
-    assert choose_rules(cases, ["lesion"]) == ComponentRules()
-    assert choose_rules(cases[:1], ["lesion"]) == ComponentRules()
+    assert choose_rules(cases, LESION) == ComponentRules()
+    assert choose_rules(cases[:1], LESION) == ComponentRules()
+
+
+def test_rules_name_regions(rng: np.random.Generator) -> None:
+    """False cores of one voxel are inside the tumour, where they are no components of the whole tumour."""
+    cases = []
+    for _ in range(8):
+        reference = np.zeros(SHAPE, np.uint8)
+        reference[2:22, 2:22, 1:11] = 1
+        reference[4:9, 4:9, 3:8] = 2
+        prediction = reference.copy()
+        for x in rng.integers(12, 20, 20):
+            prediction[x, rng.integers(4, 20), rng.integers(2, 10)] = 2
+        cases.append(JudgedCase(prediction, reference, 0.008))
+
+    rules = choose_rules(cases, {"whole": (1, 2), "core": (2,)})
+
+    assert rules.keep_largest == ("core",) or rules.min_component_ml > 0
+    assert rules.gain.low > 0
+
+
+def test_neither_unknown_voxels_nor_missing_structures_decide_on_rules(rng: np.random.Generator) -> None:
+    cases = [case(rng, specks=12) for _ in range(8)]
+    hidden = [replace(c, reference=np.where(c.prediction != c.reference, UNKNOWN, c.reference)) for c in cases]
+    missing = [replace(c, annotated=("other",)) for c in cases]
+
+    assert choose_rules(cases, LESION | {"other": (2,)}).gain.low > 0
+    assert choose_rules(hidden, LESION) == ComponentRules()
+    assert choose_rules(missing, LESION | {"other": (2,)}) == ComponentRules()

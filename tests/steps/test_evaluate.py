@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import medhybrid
-from medhybrid.errors import DataError
-from medhybrid.steps.evaluate import log_evaluation
-from tests.synthetic import AFFINE, StudyFolder, blob_case, save_nifti
+from medhybrid.errors import ConfigError, DataError
+from medhybrid.steps.evaluate import annotated_labels, log_evaluation
+from tests.synthetic import AFFINE, StudyFolder, blob_case, save_nifti, small_config
 
 LABELS = {"left": 1, "right": 4}
 
@@ -82,39 +82,6 @@ def test_folders_without_common_cases_are_refused(folders: tuple[Path, Path], tm
 
     with pytest.raises(DataError, match="no case to score"):
         medhybrid.evaluate(folders[0], tmp_path / "empty", labels=LABELS)
-
-
-def test_regions_are_scored_as_wholes(tmp_path: Path) -> None:
-    reference = np.zeros((8, 8, 8), np.uint8)
-    reference[2:6, 2:6, 2:6], reference[3:5, 3:5, 3:5] = 2, 5
-    save_nifti(tmp_path / "reference" / "a.nii.gz", reference)
-    save_nifti(tmp_path / "prediction" / "a.nii.gz", np.where(reference > 0, 2, 0).astype(np.uint8))
-
-    result = medhybrid.evaluate(
-        tmp_path / "reference",
-        tmp_path / "prediction",
-        labels={"whole_rest": 2, "core": 5},
-        regions={"whole": (2, 5), "core": (5,)},
-    )
-
-    assert {s.label: s.dice for s in result.scores} == {"whole": 1.0, "core": 0.0}
-
-
-def test_voxels_of_unknown_label_are_not_scored(tmp_path: Path) -> None:
-    reference = np.zeros((8, 8, 8), np.uint8)
-    reference[2:4], reference[4:] = 1, 255
-    prediction = np.zeros_like(reference)
-    prediction[2:6] = 1
-    save_nifti(tmp_path / "reference" / "a.nii.gz", reference)
-    save_nifti(tmp_path / "prediction" / "a.nii.gz", prediction)
-    folders = tmp_path / "reference", tmp_path / "prediction"
-
-    (score,) = medhybrid.evaluate(*folders, labels={"x": 1}, ignore_value=255).scores
-
-    assert score.dice == 1.0
-    assert score.predicted_ml == score.reference_ml
-    with pytest.raises(DataError, match="values that are not labels"):
-        medhybrid.evaluate(*folders, labels={"x": 1})
 
 
 @pytest.mark.slow
@@ -276,3 +243,101 @@ def test_of_a_fold_only_the_training_scans_are_refused(trained: tuple[StudyFolde
 
     assert {s.case for s in found.scores} == {"case_09"}
     assert "data leakage" in found.problems["case_00"]
+
+
+def write_row(folder: Path, case: str, reference: list[int], prediction: list[int]) -> None:
+    """Write a case whose masks have the given values along X."""
+    for part, values in (("ref", reference), ("pred", prediction)):
+        save_nifti(folder / part / f"{case}.nii.gz", np.array(values, np.uint8).reshape(-1, 1, 1))
+
+
+CLASSES = {"whole_rest": 1, "core_rest": 2, "enhancing": 3}
+REGIONS = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+
+
+def test_regions_that_nest_are_scored_as_wholes(tmp_path: Path) -> None:
+    write_row(tmp_path, "a", [0, 1, 1, 2, 3, 3, 0, 0], [0, 1, 2, 2, 3, 0, 0, 1])
+
+    result = medhybrid.evaluate(tmp_path / "ref", tmp_path / "pred", labels=CLASSES, regions=REGIONS)
+
+    whole, core, enhancing = result.scores
+    assert (whole.dice, core.dice, enhancing.dice) == pytest.approx((2 * 4 / 10, 2 * 2 / 6, 2 * 1 / 3))
+    assert result.summary["dice"] == pytest.approx(np.mean([0.8, 2 / 3, 2 / 3]))
+    voxel_ml = abs(np.linalg.det(AFFINE)) / 1000
+    assert (whole.reference_ml, core.reference_ml) == pytest.approx((5 * voxel_ml, 3 * voxel_ml))
+
+
+def test_voxels_of_unknown_label_are_not_scored(tmp_path: Path) -> None:
+    write_row(tmp_path, "a", [0, 1, 1, 9, 9, 9, 0, 0], [1, 1, 0, 1, 1, 4, 0, 0])
+
+    result = medhybrid.evaluate(
+        tmp_path / "ref", tmp_path / "pred", labels={"left": 1}, ignore_value=9, other_values="ignore"
+    )
+
+    (score,) = result.scores
+    assert score.dice == pytest.approx(2 * 1 / (2 + 2))
+    assert np.isnan([score.hd95_mm, score.surface_dice, score.lesion_f1, score.volume_error_ml]).all()
+    assert result.summary["labelled_share"] == pytest.approx(5 / 8)
+    assert "hd95_mm" not in result.summary
+    with pytest.raises(DataError, match="values that are not labels"):
+        medhybrid.evaluate(tmp_path / "ref", tmp_path / "pred", labels={"left": 1})
+
+
+def test_a_reference_without_a_known_voxel_is_listed(tmp_path: Path) -> None:
+    write_row(tmp_path, "a", [9, 9], [1, 0])
+    write_row(tmp_path, "b", [9, 1], [1, 1])
+
+    result = medhybrid.evaluate(tmp_path / "ref", tmp_path / "pred", labels={"left": 1}, ignore_value=9)
+
+    assert "no voxel of known label" in result.problems["a"]
+    assert [s.case for s in result.scores] == ["b"]
+
+
+def test_labels_that_a_reference_does_not_have_are_a_gap(tmp_path: Path) -> None:
+    write_row(tmp_path, "a", [1, 1, 0, 0], [1, 1, 4, 4])
+    write_row(tmp_path, "b", [1, 0, 4, 4], [1, 0, 4, 0])
+    folders = tmp_path / "ref", tmp_path / "pred"
+
+    result = medhybrid.evaluate(*folders, labels=LABELS, annotated={"a": ["left"]})
+
+    assert {(s.case, s.label): s.dice for s in result.scores} == {
+        ("a", "left"): 1,
+        ("b", "left"): 1,
+        ("b", "right"): pytest.approx(2 / 3),
+    }
+    assert result.summary["dice.right"] == pytest.approx(2 / 3)
+    with pytest.raises(ConfigError, match="case a has an unknown label"):
+        medhybrid.evaluate(*folders, labels=LABELS, annotated={"a": ["liver"]})
+    with pytest.raises(ConfigError, match="case a has no label"):
+        medhybrid.evaluate(*folders, labels=LABELS, annotated={"a": []})
+
+
+def test_the_dataset_of_the_config_says_which_labels_its_references_have(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+        save_nifti(tmp_path / f"{name}_mask.nii.gz", blob_case(0)[1])
+    (tmp_path / "cases.csv").write_text(
+        "case,T1,mask,labels\na,a.nii.gz,a_mask.nii.gz,right\nb,b.nii.gz,b_mask.nii.gz,all\n"
+    )
+    data = small_config(tmp_path / "config").data
+
+    found = annotated_labels(data.model_copy(update={"root": str(tmp_path)}))
+
+    assert found == {"a": ("right",), "a_mask": ("right",)}
+
+
+def test_regions_other_than_those_of_the_record_are_refused(tmp_path: Path) -> None:
+    write_row(tmp_path, "a", [1, 2], [1, 2])
+    record = {
+        "medhybrid": "", "python": "", "time": "", "device": "", "runtime": "", "precision": "", "model_weights_sha256": "",
+        "made_by": "x", "n_done": 1, "n_unchanged": 0, "n_failed": 0, "n_waiting": 0, "skipped_files": [], "n_other_files": 0,
+        "channels": {}, "labels": {"whole_rest": 1, "core": 2}, "regions": {"whole": [1, 2], "core": [2]},
+    }  # fmt: skip
+    (tmp_path / "pred" / "run.json").write_text(json.dumps(record))
+    folders = tmp_path / "ref", tmp_path / "pred"
+
+    labels = {"whole_rest": 1, "core": 2}
+    assert medhybrid.evaluate(*folders, labels=labels, regions={"whole": [1, 2], "core": [2]}).summary["dice"] == 1
+    assert medhybrid.evaluate(*folders, labels=labels, regions={"another name": [1, 2]}).summary["dice"] == 1
+    with pytest.raises(DataError, match=r"have other labels. Expected .*1\+2 \(whole\)"):
+        medhybrid.evaluate(*folders, labels=labels, regions={"whole": [2]})

@@ -61,6 +61,8 @@ def test_regions_are_scored_as_wholes(trained: tuple[StudyConfig, medhybrid.Run]
     assert case.record.reference_ml["core"] == pytest.approx((mask == 5).sum() * 8e-3)
     assert run.metrics["val_label/whole/dice"] > 0.8
     assert run.metrics["val_label/core/dice"] > 0.7
+    page = (run.folder / "report.html").read_text()
+    assert all(f"{name}, ml" in page for name in ("whole", "core", "whole_rest"))
 
 
 def test_a_predicted_mask_has_the_values_of_the_files_and_measures_of_each_region(
@@ -86,3 +88,13 @@ def test_a_predicted_mask_has_the_values_of_the_files_and_measures_of_each_regio
     of = [g.SegmentIdentificationSequence[0].ReferencedSegmentNumber for g in dataset.PerFrameFunctionalGroupsSequence]
     sizes = {n: int(sum(f.sum() for f, s in zip(frames, of, strict=True) if s == n)) for n in (1, 2)}
     assert sizes == {1: int((made > 0).sum()), 2: int((made == 5).sum())}, "the segments overlap"
+
+    save_nifti(tmp_path / "references" / path.name, nested_case(20)[1], AFFINE)
+    scores = medhybrid.evaluate(
+        tmp_path / "references", tmp_path / "out", labels=trained[0].data.labels, regions=trained[0].data.regions
+    )
+    assert {s.label: s.reference_ml for s in scores.scores} == pytest.approx(
+        {"whole": (nested_case(20)[1] > 0).sum() * 8e-3, "core": (nested_case(20)[1] == 5).sum() * 8e-3}
+    )
+    page = medhybrid.report(tmp_path / "out", references=tmp_path / "references").read_text()
+    assert all(f"{name}, ml" in page for name in ("whole", "core", "whole_rest"))

@@ -12,9 +12,11 @@ import torch
 import medhybrid
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.fingerprint import UNKNOWN
+from medhybrid.data.sampling import PatchSampler
 from medhybrid.networks import Logits
 from medhybrid.training.loss_terms import DICE, overlap_loss
 from medhybrid.training.losses import compute_loss
+from medhybrid.training.validation import dice_of_known
 from tests.synthetic import blob_case, save_nifti, small_config, write_study
 
 
@@ -87,3 +89,35 @@ def test_scribbles_train_and_only_their_voxels_are_scored(tmp_path: Path) -> Non
     reference = blob_case(5)[1][::3, :, ::2]
     assert record["reference_ml"]["left"] == pytest.approx((reference == 1).sum() * 6.75e-3, rel=1e-6)
     assert 0 <= run.metrics["val/dice"] <= 1
+    assert run.metrics["val/labelled_share"] == pytest.approx(case.record.known_share) == pytest.approx(known.mean())
+    assert "Dice on labelled voxels only" in (run.folder / "report.html").read_text()
+    assert "says" in (run.folder / "model" / "card.md").read_text()
+
+
+def test_patches_of_scribbles_are_near_labelled_voxels_of_foreground_and_background(tmp_path: Path) -> None:
+    write_study(tmp_path / "data", 6)
+    for i in range(6):
+        mask = blob_case(i)[1]
+        scribble = np.full(mask.shape, 9, np.uint8)
+        scribble[4, 4:8, 10] = 0
+        scribble[tuple(np.argwhere(mask == 1)[5])] = 1
+        scribble[tuple(np.argwhere(mask == 4)[5])] = 4
+        save_nifti(tmp_path / "data" / "labelsTr" / f"case_{i:02d}.nii.gz", scribble)
+    config = small_config(tmp_path, "data.ignore_value=9", "prepare.spacing_mm=[1.5,1.5,3.0]")
+    cases = PreparedDataset(medhybrid.preprocess(config).folder).open(["case_00"])
+    source = PatchSampler(cases, patch_size=(12, 12, 8), batch_size=2, foreground_share=0.5, seed=0)
+
+    patches = [labels for step in range(20) for labels in source.batch(step).labels]
+
+    assert all((labels != UNKNOWN).any() for labels in patches)
+    assert {0, 1, 2} <= {int(v) for labels in patches for v in np.unique(labels)}
+    assert sum((labels == 0).any() for labels in patches) < 35, "also patches away from the background scribble"
+
+
+def test_dice_of_scribbles_is_that_of_the_labelled_voxels() -> None:
+    reference = np.array([0, 1, 1, UNKNOWN, UNKNOWN, 2, 0], np.uint8)
+    prediction = np.array([1, 1, 0, 1, 2, 2, 0], np.uint8)
+
+    found = dice_of_known(prediction, reference, {"a": (1,), "b": (2,), "both": (1, 2)})
+
+    assert found == pytest.approx({"a": 2 * 1 / 4, "b": 1.0, "both": 2 * 2 / 6})

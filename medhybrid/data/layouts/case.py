@@ -49,6 +49,8 @@ class Case:
         Whether the dataset has a mask for the case, also if masks are not read. Only such cases can validate.
     fold : int, optional
         Fold in which the case validates, if the dataset specifies it; -1 trains in every fold.
+    annotated : tuple of str, optional
+        Labels or regions that the reference mask has; None for all.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Case:
     problem: DataError | None = None
     is_labelled: bool = True
     fold: int | None = None
+    annotated: tuple[str, ...] | None = None
 
     @property
     def files(self) -> Paths:

@@ -2,14 +2,15 @@
 
 `training` (or `train`) is a list of `{"image": FILE or [FILE, ...], "label": FILE, "fold": K}`. Several files are channels, in
 the order of the config. `fold` is the fold in which a case validates. Cases in a list `validation` (or `val`) validate in a
-single fold; those without labels are skipped. A key `subject` names the patient, and `split` with `train`, `val` or `test`
-assigns an entry to a part. A file can also be a plain list of such entries.
+single fold; those without labels are skipped. A key `subject` names the patient, `labels` the labels that the mask has (all by
+default), and `split` with `train`, `val` or `test` assigns an entry to a part. A file can also be a plain list of such entries.
 """
 
 from __future__ import annotations
 
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from medhybrid.data.layouts.case import (
     read_json,
     strip_suffix,
 )
+from medhybrid.data.layouts.case_labels import EVERY_LABEL, CaseLabelsError, read_annotated
 from medhybrid.data.layouts.entry_keys import (
     notes_on_unused_keys,
     part_under,
@@ -128,6 +130,8 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
         for i, e in enumerate(entries)
         for where in (f"{path.name}, entry {i + 1}",)
     ]
+    if any(_has_labels(e) for e in entries):
+        cases = [_with_labels(c, e, config, path.name) for c, e in zip(cases, entries, strict=True)]
     parts_of_cases = [part_under(split, e) for e in listed]
     parts_of_cases += ["test" if part_under(split, e) == "test" else "validation" for e in labelled]
     parts_of_cases += [None] * len(scans)
@@ -139,7 +143,7 @@ def list_datalist(config: DataConfig, root: Path) -> Listing:
     told = list(zip(cases, parts_of_cases, strict=True))
     kept = [c for c, part in told if part == "test"] + [case_for_testing(e, config, root) for e in testing]
     taken, notes = fold_or_part([(c, part) for c, part in told if part != "test"], split, path.name)
-    notes += notes_on_unused_keys(entries, split, path.name)
+    notes += notes_on_unused_keys(entries, split, path.name, used=("labels",))
     if labelled and (n := sum(isinstance(e, dict) and e.get("fold") not in (None, "") for e in entries)):
         message = f"the folds of {n} entries are not used: the list `validation` defines a single fold"
         notes.append(Note(path.name, message, remedy="move these entries to `training` with a fold, to use the folds"))
@@ -177,6 +181,27 @@ def _plain(value: Any) -> Any:
 
 def _has_label(entry: object) -> bool:
     return isinstance(entry, dict) and bool(entry.get("label"))
+
+
+def _has_labels(entry: object) -> bool:
+    return isinstance(entry, dict) and entry.get("labels") is not None
+
+
+def _with_labels(case: Case, entry: Any, config: DataConfig, name: str) -> Case:
+    """Set the labels that a case has; add a problem if its entry has none while others have, or unknown ones."""
+    if case.mask is None:
+        return case
+    try:
+        if not _has_labels(entry):
+            raise CaseLabelsError(
+                f"case {case.name}: its entry in {name} has no `labels`, while other entries have",
+                expected=f"a list of the labels that its mask has, or `{EVERY_LABEL}`",
+                remedy="add it",
+            )
+        annotated = read_annotated(entry["labels"], config, where=f"case {case.name}, key labels in {name}")
+    except CaseLabelsError as error:
+        return replace(case, problem=case.problem or error) if config.labelled else case
+    return replace(case, annotated=annotated)
 
 
 def testing_of(path: Path) -> list[Any]:

@@ -88,9 +88,9 @@ def with_fold(case: Case, entry: object) -> Case:
         return replace(case, problem=case.problem or error)
 
 
-def notes_on_unused_keys(entries: Sequence[Any], split: str, name: str) -> list[Note]:
-    """Return a note on keys of entries that are not read."""
-    unused = sorted({str(k) for e in entries if isinstance(e, dict) for k in e} - {*USED_KEYS, split})
+def notes_on_unused_keys(entries: Sequence[Any], split: str, name: str, *, used: Sequence[str] = ()) -> list[Note]:
+    """Return a note on keys of entries that are not read: neither `USED_KEYS` nor `used`."""
+    unused = sorted({str(k) for e in entries if isinstance(e, dict) for k in e} - {*USED_KEYS, *used, split})
     if not unused:
         return []
     return [Note(name, f"{len(unused)} keys of the entries are not used", printable_path(", ".join(unused))[:200])]

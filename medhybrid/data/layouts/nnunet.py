@@ -1,7 +1,8 @@
 """nnU-Net's layout: `imagesTr/<case>_0000.nii.gz`, one file per channel, and `labelsTr/<case>.nii.gz`.
 
 Common variants are accepted, too: images without a channel number, masks with one, suffixes in upper case. The notes list files
-that do not belong to a case.
+that do not belong to a case. `dataset.json` may have a key `case_labels`, a table of the partly labelled cases with the labels
+that their masks have: `{"case_001": ["liver"]}`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from medhybrid.data.layouts.case import (
     strip_suffix,
     subject_of,
 )
+from medhybrid.data.layouts.case_labels import CaseLabelsError, read_annotated
 from medhybrid.data.layouts.datalist import case_for_testing, testing_of
 from medhybrid.data.layouts.entry_keys import (
     notes_on_unused_keys,
@@ -41,6 +43,9 @@ from medhybrid.data.layouts.parts import fold_or_part
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 from medhybrid.scans.raster import COLOURS, is_raster
+
+CASE_LABELS = "case_labels"
+"""Key of `dataset.json` with the labels of partly labelled cases."""
 
 MAX_CHANNELS = 64
 
@@ -90,6 +95,7 @@ def list_nnunet(config: DataConfig, root: Path) -> Listing:
             problem = problem or _no_channel(name, images, root, config)
         problem = problem or missing_channels(config, name, found, "imagesTr")
         cases.append(Case(good, subject, found, mask, problem=problem, is_labelled=mask is not None))
+    cases = _with_labels(cases, root, config)
     taken |= {s for n in beyond for s in _stems_of(n, images, len(config.channels)) if s}
     cases, held, on_keys = _by_keys(cases, listed[0]) if listed else (cases, [], [])
     used = {p for c in (*cases, *held) if c.mask for p in c.mask.paths}
@@ -124,6 +130,33 @@ def _by_keys(cases: Sequence[Case], pairs: Mapping[str, ListedPair]) -> tuple[li
     if held:
         notes.append(Note(name, f"{len(held)} cases for testing are skipped"))
     return taken, held, notes
+
+
+def _with_labels(cases: Sequence[Case], root: Path, config: DataConfig) -> list[Case]:
+    """Set the labels of the cases that `dataset.json` calls partly labelled; raise `DataError` for names that are no case."""
+    path = root / "dataset.json"
+    values = read_json(path) if path.is_file() else {}
+    listed = values.get(CASE_LABELS) if isinstance(values, dict) else None
+    if listed is None:
+        return list(cases)
+    names = {c.name for c in cases}
+    unknown = [str(n) for n in listed if n not in names] if isinstance(listed, dict) else [ascii(listed)[:60]]
+    if unknown:
+        raise DataError(
+            f"dataset.json: `{CASE_LABELS}` has names that are not cases with a mask",
+            expected='{"case": ["label", ...], ...} with the names of cases',
+            found=_shown(unknown),
+            remedy="correct the names: such a case would train as if its mask had all labels",
+        )
+    made = []
+    for case in cases:
+        try:
+            where = f"case {case.name}, {CASE_LABELS} in dataset.json"
+            annotated = read_annotated(listed[case.name], config, where=where) if case.name in listed else None
+            made.append(replace(case, annotated=annotated))
+        except CaseLabelsError as error:
+            made.append(replace(case, problem=case.problem or error) if config.labelled else case)
+    return made
 
 
 def channel_numbers(root: Path) -> int:

@@ -1,6 +1,7 @@
-"""CSV table of cases, with columns `case`, `mask` and one for each channel; optionally `subject`, `fold` and `split`.
+"""CSV table of cases, with columns `case`, `mask` and one for each channel.
 
-Files with several channels are in a column `image` in place of those of the channels.
+Optional columns are `subject`, `fold`, `split`, and `labels` with the labels that the mask of a case has. Files with several
+channels are in a column `image` in place of those of the channels.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, missing_channels, named_case, read_fold
+from medhybrid.data.layouts.case_labels import EVERY_LABEL, CaseLabelsError, read_annotated
 from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
 from medhybrid.files import find_in_any_form
@@ -77,8 +79,11 @@ def list_table(config: DataConfig, root: Path) -> Listing:
     cases: list[tuple[Case, str | None]] = []
     testing: list[Case] = []
     rows = _without_repetitions(table, config, split)
+    of_labels = _labels_column(table, config)
     for line, row in rows:
         case = _case_of(row, line, table, config, path, has_subjects=has_subjects)
+        if of_labels is not None:
+            case = _with_labels(case, row[of_labels], config, f"line {line}")
         part = part_of(row[split]) if split else None
         if split and part is None:
             problem = DataError(
@@ -123,7 +128,7 @@ def _cell(row: dict[str, str], table: Table, name: str) -> str:
 
 def _without_repetitions(table: Table, config: DataConfig, split: str) -> list[tuple[int, dict[str, str]]]:
     """Return the rows without duplicates in the columns that are used."""
-    names = ["case", "mask", "subject", "fold", split, "", WHOLE, *(c.name for c in config.channels)]
+    names = ["case", "mask", "subject", "fold", "labels", split, "", WHOLE, *(c.name for c in config.channels)]
     first: dict[tuple[str, ...], tuple[int, dict[str, str]]] = {}
     for line, row in table.rows:
         first.setdefault(tuple(_cell(row, table, n) if n else row.get("", "") for n in names), (line, row))
@@ -172,6 +177,30 @@ def _has_parts_alone(table: Table, column: str) -> bool:
     return None not in parts and "test" in parts and len(parts) > 1
 
 
+def _labels_column(table: Table, config: DataConfig) -> str | None:
+    """Return the column with the labels of each case; None if there is none, it is empty, or it is a channel's."""
+    column = table.column("labels")
+    if column is None or column in {table.column(c.name) for c in config.channels}:
+        return None
+    return None if all(is_blank(row[column]) for _, row in table.rows) else column
+
+
+def _with_labels(case: Case, cell: str, config: DataConfig, where: str) -> Case:
+    """Set the labels that a case has; add a problem if its cell is empty while others are not, or has unknown names."""
+    if case.mask is None:
+        return case
+    try:
+        if is_blank(cell):
+            raise CaseLabelsError(
+                f"case {case.name}: {where} has no labels, while other lines have",
+                expected=f"the labels that its mask has, or `{EVERY_LABEL}`",
+                remedy="fill the cell in the column `labels`",
+            )
+        return replace(case, annotated=read_annotated(cell, config, where=f"case {case.name}, {where}, column labels"))
+    except CaseLabelsError as error:
+        return replace(case, problem=case.problem or error) if config.labelled else case
+
+
 def _without_tests(cases: Sequence[Case], testing: Sequence[str]) -> list[Case]:
     """Add a problem to cases that are also listed for testing, and must not train."""
     tests = {same_file_name(name) for name in testing}
@@ -191,7 +220,8 @@ def _notes(table: Table, config: DataConfig, split: str, testing: Sequence[Case]
     """Return notes on cases for testing, and on columns that are not used."""
     notes = [Note(name, f"{len(testing)} cases for testing are skipped")] if testing else []
     whole = [WHOLE] if _has_whole(table, config) else []
-    used = {table.column(c) for c in ("case", "mask", "subject", "fold", *whole, *(c.name for c in config.channels))}
+    columns = ("case", "mask", "subject", "fold", "labels", *whole, *(c.name for c in config.channels))
+    used = {table.column(c) for c in columns}
     if unused := [c for c in table.columns if c and c not in used and c != split]:
         absent = [] if whole else [c.name for c in config.channels if table.column(c.name) is None]
         remedy = f"the table has no column {', '.join(absent)}; this channel is missing in every case" if absent else ""

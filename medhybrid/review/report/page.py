@@ -11,7 +11,7 @@ import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -66,6 +66,8 @@ class ReportInfo:
         Name of the folder; a browser stores the marks of each folder separately.
     version : str
         Version of medhybrid.
+    regions : dict
+        Region names and the values of all their voxels.
     """
 
     title: str
@@ -75,6 +77,13 @@ class ReportInfo:
     key: str = ""
     folder: str = ""
     version: str = ""
+    regions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> dict[str, tuple[int, ...]]:
+        """Return what is measured: the regions, and the labels that are not regions, with their values."""
+        regions = {n: tuple(values) for n, values in self.regions.items()}
+        return regions | {n: (value,) for n, value in self.labels.items() if n not in regions}
 
 
 def write_report(
@@ -188,7 +197,7 @@ class _Page:
         """Render the section of a case."""
         values: dict[str, Any] = {"lesions": [], "planes": [], "slices": [], "data": None, "facts": view.facts}
         if volume is not None:
-            values["lesions"] = lesions_of(volume, self.info.labels)
+            values["lesions"] = lesions_of(volume, self.info.measured)
             values["planes"] = three_planes(volume, self.labels)
             values["slices"] = montage(volume, self.labels)
             values["data"] = None if niivue() is None else viewer_data(volume, self.labels)
@@ -204,7 +213,7 @@ class _Page:
             return [Point(v.case, value, hrefs[v.case]) for v, value in values if value is not None]
 
         charts = []
-        for name in self.info.labels:
+        for name in self.info.measured:
             volumes = points((v, v.sizes[name].volume_ml) for v in views if name in v.sizes)
             charts.append(strip(f"{name}: volume, ml", volumes, is_log=True))
         sure, dice = points((v, v.score) for v in views), points((v, v.dice) for v in views)

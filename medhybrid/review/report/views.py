@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -147,12 +147,18 @@ def case_order(view: CaseView) -> tuple[int, float, str]:
     return rank, 1.0 if sure is None else sure, view.case
 
 
-def lesions_of(volume: VolumeView, labels: Mapping[str, int]) -> list[Lesion]:
-    """Return the components of a prediction, largest first within each label; at most `MAX_LESIONS` for each label."""
+def lesions_of(volume: VolumeView, labels: Mapping[str, Sequence[int]]) -> list[Lesion]:
+    """Return the components of a prediction, largest first within each label; at most `MAX_LESIONS` for each label.
+
+    Parameters
+    ----------
+    labels : mapping
+        Label or region to its values.
+    """
     affine = volume.grid.affine
     found = []
-    for name, value in labels.items():
-        labelled, n = ndimage.label(volume.prediction == value, CONNECTIVITY)
+    for name, values in labels.items():
+        labelled, n = ndimage.label(np.isin(volume.prediction, values), CONNECTIVITY)
         if not n:
             continue
         sizes = np.bincount(labelled.ravel())[1:]
