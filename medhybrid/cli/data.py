@@ -113,7 +113,7 @@ def preprocess(
 ) -> int:
     """Check a dataset, choose a plan and prepare the cases.
 
-    A second call processes only changed cases.
+    Errors and warnings are in problems.csv beside the prepared cases. A second call processes only changed cases.
     """
     from medhybrid.config import load_config
     from medhybrid.steps.preprocess import preprocess as run

@@ -48,7 +48,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 
 app = typer.Typer(
     name="medhybrid",
-    help="Train, apply and review 3D segmentation models for MR and CT scans.",
+    help="Train, apply and review 3D segmentation models for MR and CT scans.\n\n"
+    "Usual order: inspect, init, preprocess, train, predict, report.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

@@ -39,11 +39,13 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DATA] [OVERRIDES]...", help="Folder of a dataset instead of --config; config overrides."
+            metavar="DATA | KEY=VALUE", help="Folder of a dataset, instead of --config; overrides of the config."
         ),
     ] = None,
     minutes: Minutes = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the newest run of the study.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the newest run of the config, or that of --run.")
+    ] = False,
     run: ResumedRun = None,
     processes: Annotated[int, typer.Option(help="Processes on this host that train together, one GPU each.")] = 1,
     own_loss: Annotated[
@@ -57,10 +59,11 @@ def train(
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Train on a prepared dataset, or on the folder of a dataset.
+    """Train a model on prepared cases or on a dataset's folder.
 
-    For a folder, a config is written and the cases are prepared first. Ctrl-C saves the state and --resume continues the
-    run. To extend a run, add training.iterations=+N.
+    With --config, run preprocess first. For a folder, the config NAME.yaml is written in the current folder (or used again),
+    and the cases are prepared. Ctrl-C saves the state, and --resume continues the run. To extend a run by its own unit of
+    length: --resume training.iterations=+N or training.max_minutes=+M. The run folder has report.html.
     """
     from medhybrid.runs.resume import find_run, run_config
     from medhybrid.steps.train import resume as go_on
@@ -153,7 +156,8 @@ def cross_validate(
 ) -> int:
     """Train all folds and report the mean Dice over all cases.
 
-    Every fold is trained with every seed. After an interruption, the same command continues.
+    Run preprocess first. Every fold is trained with every seed, each for the length in the config. Scores are in cases.csv
+    and summary.json in runs/NAME/cross-validation/. After an interruption, the same command continues.
     """
     from medhybrid.config import load_config
     from medhybrid.steps.cross_validate import cross_validate as run
@@ -235,13 +239,13 @@ def pretrain(
 def tune(
     context: typer.Context,
     config: Config,
-    minutes: Annotated[float, typer.Option(help="Budget in minutes, for all trials of all calls.")],
+    minutes: Annotated[float, typer.Option(help="Time in minutes, for all trials of all calls.")],
     search: Annotated[
         str, typer.Option(help="YAML file with keys and their ranges or choices, or the name of a packaged one.")
     ] = "search_hybrid.yaml",
     storage: Annotated[
         str | None,
-        typer.Option(help="URL of a database that several hosts share. Default: a file in the study's folder."),
+        typer.Option(help="URL of a database that several hosts share. Default: a file in runs/NAME/."),
     ] = None,
     overrides: Overrides = None,
     mode: StudyMode = "",

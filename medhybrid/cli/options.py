@@ -26,27 +26,36 @@ PrecisionOption = Annotated[
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(help="MLflow store. Default: MLFLOW_TRACKING_URI, else the SQLite file in the runs folder."),
+    typer.Option(help="MLflow store. Default: MLFLOW_TRACKING_URI, else mlflow.db in the folder of runs (runs/)."),
 ]
 ResampleIrregular = Annotated[
     bool, typer.Option("--resample-irregular", help="Resample tilted or unevenly spaced series to a regular grid.")
 ]
 KeepSheared = Annotated[
-    bool, typer.Option("--keep-sheared", help="Keep tilted series unchanged, with a sheared affine.")
+    bool,
+    typer.Option(
+        "--keep-sheared", help="Keep tilted series unchanged, with a sheared affine (axes not at right angles)."
+    ),
 ]
 OtherGrids = Annotated[
     str,
-    typer.Option(help="If channels differ in grid: same_frame, refuse, resample or register. Default: as in training."),
+    typer.Option(
+        help="Channels on other grids: refuse; resample; register (align, then resample); or same_frame (resample if the "
+        "DICOM frame of reference is the same, else refuse). Default: as in training."
+    ),
 ]
 Minutes = Annotated[
-    float | None, typer.Option(help="Length of the training in minutes, which the plan uses. Default of init: 30.")
+    float | None,
+    typer.Option(
+        help="Training time in minutes, which the plan uses. Default: that of the config; 30 in a new config."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 ModelPaths = Annotated[
     list[str],
-    typer.Option("--model", "-m", help="Run folder, model folder or models:/name@alias. Repeat for an ensemble."),
+    typer.Option("--model", "-m", help="Run folder, model folder or models:/NAME@champion. Repeat for an ensemble."),
 ]
-ModelPath = Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/name@alias.")]
+ModelPath = Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/NAME@champion.")]
 Scans = Annotated[Path | None, typer.Option(help="Folder of the scans, if they were moved since predict.")]
 References = Annotated[Path | None, typer.Option(help="Folder with reference masks, to draw and score.")]
 ResumedRun = Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to continue.")]
@@ -60,7 +69,10 @@ ToPacs = Annotated[
 ]
 Deidentify = Annotated[
     Path | None,
-    typer.Option(help="Key file (created if absent). Name outputs by keyed hash and deidentify DICOM headers."),
+    typer.Option(
+        help="Key file (created if absent; keep it secret). Codes made with it replace names of scans in outputs, and DICOM "
+        "headers are de-identified."
+    ),
 ]
 Probabilities = Annotated[
     bool, typer.Option("--probabilities", help="Also write probability maps, as NIfTI and FRACTIONAL DICOM SEG.")
@@ -71,11 +83,15 @@ MaxMemory = Annotated[
 ]
 Mode = Annotated[
     str,
-    typer.Option(help="Permissions of files with patient data, such as 0600 or 0640; folders get the matching ones."),
+    typer.Option(
+        help="File permissions of outputs with patient data, such as 0600 or 0640; folders get matching ones."
+    ),
 ]
 StudyMode = Annotated[
     str,
-    typer.Option("--mode", help="Permissions of files with patient data. Default: output.mode of the config."),
+    typer.Option(
+        "--mode", help="File permissions of outputs, such as 0600 or 0640. Default: output.mode of the config."
+    ),
 ]
 Engine = Annotated[str, typer.Option(help="local, or ray for workers on a Ray cluster.")]
 Address = Annotated[str, typer.Option(help="Ray cluster: auto, ray://host:port, or local to start one here.")]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Workers = Annotated[int, typer.Option(help="Number of processes, Ray actors or Slurm jobs; each loads the model.")]
 Shard = Annotated[
-    str, typer.Option(help="Process only part i of n of the scans, such as 0/8; other processes do the rest.")
+    str, typer.Option(help="Predict part i of n, such as 0/8 (i from 0). Start a call for each i, with one --out.")
 ]
 
 
@@ -49,8 +49,8 @@ def predict(
     scans: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SCANS]...",
-            help="Scans, folders to search recursively, or URLs of folders, such as s3://... One or more.",
+            metavar="SCANS",
+            help="Scans, folders to search recursively, or URLs of folders, such as s3://... Omit only with --from.",
         ),
     ] = None,
     source: FromPacs = "",
@@ -82,7 +82,8 @@ def predict(
 ) -> int:
     """Predict masks and measurements for scans.
 
-    Unchanged scans with a result are skipped. A scan or folder that cannot be read does not stop the others.
+    Unchanged scans that have a result of this model and these settings are skipped; with another model, they are predicted
+    again. A scan or folder that cannot be read does not stop the others.
     """
     from medhybrid.inference.sharing import Share
     from medhybrid.interrupt import end_on_sigterm
@@ -151,16 +152,19 @@ def listen(
     config: Annotated[
         Path,
         typer.Option(
-            "--config", "-c", help="YAML file with senders, destination and spool (docs/how-to/dicom-and-pacs.md)."
+            "--config",
+            "-c",
+            help="YAML file of the listener: senders, destination, and spool (folder for incoming files).",
         ),
     ],
     model: ModelPath,
     device: Device = "auto",
     tracking_uri: TrackingUri = None,
 ) -> int:
-    """Predict studies that a PACS sends.
+    """Predict DICOM studies that a PACS sends.
 
-    A study is predicted when it is complete. SEG and report are sent to the destination in the config.
+    A study is predicted when no file of it has arrived for wait_s seconds (in the config; default 30). SEG and report are sent
+    to the destination in the config.
     """
     from medhybrid.config import load_listen_config
     from medhybrid.runs.models import load_model

@@ -29,12 +29,15 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder with predicted masks, or output folder of predict.")],
     config: Config,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder for scores.csv and summary.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for scores.csv, summary.json. Default: PREDICTIONS/evaluation.")
+    ] = None,
     tolerance_mm: Annotated[float, typer.Option(help="Tolerance of surface Dice, in mm.")] = 1.0,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder: add the scores to its record.")] = None,
     cases: Annotated[str | None, typer.Option(help="Comma-separated case names. Default: every reference.")] = None,
     predicted_only: Annotated[
-        bool, typer.Option("--predicted-only", help="Score only references of scans that predict processed.")
+        bool,
+        typer.Option("--predicted-only", help="Omit references not given to predict; else they score as empty masks."),
     ] = False,
     other_values: Annotated[str, typer.Option(help="Mask values that are not labels: refuse or ignore.")] = "refuse",
     mode: StudyMode = "",
@@ -42,7 +45,7 @@ def evaluate(
 ) -> int:
     """Score masks against references.
 
-    The scores are Dice, HD95, surface Dice, volume error and lesion-wise counts.
+    The config has the labels. The scores are Dice, HD95, surface Dice, volume error (ml, %) and lesion-wise counts.
     """
     from medhybrid.config import load_config
     from medhybrid.data.segments import SegmentRules
@@ -93,9 +96,9 @@ def report(
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Write an HTML report for a folder of masks.
+    """Write an HTML report for the output folder of predict.
 
-    It shows findings, scans that need review, and failures.
+    The file report.html in it shows the segmented structures, masks that need review, and scans without a mask.
     """
     from medhybrid.steps.report import report as run
 
@@ -118,7 +121,7 @@ def report(
 def review(
     context: typer.Context,
     folder: Annotated[
-        Path | None, typer.Argument(help="Output folder of predict. Default: the trainings recorded in MLflow.")
+        Path | None, typer.Argument(help="Output folder of predict, to serve its report. Default: the MLflow UI.")
     ] = None,
     scans: Scans = None,
     references: References = None,
@@ -132,9 +135,10 @@ def review(
     tracking_uri: TrackingUri = None,
     mode: Mode = "0600",
 ) -> int:
-    """Review a folder of masks, or trainings in the MLflow UI.
+    """Review predicted masks, or trainings in the MLflow UI.
 
-    Masks can be marked as accepted, to correct or rejected.
+    With FOLDER, its report is served. Masks can be marked as accepted, to correct or rejected; the marks are saved in
+    FOLDER/review.json, which preprocess reads for data.corrections. Without FOLDER, the MLflow UI shows the trainings.
     """
     reporter = call_of(context).reporter()
     if folder is not None:
@@ -201,9 +205,9 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Promote regardless of the validation.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> int:
-    """Make a model the champion if it is significantly better.
+    """Make a model the champion: the first one, or a better one.
 
-    Run and champion are compared on the same validation cases. Otherwise the model becomes the challenger.
+    Run and champion are compared on the same validation cases. A run that is not significantly better becomes the challenger.
     """
     from medhybrid.steps.promote import promote as move
 

@@ -20,11 +20,11 @@ def init(
     context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Folder of scans with reference masks.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the config. Default: NAME.yaml.")] = None,
-    name: Annotated[str, typer.Option(help="Name of the study. Default: that of the dataset.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the config, used for folders. Default: that of the dataset.")] = "",
     minutes: Minutes = None,
     quiet: Quiet = False,
 ) -> int:
-    """Write a study's config from a dataset.
+    """Write a config for a dataset.
 
     Finds layout, channels, labels and subjects: dataset.json of the Decathlon and of nnU-Net, CSV tables, DICOM studies
     with SEG or RTSTRUCT, and folders of images and masks. The dataset is not changed.
@@ -34,7 +34,7 @@ def init(
     reporter = call_of(context).reporter(quiet)
     made = init_study(data, out, name=name, minutes=checked_minutes(minutes) or DEFAULT_MINUTES, reporter=reporter)
     reporter.message(f"{made.path}: {describe(made.draft)}")
-    reporter.message(f"next: medhybrid train --config {made.path}")
+    reporter.message(f"next: medhybrid preprocess --config {made.path}")
     return 0
 
 
@@ -45,13 +45,14 @@ def plan(
     minutes: Minutes = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps. Default: training.device of the config.")] = "",
     rates: Annotated[
-        Path | None, typer.Option(help="plan.json or JSON file with measured rates, instead of a measurement.")
+        Path | None, typer.Option(help="plan.json (or JSON file of rates) with a measured speed, instead of measuring.")
     ] = None,
     quiet: Quiet = False,
 ) -> int:
-    """Print the plan for a budget, with reasons and alternatives.
+    """Show the plan for a training time, with reasons.
 
-    Nothing is prepared or trained. The machine is measured for some seconds.
+    The plan has the spacing, patch size and network that preprocess would choose. Nothing is prepared or trained. If the choice
+    depends on the speed of this machine, training steps are measured for some seconds.
     """
     from medhybrid.config import load_config
     from medhybrid.steps.plan import plan_study, read_rates
