@@ -46,17 +46,19 @@ class MedHybridError(Exception):
         The failure, with its case or file.
     expected, found, remedy : str, optional
         The expected state, the found state, and the step that the user can take.
+    table : str
+        Lines of a table, shown between the failure and the remedy.
     """
 
-    def __init__(self, what: str, *, expected: str = "", found: str = "", remedy: str = "") -> None:
+    def __init__(self, what: str, *, expected: str = "", found: str = "", remedy: str = "", table: str = "") -> None:
         self.what, self.expected, self.found, self.remedy = what, expected, found, remedy
         parts = [what.rstrip(".") + "."]
         if expected or found:
             pair = ", ".join(p for p in (f"expected {expected}" * bool(expected), f"found {found}" * bool(found)) if p)
             parts.append(pair[0].upper() + pair[1:].rstrip(".") + ".")
-        if remedy:
-            parts.append(remedy[0].upper() + remedy[1:].rstrip(".") + ".")
-        super().__init__(printable(hide_password(" ".join(parts))))
+        above = " ".join(parts) + (f"\n{table}\n" if table else " ")
+        below = remedy[0].upper() + remedy[1:].rstrip(".") + "." if remedy else ""
+        super().__init__(printable(hide_password((above + below).rstrip())))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors are pickled between processes: __init__ would compose the message a second time.
@@ -167,6 +169,26 @@ def item_error(error: Exception, what: str, kind: type[Kind], *, remedy: str = "
         first = (str(error).strip().splitlines() or [""])[0][:200]
         found = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return kind(what, found=printable(found), remedy=remedy)
+
+
+def reason_of(error: Exception, limit: int = 200) -> str:
+    """Return the reason of an error as text for `found`: that of the system without its number, otherwise the first line."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    lines = text.strip().splitlines()
+    return printable(lines[0][:limit]) if lines else type(error).__name__
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return a message for an error of the operating system, with its file and a remedy."""
+    where = printable(str(error.filename)) if error.filename is not None else ""
+    reason = printable(error.strerror or str(error))
+    if isinstance(error, FileNotFoundError) and where:
+        return f"{where} does not exist. Check the path"
+    if isinstance(error, PermissionError) and where:
+        return f"{where} cannot be opened: {reason}. Check its permissions, or choose another folder"
+    if error.errno in NO_ROOM:
+        return f"{where + ': ' if where else ''}{reason}. Free disk space, or choose another folder, and run again"
+    return f"{where}: {reason}" if where else reason
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
 
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, reason_of
 from medhybrid.files import check_file, read_cell
 
 SEPARATORS = (",", ";", "\t")
@@ -132,7 +132,7 @@ def _split(text: str, separator: str, name: str, first: int) -> list[tuple[int, 
         raise DataError(
             f"{name}: line {first + begin} cannot be read",
             expected="a closing quotation mark before the next separator, in each cell that starts with one",
-            found=str(error),
+            found=reason_of(error),
             remedy="close the quotation mark, or remove it",
         ) from error
     return found

@@ -33,14 +33,18 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import network_grid, prepare_image, prepare_labels, reference_labels
 from medhybrid.data.splits import Fold, kinds_of_subjects
 from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, save_case
-from medhybrid.errors import DataError, item_error
+from medhybrid.errors import DataError, item_error, reason_of
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.memory import free_memory
 from medhybrid.owned import FolderKind
 from medhybrid.scans.context import read_context
+from medhybrid.two_columns import two_columns
 
 CHOSEN = ("spacing_mm", "patch_size", "batch_size", "mirror_axes")
 """Settings of preprocessing that the plan's rules choose if they are null in the config."""
+
+PLAN_ONLY = {"patch_size", "batch_size", "mirror_axes", "keep_largest", "min_component_ml"}
+"""Settings of the plan that do not affect prepared cases."""
 
 
 def _is_earlier_dataset(folder: Path) -> bool:
@@ -170,7 +174,7 @@ class PreparedDataset:
         try:
             self.folds = [Fold.model_validate(f) for f in json.loads((folder / "folds.json").read_text())]
         except (OSError, ValueError, ValidationError) as error:
-            raise DataError(f"{folder / 'folds.json'} cannot be used", found=str(error)[:200]) from error
+            raise DataError(f"{folder / 'folds.json'} cannot be used", found=reason_of(error)) from error
 
     def names(self) -> list[str]:
         """Return the names of the prepared cases, sorted."""
@@ -225,11 +229,13 @@ class PreparedDataset:
             if getattr(config.prepare, key) is None and self.plan.reasons.get(key) == f"config: prepare.{key}":
                 asked[key], found[key] = "by the plan's rules (null)", getattr(self.plan, key)
         if others := [key for key, value in asked.items() if found[key] != value]:
+            is_plan_only = set(others) <= PLAN_ONLY
             raise DataError(
-                f"the cases in {self.folder} were prepared with other settings",
-                expected="; ".join(f"{key} {asked[key]}" for key in others),
-                found="; ".join(f"{key} {found[key]}" for key in others),
-                remedy="run medhybrid preprocess with this config",
+                f"the {'plan' if is_plan_only else 'cases'} in {self.folder} {'has' if is_plan_only else 'were prepared with'}"
+                " other settings",
+                table=two_columns([(key, str(found[key]), str(asked[key])) for key in others], "prepared", "config"),
+                remedy="run medhybrid preprocess with this config"
+                + ": it writes the plan again, and keeps cases that fit it" * is_plan_only,
             )
         if unknown := [field for field in config.data.context if field not in self.plan.context]:
             raise DataError(

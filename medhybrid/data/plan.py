@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medhybrid.data.fingerprint import Fingerprint
 from medhybrid.data.sides import exchange_of
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, reason_of
 
 PLAN_VERSION = 1
 
@@ -200,7 +200,7 @@ class Plan(BaseModel):
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError, ValueError) as error:
             raise DataError(
-                f"{path} is not a valid plan", found=str(error)[:300], remedy="run medhybrid preprocess"
+                f"{path} is not a valid plan", found=reason_of(error), remedy="run medhybrid preprocess"
             ) from error
 
 

@@ -22,6 +22,7 @@ from medhybrid.errors import ConfigError, DataError, MedHybridError
 from medhybrid.files import write_atomically
 from medhybrid.names import printable_path
 from medhybrid.remote import is_remote, local_copy
+from medhybrid.two_columns import two_columns
 
 FILE = "source.json"
 
@@ -52,6 +53,9 @@ EARLIER_PATCH_VOXELS = 262_144
 """Default of `prepare.max_patch_voxels` in version 0.1."""
 
 SHOWN = 5
+
+MAX_VALUE = 300
+"""Length of a setting in a message, in characters."""
 
 
 class DatasetSource(BaseModel):
@@ -130,8 +134,9 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
     if keys:
         raise DataError(
             f"the cases in {printable_path(folder)} were prepared with other settings",
-            expected="; ".join(f"{k}={json.dumps(now.settings[k])}" for k in keys)[:300],
-            found="; ".join(f"{k}={json.dumps(then.settings[k])}" for k in keys)[:300],
+            table=two_columns(
+                [(k, _short(then.settings[k]), _short(now.settings[k])) for k in keys], "prepared", "config"
+            ),
             remedy="run medhybrid preprocess with this config: it repeats only the changed parts",
         )
     if then.knows_splits and _root_exists(now) and not has_same_splits:
@@ -154,6 +159,11 @@ def check_source(folder: Path, config: StudyConfig) -> list[str]:
         )
     moved = [f"the dataset was moved from {then.root} to {now.root}, with the same files"] if is_moved else []
     return [*moved, *_changed_files(folder, then, now), *_new_cases(folder, config)]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 3] + "..."
 
 
 def _say_the_same(then: DatasetSource, now: DatasetSource, name: str) -> bool:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medhybrid.config import DataConfig
 from medhybrid.data.layouts import Case, Note
 from medhybrid.data.layouts.case import read_json
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, reason_of
 from medhybrid.names import printable_path
 from medhybrid.remote import local_copy
 
@@ -71,6 +71,7 @@ class Fold(BaseModel):
                 "the inner validation split is not possible",
                 expected="training cases of at least two subjects",
                 found=str(len(groups)),
+                remedy="add subjects; if the cases are of different subjects, correct data.subject_pattern",
             )
         if not 0 <= part < n_parts:
             raise DataError(f"training.inner_fold {part} does not exist", expected=f"0 to {n_parts - 1}")
@@ -95,15 +96,12 @@ def make_folds(cases: Sequence[Case], n_folds: int, seed: int) -> list[Fold]:
     """Draw folds by subject. Each subject with a mask validates in exactly one fold; subjects without masks always train.
 
     The folds of a dataset are therefore the same with and without reading its masks. Partly labelled subjects with the same
-    labels are spread over the folds, so that each label can be learnt and validated in each fold if it has enough subjects.
+    labels are spread over the folds, so that each label can be learnt and validated in each fold if it has enough subjects. The
+    cases of a single subject all train, and none validates.
     """
     subjects = sorted({c.subject for c in cases if c.is_labelled} or {c.subject for c in cases})
     if len(subjects) < 2:
-        raise DataError(
-            "folds need at least two subjects",
-            found=f"{len(subjects)} with a mask in {len(cases)} cases",
-            remedy="add cases of other subjects with their masks, or check data.root and data.layout",
-        )
+        return [Fold(train=tuple(c.name for c in cases), validation=())]
     n_folds = min(n_folds, len(subjects))
     kinds = kinds_of_subjects({c.name: (c.subject, c.annotated) for c in cases})
     fold_of = _deal({s: kinds.get(s, "") for s in subjects}, n_folds, seed)
@@ -224,7 +222,7 @@ def read_folds(path: Path) -> list[Fold]:
         raise DataError(
             f"{path} is not a valid file of folds",
             expected='[{"train": [...], "validation": [...]}, ...]',
-            found=str(error)[:200],
+            found=reason_of(error),
         ) from error
 
 
@@ -269,6 +267,10 @@ def notes_on_folds(
                 "correct the names, or add the cases",
             )
         )
+    if not any(f.validation for f in folds):
+        message = f"{len(cases)} cases of one subject: all train and none validates, so the model is not scored"
+        remedy = "add a second subject; if the cases are of several subjects, correct data.subject_pattern"
+        notes.append(Note(source, message, remedy=remedy))
     if unnamed := sorted(known - named):
         notes.append(Note(source, f"{len(unnamed)} cases are not in any fold and are not used", _shown(unnamed)))
     return notes

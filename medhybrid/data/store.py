@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medhybrid.data.checksums import checksum_of, checksum_of_json
 from medhybrid.data.fingerprint import MIN_KNOWN, UNKNOWN
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, reason_of
 from medhybrid.files import check_file
 from medhybrid.geometry import Grid, Turn
 from medhybrid.names import check_case_name, printable_path
@@ -278,7 +278,7 @@ def load_record(folder: Path) -> CaseRecord:
         return CaseRecord.model_validate_json((folder / "case.json").read_bytes())
     except (OSError, ValidationError, ValueError) as error:
         raise DataError(
-            f"prepared case {folder.name} is damaged", found=str(error)[:200], remedy="run medhybrid preprocess"
+            f"prepared case {folder.name} is damaged", found=reason_of(error), remedy="run medhybrid preprocess"
         ) from error
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medhybrid.config import ChannelConfig, DataConfig
+from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts import Case, Files, list_dataset, recognise
 from medhybrid.data.layouts.case_labels import CaseLabelsError
 from medhybrid.data.layouts.datalist import json_files
@@ -15,7 +16,6 @@ from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
 from medhybrid.data.splits import NNUNET_SPLITS, SPLITS, read_folds
-from medhybrid.draft.json_names import JsonNames, read_names
 from medhybrid.draft.pairs import Pairs, find_pairs
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
@@ -80,6 +80,8 @@ class Draft:
         Values that the draft could not determine, and files that it does not use.
     splits : str
         File of folds for `data.splits`; empty for the default.
+    masks : tuple of Path
+        Files of the reference masks.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Draft:
     median_shape: tuple[int, ...] = ()
     splits: str = ""
     is_colour: bool = False
+    masks: tuple[Path, ...] = ()
 
     @property
     def n_cases(self) -> int:
@@ -246,7 +249,12 @@ def _draft(
         is_colour=samples.is_colour,
         median_spacing_mm=samples.median_spacing_mm,
         median_shape=samples.median_shape,
+        masks=_masks_of(listed),
     )
+
+
+def _masks_of(cases: Sequence[Case]) -> tuple[Path, ...]:
+    return tuple(p for c in cases if c.mask is not None for p in c.mask.paths)
 
 
 def _cases(
@@ -414,6 +422,7 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
         subject_reason="each folder of the dataset is a subject",
         rules=rules,
         remarks=(*rules.remarks, *_left_out(listed)),
+        masks=_masks_of(listed),
     )
 
 

@@ -11,7 +11,17 @@ from itertools import count
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
-from medhybrid.data.channels import TABLE, Match, Rules, match_channels, read_channel_table, refuse_lost, unused_rows
+from medhybrid.data.channel_words import names_channel
+from medhybrid.data.channels import (
+    TABLE,
+    Match,
+    Rules,
+    match_channels,
+    read_channel_table,
+    refuse_lost,
+    texts_of,
+    unused_rows,
+)
 from medhybrid.data.same_scan import NUMBER, read_file_name, split_by_name
 from medhybrid.errors import DataError, item_error
 from medhybrid.names import check_case_name, make_unique, name_from_path, same_file_name, shorten_name
@@ -24,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 NUMBER_0 = re.compile(r"_0000$")
 """nnU-Net's number of the first channel."""
+SEQUENCES = ("T1", "T2", "FLAIR", "DWI", "ADC", "PD", "SWI", "CT")
+"""Words for kinds of images in the names of scans and channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +149,18 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
     broken = [e for e in found.entries if e.problem]
     images = [e for e in found.entries if not e.problem and not e.skip_reason]
     items = [WorkItem(e.name, (e,), e.problem) for e in broken]
+    surplus = _with_more_numbers(images, channels, found.root)
+    items += [WorkItem(case, tuple(entries), _more_channels(case, entries, channels)) for case, entries in surplus]
+    images = [e for e in images if not any(e in entries for _, entries in surplus)]
     if len(channels) == 1:
-        items += [WorkItem(NUMBER_0.sub("", e.file_name) if e.kind != "dicom" else e.name, (e,)) for e in images]
+        items += [
+            WorkItem(
+                NUMBER_0.sub("", e.file_name) if e.kind != "dicom" else e.name,
+                (e,),
+                note=_other_word(e, channels[0][0], channel_map),
+            )
+            for e in images
+        ]
     else:
         is_colour = len(channels) == len(COLOURS)
         whole = [e for e in images if e.n_channels == len(channels) or (is_colour and e.kind == "raster")]
@@ -175,6 +197,48 @@ def join_worklists(lists: Sequence[WorkList]) -> WorkList:
     return WorkList(tuple(sorted(named.values(), key=lambda i: i.case)), tuple(aside.values()))
 
 
+def _with_more_numbers(
+    images: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]], root: Path
+) -> list[tuple[str, list[ScanEntry]]]:
+    """Return the scans with nnU-Net's numbers for more channels than the model has, such as case_0000 and case_0001 for one.
+
+    With one channel, a single numbered series may be scans of several patients: at least two series are needed then.
+    """
+    if (root if root.is_dir() else root.parent).joinpath(TABLE).is_file():
+        return []
+    groups: dict[tuple[str, str], dict[int, ScanEntry]] = {}
+    for e in images:
+        if e.kind != "dicom" and e.n_channels == 1 and (numbered := NUMBER.fullmatch(e.file_name)):
+            groups.setdefault((e.study, numbered[1]), {})[int(numbered[2])] = e
+    larger = [(base, list(g.values())) for (_, base), g in groups.items() if {*range(len(channels) + 1)} <= g.keys()]
+    is_series = len(channels) == 1 and (len(larger) < 2 or 2 * len(larger) < len(groups))
+    return [] if is_series else larger
+
+
+def _more_channels(case: str, entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]]) -> str:
+    """Return the problem of a scan with more channels than the model."""
+    names = ", ".join(n for n, _ in channels)
+    return str(
+        DataError(
+            f"scan {case} has more channels than the model",
+            expected=f"{len(channels)} ({names})",
+            found=f"{len(entries)} ({', '.join(sorted(p.name for e in entries for p in e.paths)[:4])})",
+            remedy=f"use a model of these channels, or put the files of {names} alone into a folder",
+        )
+    )
+
+
+def _other_word(entry: ScanEntry, channel: str, rules: Rules) -> str:
+    """Return a note if the name of a scan has the word of another sequence than the model's channel."""
+    if channel in rules or not any(names_channel(channel, s) for s in SEQUENCES):
+        return ""
+    texts = texts_of(entry)
+    if any(names_channel(t, channel) for t in texts):
+        return ""
+    others = [s for s in SEQUENCES if any(names_channel(t, s) for t in texts)]
+    return f"by its name this is {others[0]}, and the model was trained on {channel}" if others else ""
+
+
 def _with_unique_names(items: Sequence[WorkItem]) -> list[WorkItem]:
     """Make names of scans unique where they would write the same files; the note of each renamed scan has its own name."""
     firsts = [next((e for e in i.entries if e is not None), None) for i in items]
@@ -189,7 +253,11 @@ def _with_unique_names(items: Sequence[WorkItem]) -> list[WorkItem]:
     return [
         replace(item, note=note)
         if item.case == name
-        else replace(item, case=name, note=f"named {name}: another scan would be named {item.case}, too")
+        else replace(
+            item,
+            case=name,
+            note="; ".join(filter(None, [note, f"named {name}: another scan would be named {item.case}, too"])),
+        )
         for item, name, note in zip(items, names, notes, strict=True)
     ]
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, reason_of
 from medhybrid.files import held, write_atomically
 from medhybrid.names import escape_name
 
@@ -60,7 +60,7 @@ def read_marks(folder: Path) -> Marks:
     except (OSError, ValidationError) as error:
         raise DataError(
             f"{path} is not a valid file of review marks",
-            found=str(error)[:200],
+            found=reason_of(error),
             remedy="download it from the report again, or remove it",
         ) from error
 

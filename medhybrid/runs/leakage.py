@@ -30,13 +30,13 @@ def check_leakage(setup: RunSetup) -> None:
     Raises
     ------
     DataError
-        If the fold has no case to train or to validate on, or for data leakage.
+        If the fold has no case to train on, none of its validation cases is prepared, or for data leakage.
     """
     config = setup.config
     start = Path(config.training.pretrained) if config.training.pretrained else None
     about = read_weights(start).about if start else None
     needed = {"train": setup.train_cases}
-    if config.training.has_validation:
+    if config.training.has_validation and setup.fold.validation:  # the cases of a single subject have no validation
         needed["validate"] = setup.validation_cases
     for side, cases in needed.items():
         if not cases:

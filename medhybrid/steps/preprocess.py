@@ -11,7 +11,7 @@ from pathlib import Path
 from medhybrid.config import StudyConfig, require_config, save_config
 from medhybrid.data.case_check import CaseCheck, is_check
 from medhybrid.data.checks import Finding, from_error
-from medhybrid.data.dataset import PREPARED, PrepareTask, is_prepared, prepare_case
+from medhybrid.data.dataset import CHOSEN, PLAN_ONLY, PREPARED, PrepareTask, is_prepared, prepare_case
 from medhybrid.data.dataset_checks import ct_findings, removed_label_findings
 from medhybrid.data.grid_loss import grid_findings
 from medhybrid.data.layouts import Case
@@ -89,7 +89,8 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     with Processes(config.prepare.workers or default_workers()) as processes:
         survey = survey_dataset(config, folder, processes, reporter)
         checks, usable, corrections = survey.checks, survey.usable, survey.corrections
-        plan = plan_dataset(config, survey.fingerprint, memory=memory, earlier=load_plan(folder), reporter=reporter)
+        earlier = load_plan(folder)
+        plan = plan_dataset(config, survey.fingerprint, memory=memory, earlier=earlier, reporter=reporter)
         waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, c, checks[c.name], plan)]
         _withdraw_other_plan(folder, plan)
         failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
@@ -119,8 +120,17 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
     if taken := [c for c in corrections.taken if c.case not in left_out]:
         n_new = sum(c.is_new for c in taken)
         reporter.message(f"corrected masks: {len(taken) - n_new} replace the dataset's masks, {n_new} add new cases")
+    if earlier is not None and (changes := _changes(earlier, plan)):
+        reporter.message(f"the plan has changed: {changes}")
     n_prepared = len(waiting) - len(failed)
     return Preparation(folder, plan, n_prepared, len(usable) - len(waiting), tuple(findings), tuple(left_out))
+
+
+def _changes(earlier: Plan, plan: Plan) -> str:
+    """Return the values of the plan that differ from those of an earlier one, as text."""
+    keys = [*CHOSEN, "labels", "channels", *sorted(PLAN_ONLY - {*CHOSEN})]
+    pairs = [(key, getattr(earlier, key), getattr(plan, key)) for key in keys]
+    return "; ".join(f"{key} {then} to {now}" for key, then, now in pairs if then != now)
 
 
 def _prepare_all(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.config import StudyConfig
+from medhybrid.data.agreement import absent_labels_error, refuse_other_dataset
 from medhybrid.data.case_check import CaseCheck, CheckTask, check_case, check_settings, load_check
 from medhybrid.data.checks import Finding, from_error
 from medhybrid.data.fingerprint import Fingerprint, combine
@@ -54,12 +55,14 @@ def survey_dataset(config: StudyConfig, folder: Path, processes: Processes, repo
     Raises
     ------
     DataError
-        If no case is usable; the findings are in `problems.csv`.
+        If the config contradicts the dataset, or no case is usable; the findings are in `problems.csv`.
     """
     listing = list_dataset(config.data)
     cases = list(listing.cases)
+    on_names = refuse_other_dataset(config.data, cases)
     folds, origin = load_folds(config.data, cases)
-    notes = [_finding_of(note) for note in (*listing.notes, *notes_on_folds(folds, cases, origin, config.data))]
+    on_folds = notes_on_folds(folds, cases, origin, config.data)
+    notes = [_finding_of(note) for note in (*listing.notes, *on_names, *on_folds)]
     for note in notes:
         reporter.message(f"{note.where}: {note.message}" + (f": {note.found}" if note.found else ""))
     cases, corrections = with_corrections(cases, config.data, listing.testing)
@@ -76,6 +79,8 @@ def survey_dataset(config: StudyConfig, folder: Path, processes: Processes, repo
             "the dataset has no usable case", found=_first(findings), remedy=f"see {folder / 'problems.csv'}"
         )
     fingerprint = combine([f for c in usable if (f := checks[c.name].fingerprint) is not None])
+    if config.data.labelled and (error := absent_labels_error(_absent(config, usable, checks), config.data)):
+        raise error
     return Survey(tuple(cases), tuple(usable), checks, tuple(findings), folds, origin, corrections, fingerprint)
 
 
@@ -88,6 +93,13 @@ def _joined(findings: Sequence[Finding], reporter: Reporter) -> list[Finding]:
         reporter.message(message)
         found.append(Finding(code="note", severity="warning", where="dataset", message=message))
     return found
+
+
+def _absent(config: StudyConfig, usable: Sequence[Case], checks: dict[str, CaseCheck]) -> list[str]:
+    """Return the labels that no case has, if other labels have voxels."""
+    volumes = [f.foreground_ml for c in usable if (f := checks[c.name].fingerprint)]
+    present = {name for by_label in volumes for name, ml in by_label.items() if ml > 0}
+    return [name for name in config.data.labels if present and name not in present]
 
 
 def write_problems(folder: Path, findings: Sequence[Finding]) -> None:

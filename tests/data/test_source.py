@@ -107,7 +107,7 @@ def test_regions_in_place_of_labels_of_the_same_values_are_refused(project: Path
 def test_a_setting_removed_since_is_refused_with_its_key(project: Path, key: str) -> None:
     dataset = PreparedDataset(folder_of(project))
     assert dataset.plan_for(with_overrides(project)).batch_size == 2
-    with pytest.raises(DataError, match=f"prepared with other settings.*{key} by the plan's rules"):
+    with pytest.raises(DataError, match=f"(?s)has other settings.*{key} .* by the plan's rules"):
         dataset.plan_for(with_overrides(project, f"prepare.{key}=null"))
 
 

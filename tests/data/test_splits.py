@@ -39,9 +39,14 @@ def test_drawn_folds_keep_subjects_together_and_validate_each_case_once(
     assert folds == make_folds(cases, n_folds, seed)
 
 
-def test_one_subject_cannot_be_split() -> None:
-    with pytest.raises(DataError, match="at least two subjects"):
-        make_folds(cases_of([1, 1, 1]), 5, 0)
+def test_the_cases_of_one_subject_all_train_with_a_note() -> None:
+    cases = cases_of([1, 1, 1])
+
+    (fold,) = make_folds(cases, 5, 0)
+
+    assert (len(fold.train), fold.validation) == (3, ())
+    (note,) = notes_on_folds([fold], cases, "drawn")
+    assert "none validates" in note.message
 
 
 def config(root: Path) -> DataConfig:

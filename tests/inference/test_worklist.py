@@ -56,6 +56,34 @@ def test_with_one_channel_every_image_is_a_scan(tmp_path: Path) -> None:
     assert [i.case for i in work.items] == ["a", "b"]
 
 
+@pytest.mark.parametrize(("channels", "n_files"), [((("T1", False),), 2), (CHANNELS, 3)])
+def test_scans_with_more_numbered_channels_than_the_model_are_refused(
+    tmp_path: Path, channels: tuple[tuple[str, bool], ...], n_files: int
+) -> None:
+    for case in ("a", "b"):
+        for k in range(n_files):
+            save_nifti(tmp_path / f"{case}_{k:04d}.nii.gz", blob_case(0)[0])
+
+    items = make_worklist(discover(tmp_path), channels, {}).items
+
+    assert [i.case for i in items] == ["a", "b"]
+    assert all("has more channels than the model" in i.problem for i in items)
+
+
+def test_numbers_of_a_single_series_are_scans(tmp_path: Path) -> None:
+    for k in range(3):
+        save_nifti(tmp_path / f"IMG_{k:04d}.nii.gz", blob_case(0)[0])
+    items = make_worklist(discover(tmp_path), [("T1", False)], {}).items
+    assert [i.problem for i in items] == [""] * 3
+
+
+def test_a_name_of_another_sequence_than_the_models_channel_is_noted(tmp_path: Path) -> None:
+    for name in ("a_T1w", "b_FLAIR", "c"):
+        save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
+    items = {i.case: i.note for i in make_worklist(discover(tmp_path), [("T1", False)], {}).items}
+    assert items == {"a_T1w": "", "b_FLAIR": "by its name this is FLAIR, and the model was trained on T1", "c": ""}
+
+
 @pytest.mark.parametrize("place", [".", "patient/visit/T1/image.nii.gz"])
 def test_a_scan_gets_the_context_values_of_the_searched_folder(tmp_path: Path, place: str) -> None:
     save_nifti(tmp_path / "patient" / "visit" / "T1" / "image.nii.gz", blob_case(0)[0])

@@ -13,7 +13,7 @@ from typing import Any
 
 from medhybrid.config import DataConfig
 from medhybrid.data.channels import IMAGE_SUFFIX
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, reason_of
 from medhybrid.files import check_file, find_in_any_form
 from medhybrid.names import check_case_name, escape_name, printable_path
 
@@ -219,7 +219,7 @@ def read_json(path: Path) -> Any:
         content = path.read_bytes()
         return json.loads(content.decode(json.detect_encoding(content)), object_pairs_hook=_without_doubled_keys)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{printable_path(path)} cannot be read as JSON", found=str(error)) from error
+        raise DataError(f"{printable_path(path)} cannot be read as JSON", found=reason_of(error)) from error
 
 
 def _without_doubled_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -106,6 +106,12 @@ def _parts_of(values: object) -> dict[str, list[Any] | None]:
     return {part: next((named[k] for k in keys if isinstance(named.get(k), list)), None) for part, keys in KEYS.items()}
 
 
+def image_counts(root: Path) -> list[int]:
+    """Return the number of image files of each entry for training."""
+    training = _parts_of(read_json(only_datalist(root)))["training"] or []
+    return [n for e in training if (n := len(_image_files(e)))]
+
+
 def list_datalist(config: DataConfig, root: Path) -> Listing:
     """List the cases of a data list.
 

@@ -173,6 +173,17 @@ def channel_numbers(root: Path) -> int:
     return found
 
 
+def file_counts(root: Path) -> dict[str, int]:
+    """Return the number of channels of each case with a mask, by the highest number of its files; 0 without a number."""
+    images, masks = _by_stem(root / "imagesTr"), _by_stem(root / "labelsTr")
+    has_numbers = _have_channel_numbers(masks, images)
+    names = [NUMBER.sub("", stem) if has_numbers else stem for stem in masks]
+    return {
+        name: max((i for i in range(1, MAX_CHANNELS + 1) if f"{name}_{i - 1:04d}" in images), default=0)
+        for name in names
+    }
+
+
 def _mask_of(
     name: str,
     masks: Mapping[str, list[Path]],
