@@ -79,7 +79,7 @@ HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e"
 def test_control_characters_of_names_and_headers_are_escaped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medhybrid.cli.terminal.PLAIN_INTERVAL_S", 0.0)
+    monkeypatch.setattr("medhybrid.cli.terminal.log_interval_s", lambda _: -1.0)
     reporter = TerminalReporter()
     reporter.begin(HOSTILE, 2)
     reporter.advance(1, HOSTILE)

@@ -53,13 +53,17 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="Scan, or folder to search recursively.")],
     headers: Annotated[bool, typer.Option("--headers", help="Read headers only; faster.")] = False,
 ) -> int:
-    """List the scans in a folder.
+    """List the scans in a folder, and summarise a dataset.
 
-    Refused and skipped files are listed with the reason.
+    Refused and skipped files are listed with the reason. A folder of scans with reference masks is summarised: cases,
+    channels, labels, spacing. Its masks are not listed as scans.
     """
+    from medhybrid.steps.inspect import describe_dataset, recognise_dataset
     from medhybrid.steps.inspect import inspect as run
 
-    rows, n_other = run(path, read=not headers)
+    draft = recognise_dataset(path)
+    masks = frozenset(p.resolve() for p in draft.masks) if draft else frozenset()
+    rows, n_other = run(path, read=not headers, without=masks)
     table = []
     for r in rows:
         spacing = " x ".join(f"{s:.3g}" for s in r.spacing_mm)
@@ -73,7 +77,13 @@ def inspect(
     n_refused = sum(bool(r.problem) and r.is_scan for r in rows)
     n_aside = sum(not r.is_scan for r in rows)
     n_ok = len(rows) - n_refused - n_aside
-    reporter.message(f"{n_ok} scans, {n_refused} refused, {n_aside} skipped, {n_other} other files")
+    counts = f"{n_ok} scans, {n_refused} refused, {n_aside} skipped, {n_other} other files"
+    if draft is None:
+        reporter.message(counts)
+    else:
+        reporter.message(f"{counts}, {len(masks)} reference masks")
+        reporter.table(f"Dataset {draft.name}", ["property", "value"], describe_dataset(draft))
+        reporter.message(f"next: medhybrid init {path}  or  medhybrid train {path} --minutes 30")
     return 2 if not n_ok else 1 if n_refused else 0
 
 
@@ -137,7 +147,9 @@ def preprocess(
 def demo(
     context: typer.Context,
     folder: Annotated[Path, typer.Option(help="Output folder.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(help="Length of the training in minutes; 0 for that of demo.yaml.")] = 0.0,
+    minutes: Annotated[
+        float, typer.Option(help="Length of the training in minutes. Default: 600 steps, as long as they take.")
+    ] = 0.0,
     quiet: Quiet = False,
 ) -> int:
     """Run the whole workflow on synthetic data.

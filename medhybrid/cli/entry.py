@@ -18,8 +18,8 @@ from medhybrid.addresses import hide_password
 from medhybrid.cli import data, learning, review, study
 from medhybrid.cli import predict as prediction
 from medhybrid.cli.context import Call, call_of
-from medhybrid.errors import MedHybridError, SafeFormatter, printable
-from medhybrid.names import printable_path
+from medhybrid.cli.overview import overview
+from medhybrid.errors import MedHybridError, SafeFormatter, explain_os_error, printable
 from medhybrid.version import __version__
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
@@ -50,7 +50,7 @@ app = typer.Typer(
     name="medhybrid",
     help="Train, apply and review 3D segmentation models for MR and CT scans.\n\n"
     "Usual order: inspect, init, preprocess, train, predict, report.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -78,6 +78,9 @@ def _common(
         bool, typer.Option("--json", help="Print progress, tables and errors as JSON lines on stdout.")
     ] = False,
 ) -> None:
+    if context.invoked_subcommand is None:
+        print(overview(COMMANDS))
+        raise typer.Exit
     call = call_of(context)
     call.is_debug = debug
     call.as_json = as_json
@@ -118,8 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if call.is_debug:
             print(printable(hide_password(traceback.format_exc())), file=sys.stderr)
         if isinstance(error, OSError):  # of the system: a full disk, a removed folder
-            where = f"{printable_path(error.filename)}: " if isinstance(error.filename, str) else ""
-            print(f"error: {where}{printable(error.strerror or str(error))}", file=sys.stderr)
+            print(f"error: {explain_os_error(error)}", file=sys.stderr)
             return 2
         logging.getLogger(__name__).debug("unexpected", exc_info=error)
         print(f"error: unexpected {type(error).__name__}: {printable(hide_password(str(error)))}", file=sys.stderr)

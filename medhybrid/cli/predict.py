@@ -33,6 +33,10 @@ from medhybrid.errors import ConfigError
 
 if TYPE_CHECKING:
     from medhybrid.progress import Reporter
+    from medhybrid.steps.predict import FolderResult
+
+SHOWN = 5
+"""Number of scans that are named in a message."""
 
 Workers = Annotated[int, typer.Option(help="Number of processes, Ray actors or Slurm jobs; each loads the model.")]
 Shard = Annotated[
@@ -140,11 +144,24 @@ def predict(
     reporter.message(
         f"{result.n_done} masks ({result.n_skipped} unchanged), {result.n_failed} failed: {out}/results.csv"
     )
+    if result.n_done:
+        _report_review(result, out, reporter)
     if shard and not result.predictions and not result.problems:
         return 0  # this part has no scan
     if not result.predictions or result.n_done == 0:
         return 2
     return 1 if failed else 0
+
+
+def _report_review(result: FolderResult, out: str, reporter: Reporter) -> None:
+    """Show how many masks need review, and the next command."""
+    from medhybrid.remote import is_remote
+
+    names = [p.case for p in result.predictions if p.verdict == "needs review"]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    which = f": {', '.join(names[:SHOWN])}{more}" if names else ""
+    reporter.message(f"{len(names)} of {result.n_done} masks need review{which}")
+    reporter.message(f"next: medhybrid review {f'FOLDER, a local copy of {out}' if is_remote(out) else out}")
 
 
 def listen(

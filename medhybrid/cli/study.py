@@ -49,7 +49,7 @@ def plan(
     ] = None,
     quiet: Quiet = False,
 ) -> int:
-    """Show the plan for a training time, with reasons.
+    """Show the plan for a training time, with its reasons and the rejected alternatives.
 
     The plan has the spacing, patch size and network that preprocess would choose. Nothing is prepared or trained. If the choice
     depends on the speed of this machine, training steps are measured for some seconds.

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress, ProgressColumn, Task
 from rich.table import Table
+from rich.text import Text
 
 from medhybrid.addresses import hide_password
+from medhybrid.cli.progress_line import Clock, log_interval_s, log_line, progress_line
 from medhybrid.errors import printable
-
-PLAIN_INTERVAL_S = 30.0
-"""Seconds between two lines of progress if stderr is not a terminal."""
-
 
 JSON_INTERVAL_S = 1.0
 PICTURE_COLUMNS = 120
@@ -30,6 +28,28 @@ PICTURE_COLUMNS = 120
 def shown(text: str) -> str:
     """Return text as it may be shown: control characters escaped, passwords of addresses hidden."""
     return printable(hide_password(text))
+
+
+class _Line(ProgressColumn):
+    """Whole line of a progress bar, as wide as the terminal."""
+
+    def __init__(self, console: Console, clock: Clock) -> None:
+        super().__init__()
+        self._console, self._clock = console, clock
+
+    def render(self, task: Task) -> Text:
+        """Return the line of a task."""
+        fraction = task.completed / (task.total or 1.0)
+        line = progress_line(
+            task.description,
+            fraction,
+            str(task.fields["text"]),
+            left_s=self._clock.left_s(fraction),
+            elapsed_s=self._clock.elapsed_s(),
+            width=self._console.width - 1,
+            plain=self._console.options.ascii_only,
+        )
+        return Text(line, no_wrap=True, overflow="crop")
 
 
 class TerminalReporter:
@@ -42,33 +62,37 @@ class TerminalReporter:
         self._progress: Progress | None = None
         self._task: Any = None
         self._title, self._total, self._shown_at = "", 1.0, 0.0
+        self._clock = Clock(time.monotonic)
 
     def begin(self, title: str, total: float) -> None:
         """Show a progress bar, or a line if stderr is not a terminal."""
         title = shown(title)
         # a total of 0 must not be divided by
-        self._title, self._total, self._shown_at = title, max(total, 1e-9), time.monotonic()
+        self._title, self._total, self._clock = title, max(total, 1e-9), Clock(time.monotonic)
+        self._shown_at = self._clock.started
         if self.quiet or total == 0:
             return
         if self.err.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%  {task.fields[text]}"),
-            )
-            self._progress = Progress(*columns, console=self.err, transient=True)
+            self._progress = Progress(_Line(self.err, self._clock), console=self.err, transient=True)
             self._task = self._progress.add_task(title, total=self._total, text="")
             self._progress.start()
         else:
             print(title, file=sys.stderr, flush=True)
 
     def advance(self, done: float, text: str = "") -> None:
-        """Update the progress bar."""
+        """Update the progress bar; in a log file, print a line after each interval."""
+        self._clock.note(done / self._total)
         if self._progress is not None:
             self._progress.update(self._task, completed=done, text=shown(text))
-        elif not self.quiet and time.monotonic() - self._shown_at > PLAIN_INTERVAL_S:
+            return
+        if self.quiet:
+            return
+        fraction, elapsed_s = done / self._total, self._clock.elapsed_s()
+        left_s = self._clock.left_s(fraction)
+        if time.monotonic() - self._shown_at > log_interval_s(elapsed_s):
             self._shown_at = time.monotonic()
-            print(f"{self._title}: {100 * done / self._total:.0f}%  {shown(text)}", file=sys.stderr, flush=True)
+            line = log_line(self._title, fraction, shown(text), left_s=left_s, elapsed_s=elapsed_s)
+            print(line, file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Remove the progress bar."""
@@ -82,7 +106,7 @@ class TerminalReporter:
             self.out.print(shown(text), markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table, 160 characters wide if stdout is not a terminal."""
+        """Print a table, at most 160 characters wide if stdout is not a terminal."""
         if self.quiet:
             return
         table = Table(title=shown(title) or None, title_justify="left", show_edge=False, pad_edge=False)

@@ -251,14 +251,21 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
     return "default"
 
 
+def _origins_of(key: str, origins: Mapping[str, str]) -> str:
+    """Return the origin of a key, or those of the values below it, which an error of a section concerns; empty if unknown."""
+    found = _origin(key, origins)
+    if found != "default":
+        return found
+    return " and ".join(dict.fromkeys(o for k, o in origins.items() if k.startswith(f"{key}.") or not key))
+
+
 def _explain(
     error: ValidationError, source: str, origins: Mapping[str, str], model: type[BaseModel] = StudyConfig
 ) -> str:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
-        where = _origin(key, origins)
-        where = source if where == "default" else where
+        where = _origins_of(key, origins) or source
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             known = _known_keys(model, item["loc"][:-1])

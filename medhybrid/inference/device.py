@@ -49,7 +49,7 @@ def choose_device(name: str) -> torch.device:
         raise DeviceError(
             f"device {name} is not available",
             found=f"{n_gpus} GPUs" if n_gpus else "cpu only",
-            remedy="use --device auto, or install a build of torch for this device",
+            remedy="use auto (--device auto, for a training training.device=auto), or install a build of torch for this device",
         )
     device = torch.device(name)
     if device.type == "mps":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from medhybrid.config import ChannelRule, ScansConfig
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, reason_of
 from medhybrid.inference.records import STARTED_NAMES, Prediction
 from medhybrid.owned import FolderKind
 
@@ -82,16 +81,14 @@ def read_folder_record(folder: Path) -> FolderRecord:
     try:
         return FolderRecord.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
+        if not folder.is_dir():
+            raise DataError(f"{folder} does not exist", remedy="check the path") from error
         raise DataError(
             f"{folder} is not an output folder of medhybrid predict",
             expected=f"{path}",
-            found=_first_line(error),
+            found=reason_of(error),
             remedy="give the folder that was the --out of medhybrid predict",
         ) from error
-
-
-def _first_line(error: Any) -> str:
-    return str(error).splitlines()[0][:200]
 
 
 def _is_earlier_output(folder: Path) -> bool:

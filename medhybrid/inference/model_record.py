@@ -92,8 +92,13 @@ def read_record(path: str | Path) -> tuple[Path, ModelRecord]:
     folder = Path(path)
     folder = folder / "model" if (folder / "model" / "model.json").is_file() else folder
     if not (folder / "model.json").is_file():
+        is_run = (Path(path) / "config.yaml").is_file()
         raise ModelError(
-            f"{path} has no model", expected="a run folder, or a folder with model.json", remedy="check --model"
+            f"{path} has no model" if folder.is_dir() else f"{path} does not exist",
+            expected="a run folder, or a folder with model.json",
+            remedy=f"finish its training: medhybrid train --resume --run {path}"
+            if is_run
+            else "give the folder of a finished run, below RUNS/STUDY/",
         )
     try:
         record = ModelRecord.model_validate_json((folder / "model.json").read_bytes())

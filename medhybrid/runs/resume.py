@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from medhybrid.config import StudyConfig, config_from_dict, load_config, with_values
-from medhybrid.errors import ConfigError
+from medhybrid.errors import ConfigError, reason_of
 from medhybrid.remote import is_remote
 
 PART_OF = "part_of"
@@ -52,11 +52,17 @@ def run_config(folder: Path) -> StudyConfig:
     """Read the resolved config of a run; raises `ConfigError`."""
     path = folder / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"{folder} is not a run folder", expected="a folder with config.yaml", remedy="check --run")
+        runs = sorted(p.parent.name for p in folder.glob("*/config.yaml")) if folder.is_dir() else []
+        raise ConfigError(
+            f"{folder} {'is not a run folder' if folder.is_dir() else 'does not exist'}",
+            expected="the folder of a run, with config.yaml",
+            found=f"a folder of runs: {', '.join(runs[-3:])}" if runs else "",
+            remedy=f"name one of them, such as {folder / runs[-1]}" if runs else "give a folder below RUNS/STUDY/",
+        )
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read", found=str(error).splitlines()[0]) from error
+        raise ConfigError(f"{path} cannot be read", found=reason_of(error)) from error
     return config_from_dict(values, source=str(path))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, reason_of
 from medhybrid.files import read_cell
 from medhybrid.names import printable_path
 from medhybrid.tables import read_table
@@ -18,7 +18,9 @@ def read_scores(path: Path, columns: Sequence[str] = ("case", "dice")) -> list[d
     try:
         table = read_table(path)
     except DataError as error:
-        raise DataError(f"{printable_path(path)} cannot be read as a table of scores", found=str(error)) from error
+        raise DataError(
+            f"{printable_path(path)} cannot be read as a table of scores", found=reason_of(error)
+        ) from error
     return _with_numbers([row for _, row in table.rows], columns, printable_path(path))
 
 

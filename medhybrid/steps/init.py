@@ -60,7 +60,8 @@ def init_study(
         raise OutputError(
             f"{printable_path(path)} exists",
             expected="a new file for the config",
-            remedy="train with it, or choose another file with --out",
+            remedy=f"train with it: medhybrid train --config {printable_path(path)}; "
+            "or write another one: medhybrid init DATA --out FILE",
         )
     root = draft.root
     if draft.table:
@@ -142,7 +143,7 @@ def _write_table(folder: Path, draft: Draft) -> None:
         raise OutputError(
             f"{printable_path(folder)} is not empty",
             expected="a new folder for the table of cases",
-            remedy="choose another file with --out",
+            remedy="write the config elsewhere: medhybrid init DATA --out FILE",
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / TABLE, draft.table)

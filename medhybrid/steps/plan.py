@@ -14,7 +14,7 @@ from medhybrid.data.dataset import CHOSEN, PREPARED
 from medhybrid.data.fingerprint import Fingerprint
 from medhybrid.data.plan import Plan
 from medhybrid.data.workers import Processes, default_workers
-from medhybrid.errors import ConfigError, MedHybridError
+from medhybrid.errors import ConfigError, MedHybridError, reason_of
 from medhybrid.files import held
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.device_memory import free_device_memory
@@ -135,7 +135,7 @@ def read_rates(path: Path) -> Rates:
         raise ConfigError(
             f"{printable_path(path)} has no rates",
             expected="a plan.json with a budget, or {device, fixed_s, voxel_ns, gflop_s}",
-            found=str(error).splitlines()[0][:200],
+            found=reason_of(error),
         ) from error
 
 

@@ -83,6 +83,8 @@ class Trainer:
     ----------
     should_stop : callable
         Called after each step; if it returns True, the run saves a checkpoint and ends.
+    on_step : callable
+        Called after each step, with the number of steps and the share of the run that is done.
     on_validation : callable
         Called with each validation, for example for figures and tables.
     on_stage : callable
@@ -110,6 +112,7 @@ class Trainer:
         tracker: Tracker,
         should_stop: Callable[[], bool] = lambda: False,
         on_progress: Callable[[Progress], None] = lambda _: None,
+        on_step: Callable[[int, float], None] = lambda _step, _fraction: None,
         on_validation: Callable[[Validation], None] = lambda _: None,
         on_stage: Callable[[Stage], None] = lambda _: None,
         network: Any = None,
@@ -123,7 +126,7 @@ class Trainer:
         self.config, self.plan, self.tracker, self.folder, self.team = config, plan, tracker, folder, team
         self.training = config.training
         self.validation_cases = list(validation_cases)
-        self.should_stop, self.on_progress = should_stop, on_progress
+        self.should_stop, self.on_progress, self.on_step = should_stop, on_progress, on_step
         self.on_validation, self.on_stage = on_validation, on_stage
         self.device = device or choose_device(own_gpu(self.training.device))
         self.precision = checked_precision(
@@ -157,6 +160,7 @@ class Trainer:
         )
         self.is_recomputing = False
         self.step = 0
+        self.gradient_norm: Tensor | float = 0.0
         self.elapsed_s = 0.0
         self.stages = plan_stages(self.training)
         for stage in self.stages:  # an error in a later stage must show now, not after hours of training
@@ -189,6 +193,7 @@ class Trainer:
                 self.step += 1
                 interval_steps += 1
                 self.elapsed_s, stop = self.team.agree(time.monotonic() - started, self.should_stop(), self.device)
+                self.on_step(self.step, min(1.0, self.progress))
                 if self.step % LOG_EVERY == 0:
                     seconds = time.monotonic() - interval_started
                     self._log_interval(terms, interval_steps / seconds, waited_s / seconds)
@@ -280,6 +285,7 @@ class Trainer:
                 + ("" if self.precision is Precision.FLOAT32 else ", or set training.precision=float32")
                 + "; a checkpoint is saved",
             )
+        self.gradient_norm = norm
         self.maker.update()
         if self.loss_scale is not None:
             self.loss_scale.grow()
@@ -368,6 +374,7 @@ class Trainer:
             {
                 **terms.metrics(),
                 **({} if self.loss_scale is None else {"train/loss_scale": float(self.loss_scale.factor)}),
+                "train/gradient_norm": float(self.gradient_norm),
                 "train/learning_rate": self.optimiser.param_groups[0]["lr"],
                 "train/samples_per_second": steps_per_s * self.plan.batch_size,
                 "train/waiting_for_data": waiting_share,
