@@ -107,6 +107,11 @@ def train(
     if pictures := sorted((result.folder / "pictures").glob(f"*_{result.n_steps:06d}.png")):
         reporter.picture(pictures[0])
     reporter.message(f"run and model: {result.folder}")
+    if result.verdict is not None:
+        for line in result.verdict.lines:
+            reporter.message(line)
+    else:
+        reporter.message(f"next: medhybrid predict SCANS --model {result.folder} --out OUT")
     return 0
 
 
@@ -119,10 +124,17 @@ def _study_of(config: str, arguments: list[str], minutes: float | None, reporter
     if config and not data:
         return load_config(config, [*overrides, *(f"training.max_minutes={m:g}" for m in (minutes,) if m)]), False
     if config or len(data) != 1:
+        unknown = [a for a in overrides if "=" not in a]
+        files = [a for a in unknown if a.endswith((".yaml", ".yml"))]
         raise ConfigError(
             "train needs --config or the folder of a dataset",
             expected="a YAML file, a packaged config such as brain.yaml, or one folder of scans with masks",
-            found="both" if config else ", ".join(data) or "neither",
+            found="both" if config else ", ".join([*data, *unknown]) or "neither",
+            remedy=f"give the config as an option: medhybrid train --config {files[0]}"
+            if files
+            else f"check the path: {unknown[0]} is not a folder"
+            if unknown
+            else "",
         )
     from medhybrid.steps.init import config_for_data
 

@@ -7,6 +7,7 @@ A `StudyConfig` is read once, checked as a whole, saved with the results, and pa
 from __future__ import annotations
 
 import math
+import re
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -400,6 +401,19 @@ class TrackingConfig(Frozen):
     )
     register_model: bool = Field(True, description="Register the model in MLflow under the study's name.")
     alias: str = Field("newest", description="Alias of the registered model version.")
+    tags: dict[str, str] = Field(
+        default_factory=dict,
+        description="Tags of the MLflow runs of this study, for example `{scanner: A, aim: paper}`.",
+    )
+
+    @field_validator("tags")
+    @classmethod
+    def _names_of_tags_are_usable(cls, tags: dict[str, str]) -> dict[str, str]:
+        for name in tags:
+            if not re.fullmatch(r"[\w.\-/: ]{1,200}", name) or name.startswith(("mlflow.", "medhybrid.")):
+                allowed = "letters, digits and . - _ / :, without mlflow. or medhybrid. at the start"
+                raise ValueError(f"tags: {name!r} is not a usable name: use {allowed}")
+        return tags
 
 
 class OutputConfig(Frozen):

@@ -79,6 +79,10 @@ class Calibration(BaseModel):
         return self.ece is not None
 
 
+NOT_CALIBRATED = Calibration(threshold=1.0)
+"""Calibration of a model whose training failed: every mask needs review."""
+
+
 @dataclass(frozen=True, slots=True)
 class VoxelSample:
     """Logits (N, K), reference (N,) and prediction (N,) of sampled voxels near the labels of a case."""
@@ -169,7 +173,9 @@ def uncertainty(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def low_confidence(score: float, calibration: Calibration) -> tuple[str, ...]:
-    """Return the reason for review of a mask with a score below the model's threshold; empty otherwise."""
+    """Return the reason for review of a mask with a score below the model's threshold, or of a model without calibration."""
+    if calibration == NOT_CALIBRATED:
+        return ("confidence not calibrated: the training of the model failed",)
     if score >= calibration.threshold:
         return ()
     return (f"low confidence: the model expects Dice {score:.2f}, below {calibration.threshold:.2f}",)

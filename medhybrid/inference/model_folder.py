@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from medhybrid.config.models import ALL_CASES
 from medhybrid.errors import ModelError
+from medhybrid.inference.confidence import NOT_CALIBRATED
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.model import Model
 from medhybrid.inference.model_record import ModelRecord, read_record
@@ -80,8 +82,14 @@ def set_component_rules(folder: Path, rules: ComponentRules) -> bool:
     return (record.plan.keep_largest, record.plan.min_component_ml) != (rules.keep_largest, rules.min_component_ml)
 
 
-def model_card(record: ModelRecord, title: str) -> str:
-    """Return the model card as Markdown: intended use, training data, validation, limits."""
+def model_card(record: ModelRecord, title: str, *, verdict: Sequence[str] = ()) -> str:
+    """Return the model card as Markdown: intended use, training data, validation, limits.
+
+    Parameters
+    ----------
+    verdict : sequence of str
+        Why the model is not good enough.
+    """
     plan = record.plan
     rows: list[tuple[str, Any]] = [
         ("labels", ", ".join(f"{n} ({v})" for n, v in plan.labels.items())),
@@ -99,6 +107,7 @@ def model_card(record: ModelRecord, title: str) -> str:
         regions = (f"{n} ({', '.join(map(str, plan.values_of(c)))})" for n, c in plan.regions.items())
         rows.insert(1, ("regions", "; ".join(regions)))
     lines = [f"# {title}", "", "A research model. Not a medical device: not for clinical decisions.", ""]
+    lines += ["## Verdict", "", *verdict, ""] if verdict else []
     lines += [
         "## Intended use",
         "",
@@ -115,10 +124,13 @@ def model_card(record: ModelRecord, title: str) -> str:
         "",
         "- Not validated on scans unlike the training scans: other ages, diseases, scanners, sequences, or after treatment.",
     ]
-    calibrated = "it was calibrated on the validation cases"
-    if not record.calibration.is_fitted:
-        calibrated = "it is **uncalibrated**, since no validation cases fitted it"
-    lines += [f"- The score of a mask is the model's confidence, not its accuracy; {calibrated}."]
+    if record.calibration == NOT_CALIBRATED:
+        lines += ["- The score of a mask is **uncalibrated**, since the training failed: every mask needs review."]
+    else:
+        calibrated = "it was calibrated on the validation cases"
+        if not record.calibration.is_fitted:
+            calibrated = "it is **uncalibrated**, since no validation cases fitted it"
+        lines += [f"- The score of a mask is the model's confidence, not its accuracy; {calibrated}."]
     lines += ["- Volumes of small findings are the least reliable: see the plot of Dice over size in the run.", ""]
     return "\n".join(lines)
 

@@ -185,13 +185,19 @@ def _candidate(
     steps = budget.n_steps(seconds)
     losses = {
         "resolution": _resolution_loss(sizes, spacing),
-        "steps": STEPS / math.sqrt(max(steps, 1.0)) + FIRST_STEPS / max(steps, 1.0),
+        "steps": steps_loss(steps),
         "context": -CONTEXT * math.log(coverage_of(patch, target)) - SCAN * math.log(coverage_of(patch, whole)),
         "network": NETWORK[preset],
     }
     return Candidate(
         spacing, patch, strides, kernels, batch, preset, network, seconds, steps, memory_of(cost, batch), losses
     )
+
+
+def steps_loss(n_steps: float) -> float:
+    """Return the expected loss of Dice by a training of some steps, compared with a long one."""
+    n = max(n_steps, 1.0)
+    return STEPS / math.sqrt(n) + FIRST_STEPS / n
 
 
 def _patch(

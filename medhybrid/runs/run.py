@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from medhybrid.runs.verdict import Verdict
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -18,6 +20,8 @@ class Run:
         Id of the run in MLflow; None if it is not tracked there.
     metrics : dict of str to float
         Results of the final validation; empty if every case trained (`training.fold: all`).
+    verdict : Verdict, optional
+        Why the model is not good enough; None if nothing speaks against it.
     """
 
     folder: Path
@@ -26,3 +30,4 @@ class Run:
     n_steps: int
     is_interrupted: bool
     left_out: tuple[str, ...] = ()
+    verdict: Verdict | None = None

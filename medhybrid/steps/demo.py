@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from medhybrid.config import load_config
+from medhybrid.config import StudyConfig, load_config
 from medhybrid.errors import DataError
 from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.progress import Reporter, Silent
@@ -33,7 +33,7 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
     Parameters
     ----------
     minutes : float, optional
-        Length of the training in minutes; by default that of `demo.yaml`.
+        Length of the training in minutes; by default the number of steps of `demo.yaml`, which takes longer on a slow machine.
 
     Returns
     -------
@@ -55,10 +55,13 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
     reporter.message(f"{prepared.n_prepared + prepared.n_unchanged} cases prepared, patch {prepared.plan.patch_size}")
     if prepared.left_out:
         raise DataError("cases of the demo were excluded", found=", ".join(prepared.left_out))
+    reporter.message(_length(config))
     run = train(config, reporter=reporter)
     if run.is_interrupted:
         reporter.message(f"interrupted; continue with: medhybrid train --resume --run {run.folder}")
         return 130
+    for line in run.verdict.lines if run.verdict is not None else ():
+        reporter.message(line)
     predicted = predict(folder / "data" / "new_scans", model=run.folder, out=folder / "predictions", reporter=reporter)
     if not predicted.n_done:
         raise DataError("the demo predicted no mask", found=predicted.predictions[0].message)
@@ -85,6 +88,7 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
         ["figure of a typical case", str(picture)],
         ["run: model, figures, log", str(run.folder)],
         ["review in the browser", f"medhybrid review --runs {folder / 'runs'}"],
+        ["steps of the training", str(run.n_steps)],
         ["time", f"{(time.monotonic() - started) / 60:.1f} min"],
     ]
     reporter.table("Demo finished", ["result", "value"], rows)
@@ -92,6 +96,15 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
     if problems:
         reporter.table("Problems", ["case", "problem"], list(problems.items()))
     return 1 if problems else 0
+
+
+def _length(config: StudyConfig) -> str:
+    """Return a line on the length of the training."""
+    steps, minutes = config.training.iterations, config.training.max_minutes
+    if steps is not None:
+        return f"training for {steps} steps, as long as this machine needs for them; the bar shows the time left"
+    n = load_config("demo.yaml").training.iterations
+    return f"training for {minutes:g} minutes; in fewer than about {n} steps, the Dice may stay below 0.9"
 
 
 def _draw_typical(folder: Path, summary: dict[str, float], dice: dict[str, float]) -> Path:

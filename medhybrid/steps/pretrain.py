@@ -116,8 +116,14 @@ def _run(setup: RunSetup, folder: Path, reporter: Reporter, *, resume: bool) -> 
     pictures = record_training_images(folder, setup.train_cases, validation=())
     tracker = make_tracker(config, plan, setup.data, folder)
 
+    state = ""
+
     def on_progress(p: Progress) -> None:
-        reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}  {p.left_s / 60:.0f} min left")
+        nonlocal state
+        state = f"  loss {p.loss:.3f}"
+
+    def on_step(step: int, fraction: float) -> None:
+        reporter.advance(fraction, f"step {step}{state}")
 
     with stop_on_signals() as should_stop, random_numbers_kept(), deterministic(config.training.deterministic):
         try:
@@ -133,6 +139,7 @@ def _run(setup: RunSetup, folder: Path, reporter: Reporter, *, resume: bool) -> 
                 tracker=tracker,
                 should_stop=should_stop,
                 on_progress=on_progress,
+                on_step=on_step,
                 network=MaskedAutoencoder(network, len(plan.channels)),
                 training_images=pictures,
                 device=setup.device,
@@ -142,7 +149,9 @@ def _run(setup: RunSetup, folder: Path, reporter: Reporter, *, resume: bool) -> 
             else:
                 tracker.log_file(folder / "config.yaml", "")
                 tracker.log_file(folder / "plan.json", "")
-            reporter.begin(f"pretraining {folder.name} on {trainer.device}", 1.0)
+            reporter.message(f"pretraining {folder.name} on {trainer.device}")
+            reporter.begin("pretraining", 1.0)
+            reporter.advance(trainer.progress, f"step {trainer.step}")
             outcome = trainer.fit()
             reporter.end()
             tracker.log_file(_save(outcome, plan, config_of_network(config.network, plan).heads, folder), "")

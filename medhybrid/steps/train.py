@@ -17,7 +17,7 @@ from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
 from medhybrid.data.source import check_source
 from medhybrid.errors import ConfigError, DataError, ModelError, OutputError
-from medhybrid.inference.confidence import Calibration
+from medhybrid.inference.confidence import NOT_CALIBRATED, Calibration
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.model_folder import model_card, save_model
 from medhybrid.inference.model_record import ModelRecord, TrainingRecord, read_record
@@ -45,6 +45,7 @@ from medhybrid.runs.resume import extend, run_config, with_places
 from medhybrid.runs.run import Run
 from medhybrid.runs.setup import RunSetup, resolve_setup
 from medhybrid.runs.validation import record_validation, show_progress, show_references
+from medhybrid.runs.verdict import Verdict, judge_training
 from medhybrid.starts import Start, begin_with
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.training.checkpoint import has_checkpoint
@@ -252,11 +253,16 @@ def _run(
                 reporter.message(sign)
         show_progress(validation, {c.name for c in shown_cases}, folder, tracker, shown)
 
+    state = ""
+
     def on_progress(p: Progress) -> None:
-        dice = "" if p.dice is None else f"  dice{on_known} {p.dice:.3f}"
+        nonlocal state
+        state = f"  loss {p.loss:.3f}" + ("" if p.dice is None else f"  dice{on_known} {p.dice:.3f}")
         if sign := signs.see_loss(p.fraction, p.loss):
             reporter.message(sign)
-        reporter.advance(p.fraction, f"step {p.step}  loss {p.loss:.3f}{dice}  {_minutes(p.left_s)} left")
+
+    def on_step(step: int, fraction: float) -> None:
+        reporter.advance(fraction, f"step {step}{state}" if fraction < 1 else f"step {step}: validating all cases")
 
     if not config.training.has_validation:
         reporter.message(NO_VALIDATION)
@@ -275,6 +281,7 @@ def _run(
                 tracker=tracker,
                 should_stop=lambda: is_ended or should_stop(),
                 on_progress=on_progress,
+                on_step=on_step,
                 on_validation=on_validation,
                 on_stage=tracker.begin,
                 network=network,
@@ -290,24 +297,29 @@ def _run(
             elif team.is_first:
                 _report_start(start, folder, tracker, reporter)
                 _log_inputs(tracker, folder)
+                tracker.log_metrics({"network/parameters": sum(p.numel() for p in trainer.network.parameters())}, 0)
                 show_references(shown_cases, folder, tracker, shown)
                 if not config.training.has_validation:
                     tracker.describe(description_of(config, plan))
             signs = EarlySigns(config, plan, thin_labels(setup), losses=losses, progress=trainer.progress)
-            reporter.begin(f"training {folder.name} on {trainer.device}, {trainer.precision}", 1.0)
+            reporter.message(f"training {folder.name} on {trainer.device}, {trainer.precision}")
+            reporter.begin("training", 1.0)
+            reporter.advance(trainer.progress, f"step {trainer.step}")
             outcome = trainer.fit()
             reporter.end()
             metrics: dict[str, float] = {}
+            verdict = _judge(folder, config, outcome) if team.is_first else None
             if team.is_first and outcome.is_interrupted and _has_finished_model(folder):
                 # The weights of an unfinished extension are not validated and may be worse.
                 reporter.message(
                     f"{folder / 'model'} stays that of the finished training until the extension is finished"
                 )
             elif team.is_first:
-                metrics = _save(setup, outcome, folder, own_loss)
+                metrics = _save(setup, outcome, folder, own_loss, verdict)
             if team.is_first and outcome.validation is not None and outcome.validation.is_complete:
                 # The model is saved first, since this record takes minutes with hundreds of cases.
-                text, logs_report = description_of(config, plan), config.tracking.log_report
+                lines = [] if verdict is None else ["", *verdict.lines]
+                text, logs_report = "\n".join([description_of(config, plan), *lines]), config.tracking.log_report
                 record_validation(outcome.validation, folder, tracker, shown, text, logs_report=logs_report)
             if team.is_first and not outcome.is_interrupted:
                 tracker.log_metrics({f"final/{k}": v for k, v in metrics.items()}, outcome.step)
@@ -319,7 +331,15 @@ def _run(
             raise
         finally:
             trainer = None  # `on_validation` would keep it, with its memory on the GPU
-    return Run(folder, tracker.run_id, metrics, outcome.step, outcome.is_interrupted)
+    return Run(folder, tracker.run_id, metrics, outcome.step, outcome.is_interrupted, verdict=verdict)
+
+
+def _judge(folder: Path, config: StudyConfig, outcome: Outcome) -> Verdict | None:
+    """Return the verdict on a finished training; None for an interrupted one."""
+    if outcome.is_interrupted:
+        return None
+    dice = None if outcome.validation is None else outcome.validation.mean_dice
+    return judge_training(folder, config, n_steps=outcome.step, elapsed_s=outcome.elapsed_s, dice=dice)
 
 
 def _has_finished_model(folder: Path) -> bool:
@@ -398,7 +418,9 @@ def _seen_range(setup: RunSetup) -> SeenRange | None:
     return seen.model_copy(update={"n_cases": len(records), "label_share": share})
 
 
-def _save(setup: RunSetup, outcome: Outcome, folder: Path, own_loss: OwnLoss | None) -> dict[str, float]:
+def _save(
+    setup: RunSetup, outcome: Outcome, folder: Path, own_loss: OwnLoss | None, verdict: Verdict | None
+) -> dict[str, float]:
     """Write the model of a run, and return the metrics of its validation."""
     config = setup.config
     metrics: dict[str, float] = {}
@@ -408,6 +430,9 @@ def _save(setup: RunSetup, outcome: Outcome, folder: Path, own_loss: OwnLoss | N
         interval = mean_interval([r.mean_dice for r in outcome.validation.results])
         metrics |= {"val/dice_low": interval.low, "val/dice_high": interval.high}
         calibration = outcome.validation.calibration()
+    if verdict is not None and verdict.outcome == "failed":
+        calibration = NOT_CALIBRATED
+    if outcome.validation is not None:
         measured = {"ece": calibration.ece, "ece_calibrated": calibration.ece_calibrated, "auc": calibration.auc}
         metrics |= {f"val_confidence/{k}": v for k, v in measured.items() if v is not None}
     record = ModelRecord(
@@ -434,14 +459,11 @@ def _save(setup: RunSetup, outcome: Outcome, folder: Path, own_loss: OwnLoss | N
             software=made_with(config) | ({} if own_loss is None else {"loss": str(own_loss.record)}),
         ),
     )
-    save_model(folder / "model", outcome.weights, record, model_card(record, f"{config.name}, {folder.name}"))
+    card = model_card(record, f"{config.name}, {folder.name}", verdict=() if verdict is None else verdict.lines)
+    save_model(folder / "model", outcome.weights, record, card)
     return metrics
 
 
 def _log_inputs(tracker: Tracker, folder: Path) -> None:
     tracker.log_file(folder / "config.yaml", "")
     tracker.log_file(folder / "plan.json", "")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -38,7 +38,7 @@ from medhybrid.runs.record import check_tracking, experiment_of, without_places
 from medhybrid.runs.resume import mark_part, run_config
 from medhybrid.runs.run import Run
 from medhybrid.runs.score_tables import dice_by_case, read_scores
-from medhybrid.runs.setup import require_validation, resolve_setup
+from medhybrid.runs.setup import RunSetup, require_validation, resolve_setup
 from medhybrid.steps.train import resume, train
 from medhybrid.tracking.jsonl import read_log
 from medhybrid.tracking.mlflow import MlflowTracker, RunInfo
@@ -114,7 +114,9 @@ def train_all(
     trainings: dict[str, Training] = {}
     for name, config in configs.items():
         if name not in known:
-            check_leakage(resolve_setup(config))
+            setup = resolve_setup(config)
+            _require_validation(setup, name)
+            check_leakage(setup)
         run = _earlier(known[name], config, name) if name in known else None
         if run is not None and not run.is_interrupted:
             trainings[name] = Training(name, config, run, dice_by_case(read_scores(run.folder / "validation.csv")))
@@ -211,6 +213,16 @@ def _train(job: Job, folder: Path, parent_run_id: str, reporter: Reporter) -> Ru
     return train(job.config, parent_run_id=parent_run_id, on_start=remember, reporter=reporter)
 
 
+def _require_validation(setup: RunSetup, name: str) -> None:
+    """Raise `DataError` if no case validates, since the trainings are compared by their validation."""
+    if not setup.validation_cases:
+        raise DataError(
+            f"{name} has no validation case, so its training has no score",
+            expected="cases of at least two subjects",
+            remedy="add a subject, correct data.subject_pattern, or use medhybrid train, which needs no validation",
+        )
+
+
 def _known_runs(folder: Path) -> dict[str, Path]:
     """Return the run folder of each started training, after moving new entries of `started/` to `runs.json`."""
     index = folder / "runs.json"
@@ -290,7 +302,7 @@ def nested_runs(config: StudyConfig, folder: Path, description: str) -> Iterator
         name=folder.name,
         description=description,
         params={},
-        tags={"medhybrid.version": __version__, "medhybrid.code": code_revision()},
+        tags={**config.tracking.tags, "medhybrid.version": __version__, "medhybrid.code": code_revision()},
         datasets={},
     )
     if is_default_store(

@@ -9,6 +9,7 @@ import torch
 from medhybrid.inference import confidence
 from medhybrid.inference.confidence import (
     DEFAULT_THRESHOLD,
+    NOT_CALIBRATED,
     Calibration,
     calibrate,
     low_confidence,
@@ -75,3 +76,8 @@ def test_uncertainty_is_0_for_certain_voxels_and_1_for_equal_probabilities() -> 
     probabilities = np.array([[1.0, 0.5, 1 / 3], [0.0, 0.5, 1 / 3], [0.0, 0.0, 1 / 3]], np.float32)[:, None, None]
 
     np.testing.assert_allclose(uncertainty(probabilities)[0, 0], [0, np.log(2) / np.log(3), 1], atol=1e-5)
+
+
+def test_every_mask_of_a_failed_training_needs_review() -> None:
+    assert low_confidence(1.0, NOT_CALIBRATED) == ("confidence not calibrated: the training of the model failed",)
+    assert low_confidence(0.9, Calibration()) == ()
