@@ -182,6 +182,6 @@ def test_review_opens_the_experiment_with_the_columns_that_matter(
 ) -> None:
     page.goto(f"{server}/{experiment_page(default_uri(Path(trained[0].config.runs)))}")
 
-    for text in ("network.kind", "final/val/dice"):
+    for text in ("network.kind", "final/val/dice", "Models"):
         wait_until(lambda text=text: text in body_of(page), text, found=lambda: body_of(page))  # type: ignore[misc]
     page.screenshot(path=SCREENSHOTS / "mlflow-runs.png")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medhybrid.cli.context import call_of
 from medhybrid.cli.options import (
-    Config,
     Deidentify,
     Mode,
     Overrides,
@@ -22,12 +21,18 @@ from medhybrid.cli.options import (
 )
 from medhybrid.errors import ConfigError
 
+if TYPE_CHECKING:
+    from medhybrid.progress import Reporter
+
 
 def evaluate(
     context: typer.Context,
     references: Annotated[Path, typer.Argument(help="Folder with reference masks.")],
     predictions: Annotated[Path, typer.Argument(help="Folder with predicted masks, or output folder of predict.")],
-    config: Config,
+    config: Annotated[
+        str,
+        typer.Option("--config", "-c", help="YAML file, or a packaged config. Default: the labels of run.json."),
+    ] = "",
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for scores.csv, summary.json. Default: PREDICTIONS/evaluation.")
@@ -45,29 +50,39 @@ def evaluate(
 ) -> int:
     """Score masks against references.
 
-    The config has the labels. The scores are Dice, HD95, surface Dice, volume error (ml, %) and lesion-wise counts.
+    The scores are Dice, HD95, surface Dice, volume error (ml, %) and lesion-wise counts. For an output folder of predict, the
+    labels are those of its model. Other masks need --config.
     """
     from medhybrid.config import load_config
     from medhybrid.data.segments import SegmentRules
-    from medhybrid.steps.evaluate import annotated_labels, log_evaluation
+    from medhybrid.steps.evaluate import annotated_labels, labels_on_record, log_evaluation, shown_scores
     from medhybrid.steps.evaluate import evaluate as score
 
     reporter = call_of(context).reporter(quiet)
+    annotated: dict[str, tuple[str, ...]] = {}
     if other_values not in ("refuse", "ignore"):
         raise ConfigError(f"unknown --other-values {other_values!r}", expected="refuse or ignore")
-    study = load_config(config, overrides or [])
-    data, permissions = study.data, mode or study.output.mode
+    if config:
+        study = load_config(config, overrides or [])
+        labels, regions, ignore_value = study.data.labels, study.data.regions, study.data.ignore_value
+        rules, permissions = SegmentRules.of(study.data), mode or study.output.mode
+        annotated = annotated_labels(study.data, reporter)
+    elif overrides:
+        raise ConfigError(f"override {overrides[0]!r} cannot be used", expected="--config with overrides, or neither")
+    else:
+        labels, regions = labels_on_record(predictions)
+        ignore_value, rules, permissions = None, SegmentRules(labels), mode or "0600"
     target = out or (predictions / "evaluation")
     names = [n.strip() for n in cases.split(",") if n.strip()] if cases else None
     with patient_files(permissions):
         result = score(
             references,
             predictions,
-            labels=data.labels,
-            regions=data.regions,
-            ignore_value=data.ignore_value,
-            annotated=annotated_labels(data, reporter),
-            rules=SegmentRules.of(data),
+            labels=labels,
+            regions=regions,
+            ignore_value=ignore_value,
+            annotated=annotated,
+            rules=rules,
             cases=names,
             predicted_only=predicted_only,
             other_values=other_values,  # type: ignore[arg-type]
@@ -76,7 +91,7 @@ def evaluate(
             reporter=reporter,
         )
     title = "Scores of the voxels with a known label" if "labelled_share" in result.summary else "Scores"
-    reporter.table(title, ["measure", "value"], [[k, f"{v:.4f}"] for k, v in result.summary.items()])
+    reporter.table(title, ["measure", "value"], shown_scores(result.summary))
     if result.problems:
         reporter.table("Problems", ["case", "problem"], list(result.problems.items()))
     reporter.message(f"scores of each case and label: {target / 'scores.csv'}")
@@ -171,21 +186,36 @@ def review(
 
 def compare(
     context: typer.Context,
-    first: Annotated[Path, typer.Argument(help="Run folder of a training, or output of predict with evaluation/.")],
-    second: Annotated[Path, typer.Argument(help="Another one, on the same cases.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for comparison.html.")] = Path("comparison"),
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders of trainings, or outputs of predict with evaluation/."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("comparison"),
     mode: Mode = "0600",
     quiet: Quiet = False,
 ) -> int:
-    """Compare two runs case by case.
+    """Compare two or more runs case by case.
 
-    The report has the difference with its confidence interval, the largest changes and the differing settings.
+    For two runs, the report has the difference with its confidence interval, the largest changes and the differing settings.
+    More runs are compared with the first one, in a table with intervals and a figure.
     """
+    reporter = call_of(context).reporter(quiet)
+    if len(folders) < 2:
+        raise ConfigError(
+            "compare needs two or more runs", found=f"{len(folders)}", remedy="name the folder of another run"
+        )
+    with patient_files(mode):
+        return (
+            _compare_two(folders[0], folders[1], out, reporter)
+            if len(folders) == 2
+            else _compare_all(folders, out, reporter)
+        )
+
+
+def _compare_two(first: Path, second: Path, out: Path, reporter: Reporter) -> int:
     from medhybrid.steps.compare import compare as run
 
-    reporter = call_of(context).reporter(quiet)
-    with patient_files(mode):
-        result = run(first, second, out=out, reporter=reporter)
+    result = run(first, second, out=out, reporter=reporter)
     d = result.difference
     rows = [["mean difference in Dice (95 % CI)", str(d.interval)], ["better, worse", f"{d.n_better}, {d.n_worse}"]]
     reporter.table(
@@ -196,6 +226,20 @@ def compare(
     if result.settings:
         reporter.table("Differing settings", ["setting", "first", "second"], [list(row) for row in result.settings])
     reporter.message(f"{result.page}")
+    return 0
+
+
+def _compare_all(folders: list[Path], out: Path, reporter: Reporter) -> int:
+    from medhybrid.review.run_comparison import rows_of_runs
+    from medhybrid.steps.compare_runs import compare_runs
+
+    result = compare_runs(folders, out=out, reporter=reporter)
+    columns, rows = rows_of_runs(result.runs)
+    reporter.table(f"{len(result.cases)} cases that all runs have", columns, rows)
+    if result.left_out:
+        reporter.message(f"{len(result.left_out)} cases are not in every run and are not compared")
+    reporter.message(f"{result.folder / 'runs.md'}, {result.folder / 'runs.png'}, {result.folder / 'runs.csv'}")
+    reporter.message("settings that differ between two of them: medhybrid compare A B")
     return 0
 
 

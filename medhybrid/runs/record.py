@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from medhybrid.addresses import without_passwords
 from medhybrid.config import StudyConfig, TrainingConfig
 from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.plan import Plan
@@ -82,7 +87,7 @@ def _stage_tracker(config: StudyConfig, stage: Stage, run: Tracker, folder: Path
     chosen = stage.config
     info = RunInfo(
         experiment=experiment_of(config),
-        name=f"{folder.name}-stage{stage.number}-{stage.name}",
+        name=f"stage{stage.number}-{stage.name}-{run_name(config, folder)}",
         description=f"Stage {stage.number} of {len(config.training.stages)}: trains {', '.join(chosen.train)}.",
         params={f"stage.{key}": str(value) for key, value in chosen.model_dump(exclude_defaults=True).items()},
         tags={"medhybrid.version": __version__, "medhybrid.stage": str(stage.number)},
@@ -118,12 +123,16 @@ def _run_info(config: StudyConfig, plan: Plan, data: RunData, folder: Path, pare
     }
     return RunInfo(
         experiment=experiment_of(config),
-        name=folder.name,
+        name=run_name(config, folder),
         description=description_of(config, plan),
-        params=_key_parameters(config, plan),
+        params=_parameters(config, plan),
         tags={
+            **config.tracking.tags,
+            "mlflow.source.name": "medhybrid",
+            "mlflow.source.type": "LOCAL",
             "medhybrid.version": __version__,
             "medhybrid.code": code_revision(),
+            "medhybrid.folder": folder.name,
             "medhybrid.data_hash": data.data_hash,
             "medhybrid.fold": str(training.fold),
             **({} if training.has_validation else {"medhybrid.validation": NO_VALIDATION}),
@@ -132,7 +141,16 @@ def _run_info(config: StudyConfig, plan: Plan, data: RunData, folder: Path, pare
             **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
         },
         datasets=datasets,
+        model=config.name,
     )
+
+
+def run_name(config: StudyConfig, folder: Path) -> str:
+    """Return the name of a run in the UI: the name of its folder, but beginning with fold, seed and network."""
+    of = config.training
+    own = f"{config.network.kind}-fold{of.fold}-seed{of.seed}"
+    before, found, after = folder.name.partition(f"-{own}")
+    return f"fold{of.fold}-seed{of.seed}-{config.network.kind}{after}-{before}" if found else folder.name
 
 
 def description_of(config: StudyConfig, plan: Plan) -> str:
@@ -153,25 +171,34 @@ def description_of(config: StudyConfig, plan: Plan) -> str:
     )
 
 
-def _key_parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
-    """Return the parameters for comparisons of runs; they are few, since MLflow prints all of them beside each figure."""
-    network, training = config.network, config.training
-    values = {
-        "network.kind": network.kind,
-        "network.widths": network.widths,
-        "network.depth": network.depth,
+def _parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
+    """Return the whole resolved config with dotted keys, values of the plan, device and precision."""
+    from medhybrid.inference.device import choose_device, choose_precision
+
+    device = choose_device(config.training.device)
+    precision = choose_precision(device, config.training.precision, is_thin=plan.is_thin)
+    values: dict[str, object] = {
         "plan.spacing_mm": plan.spacing_mm,
         "plan.patch_size": plan.patch_size,
         "plan.batch_size": plan.batch_size,
-        "training.max_minutes": training.max_minutes,
-        "training.iterations": training.iterations,
-        "training.peak_rate": training.peak_rate,
-        "training.fold": training.fold,
-        "training.seed": training.seed,
-        "training.loss": training.loss if training.loss != LOSS else None,
-        "training.class_weights": training.class_weights,
+        "plan.preset": plan.preset,
+        "resolved.device": device.type,
+        "resolved.precision": str(precision).removeprefix("torch."),
     }
+    values |= _flat(config, without_passwords(config.model_dump(mode="json")), "")
     return {k: str(v) for k, v in values.items() if v is not None}
+
+
+def _flat(section: BaseModel, values: Mapping[str, Any], prefix: str) -> dict[str, object]:
+    """Return the values of a config with dotted keys. A mapping whose keys are the user's, such as labels, is one value."""
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        inner = getattr(section, key)
+        if isinstance(inner, BaseModel):
+            flat |= _flat(inner, value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+    return flat
 
 
 def without_places(config: StudyConfig) -> dict[str, Any]:

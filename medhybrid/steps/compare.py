@@ -9,7 +9,7 @@ OUT/comparison.csv       Dice of every case in both runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isclose
 from pathlib import Path
@@ -125,13 +125,7 @@ def compare(first: str | Path, second: str | Path, *, out: str | Path, reporter:
             found=f"{len(a.dice)} and {len(b.dice)} cases",
             remedy="compare trainings of one fold, or predictions of the same scans",
         )
-    known = [c for c in common if c in a.references_ml and c in b.references_ml]
-    if others := [c for c in known if not _are_close(a.references_ml[c], b.references_ml[c])]:
-        raise DataError(
-            f"{a.name} and {b.name} were scored with different references",
-            found=", ".join(others[:5]),
-            remedy="run medhybrid evaluate on both with the same references",
-        )
+    refuse_other_references(a, b, common)
     difference = paired_difference([b.dice[c] for c in common], [a.dice[c] for c in common])
     rows = sorted(((c, a.dice[c], b.dice[c]) for c in common), key=lambda r: r[2] - r[1])
     left_out = tuple(sorted(set(a.dice) ^ set(b.dice)))
@@ -159,15 +153,39 @@ def compare(first: str | Path, second: str | Path, *, out: str | Path, reporter:
     return Comparison(page, difference, tuple(rows), settings, left_out, names)
 
 
+def refuse_other_references(a: Judged, b: Judged, cases: Sequence[str]) -> None:
+    """Raise `DataError` if two runs were scored with different references of these cases."""
+    known = [c for c in cases if c in a.references_ml and c in b.references_ml]
+    if others := [c for c in known if not _are_close(a.references_ml[c], b.references_ml[c])]:
+        raise DataError(
+            f"{a.name} and {b.name} were scored with different references",
+            found=", ".join(others[:5]),
+            remedy="run medhybrid evaluate on both with the same references",
+        )
+
+
 def names_apart(first: Path, second: Path) -> tuple[str, str]:
     """Return the shortest ends of two paths that differ from each other and from the other columns of the table."""
-    a, b = first.resolve().parts, second.resolve().parts
-    names = (a[-1], b[-1])
-    for n in range(1, max(len(a), len(b)) + 1):
-        names = ("/".join(a[-n:]), "/".join(b[-n:]))
-        if names[0] != names[1] and not {"case", "difference"} & set(names):
-            return names
-    return (a[-1], f"{b[-1]} (again)")
+    a, b = names_of([first, second])
+    return a, b
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of some paths that differ from each other and from the other columns of the table.
+
+    A folder that is given again gets `(again)` after its name.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    distinct = list(dict.fromkeys(parts))
+    ends = {p: p[-1] for p in distinct}
+    for n in range(1, max(map(len, parts)) + 1):
+        ends = {p: "/".join(p[-n:]) for p in distinct}
+        if len(set(ends.values())) == len(distinct) and not {"case", "difference"} & set(ends.values()):
+            break
+    earlier = [parts[:i].count(p) for i, p in enumerate(parts)]
+    return [
+        ends[p] + (" (again)" if n == 1 else f" (again, {n})" if n else "") for p, n in zip(parts, earlier, strict=True)
+    ]
 
 
 def judged(folder: Path) -> Judged:
@@ -182,6 +200,10 @@ def judged(folder: Path) -> Judged:
             f"{folder} has no scores: every case trained (training.fold=all)",
             expected="a training with validation",
             remedy="compare masks of unseen scans: medhybrid predict and evaluate for both models, then compare the folders",
+        )
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} does not exist", remedy="give the folder of a run, below RUNS/STUDY/, or --out of predict"
         )
     raise DataError(
         f"{folder} has no scores",

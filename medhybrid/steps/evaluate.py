@@ -31,6 +31,7 @@ from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.progress import Reporter, Silent
 from medhybrid.remote import place_of_copy
 from medhybrid.scans.raster import is_raster
+from medhybrid.two_columns import two_columns
 
 NO_PREDICTION = "no prediction: scored as empty"
 
@@ -106,6 +107,9 @@ def evaluate(
     _check_annotated(annotated, structures)
     rules = replace(rules or SegmentRules(labels), other_values=other_values)
     options = _Options(structures, rules, tolerance_mm, ignore_value)
+    for folder in (Path(references), Path(predictions)):
+        if not folder.is_dir():
+            raise DataError(f"{printable_path(folder)} does not exist or is not a folder", remedy="check the path")
     place = Path(predictions) / "masks" if (Path(predictions) / "masks").is_dir() else Path(predictions)
     if place.resolve() == Path(references).resolve():
         raise DataError(f"{printable_path(place)} is scored against itself", remedy="give the folder of the references")
@@ -115,7 +119,7 @@ def evaluate(
     if renamed := _by_predictions(known, predicted):
         known = renamed
         reporter.message("references are matched by their names without words such as mask or image")
-    _refuse_other_labels(_output_folder(Path(predictions)), structures)
+    _refuse_other_labels(_output_folder(Path(predictions)), structures, ignores=other_values == "ignore")
     failed, foreign = _on_record(_output_folder(Path(predictions)))
     predicted = {case: path for case, path in predicted.items() if case not in failed}
     predicted_names = sorted((set(predicted) | failed | set(doubled)) & (set(known) | set(doubled_references)))
@@ -243,6 +247,27 @@ def _values_of(value: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
+def labels_on_record(predictions: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Return labels and regions in `run.json` of an output folder of `predict`; raise `ConfigError` without such a record."""
+    if not predictions.is_dir():
+        raise ConfigError(f"{printable_path(predictions)} does not exist or is not a folder", remedy="check the path")
+    try:
+        record = read_folder_record(_output_folder(predictions))
+    except DataError as error:
+        raise ConfigError(
+            "the labels of the masks are unknown",
+            expected=f"--config with their labels, or {printable_path(_output_folder(predictions) / 'run.json')}",
+            found=error.found,
+            remedy="give --config, or the folder that was --out of medhybrid predict",
+        ) from error
+    return dict(record.labels), dict(record.regions)
+
+
+def shown_scores(summary: Mapping[str, float]) -> list[list[str]]:
+    """Return rows of measure and value; counts (`n_...`) are integers."""
+    return [[k, f"{v:.0f}" if k.startswith("n_") else f"{v:.4f}"] for k, v in summary.items()]
+
+
 def _check_labels(labels: Mapping[str, int]) -> None:
     """Raise `ConfigError` unless all labels are positive integers: no mask has other values, so each Dice would be 1."""
     wrong = {n: v for n, v in labels.items() if isinstance(v, bool) or not isinstance(v, int | np.integer) or v < 1}
@@ -266,10 +291,15 @@ def _check_annotated(annotated: Mapping[str, Collection[str]], labels: Structure
             )
 
 
-def _refuse_other_labels(folder: Path, labels: Structures) -> None:
+def _refuse_other_labels(folder: Path, labels: Structures, *, ignores: bool) -> None:
     """Raise `DataError` if labels differ from those in the record of an output folder of `predict`.
 
     A region may combine values of the record under a new name, unless the record has a region of this name.
+
+    Parameters
+    ----------
+    ignores : bool
+        Whether values without a label are ignored, so that some of the labels are enough.
     """
     try:
         record = read_folder_record(folder)
@@ -277,16 +307,21 @@ def _refuse_other_labels(folder: Path, labels: Structures) -> None:
         return
     made: dict[str, int | Sequence[int]] = {**record.labels, **record.regions}
     known = set(record.labels.values())
-    for name, value in labels.items():
-        has_same = name in made and set(_values_of(made[name])) == set(_values_of(value))
-        is_new_region = name not in made and isinstance(value, Sequence) and set(value) <= known
-        if not (has_same or is_new_region):
-            raise DataError(
-                f"the masks of {printable_path(folder)} have other labels",
-                expected=_listed(made),
-                found=_listed(labels),
-                remedy="give the config of the model's training, and convert the values of the references to its labels",
-            )
+
+    def has(name: str, value: int | Sequence[int]) -> bool:
+        if name in made:
+            return set(_values_of(made[name])) == set(_values_of(value))
+        return isinstance(value, Sequence) and set(value) <= known
+
+    has_all = all(has(name, value) for name, value in labels.items())
+    is_part = not any(isinstance(v, Sequence) for v in labels.values()) and len(labels) < len(record.labels)
+    if not has_all or (is_part and not ignores):
+        raise DataError(
+            f"the masks of {printable_path(folder)} have other labels",
+            table=two_columns([("labels", _listed(made), _listed(labels))], "model", "asked for"),
+            remedy="omit --config to score the labels of the model, or convert the values of the references to its labels"
+            + ("; --other-values ignore scores some of them" if has_all else ""),
+        )
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
@@ -300,7 +335,8 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     claim_folder(out, EVALUATION, remedy="choose another folder for --out")
     rows = [s.as_row() for s in evaluation.scores]
     write_kept_table(out / "scores.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
-    text = json.dumps({"summary": evaluation.summary, "problems": evaluation.problems}, indent=1)
+    summary = {k: int(v) if k.startswith("n_") else v for k, v in evaluation.summary.items()}
+    text = json.dumps({"summary": summary, "problems": evaluation.problems}, indent=1)
     write_atomically(out / "summary.json", text)
 
 

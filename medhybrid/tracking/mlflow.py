@@ -49,6 +49,8 @@ class RunInfo:
         Code revision, data hash, fold, seed.
     datasets : dict
         Name, hash and cases for each context (`train`, `validation`).
+    model : str
+        Name of the logged model.
     """
 
     experiment: str
@@ -57,6 +59,7 @@ class RunInfo:
     params: dict[str, str]
     tags: dict[str, str]
     datasets: dict[str, dict[str, Any]]
+    model: str = "model"
 
 
 class MlflowTracker:
@@ -287,7 +290,14 @@ class MlflowTracker:
         prepare_store(self.uri)  # updates artifact locations, if the project was moved during the training
         self._client.log_artifacts(self._run_id, str(folder), "model")
         with pointed_at(self.uri):
-            log_model(self._client, self._run_id or "", folder, register_as=event["register_as"], alias=event["alias"])
+            log_model(
+                self._client,
+                self._run_id or "",
+                folder,
+                name=self.info.model,
+                register_as=event["register_as"],
+                alias=event["alias"],
+            )
 
     def _send_finish(self, event: Event) -> None:
         if self._monitor is not None:

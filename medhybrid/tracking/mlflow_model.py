@@ -37,8 +37,14 @@ CARD_LENGTH = 5000
 logging.getLogger("torch._export.non_strict_utils").setLevel(logging.ERROR)
 
 
-def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None, alias: str) -> None:
-    """Log the exported program with the model folder beside it, register it and set its alias; MLflow must use the store."""
+def log_model(client: Any, run_id: str, folder: Path, *, name: str, register_as: str | None, alias: str) -> None:
+    """Log the exported program with the model folder beside it, register it and set its alias; MLflow must use the store.
+
+    Parameters
+    ----------
+    name : str
+        Name of the logged model, in which MLflow accepts no dot.
+    """
     with root_logger_kept():
         import mlflow.pytorch
     import numpy as np
@@ -59,7 +65,7 @@ def log_model(client: Any, run_id: str, folder: Path, *, register_as: str | None
         warnings.simplefilter("ignore")  # warnings of the exporter about its internals
         info = mlflow.pytorch.log_model(
             program,
-            name="exported",
+            name=name.replace(".", "_"),
             serialization_format="pt2",
             signature=infer_signature(example, output),
             input_example=example,

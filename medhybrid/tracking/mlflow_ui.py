@@ -21,6 +21,9 @@ COLUMNS = (
 )
 """Columns of the table of runs, beside their names."""
 
+MODEL_TRAINING = {"workflowType": "machine_learning"}
+"""Parameter of a page that selects the UI for model training, with the models in its sidebar."""
+
 VIEW = "medhybrid"
 """Name of the shared view that is stored with the experiment."""
 
@@ -35,7 +38,7 @@ def experiment_page(uri: str) -> str:
     runs = client.search_runs(ids, order_by=["attributes.start_time DESC"], max_results=1) if ids else []
     if not runs:
         return ""
-    experiment, asked = runs[0].info.experiment_id, {"viewStateShareKey": VIEW}
+    experiment, asked = runs[0].info.experiment_id, {**MODEL_TRAINING, "viewStateShareKey": VIEW}
     view = {
         "orderByKey": "metrics.`final/val/dice`",
         "orderByAsc": False,
@@ -50,5 +53,5 @@ def experiment_page(uri: str) -> str:
         client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{VIEW}", json.dumps(view))
     except MlflowException as error:  # a read-only store
         logger.debug("no view is kept", exc_info=error)
-        asked = {"orderByKey": "metrics.`final/val/dice`", "orderByAsc": "false"}
+        asked = {**MODEL_TRAINING, "orderByKey": "metrics.`final/val/dice`", "orderByAsc": "false"}
     return f"#/experiments/{experiment}/runs?{urlencode(asked)}"

@@ -64,6 +64,34 @@ def test_a_run_against_itself_shows_no_difference(two: tuple[Path, Path], tmp_pa
     assert "None in config, data, code and versions" in page
 
 
+def test_more_runs_get_a_table_a_figure_and_a_parent_run(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short, run = two
+
+    assert main(["compare", str(short), str(run), str(run), "--out", str(tmp_path)]) == 0
+
+    assert "3 cases that all runs have" in capsys.readouterr().out
+    with (tmp_path / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["case"] for r in rows] == sorted(judged(run).dice)
+    assert list(rows[0]) == ["case", short.name, run.name, f"{run.name} (again)"]
+    assert (tmp_path / "runs.png").stat().st_size > 1000
+    client = mlflow.MlflowClient(tracking_uri=default_uri(run.parents[1]))
+    (parent,) = (r for r in _runs(client) if r.info.run_name.startswith("comparison of 3 runs"))
+    nested = [r for r in _runs(client) if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    means = [sum(judged(f).dice.values()) / 3 for f in (short, run, run)]
+    assert sorted(r.data.metrics["compared/dice"] for r in nested) == pytest.approx(sorted(means))
+    assert {f.path for f in client.list_artifacts(parent.info.run_id)} >= {"runs.png", "runs.md", "runs.csv"}
+    assert nested[0].data.tags["medhybrid.compared_run"]
+
+
+def _runs(client: mlflow.MlflowClient) -> list[mlflow.entities.Run]:
+    experiment = client.get_experiment_by_name("blobs")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
 @pytest.mark.parametrize(
     ("paths", "names"),
     [
@@ -170,7 +198,7 @@ def test_the_champion_changes_only_for_a_significantly_better_model(
     client = mlflow.MlflowClient(tracking_uri=default_uri(run.parents[1]))
 
     def holder(alias: str) -> str:
-        return client.get_run(client.get_model_version_by_alias("blobs", alias).run_id).info.run_name
+        return client.get_run(client.get_model_version_by_alias("blobs", alias).run_id).data.tags["medhybrid.folder"]
 
     assert promote(run).outcome == "first"
     assert holder("champion") == run.name

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import medhybrid
+from medhybrid.cli import main
 from medhybrid.errors import ConfigError, DataError
 from medhybrid.steps.evaluate import annotated_labels, log_evaluation
 from tests.synthetic import AFFINE, StudyFolder, blob_case, save_nifti, small_config
@@ -218,7 +219,9 @@ def test_an_edited_mask_is_not_scored(trained: tuple[StudyFolder, Path], tmp_pat
     assert "was edited after predict wrote it" in result.problems["s1"]
 
 
-@pytest.mark.parametrize("labels", [{"left": 4, "right": 1}, {"right": 1}, {"left": 1, "right": 4, "other": 2}])
+@pytest.mark.parametrize(
+    "labels", [{"left": 4, "right": 1}, {"right": 1}, {"left": 1}, {"left": 1, "right": 4, "other": 2}]
+)
 def test_labels_with_other_values_than_the_record_are_refused(
     trained: tuple[StudyFolder, Path], tmp_path: Path, labels: dict[str, int]
 ) -> None:
@@ -227,7 +230,7 @@ def test_labels_with_other_values_than_the_record_are_refused(
     medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
 
     for place in (tmp_path / "out", tmp_path / "out" / "masks"):
-        with pytest.raises(DataError, match=r"have other labels. Expected 1 \(left\), 4 \(right\)"):
+        with pytest.raises(DataError, match=r"(?s)have other labels.*model.*1 \(left\), 4 \(right\)"):
             medhybrid.evaluate(tmp_path / "ref", place, labels=labels)
         assert medhybrid.evaluate(tmp_path / "ref", place, labels={"left": 1}, other_values="ignore").scores
 
@@ -339,5 +342,25 @@ def test_regions_other_than_those_of_the_record_are_refused(tmp_path: Path) -> N
     labels = {"whole_rest": 1, "core": 2}
     assert medhybrid.evaluate(*folders, labels=labels, regions={"whole": [1, 2], "core": [2]}).summary["dice"] == 1
     assert medhybrid.evaluate(*folders, labels=labels, regions={"another name": [1, 2]}).summary["dice"] == 1
-    with pytest.raises(DataError, match=r"have other labels. Expected .*1\+2 \(whole\)"):
+    with pytest.raises(DataError, match=r"(?s)have other labels.*1\+2\s+\(whole\)"):
         medhybrid.evaluate(*folders, labels=labels, regions={"whole": [2]})
+
+
+def test_labels_come_from_the_record_of_the_masks_and_counts_are_integers(
+    trained: tuple[StudyFolder, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("scans", "ref"):
+        save_nifti(tmp_path / folder / "a.nii.gz", blob_case(0)[folder == "ref"])
+    medhybrid.predict(tmp_path / "scans", model=trained[1], out=tmp_path / "out")
+
+    assert main(["evaluate", str(tmp_path / "ref"), str(tmp_path / "out")]) == 0
+
+    cells = [[c.strip() for c in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert ["n_cases", "1"] in cells
+    assert any(row[0] == "dice.left" for row in cells)
+    text = (tmp_path / "out" / "evaluation" / "summary.json").read_text()
+    assert '"n_cases": 1,' in text
+
+    (tmp_path / "out" / "run.json").unlink()
+    assert main(["evaluate", str(tmp_path / "ref"), str(tmp_path / "out")]) == 2
+    assert "--config with their labels" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import mlflow
 import pytest
 
 import medhybrid
+from medhybrid.runs.record import run_name
 from tests.synthetic import StudyFolder, small_config
 
 pytestmark = [
@@ -38,8 +39,9 @@ def test_each_stage_is_a_nested_run_with_its_own_steps(prepared: StudyFolder, tm
 
     uri = f"sqlite:///{tmp_path.resolve() / 'mlflow.db'}"
     runs = runs_of(uri, config.name)
-    whole = runs.pop(done.folder.name)
-    first, second = (runs[f"{done.folder.name}-stage{n}"] for n in ("1-convolutions", "2-all"))
+    name = run_name(config, done.folder)
+    whole = runs.pop(name)
+    first, second = (runs[f"stage{n}-{name}"] for n in ("1-convolutions", "2-all"))
     assert {r.data.tags["mlflow.parentRunId"] for r in (first, second)} == {whole.info.run_id}
     assert {r.info.status for r in (whole, first, second)} == {"FINISHED"}
     assert first.data.params["stage.train"] == "('encoder', 'decoder')"
