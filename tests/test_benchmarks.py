@@ -384,6 +384,20 @@ def test_gpu_step_divides_a_step_into_parts_that_run(tiny: Tiny, script: Load, t
             gpu_step.main([str(tiny.file), str(tiny.root)])
 
 
+def test_many_labels_measures_steps_preparation_and_prediction(
+    script: Load, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_labels = script("many_labels")
+    monkeypatch.setattr(many_labels, "subprocess", call_in_process(many_labels))
+
+    many_labels.main(["--labels", "2,20", "--patch", "16", "--shape", "24x24x20", "--seconds", "0", "--turns", "1"])
+
+    found = read_json(results / "many_labels.json")
+    assert set(found["labels"]) == {"2", "20"}
+    assert set(found["reached"]) == set(found["aims"])
+    assert all(of["n_steps"] >= 3 and of["prediction_gib"] >= 0 for of in found["labels"].values())
+
+
 def test_growth_measures_a_scan_and_several_scans(script: Load, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     growth = script("growth")
     monkeypatch.setattr(growth, "subprocess", call_in_process(growth))

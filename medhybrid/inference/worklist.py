@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 NUMBER_0 = re.compile(r"_0000$")
 """nnU-Net's number of the first channel."""
+
 SEQUENCES = ("T1", "T2", "FLAIR", "DWI", "ADC", "PD", "SWI", "CT")
 """Words for kinds of images in the names of scans and channels."""
 

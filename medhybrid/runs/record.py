@@ -173,17 +173,19 @@ def description_of(config: StudyConfig, plan: Plan) -> str:
 
 def _parameters(config: StudyConfig, plan: Plan) -> dict[str, str]:
     """Return the whole resolved config with dotted keys, values of the plan, device and precision."""
-    from medhybrid.inference.device import choose_device, choose_precision
+    from medhybrid.inference.device import choose_device
+    from medhybrid.inference.self_check import checked_precision
 
     device = choose_device(config.training.device)
-    precision = choose_precision(device, config.training.precision, is_thin=plan.is_thin)
+    wanted = config.training.precision
+    precision = checked_precision(device, wanted, patch_size=plan.patch_size, is_thin=plan.is_thin)
     values: dict[str, object] = {
         "plan.spacing_mm": plan.spacing_mm,
         "plan.patch_size": plan.patch_size,
         "plan.batch_size": plan.batch_size,
         "plan.preset": plan.preset,
         "resolved.device": device.type,
-        "resolved.precision": str(precision).removeprefix("torch."),
+        "resolved.precision": str(precision),
     }
     values |= _flat(config, without_passwords(config.model_dump(mode="json")), "")
     return {k: str(v) for k, v in values.items() if v is not None}
