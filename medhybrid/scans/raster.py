@@ -48,8 +48,8 @@ SHOWN_COLOURS = 6
 ORIENTATION, SUBFILE_TYPE = 274, 254
 """Tags of EXIF and TIFF."""
 
-MAX_RATIO = 1_000_000
-"""Largest number of pixels per byte of a file: blank pages of a TIFF. Pillow limits a page to 179 megapixels."""
+MAX_RATIO = 100_000
+"""Largest number of bytes of values per byte of a file: blank pages of a TIFF. Pillow limits a page to 179 megapixels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,3 +297,11 @@ def test_the_grid_of_a_prediction_gives_the_pixel_size_of_a_reference_that_lacks
 
     assert stated_grid(tmp_path / "p.nii.gz", reference).spacing_mm == pytest.approx((0.2, 0.2, 1.0))
     assert stated_grid(tmp_path / "other.nii.gz", reference) is reference, "its axes run in other directions"
+
+
+def test_a_small_file_of_a_large_blank_page_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    blank = Image.new("1", (60_000, 2_900))
+    blank.save(tmp_path / "a.tif", compression="group4", tiffinfo={278: 2_900})  # one strip
+
+    with pytest.raises(ScanError, match="more values than the file can hold"):
+        read_scan(tmp_path / "a.tif")
