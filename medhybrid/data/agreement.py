@@ -104,7 +104,8 @@ def _counts_in_headers(cases: Sequence[Case]) -> list[int]:
         assert case.images[0] is not None
         with suppress(MedHybridError, OSError, ValueError):
             entries = discover(case.images[0].paths[0]).entries
-            if len(entries) == 1 and not entries[0].problem and not entries[0].skip_reason:
+            # the number of colours of a picture depends on its use
+            if len(entries) == 1 and not (entries[0].problem or entries[0].skip_reason or entries[0].kind == "raster"):
                 counts.append(entries[0].n_channels)
     return counts
 

@@ -101,6 +101,14 @@ def test_channels_of_list_files_and_config_are_compared(
     assert bool(refused(config(root, *channels))) is is_refused
 
 
+def test_colours_of_one_picture_may_be_channels(tmp_path: Path) -> None:
+    root = dataset(tmp_path / "d", channel_names={"0": "R", "1": "G", "2": "B"})
+    for path in (root / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".png")))
+    assert not refused(config(root, "R", "G", "B"))
+    assert refused(config(root, "R"))
+
+
 def test_one_case_with_a_further_file_does_not_refuse_the_dataset(tmp_path: Path) -> None:
     root = dataset(tmp_path / "d")
     (root / "imagesTr" / "c0_0001.nii.gz").touch()

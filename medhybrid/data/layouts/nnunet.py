@@ -174,14 +174,18 @@ def channel_numbers(root: Path) -> int:
 
 
 def file_counts(root: Path) -> dict[str, int]:
-    """Return the number of channels of each case with a mask, by the highest number of its files; 0 without a number."""
+    """Return the number of channels of each case with a mask, by the highest number of its files.
+
+    It is 0, which means unknown, without a number, and for a single picture, whose colours may be channels.
+    """
     images, masks = _by_stem(root / "imagesTr"), _by_stem(root / "labelsTr")
     has_numbers = _have_channel_numbers(masks, images)
     names = [NUMBER.sub("", stem) if has_numbers else stem for stem in masks]
-    return {
+    highest = {
         name: max((i for i in range(1, MAX_CHANNELS + 1) if f"{name}_{i - 1:04d}" in images), default=0)
         for name in names
     }
+    return {name: 0 if n == 1 and is_raster(images[f"{name}_0000"][0]) else n for name, n in highest.items()}
 
 
 def _mask_of(
