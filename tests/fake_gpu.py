@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,7 @@ class RandomCase:
     """A prepared case of random values."""
 
     name = "random"
+    record = SimpleNamespace(annotated=None, known_share=1.0)
 
     def __init__(self, plan: Plan) -> None:
         rng = np.random.default_rng(0)

@@ -28,8 +28,8 @@ from medhybrid.inference.records import Records
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.progress import Silent
 from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.remarks import report_absent_labels
 from medhybrid.steps.predict import predict
-from medhybrid.steps.train import _report_absent_labels
 from medhybrid.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.inference.test_engines import SHAPE, load, rows_of, write_scans
 from tests.synthetic import StudyFolder, save_nifti
@@ -233,6 +233,6 @@ def test_a_label_absent_from_all_training_cases_is_reported(prepared: StudyFolde
     reporter = Silent()
     reporter.message = told.append  # type: ignore[method-assign]
 
-    _report_absent_labels(PreparedDataset(prepared_folder(prepared.config)).plan, [Case()], 0, reporter)  # type: ignore[list-item]
+    report_absent_labels(PreparedDataset(prepared_folder(prepared.config)).plan, [Case()], 0, reporter)  # type: ignore[list-item]
 
     assert told == ["no training case of fold 0 has right: it cannot be trained"]

@@ -42,6 +42,7 @@ def test_the_page_of_the_notebooks_lists_each() -> None:
 @pytest.mark.slow
 def test_the_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    plt.close("all")
 
     training = run_cells(FOLDER / "train.ipynb")
     prediction = run_cells(FOLDER / "predict_dicom.ipynb")

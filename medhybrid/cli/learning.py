@@ -59,7 +59,7 @@ def train(
     mode: StudyMode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Train a model on prepared cases or on a dataset's folder.
+    """Train a model on prepared cases or a dataset's folder.
 
     With --config, run preprocess first. For a folder, the config NAME.yaml is written in the current folder (or used again),
     and the cases are prepared. Ctrl-C saves the state, and --resume continues the run. To extend a run by its own unit of

@@ -249,7 +249,7 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Promote regardless of the validation.")] = False,
     tracking_uri: TrackingUri = None,
 ) -> int:
-    """Make a model the champion: the first one, or a better one.
+    """Make a model the champion: the first, or a better one.
 
     Run and champion are compared on the same validation cases. A run that is not significantly better becomes the challenger.
     """

@@ -49,10 +49,10 @@ def plan(
     ] = None,
     quiet: Quiet = False,
 ) -> int:
-    """Show the plan for a training time, with its reasons and the rejected alternatives.
+    """Show the plan for a training time, with its reasons.
 
-    The plan has the spacing, patch size and network that preprocess would choose. Nothing is prepared or trained. If the choice
-    depends on the speed of this machine, training steps are measured for some seconds.
+    The plan has the spacing, patch size and network that preprocess would choose, and the rejected alternatives. Nothing is
+    prepared or trained. If the choice depends on the speed of this machine, training steps are measured for some seconds.
     """
     from medhybrid.config import load_config
     from medhybrid.steps.plan import plan_study, read_rates

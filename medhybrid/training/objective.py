@@ -95,7 +95,9 @@ class SegmentationObjective:
 
     def inputs(self, batch: Batch, image: Tensor, target: Tensor) -> tuple[Tensor, ...]:
         """Return image, target, metadata (B, F) and the labels that each sample has (B, S); S is 0 if all have all."""
-        annotated = torch.from_numpy(batch.annotated)[: len(self.own)].to(self.device)
+        has = torch.from_numpy(batch.annotated)[: len(self.own)]
+        none = torch.zeros(tuple(has.shape), dtype=torch.bool, device=self.device)
+        annotated = has.to(self.device) if has.numel() else none  # a copy waits for the GPU
         return image, target, self._some_context(batch), annotated
 
     def loss(self, network: Any, *inputs: Tensor) -> Loss:

@@ -89,6 +89,7 @@ def test_the_exit_code_tells_of_an_absent_place(
 ) -> None:
     first, second = scan(tmp_path / "a" / "x.nii.gz"), scan(tmp_path / "b" / "y.nii.gz", 1)
     monkeypatch.setattr("medhybrid.steps.predict.load_for_folder", lambda **_: model())
+    monkeypatch.setenv("COLUMNS", "400")  # a table does not wrap the path
     rest = ["--model", "m", "--out", str(tmp_path / "out")]
 
     assert main(["predict", str(first), str(second.parent), *rest]) == 0

