@@ -144,7 +144,7 @@ def _web() -> str:
 | WADO-RS | user agent | `GET` of a study or a series, `multipart/related; type="application/dicom"` |
 | STOW-RS | user agent | `POST /studies`, one instance for each request |
 
-User and password come from `~/.netrc`; there are no tokens and no client certificates. `dicomwebs://` uses TLS, with the
+User and password come from `~/.netrc`; tokens and client certificates are not supported. `dicomwebs://` uses TLS, with the
 certificate authorities of the package certifi or of `REQUESTS_CA_BUNDLE`. Answers with a Content-Encoding are refused.
 """
 

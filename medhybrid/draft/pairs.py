@@ -342,7 +342,7 @@ def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
 
 
 def _names_test(folder: str) -> bool:
-    """Return whether a folder is for testing. A `Ts` within a word is none: `BraTS`."""
+    """Return whether a folder is for testing. A `Ts` within a word does not count: `BraTS`."""
     spelt = {w for w in _words(folder) if w != "ts"}
     return bool(TEST_WORDS & (spelt | set(WORD.findall(folder.lower()))))
 

@@ -216,7 +216,7 @@ def _values_of(channel: NDArray[np.generic]) -> ChannelValues:
 
 
 def _refuse_soft_edges(case: Case, mask: NDArray[Any]) -> None:
-    """Refuse a mask of 0 and 255 with grey values at its border, from smoothing or resizing: they are no labels."""
+    """Refuse a mask of 0 and 255 with grey values at its border, from smoothing or resizing: they are not labels."""
     values = np.unique(mask)
     is_between = (mask > 0) & (mask < values[-1])
     between = values[(values > 0) & (values < values[-1])]

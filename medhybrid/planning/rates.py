@@ -139,7 +139,7 @@ class _Times:
 
 
 def _halved(plan: Plan) -> tuple[int, int, int]:
-    """Return a patch of half the size along the longest axis that keeps enough tokens; the same patch if there is none."""
+    """Return a patch of half the size along the longest axis that keeps enough tokens; the same patch if no axis does."""
     total = np.prod(np.array(plan.strides), axis=0)
     sizes = list(plan.patch_size)
     for axis in sorted(range(3), key=lambda a: -sizes[a]):

@@ -41,7 +41,7 @@ class Verdict:
     reasons : tuple of str
         What was observed.
     command : str
-        Next command; empty if a longer training is no remedy.
+        Next command; empty if a longer training does not help.
     """
 
     outcome: Literal["failed", "short", "unscored"]

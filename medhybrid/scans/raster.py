@@ -215,7 +215,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _pages(path: Path, image: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return the pages that are slices, and notes; raise `ScanError` if they differ or are no slices."""
+    """Return the pages that are slices, and notes; raise `ScanError` if they differ or are not slices."""
     n = int(getattr(image, "n_frames", 1))
     if image.format != "TIFF":
         if n > 1 and image.format == "PNG":

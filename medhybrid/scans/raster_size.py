@@ -109,7 +109,7 @@ def _mm(unit: str) -> float:
 
 
 def _number(value: object) -> float:
-    """Return a number in metadata; 0 if there is none."""
+    """Return a number in metadata; 0 if it is absent."""
     try:
         return float(value) if value is not None else 0.0  # type: ignore[arg-type]
     except (TypeError, ValueError, ZeroDivisionError):

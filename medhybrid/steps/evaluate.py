@@ -224,7 +224,7 @@ class _Options:
 def annotated_labels(data: DataConfig, reporter: Reporter | None = None) -> dict[str, tuple[str, ...]]:
     """Return the annotated labels of the partly labelled cases of a dataset, by case and by the name of its mask file.
 
-    Only the dataset's table or list is read. If there is none, or it cannot be read, the result is empty.
+    Only the dataset's table or list is read. If it is absent or cannot be read, the result is empty.
     """
     root = None if data.root is None else place_of_copy(data.root)
     if root is None or not root.is_dir():

@@ -163,7 +163,7 @@ class ReconstructionObjective:
     def validate(
         self, network: Any, cases: Sequence[PreparedCase], *, step: int, is_complete: bool
     ) -> tuple[dict[str, float], None]:
-        """Reconstruct the central patch of each case; there are no masks to score."""
+        """Reconstruct the central patch of each case; masks are not scored."""
         generator = torch.Generator().manual_seed(HIDING_SEED)
         losses = []
         for case in cases:

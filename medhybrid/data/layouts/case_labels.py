@@ -34,7 +34,7 @@ def read_annotated(value: object, config: DataConfig, *, where: str) -> tuple[st
     Raises
     ------
     CaseLabelsError
-        If a name is not a label or region of the config, or there is none.
+        If a name is not a label or region of the config, or no name is given.
     """
     known = list(config.regions or config.labels)
     if isinstance(value, str):
@@ -58,7 +58,7 @@ def read_annotated(value: object, config: DataConfig, *, where: str) -> tuple[st
 
 
 def _label_of(name: str, known: Sequence[str]) -> str | None:
-    """Return the label of a name, compared by its words if none is the same; None if there is none, or several."""
+    """Return the label of a name, compared by its words if none is the same; None without a match, or with several."""
     if name.strip() in known:
         return name.strip()
     alike = [k for k in known if joined_words(k) == joined_words(name)]

@@ -133,7 +133,7 @@ def _by_keys(cases: Sequence[Case], pairs: Mapping[str, ListedPair]) -> tuple[li
 
 
 def _with_labels(cases: Sequence[Case], root: Path, config: DataConfig) -> list[Case]:
-    """Set the labels of the cases that `dataset.json` calls partly labelled; raise `DataError` for names that are no case."""
+    """Set the labels of the cases that `dataset.json` calls partly labelled; raise `DataError` for names of no case."""
     path = root / "dataset.json"
     values = read_json(path) if path.is_file() else {}
     listed = values.get(CASE_LABELS) if isinstance(values, dict) else None

@@ -178,7 +178,7 @@ def _has_parts_alone(table: Table, column: str) -> bool:
 
 
 def _labels_column(table: Table, config: DataConfig) -> str | None:
-    """Return the column with the labels of each case; None if there is none, it is empty, or it is a channel's."""
+    """Return the column with the labels of each case; None if it is absent or empty, or it is a channel's."""
     column = table.column("labels")
     if column is None or column in {table.column(c.name) for c in config.channels}:
         return None
