@@ -126,8 +126,9 @@ def test_another_host_or_origin_is_refused(server: str, header: str) -> None:
     asked.add_header("Content-Type", "application/json")
     asked.add_header(header, "evil.example" if header == "Host" else "http://evil.example")
 
-    with pytest.raises(urllib.error.HTTPError, match="403"):
+    with pytest.raises(urllib.error.HTTPError, match="403") as refusal:
         urllib.request.urlopen(asked, timeout=patience_s())
+    refusal.value.close()
 
 
 def test_curves_are_drawn_and_figures_have_a_step_slider(

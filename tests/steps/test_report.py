@@ -16,7 +16,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,8 @@ def served(masks: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     out = tmp_path / "out"
     shutil.copytree(masks / "out", out)
     report(out, layout="pages")
-    server = make_server(out, "key", "127.0.0.1", 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    TOKENS[server.server_port] = server.token
-    yield f"http://127.0.0.1:{server.server_port}", out
-    server.shutdown()
-    server.server_close()
+    with serving(out) as url:
+        yield url, out
 
 
 TOKENS: dict[int, str] = {}
@@ -147,7 +144,15 @@ def ask(url: str, body: object = None, **headers: str) -> tuple[int, bytes]:
         with urllib.request.urlopen(request, timeout=patience_s()) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
-        return error.code, error.read()
+        with error:
+            return error.code, error.read()
+
+
+def asked_without_redirect(port: int, path: str, **headers: str) -> tuple[int, Message]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=patience_s())) as connection:
+        connection.request("GET", path, headers=headers)
+        with connection.getresponse() as answer:
+            return answer.status, answer.headers
 
 
 def test_marks_are_saved_beside_the_masks_and_can_be_removed(served: tuple[str, Path]) -> None:
@@ -216,19 +221,15 @@ def test_reading_and_marking_need_the_token(served: tuple[str, Path], path: str,
 def test_the_printed_address_sets_a_cookie_that_other_pages_cannot_read(served: tuple[str, Path]) -> None:
     url, _ = served
     port = urllib.parse.urlsplit(url).port or 0
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience_s())
-    connection.request("GET", f"/?token={TOKENS[port]}")
-    answer = connection.getresponse()
+    status, headers = asked_without_redirect(port, f"/?token={TOKENS[port]}")
 
-    assert (answer.status, answer.headers["Location"]) == (303, "/")
-    cookie = answer.headers["Set-Cookie"]
+    assert (status, headers["Location"]) == (303, "/")
+    cookie = headers["Set-Cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Lax" in cookie
-    connection.close()
-    connection.request("GET", "/", headers={"Cookie": cookie.partition(";")[0]})
-    answer = connection.getresponse()
-    assert answer.status == 200
-    assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+    status, headers = asked_without_redirect(port, "/", Cookie=cookie.partition(";")[0])
+    assert status == 200
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
 
 
 def test_the_printed_address_has_the_token_and_opens_the_report(
@@ -240,9 +241,8 @@ def test_the_printed_address_has_the_token_and_opens_the_report(
     def open_printed() -> bool:
         printed = re.search(r"report at (\S+), marks", capsys.readouterr().out)
         assert printed is not None
-        connection = http.client.HTTPConnection("127.0.0.1", urllib.parse.urlsplit(printed[1]).port, timeout=9)
-        connection.request("GET", "/?" + printed[1].partition("/?")[2])
-        answers.append(connection.getresponse().status)
+        port = urllib.parse.urlsplit(printed[1]).port or 0
+        answers.append(asked_without_redirect(port, "/?" + printed[1].partition("/?")[2])[0])
         return True
 
     monkeypatch.setattr(review_report_module, "stop_on_signals", lambda: nullcontext(open_printed))
@@ -267,27 +267,22 @@ def test_a_server_on_all_addresses_refuses_other_host_names(
     masks: Path, tmp_path: Path, host: str, expected: int
 ) -> None:
     (tmp_path / "report.html").write_text("report")
-    server = make_server(tmp_path, "key", "0.0.0.0", 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    port = server.server_port
-    TOKENS[port] = server.token
-
-    asked = host.format(port=port, name=socket.gethostname())
-    assert ask(f"http://127.0.0.1:{port}/", Host=asked)[0] == expected
-
-    server.shutdown()
-    server.server_close()
+    with serving(tmp_path, "0.0.0.0") as url:
+        asked = host.format(port=urllib.parse.urlsplit(url).port, name=socket.gethostname())
+        assert ask(url, Host=asked)[0] == expected
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve the pages of a folder, and yield the address."""
-    server = make_server(folder, "key", "127.0.0.1", 0)
+    server = make_server(folder, "key", host, 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     TOKENS[server.server_port] = server.token
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_links_of_an_output_folder_are_not_served(tmp_path: Path) -> None:
@@ -367,10 +362,8 @@ def test_idle_connections_of_others_do_not_keep_the_reviewer_out(tmp_path: Path)
     (tmp_path / "report.html").write_text("report")
     with serving(tmp_path) as url:
         port = urllib.parse.urlsplit(url).port or 0
-        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
-        assert ask(url) == (200, b"report")
-        for connection in idle:
-            connection.close()
+        with connections(port, 40):
+            assert ask(url) == (200, b"report")
 
 
 def test_idle_and_slow_connections_do_not_block_others(
@@ -378,25 +371,25 @@ def test_idle_and_slow_connections_do_not_block_others(
 ) -> None:
     monkeypatch.setattr(review_report_module, "MAX_SECONDS", 0.3)
     (tmp_path / "report.html").write_text("report")
-    server = make_server(tmp_path, "key", "127.0.0.1", 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    TOKENS[server.server_port] = server.token
-    idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(200)]
+    with serving(tmp_path) as url, connections(urllib.parse.urlsplit(url).port or 0, 200) as idle:
 
-    def is_answered() -> bool:
-        for connection in idle[:20]:
-            with suppress(OSError):
-                connection.send(b"G")
-        try:
-            return ask(f"http://127.0.0.1:{server.server_port}/")[0] == 200
-        except OSError:  # no free connection yet
-            return False
+        def is_answered() -> bool:
+            for connection in idle[:20]:
+                with suppress(OSError):
+                    connection.send(b"G")
+            try:
+                return ask(url)[0] == 200
+            except OSError:  # no free connection yet
+                return False
 
-    wait_until(is_answered, "an answer")
-    for connection in idle:
-        connection.close()
-    server.shutdown()
-    server.server_close()
+        wait_until(is_answered, "an answer")
+
+
+@contextmanager
+def connections(port: int, n: int) -> Iterator[list[socket.socket]]:
+    """Open connections to a server that ask nothing."""
+    with ExitStack() as opened:
+        yield [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(n)]
 
 
 def test_a_mark_applies_only_to_the_mask_it_was_made_for(served: tuple[str, Path], tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ class Front:
                 else:
                     connection.close()
                     self._say_refused(f"its address {address or 'unknown'} is not one of the configured senders")
+            await asyncio.sleep(0)  # a task that is cancelled before its first turn leaves its connection open
 
     async def _serve(self, connection: socket.socket, peer: Address, address: str) -> None:
         reader, writer = await asyncio.open_connection(sock=connection, limit=MAX_PDU)
@@ -226,7 +227,11 @@ class Front:
     ) -> None:
         """Forward an association until one side ends it."""
         ours, theirs = socket.socketpair()
-        inner_reader, inner_writer = await asyncio.open_connection(sock=ours)
+        try:
+            inner_reader, inner_writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            theirs.close()
+            raise
         try:
             self._hand_over(theirs, peer)
             inner_writer.write(request)
