@@ -58,6 +58,9 @@ ModelPaths = Annotated[
 ModelPath = Annotated[str, typer.Option("--model", "-m", help="Run folder, model folder, or models:/NAME@champion.")]
 Scans = Annotated[Path | None, typer.Option(help="Folder of the scans, if they were moved since predict.")]
 References = Annotated[Path | None, typer.Option(help="Folder with reference masks, to draw and score.")]
+IgnoreValue = Annotated[
+    int | None, typer.Option(help="Value in reference masks of voxels whose label is unknown (data.ignore_value).")
+]
 ResumedRun = Annotated[Path | None, typer.Option("--run", help="With --resume: the run folder to continue.")]
 FromPacs = Annotated[
     str,

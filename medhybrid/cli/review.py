@@ -10,6 +10,7 @@ import typer
 from medhybrid.cli.context import call_of
 from medhybrid.cli.options import (
     Deidentify,
+    IgnoreValue,
     Mode,
     Overrides,
     Quiet,
@@ -106,6 +107,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Output folder of predict.")],
     scans: Scans = None,
     references: References = None,
+    ignore_value: IgnoreValue = None,
     layout: Annotated[str, typer.Option(help="single (one file), pages, or auto (by the number of scans).")] = "auto",
     deidentify: Deidentify = None,
     mode: Mode = "0600",
@@ -125,6 +127,7 @@ def report(
             folder,
             scans=scans,
             references=references,
+            ignore_value=ignore_value,
             deidentify=deidentify,
             layout=layout,  # type: ignore[arg-type]
             reporter=reporter,
@@ -140,6 +143,7 @@ def review(
     ] = None,
     scans: Scans = None,
     references: References = None,
+    ignore_value: IgnoreValue = None,
     deidentify: Deidentify = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
     host: Annotated[
@@ -167,6 +171,7 @@ def review(
                 folder,
                 scans=scans,
                 references=references,
+                ignore_value=ignore_value,
                 deidentify=deidentify,
                 host=host,
                 port=port,

@@ -36,6 +36,7 @@ def report(
     *,
     scans: str | Path | None = None,
     references: str | Path | None = None,
+    ignore_value: int | None = None,
     deidentify: str | Path | None = None,
     layout: Layout = "auto",
     reporter: Reporter | None = None,
@@ -50,6 +51,8 @@ def report(
         Folder of the scans, if they were moved since `predict`; required if names were replaced.
     references : str or Path, optional
         Folder of reference masks, named by case, to draw and score.
+    ignore_value : int, optional
+        Value in reference masks of voxels whose label is unknown. They are neither drawn nor scored.
     deidentify : str or Path, optional
         Key file of the `predict` call.
     layout : str
@@ -94,7 +97,8 @@ def report(
 
     def views() -> Iterator[CaseView]:
         for n, prediction in enumerate(predictions, start=1):
-            yield _view(folder, prediction, record, found.items.get(prediction.case), known.get(prediction.case))
+            reference = known.get(prediction.case)
+            yield _view(folder, prediction, record, found.items.get(prediction.case), reference, ignore_value)
             reporter.advance(n, prediction.case)
 
     info = ReportInfo(
@@ -121,7 +125,12 @@ def report(
 
 
 def _view(
-    folder: Path, prediction: Prediction, record: FolderRecord, item: WorkItem | None, reference: Path | None
+    folder: Path,
+    prediction: Prediction,
+    record: FolderRecord,
+    item: WorkItem | None,
+    reference: Path | None,
+    ignore_value: int | None,
 ) -> CaseView:
     sizes = {n: Size(m.volume_ml, m.n_components, m.largest_mm) for n, m in prediction.measures.items()}
     facts: tuple[tuple[str, str], ...] = ()
@@ -130,7 +139,7 @@ def _view(
     volume = None
     if prediction.status == "done":
         try:
-            volume, scores, facts = _read(folder, prediction.case, record, item, reference, notes)
+            volume, scores, facts = _read(folder, prediction.case, record, item, reference, ignore_value, notes)
         except Exception as error:
             problem = item_error(error, f"{prediction.case} cannot be shown", DataError)
             notes.append(f"no image: {problem}")
@@ -158,6 +167,7 @@ def _read(
     record: FolderRecord,
     item: WorkItem | None,
     reference: Path | None,
+    ignore_value: int | None,
     notes: list[str],
 ) -> tuple[VolumeView | None, list[LabelScore], tuple[tuple[str, str], ...]]:
     if item is None:
@@ -181,9 +191,13 @@ def _read(
     scores: list[LabelScore] = []
     if reference is not None:
         known = mask_on_grid(reference, scan.grid, SegmentRules(record.labels))
+        is_known = np.ones(scan.grid.shape, bool) if known is None or ignore_value is None else known != ignore_value
         if known is None:
             notes.append("the reference has another grid than the scan: it is neither drawn nor scored")
-        elif unknown := unknown_values(known, record.labels.values()):
+        elif not is_known.any():
+            known = None
+            notes.append("the reference has no voxel of known label: it is neither drawn nor scored")
+        elif unknown := unknown_values(known[is_known], record.labels.values()):
             known = None
             notes.append(
                 f"the reference has values that are not labels ({', '.join(unknown)}): it is neither drawn nor scored"
@@ -191,7 +205,11 @@ def _read(
         elif made is not None and made.is_training_scan:
             notes.append("the model was trained on this scan: its mask is not scored")
         else:
-            scores = score_case(case, mask, known, record.structures, scan.grid)
+            scores = score_case(case, mask, known, record.structures, scan.grid, known=is_known)
+            if not is_known.all():
+                notes.append(f"scored on {is_known.mean():.1%} of the voxels: the label of the others is unknown")
+        if known is not None:
+            known = np.where(is_known, known, 0)
     shown = shown_channel(record.model_channels)
     image = scan.array[shown if shown < len(scan.array) else 0]
     return VolumeView.from_scan(image, mask, known, scan.grid), scores, facts_of(scan.grid, scan.source.kind)
@@ -203,7 +221,7 @@ def pictures_of(folder: Path, record: FolderRecord) -> Callable[[str], VolumeVie
     It returns None if the scan is not found, and raises `MedHybridError` if it cannot be read.
     """
     found = cache(lambda: FolderScans.find(folder, record))
-    return lambda case: _read(folder, case, record, found().items.get(case), None, [])[0]
+    return lambda case: _read(folder, case, record, found().items.get(case), None, None, [])[0]
 
 
 def shown_channel(channels: list[tuple[str, bool]]) -> int:

@@ -72,6 +72,7 @@ def review_report(
     *,
     scans: Path | None = None,
     references: Path | None = None,
+    ignore_value: int | None = None,
     deidentify: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 5000,
@@ -94,7 +95,14 @@ def review_report(
     record, page = read_folder_record(folder), folder / "report.html"
     is_asked = bool(scans or references or deidentify)
     if is_asked or not _is_current(page, folder / "run.json"):
-        report(folder, scans=scans, references=references, deidentify=deidentify, reporter=reporter)
+        report(
+            folder,
+            scans=scans,
+            references=references,
+            ignore_value=ignore_value,
+            deidentify=deidentify,
+            reporter=reporter,
+        )
     read_marks(folder)  # raises for a damaged file before the user marks anything
     server = make_server(folder, record.made_by[:16], host, port)
     url = f"http://{host}:{server.server_port}/?token={server.token}"

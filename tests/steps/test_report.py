@@ -90,6 +90,22 @@ def test_the_report_lists_every_scan_and_draws_the_readable_ones(masks: Path, tm
     assert "cannot be read as NIfTI" in text
 
 
+def test_voxels_of_unknown_label_are_neither_drawn_nor_scored(masks: Path, tmp_path: Path) -> None:
+    shutil.copytree(masks / "out", tmp_path / "out")
+    reference = blob_case(20)[1]
+    reference[: reference.shape[0] // 2] = 9
+    save_nifti(tmp_path / "references" / "new_20.nii.gz", reference)
+    given = ["report", str(tmp_path / "out"), "--references", str(tmp_path / "references"), "--quiet"]
+    page = tmp_path / "out" / "report.html"
+
+    assert main(given) == 0
+    assert "values that are not labels (9)" in page.read_text()
+    assert main([*given, "--ignore-value", "9"]) == 0
+
+    assert "scored on 50.0% of the voxels" in page.read_text()
+    assert page.read_text().count('data-kind="reference"') == 1
+
+
 def test_a_report_without_scans_has_the_measurements(masks: Path, tmp_path: Path) -> None:
     shutil.copytree(masks / "out", tmp_path / "out")
     run = json.loads((tmp_path / "out" / "run.json").read_text())

@@ -190,7 +190,7 @@ def _refuse_incomplete(frames: Sequence[Frame], slots: np.ndarray, series: str) 
             series=series,
             expected=f"{n_positions} slices in each",
             found=f"{len(parts[short])} in {names[short]}; the first is missing at the position of {beside.name}",
-            remedy="export the complete series again, or remove the other slices of this volume",
+            remedy=f"export the complete series again, or remove all slices of {names[short]}",
         )
 
 
