@@ -6,7 +6,6 @@ Each generated scan (160 x 160 x 8 voxels of 1.5 mm, noise) has a bright and a d
 alike. A blob has label `a` if the bright key is nearer, and `b` if the dark key is nearer. Neither the surroundings of a blob
 nor global statistics of the scan (which instance norm would use) determine the label: a network must relate positions. Network
 kinds are trained for the same minutes on whole scans. The result is the share of correctly labelled blobs by their distance
-from collections.abc import Sequence
 from the nearer key, in results/far_context.json and .md.
 """
 

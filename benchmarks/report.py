@@ -3,7 +3,6 @@
     python benchmarks/report.py OUT
 
 OUT is a folder of masks from `medhybrid predict`. The index is opened in Chromium from disk, five times. `load` is the time
-from collections.abc import Sequence
 from the start of navigation to the load event, measured by the browser.
 """
 
