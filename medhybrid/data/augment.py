@@ -258,10 +258,19 @@ def paste_foreground(
     if bool((has & ~other_has).any()):
         return x, y
     radius = [int(margin_mm // s) for s in spacing_mm]
-    kernel = [2 * r + 1 for r in radius]
     foreground = (other_y > 0) & (other_y != UNKNOWN)
-    region = F.max_pool3d(foreground.float()[None], kernel, stride=1, padding=radius)[0] > 0  # (X, Y, Z)
+    region = _dilate(foreground, radius)
     return torch.where(region & has[:, None, None, None], other, x), torch.where(region, other_y, y)
+
+
+def _dilate(region: Tensor, radius: Sequence[int]) -> Tensor:
+    """Return the voxels (X, Y, Z) within a box of `2 * radius + 1` voxels around a region: one pass along each axis."""
+    values = region.float()[None]
+    for axis, r in enumerate(radius):
+        kernel, padding = [1, 1, 1], [0, 0, 0]
+        kernel[axis], padding[axis] = 2 * r + 1, r
+        values = F.max_pool3d(values, kernel, stride=1, padding=padding)
+    return values[0] > 0
 
 
 def _sampling_grid(

@@ -1,9 +1,11 @@
 """Augmentation is applied to image and labels in the same way; neutral parameters change nothing."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from medhybrid.config import AugmentConfig
 from medhybrid.data.augment import PatchParameters, apply, centre_crop, draw_parameters, paste_foreground
@@ -138,6 +140,17 @@ def test_pasting_copies_the_foreground_with_its_margin_only() -> None:
     assert torch.equal(image[0], image[1])
     assert labels[6, 6, 3] == 1
     assert labels.sum() == 2  # the patch keeps its foreground outside the pasted region
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.9, 1.3, 5.0), (3.0, 1.0, 0.4)])
+def test_the_margin_of_pasting_is_a_box_around_each_voxel(spacing_mm: tuple[float, float, float]) -> None:
+    other_y = (torch.rand(16, 14, 12, generator=torch.Generator().manual_seed(0)) > 0.995).long()
+    x, y, other = torch.ones(1, 16, 14, 12), torch.zeros_like(other_y), torch.full((1, 16, 14, 12), 5.0)
+
+    image, _ = paste_foreground(x, y, other, other_y, margin_mm=4.0, spacing_mm=spacing_mm)
+
+    size = [2 * int(4.0 // s) + 1 for s in spacing_mm]
+    np.testing.assert_array_equal(image[0] == 5, ndimage.maximum_filter(other_y.numpy(), size, mode="constant") > 0)
 
 
 def test_pasting_keeps_blank_channels_blank_and_needs_all_present_channels() -> None:
