@@ -2,6 +2,9 @@
 
 Damaged markers can crash a decoder, and some decoders silently fill the missing part of an incomplete stream. Markers also show
 whether the compression is lossy. LossyImageCompression of the header does not: it stays set after any earlier lossy step.
+
+Decoders also return the values of a stream in the shape of the file's header. A stream of another shape, of colours or of more
+bits would give wrong values, so it is compared with the header.
 """
 
 from __future__ import annotations
@@ -37,20 +40,30 @@ JPEG_2000_MAY_LOSE = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 SOC, SOT, COD = b"\xff\x4f\xff\x51", b"\xff\x90", b"\xff\x52"
 
 
-def find_damage_of(syntax: str, stream: bytes, rows: int, columns: int) -> str:
-    """Describe damaged markers in a stream of a transfer syntax; empty if none are damaged or the syntax is not checked."""
-    if syntax in JPEG_2000_SYNTAXES:
-        return find_damage_2000(stream)
-    return find_damage(stream, rows, columns) if syntax in SYNTAXES else ""
+LEAST_BITS = 8
+"""Smallest number of bits of a decoded value. Streams of masks with 1 bit may state 8 bits."""
 
 
-def find_damage(stream: bytes, rows: int, columns: int) -> str:
-    """Describe damaged markers in a JPEG or JPEG-LS stream; empty if none are damaged.
+def find_damage_of(syntax: str, stream: bytes, rows: int, columns: int, bits: int) -> str:
+    """Describe damage of a stream, or its difference from the header; empty without any, or if the syntax is not checked.
 
     Parameters
     ----------
-    rows, columns : int
-        Size of the image, by the header of its file.
+    rows, columns, bits : int
+        Size of the image and BitsAllocated, by the header of its file.
+    """
+    if syntax in JPEG_2000_SYNTAXES:
+        return find_damage_2000(stream) or _find_difference_2000(stream, rows, columns, bits)
+    return find_damage(stream, rows, columns, bits) if syntax in SYNTAXES else ""
+
+
+def find_damage(stream: bytes, rows: int, columns: int, bits: int = 16) -> str:
+    """Describe damaged markers in a JPEG or JPEG-LS stream, or its difference from the header; empty without any.
+
+    Parameters
+    ----------
+    rows, columns, bits : int
+        Size of the image and BitsAllocated, by the header of its file.
     """
     if stream[:2] != bytes((0xFF, SOI)):
         return "a stream without its start marker"
@@ -74,8 +87,8 @@ def find_damage(stream: bytes, rows: int, columns: int) -> str:
             if length < 8:
                 return f"a frame header of {length} bytes"
             found = int.from_bytes(stream[at + 5 : at + 7], "big"), int.from_bytes(stream[at + 7 : at + 9], "big")
-            if found != (rows, columns):
-                return f"{found[0]} x {found[1]} pixels"
+            if difference := _find_difference(found, stream[at + 9], stream[at + 4], (rows, columns), bits):
+                return difference
             has_frame = True
         if marker == SOS:
             return "" if has_frame else "values without a frame header"
@@ -101,6 +114,28 @@ def find_damage_2000(stream: bytes) -> str:
             return f"byte {stream[at]:#04x} in place of a part of the values"
         at = at + length if length else end  # length 0: the part extends to the end
     return "" if at == end else f"a part of {length} bytes that ends beyond the stream"
+
+
+def _find_difference_2000(stream: bytes, rows: int, columns: int, bits: int) -> str:
+    """Describe the difference between the size marker of a JPEG 2000 stream and the header; empty without any."""
+    size = stream[stream.find(SOC) :][8:43]  # ITU-T T.800 A.5.1, after the markers, their length and the profile
+    if len(size) < 35:
+        return "a stream without its size"
+    right, bottom, left, top = (int.from_bytes(size[i : i + 4], "big") for i in range(0, 16, 4))
+    depth = (size[34] & 0x7F) + 1  # the highest bit is the sign
+    return _find_difference(
+        (bottom - top, right - left), int.from_bytes(size[32:34], "big"), depth, (rows, columns), bits
+    )
+
+
+def _find_difference(found: tuple[int, int], n_samples: int, depth: int, expected: tuple[int, int], bits: int) -> str:
+    """Describe the first difference of a stream in size, samples for each pixel or bits; empty without any."""
+    size = f"{found[0]} x {found[1]} pixels"
+    if found != expected:
+        return size
+    if n_samples != 1:
+        return f"{size} of {n_samples} colours"
+    return f"{size} of {depth} bits, in BitsAllocated {bits}" if depth > max(bits, LEAST_BITS) else ""
 
 
 def lossy_error(stream: bytes, syntax: str, *, was_lossy: bool) -> int | None:

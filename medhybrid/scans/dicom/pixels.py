@@ -247,12 +247,12 @@ class _Pixels:
         return values
 
     def _whole_stream(self, index: int) -> bytes:
-        """Return the JPEG stream of a frame, or empty bytes for other formats. Damaged markers are refused."""
+        """Return the JPEG stream of a frame, or empty bytes for other formats. Damage and other sizes are refused."""
         stream = self.bytes.whole_stream(index) if self.bytes.is_encapsulated else b""
         if self.bytes.syntax not in jpeg_stream.CHECKED_SYNTAXES:
             return b""
         rows, columns = self.bytes.rows, self.bytes.columns
-        if found := jpeg_stream.find_damage_of(self.bytes.syntax, stream, rows, columns):
+        if found := jpeg_stream.find_damage_of(self.bytes.syntax, stream, rows, columns, self.bytes.bits):
             raise truncated(self._path, f"a stream of {rows} x {columns} pixels", found)
         return stream
 

@@ -132,7 +132,7 @@ class SegFile:
         try:
             if UID(syntax).is_encapsulated:
                 stream = self._stream(index)
-                damage = find_damage_of(syntax, stream, rows, columns) if syntax in CHECKED_SYNTAXES else ""
+                damage = find_damage_of(syntax, stream, rows, columns, bits) if syntax in CHECKED_SYNTAXES else ""
                 if damage := damage or find_surplus(syntax, stream, rows * columns, bits):
                     raise unreadable(self.path, damage)
             return decode_frame(self.dataset, index, syntax)

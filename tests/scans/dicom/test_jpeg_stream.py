@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import imagecodecs
@@ -12,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
+from pydicom.uid import HTJ2KLossless, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless
 
 from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom import decoding
 from medhybrid.scans.dicom.decoding import DecodingError, decode_frame
-from medhybrid.scans.dicom.jpeg_stream import find_damage, find_damage_2000, lossy_error
+from medhybrid.scans.dicom.jpeg_stream import find_damage, find_damage_2000, find_damage_of, lossy_error
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.reader import read_scan
 
@@ -54,6 +55,64 @@ def test_a_cut_or_changed_stream_is_damaged(kind: str, damage, found: str) -> No
 @pytest.mark.parametrize("kind", STREAMS)
 def test_a_stream_of_another_size_is_reported(kind: str) -> None:
     assert find_damage(STREAMS[kind], 40, 10) == "12 x 10 pixels"
+
+
+def encode_2000(plane: np.ndarray) -> bytes:
+    return bytes(imagecodecs.jpeg2k_encode(plane, codecformat="j2k", level=0, reversible=True))
+
+
+COLOURS = np.stack([np.tile(PLANE, (4, 4)).astype(np.uint8)] * 3, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode", "plane", "found"),
+    [
+        (JPEG2000Lossless, encode_2000, np.tile(PLANE, (4, 4)), ""),
+        (JPEG2000Lossless, encode_2000, np.tile(PLANE, (4, 4)).T, "40 x 48 pixels"),
+        (HTJ2KLossless, imagecodecs.htj2k_encode, np.tile(PLANE, (4, 4)), ""),
+        (HTJ2KLossless, imagecodecs.htj2k_encode, np.tile(PLANE, (4, 4)).T, "40 x 48 pixels"),
+        (JPEG2000Lossless, encode_2000, COLOURS, "48 x 40 pixels of 3 colours"),
+        (JPEGBaseline8Bit, imagecodecs.jpeg8_encode, COLOURS, "48 x 40 pixels of 3 colours"),
+        (JPEGLSLossless, imagecodecs.jpegls_encode, COLOURS, "48 x 40 pixels of 3 colours"),
+    ],
+)
+def test_a_stream_of_another_shape_or_of_colours_differs_from_its_header(
+    syntax: str, encode: Callable[[np.ndarray], bytes], plane: np.ndarray, found: str
+) -> None:
+    assert find_damage_of(syntax, bytes(encode(np.ascontiguousarray(plane))), 48, 40, 16) == found
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode"),
+    [
+        (JPEG2000Lossless, encode_2000),
+        (JPEGLSLossless, imagecodecs.jpegls_encode),
+        (JPEGLosslessSV1, imagecodecs.ljpeg_encode),
+    ],
+)
+def test_a_stream_of_more_bits_than_allocated_differs_from_its_header(
+    syntax: str, encode: Callable[[np.ndarray], bytes]
+) -> None:
+    stream = bytes(encode(np.tile(PLANE, (4, 4))))
+
+    assert find_damage_of(syntax, stream, 48, 40, 16) == ""
+    assert "bits, in BitsAllocated 8" in find_damage_of(syntax, stream, 48, 40, 8)
+
+
+def test_a_transposed_slice_is_refused_also_if_it_has_as_many_values(tmp_path: Path) -> None:
+    plane = np.tile(PLANE, (4, 4))
+    paths = write_mr_series(
+        tmp_path / "s", np.stack([plane.T] * 3, 2), np.diag([1, 1, 2, 1.0]), description="T1", study="s", case="c"
+    )
+    for path in paths:
+        d = pydicom.dcmread(path)
+        d.PixelData = encapsulate([encode_2000(np.ascontiguousarray(plane.T))])
+        d["PixelData"].VR = "OB"
+        d.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        d.save_as(path)
+
+    with pytest.raises(SeriesError, match=r"found 40 x 48 pixels"):
+        read_scan(tmp_path / "s")
 
 
 @settings(max_examples=200)
