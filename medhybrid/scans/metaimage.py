@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medhybrid.errors import ScanError
 from medhybrid.scans.image_header import UNKNOWN_THICKNESS, ImageHeader, affine_from_lps, unit_notes
+from medhybrid.scans.itk_path import plain_link
 from medhybrid.scans.stored_values import StoredValues
 from medhybrid.scans.text_headers import TextHeader
 
@@ -55,10 +53,8 @@ def read_meta_header(header: TextHeader) -> ImageHeader:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     try:
-        with tempfile.TemporaryDirectory() as folder:  # ITK crashes the process for a path that is not UTF-8
-            link = Path(folder) / f"header{header.path.suffix.lower()}"
-            os.symlink(os.path.abspath(header.path), link)
-            reader.SetFileName(str(link))
+        with plain_link(header.path) as link:
+            reader.SetFileName(link)
             reader.ReadImageInformation()
         n_components = reader.GetNumberOfComponents()
         dtype = _dtypes()[reader.GetPixelID()]

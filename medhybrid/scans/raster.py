@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from medhybrid.errors import ScanError
 from medhybrid.geometry import Affine
 from medhybrid.scans.claims import check_claim
-from medhybrid.scans.raster_size import Size, pixel_size
+from medhybrid.scans.itk_path import plain_link
+from medhybrid.scans.raster_size import Size, description_of, ome_images, pixel_size
 from medhybrid.scans.scan import Scan, Source
+from medhybrid.scans.tiff_values import as_shown, as_stored, has_deep_colours, has_split_colours, value_notes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -136,11 +138,13 @@ def read_raster_header(path: Path) -> RasterHeader:
         compression = str(image.info.get("compression", ""))
         is_lossy = image.format == "JPEG" or (image.format == "TIFF" and compression in LOSSY)
         is_deep = _is_deep(image)
-        if is_deep and (len(pages) > 1 or mode not in COLOUR):
+        notes += value_notes(path, image)
+        if is_deep and (len(pages) > 1 or mode not in COLOUR or has_split_colours(image)):
+            layout = " in separate planes or tiles" if has_split_colours(image) else ""
             raise ScanError(
                 f"{path.name}: its kind of colours is not supported",
                 expected="grey values, or one page of red, green and blue",
-                found=f"{len(pages)} pages of 16 bits and mode {mode}",
+                found=f"{len(pages)} pages of 16 bits and mode {mode}{layout}",
                 remedy="save each channel as a grey TIFF",
             )
         if mode.endswith("A"):
@@ -192,7 +196,7 @@ def fit_colours(scan: Scan, n_channels: int) -> Scan:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open an image with Pillow; convert its exceptions to `ScanError`."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -201,6 +205,8 @@ def _opened(path: Path) -> Iterator[Any]:
                 yield image
     except ScanError:
         raise
+    except UnidentifiedImageError as error:
+        raise _unknown_kind(path) from error
     except Image.DecompressionBombError as error:
         raise ScanError(
             f"{path.name} is too large", found=str(error).split(",")[0], remedy="cut it into tiles"
@@ -212,6 +218,25 @@ def _opened(path: Path) -> Iterator[Any]:
             found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
             remedy="save it again, for example with ImageJ",
         ) from error
+
+
+def _unknown_kind(path: Path) -> ScanError:
+    """Return the error for a file that Pillow does not recognise."""
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    if not is_tiff:
+        return ScanError(
+            f"{path.name} cannot be read as an image",
+            expected="a PNG, JPEG, TIFF or BMP file",
+            found="other content",
+            remedy="rename it if its suffix is wrong, or export it again",
+        )
+    return ScanError(
+        f"{path.name}: its kind of TIFF is not supported",
+        expected="grey values of 8 or 16 bits, integers or floats of 32 bits, or colours",
+        found="other values, such as floats of 64 bits or four channels, or another compression",
+        remedy="save it with 16 bits or 32-bit floats, one file for each channel",
+    )
 
 
 def _pages(path: Path, image: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -260,16 +285,19 @@ def _refuse_turned(path: Path, image: Any) -> None:
 
 def _refuse_series(path: Path, image: Any, n_pages: int) -> None:
     """Refuse a TIFF of ImageJ or OME whose pages are channels or time points, or whose pages are not listed."""
-    text = str(image.tag_v2.get(270, ""))
+    text = description_of(image)
     if text.startswith("ImageJ="):
         counts = {k: int(v) for k, v in re.findall(r"^(images|channels|frames|slices)=(\d+)", text, re.MULTILINE)}
         several = {k: v for k, v in counts.items() if k in ("channels", "frames") and v > 1}
         if counts.get("images", n_pages) != n_pages and n_pages == 1:
             several = {"images": counts["images"]}  # ImageJ lists only the first page of large files
     elif "<OME" in text:
-        counts = {k: int(v) for k, v in re.findall(r'\bSize([CT])="(\d+)"', text)}
+        first, *others = ome_images(text)
+        counts = {k: int(v) for k, v in re.findall(r'\bSize([CTZ])="(\d+)"', first)}
         samples = 3 if image.mode in COLOUR else 1
-        several = {k: v for k, v in counts.items() if v > 1 and not (k == "C" and v == samples)}
+        several = {k: v for k, v in counts.items() if k != "Z" and v > 1 and not (k == "C" and v == samples)}
+        if others and n_pages > counts.get("Z", 1):
+            several["images"] = 1 + len(others)
     else:
         return
     if several:
@@ -299,6 +327,8 @@ def _n_channels(path: Path, image: Any) -> int:
 
 def _is_deep(image: Any) -> bool:
     """Return whether an image has 16 bits for each colour, of which Pillow keeps 8."""
+    if image.format == "TIFF":
+        return has_deep_colours(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;") or not image.tile:
         return False
     args = image.tile[0][3]
@@ -317,23 +347,24 @@ def _colours(image: Any, n_channels: int) -> NDArray[np.generic]:
     if image.mode in PALETTE or image.mode in COLOUR:
         values = np.asarray(image.convert("RGB" if n_channels == 3 else "L"))
     else:
-        values = _grey(image)
+        values = as_shown(image, _grey(image))
     return values.T[None] if values.ndim == 2 else values.transpose(2, 1, 0)  # (Y, X[, C]) -> (C, X, Y)
 
 
 def _grey(image: Any) -> NDArray[np.generic]:
-    """Return the values (Y, X) of a grey page, without transparency."""
+    """Return the stored values (Y, X) of a grey page, without transparency."""
     values = np.asarray(image.getchannel(0) if image.mode == "LA" else image)
     if values.dtype == bool:
         return values.astype(np.uint8)
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return as_stored(image, values.astype(values.dtype.newbyteorder("="), copy=False))
 
 
 def _deep_colours(path: Path) -> NDArray[np.generic]:
     """Return the values (C, X, Y, 1) of an image with 16 bits for each colour."""
     import SimpleITK as sitk
 
-    values: NDArray[np.generic] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))  # (Y, X, C)
+    with plain_link(path) as link:
+        values: NDArray[np.generic] = sitk.GetArrayFromImage(sitk.ReadImage(link))  # (Y, X, C)
     if values.ndim != 3 or values.shape[2] not in (3, 4) or values.dtype != np.uint16:
         raise ScanError(
             f"{path.name}: its colours cannot be read with 16 bits",

@@ -7,6 +7,7 @@ unknown, and so does any value in a JPEG.
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import Any
 
 Size = tuple[float, float, float]
@@ -61,7 +62,7 @@ def pixel_size(image: Any) -> Size | None:
     if image.format != "TIFF":
         return None
     tags = image.tag_v2
-    text = str(tags.get(DESCRIPTION, ""))
+    text = description_of(image)
     x, y = (_number(tags.get(t)) for t in (X_RESOLUTION, Y_RESOLUTION))
     if "<OME" in text:
         return _of_ome(text)
@@ -92,8 +93,27 @@ def _of_imagej(text: str, x: float, y: float) -> Size | None:
     return _plausible(mm / x, mm / y, abs(z) or 1.0)
 
 
+def description_of(image: Any) -> str:
+    """Return the description in a TIFF. It is UTF-8 in OME and others, but Pillow decodes it as Latin-1."""
+    text = str(image.tag_v2.get(DESCRIPTION, ""))
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def ome_images(text: str) -> list[str]:
+    """Return the metadata of each image in a description of OME, at least one."""
+    return re.split(r"<(?:\w+:)?Image\b", text)[1:] or [text]
+
+
 def _of_ome(text: str) -> Size | None:
-    values = dict(re.findall(r'\bPhysicalSize([XYZ](?:Unit)?)="([^"]*)"', text))
+    sizes = {_of_ome_image(t) for t in ome_images(text)}
+    return sizes.pop() if len(sizes) == 1 else None  # of images with different pixels, it is not known which are these
+
+
+def _of_ome_image(text: str) -> Size | None:
+    values = {k: unescape(v) for k, v in re.findall(r'\bPhysicalSize([XYZ](?:Unit)?)="([^"]*)"', text)}
     sizes = [_number(values.get(axis)) * _mm(values.get(f"{axis}Unit", "um")) for axis in "XYZ"]
     return _plausible(sizes[0], sizes[1], sizes[2] or 1.0)
 

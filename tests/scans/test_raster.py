@@ -124,6 +124,12 @@ def imagej(**values: object) -> str:
 
 
 OME = '<?xml version="1.0"?><OME><Image><Pixels SizeC="1" SizeT="1" PhysicalSizeX="0.65" PhysicalSizeY="0.65"/></Image></OME>'
+
+
+def ome(unit: str) -> str:
+    return OME.replace("/></Image>", f' PhysicalSizeXUnit="{unit}" PhysicalSizeYUnit="{unit}"/></Image>')
+
+
 SIZES: dict[str, tuple[str, dict[str, Any], tuple[float, float, float] | None]] = {
     "screen": (".png", {"dpi": (96, 96)}, None),
     "printer": (".tif", {"dpi": (300, 300)}, None),
@@ -145,6 +151,13 @@ SIZES: dict[str, tuple[str, dict[str, Any], tuple[float, float, float] | None]] 
         None,
     ),
     "OME": (".tif", {"description": OME}, (0.00065, 0.00065, 1.0)),
+    "OME in µm": (".tif", {"description": ome("µm").encode()}, (0.00065, 0.00065, 1.0)),
+    "OME in escaped µm": (".tif", {"description": ome("&#181;m")}, (0.00065, 0.00065, 1.0)),
+    "ImageJ in µm": (
+        ".tif",
+        {"description": imagej(unit="µm", spacing=2).encode(), "x_resolution": 4.0, "y_resolution": 4.0},
+        (0.00025, 0.00025, 0.002),
+    ),
     "camera": (".jpg", {"dpi": (177, 177)}, None),
 }
 
@@ -164,6 +177,12 @@ def several_channels(path: Path) -> None:
     pages[0].save(path, save_all=True, append_images=pages[1:], description=imagej(images=4, channels=2, slices=2))
 
 
+def several_images(path: Path) -> None:
+    images = OME[OME.index("<Image>") : OME.index("</OME>")]
+    text = OME.replace("</OME>", f"{images}</OME>")
+    Image.fromarray(GREY).save(path, save_all=True, append_images=[Image.fromarray(GREY)], description=text)
+
+
 def turned(path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 3
@@ -177,6 +196,7 @@ def half_a_file(path: Path) -> None:
 
 REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "channels": ("a.tif", several_channels, "not the slices of one volume"),
+    "images": ("a.tif", several_images, "found 2 images"),
     "turned photograph": ("a.jpg", turned, "has an orientation tag"),
     "ink colours": ("a.tif", lambda p: save(p, RGB, "CMYK"), "kind of colours is not supported"),
     "no image": ("a.png", lambda p: p.write_bytes(b"text"), "cannot be read as an image"),

@@ -1,0 +1,74 @@
+"""Values of TIFF pages as their tags define them, where Pillow returns others.
+
+Pillow inverts 8-bit pages whose white is stored as 0 (an inverting LUT of ImageJ), but no pages of 16 bits. It ignores the sign
+of 8 bits, reads unsigned 32 bits as signed, and drops further values of a pixel. ITK and tifffile return the stored values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medhybrid.errors import ScanError
+
+BITS, PHOTOMETRIC, SAMPLES, PLANES, TILE_WIDTH, SAMPLE_FORMAT = 258, 262, 277, 284, 322, 339
+"""Tags of TIFF."""
+
+UNSIGNED, SIGNED = 1, 2
+
+WHITE_IS_ZERO = "its white is stored as 0: images are inverted, so that bright is bright; labels are the stored values"
+
+FOURTH_VALUE = "the fourth value of its pixels is not used"
+
+
+def is_white_zero(image: Any) -> bool:
+    """Return whether a page of unsigned grey values, not of single bits, stores white as 0."""
+    return bool(image.format == "TIFF" and image.mode.startswith(("L", "I;16")) and image.tag_v2.get(PHOTOMETRIC) == 0)
+
+
+def value_notes(path: Path, image: Any) -> tuple[str, ...]:
+    """Return notes on the values of a TIFF; raise `ScanError` if its pixels have two values, of which Pillow keeps one."""
+    if image.format != "TIFF":
+        return ()
+    n_values = int(image.tag_v2.get(SAMPLES, 1))
+    if n_values == 2 and image.mode == "L":
+        raise ScanError(
+            f"{path.name}: its pixels have two values",
+            expected="one, three (red, green and blue), or one with transparency",
+            found="two channels",
+            remedy="save each channel as a separate file",
+        )
+    notes = (WHITE_IS_ZERO,) if is_white_zero(image) else ()
+    return (*notes, FOURTH_VALUE) if n_values > 3 and image.mode == "RGBX" else notes
+
+
+def has_deep_colours(image: Any) -> bool:
+    """Return whether a TIFF has colours of 16 bits, of which Pillow keeps 8."""
+    return int(image.tag_v2.get(SAMPLES, 1)) > 2 and max(image.tag_v2.get(BITS, (1,))) > 8
+
+
+def has_split_colours(image: Any) -> bool:
+    """Return whether a TIFF stores colours in separate planes or in tiles."""
+    return bool(image.format == "TIFF" and (image.tag_v2.get(PLANES) == 2 or TILE_WIDTH in image.tag_v2))
+
+
+def as_stored(image: Any, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Convert grey values that Pillow read from a page to the stored ones."""
+    if image.format != "TIFF":
+        return values
+    if is_white_zero(image) and values.dtype == np.uint8:
+        values = np.invert(values)
+    number_format = image.tag_v2.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
+    if values.dtype == np.uint8 and number_format == SIGNED:
+        return values.view(np.int8)
+    if values.dtype == np.int32 and number_format == UNSIGNED:
+        return values.view(np.uint32)
+    return values
+
+
+def as_shown(image: Any, stored: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Invert stored values if white is 0, so that bright is bright."""
+    return np.invert(stored) if is_white_zero(image) else stored
