@@ -84,6 +84,11 @@ PIXEL_SIZES = {
 }
 """Attributes with the pixel size of a projection, in the order of preference, and the notes on them."""
 
+SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
+"""UID of secondary capture; its multi-frame classes have the same UID with a suffix."""
+
+CAPTURED = "a secondary capture of a radiograph: its values may be processed"
+
 NO_PIXEL_SIZE = "its header has no pixel size; 1 mm is assumed, so that lengths in mm count pixels"
 
 MAX_FRAMES = 100_000
@@ -292,11 +297,13 @@ def _frame(
     position = numbers(place, "ImagePositionPatient", 3)
     spacing = numbers(measures, "PixelSpacing", 2)
     rows, columns = integer(header, "Rows"), integer(header, "Columns")
-    is_projection = _is_projection(header)
+    has_no_place = is_projection(header)
     notes: tuple[str, ...] = ()
-    if is_projection:
+    if has_no_place:
         orientation, position = PROJECTION_PLANE, (0.0, 0.0, 0.0)
         spacing, notes = _projection_spacing(header)
+        if text(header, "SOPClassUID").startswith(SECONDARY_CAPTURE_CLASSES):
+            notes = (*notes, CAPTURED)
     if not orientation or not position or not spacing or not rows or not columns:
         wanted = {
             "ImageOrientationPatient": orientation,
@@ -319,6 +326,8 @@ def _frame(
         raise _no_geometry(path, "size or spacing is not positive")
     slope, intercept = number(scale, "RescaleSlope"), number(scale, "RescaleIntercept")
     has = [name in scale for name in ("RescaleSlope", "RescaleIntercept")]
+    if all(has) and _may_be_unscaled(header) and all(_is_empty(scale, n) for n in ("RescaleSlope", "RescaleIntercept")):
+        has = [False, False]
     is_usable = (
         slope is not None and intercept is not None and 0 < abs(slope) < MAX_SCALE and abs(intercept) < MAX_SCALE
     )
@@ -351,15 +360,28 @@ def _frame(
         traits=traits,
         is_quantity=is_quantity,
         inverted_from=None if is_quantity else _inverted_from(header),
-        is_projection=is_projection,
+        is_projection=has_no_place,
         notes=notes,
     )
 
 
-def _is_projection(header: Any) -> bool:
-    """Return True for a single radiograph without a position in the patient."""
-    is_placed = any(n in header for n in ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence"))
-    return text(header, "Modality") in PROJECTIONS and not is_placed
+def _may_be_unscaled(header: Any) -> bool:
+    """Return True for an image whose values need no rescaling, unlike those of CT, PET and nuclear medicine."""
+    return text(header, "Modality") not in QUANTITY_MODALITIES
+
+
+def _is_empty(dataset: Any, name: str) -> bool:
+    """Return True if an attribute is present and has no value, as anonymisers leave it."""
+    element = dataset.get_item(name)
+    return element is not None and (not (element.value or b"").strip() if element.is_raw else bool(element.is_empty))
+
+
+def is_projection(header: Any) -> bool:
+    """Return True for a radiograph of one frame without position and orientation in the patient, which may be empty."""
+    is_placed = all(value_of(header, n) is not None for n in ("ImagePositionPatient", "ImageOrientationPatient"))
+    if is_placed or "PerFrameFunctionalGroupsSequence" in header or (integer(header, "NumberOfFrames") or 1) != 1:
+        return False
+    return text(header, "Modality") in PROJECTIONS
 
 
 def _projection_spacing(header: Any) -> tuple[tuple[float, ...], tuple[str, ...]]:

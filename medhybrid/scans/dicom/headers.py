@@ -13,16 +13,13 @@ from medhybrid.scans.dicom.acquisition import TAGS as ACQUISITION_TAGS
 from medhybrid.scans.dicom.acquisition import Acquisition, describe_header
 from medhybrid.scans.dicom.attributes import text, value_of
 from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
-from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, read_frames
+from medhybrid.scans.dicom.frames import FRAME_TAGS, SECONDARY_CAPTURE_CLASSES, Frame, is_projection, read_frames
 from medhybrid.scans.dicom.not_scans import CLASS_MODALITIES, NOT_SCANS
 from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, identity_of
 from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA, PIXEL_DATA
 from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
-SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
-"""UID of secondary capture; its multi-frame classes have the same UID with a suffix."""
-
 IMAGE_TAGS = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation")
 """Attributes of an image. A file with all of them and without pixels is damaged."""
 
@@ -217,13 +214,18 @@ def _why_no_scan(header: Any, modality: str, path: Path) -> str:
         return "localizer"
     is_capture = text(header, "SOPClassUID").startswith(SECONDARY_CAPTURE_CLASSES)
     is_grey = text(header, "SamplesPerPixel") == "1"
-    if is_capture and (not is_grey or not _is_placed(header)):
+    if is_capture and not (is_grey and (_is_placed(header) or _is_captured_radiograph(header))):
         return "secondary capture" if is_grey else "colour secondary capture"
     storage = UID(text(header, "SOPClassUID"))
     is_image = storage.name != storage and "Image Storage" in storage.name  # other classes are private, or not images
     if is_image or not storage or all(tag in header for tag in IMAGE_TAGS) or _has_pixels(header, path):
         return ""
     return "no image"
+
+
+def _is_captured_radiograph(header: Any) -> bool:
+    """Return True for a secondary capture of a radiograph, as in public datasets, without text in its pixels."""
+    return is_projection(header) and text(header, "BurnedInAnnotation").upper() != "YES"
 
 
 def _is_placed(header: Any) -> bool:

@@ -266,6 +266,23 @@ def test_an_instance_saved_in_another_encoding_is_used_once(series: list[Path]) 
     assert [e.problem for e in discover(series[0].parent).entries] == [""]
 
 
+@pytest.mark.parametrize(("modality", "is_read"), [("MR", True), ("CT", False)])
+def test_an_empty_rescaling_is_none_except_where_values_have_a_unit(
+    modality: str, is_read: bool, series: list[Path]
+) -> None:
+    expected = read_scan(series[0].parent)
+    for path in series:
+        d = pydicom.dcmread(path)
+        d.Modality, d.RescaleSlope, d.RescaleIntercept = modality, None, None
+        d.save_as(path)
+
+    if is_read:
+        np.testing.assert_array_equal(read_scan(series[0].parent).array, expected.array)
+    else:
+        with pytest.raises(SeriesError, match="its rescaling is damaged"):
+            read_scan(series[0].parent)
+
+
 def other_pixels(d: Dataset) -> None:
     d.PixelData = bytes(6) + d.PixelData[6:]
 

@@ -16,13 +16,14 @@ from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.scans import discover
-from medhybrid.scans.dicom.frames import NO_PIXEL_SIZE
+from medhybrid.scans.dicom.frames import CAPTURED, NO_PIXEL_SIZE
 from medhybrid.scans.dicom.references import read_masks
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.reader import read_scan
 
 CLASSES = {"DX": "1.2.840.10008.5.1.4.1.1.1.1", "CR": "1.2.840.10008.5.1.4.1.1.1"}
+CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PIXELS = np.arange(5 * 8, dtype=np.uint16).reshape(5, 8)  # (Y, X)
 SERIES, STUDY = generate_uid(), generate_uid()
 
@@ -66,6 +67,40 @@ def test_the_calibrated_pixel_size_comes_first_and_a_missing_one_is_noted(tmp_pa
     assert not both.notes
     assert none.grid.spacing_mm == (1.0, 1.0, 1.0)
     assert NO_PIXEL_SIZE in none.notes
+
+
+def test_a_radiograph_as_secondary_capture_is_a_scan_unless_text_is_burned_in(tmp_path: Path) -> None:
+    capture = {"SOPClassUID": CAPTURE, "modality": "CR", "PixelSpacing": [0.2, 0.1]}
+    write_radiograph(tmp_path / "a" / "a.dcm", **capture)
+    write_radiograph(tmp_path / "b" / "b.dcm", **capture, SeriesInstanceUID=generate_uid(), BurnedInAnnotation="YES")
+
+    a, b = discover(tmp_path).entries
+    scan = read_scan(tmp_path / "a")
+    write_seg(tmp_path / "seg.dcm", (PIXELS.T[..., None] > 20).astype(np.uint8), scan, SegInfo({"lung": 1}, "0"))
+
+    assert (a.problem, a.skip_reason, b.skip_reason) == ("", "", "secondary capture")
+    assert CAPTURED in scan.notes
+    np.testing.assert_allclose(scan.affine, np.diag([-0.1, -0.2, 1, 1]))
+    reference = pydicom.dcmread(tmp_path / "seg.dcm").ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
+    assert reference.ReferencedSOPClassUID == CAPTURE
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ImagePositionPatient": None, "ImageOrientationPatient": None},
+        {"ImagePositionPatient": [1, 2, 3]},
+        {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]},
+    ],
+    ids=["empty", "position only", "orientation only"],
+)
+def test_an_empty_or_incomplete_place_is_none(tmp_path: Path, values: dict[str, Any]) -> None:
+    scan = read_scan(write_radiograph(tmp_path / "a.dcm", PixelSpacing=[0.2, 0.1], **values))
+    mask = (PIXELS.T[..., None] > 20).astype(np.uint8)
+    write_seg(tmp_path / "seg.dcm", mask, scan, SegInfo({"lung": 1}, "0"))
+
+    np.testing.assert_allclose(scan.affine, np.diag([-0.1, -0.2, 1, 1]))
+    np.testing.assert_array_equal(read_masks(tmp_path / "seg.dcm", scan, ["lung"])["lung"], mask)
 
 
 def test_several_radiographs_of_a_series_are_separate_scans(tmp_path: Path) -> None:
