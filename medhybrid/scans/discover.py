@@ -112,6 +112,8 @@ class Discovery:
         Temporary folders of zip archives. They are removed with this object.
     passed_over : tuple of str
         Folders below `root` that were not searched: hidden folders, and folders written by medhybrid.
+    previews : tuple of str
+        PNG, JPEG, TIFF and BMP files that are not read, because there are other scans.
     """
 
     root: Path
@@ -119,14 +121,16 @@ class Discovery:
     n_skipped: int
     unpacked: tuple[UnpackedFolder, ...] = field(default=(), repr=False, compare=False)
     passed_over: tuple[str, ...] = ()
+    previews: tuple[str, ...] = ()
 
     @property
     def left_out(self) -> str:
-        """Return a message with the number and names of folders that were not searched, or an empty string."""
-        n = len(self.passed_over)
-        more = f" and {n - SHOWN} more" if n > SHOWN else ""
-        named = ", ".join(self.passed_over[:SHOWN])
-        return f"{n} hidden folders or result folders are not searched: {named}{more}" if n else ""
+        """Return a message on folders that were not searched and images that count as previews, or an empty string."""
+        messages = [
+            ("hidden folders or result folders are not searched", self.passed_over),
+            ("PNG, JPEG, TIFF or BMP files beside other scans count as previews and are not read", self.previews),
+        ]
+        return "; ".join(_counted(message, names) for message, names in messages if names)
 
 
 def discover(
@@ -141,7 +145,8 @@ def discover(
     """Search a file or folder recursively for scans. A linked folder is searched once.
 
     A folder that cannot be listed becomes an entry with this problem. Hidden folders and outputs of medhybrid are skipped,
-    except the files written by `medhybrid convert`. PNG, JPEG, TIFF and BMP files are scans only where there are no others.
+    except the files written by `medhybrid convert`. PNG, JPEG, TIFF and BMP files are scans where there are
+    no others, or if they are named.
 
     Parameters
     ----------
@@ -166,16 +171,21 @@ def discover(
     paths, entries, holds = _list_files(root, only, base, with_archives, walked)
     kinds = {p: _kind_of(p) for p in paths}
     images = [p for p in paths if kinds[p] in ("nifti", "itk")]
-    unread = {p: name for p in paths if not kinds[p] and (name := image_files.unread_format(p))}
-    entries += [_unread_entry(p, _base_of(p, base, holds), name) for p, name in unread.items()]
+    unread = {p: reason for p in paths if not kinds[p] and (reason := image_files.why_unread(p))}
     others = [p for p in paths if not kinds[p] and p not in unread]
     on_progress(f"{len(paths)} files")
     series, n_skipped = group_series(others, on_progress=lambda n: on_progress(f"{n} of {len(others)} headers"))
     rasters = [p for p in paths if kinds[p] == "raster"]
-    if images or any(not s.skip_reason for s in series):
-        n_skipped += len(rasters)  # previews and figures beside scans
+    previews: list[Path] = []
+    if not only and root.is_dir() and (images or any(not s.skip_reason for s in series)):
+        previews = rasters
+        n_skipped += len(previews)
     else:
-        images = rasters
+        images += rasters
+        unread_images = {p: reason for p in others if (reason := image_files.why_unread_image(p))}
+        n_skipped -= len(unread_images)
+        unread |= unread_images
+    entries += [_unread_entry(p, _base_of(p, base, holds), reason) for p, reason in unread.items()]
     entries += [_image_entry(p, kinds[p], _base_of(p, base, holds)) for p in images]
     names: dict[str, int] = {}
     radiographs = Counter(s.paths[0].parent for s in series if _is_radiograph(s))
@@ -184,11 +194,22 @@ def discover(
         names[name] = names.get(name, 0) + 1
         entries += _series_entries(s, name if names[name] == 1 else f"{name}_{names[name]}")
     entries = _with_places(_with_unique_names(entries, base), base, holds)
-    passed_over = tuple(sorted(printable_path(os.path.relpath(p, base)) for p in walked.passed_over))
-    found = Discovery(root, tuple(sorted(entries, key=lambda e: e.name)), n_skipped, tuple(holds), passed_over)
+    found = Discovery(
+        root,
+        tuple(sorted(entries, key=lambda e: e.name)),
+        n_skipped,
+        tuple(holds),
+        passed_over=tuple(sorted(printable_path(os.path.relpath(p, base)) for p in walked.passed_over)),
+        previews=tuple(sorted(printable_path(os.path.relpath(p, _base_of(p, base, holds))) for p in previews)),
+    )
     if found.left_out:
         logger.warning("%s", found.left_out)
     return found
+
+
+def _counted(message: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} {message}: {', '.join(names[:SHOWN])}{more}"
 
 
 def _with_unique_names(entries: Sequence[ScanEntry], base: Path) -> list[ScanEntry]:
@@ -296,9 +317,8 @@ def _archive_entry(path: Path, base: Path) -> ScanEntry:
     )
 
 
-def _unread_entry(path: Path, base: Path, kind: str) -> ScanEntry:
+def _unread_entry(path: Path, base: Path, reason: str) -> ScanEntry:
     """Return the entry of an image in a format that is not read. With its suffix, it takes no other scan's name."""
-    reason = f"the format {kind} is not read: convert it to NIfTI"
     name = name_from_path(path.relative_to(base))
     return ScanEntry(name, "", (path,), "", "", str(path.parent), (), (), "", "", skip_reason=reason)
 

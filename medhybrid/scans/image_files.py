@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +20,35 @@ UNREAD_FORMATS = {
     ".mnc": "MINC",
     ".brik": "BRIK (AFNI)",
     ".brik.gz": "BRIK (AFNI)",
+    ".mif": "MIF (MRtrix)",
+    ".mif.gz": "MIF (MRtrix)",
+    ".gipl": "GIPL",
+    ".gipl.gz": "GIPL",
 }
 """Formats of volumes that have no reader, by suffix."""
+
+UNREAD_PACKINGS = {
+    ".nii.bz2": "NIfTI in bzip2",
+    ".nii.zst": "NIfTI in Zstandard",
+    ".nii.xz": "NIfTI in XZ",
+    ".tar": "tar",
+    ".tar.gz": "tar",
+    ".tgz": "tar",
+    ".tar.bz2": "tar",
+    ".tar.xz": "tar",
+    ".7z": "7z",
+    ".rar": "RAR",
+}
+"""Archives and compressions that are not unpacked, by suffix."""
+
+UNREAD_IMAGES = {
+    ".gif": "GIF",
+    ".webp": "WebP",
+    ".jp2": "JPEG 2000",
+    ".pgm": "PGM",
+    ".ppm": "PPM",
+}
+"""Formats of two-dimensional images that have no reader, by suffix."""
 
 GROUPS_OF_DICOM = (b"\x02\x00", b"\x08\x00")
 """First bytes of DICOM files without a preamble."""
@@ -52,9 +79,22 @@ def kind_of(path: Path) -> Kind:
     return ""
 
 
-def unread_format(path: Path) -> str:
-    """Return the name of a format of volumes that has no reader; empty for any other file."""
-    return next((n for suffix, n in UNREAD_FORMATS.items() if path.name.lower().endswith(suffix)), "")
+def why_unread(path: Path) -> str:
+    """Return the reason why a volume, compressed file or archive has no reader, and the remedy; empty for other files."""
+    if name := _by_suffix(path, UNREAD_FORMATS):
+        return f"the format {name} is not read: convert it to NIfTI"
+    name = _by_suffix(path, UNREAD_PACKINGS)
+    return f"the format {name} is not unpacked: unpack it, or pack its content as zip" if name else ""
+
+
+def why_unread_image(path: Path) -> str:
+    """Return the reason why a two-dimensional image has no reader, and the remedy; empty for other files."""
+    name = _by_suffix(path, UNREAD_IMAGES)
+    return f"the format {name} is not read: convert it to PNG" if name else ""
+
+
+def _by_suffix(path: Path, names: Mapping[str, str]) -> str:
+    return next((n for suffix, n in names.items() if path.name.lower().endswith(suffix)), "")
 
 
 def header_of(path: Path) -> Path:

@@ -16,6 +16,7 @@ from medhybrid.geometry import corner_distance_mm
 from medhybrid.names import printable_path
 from medhybrid.scans import image_files, itk, nifti, raster
 from medhybrid.scans.align import bring_onto
+from medhybrid.scans.dicom.headers import load_dataset
 from medhybrid.scans.dicom.patient import differing_identifiers, identity_of
 from medhybrid.scans.dicom.read import read_series, read_volume
 from medhybrid.scans.dicom.series import group_series
@@ -85,8 +86,27 @@ def _read(path: str | Path | Sequence[str | Path], case: str | None, part: str, 
     elif kind == "raster":
         scan = raster.read_raster(path)
     else:
+        _refuse_other_format(path)
         scan = read_series([path], case=case or path.stem, part=part, options=options)
     return scan.named(case) if case else scan
+
+
+def _refuse_other_format(path: Path) -> None:
+    """Raise `ScanError` for a file of a format that is known to have no reader, and for one that is not DICOM."""
+    reason = image_files.why_unread(path) or image_files.why_unread_image(path)
+    if path.suffix.lower() == ".zip":
+        reason = "archives are unpacked only where folders are searched: unpack it"
+    if reason:
+        raise ScanError(f"{path.name} cannot be read: {reason}")
+    if load_dataset(path, tags=()) is None:
+        raise SeriesError(
+            f"{path.name} is not a scan",
+            code="no_dicom",
+            path=path,
+            expected="NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP or DICOM",
+            found="another format",
+            remedy="check the path, or convert it to NIfTI",
+        )
 
 
 def read_label_scan(

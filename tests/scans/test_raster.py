@@ -279,6 +279,27 @@ def test_beside_scans_images_are_previews(tmp_path: Path) -> None:
 
     assert [e.name for e in found.entries] == ["scan"]
     assert found.n_skipped == 1
+    assert "count as previews and are not read: preview.png" in found.left_out
+
+
+def test_an_image_that_is_named_beside_a_scan_is_no_preview(tmp_path: Path) -> None:
+    scan = save_nifti(tmp_path / "scan.nii.gz", np.zeros((4, 4, 4), np.int16))
+    image = save(tmp_path / "image.png", RGB)
+
+    found = discover(tmp_path, only=[scan, image])
+
+    assert [e.name for e in found.entries] == ["image", "scan"]
+    assert (found.n_skipped, found.left_out) == (0, "")
+
+
+def test_an_image_in_a_format_without_a_reader_is_named_unless_it_is_a_preview(tmp_path: Path) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.gif")
+
+    (entry,) = discover(tmp_path).entries
+    assert entry.skip_reason == "the format GIF is not read: convert it to PNG"
+
+    save_nifti(tmp_path / "scan.nii.gz", np.zeros((4, 4, 4), np.int16))
+    assert [e.name for e in discover(tmp_path).entries] == ["scan"]
 
 
 @pytest.mark.parametrize(("suffix", "n_pages"), [(".png", 1), (".tif", 1), (".tif", 3)])

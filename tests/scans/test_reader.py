@@ -127,3 +127,23 @@ def test_a_folder_of_several_image_files_is_refused_with_their_number(tmp_path: 
 
     with pytest.raises(SeriesError, match="2 image files"):
         read_scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("a.mgz", "convert it to NIfTI"),
+        ("a.nii.bz2", "unpack it"),
+        ("a.tar.gz", "unpack it"),
+        ("a.ZIP", "unpack it"),
+        ("a.gif", "convert it to PNG"),
+        ("a.npz", "found another format"),
+    ],
+)
+def test_a_file_in_a_format_without_a_reader_is_refused_with_what_to_do(tmp_path: Path, name: str, remedy: str) -> None:
+    (tmp_path / name).write_bytes(b"content")
+
+    with pytest.raises(ScanError, match=remedy) as caught:
+        read_scan(tmp_path / name)
+
+    assert "remove" not in str(caught.value).lower()
