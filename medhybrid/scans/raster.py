@@ -213,10 +213,9 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
     except Exception as error:  # damaged files raise many kinds of exceptions
         raise ScanError(
-            f"{path.name} cannot be read as an image",
-            expected="PNG, JPEG, TIFF or BMP with grey values or colours",
+            f"{path.name} cannot be read as an image: it is damaged or incomplete",
             found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
-            remedy="save it again, for example with ImageJ",
+            remedy="copy or export it again",
         ) from error
 
 

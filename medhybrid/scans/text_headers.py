@@ -138,9 +138,16 @@ def _check_data_file(path: Path, value: str) -> str:
             remedy="export it again",
         )
     is_list = re.fullmatch(r"LIST(\s+\d+)?", name.strip(), re.IGNORECASE)
-    if any(c in name for c in "/\\") or name == ".." or is_list or re.search(r"%0?\d*d", name):
+    if is_list or re.search(r"%0?\d*d", name):
         raise ScanError(
-            f"{path.name} has its values in another folder or in several files",
+            f"{path.name} has its values in several files",
+            expected="values in this file, or in one file in the same folder",
+            found=value[:80],
+            remedy="open it in 3D Slicer or SimpleITK, and save it as one file",
+        )
+    if any(c in name for c in "/\\") or name == "..":
+        raise ScanError(
+            f"{path.name} has its values in another folder",
             expected="values in this file, or in one file in the same folder",
             found=value[:80],
             remedy="put both files into one folder and name it in the header without a path",
