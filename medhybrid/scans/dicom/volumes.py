@@ -69,6 +69,7 @@ def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
         raise SeriesError(f"{series}: no DICOM image", code="no_dicom", series=series, remedy="check the folder")
     if all(f.is_projection for f in frames):
         return _projections(frames)
+    _refuse_unplaced(frames, series)
     groups = _join_rounded(_grids(frames))
     _refuse_mingled(groups, series)
     _refuse_leftovers(groups, series)
@@ -93,6 +94,19 @@ def _projections(frames: Sequence[Frame]) -> list[Volume]:
     ordered = sorted(frames, key=lambda f: (f.number or 0, f.uid))
     names = [f"image_{n}" for n in range(1, len(ordered) + 1)] if len(ordered) > 1 else [""]
     return [Volume(name, projection_stack(f)) for name, f in zip(names, ordered, strict=True)]
+
+
+def _refuse_unplaced(frames: Sequence[Frame], series: str) -> None:
+    """Refuse a frame without a place among others that have one: a slice of a cone-beam CT is not a radiograph."""
+    if odd := next((f for f in frames if f.is_projection), None):
+        raise SeriesError(
+            f"{series}: {odd.name} has no position or orientation, but other slices have one",
+            code="no_geometry",
+            series=series,
+            path=odd.path,
+            expected="ImagePositionPatient and ImageOrientationPatient in every slice, or radiographs alone",
+            remedy="export the series again, radiographs as a separate series",
+        )
 
 
 def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:

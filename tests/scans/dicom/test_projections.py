@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.load import load_image, load_mask
+from medhybrid.errors import SeriesError
 from medhybrid.scans import discover
 from medhybrid.scans.dicom.frames import CAPTURED, NO_PIXEL_SIZE
 from medhybrid.scans.dicom.references import read_masks
@@ -151,3 +152,13 @@ def test_a_png_is_the_mask_of_a_radiograph(tmp_path: Path) -> None:
 
     np.testing.assert_array_equal(mask.array[0, :, :, 0].T, labels)
     np.testing.assert_array_equal(mask.affine, image.affine)
+
+
+def test_a_slice_without_a_place_among_others_is_refused(tmp_path: Path) -> None:
+    for n in range(4):
+        place = {"ImagePositionPatient": [0, 0, n - 2], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+        write_radiograph(tmp_path / f"{n}.dcm", number=n, PixelSpacing=[1, 1], **({} if n == 2 else place))
+
+    with pytest.raises(SeriesError, match=r"2.dcm has no position or orientation") as caught:
+        read_scan(tmp_path)
+    assert caught.value.code == "no_geometry"
