@@ -45,6 +45,8 @@ DICOM images, prints nothing, and offers no query service.
 | Sender | `medhybrid predict --to` | SCU of Storage; DICOMweb user agent |
 """
 
+CAPTURES = "secondary captures without position, except grey radiographs"
+
 
 def main() -> None:
     """Write the page."""
@@ -176,7 +178,7 @@ Read from files, a PACS or the listener:
 Written, in Explicit VR Little Endian:
 
 {_table(("class", "SOP class UID", "content"), written)}
-{_wrapped(f"Skipped as scans, with a row in the table of scans: {skipped}; localizers; secondary captures without position.")}
+{_wrapped(f"Skipped as scans, with a row in the table of scans: {skipped}; localizers; {CAPTURES}.")}
 """
 
 

@@ -92,21 +92,22 @@ def _read(path: str | Path | Sequence[str | Path], case: str | None, part: str, 
 
 
 def _refuse_other_format(path: Path) -> None:
-    """Raise `ScanError` for a file of a format that is known to have no reader, and for one that is not DICOM."""
+    """Raise `ScanError` for a file that is not DICOM, with what to do where its format is known."""
+    if load_dataset(path, tags=()) is not None:
+        return
     reason = image_files.why_unread(path) or image_files.why_unread_image(path)
     if path.suffix.lower() == ".zip":
         reason = "archives are unpacked only where folders are searched: unpack it"
     if reason:
         raise ScanError(f"{path.name} cannot be read: {reason}")
-    if load_dataset(path, tags=()) is None:
-        raise SeriesError(
-            f"{path.name} is not a scan",
-            code="no_dicom",
-            path=path,
-            expected="NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP or DICOM",
-            found="another format",
-            remedy="check the path, or convert it to NIfTI",
-        )
+    raise SeriesError(
+        f"{path.name} is not a scan",
+        code="no_dicom",
+        path=path,
+        expected="NIfTI, Analyze, NRRD, MetaImage, PNG, JPEG, TIFF, BMP or DICOM",
+        found="another format",
+        remedy="check the path, or convert it to NIfTI",
+    )
 
 
 def read_label_scan(
