@@ -67,7 +67,7 @@ def write_report(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         seg = hd.seg.segread(seg_path)
-        numbers = {str(seg.get_segment_description(n).segment_label): n for n in seg.segment_numbers}
+        numbers = {_plain(seg.get_segment_description(n).tracking_id): n for n in seg.segment_numbers}
         observer = hd.sr.ObserverContext(
             observer_type=known.DCM.Device,
             observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
@@ -90,7 +90,7 @@ def write_report(
                     referenced_segment=hd.sr.ReferencedSegment(
                         sop_class_uid=str(seg.SOPClassUID),
                         sop_instance_uid=str(seg.SOPInstanceUID),
-                        segment_number=numbers[m.label],
+                        segment_number=numbers[_plain(m.label)],
                         source_series=hd.sr.SourceSeriesForSegmentation(str(sources[0].SeriesInstanceUID)),
                     ),
                     finding_type=kind,
@@ -125,6 +125,11 @@ def write_report(
             pending.replace(path)
         finally:
             pending.unlink(missing_ok=True)
+
+
+def _plain(label: str) -> str:
+    """Return a label without the spaces that DICOM removes from a tracking identifier."""
+    return " ".join(str(label).split())
 
 
 def _nothing_found(seg_uid: str) -> list[Any]:

@@ -18,6 +18,7 @@ from medhybrid.errors import ScanError
 from medhybrid.scans.dicom.attributes import number, text
 from medhybrid.scans.dicom.codes import label_codes
 from medhybrid.scans.dicom.deidentify import Deidentifier
+from medhybrid.scans.dicom.segment_names import segment_names
 from medhybrid.scans.dicom.source_values import copy_shallowly, make_valid, set_value, uid_of, valid_uid
 from medhybrid.scans.scan import Scan
 
@@ -111,7 +112,10 @@ def write_seg(
                 segmentation_type=kinds.BINARY if probabilities is None else kinds.FRACTIONAL,
                 fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
                 segment_descriptions=[
-                    _describe(n, name, info, algorithm, made_of) for n, name in enumerate(info.labels, start=1)
+                    _describe(n, label, name, info, algorithm, made_of)
+                    for n, (label, name) in enumerate(
+                        zip(info.labels, segment_names(info.labels), strict=True), start=1
+                    )
                 ],
                 series_instance_uid=uid_of("series", *made_of),
                 series_number=9000,
@@ -185,10 +189,10 @@ def _make_for_any_class(make: Callable[[Sequence[Any]], Any], images: Sequence[A
     return segmentation
 
 
-def _describe(number: int, name: str, info: SegInfo, algorithm: Any, made_of: Sequence[str]) -> Any:
+def _describe(number: int, label: str, name: str, info: SegInfo, algorithm: Any, made_of: Sequence[str]) -> Any:
     import highdicom as hd
 
-    category, kind, anatomy = label_codes(name, info.codes)
+    category, kind, anatomy = label_codes(label, info.codes)
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name,
@@ -196,8 +200,8 @@ def _describe(number: int, name: str, info: SegInfo, algorithm: Any, made_of: Se
         segmented_property_type=kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
-        tracking_uid=uid_of("segment", name, *made_of),
-        tracking_id=name,
+        tracking_uid=uid_of("segment", label, *made_of),
+        tracking_id=label,
         anatomic_regions=[anatomy] if anatomy else None,
     )
 

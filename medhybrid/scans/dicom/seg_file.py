@@ -21,6 +21,7 @@ from medhybrid.scans.dicom.decoding import DecodingError, decode_frame, frame_st
 from medhybrid.scans.dicom.headers import load_dataset
 from medhybrid.scans.dicom.jpeg_stream import CHECKED_SYNTAXES, find_damage_of
 from medhybrid.scans.dicom.pixel_bytes import PLAIN_SYNTAXES, syntax_of
+from medhybrid.scans.dicom.segment_names import label_of
 from medhybrid.scans.dicom.surplus import count_frames, find_surplus
 
 Groups = Callable[[str], Any]
@@ -169,7 +170,8 @@ def _name_segments(items: list[Any], path: Path, *, is_labelmap: bool) -> dict[i
             continue
         if number in names:
             raise unreadable(path, f"two segments with number {number}")
-        names[number] = text(item, "SegmentLabel") or text(item, "SegmentDescription") or f"segment {number}"
+        name = label_of(text(item, "SegmentLabel"), text(item, "TrackingID"))
+        names[number] = name or text(item, "SegmentDescription") or f"segment {number}"
     if not names:
         raise unreadable(path, "no segment")
     return names

@@ -37,6 +37,24 @@ def test_writing_and_reading_is_identity(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_back(tmp_path / "seg.dcm", scan, LABELS), mask)
 
 
+def test_labels_that_are_invalid_in_dicom_get_valid_names_and_are_read_back(tmp_path: Path) -> None:
+    labels = {"GTV\\CTV": 1, "x" * 65: 2, "x" * 64: 3, "a\nb": 4, " c ": 5, "Ödem": 6}
+    mask = np.zeros((4, 5, 6), np.uint8)
+    mask[1, 1, 1:6], mask[3, 3, 3] = (1, 2, 3, 4, 6), 5
+    write_mr_series(tmp_path / "s", np.ones((4, 5, 6), np.uint16), AFFINE, description="T1", study="s", case="c")
+    scan = read_scan(tmp_path / "s")
+
+    sources = write_seg(tmp_path / "seg.dcm", mask, scan, SegInfo(labels, "0"))
+    write_report(tmp_path / "sr.dcm", tmp_path / "seg.dcm", sources, [RegionMeasure(n, 0, 1, 2) for n in labels], {})
+
+    segments = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    names = [s.SegmentLabel for s in segments]
+    assert names == ["GTV/CTV", "x" * 64, "x" * 62 + "~2", "a b", "c", "Ödem"]
+    found = read_masks(tmp_path / "seg.dcm", scan, ["GTV\\CTV", "x" * 65, "a\nb", "c", "Ödem"])
+    for name, value in zip(["GTV\\CTV", "x" * 65, "a\nb", "c", "Ödem"], (1, 2, 4, 5, 6), strict=True):
+        np.testing.assert_array_equal(found[name], mask == value)
+
+
 def test_uids_are_derived_from_the_content_of_a_segmentation(tmp_path: Path) -> None:
     image, mask = blob_case(0)
     write_mr_series(tmp_path / "series", image, AFFINE, description="T1", study="s", case="c")
