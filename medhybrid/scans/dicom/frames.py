@@ -58,6 +58,7 @@ FRAME_TAGS = (
     "PixelSpacing",
     "ImagerPixelSpacing",
     "NominalScannedPixelSpacing",
+    "PixelAspectRatio",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "RescaleSlope",
@@ -90,6 +91,8 @@ SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
 CAPTURED = "a secondary capture of a radiograph: its values may be processed"
 
 NO_PIXEL_SIZE = "its header has no pixel size; 1 mm is assumed, so that lengths in mm count pixels"
+
+NO_PIXEL_WIDTH = "its header has only the ratio of a pixel's height and width; a width of 1 mm is assumed"
 
 MAX_FRAMES = 100_000
 """Largest number of frames in one file. A larger number is treated as damage."""
@@ -390,6 +393,9 @@ def _projection_spacing(header: Any) -> tuple[tuple[float, ...], tuple[str, ...]
         spacing = numbers(header, name, 2)
         if spacing and min(spacing) > 0:
             return spacing, ((note,) if note else ())
+    ratio = numbers(header, "PixelAspectRatio", 2)  # height and width
+    if ratio and min(ratio) > 0 and ratio[0] != ratio[1]:
+        return (ratio[0] / ratio[1], 1.0), (NO_PIXEL_WIDTH,)
     return (1.0, 1.0), (NO_PIXEL_SIZE,)
 
 

@@ -102,7 +102,12 @@ def test_a_stream_of_more_bits_than_allocated_differs_from_its_header(
 def test_a_transposed_slice_is_refused_also_if_it_has_as_many_values(tmp_path: Path) -> None:
     plane = np.tile(PLANE, (4, 4))
     paths = write_mr_series(
-        tmp_path / "s", np.stack([plane.T] * 3, 2), np.diag([1, 1, 2, 1.0]), description="T1", study="s", case="c"
+        tmp_path / "s",
+        np.stack([plane.T] * 3, 2).astype(int),
+        np.diag([1, 1, 2, 1.0]),
+        description="T1",
+        study="s",
+        case="c",
     )
     for path in paths:
         d = pydicom.dcmread(path)
@@ -113,6 +118,28 @@ def test_a_transposed_slice_is_refused_also_if_it_has_as_many_values(tmp_path: P
 
     with pytest.raises(SeriesError, match=r"found 40 x 48 pixels"):
         read_scan(tmp_path / "s")
+
+
+def test_a_jpeg_of_8_bits_is_read_also_under_16_allocated_bits(tmp_path: Path) -> None:
+    plane = np.tile(PLANE // 16, (4, 4)).astype(np.uint8)
+    paths = write_mr_series(
+        tmp_path / "s",
+        np.stack([plane.T] * 3, 2).astype(int),
+        np.diag([1, 1, 2, 1.0]),
+        description="T1",
+        study="s",
+        case="c",
+    )
+    stream = bytes(imagecodecs.jpeg8_encode(plane, level=100))
+    for path in paths:
+        d = pydicom.dcmread(path)
+        d.PixelData = encapsulate([stream])
+        d["PixelData"].VR = "OB"
+        d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 8, 7, 0
+        d.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        d.save_as(path)
+
+    np.testing.assert_array_equal(read_scan(tmp_path / "s").array[0, :, :, 1].T, imagecodecs.jpeg8_decode(stream))
 
 
 @settings(max_examples=200)

@@ -17,7 +17,7 @@ from medhybrid.data.layouts import Case, Files
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.errors import SeriesError
 from medhybrid.scans import discover
-from medhybrid.scans.dicom.frames import CAPTURED, NO_PIXEL_SIZE
+from medhybrid.scans.dicom.frames import CAPTURED, NO_PIXEL_SIZE, NO_PIXEL_WIDTH
 from medhybrid.scans.dicom.references import read_masks
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
 from medhybrid.scans.dicom.seg import SegInfo, write_seg
@@ -64,6 +64,10 @@ def test_the_calibrated_pixel_size_comes_first_and_a_missing_one_is_noted(tmp_pa
     both = read_scan(write_radiograph(tmp_path / "a.dcm", PixelSpacing=[0.3, 0.3], ImagerPixelSpacing=[0.4, 0.4]))
     none = read_scan(write_radiograph(tmp_path / "b.dcm"))
 
+    ratio = read_scan(write_radiograph(tmp_path / "c.dcm", PixelAspectRatio=["2", "1"]))
+
+    assert ratio.grid.spacing_mm == (1.0, 2.0, 1.0)
+    assert NO_PIXEL_WIDTH in ratio.notes
     assert both.grid.spacing_mm == pytest.approx((0.3, 0.3, 1.0))
     assert not both.notes
     assert none.grid.spacing_mm == (1.0, 1.0, 1.0)
