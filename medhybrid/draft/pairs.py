@@ -25,6 +25,8 @@ MASK_WORDS = frozenset(
     {
         "mask",
         "masks",
+        "msk",
+        "msks",
         "label",
         "labels",
         "labelstr",
@@ -91,6 +93,9 @@ IMAGE_WORDS = frozenset(
 )
 """Words that every image may have and that name no channel."""
 
+FILE_TEST_WORDS = frozenset({"test", "tests", "testing"})
+"""Words of file names for testing. In the name of an image that trains, they would look like a channel."""
+
 TEST_WORDS = frozenset(
     {
         "test",
@@ -131,8 +136,12 @@ DICOM_SUFFIX = re.compile(r"\.(dcm|dicom)$", re.IGNORECASE)
 """Suffixes of single DICOM images, such as radiographs, that have image files as masks."""
 
 WORD = re.compile(r"[^\W_]+")
-BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=(?:[Mm]ask|[Ss]eg|[Ll]abel|gt|GT)s?$)")
-"""Borders of words within a name: `lungMask`, `001mask`."""
+NUMBERED = ("image", "img", "volume", "vol", "mask", "label", "seg", "segmentation", "gt", "manual")
+BORDER = re.compile(
+    r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=(?:[Mm]ask|[Ss]eg|[Ll]abel|gt|GT)s?$)|"
+    + "|".join(rf"(?<=(?<![A-Za-z])(?i:{word}))(?=\d)" for word in NUMBERED)
+)
+"""Borders of words within a name: `lungMask`, `001mask`, and `label001` for the words of `NUMBERED`."""
 
 PARTS_OF_FOLDERS = ("train", "validation")
 
@@ -174,6 +183,8 @@ def find_pairs(root: Path) -> Pairs | None:
     paths = [p for p in paths if not is_other_mask(_stem(p), ())]
     testing = [p for p in paths if any(_names_test(part) for part in p.parts[:-1])]
     paths = [p for p in paths if p not in set(testing)]
+    testing += (named_tests := _named_tests(paths))
+    paths = [p for p in paths if p not in set(named_tests)]
     scans = [p for p in paths if not is_raster(p)]
     if {_names_mask(p) for p in scans} == {True, False}:
         paths = scans  # image files beside them are previews
@@ -196,7 +207,13 @@ def find_pairs(root: Path) -> Pairs | None:
     image_keys = {p: [w for w in words[p] if w not in of_images] for p in images}
     assigned = _assign(mask_keys, image_keys, _common([words[p] for p in images]))
     found = _join_spellings({m: found for m, found in assigned.items() if found})
+    _refuse_two_kinds(mask_keys, found)
     rivals = _rivals(mask_keys, image_keys)
+    named: set[Path] = set()
+    for mask, more in _further_masks(mask_keys, found).items():
+        of_mask = sorted(found.pop(mask).values())
+        rivals.append(f"{of_mask[0]}: {mask}, {', '.join(map(str, more[:2]))}")
+        named |= {mask, *more, *of_mask}
     if not found and rivals:
         raise DataError(
             "images have several masks, and their names do not say which one is right",
@@ -212,15 +229,15 @@ def find_pairs(root: Path) -> Pairs | None:
     several = Counter(name for channels in found.values() for name in channels)
     most = max(several.values())
     channels = {n: c for n, c in several.items() if c >= MIN_SHARE * most}
-    left_out = [f"{len(testing)} files in folders for testing"] if testing else []
+    left_out = [f"{len(testing)} files for testing, by the names of files or folders"] if testing else []
     if results:
         left_out.append(f"{len(results)} files that look like results of a model, such as {results[0]}")
     left_out += [f"{n}: only {c} of {len(found)} cases have it" for n, c in several.items() if n not in channels]
-    if alone := [m for m in masks if m not in found]:
+    if alone := [m for m in masks if m not in found and m not in named]:
         left_out.append(f"{len(alone)} masks without an image, such as {alone[0]}")
     if rivals:
         left_out.append(f"{len(rivals)} images have several masks: {rivals[0]}")
-    used = {p for channels_of in found.values() for p in channels_of.values()}
+    used = {p for channels_of in found.values() for p in channels_of.values()} | named
     if spare := [p for p in images if p not in used]:
         left_out.append(f"{len(spare)} images without a mask, such as {spare[0]}")
     pairs = _pairs(found, mask_keys, channels)
@@ -238,6 +255,47 @@ def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Pa
         found=f"{len(masks)} masks of {len(images)} images, such as {', '.join(list(labels)[:4])}",
         remedy="join the masks of an image to one file with the values 1, 2, 3, ...",
     )
+
+
+def _refuse_two_kinds(masks: dict[Path, list[str]], found: dict[Path, dict[str, Path]]) -> None:
+    """Raise `DataError` if images have a second mask of another kind, such as the field of view beside the vessels.
+
+    A second mask has all words that tell the first one apart from masks of its kind. It is in another folder, but not below
+    that of the first one, as parts of a mask are. The words of both kinds differ in more than numbers, unlike those of visits.
+    """
+    alone = [m for m in masks if m not in found]
+    of_first, of_second = (_common([masks[m] for m in kind]) for kind in (list(found), alone))
+    if {re.sub(r"\d", "", w) for w in of_first} == {re.sub(r"\d", "", w) for w in of_second}:
+        return
+    by_word: dict[str, set[Path]] = {}
+    for mask in alone:
+        for word in masks[mask]:
+            by_word.setdefault(word, set()).add(mask)
+    second: dict[Path, Path] = {}
+    for first in sorted(found):
+        own = [w for w in masks[first] if w not in of_first]
+        same = set.intersection(*(by_word.get(w, set()) for w in own)) if own else set()
+        if apart := sorted(m for m in same if not m.is_relative_to(first.parent)):
+            second[first] = apart[0]
+    if len(second) >= 2 and 2 * len(second) >= len(found):
+        first, other = next(iter(second.items()))
+        raise DataError(
+            "images have masks of two kinds, and their names do not say which one is right",
+            expected="one mask for each image",
+            found=f"{len(second)} such images, with masks such as {first} and {other}",
+            remedy="move the other masks to another folder, or list the right ones in a table cases.csv with the columns "
+            "case, mask and one per channel",
+        )
+
+
+def _further_masks(masks: dict[Path, list[str]], found: dict[Path, dict[str, Path]]) -> dict[Path, list[Path]]:
+    """Return the masks that have further masks of the same image, which differ by a number at the end: `a_mask_1`."""
+    by_key = {(m.parent, *masks[m]): m for m in found}
+    further: dict[Path, list[Path]] = {}
+    for mask, key in sorted(masks.items()):
+        if mask not in found and key and key[-1].isdecimal() and (first := by_key.get((mask.parent, *key[:-1]))):
+            further.setdefault(first, []).append(mask)
+    return further
 
 
 def _pairs(
@@ -339,6 +397,14 @@ def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
         return False
     numbers = [w for w in mask if w.isdecimal()]
     return [w for w in image if w.isdecimal() and (w in mask or w not in shared)][: len(numbers)] == numbers
+
+
+def _named_tests(paths: Sequence[Path]) -> list[Path]:
+    """Return the files with a word for testing, if others have none; in a study of test and retest, none are for testing."""
+    words = {p: {w.lower() for w in _spelt(_stem(p))} for p in paths}
+    found = [p for p in paths if words[p] & FILE_TEST_WORDS]
+    kept = {_names_mask(p) for p in paths if p not in set(found)}
+    return [] if kept != {True, False} or any("retest" in w for w in words.values()) else found
 
 
 def _names_test(folder: str) -> bool:

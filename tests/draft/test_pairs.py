@@ -65,6 +65,64 @@ def test_folders_for_testing_are_known_by_whole_words(tmp_path: Path, folder: st
     assert bool(paired(tmp_path, [f"{folder}/x-t1.nii", f"{folder}/x-seg.nii"])) is is_used
 
 
+@pytest.mark.parametrize("masks", [(), ("test-segmentation-1.nii",)])
+def test_a_file_for_testing_is_no_channel_of_a_case_with_its_number(tmp_path: Path, masks: tuple[str, ...]) -> None:
+    names = [n for i in (1, 2) for n in (f"volume-{i}.nii", f"segmentation-{i}.nii")]
+
+    found = paired(tmp_path, [*names, "test-volume-1.nii", *masks])
+
+    assert found == {f"segmentation-{i}.nii": {"image": f"volume-{i}.nii"} for i in (1, 2)}
+
+
+@pytest.mark.parametrize("name", ["test_{}", "p{}_test", "p{}_retest"])
+def test_the_word_test_in_all_names_or_beside_retest_is_not_for_testing(tmp_path: Path, name: str) -> None:
+    names = [name.format(i) for i in (1, 2)] + (["p1_test"] if "retest" in name else [])
+
+    assert len(paired(tmp_path, [f for n in names for f in (f"{n}.nii", f"{n}_mask.nii")])) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("image{}.nii", "label{}.nii"),
+        ("Training/img/img000{}.nii", "Training/label/label000{}.nii"),
+        ("sub-{}/dwi/sub-{}_dwi.nii", "derivatives/sub-{}/sub-{}_msk.nii"),
+    ],
+)
+def test_a_number_may_follow_the_word_for_image_or_mask(tmp_path: Path, image: str, mask: str) -> None:
+    pairs = {mask.format(i, i): image.format(i, i) for i in (1, 2)}
+
+    found = paired(tmp_path, [*pairs, *pairs.values()])
+
+    assert {m: list(of.values()) for m, of in found.items()} == {m: [i] for m, i in pairs.items()}
+
+
+def test_an_image_with_a_numbered_further_mask_is_left_out(tmp_path: Path) -> None:
+    names = [n for i in (1, 2) for n in (f"x ({i}).png", f"x ({i})_mask.png")]
+    assert list(paired(tmp_path, [*names, "x (2)_mask_1.png"])) == ["x (1)_mask.png"]
+
+    pairs = find_pairs(tmp_path)
+
+    assert pairs is not None
+    assert pairs.left_out == ("1 images have several masks: x (2).png: x (2)_mask.png, x (2)_mask_1.png",)
+
+
+def test_masks_of_two_kinds_are_refused_though_only_one_has_the_names_of_the_images(tmp_path: Path) -> None:
+    names = ["images/{}_training.tif", "1st_manual/{}_manual1.tif", "mask/{}_training_mask.tif"]
+
+    with pytest.raises(DataError, match=r"two kinds.*mask/21_training_mask.tif and 1st_manual/21_manual1.tif"):
+        paired(tmp_path, [n.format(i) for i in (21, 22) for n in names])
+
+
+@pytest.mark.parametrize("more", ["case_{}/parts/kidney_annotation-1.nii", "case_{}/visit2_mask.nii"])
+def test_parts_of_masks_and_masks_of_other_visits_are_ignored(tmp_path: Path, more: str) -> None:
+    names = ["case_{}/visit1.nii", "case_{}/visit1_mask.nii", more]
+
+    found = paired(tmp_path, [n.format(i) for i in (11, 12) for n in names])
+
+    assert list(found) == ["case_11/visit1_mask.nii", "case_12/visit1_mask.nii"]
+
+
 @pytest.mark.parametrize("masks", [("a/mask.nii", "a/mask.nii.gz"), ("masks/a.nii", "manual/a.nii")])
 def test_two_masks_of_an_image_are_refused_with_their_names(tmp_path: Path, masks: tuple[str, str]) -> None:
     image = "a/t1.nii" if masks[0].startswith("a/") else "images/a.nii"
