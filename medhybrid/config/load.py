@@ -10,7 +10,8 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -21,7 +22,7 @@ from medhybrid.addresses import remember_address, without_passwords
 from medhybrid.config.data import ScansConfig
 from medhybrid.config.listen import ListenConfig
 from medhybrid.config.models import StudyConfig
-from medhybrid.config.renamed import present_key, rename_sections
+from medhybrid.config.renamed import present_key, rename_sections, renamed_keys
 from medhybrid.config.search import SearchConfig
 from medhybrid.errors import ConfigError
 from medhybrid.files import write_atomically
@@ -218,11 +219,53 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 f"override {item!r} cannot be used", expected="key=value, for example training.max_minutes=10"
             )
     try:
-        container = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        parsed = OmegaConf.create()
+        for item in overrides:
+            key, _, value = item.partition("=")
+            text = _as_text(key.strip(), value.strip())
+            if text is None:
+                parsed.merge_with_dotlist([item])
+            else:
+                OmegaConf.update(parsed, key.strip(), text)
+        container = OmegaConf.to_container(parsed)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"overrides {' '.join(overrides)} cannot be used", found=str(error).strip()) from error
     assert isinstance(container, dict)
     return {str(k): v for k, v in container.items()}
+
+
+def _as_text(key: str, value: str) -> str | None:
+    """Return the value of an override as it is written, if its key holds text; None if YAML has to parse it.
+
+    YAML would drop the end of `/data/set #2`, take `*seg*` for an alias and `0123` for a number.
+    """
+    is_text = _accepts_text(_annotation_of(renamed_keys().get(key, key)))
+    may_be_text = value.lower() not in ("", "null", "none", "~") and not value.startswith(("'", '"', "{"))
+    return value if is_text and may_be_text else None
+
+
+def _annotation_of(key: str) -> Any:
+    """Return the type of a dotted key of a config; None for an unknown key."""
+    annotation: Any = StudyConfig
+    for part in key.split("."):
+        model = _model_in(annotation)
+        if get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+        elif model is not None and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+        else:
+            return None
+    return annotation
+
+
+def _accepts_text(annotation: Any) -> bool:
+    """Return whether a field holds text, and neither numbers nor lists."""
+    if get_origin(annotation) is Literal:
+        return all(isinstance(v, str) for v in get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [a for a in get_args(annotation) if a is not type(None)]
+        return any(map(_accepts_text, kinds)) and all(_accepts_text(a) or _model_in(a) is not None for a in kinds)
+    return annotation is str
 
 
 def _replace_whole_length(plain: Any, changes: dict[str, Any]) -> None:
@@ -271,6 +314,10 @@ def _explain(
             known = _known_keys(model, item["loc"][:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.4)
             message = "unknown key" + (f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}")
+        elif item["type"] == "string_type" and isinstance(item["input"], bool | int | float):
+            is_name = item["loc"][-1] == "[key]"
+            key = ".".join(str(part) for part in item["loc"][:-2]) if is_name else key
+            message = f"YAML reads {'a name' if is_name else 'it'} as {item['input']!r}: write it in quotes"
         elif item["type"] == "missing":
             message = "is missing"
         elif "input" in item and not isinstance(item["input"], (dict, BaseModel)):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from medhybrid.cli import main
-from medhybrid.config import load_config, load_config_with_origins, packaged_configs, save_config
+from medhybrid.config import ChannelRule, load_config, load_config_with_origins, packaged_configs, save_config
 from medhybrid.config.load import packaged_searches
 from medhybrid.errors import ConfigError
 
@@ -102,6 +102,44 @@ def test_both_lengths_at_once_are_refused() -> None:
 def test_contradictory_values_are_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("brain.yaml", [override])
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("data.root", "/data/set #2"),
+        ("data.root", "0123"),
+        ("data.mask_pattern", "*seg*"),
+        ("data.subject_pattern", "[A-Z]+(\\d+)"),
+        ("data.channel_map.T1", "*t1*"),
+        ("name", "1e3"),
+    ],
+)
+def test_text_on_the_command_line_is_taken_as_it_is_written(key: str, text: str) -> None:
+    values = load_config("brain.yaml", [f"{key}={text}"]).model_dump()
+    for part in key.split("."):
+        values = values[part]
+
+    assert values == text
+
+
+@pytest.mark.parametrize("text", ["'a b'", "null", "{description: '*t1*'}"])
+def test_quotes_null_and_braces_on_the_command_line_are_yaml(text: str) -> None:
+    key = "data.channel_map.T1" if text.startswith("{") else "data.splits"
+    data = load_config("brain.yaml", [f"{key}={text}"]).data
+
+    expected: object = {"'a b'": "a b", "null": None}.get(text, ChannelRule(description="*t1*"))
+    assert (data.channel_map["T1"] if text.startswith("{") else data.splits) == expected
+
+
+@pytest.mark.parametrize(
+    ("label", "message"), [("ON: 3", "data.labels: YAML reads a name as True"), ("1: 3", "YAML reads a name as 1")]
+)
+def test_a_name_that_yaml_reads_as_another_value_needs_quotes(tmp_path: Path, label: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"name: x\ndata: {{channels: [{{name: T1}}], labels: {{{label}}}}}\n")
+
+    with pytest.raises(ConfigError, match=f"{message}: write it in quotes"):
+        load_config(tmp_path / "c.yaml")
 
 
 def test_configs_are_immutable() -> None:
