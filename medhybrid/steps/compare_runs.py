@@ -102,11 +102,11 @@ def compare_runs(folders: Sequence[str | Path], *, out: str | Path, reporter: Re
 def _refuse_other_kinds(sides: Sequence[Judged]) -> None:
     first = sides[0]
     for other in sides[1:]:
-        if other.kind != first.kind or other.labels != first.labels:
+        if other.kind != first.kind or other.labels != first.labels or other.scored != first.scored:
             raise DataError(
                 f"{first.name} and {other.name} cannot be compared",
                 expected="only trainings, or only folders of masks, with the same labels",
-                found=f"{first.kind} with {', '.join(first.labels)}; {other.kind} with {', '.join(other.labels)}",
+                found="; ".join(f"{x.kind} with {', '.join(sorted(x.scored) or x.labels)}" for x in (first, other)),
             )
 
 

@@ -16,7 +16,8 @@ from medhybrid.cli import main
 from medhybrid.errors import DataError, OutputError
 from medhybrid.files import write_csv
 from medhybrid.runs.score_tables import dice_by_case, read_scores
-from medhybrid.steps.compare import compare, judged, names_apart
+from medhybrid.steps.compare import Judged, compare, judged, names_apart
+from medhybrid.steps.compare_runs import compare_runs
 from medhybrid.steps.promote import promote
 from medhybrid.tracking.mlflow_store import default_uri
 from medhybrid.tracking.registry import Registry, Version
@@ -149,6 +150,19 @@ def test_masks_with_other_references_or_outdated_scores_are_refused(
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be created"):
         compare(two[0], two[1], out=tmp_path / "file")
+
+
+def test_folders_that_were_scored_for_other_structures_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = {
+        name: Judged(name, "masks", {"c": 0.9}, {}, {"whole_rest": 1, "core": 2}, lambda _: None, frozenset(scored))
+        for name, scored in (("a", ["whole", "core"]), ("b", ["whole", "core"]), ("c", ["whole_rest", "core"]))
+    }
+    monkeypatch.setattr("medhybrid.steps.compare_runs.judged", lambda folder: sides[folder.name])
+
+    with pytest.raises(DataError, match=r"a and c cannot be compared.*masks with core, whole_rest"):
+        compare_runs([tmp_path / n for n in sides], out=tmp_path / "out")
 
 
 def test_runs_without_common_cases_are_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
