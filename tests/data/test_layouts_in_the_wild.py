@@ -88,6 +88,16 @@ def test_common_variants_of_nnunet_folders_are_recognised(tmp_path: Path, change
     assert all(c.images[0] and c.images[0].paths[0].is_file() and c.mask for c in cases)
 
 
+def test_previews_beside_the_files_of_nnunet_are_not_read(tmp_path: Path) -> None:
+    for path in sorted(nnunet(tmp_path).glob("*Tr/*.nii.gz")):
+        path.with_name(path.name.replace(".nii.gz", ".png")).write_bytes(b"")
+
+    cases = list_cases(config(tmp_path))
+
+    assert usable(cases) == ["case_0", "case_1", "case_2"]
+    assert {p.suffix for c in cases for p in c.files} == {".gz"}
+
+
 def test_a_case_name_keeps_a_number_at_its_end(tmp_path: Path) -> None:
     save_nifti(tmp_path / "imagesTr" / "x_0000_0000.nii.gz", IMAGE)
     save_nifti(tmp_path / "labelsTr" / "x_0000.nii.gz", MASK)
@@ -161,6 +171,16 @@ def test_files_with_the_same_name_in_several_folders_get_cases_named_by_path(tmp
         entries.append({"image": f"./p{i}/image.nii.gz", "label": f"p{i}/label.nii.gz"})
     datalist(tmp_path, entries)
     assert usable(list_cases(config(tmp_path))) == ["p0__image", "p1__image", "p2__image"]
+
+
+@pytest.mark.parametrize("key", ["mask", "seg"])
+def test_a_mask_under_another_key_of_a_list_is_named(tmp_path: Path, key: str) -> None:
+    listed = [{"image": f"{i}.nii", key: f"{i}_mask.nii"} for i in range(2)]
+    (tmp_path / "list.json").write_text(json.dumps({"training": listed}))
+
+    (problem, *_) = [str(c.problem) for c in list_cases(config(tmp_path))]
+
+    assert f"found the key {key}. Rename the key {key} to label" in problem.replace("Found", "found")
 
 
 def test_folds_of_a_list_are_used_unless_there_is_a_file_of_folds(tmp_path: Path) -> None:

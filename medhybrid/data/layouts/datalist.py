@@ -48,6 +48,9 @@ KEYS = {
 }
 """Keys of the parts of a data list."""
 
+OTHER_LABEL_KEYS = ("mask", "seg", "segmentation", "annotation", "gt", "target")
+"""Keys of other software for the mask of an entry, which a message names."""
+
 SHOWN = 5
 
 
@@ -273,7 +276,12 @@ def _case_of(entry: Any, name: str, config: DataConfig, root: Path, where: str, 
                 label = label[0]
             mask = Files((path_inside(root, label),))
         if mask is None and config.labelled:
-            raise NoMaskError(f"{where}: no label for {name}", remedy="add it, or remove the entry")
+            other = next((k for k in OTHER_LABEL_KEYS if isinstance(entry.get(k), str)), "")
+            raise NoMaskError(
+                f"{where}: no label for {name}",
+                found=f"the key {other}" if other else "",
+                remedy=f"rename the key {other} to label" if other else "add it, or remove the entry",
+            )
     except DataError as error:
         problem = problem or error
     return Case(name, subject, images, mask, problem=problem, is_labelled=mask is not None, fold=fold)

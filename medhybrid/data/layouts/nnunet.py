@@ -255,6 +255,9 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
             if is_image and not path.name.startswith("."):
                 stem = unicodedata.normalize("NFC", strip_suffix(path.name))
                 found.setdefault(stem, []).append(path)
+    is_preview = {p: is_raster(p) for paths in found.values() for p in paths}
+    if set(is_preview.values()) == {True, False}:  # image files beside scans
+        found = {s: kept for s, paths in found.items() if (kept := [p for p in paths if not is_preview[p]])}
     return found
 
 
