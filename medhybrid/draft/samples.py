@@ -24,7 +24,7 @@ MAX_CASES = 12
 MAX_VOXELS = 400_000_000
 """No further case is read once so many voxels were read."""
 
-CT_WORDS = re.compile(r"(?<![a-z])(ct|cta|cect|ncct|ldct|cbct|hounsfield)(?![a-z])", re.IGNORECASE)
+CT_WORDS = re.compile(r"(?<![a-z])(ct|ctres|cta|cect|ncct|ldct|cbct|hounsfield)(?![a-z])", re.IGNORECASE)
 MR_WORDS = re.compile(
     r"(?<![a-z])(mri?|mrt|t1\w*|t2\w*|flair|dwi|adc|swi|pd\w*|dce|dti|bold|lge|bssfp|cine|dixon|ir|mprage|space|vibe|tof)(?![a-z])",
     re.IGNORECASE,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medhybrid.draft.segments import count_names
+from medhybrid.draft.series import find_units, lines_of
 from medhybrid.errors import MedHybridError
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.references import KINDS, reference_names
@@ -32,6 +33,8 @@ class StudyRules:
         Channel to a pattern of series descriptions.
     labels : dict
         Name of a segment to the number of masks that have it.
+    lines : list of list of str
+        Table of cases, if the folders of the dataset are not one study each.
     """
 
     channels: tuple[str, ...]
@@ -42,6 +45,7 @@ class StudyRules:
     n_masks: int
     has_others: bool = False
     remarks: tuple[str, ...] = ()
+    lines: list[list[str]] = field(default_factory=list)
 
 
 def rules_of_studies(root: Path) -> StudyRules | None:
@@ -51,6 +55,12 @@ def rules_of_studies(root: Path) -> StudyRules | None:
     images = [e for e in entries if e.kind == "dicom" and e not in masks and not e.problem and not e.skip_reason]
     if not masks or not images:
         return None
+    n_all = len(masks)
+    in_studies = Counter(_folder(e, root) for e in masks)
+    has_several = max(in_studies.values()) > 1
+    segs = [e for e in masks if e.modality == "SEG"]
+    if has_several and Counter(_folder(e, root) for e in segs) == Counter(in_studies.keys()):
+        masks = segs  # an RTSTRUCT beside the only SEG of a study
     labels, unread = _labels(masks)
     if not labels:
         return None
@@ -61,7 +71,19 @@ def rules_of_studies(root: Path) -> StudyRules | None:
             studies.setdefault(_folder(entry, root), []).append(entry)
     if not studies:
         return None
+    units = find_units(root, masks, images) if has_several else []
+    if units:  # visits of a patient, or folders of studies further below
+        studies = {str(u.folder): list(u.images) for u in units}
     channels, rules, remarks = _channels(list(studies.values()))
+    lines: list[list[str]] = []
+    if n_all > len(masks):
+        remarks.append(f"{n_all - len(masks)} RTSTRUCT beside the SEG of their study are not used")
+    if units:
+        lines = lines_of(units, {c: _plain(p) for c, p in rules.items()}, [*masks, *images])
+        if left := len(masks) - len(lines) + 1:
+            remarks.append(
+                f"{left} masks are not used: they have no folder without other masks, with a folder for each series"
+            )
     kept = {n: c for n, c in labels.items() if c >= MIN_SHARE * len(masks) and not NO_TARGET.match(n.strip())}
     kept = kept or labels
     if others := sorted(set(labels) - set(kept)):
@@ -73,7 +95,15 @@ def rules_of_studies(root: Path) -> StudyRules | None:
         "CT" if by_channel[c].most_common(1)[0][0] == "CT" else _modality(by_channel[c]) for c in channels
     )
     return StudyRules(
-        tuple(channels), modalities, rules, kept, "*mask*", len(masks), has_others=bool(others), remarks=tuple(remarks)
+        tuple(channels),
+        modalities,
+        {} if len(lines) > 1 else rules,
+        kept,
+        "*mask*",
+        len(masks),
+        has_others=bool(others),
+        remarks=tuple(remarks),
+        lines=lines if len(lines) > 1 else [],
     )
 
 
@@ -112,6 +142,11 @@ def _channels(studies: list[list[ScanEntry]]) -> tuple[list[str], dict[str, str]
 def _escaped(description: str) -> str:
     """Return a pattern that matches exactly this description."""
     return re.sub(r"([*?\[])", r"[\1]", description)
+
+
+def _plain(pattern: str) -> str:
+    """Return the description that a pattern of `_escaped` matches."""
+    return pattern if pattern == "*" else re.sub(r"\[([*?\[])\]", r"\1", pattern)
 
 
 def _folder(entry: ScanEntry, root: Path) -> str:

@@ -16,11 +16,12 @@ from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
 from medhybrid.data.splits import NNUNET_SPLITS, SPLITS, read_folds
+from medhybrid.draft.grids import without_other_grids
 from medhybrid.draft.pairs import Pairs, find_pairs
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
 from medhybrid.draft.studies import StudyRules, rules_of_studies
-from medhybrid.draft.subjects import subject_pattern
+from medhybrid.draft.subjects import subject_pattern, subjects_of_folders
 from medhybrid.draft.tables import table_of_cases
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
@@ -356,19 +357,25 @@ def _labels_by_name(segments: dict[str, int], n_cases: int) -> tuple[tuple[Draft
 
 
 def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
+    pairs = without_other_grids(root, pairs)
     order = tuple(sorted(pairs.channels, key=lambda c: (-pairs.channels[c], c)))
     channels = _unique(tuple(_channel_name(c) for c in order))
     has_parts = any(p.part for p in pairs.pairs)
     plain = [PART_WORDS.sub("", p.case) if has_parts else p.case for p in pairs.pairs]
     pattern, reason = subject_pattern(plain)
-    lines = [["case", "subject", *(["split"] if has_parts else []), "mask", *channels]]
-    for pair, text in zip(pairs.pairs, plain, strict=True):
+    of_folders = subjects_of_folders([p.mask for p in pairs.pairs]) if pattern is None else None
+    if of_folders is not None:
+        reason = f"{len(set(of_folders))} folders are the subjects"
+    has_subjects = pattern is not None or of_folders is not None  # otherwise data.subject_pattern can still be set
+    optional_columns = [*(["subject"] if has_subjects else []), *(["split"] if has_parts else [])]
+    lines = [["case", *optional_columns, "mask", *channels]]
+    for i, (pair, text) in enumerate(zip(pairs.pairs, plain, strict=True)):
         match = re.search(pattern, text) if pattern else None
-        subject = f"{pair.part}_{match[1]}".strip("_") if match else pair.case  # numbers may start anew in each part
+        subject = pair.case if of_folders is None else of_folders[i]
+        subject = f"{pair.part}_{match[1]}".strip("_") if match else subject  # numbers may start anew in each part
         files = [str(root / pair.images[c]) if c in pair.images else "" for c in order]
-        lines.append(
-            [pair.case, subject, *([pair.part or "train"] if has_parts else []), str(root / pair.mask), *files]
-        )
+        values = [*([subject] if has_subjects else []), *([pair.part or "train"] if has_parts else [])]
+        lines.append([pair.case, *values, str(root / pair.mask), *files])
     n = len(pairs.pairs)
     optional = frozenset(c for c, original in zip(channels, order, strict=True) if pairs.channels[original] < n)
     if len(optional) == len(channels):
@@ -394,22 +401,31 @@ def _with_whole_files(lines: list[list[str]], draft: Draft) -> list[list[str]]:
 def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
     config = DataConfig(
         root=str(root),
-        layout="studies",
+        layout="csv" if rules.lines else "studies",
         channels=tuple(ChannelConfig(name=c) for c in rules.channels),
         labels={"any label": 1},
         channel_map=dict(rules.channel_map),
         mask_pattern=rules.mask_pattern,
         splits=None,
     )
-    listed = list_dataset(config).cases
+    listed = _cases_of_lines(root, rules.lines, rules.channels) if rules.lines else list_dataset(config).cases
     cases = [c for c in listed if c.problem is None]
+    if not cases:
+        raise DataError(
+            f"{printable_path(root)} has no usable study: each of its folders counts as one study, with one mask",
+            expected="a folder for each study, with its series and one SEG or RTSTRUCT",
+            found=str(listed[0].problem) if listed else "no study",
+            remedy="give the folder that contains the folders of the studies; or list series and masks in a table cases.csv "
+            "with the columns case, subject, mask and one per channel",
+        )
+    pattern, reason = (None, "") if rules.lines else subject_pattern([c.name for c in cases])
     sizes = median_volumes_ml(cases, rules.labels, config)
     # voxels in several segments get the last label, so that a lesion in an organ stays a lesion
     ordered = sorted(rules.labels, key=lambda n: -sizes.get(n, 0.0))
     return Draft(
         name=name,
         root=root,
-        layout="studies",
+        layout=config.layout,
         source="DICOM studies with SEG or RTSTRUCT",
         channels=tuple(
             DraftChannel(c, m, "Modality in the DICOM headers")
@@ -418,9 +434,10 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
         labels=tuple(DraftLabel(n, (i,), rules.labels[n], sizes.get(n, 0.0)) for i, n in enumerate(ordered, start=1)),
         cases=tuple(c.name for c in cases),
         n_sampled=rules.n_masks,
-        subject_pattern=None,
-        subject_reason="each folder of the dataset is a subject",
+        subject_pattern=pattern,
+        subject_reason=reason if pattern else "each folder of the dataset is a subject",
         rules=rules,
+        table=rules.lines,
         remarks=(*rules.remarks, *_left_out(listed)),
         masks=_masks_of(listed),
     )
@@ -437,6 +454,12 @@ def _unique(channels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _nothing_found(root: Path) -> DataError:
+    if find_tables(root):
+        try:
+            table_of_cases(root)
+        except DataError as error:
+            if error.found:
+                return error
     below = sorted(p.name for p in root.iterdir())[:8]
     return DataError(
         f"{printable_path(root)} has no scans with reference masks in a known arrangement",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 SUBJECT_WORD = re.compile(
     r"(?<![a-z0-9])(sub-[a-z0-9]+|sub_[a-z]*\d[a-z0-9]*|(?:patient|subject|subj|sub|pat|pt)[\-_ ]?\d+)(?![a-z0-9])",
@@ -12,12 +13,33 @@ SUBJECT_WORD = re.compile(
 )
 """A subject that names itself as such, for example `sub-01` in BIDS, `sub_01` or `patient012`."""
 
+PART_WORD = re.compile(r"^(.+?)[_.\- ]*(?<![a-z])(?:slice|frame|crop|patch|tile|aug)s?[_.\- ]*\d.*$", re.IGNORECASE)
+"""A name with the number of a part of its scan, such as `case01_slice_012`: all parts of a scan are of one subject."""
+
+VISIT = (
+    r"ses(?:sion)?[-_]?[^\W_]*|visit\d*|tp\d*|time\d*|pre|post|baseline|follow\w*|fu\d*|(?:19|20)\d{2}-?[01]\d-?[0-3]\d"
+)
+"""Words for a visit of a person, and its date."""
+
 SESSION_WORD = re.compile(
-    r"^(ses(sion)?[-_]?\w*|visit\d*|v\d{1,2}|t\d{1,2}|tp\d*|time\d*|frame\d*|scan\d*|run[-_]?\d*|rep\d*|pre|post|baseline"
-    r"|follow\w*|fu\d*|ed|es|l|r|left|right|lh|rh|a|b|c|\d{1,3})$",
+    rf"^({VISIT}|v\d{{1,2}}|t\d{{1,2}}|frame\d*|scan\d*|run[-_]?\d*|rep\d*|ed|es|l|r|left|right|lh|rh|a|b|c|\d{{1,3}})$",
     re.IGNORECASE,
 )
 """The last part of a name that may tell scans of one person apart."""
+
+VISIT_FIRST = re.compile(rf"^(?:{VISIT})[_.\-](.+)$", re.IGNORECASE)
+"""A name that begins with the visit: `baseline_001`."""
+
+OTHER_GROUP = re.compile(
+    r"site|cent(er|re)|hospital|clinic|vendor|scanner|fold|batch|part|set|group|task|class|grade|stage", re.I
+)
+"""Words in names of folders that hold several subjects."""
+
+MIN_FOLDERS = 3
+"""Least number of folders that are taken for subjects."""
+
+EACH_IS_ONE = "each case counts as a subject"
+SUBJECT_PATTERN = "data.subject_pattern"
 
 MAX_SCANS = 8
 """Largest median number of scans of a subject: more suggest that the rest of the name is that of a group."""
@@ -31,16 +53,56 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
         if 1 < len(subjects) < len(names):
             return SUBJECT_WORD.pattern.replace("(?<![a-z0-9])", "(?i)(?<![a-z0-9])", 1), _reason(subjects)
         if len(subjects) < len(names):
-            return None, "each case counts as a subject, although the names are of one: folds need several subjects"
+            return None, f"{EACH_IS_ONE}, although the names are of one: folds need several subjects"
         return None, "by their names, each case is another subject"
+    for whole in (PART_WORD, VISIT_FIRST):
+        matched = [whole.match(n) for n in names]
+        subjects = Counter(m[1] for m in matched if m)
+        if names and all(matched) and 1 < len(subjects) < len(names):
+            return f"(?i){whole.pattern}", _reason(subjects)
     for separator in ("_", "-", "."):
         end = _shared_end(names, separator)
         short = [n.removesuffix(end) for n in names]
         if (groups := _groups(short, separator)) is not None:
             last = f"{re.escape(separator)}[^{re.escape(separator)}]+"
             is_plain = all(separator in n for n in short)
+            if groups.keys() & {
+                g.rsplit(separator, 1)[0] for g in groups if separator in g
+            }:  # `1_t2` beside `1_t2_space`
+                n_more = min(g.count(separator) for g in groups)
+                word = f"[^{re.escape(separator)}]+"
+                first = f"^({word}(?:{re.escape(separator)}{word}){{{n_more}}})"
+                return first, _reason(Counter(m[1] for n in names if (m := re.search(first, n))))
             return (f"^(.+){last}" if is_plain else f"^(.+?)(?:{last})?") + f"{re.escape(end)}$", _reason(groups)
-    return None, "each case counts as a subject: the names show no subjects with several scans"
+    return None, _doubt(names) or f"{EACH_IS_ONE}: the names show no subjects with several scans"
+
+
+def _doubt(names: Sequence[str]) -> str:
+    """Return a text on names that end in long series of numbers, of which it is unknown whether they are slices; or empty."""
+    for separator in ("_", "-", "."):
+        parts = [n.rsplit(separator, 1) for n in names]
+        if all(len(p) == 2 and p[0] and p[1].isdecimal() for p in parts):
+            groups = Counter(p[0] for p in parts)
+            name, most = groups.most_common(1)[0]
+            if len(groups) > 1 and most > MAX_SCANS:
+                pattern = f"^(.+){re.escape(separator)}"
+                return f"{EACH_IS_ONE}. If {name} is one subject with {most} images, set {SUBJECT_PATTERN} to {pattern}"
+    return ""
+
+
+def subjects_of_folders(files: Sequence[Path]) -> list[str] | None:
+    """Return a subject for each file: the first folder with a number in its name, such as `17/slice/003.png`.
+
+    The result is None if not all files have such a folder, or none has several files.
+    """
+    depth = min((len(f.parts) - 1 for f in files), default=0)
+    for level in range(1, depth + 1):
+        above = [f.parts[:level] for f in files]
+        are_numbered = all(re.search(r"\d", a[-1]) and not OTHER_GROUP.search(a[-1]) for a in above)
+        if are_numbered and MIN_FOLDERS <= len(set(above)) < len(above):
+            is_unique = len({a[-1] for a in above}) == len(set(above))
+            return [a[-1] if is_unique else "_".join(a) for a in above]
+    return None
 
 
 def _shared_end(names: Sequence[str], separator: str) -> str:
@@ -67,8 +129,12 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
     several = [n for n in groups.values() if n > 1]
     is_repeated = sum(n for n in n_alike.values() if n > 1) >= len(parts) / 2
     is_session = sum(not last or SESSION_WORD.match(last) is not None for _, last in parts) >= 0.9 * len(parts)
-    if len(groups) < 2 or sum(several) < len(parts) / 2 or sorted(several)[len(several) // 2] > MAX_SCANS:
+    if len(groups) < 2 or not several or sorted(several)[len(several) // 2] > MAX_SCANS:
         return None
+    # `case_7_000` and one `case_7_001` among many first visits: most names end alike, so that the end tells no cases apart
+    is_alike = n_alike.most_common(1)[0][1] >= len(parts) / 2 and len(groups) >= len(parts) / 2
+    if sum(several) < len(parts) / 2:
+        return groups if is_alike else None
     return groups if is_repeated or is_session else None
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import find_tables, is_blank, split_column
-from medhybrid.draft.pairs import MASK_WORDS
+from medhybrid.draft.pairs import DERIVED_WORDS, MASK_WORDS
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
 from medhybrid.tables import Table, read_table
@@ -21,6 +22,10 @@ SUBJECT_WORDS = (
     *("participant", "participantid", "pid", "mrn"),
 )
 """Names of columns in lower case, without spaces and separators, in the order in which they are looked for."""
+
+
+FoundTable = tuple[Path, Table, str, list[str]]
+"""Path of a table, its content, its column of masks, and its columns of images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +58,49 @@ def table_of_cases(root: Path) -> CaseTable:
         If no table has columns with an image and a mask for each line, or several have.
     """
     found = []
+    problem = ""
     for path in find_tables(root):
         table = read_table(path)
         columns = _file_columns(table, path.parent)
         masks = [c for c in columns if _is_mask(c)]
-        if len(masks) == 1 and len(columns) > 1:
-            found.append((path, table, masks[0], [c for c in columns if c not in masks]))
+        masks = [c for c in masks if not is_other_mask(c, ())] or masks
+        images = [c for c in columns if not _is_mask(c)]
+        images = [c for c in images if not _is_result(c)] or images
+        if len(masks) == 1 and images:
+            found.append((path, table, masks[0], images))
+        elif masks and images:
+            problem = f"{printable_path(path.name)} has the columns {', '.join(masks)} of masks"
+    if len(found) > 1:
+        found = _joined(found) or found
     if len(found) != 1:
         raise DataError(
             f"{printable_path(root)} has {'several tables' if found else 'no table'} of images and masks",
             expected="one CSV table with a column of masks (mask, label or seg in its name) and columns of images",
-            found=", ".join(printable_path(p.name) for p in find_tables(root)) or "none",
-            remedy="name its columns case, mask and one per channel",
+            found=problem or ", ".join(printable_path(p.name) for p in find_tables(root)) or "none",
+            remedy="join them to one table, with a column `split`"
+            if found
+            else "keep one column of masks"
+            if problem
+            else "name its columns case, mask and one per channel",
         )
     return _lines_of(root, *found[0])
+
+
+def _joined(found: Sequence[FoundTable]) -> list[FoundTable]:
+    """Return one table for those of the parts, such as `train.csv` and `val.csv`, with the part in a column `split`.
+
+    The result is empty if the names are not those of different parts, or the columns differ.
+    """
+    parts = [part_of(path.stem) for path, *_ in found]
+    columns = {table.columns for _, table, *_ in found}
+    if None in parts or len(set(parts)) < len(parts) or len(columns) > 1:
+        return []
+    path, table, mask, images = found[0]
+    if split_column(table, images, path.name):
+        return []
+    rows = [(n, row | {"split": str(part)}) for part, (_, t, *_) in zip(parts, found, strict=True) for n, row in t.rows]
+    names = ", ".join(printable_path(p.name) for p, *_ in found)
+    return [(path.with_name(names), Table((*table.columns, "split"), tuple(rows), table.separator), mask, images)]
 
 
 def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[str]) -> CaseTable:
@@ -77,7 +111,10 @@ def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[
     optional = optional if len(optional) < len(images) else frozenset(images[1:])
     known = [table.column(name) for name in ("case", "mask", "subject")]
     names = [row[case] for _, row in table.rows] if case else []
-    if len(set(names)) != len(table.rows) or not all(names):
+    has_names = len(set(names)) == len(table.rows) and all(names)
+    if not has_names:
+        # an identifier of several lines is that of a patient
+        subject = subject or (case if 1 < len(set(names)) < len(names) and not any(map(is_blank, names)) else None)
         names = [_name_of(row, images) for _, row in table.rows]
     if len(set(names)) != len(names):
         names = [f"{n}_{i}" for i, n in enumerate(names, start=1)]
@@ -98,7 +135,9 @@ def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[
     remarks: tuple[str, ...] = (f"{left_out} lines without an image or a mask",) if left_out else ()
     if subject and (n := sum(is_blank(row[subject]) for _, row in table.rows)) not in (0, len(table.rows)):
         remarks += (f"{n} lines without {subject} are skipped, while other lines have one: fill the cells",)
-    if unused := [c for c in table.columns if c and c not in (case, mask, *others.values(), *images)]:
+    if unused := [
+        c for c in table.columns if c and c not in (case if has_names else subject, mask, *others.values(), *images)
+    ]:
         remarks += (f"{len(unused)} columns of {printable_path(path.name)} are not used: {', '.join(unused)[:200]}",)
     return CaseTable(path.name, tuple(images), lines, optional, remarks, subject or "")
 
@@ -129,6 +168,11 @@ def _is_file(folder: Path, cell: str) -> bool:
         return False
     has_suffix = IMAGE_SUFFIX.search(cell) or "/" in cell or "\\" in cell
     return bool(has_suffix) and ((folder / cell).exists() or (folder / cell.replace("\\", "/")).exists())
+
+
+def _is_result(column: str) -> bool:
+    """Return whether a column is that of results of a model, or of masks from preprocessing."""
+    return any(w in DERIVED_WORDS for w in re.findall(r"[a-z]+", column.lower())) or is_other_mask(column, ())
 
 
 def _is_mask(column: str) -> bool:

@@ -71,7 +71,7 @@ def _facts(draft: Draft) -> list[str]:
 
 def _rules(draft: Draft) -> list[str]:
     assert draft.rules is not None
-    lines = ["  channel_map:"]
+    lines = ["  channel_map:"] if draft.rules.channel_map else []
     lines += [f"    {_text(c)}: {_text(p)}" for c, p in draft.rules.channel_map.items()]
     if draft.rules.has_others:
         lines.append("  other_segments: ignore  # segments that are not labels are background")

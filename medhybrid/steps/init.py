@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medhybrid.config import StudyConfig, load_config
 from medhybrid.draft import Draft, config_text, draft_study
+from medhybrid.draft.subjects import SUBJECT_PATTERN
 from medhybrid.errors import ConfigError, DataError, OutputError
 from medhybrid.files import write_atomically, write_csv
 from medhybrid.names import printable_path
@@ -80,6 +81,8 @@ def init_study(
         ) from error
     for remark in draft.remarks:
         reporter.message(remark)
+    if SUBJECT_PATTERN in draft.subject_reason:
+        reporter.message(draft.subject_reason)
     return Initialised(path, config, draft)
 
 

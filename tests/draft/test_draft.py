@@ -15,11 +15,14 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.layouts import list_dataset
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.splits import load_folds
-from medhybrid.draft.subjects import subject_pattern
+from medhybrid.draft.subjects import subject_pattern, subjects_of_folders
 from medhybrid.errors import DataError, OutputError
 from medhybrid.progress import Silent
 from medhybrid.steps.init import config_for_data, init_study
-from tests.synthetic import blob_case, save_nifti
+from tests.synthetic import AFFINE, blob_case, save_nifti
+
+FLIP_X = np.diag([-1.0, 1.0, 1.0, 1.0])
+FLIP_X[0, 3] = 11  # of 12 voxels
 
 CT = np.tile(np.array([-1000, 40, 900], np.int16), (12, 10, 1)).reshape(12, 10, 3)
 
@@ -278,6 +281,18 @@ def test_images_and_masks_are_paired_by_their_names(tmp_path: Path, image: str, 
         assert [f.paths for f in case.images if f] == [(tmp_path / "d" / image.format(c=name),)]
 
 
+def test_a_channel_on_another_grid_than_the_masks_is_not_used(tmp_path: Path) -> None:
+    for i in range(2):
+        write_pair(tmp_path / "d", f"p{i}/CTres.nii.gz", f"p{i}/SEG.nii.gz", i)
+        save_nifti(tmp_path / "d" / f"p{i}/SUV.nii.gz", blob_case(i, (12, 10, 8))[0][::-1], AFFINE @ FLIP_X)
+        save_nifti(tmp_path / "d" / f"p{i}/CT.nii.gz", blob_case(i, (24, 20, 8))[0])
+
+    made = init_study(tmp_path / "d")
+
+    assert [(c.name, c.modality) for c in made.config.data.channels] == [("CTres", "CT"), ("SUV", "other")]
+    assert "CT is not used: it lies on another grid than the masks" in made.draft.remarks
+
+
 def test_a_channel_that_some_cases_lack_is_optional(tmp_path: Path) -> None:
     for i in range(4):
         write_pair(tmp_path / "d", f"c{i}/FLAIR.nii.gz", f"c{i}/mask.nii.gz", i)
@@ -366,6 +381,13 @@ def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Pa
         (["ses_01_sub_01_t1w", "ses_02_sub_01_t1w", "ses_01_sub_02_t1w"], 2),
         (["p0_1_T1w", "p0_2_T1w", "p1_1_T1w", "p1_2_T1w"], 2),
         (["p0", "p0_2", "p1", "p1_2", "p2"], 3),
+        ([f"case{i}_slice_{z:03d}" for i in range(3) for z in range(20)], 3),
+        ([f"seq_{i}_frame{z:03d}_crop_0" for i in range(3) for z in range(20)], 3),
+        ([f"{visit}_{i:03d}" for i in range(5) for visit in ("baseline", "followup")], 5),
+        (["ses_1_001_T1", "ses_2_001_T1", "ses_1_002_T1", "ses_2_002_T1"], 2),
+        ([f"{i}_{c}" for i in range(1, 9) for c in ("t1", "t2", "t2_SPACE")], 8),
+        ([*(f"BraTS-GLI-{i:05d}-000" for i in range(12)), "BraTS-GLI-00003-001"], 12),
+        ([f"{i:04d}_{year}{i:02d}11" for i in range(10, 13) for year in (2019, 2021)], 3),
     ],
 )
 def test_scans_of_one_person_are_found_by_their_names(names: list[str], subjects: int) -> None:
@@ -374,3 +396,27 @@ def test_scans_of_one_person_are_found_by_their_names(names: list[str], subjects
 
     assert len(found) == subjects
     assert reason
+
+
+def test_series_of_numbers_that_may_be_slices_are_named_with_a_pattern_for_them(tmp_path: Path) -> None:
+    for i in range(2):
+        for z in range(9):
+            write_pair(tmp_path / "d", f"images/P{i}_{z}.nii.gz", f"masks/P{i}_{z}.nii.gz", z)
+    messages: list[str] = []
+
+    class Reporter(Silent):
+        def message(self, text: str) -> None:
+            messages.append(text)
+
+    made = init_study(tmp_path / "d", reporter=Reporter())
+
+    assert any("If P0 is one subject with 9 images, set data.subject_pattern to ^(.+)_" in m for m in messages)
+    config = made.config.data.model_copy(update={"subject_pattern": "^(.+)_"})
+    assert {c.subject for c in list_dataset(config).cases} == {"P0", "P1"}
+
+
+@pytest.mark.parametrize(("folder", "n"), [("{}", 3), ("site_{}", 30), ("{}_masks/deeper", 3)])
+def test_slices_in_the_folder_of_a_patient_are_of_one_subject(folder: str, n: int) -> None:
+    files = [Path(folder.format(f"TCGA_CS_494{i}")) / f"{z}_mask.tif" for i in range(3) for z in range(10)]
+
+    assert len(set(subjects_of_folders(files) or files)) == n

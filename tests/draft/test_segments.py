@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,12 @@ from medhybrid.config import ScansConfig
 from medhybrid.data.layouts import list_dataset
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.draft.segments import count_names
+from medhybrid.errors import DataError
+from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_scan
 from medhybrid.steps.init import init_study
-from tests.scans.dicom.test_references import ellipse, write_rtstruct
+from tests.scans.dicom.test_references import ellipse, frame_of, write_rtstruct
 from tests.synthetic import AFFINE, save_nifti
 
 SHAPE = (12, 10, 8)
@@ -79,3 +82,55 @@ def test_a_lesion_inside_an_organ_keeps_its_voxels(tmp_path: Path, lesion_first:
 
 def test_spellings_of_a_segment_are_one_label() -> None:
     assert count_names([["Heart", "GTV_1"], ["heart", "gtv 1"], ["Heart"]]) == {"Heart": 3, "GTV_1": 2}
+
+
+def write_dicom_study(folder: Path, case: str, masks: Sequence[str]) -> None:
+    """Write a series to `folder/CT`, and masks of a label `GTV` beside it: SEG, or RTSTRUCT for names that begin with RT."""
+    (folder / "CT").mkdir(parents=True)
+    values = np.random.default_rng(0).integers(0, 4000, SHAPE)
+    write_mr_series(folder / "CT", values, np.diag([-1.0, -1.0, 3.0, 1.0]), description="CT", study=case, case=case)
+    scan = read_scan(folder / "CT")
+    for name in masks:
+        if name.startswith("RT"):
+            outlines = [ellipse(scan.source.header[k], (6, 5), (3, 2)) for k in (2, 3)]
+            write_rtstruct(folder / name / "a.dcm", {"GTV": outlines}, frame=frame_of(scan))
+        else:
+            (folder / name).mkdir()
+            write_seg(folder / name / "a.dcm", scan.array[0] > 3000, scan, SegInfo({"GTV": 1}, "0"))
+
+
+@pytest.mark.parametrize("above", ["", "manifest/DICOM"])
+def test_visits_and_deeper_folders_of_studies_are_cases_of_their_patients(tmp_path: Path, above: str) -> None:
+    for patient, visits in (("P0", ("T1", "T2")), ("P1", ("T1", "T2"))):
+        for visit in visits:
+            write_dicom_study(tmp_path / "d" / above / patient / visit, f"{patient}{visit}", ["RT"])
+
+    made = init_study(tmp_path / "d", tmp_path / "c.yaml")
+
+    cases = list_dataset(made.config.data).cases
+    assert [(c.name, c.subject, c.problem) for c in cases] == [
+        (f"{p}__{v}", p, None) for p in ("P0", "P1") for v in ("T1", "T2")
+    ]
+    base = (tmp_path / "d" / above).resolve()
+    assert [(c.images[0].paths, c.mask.paths) for c in cases if c.images[0] and c.mask] == [
+        ((base / p / v / "CT",), (base / p / v / "RT" / "a.dcm",)) for p in ("P0", "P1") for v in ("T1", "T2")
+    ]
+    image = load_image(cases[0], made.config.data, made.config.scans)
+    assert load_mask(cases[0], image, made.config.data, made.config.scans).array.any()
+
+
+def test_of_a_seg_and_an_rtstruct_of_a_study_the_seg_is_the_mask(tmp_path: Path) -> None:
+    for patient in ("P0", "P1"):
+        write_dicom_study(tmp_path / "d" / patient, patient, ["RT", "SEG"])
+
+    made = init_study(tmp_path / "d", tmp_path / "c.yaml")
+
+    masks = [c.mask.paths[0].parent.name for c in list_dataset(made.config.data).cases if c.mask and not c.problem]
+    assert masks == ["SEG", "SEG"]
+
+
+def test_studies_without_a_usable_one_are_refused_with_the_reason(tmp_path: Path) -> None:
+    write_dicom_study(tmp_path / "d" / "P0", "P0", ["RT1", "RT2"])
+
+    with pytest.raises(DataError, match=r"no usable study.*several masks match"):
+        init_study(tmp_path / "d", tmp_path / "c.yaml")

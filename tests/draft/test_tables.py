@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medhybrid.data.layouts import Listing, list_dataset
+from medhybrid.errors import DataError
 from medhybrid.steps.init import Initialised, init_study
 from tests.synthetic import blob_case, save_nifti
 
@@ -39,9 +40,9 @@ def test_a_case_for_testing_without_mask_keeps_its_subject_from_training(tmp_pat
     assert [c.name for c in listing.cases] == ["b", "c"]
 
 
-@pytest.mark.parametrize("header", ["id,image,label,fold", "Case,Image,Mask,Fold"])
-def test_folds_are_kept(tmp_path: Path, header: str) -> None:
-    _, listing = drafted(tmp_path, header, ["a,I,M,0", "b,I,M,1", "c,I,M,0"])
+@pytest.mark.parametrize(("header", "name"), [("id,image,label,fold", "fold_"), ("Case,Image,Mask,Fold", "")])
+def test_folds_are_kept(tmp_path: Path, header: str, name: str) -> None:
+    _, listing = drafted(tmp_path, header, [f"a,I,M,{name}0", f"b,I,M,{name}1", f"c,I,M,{name}0"])
 
     assert [(c.name, c.fold) for c in listing.cases] == [("a", 0), ("b", 1), ("c", 0)]
 
@@ -71,6 +72,37 @@ def test_words_for_an_empty_cell_are_no_files(tmp_path: Path) -> None:
 
     assert [(c.name, c.optional) for c in made.config.data.channels] == [("t1", False), ("t2", True)]
     assert [c.problem for c in listing.cases] == [None] * 3
+
+
+def test_an_identifier_of_several_lines_is_the_subject(tmp_path: Path) -> None:
+    made, listing = drafted(tmp_path, "ID,visit,image,label", ["P1,1,I,M", "P1,2,I,M", "P2,1,I,M"])
+
+    assert [(c.name, c.subject) for c in listing.cases] == [("0", "P1"), ("1", "P1"), ("2", "P2")]
+    assert "1 columns of list.csv are not used: visit" in made.draft.remarks
+
+
+@pytest.mark.parametrize("column", ["prediction", "softmax_path", "brain_mask"])
+def test_a_column_of_results_or_of_brain_masks_is_no_channel(tmp_path: Path, column: str) -> None:
+    made, listing = drafted(tmp_path, f"id,image,label,{column}", ["a,I,M,M", "b,I,M,M"])
+
+    assert [c.name for c in made.config.data.channels] == ["image"]
+    assert [c.mask.paths[0].parent.name for c in listing.cases if c.mask] == ["lab", "lab"]
+    assert f"1 columns of list.csv are not used: {column}" in made.draft.remarks
+
+
+def test_tables_for_training_and_validation_are_joined(tmp_path: Path) -> None:
+    drafted(tmp_path / "x", "id,image,label", ["a,I,M", "b,I,M", "c,I,M"])
+    lines = (tmp_path / "x/d/list.csv").read_text().splitlines()
+    for name, rows in (("train", lines[1:3]), ("val", lines[3:])):
+        (tmp_path / f"x/d/{name}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+    (tmp_path / "x/d/list.csv").unlink()
+
+    made = init_study(tmp_path / "x/d", tmp_path / "joined.yaml")
+
+    assert {c.name: c.fold for c in list_dataset(made.config.data).cases} == {"a": -1, "b": -1, "c": 0}
+    (tmp_path / "x/d/val.csv").rename(tmp_path / "x/d/more.csv")
+    with pytest.raises(DataError, match=r"has several tables of images and masks.*found more\.csv, train\.csv"):
+        init_study(tmp_path / "x/d", tmp_path / "other.yaml")
 
 
 def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:

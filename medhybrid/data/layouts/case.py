@@ -23,6 +23,9 @@ NO_FOLD = -1
 """Fold number of a case that trains in every fold."""
 
 
+NAMED_FOLD = re.compile(r"^fold[\s_\-]*(?=\d)", re.IGNORECASE)
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """Files of a scan, with the name of its volume if they contain several."""
@@ -104,7 +107,7 @@ class Listing:
 
 
 def read_fold(value: object) -> int | None:
-    """Parse the number of a fold in a table or list (0, "0" or 0.0); return None for an empty value.
+    """Parse the number of a fold in a table or list (0, "0", 0.0 or "fold_0"); return None for an empty value.
 
     Raises
     ------
@@ -113,6 +116,8 @@ def read_fold(value: object) -> int | None:
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
+    if isinstance(value, str):
+        value = NAMED_FOLD.sub("", value.strip())
     try:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else float("nan")
     except ValueError:

@@ -1,0 +1,65 @@
+"""Table of cases for DICOM series and masks in other folders than one for each study: several visits, or deeper folders."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medhybrid.names import name_from_path
+from medhybrid.scans import ScanEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Folder with a single mask, and the image series in it."""
+
+    folder: Path
+    mask: ScanEntry
+    images: tuple[ScanEntry, ...]
+
+
+def find_units(root: Path, masks: Sequence[ScanEntry], images: Sequence[ScanEntry]) -> list[Unit]:
+    """Return, for each mask, the largest folder below `root` that contains no other mask, with the images in it.
+
+    Masks without such a folder, or without an image in it, are omitted.
+    """
+    n_masks = Counter(folder for m in masks for folder in _folders(m, root))
+    found = []
+    for mask in masks:
+        folder = next((f for f in _folders(mask, root) if n_masks[f] == 1), None)
+        inside = [] if folder is None else [i for i in images if folder in _folders(i, root)]
+        if folder is not None and inside:
+            found.append(Unit(folder, mask, tuple(inside)))
+    return found
+
+
+def lines_of(units: Sequence[Unit], patterns: Mapping[str, str], entries: Sequence[ScanEntry]) -> list[list[str]]:
+    """Return the lines of a table with a case for each unit that has one series for each channel, in a folder of its own.
+
+    Parameters
+    ----------
+    patterns : mapping
+        Channel to the description of its series; `*` takes the only series of a unit.
+    entries : sequence of ScanEntry
+        All series of the dataset.
+    """
+    base = Path(os.path.commonpath([u.folder.parent for u in units]))
+    alone = {folder for folder, n in Counter(e.paths[0].parent for e in entries).items() if n == 1}
+    lines = [["case", "subject", "mask", *patterns]]
+    for unit in units:
+        series = [[e for e in unit.images if wanted in ("*", e.description.strip())] for wanted in patterns.values()]
+        if all(len(found) == 1 and found[0].paths[0].parent in alone for found in series):
+            below = unit.folder.relative_to(base)
+            folders = [str(found[0].paths[0].parent) for found in series]
+            lines.append(
+                [name_from_path(below), name_from_path(Path(below.parts[0])), str(unit.mask.paths[0]), *folders]
+            )
+    return lines
+
+
+def _folders(entry: ScanEntry, root: Path) -> list[Path]:
+    """Return the folders below `root` that contain a series, the largest first."""
+    return [p for p in reversed(entry.paths[0].parents) if p != root and p.is_relative_to(root)]
