@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from medhybrid.config import ScansConfig
-from medhybrid.data.channel_words import names_channel
+from medhybrid.data.channel_words import DERIVED, names_channel
 from medhybrid.data.channels import (
     TABLE,
     Match,
@@ -230,7 +230,9 @@ def _more_channels(case: str, entries: Sequence[ScanEntry], channels: Sequence[t
 
 
 def _other_word(entry: ScanEntry, channel: str, rules: Rules) -> str:
-    """Return a note if the name of a scan has the word of another sequence than the model's channel."""
+    """Return a note if the name of a scan has a word for a mask, or for another sequence than the model's channel."""
+    if entry.kind != "dicom" and DERIVED.search(entry.name) and not DERIVED.search(channel):
+        return "by its name this is a mask or another result, and not an image"
     if channel in rules or not any(names_channel(channel, s) for s in SEQUENCES):
         return ""
     texts = texts_of(entry)

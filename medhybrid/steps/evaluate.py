@@ -140,6 +140,7 @@ def evaluate(
             "no case to score",
             expected="masks with the same names in both folders",
             found=f"{len(known)} references, {len(predicted)} predictions",
+            remedy=_remedy_for_folders_below([f for f, m in ((Path(references), known), (place, predicted)) if not m]),
         )
     scores: list[LabelScore] = []
     shares: list[float] = []
@@ -187,6 +188,12 @@ def evaluate(
     if out is not None:
         write_evaluation(evaluation, Path(out))
     return evaluation
+
+
+def _remedy_for_folders_below(folders: Sequence[Path]) -> str:
+    """Return the remedy for folders without masks that contain other folders; empty otherwise."""
+    names = [printable_path(f) for f in folders if any(p.is_dir() and not p.name.startswith(".") for p in f.iterdir())]
+    return f"put the masks of {' and '.join(names)} into one folder: folders below are not searched" if names else ""
 
 
 def _by_predictions(known: Mapping[str, Path], predicted: Mapping[str, Path]) -> dict[str, Path]:

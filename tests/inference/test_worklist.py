@@ -78,10 +78,12 @@ def test_numbers_of_a_single_series_are_scans(tmp_path: Path) -> None:
 
 
 def test_a_name_of_another_sequence_than_the_models_channel_is_noted(tmp_path: Path) -> None:
-    for name in ("a_T1w", "b_FLAIR", "c"):
+    for name in ("a_T1w", "a_mask", "b_FLAIR", "c", "labels/d"):
         save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
     items = {i.case: i.note for i in make_worklist(discover(tmp_path), [("T1", False)], {}).items}
-    assert items == {"a_T1w": "", "b_FLAIR": "by its name this is FLAIR, and the model was trained on T1", "c": ""}
+    flair, mask = (f"by its name this is {w}" for w in ("FLAIR, and the model was trained on T1", "a mask or another result"))
+    mask += ", and not an image"
+    assert items == {"a_T1w": "", "a_mask": mask, "b_FLAIR": flair, "c": "", "labels__d": mask}
 
 
 @pytest.mark.parametrize("place", [".", "patient/visit/T1/image.nii.gz"])

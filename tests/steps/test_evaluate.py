@@ -83,6 +83,9 @@ def test_folders_without_common_cases_are_refused(folders: tuple[Path, Path], tm
 
     with pytest.raises(DataError, match="no case to score"):
         medhybrid.evaluate(folders[0], tmp_path / "empty", labels=LABELS)
+    (tmp_path / "empty" / "sub-01").mkdir()
+    with pytest.raises(DataError, match=r"empty into one folder: folders below are not searched"):
+        medhybrid.evaluate(folders[0], tmp_path / "empty", labels=LABELS)
 
 
 @pytest.mark.slow
