@@ -11,7 +11,7 @@ from medhybrid.config import ChannelConfig, DataConfig
 from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts import Case, Files, list_dataset, recognise
 from medhybrid.data.layouts.case_labels import CaseLabelsError
-from medhybrid.data.layouts.datalist import json_files
+from medhybrid.data.layouts.datalist import channel_words, json_files
 from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
@@ -145,6 +145,8 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         lines = [] if not table.lines and lines == table.own_lines else lines
         return _with_folds(replace(base, table=lines, remarks=(*base.remarks, *table.left_out)))
     channels = names.channels if names and names.channels else ()
+    if layout == "decathlon" and not channels:
+        channels = channel_words(root)
     n_files = channel_numbers(root) if layout == "nnunet" else len(channels)
     remarks: tuple[str, ...] = ()
     may_be_colours = (

@@ -281,6 +281,28 @@ def test_images_and_masks_are_paired_by_their_names(tmp_path: Path, image: str, 
         assert [f.paths for f in case.images if f] == [(tmp_path / "d" / image.format(c=name),)]
 
 
+@pytest.mark.parametrize(
+    ("words", "channels"),
+    [
+        (("flair", "t1ce"), ["flair", "t1ce"]),
+        (("t1", "t2"), ["t1", "t2"]),
+        (("a{}", "b{}"), ["channel_0", "channel_1"]),
+    ],
+)
+def test_files_of_a_list_without_names_give_the_channels(
+    tmp_path: Path, words: tuple[str, str], channels: list[str]
+) -> None:
+    listed = []
+    for i in range(2):
+        files = [f"p{i}/p{i}_{w.format(i)}.nii.gz" for w in words]
+        write_pair(tmp_path / "d", files[0], f"p{i}/p{i}_seg.nii.gz", i)
+        save_nifti(tmp_path / "d" / files[1], blob_case(i + 5, (12, 10, 8))[0])
+        listed.append({"fold": i, "image": files, "label": f"p{i}/p{i}_seg.nii.gz"})
+    (tmp_path / "d" / "folds.json").write_text(json.dumps({"training": listed}))
+
+    assert [c.name for c in drafted(tmp_path / "d").data.channels] == channels
+
+
 def test_a_channel_on_another_grid_than_the_masks_is_not_used(tmp_path: Path) -> None:
     for i in range(2):
         write_pair(tmp_path / "d", f"p{i}/CTres.nii.gz", f"p{i}/SEG.nii.gz", i)

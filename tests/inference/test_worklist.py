@@ -81,7 +81,9 @@ def test_a_name_of_another_sequence_than_the_models_channel_is_noted(tmp_path: P
     for name in ("a_T1w", "a_mask", "b_FLAIR", "c", "labels/d"):
         save_nifti(tmp_path / f"{name}.nii.gz", blob_case(0)[0])
     items = {i.case: i.note for i in make_worklist(discover(tmp_path), [("T1", False)], {}).items}
-    flair, mask = (f"by its name this is {w}" for w in ("FLAIR, and the model was trained on T1", "a mask or another result"))
+    flair, mask = (
+        f"by its name this is {w}" for w in ("FLAIR, and the model was trained on T1", "a mask or another result")
+    )
     mask += ", and not an image"
     assert items == {"a_T1w": "", "a_mask": mask, "b_FLAIR": flair, "c": "", "labels__d": mask}
 

@@ -9,6 +9,7 @@ default), and `split` with `train`, `val` or `test` assigns an entry to a part. 
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ KEYS = {
 }
 """Keys of the parts of a data list."""
 
-OTHER_LABEL_KEYS = ("mask", "seg", "segmentation", "annotation", "gt", "target")
+OTHER_LABEL_KEYS = ("labels", "mask", "seg", "segmentation", "annotation", "gt", "target")
 """Keys of other software for the mask of an entry, which a message names."""
 
 SHOWN = 5
@@ -113,6 +114,25 @@ def image_counts(root: Path) -> list[int]:
     """Return the number of image files of each entry for training."""
     training = _parts_of(read_json(only_datalist(root)))["training"] or []
     return [n for e in training if (n := len(_image_files(e)))]
+
+
+def channel_words(root: Path) -> tuple[str, ...]:
+    """Return the words that differ between the files of the entries for training, as names of channels in their order.
+
+    A position without a word that all entries have there is numbered. The result is empty if entries have a single file.
+    """
+    training = _parts_of(read_json(only_datalist(root)))["training"] or []
+    found = [files for e in training if len(files := [f for f in _image_files(e) if isinstance(f, str)]) > 1]
+    n_files = max(map(len, found), default=0)
+    words: list[list[list[str]]] = []
+    for files in found:
+        of_files = [re.findall(r"[^\W_]+", strip_suffix(Path(f.replace("\\", "/")).name)) for f in files]
+        shared = set.intersection(*map(set, of_files))
+        words.append([[w for w in of_file if w not in shared] for of_file in of_files])
+    alike = [[w[k] for w in words if k < len(w)] for k in range(n_files)]
+    return tuple(
+        "_".join(of[0]) if of[0] and all(w == of[0] for w in of) else f"channel_{k}" for k, of in enumerate(alike)
+    )
 
 
 def list_datalist(config: DataConfig, root: Path) -> Listing:
