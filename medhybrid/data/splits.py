@@ -302,5 +302,5 @@ def check_folds(folds: Sequence[Fold], cases: Sequence[Case], source: str) -> No
                 f"{source}: fold {k} has the same subjects in training and validation",
                 expected="all cases of a subject on one side",
                 found=", ".join(both[:5]),
-                remedy="correct the folds",
+                remedy="correct the folds, or the subjects (data.subject_pattern, or the column subject)",
             )

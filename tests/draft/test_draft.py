@@ -111,6 +111,18 @@ def test_folds_of_the_dataset_are_used(tmp_path: Path, image: str, mask: str, na
     assert (fold.train, fold.validation) == (("a", "b"), ("c",))
 
 
+def test_folds_that_divide_a_subject_are_not_used_and_named(tmp_path: Path) -> None:
+    names = [f"heart_{p:03d}_{f}" for p in range(3) for f in ("01", "12")]
+    for i, name in enumerate(names):
+        write_pair(tmp_path / "d", f"imagesTr/{name}_0000.nii.gz", f"labelsTr/{name}.nii.gz", i)
+    (tmp_path / "d" / "splits_final.json").write_text(json.dumps([{"train": names[1:], "val": names[:1]}]))
+
+    made = init_study(tmp_path / "d")
+
+    assert made.draft.remarks[-1].endswith("a subject is on both sides of one, such as heart_000")
+    assert "drawn" in load_folds(made.config.data, list_dataset(made.config.data).cases)[1]
+
+
 def test_folders_for_training_and_validation_give_the_fold_and_no_subjects(tmp_path: Path) -> None:
     for i, (part, name) in enumerate([("train", "p1_a"), ("train", "p1_b"), ("train", "p2_a"), ("val", "p1_a")]):
         write_pair(tmp_path / "d", f"{part}/images/{name}.nii.gz", f"{part}/labels/{name}.nii.gz", i)
