@@ -145,6 +145,9 @@ BORDER = re.compile(
 
 PARTS_OF_FOLDERS = ("train", "validation")
 
+MAX_WORDS = 4
+"""Least number of separators in a name that is not that of a channel, but of folders and series."""
+
 MIN_SHARE = 0.2
 """A channel that fewer cases have is not used."""
 
@@ -176,10 +179,16 @@ class Pairs:
     left_out: tuple[str, ...] = ()
 
 
-def find_pairs(root: Path) -> Pairs | None:
-    """Find pairs of images and masks below a folder; return None if none exist."""
+def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
+    """Find pairs of images and masks below a folder; return None if none exist.
+
+    Parameters
+    ----------
+    series : sequence of Path
+        Folders of one DICOM series each, relative to `root`, which are images.
+    """
     files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
-    paths = [p for p in files if IMAGE_SUFFIX.search(p.name)]
+    paths = [*(p for p in files if IMAGE_SUFFIX.search(p.name)), *series]
     paths = [p for p in paths if not is_other_mask(_stem(p), ())]
     testing = [p for p in paths if any(_names_test(part) for part in p.parts[:-1])]
     paths = [p for p in paths if p not in set(testing)]
@@ -206,7 +215,7 @@ def find_pairs(root: Path) -> Pairs | None:
     mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
     image_keys = {p: [w for w in words[p] if w not in of_images] for p in images}
     assigned = _assign(mask_keys, image_keys, _common([words[p] for p in images]))
-    found = _join_spellings({m: found for m, found in assigned.items() if found})
+    found = _without_identifiers(_join_spellings({m: found for m, found in assigned.items() if found}))
     _refuse_two_kinds(mask_keys, found)
     rivals = _rivals(mask_keys, image_keys)
     named: set[Path] = set()
@@ -338,6 +347,17 @@ def _join_spellings(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, 
         best = max(names, key=lambda n: several[n])
         chosen |= {n: best if is_apart else n for n in names}
     return {mask: {chosen[n]: p for n, p in channels.items()} for mask, channels in found.items()}
+
+
+def _without_identifiers(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
+    """Return the channel `image` where each case has one image with identifiers in its name, such as dates."""
+    names = {name for channels in found.values() for name in channels}
+    is_single = all(len(channels) == 1 for channels in found.values())
+    is_long = all(name.count("_") >= MAX_WORDS for name in names)
+    are_identifiers = len(names) > max(2, len(found) / 2) and all(re.search(r"\d{3}", name) for name in names)
+    if found and is_single and (is_long or are_identifiers):
+        return {mask: {"image": next(iter(channels.values()))} for mask, channels in found.items()}
+    return found
 
 
 def _rivals(masks: dict[Path, list[str]], images: dict[Path, list[str]]) -> list[str]:

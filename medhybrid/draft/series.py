@@ -1,4 +1,4 @@
-"""Table of cases for DICOM series and masks in other folders than one for each study: several visits, or deeper folders."""
+"""DICOM series and masks in other arrangements than one folder for each study: several visits, or deeper folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.names import name_from_path
-from medhybrid.scans import ScanEntry
+from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans.dicom.references import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,15 @@ class Unit:
     folder: Path
     mask: ScanEntry
     images: tuple[ScanEntry, ...]
+
+
+def series_folders(root: Path) -> list[Path]:
+    """Return the folders, relative to `root`, that contain the files of one DICOM image series, and of no other series."""
+    entries = [e for e in discover(root, with_archives=False).entries if e.kind == "dicom"]
+    images = [e for e in entries if not (e.problem or e.skip_reason or e.modality in KINDS)]
+    n_series = Counter(folder for e in entries for folder in {p.parent for p in e.paths})
+    folders = [{p.parent for p in e.paths} for e in images]
+    return sorted(f.relative_to(root) for found in folders if len(found) == 1 for f in found if n_series[f] == 1)
 
 
 def find_units(root: Path, masks: Sequence[ScanEntry], images: Sequence[ScanEntry]) -> list[Unit]:

@@ -20,6 +20,7 @@ from medhybrid.draft.grids import without_other_grids
 from medhybrid.draft.pairs import Pairs, find_pairs
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
+from medhybrid.draft.series import series_folders
 from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern, subjects_of_folders
 from medhybrid.draft.tables import table_of_cases
@@ -132,7 +133,7 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         rules = rules_of_studies(root)
         if rules is not None:
             return _draft_studies(chosen, root, rules)
-        if (pairs := find_pairs(root)) is not None:
+        if (pairs := find_pairs(root) or find_pairs(root, series_folders(root))) is not None:
             return _with_folds(_draft_pairs(chosen, root, pairs))
         raise _nothing_found(root)
     if layout == "csv":

@@ -74,6 +74,14 @@ def test_a_file_for_testing_is_no_channel_of_a_case_with_its_number(tmp_path: Pa
     assert found == {f"segmentation-{i}.nii": {"image": f"volume-{i}.nii"} for i in (1, 2)}
 
 
+def test_words_that_differ_from_case_to_case_are_no_channels(tmp_path: Path) -> None:
+    pairs = {f"masks/P{i}.nii": f"CT/P{i}/201{i}-PET-1{i}8957/{i}.nii" for i in (1, 2, 3)}
+
+    found = paired(tmp_path, [*pairs, *pairs.values()])
+
+    assert found == {m: {"image": image} for m, image in pairs.items()}
+
+
 @pytest.mark.parametrize("name", ["test_{}", "p{}_test", "p{}_retest"])
 def test_the_word_test_in_all_names_or_beside_retest_is_not_for_testing(tmp_path: Path, name: str) -> None:
     names = [name.format(i) for i in (1, 2)] + (["p1_test"] if "retest" in name else [])

@@ -119,6 +119,22 @@ def test_visits_and_deeper_folders_of_studies_are_cases_of_their_patients(tmp_pa
     assert load_mask(cases[0], image, made.config.data, made.config.scans).array.any()
 
 
+@pytest.mark.parametrize("mask", ["{}/mask.nii.gz", "labels/{}.nii.gz"])
+def test_series_with_masks_of_other_formats_are_paired_by_the_names_of_their_folders(tmp_path: Path, mask: str) -> None:
+    for patient in ("P0", "P1"):
+        write_dicom_study(tmp_path / "d" / patient, patient, [])
+        place = tmp_path / "d" / mask.format(patient)
+        place.parent.mkdir(exist_ok=True)
+        scan = read_scan(tmp_path / "d" / patient / "CT")
+        save_nifti(place, (scan.array[0] > 3000).astype(np.uint8), scan.affine)
+
+    data = init_study(tmp_path / "d", tmp_path / "c.yaml").config.data
+
+    for case in list_dataset(data).cases:
+        image = load_image(case, data, ScansConfig())
+        np.testing.assert_array_equal(load_mask(case, image, data, ScansConfig()).array[0] > 0, image.array[0] > 3000)
+
+
 def test_of_a_seg_and_an_rtstruct_of_a_study_the_seg_is_the_mask(tmp_path: Path) -> None:
     for patient in ("P0", "P1"):
         write_dicom_study(tmp_path / "d" / patient, patient, ["RT", "SEG"])
