@@ -179,6 +179,12 @@ class Pairs:
     left_out: tuple[str, ...] = ()
 
 
+def has_masks(root: Path) -> bool:
+    """Return whether a folder contains files with the names of masks."""
+    files = (p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None))
+    return any(IMAGE_SUFFIX.search(p.name) and _names_mask(p) for p in files)
+
+
 def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
     """Find pairs of images and masks below a folder; return None if none exist.
 

@@ -17,7 +17,7 @@ from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
 from medhybrid.data.splits import NNUNET_SPLITS, SPLITS, read_folds
 from medhybrid.draft.grids import without_other_grids
-from medhybrid.draft.pairs import Pairs, find_pairs
+from medhybrid.draft.pairs import Pairs, find_pairs, has_masks
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
 from medhybrid.draft.series import series_folders
@@ -133,7 +133,10 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         rules = rules_of_studies(root)
         if rules is not None:
             return _draft_studies(chosen, root, rules)
-        if (pairs := find_pairs(root) or find_pairs(root, series_folders(root))) is not None:
+        pairs = find_pairs(root)
+        if pairs is None and has_masks(root):
+            pairs = find_pairs(root, series_folders(root))
+        if pairs is not None:
             return _with_folds(_draft_pairs(chosen, root, pairs))
         raise _nothing_found(root)
     if layout == "csv":
