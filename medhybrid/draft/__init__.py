@@ -4,7 +4,8 @@
 the labels. `draft.text` writes the draft as YAML, with the reason for each value.
 """
 
-from medhybrid.draft.study import Draft, DraftChannel, DraftLabel, draft_study
+from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
+from medhybrid.draft.study import draft_study
 from medhybrid.draft.text import config_text
 
 __all__ = ["Draft", "DraftChannel", "DraftLabel", "config_text", "draft_study"]

@@ -130,6 +130,11 @@ class Samples:
                 cases[case] = cases.get(case, 0.0) + volume
         return list(cases.values())
 
+    def are_apart(self, values: Sequence[int]) -> bool:
+        """Return whether no case has two of some values."""
+        cases = [case for value in values for case in self.volumes_ml.get(value, {})]
+        return len(set(cases)) == len(cases)
+
     def modality(self, index: int, name: str) -> tuple[str, str]:
         """Return the modality of a channel and the reason: its name, otherwise its values."""
         found = [i.channels[index] for i in self.images if index < len(i.channels)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import ChannelConfig, DataConfig
@@ -15,7 +15,8 @@ from medhybrid.data.layouts.datalist import channel_words, json_files
 from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
-from medhybrid.data.splits import NNUNET_SPLITS, SPLITS, read_folds
+from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
+from medhybrid.draft.folds import with_folds
 from medhybrid.draft.grids import without_other_grids
 from medhybrid.draft.pairs import Pairs, find_pairs, has_masks
 from medhybrid.draft.samples import Samples, read_samples
@@ -31,86 +32,10 @@ from medhybrid.scans.raster import COLOURS, is_raster
 PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev)_")
 """Words of folders for training and validation in the names of cases."""
 
+TWO_FORMS = ([1, 255], [1, 65535])
+"""Values of one label in masks of 0 and 1, and in masks that are to be looked at."""
+
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class DraftChannel:
-    """Channel of a draft; `is_optional` if some cases lack it."""
-
-    name: str
-    modality: str
-    reason: str
-    is_optional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class DraftLabel:
-    """Label of a draft.
-
-    Attributes
-    ----------
-    values : tuple of int
-        Value in the mask files; several for a region.
-    n_cases : int
-        Number of sampled cases that contain it.
-    median_ml : float
-        Median volume in these cases.
-    """
-
-    name: str
-    values: tuple[int, ...]
-    n_cases: int = 0
-    median_ml: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """Draft of a study's config.
-
-    Attributes
-    ----------
-    root : Path
-        Folder for `data.root`.
-    table : list of list of str
-        Lines of a table of cases that must be written, with the column names first; empty if the dataset has a list.
-    ignore_value : int, optional
-        Value of voxels whose label is unknown.
-    is_colour : bool
-        Whether the images are files with red, green and blue.
-    remarks : tuple of str
-        Values that the draft could not determine, and files that it does not use.
-    splits : str
-        File of folds for `data.splits`; empty for the default.
-    masks : tuple of Path
-        Files of the reference masks.
-    """
-
-    name: str
-    root: Path
-    layout: str
-    source: str
-    channels: tuple[DraftChannel, ...]
-    labels: tuple[DraftLabel, ...]
-    cases: tuple[str, ...]
-    n_sampled: int
-    subject_pattern: str | None
-    subject_reason: str
-    ignore_value: int | None = None
-    class_order: tuple[int, ...] = ()
-    table: list[list[str]] = field(default_factory=list)
-    rules: StudyRules | None = None
-    remarks: tuple[str, ...] = ()
-    median_spacing_mm: tuple[float, ...] = ()
-    median_shape: tuple[int, ...] = ()
-    splits: str = ""
-    is_colour: bool = False
-    masks: tuple[Path, ...] = ()
-
-    @property
-    def n_cases(self) -> int:
-        """Return the number of cases that can be used."""
-        return len(self.cases)
 
 
 def draft_study(root: Path, *, name: str = "") -> Draft:
@@ -137,7 +62,7 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         if pairs is None and has_masks(root):
             pairs = find_pairs(root, series_folders(root))
         if pairs is not None:
-            return _with_folds(_draft_pairs(chosen, root, pairs))
+            return with_folds(_draft_pairs(chosen, root, pairs))
         raise _nothing_found(root)
     if layout == "csv":
         table = table_of_cases(root)
@@ -147,7 +72,7 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
             base = replace(base, subject_pattern=None, subject_reason=f"the table's column {table.subject!r}")
         lines = _with_whole_files(table.lines or table.own_lines, base)
         lines = [] if not table.lines and lines == table.own_lines else lines
-        return _with_folds(replace(base, table=lines, remarks=(*base.remarks, *table.left_out)))
+        return with_folds(replace(base, table=lines, remarks=(*base.remarks, *table.left_out)))
     channels = names.channels if names and names.channels else ()
     if layout == "decathlon" and not channels:
         channels = channel_words(root)
@@ -164,42 +89,7 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         channels = tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(n_files))
     source = names.path.name if names else "imagesTr and labelsTr"
     base = _draft(chosen, root, layout, source, _unique(channels or ("image",)), names)
-    return _with_folds(replace(base, remarks=(*remarks, *base.remarks)))
-
-
-def _with_folds(draft: Draft) -> Draft:
-    """Return a draft with the dataset's file of folds, if it is not the one that `data.splits` names by default."""
-    found = [draft.root / n for n in (SPLITS, NNUNET_SPLITS) if (draft.root / n).is_file()]
-    if not found or (found[0].name == SPLITS and not draft.table):
-        return draft
-    try:
-        folds = read_folds(found[0])
-        names = {n for fold in folds for n in (*fold.train, *fold.validation)}
-    except DataError as error:
-        return replace(draft, remarks=(*draft.remarks, f"{found[0].name} is not used: {error}"))
-    if unknown := sorted(names - set(draft.cases)):
-        message = (
-            f"the folds of {found[0].name} are not used: {len(unknown)} of its names are no cases, such as {unknown[0]}"
-        )
-        return replace(draft, remarks=(*draft.remarks, message))
-    subjects = _subjects_of(draft)
-    for fold in folds:
-        both = {subjects.get(n, n) for n in fold.train} & {subjects.get(n, n) for n in fold.validation}
-        if both:
-            message = (
-                f"the folds of {found[0].name} are not used: a subject is on both sides of one, such as {min(both)}"
-            )
-            return replace(draft, remarks=(*draft.remarks, message))
-    return replace(draft, splits=str(found[0]) if draft.table else found[0].name)
-
-
-def _subjects_of(draft: Draft) -> dict[str, str]:
-    """Return case to subject, by the column of the table or the pattern; empty if each case is a subject."""
-    if draft.table and "subject" in draft.table[0]:
-        case, subject = (draft.table[0].index(c) for c in ("case", "subject"))
-        return {row[case]: row[subject] for row in draft.table[1:]}
-    matched = {c: re.search(draft.subject_pattern, c) for c in draft.cases} if draft.subject_pattern else {}
-    return {case: m[1] for case, m in matched.items() if m}
+    return with_folds(replace(base, remarks=(*remarks, *base.remarks)))
 
 
 def _has_table_of_cases(root: Path) -> bool:
@@ -357,6 +247,9 @@ def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel
             shown = ", ".join(str(v) for v in unnamed[:8])
             remarks.append(f"values without a name in the masks: {shown}; they are added as labels")
         single = not named and len(unnamed) == 1
+        if not named and unnamed in TWO_FORMS and samples.are_apart(unnamed):
+            remarks.append(f"some masks have the value 1, others {unnamed[1]}: both are taken for the same label")
+            named, unnamed = {"foreground": tuple(unnamed)}, []
         named |= {"foreground" if single else f"label_{v}": v for v in unnamed}
     if not named:
         raise DataError("the masks have no label", found="only 0 in the sampled masks", remedy="check the masks")

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from medhybrid.data.sides import side_pairs
-from medhybrid.draft.study import Draft, DraftLabel
+from medhybrid.draft.draft import Draft, DraftLabel
 from medhybrid.names import printable_path
 
 WIDTH = 100

@@ -186,6 +186,16 @@ def test_colour_images_with_masks_of_0_and_255_give_three_channels(tmp_path: Pat
     assert load_mask(case, load_image(case, config.data, config.scans), config.data, config.scans).array.max() == 255
 
 
+def test_masks_of_0_and_1_beside_masks_of_0_and_255_have_one_label(tmp_path: Path) -> None:
+    for i, value in enumerate((1, 255, 1)):
+        write_image(tmp_path / "d" / "images" / f"{i}.png", np.arange(64, dtype=np.uint8).reshape(8, 8) + i)
+        write_image(tmp_path / "d" / "masks" / f"{i}.png", np.pad(np.full((4, 4), value, np.uint8), 2))
+
+    data = drafted(tmp_path / "d").data
+
+    assert data.regions == {"foreground": (1, 255)}
+
+
 def test_grey_images_that_are_stored_as_colours_are_one_channel(tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)
     for i in range(3):
