@@ -34,6 +34,7 @@ MASK_WORDS = frozenset(
         "seg",
         "segs",
         "segm",
+        "dseg",
         "segmentation",
         "segmentations",
         "gt",
@@ -308,7 +309,8 @@ def _further_masks(masks: dict[Path, list[str]], found: dict[Path, dict[str, Pat
     by_key = {(m.parent, *masks[m]): m for m in found}
     further: dict[Path, list[Path]] = {}
     for mask, key in sorted(masks.items()):
-        if mask not in found and key and key[-1].isdecimal() and (first := by_key.get((mask.parent, *key[:-1]))):
+        first = by_key.get((mask.parent, *key[:-1])) if mask not in found and key and key[-1].isdecimal() else None
+        if first is not None and _stem(mask).startswith(_stem(first)):
             further.setdefault(first, []).append(mask)
     return further
 

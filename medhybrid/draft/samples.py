@@ -30,7 +30,7 @@ MR_WORDS = re.compile(
     re.IGNORECASE,
 )
 OTHER_WORDS = re.compile(
-    r"(?<![a-z])(pet|suv|us|ultrasound|x-?ray|dx|cr|oct|rgb|red|green|blue|r|g|b|fundus|dermoscop\w*|microscop\w*|nonorm|histolog\w*"
+    r"(?<![a-z])(pet|pt|suv|us|ultrasound|x-?ray|dx|cr|oct|rgb|red|green|blue|r|g|b|fundus|dermoscop\w*|microscop\w*|nonorm|histolog\w*"
     r"|probability|photo\w*|rescale\w*)(?![a-z])",
     re.IGNORECASE,
 )
@@ -167,7 +167,7 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
     chosen = [cases[int(i * step)] for i in range(min(MAX_CASES, len(cases)))]
     images: list[SampledImage] = []
     volumes: dict[int, dict[str, float]] = {}
-    remarks, n_voxels = [], 0
+    remarks, n_voxels, n_inverted = [], 0, 0
     for case in chosen:
         if n_voxels > MAX_VOXELS:
             break
@@ -181,10 +181,17 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
             continue
         n_voxels += int(np.prod(image.shape))
         images.append(image)
+        n_inverted += mask.size > 0 and bool(mask[np.ix_(*([0, -1] for _ in mask.shape))].all())
         numbers, counts = np.unique(mask, return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             if number != 0 and float(number).is_integer():
                 volumes.setdefault(int(number), {})[case.name] = count * voxel_ml
+    if n_inverted > len(images) / 2:
+        remarks.insert(
+            0,
+            f"{n_inverted} of {len(images)} sampled masks have a label in each corner, where background is expected: "
+            "medhybrid takes 0 for the background",
+        )
     return Samples(tuple(images), dict(sorted(volumes.items())), tuple(remarks[:3]))
 
 

@@ -52,6 +52,8 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
     names = read_names(root)
     chosen = NO_NAME.sub("_", name or (names.name if names else "") or root.name).strip("_.-") or "study"
     layout = _layout_of(root, names)
+    if layout == "nnunet" and not channel_numbers(root) and names is None:
+        layout = "studies"  # imagesTr and labelsTr with other names, such as P1__CT and P1__PT
     if layout == "studies" and _has_table_of_cases(root):
         layout = "csv"
     if layout == "studies":

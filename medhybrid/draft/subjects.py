@@ -13,7 +13,9 @@ SUBJECT_WORD = re.compile(
 )
 """A subject that names itself as such, for example `sub-01` in BIDS, `sub_01` or `patient012`."""
 
-PART_WORD = re.compile(r"^(.+?)[_.\- ]*(?<![a-z])(?:slice|frame|crop|patch|tile|aug)s?[_.\- ]*\d.*$", re.IGNORECASE)
+PART_WORD = re.compile(
+    r"^(.+?)[_.\- ]*(?<![a-z])(?:slice|sl|z|frame|crop|patch|tile|aug)s?[_.\- ]*\d.*$", re.IGNORECASE
+)
 """A name with the number of a part of its scan, such as `case01_slice_012`: all parts of a scan are of one subject."""
 
 VISIT = (
@@ -26,6 +28,9 @@ SESSION_WORD = re.compile(
     re.IGNORECASE,
 )
 """The last part of a name that may tell scans of one person apart."""
+
+JOINED = re.compile(r"^(.*\d)(?:[lr]|tp\d+)$", re.IGNORECASE)
+"""A name that ends in a side or time point after a number: `Image_01L`, `ms01tp2`."""
 
 VISIT_FIRST = re.compile(rf"^(?:{VISIT})[_.\-](.+)$", re.IGNORECASE)
 """A name that begins with the visit: `baseline_001`."""
@@ -41,6 +46,9 @@ MIN_FOLDERS = 3
 EACH_IS_ONE = "each case counts as a subject"
 SUBJECT_PATTERN = "data.subject_pattern"
 
+MAX_VIEWS = 4
+"""Largest number of words that tell the views of a subject apart."""
+
 MAX_SCANS = 8
 """Largest median number of scans of a subject: more suggest that the rest of the name is that of a group."""
 
@@ -55,7 +63,7 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
         if len(subjects) < len(names):
             return None, f"{EACH_IS_ONE}, although the names are of one: folds need several subjects"
         return None, "by their names, each case is another subject"
-    for whole in (PART_WORD, VISIT_FIRST):
+    for whole in (PART_WORD, VISIT_FIRST, JOINED):
         matched = [whole.match(n) for n in names]
         subjects = Counter(m[1] for m in matched if m)
         if names and all(matched) and 1 < len(subjects) < len(names):
@@ -66,6 +74,9 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
         if (groups := _groups(short, separator)) is not None:
             last = f"{re.escape(separator)}[^{re.escape(separator)}]+"
             is_plain = all(separator in n for n in short)
+            if is_plain and _groups_of_views(list(groups), separator) is not None:
+                above = Counter(n.rsplit(separator, 2)[0] for n in short)
+                return f"^(.+){last}{last}{re.escape(end)}$", _reason(above)
             if groups.keys() & {
                 g.rsplit(separator, 1)[0] for g in groups if separator in g
             }:  # `1_t2` beside `1_t2_space`
@@ -114,6 +125,14 @@ def _shared_end(names: Sequence[str], separator: str) -> str:
         if len(ends) != 1 or ends == {""} or len(names) < 2:
             return end
         end = ends.pop() + end
+
+
+def _groups_of_views(names: Sequence[str], separator: str) -> Counter[str] | None:
+    """Return the groups of names whose last part is one of a few words: `001_SA` and `001_LA`."""
+    groups = _groups(names, separator)
+    views = Counter(n.rsplit(separator, 1)[-1] for n in names)
+    are_words = len(views) <= MAX_VIEWS and not any(v.isdecimal() for v in views)
+    return groups if groups is not None and are_words and min(views.values()) > 1 else None
 
 
 def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:

@@ -196,6 +196,16 @@ def test_masks_of_0_and_1_beside_masks_of_0_and_255_have_one_label(tmp_path: Pat
     assert data.regions == {"foreground": (1, 255)}
 
 
+def test_masks_with_a_label_in_each_corner_are_named(tmp_path: Path) -> None:
+    for i in range(2):
+        write_image(tmp_path / "d" / "images" / f"{i}.png", np.arange(64, dtype=np.uint8).reshape(8, 8) + i)
+        write_image(tmp_path / "d" / "masks" / f"{i}.png", np.pad(np.zeros((4, 4), np.uint8), 2, constant_values=255))
+
+    remarks = init_study(tmp_path / "d").draft.remarks
+
+    assert any("2 of 2 sampled masks have a label in each corner" in r for r in remarks)
+
+
 def test_grey_images_that_are_stored_as_colours_are_one_channel(tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)
     for i in range(3):
@@ -263,6 +273,14 @@ def test_masks_with_several_channels_are_refused_with_the_reason(tmp_path: Path)
 
     with pytest.raises(DataError, match=r"no sampled case.*several channels"):
         init_study(tmp_path / "d")
+
+
+def test_channels_of_imagestr_may_be_words(tmp_path: Path) -> None:
+    for i in range(2):
+        write_pair(tmp_path / "d", f"imagesTr/P-{i}__CT.nii.gz", f"labelsTr/P-{i}.nii.gz", i)
+        save_nifti(tmp_path / "d" / f"imagesTr/P-{i}__PT.nii.gz", blob_case(i, (12, 10, 8))[0])
+
+    assert [c.name for c in drafted(tmp_path / "d").data.channels] == ["CT", "PT"]
 
 
 def test_a_folder_without_list_gets_channels_by_number_and_labels_by_value(tmp_path: Path) -> None:
@@ -428,6 +446,10 @@ def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Pa
         ([f"case{i}_slice_{z:03d}" for i in range(3) for z in range(20)], 3),
         ([f"seq_{i}_frame{z:03d}_crop_0" for i in range(3) for z in range(20)], 3),
         ([f"{visit}_{i:03d}" for i in range(5) for visit in ("baseline", "followup")], 5),
+        ([f"{i:03d}_{v}_{p}" for i in range(4) for v in ("SA", "LA") for p in ("ED", "ES")], 4),
+        ([f"Image_{i:02d}{side}" for i in range(4) for side in "LR"], 4),
+        ([f"P{i}_z{z:02d}" for i in range(3) for z in range(12)], 3),
+        ([f"site{s}_{i}_{v}" for s in "AB" for i in range(4) for v in (1, 2)], 8),
         (["ses_1_001_T1", "ses_2_001_T1", "ses_1_002_T1", "ses_2_002_T1"], 2),
         ([f"{i}_{c}" for i in range(1, 9) for c in ("t1", "t2", "t2_SPACE")], 8),
         ([*(f"BraTS-GLI-{i:05d}-000" for i in range(12)), "BraTS-GLI-00003-001"], 12),

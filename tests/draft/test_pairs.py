@@ -94,6 +94,7 @@ def test_the_word_test_in_all_names_or_beside_retest_is_not_for_testing(tmp_path
     [
         ("image{}.nii", "label{}.nii"),
         ("Training/img/img000{}.nii", "Training/label/label000{}.nii"),
+        ("sub-{}/sub-{}_T2w.nii", "sub-{}/sub-{}_dseg.nii"),
         ("sub-{}/dwi/sub-{}_dwi.nii", "derivatives/sub-{}/sub-{}_msk.nii"),
     ],
 )
@@ -122,13 +123,16 @@ def test_masks_of_two_kinds_are_refused_though_only_one_has_the_names_of_the_ima
         paired(tmp_path, [n.format(i) for i in (21, 22) for n in names])
 
 
-@pytest.mark.parametrize("more", ["case_{}/parts/kidney_annotation-1.nii", "case_{}/visit2_mask.nii"])
+@pytest.mark.parametrize(
+    "more",
+    ["case_{}/visit1_ManualSegmentation_1.nii", "case_{}/parts/kidney_annotation-1.nii", "case_{}/visit2_mask.nii"],
+)
 def test_parts_of_masks_and_masks_of_other_visits_are_ignored(tmp_path: Path, more: str) -> None:
     names = ["case_{}/visit1.nii", "case_{}/visit1_mask.nii", more]
 
     found = paired(tmp_path, [n.format(i) for i in (11, 12) for n in names])
 
-    assert list(found) == ["case_11/visit1_mask.nii", "case_12/visit1_mask.nii"]
+    assert sorted(found) == ["case_11/visit1_mask.nii", "case_12/visit1_mask.nii"]
 
 
 @pytest.mark.parametrize("masks", [("a/mask.nii", "a/mask.nii.gz"), ("masks/a.nii", "manual/a.nii")])
