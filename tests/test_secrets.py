@@ -10,7 +10,7 @@ import yaml
 import medhybrid
 from medhybrid.addresses import complete_address, hide_password, without_passwords
 from medhybrid.config.load import save_config
-from medhybrid.errors import ModelError
+from medhybrid.errors import ModelError, TrackingError
 from medhybrid.inference.model_record import read_record
 from medhybrid.runs.places import config_here
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint
@@ -76,7 +76,7 @@ def test_the_password_of_a_store_is_no_argument_of_the_mlflow_ui(
     class Ended:
         returncode = 0
 
-        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        def __init__(self, command: list[str], env: dict[str, str], **_: object) -> None:
             started.append((command, env["MLFLOW_BACKEND_STORE_URI"]))
 
         def poll(self) -> int:
@@ -85,7 +85,8 @@ def test_the_password_of_a_store_is_no_argument_of_the_mlflow_ui(
     monkeypatch.setattr(review, "prepare_store", lambda _: None)
     monkeypatch.setattr(review, "quiet_mlflow", lambda: None)
     monkeypatch.setattr(review.subprocess, "Popen", Ended)
-    assert review.review(tmp_path, uri=address) == 0
+    with pytest.raises(TrackingError, match="the MLflow UI has ended"):
+        review.review(tmp_path, uri=address)
 
     ((command, uri),) = started
     assert SECRET not in " ".join(command)

@@ -6,14 +6,16 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 import webbrowser
 from pathlib import Path
+from typing import TextIO
 
 from medhybrid.addresses import hide_password
-from medhybrid.errors import ConfigError
+from medhybrid.errors import ConfigError, TrackingError
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.tracking.mlflow_store import quiet_mlflow, sqlite_path, store_uri
 from medhybrid.tracking.mlflow_ui import experiment_page
@@ -48,7 +50,8 @@ def review_command(runs: Path, *, host: str, port: int, uri: str | None) -> list
             f"{hide_password(address)} is an MLflow server with its own UI", remedy="open it in the browser"
         )
     prepare_store(address)
-    return [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
+    # several workers would watch each other, and restart those that a busy machine makes slow
+    return [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
 
 
 def review(
@@ -59,28 +62,62 @@ def review(
     uri: str | None = None,
     opens: bool = False,
 ) -> int:
-    """Serve the MLflow UI until Ctrl-C or SIGTERM; returns its exit code (0 if stopped).
+    """Serve the MLflow UI until Ctrl-C or SIGTERM; returns 0.
 
     Parameters
     ----------
     opens : bool
         Open the experiment of the newest run in the browser, with the main columns first.
+
+    Raises
+    ------
+    ConfigError
+        If the store does not exist, or is a server.
+    TrackingError
+        If the store cannot be used, or the server ends by itself.
     """
     quiet_mlflow()
     command = review_command(Path(runs), host=host, port=port, uri=uri)
     # every user of the host can read the arguments of a process, and the address may have a password
-    server = subprocess.Popen(command, env=os.environ | {"MLFLOW_BACKEND_STORE_URI": store_uri(uri, Path(runs))})
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": store_uri(uri, Path(runs))} | WITHOUT_JOBS
     is_waiting = opens
+    with _log_file(Path(runs)) as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            with stop_on_signals() as should_stop:
+                while server.poll() is None and not should_stop():
+                    time.sleep(POLL_S)
+                    if is_waiting and _answers(host, port):
+                        is_waiting = False
+                        _open_page(f"http://{host}:{port}/", store_uri(uri, Path(runs)))
+                if not should_stop():  # also with exit code 0, as for a port in use
+                    raise TrackingError(
+                        "the MLflow UI has ended",
+                        found=_last_error(Path(log.name)),
+                        remedy=f"see {log.name}; if the port is in use, give another --port",
+                    )
+                return 0
+        finally:
+            _end(server)
+
+
+WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Environment of a server without MLflow's processes for jobs of language models."""
+
+
+def _log_file(runs: Path) -> TextIO:
+    """Open the log of the server: `mlflow-ui.log` in the folder of runs, otherwise a temporary file."""
     try:
-        with stop_on_signals() as should_stop:
-            while server.poll() is None and not should_stop():
-                time.sleep(POLL_S)
-                if is_waiting and _answers(host, port):
-                    is_waiting = False
-                    _open_page(f"http://{host}:{port}/", store_uri(uri, Path(runs)))
-            return 0 if should_stop() or server.returncode is None else server.returncode
-    finally:
-        _end(server)
+        return (runs / "mlflow-ui.log").open("a")
+    except OSError:  # no such folder, as for a store elsewhere, or read-only
+        return tempfile.NamedTemporaryFile("a", prefix="mlflow-ui-", suffix=".log", delete=False)  # type: ignore[return-value]
+
+
+def _last_error(path: Path) -> str:
+    """Return the last line of a log that contains an error, otherwise its last line."""
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return hide_password((errors or lines or ["no message"])[-1])
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
