@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 def test_a_training_killed_twice_ends_with_the_weights_of_an_uninterrupted_one(
     prepared: StudyFolder, tmp_path: Path
 ) -> None:
-    changes = ["training.iterations=60", "training.checkpoint_minutes=0.0005", "tracking.kind=jsonl"]
+    changes = ["training.iterations=40", "training.checkpoint_minutes=0.0005", "tracking.kind=jsonl"]
     whole = medhybrid.train(changed(prepared, f"runs={tmp_path / 'whole'}", *changes))
     command = [sys.executable, "-m", "medhybrid", "train", "--config", str(prepared.folder / "small.yaml")]
     runs = tmp_path / "killed"

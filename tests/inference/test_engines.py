@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
 import signal
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -87,8 +89,18 @@ def masks_of(out: Path) -> dict[str, bytes]:
     return {p.name: np.asarray(nib.load(p).dataobj).tobytes() for p in sorted((out / "masks").glob("*.nii.gz"))}
 
 
-def pool_of(engine: str) -> AbstractContextManager[Pool]:
-    return Processes(2) if engine == "local" else ray_actors()
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    """Return two worker processes that import this module once; those that die are replaced."""
+    with Processes(2) as started:
+        yield started
+
+
+@contextmanager
+def ray_pool() -> Iterator[RayActors]:
+    with ray_actors() as started:
+        yield started
+    gc.collect()  # here, since Ray leaves processes of a failed start open, which would warn in another test
 
 
 def ray_actors(attempts: int = 5) -> RayActors:
@@ -107,15 +119,16 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
 def test_a_pool_gives_the_same_masks_and_tables_and_repeats_scans_whose_worker_died(
-    engine: str, tmp_path: Path
+    engine: str, processes: Processes, tmp_path: Path
 ) -> None:
     scans, diary = write_scans(tmp_path / "scans"), tmp_path / "diary"
     (scans / "broken.nii.gz").write_bytes(b"x")
     diary.mkdir()
     plain = run(tmp_path / "plain", scans, None)
-    with pool_of(engine) as pool:
+    with nullcontext(processes) if engine == "local" else ray_pool() as pool:
         pooled = run(tmp_path / "pooled", scans, pool, victim="s3", deaths=1, diary=str(diary))
         assert listens_beyond_this_machine(os.getpid()) == []
 
@@ -129,11 +142,10 @@ def test_a_pool_gives_the_same_masks_and_tables_and_repeats_scans_whose_worker_d
 
 
 @pytest.mark.slow
-def test_a_scan_that_kills_every_worker_fails_until_it_changes(tmp_path: Path) -> None:
+def test_a_scan_that_kills_every_worker_fails_until_it_changes(processes: Processes, tmp_path: Path) -> None:
     scans, out, diary = write_scans(tmp_path / "scans", 3), tmp_path / "out", tmp_path / "diary"
     diary.mkdir()
-    with Processes(1) as pool:
-        rows = run(out, scans, pool, victim="s1", deaths=99, diary=str(diary))
+    rows = run(out, scans, processes, victim="s1", deaths=99, diary=str(diary))
 
     assert {c: r["state"] for c, r in rows.items()} == {"s0": "done", "s1": "failed", "s2": "done"}
     assert "3 workers died on it" in rows["s1"]["reason"]

@@ -130,10 +130,8 @@ def test_a_network_is_converted_once_and_again_if_the_cache_was_altered(
 @pytest.mark.parametrize(
     ("patch_size", "strides", "kind"),
     [
-        ((16, 16, 4), ((2, 2, 2),) * 2, "hybrid"),  # 16 tokens, one along Z
-        ((16, 16, 1), ((2, 2, 1),) * 2, "hybrid"),
-        ((16, 16, 8), ((2, 2, 1), (2, 2, 2)), "interleave"),
-        ((16, 16, 8), ((2, 2, 1), (2, 2, 2)), "transformer"),
+        ((16, 16, 4), ((2, 2, 2),) * 2, "interleave"),  # 16 tokens, one along Z
+        ((16, 16, 1), ((2, 2, 1),) * 2, "transformer"),
         ((16, 16, 8), ((2, 2, 1), (2, 2, 2)), "resnet"),
     ],
 )
@@ -153,10 +151,10 @@ def test_networks_of_every_kind_and_of_few_tokens_are_run(
 
 
 def test_a_thin_patch_in_bf16_is_correct_on_openvino() -> None:
-    plan = make_test_plan(patch_size=(48, 48, 8), strides=((2, 2, 2),) * 3)
-    config = NetworkConfig(widths=(16, 32, 64), blocks=(1, 1, 1), token_width=48, depth=1, heads=3)
+    plan = make_test_plan(patch_size=(24, 24, 4), strides=((2, 2, 2),) * 2)
+    config = NetworkConfig(widths=(16, 32), blocks=(1, 1), token_width=48, depth=1, heads=3)
     record = make_test_record(plan, config).model_copy(update={"inference": InferenceConfig(precision="bf16")})
-    network, image = network_for(config, plan), torch.rand(1, 48, 48, 8)
+    network, image = network_for(config, plan), torch.rand(1, 24, 24, 4)
     exact, quick = (Model(network, record, torch.device("cpu")) for _ in range(2))
 
     module.on_openvino(quick)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
+from medhybrid.cli.launch import launch
 from medhybrid.steps.train import resume
 from tests.patience import patience_s, wait_until
 from tests.servers import listens_beyond_this_machine
@@ -48,17 +50,47 @@ def test_after_the_kill_of_one_process_all_end_and_the_run_can_be_resumed(
     assert resume(run, [f"training.iterations={step + 2}"]).n_steps == step + 2
 
 
-@pytest.mark.slow
+NOTES_SIGNALS = """#!/bin/sh
+trap 'echo SIGTERM >> {notes}; exit 130' TERM
+trap 'echo SIGINT >> {notes}; exit 130' INT
+echo ready >> {notes}
+while :; do sleep 0.02; done
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_launcher_stops_all_processes_after_their_step(
-    prepared: StudyFolder, tmp_path: Path, number: signal.Signals
+def test_the_launcher_forwards_signals_to_every_process(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    notes, program = tmp_path / "notes", tmp_path / "program"
+    program.write_text(NOTES_SIGNALS.format(notes=notes))
+    program.chmod(0o755)
+    notes.touch()
+    before = signal.getsignal(number)
+    monkeypatch.setattr("medhybrid.cli.launch.sys.executable", str(program))
+
+    def send_when_ready() -> None:
+        wait_until(lambda: notes.read_text().count("ready") == 3, "three processes")
+        wait_until(lambda: signal.getsignal(number) != before, "a handler of the launcher")
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send_when_ready)
+    sender.start()
+    code = launch(["train"], 3)
+    sender.join()
+
+    assert code == 130
+    assert notes.read_text().split() == ["ready"] * 3 + [number.name] * 3
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_stops_all_processes_after_their_step(prepared: StudyFolder, tmp_path: Path) -> None:
     changes = ["tracking.kind=jsonl", "training.iterations=100000"]
     command = train_command(prepared, tmp_path, *changes, "--processes", "2")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: has_losses(tmp_path), "a first loss", process=process)
 
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     shown, problems = process.communicate(timeout=patience_s())
 
     assert process.returncode == 130, problems
