@@ -53,6 +53,8 @@ SECTIONS = {
         "SettingsComparison",
     ),
     "Prediction": (
+        "models",
+        "ModelList",
         "load_model",
         "Model",
         "Segmentation",

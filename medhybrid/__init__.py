@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.evaluate import Evaluation, evaluate
     from medhybrid.steps.export import export
     from medhybrid.steps.inspect import Inspection, inspect
+    from medhybrid.steps.models import ModelList, models
     from medhybrid.steps.predict import FolderResult, PredictOptions, predict
     from medhybrid.steps.preprocess import Preparation, preprocess
     from medhybrid.steps.pretrain import pretrain
@@ -50,6 +51,7 @@ _HOMES = {
     "Inspection": "medhybrid.steps.inspect",
     "MedHybridError": "medhybrid.errors",
     "Model": "medhybrid.inference.model",
+    "ModelList": "medhybrid.steps.models",
     "PredictOptions": "medhybrid.steps.predict",
     "Preparation": "medhybrid.steps.preprocess",
     "Promotion": "medhybrid.steps.promote",
@@ -72,6 +74,7 @@ _HOMES = {
     "load_config": "medhybrid.config",
     "load_model": "medhybrid.runs.models",
     "load_search": "medhybrid.config",
+    "models": "medhybrid.steps.models",
     "predict": "medhybrid.steps.predict",
     "preprocess": "medhybrid.steps.preprocess",
     "pretrain": "medhybrid.steps.pretrain",
@@ -94,6 +97,7 @@ __all__ = [
     "Inspection",
     "MedHybridError",
     "Model",
+    "ModelList",
     "PredictOptions",
     "Preparation",
     "Promotion",
@@ -117,6 +121,7 @@ __all__ = [
     "load_config",
     "load_model",
     "load_search",
+    "models",
     "predict",
     "preprocess",
     "pretrain",

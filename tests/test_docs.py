@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from typer.main import get_command
@@ -25,14 +26,28 @@ def test_the_docs_build_without_warnings(tmp_path: Path) -> None:
     assert (tmp_path / "explanation" / "architecture" / "index.html").exists()
 
 
-@pytest.mark.parametrize("name", ["configuration", "api", "conformance"])
-def test_generated_pages_are_current(name: str) -> None:
-    page = {"configuration": "configuration.md", "api": "python-api.md", "conformance": "dicom-conformance.md"}[name]
+def maker_of(name: str) -> ModuleType:
+    """Import docs/make_NAME.py."""
     spec = importlib.util.spec_from_file_location(f"make_{name}", DOCS / f"make_{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_schemas_are_current() -> None:
+    module = maker_of("schemas")
+
+    written = {p.name: p.read_text() for p in (DOCS / "reference" / "schemas").iterdir()}
+
+    assert written == {f"{n}.schema.json": module.schema(n) for n in module.SCHEMAS}, "run python docs/make_schemas.py"
+
+
+@pytest.mark.parametrize("name", ["configuration", "api", "conformance"])
+def test_generated_pages_are_current(name: str) -> None:
+    page = {"configuration": "configuration.md", "api": "python-api.md", "conformance": "dicom-conformance.md"}[name]
+    module = maker_of(name)
 
     assert (DOCS / "reference" / page).read_text() == module.page(), f"run python docs/make_{name}.py"
 

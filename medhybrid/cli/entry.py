@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "predict": prediction.predict,
     "listen": prediction.listen,
     "export": prediction.export,
+    "models": prediction.models,
     "report": review.report,
     "review": review.review,
     "compare": review.compare,

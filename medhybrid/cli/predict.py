@@ -1,4 +1,4 @@
-"""Commands that use a trained model: predict, listen, export."""
+"""Commands that use a trained model: predict, listen, export, models."""
 
 from __future__ import annotations
 
@@ -224,3 +224,38 @@ def _write_array(out: Path, n: int, call: Call, reporter: Reporter) -> int:
     path = write_array_script(out / "predict.sbatch", command, n)
     reporter.message(f"{n} jobs; submit them from this folder:  sbatch {path}")
     return 0
+
+
+def models(
+    context: typer.Context,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of runs, run folders or model folders. Default: runs.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document (docs: models.schema.json).")
+    ] = False,
+) -> int:
+    """List models with their channels, labels and scores.
+
+    The exit code is 1 if a model cannot be used; the others are listed.
+    """
+    from medhybrid.steps.models import models as find
+
+    found = find(folders or [Path("runs")])
+    if as_json or call_of(context).as_json:
+        typer.echo(found.model_dump_json())
+        return int(bool(found.problems))
+    rows = []
+    for m in found.models:
+        channels = ", ".join(f"{c.name}{' (optional)' if c.optional else ''}" for c in m.channels)
+        dice = m.metrics.get("val/dice")
+        spacing = " x ".join(f"{s:.3g}" for s in m.spacing_mm)
+        score = "" if dice is None else f"{dice:.3f}"
+        rows.append([m.name, channels, ", ".join(m.regions or m.labels), spacing, score, m.path])
+    reporter = call_of(context).reporter()
+    reporter.table("", ["dataset", "channels", "labels", "spacing mm", "Dice", "path"], rows)
+    for problem in found.problems:
+        reporter.message(f"{problem.path}: {problem.reason}")
+    if not rows and not found.problems:
+        reporter.message("no models: train first, or name the folder of runs")
+    return int(bool(found.problems))
