@@ -24,7 +24,7 @@ def main(demo: Path) -> None:
     shutil.copy(demo / "predictions" / "picture.png", IMAGES / "demo.png")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=DRAWN)
-        page = browser.new_page(viewport={"width": 1366, "height": 860})
+        page = browser.new_page(viewport={"width": 1366, "height": 768})
         page.set_default_timeout(PATIENCE_MS)
         page.goto((demo / "predictions" / "report.html").resolve().as_uri())
         page.screenshot(path=IMAGES / "report.png")
@@ -33,7 +33,7 @@ def main(demo: Path) -> None:
         page.wait_for_timeout(100)
         section.locator(".location", has_text="mm").wait_for()
         page.wait_for_timeout(2000)  # the last frame is drawn after the place is told
-        section.locator(".viewer").screenshot(path=IMAGES / "viewer.png")
+        page.screenshot(path=IMAGES / "viewer.png")
         browser.close()
 
 

@@ -38,6 +38,11 @@ class Watched:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
+    def shoot_window(self, name: str) -> None:
+        """Save a screenshot of the window."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
 
 @contextmanager
 def chromium() -> Iterator[Any]:
@@ -50,6 +55,8 @@ def chromium() -> Iterator[Any]:
             "--disable-dev-shm-usage",
             "--enable-unsafe-swiftshader",
             "--use-angle=swiftshader",
+            "--disable-gpu-rasterization",  # software rendering: the CPU draws pages faster without it
+            "--disable-gpu-compositing",
         ]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=1000 * patience_s())
         yield browser
@@ -78,9 +85,17 @@ def watched_page(browser: Any, *, width: int = 1366, height: int = 900, **option
     context.close()
 
 
-def serious_problems(page: Any) -> list[str]:
-    """Return the serious and critical violations of WCAG 2.1 A and AA that axe-core finds."""
+def serious_problems(page: Any, *, without: str = "") -> list[str]:
+    """Return the serious and critical violations of WCAG 2.1 A and AA that axe-core finds.
+
+    Parameters
+    ----------
+    without : str
+        Selector of parts that are not examined, since others are like them.
+    """
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response["violations"]
+    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
+    context = {"exclude": [[without]]} if without else None
+    found = Axe().run(page, context=context, options=options).response["violations"]
     return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in ("serious", "critical")]

@@ -62,6 +62,19 @@ READ_CANVAS = """() => {
 """The canvas without crosshair, its letters in red."""
 
 
+READ_CONTOURS = """() => {
+    open.layer.hasCrosshair = false;
+    open.layer.draw();
+    const {canvas} = open.layer, n = canvas.width * canvas.height;
+    const colours = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data, orange = new Uint8Array(n);
+    for (let i = 0; i < n; i++) orange[i] = colours[4 * i] > 120 && colours[4 * i + 2] < 90 && colours[4 * i + 3] > 90;
+    let text = "";
+    for (let i = 0; i < n; i += 32768) text += String.fromCharCode(...orange.subarray(i, i + 32768));
+    return [canvas.width, canvas.height, btoa(text)];
+}"""
+"""Where the layer over the canvas has the colour of a mask."""
+
+
 @dataclass(frozen=True)
 class Box:
     """Box on the canvas, in pixels; rows run down."""
@@ -189,6 +202,26 @@ def wrong_sides(shown: Shown, n_planes: int) -> list[str]:
     return problems
 
 
+def wrong_contours(page: Any, shown: Shown) -> list[str]:
+    """Describe each block without a contour that has its centre and is larger by at most a voxel.
+
+    The block is seen from the centre of its first voxel to that of its last one, between which its grey value is constant.
+    """
+    width, height, text = page.evaluate(READ_CONTOURS)
+    orange = np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width) > 0
+    contours = boxes_of(orange, n_least=20)
+    problems = []
+    for block in shown.blocks:
+        contour = min(contours, key=lambda c, block=block: float(np.linalg.norm(c.centre - block.centre)), default=None)
+        size = np.array([block.right - block.left, block.bottom - block.top])
+        if contour is not None:
+            larger = np.array([contour.right - contour.left, contour.bottom - contour.top]) - size
+            if np.abs(contour.centre - block.centre).max() <= 3 and (larger >= 0).all() and (larger <= size).all():
+                continue
+        problems.append(f"the block is {block}, the contour {contour}")
+    return problems
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Open a report of all scans in a page of headless Chromium."""
@@ -238,7 +271,9 @@ def test_each_letter_is_on_the_patients_side_in_every_view_and_window(page: Any)
         resize(page, *window)
         for view in views:
             page.select_option(f"{section} .layout", view)
-            found = wrong_sides(look(page), n_planes=3 if view == THREE_PLANES else 1)
+            shown = look(page)
+            found = wrong_sides(shown, n_planes=3 if view == THREE_PLANES else 1)
+            found += wrong_contours(page, shown)
             problems += [f"{name}, window {window}, view {view}: {problem}" for problem in found]
 
     assert problems == []
@@ -248,7 +283,7 @@ def test_letters_stay_on_the_patients_side_when_the_slice_is_moved_and_the_view_
     section = open_scan(page, "ras")
     resize(page, 1366, 768, 1)
     page.select_option(f"{section} .layout", AXIAL)
-    box = page.locator(f"{section} .canvas canvas").bounding_box()
+    box = page.locator(f"{section} .canvas").bounding_box()
     middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.move(*middle)
     page.mouse.wheel(0, 100)
@@ -288,3 +323,4 @@ def test_a_click_on_a_component_leads_to_it_if_the_order_of_axes_is_ambiguous(pa
     mm = [float(value) * signs[side] for value, side in re.findall(r"([\d.]+) mm (\w+)", shown)]
     assert mm == pytest.approx([float(value) for value in listed.split(",")], abs=0.6)
     assert "value 1000" in shown
+    assert wrong_contours(page, look(page)) == []

@@ -19,11 +19,19 @@ FILE = "review.json"
 
 
 class Mark(BaseModel):
-    """Decision on one mask, with comment, reviewer and time (ISO 8601); `of` is the sign of that mask, if known."""
+    """Mark of one mask, with reviewer and time (ISO 8601).
+
+    Attributes
+    ----------
+    decision : str, optional
+        None for a comment without a decision.
+    of : str
+        Sign of the mask, if known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    decision: Literal["accepted", "to correct", "rejected"]
+    decision: Literal["accepted", "to correct", "rejected"] | None = None
     comment: str = Field("", max_length=2000)
     reviewer: str = Field("", max_length=200)
     time: str = Field("", max_length=40)

@@ -26,6 +26,7 @@ from medhybrid.inference.worklist import WorkItem, without_names
 from medhybrid.metrics import LabelScore, score_case
 from medhybrid.progress import Reporter, Silent
 from medhybrid.review.report import CaseView, ReportInfo, VolumeView, write_report
+from medhybrid.review.report.correcting import path_from
 from medhybrid.review.report.page import Layout
 from medhybrid.review.report.views import Size
 from medhybrid.version import __version__
@@ -146,6 +147,8 @@ def _view(
         if not record.scans and item is not None:  # names were replaced: replace them in messages, too
             notes = [without_names(n, item, prediction.case) for n in notes]
     reasons = record.channels.get(prediction.case, ())
+    mask = f"masks/{prediction.case}.nii.gz"
+    files = item.files if item is not None and record.scans else ()
     return CaseView(
         case=prediction.case,
         status=prediction.status,
@@ -158,6 +161,8 @@ def _view(
         notes=tuple(notes),
         scores=tuple(scores),
         volume=volume,
+        mask_path=mask if (folder / mask).is_file() else "",
+        scan_path=path_from(folder, files[0]) if files else "",
     )
 
 

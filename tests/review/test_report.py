@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import re
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from medhybrid.geometry import Grid, apply_affine
 from medhybrid.review.report import CaseView, ReportInfo, VolumeView, case_order, write_report
 from medhybrid.review.report.charts import Point, strip
-from medhybrid.review.report.slices import SIDES, crop, draw, montage, three_planes, window_of
+from medhybrid.review.report.correcting import correction_commands
+from medhybrid.review.report.display import display_window, grey_range
+from medhybrid.review.report.slices import SIDES, crop, draw, montage, three_planes
 from medhybrid.review.report.views import Size, lesions_of
 from medhybrid.review.report.volumes import MAX_VOXELS, _halved, _pairs, niivue, viewer_data
 from tests.patients import ACQUISITIONS, THIN
@@ -226,6 +229,80 @@ def test_failures_come_first_then_needs_review_then_the_lowest_confidence() -> N
     assert [v.case for v in sorted(views, key=case_order)] == ["broken", "doubtful", "unsure", "sure"]
 
 
+def scores_of(dice: float) -> CaseView:
+    return CaseView("a", "done", sizes={"left": Size(2.0, 1, 9.0)}, mean_dice=dice)
+
+
+def test_a_case_with_a_low_dice_needs_review_for_this_reason() -> None:
+    """A training report has no confidence; its states are those of a prediction's report."""
+    assert (scores_of(0.04).state, scores_of(0.9).state) == ("look", "found")
+    assert scores_of(0.04).reason == "Dice against the reference is 0.040, below 0.5"
+
+
+def test_scans_that_need_review_count_as_segmented_and_the_page_says_so(tmp_path: Path) -> None:
+    empty = CaseView("empty", "done", sizes={"left": Size(0.0, 0, 0.0)})
+    cases = [view(f"c{i}", verdict="needs review") for i in range(3)] + [empty, CaseView("broken", "failed")]
+
+    text = write_report(tmp_path, ReportInfo("t", LABELS, {}), cases, len(cases)).read_text()
+
+    counts = {name: int(n) for n, name in re.findall(r"<strong>(\d+)</strong> ([^<]+)</li>", text)}
+    assert counts == {
+        "scans": 5,
+        "need review": 3,
+        "without mask": 1,
+        "with a segmented structure": 3,
+        "with an empty mask": 1,
+    }
+    assert "The counts overlap" in text
+
+
+@pytest.mark.parametrize("layout", ["single", "pages"])
+def test_previous_and_next_follow_the_order_of_review(tmp_path: Path, layout: str) -> None:
+    cases = [view("sure"), view("unsure", score=0.5), CaseView("broken", "failed")]
+
+    page = write_report(tmp_path, ReportInfo("t", LABELS, {}), cases, 3, layout=layout)
+
+    texts = [page.read_text()] if layout == "single" else [f.read_text() for f in tmp_path.glob("report/*.html")]
+    sections = {
+        part.partition('data-case="')[2].partition('"')[0]: part
+        for text in texts
+        for part in text.split('<section class="case"')[1:]
+    }
+    number = {"sure": 1, "unsure": 2, "broken": 3}
+    for k, name in enumerate(order := ["broken", "unsure", "sure"]):
+        for kind, other in (("previous", k - 1), ("next", k + 1)):
+            link = re.search(rf'class="{kind}" href="([^"]+)"', sections[name])
+            expected = number[order[other]] if 0 <= other < 3 else None
+            shape = "#case-{}" if layout == "single" else "{}.html"
+            assert (link and link[1]) == (expected and shape.format(expected))
+        assert f">{k + 1} of 3</span>" in sections[name]
+
+
+def test_the_page_has_commands_that_open_a_copy_of_the_mask(tmp_path: Path) -> None:
+    """Run the command in a shell, with a stand-in for the editor that prints its arguments."""
+    mask, scan = "masks/it's a case.nii.gz", "../scans/it's a scan.nii.gz"
+    (tmp_path / "out" / "masks").mkdir(parents=True)
+    (tmp_path / "out" / mask).write_bytes(b"mask")
+    editor = tmp_path / "bin" / "itksnap"
+    editor.parent.mkdir()
+    editor.write_text('#!/bin/sh\nprintf "%s|" "$@"')
+    editor.chmod(0o755)
+    command = correction_commands(mask, scan)["ITK-SNAP"]
+
+    def run() -> str:
+        path = f"{editor.parent}:/usr/bin:/bin"
+        return subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path / "out", env={"PATH": path}, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert run() == f"-g|{scan}|-s|corrected/it's a case.nii.gz|"
+    copy = tmp_path / "out" / "corrected" / "it's a case.nii.gz"
+    assert copy.read_bytes() == b"mask"
+    copy.write_bytes(b"corrected")
+    run()
+    assert copy.read_bytes() == b"corrected", "a corrected mask is kept"
+
+
 def test_names_and_messages_cannot_become_code(tmp_path: Path) -> None:
     evil = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
     info = ReportInfo(evil, LABELS, {evil: evil}, ((evil, evil),), key="k")
@@ -253,7 +330,9 @@ def test_a_page_loads_nothing_from_the_network(tmp_path: Path, layout: str) -> N
         text = re.sub(r'NIIVUE_GZ = "[^"]+"', "", file.read_text())
         assert "default-src 'none'" in text
         links = re.findall(r'(?:href|src)="([^"]*)"', text)
-        assert all(x.startswith(("#", "data:", "report/", "../report.html", "viewer.js")) for x in links)
+        assert all(
+            x.startswith(("#", "data:", "report/", "../report.html", "viewer.js", "1.html", "2.html")) for x in links
+        )
         assert "http" not in re.sub(r"http-equiv|\"http\"", "", text)
 
 
@@ -300,7 +379,77 @@ def test_the_viewer_comes_with_the_installed_package() -> None:
     assert re.search(r"export\s*\{\w+ as default\}", script)
 
 
+@pytest.mark.parametrize("is_high_good", [True, False])
+def test_the_best_case_is_no_outlier_of_a_score(is_high_good: bool) -> None:
+    points = [Point(f"c{i}", 0.7 + 0.001 * i, f"#c{i}") for i in range(12)]
+    points += [Point("best", 0.99, "#best"), Point("worst", 0.1, "#worst")]
+
+    svg = strip("Dice", points, is_high_good=is_high_good)
+
+    named = {name for name in ("best", "worst") if f">{name}</text>" in svg}
+    assert named == ({"worst"} if is_high_good else {"best", "worst"})
+
+
+def with_lesion(tissue: float, lesion: float, *, lesion_share: float = 0.001) -> VolumeView:
+    """Return air, tissue with noise, and a masked lesion of a given brightness."""
+    rng = np.random.default_rng(0)
+    image = np.zeros((60, 60, 60), np.float32)
+    image[10:50, 10:50, 10:50] = rng.normal(tissue, 0.05 * abs(tissue), (40, 40, 40))
+    mask = np.zeros(image.shape, np.uint8)
+    n = round((lesion_share * image.size) ** (1 / 3))
+    mask[20 : 20 + n, 20 : 20 + n, 20 : 20 + n] = 1
+    image[mask == 1] = lesion * rng.uniform(0.8, 1, (mask == 1).sum())
+    return VolumeView(image, mask, None, Grid(image.shape, np.eye(4)))
+
+
+def test_a_small_bright_lesion_is_not_white_in_the_default_window() -> None:
+    """Of all voxels, 0.1 % are lesion: a percentile of the image alone would cut them."""
+    volume = with_lesion(300, 550)
+
+    low, high = display_window(volume)
+    shown = np.clip((volume.image - low) / (high - low), 0, 1)
+
+    assert (shown[volume.prediction == 1] >= 1).mean() <= 0.02
+    assert 0.4 < np.median(shown[volume.image > 200]) < 0.7, "tissue is neither dark nor bright"
+    assert grey_range(volume.image)[1] < 0.8 * high
+
+
+def test_a_lesion_that_the_prediction_missed_is_not_white_either() -> None:
+    """A prediction of all tissue has few bright voxels, and the reference has the lesion."""
+    lesion = with_lesion(300, 550)
+    tissue = (lesion.image > 100).astype(np.uint8)
+
+    missed = display_window(VolumeView(lesion.image, tissue, lesion.prediction, lesion.grid))
+
+    assert missed == display_window(lesion)
+
+
+def test_an_artefact_in_the_mask_does_not_darken_the_tissue() -> None:
+    low, high = display_window(with_lesion(300, 30_000))
+
+    assert high - low < 1000
+
+
+@pytest.mark.parametrize(("hu", "expected"), [(40, (-160, 240)), (-800, (-1350, 150)), (900, (-500, 1300))])
+def test_ct_is_shown_in_the_window_of_the_masked_structure(hu: float, expected: tuple[float, float]) -> None:
+    volume = with_lesion(40, hu)
+    image = np.where(volume.image == 0, -1000, volume.image)
+    image[:12] = np.where(volume.image[:12] != 0, -90, image[:12])  # fat
+
+    assert display_window(VolumeView(image, volume.prediction, None, volume.grid)) == expected
+
+
+def test_an_mr_image_padded_with_negative_values_is_not_ct() -> None:
+    volume = with_lesion(300, 500)
+    image = np.where(volume.image == 0, -1024, volume.image)
+
+    low, high = display_window(VolumeView(image, volume.prediction, None, volume.grid))
+
+    assert low == 0
+    assert 450 < high < 550
+
+
 def test_a_constant_image_has_a_valid_display_window() -> None:
-    low, high = window_of(np.zeros((4, 4, 4)))
+    low, high = grey_range(np.zeros((4, 4, 4)))
 
     assert high > low

@@ -185,6 +185,16 @@ def test_marks_are_saved_beside_the_masks_and_can_be_removed(served: tuple[str, 
     assert ask(f"{url}/report/1.html")[0] == 200
 
 
+def test_a_comment_without_a_decision_is_kept(served: tuple[str, Path]) -> None:
+    url, out = served
+
+    assert ask(f"{url}/marks", {"case": "new_20", "mark": {"decision": None, "comment": "too dark"}})[0] == 200
+
+    mark = read_marks(out).marks["new_20"]
+    assert (mark.decision, mark.comment) == (None, "too dark")
+    assert json.loads(ask(f"{url}/marks")[1])["marks"]["new_20"]["comment"] == "too dark"
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -25,7 +25,7 @@ class Point:
     href: str
 
 
-def strip(title: str, points: Sequence[Point], *, is_log: bool = False) -> str:
+def strip(title: str, points: Sequence[Point], *, is_log: bool = False, is_high_good: bool = False) -> str:
     """Draw points over a box plot, side by side where they would overlap. On a log scale, values of 0 are left of the axis.
 
     Parameters
@@ -34,6 +34,8 @@ def strip(title: str, points: Sequence[Point], *, is_log: bool = False) -> str:
         Name of the values, with their unit.
     is_log : bool
         Use a logarithmic scale, also to find outliers.
+    is_high_good : bool
+        Only low values are outliers.
     """
     if not points:
         return ""
@@ -54,7 +56,7 @@ def strip(title: str, points: Sequence[Point], *, is_log: bool = False) -> str:
     limits = (-np.inf, np.inf)
     if len(positive) > 3:
         q1, q2, q3 = (float(v) for v in np.percentile(scaled, [25, 50, 75]))
-        limits = (q1 - WHISKER * (q3 - q1), q3 + WHISKER * (q3 - q1))
+        limits = (q1 - WHISKER * (q3 - q1), np.inf if is_high_good else q3 + WHISKER * (q3 - q1))
         a, m, b = (x(10**v if is_log else v) for v in (q1, q2, q3))
         top, tall = MIDDLE - 22, 44
         parts.append(f'<rect class="box" x="{a:.1f}" y="{top}" width="{max(b - a, 1):.1f}" height="{tall}"/>')

@@ -12,8 +12,9 @@ from medhybrid.files import write_atomically
 from medhybrid.metrics import Difference
 from medhybrid.review.figures import largest_region_centre
 from medhybrid.review.report.charts import paired
+from medhybrid.review.report.display import display_window
 from medhybrid.review.report.page import asset, environment
-from medhybrid.review.report.slices import Slice, crop_together, draw, window_of
+from medhybrid.review.report.slices import Slice, crop_together, draw
 from medhybrid.review.report.views import VolumeView
 
 
@@ -74,10 +75,11 @@ def write_comparison(path: Path, info: ComparisonInfo, cases: Iterable[ComparedC
         "folder": "",
         "marks": "marks",
         "css": asset("report.css"),
-        "report_js": asset("report.js"),
+        "scripts": [asset("report.js")],
         "viewer": "",
         "niivue": None,
         "version": info.version,
+        "has_marks": False,
     }
     write_atomically(path, pages.get_template("page.html").render(page=page))
     return path
@@ -96,6 +98,6 @@ def _slices(case: ComparedCase, labels: list[int]) -> tuple[list[Slice], list[Sl
     first, second = crop_together(case.first, case.second)
     differs = np.asarray(first.prediction != second.prediction)
     centre = largest_region_centre(differs.astype(np.uint8))
-    window = window_of(first.image)
+    window = display_window(first)
     one, two = ([draw(p, axis, centre[axis], window, labels) for axis in (2, 1, 0)] for p in (first, second))
     return one, two

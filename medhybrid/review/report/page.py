@@ -26,7 +26,9 @@ from medhybrid.names import printable_path
 from medhybrid.owned import remove_made
 from medhybrid.review.figures import largest_region_centre, planes_of
 from medhybrid.review.report.charts import Point, figure, strip
-from medhybrid.review.report.slices import crop, draw, montage, three_planes, window_of
+from medhybrid.review.report.correcting import corrected_path, correction_commands
+from medhybrid.review.report.display import CT_WINDOWS, display_window, is_ct
+from medhybrid.review.report.slices import crop, draw, montage, three_planes
 from medhybrid.review.report.views import CaseView, VolumeView, case_order, lesions_of
 from medhybrid.review.report.volumes import niivue, viewer_data
 
@@ -39,11 +41,18 @@ MAX_ON_ONE_PAGE = 15
 PAGES = ("[0-9]*.html", "viewer.js")
 """Names of the files in the folder of pages."""
 
+SCRIPTS = ("report.js", "marks.js")
+VIEWER_SCRIPTS = ("layer.js", "viewer.js")
+"""Scripts in `assets/` of each page, and of pages with a viewer, in order."""
+
 SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 ENOUGH_FOR_A_CHART = 4
 
-STATES = {"failed": "no mask", "look": "needs review", "found": "finding", "empty": "no finding"}
+STATES = {"failed": "no mask", "look": "needs review", "found": "segmented", "empty": "empty mask"}
+
+NEIGHBOURS = "<!-- neighbours -->"
+"""Place in a case's section for the links to the previous and next case, whose order is known at the end."""
 
 Layout = Literal["auto", "single", "pages"]
 
@@ -123,14 +132,31 @@ def write_report(
         else:
             sections[view.case] = section
     rows.sort(key=lambda r: case_order(r["view"]))
+    links = _neighbour_links(rows, is_split)
     if is_split:
+        for row, link in zip(rows, links, strict=True):
+            file = folder / Path(row["href"]).name
+            write_atomically(file, file.read_text().replace(NEIGHBOURS, link))
         write_atomically(folder / "viewer.js", shared_viewer())
     remove_made(out / "report", PAGES)
     if is_split:
         folder.rename(out / "report")
-    shown = [] if is_split else [sections[r["case"]] for r in rows]
+    shown = [] if is_split else [sections[r["case"]].replace(NEIGHBOURS, k) for r, k in zip(rows, links, strict=True)]
     write_atomically(out / "report.html", page.whole(info.title, index=page.index(rows), sections=shown))
     return out / "report.html"
+
+
+def _neighbour_links(rows: Sequence[Mapping[str, Any]], is_split: bool) -> list[str]:
+    """Return the links to the previous and next case of each row, with the place of the row in the order of review."""
+    hrefs = [Path(r["href"]).name if is_split else r["href"] for r in rows]
+    n_masks = sum(r["view"].status == "done" for r in rows)
+    texts = []
+    for k in range(len(rows)):
+        parts = [f'<a class="previous" href="{hrefs[k - 1]}">Previous</a>'] if k else []
+        parts.append(f'<span data-masks="{n_masks}">{k + 1} of {len(rows)}</span>')
+        parts += [f'<a class="next" href="{hrefs[k + 1]}">Next</a>'] if k + 1 < len(rows) else []
+        texts.append(" ".join(parts))
+    return texts
 
 
 def environment(**values: Any) -> Environment:
@@ -151,13 +177,13 @@ def asset(name: str) -> str:
 
 def shared_viewer() -> str:
     """Return the viewer as a separate script, for `report/viewer.js`."""
-    return f'const NIIVUE_GZ = "{niivue() or ""}";\n{asset("viewer.js")}'
+    return "\n".join([f'const NIIVUE_GZ = "{niivue() or ""}";', *map(asset, VIEWER_SCRIPTS)])
 
 
 @cache
 def own_scripts() -> tuple[str, ...]:
     """Return the scripts that a page of this version may have, as its policy names them (`'sha256-...'`)."""
-    texts = (f'const NIIVUE_GZ = "{niivue()}";', asset("report.js"), asset("viewer.js"))
+    texts = (f'const NIIVUE_GZ = "{niivue()}";', *map(asset, SCRIPTS), *map(asset, VIEWER_SCRIPTS))
     return tuple(_named(text.encode()) for text in texts)
 
 
@@ -184,7 +210,7 @@ class _Page:
         if volume is not None:
             axis = planes_of(volume.grid.shape)[-1][1]
             index = largest_region_centre(volume.prediction)[axis]
-            window = window_of(volume.image)
+            window = display_window(volume)
             thumbnail = draw(volume, axis, index, window, self.labels, is_small=True).svg
         return {
             "case": view.case,
@@ -196,17 +222,26 @@ class _Page:
     def case(self, view: CaseView, number: int, volume: VolumeView | None) -> str:
         """Render the section of a case."""
         values: dict[str, Any] = {"lesions": [], "planes": [], "slices": [], "data": None, "facts": view.facts}
+        values |= {"commands": {}, "corrected": "", "presets": {}}
+        values["has_parts"] = any(s.n_lesions is not None for s in view.sizes.values())
         if volume is not None:
             values["lesions"] = lesions_of(volume, self.info.measured)
             values["planes"] = three_planes(volume, self.labels)
             values["slices"] = montage(volume, self.labels)
             values["data"] = None if niivue() is None else viewer_data(volume, self.labels)
+            values["presets"] = CT_WINDOWS if is_ct(volume.image) else {}
+        if view.mask_path:
+            values["commands"] = correction_commands(view.mask_path, view.scan_path)
+            values["corrected"] = corrected_path(view.mask_path)
         return self.environment.get_template("case.html").render(view=view, number=number, **values)
 
     def index(self, rows: Sequence[dict[str, Any]]) -> str:
         """Render the index: summary, distributions, table of scans."""
         views: list[CaseView] = [r["view"] for r in rows]
-        counts = {s: sum(v.state == s for v in views) for s in STATES}
+        done = [v for v in views if v.status == "done"]
+        n_found = sum(v.is_found for v in done)
+        counts = {s: sum(v.state == s for v in views) for s in ("failed", "look")}
+        counts |= {"found": n_found, "empty": len(done) - n_found}
         hrefs = {v.case: r["href"] for v, r in zip(views, rows, strict=True)}
 
         def points(values: Iterable[tuple[CaseView, float | None]]) -> list[Point]:
@@ -217,8 +252,8 @@ class _Page:
             volumes = points((v, v.sizes[name].volume_ml) for v in views if name in v.sizes)
             charts.append(strip(f"{name}: volume, ml", volumes, is_log=True))
         sure, dice = points((v, v.score) for v in views), points((v, v.dice) for v in views)
-        charts.append(strip("confidence (Dice that the model expects)", sure))
-        charts.append(strip("Dice against the reference", dice))
+        charts.append(strip("confidence (Dice that the model expects)", sure, is_high_good=True))
+        charts.append(strip("Dice against the reference", dice, is_high_good=True))
         return self.environment.get_template("index.html").render(
             rows=rows,
             counts=counts,
@@ -242,10 +277,11 @@ class _Page:
             "folder": self.info.folder,
             "marks": "../marks" if self.is_split and sections else "marks",
             "css": asset("report.css"),
-            "report_js": asset("report.js"),
-            "viewer_js": asset("viewer.js"),
+            "scripts": [asset(name) for name in SCRIPTS],
+            "viewer_scripts": [asset(name) for name in VIEWER_SCRIPTS],
             "viewer": "" if not has_viewer else "shared" if self.is_split else "inline",
             "niivue": niivue() if has_viewer and not self.is_split else None,
             "version": self.info.version,
+            "has_marks": True,
         }
         return self.environment.get_template("page.html").render(page=page)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.review.figures import CONTENT_SHARE, PLANES, box_of_content, largest_region_centre, planes_of
+from medhybrid.review.report.display import Window, display_window, grey_range
 from medhybrid.review.report.views import VolumeView
 
 MAX_SLICES = 12
@@ -24,7 +25,6 @@ MAX_SLICES = 12
 EMPTY_SLICES = 6
 """Number of slices of a scan without findings."""
 
-WINDOW_PERCENTILES = (1.0, 99.5)
 WEBP_QUALITY = 82
 
 THUMBNAIL = 96
@@ -38,8 +38,6 @@ LETTER_SHARE = 0.055
 
 LETTERS_PER_SIDE = 4
 """A slice that is narrower than this many letters gets a margin, so that each letter stays on its side of the centre."""
-
-Window = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def _last(a: int | None, b: int | None) -> int | None:
 
 
 def _content(volume: VolumeView) -> tuple[slice, ...]:
-    low, high = window_of(volume.image)
+    low, high = grey_range(volume.image)
     return box_of_content(
         np.asarray(volume.image) > low + CONTENT_SHARE * (high - low), volume.prediction, volume.reference
     )
@@ -78,13 +76,9 @@ def _content(volume: VolumeView) -> tuple[slice, ...]:
 
 def _cut(volume: VolumeView, box: tuple[slice, ...]) -> VolumeView:
     reference = None if volume.reference is None else volume.reference[box]
-    return VolumeView(volume.image[box], volume.prediction[box], reference, volume.grid.box(box))
-
-
-def window_of(image: NDArray[np.generic]) -> Window:
-    """Return the display window: the grey values shown as black and as white."""
-    low, high = np.percentile(np.asarray(image, np.float32)[::2, ::2], WINDOW_PERCENTILES)
-    return float(low), float(max(high, low + 1e-6))
+    x, y, z = ((part.start or 0) + first for part, first in zip(box, volume.start, strict=True))
+    whole = volume.whole or volume.grid.shape
+    return VolumeView(volume.image[box], volume.prediction[box], reference, volume.grid.box(box), (x, y, z), whole)
 
 
 def three_planes(volume: VolumeView, labels: Sequence[int]) -> list[Slice]:
@@ -94,7 +88,7 @@ def three_planes(volume: VolumeView, labels: Sequence[int]) -> list[Slice]:
     """
     reference, prediction = volume.reference, volume.prediction
     centre = largest_region_centre(reference if reference is not None and reference.any() else prediction)
-    window = window_of(volume.image)
+    window = display_window(volume)
     planes = reversed(planes_of(volume.grid.shape))
     return [draw(volume, axis, centre[axis], window, labels) for _, axis in planes]
 
@@ -116,7 +110,7 @@ def montage(volume: VolumeView, labels: Sequence[int]) -> list[Slice]:
         places = (
             places[1:-1] if len(places) > 2 else places
         )  # omit the outermost slices, unless there are only one or two
-    window = window_of(volume.image)
+    window = display_window(volume)
     return [draw(volume, axis, int(i), window, labels) for i in places[::-1]]
 
 

@@ -22,6 +22,10 @@ NEEDS_REVIEW = ("needs review", "look at this one")
 """Verdicts of a mask that needs review: the present one, and that of earlier versions."""
 
 
+LOW_DICE = 0.5
+"""A mask with a lower Dice against the reference needs review: less than half of prediction and reference agrees."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lesion:
     """26-connected component of one label.
@@ -45,12 +49,22 @@ class Lesion:
 
 @dataclass(frozen=True, slots=True)
 class VolumeView:
-    """Image of one channel of a scan with its masks, all (X, Y, Z) in RAS order on `grid`."""
+    """Image of one channel of a scan with its masks, all (X, Y, Z) in RAS order on `grid`.
+
+    Attributes
+    ----------
+    start : (3,) tuple of int
+        Index of the first voxel in the complete scan, if this is a part of it.
+    whole : (3,) tuple of int
+        Shape of the complete scan; the shape of `image` if it is empty.
+    """
 
     image: NDArray[np.generic]
     prediction: NDArray[np.generic]
     reference: NDArray[np.generic] | None
     grid: Grid
+    start: tuple[int, int, int] = (0, 0, 0)
+    whole: tuple[int, ...] = ()
 
     @classmethod
     def from_scan(
@@ -99,6 +113,8 @@ class CaseView:
         Mean Dice, if it is known without `scores`.
     volume : VolumeView, optional
         Image and masks; None if the scan could not be read again.
+    mask_path, scan_path : str
+        Files of mask and scan, relative to the report; empty if they must not be named or do not exist.
     """
 
     case: str
@@ -113,6 +129,8 @@ class CaseView:
     scores: tuple[LabelScore, ...] = ()
     mean_dice: float | None = None
     volume: VolumeView | None = None
+    mask_path: str = ""
+    scan_path: str = ""
 
     @property
     def dice(self) -> float | None:
@@ -128,13 +146,24 @@ class CaseView:
         return any(s.volume_ml > 0 for s in self.sizes.values())
 
     @property
+    def is_poor(self) -> bool:
+        """Whether the Dice against the reference is low."""
+        return self.dice is not None and self.dice < LOW_DICE
+
+    @property
     def state(self) -> Literal["failed", "look", "found", "empty"]:
-        """State of the case: no mask (`failed`), needs review (`look`), with a finding (`found`), without (`empty`)."""
+        """State of the case: no mask (`failed`), needs review (`look`), segmented (`found`), empty mask (`empty`)."""
         if self.status == "failed":
             return "failed"
-        if self.verdict in NEEDS_REVIEW:
+        if self.verdict in NEEDS_REVIEW or self.is_poor:
             return "look"
         return "found" if self.is_found else "empty"
+
+    @property
+    def reason(self) -> str:
+        """Reason of the state, for a case without mask or one that needs review; otherwise the remark of `predict`."""
+        poor = f"Dice against the reference is {self.dice:.3f}, below {LOW_DICE}" if self.is_poor else ""
+        return "; ".join(part for part in (self.message, poor) if part)
 
 
 def case_order(view: CaseView) -> tuple[int, float, str]:

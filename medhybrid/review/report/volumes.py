@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.geometry import Affine, Grid
-from medhybrid.review.report.slices import window_of
+from medhybrid.review.report.display import Window, display_window
 from medhybrid.review.report.views import VolumeView
 from medhybrid.scans import nifti_bytes
 
@@ -27,6 +28,12 @@ MAX_VOXELS = 6_000_000
 
 LEVELS = 2047
 """Steps between the lowest and the highest grey value: enough for any display window, and small when compressed."""
+
+INSTANCE = re.compile(rb"\b(\w{1,8})\.setDrawingEnabled\(\1\.opts\.drawingEnabled\)")
+"""Use of the NiiVue instance in the script of ipyniivue, by its name after minification."""
+
+SECOND_COPY = re.compile(rb'="var%20[^"]*"')
+"""Second copy of NiiVue, for pages that ipyniivue saves: half of the script, and not used here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,10 @@ class ViewerData:
     ----------
     factors : (3,) tuple of int
         Downsampling along each axis: number of the scan's voxels in one voxel of the viewer.
+    window, range : (float, float)
+        Grey values that are shown first as black and as white, and the lowest and highest one.
+    start, whole : (3,) tuple of int
+        Index of the first voxel in the complete scan, and the shape of the scan, before downsampling.
     """
 
     image: str
@@ -44,7 +55,10 @@ class ViewerData:
     reference: str | None
     shape: tuple[int, int, int]
     factors: tuple[int, int, int]
-    window: tuple[float, float]
+    window: Window
+    range: Window
+    start: tuple[int, ...]
+    whole: tuple[int, ...]
 
 
 def viewer_data(volume: VolumeView, labels: Sequence[int]) -> ViewerData:
@@ -65,18 +79,28 @@ def viewer_data(volume: VolumeView, labels: Sequence[int]) -> ViewerData:
         reference=reference,
         shape=grid.shape,
         factors=(factors[0], factors[1], factors[2]),
-        window=window_of(image),
+        window=display_window(volume),
+        range=(low, low + slope * float(whole.max())),
+        start=volume.start,
+        whole=volume.whole or volume.grid.shape,
     )
 
 
 @cache
 def niivue() -> str | None:
-    """Return the compressed script of ipyniivue as Base64; None if ipyniivue is not installed."""
+    """Return the compressed script of ipyniivue as Base64, with its NiiVue instance as an export.
+
+    It is None if ipyniivue is not installed, or is a version whose script has no such instance.
+    """
     spec = find_spec("ipyniivue")  # find_spec does not import it: the import would load the libraries of notebooks
     if spec is None or spec.origin is None:
         return None
-    script = Path(spec.origin).parent / "static" / "widget.js"
-    return base64.b64encode(gzip.compress(script.read_bytes(), 9, mtime=0)).decode() if script.is_file() else None
+    file = Path(spec.origin).parent / "static" / "widget.js"
+    script = file.read_bytes() if file.is_file() else b""
+    if (instance := INSTANCE.search(script)) is None:
+        return None
+    script = SECOND_COPY.sub(b'=""', script) + b"export{" + instance[1] + b" as instance};"
+    return base64.b64encode(gzip.compress(script, 9, mtime=0)).decode()
 
 
 def _numbered(mask: NDArray[np.generic], labels: Sequence[int]) -> NDArray[np.uint8]:

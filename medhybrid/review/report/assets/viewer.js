@@ -3,9 +3,13 @@
 
 const COLOURS = ["#e69f00", "#cc79a7", "#f0e442", "#009e73", "#d55e00", "#ffffff"];  // as in report.css; blue is the reference
 const REFERENCE_COLOUR = "#56b4e9";
+const RULER_COLOUR = [1, 0.85, 0.2, 1];
 const LETTER_PX = 16, SMALLEST_LETTER_PX = 8, LETTERS_PER_SIDE = 2.5;  // a letter stays in its own half of the slice
+const LEAST_SURFACE_FILL = 0.6;  // a surface without fill would show no mask
 const GAP_PX = 6;  // between the slices of three planes
 const IN_PLANE = {0: [0, 1], 1: [0, 2], 2: [1, 2]};  // axes of an axial, coronal and sagittal slice
+
+const DRAG = {none: 0, ruler: 2, pan: 3, crosshair: 8};  // NiiVue's numbers
 
 class Stand {
   static all = {};
@@ -38,28 +42,31 @@ function lut(colours) {
   return {lut: values.flat(), min: 0, max: colours.length, labels: ["", ...colours.map(() => "")]};
 }
 
-let niivue = null, open = null, count = 0;
+let niivue = null, open = null, count = 0;  // NiiVue's parts, the viewer that is open, and a number for names
 
 async function begin() {
   const url = URL.createObjectURL(new Blob([await unpacked(NIIVUE_GZ)], {type: "text/javascript"}));
-  const widget = (await import(url)).default;
+  const module = await import(url), widget = module.default;
   URL.revokeObjectURL(url);
   const model = new Stand("viewer", {
-    height: 560, volumes: [], meshes: [], this_model_id: "", scene: {}, graph: {}, draw_lut: null, draw_opacity: 0.8,
+    height: 400, volumes: [], meshes: [], this_model_id: "", scene: {}, graph: {}, draw_lut: null, draw_opacity: 0.8,
     draw_fill_overwrites: true, background_masks_overlays: 0, overlay_outline_width: 0, overlay_alpha_shader: 1,
     opts: {
       isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarForceRender: false, dragAndDropEnabled: false,
-      isNearestInterpolation: false, crosshairColor: [0.9, 0.9, 0.9, 0.6], crosshairWidth: 0.5, fontColor: [0.85, 0.85, 0.85, 1],
-      logLevel: "error", loadingText: "", showLegend: false, isColorbar: false, multiplanarShowRender: 0, multiplanarPadPixels: GAP_PX,
+      isNearestInterpolation: false, crosshairWidth: 0, dragMode: 0, fontColor: [0.85, 0.85, 0.85, 1],
+      isAntiAlias: false, logLevel: "error", loadingText: "", showLegend: false, isColorbar: false, multiplanarShowRender: 0, multiplanarPadPixels: GAP_PX,
       // Letters in the corners, "RA": NiiVue adds its padding twice to letters at the middle of a side, which moved R to the left.
       isCornerOrientationText: true, isOrientationTextVisible: true, fontMinPx: LETTER_PX, fontSizeScaling: 0, sliceType: 3,
+      rulerColor: RULER_COLOUR, rulerWidth: 2, measureLineColor: RULER_COLOUR, measureTextColor: [1, 1, 1, 1],
       viewModeHotKey: "",  // the list of views is the only way to change the view
     },
   });
   const quiet = console.log;
   console.log = () => {};  // the widget logs each step
   try { await widget.initialize({model}); } finally { console.log = quiet; }
-  return {widget, model};
+  const {instance} = module;  // `initialize` creates it
+  instance.opts.mouseEventConfig = {leftButton: {primary: DRAG.crosshair, withShift: DRAG.pan}, rightButton: DRAG.none, centerButton: DRAG.pan};
+  return {widget, model, instance, layer: null};
 }
 
 let turn = Promise.resolve();  // cases are shown one after the other: the widget cannot load two at the same time
@@ -68,10 +75,13 @@ class Viewer {
   constructor(place) {
     this.place = place;
     this.stage = place.querySelector(".stage");
-    this.button = place.querySelector(".open");
+    this.section = place.closest(".case");
+    this.button = this.section.querySelector(".open");
     const numbers = (name) => place.dataset[name].split(" ").map(Number);
     this.shape = numbers("shape"); this.factors = numbers("factors"); this.window = numbers("window");
+    this.start = numbers("start"); this.whole = numbers("whole");
     this.n = place.dataset.labels.split("|").length;
+    this.listen();
     this.button.addEventListener("click", () => open === this ? this.close() : this.show());
     new ResizeObserver(() => { if (open === this && this.isLoaded) this.letters(); }).observe(this.stage.querySelector(".canvas"));
   }
@@ -84,7 +94,7 @@ class Viewer {
       const isImage = kind === "image";
       made[kind] = new Stand(id, {
         data, name: `${id}.nii.gz`, path: {}, url: "", paired_img_path: {}, paired_img_url: "", colormap: "gray", colormap_negative: "",
-        opacity: isImage ? 1 : kind === "prediction" ? 0.5 : 0, frame_4d: 0, colorbar_visible: false, colormap_type: 0,
+        opacity: isImage ? 1 : 0, frame_4d: 0, colorbar_visible: false, colormap_type: 0,
         colormap_invert: false, modulation_image: null, modulate_alpha: 0, cal_min_neg: NaN, cal_max_neg: NaN,
         cal_min: isImage ? this.window[0] : 0, cal_max: isImage ? this.window[1] : this.n,
         colormap_label: isImage ? null : lut(Array.from({length: this.n}, (_, i) => kind === "reference" ? REFERENCE_COLOUR : COLOURS[i % COLOURS.length])),
@@ -97,11 +107,11 @@ class Viewer {
     const shown = turn.then(async () => {
       if (open !== this) await this.load();
       this.jump(voxel ?? this.first());
-      this.stage.scrollIntoView({block: "nearest"});
+      this.section.scrollIntoView({block: "start"});
     });
     turn = shown.catch((error) => {
       open = null;
-      this.stage.hidden = false;
+      this.reveal(true);
       this.stage.querySelector(".location").textContent = `The viewer cannot be shown in this browser: ${error.message}`;
     });
     return turn;
@@ -111,13 +121,13 @@ class Viewer {
     open?.close();
     open = this;
     this.isLoaded = false;
-    this.stage.hidden = false;
-    this.button.textContent = "Close the viewer";
+    this.reveal(true);
     const location = this.stage.querySelector(".location");
     location.textContent = "loading";
     niivue ??= begin();
-    const {widget, model} = await niivue;
+    const opened = await niivue, {widget, model} = opened;
     this.model = model;
+    this.instance = opened.instance;
     const before = model.get("volumes").map((name) => name.slice("IPY_MODEL_".length));
     this.parts = await this.volumes();
     model.onSend = () => {};
@@ -131,7 +141,13 @@ class Viewer {
       await this.loaded();
     } finally { console.log = quiet; }
     for (const id of before) delete Stand.all[id];
-    model.onSend = (m) => { if (m.event === "location_change") location.textContent = this.describe(m.data); };
+    opened.layer ??= new Layer(opened.instance);
+    this.layer = opened.layer;
+    this.showMasks(order);
+    model.onSend = (m) => {
+      if (m.event === "location_change") location.textContent = this.describe(m.data);
+      if (m.event === "drag_release" && this.isMeasuring) location.textContent = `ruler: ${m.data.mm_length.toFixed(1)} mm`;
+    };
     this.controls();
     this.isLoaded = true;
     location.textContent = "";
@@ -157,16 +173,20 @@ class Viewer {
     this.place.dataset.crosshair = voxel.join(" ");
   }
 
-  turned(at) {  // NiiVue may order the axes of a scan at 45 degrees differently: find the axis of the file for each of its axes
-    const {affine} = this.parts.image.get("hdr"), matrix = this.parts.image.get("mat_ras"), axes = [0, 1, 2];
-    const mine = (a) => axes.map((r) => affine[r][a]), its = (a) => axes.map((r) => matrix[4 * r + a]);
-    const dot = (u, v) => axes.reduce((sum, r) => sum + u[r] * v[r], 0);
-    const cosine = (u, v) => dot(u, v) / Math.sqrt(dot(u, u) * dot(v, v));
-    return axes.map((a) => {
-      const cosines = axes.map((b) => cosine(its(a), mine(b)));
-      const same = axes.reduce((best, b) => Math.abs(cosines[b]) > Math.abs(cosines[best]) ? b : best);
-      return cosines[same] > 0 ? at[same] : 1 - at[same];
+  turned(at) {
+    return [0, 1, 2].map((a) => {
+      const own = this.ownAxis(a);
+      return own.isSame ? at[own.axis] : 1 - at[own.axis];
     });
+  }
+
+  ownAxis(a) {  // NiiVue may order the axes of a scan at 45 degrees differently: find the axis of the file for one of its axes
+    const {affine} = this.parts.image.get("hdr"), matrix = this.parts.image.get("mat_ras"), axes = [0, 1, 2];
+    const own = (b) => axes.map((r) => affine[r][b]), its = axes.map((r) => matrix[4 * r + a]);
+    const dot = (u, v) => axes.reduce((sum, r) => sum + u[r] * v[r], 0);
+    const cosines = axes.map((b) => dot(its, own(b)) / Math.sqrt(dot(its, its) * dot(own(b), own(b))));
+    const axis = axes.reduce((best, b) => Math.abs(cosines[b]) > Math.abs(cosines[best]) ? b : best);
+    return {axis, isSame: cosines[axis] > 0};
   }
 
   letters() {  // as large as the narrowest slice of the view allows; hidden if an R could reach into the other half
@@ -192,46 +212,200 @@ class Viewer {
     return Math.min(x, y, z) * Math.max(grid, row);  // NiiVue uses the larger; a column of slices would be larger still
   }
 
+  showMasks(order) {
+    const volumes = this.instance.volumes, base = volumes[0];
+    this.layer.set({
+      masks: order.slice(1).map((kind, k) => ({
+        values: volumes[k + 1].img2RAS(),
+        colours: kind === "reference" ? [REFERENCE_COLOUR] : COLOURS,
+        isDashed: kind === "prediction" && order.includes("reference"),
+        isShown: () => this.section.querySelector(`.show-${kind}`).checked,
+      })),
+      shape: base.dimsRAS.slice(1, 4),
+      spacing: base.pixDimsRAS.slice(1, 4),
+      numberOf: (axis) => this.numberOf(axis),
+    });
+  }
+
+  numberOf(axis) {  // "12/34", counted over the complete scan from the left, posterior or inferior
+    const own = this.ownAxis(axis), index = this.layer.index(axis);
+    const forward = own.isSame ? index : this.shape[own.axis] - 1 - index;
+    return `${this.start[own.axis] + forward * this.factors[own.axis] + 1}/${this.whole[own.axis]}`;
+  }
+
   describe(data) {
     const [r, a, s] = data.mm, value = data.values?.[0]?.value;
     const side = (v, plus, minus) => `${Math.abs(v).toFixed(1)} mm ${v >= 0 ? plus : minus}`;
     const grey = value === undefined ? "" : `, value ${Number(value.toPrecision(4))}`;
-    return `${side(r, "right", "left")}, ${side(a, "anterior", "posterior")}, ${side(s, "superior", "inferior")}${grey}`;
+    const slices = ["axial", "coronal", "sagittal"].map((plane, k) => `${plane} ${this.numberOf(2 - k)}`).join(", ");
+    return `${side(r, "right", "left")}, ${side(a, "anterior", "posterior")}, ${side(s, "superior", "inferior")}${grey}, ${slices}`;
   }
 
+  contourBoxes() { return [...this.section.querySelectorAll(".legend input")]; }
+
+  find(name) { return this.stage.querySelector(`.${name}`); }
+
   controls() {  // all cases share one widget: reset its settings for each case
-    const find = (name) => this.stage.querySelector(`.${name}`), {image, prediction, reference} = this.parts;
-    const [low, high, layout, outline] = [find("low"), find("high"), find("layout"), find("outline")];
-    low.value = Number(this.window[0].toPrecision(4)); high.value = Number(this.window[1].toPrecision(4));
-    low.onchange = () => image.change("cal_min", Number(low.value));
-    high.onchange = () => image.change("cal_max", Number(high.value));
-    find("opacity").value = 0.5;
-    find("opacity").oninput = (e) => prediction.change("opacity", Number(e.target.value));
-    if (reference) {
-      find("reference-opacity").value = 0;
-      find("reference-opacity").oninput = (e) => reference.change("opacity", Number(e.target.value));
-    }
-    outline.onchange = () => this.model.change("overlay_outline_width", outline.checked ? 1 : 0);
-    layout.onchange = () => {
-      this.model.change("opts", {...this.model.get("opts"), sliceType: Number(layout.value)});
+    for (const name of ["low", "high"]) this.find(name).onchange = () => this.setWindow(Number(this.find("low").value), Number(this.find("high").value));
+    this.find("preset").onchange = ({target}) => { if (target.value) this.setWindow(...target.value.split(" ").map(Number)); };
+    this.find("opacity").oninput = () => this.fill();
+    for (const box of this.contourBoxes()) box.onchange = () => this.layer.draw();
+    this.find("crosshair").onchange = ({target}) => { this.layer.hasCrosshair = target.checked; this.layer.draw(); };
+    this.find("ruler").onchange = ({target}) => this.measure(target.checked);
+    this.find("reset").onclick = () => this.reset();
+    this.find("help").onclick = ({target}) => {
+      this.find("keys").hidden = !this.find("keys").hidden;
+      target.setAttribute("aria-expanded", String(!this.find("keys").hidden));
+    };
+    this.find("layout").onchange = ({target}) => {
+      this.model.change("opts", {...this.model.get("opts"), sliceType: Number(target.value)});
       this.letters();
+      this.fill();
       this.model.tell("update_gl_volume");
     };
-    outline.checked = false;
-    layout.value = "3";
-    outline.onchange();
-    layout.onchange();
+    this.reset();
+  }
+
+  reset() {
+    this.find("opacity").value = 0;
+    for (const box of [...this.contourBoxes(), this.find("crosshair")]) box.checked = true;
+    this.layer.hasCrosshair = true;
+    this.find("ruler").checked = false;
+    this.measure(false);
+    this.instance.document.completedMeasurements.length = 0;
+    this.instance.scene.pan2Dxyzmm = [0, 0, 0, 1];
+    this.setWindow(...this.window);
+    this.find("layout").value = "3";
+    this.find("layout").onchange({target: this.find("layout")});
+  }
+
+  fill() {
+    const least = this.find("layout").value === "4" ? LEAST_SURFACE_FILL : 0;
+    this.parts.prediction.change("opacity", Math.max(least, Number(this.find("opacity").value)));
+  }
+
+  setWindow(low, high) {
+    const {image} = this.parts, [volume] = this.instance.volumes;
+    if (!(high > low)) high = low + 1e-6;
+    for (const [name, value] of [["cal_min", low], ["cal_max", high]]) { image.set(name, value); volume[name] = value; }
+    const short = (value) => Number(value.toPrecision(4));
+    this.find("low").value = short(low);
+    this.find("high").value = short(high);
+    const same = [...this.find("preset").options].find((o) => o.value && o.value.split(" ").every((v, k) => short(Number(v)) === short([low, high][k])));
+    this.find("preset").value = same?.value ?? "";
+    if (this.isWaiting) return;
+    this.isWaiting = true;  // one change of the picture for each frame, however fast the mouse is
+    requestAnimationFrame(() => { this.isWaiting = false; if (open === this) { this.instance.refreshLayers(volume, 0); this.instance.drawScene(); } });
+  }
+
+  toggleContours() {
+    const boxes = this.contourBoxes(), isShown = !boxes.some((box) => box.checked);
+    for (const box of boxes) box.checked = isShown;
+    this.layer.draw();
+  }
+
+  measure(isMeasuring) {
+    this.isMeasuring = isMeasuring;
+    this.instance.opts.mouseEventConfig.leftButton.primary = isMeasuring ? DRAG.ruler : DRAG.crosshair;
+  }
+
+  zoom(factor) {  // the crosshair stays at its place
+    const {scene} = this.instance, mm = this.instance.frac2mm(scene.crosshairPos), before = scene.pan2Dxyzmm[3];
+    const after = Math.min(20, Math.max(0.5, before * factor));
+    const moved = [0, 1, 2].map((a) => scene.pan2Dxyzmm[a] + (before - after) * mm[a]);
+    scene.pan2Dxyzmm = [...moved, after];
+    this.instance.drawScene();
+  }
+
+  scroll(step) {  // along the axis of the view; of three planes, the axial slice
+    const axis = {0: 2, 1: 1, 2: 0}[this.find("layout").value] ?? 2;
+    this.instance.moveCrosshairInVox(...[0, 1, 2].map((a) => a === axis ? step : 0));
+  }
+
+  listen() {
+    const canvas = this.stage.querySelector(".canvas");
+    let from = null;  // of a drag with the right button: the place and the window at its begin
+    const stop = (event) => { event.preventDefault(); event.stopPropagation(); };
+    canvas.addEventListener("mousedown", (event) => {
+      if (event.button !== 2 || open !== this) return;
+      stop(event);
+      const {image} = this.parts;
+      from = {x: event.clientX, y: event.clientY, low: image.get("cal_min"), high: image.get("cal_max")};
+    }, true);
+    window.addEventListener("mousemove", (event) => {
+      if (!from) return;
+      stop(event);
+      const width = from.high - from.low, share = (pixels) => pixels / 300;
+      const wider = width * 2 ** share(event.clientX - from.x), level = (from.low + from.high) / 2 + width * share(event.clientY - from.y);
+      this.setWindow(level - wider / 2, level + wider / 2);
+    }, true);
+    window.addEventListener("mouseup", (event) => { if (from && event.button === 2) { from = null; stop(event); } }, true);
+    canvas.addEventListener("contextmenu", stop, true);
+    canvas.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey) return;
+      stop(event);
+      this.zoom(event.deltaY < 0 ? 1.1 : 1 / 1.1);
+    }, {capture: true, passive: false});
+    for (const name of ["keydown", "keyup"]) {  // keys of NiiVue would change what the controls show
+      canvas.addEventListener(name, (event) => {
+        if (event.key === "Tab") return;
+        event.stopPropagation();
+        if (name === "keydown" && press(event)) event.preventDefault();
+      }, true);
+    }
+  }
+
+  key(key) {
+    const toggle = (name) => { const box = this.find(name); box.checked = !box.checked; box.onchange({target: box}); };
+    const view = (value) => { this.find("layout").value = value; this.find("layout").onchange({target: this.find("layout")}); };
+    const action = {
+      t: () => view("3"), a: () => view("0"), c: () => view("1"), s: () => view("2"), o: () => this.toggleContours(), x: () => toggle("crosshair"),
+      m: () => toggle("ruler"), r: () => this.reset(), "+": () => this.zoom(1.2), "-": () => this.zoom(1 / 1.2),
+      ArrowUp: () => this.scroll(1), ArrowDown: () => this.scroll(-1),
+    }[key];
+    action?.();
+    return Boolean(action);
+  }
+
+  reveal(isShown) {
+    this.stage.hidden = !isShown;
+    this.section.classList.toggle("viewing", isShown);
+    this.button.textContent = isShown ? "Close the viewer" : "Open the viewer";
   }
 
   close() {
-    this.stage.hidden = true;
-    this.button.textContent = "Open the viewer";
+    this.reveal(false);
     open = null;
   }
 }
 
+// --- the page ---------------------------------------------------------------------------------------------------------
+
+const viewers = new Map();  // by the id of the section
+
+const TYPING = "input:not([type=radio], [type=checkbox], [type=range]), select, textarea, dialog";
+
+// Return whether a key did something: it belongs to the open viewer, or leads to another scan.
+function press(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest(TYPING)) return false;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (key === "n" || key === "p") {
+    const section = open?.section ?? document.querySelector("section.case");
+    const link = section?.querySelector(key === "n" ? ".next" : ".previous");
+    link?.click();
+    return Boolean(link);
+  }
+  return Boolean(open?.isLoaded && open.key(key));
+}
+
+document.addEventListener("keydown", (event) => {
+  const isScrolled = event.key.startsWith("Arrow") && !event.target.closest?.(".canvas");  // these move the page elsewhere
+  if (!isScrolled && press(event)) event.preventDefault();
+});
+
 for (const place of document.querySelectorAll(".viewer")) {
   const viewer = new Viewer(place), section = place.closest(".case");
+  viewers.set(section.id, viewer);
   for (const link of section.querySelectorAll(".jump")) {
     link.addEventListener("click", (event) => { event.preventDefault(); viewer.show(link.dataset.voxel.split(" ").map(Number)); });
   }
@@ -248,3 +422,8 @@ for (const place of document.querySelectorAll(".viewer")) {
     figure.addEventListener("keydown", (event) => { if (event.key === "Enter") jump(); });
   }
 }
+
+for (const link of document.querySelectorAll(".case .previous, .case .next")) {
+  link.addEventListener("click", () => { if (open) viewers.get(link.hash.slice(1))?.show(); });  // on a page of all scans
+}
+if (viewers.size === 1 && document.querySelectorAll("section.case").length === 1 && !table) [...viewers.values()][0].show();
