@@ -59,7 +59,7 @@ def case_view(number: int, sign: str = "") -> CaseView:
         score=0.95 - 0.01 * number,
         sizes=sizes,
         scores=tuple(score_case(f"scan_{number}", prediction, reference, LABELS, grid)),
-        volume=VolumeView.from_scan(image, prediction, reference, grid),
+        volume=VolumeView.from_scan(image, prediction, reference, grid, channel="FLAIR", others={"T1": 2000 - image}),
         mask_path=f"masks/scan_{number}.nii.gz",
         scan_path=f"../scans/scan_{number}.nii.gz",
     )
@@ -220,7 +220,7 @@ def test_contours_of_mask_and_reference_are_thin_lines_around_them(page: Any) ->
     assert not (lines & centre).any(), "nothing is filled"
 
 
-def test_the_window_follows_a_right_drag_a_preset_and_reset(page: Any) -> None:
+def test_the_window_follows_a_right_drag_a_preset_a_channel_and_reset(page: Any) -> None:
     canvas, low, high = f"{FIRST} .canvas", f"{FIRST} .low", f"{FIRST} .high"
     page.click(f"{FIRST} .reset")
     first = [float(page.input_value(x)) for x in (low, high)]
@@ -238,6 +238,13 @@ def test_the_window_follows_a_right_drag_a_preset_and_reset(page: Any) -> None:
     wait_until(lambda: np.abs(drawn(page, canvas) - before).mean() > 3, "another window")
     page.select_option(f"{FIRST} .preset", label="all values")
     assert float(page.input_value(low)) == 0
+    place, value = position_mm(page), int(re.search(r"value (\d+)", page.inner_text(f"{FIRST} .location"))[1])
+    page.select_option(f"{FIRST} .channels", label="T1")
+    expect_soon(page.locator(f"{FIRST} .location")).to_contain_text(f"value {2000 - value},")
+    assert (position_mm(page) == place).all()
+    wait_until(lambda: (drawn(page, canvas) > 150).sum() > 3 * (before > 150).sum(), "air is bright in T1")
+    page.select_option(f"{FIRST} .channels", label="FLAIR")
+    expect_soon(page.locator(f"{FIRST} .location")).to_contain_text(f"value {value},")
     page.click(f"{FIRST} .reset")
     assert [float(page.input_value(x)) for x in (low, high)] == first
     wait_until(lambda: np.abs(drawn(page, canvas) - before).mean() < 0.5, "the first picture")
@@ -315,7 +322,9 @@ def test_marks_stay_in_the_browser_with_their_comments_until_they_are_downloaded
     page.keyboard.press("Tab")
     page.fill("#reviewer", "AB")
     page.keyboard.press("Enter")
-    page.check(f"{other} input[value='to correct']")
+    page.click(f"{other} .jump >> nth=0")
+    page.keyboard.press("2")
+    assert page.is_checked(f"{other} input[value='to correct']")
     assert not page.locator("#ask-reviewer").is_visible(), "the reviewer is asked once"
     assert page.locator(f"{other} details.correct").get_attribute("open") is not None
     text = page.inner_text(f"{other} details.correct")
@@ -349,6 +358,10 @@ def test_a_page_without_storage_says_that_marks_are_lost(browser: Any, out: Path
         watched.page.check(f"{FIRST} input[value=accepted]")
         watched.page.keyboard.press("Enter")
         assert watched.page.inner_text(".toolbar .progress") == "1 of 4 reviewed"
+        watched.page.click(f"{FIRST} .download")
+        text = json.loads(watched.page.input_value(".marks-text"))
+        assert text["marks"][GOOD]["decision"] == "accepted", "to be copied, if the frame refuses the download"
+        assert "Not downloaded: 1 of 1" in watched.page.inner_text(f"{FIRST} .kept")
         assert watched.errors == []
 
 

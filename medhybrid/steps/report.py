@@ -216,8 +216,12 @@ def _read(
         if known is not None:
             known = np.where(is_known, known, 0)
     shown = shown_channel(record.model_channels)
-    image = scan.array[shown if shown < len(scan.array) else 0]
-    return VolumeView.from_scan(image, mask, known, scan.grid), scores, facts_of(scan.grid, scan.source.kind)
+    shown = shown if shown < len(scan.array) else 0
+    channels = dict(zip(names, scan.array, strict=False)) or {"": scan.array[0]}
+    channel, image = list(channels.items())[shown]
+    others = {n: a for n, a in channels.items() if n != channel and np.ptp(a) > 0}  # a missing channel is constant
+    volume = VolumeView.from_scan(image, mask, known, scan.grid, channel=channel, others=others)
+    return volume, scores, facts_of(scan.grid, scan.source.kind)
 
 
 def pictures_of(folder: Path, record: FolderRecord) -> Callable[[str], VolumeView | None]:

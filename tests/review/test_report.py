@@ -169,7 +169,7 @@ def test_the_viewer_gets_the_scans_values_at_their_positions() -> None:
     image, mask = blob_case(3)
     data = viewer_data(crop(VolumeView.from_scan(image, mask, None, Grid(image.shape, AFFINE))), [1, 4])
 
-    shown, labels = decoded(data.image), decoded(data.prediction)
+    shown, labels = decoded(data.images[0].data), decoded(data.prediction)
     index = np.argwhere(np.ones(shown.shape, bool))
     voxels = np.round(nib.affines.apply_affine(np.linalg.inv(AFFINE) @ shown.affine, index)).astype(int)
     np.testing.assert_array_equal(shown.get_fdata().ravel(), image[tuple(voxels.T)])
@@ -190,7 +190,7 @@ def test_a_large_scan_is_downsampled_and_small_lesions_remain() -> None:
     data = viewer_data(VolumeView(image, mask, None, Grid(shape, affine)), [1])
 
     assert data.factors == (2, 1, 1)
-    shown, labels = decoded(data.image), decoded(data.prediction)
+    shown, labels = decoded(data.images[0].data), decoded(data.prediction)
     assert shown.shape == (130, 251, 100)
     place = np.argwhere(np.asarray(labels.dataobj))
     assert len(place) == 1
@@ -198,6 +198,23 @@ def test_a_large_scan_is_downsampled_and_small_lesions_remain() -> None:
         np.abs(nib.affines.apply_affine(labels.affine, place[0]) - affine[:3, :3] @ (101, 77, 50)).max() <= 0.25 + 1e-6
     )
     np.testing.assert_allclose(shown.get_fdata()[10, 0, 0], 20.5, atol=0.13)
+
+
+def test_other_channels_are_held_if_they_fit() -> None:
+    image, mask = blob_case(0)
+    grid = Grid(image.shape, AFFINE)
+    second = image[::-1] + 7
+    volume = crop(VolumeView.from_scan(image, mask, None, grid, channel="FLAIR", others={"T1": second}))
+
+    data = viewer_data(volume, [1, 4])
+    small = viewer_data(volume, [1, 4], max_voxels_of_channels=2 * volume.image.size - 1)
+
+    assert ([i.name for i in data.images], data.left_out) == (["FLAIR", "T1"], ())
+    assert ([i.name for i in small.images], small.left_out) == (["FLAIR"], ("T1",))
+    shown = decoded(data.images[1].data)
+    index = np.argwhere(np.ones(shown.shape, bool))
+    voxels = np.round(nib.affines.apply_affine(np.linalg.inv(AFFINE) @ shown.affine, index)).astype(int)
+    np.testing.assert_array_equal(shown.get_fdata().ravel(), second[tuple(voxels.T)])
 
 
 @given(st.integers(1, 9), st.integers(0, 2))

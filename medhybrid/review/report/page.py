@@ -28,15 +28,18 @@ from medhybrid.review.figures import largest_region_centre, planes_of
 from medhybrid.review.report.charts import Point, figure, strip
 from medhybrid.review.report.correcting import corrected_path, correction_commands
 from medhybrid.review.report.display import CT_WINDOWS, display_window, is_ct
-from medhybrid.review.report.slices import crop, draw, montage, three_planes
+from medhybrid.review.report.slices import N_COLOURS, crop, draw, montage, three_planes
 from medhybrid.review.report.views import CaseView, VolumeView, case_order, lesions_of
-from medhybrid.review.report.volumes import niivue, viewer_data
+from medhybrid.review.report.volumes import MAX_VOXELS, niivue, viewer_data
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 MAX_ON_ONE_PAGE = 15
 """With more cases, each case gets a page."""
+
+CHANNELS_OF_A_PAGE = 4
+"""Channels of a volume of `MAX_VOXELS` that the page of one case may hold; a file of all cases holds one."""
 
 PAGES = ("[0-9]*.html", "viewer.js")
 """Names of the files in the folder of pages."""
@@ -200,7 +203,7 @@ class _Page:
     """Renderer of a report's pages from the templates and scripts of `assets/`."""
 
     def __init__(self, info: ReportInfo, is_split: bool) -> None:
-        self.environment = environment(info=info, is_split=is_split, names=STATES)
+        self.environment = environment(info=info, is_split=is_split, names=STATES, n_colours=N_COLOURS)
         self.info, self.is_split = info, is_split
         self.labels = list(info.labels.values())
 
@@ -228,7 +231,15 @@ class _Page:
             values["lesions"] = lesions_of(volume, self.info.measured)
             values["planes"] = three_planes(volume, self.labels)
             values["slices"] = montage(volume, self.labels)
-            values["data"] = None if niivue() is None else viewer_data(volume, self.labels)
+            values["data"] = (
+                None
+                if niivue() is None
+                else viewer_data(
+                    volume,
+                    self.labels,
+                    max_voxels_of_channels=MAX_VOXELS * (CHANNELS_OF_A_PAGE if self.is_split else 1),
+                )
+            )
             values["presets"] = CT_WINDOWS if is_ct(volume.image) else {}
         if view.mask_path:
             values["commands"] = correction_commands(view.mask_path, view.scan_path)

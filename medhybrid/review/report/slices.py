@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ WEBP_QUALITY = 82
 
 THUMBNAIL = 96
 """Pixels along the longer side of a preview."""
+
+N_COLOURS = 6
+"""Colours of labels in `report.css` and `viewer.js`; further labels have the same ones again."""
 
 SIDES = {0: "APSI", 1: "RLSI", 2: "RLAP"}
 """Letters at the left, right, top and bottom of a slice, by the axis that it is perpendicular to."""
@@ -75,10 +78,17 @@ def _content(volume: VolumeView) -> tuple[slice, ...]:
 
 
 def _cut(volume: VolumeView, box: tuple[slice, ...]) -> VolumeView:
-    reference = None if volume.reference is None else volume.reference[box]
     x, y, z = ((part.start or 0) + first for part, first in zip(box, volume.start, strict=True))
-    whole = volume.whole or volume.grid.shape
-    return VolumeView(volume.image[box], volume.prediction[box], reference, volume.grid.box(box), (x, y, z), whole)
+    return replace(
+        volume,
+        image=volume.image[box],
+        prediction=volume.prediction[box],
+        reference=None if volume.reference is None else volume.reference[box],
+        grid=volume.grid.box(box),
+        start=(x, y, z),
+        whole=volume.whole or volume.grid.shape,
+        others={name: array[box] for name, array in volume.others.items()},
+    )
 
 
 def three_planes(volume: VolumeView, labels: Sequence[int]) -> list[Slice]:
@@ -126,7 +136,7 @@ def draw(
     window : (float, float)
         Grey values shown as black and as white.
     labels : sequence of int
-        Values of the masks; the n-th has the style class `label-n`.
+        Values of the masks; the n-th has the style class `label-n`, up to `N_COLOURS`.
     is_small : bool
         Draw a preview for a row of a table: few pixels, no letters.
     """
@@ -149,7 +159,7 @@ def draw(
         seen = _seen(mask, axis, index)
         for n, value in enumerate(labels, start=1):
             if path := _contour(seen == value, dx, dy):
-                parts.append(f'<path class="{name} label-{n}" d="{path}"/>')
+                parts.append(f'<path class="{name} label-{(n - 1) % N_COLOURS + 1}" d="{path}"/>')
     if not is_small:
         parts.extend(_letters(axis, width, height))
     parts.append("</svg>")

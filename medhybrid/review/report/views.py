@@ -57,6 +57,10 @@ class VolumeView:
         Index of the first voxel in the complete scan, if this is a part of it.
     whole : (3,) tuple of int
         Shape of the complete scan; the shape of `image` if it is empty.
+    channel : str
+        Name of the channel of `image`.
+    others : dict
+        The other channels by name, on the same grid.
     """
 
     image: NDArray[np.generic]
@@ -65,6 +69,8 @@ class VolumeView:
     grid: Grid
     start: tuple[int, int, int] = (0, 0, 0)
     whole: tuple[int, ...] = ()
+    channel: str = ""
+    others: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
     @classmethod
     def from_scan(
@@ -73,11 +79,15 @@ class VolumeView:
         prediction: NDArray[np.generic],
         reference: NDArray[np.generic] | None,
         grid: Grid,
+        *,
+        channel: str = "",
+        others: Mapping[str, NDArray[np.generic]] | None = None,
     ) -> VolumeView:
         """Turn arrays on a scan's own grid to RAS order."""
         turn = turn_to_ras(grid.affine)
         turned = None if reference is None else turn.apply(reference)
-        return cls(turn.apply(image), turn.apply(prediction), turned, turn.grid(grid))
+        more = {name: turn.apply(array) for name, array in (others or {}).items()}
+        return cls(turn.apply(image), turn.apply(prediction), turned, turn.grid(grid), channel=channel, others=more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import base64
 import gzip
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,53 +37,75 @@ SECOND_COPY = re.compile(rb'="var%20[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
+class ViewerImage:
+    """Image of one channel for the viewer: Base64 of a `.nii.gz` file, with its display window and range of values."""
+
+    name: str
+    data: str
+    window: Window
+    range: Window
+
+
+@dataclass(frozen=True, slots=True)
 class ViewerData:
     """Volumes for the viewer, as Base64 of `.nii.gz` files on one RAS grid, with their shape and display window.
 
     Attributes
     ----------
+    images : tuple of ViewerImage
+        The channels; the first one is shown first.
+    left_out : tuple of str
+        Names of the channels that would make the page too large.
     factors : (3,) tuple of int
         Downsampling along each axis: number of the scan's voxels in one voxel of the viewer.
-    window, range : (float, float)
-        Grey values that are shown first as black and as white, and the lowest and highest one.
     start, whole : (3,) tuple of int
         Index of the first voxel in the complete scan, and the shape of the scan, before downsampling.
     """
 
-    image: str
+    images: tuple[ViewerImage, ...]
+    left_out: tuple[str, ...]
     prediction: str
     reference: str | None
     shape: tuple[int, int, int]
     factors: tuple[int, int, int]
-    window: Window
-    range: Window
     start: tuple[int, ...]
     whole: tuple[int, ...]
 
 
-def viewer_data(volume: VolumeView, labels: Sequence[int]) -> ViewerData:
-    """Compress image and masks of a case: grey values in `LEVELS` steps, and value n for the n-th label."""
-    image = np.asarray(volume.image)
+def viewer_data(volume: VolumeView, labels: Sequence[int], *, max_voxels_of_channels: int = MAX_VOXELS) -> ViewerData:
+    """Compress images and masks of a case: grey values in `LEVELS` steps, and value n for the n-th label.
+
+    Parameters
+    ----------
+    max_voxels_of_channels : int
+        The other channels are left out if all channels together have more voxels.
+    """
+    images = {volume.channel: np.asarray(volume.image)} | {n: np.asarray(a) for n, a in volume.others.items()}
     masks = [None if m is None else _numbered(m, labels) for m in (volume.prediction, volume.reference)]
     grid, factors = volume.grid, [1, 1, 1]
     while np.prod(grid.shape) > MAX_VOXELS:
         axis = int(np.argmin([s if n > 1 else np.inf for s, n in zip(grid.spacing_mm, grid.shape, strict=True)]))
-        image = _pairs(image, axis).mean(axis, dtype=np.float32)
+        images = {name: _pairs(image, axis).mean(axis, dtype=np.float32) for name, image in images.items()}
         masks = [None if m is None else _pairs(m, axis).max(axis) for m in masks]
         grid, factors[axis] = _halved(grid, axis), factors[axis] * 2
-    whole, slope, low = _quantised(image)
+    held = list(images) if len(images) * np.prod(grid.shape) <= max_voxels_of_channels else [volume.channel]
     prediction, reference = (None if m is None else _packed(m, grid.affine) for m in masks)
     return ViewerData(
-        image=_packed(whole, grid.affine, slope, low),
+        images=tuple(_viewer_image(name, images[name], volume, grid) for name in held),
+        left_out=tuple(name for name in images if name not in held),
         prediction=prediction or "",
         reference=reference,
         shape=grid.shape,
         factors=(factors[0], factors[1], factors[2]),
-        window=display_window(volume),
-        range=(low, low + slope * float(whole.max())),
         start=volume.start,
         whole=volume.whole or volume.grid.shape,
     )
+
+
+def _viewer_image(name: str, image: NDArray[np.generic], volume: VolumeView, grid: Grid) -> ViewerImage:
+    whole, slope, low = _quantised(image)
+    window = display_window(volume if name == volume.channel else replace(volume, image=volume.others[name]))
+    return ViewerImage(name, _packed(whole, grid.affine, slope, low), window, (low, low + slope * float(whole.max())))
 
 
 @cache

@@ -76,15 +76,29 @@ window.addEventListener("beforeunload", (event) => {
   if (!isServed && !memory.isLasting && Object.keys(marks).length > nDownloaded()) event.preventDefault();
 });
 
-function download() {
+function download(event) {
   const text = JSON.stringify({format: 1, key: root.dataset.key, marks}, null, 1);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
   link.download = "review.json";
   link.click();
   URL.revokeObjectURL(link.href);
+  if (!memory.isLasting) {  // a frame without storage may refuse downloads, too, and the page is not told
+    offerText(event.target, text);
+    return;
+  }
   memory.set(`${key}-downloaded`, JSON.stringify(Object.fromEntries(Object.entries(marks).map(([name, mark]) => [name, mark.time]))));
   showProgress();
+}
+
+function offerText(button, text) {
+  document.querySelector(".marks-text")?.remove();
+  const area = document.createElement("textarea");
+  Object.assign(area, {className: "marks-text", readOnly: true, rows: 6, value: text});
+  area.setAttribute("aria-label", "Content of review.json");
+  button.after(area);
+  area.select();
+  say("If no file was saved, copy this text into review.json.");
 }
 
 for (const button of document.querySelectorAll(".download")) button.addEventListener("click", download);

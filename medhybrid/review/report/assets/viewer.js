@@ -9,6 +9,7 @@ const LEAST_SURFACE_FILL = 0.6;  // a surface without fill would show no mask
 const GAP_PX = 6;  // between the slices of three planes
 const IN_PLANE = {0: [0, 1], 1: [0, 2], 2: [1, 2]};  // axes of an axial, coronal and sagittal slice
 
+const NIFTI_FLOATS = {vox_offset: 108, scl_slope: 112, scl_inter: 116};  // places of numbers in the header
 const DRAG = {none: 0, ruler: 2, pan: 3, crosshair: 8};  // NiiVue's numbers
 
 class Stand {
@@ -69,6 +70,8 @@ async function begin() {
   return {widget, model, instance, layer: null};
 }
 
+const numbersOf = (text) => text.split(" ").map(Number);
+
 let turn = Promise.resolve();  // cases are shown one after the other: the widget cannot load two at the same time
 
 class Viewer {
@@ -77,9 +80,11 @@ class Viewer {
     this.stage = place.querySelector(".stage");
     this.section = place.closest(".case");
     this.button = this.section.querySelector(".open");
-    const numbers = (name) => place.dataset[name].split(" ").map(Number);
-    this.shape = numbers("shape"); this.factors = numbers("factors"); this.window = numbers("window");
+    const numbers = (name) => numbersOf(place.dataset[name]);
+    this.shape = numbers("shape"); this.factors = numbers("factors");
     this.start = numbers("start"); this.whole = numbers("whole");
+    this.images = [...place.querySelectorAll("script.image")];
+    this.window = numbersOf(this.images[0].dataset.window);
     this.n = place.dataset.labels.split("|").length;
     this.listen();
     this.button.addEventListener("click", () => open === this ? this.close() : this.show());
@@ -247,7 +252,8 @@ class Viewer {
 
   controls() {  // all cases share one widget: reset its settings for each case
     for (const name of ["low", "high"]) this.find(name).onchange = () => this.setWindow(Number(this.find("low").value), Number(this.find("high").value));
-    this.find("preset").onchange = ({target}) => { if (target.value) this.setWindow(...target.value.split(" ").map(Number)); };
+    this.find("preset").onchange = ({target}) => { if (target.value) this.setWindow(...numbersOf(target.value)); };
+    if (this.find("channels")) this.find("channels").onchange = ({target}) => this.showChannel(Number(target.value));
     this.find("opacity").oninput = () => this.fill();
     for (const box of this.contourBoxes()) box.onchange = () => this.layer.draw();
     this.find("crosshair").onchange = ({target}) => { this.layer.hasCrosshair = target.checked; this.layer.draw(); };
@@ -263,7 +269,25 @@ class Viewer {
       this.fill();
       this.model.tell("update_gl_volume");
     };
+    if (this.find("channels")) this.find("channels").value = "0";
+    this.offerWindows(0);
     this.reset();
+  }
+
+  offerWindows(number) {
+    const {window: first, range} = this.images[number].dataset, {options} = this.find("preset");
+    [options[0].value, options[1].value] = [first, range];
+    this.window = numbersOf(first);
+  }
+
+  async showChannel(number) {  // only the voxels change: position, zoom and contours stay
+    const buffer = await unpacked(this.images[number].textContent.trim()), header = new DataView(buffer), [volume] = this.instance.volumes;
+    const {vox_offset: place, scl_slope: slope, scl_inter: intercept} = NIFTI_FLOATS;
+    volume.img = new Int16Array(buffer, header.getFloat32(place, true));
+    [volume.hdr.scl_slope, volume.hdr.scl_inter] = [header.getFloat32(slope, true), header.getFloat32(intercept, true)];
+    this.offerWindows(number);
+    this.setWindow(...this.window);
+    this.model.tell("move_crosshair_in_vox", 0, 0, 0);  // the value at the crosshair is another one
   }
 
   reset() {
@@ -389,17 +413,23 @@ const TYPING = "input:not([type=radio], [type=checkbox], [type=range]), select, 
 function press(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest(TYPING)) return false;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (key === "n" || key === "p") {
-    const section = open?.section ?? document.querySelector("section.case");
-    const link = section?.querySelector(key === "n" ? ".next" : ".previous");
-    link?.click();
-    return Boolean(link);
+  const sections = [...document.querySelectorAll("section.case")];
+  const current = open?.section ?? sections.filter((section) => section.getBoundingClientRect().top <= 20).pop();  // the one that is looked at
+  if (key === "n" && !current) {
+    sections[0].scrollIntoView();
+    return true;
+  }
+  const choice = current?.querySelectorAll("form.review input[type=radio]")[Number(key) - 1];
+  const target = key === "n" ? current.querySelector(".next") : key === "p" ? current?.querySelector(".previous") : choice;
+  if (target) {
+    target.click();
+    return true;
   }
   return Boolean(open?.isLoaded && open.key(key));
 }
 
 document.addEventListener("keydown", (event) => {
-  const isScrolled = event.key.startsWith("Arrow") && !event.target.closest?.(".canvas");  // these move the page elsewhere
+  const isScrolled = event.key.startsWith("Arrow");  // outside of the canvas, arrows move the page
   if (!isScrolled && press(event)) event.preventDefault();
 });
 
