@@ -15,139 +15,40 @@ from pathlib import Path
 
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
-from medhybrid.data.layouts.parts import part_of
+from medhybrid.draft.words import (
+    CT_WORDS,
+    DERIVED_WORDS,
+    DICOM_SUFFIX,
+    FILE_TEST_WORDS,
+    IMAGE_WORDS,
+    MASK_WORDS,
+    MR_WORDS,
+    OTHER_WORDS,
+    is_mask_path,
+    names_dataset,
+    parts_named,
+    path_words,
+    spelt_words,
+    stem_of,
+    words_of,
+)
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 from medhybrid.scans.raster import is_raster
 from medhybrid.scans.walk import Walk
 
-MASK_WORDS = frozenset(
-    {
-        "mask",
-        "masks",
-        "msk",
-        "msks",
-        "label",
-        "labels",
-        "labelstr",
-        "labeltr",
-        "seg",
-        "segs",
-        "segm",
-        "dseg",
-        "segmentation",
-        "segmentations",
-        "gt",
-        "groundtruth",
-        "truth",
-        "annotation",
-        "annotations",
-        "annot",
-        "ann",
-        "anns",
-        "lbl",
-        "lbls",
-        "target",
-        "targets",
-        "roi",
-        "rois",
-        "contour",
-        "contours",
-        "delineation",
-        "delineations",
-        "manual",
-        "reference",
-        "references",
-        "lesionmask",
-        "consensus",
-        "tumormask",
-    }
-)
-"""Words of file and folder names that mean a reference mask, in lower case."""
-
-IMAGE_WORDS = frozenset(
-    {
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "imagestr",
-        "scan",
-        "scans",
-        "volume",
-        "volumes",
-        "vol",
-        "raw",
-        "data",
-        "orig",
-        "original",
-        "input",
-        "inputs",
-        "nifti",
-        "nii",
-        "anat",
-        "train",
-        "training",
-        "tr",
-        "jpegimages",
-    }
-)
-"""Words that every image may have and that name no channel."""
-
-FILE_TEST_WORDS = frozenset({"test", "tests", "testing"})
-"""Words of file names for testing. In the name of an image that trains, they would look like a channel."""
-
-TEST_WORDS = frozenset(
-    {
-        "test",
-        "tests",
-        "testing",
-        "ts",
-        "imagests",
-        "labelsts",
-    }
-)
-DERIVED_WORDS = frozenset(
-    {
-        "pred",
-        "preds",
-        "prediction",
-        "predictions",
-        "predicted",
-        "output",
-        "outputs",
-        "result",
-        "results",
-        "inference",
-        "inferred",
-        "prob",
-        "probs",
-        "probability",
-        "probabilities",
-        "softmax",
-        "logits",
-        "uncertainty",
-        "heatmap",
-        "overlay",
-    }
-)
-"""Words of results of other models, which are no channels beside images."""
-
-DICOM_SUFFIX = re.compile(r"\.(dcm|dicom)$", re.IGNORECASE)
-"""Suffixes of single DICOM images, such as radiographs, that have image files as masks."""
-
-WORD = re.compile(r"[^\W_]+")
-NUMBERED = ("image", "img", "volume", "vol", "mask", "label", "seg", "segmentation", "gt", "manual")
-BORDER = re.compile(
-    r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=(?:[Mm]ask|[Ss]eg|[Ll]abel|gt|GT)s?$)|"
-    + "|".join(rf"(?<=(?<![A-Za-z])(?i:{word}))(?=\d)" for word in NUMBERED)
-)
-"""Borders of words within a name: `lungMask`, `001mask`, and `label001` for the words of `NUMBERED`."""
-
 PARTS_OF_FOLDERS = ("train", "validation")
 
 MAX_WORDS = 4
 """Least number of separators in a name that is not that of a channel, but of folders and series."""
+
+WEIGHTING = re.compile(r"(t|pd)\d*w?", re.IGNORECASE)
+"""Name of a channel that differs from others only by its number, and yet is another sequence."""
+
+FORMATS = frozenset({"png", "tif", "tiff", "bmp", "jpg", "jpeg", "nii", "nifti", "nrrd", "mha", "mhd"})
+"""Names of folders with the same files in a format each."""
+
+LOSSY = frozenset({".jpg", ".jpeg"})
 
 MIN_SHARE = 0.2
 """A channel that fewer cases have is not used."""
@@ -180,10 +81,10 @@ class Pairs:
     left_out: tuple[str, ...] = ()
 
 
-def has_masks(root: Path) -> bool:
-    """Return whether a folder contains files with the names of masks."""
-    files = (p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None))
-    return any(IMAGE_SUFFIX.search(p.name) and _names_mask(p) for p in files)
+def mask_files(root: Path) -> list[Path]:
+    """Return the files below a folder that have the names of masks, as relative paths."""
+    files = sorted(p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None))
+    return [p for p in files if IMAGE_SUFFIX.search(p.name) and is_mask_path(p)]
 
 
 def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
@@ -196,33 +97,34 @@ def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
     """
     files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
     paths = [*(p for p in files if IMAGE_SUFFIX.search(p.name)), *series]
-    paths = [p for p in paths if not is_other_mask(_stem(p), ())]
-    testing = [p for p in paths if any(_names_test(part) for part in p.parts[:-1])]
+    paths = [p for p in paths if not is_other_mask(stem_of(p), ())]
+    testing = [p for p in paths if any("test" in parts_named(part) for part in p.parts[:-1])]
     paths = [p for p in paths if p not in set(testing)]
     testing += (named_tests := _named_tests(paths))
     paths = [p for p in paths if p not in set(named_tests)]
     scans = [p for p in paths if not is_raster(p)]
-    if {_names_mask(p) for p in scans} == {True, False}:
+    if {is_mask_path(p) for p in scans} == {True, False}:
         paths = scans  # image files beside them are previews
-    masks = [p for p in paths if _names_mask(p)]
+    paths, copies = _without_copies(paths)
+    masks = _masks_among(paths)
     images = [p for p in paths if p not in set(masks)]
-    radiographs = [] if images else [p for p in files if DICOM_SUFFIX.search(p.name) and not _names_mask(p)]
+    radiographs = [] if images else [p for p in files if DICOM_SUFFIX.search(p.name) and not is_mask_path(p)]
     images = images or radiographs
     paths += radiographs
-    results = [p for p in images if DERIVED_WORDS & set(_path_words(p))]
+    results = [p for p in images if DERIVED_WORDS & set(path_words(p))]
     if len(results) < len(images):
         images = [p for p in images if p not in set(results)]
     else:
         results = []
     if not masks or not images:
         return None
-    words = {p: _path_words(p) for p in paths}
+    words = {p: path_words(p) for p in paths}
     of_masks = _common([words[p] for p in masks]) - _any([words[p] for p in images])
     of_images = (_common([words[p] for p in images]) & IMAGE_WORDS) - _any([words[p] for p in masks])
     mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
-    image_keys = {p: [w for w in words[p] if w not in of_images] for p in images}
+    image_keys = {p: [w for w in words[p] if w not in of_images and w not in MASK_WORDS] for p in images}
     assigned = _assign(mask_keys, image_keys, _common([words[p] for p in images]))
-    found = _without_identifiers(_join_spellings({m: found for m, found in assigned.items() if found}))
+    found = _as_one_channel(_join_spellings({m: found for m, found in assigned.items() if found}))
     _refuse_two_kinds(mask_keys, found)
     rivals = _rivals(mask_keys, image_keys)
     named: set[Path] = set()
@@ -248,6 +150,8 @@ def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
     left_out = [f"{len(testing)} files for testing, by the names of files or folders"] if testing else []
     if results:
         left_out.append(f"{len(results)} files that look like results of a model, such as {results[0]}")
+    if copies:
+        left_out.append(f"{len(copies)} files in another format than their copies, such as {copies[0]}")
     left_out += [f"{n}: only {c} of {len(found)} cases have it" for n, c in several.items() if n not in channels]
     if alone := [m for m in masks if m not in found and m not in named]:
         left_out.append(f"{len(alone)} masks without an image, such as {alone[0]}")
@@ -262,7 +166,7 @@ def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
 
 def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Path]) -> None:
     """Raise `DataError` if each image has several masks, one for each label."""
-    labels = Counter(_stem(m) for m in masks)
+    labels = Counter(stem_of(m) for m in masks)
     if len(masks) < 2 * len(images) or min(labels.values()) == 1:
         return
     raise DataError(
@@ -310,7 +214,7 @@ def _further_masks(masks: dict[Path, list[str]], found: dict[Path, dict[str, Pat
     further: dict[Path, list[Path]] = {}
     for mask, key in sorted(masks.items()):
         first = by_key.get((mask.parent, *key[:-1])) if mask not in found and key and key[-1].isdecimal() else None
-        if first is not None and _stem(mask).startswith(_stem(first)):
+        if first is not None and stem_of(mask).startswith(stem_of(first)):
             further.setdefault(first, []).append(mask)
     return further
 
@@ -333,14 +237,14 @@ def _pairs(
 
 def _spelt_name(mask: Path, key: Sequence[str]) -> str:
     """Return the name of a case as its file spells it: `BraTS-GLI-00001`, not `bra_ts_gli_00001`."""
-    written = re.search(r"[\W_]*".join(re.escape(w) for w in key), _stem(mask), flags=re.IGNORECASE)
-    return (written.group() if key and written else "_".join(key)) or _stem(mask)
+    written = re.search(r"[\W_]*".join(re.escape(w) for w in key), stem_of(mask), flags=re.IGNORECASE)
+    return (written.group() if key and written else "_".join(key)) or stem_of(mask)
 
 
 def _part_of_folders(mask: Path) -> str:
     """Return the part (`train` or `validation`) that a folder of a mask names; empty without one."""
-    found = {part for folder in mask.parts[:-1] for w in _words(folder) if (part := part_of(w)) in PARTS_OF_FOLDERS}
-    return str(found.pop()) if len(found) == 1 else ""
+    found = {part for folder in mask.parts[:-1] for part in parts_named(folder) if part in PARTS_OF_FOLDERS}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _join_spellings(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
@@ -357,15 +261,55 @@ def _join_spellings(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, 
     return {mask: {chosen[n]: p for n, p in channels.items()} for mask, channels in found.items()}
 
 
-def _without_identifiers(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
-    """Return the channel `image` where each case has one image with identifiers in its name, such as dates."""
+def _as_one_channel(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
+    """Return the channel `image` where each case has one image, with identifiers in its name or in one of several folders.
+
+    Identifiers are dates, for example. Folders such as `subset0` and `subset1` are parts of a dataset, unless they name
+    sequences or modalities.
+    """
     names = {name for channels in found.values() for name in channels}
     is_single = all(len(channels) == 1 for channels in found.values())
     is_long = all(name.count("_") >= MAX_WORDS for name in names)
     are_identifiers = len(names) > max(2, len(found) / 2) and all(re.search(r"\d{3}", name) for name in names)
-    if found and is_single and (is_long or are_identifiers):
+    of_folders = len(names) > 1 and all(
+        name == "image" or not set(words_of(name)) & set(words_of(stem_of(path)))
+        for channels in found.values()
+        for name, path in channels.items()
+    )
+    are_numbered = len({re.sub(r"\d+", "", name) for name in names}) == 1 and not any(map(WEIGHTING.fullmatch, names))
+    are_parts = of_folders and (
+        are_numbered or not any(r.search(n) for n in names for r in (CT_WORDS, MR_WORDS, OTHER_WORDS))
+    )
+    if found and is_single and (is_long or are_identifiers or are_parts):
         return {mask: {"image": next(iter(channels.values()))} for mask, channels in found.items()}
     return found
+
+
+def _masks_among(paths: Sequence[Path]) -> list[Path]:
+    """Return the files with the names of masks.
+
+    If all files are, the names of folders that may be those of a dataset (`Lung Segmentation`) do not count.
+    """
+    masks = [p for p in paths if is_mask_path(p)]
+    if len(masks) < len(paths):
+        return masks
+    plain = {p: Path(*(part for part in p.parts[:-1] if not names_dataset(part)), p.name) for p in paths}
+    return [p for p in paths if is_mask_path(plain[p])] or masks
+
+
+def _without_copies(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files, and those left out: copies in another format, in folders with the names of formats (`PNG`, `TIF`)."""
+    by_place: dict[tuple[str, ...], list[Path]] = {}
+    for path in paths:
+        folders = ["" if part.lower() in FORMATS else part for part in path.parts[:-1]]
+        by_place.setdefault((*folders, stem_of(path)), []).append(path)
+    copies = {
+        p
+        for same in by_place.values()
+        if len({p.suffix.lower() for p in same}) == len(same) > 1 and len({p.parent for p in same}) == len(same)
+        for p in sorted(same, key=lambda p: (p.suffix.lower() in LOSSY, p))[1:]
+    }
+    return [p for p in paths if p not in copies], sorted(copies)
 
 
 def _rivals(masks: dict[Path, list[str]], images: dict[Path, list[str]]) -> list[str]:
@@ -409,7 +353,7 @@ def _assign(
         if len(chosen) != 1:
             continue
         rest = Counter(key) - Counter(masks[chosen[0]])
-        spelt = {w.lower(): w for part in (*image.parts[:-1], _stem(image)) for w in _spelt(part)}
+        spelt = {w.lower(): w for part in (*image.parts[:-1], stem_of(image)) for w in spelt_words(part)}
         name = "_".join(spelt.get(w, w) for w in rest.elements())
         assigned[chosen[0]].setdefault(name or "image", image)
     return assigned
@@ -429,56 +373,10 @@ def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
 
 def _named_tests(paths: Sequence[Path]) -> list[Path]:
     """Return the files with a word for testing, if others have none; in a study of test and retest, none are for testing."""
-    words = {p: {w.lower() for w in _spelt(_stem(p))} for p in paths}
+    words = {p: {w.lower() for w in spelt_words(stem_of(p))} for p in paths}
     found = [p for p in paths if words[p] & FILE_TEST_WORDS]
-    kept = {_names_mask(p) for p in paths if p not in set(found)}
+    kept = {is_mask_path(p) for p in paths if p not in set(found)}
     return [] if kept != {True, False} or any("retest" in w for w in words.values()) else found
-
-
-def _names_test(folder: str) -> bool:
-    """Return whether a folder is for testing. A `Ts` within a word does not count: `BraTS`."""
-    spelt = {w for w in _words(folder) if w != "ts"}
-    return bool(TEST_WORDS & (spelt | set(WORD.findall(folder.lower()))))
-
-
-def name_without_kind(name: str) -> str:
-    """Return the name of a file without the words at its ends that mean an image or a mask: `a01` for `a01_mask`."""
-    words = list(WORD.finditer(BORDER.sub(" ", name)))
-    kinds = MASK_WORDS | IMAGE_WORDS
-    text = BORDER.sub(" ", name)
-    while len(words) > 1 and words[-1][0].lower() in kinds:
-        text, words = text[: words[-1].start()], words[:-1]
-    while len(words) > 1 and words[0][0].lower() in kinds:
-        words = words[1:]
-    return text[words[0].start() : words[-1].end()] if words else name
-
-
-def names_mask(name: str) -> bool:
-    """Return whether the name of a file has a word that means a mask."""
-    return any(w in MASK_WORDS for w in _words(name))
-
-
-def _names_mask(path: Path) -> bool:
-    return any(w in MASK_WORDS for w in _path_words(path))
-
-
-def _stem(path: Path) -> str:
-    return DICOM_SUFFIX.sub("", IMAGE_SUFFIX.sub("", path.name))
-
-
-def _path_words(path: Path) -> list[str]:
-    """Return the words of a path in lower case, without folders whose name the file's name repeats."""
-    own = _words(_stem(path))
-    folders = [_words(part) for part in path.parts[:-1]]
-    return [*(w for words in folders if words != own[: len(words)] for w in words), *own]
-
-
-def _words(text: str) -> list[str]:
-    return [w.lower() for w in _spelt(text)]
-
-
-def _spelt(text: str) -> list[str]:
-    return [w for piece in BORDER.split(text) for w in WORD.findall(piece)]
 
 
 def _common(words: Sequence[Sequence[str]]) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from medhybrid.data.even_sample import sample_step
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
 from medhybrid.draft.segments import names_in_mask
+from medhybrid.draft.words import CT_WORDS, MR_WORDS, OTHER_WORDS
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.attributes import text
@@ -24,16 +24,6 @@ MAX_CASES = 12
 MAX_VOXELS = 400_000_000
 """No further case is read once so many voxels were read."""
 
-CT_WORDS = re.compile(r"(?<![a-z])(ct|ctres|cta|cect|ncct|ldct|cbct|hounsfield)(?![a-z])", re.IGNORECASE)
-MR_WORDS = re.compile(
-    r"(?<![a-z])(mri?|mrt|t1\w*|t2\w*|flair|dwi|adc|swi|pd\w*|dce|dti|bold|lge|bssfp|cine|dixon|ir|mprage|space|vibe|tof)(?![a-z])",
-    re.IGNORECASE,
-)
-OTHER_WORDS = re.compile(
-    r"(?<![a-z])(pet|pt|suv|us|ultrasound|x-?ray|dx|cr|oct|rgb|red|green|blue|r|g|b|fundus|dermoscop\w*|microscop\w*|nonorm|histolog\w*"
-    r"|probability|photo\w*|rescale\w*)(?![a-z])",
-    re.IGNORECASE,
-)
 MAX_BETWEEN, ALIKE_SHARE = 8, 0.5
 """A mask has soft borders if it has more values than the first between 0 and its largest, and less than this share of their
 pixels have the value of their neighbour. Labels are areas of one value."""

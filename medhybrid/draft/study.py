@@ -18,13 +18,13 @@ from medhybrid.data.layouts.table import WHOLE, find_tables
 from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
 from medhybrid.draft.folds import with_folds
 from medhybrid.draft.grids import without_other_grids
-from medhybrid.draft.pairs import Pairs, find_pairs, has_masks
+from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
 from medhybrid.draft.series import series_folders
 from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import subject_pattern, subjects_of_folders
-from medhybrid.draft.tables import table_of_cases
+from medhybrid.draft.tables import lists_files, table_of_cases
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 from medhybrid.scans.raster import COLOURS, is_raster
@@ -56,15 +56,22 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         layout = "studies"  # imagesTr and labelsTr with other names, such as P1__CT and P1__PT
     if layout == "studies" and _has_table_of_cases(root):
         layout = "csv"
+    elif layout == "csv" and not lists_files(root):
+        layout = "studies"  # tables of other values, such as age, beside the files
     if layout == "studies":
         rules = rules_of_studies(root)
         if rules is not None:
             return _draft_studies(chosen, root, rules)
         pairs = find_pairs(root)
-        if pairs is None and has_masks(root):
+        if pairs is None and mask_files(root):
             pairs = find_pairs(root, series_folders(root))
         if pairs is not None:
-            return with_folds(_draft_pairs(chosen, root, pairs))
+            draft = _draft_pairs(chosen, root, pairs)
+            unused = tuple(
+                f"{printable_path(t.name)} is not used: it has no columns of images and masks"
+                for t in find_tables(root)[:3]
+            )
+            return with_folds(replace(draft, remarks=(*draft.remarks, *unused)))
         raise _nothing_found(root)
     if layout == "csv":
         table = table_of_cases(root)
@@ -379,11 +386,16 @@ def _nothing_found(root: Path) -> DataError:
         except DataError as error:
             if error.found:
                 return error
-    below = sorted(p.name for p in root.iterdir())[:8]
+    below = [*sorted(p.name for p in root.iterdir()), *json_files(root)][:8]
+    found = ", ".join(map(printable_path, below)) or "an empty folder"
+    if masks := mask_files(root):
+        found = (
+            f"{len(masks)} files with names of masks, such as {masks[0]}, but no images with the same names: {found}"
+        )
     return DataError(
         f"{printable_path(root)} has no scans with reference masks in a known arrangement",
         expected="dataset.json, imagesTr and labelsTr, a CSV table of files, DICOM studies with SEG or RTSTRUCT, or images "
         "with masks that have mask, label, seg or gt in the name of the file or its folder",
-        found=", ".join(printable_path(n) for n in [*below, *json_files(root)][:8]) or "an empty folder",
+        found=found,
         remedy="list the files in a table cases.csv with the columns case, mask and one per channel",
     )

@@ -11,7 +11,7 @@ from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import find_tables, is_blank, split_column
-from medhybrid.draft.pairs import DERIVED_WORDS, MASK_WORDS
+from medhybrid.draft.words import DERIVED_WORDS, MASK_WORDS
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
 from medhybrid.tables import Table, read_table
@@ -84,6 +84,23 @@ def table_of_cases(root: Path) -> CaseTable:
             else "name its columns case, mask and one per channel",
         )
     return _lines_of(root, *found[0])
+
+
+def lists_files(root: Path) -> bool:
+    """Return whether a table of a folder lists files: it has a column of masks, or two columns, of names of image files.
+
+    The files need not exist. Another table has clinical data, for example.
+    """
+    for path in find_tables(root):
+        table = read_table(path)
+        columns = [
+            c
+            for c in table.columns
+            if c and any(IMAGE_SUFFIX.search(row[c]) or _is_file(root, row[c]) for _, row in table.rows)
+        ]
+        if len(columns) > 1 or any(map(_is_mask, columns)):
+            return True
+    return False
 
 
 def _joined(found: Sequence[FoundTable]) -> list[FoundTable]:

@@ -17,7 +17,7 @@ from medhybrid.data.layouts import layout_of, list_cases
 from medhybrid.data.layouts.case import strip_suffix
 from medhybrid.data.mask_files import list_masks, mask_on_grid, read_mask, stated_grid
 from medhybrid.data.segments import SegmentRules
-from medhybrid.draft.pairs import name_without_kind, names_mask
+from medhybrid.draft.words import name_without_kind, names_mask
 from medhybrid.errors import ConfigError, DataError, MedHybridError, item_error
 from medhybrid.files import write_atomically
 from medhybrid.geometry import Grid

@@ -424,6 +424,25 @@ def test_the_config_of_another_dataset_of_the_same_name_is_not_used(tmp_path: Pa
         config_for_data(tmp_path / "y" / "d", [])
 
 
+def test_a_table_of_other_values_beside_the_files_is_named_and_not_a_list(tmp_path: Path) -> None:
+    for i in range(2):
+        write_pair(tmp_path / "d", f"p{i}.nii.gz", f"p{i}_seg.nii.gz", i)
+    (tmp_path / "d" / "clinical.csv").write_text("PatientID,age,label\np0,50,1\np1,60,0\n")
+
+    draft = init_study(tmp_path / "d", tmp_path / "study.yaml").draft
+
+    assert draft.n_cases == 2
+    assert "clinical.csv is not used: it has no columns of images and masks" in draft.remarks
+
+
+def test_masks_that_no_image_fits_are_named(tmp_path: Path) -> None:
+    write_pair(tmp_path / "d", "a/t1.nii.gz", "a/seg35.nii.gz", 0)
+    write_pair(tmp_path / "d", "b/t1.nii.gz", "b/seg4.nii.gz", 1)
+
+    with pytest.raises(DataError, match=r"found 2 files with names of masks, such as a/seg35.nii.gz, but no images"):
+        init_study(tmp_path / "d")
+
+
 def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
     save_nifti(tmp_path / "d" / "a.nii.gz", blob_case(0)[0])
 

@@ -50,7 +50,7 @@ def test_a_number_in_the_folder_of_all_images_is_ignored(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize("folder", ["predictions", "model_output", "results/probabilities"])
+@pytest.mark.parametrize("folder", ["predictions", "model_output", "results/probabilities", "superpixels"])
 def test_results_of_a_model_are_no_channels(tmp_path: Path, folder: str) -> None:
     names = [n for i in (1, 2) for n in (f"images/p{i}.nii", f"labels/p{i}.nii", f"{folder}/p{i}.nii")]
 
@@ -59,7 +59,10 @@ def test_results_of_a_model_are_no_channels(tmp_path: Path, folder: str) -> None
 
 @pytest.mark.parametrize(
     ("folder", "is_used"),
-    [("BraTS-GLI-00000-000", True), ("imagesTs", False), ("TestSet", False), ("test", False), ("ts", False)],
+    [
+        *(("BraTS-GLI-00000-000", True), ("BraTS20", True), ("attest", True)),
+        *((n, False) for n in ("imagesTs", "TestSet", "test", "ts", "test20", "testset", "verse20test")),
+    ],
 )
 def test_folders_for_testing_are_known_by_whole_words(tmp_path: Path, folder: str, is_used: bool) -> None:
     assert bool(paired(tmp_path, [f"{folder}/x-t1.nii", f"{folder}/x-seg.nii"])) is is_used
@@ -189,3 +192,55 @@ def test_cases_are_named_as_their_files_spell_them(tmp_path: Path, name: str, fi
 
     assert pairs is not None
     assert [p.case for p in pairs.pairs] == [name, other]
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [("subset0", "subset1"), ("volume_pt1", "volume_pt2"), ("x/benign", "x/malignant"), ("images", "images/new")],
+)
+def test_folders_with_an_image_of_each_case_are_parts_of_a_dataset(tmp_path: Path, folders: tuple[str, str]) -> None:
+    images = {f"masks/{i}.nii": f"{folders[i % 2]}/{i}.nii" for i in range(1, 7)}
+
+    assert paired(tmp_path, [*images, *images.values()]) == {m: {"image": i} for m, i in images.items()}
+
+
+@pytest.mark.parametrize("folders", [("T1", "T2"), ("CT", "MR")])
+def test_folders_of_sequences_are_channels(tmp_path: Path, folders: tuple[str, str]) -> None:
+    images = {f"masks/{i}.nii": f"{folders[i % 2]}/{i}.nii" for i in range(1, 7)}
+
+    found = paired(tmp_path, [*images, *images.values()])
+
+    assert {c for channels in found.values() for c in channels} == set(folders)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("Lung Segmentation/CT/{}.nii", "Lung Segmentation/masks/{}.nii"),
+        ("MoNuSeg/images/{}.png", "MoNuSeg/masks/{}.png"),
+        ("CT-Seg_20cases/{}.nii", "Infection_Mask/{}.nii"),
+    ],
+)
+def test_the_name_of_a_dataset_may_have_a_word_for_masks(tmp_path: Path, image: str, mask: str) -> None:
+    pairs = {mask.format(i): image.format(i) for i in ("a1", "a2")}
+
+    found = paired(tmp_path, [*pairs, *pairs.values()])
+
+    assert {m: list(of.values()) for m, of in found.items()} == {m: [i] for m, i in pairs.items()}
+
+
+def test_masks_of_slicer_need_no_word_for_a_mask(tmp_path: Path) -> None:
+    names = [n for i in (1, 2) for n in (f"P{i}.nrrd", f"P{i}.seg.nrrd")]
+
+    assert paired(tmp_path, names) == {f"P{i}.seg.nrrd": {"image": f"P{i}.nrrd"} for i in (1, 2)}
+
+
+def test_of_copies_in_two_formats_one_is_used(tmp_path: Path) -> None:
+    names = [
+        f"{f.upper()}/{kind}/{i}.{f}" for f in ("png", "tif") for kind in ("Original", "Ground Truth") for i in (1, 2)
+    ]
+
+    assert sorted(paired(tmp_path, names)) == ["PNG/Ground Truth/1.png", "PNG/Ground Truth/2.png"]
+    pairs = find_pairs(tmp_path)
+    assert pairs is not None
+    assert pairs.left_out == ("4 files in another format than their copies, such as TIF/Ground Truth/1.tif",)

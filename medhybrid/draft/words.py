@@ -1,0 +1,216 @@
+"""Words of file and folder names: those of masks, images, cases for testing, and results of models."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medhybrid.data.channels import IMAGE_SUFFIX
+from medhybrid.data.layouts.parts import part_of
+
+MASK_WORDS = frozenset(
+    {
+        "mask",
+        "masks",
+        "msk",
+        "msks",
+        "label",
+        "labels",
+        "labelstr",
+        "labeltr",
+        "seg",
+        "segs",
+        "segm",
+        "dseg",
+        "segmentation",
+        "segmentations",
+        "gt",
+        "groundtruth",
+        "truth",
+        "annotation",
+        "annotations",
+        "annot",
+        "anno",
+        "ann",
+        "anns",
+        "lbl",
+        "lbls",
+        "target",
+        "targets",
+        "roi",
+        "rois",
+        "contour",
+        "contours",
+        "delineation",
+        "delineations",
+        "manual",
+        "reference",
+        "references",
+        "lesionmask",
+        "consensus",
+        "tumormask",
+    }
+)
+"""Words of file and folder names that mean a reference mask, in lower case."""
+
+IMAGE_WORDS = frozenset(
+    {
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "imagestr",
+        "scan",
+        "scans",
+        "volume",
+        "volumes",
+        "vol",
+        "raw",
+        "data",
+        "rawdata",
+        "dataset",
+        "orig",
+        "original",
+        "input",
+        "inputs",
+        "nifti",
+        "nii",
+        "anat",
+        "train",
+        "training",
+        "tr",
+        "jpegimages",
+    }
+)
+"""Words that every image may have and that name no channel."""
+
+FILE_TEST_WORDS = frozenset({"test", "tests", "testing"})
+"""Words of file names for testing. In the name of an image that trains, they would look like a channel."""
+
+TEST_WORDS = frozenset(
+    {
+        "test",
+        "tests",
+        "testing",
+        "ts",
+        "imagests",
+        "labelsts",
+    }
+)
+DERIVED_WORDS = frozenset(
+    {
+        "pred",
+        "preds",
+        "prediction",
+        "predictions",
+        "predicted",
+        "output",
+        "outputs",
+        "result",
+        "results",
+        "inference",
+        "inferred",
+        "prob",
+        "probs",
+        "probability",
+        "probabilities",
+        "softmax",
+        "logits",
+        "uncertainty",
+        "heatmap",
+        "overlay",
+        "superpixel",
+        "superpixels",
+    }
+)
+"""Words of results of other models, which are no channels beside images."""
+
+DATASET_WORDS = frozenset({"seg", "segm", "segmentation"})
+"""Words for masks that the name of a dataset may have."""
+
+SEGMENTS_SUFFIX = re.compile(r"\.seg\.nrrd$", re.IGNORECASE)
+"""Suffix of masks of 3D Slicer, whose names need no word for a mask: `P1.seg.nrrd`."""
+
+DICOM_SUFFIX = re.compile(r"\.(dcm|dicom)$", re.IGNORECASE)
+"""Suffixes of single DICOM images, such as radiographs, that have image files as masks."""
+
+CT_WORDS = re.compile(r"(?<![a-z])(ct|ctres|cta|cect|ncct|ldct|cbct|hounsfield)(?![a-z])", re.IGNORECASE)
+MR_WORDS = re.compile(
+    r"(?<![a-z])(mri?|mrt|t1\w*|t2\w*|flair|dwi|adc|swi|pd\w*|dce|dti|bold|lge|bssfp|cine|dixon|ir|mprage|space|vibe|tof)(?![a-z])",
+    re.IGNORECASE,
+)
+OTHER_WORDS = re.compile(
+    r"(?<![a-z])(pet|pt|suv|us|ultrasound|x-?ray|dx|cr|oct|rgb|red|green|blue|r|g|b|fundus|dermoscop\w*|microscop\w*|nonorm|histolog\w*"
+    r"|probability|photo\w*|rescale\w*)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Words for sequences and modalities."""
+
+WORD = re.compile(r"[^\W_]+")
+NUMBERED = ("image", "img", "volume", "vol", "mask", "label", "seg", "segmentation", "gt", "manual", "orig")
+BORDER = re.compile(
+    r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=(?:[Mm]ask|[Ss]eg|[Ll]abel|gt|GT)s?$)|"
+    + "|".join(rf"(?<=(?<![A-Za-z])(?i:{word}))(?=\d)" for word in NUMBERED)
+)
+"""Borders of words within a name: `lungMask`, `001mask`, and `label001` for the words of `NUMBERED`."""
+
+
+def name_without_kind(name: str) -> str:
+    """Return the name of a file without the words at its ends that mean an image or a mask: `a01` for `a01_mask`."""
+    words = list(WORD.finditer(BORDER.sub(" ", name)))
+    kinds = MASK_WORDS | IMAGE_WORDS
+    text = BORDER.sub(" ", name)
+    while len(words) > 1 and words[-1][0].lower() in kinds:
+        text, words = text[: words[-1].start()], words[:-1]
+    while len(words) > 1 and words[0][0].lower() in kinds:
+        words = words[1:]
+    return text[words[0].start() : words[-1].end()] if words else name
+
+
+def names_mask(name: str) -> bool:
+    """Return whether the name of a file has a word that means a mask."""
+    return any(w in MASK_WORDS for w in words_of(name))
+
+
+def is_mask_path(path: Path) -> bool:
+    """Return whether a relative path has a word that means a mask, or the suffix of one."""
+    return SEGMENTS_SUFFIX.search(path.name) is not None or any(w in MASK_WORDS for w in path_words(path))
+
+
+def names_dataset(folder: str) -> bool:
+    """Return whether a folder with a word for masks in its name may be a dataset: `Lung Segmentation`."""
+    words = words_of(folder)
+    return len(words) > 1 and not MASK_WORDS.isdisjoint(words) and MASK_WORDS & set(words) <= DATASET_WORDS
+
+
+def parts_named(folder: str) -> set[str]:
+    """Return the parts (`train`, `validation`, `test`) that a folder's name has words for, also beside numbers (`verse20test`).
+
+    A `Ts` within a word does not count: `BraTS`.
+    """
+    words = {*(w for w in words_of(folder) if w != "ts"), *WORD.findall(folder.lower())}
+    plain = {letters for w in words for letters in re.findall(r"[^\W\d_]+", w) if letters != "ts"}
+    found = {part for w in plain if (part := part_of(w))}
+    return found | ({"test"} if TEST_WORDS & words else set())
+
+
+def stem_of(path: Path) -> str:
+    """Return the name of a file without the suffixes of images and DICOM."""
+    return DICOM_SUFFIX.sub("", IMAGE_SUFFIX.sub("", path.name))
+
+
+def path_words(path: Path) -> list[str]:
+    """Return the words of a path in lower case, without folders whose name the file's name repeats."""
+    own = words_of(stem_of(path))
+    folders = [words_of(part) for part in path.parts[:-1]]
+    return [*(w for words in folders if words != own[: len(words)] for w in words), *own]
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a name in lower case."""
+    return [w.lower() for w in spelt_words(text)]
+
+
+def spelt_words(text: str) -> list[str]:
+    """Return the words of a name as they are spelt."""
+    return [w for piece in BORDER.split(text) for w in WORD.findall(piece)]
