@@ -40,6 +40,11 @@ OTHER_GROUP = re.compile(
 )
 """Words in names of folders that hold several subjects."""
 
+END_OF_GROUP = re.compile(
+    rf"(?<![a-z])(?:{OTHER_GROUP.pattern}|train(?:ing)?|val(?:idation)?)s?[_.\- ]*(?:\d*|[a-z])$", re.IGNORECASE
+)
+"""End of the name of a group of several subjects: `site1`, `training_batch_2`, `ct_train`."""
+
 MIN_FOLDERS = 3
 """Least number of folders that are taken for subjects."""
 
@@ -89,12 +94,18 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
 
 
 def _doubt(names: Sequence[str]) -> str:
-    """Return a text on names that end in long series of numbers, of which it is unknown whether they are slices; or empty."""
+    """Return a text on names that end in numbers, if these may be slices, or subjects with scans in two groups; or empty."""
     for separator in ("_", "-", "."):
         parts = [n.rsplit(separator, 1) for n in names]
         if all(len(p) == 2 and p[0] and p[1].isdecimal() for p in parts):
             groups = Counter(p[0] for p in parts)
             name, most = groups.most_common(1)[0]
+            by_number = Counter(p[1] for p in parts)
+            if _are_two_kinds(groups) and max(by_number.values()) > 1:
+                number = by_number.most_common(1)[0][0]
+                pattern = f"{re.escape(separator)}([0-9]+)$"
+                both = " and ".join(sorted(groups))
+                return f"{EACH_IS_ONE}. If {number} is one subject in {both}, set {SUBJECT_PATTERN} to {pattern}"
             if len(groups) > 1 and most > MAX_SCANS:
                 pattern = f"^(.+){re.escape(separator)}"
                 return f"{EACH_IS_ONE}. If {name} is one subject with {most} images, set {SUBJECT_PATTERN} to {pattern}"
@@ -150,11 +161,18 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
     is_session = sum(not last or SESSION_WORD.match(last) is not None for _, last in parts) >= 0.9 * len(parts)
     if len(groups) < 2 or not several or sorted(several)[len(several) // 2] > MAX_SCANS:
         return None
+    if all(map(END_OF_GROUP.search, groups)) or (all(last.isdecimal() for _, last in parts) and _are_two_kinds(groups)):
+        return None
     # `case_7_000` and one `case_7_001` among many first visits: most names end alike, so that the end tells no cases apart
     is_alike = n_alike.most_common(1)[0][1] >= len(parts) / 2 and len(groups) >= len(parts) / 2
     if sum(several) < len(parts) / 2:
         return groups if is_alike else None
     return groups if is_repeated or is_session else None
+
+
+def _are_two_kinds(groups: Counter[str]) -> bool:
+    """Return whether names are those of two kinds of scans, such as CT and MR, and not of two subjects, which have numbers."""
+    return len(groups) == 2 and not any(re.search(r"\d", name) for name in groups)
 
 
 def _reason(groups: Counter[str]) -> str:

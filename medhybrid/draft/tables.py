@@ -10,7 +10,7 @@ from pathlib import Path
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.parts import part_of
-from medhybrid.data.layouts.table import find_tables, is_blank, split_column
+from medhybrid.data.layouts.table import find_tables, is_blank, split_column, with_split
 from medhybrid.draft.words import DERIVED_WORDS, MASK_WORDS
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
@@ -57,7 +57,8 @@ def table_of_cases(root: Path) -> CaseTable:
     DataError
         If no table has columns with an image and a mask for each line, or several have.
     """
-    found = []
+    found: list[FoundTable] = []
+    testing: list[tuple[Path, Table]] = []
     problem = ""
     for path in find_tables(root):
         table = read_table(path)
@@ -68,6 +69,8 @@ def table_of_cases(root: Path) -> CaseTable:
         images = [c for c in images if not _is_result(c)] or images
         if len(masks) == 1 and images:
             found.append((path, table, masks[0], images))
+        elif not masks and images and part_of(path.stem) == "test":
+            testing.append((path, table))
         elif masks and images:
             problem = f"{printable_path(path.name)} has the columns {', '.join(masks)} of masks"
     if len(found) > 1:
@@ -83,7 +86,24 @@ def table_of_cases(root: Path) -> CaseTable:
             if problem
             else "name its columns case, mask and one per channel",
         )
-    return _lines_of(root, *found[0])
+    return _lines_of(root, *_with_tests(found[0], testing))
+
+
+def _with_tests(found: FoundTable, testing: Sequence[tuple[Path, Table]]) -> FoundTable:
+    """Return a table with the lines of others, such as `test.csv`, as cases for testing without masks."""
+    path, table, mask, images = found
+    testing = [(p, t) for p, t in testing if set(images) & set(t.columns)]
+    if not testing:
+        return found
+    table = with_split(table, images, path.name)
+    split = split_column(table, images, path.name) or "split"
+    columns = (*table.columns, *((split,) if split not in table.columns else ()))
+    shared = [c for c in columns if c and c not in (mask, split)]
+    rows = [(n, {split: "train"} | row) for n, row in table.rows]
+    for _, tests in testing:
+        rows += [(n, {c: row.get(c, "") for c in shared} | {mask: "", split: "test"}) for n, row in tests.rows]
+    names = ", ".join([path.name, *(printable_path(p.name) for p, _ in testing)])
+    return path.with_name(names), Table(columns, tuple(rows), table.separator), mask, images
 
 
 def lists_files(root: Path) -> bool:
@@ -121,6 +141,7 @@ def _joined(found: Sequence[FoundTable]) -> list[FoundTable]:
 
 
 def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[str]) -> CaseTable:
+    table = with_split(table, images, printable_path(path.name))
     case, subject = (_column_named(table, words, [mask, *images]) for words in (CASE_WORDS, SUBJECT_WORDS))
     fold = table.column("fold")
     split = split_column(table, images, printable_path(path.name))
@@ -147,7 +168,7 @@ def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[
             continue
         files = ["" if is_blank(row[c]) else str(path.parent / row[c]) for c in (mask, *images)]
         lines.append([name, *(row[column] for column in others.values()), *files])
-    if case is not None and [case, mask, subject] == known:
+    if case is not None and [case, mask, subject] == known and path.is_file():
         return CaseTable(path.name, tuple(images), [], optional, subject=subject or "", own_lines=lines)
     remarks: tuple[str, ...] = (f"{left_out} lines without an image or a mask",) if left_out else ()
     if subject and (n := sum(is_blank(row[subject]) for _, row in table.rows)) not in (0, len(table.rows)):

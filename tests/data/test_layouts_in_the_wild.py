@@ -514,6 +514,39 @@ def test_a_file_shared_by_all_cases_excludes_none_from_training(tmp_path: Path) 
     assert usable(list_cases(config(tmp_path, ("A", "B")))) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("column", "yes", "training", "testing"),
+    [
+        ("is_test", "True", ["a", "b"], ["c"]),
+        ("hold-out", "yes", ["a", "b"], ["c"]),
+        ("is_train", "1", ["c"], ["a", "b"]),
+        ("in_validation_set", "1", ["a", "b", "c"], []),
+        ("test", "1", ["a", "b", "c"], []),  # of the blood, for example
+        ("is_valid", "1", ["a", "b", "c"], []),  # or of good quality
+    ],
+)
+def test_columns_of_yes_and_no_are_a_split(
+    tmp_path: Path, column: str, yes: str, training: list[str], testing: list[str]
+) -> None:
+    for name in ("a", "b", "c", "ma", "mb", "mc"):
+        (tmp_path / name).write_text(name)
+    no = {"True": "False", "yes": "no", "1": "0"}[yes]
+    write_csv(tmp_path, [{"case": c, "A": c, "mask": f"m{c}", column: yes if c == "c" else no} for c in "abc"])
+
+    listing = list_dataset(config(tmp_path))
+
+    assert [c.name for c in listing.cases] == training
+    assert [c.name for c in listing.testing] == testing
+    assert [c.name for c in listing.cases if c.fold == 0] == (["c"] if column == "in_validation_set" else [])
+
+
+def test_yes_in_two_parts_is_refused_with_its_line(tmp_path: Path) -> None:
+    write_csv(tmp_path, [{"case": "a", "A": "a", "mask": "m", "train": "1", "test": "1"}])
+
+    with pytest.raises(DataError, match="line 2 assigns its case to two parts"):
+        list_dataset(config(tmp_path))
+
+
 def test_an_unknown_word_in_a_split_column_is_refused_with_its_line(tmp_path: Path) -> None:
     rows = [{"case": c, "A": c, "mask": f"m{c}", "split": w} for c, w in (("a", "train"), ("b", "external centre"))]
     write_csv(tmp_path, rows)

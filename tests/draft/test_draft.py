@@ -472,6 +472,9 @@ def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Pa
         (["ses_1_001_T1", "ses_2_001_T1", "ses_1_002_T1", "ses_2_002_T1"], 2),
         ([f"{i}_{c}" for i in range(1, 9) for c in ("t1", "t2", "t2_SPACE")], 8),
         ([*(f"BraTS-GLI-{i:05d}-000" for i in range(12)), "BraTS-GLI-00003-001"], 12),
+        ([f"site{s}-sc{i:02d}" for s in (1, 2) for i in range(3)], 6),
+        ([f"training_batch_{b}_{b}{i}" for b in (1, 2) for i in range(3)], 6),
+        ([f"x_{kind}_{i:03d}" for kind in ("ct", "mr") for i in range(3)], 6),
         ([f"{i:04d}_{year}{i:02d}11" for i in range(10, 13) for year in (2019, 2021)], 3),
     ],
 )
@@ -481,6 +484,13 @@ def test_scans_of_one_person_are_found_by_their_names(names: list[str], subjects
 
     assert len(found) == subjects
     assert reason
+
+
+def test_numbers_in_two_kinds_of_scans_are_named_with_a_pattern_for_them() -> None:
+    pattern, reason = subject_pattern([f"x_{kind}_{i:03d}" for kind in ("ct", "mr") for i in range(20)])
+
+    assert pattern is None
+    assert reason.endswith("If 000 is one subject in x_ct and x_mr, set data.subject_pattern to _([0-9]+)$")
 
 
 def test_series_of_numbers_that_may_be_slices_are_named_with_a_pattern_for_them(tmp_path: Path) -> None:

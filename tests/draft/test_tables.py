@@ -105,6 +105,21 @@ def test_tables_for_training_and_validation_are_joined(tmp_path: Path) -> None:
         init_study(tmp_path / "x/d", tmp_path / "other.yaml")
 
 
+@pytest.mark.parametrize("header", ["case,subject,image,mask", "id,patient,file,label"])
+def test_the_cases_of_a_table_for_testing_keep_their_subjects_from_training(tmp_path: Path, header: str) -> None:
+    drafted(tmp_path / "x", header, ["a,p1,I,M", "b,p2,I,M", "c,p3,I,M", "d,p3,I,M"])
+    lines = (tmp_path / "x/d/list.csv").read_text().splitlines()
+    (tmp_path / "x/d/train.csv").write_text("\n".join(lines[:4]) + "\n")
+    without_mask = [line.rsplit(",", 1)[0] for line in (lines[0], lines[4])]
+    (tmp_path / "x/d/test.csv").write_text("\n".join(without_mask) + "\n")
+    (tmp_path / "x/d/list.csv").unlink()
+
+    listing = list_dataset(init_study(tmp_path / "x/d", tmp_path / "joined.yaml").config.data)
+
+    assert [c.name for c in listing.cases] == ["a", "b"]
+    assert {c.name: c.subject for c in listing.testing} == {"c": "p3", "d": "p3"}
+
+
 def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
     made, _ = drafted(tmp_path, "id,image,label,site", ["a,I,M,x", "b,I,M,y"])
 

@@ -14,6 +14,7 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, missing_channels, named_case, read_fold
 from medhybrid.data.layouts.case_labels import EVERY_LABEL, CaseLabelsError, read_annotated
+from medhybrid.data.layouts.part_columns import with_parts
 from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
 from medhybrid.files import find_in_any_form
@@ -65,6 +66,7 @@ def list_table(config: DataConfig, root: Path) -> Listing:
         If the folder does not have exactly one table of cases, or columns are missing.
     """
     path, table = _only_table(root, config)
+    table = with_split(table, [c.name for c in config.channels], printable_path(path.name))
     wanted = ["case", *(["mask"] if config.labelled else []), *_wanted_columns(table, config)]
     if absent := [c for c in wanted if table.column(c) is None]:
         raise DataError(
@@ -133,6 +135,14 @@ def _without_repetitions(table: Table, config: DataConfig, split: str) -> list[t
     for line, row in table.rows:
         first.setdefault(tuple(_cell(row, table, n) if n else row.get("", "") for n in names), (line, row))
     return list(first.values())
+
+
+def with_split(table: Table, channels: Sequence[str], name: str) -> Table:
+    """Return a table with its columns of yes and no for parts (`is_test`) as one column `split`, if it has no such column."""
+    if split_column(table, channels, name):
+        return table
+    taken = {table.column(n) for n in ("case", "mask", "subject", "fold", "labels", *channels)}
+    return with_parts(table, [c for c in taken if c], name)
 
 
 def split_column(table: Table, channels: Sequence[str], name: str) -> str:
