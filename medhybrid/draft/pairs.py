@@ -288,13 +288,21 @@ def _as_one_channel(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, 
 def _masks_among(paths: Sequence[Path]) -> list[Path]:
     """Return the files with the names of masks.
 
-    If all files are, the names of folders that may be those of a dataset (`Lung Segmentation`) do not count.
+    If all files are, the names of folders that may be those of a dataset (`Lung Segmentation`) do not count; nor do words
+    of all files, if the others are called images (`Segmentation/images`).
     """
     masks = [p for p in paths if is_mask_path(p)]
     if len(masks) < len(paths):
         return masks
     plain = {p: Path(*(part for part in p.parts[:-1] if not names_dataset(part)), p.name) for p in paths}
-    return [p for p in paths if is_mask_path(plain[p])] or masks
+    found = [p for p in paths if is_mask_path(plain[p])]
+    if 0 < len(found) < len(paths):
+        return found
+    words = {p: set(path_words(p)) for p in paths}
+    shared = set.intersection(*words.values()) if words else set()
+    found = [p for p in paths if MASK_WORDS & (words[p] - shared)]
+    others = set(paths) - set(found)
+    return found if found and others and all(IMAGE_WORDS & words[p] for p in others) else masks
 
 
 def _without_copies(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:

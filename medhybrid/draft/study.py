@@ -23,7 +23,7 @@ from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
 from medhybrid.draft.series import series_folders
 from medhybrid.draft.studies import StudyRules, rules_of_studies
-from medhybrid.draft.subjects import subject_pattern, subjects_of_folders
+from medhybrid.draft.subjects import are_coarser, subject_pattern, subjects_of_folders
 from medhybrid.draft.tables import lists_files, table_of_cases
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
@@ -289,7 +289,12 @@ def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
     has_parts = any(p.part for p in pairs.pairs)
     plain = [PART_WORDS.sub("", p.case) if has_parts else p.case for p in pairs.pairs]
     pattern, reason = subject_pattern(plain)
-    of_folders = subjects_of_folders([p.mask for p in pairs.pairs]) if pattern is None else None
+    of_folders = subjects_of_folders([p.mask for p in pairs.pairs])
+    if of_folders is not None and pattern is not None:
+        if are_coarser(of_folders, plain, pattern):
+            pattern = None
+        else:
+            of_folders = None
     if of_folders is not None:
         reason = f"{len(set(of_folders))} folders are the subjects"
     has_subjects = pattern is not None or of_folders is not None  # otherwise data.subject_pattern can still be set
@@ -380,7 +385,7 @@ def _unique(channels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _nothing_found(root: Path) -> DataError:
-    if find_tables(root):
+    if find_tables(root) and lists_files(root):
         try:
             table_of_cases(root)
         except DataError as error:
@@ -389,9 +394,7 @@ def _nothing_found(root: Path) -> DataError:
     below = [*sorted(p.name for p in root.iterdir()), *json_files(root)][:8]
     found = ", ".join(map(printable_path, below)) or "an empty folder"
     if masks := mask_files(root):
-        found = (
-            f"{len(masks)} files with names of masks, such as {masks[0]}, but no images with the same names: {found}"
-        )
+        found = f"{len(masks)} files with names of masks, such as {masks[0]}, which fit no images or several: {found}"
     return DataError(
         f"{printable_path(root)} has no scans with reference masks in a known arrangement",
         expected="dataset.json, imagesTr and labelsTr, a CSV table of files, DICOM studies with SEG or RTSTRUCT, or images "

@@ -41,7 +41,9 @@ OTHER_GROUP = re.compile(
 """Words in names of folders that hold several subjects."""
 
 END_OF_GROUP = re.compile(
-    rf"(?<![a-z])(?:{OTHER_GROUP.pattern}|train(?:ing)?|val(?:idation)?)s?[_.\- ]*(?:\d*|[a-z])$", re.IGNORECASE
+    r"(?<![a-z])(?:site|cent(?:er|re)|hospital|clinic|vendor|scanner|batch|fold|train(?:ing)?|val(?:idation)?)"
+    r"[_.\- ]*(?:\d{,2}|[a-z])$",
+    re.IGNORECASE,
 )
 """End of the name of a group of several subjects: `site1`, `training_batch_2`, `ct_train`."""
 
@@ -125,6 +127,14 @@ def subjects_of_folders(files: Sequence[Path]) -> list[str] | None:
             is_unique = len({a[-1] for a in above}) == len(set(above))
             return [a[-1] if is_unique else "_".join(a) for a in above]
     return None
+
+
+def are_coarser(folders: Sequence[str], names: Sequence[str], pattern: str) -> bool:
+    """Return whether folders hold several subjects of a pattern each, such as the series of a patient, and divide none."""
+    found = [m[1] if (m := re.search(pattern, n)) else n for n in names]
+    pairs = set(zip(found, folders, strict=True))
+    is_year = all(re.fullmatch(r"(?:19|20)\d\d", f) for f in folders)
+    return len(set(folders)) < len(set(found)) == len(pairs) <= MAX_SCANS * len(set(folders)) and not is_year
 
 
 def _shared_end(names: Sequence[str], separator: str) -> str:

@@ -47,6 +47,7 @@ MASK_WORDS = frozenset(
         "reference",
         "references",
         "lesionmask",
+        "gtv",
         "consensus",
         "tumormask",
     }
@@ -146,6 +147,9 @@ OTHER_WORDS = re.compile(
 )
 """Words for sequences and modalities."""
 
+PART_NUMBER = re.compile(r"(?<![a-z])(part|pt|batch|subset|fold|chunk)[\W_]+(\d+)", re.IGNORECASE)
+"""Number of a part of a dataset in the name of a folder (`images_part_1`), which tells no scans apart."""
+
 WORD = re.compile(r"[^\W_]+")
 NUMBERED = ("image", "img", "volume", "vol", "mask", "label", "seg", "segmentation", "gt", "manual", "orig")
 BORDER = re.compile(
@@ -202,7 +206,7 @@ def stem_of(path: Path) -> str:
 def path_words(path: Path) -> list[str]:
     """Return the words of a path in lower case, without folders whose name the file's name repeats."""
     own = words_of(stem_of(path))
-    folders = [words_of(part) for part in path.parts[:-1]]
+    folders = [words_of(PART_NUMBER.sub(r"\1\2", part)) for part in path.parts[:-1]]
     return [*(w for words in folders if words != own[: len(words)] for w in words), *own]
 
 

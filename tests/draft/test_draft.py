@@ -15,7 +15,7 @@ from medhybrid.config import StudyConfig
 from medhybrid.data.layouts import list_dataset
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.data.splits import load_folds
-from medhybrid.draft.subjects import subject_pattern, subjects_of_folders
+from medhybrid.draft.subjects import are_coarser, subject_pattern, subjects_of_folders
 from medhybrid.errors import DataError, OutputError
 from medhybrid.progress import Silent
 from medhybrid.steps.init import config_for_data, init_study
@@ -439,7 +439,9 @@ def test_masks_that_no_image_fits_are_named(tmp_path: Path) -> None:
     write_pair(tmp_path / "d", "a/t1.nii.gz", "a/seg35.nii.gz", 0)
     write_pair(tmp_path / "d", "b/t1.nii.gz", "b/seg4.nii.gz", 1)
 
-    with pytest.raises(DataError, match=r"found 2 files with names of masks, such as a/seg35.nii.gz, but no images"):
+    with pytest.raises(
+        DataError, match=r"found 2 files with names of masks, such as a/seg35.nii.gz, which fit no images"
+    ):
         init_study(tmp_path / "d")
 
 
@@ -474,6 +476,7 @@ def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Pa
         ([*(f"BraTS-GLI-{i:05d}-000" for i in range(12)), "BraTS-GLI-00003-001"], 12),
         ([f"site{s}-sc{i:02d}" for s in (1, 2) for i in range(3)], 6),
         ([f"training_batch_{b}_{b}{i}" for b in (1, 2) for i in range(3)], 6),
+        ([*(f"set_{i:03d}_HC" for i in range(5)), "set_002_2HC"], 5),
         ([f"x_{kind}_{i:03d}" for kind in ("ct", "mr") for i in range(3)], 6),
         ([f"{i:04d}_{year}{i:02d}11" for i in range(10, 13) for year in (2019, 2021)], 3),
     ],
@@ -484,6 +487,16 @@ def test_scans_of_one_person_are_found_by_their_names(names: list[str], subjects
 
     assert len(found) == subjects
     assert reason
+
+
+def test_series_in_the_folder_of_a_patient_are_of_one_subject() -> None:
+    names = [f"{i:04d}_{series:02d}_{z}" for i in range(3) for series in (3, 7) for z in range(3)]
+    pattern, _ = subject_pattern(names)
+
+    assert pattern is not None
+    assert are_coarser([n[:4] for n in names], names, pattern)
+    assert not are_coarser([n[:7] for n in names], names, pattern)
+    assert not are_coarser([n[5:7] for n in names], names, "^([0-9]+)_")
 
 
 def test_numbers_in_two_kinds_of_scans_are_named_with_a_pattern_for_them() -> None:

@@ -204,6 +204,12 @@ def test_folders_with_an_image_of_each_case_are_parts_of_a_dataset(tmp_path: Pat
     assert paired(tmp_path, [*images, *images.values()]) == {m: {"image": i} for m, i in images.items()}
 
 
+def test_the_number_of_a_part_is_not_that_of_a_scan(tmp_path: Path) -> None:
+    images = {f"segmentations/X_{i}_segmentation.png": f"images_part_{i % 2 + 1}/X_{i}.jpg" for i in range(1, 7)}
+
+    assert paired(tmp_path, [*images, *images.values()]) == {m: {"image": i} for m, i in images.items()}
+
+
 @pytest.mark.parametrize("folders", [("T1", "T2"), ("CT", "MR")])
 def test_folders_of_sequences_are_channels(tmp_path: Path, folders: tuple[str, str]) -> None:
     images = {f"masks/{i}.nii": f"{folders[i % 2]}/{i}.nii" for i in range(1, 7)}
@@ -219,6 +225,7 @@ def test_folders_of_sequences_are_channels(tmp_path: Path, folders: tuple[str, s
         ("Lung Segmentation/CT/{}.nii", "Lung Segmentation/masks/{}.nii"),
         ("MoNuSeg/images/{}.png", "MoNuSeg/masks/{}.png"),
         ("CT-Seg_20cases/{}.nii", "Infection_Mask/{}.nii"),
+        ("Segmentation/{}/images/1.png", "Segmentation/{}/masks/1.png"),
     ],
 )
 def test_the_name_of_a_dataset_may_have_a_word_for_masks(tmp_path: Path, image: str, mask: str) -> None:
