@@ -202,14 +202,17 @@ def _by_predictions(known: Mapping[str, Path], predicted: Mapping[str, Path]) ->
     It is empty if names are equal, or if it is not clear which belong together. A folder of references may hold the images,
     too.
     """
-    masks = {n: p for n, p in known.items() if names_mask(n)} or dict(known)
+    named = {name_without_kind(n) for n in known if names_mask(n)}
+    has_images = any(name_without_kind(n) in named for n in known if not names_mask(n))
+    masks = {n: p for n, p in known.items() if names_mask(n) or not has_images}
     of_masks = {name_without_kind(n): n for n in masks}
     of_predictions = {name_without_kind(n): n for n in predicted}
     is_clear = len(of_masks) == len(masks) and len(of_predictions) == len(predicted)
     common = of_masks.keys() & of_predictions.keys()
-    if not is_clear or not common or (known.keys() & predicted.keys()) & masks.keys():
+    if not is_clear or not common:
         return {}
-    return {of_predictions.get(name, masks_name): masks[masks_name] for name, masks_name in of_masks.items()}
+    renamed = {of_predictions.get(name, masks_name): masks[masks_name] for name, masks_name in of_masks.items()}
+    return {} if renamed == dict(known) else renamed
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,16 @@ def test_references_are_found_by_their_names_without_words_for_masks(tmp_path: P
     assert [(s.case, s.dice) for s in result.scores] == [("a01", 1.0), ("a01", 1.0)]
 
 
+def test_references_with_and_without_a_word_for_masks_are_found(tmp_path: Path) -> None:
+    _, mask = blob_case(0)
+    for name in ("reference/a", "reference/b_seg", "prediction/a", "prediction/b"):
+        save_nifti(tmp_path / f"{name}.nii.gz", mask)
+
+    result = medhybrid.evaluate(tmp_path / "reference", tmp_path / "prediction", labels=LABELS)
+
+    assert {s.case: s.dice for s in result.scores} == {"a": 1.0, "b": 1.0}
+
+
 def test_image_files_are_references_of_predictions_on_their_pixels(tmp_path: Path) -> None:
     mask = np.zeros((6, 9), np.uint8)  # (Y, X)
     mask[1:4, 2:7] = 255
