@@ -307,10 +307,10 @@ def _masks_among(paths: Sequence[Path]) -> list[Path]:
 
 def _without_copies(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Return the files, and those left out: copies in another format, in folders with the names of formats (`PNG`, `TIF`)."""
-    by_place: dict[tuple[str, ...], list[Path]] = {}
+    by_place: dict[tuple[object, ...], list[Path]] = {}
     for path in paths:
         folders = ["" if part.lower() in FORMATS else part for part in path.parts[:-1]]
-        by_place.setdefault((*folders, stem_of(path)), []).append(path)
+        by_place.setdefault((*folders, stem_of(path), is_mask_path(path)), []).append(path)
     copies = {
         p
         for same in by_place.values()

@@ -41,7 +41,7 @@ OTHER_GROUP = re.compile(
 """Words in names of folders that hold several subjects."""
 
 END_OF_GROUP = re.compile(
-    r"(?<![a-z])(?:site|cent(?:er|re)|hospital|clinic|vendor|scanner|batch|fold|train(?:ing)?|val(?:idation)?)"
+    r"(?<![a-z])(?:site|cent(?:er|re)|hospital|clinic|vendor|scanner|batch|part|subset|fold|train(?:ing)?|val(?:idation)?)"
     r"[_.\- ]*(?:\d{,2}|[a-z])$",
     re.IGNORECASE,
 )

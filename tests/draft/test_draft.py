@@ -475,6 +475,7 @@ def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Pa
         ([f"{i}_{c}" for i in range(1, 9) for c in ("t1", "t2", "t2_SPACE")], 8),
         ([*(f"BraTS-GLI-{i:05d}-000" for i in range(12)), "BraTS-GLI-00003-001"], 12),
         ([f"site{s}-sc{i:02d}" for s in (1, 2) for i in range(3)], 6),
+        ([f"part{p}_x{i}" for p in (1, 2) for i in range(3)], 6),
         ([f"training_batch_{b}_{b}{i}" for b in (1, 2) for i in range(3)], 6),
         ([*(f"set_{i:03d}_HC" for i in range(5)), "set_002_2HC"], 5),
         ([f"x_{kind}_{i:03d}" for kind in ("ct", "mr") for i in range(3)], 6),

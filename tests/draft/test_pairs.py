@@ -238,8 +238,10 @@ def test_the_name_of_a_dataset_may_have_a_word_for_masks(tmp_path: Path, image: 
 
 def test_masks_of_slicer_need_no_word_for_a_mask(tmp_path: Path) -> None:
     names = [n for i in (1, 2) for n in (f"P{i}.nrrd", f"P{i}.seg.nrrd")]
+    masks = [f"nrrd/{i}.seg.nrrd" for i in (1, 2)]
 
-    assert paired(tmp_path, names) == {f"P{i}.seg.nrrd": {"image": f"P{i}.nrrd"} for i in (1, 2)}
+    assert paired(tmp_path / "a", names) == {f"P{i}.seg.nrrd": {"image": f"P{i}.nrrd"} for i in (1, 2)}
+    assert list(paired(tmp_path / "b", [*masks, "nii/1.nii", "nii/2.nii"])) == masks
 
 
 def test_of_copies_in_two_formats_one_is_used(tmp_path: Path) -> None:
