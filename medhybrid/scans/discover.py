@@ -17,7 +17,7 @@ from medhybrid.names import escape_name, make_unique, name_from_path, printable_
 from medhybrid.scans import image_files, nifti
 from medhybrid.scans.archives import UnpackedFolder, files_of_dicomdir, unpack
 from medhybrid.scans.dicom.acquisition import Acquisition
-from medhybrid.scans.dicom.series import SeriesEntry, group_series
+from medhybrid.scans.dicom.series import SeriesEntry, group_series, without_parts
 from medhybrid.scans.dicom.volumes import Volume
 from medhybrid.scans.walk import Walk
 
@@ -175,6 +175,7 @@ def discover(
     others = [p for p in paths if not kinds[p] and p not in unread]
     on_progress(f"{len(paths)} files")
     series, n_skipped = group_series(others, on_progress=lambda n: on_progress(f"{n} of {len(others)} headers"))
+    series = without_parts(series) if only or root.is_file() else series
     rasters = [p for p in paths if kinds[p] == "raster"]
     previews: list[Path] = []
     if not only and root.is_dir() and (images or any(not s.skip_reason for s in series)):
@@ -188,9 +189,9 @@ def discover(
     entries += [_unread_entry(p, _base_of(p, base, holds), reason) for p, reason in unread.items()]
     entries += [_image_entry(p, kinds[p], _base_of(p, base, holds)) for p in images]
     names: dict[str, int] = {}
-    radiographs = Counter(s.paths[0].parent for s in series if _is_radiograph(s))
+    singles = Counter(s.paths[0].parent for s in series if _is_single_image(s))
     for s in series:
-        name = _series_name(s, _base_of(s.paths[0], base, holds), radiographs)
+        name = _series_name(s, _base_of(s.paths[0], base, holds), singles)
         names[name] = names.get(name, 0) + 1
         entries += _series_entries(s, name if names[name] == 1 else f"{name}_{names[name]}")
     entries = _with_places(_with_unique_names(entries, base), base, holds)
@@ -356,18 +357,18 @@ def _image_entry(path: Path, kind: image_files.Kind, base: Path) -> ScanEntry:
     )
 
 
-def _is_radiograph(series: SeriesEntry) -> bool:
-    """Return whether a series is a single file with a projection image."""
-    return len(series.paths) == 1 and any(v.stack.frames[0].is_projection for v in series.volumes)
+def _is_single_image(series: SeriesEntry) -> bool:
+    """Return whether a series is a single file with a radiograph or one slice."""
+    return len(series.paths) == 1 and any(len(v.stack.frames) == 1 for v in series.volumes)
 
 
-def _series_name(series: SeriesEntry, base: Path, radiographs: Mapping[Path, int]) -> str:
+def _series_name(series: SeriesEntry, base: Path, singles: Mapping[Path, int]) -> str:
     """Return the name of a series: its folder relative to the root. Header descriptions may identify a patient.
 
-    Radiographs that share a folder have the names of their files.
+    Radiographs and single slices that share a folder have the names of their files.
     """
     path = series.paths[0]
-    if _is_radiograph(series) and (path.parent == base or radiographs[path.parent] > 1):
+    if _is_single_image(series) and (path.parent == base or singles[path.parent] > 1):
         return name_from_path(path.relative_to(base).with_suffix("") if path.suffix else path.relative_to(base))
     folders = {p.parent for p in series.paths}
     common = Path(os.path.commonpath([str(f) for f in folders]))

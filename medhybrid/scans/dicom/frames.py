@@ -59,6 +59,7 @@ FRAME_TAGS = (
     "ImagerPixelSpacing",
     "NominalScannedPixelSpacing",
     "PixelAspectRatio",
+    "SliceThickness",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "RescaleSlope",
@@ -132,6 +133,8 @@ class Frame:
         True for a radiograph, which is an image of one slice without a position.
     notes : tuple of str
         Assumptions about the header.
+    thickness_mm : float, optional
+        SliceThickness; None if it is absent or not positive. It places no slice.
     """
 
     path: Path
@@ -153,6 +156,7 @@ class Frame:
     tile: tuple[int, int] | None = None
     is_projection: bool = False
     notes: tuple[str, ...] = ()
+    thickness_mm: float | None = None
 
     @property
     def name(self) -> str:
@@ -365,7 +369,12 @@ def _frame(
         inverted_from=None if is_quantity else _inverted_from(header),
         is_projection=has_no_place,
         notes=notes,
+        thickness_mm=_positive(number(measures, "SliceThickness")),
     )
+
+
+def _positive(value: float | None) -> float | None:
+    return value if value is not None and value > 0 else None
 
 
 def _may_be_unscaled(header: Any) -> bool:

@@ -20,6 +20,7 @@ from medhybrid.scans.dicom.headers import FileHeader, load_dataset, read_header
 from medhybrid.scans.dicom.irregular import RegularGrid
 from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA
 from medhybrid.scans.dicom.pixels import read_values
+from medhybrid.scans.dicom.single_slice import find_other_slice, single_slice_error
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 from medhybrid.scans.scan import Scan, Source
 
@@ -49,7 +50,15 @@ def read_series(paths: Sequence[Path], *, case: str, part: str = "", options: Sc
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings on other attributes; the geometry is checked here
         volumes = split_volumes(without_copies([h.frames for h in headers], load_dataset), series=case)
+    _refuse_part(volumes, paths, case)
     return read_volume(volumes, datasets, case=case, part=part, options=options)
+
+
+def _refuse_part(volumes: Sequence[Volume], paths: Sequence[Path], case: str) -> None:
+    """Refuse one slice of a series of which other slices are in the same folder."""
+    frames = [f for v in volumes for f in v.stack.frames]
+    if len(frames) == 1 and not frames[0].is_projection and (other := find_other_slice(paths)):
+        raise single_slice_error(case, frames[0], f"{other} of the same series in its folder")
 
 
 def _read_header(path: Path, datasets: dict[Path, Any]) -> FileHeader:

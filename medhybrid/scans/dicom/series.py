@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from medhybrid.scans.dicom.acquisition import Acquisition, describe_frame
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.headers import FileHeader, load_dataset, problem_of, read_acquisition, read_header
 from medhybrid.scans.dicom.patient import differing_identifiers
+from medhybrid.scans.dicom.single_slice import find_other_slice, single_slice_error
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 
 BLOCK = 50
@@ -81,8 +82,41 @@ def group_series(
             continue
         alone = "" if header.series_uid else str(path)
         groups.setdefault((header.study_uid, header.series_uid, alone), []).append(header)
-    found = [_entry(members) for members in groups.values()]
+    found = _without_odd_slices([_entry(members) for members in groups.values()])
     return sorted(found, key=lambda s: s.paths[0]), n_skipped
+
+
+def _without_odd_slices(found: Sequence[SeriesEntry]) -> list[SeriesEntry]:
+    """Refuse series of one slice in a study that has series of several slices."""
+    volumes = {s.study_uid: s for s in found if any(len(v.stack.frames) > 1 for v in s.volumes)}
+    kept = []
+    for s in found:
+        if s.study_uid in volumes and is_single_slice(s):
+            other = f"{volumes[s.study_uid].paths[0].parent.name}, a series of several slices, in its study"
+            kept.append(_as_part(s, other))
+        else:
+            kept.append(s)
+    return kept
+
+
+def is_single_slice(series: SeriesEntry) -> bool:
+    """Return whether a series is one slice with a position in the patient."""
+    frames = [f for v in series.volumes for f in v.stack.frames]
+    return len(frames) == 1 and not frames[0].is_projection
+
+
+def without_parts(found: Sequence[SeriesEntry]) -> list[SeriesEntry]:
+    """Refuse single slices that were named as files, and of whose series other slices are in the same folder."""
+    others = [find_other_slice(s.paths) if is_single_slice(s) else "" for s in found]
+    return [
+        _as_part(s, f"{other} of the same series in its folder") if other else s
+        for s, other in zip(found, others, strict=True)
+    ]
+
+
+def _as_part(series: SeriesEntry, found: str) -> SeriesEntry:
+    name = series.paths[0].parent.name or "series"
+    return replace(series, volumes=(), problem=single_slice_error(name, series.volumes[0].stack.frames[0], found))
 
 
 def _in_order(paths: list[Path], datasets: dict[Path, Any] | None) -> Iterator[tuple[Path, FileHeader | None]]:

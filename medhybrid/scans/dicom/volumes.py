@@ -20,6 +20,7 @@ from medhybrid.scans.dicom.frames import Frame
 from medhybrid.scans.dicom.interleaved import find_interleaved, refuse_several_kinds
 from medhybrid.scans.dicom.repeats import part_names, sort_key, tell_apart
 from medhybrid.scans.dicom.shifted import split_shifted
+from medhybrid.scans.dicom.single_slice import single_slice_stack
 from medhybrid.scans.dicom.stack import (
     MAX_ROUNDING,
     ORIENTATION_TOLERANCE,
@@ -70,6 +71,8 @@ def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
     if all(f.is_projection for f in frames):
         return _projections(frames)
     _refuse_unplaced(frames, series)
+    if len(frames) == 1:
+        return [Volume("", single_slice_stack(frames[0]))]
     groups = _join_rounded(_grids(frames))
     _refuse_mingled(groups, series)
     _refuse_leftovers(groups, series)

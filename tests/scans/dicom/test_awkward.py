@@ -294,11 +294,6 @@ def three_plane_localizer(p: list[Path]) -> None:
     edit_all(p[:3], lambda d, k: setattr(d, "ImageOrientationPatient", turns[k]))
 
 
-def one_slice(p: list[Path]) -> None:
-    for path in p[1:]:
-        path.unlink()
-
-
 def no_position(p: list[Path]) -> None:
     edit_all(p[1:2], lambda d, _: delattr(d, "ImagePositionPatient"))
 
@@ -381,7 +376,6 @@ REFUSED = {
     mixed_pixel_spacing: "mixed_shape",
     mixed_orientation: "mixed_orientation",
     three_plane_localizer: "localizer",
-    one_slice: "single_slice",
     no_position: "no_geometry",
     no_orientation: "no_geometry",
     no_spacing: "no_geometry",
