@@ -114,6 +114,8 @@ class Discovery:
         Folders below `root` that were not searched: hidden folders, and folders written by medhybrid.
     previews : tuple of str
         PNG, JPEG, TIFF and BMP files that are not read, because there are other scans.
+    preview_files : tuple of Path
+        Their paths, in the same order.
     """
 
     root: Path
@@ -122,6 +124,7 @@ class Discovery:
     unpacked: tuple[UnpackedFolder, ...] = field(default=(), repr=False, compare=False)
     passed_over: tuple[str, ...] = ()
     previews: tuple[str, ...] = ()
+    preview_files: tuple[Path, ...] = field(default=(), repr=False)
 
     @property
     def left_out(self) -> str:
@@ -140,6 +143,7 @@ def discover(
     with_archives: bool = True,
     without: Path | None = None,
     converted_in: Path | None = None,
+    warns: bool = True,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Discovery:
     """Search a file or folder recursively for scans. A linked folder is searched once.
@@ -158,6 +162,8 @@ def discover(
         An output folder below `root` that is skipped.
     converted_in : Path, optional
         The output folder of a running `medhybrid convert`, in which its files are skipped.
+    warns : bool
+        Log a warning on folders and images that are left out.
 
     Raises
     ------
@@ -195,15 +201,17 @@ def discover(
         names[name] = names.get(name, 0) + 1
         entries += _series_entries(s, name if names[name] == 1 else f"{name}_{names[name]}")
     entries = _with_places(_with_unique_names(entries, base), base, holds)
+    shown = {p: printable_path(os.path.relpath(p, _base_of(p, base, holds))) for p in previews}
     found = Discovery(
         root,
         tuple(sorted(entries, key=lambda e: e.name)),
         n_skipped,
         tuple(holds),
         passed_over=tuple(sorted(printable_path(os.path.relpath(p, base)) for p in walked.passed_over)),
-        previews=tuple(sorted(printable_path(os.path.relpath(p, _base_of(p, base, holds))) for p in previews)),
+        previews=tuple(sorted(shown.values())),
+        preview_files=tuple(sorted(shown, key=lambda p: shown[p])),
     )
-    if found.left_out:
+    if warns and found.left_out:
         logger.warning("%s", found.left_out)
     return found
 
@@ -270,7 +278,7 @@ def _list_files(
     n_dense = 0
     for path in found:
         try:
-            if path.suffix.lower() == ".zip" and with_archives:
+            if _is_zip(path) and with_archives:
                 hold = UnpackedFolder()
                 inside = hold.path / name_from_path(path.relative_to(base).with_suffix(""))
                 inside.mkdir()
@@ -280,8 +288,8 @@ def _list_files(
                 members = sorted(inner.files(inside, on_error))
                 hidden = [p.relative_to(inside) for p in inner.passed_over if p.name != "__MACOSX"]
                 walk.passed_over += [path / p for p in hidden]
-                problems += [_archive_entry(p, holds[-1].path) for p in members if p.suffix.lower() == ".zip"]
-                paths += [p for p in members if p.suffix.lower() != ".zip"]
+                problems += [_archive_entry(p, holds[-1].path) for p in members if _is_zip(p)]
+                paths += [p for p in members if not _is_zip(p)]
                 continue
             if path.name.upper() == "DICOMDIR":
                 listed, n_absent = files_of_dicomdir(path)
@@ -297,6 +305,11 @@ def _list_files(
         else:
             paths.append(path)
     return paths, problems, holds
+
+
+def _is_zip(path: Path) -> bool:
+    """Return whether a file is an archive by its name, and not DICOM under such a name."""
+    return path.suffix.lower() == ".zip" and not image_files.is_marked_as_dicom(path)
 
 
 def _base_of(path: Path, base: Path, holds: Sequence[UnpackedFolder]) -> Path:

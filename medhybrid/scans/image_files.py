@@ -31,6 +31,10 @@ UNREAD_PACKINGS = {
     ".nii.bz2": "NIfTI in bzip2",
     ".nii.zst": "NIfTI in Zstandard",
     ".nii.xz": "NIfTI in XZ",
+    ".dcm.gz": "DICOM in gzip",
+    ".dcm.bz2": "DICOM in bzip2",
+    ".dcm.xz": "DICOM in XZ",
+    ".dcm.zst": "DICOM in Zstandard",
     ".tar": "tar",
     ".tar.gz": "tar",
     ".tgz": "tar",
@@ -50,6 +54,9 @@ UNREAD_IMAGES = {
 }
 """Formats of two-dimensional images that have no reader, by suffix."""
 
+TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of TIFF files."""
+
 GROUPS_OF_DICOM = (b"\x02\x00", b"\x08\x00")
 """First bytes of DICOM files without a preamble."""
 
@@ -61,8 +68,13 @@ def kind_of(path: Path) -> Kind:
     -------
     kind : str
         ``nifti``, ``itk`` or ``raster``; ``values`` for the values of a separate header; empty if the name is not that of
-        an image file.
+        an image file, or the content is DICOM under such a name.
     """
+    kind = _kind_by_name(path)
+    return "" if kind and is_marked_as_dicom(path) else kind
+
+
+def _kind_by_name(path: Path) -> Kind:
     name = path.name.lower()
     if name.endswith(itk.SUFFIXES):
         return "itk"
@@ -81,6 +93,8 @@ def kind_of(path: Path) -> Kind:
 
 def why_unread(path: Path) -> str:
     """Return the reason why a volume, compressed file or archive has no reader, and the remedy; empty for other files."""
+    if is_marked_as_dicom(path):
+        return ""
     if name := _by_suffix(path, UNREAD_FORMATS):
         return f"the format {name} is not read: convert it to NIfTI"
     name = _by_suffix(path, UNREAD_PACKINGS)
@@ -129,11 +143,21 @@ def is_header_with_values(paths: Sequence[Path]) -> bool:
         return False
 
 
+def is_marked_as_dicom(path: Path) -> bool:
+    """Return whether a file has the mark of DICOM after its preamble, and no TIFF in the preamble, under any name."""
+    start = _start_of(path)
+    return start[128:] == b"DICM" and start[:4] not in TIFF_MARKS
+
+
 def _looks_like_dicom(path: Path) -> bool:
+    start = _start_of(path)
+    return start[128:] == b"DICM" or start[:2] in GROUPS_OF_DICOM
+
+
+def _start_of(path: Path) -> bytes:
     try:
         check_file(path)
         with path.open("rb") as file:
-            start = file.read(132)
+            return file.read(132)
     except OSError:
-        return False
-    return start[128:] == b"DICM" or start[:2] in GROUPS_OF_DICOM
+        return b""

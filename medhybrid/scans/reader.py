@@ -152,6 +152,15 @@ def _read_folder(folder: Path, case: str, part: str, options: ScansConfig | None
             found=f"files in {printable_path(below)}",
             remedy="give the path of the folder with the files, or list the scans: medhybrid inspect",
         )
+    unread = next((f"{p.name}: {reason}" for p in files if (reason := image_files.why_unread(p))), "")
+    if not found and not images and unread:
+        raise SeriesError(
+            f"{case}: the folder has no file that can be read",
+            code="no_dicom",
+            series=case,
+            expected="one DICOM image series or one image file",
+            found=unread,
+        )
     if len(series) != 1:
         code = (
             "multi_volume"

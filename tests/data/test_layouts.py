@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import medhybrid
 from medhybrid.config import DataConfig
@@ -98,6 +99,25 @@ def write_studies(root: Path) -> None:
     write_mr_series(root / "s2" / "x" / "001", image, AFFINE, description="T1 pre", study="s2", case="c")
     write_mr_series(root / "s2" / "x" / "002", np.flip(image, 0), AFFINE, description="FLAIR", study="s2", case="c")
     save_nifti(root / "s2" / "lesion_mask.nii.gz", mask)
+
+
+def test_image_files_are_masks_beside_single_dicom_slices_only(tmp_path: Path) -> None:
+    for study, n_slices in (("slice", 1), ("volume", 3)):
+        values = np.ones((6, 5, n_slices), np.uint16)
+        write_mr_series(tmp_path / study / "s", values, AFFINE, description="T1", study=study, case=study)
+        for name in ("mask.png", "view.png"):
+            Image.new("L", (6, 5)).save(tmp_path / study / name)
+    settings = config(tmp_path, layout="studies", channels=[{"name": "T1"}])
+
+    listing = list_dataset(settings)
+    unlabelled = list_cases(settings.model_copy(update={"labelled": False}))
+
+    one, several = listing.cases
+    assert one.mask == Files((tmp_path / "slice" / "mask.png",))
+    assert "no mask, SEG or RTSTRUCT" in str(several.problem)
+    note = next(n for n in listing.notes if "previews" in n.message).message
+    assert note.endswith(": slice/view.png, volume/mask.png, volume/view.png")
+    assert {c.name: c.is_labelled for c in unlabelled} == {"slice__s": True, "volume__s": False}
 
 
 def test_studies_of_files_and_of_dicom_series(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import medhybrid
 from medhybrid.errors import ScanError
 from medhybrid.scans import discover
 from medhybrid.scans.dicom.write import write_mr_series
-from medhybrid.scans.reader import read_entry
+from medhybrid.scans.reader import read_entry, read_scan
 from tests.synthetic import AFFINE, SHAPE, blob_case, make_test_plan, save_nifti
 
 
@@ -54,6 +55,28 @@ def test_an_image_in_a_format_without_reader_is_named_and_takes_no_name(folder: 
     }
     assert "a__one" in [e.name for e in found.entries]
     assert found.n_skipped == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".mha", ".nrrd", ".nii", ".nii.gz", ".zip", ".mgz", ".tar"])
+def test_dicom_is_recognised_under_the_name_of_another_format(tmp_path: Path, suffix: str) -> None:
+    image, _ = blob_case(0)
+    for path in write_mr_series(tmp_path / "s", image, AFFINE, description="T1", study="s", case="c"):
+        path.rename(path.with_name(path.stem + suffix))
+
+    found = discover(tmp_path)
+
+    assert [(e.name, e.kind, e.shape, e.problem) for e in found.entries] == [("s", "dicom", SHAPE, "")]
+    assert found.n_skipped == 0
+
+
+def test_a_tiff_with_dicom_after_its_header_is_read_as_the_tiff(tmp_path: Path) -> None:
+    pixels = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    values = b"II*\0" + (200).to_bytes(4, "little") + bytes(120) + b"DICM" + bytes(8) + pixels.tobytes()
+    tags = [(256, 5), (257, 4), (258, 8), (259, 1), (262, 1), (273, 140), (277, 1), (278, 4), (279, 20)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    (tmp_path / "x.tif").write_bytes(values.ljust(200, b"\0") + struct.pack("<H", len(tags)) + entries + bytes(4))
+
+    np.testing.assert_array_equal(read_scan(tmp_path / "x.tif").array[0, :, :, 0].T, pixels)
 
 
 def test_headers_give_shape_and_axes(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Tests of the common reader for all formats, also in MONAI's transforms."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,7 @@ def test_a_folder_of_several_image_files_is_refused_with_their_number(tmp_path: 
         ("a.mgz", "convert it to NIfTI"),
         ("a.nii.bz2", "unpack it"),
         ("a.tar.gz", "unpack it"),
+        ("a.dcm.gz", "unpack it"),
         ("a.ZIP", "unpack it"),
         ("a.gif", "convert it to PNG"),
         ("a.npz", "found another format"),
@@ -147,3 +149,12 @@ def test_a_file_in_a_format_without_a_reader_is_refused_with_what_to_do(tmp_path
         read_scan(tmp_path / name)
 
     assert "remove" not in str(caught.value).lower()
+
+
+def test_dicom_in_gzip_is_refused_with_what_to_do_under_any_name(tmp_path: Path) -> None:
+    for folder, name in (("a", "x.dcm"), ("b", "x.dcm.gz")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(gzip.compress(b"content"))
+
+        with pytest.raises(SeriesError, match=r"(?i)unpack it"):
+            read_scan(tmp_path / folder)

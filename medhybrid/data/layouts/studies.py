@@ -12,9 +12,10 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import TABLE, Match, match_channels, matches, read_channel_table, refuse_lost, unused_rows
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, strip_suffix, subject_of
+from medhybrid.data.layouts.image_masks import discover_with_masks
 from medhybrid.errors import DataError, item_error
 from medhybrid.names import escape_name
-from medhybrid.scans import ScanEntry, discover
+from medhybrid.scans import Discovery, ScanEntry
 from medhybrid.scans.dicom.references import KINDS
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
     """List the studies of a folder as cases, with the images of the channels and the mask."""
     table = read_channel_table(root)
     by_study: dict[str, list[ScanEntry]] = {}
-    found = discover(root, with_archives=False)
+    found = _discover(config, root)
     entries = found.entries
     for entry in entries:
         by_study.setdefault(_study_folder(entry, root), []).append(entry)
@@ -55,6 +56,12 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
         message = f"{len(rows)} rows of {TABLE} have an unknown scan or channel"
         notes.append(Note(TABLE, message, ", ".join(rows[:5]), "use the names that medhybrid inspect shows"))
     return Listing(tuple(cases), tuple(notes))
+
+
+def _discover(config: DataConfig, root: Path) -> Discovery:
+    return discover_with_masks(
+        root, lambda path: study_folder(path, root), lambda members, study: _masks_of(members, config, study)
+    )
 
 
 def _masks_of(members: Sequence[ScanEntry], config: DataConfig, study: str) -> list[ScanEntry]:
@@ -91,7 +98,7 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
     lost: list[ScanEntry] = []
     others: list[str] = []
     default = DataConfig.model_fields["mask_pattern"].default
-    for entry in discover(root, with_archives=False).entries:
+    for entry in _discover(config, root).entries:
         is_other = _is_other_mask(entry, config)
         is_reference = matches(entry, config.mask_pattern) and not (is_other and config.mask_pattern == default)
         is_mask = entry.modality in KINDS or is_reference

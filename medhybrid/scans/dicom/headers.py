@@ -18,6 +18,7 @@ from medhybrid.scans.dicom.not_scans import CLASS_MODALITIES, NOT_SCANS
 from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, identity_of
 from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA, PIXEL_DATA
 from medhybrid.scans.dicom.tiles import SIEMENS_COUNT, SIEMENS_CREATOR
+from medhybrid.scans.streams import GZIP_MAGIC
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 IMAGE_TAGS = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation")
@@ -80,6 +81,8 @@ def load_dataset(path: Path, *, tags: Sequence[str | int] | None = None, defers:
     is_bare = _starts_like_a_data_set(start)
     if not has_mark and not is_bare:
         if path.suffix.lower() in SUFFIXES:
+            if start.startswith(GZIP_MAGIC):
+                raise _unreadable(path, "a gzip file", remedy="unpack it with gunzip")
             raise _unreadable(path, "content that is not DICOM" if start else "an empty file")
         return None
     try:
@@ -110,13 +113,13 @@ def _starts_like_a_data_set(start: bytes) -> bool:
     return is_little_endian or (start[:3] == b"\x00\x08\x00")
 
 
-def _unreadable(path: Path, found: str) -> SeriesError:
+def _unreadable(path: Path, found: str, *, remedy: str = "export the series again") -> SeriesError:
     return SeriesError(
         f"{path.name} cannot be read as DICOM",
         code="encrypted_or_unreadable",
         path=path,
         found=found,
-        remedy="export the series again",
+        remedy=remedy,
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medhybrid.errors import ScanError
 from medhybrid.geometry import LPS_FROM_RAS, Grid, apply_affine
 from medhybrid.number_text import format_apart
+from medhybrid.scans import raster
 from medhybrid.scans.dicom.attributes import number as number_of
 from medhybrid.scans.dicom.attributes import numbers, text
 from medhybrid.scans.dicom.headers import read_header
@@ -23,13 +24,16 @@ from medhybrid.scans.dicom.left_out import MIN_REGULAR, find_stripes
 from medhybrid.scans.dicom.rtstruct import Locate, fill, read_structures
 from medhybrid.scans.dicom.seg_file import Groups, SegFile, unreadable
 from medhybrid.scans.dicom.source_values import valid_uid
-from medhybrid.scans.raster import is_raster
+from medhybrid.scans.image_files import is_marked_as_dicom
 from medhybrid.scans.scan import Scan
 
 Masks = dict[str, NDArray[np.bool_]]
 """Masks (X, Y, Z) by name."""
 
 KINDS = ("SEG", "RTSTRUCT")
+
+OTHER_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr", *raster.SUFFIXES)
+"""Suffixes of files that are not DICOM, unless their content has its mark."""
 
 MAX_SLICE_STEPS = 1.5
 """Largest slice distance of a SEG, in slice distances of its image. Above it, the SEG was drawn on another image."""
@@ -40,7 +44,7 @@ MAX_OFF_VOXEL = 0.05
 
 def reference_kind(path: Path) -> str:
     """Return ``SEG``, ``RTSTRUCT``, or an empty string for any other file."""
-    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".nhdr")) or is_raster(path):
+    if path.name.lower().endswith(OTHER_SUFFIXES) and not is_marked_as_dicom(path):
         return ""
     header = read_header(path)
     return header.modality if header is not None and header.modality in KINDS else ""
