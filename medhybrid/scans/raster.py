@@ -147,6 +147,12 @@ def read_raster_header(path: Path) -> RasterHeader:
                 found=f"{len(pages)} pages of 16 bits and mode {mode}{layout}",
                 remedy="save each channel as a grey TIFF",
             )
+        if is_deep and _raw_mode(image).startswith("LA"):  # Pillow keeps 8 bits, and ITK does not read it
+            raise ScanError(
+                f"{path.name}: its pixels have grey values of 16 bits and transparency",
+                expected="grey values without transparency",
+                remedy="save it without transparency, as a grey PNG of 16 bits",
+            )
         if mode.endswith("A"):
             notes = (*notes, "its transparency is not used")
         size = pixel_size(image)
@@ -328,11 +334,15 @@ def _is_deep(image: Any) -> bool:
     """Return whether an image has 16 bits for each colour, of which Pillow keeps 8."""
     if image.format == "TIFF":
         return has_deep_colours(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;") or not image.tile:
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
         return False
-    args = image.tile[0][3]
-    raw = args if isinstance(args, str) else args[0] if isinstance(args, tuple) and args else ""
-    return ";16" in str(raw)
+    return ";16" in _raw_mode(image)
+
+
+def _raw_mode(image: Any) -> str:
+    """Return Pillow's name of the stored values, such as ``RGB;16B``; empty if it has none."""
+    args = image.tile[0][3] if image.tile else ""
+    return str(args if isinstance(args, str) else args[0] if isinstance(args, tuple) and args else "")
 
 
 def _page(image: Any, number: int) -> Any:

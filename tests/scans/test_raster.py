@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,22 @@ def test_sixteen_bits_of_a_png_are_kept(tmp_path: Path) -> None:
 
     np.testing.assert_array_equal(in_rows(read_scan(save(tmp_path / "g.png", grey)).array)[0], grey)
     np.testing.assert_array_equal(in_rows(read_scan(tmp_path / "c.png").array)[0], colour)
+
+
+@pytest.mark.parametrize("read", [read_scan, read_label_scan])
+def test_grey_values_of_16_bits_with_transparency_are_refused_as_such(
+    tmp_path: Path, read: Callable[[Path], Any]
+) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 4, 0, 0, 0)
+    row = b"\0" + struct.pack(">HHHH", 1000, 65535, 1001, 65535)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+    with pytest.raises(ScanError, match="16 bits and transparency"):
+        read(tmp_path / "x.png")
 
 
 def test_transparency_is_dropped_and_noted(tmp_path: Path) -> None:

@@ -415,5 +415,6 @@ def _no_geometry(path: Path, what: str, *, expected: str = "", found: str = "") 
         path=path,
         expected=expected,
         found=found,
-        remedy="export the series with its geometry, which is needed to place masks",
+        remedy="export the series with its geometry, which is needed to place masks; "
+        "convert images that have none by nature, such as ultrasound, to PNG",
     )

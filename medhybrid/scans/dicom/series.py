@@ -87,8 +87,8 @@ def group_series(
 
 
 def _without_odd_slices(found: Sequence[SeriesEntry]) -> list[SeriesEntry]:
-    """Refuse series of one slice in a study that has series of several slices."""
-    volumes = {s.study_uid: s for s in found if any(len(v.stack.frames) > 1 for v in s.volumes)}
+    """Refuse series of one slice in a study that has series of several slices, also unreadable ones."""
+    volumes = {s.study_uid: s for s in found if _has_several_slices(s)}
     kept = []
     for s in found:
         if s.study_uid in volumes and is_single_slice(s):
@@ -97,6 +97,11 @@ def _without_odd_slices(found: Sequence[SeriesEntry]) -> list[SeriesEntry]:
         else:
             kept.append(s)
     return kept
+
+
+def _has_several_slices(series: SeriesEntry) -> bool:
+    is_unreadable = series.problem is not None and len(series.paths) > 1
+    return is_unreadable or any(len(v.stack.frames) > 1 for v in series.volumes)
 
 
 def is_single_slice(series: SeriesEntry) -> bool:

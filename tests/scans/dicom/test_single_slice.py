@@ -94,10 +94,16 @@ def test_a_slice_beside_a_volume_of_its_study_is_refused(tmp_path: Path) -> None
     write_slices(tmp_path / "volume", 3)
     write_slices(tmp_path / "scout", 1)
     write_slices(tmp_path / "other", 1, study="another")
+    damaged = write_slices(tmp_path / "damaged", 2, study="damaged")[0]
+    write_slices(tmp_path / "rest", 1, study="damaged")
+    header = pydicom.dcmread(damaged)
+    del header.ImagePositionPatient
+    header.save_as(damaged)
 
     found = {e.name: e.code for e in discover(tmp_path).entries}
 
-    assert found == {"volume": "", "scout": "single_slice", "other": ""}
+    assert found["volume"] == found["other"] == ""
+    assert found["scout"] == found["rest"] == "single_slice"
 
 
 def test_single_slices_of_one_folder_have_the_names_of_their_files(tmp_path: Path) -> None:
