@@ -35,7 +35,7 @@ from medhybrid.inference.model import Inferred, Segmenter
 from medhybrid.inference.outputs import files_of, write_outputs
 from medhybrid.inference.passing import may_pass, stay
 from medhybrid.inference.records import Prediction, this_worker
-from medhybrid.inference.scan_checks import unlike_grid
+from medhybrid.inference.scan_checks import refuse_single_slice, unlike_grid
 from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.scans import BURNED_IN, Scan
@@ -209,6 +209,7 @@ def _read_whole(job: FolderJob, case: _Case) -> Scan | None:
             case.attempts, has_started = began, True
             case.input_hash = hash_files(files)
             scan = item.read(job.model.plan.channels, job.model.record.scans)
+            refuse_single_slice(scan, job.model.plan)
             if stamp_files(files) == case.stamps:
                 return replace(scan, notes=(*scan.notes, *unread_context(scan, job.model.plan.context)))
             problem = ScanError(

@@ -9,8 +9,10 @@ from medhybrid.data.checks import copied_channels
 from medhybrid.data.fingerprint import PERCENTILES, SeenRange, percentiles_of
 from medhybrid.data.outliers import NEARLY_ALL, is_nearly_constant
 from medhybrid.data.plan import Plan
+from medhybrid.errors import SeriesError
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.scans import Scan
+from medhybrid.scans.dicom.single_slice import NOTE as SINGLE_SLICE
 
 MAX_SPACING_RATIO = 2.0
 """A spacing that is finer or coarser than that of every training scan by more than this factor is out of range."""
@@ -42,6 +44,19 @@ def reasons_to_review(scan: Scan, plan: Plan, seen: SeenRange | None) -> tuple[s
     intensities = [] if seen is None else _other_intensities(scan, plan, seen)
     channels = (*_constant_channels(scan, plan), *_copied_channels(scan, plan))
     return (*channels, *unlike_grid(scan.grid, plan, seen), *intensities)
+
+
+def refuse_single_slice(scan: Scan, plan: Plan) -> None:
+    """Raise `SeriesError` for a DICOM series of one slice, which a model of volumes takes for an incomplete copy."""
+    if scan.source.kind == "dicom" and SINGLE_SLICE in scan.notes and 1 not in plan.patch_size:
+        raise SeriesError(
+            f"{scan.case}: a single slice",
+            code="single_slice",
+            series=scan.case,
+            expected="a volume, on which the model was trained",
+            found="a DICOM series of one slice",
+            remedy="use the complete series, or convert the slice to NIfTI to predict it anyway",
+        )
 
 
 def unlike_grid(grid: Grid, plan: Plan, seen: SeenRange | None) -> tuple[str, ...]:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from medhybrid.data.fingerprint import CaseFingerprint, SeenRange, range_of
 from medhybrid.data.plan import Normalisation
-from medhybrid.errors import ModelError
+from medhybrid.errors import ModelError, SeriesError
 from medhybrid.geometry import Affine
 from medhybrid.inference.ensemble import Ensemble
 from medhybrid.inference.model import Model
 from medhybrid.inference.precision import Precision
-from medhybrid.inference.scan_checks import empty_labels, reasons_to_review
+from medhybrid.inference.scan_checks import empty_labels, reasons_to_review, refuse_single_slice
 from medhybrid.networks import Logits
+from medhybrid.scans.dicom.write import write_mr_series
+from medhybrid.scans.reader import read_scan
 from medhybrid.scans.scan import Scan, Source
 from medhybrid.steps.predict import predict
 from tests.synthetic import AFFINE, SHAPE, blob_case, make_test_plan, make_test_record
@@ -39,6 +41,19 @@ def scan(array: np.ndarray | None = None, affine: Affine = AFFINE) -> Scan:
 def test_a_scan_like_the_training_scans_has_no_reason_for_review() -> None:
     assert reasons_to_review(scan(), make_test_plan(), SEEN) == ()
     assert reasons_to_review(scan(), make_test_plan(), None) == ()
+
+
+def test_a_single_dicom_slice_is_refused_by_a_model_of_volumes_and_taken_by_one_of_slices(tmp_path: Path) -> None:
+    values = np.arange(20, dtype=np.uint16).reshape(4, 5, 1)
+    write_mr_series(tmp_path, values, AFFINE, description="T1", study="s", case="c")
+    slice_ = read_scan(tmp_path)
+
+    with pytest.raises(SeriesError, match="a single slice") as caught:
+        refuse_single_slice(slice_, make_test_plan())
+    refuse_single_slice(slice_, make_test_plan().model_copy(update={"patch_size": (16, 16, 1)}))
+    refuse_single_slice(scan(values), make_test_plan())
+
+    assert caught.value.code == "single_slice"
 
 
 @pytest.mark.parametrize("seen", [SEEN, None])
