@@ -180,7 +180,7 @@ def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Pa
 def _refuse_two_kinds(masks: dict[Path, list[str]], found: dict[Path, dict[str, Path]]) -> None:
     """Raise `DataError` if images have a second mask of another kind, such as the field of view beside the vessels.
 
-    A second mask has all words that tell the first one apart from masks of its kind. It is in another folder, but not below
+    A second mask has all words that distinguish the first one from masks of its kind. It is in another folder, but not below
     that of the first one, as parts of a mask are. The words of both kinds differ in more than numbers, unlike those of visits.
     """
     alone = [m for m in masks if m not in found]

@@ -47,7 +47,7 @@ def find_units(root: Path, masks: Sequence[ScanEntry], images: Sequence[ScanEntr
 
 
 def lines_of(units: Sequence[Unit], patterns: Mapping[str, str], entries: Sequence[ScanEntry]) -> list[list[str]]:
-    """Return the lines of a table with a case for each unit that has one series for each channel, in a folder of its own.
+    """Return the lines of a table with a case for each unit that has one series for each channel, in a separate folder.
 
     Parameters
     ----------

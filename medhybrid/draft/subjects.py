@@ -54,7 +54,7 @@ EACH_IS_ONE = "each case counts as a subject"
 SUBJECT_PATTERN = "data.subject_pattern"
 
 MAX_VIEWS = 4
-"""Largest number of words that tell the views of a subject apart."""
+"""Largest number of words that distinguish the views of a subject."""
 
 MAX_SCANS = 8
 """Largest median number of scans of a subject: more suggest that the rest of the name is that of a group."""
@@ -173,7 +173,7 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
         return None
     if all(map(END_OF_GROUP.search, groups)) or (all(last.isdecimal() for _, last in parts) and _are_two_kinds(groups)):
         return None
-    # `case_7_000` and one `case_7_001` among many first visits: most names end alike, so that the end tells no cases apart
+    # `case_7_000` and one `case_7_001` among many first visits: most names end alike, so that the end does not separate cases
     is_alike = n_alike.most_common(1)[0][1] >= len(parts) / 2 and len(groups) >= len(parts) / 2
     if sum(several) < len(parts) / 2:
         return groups if is_alike else None

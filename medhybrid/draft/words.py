@@ -148,7 +148,7 @@ OTHER_WORDS = re.compile(
 """Words for sequences and modalities."""
 
 PART_NUMBER = re.compile(r"(?<![a-z])(part|pt|batch|subset|fold|chunk)[\W_]+(\d+)", re.IGNORECASE)
-"""Number of a part of a dataset in the name of a folder (`images_part_1`), which tells no scans apart."""
+"""Number of a part of a dataset in the name of a folder (`images_part_1`), which separates no scans."""
 
 WORD = re.compile(r"[^\W_]+")
 NUMBERED = ("image", "img", "volume", "vol", "mask", "label", "seg", "segmentation", "gt", "manual", "orig")

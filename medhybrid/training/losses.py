@@ -34,7 +34,7 @@ class Loss(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """Loss and its terms by name, each a scalar Tensor."""
+    """Loss and its named terms, each a scalar Tensor."""
 
     total: Tensor
     terms: Mapping[str, Tensor]

@@ -1,4 +1,4 @@
-"""Columns of a table that tell by yes or no whether a case is for training, validation or testing, such as `is_test`."""
+"""Columns of yes and no for whether a case is for training, validation or testing, such as `is_test`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AMBIGUOUS = ("valid", "dev", "tr", "ts")
 def with_parts(table: Table, taken: Sequence[str], name: str) -> Table:
     """Return a table with the column `split` in place of its columns of yes and no for parts; the table itself without them.
 
-    A case without yes is for training, or not used if a column tells which cases train. A single column `test` may be the
+    A case without yes is for training, or not used if a column marks the cases that train. A single column `test` may be the
     result of an examination, and does not count.
 
     Parameters
@@ -61,7 +61,7 @@ def with_parts(table: Table, taken: Sequence[str], name: str) -> Table:
 
 
 def _part_of_column(table: Table, column: str) -> str | None:
-    """Return the part that a column of yes and no tells; None for another column."""
+    """Return the part of a column of yes and no; None for another column."""
     word = ADDED.sub("", column).casefold()
     cells = {row[column].casefold() for _, row in table.rows}
     return part_of(word) if word not in AMBIGUOUS and cells and cells <= YES | NO else None

@@ -60,7 +60,7 @@ class VolumeView:
     channel : str
         Name of the channel of `image`.
     others : dict
-        The other channels by name, on the same grid.
+        Channel name to image, on the same grid.
     """
 
     image: NDArray[np.generic]

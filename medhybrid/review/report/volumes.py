@@ -112,7 +112,7 @@ def _viewer_image(name: str, image: NDArray[np.generic], volume: VolumeView, gri
 def niivue() -> str | None:
     """Return the compressed script of ipyniivue as Base64, with its NiiVue instance as an export.
 
-    It is None if ipyniivue is not installed, or is a version whose script has no such instance.
+    It is None without ipyniivue, or with a version whose script lacks such an instance.
     """
     spec = find_spec("ipyniivue")  # find_spec does not import it: the import would load the libraries of notebooks
     if spec is None or spec.origin is None:

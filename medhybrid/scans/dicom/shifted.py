@@ -31,7 +31,7 @@ def split_shifted(frames: Sequence[Frame], *, series: str) -> dict[str, list[Fra
     Returns
     -------
     dict of str to list of Frame, or None
-        The volumes by name; None if the slices are evenly spaced or cannot be split.
+        Name to frames of each volume; None if the slices are evenly spaced or cannot be split.
 
     Raises
     ------

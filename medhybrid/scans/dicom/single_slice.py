@@ -1,6 +1,6 @@
 """Single slices of CT, MR and others as two-dimensional images, and refusal of a slice that is a part of something larger.
 
-A header does not say how many slices its series has. A slice counts as a whole series if it is the only one: there is no other
+A header lacks the number of slices of its series. A slice counts as a whole series if it is the only one: there is no other
 file of the series in its folder, and no series of several slices in its study. Beside volumes, single slices are scouts,
 monitoring images, or what is left of an incomplete copy.
 """
@@ -55,7 +55,7 @@ def single_slice_error(series: str, frame: Frame, found: str) -> SeriesError:
 
 
 def find_other_slice(paths: Sequence[Path]) -> str:
-    """Return the name of another file of a series in the folder of its only file; empty if there is none.
+    """Return the name of another file of a series in the folder of its only file; otherwise an empty text.
 
     A copy of the file is not another slice.
     """

@@ -128,7 +128,7 @@ def _read_siemens(header: Any, path: Path) -> Sheet:
 
 
 def _read_csa(path: Path) -> tuple[Mapping[str, Any], str]:
-    """Return the values of the CSA image header by name, and the protocol's text; both empty if absent or damaged."""
+    """Return the names and values of the CSA image header, and the protocol's text; both empty if absent or damaged."""
     import pydicom
 
     with warnings.catch_warnings():
