@@ -159,5 +159,5 @@ def _start_of(path: Path) -> bytes:
         check_file(path)
         with path.open("rb") as file:
             return file.read(132)
-    except OSError:
+    except Exception:  # the reader of the file reports the reason
         return b""

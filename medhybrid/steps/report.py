@@ -6,6 +6,7 @@ Scans are read again, as `predict` read them. Masks and measurements are those o
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -161,7 +162,7 @@ def _view(
         notes=tuple(notes),
         scores=tuple(scores),
         volume=volume,
-        mask_path=mask if (folder / mask).is_file() else "",
+        mask_path=mask if os.path.isfile(folder / mask) else "",
         scan_path=path_from(folder, files[0]) if files else "",
     )
 
