@@ -93,6 +93,23 @@ def test_the_password_of_a_store_is_no_argument_of_the_mlflow_ui(
     assert uri == address
 
 
+def test_the_log_of_the_mlflow_ui_is_private_and_only_its_last_start_gives_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review, "review_command", lambda *_, **__: ["sh", "-c", "echo of this start"])
+    monkeypatch.setattr(review, "quiet_mlflow", lambda: None)
+    log = tmp_path / "mlflow-ui.log"
+
+    for _ in range(2):
+        with pytest.raises(TrackingError, match="of this start"):
+            review.review(tmp_path)
+        with log.open("a") as file:
+            file.write("ERROR of an earlier start\n")
+
+    assert "of an earlier start" in log.read_text(), "nothing is overwritten"
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.filterwarnings("ignore")

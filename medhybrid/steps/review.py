@@ -16,6 +16,7 @@ from typing import TextIO
 
 from medhybrid.addresses import hide_password
 from medhybrid.errors import ConfigError, TrackingError
+from medhybrid.files import file_mode
 from medhybrid.interrupt import stop_on_signals
 from medhybrid.tracking.mlflow_store import quiet_mlflow, sqlite_path, store_uri
 from medhybrid.tracking.mlflow_ui import experiment_page
@@ -82,6 +83,7 @@ def review(
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": store_uri(uri, Path(runs))} | WITHOUT_JOBS
     is_waiting = opens
     with _log_file(Path(runs)) as log:
+        earlier = log.tell()
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             with stop_on_signals() as should_stop:
@@ -93,7 +95,7 @@ def review(
                 if not should_stop():  # also with exit code 0, as for a port in use
                     raise TrackingError(
                         "the MLflow UI has ended",
-                        found=_last_error(Path(log.name)),
+                        found=_last_error(Path(log.name), earlier),
                         remedy=f"see {log.name}; if the port is in use, give another --port",
                     )
                 return 0
@@ -106,16 +108,18 @@ WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def _log_file(runs: Path) -> TextIO:
-    """Open the log of the server: `mlflow-ui.log` in the folder of runs, otherwise a temporary file."""
+    """Open the log of the server, which only its user may read: `mlflow-ui.log` in the folder of runs, or a temporary file."""
     try:
-        return (runs / "mlflow-ui.log").open("a")
+        with file_mode(0o600):
+            return (runs / "mlflow-ui.log").open("a")
     except OSError:  # no such folder, as for a store elsewhere, or read-only
         return tempfile.NamedTemporaryFile("a", prefix="mlflow-ui-", suffix=".log", delete=False)  # type: ignore[return-value]
 
 
-def _last_error(path: Path) -> str:
-    """Return the last line of a log that contains an error, otherwise its last line."""
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+def _last_error(path: Path, start: int) -> str:
+    """Return the last line of a log from byte `start` that contains an error, otherwise its last line."""
+    text = path.read_bytes()[start:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
     return hide_password((errors or lines or ["no message"])[-1])
 
