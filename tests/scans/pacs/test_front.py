@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import struct
 import threading
@@ -23,6 +24,8 @@ from tests.servers import free_port
 
 SENDER, US = "SCANNER", "MEDHYBRID"
 
+pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
+
 
 def request(calling: str = SENDER, called: str = US, *, padding: int = 0) -> bytes:
     """Return an A-ASSOCIATE-RQ."""
@@ -37,6 +40,13 @@ def data(*fragments: tuple[bytes, bool, bool]) -> bytes:
         for content, is_command, is_last in fragments
     )
     return struct.pack(">BxI", 4, len(body)) + body
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_connection_is_left_open() -> Iterator[None]:
+    """Collect what these tests leave, so that an unclosed connection of the listener warns here, as an error."""
+    yield
+    gc.collect()
 
 
 class Inside:
