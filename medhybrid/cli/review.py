@@ -202,13 +202,16 @@ def compare(
     """Compare two or more runs case by case.
 
     For two runs, the report has the difference with its confidence interval, the largest changes and the differing settings.
-    More runs are compared with the first one, in a table with intervals and a figure.
+    More runs are compared with the first one, in a table with intervals and a figure. Two files review.json, the marks of two
+    reviewers, are compared by Cohen's kappa, with the disputed cases first.
     """
     reporter = call_of(context).reporter(quiet)
     if len(folders) < 2:
         raise ConfigError(
             "compare needs two or more runs", found=f"{len(folders)}", remedy="name the folder of another run"
         )
+    if len(folders) == 2 and all(f.suffix == ".json" for f in folders):
+        return _compare_reviewers(folders[0], folders[1], reporter)
     with patient_files(mode):
         return (
             _compare_two(folders[0], folders[1], out, reporter)
@@ -231,6 +234,20 @@ def _compare_two(first: Path, second: Path, out: Path, reporter: Reporter) -> in
     if result.settings:
         reporter.table("Differing settings", ["setting", "first", "second"], [list(row) for row in result.settings])
     reporter.message(f"{result.page}")
+    return 0
+
+
+def _compare_reviewers(first: Path, second: Path, reporter: Reporter) -> int:
+    from medhybrid.review.reviewers import compare_reviewers, rows_of_reviewers
+
+    result = compare_reviewers(first, second)
+    kappa = result.kappa
+    columns, rows = rows_of_reviewers(result)
+    reporter.table(f"{kappa.n} masks that both marked, disputed ones first", columns, rows)
+    interval = f"(95 % CI {kappa.low:.2f} to {kappa.high:.2f})"
+    reporter.message(f"{kappa.agreed:.0%} of the decisions agree; Cohen's kappa {kappa.value:.2f} {interval}")
+    if result.by_one:
+        reporter.message(f"{len(result.by_one)} masks with a decision of one reviewer only are not compared")
     return 0
 
 

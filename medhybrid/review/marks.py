@@ -61,8 +61,11 @@ class Marks(BaseModel):
 def read_marks(folder: Path) -> Marks:
     """Read the marks of a folder of masks; empty if it has no file of marks. Raises `DataError` for a damaged file."""
     path = folder / FILE
-    if not path.is_file():
-        return Marks()
+    return read_marks_file(path) if path.is_file() else Marks()
+
+
+def read_marks_file(path: Path) -> Marks:
+    """Read a file of marks; raises `DataError` if it is absent or damaged."""
     try:
         return Marks.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
