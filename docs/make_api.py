@@ -64,6 +64,7 @@ SECTIONS = {
         "evaluate",
         "Evaluation",
         "export",
+        "import_nnunet",
     ),
     "Review": ("report", "compare", "Comparison", "promote", "Promotion"),
     "Progress": ("Reporter",),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from medhybrid.steps.demo_data import write_demo_data
     from medhybrid.steps.evaluate import Evaluation, evaluate
     from medhybrid.steps.export import export
+    from medhybrid.steps.import_nnunet import import_nnunet
     from medhybrid.steps.inspect import Inspection, inspect
     from medhybrid.steps.models import ModelList, models
     from medhybrid.steps.predict import FolderResult, PredictOptions, predict
@@ -70,6 +71,7 @@ _HOMES = {
     "cross_validate": "medhybrid.steps.cross_validate",
     "evaluate": "medhybrid.steps.evaluate",
     "export": "medhybrid.steps.export",
+    "import_nnunet": "medhybrid.steps.import_nnunet",
     "inspect": "medhybrid.steps.inspect",
     "load_config": "medhybrid.config",
     "load_model": "medhybrid.runs.models",
@@ -117,6 +119,7 @@ __all__ = [
     "cross_validate",
     "evaluate",
     "export",
+    "import_nnunet",
     "inspect",
     "load_config",
     "load_model",

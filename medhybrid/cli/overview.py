@@ -11,7 +11,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Start": ("demo", "inspect", "init", "plan"),
     "Prepare": ("preprocess", "convert", "config"),
     "Train": ("train", "cross-validate", "pretrain", "tune", "reproduce"),
-    "Apply": ("predict", "listen", "export", "models"),
+    "Apply": ("predict", "listen", "serve", "export", "import", "models"),
     "Assess": ("evaluate", "report", "review", "compare", "promote"),
 }
 """Commands in the order of a study; each command is in one group."""

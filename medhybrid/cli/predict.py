@@ -1,8 +1,9 @@
-"""Commands that use a trained model: predict, listen, export, models."""
+"""Commands that use a trained model: predict, listen, serve, export, import, models."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -211,6 +212,111 @@ def export(
     path = run(model, out=out, format_=format_, tracking_uri=tracking_uri)
     call_of(context).reporter().message(f"{path}; description.json has the pre- and post-processing")
     return 0
+
+
+def import_model(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(metavar="nnunet", help="Kind of the model: nnunet (version 2).")],
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="Folder with plans.json, dataset.json and fold_0 of the model.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")],
+    folds: Annotated[
+        str, typer.Option(help="Comma-separated folds, such as 0,1,2. Default: all with a checkpoint.")
+    ] = "",
+    checkpoint: Annotated[str, typer.Option(help="final or best.")] = "final",
+    orientation: Annotated[
+        str,
+        typer.Option(help="stored: axes as in the file; RAS: turned to RAS; auto: as nnU-Net's reader in the plans."),
+    ] = "auto",
+    quiet: Quiet = False,
+) -> int:
+    """Import a trained model of nnU-Net.
+
+    The model folder works with predict, listen, export and report. It needs the extra [nnunet].
+    """
+    from medhybrid.steps.import_nnunet import import_nnunet
+
+    if kind != "nnunet":
+        raise ConfigError(f"models of kind {kind!r} cannot be imported", expected="nnunet")
+    reporter = call_of(context).reporter(quiet)
+    names = [f.strip() for f in folds.split(",") if f.strip()]
+    place = import_nnunet(
+        results,
+        out=out,
+        folds=names,
+        checkpoint=checkpoint,  # type: ignore[arg-type]
+        orientation=orientation,  # type: ignore[arg-type]
+        reporter=reporter,
+    )
+    reporter.message(f"next: medhybrid predict SCANS --model {place} --out OUT")
+    return 0
+
+
+def serve(
+    context: typer.Context,
+    models: Annotated[
+        list[str], typer.Option("--model", "-m", help="NAME=FOLDER of a model; repeat it for several models.")
+    ],
+    spool: Annotated[Path, typer.Option(help="Folder of the jobs. It is kept over a restart.")] = Path("serve"),
+    host: Annotated[str, typer.Option(help="Address to listen on. Others than this computer need MEDHYBRID_TOKEN.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8090,
+    device: Device = "auto",
+    dicomweb: Annotated[
+        str, typer.Option(help="DICOMweb server whose studies clients may name, such as dicomwebs://pacs/dicom-web.")
+    ] = "",
+    max_upload_mb: Annotated[int, typer.Option(help="Largest upload in MB.")] = 4096,
+    max_queued: Annotated[int, typer.Option(help="Highest number of waiting jobs.")] = 100,
+    keep_hours: Annotated[float, typer.Option(help="Ended jobs are removed after this time.")] = 24.0,
+    mode: Mode = "0600",
+) -> int:
+    """Serve models over HTTP: scans in, masks out.
+
+    Clients send the token in the environment variable MEDHYBRID_TOKEN. It needs the extra [serve].
+    """
+    import os
+
+    from medhybrid.inference.program import import_for
+    from medhybrid.runs.models import load_model
+    from medhybrid.steps.models import models as list_models
+    from medhybrid.steps.serve import Jobs, ServeOptions
+
+    import_for("serve", "fastapi")
+    import_for("serve", "uvicorn")
+    from medhybrid.steps.serve_http import make_app, run_server
+
+    named = dict(_named_model(text) for text in models)
+    if len(named) < len(models):
+        raise ConfigError("two models have one name", expected="--model NAME=FOLDER with different names")
+    listed = {}
+    for name, folder in named.items():
+        found = list_models([folder])
+        if len(found.models) != 1:
+            reasons = [p.reason for p in found.problems]
+            raise ConfigError(
+                f"--model {name}: {folder} has {len(found.models)} models",
+                expected="a run folder or a model folder",
+                found="; ".join(reasons)[:300] or "none",
+            )
+        listed[name] = found.models[0]
+    loaders = {name: partial(load_model, folder, device=device) for name, folder in named.items()}
+    options = ServeOptions(max_upload_mb=max_upload_mb, max_queued=max_queued, keep_hours=keep_hours, dicomweb=dicomweb)
+    token = os.environ.get("MEDHYBRID_TOKEN", "")
+    with patient_files(mode):
+        app = make_app(Jobs(spool, loaders, options), listed, token=token)
+        call_of(context).reporter().message(f"serving {', '.join(named)} on http://{host}:{port}  (stop with Ctrl-C)")
+        run_server(app, host=host, port=port, token=token)
+    return 0
+
+
+def _named_model(text: str) -> tuple[str, str]:
+    """Return the name and the folder of `NAME=FOLDER`; raises `ConfigError`."""
+    name, separator, folder = text.partition("=")
+    if not separator or not folder or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ConfigError(f"invalid --model {text!r}", expected="NAME=FOLDER, with a name of letters, digits and . - _")
+    return name, folder
 
 
 def _write_array(out: Path, n: int, call: Call, reporter: Reporter) -> int:

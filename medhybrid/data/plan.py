@@ -26,12 +26,12 @@ PLAN_VERSION = 1
 
 
 class Normalisation(BaseModel):
-    """Intensity normalisation of a channel."""
+    """Intensity normalisation of a channel; `nnunet` is that of an imported model, which its record has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channel: str
-    rule: Literal["zscore_foreground", "zscore", "clip_and_scale"]
+    rule: Literal["zscore_foreground", "zscore", "clip_and_scale", "nnunet"]
     low: float = 0.0
     high: float = 0.0
     mean: float = 0.0

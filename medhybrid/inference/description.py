@@ -9,6 +9,7 @@ import numpy as np
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import MAX_SCALED, TISSUE_SHARE
 from medhybrid.inference.model import Model
+from medhybrid.inference.nnunet.description import describe_imported
 from medhybrid.inference.program import fixed_axes
 from medhybrid.inference.windows import AIR_LOGIT, EDGE_WEIGHT
 
@@ -82,9 +83,10 @@ def describe(model: Model) -> dict[str, Any]:
 
     The steps are in the order in which they are applied, with all of their numbers.
     """
-    plan, inference = model.plan, model.record.inference
+    plan = model.plan
     stride = [int(s) for s in np.prod(plan.strides, axis=0)]
-    normalise = [{"step": "normalise", **rule.model_dump(), "how": NORMALISE[rule.rule]} for rule in plan.normalisation]
+    steps = _steps(model) if model.record.nnunet is None else describe_imported(model.record)
+    is_of_regions = model.record.nnunet is not None and bool(plan.regions)
     return {
         "input": {
             "name": "image",
@@ -95,6 +97,25 @@ def describe(model: Model) -> dict[str, Any]:
             "size_trained_with": list(plan.patch_size),
             "size_fixed": {"xyz"[axis]: size for axis, size in fixed_axes(model).items()},
         },
+        "before": steps["before"],
+        "output": {
+            "name": "logits",
+            "axes": ["batch", "class", "x", "y", "z"],
+            "classes": list(plan.regions) if is_of_regions else ["background", *plan.labels],
+        },
+        "after": steps["after"],
+        "calibration": {
+            "temperature": model.record.calibration.temperature,
+            "how": "probabilities are softmax(logits / temperature)",
+        },
+    }
+
+
+def _steps(model: Model) -> dict[str, Any]:
+    """Return the steps before and after the network of a model that medhybrid trained."""
+    plan, inference = model.plan, model.record.inference
+    normalise = [{"step": "normalise", **rule.model_dump(), "how": NORMALISE[rule.rule]} for rule in plan.normalisation]
+    return {
         "before": [
             {"step": "align", "other_grids": model.record.scans.other_grids, "how": ALIGN},
             {"step": "orient", "to": "RAS+", "how": ORIENT},
@@ -110,11 +131,6 @@ def describe(model: Model) -> dict[str, Any]:
             *([{"step": "air", "how": AIR}] if inference.skip_air else []),
             *([{"step": "context", "fields": list(plan.context), "how": CONTEXT}] if plan.context else []),
         ],
-        "output": {
-            "name": "logits",
-            "axes": ["batch", "class", "x", "y", "z"],
-            "classes": ["background", *plan.labels],
-        },
         "after": [
             {
                 "step": "mirror",
@@ -137,8 +153,4 @@ def describe(model: Model) -> dict[str, Any]:
             },
             {"step": "orient", "how": "back to the scan's own axes"},
         ],
-        "calibration": {
-            "temperature": model.record.calibration.temperature,
-            "how": "probabilities are softmax(logits / temperature)",
-        },
     }

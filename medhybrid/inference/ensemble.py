@@ -29,6 +29,12 @@ class Ensemble(Segmenter):
 
     def __init__(self, members: Sequence[Model]) -> None:
         first = members[0]
+        if imported := [m.plan.study for m in members if m.record.nnunet is not None]:
+            raise ModelError(
+                "models of nnU-Net cannot be averaged with other models",
+                found=f"{len(members)} models, of which from nnU-Net: {', '.join(imported)}",
+                remedy="import the folds of one configuration together, as one model",
+            )
         for other in members[1:]:
             _refuse_other_plan(first, other)
         decides = "".join(m.record.weights_sha256 + m.record.calibration.model_dump_json() for m in members)

@@ -32,6 +32,9 @@ class FolderRecord(BaseModel):
         Further paths, if several were given.
     is_calibrated : bool, optional
         Whether validation cases calibrated the confidence of the model; None in records of earlier versions.
+    knows_training_scans : bool, optional
+        Whether the model's record has the scans that trained it, so that `evaluate` recognises them; None in records of earlier
+        versions.
     model_channels : list of (str, bool)
         Name of each channel, and whether it is optional.
     channels : dict
@@ -65,6 +68,7 @@ class FolderRecord(BaseModel):
     scans: str = ""
     more_scans: list[str] = []
     is_calibrated: bool | None = None
+    knows_training_scans: bool | None = None
     model_channels: list[tuple[str, bool]] = []
     channel_map: dict[str, str | ChannelRule] = {}
     scan_options: ScansConfig = ScansConfig()

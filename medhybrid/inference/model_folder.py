@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from medhybrid.config.models import ALL_CASES
+from medhybrid.config.unet import UNetConfig
 from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import NOT_CALIBRATED
 from medhybrid.inference.device import choose_device
@@ -21,6 +22,7 @@ from medhybrid.inference.model import Model
 from medhybrid.inference.model_record import ModelRecord, read_record
 from medhybrid.inference.model_weights import network_with_weights
 from medhybrid.inference.network import network_for
+from medhybrid.inference.nnunet.model import NnUNetModel
 from medhybrid.inference.rule_search import ComponentRules
 from medhybrid.inference.weights_file import check_heads, write_weights
 
@@ -63,7 +65,8 @@ def load_model_folder(
     asked = {k: v for k, v in (("precision", precision), ("tta_mirroring", mirror)) if v is not None}
     record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
     network = network_with_weights(lambda: network_for(record.network, record.plan), weights)
-    return Model(network, record, choose_device(device))
+    kind = Model if record.nnunet is None else NnUNetModel
+    return kind(network, record, choose_device(device))
 
 
 def set_component_rules(folder: Path, rules: ComponentRules) -> bool:
@@ -95,10 +98,7 @@ def model_card(record: ModelRecord, title: str, *, verdict: Sequence[str] = ()) 
         ("labels", ", ".join(f"{n} ({v})" for n, v in plan.labels.items())),
         ("channels", ", ".join(n.channel + (" (optional)" if n.optional else "") for n in plan.normalisation)),
         ("voxel spacing of the network", " x ".join(f"{s:g}" for s in plan.spacing_mm) + " mm"),
-        (
-            "network",
-            f"{record.network.kind}, widths {record.network.widths}, {record.network.depth} Transformer blocks",
-        ),
+        ("network", _network_of(record)),
         ("validation fold", _fold_of(record)),
         ("training data (SHA-256)", record.data_hash),
         ("medhybrid", record.medhybrid_version),
@@ -135,7 +135,18 @@ def model_card(record: ModelRecord, title: str, *, verdict: Sequence[str] = ()) 
     return "\n".join(lines)
 
 
+def _network_of(record: ModelRecord) -> str:
+    network = record.network
+    if isinstance(network, UNetConfig):
+        rules = record.nnunet
+        of = f", {rules.configuration}, trainer {rules.trainer}" if rules else ""
+        return f"{network.kind} of nnU-Net{of}, widths {network.widths}, {network.n_folds} fold(s) averaged"
+    return f"{network.kind}, widths {network.widths}, {network.depth} Transformer blocks"
+
+
 def _fold_of(record: ModelRecord) -> str:
+    if record.nnunet is not None:
+        return f"of nnU-Net: {', '.join(record.nnunet.folds)}"
     if record.fold == ALL_CASES:
         return "none: trained on every case"
     return f"{record.fold}" + ("" if record.inner_fold is None else f", inner split {record.inner_fold}")
@@ -143,6 +154,13 @@ def _fold_of(record: ModelRecord) -> str:
 
 def _validation_lines(record: ModelRecord) -> list[str]:
     """Return the section of the model card with the scores, or with the reason for their absence."""
+    if record.nnunet is not None:
+        return [
+            "## Validation",
+            "",
+            "Not known: the model was imported from nnU-Net. Its training data are not known either: medhybrid does not",
+            "recognise scans that trained it. Evaluate it only on scans that nnU-Net did not train on.",
+        ]
     if record.fold == ALL_CASES:
         return [
             "## Validation",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medhybrid.config import ChannelRule, InferenceConfig, LabelCode, NetworkConfig, ScansConfig
 from medhybrid.config.renamed import rename_sections
+from medhybrid.config.unet import UNetConfig
 from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
 from medhybrid.errors import ModelError
 from medhybrid.inference.confidence import Calibration
+from medhybrid.inference.nnunet.rules import NnUNetRules
 from medhybrid.inference.record_bounds import refuse_absurd
 from medhybrid.inference.weights_file import FORMAT_VERSION, About
 
@@ -53,13 +55,15 @@ class ModelRecord(BaseModel):
         Spacing, size and intensities of the training scans; a mask of a scan outside these ranges needs review.
     training : TrainingRecord, optional
         Record of the training, to reproduce the model.
+    nnunet : NnUNetRules, optional
+        nnU-Net's steps before and after the network, for a model that was imported from nnU-Net.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int = FORMAT_VERSION
     medhybrid_version: str
-    network: NetworkConfig
+    network: NetworkConfig | UNetConfig
     inference: InferenceConfig
     scans: ScansConfig = ScansConfig()
     channel_map: dict[str, str | ChannelRule]
@@ -74,6 +78,13 @@ class ModelRecord(BaseModel):
     calibration: Calibration = Calibration()
     seen: SeenRange | None = None
     training: TrainingRecord | None = Field(None, validation_alias=AliasChoices("training", "made"))
+    nnunet: NnUNetRules | None = None
+
+    @model_validator(mode="after")
+    def _imported_network_has_rules(self) -> Self:
+        if (self.nnunet is None) == isinstance(self.network, UNetConfig):
+            raise ValueError("a network of nnU-Net needs the steps of nnU-Net (nnunet), and no other network has them")
+        return self
 
     @property
     def about(self) -> About:

@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 from medhybrid.config import InferenceConfig, NetworkConfig, NetworkSettings
+from medhybrid.config.unet import UNetConfig
 from medhybrid.data.plan import Plan
 from medhybrid.inference.precision import Precision
 from medhybrid.inference.windows import Predictor, predict_windows
 from medhybrid.networks import Network, build_network
 from medhybrid.networks.logits import Logits
 from medhybrid.networks.presets import network_of
+from medhybrid.networks.unet import FoldUNets
 
 logger = logging.getLogger(__name__)
 
 
-def network_for(settings: NetworkSettings, plan: Plan) -> Network:
-    """Build a new network with the channels, labels, strides and preset of a plan."""
+def network_for(settings: NetworkSettings | UNetConfig, plan: Plan) -> Network:
+    """Build a new network with the channels, labels, strides and preset of a plan, or an imported one."""
+    if isinstance(settings, UNetConfig):
+        return FoldUNets(settings)
     return build_network(
         config_of_network(settings, plan),
         n_channels=len(plan.channels),

@@ -59,12 +59,12 @@ def refuse_absurd(record: ModelRecord, source: str) -> None:
             raise _refused(source, key, "a finite number", value)
     for key, (low, high) in BOUNDS.items():
         section, name = key.split(".")
-        for _, value in _numbers(key, values[section][name]):
+        for _, value in _numbers(key, values[section].get(name)):
             if not low <= value <= high:
                 raise _refused(source, key, f"{low:g} to {high:g}", value)
     for key, longest in LENGTHS.items():
         section, name = key.split(".")
-        if len(values[section][name]) > longest:
+        if len(values[section].get(name, ())) > longest:
             raise _refused(source, key, f"at most {longest} entries", len(values[section][name]))
     n_labels = len(record.plan.labels)
     for classes in record.plan.regions.values():
@@ -72,6 +72,12 @@ def refuse_absurd(record: ModelRecord, source: str) -> None:
             raise _refused(source, "plan.regions", f"classes from 1 to {n_labels}", wrong[0])
         if not classes:
             raise _refused(source, "plan.regions", "at least one class in each region", 0)
+    imported = record.nnunet
+    if imported is not None:
+        if wrong := [c for c in imported.regions if not 1 <= c <= n_labels]:
+            raise _refused(source, "nnunet.regions", f"classes from 1 to {n_labels}", wrong[0])
+        if len(imported.channels) != len(record.plan.normalisation):
+            raise _refused(source, "nnunet.channels", "one for each channel", len(imported.channels))
     named = [name for pair in record.plan.mirror_pairs for name in pair]
     if len(set(named)) != len(named) or not set(named) <= set(record.plan.labels):
         raise _refused(source, "plan.mirror_pairs", "pairs of labels, each label once", len(named))

@@ -7,7 +7,7 @@ resampled only near borders, point by point. The scan is processed in slabs: at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -26,6 +26,8 @@ SLAB_LOGITS = 16 * SLAB_VOXELS
 """Logits in a slab, which limit its voxels where there are many labels."""
 
 Labels = NDArray[np.uint8]
+
+Matrices = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 POINTS = 200_000
 """Voxels near borders whose logits are resampled at once."""
@@ -50,15 +52,33 @@ def labels_on_scan(logits: Tensor | Rows, network: Grid, turned: Grid, turn: Tur
     (X', Y', Z') uint8 ndarray
         Class indices in the scan's own axis order.
     """
+    return np.ascontiguousarray(turn.undo(resampled_labels(logits, grid_weights(network, turned))))
+
+
+def resampled_labels(
+    logits: Tensor | Rows, matrices: Matrices, *, decide: Callable[[Tensor], Tensor] | None = None
+) -> NDArray[np.uint8]:
+    """Return the label (X', Y', Z') of each voxel after resampling logits (K, X, Y, Z).
+
+    Parameters
+    ----------
+    matrices : 3 ndarrays (T, S)
+        Resampling of each axis, with weights of at least 0.
+    decide : callable
+        Function from logits (K, ...) to labels (...) uint8; by default `highest_label`. Where it gives one label for some
+        logits, it must give this label for each of their weighted means, too.
+    """
+    decide = decide or highest_label
     source = logits if isinstance(logits, Rows) else Rows([logits])
-    x, y, z = (_to_axis(w) for w in grid_weights(network, turned))
-    labels = np.empty(turned.shape, np.uint8)
-    for first, last in _slabs(turned.shape, source.take(0, 1).shape[0]):
+    shape = (len(matrices[0]), len(matrices[1]), len(matrices[2]))
+    x, y, z = (_to_axis(w) for w in matrices)
+    labels = np.empty(shape, np.uint8)
+    for first, last in _slabs(shape, source.take(0, 1).shape[0]):
         rows = x.rows(first, last)
         begin = rows.sources.start
         values = source.take(begin, rows.sources.stop)  # (K, n, Y, Z)
         rows = _Axis(rows.neighbours - begin, rows.weights)
-        coarse = highest_label(values).cpu().numpy()
+        coarse = decide(values).cpu().numpy()
         if coarse.min() == coarse.max():  # one label alone, mostly background
             labels[first:last] = coarse.min()
             continue
@@ -70,9 +90,9 @@ def labels_on_scan(logits: Tensor | Rows, network: Grid, turned: Grid, turn: Tur
             last_axis = values.movedim(0, -1).float().contiguous()  # the logits of a voxel are adjacent in memory
             for some in np.array_split(near_border, -(-len(near_border) // POINTS)):
                 means = _at_points(last_axis, some, (rows, y, z))  # (N, K)
-                labels[first:last][tuple(some.T)] = highest_label(means.T).cpu().numpy()
+                labels[first:last][tuple(some.T)] = decide(means.T).cpu().numpy()
     source.rest()
-    return np.ascontiguousarray(turn.undo(labels))
+    return labels
 
 
 def probabilities_on_scan(
@@ -87,14 +107,42 @@ def probabilities_on_scan(
     temperature : float
         Divisor of the logits before the softmax.
     """
-    wx, wy, wz = (torch.from_numpy(w).to(logits.device) for w in grid_weights(network, turned))
-    probabilities = np.empty((len(logits), *turned.shape), np.float32)
-    for first, last in _slabs(turned.shape, len(logits)):
+    values = resampled_probabilities(
+        logits, grid_weights(network, turned), temperature=temperature, n_classes=len(logits)
+    )
+    return np.ascontiguousarray(turn.undo(values))
+
+
+def resampled_probabilities(
+    logits: Tensor,
+    matrices: Matrices,
+    *,
+    temperature: float,
+    n_classes: int,
+    as_classes: Callable[[Tensor], Tensor] | None = None,
+) -> NDArray[np.float32]:
+    """Return probabilities (n_classes, X', Y', Z'), background first, after resampling logits (K, X, Y, Z).
+
+    Parameters
+    ----------
+    matrices : 3 ndarrays (T, S)
+        Resampling of each axis.
+    temperature : float
+        Divisor of the logits before the softmax.
+    as_classes : callable, optional
+        Function from resampled logits (K, ...) to logits of classes (n_classes, ...).
+    """
+    wx, wy, wz = (torch.from_numpy(np.array(w)).to(logits.device) for w in matrices)
+    shape = (len(wx), len(wy), len(wz))
+    probabilities = np.empty((n_classes, *shape), np.float32)
+    for first, last in _slabs(shape, len(logits)):
         slab = torch.einsum("ax,kxyz->kayz", wx[first:last], logits.float())
         slab = torch.einsum("by,kayz->kabz", wy, slab)
         slab = torch.einsum("cz,kabz->kabc", wz, slab)
+        if as_classes is not None:
+            slab = as_classes(slab)
         probabilities[:, first:last] = (slab / temperature).softmax(dim=0).cpu().numpy()
-    return np.ascontiguousarray(turn.undo(probabilities))
+    return probabilities
 
 
 def highest_label(values: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def read_about(path: Path) -> About | None:
     return None if text is None else About.read(text, path.name)
 
 
-def check_heads(path: Path, heads: int) -> None:
+def check_heads(path: Path, heads: int | None) -> None:
     """Raise `ModelError` if the description of weights has another number of heads than their model's record."""
     try:  # alone, since the record has the rest, and files of earlier versions may have other fields
         stated = json.loads(_about_text(path) or "{}").get("heads")

@@ -85,6 +85,8 @@ def predict_slabs(
     skip_air: bool = True,
     precision: Precision = Precision.FLOAT32,
     device: torch.device | None = None,
+    starts: Callable[[int, int, float], list[int]] | None = None,
+    weights: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield blended logits (K, n, Y, Z), float32, of an image (C, X, Y, Z), slab by slab along X.
 
@@ -100,6 +102,10 @@ def predict_slabs(
         Class of each class after mirroring left-right, that of the other side; empty if mirroring exchanges none.
     device : torch.device, optional
         Device of the predictor. Logits are blended on the device of the image.
+    starts : callable
+        Function from length, window and overlap to the starts of the windows along an axis; by default `window_starts`.
+    weights : (*window) Tensor
+        Blending weights; by default `blending_weights`.
 
     Raises
     ------
@@ -111,10 +117,11 @@ def predict_slabs(
     across = tuple(
         slice(b, b + n) for b, n in zip(_padding_before(image.shape[2:], window[1:]), image.shape[2:], strict=True)
     )
-    xs, ys, zs = (window_starts(n, w, overlap) for n, w in zip(padded.shape[1:], window, strict=True))
+    starts = starts or window_starts
+    xs, ys, zs = (starts(n, w, overlap) for n, w in zip(padded.shape[1:], window, strict=True))
     logits = torch.zeros((n_classes, window[0], *padded.shape[2:]), device=image.device)
     total, computed = torch.zeros_like(logits[0]), torch.zeros_like(logits[0], dtype=torch.bool)
-    weights = blending_weights(window).to(image.device)
+    weights = (blending_weights(window) if weights is None else weights).to(image.device)
     size = window_batch if isinstance(window_batch, BatchSize) else BatchSize(window_batch)
     computed_on = device or image.device
     planned = affordable(computed_on, size.n, ACTIVATIONS * int(np.prod(window)))

@@ -8,8 +8,9 @@ from medhybrid.networks.blocks import Stride
 from medhybrid.networks.hybrid import SegmentationNetwork
 from medhybrid.networks.regions import RegionScores
 from medhybrid.networks.transunet import TransUNet
+from medhybrid.networks.unet import FoldUNets
 
-Network = SegmentationNetwork | TransUNet
+Network = SegmentationNetwork | TransUNet | FoldUNets
 
 
 def build_network(

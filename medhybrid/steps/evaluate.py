@@ -121,6 +121,8 @@ def evaluate(
         reporter.message("references are matched by their names without words such as mask or image")
     _refuse_other_labels(_output_folder(Path(predictions)), structures, ignores=other_values == "ignore")
     failed, foreign = _on_record(_output_folder(Path(predictions)))
+    if _has_unknown_training(_output_folder(Path(predictions))):
+        reporter.message("the scans that trained this model are not known: the scores hold only for scans that did not")
     predicted = {case: path for case, path in predicted.items() if case not in failed}
     predicted_names = sorted((set(predicted) | failed | set(doubled)) & (set(known) | set(doubled_references)))
     names = (
@@ -394,6 +396,14 @@ def _on_record(folder: Path) -> tuple[set[str], dict[str, DataError]]:
                 remedy="move it into corrected/ and predict again, or copy all masks to another folder to score edited ones",
             )
     return failed - {p.stem for p in (folder / "done").glob("[!.]*.json")}, foreign
+
+
+def _has_unknown_training(folder: Path) -> bool:
+    """Return whether the masks of a folder are of a model whose training scans are not known."""
+    try:
+        return read_folder_record(folder).knows_training_scans is False
+    except DataError:  # a folder of masks of other software
+        return False
 
 
 def log_evaluation(run: Path, out: Path, summary: Mapping[str, float]) -> None:

@@ -32,10 +32,10 @@ from medhybrid.owned import FolderKind, claim_folder, remove_tree
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint, send_files
 from medhybrid.scans.pacs.receive import Receiver
 from medhybrid.steps.predict import predict
+from medhybrid.steps.spool import STATES, State, folders, make_states, move
 
 logger = logging.getLogger(__name__)
 
-STATES = ("incoming", "queued", "done", "failed")
 POLL_S = 0.2
 SPOOL = FolderKind(
     "listen",
@@ -68,8 +68,7 @@ class Listener:
         self._still_since: dict[str, float] = {}
         with file_mode(read_mode(config.mode)):
             claim_folder(self.spool, SPOOL, remedy="choose another folder for `spool`")
-            for state in STATES:
-                (self.spool / state).mkdir(exist_ok=True)
+            make_states(self.spool)
         self._receiver = Receiver(config, self.spool / "incoming", on_stored=self._touch)
 
     def run(self, stop: threading.Event) -> None:
@@ -103,7 +102,7 @@ class Listener:
         for taken in sorted(p for p in queued.glob(".*") if p.is_dir()):  # left by an error or an earlier start
             if time.monotonic() >= self._resend_at.get(taken.name[1:], 0.0):
                 self._try_to_queue(taken)
-        for study in _folders(self.spool / "incoming"):
+        for study in folders(self.spool / "incoming"):
             taken = queued / f".{study.name}"
             if (queued / study.name).exists() or taken.exists():
                 continue  # its earlier instances are being processed
@@ -134,7 +133,7 @@ class Listener:
 
     def work(self) -> None:
         """Predict queued studies and send their results."""
-        for study in _folders(self.spool / "queued"):
+        for study in folders(self.spool / "queued"):
             if time.monotonic() < self._resend_at.get(study.name, 0.0):
                 continue
             try:
@@ -206,8 +205,8 @@ class Listener:
         except OSError as error:  # the disk is full: the study is tried again later
             self._wait_for_room(study, error)
 
-    def _move(self, study: Path, state: str) -> None:
-        study.rename(self.spool / state / study.name)
+    def _move(self, study: Path, state: State) -> None:
+        move(study, self.spool, state)
         self._on_event(study.name, state)
 
     def _touch(self, study: Path) -> None:
@@ -220,10 +219,6 @@ class Listener:
 def _is_study(path: Path) -> bool:
     """Return whether the name of a folder is a hash of a StudyInstanceUID."""
     return path.is_dir() and re.fullmatch(r"[0-9a-f]{32}", path.name) is not None
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted((p for p in parent.glob("[!.]*") if p.is_dir()), key=lambda p: p.stat().st_mtime)
 
 
 def listen(config: ListenConfig, model: Segmenter, *, on_event: Callable[[str, str], None] = lambda *_: None) -> None:

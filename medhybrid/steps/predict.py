@@ -29,6 +29,7 @@ from medhybrid.inference.outputs import FOLDERS, files_of
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.scan_places import FoundScans, find_scans, group_places
 from medhybrid.inference.sharing import Share, hold_folder
+from medhybrid.inference.weights_file import UNKNOWN
 from medhybrid.inference.worklist import WorkItem, WorkList
 from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
@@ -415,6 +416,7 @@ def _write_record(call: _FolderCall, known: Sequence[Prediction], n_skipped: int
         scans=scans[0],
         more_scans=scans[1:],
         is_calibrated=model.is_calibrated,
+        knows_training_scans=UNKNOWN not in model.record.training_images,
         model_channels=[(n.channel, n.optional) for n in model.plan.normalisation],
         channel_map=dict(model.record.channel_map),
         scan_options=model.record.scans,
