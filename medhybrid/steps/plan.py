@@ -22,9 +22,10 @@ from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
 from medhybrid.owned import claim_folder
 from medhybrid.planning import Budget, Rates, make_plan, measure_rates
+from medhybrid.planning.others import BUSY_CORES, OtherLoad
 from medhybrid.planning.rates import device_name
 from medhybrid.progress import Reporter, Silent
-from medhybrid.runs.prepared import refresh_prepared
+from medhybrid.runs.prepared import prepared_folder, refresh_prepared
 from medhybrid.steps.survey import survey_dataset
 from medhybrid.training.team import own_gpu
 
@@ -60,7 +61,14 @@ def plan_dataset(
 
     def measure(config: StudyConfig, first: Plan) -> Rates:
         reporter.message(f"measuring training steps on {device_name(device)} for some seconds, to plan {budget}")
-        return measure_rates(config, first)
+        load = OtherLoad()
+        rates = measure_rates(config, first)
+        if device.type == "cpu" and (cores := load.cores) > BUSY_CORES:
+            reporter.message(
+                f"other programs used {cores:.1f} CPU cores meanwhile: on an idle machine, the plan would train more. To plan "
+                f"again, end them, remove {printable_path(prepared_folder(config) / 'plan.json')}, and call the command again"
+            )
+        return rates
 
     plan = make_plan(config, fingerprint, budget, rates=known, measure=measure)
     if earlier is not None and earlier.budget is None and _fits(config, earlier):
