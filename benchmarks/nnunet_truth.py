@@ -11,9 +11,11 @@ number of fp16: it is set to add in float32 here. How many voxels differ otherwi
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+import pydoc
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +75,6 @@ def write_model(
     folder: Path, kind: Values, rng: np.random.Generator
 ) -> tuple[Values, Values, list[dict[str, torch.Tensor]]]:
     """Write a model folder with random weights; return plans, dataset and the weights of each fold."""
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
     n = len(kind["patch"])
     schemes = kind.get("schemes", ["ZScoreNormalization"])
     blocks = "n_blocks_per_stage" if "network" in kind else "n_conv_per_stage"
@@ -140,7 +140,10 @@ def write_model(
     weights = []
     for fold in range(kind.get("folds", 1)):
         torch.manual_seed(int(rng.integers(1 << 30)))
-        built = get_network_from_plans(network, dict(arguments), imported, len(schemes), 3, deep_supervision=True)
+        located = {name: pydoc.locate(str(arguments[name])) if arguments[name] else None for name in imported}
+        kind_of_network: Any = pydoc.locate(network)
+        options = {**arguments, **located, "deep_supervision": True}
+        built: torch.nn.Module = kind_of_network(input_channels=len(schemes), num_classes=3, **options)
         with torch.no_grad():
             for parameter in built.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.08)
@@ -255,7 +258,16 @@ def record(kind: str, out: Path) -> None:
     print(f"{kind}: labels {sorted(found)}; {changed} voxels differ if logits are added in fp16", flush=True)
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Record the kinds that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    for kind in given.kinds or KINDS:
+        record(kind, given.out)
+
+
 if __name__ == "__main__":
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-    for chosen in sys.argv[2:] or KINDS:
-        record(chosen, Path(sys.argv[1]))
+    main()

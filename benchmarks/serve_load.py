@@ -12,11 +12,13 @@ import argparse
 import json
 import os
 import secrets
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,23 +47,28 @@ def send_all(client: httpx.Client, scan: Path, n: int) -> list[tuple[str, str, f
     return found
 
 
-def main() -> None:
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the service and its clients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--scan", required=True, type=Path)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=4)
-    parser.add_argument("--port", type=int, default=8099)
-    given = parser.parse_args()
-    token = secrets.token_hex(16)
+    given = parser.parse_args(arguments)
+    token, port = secrets.token_hex(16), _free_port()
     with tempfile.TemporaryDirectory() as spool:
         command = [sys.executable, "-m", "medhybrid", "serve", "--model", f"model={given.model}", "--spool", spool]
-        command += ["--port", str(given.port), "--max-queued", str(given.clients // 2), "--device", "cpu"]
+        command += ["--port", str(port), "--max-queued", str(max(1, given.clients // 2)), "--device", "cpu"]
         service = subprocess.Popen(command, env=os.environ | {"MEDHYBRID_TOKEN": token})
         headers = {"Authorization": f"Bearer {token}"}
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{given.port}",
+            base_url=f"http://127.0.0.1:{port}",
             headers=headers,
             timeout=600,
             limits=httpx.Limits(max_connections=None),

@@ -32,6 +32,7 @@ from medhybrid.runs.prepared import prepared_folder
 from medhybrid.scans.dicom.write import write_mr_series
 from tests.brief import InThisProcess, blank_pictures, in_this_process, small_program
 from tests.browser import needs_browser
+from tests.inference.nnunet.recorded_model import write_recorded
 from tests.synthetic import blob_case, save_nifti, small_values
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -421,6 +422,29 @@ def test_listener_soak_answers_every_study_beside_hostile_connections(script: Lo
     record = read_json(results / "listener_soak.json")
     assert record["answered_once"] == 1
     assert len(record["hostile_connections_made"]) >= 5
+
+
+def test_nnunet_truth_writes_models_and_images_of_each_kind(script: Load, tmp_path: Path) -> None:
+    # nnU-Net itself, which predicts the masks, is not installed here.
+    truth = script("nnunet_truth")
+    for kind, values in truth.KINDS.items():
+        model, images = tmp_path / kind / "model", tmp_path / kind / "images"
+        model.mkdir(parents=True)
+        images.mkdir()
+        truth.write_model(model, values, np.random.default_rng(0))
+        truth.write_images(images, values, np.random.default_rng(0))
+        imported = medhybrid.load_model(medhybrid.import_nnunet(model, out=tmp_path / kind / "imported"), device="cpu")
+        assert len(list(images.iterdir())) == 2 * len(imported.plan.channels)
+
+
+def test_serve_load_loses_and_doubles_no_job(script: Load, results: Path, tmp_path: Path) -> None:
+    recorded = write_recorded("ct", tmp_path / "theirs")
+    model = medhybrid.import_nnunet(recorded.folder, out=tmp_path / "model")
+    scan = recorded.images / "case0_0000.nii.gz"
+    script("serve_load").main(["--model", str(model), "--scan", str(scan), "--clients", "2", "--jobs", "2"])
+
+    record = read_json(results / "serve_load.json")
+    assert (record["jobs"], record["done"], record["lost"], record["doubled"]) == (4, 4, 0, 0)
 
 
 def test_memory_records_the_memory_of_a_command(script: Load, results: Path) -> None:
