@@ -144,6 +144,7 @@ def write_model(
         kind_of_network: Any = pydoc.locate(network)
         options = {**arguments, **located, "deep_supervision": True}
         built: torch.nn.Module = kind_of_network(input_channels=len(schemes), num_classes=3, **options)
+        built.apply(kind_of_network.initialize)
         with torch.no_grad():
             for parameter in built.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.08)

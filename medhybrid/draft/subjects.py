@@ -157,7 +157,7 @@ def _groups_of_views(names: Sequence[str], separator: str) -> Counter[str] | Non
 
 
 def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
-    """Return the scans of each subject if the last part of the names tells scans of the same subject apart.
+    """Return the scans of each subject if the last part of the names distinguishes scans of the same subject.
 
     A name without the separator is that of a subject (`p1` beside `p1_2`).
     """

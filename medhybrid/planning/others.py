@@ -20,7 +20,7 @@ class OtherLoad:
 
     @property
     def cores(self) -> float:
-        """Return the mean number of cores in use by others; 0 where the system does not tell."""
+        """Return the mean number of cores in use by others; 0 where the system does not report it."""
         seconds = time.monotonic() - self._began
         others = (_busy_s() - self._of_all) - (_own_s() - self._own)
         return max(0.0, others / seconds) if seconds > 0 else 0.0

@@ -27,7 +27,7 @@ MIN_LOSSES = 6
 
 
 class EarlySigns:
-    """Observer of a run's losses and validations; each sign is told once.
+    """Observer of a run's losses and validations; each sign is reported once.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A speed that is measured beside other programs is doubtful, and the user is told."""
+"""A speed that is measured beside other programs is doubtful, and the plan reports it."""
 
 from __future__ import annotations
 
