@@ -29,6 +29,7 @@ from medhybrid.errors import OF_MACHINE, MedHybridError, OutputError
 from medhybrid.files import file_mode, held, read_mode, write_atomically
 from medhybrid.inference.model import Segmenter
 from medhybrid.owned import FolderKind, claim_folder, remove_tree
+from medhybrid.scans.dicom.headers import read_header
 from medhybrid.scans.pacs.exchange import PacsError, parse_endpoint, send_files
 from medhybrid.scans.pacs.receive import Receiver
 from medhybrid.steps.predict import predict
@@ -159,10 +160,13 @@ class Listener:
         self._still_since[study.name] = time.monotonic()
 
     def _is_unchanged(self, study: Path, name: str) -> bool:
-        """Return whether a study was received again unchanged, after its results were sent."""
+        """Return whether a study was received again, after its results were sent, without a new scan.
+
+        A PACS that forwards each new instance returns the results, too. To predict and send them again would not end.
+        """
         done = self.spool / "done" / name
         files = [p for p in study.iterdir() if p.suffix == ".dcm" and not p.name.startswith(".")]
-        return bool(files) and all((done / p.name).is_file() and cmp(p, done / p.name, shallow=False) for p in files)
+        return bool(files) and done.is_dir() and all(_is_copy(p, done / p.name) or _is_no_scan(p) for p in files)
 
     def _predict_and_send(self, study: Path) -> None:
         results = self.spool / "results" / study.name
@@ -214,6 +218,16 @@ class Listener:
         self._still_since[study.name] = time.monotonic()
         with suppress(FileNotFoundError):
             os.utime(study)
+
+
+def _is_copy(path: Path, other: Path) -> bool:
+    return other.is_file() and cmp(path, other, shallow=False)
+
+
+def _is_no_scan(path: Path) -> bool:
+    """Return whether an instance is a segmentation, report or other object from which nothing is predicted."""
+    header = read_header(path)
+    return header is not None and bool(header.skip_reason)
 
 
 def _is_study(path: Path) -> bool:

@@ -25,9 +25,11 @@ from medhybrid.config import ListenConfig, SenderConfig
 from medhybrid.errors import OutputError
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.inference.model import Model
+from medhybrid.scans.dicom.seg import SegInfo, write_seg
 from medhybrid.scans.dicom.write import write_mr_series
 from medhybrid.scans.pacs import fetch_study, parse_endpoint, send_files
 from medhybrid.scans.pacs.exchange import PacsError
+from medhybrid.scans.reader import read_scan
 from medhybrid.steps import listen as listen_module
 from medhybrid.steps.listen import Listener
 from medhybrid.steps.predict import predict
@@ -288,6 +290,30 @@ def test_a_clock_set_back_does_not_delay_a_study(
     listener.queue_complete()
 
     assert (tmp_path / "spool" / "queued" / study.name).is_dir()
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["results", "results and a new slice"])
+def test_results_that_the_pacs_returns_are_not_a_changed_study(
+    is_new: bool, series: list[Path], model: Model, tmp_path: Path
+) -> None:
+    """Do not predict a study again for its own SEG: a PACS that forwards each new instance would get it without end."""
+    listener = Listener(listener_config(tmp_path, 1).model_copy(update={"wait_s": 0.0}), model)
+    spool, name = tmp_path / "spool", "a" * 32
+    scan = read_scan(series[0].parent)
+    for state in ("incoming", "done"):
+        (spool / state / name).mkdir()
+    for path in series[1:]:
+        shutil.copy(path, spool / "done" / name)
+    write_seg(spool / "incoming" / name / "seg.dcm", np.ones(SHAPE, np.uint8), scan, SegInfo({"a": 1}, "0"))
+    if is_new:
+        shutil.copy(series[0], spool / "incoming" / name)
+
+    listener.queue_complete()
+
+    assert not list((spool / "incoming").iterdir())
+    assert bool(list((spool / "queued").iterdir())) == is_new
+    kept = spool / ("queued" if is_new else "done") / name
+    assert sorted(p.name for p in series[not is_new :]) == sorted(p.name for p in kept.glob("0*.dcm"))
 
 
 @pytest.mark.parametrize("problem", ["an instance arrives", "it cannot be removed"])
