@@ -160,7 +160,7 @@ def _classes() -> str:
             "scans",
             "CT, MR, PET, NM, enhanced and legacy-converted classes",
         ),
-        ("Segmentation Storage", "reference masks", "BINARY; FRACTIONAL is refused"),
+        ("Segmentation Storage", "reference masks", "BINARY, LABELMAP; FRACTIONAL of two values"),
         ("RT Structure Set Storage", "reference masks", "CLOSED_PLANAR contours"),
         ("Parametric Map Storage", "scans", "integer, float and double pixels"),
         ("Media Storage Directory (DICOMDIR)", "list of files", ""),

@@ -27,10 +27,12 @@ from medhybrid.scans.dicom.surplus import count_frames, find_surplus
 Groups = Callable[[str], Any]
 """Function that returns a functional group of a frame by its name, or None."""
 
-KINDS = ("BINARY", "LABELMAP")
+KINDS = ("BINARY", "LABELMAP", "FRACTIONAL")
 
 SPARE_BYTES = 16
 """Largest number of bytes after the last frame that count as padding."""
+
+SHOWN_VALUES = 6
 
 BACKGROUND = 0
 """Number of the background in a label map. Some files list it as a segment."""
@@ -45,7 +47,7 @@ class SegFile:
     names : dict
         Names of the segments by number.
     is_labelmap : bool
-        True if frames hold segment numbers (LABELMAP), False if each frame is the mask of one segment (BINARY).
+        True if frames hold segment numbers (LABELMAP), False if each frame is the mask of one segment.
     """
 
     path: Path
@@ -55,7 +57,10 @@ class SegFile:
 
     @classmethod
     def open(cls, path: Path) -> SegFile:
-        """Open a segmentation; raises `ScanError` if it cannot be read or holds probabilities (FRACTIONAL)."""
+        """Open a segmentation; raises `ScanError` if it cannot be read or holds probabilities.
+
+        Some programs write masks as FRACTIONAL, with two values only.
+        """
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -67,16 +72,13 @@ class SegFile:
         except Exception as error:  # damaged files raise many kinds of exceptions
             raise unreadable(path, type(error).__name__) from error
         kind = text(dataset, "SegmentationType").upper() or ("BINARY" if integer(dataset, "BitsAllocated") == 1 else "")
-        if kind == "FRACTIONAL":
-            raise ScanError(
-                f"{path.name} holds probabilities, not masks",
-                expected="a BINARY or LABELMAP segmentation",
-                found="FRACTIONAL",
-                remedy="apply a threshold, and export it as BINARY",
-            )
         if kind not in KINDS:
             raise unreadable(path, f"SegmentationType {kind or 'absent'}")
-        return cls(path, dataset, _name_segments(items, path, is_labelmap=kind == "LABELMAP"), kind == "LABELMAP")
+        is_labelmap = kind == "LABELMAP"
+        opened = cls(path, dataset, _name_segments(items, path, is_labelmap=is_labelmap), is_labelmap)
+        if kind == "FRACTIONAL":
+            opened._refuse_probabilities()
+        return opened
 
     @property
     def n_frames(self) -> int:
@@ -139,6 +141,20 @@ class SegFile:
             return decode_frame(self.dataset, index, syntax)
         except DecodingError as error:
             raise unreadable(self.path, error.kind) from error
+
+    def _refuse_probabilities(self) -> None:
+        """Raise `ScanError` unless all pixels are 0 or the value of a probability of 1, which some programs write as 1."""
+        highest = integer(self.dataset, "MaximumFractionalValue")
+        found: set[int] = set()
+        for index in range(self.n_frames):
+            found |= set(np.unique(self.pixels(index)).tolist())
+            if not any(found <= {0, one} for one in (1, highest)):
+                raise ScanError(
+                    f"{self.path.name} holds probabilities, not masks",
+                    expected=f"a BINARY or LABELMAP segmentation, or FRACTIONAL with the values 0 and {highest} only",
+                    found=f"FRACTIONAL with the values {', '.join(map(str, sorted(found)[:SHOWN_VALUES]))}",
+                    remedy="apply a threshold, and export it as BINARY",
+                )
 
     def _stream(self, index: int) -> bytes:
         try:

@@ -903,3 +903,23 @@ def test_frames_without_a_segment_number_are_refused(scan: Scan, tmp_path: Path)
 
     with pytest.raises(ScanError, match="without the number of its segment"):
         read_masks(path, scan, ["a"])
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_a_fractional_segmentation_of_two_values_is_a_mask(value: int, scan: Scan, tmp_path: Path) -> None:
+    """Read masks that some programs write as FRACTIONAL, also with 1 in place of MaximumFractionalValue."""
+    path = tmp_path / "seg.dcm"
+    write_seg(path, small_mask(), scan, SegInfo({"a": 1}, "0"), probabilities=small_mask()[None].astype(np.float32))
+    edit_all([path], lambda d, _: setattr(d, "PixelData", d.PixelData.replace(b"\xff", bytes([value]))))
+
+    assert reference_names(path) == ["a"]
+    np.testing.assert_array_equal(read_masks(path, scan, ["a"])["a"], small_mask() > 0)
+
+
+def test_probabilities_are_refused_as_a_mask(scan: Scan, tmp_path: Path) -> None:
+    path = tmp_path / "seg.dcm"
+    half = small_mask()[None].astype(np.float32) / 2
+    write_seg(path, small_mask(), scan, SegInfo({"a": 1}, "0"), probabilities=half)
+
+    with pytest.raises(ScanError, match=r"holds probabilities.*0 and 255 only.*values 0, 12[78]"):
+        read_masks(path, scan, ["a"])
