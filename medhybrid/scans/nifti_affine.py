@@ -15,6 +15,7 @@ from medhybrid.geometry.affine import is_singular
 from medhybrid.number_text import format_vectors_apart
 from medhybrid.scans.image_header import UNKNOWN_THICKNESS
 from medhybrid.scans.nifti_header import MM_PER_UNIT, NiftiHeader
+from medhybrid.scans.spm_matrix import spm_affine
 
 MAX_FORM_DIFFERENCE_MM = 0.1
 """Largest distance between a corner placed by sform and by qform without a note."""
@@ -29,6 +30,10 @@ PLAUSIBLE_MM = (0.01, 100.0)
 """Voxel sizes outside this range get a note: the unit is probably wrong."""
 
 UNIT_NAMES = {0: "no unit", 1: "metres", 2: "millimetres", 3: "micrometres"}
+
+OF_SPM = (
+    "position and orientation are those of the .mat file of SPM; programs that do not read it place the image elsewhere"
+)
 
 ANALYZE_IN_ITK = "ITK-based programs place the first voxel of this image at the origin, but not that of its NIfTI mask"
 
@@ -54,6 +59,9 @@ def _affine_in_units(header: NiftiHeader, shape: tuple[int, int, int]) -> tuple[
     checked = header.checked.copy()
     notes = _fill_sizes(header, checked, shape)
     if header.is_analyze:
+        by_spm = spm_affine(header.values)
+        if by_spm is not None:
+            return by_spm, (*notes, OF_SPM)
         base = np.asarray(checked.get_best_affine(), np.float64)
         return base, (
             *notes,

@@ -12,6 +12,8 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from nibabel.spm99analyze import Spm99AnalyzeImage
+from scipy.io import loadmat, savemat
 
 from medhybrid.errors import ScanError
 from medhybrid.geometry import Grid
@@ -244,6 +246,31 @@ def test_analyze_is_read_with_a_note_on_its_orientation(tmp_path: Path, endian: 
         "Analyze 7.5 headers store no orientation: left and right may be swapped; ITK-based programs"
     )
     write_nifti(tmp_path / "mask.nii.gz", ARRAY, scan.affine, like=scan.source)
+
+
+OBLIQUE = np.array([[0, -2.0, 0, 30], [1.5, 0, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("name", ["mat", "M"])
+def test_analyze_lies_where_the_matrix_of_spm_beside_it_states(tmp_path: Path, name: str) -> None:
+    nib.save(Spm99AnalyzeImage(ARRAY, OBLIQUE), tmp_path / "x.img")
+    if name == "M":  # of older versions, without the flip of left and right
+        savemat(tmp_path / "x.mat", {"M": loadmat(tmp_path / "x.mat")["M"]}, format="4")
+
+    scan = read_scan(tmp_path / "x.hdr")
+
+    np.testing.assert_allclose(scan.affine, nib.load(tmp_path / "x.img").affine)
+    np.testing.assert_allclose(scan.affine, OBLIQUE)
+    assert any(".mat file of SPM" in note for note in scan.notes)
+
+
+def test_a_matrix_of_another_program_beside_analyze_is_not_used(tmp_path: Path) -> None:
+    nib.save(Spm99AnalyzeImage(ARRAY, OBLIQUE), tmp_path / "x.img")
+    (tmp_path / "x.mat").unlink()
+    expected = read_scan(tmp_path / "x.hdr").affine
+    (tmp_path / "x.mat").write_text("1 0 0 5\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")  # FSL
+
+    np.testing.assert_array_equal(read_scan(tmp_path / "x.hdr").affine, expected)
 
 
 def test_one_file_of_a_pair_is_refused(tmp_path: Path) -> None:
