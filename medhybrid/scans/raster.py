@@ -7,7 +7,6 @@ posterior, as ITK places them, so that a slice is displayed as it is stored.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +21,9 @@ from medhybrid.errors import ScanError
 from medhybrid.geometry import Affine
 from medhybrid.scans.claims import check_claim
 from medhybrid.scans.itk_path import plain_link
-from medhybrid.scans.raster_size import Size, description_of, ome_images, pixel_size
+from medhybrid.scans.raster_size import Size, pixel_size, size_beside
 from medhybrid.scans.scan import Scan, Source
+from medhybrid.scans.tiff_series import refuse_other_series
 from medhybrid.scans.tiff_values import as_shown, as_stored, has_deep_colours, has_split_colours, value_notes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -155,7 +155,7 @@ def read_raster_header(path: Path) -> RasterHeader:
             )
         if mode.endswith("A"):
             notes = (*notes, "its transparency is not used")
-        size = pixel_size(image)
+        size = (size_beside(path) if image.format == "TIFF" else None) or pixel_size(image)
         x, y = image.size
         file_format = str(image.format)
     shape = (x, y, len(pages))
@@ -252,7 +252,7 @@ def _pages(path: Path, image: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
             raise ScanError(f"{path.name} is an animation", expected="one image", found=f"{n} frames")
         _refuse_turned(path, image)
         return (0,), ()
-    _refuse_series(path, image, n)
+    refuse_other_series(path, image, n, n_samples=3 if image.mode in COLOUR else 1)
     kept, kinds, reduced = [], set(), 0
     for page in range(n):
         image.seek(page)
@@ -285,32 +285,6 @@ def _refuse_turned(path: Path, image: Any) -> None:
             expected="an upright image (orientation 1)",
             found=f"orientation {turned}",
             remedy="save it upright, for example with Pillow's ImageOps.exif_transpose, and compare it with its mask",
-        )
-
-
-def _refuse_series(path: Path, image: Any, n_pages: int) -> None:
-    """Refuse a TIFF of ImageJ or OME whose pages are channels or time points, or whose pages are not listed."""
-    text = description_of(image)
-    if text.startswith("ImageJ="):
-        counts = {k: int(v) for k, v in re.findall(r"^(images|channels|frames|slices)=(\d+)", text, re.MULTILINE)}
-        several = {k: v for k, v in counts.items() if k in ("channels", "frames") and v > 1}
-        if counts.get("images", n_pages) != n_pages and n_pages == 1:
-            several = {"images": counts["images"]}  # ImageJ lists only the first page of large files
-    elif "<OME" in text:
-        first, *others = ome_images(text)
-        counts = {k: int(v) for k, v in re.findall(r'\bSize([CTZ])="(\d+)"', first)}
-        samples = 3 if image.mode in COLOUR else 1
-        several = {k: v for k, v in counts.items() if k != "Z" and v > 1 and not (k == "C" and v == samples)}
-        if others and n_pages > counts.get("Z", 1):
-            several["images"] = 1 + len(others)
-    else:
-        return
-    if several:
-        raise ScanError(
-            f"{path.name}: its pages are not the slices of one volume",
-            expected="one channel and one time point",
-            found=", ".join(f"{v} {k}" for k, v in several.items()),
-            remedy="save each channel and time point as a separate file",
         )
 
 

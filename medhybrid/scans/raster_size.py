@@ -1,4 +1,4 @@
-"""Pixel size of an image file, where its metadata states it reliably.
+"""Pixel size of an image file, where its metadata or a file beside it states it reliably.
 
 Most programs write a resolution in dots per inch that only means a screen or a printer. Therefore usual values count as
 unknown, and so does any value in a JPEG.
@@ -6,9 +6,13 @@ unknown, and so does any value in a JPEG.
 
 from __future__ import annotations
 
+import json
 import re
 from html import unescape
+from pathlib import Path
 from typing import Any
+
+from medhybrid.files import check_file
 
 Size = tuple[float, float, float]
 
@@ -48,6 +52,12 @@ MM |= {"millimeter": 1.0, "inch": 25.4, "in": 25.4}
 MIN_MM, MAX_MM = 1e-6, 50.0
 """Range of plausible pixel sizes."""
 
+CHANNEL = re.compile(r"_\d{4}$")
+"""Number of a channel at the end of a name, in datasets of nnU-Net."""
+
+MAX_BESIDE_BYTES = 1 << 20
+"""Size of a JSON file beside a TIFF above which it holds other things than a spacing, such as outlines."""
+
 DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 270, 282, 283, 296
 """Tags of TIFF."""
 
@@ -70,6 +80,25 @@ def pixel_size(image: Any) -> Size | None:
         return _of_imagej(text, x, y)
     factor = {2: 1.0, 3: 2.54}.get(int(tags.get(RESOLUTION_UNIT, 0) or 0), 0.0)
     return _of_dpi(x * factor, y * factor)
+
+
+def size_beside(path: Path) -> Size | None:
+    """Return the size of a voxel of a TIFF in mm by the file of nnU-Net beside it; None without one.
+
+    The file of `case_0000.tif`, and of its mask `case.tif`, is `case.json` with the spacing of pages, rows and columns.
+    """
+    for stem in dict.fromkeys((CHANNEL.sub("", path.stem), path.stem)):
+        beside = path.with_name(f"{stem}.json")
+        try:
+            check_file(beside)
+            if beside.stat().st_size > MAX_BESIDE_BYTES:
+                continue
+            values = json.loads(beside.read_bytes())
+            z, y, x = (float(v) for v in values["spacing"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):  # absent, or of another program
+            continue
+        return _plausible(x, y, z)
+    return None
 
 
 def _of_dpi(x: float, y: float) -> Size | None:

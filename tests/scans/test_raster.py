@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,23 @@ def test_pages_of_a_tiff_are_slices(tmp_path: Path) -> None:
     np.testing.assert_array_equal(in_rows(scan.array), pages)
 
 
+@pytest.mark.parametrize(
+    "description",
+    [
+        "",
+        '{"shape": [3, 6, 9]}',
+        '{"shape": [1, 3, 6, 9], "axes": "CZYX"}',
+        '{"shape": [6, 9]}',
+        '{"shape": 1}',
+        "{text",
+    ],
+)
+def test_pages_are_slices_unless_other_axes_are_stated(tmp_path: Path, description: str) -> None:
+    pages_of(3, description)(tmp_path / "a.tif")
+
+    assert read_scan(tmp_path / "a.tif").array.shape == (1, COLUMNS, ROWS, 3)
+
+
 def test_pages_of_different_sizes_are_refused(tmp_path: Path) -> None:
     other = Image.fromarray(GREY[:3])
     Image.fromarray(GREY).save(tmp_path / "a.tif", save_all=True, append_images=[other])
@@ -190,6 +208,24 @@ def test_a_pixel_size_counts_only_where_it_is_stated_reliably(tmp_path: Path, na
     np.testing.assert_allclose(spacing_mm(scan.affine), expected or (1.0, 1.0, 1.0), rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["case_0000.tif", "case.tif"])
+def test_the_voxel_size_of_a_tiff_of_nnunet_is_that_of_the_file_beside_it(tmp_path: Path, name: str) -> None:
+    pages_of(3, "")(tmp_path / name)
+    (tmp_path / "case.json").write_text('{"spacing": [3.0, 0.5, 0.7]}')  # pages, rows, columns
+
+    scan = read_scan(tmp_path / name)
+
+    np.testing.assert_allclose(spacing_mm(scan.affine), (0.7, 0.5, 3.0))
+    assert has_known_size(scan)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"spacing": "1 mm"}', '{"spacing": [1, 1]}', '{"spacing": [0, 1, 1]}', "{"])
+def test_a_file_beside_a_tiff_without_a_usable_spacing_is_not_used(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+
+    assert not has_known_size(read_scan(save(tmp_path / "a.tif", GREY)))
+
+
 def several_channels(path: Path) -> None:
     pages = [Image.fromarray(GREY)] * 4
     pages[0].save(path, save_all=True, append_images=pages[1:], description=imagej(images=4, channels=2, slices=2))
@@ -199,6 +235,19 @@ def several_images(path: Path) -> None:
     images = OME[OME.index("<Image>") : OME.index("</OME>")]
     text = OME.replace("</OME>", f"{images}</OME>")
     Image.fromarray(GREY).save(path, save_all=True, append_images=[Image.fromarray(GREY)], description=text)
+
+
+def pages_of(n: int, description: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        pages = [Image.fromarray(GREY)] * n
+        pages[0].save(path, save_all=True, append_images=pages[1:], description=description)
+
+    return write
+
+
+def tifffile(shape: Sequence[int], axes: str = "") -> str:
+    """Return the description that tifffile writes for an array of a shape."""
+    return json.dumps({"shape": [*shape, ROWS, COLUMNS], **({"axes": axes} if axes else {})})
 
 
 def turned(path: Path) -> None:
@@ -215,6 +264,9 @@ def half_a_file(path: Path) -> None:
 REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "channels": ("a.tif", several_channels, "not the slices of one volume"),
     "images": ("a.tif", several_images, "found 2 images"),
+    "time points of tifffile": ("a.tif", pages_of(6, tifffile([2, 3])), "found 2 x 3 images"),
+    "channels of tifffile": ("a.tif", pages_of(3, tifffile([3], "CYX")), "found 3 channels"),
+    "pages that are not listed": ("a.tif", pages_of(1, tifffile([5])), "found 5 images"),
     "turned photograph": ("a.jpg", turned, "has an orientation tag"),
     "ink colours": ("a.tif", lambda p: save(p, RGB, "CMYK"), "kind of colours is not supported"),
     "no image": ("a.png", lambda p: p.write_bytes(b"text"), "cannot be read as an image"),
