@@ -16,6 +16,7 @@ from torch import Tensor
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
 from medhybrid.errors import ScanError
+from medhybrid.geometry import Grid
 from medhybrid.inference.confidence import ScoreSum, Verdict, low_confidence, score_logits
 from medhybrid.inference.device_memory import on_device_or_cpu
 from medhybrid.inference.memory import collected_bytes
@@ -157,6 +158,10 @@ class Segmenter(Protocol):
         """Resample and normalise a scan for the network; raises the errors of `predict`."""
         return prepare_image(scan.array, scan.grid, self.plan)
 
+    def grid_of(self, scan: Scan) -> Grid:
+        """Return the grid of a scan with the voxel size that the model takes it to have."""
+        return scan.grid
+
     def infer(self, scan: Scan, prepared: PreparedImage, *, with_probabilities: bool = False) -> Inferred:
         """Run the network on a prepared scan.
 
@@ -196,7 +201,7 @@ class Segmenter(Protocol):
             voxel_ml=scan.grid.voxel_ml,
         )
         reasons = [
-            *reasons_to_review(scan, self.plan, self.record.seen),
+            *reasons_to_review(scan, self.plan, self.record.seen, grid=self.grid_of(scan)),
             *empty_labels(inside, self.plan, self.record.seen),
             *low_confidence(inferred.score, self.record.calibration),
         ]

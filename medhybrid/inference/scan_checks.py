@@ -33,17 +33,19 @@ MIN_CASES = 3
 """With fewer training cases, no label is expected."""
 
 
-def reasons_to_review(scan: Scan, plan: Plan, seen: SeenRange | None) -> tuple[str, ...]:
+def reasons_to_review(scan: Scan, plan: Plan, seen: SeenRange | None, *, grid: Grid | None = None) -> tuple[str, ...]:
     """Return the reasons for which any mask of a scan needs review; empty if the scan is like the training scans.
 
     Parameters
     ----------
     seen : SeenRange, optional
         Spacing, size and intensities of the training scans; None for models of earlier versions.
+    grid : Grid, optional
+        Grid with the voxel size that the model takes the scan to have; by default, that of the scan.
     """
     intensities = [] if seen is None else _other_intensities(scan, plan, seen)
     channels = (*_constant_channels(scan, plan), *_copied_channels(scan, plan))
-    return (*channels, *unlike_grid(scan.grid, plan, seen), *intensities)
+    return (*channels, *unlike_grid(grid or scan.grid, plan, seen), *intensities)
 
 
 def refuse_single_slice(scan: Scan, plan: Plan) -> None:

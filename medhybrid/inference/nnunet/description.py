@@ -25,6 +25,12 @@ RESAMPLE = (
 
 KEPT = "; the spacing across the slices is the scan's own"
 
+SIZES = {
+    "scan": "",
+    "pixels": "; the spacing of the scan is taken as 1 x 1 x 999 mm",
+    "beside": "; the spacing of a TIFF is that of the JSON file beside it, or 1 mm",
+}
+
 WINDOWS = (
     "pad with 0 to at least one window, half of the missing voxels, rounded down, before the image; along an axis, "
     "ceil((length - window) / (window * (1 - overlap))) + 1 starts, evenly spaced and rounded, halves to the even one"
@@ -45,7 +51,7 @@ def describe_imported(record: ModelRecord) -> dict[str, Any]:
     assert rules is not None
     x, y, z = plan.spacing_mm
     spacing = [None if axis == rules.slice_axis else mm for axis, mm in enumerate((x, y, z))]
-    kept = KEPT if rules.slice_axis is not None else ""
+    how = RESAMPLE + (KEPT if rules.slice_axis is not None else "") + SIZES[rules.voxel_size]
     normalise = [
         {"step": "normalise", "channel": name, **rule.model_dump(), "how": NORMALISE[rule.scheme]}
         for name, rule in zip(plan.channels, rules.channels, strict=True)
@@ -60,7 +66,7 @@ def describe_imported(record: ModelRecord) -> dict[str, Any]:
             {"step": "orient", "to": "RAS+" if rules.orientation == "RAS" else "as stored"},
             {"step": "crop", "how": CROP},
             *normalise,
-            {"step": "resample", "spacing_mm": spacing, **rules.images.model_dump(), "how": RESAMPLE + kept},
+            {"step": "resample", "spacing_mm": spacing, **rules.images.model_dump(), "how": how},
             {"step": "windows", "size": list(plan.patch_size), "overlap": inference.overlap, "how": WINDOWS},
         ],
         "after": [

@@ -12,10 +12,11 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from medhybrid.data.prepare import PreparedImage
+from medhybrid.geometry import Grid
 from medhybrid.inference.confidence import ScoreSum
 from medhybrid.inference.model import Context, Inferred, Model
 from medhybrid.inference.network import predictor_of, window_settings
-from medhybrid.inference.nnunet.prepare import NnUNetImage, prepare_for_nnunet
+from medhybrid.inference.nnunet.prepare import NnUNetImage, grid_for_nnunet, prepare_for_nnunet
 from medhybrid.inference.nnunet.rules import NnUNetRules
 from medhybrid.inference.rows import Rows, gather
 from medhybrid.inference.to_grid import highest_label, resampled_labels, resampled_probabilities
@@ -36,7 +37,11 @@ class NnUNetModel(Model):
 
     def prepare(self, scan: Scan) -> NnUNetImage:
         """Crop, normalise and resample a scan for the network; raises the errors of `predict`."""
-        return prepare_for_nnunet(scan.array, scan.grid, self.plan, self.rules)
+        return prepare_for_nnunet(scan.array, self.grid_of(scan), self.plan, self.rules)
+
+    def grid_of(self, scan: Scan) -> Grid:
+        """Return the grid of a scan with the voxel size that nnU-Net's reader gives it."""
+        return grid_for_nnunet(scan, self.rules)
 
     def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
         """Yield the logits of the network, of classes or regions, as slabs (K, n, Y, Z) along X."""

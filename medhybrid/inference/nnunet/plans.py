@@ -15,7 +15,7 @@ from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts.case import read_json
 from medhybrid.data.plan import Normalisation, Plan
 from medhybrid.errors import ModelError
-from medhybrid.inference.nnunet.rules import Channel, NnUNetRules, Resampling
+from medhybrid.inference.nnunet.rules import Channel, NnUNetRules, Resampling, VoxelSize
 
 Values = dict[str, Any]
 
@@ -31,6 +31,9 @@ KINDS: dict[str, Literal["plain_conv_unet", "residual_encoder_unet"]] = {
 
 REORIENTING = ("NibabelIOWithReorient", "SimpleITKIOWithReorient")
 """Readers of nnU-Net that turn images to RAS."""
+
+VOXEL_SIZES: dict[str, VoxelSize] = {"NaturalImage2DIO": "pixels", "Tiff3DIO": "beside"}
+"""Readers of nnU-Net that do not take the voxel size from the image; see `NnUNetRules`."""
 
 KNOWN = {
     "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage",
@@ -320,6 +323,7 @@ def rules_of(
         folds=tuple(folds),
         orientation="RAS" if turns else "stored",
         slice_axis=plans.axes.index(0) if plans.is_2d else None,
+        voxel_size=VOXEL_SIZES.get(reader, "scan"),
         channels=tuple(channels),
         images=_resampling(values, "data", 3),
         logits=_resampling(values, "probabilities", 1),

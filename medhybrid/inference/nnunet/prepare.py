@@ -14,6 +14,8 @@ from medhybrid.errors import DataError
 from medhybrid.geometry import Grid, Turn, turn_to_ras
 from medhybrid.inference.nnunet.resample import axis_matrices, new_shape, resample_channel
 from medhybrid.inference.nnunet.rules import Channel, NnUNetRules
+from medhybrid.scans import Scan
+from medhybrid.scans.raster_size import size_beside
 
 Float32Array = NDArray[np.float32]
 
@@ -23,6 +25,13 @@ AS_STORED = Turn((0, 1, 2), (False, False, False))
 
 MIN_DEVIATION = 1e-8
 """Lowest standard deviation that values are divided by."""
+
+
+PIXEL_MM = (1.0, 1.0, 999.0)
+"""Voxel size that nnU-Net gives a PNG: slices are too far apart for a window across them."""
+
+UNKNOWN_MM = (1.0, 1.0, 1.0)
+"""Voxel size that nnU-Net gives a TIFF without a file beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,17 @@ class NnUNetImage(PreparedImage):
 
     box: tuple[slice, slice, slice] = (slice(None), slice(None), slice(None))
     to_crop: tuple[Float32Array, Float32Array, Float32Array] = (np.eye(1, dtype=np.float32),) * 3
+
+
+def grid_for_nnunet(scan: Scan, rules: NnUNetRules) -> Grid:
+    """Return the grid of a scan with the voxel size that nnU-Net's reader gives it."""
+    grid = scan.grid
+    if rules.voxel_size == "scan" or (rules.voxel_size == "beside" and scan.source.kind != "raster"):
+        return grid
+    size = PIXEL_MM if rules.voxel_size == "pixels" else size_beside(scan.source.paths[0]) or UNKNOWN_MM
+    affine = grid.affine.copy()
+    affine[:3, :3] *= np.array(size) / np.array(grid.spacing_mm)
+    return Grid(grid.shape, affine)
 
 
 def prepare_for_nnunet(array: NDArray[np.generic], grid: Grid, plan: Plan, rules: NnUNetRules) -> NnUNetImage:

@@ -15,6 +15,9 @@ Scheme = Literal[
 ]
 """nnU-Net's name of an intensity normalisation."""
 
+VoxelSize = Literal["scan", "pixels", "beside"]
+"""Voxel size that nnU-Net's reader gives a scan: that of the scan, 1 for each pixel, or that of a file beside a TIFF."""
+
 
 class Channel(BaseModel):
     """Intensity normalisation of a channel.
@@ -76,6 +79,9 @@ class NnUNetRules(BaseModel):
         `stored`: the axes as they are in the file. `RAS`: nearest to RAS, for models trained through a reorienting reader.
     slice_axis : int, optional
         Axis along which a two-dimensional model goes slice by slice, whose spacing it keeps.
+    voxel_size : str
+        `scan`: that of the scan. `pixels`: pixels count as 1 mm, in models of PNG and other image files. `beside`: for a TIFF,
+        that of the JSON file beside it, or 1 mm.
     regions : tuple of int
         With regions, the class 1..n of each region's logit; a later region is drawn over an earlier one.
     """
@@ -87,6 +93,7 @@ class NnUNetRules(BaseModel):
     folds: tuple[str, ...]
     orientation: Literal["stored", "RAS"] = "stored"
     slice_axis: int | None = Field(None, ge=0, le=2)
+    voxel_size: VoxelSize = "scan"
     channels: tuple[Channel, ...]
     images: Resampling
     logits: Resampling

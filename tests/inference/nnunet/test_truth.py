@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import medhybrid
 from medhybrid.inference.nnunet.model import NnUNetModel
+from medhybrid.inference.nnunet.prepare import grid_for_nnunet
+from medhybrid.inference.nnunet.rules import Channel, NnUNetRules, Resampling, VoxelSize
 from medhybrid.inference.rows import gather
 from medhybrid.inference.windows import to_tensor
 from medhybrid.steps.import_nnunet import import_nnunet
@@ -74,6 +78,66 @@ def test_a_scan_in_other_axes_is_turned_for_a_reader_that_turns(tmp_path: Path) 
         scan.array[:, ::-1], scan.affine @ _mirror_x(scan.array.shape[1]), scan.source, "case0", scan.channels
     )
     np.testing.assert_array_equal(model.predict(flipped), model.predict(scan)[::-1])
+
+
+def test_a_model_of_image_files_counts_pixels_as_1_mm(tmp_path: Path) -> None:
+    """Give a PNG of 0.1 mm the mask of its pixels at 1 mm, as nnU-Net's reader of PNG does."""
+    recorded = write_recorded("colour", tmp_path / "theirs")
+    channels = [medhybrid.read_scan(p) for p in sorted(recorded.images.glob("case0_*"))]
+    array = np.concatenate([scan.array for scan in channels])
+    plain = imported(recorded.folder, tmp_path / "plain")
+    at_1_mm = medhybrid.Scan(array, np.diag([-1.0, -1, 1, 1]), channels[0].source, "case0", plain.plan.channels)
+    plans = json.loads((recorded.folder / "plans.json").read_text())
+    plans |= {"image_reader_writer": "NaturalImage2DIO", "original_median_spacing_after_transp": [999.0, 1.0, 1.0]}
+    (recorded.folder / "plans.json").write_text(json.dumps(plans))
+    image = Image.fromarray(array[..., 0].transpose(2, 1, 0).astype(np.uint8))
+    image.save(tmp_path / "case0.png", dpi=(254.0, 254.0))
+
+    made = imported(recorded.folder, tmp_path / "of_images").segment(medhybrid.read_scan(tmp_path / "case0.png"))
+
+    np.testing.assert_array_equal(made.mask, plain.predict(at_1_mm))
+    assert len(np.unique(made.mask)) > 1
+    assert not [reason for reason in made.reasons if "spacing" in reason]
+
+
+def imported(folder: Path, out: Path) -> NnUNetModel:
+    model = medhybrid.load_model(import_nnunet(folder, out=out), device="cpu", precision="float32")
+    assert isinstance(model, NnUNetModel)
+    return model
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_a_model_of_tiff_stacks_takes_the_voxel_size_from_the_file_beside_it(has_file: bool, tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((6, 9), n, np.uint8)) for n in range(4)]
+    sized = "ImageJ=1.54\nunit=mm\nspacing=5\n"
+    pages[0].save(
+        tmp_path / "a_0000.tif",
+        save_all=True,
+        append_images=pages[1:],
+        description=sized,
+        x_resolution=2.0,
+        y_resolution=2.0,
+    )
+    if has_file:
+        (tmp_path / "a.json").write_text('{"spacing": [3.0, 0.5, 0.7]}')
+    rules = rules_for("beside")
+
+    grid = grid_for_nnunet(medhybrid.read_scan(tmp_path / "a_0000.tif"), rules)
+
+    assert grid.spacing_mm == pytest.approx((0.7, 0.5, 3.0) if has_file else (1.0, 1.0, 1.0))
+
+
+def rules_for(voxel_size: VoxelSize) -> NnUNetRules:
+    channel, linear = Channel(scheme="NoNormalization"), Resampling(order=1)
+    return NnUNetRules(
+        configuration="3d_fullres",
+        trainer="",
+        folds=("0",),
+        channels=(channel,),
+        images=linear,
+        logits=linear,
+        voxel_size=voxel_size,
+    )
 
 
 def _mirror_x(n: int) -> np.ndarray:
