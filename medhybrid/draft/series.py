@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medhybrid.draft.subjects import subjects_of_units
 from medhybrid.names import name_from_path
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.references import KINDS
@@ -59,14 +60,13 @@ def lines_of(units: Sequence[Unit], patterns: Mapping[str, str], entries: Sequen
     base = Path(os.path.commonpath([u.folder.parent for u in units]))
     alone = {folder for folder, n in Counter(e.paths[0].parent for e in entries).items() if n == 1}
     lines = [["case", "subject", "mask", *patterns]]
-    for unit in units:
+    subjects = subjects_of_units([u.folder.relative_to(base) for u in units], [u.images[0].patient for u in units])
+    for unit, subject in zip(units, subjects, strict=True):
         series = [[e for e in unit.images if wanted in ("*", e.description.strip())] for wanted in patterns.values()]
         if all(len(found) == 1 and found[0].paths[0].parent in alone for found in series):
             below = unit.folder.relative_to(base)
             folders = [str(found[0].paths[0].parent) for found in series]
-            lines.append(
-                [name_from_path(below), name_from_path(Path(below.parts[0])), str(unit.mask.paths[0]), *folders]
-            )
+            lines.append([name_from_path(below), name_from_path(subject), str(unit.mask.paths[0]), *folders])
     return lines
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from medhybrid.draft.segments import count_names
 from medhybrid.draft.series import find_units, lines_of
-from medhybrid.errors import MedHybridError
+from medhybrid.draft.words import parts_named
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.names import printable_path
 from medhybrid.scans import ScanEntry, discover
 from medhybrid.scans.dicom.references import KINDS, reference_names
 
@@ -55,12 +57,16 @@ def rules_of_studies(root: Path) -> StudyRules | None:
     images = [e for e in entries if e.kind == "dicom" and e not in masks and not e.problem and not e.skip_reason]
     if not masks or not images:
         return None
+    testing = _series_for_testing([*masks, *images], root)
+    if any(e not in testing for e in masks):
+        masks, images = ([e for e in found if e not in testing] for found in (masks, images))
+    else:
+        testing = []
     n_all = len(masks)
     in_studies = Counter(_folder(e, root) for e in masks)
     has_several = max(in_studies.values()) > 1
-    segs = [e for e in masks if e.modality == "SEG"]
-    if has_several and Counter(_folder(e, root) for e in segs) == Counter(in_studies.keys()):
-        masks = segs  # an RTSTRUCT beside the only SEG of a study
+    if has_several:
+        masks = _without_outlines_beside_seg(masks, images)
     labels, unread = _labels(masks)
     if not labels:
         return None
@@ -71,19 +77,28 @@ def rules_of_studies(root: Path) -> StudyRules | None:
             studies.setdefault(_folder(entry, root), []).append(entry)
     if not studies:
         return None
-    units = find_units(root, masks, images) if has_several else []
+    units = find_units(root, masks, images) if has_several or testing else []
     if units:  # visits of a patient, or folders of studies further below
         studies = {str(u.folder): list(u.images) for u in units}
     channels, rules, remarks = _channels(list(studies.values()))
     lines: list[list[str]] = []
     if n_all > len(masks):
         remarks.append(f"{n_all - len(masks)} RTSTRUCT beside the SEG of their study are not used")
+    if testing:
+        remarks.append(f"{len(testing)} series for testing, by the names of their folders")
     if units:
         lines = lines_of(units, {c: _plain(p) for c, p in rules.items()}, [*masks, *images])
         if left := len(masks) - len(lines) + 1:
             remarks.append(
                 f"{left} masks are not used: they have no folder without other masks, with a folder for each series"
             )
+    if testing and len(lines) < 2:  # the layout `studies` would train on them
+        raise DataError(
+            f"{printable_path(root)} has studies for testing, which would train",
+            expected="a folder for each series and each mask, so that the studies for training can be listed in a table",
+            found=f"{len(testing)} series in folders such as {testing[0].name}",
+            remedy="give a folder with the studies for training only, or move those for testing to another folder",
+        )
     kept = {n: c for n, c in labels.items() if c >= MIN_SHARE * len(masks) and not NO_TARGET.match(n.strip())}
     kept = kept or labels
     if others := sorted(set(labels) - set(kept)):
@@ -105,6 +120,18 @@ def rules_of_studies(root: Path) -> StudyRules | None:
         remarks=tuple(remarks),
         lines=lines if len(lines) > 1 else [],
     )
+
+
+def _without_outlines_beside_seg(masks: list[ScanEntry], images: list[ScanEntry]) -> list[ScanEntry]:
+    """Return the masks without each RTSTRUCT in whose study, the smallest folder around it with images, is a single SEG."""
+    with_images = {folder for e in images for folder in e.paths[0].parents}
+    n_segs = Counter(folder for e in masks if e.modality == "SEG" for folder in e.paths[0].parents)
+
+    def is_beside_seg(mask: ScanEntry) -> bool:
+        study = next((f for f in mask.paths[0].parents if f in with_images), None)
+        return mask.modality != "SEG" and study is not None and n_segs[study] == 1
+
+    return [m for m in masks if not is_beside_seg(m)]
 
 
 def _modality(found: Counter[str]) -> str:
@@ -147,6 +174,18 @@ def _escaped(description: str) -> str:
 def _plain(pattern: str) -> str:
     """Return the description that a pattern of `_escaped` matches."""
     return pattern if pattern == "*" else re.sub(r"\[([*?\[])\]", r"\1", pattern)
+
+
+def _series_for_testing(entries: list[ScanEntry], root: Path) -> list[ScanEntry]:
+    """Return the series below folders that are named for testing; none in a study of test and retest.
+
+    The folder of a series does not count: its name may be a description.
+    """
+    parts = {e.paths[0]: e.paths[0].relative_to(root).parts for e in entries}
+    folders = {path: found[:-2] or found[:1] for path, found in parts.items()}
+    if any("retest" in name.lower() for found in folders.values() for name in found):
+        return []
+    return [e for e in entries if any("test" in parts_named(name) for name in folders[e.paths[0]])]
 
 
 def _folder(entry: ScanEntry, root: Path) -> str:

@@ -349,7 +349,7 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
             remedy="give the folder that contains the folders of the studies; or list series and masks in a table cases.csv "
             "with the columns case, subject, mask and one per channel",
         )
-    pattern, reason = (None, "") if rules.lines else subject_pattern([c.name for c in cases])
+    pattern, reason = (None, "each folder of the dataset is a subject") if rules.lines else _subjects_of_studies(cases)
     sizes = median_volumes_ml(cases, rules.labels, config)
     # voxels in several segments get the last label, so that a lesion in an organ stays a lesion
     ordered = sorted(rules.labels, key=lambda n: -sizes.get(n, 0.0))
@@ -366,12 +366,23 @@ def _draft_studies(name: str, root: Path, rules: StudyRules) -> Draft:
         cases=tuple(c.name for c in cases),
         n_sampled=rules.n_masks,
         subject_pattern=pattern,
-        subject_reason=reason if pattern else "each folder of the dataset is a subject",
+        subject_reason=reason,
         rules=rules,
         table=rules.lines,
         remarks=(*rules.remarks, *_left_out(listed)),
         masks=_masks_of(listed),
     )
+
+
+def _subjects_of_studies(cases: Sequence[Case]) -> tuple[str | None, str]:
+    """Return a pattern for the subjects, or None if the folders and the patients in the headers tell them; and the reason."""
+    pattern, reason = subject_pattern([c.name for c in cases])
+    patients = {c.subject for c in cases}
+    if len(patients) < len(cases):
+        groups = {(c.subject, m[1] if pattern and (m := re.search(pattern, c.name)) else c.name) for c in cases}
+        if pattern is None or len(groups) > len(patients):  # the pattern would divide a patient
+            return None, f"{len(patients)} patients in the DICOM headers"
+    return pattern, reason if pattern else "each folder of the dataset is a subject"
 
 
 def _channel_name(text: str) -> str:

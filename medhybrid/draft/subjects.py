@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from medhybrid.draft.words import parts_named
+
 SUBJECT_WORD = re.compile(
     r"(?<![a-z0-9])(sub-[a-z0-9]+|sub_[a-z]*\d[a-z0-9]*|(?:patient|subject|subj|sub|pat|pt)[\-_ ]?\d+)(?![a-z0-9])",
     re.IGNORECASE,
@@ -36,7 +38,7 @@ VISIT_FIRST = re.compile(rf"^(?:{VISIT})[_.\-](.+)$", re.IGNORECASE)
 """A name that begins with the visit: `baseline_001`."""
 
 OTHER_GROUP = re.compile(
-    r"site|cent(er|re)|hospital|clinic|vendor|scanner|fold|batch|part|set|group|task|class|grade|stage", re.I
+    r"site|cent(er|re)|hospital|clinic|vendor|scanner|fold|batch|part(?!icipant)|set|group|task|class|grade|stage", re.I
 )
 """Words in names of folders that hold several subjects."""
 
@@ -127,6 +129,50 @@ def subjects_of_folders(files: Sequence[Path]) -> list[str] | None:
             is_unique = len({a[-1] for a in above}) == len(set(above))
             return [a[-1] if is_unique else "_".join(a) for a in above]
     return None
+
+
+def subjects_of_units(folders: Sequence[Path], patients: Sequence[Sequence[str]]) -> list[Path]:
+    """Return the folder of the subject of each folder with a mask; folders of one patient have the same one.
+
+    It is the first folder of the path that is not one of a group of subjects, such as `train` or `siteA`.
+
+    Parameters
+    ----------
+    patients : sequence
+        Identifiers of the patient of each folder in the headers, which may be empty, or the same for all.
+    """
+    known = [tuple(p) if any(p) else () for p in patients]
+    if len(set(known) - {()}) < 2:
+        known = [()] * len(known)
+    above = {folder.parts[:depth] for folder in folders for depth in range(1, len(folder.parts))}
+    groups = {parts for parts in above if _is_group(parts, folders, known)}
+    found = []
+    for folder in folders:
+        depth = 1
+        while folder.parts[:depth] in groups:
+            depth += 1
+        found.append(Path(*folder.parts[:depth]))
+    first: dict[tuple[str, ...], Path] = {}
+    for subject, patient in zip(found, known, strict=True):
+        first.setdefault(patient, subject)
+    same = {s: first[p] for s, p in zip(found, known, strict=True) if p}
+    return [same.get(s, s) for s in found]
+
+
+def _is_group(folder: Sequence[str], folders: Sequence[Path], patients: Sequence[Sequence[str]]) -> bool:
+    """Return whether a folder holds those of several subjects, by its name, the names in it, or the patients in the headers."""
+    inside = [
+        (f.parts[len(folder)], p) for f, p in zip(folders, patients, strict=True) if f.parts[: len(folder)] == folder
+    ]
+    names = {name for name, _ in inside}
+    known = {p for _, p in inside if p}
+    if len(names) < 2 or (len(known) == 1 and all(p for _, p in inside)):
+        return False
+    if parts_named(folder[-1]) or OTHER_GROUP.search(folder[-1]) or len(known) > MAX_SCANS:
+        return True
+    has_number = re.search(r"\d", folder[-1]) is not None
+    are_subjects = all(re.search(r"\d", n) and not SESSION_WORD.match(n) for n in names)
+    return not has_number and (len(known) > 1 or are_subjects)
 
 
 def are_coarser(folders: Sequence[str], names: Sequence[str], pattern: str) -> bool:

@@ -56,6 +56,8 @@ class ScanEntry:
         Code of the problem, for tables; see `SeriesError`.
     uid : str
         SeriesInstanceUID, in memory only.
+    patient : tuple of str
+        Identifiers of the patient in a DICOM header, in memory only; empty for other files.
     acquisition : dict
         Acquisition parameters of a DICOM volume (echo time, sequence, ...). None of them identifies a patient.
     note : str
@@ -86,6 +88,7 @@ class ScanEntry:
     note: str = ""
     shared_name: str = ""
     places: tuple[str, ...] = field(default=(), repr=False)
+    patient: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def file_name(self) -> str:
@@ -406,6 +409,7 @@ def _series_entries(series: SeriesEntry, name: str) -> list[ScanEntry]:
         uid=series.uid,
         acquisition=series.acquisitions[0],
         is_burned_in=series.is_burned_in,
+        patient=series.patient,
     )
     made = zip(series.volumes, series.acquisitions, strict=False)
     return [_volume_entry(rest, v, acquisition) for v, acquisition in made] or [rest]

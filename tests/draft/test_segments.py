@@ -84,11 +84,12 @@ def test_spellings_of_a_segment_are_one_label() -> None:
     assert count_names([["Heart", "GTV_1"], ["heart", "gtv 1"], ["Heart"]]) == {"Heart": 3, "GTV_1": 2}
 
 
-def write_dicom_study(folder: Path, case: str, masks: Sequence[str]) -> None:
+def write_dicom_study(folder: Path, case: str, masks: Sequence[str], *, patient: str = "") -> None:
     """Write a series to `folder/CT`, and masks of a label `GTV` beside it: SEG, or RTSTRUCT for names that begin with RT."""
     (folder / "CT").mkdir(parents=True)
     values = np.random.default_rng(0).integers(0, 4000, SHAPE)
-    write_mr_series(folder / "CT", values, np.diag([-1.0, -1.0, 3.0, 1.0]), description="CT", study=case, case=case)
+    affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+    write_mr_series(folder / "CT", values, affine, description="CT", study=case, case=patient or case)
     scan = read_scan(folder / "CT")
     for name in masks:
         if name.startswith("RT"):
@@ -145,8 +146,58 @@ def test_of_a_seg_and_an_rtstruct_of_a_study_the_seg_is_the_mask(tmp_path: Path)
     assert masks == ["SEG", "SEG"]
 
 
+def test_the_seg_of_each_visit_is_its_mask(tmp_path: Path) -> None:
+    for name, masks in (("P0/T1", ["RT", "SEG"]), ("P0/T2", ["RT", "SEG"]), ("P1/T1", ["RT"])):
+        write_dicom_study(tmp_path / "d" / "manifest" / name, name, masks)
+
+    made = init_study(tmp_path / "d", tmp_path / "c.yaml")
+
+    masks_of = {c.name: c.mask.paths[0].parent.name for c in list_dataset(made.config.data).cases if c.mask}
+    assert masks_of == {"P0__T1": "SEG", "P0__T2": "SEG", "P1": "RT"}
+
+
 def test_studies_without_a_usable_one_are_refused_with_the_reason(tmp_path: Path) -> None:
     write_dicom_study(tmp_path / "d" / "P0", "P0", ["RT1", "RT2"])
 
     with pytest.raises(DataError, match=r"no usable study.*several masks match"):
         init_study(tmp_path / "d", tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("group", ["siteA", "HGG", "train", "batch_1"])
+def test_folders_of_groups_are_no_subjects_and_those_for_testing_do_not_train(tmp_path: Path, group: str) -> None:
+    for name in (f"{group}/P1/T1", f"{group}/P1/T2", f"{group}/P2", "other/P3", "test/P4"):
+        write_dicom_study(tmp_path / "d" / name, name, ["RT"], patient=name.split("/")[1])
+
+    made = init_study(tmp_path / "d", tmp_path / "c.yaml")
+
+    assert {c.name: c.subject for c in list_dataset(made.config.data).cases} == {
+        f"{group}__P1__T1": f"{group}__P1",
+        f"{group}__P1__T2": f"{group}__P1",
+        f"{group}__P2": f"{group}__P2",
+        "other": "other",
+    }
+    assert "2 series for testing, by the names of their folders" in made.draft.remarks
+
+
+def test_studies_for_testing_that_no_table_can_omit_are_refused(tmp_path: Path) -> None:
+    for name in ("Train-1", "Test-1"):
+        write_dicom_study(tmp_path / "d" / name, name, ["RT"])
+        for path in [*(tmp_path / "d" / name).glob("*/*.dcm")]:
+            path.rename(tmp_path / "d" / name / f"{path.parent.name}{path.name}")
+
+    with pytest.raises(DataError, match="has studies for testing, which would train"):
+        init_study(tmp_path / "d", tmp_path / "c.yaml")
+
+
+def test_studies_of_one_patient_in_the_headers_are_one_subject(tmp_path: Path) -> None:
+    for name, patient in (("A1001", "x"), ("A1002", "y"), ("A1003", "x"), ("A1004", "z")):
+        write_dicom_study(tmp_path / "d" / name, name, ["RT"], patient=patient)
+
+    made = init_study(tmp_path / "d", tmp_path / "c.yaml")
+
+    listing = list_dataset(made.config.data)
+    assert {c.name: c.subject for c in listing.cases} == {n: "A1001" if n == "A1003" else n for n in made.draft.cases}
+    assert any("1 studies have the patient of another study" in n.message for n in listing.notes)
+    assert made.draft.subject_reason == "3 patients in the DICOM headers"
+    scans = list_dataset(made.config.data.model_copy(update={"labelled": False, "layout": "studies"}))
+    assert {c.subject for c in scans.cases} == {"A1001", "A1002", "A1004"}

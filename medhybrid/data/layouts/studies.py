@@ -13,6 +13,7 @@ from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import TABLE, Match, match_channels, matches, read_channel_table, refuse_lost, unused_rows
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, strip_suffix, subject_of
 from medhybrid.data.layouts.image_masks import discover_with_masks
+from medhybrid.data.layouts.patients import first_study_of_patient, with_patients
 from medhybrid.errors import DataError, item_error
 from medhybrid.names import escape_name
 from medhybrid.scans import Discovery, ScanEntry
@@ -50,6 +51,9 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
         others = [e for e in members if _is_other_mask(e, config) and e not in masks]
         if unused := [e.name for e in (*images, *masks, *others) if e not in used]:
             notes.append(Note(study, f"{len(unused)} scans of the study are not used", ", ".join(unused[:5])))
+    if config.subject_pattern is None:
+        cases, on_patients = with_patients(cases, by_study)
+        notes += on_patients
     notes += [Note(e.name, f"{e.name} is skipped: {e.problem}") for e in entries if e.problem]
     notes += [Note("dataset", found.left_out)] if found.left_out else []
     if rows := unused_rows(table, entries, wanted):
@@ -98,7 +102,8 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
     lost: list[ScanEntry] = []
     others: list[str] = []
     default = DataConfig.model_fields["mask_pattern"].default
-    for entry in _discover(config, root).entries:
+    found = _discover(config, root).entries
+    for entry in found:
         is_other = _is_other_mask(entry, config)
         is_reference = matches(entry, config.mask_pattern) and not (is_other and config.mask_pattern == default)
         is_mask = entry.modality in KINDS or is_reference
@@ -124,6 +129,13 @@ def list_scans(config: DataConfig, root: Path) -> Listing:
         cases.append(Case(name, subject, (_files(entry),), None, problem=problem))
     cases += _studies_of_scans(config, root, [e for e, whole in zip(images, is_whole, strict=True) if not whole], lost)
     studies = {_study_folder(entry, base): entry for entry in masks}
+    if config.subject_pattern is None:
+        by_study: dict[str, list[ScanEntry]] = {}
+        for entry in found:
+            by_study.setdefault(_study_folder(entry, base), []).append(entry)
+        first = first_study_of_patient(by_study)
+        cases = [replace(c, subject=first.get(c.subject, c.subject)) for c in cases]
+        studies = {first.get(study, study): entry for study, entry in studies.items()}
     labelled = {study: subject for study, e in studies.items() if (subject := _subject_of_mask(config, e, study))}
     cases = [replace(c, is_labelled=c.subject in labelled.values()) for c in cases]
     present = {c.subject for c in cases}

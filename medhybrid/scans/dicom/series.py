@@ -13,7 +13,7 @@ from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom.acquisition import Acquisition, describe_frame
 from medhybrid.scans.dicom.copies import without_copies
 from medhybrid.scans.dicom.headers import FileHeader, load_dataset, problem_of, read_acquisition, read_header
-from medhybrid.scans.dicom.patient import differing_identifiers
+from medhybrid.scans.dicom.patient import Identity, differing_identifiers
 from medhybrid.scans.dicom.single_slice import find_other_slice, single_slice_error
 from medhybrid.scans.dicom.volumes import Volume, split_volumes
 
@@ -36,6 +36,8 @@ class SeriesEntry:
         Reason why the series is skipped (not a scan), or empty.
     acquisitions : tuple of dict
         Acquisition parameters of each volume; those of the first file for a series without volumes.
+    patient : tuple of str
+        Identifiers of the patient, in memory only.
     """
 
     uid: str
@@ -48,6 +50,7 @@ class SeriesEntry:
     skip_reason: str
     acquisitions: tuple[Acquisition, ...] = field(hash=False)
     is_burned_in: bool = False
+    patient: Identity = field(default=(), repr=False)
 
 
 def group_series(
@@ -169,6 +172,7 @@ def _entry(members: Sequence[FileHeader]) -> SeriesEntry:
         skip_reason=skip_reason,
         acquisitions=acquisitions,
         is_burned_in=any(m.is_burned_in for m in members),
+        patient=first.patient,
     )
 
 
