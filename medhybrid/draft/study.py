@@ -18,6 +18,7 @@ from medhybrid.data.layouts.table import WHOLE, find_tables
 from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
 from medhybrid.draft.folds import with_folds
 from medhybrid.draft.grids import without_other_grids
+from medhybrid.draft.label_maps import without_label_maps
 from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
@@ -283,7 +284,7 @@ def _labels_by_name(segments: dict[str, int], n_cases: int) -> tuple[tuple[Draft
 
 
 def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
-    pairs = without_other_grids(root, pairs)
+    pairs = without_label_maps(root, without_other_grids(root, pairs))
     order = tuple(sorted(pairs.channels, key=lambda c: (-pairs.channels[c], c)))
     channels = _unique(tuple(_channel_name(c) for c in order))
     has_parts = any(p.part for p in pairs.pairs)

@@ -244,6 +244,17 @@ def test_previews_beside_scans_are_not_used(tmp_path: Path) -> None:
     assert [c.name for c in drafted(tmp_path / "d").data.channels] == ["image"]
 
 
+def test_a_label_map_beside_the_mask_is_no_channel(tmp_path: Path) -> None:
+    for i in range(2):
+        write_pair(tmp_path / "d", f"p{i}/T1.nii.gz", f"p{i}/tissue_seg.nii.gz", i)
+        save_nifti(tmp_path / "d" / f"p{i}/lesion.nii.gz", (blob_case(i, (12, 10, 8))[1] > 0).astype(np.float32))
+
+    made = init_study(tmp_path / "d")
+
+    assert [c.name for c in made.config.data.channels] == ["T1"]
+    assert any("lesion is not used: its files are label maps" in r for r in made.draft.remarks)
+
+
 def test_masks_with_soft_borders_are_refused(tmp_path: Path) -> None:
     rows = np.clip(np.arange(60) * 20 - 400, 0, 255).astype(np.uint8)
     write_image(tmp_path / "d/images/a.png", np.tile(rows, (30, 1)))
