@@ -28,6 +28,9 @@ MAX_BETWEEN, ALIKE_SHARE = 8, 0.5
 """A mask has soft borders if it has more values than the first between 0 and its largest, and less than this share of their
 pixels have the value of their neighbour. Labels are areas of one value."""
 
+MIN_COUNTS, MIN_OBJECTS = 4, 8
+"""Masks number objects if they have at least so many different numbers of values, and one has at least so many values."""
+
 CT_AIR, CT_BONE = -400, 250
 """Hounsfield units: values below the first and above the second, in integers, are those of a CT."""
 
@@ -124,6 +127,22 @@ class Samples:
         """Return whether no case has two of some values."""
         cases = [case for value in values for case in self.volumes_ml.get(value, {})]
         return len(set(cases)) == len(cases)
+
+    @property
+    def n_objects(self) -> int:
+        """Return the largest number of objects in a mask if the masks number objects, such as cells; 0 otherwise.
+
+        Then each mask has the values 1 to n, with another n in most of them. Labels are the same structures in all masks.
+        """
+        by_case: dict[str, set[int]] = {}
+        for value, cases in self.volumes_ml.items():
+            for case in cases:
+                by_case.setdefault(case, set()).add(value)
+        counts = [len(values) for values in by_case.values()]
+        are_numbered = all(values == set(range(1, len(values) + 1)) for values in by_case.values())
+        if not are_numbered or len(set(counts)) < max(MIN_COUNTS, len(counts) / 2) or max(counts) < MIN_OBJECTS:
+            return 0
+        return max(counts)
 
     def modality(self, index: int, name: str) -> tuple[str, str]:
         """Return the modality of a channel and the reason: its name, otherwise its values."""

@@ -36,6 +36,9 @@ PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|d
 TWO_FORMS = ([1, 255], [1, 65535])
 """Values of one label in masks of 0 and 1, and in masks that are to be looked at."""
 
+OBJECTS_MARGIN = 4
+"""Masks that are not sampled may have more objects, by up to this factor."""
+
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -257,6 +260,12 @@ def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel
             shown = ", ".join(str(v) for v in unnamed[:8])
             remarks.append(f"values without a name in the masks: {shown}; they are added as labels")
         single = not named and len(unnamed) == 1
+        if not named and (n_objects := samples.n_objects):
+            remarks.append(
+                f"the masks number objects, up to {n_objects} in one: all objects are taken for one label. If the values are "
+                "kinds of structures, name them in data.labels"
+            )
+            named, unnamed = {"foreground": tuple(range(1, OBJECTS_MARGIN * n_objects + 1))}, []
         if not named and unnamed in TWO_FORMS and samples.are_apart(unnamed):
             remarks.append(f"some masks have the value 1, others {unnamed[1]}: both are taken for the same label")
             named, unnamed = {"foreground": tuple(unnamed)}, []

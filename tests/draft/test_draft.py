@@ -196,6 +196,20 @@ def test_masks_of_0_and_1_beside_masks_of_0_and_255_have_one_label(tmp_path: Pat
     assert data.regions == {"foreground": (1, 255)}
 
 
+def test_masks_that_number_their_objects_have_one_label(tmp_path: Path) -> None:
+    for i in range(5):
+        cells = np.zeros((20, 20), np.uint8)
+        cells[1::2, 1::2] = np.arange(100).reshape(10, 10)
+        cells[cells > 8 + i] = 0
+        write_image(tmp_path / "d" / "images" / f"{i}.png", np.arange(400, dtype=np.uint8).reshape(20, 20) + i)
+        write_image(tmp_path / "d" / "masks" / f"{i}.png", cells)
+
+    made = init_study(tmp_path / "d")
+
+    assert made.config.data.regions == {"foreground": tuple(range(1, 49))}
+    assert "the masks number objects, up to 12 in one" in made.draft.remarks[0]
+
+
 def test_masks_with_a_label_in_each_corner_are_named(tmp_path: Path) -> None:
     for i in range(2):
         write_image(tmp_path / "d" / "images" / f"{i}.png", np.arange(64, dtype=np.uint8).reshape(8, 8) + i)
