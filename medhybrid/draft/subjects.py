@@ -20,8 +20,18 @@ PART_WORD = re.compile(
 )
 """A name with the number of a part of its scan, such as `case01_slice_012`: all parts of a scan are of one subject."""
 
+TILE = re.compile(
+    r"^(.+?)[_.\- ]*(?<![a-z])(?:\[?[xd=.\d,]*x=?\d+[_.,\- ]*y=?\d+|r(?:ow)?[_\-]?\d+[_.,\- ]*c(?:ol)?[_\-]?\d+).*$",
+    re.IGNORECASE,
+)
+"""A name with the place of a tile: `slide1 [x=0,y=512,w=512,h=512]`, `slide1_r0_c3`."""
+
+EXPORTED_COPY = re.compile(r"^(.+)_(?:jpe?g|png|bmp|tiff?)\.rf\.\w+$", re.IGNORECASE)
+"""A name of Roboflow, which exports several augmented copies of an image: `a_jpg.rf.0123abcd`."""
+
 VISIT = (
     r"ses(?:sion)?[-_]?[^\W_]*|visit\d*|tp\d*|time\d*|pre|post|baseline|follow\w*|fu\d*|(?:19|20)\d{2}-?[01]\d-?[0-3]\d"
+    r"|[0-3]?\d[-.][0-3]?\d[-.](?:19|20)\d{2}"
 )
 """Words for a visit of a person, and its date."""
 
@@ -31,11 +41,17 @@ SESSION_WORD = re.compile(
 )
 """The last part of a name that may tell scans of one person apart."""
 
-JOINED = re.compile(r"^(.*\d)(?:[lr]|tp\d+)$", re.IGNORECASE)
-"""A name that ends in a side or time point after a number: `Image_01L`, `ms01tp2`."""
+JOINED = re.compile(r"^(.*\d)(?:[lr]|o[ds]|tp\d+)$", re.IGNORECASE)
+"""A name that ends in a side, eye or time point after a number: `Image_01L`, `RET002OD`, `ms01tp2`."""
 
-VISIT_FIRST = re.compile(rf"^(?:{VISIT})[_.\-](.+)$", re.IGNORECASE)
-"""A name that begins with the visit: `baseline_001`."""
+VISIT_FIRST = re.compile(rf"^(?:{VISIT}|[lr]|left|right|[lr]h|o[ds])[_.\-](.+)$", re.IGNORECASE)
+"""A name that begins with the visit or side: `baseline_001`, `OD_001`."""
+
+DATED = re.compile(rf"^(?:{VISIT})(?![^\W_])", re.IGNORECASE)
+"""The last part of a name that is a visit, also with more text: `2018-04-16`, `08-13-2005-NA-PET-CT`."""
+
+IDENTIFIER = re.compile(r"\d{3,}$")
+"""End of a name that is the number of a person."""
 
 OTHER_GROUP = re.compile(
     r"site|cent(er|re)|hospital|clinic|vendor|scanner|fold|batch|part(?!icipant)|set|group|task|class|grade|stage", re.I
@@ -72,7 +88,7 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
         if len(subjects) < len(names):
             return None, f"{EACH_IS_ONE}, although the names are of one: folds need several subjects"
         return None, "by their names, each case is another subject"
-    for whole in (PART_WORD, VISIT_FIRST, JOINED):
+    for whole in (EXPORTED_COPY, TILE, PART_WORD, VISIT_FIRST, JOINED):
         matched = [whole.match(n) for n in names]
         subjects = Counter(m[1] for m in matched if m)
         if names and all(matched) and 1 < len(subjects) < len(names):
@@ -219,11 +235,13 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
         return None
     if all(map(END_OF_GROUP.search, groups)) or (all(last.isdecimal() for _, last in parts) and _are_two_kinds(groups)):
         return None
-    # `case_7_000` and one `case_7_001` among many first visits: most names end alike, so that the end does not separate cases
-    is_alike = n_alike.most_common(1)[0][1] >= len(parts) / 2 and len(groups) >= len(parts) / 2
+    are_people = all(IDENTIFIER.search(first) for first, n in groups.items() if n > 1)
     if sum(several) < len(parts) / 2:
-        return groups if is_alike else None
-    return groups if is_repeated or is_session else None
+        # `case_7_000` and one `case_7_001` among many first visits: most names end alike, so that the end separates no cases
+        is_alike = n_alike.most_common(1)[0][1] >= len(parts) / 2
+        is_visit = all(DATED.match(last) for _, last in parts)
+        return groups if len(groups) >= len(parts) / 2 and (is_alike or is_visit or are_people) else None
+    return groups if is_repeated or is_session or are_people else None
 
 
 def _are_two_kinds(groups: Counter[str]) -> bool:

@@ -11,7 +11,7 @@ from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import find_tables, is_blank, split_column, with_split
-from medhybrid.draft.words import DERIVED_WORDS, MASK_WORDS
+from medhybrid.draft.words import DERIVED_WORDS, MASK_WORDS, words_of
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
 from medhybrid.tables import Table, read_table
@@ -23,6 +23,14 @@ SUBJECT_WORDS = (
 )
 """Names of columns in lower case, without spaces and separators, in the order in which they are looked for."""
 
+
+PERSON_WORDS = frozenset(
+    {"patient", "subject", "participant", "person", "individual", "volunteer", "proband", "donor", "animal", "mouse"}
+)
+IDENTIFIER_WORDS = frozenset(
+    {"id", "ids", "no", "nr", "num", "number", "code", "key", "uid", "name", "index", "dicom", "anon"}
+)
+"""Words that a column of subjects may have: `PatientNumber`, `dicom_patient_id`, `donor`."""
 
 FoundTable = tuple[Path, Table, str, list[str]]
 """Path of a table, its content, its column of masks, and its columns of images."""
@@ -142,7 +150,7 @@ def _joined(found: Sequence[FoundTable]) -> list[FoundTable]:
 
 def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[str]) -> CaseTable:
     table = with_split(table, images, printable_path(path.name))
-    case, subject = (_column_named(table, words, [mask, *images]) for words in (CASE_WORDS, SUBJECT_WORDS))
+    case, subject = _column_named(table, CASE_WORDS, [mask, *images]), _subject_column(table, [mask, *images])
     fold = table.column("fold")
     split = split_column(table, images, printable_path(path.name))
     optional = frozenset(c for c in images if any(is_blank(row[c]) for _, row in table.rows))
@@ -166,7 +174,7 @@ def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[
         if (is_blank(row[mask]) and not is_test) or all(is_blank(row[c]) for c in images):
             left_out += 1
             continue
-        files = ["" if is_blank(row[c]) else str(path.parent / row[c]) for c in (mask, *images)]
+        files = ["" if is_blank(row[c]) else str(_path_of(path.parent, row[c])) for c in (mask, *images)]
         lines.append([name, *(row[column] for column in others.values()), *files])
     if case is not None and [case, mask, subject] == known and path.is_file():
         return CaseTable(path.name, tuple(images), [], optional, subject=subject or "", own_lines=lines)
@@ -184,6 +192,17 @@ def _column_named(table: Table, words: Sequence[str], files: Sequence[str]) -> s
     """Return the first column that has one of some names, apart from columns of files; None without one."""
     plain = {re.sub(r"[\W_]+", "", c.casefold()): c for c in reversed(table.columns) if c and c not in files}
     return next((plain[w] for w in words if w in plain), None)
+
+
+def _subject_column(table: Table, files: Sequence[str]) -> str | None:
+    """Return the column of the subjects: one of `SUBJECT_WORDS`, or a word for a person beside words for an identifier."""
+    if found := _column_named(table, SUBJECT_WORDS, files):
+        return found
+    for column in (c for c in table.columns if c and c not in files):
+        words = set(words_of(column))
+        if words & PERSON_WORDS and words <= PERSON_WORDS | IDENTIFIER_WORDS:
+            return column
+    return None
 
 
 def _name_of(row: dict[str, str], images: Sequence[str]) -> str:
@@ -205,7 +224,13 @@ def _is_file(folder: Path, cell: str) -> bool:
     if "\0" in cell or len(cell) > 4_000:
         return False
     has_suffix = IMAGE_SUFFIX.search(cell) or "/" in cell or "\\" in cell
-    return bool(has_suffix) and ((folder / cell).exists() or (folder / cell.replace("\\", "/")).exists())
+    return bool(has_suffix) and _path_of(folder, cell).exists()
+
+
+def _path_of(folder: Path, cell: str) -> Path:
+    """Return the path of a cell, which may have the separators of Windows."""
+    path = folder / cell
+    return path if path.exists() else folder / cell.replace("\\", "/")
 
 
 def _is_result(column: str) -> bool:

@@ -505,6 +505,14 @@ def test_a_folder_without_masks_is_refused_with_what_was_looked_for(tmp_path: Pa
         ([*(f"set_{i:03d}_HC" for i in range(5)), "set_002_2HC"], 5),
         ([f"x_{kind}_{i:03d}" for kind in ("ct", "mr") for i in range(3)], 6),
         ([f"{i:04d}_{year}{i:02d}11" for i in range(10, 13) for year in (2019, 2021)], 3),
+        ([f"RET{i:03d}{eye}" for i in range(4) for eye in ("OD", "OS")], 4),
+        ([f"{side}_{i:03d}" for i in range(4) for side in "LR"], 4),
+        ([*(f"{i}_{i + 1000}" for i in range(10000, 10012)), "10003_11020"], 12),
+        ([*(f"psma_{i:04x}_2018-04-{i}" for i in range(10, 22)), "psma_000c_2019-05-02"], 12),
+        ([f"P{i}_0{month}-1{i}-2003" for i in range(4) for month in (1, 2)], 4),
+        ([f"s{i} [x={x},y={y},w=512,h=512]" for i in range(3) for x in (0, 512) for y in (0, 512)], 3),
+        ([f"s{i}_r{row}_c{column}" for i in range(3) for row in range(2) for column in range(2)], 3),
+        ([f"a{i}_jpg.rf.{7919 * (3 * i + k):08x}" for i in range(3) for k in range(3)], 3),
     ],
 )
 def test_scans_of_one_person_are_found_by_their_names(names: list[str], subjects: int) -> None:

@@ -47,11 +47,31 @@ def test_folds_are_kept(tmp_path: Path, header: str, name: str) -> None:
     assert [(c.name, c.fold) for c in listing.cases] == [("a", 0), ("b", 1), ("c", 0)]
 
 
-@pytest.mark.parametrize("column", ["Patient ID", "PatientID", "subj_id", "participant-id", "MRN"])
+@pytest.mark.parametrize(
+    "column",
+    ["Patient ID", "PatientID", "subj_id", "participant-id", "MRN", "PatientNumber", "dicom_patient_id", "donor"],
+)
 def test_subjects_are_found_under_usual_names(tmp_path: Path, column: str) -> None:
     _, listing = drafted(tmp_path, f"scan_id,{column},image,label", ["a,P1,I,M", "b,P1,I,M", "c,P2,I,M"])
 
     assert [c.subject for c in listing.cases] == ["P1", "P1", "P2"]
+
+
+@pytest.mark.parametrize("column", ["patient_age", "PatientSex", "number"])
+def test_other_columns_about_persons_are_no_subjects(tmp_path: Path, column: str) -> None:
+    _, listing = drafted(tmp_path, f"scan_id,{column},image,label", ["a,1,I,M", "b,1,I,M", "c,2,I,M"])
+
+    assert [c.subject for c in listing.cases] == ["a", "b", "c"]
+
+
+def test_paths_may_have_the_separators_of_windows(tmp_path: Path) -> None:
+    drafted(tmp_path, "id,file,label", ["a,I,M", "b,I,M"])
+    table = tmp_path / "d" / "list.csv"
+    table.write_text(table.read_text().replace("/", "\\"))
+
+    made = init_study(tmp_path / "d", tmp_path / "again.yaml")
+
+    assert [c.problem for c in list_dataset(made.config.data).cases] == [None, None]
 
 
 def test_without_subjects_the_names_tell_them(tmp_path: Path) -> None:
