@@ -349,9 +349,16 @@ def _assign(
         for word in key or [""]:
             by_word.setdefault(word, set()).add(mask)
     assigned: dict[Path, dict[str, Path]] = {m: {} for m in masks}
+    n_alike = Counter(stem for _, stem in {(i.parent, stem_of(i)) for i in images})  # `.hdr` and `.img` are one
     for image, key in sorted(images.items()):
         counts = Counter(m for w in {*key, ""} for m in by_word.get(w, ()))
-        fitting = [m for m, n in counts.items() if n >= len(set(masks[m]) or {""}) and _fits(masks[m], key, shared)]
+        whole = [m for m, n in counts.items() if n >= len(set(masks[m]) or {""})]
+        fitting = [m for m in whole if _fits(masks[m], key, shared)]
+        if (
+            not fitting and n_alike[stem_of(image)] == 1
+        ):  # numbers in the names of folders, such as `CT-1`, tell nothing then
+            own = words_of(stem_of(image))
+            fitting = [m for m in whole if masks[m] and _fits(masks[m], [w for w in key if w in own], shared)]
         if not fitting:
             continue
         best = max(len(masks[m]) for m in fitting)

@@ -129,6 +129,9 @@ DERIVED_WORDS = frozenset(
 DATASET_WORDS = frozenset({"seg", "segm", "segmentation"})
 """Words for masks that the name of a dataset may have."""
 
+MASK_COMPOUND = re.compile(r"^[^\W\d_]+(mask|labelmap|segmentation)s?$")
+"""Words in lower case that end in one for masks: `lungmasks`, `livermask`."""
+
 SEGMENTS_SUFFIX = re.compile(r"\.seg\.nrrd$", re.IGNORECASE)
 """Suffix of masks of 3D Slicer, whose names need no word for a mask: `P1.seg.nrrd`."""
 
@@ -178,7 +181,10 @@ def names_mask(name: str) -> bool:
 
 def is_mask_path(path: Path) -> bool:
     """Return whether a relative path has a word that means a mask, or the suffix of one."""
-    return SEGMENTS_SUFFIX.search(path.name) is not None or any(w in MASK_WORDS for w in path_words(path))
+    words = path_words(path)
+    return SEGMENTS_SUFFIX.search(path.name) is not None or any(
+        w in MASK_WORDS or MASK_COMPOUND.match(w) for w in words
+    )
 
 
 def names_dataset(folder: str) -> bool:

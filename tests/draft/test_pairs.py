@@ -36,6 +36,24 @@ def test_numbers_in_any_order_tell_scans_apart(tmp_path: Path, missing: str) -> 
     assert found == {f"masks/{d}.nii": {"image": f"images/{d}.nii"} for d in masks}
 
 
+def test_numbers_in_names_of_folders_do_not_count_where_file_names_are_unique(tmp_path: Path) -> None:
+    images = ["CT-1/s_0255.nii", "CT-1/s_0256.nii", "CT-2/s_0257.nii"]
+
+    found = paired(tmp_path / "a", [*images, "masks/s_0255_mask.nii", "masks/s_0257_mask.nii"])
+
+    assert {m: list(of.values()) for m, of in found.items()} == {
+        "masks/s_0255_mask.nii": ["CT-1/s_0255.nii"],
+        "masks/s_0257_mask.nii": ["CT-2/s_0257.nii"],
+    }
+    assert paired(tmp_path / "b", ["2/p_1.nii", "3/p_1.nii", "masks/p_1_mask.nii"]) == {}
+
+
+def test_masks_may_be_named_by_one_word(tmp_path: Path) -> None:
+    found = paired(tmp_path, [f"{kind}/V_{i}.mhd" for kind in ("Scans", "Lungmasks") for i in (1, 2)])
+
+    assert found == {f"Lungmasks/V_{i}.mhd": {"image": f"Scans/V_{i}.mhd"} for i in (1, 2)}
+
+
 def test_an_image_of_another_case_is_no_channel(tmp_path: Path) -> None:
     found = paired(tmp_path, ["case_1.nii", "case_1_mask.nii", "case_2_run_1.nii", "case_3.nii", "case_3_mask.nii"])
 
