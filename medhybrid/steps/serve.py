@@ -11,7 +11,6 @@ Names of jobs are random. Names of uploaded files are not kept, since they may c
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -55,6 +54,8 @@ RETRY_S = 15.0
 """Wait after an error that is not caused by the job, such as a full disk."""
 
 TRIES = 5
+
+DAMAGED = "the service lost the request of this job: upload the scan again"
 
 ENDED: tuple[Literal["done", "failed"], ...] = ("done", "failed")
 
@@ -296,7 +297,7 @@ class Jobs:
             return None
         request = self._request(self.spool / state / job)
         if state == "done" or state == "failed":
-            scans = tuple(_result(p) for p in self._predictions(job))
+            scans = tuple(self._result(p) for p in self._predictions(job))
             files = tuple(sorted(self._files(job))) if state == "done" else ()
             return JobStatus(job=job, model=request.model, state=state, reason=request.reason, scans=scans, files=files)
         running = self._running.get(job)
@@ -353,22 +354,30 @@ class Jobs:
         """Remove the jobs that ended more than `keep_hours` ago."""
         for state in ENDED:
             for job in folders(self.spool / state):
+                if time.monotonic() < self._retry_at.get(job.name, 0.0):
+                    continue
                 try:
                     ended = self._request(job).ended or 0.0
+                    if time.time() - ended > self.options.keep_hours * 3600:
+                        self.remove(job.name)
                 except FileNotFoundError:  # removed by its client
                     continue
-                if time.time() - ended > self.options.keep_hours * 3600:
-                    self.remove(job.name)
+                except (OSError, OutputError) as error:
+                    self._delay(job, error)
 
     def _predict(self, job: Path) -> None:
         request = self._request(job)
+        if not request.model:
+            raise DataError(request.reason)
         if request.study_uid and not any((job / "input").iterdir()):
             endpoint = parse_endpoint(f"{self.options.dicomweb}?StudyInstanceUID={request.study_uid}")
-            fetch_study(endpoint, job / "input")
+            remove_tree(job / "fetching", owner=self.spool)
+            fetch_study(endpoint, job / "fetching")
+            (job / "fetching").rename(job / "input" / "study")  # whole, or not at all: a part would be predicted
         if request.model not in self._loaded:
             if request.model not in self.models:
                 raise DataError("the model of this job is no longer served", found=ascii(request.model)[:60])
-            self._loaded[request.model] = self.models[request.model]()
+            self._loaded[request.model] = self._load(request.model)
         outcome = predict(
             job / "input",
             model=self._loaded[request.model],
@@ -386,22 +395,39 @@ class Jobs:
             return
         self._end(job, "done", "; ".join(p.message for p in outcome.predictions if p.status == "failed"))
 
+    def _load(self, name: str) -> Segmenter:
+        """Load a model; the reason of a failure is logged, since it has paths of the service."""
+        try:
+            return self.models[name]()
+        except MedHybridError as error:
+            logger.error("the model %s cannot be loaded: %s", name, error)
+            raise DataError(f"the model {name} cannot be loaded", remedy="see the log of the service") from error
+
+    def _without_places(self, text: str) -> str:
+        """Return a message for clients, without the folders of the spool."""
+        return re.sub(rf"{re.escape(str(self.spool))}/\w+/{JOB.pattern}/(input/)?", "", text)
+
     def _after_error(self, job: Path, error: Exception) -> None:
         """End a job as failed, or let it wait if the error is not caused by it."""
         if isinstance(error, OutputError) or (isinstance(error, OSError) and error.errno in OF_MACHINE):
-            logger.warning("job %s is delayed: %s", job.name[:8], error)
-            self._retry_at[job.name] = time.monotonic() + RETRY_S
+            self._delay(job, error)
             return
         logger.debug("job %s", job.name[:8], exc_info=error)
         reason = str(error) if isinstance(error, MedHybridError) else f"unexpected {type(error).__name__}"
         try:
             self._end(job, "failed", reason)
         except OSError as full:
-            logger.warning("job %s is delayed: %s", job.name[:8], full)
-            self._retry_at[job.name] = time.monotonic() + RETRY_S
+            self._delay(job, full)
+
+    def _delay(self, job: Path, error: Exception) -> None:
+        """Let a job wait, for an error that is not caused by it."""
+        logger.warning("job %s is delayed: %s", job.name[:8], error)
+        self._retry_at[job.name] = time.monotonic() + RETRY_S
 
     def _end(self, job: Path, state: Literal["done", "failed"], reason: str) -> None:
-        request = self._request(job).model_copy(update={"ended": time.time(), "reason": reason[:2000]})
+        request = self._request(job).model_copy(
+            update={"ended": time.time(), "reason": self._without_places(reason)[:2000]}
+        )
         write_atomically(job / "job.json", request.model_dump_json())
         move(job, self.spool, state)
         if state == "done":
@@ -421,9 +447,13 @@ class Jobs:
                 remedy="try again later",
             )
         job = self.spool / "incoming" / secrets.token_hex(16)
-        (job / "input").mkdir(parents=True)
-        request = JobRequest(model=model, study_uid=study_uid, received=time.time())
-        write_atomically(job / "job.json", request.model_dump_json())
+        try:
+            (job / "input").mkdir(parents=True)
+            request = JobRequest(model=model, study_uid=study_uid, received=time.time())
+            write_atomically(job / "job.json", request.model_dump_json())
+        except BaseException:  # an unfinished upload counts as waiting
+            remove_tree(job, owner=self.spool)
+            raise
         return job
 
     def _state_of(self, job: str) -> State | None:
@@ -432,12 +462,27 @@ class Jobs:
         return next((s for s in reversed(STATES) if (self.spool / s / job).is_dir()), None)
 
     def _request(self, job: Path) -> JobRequest:
-        return JobRequest.model_validate_json((job / "job.json").read_bytes())
+        """Read a job's `job.json`; one without a model stands for a damaged file. Raises `FileNotFoundError` if it moved."""
+        try:
+            return JobRequest.model_validate_json((job / "job.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            changed = job.stat().st_mtime
+            return JobRequest(model="", received=changed, ended=changed, reason=DAMAGED)
 
     def _predictions(self, job: str) -> list[Prediction]:
         folder = self.spool / "results" / job
         cases = sorted({p.stem for kind in ("done", "failed") for p in (folder / kind).glob("[!.]*.json")})
         return Records(folder).all(cases) if cases else []
+
+    def _result(self, prediction: Prediction) -> ScanResult:
+        return ScanResult(
+            case=prediction.case,
+            status=prediction.status,
+            message=self._without_places(prediction.message),
+            score=prediction.score,
+            verdict=prediction.verdict,
+            measures=prediction.measures,
+        )
 
     def _files(self, job: str) -> dict[str, Path]:
         """Return the result files of a job by name: KIND/CASE.SUFFIX."""
@@ -446,37 +491,3 @@ class Jobs:
         return {n: folder / n for n in names if (folder / n).is_file()} | (
             {"results.csv": folder / "results.csv"} if (folder / "results.csv").is_file() else {}
         )
-
-
-def _result(prediction: Prediction) -> ScanResult:
-    return ScanResult(
-        case=prediction.case,
-        status=prediction.status,
-        message=prediction.message,
-        score=prediction.score,
-        verdict=prediction.verdict,
-        measures=prediction.measures,
-    )
-
-
-def metrics_text(jobs: Jobs) -> str:
-    """Return the state of the service in the text format of Prometheus."""
-    numbers, counts = jobs.numbers(), jobs.counts
-    lines = ["# HELP medhybrid_jobs Jobs by state.", "# TYPE medhybrid_jobs gauge"]
-    lines += [f'medhybrid_jobs{{state="{state}"}} {n}' for state, n in numbers.items()]
-    totals = {
-        "received": counts.received,
-        "done": counts.done,
-        "failed": counts.failed,
-        "refused": counts.refused,
-        "prediction_seconds": round(counts.seconds, 3),
-    }
-    for name, value in totals.items():
-        metric = f"medhybrid_{name}_total" if name == "prediction_seconds" else f"medhybrid_jobs_{name}_total"
-        lines += [f"# TYPE {metric} counter", f"{metric} {value}"]
-    return "\n".join([*lines, ""])
-
-
-def status_json(status: JobStatus) -> str:
-    """Return a status as JSON on one line."""
-    return json.dumps(status.model_dump(mode="json"))

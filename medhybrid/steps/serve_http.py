@@ -14,12 +14,14 @@ GET /, /openapi.json                       description of the interface
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hmac
 import html
+import json
 import logging
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 from typing import Annotated, Any
 
@@ -28,10 +30,11 @@ from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
-from medhybrid.errors import ConfigError, MedHybridError
+from medhybrid.errors import OF_MACHINE, ConfigError, MedHybridError
 from medhybrid.steps.models import ListedModel
-from medhybrid.steps.serve import Jobs, JobStatus, RefusedError, metrics_text, status_json
+from medhybrid.steps.serve import Jobs, JobStatus, RefusedError
 from medhybrid.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,9 @@ EVENT_S = 0.5
 
 MAX_UPLOADS = 16
 """Simultaneous uploads; more are refused."""
+
+END_S = 5.0
+"""Time for the running job to end when the service is stopped."""
 
 RETRY_AFTER = {"Retry-After": "15"}
 
@@ -87,6 +93,8 @@ def make_app(jobs: Jobs, listed: dict[str, ListedModel], *, token: str = "") -> 
         def work() -> None:
             try:
                 jobs.run(stop)
+            except KeyboardInterrupt:
+                logger.warning("the running job is predicted at the next start")
             except Exception as error:
                 state.problem = str(error)
                 logger.error("the service cannot predict jobs: %s", error)
@@ -95,7 +103,7 @@ def make_app(jobs: Jobs, listed: dict[str, ListedModel], *, token: str = "") -> 
         worker.start()
         yield
         stop.set()
-        await run_in_threadpool(worker.join)
+        await run_in_threadpool(_end, worker)
 
     app = FastAPI(
         title="medhybrid",
@@ -125,7 +133,7 @@ def make_app(jobs: Jobs, listed: dict[str, ListedModel], *, token: str = "") -> 
     @app.get("/metrics", dependencies=needs_token, response_class=PlainTextResponse, responses={401: refusals[401]})
     def metrics() -> str:
         """Return counters in the text format of Prometheus."""
-        return metrics_text(jobs)
+        return _metrics_text(jobs)
 
     @app.get("/models", dependencies=needs_token, responses={401: refusals[401]})
     def models() -> dict[str, ListedModel]:
@@ -145,11 +153,13 @@ def make_app(jobs: Jobs, listed: dict[str, ListedModel], *, token: str = "") -> 
     ) -> Accepted:
         """Accept a scan: the body is a NIfTI file, or a zip archive of a DICOM series or of several channels."""
         if study:
-            return Accepted(job=await run_in_threadpool(_refusing, jobs.submit_study, model, study))
+            with _refusing():
+                return Accepted(job=await run_in_threadpool(jobs.submit_study, model, study))
         if uploads.locked():
             raise HTTPException(503, "too many uploads at a time: try again later", RETRY_AFTER)
         async with uploads:
-            return Accepted(job=await _receive(request, jobs, model, name))
+            with _refusing():
+                return Accepted(job=await _receive(request, jobs, model, name))
 
     @app.get("/jobs/{job}", dependencies=needs_token, responses={c: refusals[c] for c in (401, 404)})
     def status(job: JobName) -> JobStatus:
@@ -177,7 +187,7 @@ def make_app(jobs: Jobs, listed: dict[str, ListedModel], *, token: str = "") -> 
                 if now is None:
                     return
                 if now != before:
-                    yield f"data: {status_json(now)}\n\n"
+                    yield f"data: {_status_json(now)}\n\n"
                 if now.state in ("done", "failed"):
                     return
                 before = now
@@ -226,12 +236,27 @@ class _State:
     problem = ""
 
 
-def _refusing(submit: Any, model: str, value: str) -> Any:
-    """Call a function that creates a job; a full queue or disk is the status 503."""
+def _end(worker: threading.Thread) -> None:
+    """Wait for the worker to end; interrupt a job that runs on, like Ctrl-C. It stays in the queue."""
+    worker.join(END_S)
+    if worker.is_alive() and worker.ident is not None:
+        ident, interrupt = ctypes.c_ulong(worker.ident), ctypes.py_object(KeyboardInterrupt)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, interrupt)
+        worker.join()
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn a full queue or disk into the status 503."""
     try:
-        return submit(model, value)
+        yield
     except RefusedError as error:
         raise HTTPException(503, str(error), RETRY_AFTER) from error
+    except OSError as error:
+        if error.errno not in OF_MACHINE:
+            raise
+        logger.warning("an upload is refused: %s", error)
+        raise HTTPException(503, "the disk of the service is full: try again later", RETRY_AFTER) from error
 
 
 async def _receive(request: Request, jobs: Jobs, model: str, name: str) -> str:
@@ -240,7 +265,7 @@ async def _receive(request: Request, jobs: Jobs, model: str, name: str) -> str:
     stated = request.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > limit:
         raise HTTPException(413, f"the upload is larger than {jobs.options.max_upload_mb} MB")
-    upload = await run_in_threadpool(_refusing, jobs.begin, model, name)
+    upload = await run_in_threadpool(jobs.begin, model, name)
     try:
         size = 0
         stream = request.stream().__aiter__()
@@ -252,6 +277,8 @@ async def _receive(request: Request, jobs: Jobs, model: str, name: str) -> str:
                     break
                 except TimeoutError as error:
                     raise HTTPException(408, f"nothing was received for {CHUNK_S:g} s") from error
+                except ClientDisconnect as error:  # nobody reads the answer
+                    raise HTTPException(400, "the upload ended early") from error
                 size += len(block)
                 if size > limit:
                     raise HTTPException(413, f"the upload is larger than {jobs.options.max_upload_mb} MB")
@@ -262,6 +289,29 @@ async def _receive(request: Request, jobs: Jobs, model: str, name: str) -> str:
     except BaseException:
         jobs.cancel(upload)
         raise
+
+
+def _metrics_text(jobs: Jobs) -> str:
+    """Return the state of the service in the text format of Prometheus."""
+    numbers, counts = jobs.numbers(), jobs.counts
+    lines = ["# HELP medhybrid_jobs Jobs by state.", "# TYPE medhybrid_jobs gauge"]
+    lines += [f'medhybrid_jobs{{state="{state}"}} {n}' for state, n in numbers.items()]
+    totals = {
+        "received": counts.received,
+        "done": counts.done,
+        "failed": counts.failed,
+        "refused": counts.refused,
+        "prediction_seconds": round(counts.seconds, 3),
+    }
+    for name, value in totals.items():
+        metric = f"medhybrid_{name}_total" if name == "prediction_seconds" else f"medhybrid_jobs_{name}_total"
+        lines += [f"# TYPE {metric} counter", f"{metric} {value}"]
+    return "\n".join([*lines, ""])
+
+
+def _status_json(status: JobStatus) -> str:
+    """Return a status as JSON on one line."""
+    return json.dumps(status.model_dump(mode="json"))
 
 
 def _page(description: dict[str, Any]) -> str:

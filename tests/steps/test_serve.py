@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -219,6 +220,84 @@ def test_a_model_that_cannot_be_loaded_fails_its_jobs_only(place: Path, scan: Pa
     jobs.work()
     states = [jobs.status(name) for name in names]
     assert [s.state for s in states if s] == ["failed", "done"]
+
+
+@pytest.mark.parametrize("state", ["queued", "done"])
+def test_a_damaged_request_fails_its_job_only(state: str, place: Path, scan: Path, tmp_path: Path) -> None:
+    jobs = jobs_of(place, tmp_path / "spool")
+    names = []
+    for _ in range(2):
+        upload = jobs.begin("brain", scan.name)
+        upload.write_bytes(scan.read_bytes())
+        names.append(jobs.finish(upload))
+    if state == "done":
+        jobs.work()
+    (tmp_path / "spool" / state / names[0] / "job.json").write_text("")
+    jobs.remove_old()
+    jobs.work()
+    damaged, other = (jobs.status(name) for name in names)
+    assert damaged is not None
+    assert "upload the scan again" in damaged.reason
+    assert other is not None
+    assert other.state == "done"
+
+
+def test_a_study_that_was_fetched_in_part_is_fetched_again(
+    place: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(_: Any, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "first.nii.gz").write_bytes(scan.read_bytes())
+        if not calls.append(folder) and len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        (folder / "second.nii.gz").write_bytes(scan.read_bytes())
+
+    calls: list[Path] = []
+    monkeypatch.setattr("medhybrid.steps.serve.fetch_study", fetch)
+    monkeypatch.setattr("medhybrid.steps.serve.RETRY_S", 0.0)
+    jobs = jobs_of(place, tmp_path / "spool", dicomweb="dicomweb://pacs/dicom-web")
+    job = jobs.submit_study("brain", "1.2.3")
+    jobs.work()
+    assert jobs.status(job) is not None
+    jobs.work()
+    result = jobs.status(job)
+    assert result is not None
+    assert len(result.scans) == 2
+
+
+@pytest.mark.parametrize("at", ["begin", "write"])
+def test_a_disk_that_fills_during_an_upload_answers_for_now(
+    at: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    jobs = jobs_of(place, tmp_path / "spool")
+    monkeypatch.setattr("medhybrid.steps.serve.write_atomically", full) if at == "begin" else None
+    monkeypatch.setattr(Jobs, "finish", full) if at == "write" else None
+    with TestClient(make_app(jobs, {})) as client:
+        answer = client.post("/jobs", params={"model": "brain", "name": "scan.nii"}, content=b"0")
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
+    assert not list((tmp_path / "spool" / "incoming").iterdir())
+
+
+def test_the_service_ends_while_a_long_job_runs_and_the_job_waits(
+    place: Path, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(*_: Any, **__: Any) -> None:
+        while True:
+            time.sleep(0.01)
+
+    monkeypatch.setattr("medhybrid.steps.serve.predict", endless)
+    monkeypatch.setattr("medhybrid.steps.serve_http.END_S", 0.0)
+    with TestClient(make_app(jobs_of(place, tmp_path / "spool"), {})) as client:
+        job = submit(client, scan)
+        wait_until(lambda: client.get(f"/jobs/{job}").json()["state"] == "running", "the job runs")
+    monkeypatch.undo()
+    waiting = jobs_of(place, tmp_path / "spool").status(job)
+    assert waiting is not None
+    assert waiting.state == "queued"
 
 
 def test_the_page_of_the_interface_loads_nothing_from_elsewhere(client: TestClient) -> None:
