@@ -164,7 +164,12 @@ def make_worklist(found: Discovery, channels: Sequence[tuple[str, bool]], channe
         ]
     else:
         is_colour = len(channels) == len(COLOURS)
-        whole = [e for e in images if e.n_channels == len(channels) or (is_colour and e.kind == "raster")]
+        grey = {id(e) for e in _numbered_greys(images, len(channels))} if is_colour else set()
+        whole = [
+            e
+            for e in images
+            if e.n_channels == len(channels) or (is_colour and e.kind == "raster" and id(e) not in grey)
+        ]
         items += [WorkItem(NUMBER_0.sub("", e.file_name) if e.kind == "raster" else e.name, (e,)) for e in whole]
         items += _studies([e for e in images if e not in whole], broken, channels, channel_map, found.root)
     root = found.root if found.root.is_dir() else found.root.parent
@@ -207,13 +212,25 @@ def _with_more_numbers(
     """
     if (root if root.is_dir() else root.parent).joinpath(TABLE).is_file():
         return []
+    groups = _by_number(images)
+    larger = [(base, list(g.values())) for (_, base), g in groups.items() if {*range(len(channels) + 1)} <= g.keys()]
+    is_series = len(channels) == 1 and (len(larger) < 2 or 2 * len(larger) < len(groups))
+    return [] if is_series else larger
+
+
+def _numbered_greys(images: Sequence[ScanEntry], n_channels: int) -> list[ScanEntry]:
+    """Return the grey image files that are channels of one scan by nnU-Net's numbers, and not grey images of colour scans."""
+    groups = _by_number([e for e in images if e.kind == "raster"])
+    return [e for group in groups.values() if group.keys() == {*range(n_channels)} for e in group.values()]
+
+
+def _by_number(images: Sequence[ScanEntry]) -> dict[tuple[str, str], dict[int, ScanEntry]]:
+    """Return the files of one channel by study and name, and by nnU-Net's number."""
     groups: dict[tuple[str, str], dict[int, ScanEntry]] = {}
     for e in images:
         if e.kind != "dicom" and e.n_channels == 1 and (numbered := NUMBER.fullmatch(e.file_name)):
             groups.setdefault((e.study, numbered[1]), {})[int(numbered[2])] = e
-    larger = [(base, list(g.values())) for (_, base), g in groups.items() if {*range(len(channels) + 1)} <= g.keys()]
-    is_series = len(channels) == 1 and (len(larger) < 2 or 2 * len(larger) < len(groups))
-    return [] if is_series else larger
+    return groups
 
 
 def _more_channels(case: str, entries: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from medhybrid.inference.worklist import make_worklist
 from medhybrid.scans import discover
@@ -54,6 +55,20 @@ def test_with_one_channel_every_image_is_a_scan(tmp_path: Path) -> None:
     work = make_worklist(discover(tmp_path), [("T1", False)], {})
 
     assert [i.case for i in work.items] == ["a", "b"]
+
+
+def test_numbered_grey_images_are_the_channels_of_one_scan_and_not_three_colour_scans(tmp_path: Path) -> None:
+    values = [np.full((4, 5), n, np.uint8) for n in (10, 20, 30)]
+    for n, grey in enumerate(values):
+        Image.fromarray(grey).save(tmp_path / f"p1_{n:04d}.png")
+    Image.fromarray(values[0]).save(tmp_path / "p2_0000.png")
+    Image.fromarray(np.stack(values, axis=-1)).save(tmp_path / "p3_0000.png")
+
+    items = {i.case: i for i in make_worklist(discover(tmp_path), [(n, False) for n in "RGB"], {}).items}
+
+    assert set(items) == {"p1", "p2", "p3"}
+    found = {case: item.read("RGB").array[:, 0, 0, 0].tolist() for case, item in items.items()}
+    assert found == {"p1": [10, 20, 30], "p2": [10, 10, 10], "p3": [10, 20, 30]}
 
 
 @pytest.mark.parametrize(("channels", "n_files"), [((("T1", False),), 2), (CHANNELS, 3)])
