@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,13 @@ class JsonNames:
     class_order: tuple[int, ...] = ()
 
 
-def read_names(root: Path) -> JsonNames | None:
+def read_names(root: Path, *, ignored: Collection[str] = IGNORE) -> JsonNames | None:
     """Read the names in the dataset's file; return None without such a file.
+
+    Parameters
+    ----------
+    ignored : collection of str
+        Names, in lower case, of the label value for voxels whose label is unknown.
 
     Raises
     ------
@@ -58,7 +64,7 @@ def read_names(root: Path) -> JsonNames | None:
     values = read_json(path)
     if not isinstance(values, dict):
         return JsonNames(path)
-    labels, ignore = _labels_of(values.get("labels"), path)
+    labels, ignore = _labels_of(values.get("labels"), path, ignored)
     order = values.get("regions_class_order")
     return JsonNames(
         path,
@@ -82,7 +88,9 @@ def _channels_of(values: Any) -> tuple[str, ...]:
     return (values,) if isinstance(values, str) and values.strip() else ()
 
 
-def _labels_of(values: Any, path: Path) -> tuple[dict[str, int | tuple[int, ...]], int | None]:
+def _labels_of(
+    values: Any, path: Path, ignored: Collection[str]
+) -> tuple[dict[str, int | tuple[int, ...]], int | None]:
     """Return labels without background, and the value of `ignore`."""
     if isinstance(values, list):
         values = {str(name): i for i, name in enumerate(values, start=0 if _is_background(values[:1]) else 1)}
@@ -100,7 +108,7 @@ def _labels_of(values: Any, path: Path) -> tuple[dict[str, int | tuple[int, ...]
                 found=ascii(number)[:60],
                 remedy=f"correct {path.name}",
             )
-        if name.strip().casefold() in IGNORE and numbers is None:
+        if name.strip().casefold() in ignored and numbers is None:
             ignore = int(number)
         elif numbers is not None:
             if kept := tuple(dict.fromkeys(v for v in numbers if v)):

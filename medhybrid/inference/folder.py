@@ -178,6 +178,8 @@ def _read(job: FolderJob, case: _Case) -> None:
         n_networks=model.n_networks,
         with_probabilities=job.with_probabilities,
         doubts=unlike_grid(model.grid_of(case.scan), model.plan, model.record.seen),
+        shape=model.network_shape(case.scan),
+        activations=model.activations,
     )
     turned = turn_to_ras(case.scan.affine).apply(case.scan.array)
     case.is_training_scan = is_known_image(turned, model.record.training_images)

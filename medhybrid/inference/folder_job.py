@@ -62,11 +62,12 @@ def unwritable(out: Path, error: OSError) -> OutputError:
 
 
 def fingerprint_of(model: Segmenter) -> str:
-    """Return a hash of all that decides a mask and its verdict, except the scan: weights, plan, windows, calibration."""
+    """Return a hash of all that decides a mask and its verdict, except the scan: weights, plan, windows, calibration, rules."""
     r = model.record
     text = r.weights_sha256 + r.plan.text_for_hash() + r.inference.text_for_hash() + r.scans.text_for_hash()
     text += r.model_dump_json(include={"channel_map", "calibration"})
     text += CONTEXT_VERSION if r.plan.context else ""
+    text += r.model_dump_json(include={"nnunet", "network"}) if r.nnunet else ""  # of an imported model
     text += (
         "thin" * r.plan.is_thin
     )  # now computed in float32: masks of earlier versions may be wrong, so they get another hash

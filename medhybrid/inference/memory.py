@@ -38,22 +38,36 @@ LOGIT_COPIES = 3
 
 
 def needed_memory(
-    scan: Scan, plan: Plan, config: InferenceConfig, *, n_networks: int = 1, with_probabilities: bool = False
+    scan: Scan,
+    plan: Plan,
+    config: InferenceConfig,
+    *,
+    n_networks: int = 1,
+    with_probabilities: bool = False,
+    shape: Sequence[int] = (),
+    activations: int = ACTIVATIONS,
 ) -> int:
     """Return the bytes that a prediction needs at its peak, without the scan itself, which is in memory already.
 
     It is the largest of three phases. Preparing: the image on the network's grid, and two copies of a channel for its
     normalisation. Network: that image, also padded, windows, and the logits of a window's rows for each averaged model.
     Measuring: the label map and the numbered components.
+
+    Parameters
+    ----------
+    shape : (3,) sequence of int
+        Shape of the image on the network's grid; by default that of the plan's spacing.
+    activations : int
+        Bytes of activations for each voxel of a window.
     """
     n_voxels = int(np.prod(scan.grid.shape))
-    network = network_grid(turn_to_ras(scan.affine).grid(scan.grid), plan)
-    padded = [max(n, w) for n, w in zip(network.shape, plan.patch_size, strict=True)]
-    view = 4 * len(plan.channels) * int(np.prod(network.shape))
+    shape = shape or network_grid(turn_to_ras(scan.affine).grid(scan.grid), plan).shape
+    padded = [max(n, w) for n, w in zip(shape, plan.patch_size, strict=True)]
+    view = 4 * len(plan.channels) * int(np.prod(shape))
     row = 4 * (plan.n_labels + 1) * padded[1] * padded[2]
-    preparing = view + 8 * int(np.prod(network.shape))
+    preparing = view + 8 * int(np.prod(shape))
     n_more = max(0, plan.n_labels - FEW_LABELS)
-    windows = config.window_batch * (ACTIVATIONS + 4 * LOGIT_COPIES * n_more) * int(np.prod(plan.patch_size))
+    windows = config.window_batch * (activations + 4 * LOGIT_COPIES * n_more) * int(np.prod(plan.patch_size))
     inferring = 2 * view + n_networks * row * plan.patch_size[0] + windows + 2 * n_voxels
     measuring = 8 * n_voxels
     if with_probabilities:  # in memory as a whole, on both grids
@@ -109,6 +123,8 @@ def refuse_too_large(
     n_networks: int = 1,
     with_probabilities: bool = False,
     doubts: Sequence[str] = (),
+    shape: Sequence[int] = (),
+    activations: int = ACTIVATIONS,
 ) -> None:
     """Raise `ScanError` for a scan that needs more than `limit` bytes, or than the process could get if it is None.
 
@@ -116,8 +132,18 @@ def refuse_too_large(
     ----------
     doubts : sequence of str
         Differences between the scan and the training scans, for the message: a wrong header may be why it is so large.
+    shape, activations
+        See `needed_memory`.
     """
-    needed = needed_memory(scan, plan, config, n_networks=n_networks, with_probabilities=with_probabilities)
+    needed = needed_memory(
+        scan,
+        plan,
+        config,
+        n_networks=n_networks,
+        with_probabilities=with_probabilities,
+        shape=shape,
+        activations=activations,
+    )
     needed += scan.array.nbytes
     # memory that the process already uses counts as available: `needed` includes the scan, which is in memory
     there = free_memory() + psutil.Process().memory_info().rss if limit is None else limit

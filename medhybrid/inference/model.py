@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import PreparedImage, outside_labels, prepare_image
+from medhybrid.data.prepare import PreparedImage, network_grid, outside_labels, prepare_image
 from medhybrid.errors import ScanError
-from medhybrid.geometry import Grid
+from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.inference.confidence import ScoreSum, Verdict, low_confidence, score_logits
 from medhybrid.inference.device_memory import on_device_or_cpu
-from medhybrid.inference.memory import collected_bytes
+from medhybrid.inference.memory import ACTIVATIONS, collected_bytes
 from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.network import predictor_of, window_settings, without_overflow
 from medhybrid.inference.postprocess import apply_component_rules
@@ -117,6 +117,15 @@ class Segmenter(Protocol):
     def is_calibrated(self) -> bool:
         """Whether validation cases calibrated the confidence; otherwise scores and verdicts are estimates by default values."""
         return self.record.calibration.is_fitted
+
+    @property
+    def activations(self) -> int:
+        """Bytes of activations for each voxel of a window, for the estimate of the memory."""
+        return ACTIVATIONS
+
+    def network_shape(self, scan: Scan) -> tuple[int, int, int]:
+        """Return the shape of a scan on the network's grid."""
+        return network_grid(turn_to_ras(scan.affine).grid(scan.grid), self.plan).shape
 
     def predict(self, scan: Scan) -> NDArray[np.generic]:
         """Predict the label map (X, Y, Z) of a scan on the scan's own grid, with the label values of the training masks.

@@ -16,7 +16,15 @@ from medhybrid.errors import ModelError
 from medhybrid.inference.model_folder import model_card, save_model
 from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.nnunet.checkpoint import Checkpoint, read_checkpoint
-from medhybrid.inference.nnunet.plans import configurations_of, plan_of, read_plans, rules_of, unet_of
+from medhybrid.inference.nnunet.plans import (
+    configurations_of,
+    explain_value_error,
+    plan_of,
+    read_plans,
+    rules_of,
+    unet_of,
+)
+from medhybrid.inference.record_bounds import refuse_absurd
 from medhybrid.inference.weights_file import UNKNOWN
 from medhybrid.names import printable_path
 from medhybrid.networks.unet import FoldUNets, permuted
@@ -28,6 +36,12 @@ MODEL = FolderKind("import", {"model.json": (), "model.safetensors": (), "card.m
 """Folder of an imported model."""
 
 FOLD = re.compile(r"fold_(\d+|all)")
+
+SECOND_NAME = re.compile(r"(^|\.)all_modules\.|^decoder\.encoder\.")
+"""Further names of nnU-Net's layers. Their numbers depend on layers without weights, such as dropout."""
+
+MAX_OUTPUTS = 256
+"""Masks have 8 bits inside."""
 
 NO_DATA = "unknown"
 """Hash of training data that is not known."""
@@ -79,12 +93,41 @@ def import_nnunet(
             "invalid option of the import", expected="checkpoint final or best; orientation auto, stored or RAS"
         )
     folder = _model_folder(Path(results))
+    try:
+        network, record = _read(folder, folds, checkpoint, orientation)
+        refuse_absurd(record, printable_path(folder))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{printable_path(folder)}: plans.json or dataset.json has an unexpected value",
+            expected="the files as nnU-Net writes them",
+            found=explain_value_error(error),
+            remedy="copy the model folder again",
+        ) from error
+    place = claim_folder(Path(out), MODEL, remedy="choose another folder for --out")
+    plan, rules = record.plan, record.nnunet
+    assert rules is not None
+    save_model(place, network.state_dict(), record, model_card(record, f"{plan.study}, imported from nnU-Net"))
+    reporter.message(
+        f"{printable_path(place)}: {rules.configuration} of {plan.study}, {len(rules.folds)} fold(s), "
+        f"labels {', '.join(plan.structures)}"
+    )
+    return place
+
+
+def _read(folder: Path, folds: Sequence[str], checkpoint: str, orientation: str) -> tuple[FoldUNets, ModelRecord]:
+    """Return the networks of a model with their weights, and its record; raises `ModelError`."""
     chosen = _folds(folder, folds, f"checkpoint_{checkpoint}.pth")
     read = {fold: read_checkpoint(folder / f"fold_{fold}" / f"checkpoint_{checkpoint}.pth") for fold in chosen}
     first = read[chosen[0]]
     plans = read_plans(folder, first.configuration or _named_configuration(folder))
     has_batch_norm = any(name.endswith("running_mean") for name in first.weights)
     outputs = _n_outputs(first, folder)
+    if outputs > MAX_OUTPUTS:
+        raise ModelError(
+            f"{printable_path(folder)}: the model has more labels than a mask can hold",
+            expected=f"at most {MAX_OUTPUTS - 1} labels",
+            found=f"{outputs} outputs of the network",
+        )
     unet = unet_of(plans, n_outputs=outputs, n_folds=len(chosen), has_batch_norm=has_batch_norm)
     plan, regions = plan_of(plans, unet, first.mirror_axes)
     expected = len(regions) or plan.n_labels + 1
@@ -112,19 +155,23 @@ def import_nnunet(
         metrics={},
         nnunet=rules,
     )
-    place = claim_folder(Path(out), MODEL, remedy="choose another folder for --out")
-    save_model(place, network.state_dict(), record, model_card(record, f"{plan.study}, imported from nnU-Net"))
-    reporter.message(
-        f"{printable_path(place)}: {rules.configuration} of {plan.study}, {len(chosen)} fold(s), "
-        f"labels {', '.join(plan.structures)}"
-    )
-    return place
+    return network, record
 
 
 def _model_folder(given: Path) -> Path:
     """Return the folder with `plans.json`: the given one, or the only one below it."""
     if not given.is_dir():
-        raise ModelError(f"{printable_path(given)} does not exist or is not a folder", remedy="check the path")
+        is_file = given.exists()
+        raise ModelError(
+            f"{printable_path(given)} is not a folder" if is_file else f"{printable_path(given)} does not exist",
+            expected="the folder of a trained model" if is_file else "",
+            remedy="unpack an archive, and give the folder with plans.json" if is_file else "check the path",
+        )
+    if (given / "plans.pkl").is_file():
+        raise ModelError(
+            f"{printable_path(given)} is a model of nnU-Net version 1, which cannot be imported",
+            expected="a model of version 2, with plans.json",
+        )
     if (given / "plans.json").is_file():
         return given
     found = sorted(p.parent for p in given.glob("*/plans.json") if any(p.parent.glob("fold_*")))
@@ -191,8 +238,12 @@ def _load(
     network: torch.nn.Module, weights: dict[str, torch.Tensor], unet: UNetConfig, folder: Path, fold: str
 ) -> None:
     """Load the weights of a fold; raises `ModelError` if they do not fit the architecture."""
+    names = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+    own = {name: tensor for name, tensor in weights.items() if not SECOND_NAME.search(name)}
     try:
-        network.load_state_dict(weights)
+        if differing := sorted(names ^ set(own)):
+            raise RuntimeError(f"{len(differing)} tensors differ, for example {differing[0]}")
+        network.load_state_dict(own, strict=False)  # which still compares the shapes
     except RuntimeError as error:
         raise ModelError(
             f"{printable_path(folder)}: the weights of fold {fold} do not fit the network in plans.json",

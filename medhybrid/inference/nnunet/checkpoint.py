@@ -7,6 +7,7 @@ ones in `allowed_types`, which nnU-Net's checkpoints hold.
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from torch import Tensor
 from medhybrid.errors import ModelError
 from medhybrid.inference.weights_file import check_archive
 from medhybrid.names import printable_path
+
+WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
+"""Start of the names in a compiled network, or one for several GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,12 @@ class Checkpoint:
 
 
 def allowed_types() -> list[Any]:
-    """Return the types of nnU-Net's checkpoints that torch does not allow itself: numbers, devices and sizes."""
-    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)]
+    """Return the types of nnU-Net's checkpoints that torch does not allow itself: numbers, arrays, devices and sizes."""
+    dtypes = {type(np.dtype(kind)) for kind in (*np.typecodes["AllInteger"], *np.typecodes["Float"], "?", "U")}
     scalar: Any = np.float64(0).__reduce__()[0]  # numpy's function for its scalars
-    earlier = (scalar, "numpy.core.multiarray.scalar")  # the name of it before numpy 2
-    return [scalar, earlier, np.dtype, *dtypes, torch.device, torch.Size]
+    array: Any = np.zeros(1).__reduce__()[0]
+    earlier = [(f, f"numpy.core.multiarray.{f.__name__}") for f in (scalar, array)]  # their names before numpy 2
+    return [scalar, array, *earlier, np.ndarray, np.dtype, *dtypes, torch.device, torch.Size]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -82,13 +87,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
             expected="network_weights, init_args and trainer_name",
             found=", ".join(map(str, list(values)[:6])) if isinstance(values, dict) else type(values).__name__,
         )
-    weights = {str(k).removeprefix("module."): v for k, v in values["network_weights"].items()}
-    weights = {k.removeprefix("_orig_mod."): v for k, v in weights.items()}
+    weights = {WRAPPED.sub("", str(k)): v for k, v in values["network_weights"].items()}
     if not all(isinstance(v, Tensor) for v in weights.values()):
         raise ModelError(f"{name} has weights that are not tensors")
     arguments = values.get("init_args")
     configuration = arguments.get("configuration") if isinstance(arguments, dict) else None
     axes = values.get("inference_allowed_mirroring_axes") or ()
+    if not all(isinstance(a, int | np.integer) and 0 <= a <= 2 for a in axes):
+        raise ModelError(f"{name} has axes of mirroring that do not exist", expected="0, 1, 2", found=str(axes)[:60])
     return Checkpoint(
         weights,
         configuration if isinstance(configuration, str) else "",

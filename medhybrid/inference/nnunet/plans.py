@@ -14,7 +14,7 @@ from medhybrid.config.unet import UNetConfig
 from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts.case import read_json
 from medhybrid.data.plan import Normalisation, Plan
-from medhybrid.errors import ModelError
+from medhybrid.errors import ModelError, reason_of
 from medhybrid.inference.nnunet.rules import Channel, NnUNetRules, Resampling, VoxelSize
 
 Values = dict[str, Any]
@@ -95,7 +95,7 @@ def read_plans(folder: Path, configuration: str) -> NnUNetPlans:
                 remedy="give the folder TRAINER__PLANS__CONFIGURATION below nnUNet_results",
             )
     whole = read_json(folder / "plans.json")
-    names = read_names(folder)
+    names = read_names(folder, ignored=("ignore",))  # other names are labels for nnU-Net
     if not isinstance(whole, dict) or not isinstance(whole.get("configurations"), dict) or names is None:
         raise ModelError(f"{folder / 'plans.json'} is not of nnU-Net version 2", expected="configurations")
     values = _inherited(whole["configurations"], configuration, folder)
@@ -183,8 +183,8 @@ def unet_of(plans: NnUNetPlans, *, n_outputs: int, n_folds: int, has_batch_norm:
             nonlin_first=bool(arguments.get("nonlin_first", False)),
             n_folds=n_folds,
         )
-    except (ValidationError, KeyError, TypeError, IndexError) as error:
-        raise _unusable("architecture", "the arguments of the network", str(error).splitlines()[0][:200]) from error
+    except (ValidationError, LookupError, TypeError) as error:
+        raise _unusable("architecture", "the arguments of the network", explain_value_error(error)) from error
 
 
 def _architecture(values: Values) -> tuple[str, Values]:
@@ -296,6 +296,9 @@ def rules_of(
     preprocessor = str(values.get("preprocessor_name", "DefaultPreprocessor"))
     if preprocessor != "DefaultPreprocessor":
         raise _unusable("preprocessor_name", "DefaultPreprocessor", preprocessor)
+    manager = str(plans.whole.get("label_manager") or "LabelManager")
+    if manager != "LabelManager":
+        raise _unusable("label_manager", "LabelManager", manager)
     schemes = values.get("normalization_schemes")
     if not isinstance(schemes, list) or len(schemes) != len(plans.names.channels):
         raise _unusable("normalization_schemes", f"one for each of {len(plans.names.channels)} channels", schemes)
@@ -341,7 +344,9 @@ def _resampling(values: Values, of: str, order: int) -> Resampling:
         across = 0 if arguments.get("aniso_axis_mode", "nearest-exact") == "nearest-exact" else -1
         order = 1
     elif name in SPLINES:
-        order, across = arguments.get("order", order), arguments.get("order_z", 0)
+        is_stated = f"resampling_fn_{of}" in values
+        order, across = arguments.get("order", 3 if is_stated else order), arguments.get("order_z", 0)
+        arguments = {"force_separate_z": False if is_stated else None} | arguments  # the defaults of nnU-Net's function
     else:
         raise _unusable(f"resampling_fn_{of}", " or ".join((*SPLINES, TORCH, NONE)), name)
     highest = 1 if of == "probabilities" else 5
@@ -366,8 +371,17 @@ def _size(value: Any, dimension: int) -> list[int]:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Return channel names; those that occur twice get their numbers."""
-    return [n if list(names).count(n) == 1 else f"{n}_{i:04d}" for i, n in enumerate(names)]
+    """Return channel names; those that occur twice, or have no letter, get their numbers."""
+    named = [n if any(c.isalpha() for c in n) else "channel" for n in names]
+    return [n if named.count(n) == 1 else f"{n}_{i:04d}" for i, n in enumerate(named)]
+
+
+def explain_value_error(error: Exception) -> str:
+    """Return the reason why a value of `plans.json` cannot be used, with its name where it is known."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:200]
+    return f"no {error}" if isinstance(error, KeyError) else reason_of(error)
 
 
 def _unusable(what: str, expected: str, found: object) -> ModelError:

@@ -116,6 +116,14 @@ def spacing_for(spacing_mm: tuple[float, float, float], plan: Plan, rules: NnUNe
     return x, y, z
 
 
+def largest_shape(scan: Grid, plan: Plan, rules: NnUNetRules) -> tuple[int, int, int]:
+    """Return the shape of a scan on the network's grid, if no border of it is cropped."""
+    grid = (turn_to_ras(scan.affine) if rules.orientation == "RAS" else AS_STORED).grid(scan)
+    spacing = grid.spacing_mm
+    x, y, z = grid.shape
+    return (x, y, z) if rules.images.is_off else new_shape((x, y, z), spacing, spacing_for(spacing, plan, rules))
+
+
 def nonzero_region(values: NDArray[np.generic]) -> Mask:
     """Return the voxels (X, Y, Z) where any channel of values (C, X, Y, Z) is not 0, with holes filled."""
     inside: Mask = (values != 0).any(axis=0)
@@ -142,6 +150,8 @@ def normalise(values: Float32Array, inside: Mask, rule: Channel) -> Float32Array
     """
     if rule.scheme == "ZScoreNormalization":
         if rule.in_mask:
+            if not inside.any():  # an empty image
+                return values
             chosen = values[inside]
             values[inside] = (chosen - chosen.mean()) / max(float(chosen.std()), MIN_DEVIATION)
             return values

@@ -15,6 +15,7 @@ import torch
 from medhybrid.cli.entry import main
 from medhybrid.errors import ModelError, OutputError
 from medhybrid.inference.ensemble import Ensemble
+from medhybrid.inference.folder_job import fingerprint_of
 from medhybrid.inference.model_record import read_record
 from medhybrid.inference.nnunet.checkpoint import read_checkpoint
 from medhybrid.inference.weights_file import UNKNOWN
@@ -136,6 +137,70 @@ def test_a_model_that_is_not_of_nnunet_itself_is_refused(what: str, recorded: Re
         import_nnunet(recorded.folder, out=tmp_path / "model")
     assert said in str(caught.value)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["unknown", "void", "unlabeled_voxels"])
+def test_a_label_has_any_name_except_ignore(name: str, recorded: Recorded, tmp_path: Path) -> None:
+    labels = {"background": 0, "one": 1, name: 2, "ignore": 3}
+    change(recorded.folder / "dataset.json", lambda d: d.update(labels=labels))
+    _, record = read_record(import_nnunet(recorded.folder, out=tmp_path / "model"))
+    assert record.plan.labels == {"one": 1, name: 2}
+
+
+def in_checkpoint(recorded: Recorded, by: Change) -> None:
+    path = recorded.folder / "fold_0" / "checkpoint_final.pth"
+    values = torch.load(path, weights_only=False)
+    by(values)
+    torch.save(values, path)
+
+
+def test_a_dropout_that_shifts_the_numbers_of_layers_does_not_matter(recorded: Recorded, tmp_path: Path) -> None:
+    def shift(values: dict[str, Any]) -> None:
+        found = values["network_weights"].items()
+        values["network_weights"] = {n.replace("all_modules.1.", "all_modules.2."): t for n, t in found}
+
+    in_checkpoint(recorded, shift)
+    change(recorded.folder / "plans.json", in_arguments(dropout_op="torch.nn.Dropout3d", dropout_op_kwargs={"p": 0.1}))
+    assert import_nnunet(recorded.folder, out=tmp_path / "model").is_dir()
+
+
+def test_more_labels_than_a_mask_can_hold_are_refused(recorded: Recorded, tmp_path: Path) -> None:
+    def widen(values: dict[str, Any]) -> None:
+        for name, tensor in values["network_weights"].items():
+            if "seg_layers" in name:
+                values["network_weights"][name] = torch.zeros((300, *tensor.shape[1:]))
+
+    in_checkpoint(recorded, widen)
+    labels = {"background": 0, **{f"l{i}": i for i in range(1, 300)}}
+    change(recorded.folder / "dataset.json", lambda d: d.update(labels=labels))
+    with pytest.raises(ModelError, match="at most 255 labels"):
+        import_nnunet(recorded.folder, out=tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["spacing", "patch_size", "n_stages"])
+def test_a_missing_value_of_the_plans_is_named(name: str, recorded: Recorded, tmp_path: Path) -> None:
+    def remove(plans: dict[str, Any]) -> None:
+        base = plans["configurations"]["base"]
+        base.pop(name, None)
+        base["architecture"]["arch_kwargs"].pop(name, None)
+
+    change(recorded.folder / "plans.json", remove)
+    with pytest.raises(ModelError, match=name):
+        import_nnunet(recorded.folder, out=tmp_path / "model")
+
+
+def test_a_model_that_could_not_be_loaded_is_not_written(recorded: Recorded, tmp_path: Path) -> None:
+    change(recorded.folder / "plans.json", in_base(spacing=[5000.0, 1.0, 1.0]))
+    with pytest.raises(ModelError, match="spacing_mm"):
+        import_nnunet(recorded.folder, out=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_masks_of_another_import_of_the_same_weights_are_not_kept(recorded: Recorded, tmp_path: Path) -> None:
+    place = import_nnunet(recorded.folder, out=tmp_path / "model", orientation="stored")
+    before = fingerprint_of(load_model(place, device="cpu"))
+    import_nnunet(recorded.folder, out=place, orientation="RAS")
+    assert fingerprint_of(load_model(place, device="cpu")) != before
 
 
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json", "fold_0"])

@@ -68,6 +68,14 @@ def test_the_logits_of_two_folds_are_averaged(tmp_path: Path) -> None:
     torch.testing.assert_close(found[2], (found[0] + found[1]) / 2, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["oblique", "slices"])
+def test_the_memory_is_estimated_for_the_image_that_the_network_gets(kind: str, tmp_path: Path) -> None:
+    recorded = write_recorded(kind, tmp_path / "theirs")
+    model = medhybrid.load_model(import_nnunet(recorded.folder, out=tmp_path / "model"), device="cpu")
+    scan = medhybrid.read_scan(recorded.images / "case0_0000.nii.gz")
+    assert model.network_shape(scan) == model.prepare(scan).image.shape[1:]
+
+
 def test_a_scan_in_other_axes_is_turned_for_a_reader_that_turns(tmp_path: Path) -> None:
     recorded = write_recorded("isotropic", tmp_path / "theirs")
     model = medhybrid.load_model(
