@@ -36,6 +36,8 @@ from tests.servers import free_port
 
 TOKEN = {"Authorization": "Bearer secret"}
 
+N_JOBS = 6
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -364,7 +366,7 @@ def test_no_job_is_lost_or_done_twice_when_the_process_is_killed(place: Path, sc
 
     try:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(send, range(16)))
+            list(pool.map(send, range(N_JOBS)))
         wait_until(lambda: any((tmp_path / "spool" / "done").iterdir()), "a job ends", process=first.process)
     finally:
         first.end(signal.SIGKILL)
@@ -372,10 +374,10 @@ def test_no_job_is_lost_or_done_twice_when_the_process_is_killed(place: Path, sc
     second = Served(place, tmp_path / "spool")
     try:
         results = [ended(second.client, job) for job in jobs]
-        assert [r["state"] for r in results] == ["done"] * 16
-        assert len(set(jobs)) == 16
+        assert [r["state"] for r in results] == ["done"] * N_JOBS
+        assert len(set(jobs)) == N_JOBS
         before = [p for p in (tmp_path / "spool" / "results").glob("*/done/*.json") if p.stat().st_mtime < began]
         assert before  # those that were done are not predicted again
-        assert 'medhybrid_jobs{state="done"} 16' in second.client.get("/metrics").text
+        assert f'medhybrid_jobs{{state="done"}} {N_JOBS}' in second.client.get("/metrics").text
     finally:
         second.end()
