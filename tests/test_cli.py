@@ -183,3 +183,24 @@ def test_the_entry_points_run_the_same_command_line() -> None:
 
     assert run.__module__ == "medhybrid.__main__"
     assert import_module("medhybrid.__main__").main is main
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_do_not_wait_actively_for_long_unless_the_user_asks_for_it(
+    given: dict[str, str], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = import_module("medhybrid.__main__")
+    monkeypatch.setattr(entry, "main", lambda: 0)
+    monkeypatch.setattr(entry.gc, "set_threshold", lambda *_: None)
+    monkeypatch.setattr(entry.atexit, "register", lambda _: None)
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    assert entry.run() == 0
+
+    assert os.environ.get("GOMP_SPINCOUNT") == found
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # removed with the changes of this test

@@ -69,6 +69,7 @@ def demo(folder: str | Path = "demo", *, minutes: float | None = None, reporter:
         folder / "data" / "references",
         predicted.out,
         labels=config.data.labels,
+        cases=[p.case for p in predicted.predictions],  # the other references trained the model
         out=folder / "predictions" / "evaluation",
         reporter=reporter,
     )
