@@ -74,6 +74,8 @@ def test_the_launcher_forwards_signals_to_every_process(
     program.chmod(0o755)
     notes.touch()
     monkeypatch.setattr("medhybrid.cli.launch.sys.executable", str(program))
+    # a shell cannot trap a signal that is ignored where it starts, as SIGINT is in the background of a script
+    before = signal.signal(number, signal.default_int_handler)
 
     def send_when_ready() -> None:
         wait_until(lambda: notes.read_text().count("ready") == 3, "three processes")
@@ -82,7 +84,10 @@ def test_the_launcher_forwards_signals_to_every_process(
 
     sender = threading.Thread(target=send_when_ready, daemon=True)
     sender.start()
-    code = launch(["train"], 3)
+    try:
+        code = launch(["train"], 3)
+    finally:
+        signal.signal(number, before)
     sender.join()
 
     assert code == 130
