@@ -78,13 +78,7 @@ def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> Prepare
             found=str(array.shape[0]),
             remedy="assign the channels with data.channel_map, or use another model",
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(
-            "the scan has NaN or infinite values",
-            expected="finite values",
-            found=f"{int((~np.isfinite(array)).sum())} voxels",
-            remedy="export it again, or replace these values",
-        )
+    refuse_not_finite(array)
     turn = turn_to_ras(grid.affine)
     turned = turn.grid(grid)
     target = network_grid(turned, plan)
@@ -94,6 +88,17 @@ def prepare_image(array: NDArray[np.generic], grid: Grid, plan: Plan) -> Prepare
     for i, rule in enumerate(plan.normalisation):
         image[i] = 0 if i in blank else normalise(image[i], rule)
     return PreparedImage(image, target, turned, turn, n_outliers)
+
+
+def refuse_not_finite(array: NDArray[np.generic]) -> None:
+    """Raise `DataError` if a value of an image is NaN or infinite."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(
+            "the scan has NaN or infinite values",
+            expected="finite values",
+            found=f"{int((~np.isfinite(array)).sum())} voxels",
+            remedy="export it again, or replace these values",
+        )
 
 
 def network_grid(turned: Grid, plan: Plan) -> Grid:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medhybrid.data.plan import Plan
-from medhybrid.data.prepare import PreparedImage
+from medhybrid.data.prepare import PreparedImage, refuse_not_finite
 from medhybrid.errors import DataError
 from medhybrid.geometry import Grid, Turn, turn_to_ras
 from medhybrid.inference.nnunet.resample import axis_matrices, new_shape, resample_channel
@@ -77,13 +77,7 @@ def prepare_for_nnunet(array: NDArray[np.generic], grid: Grid, plan: Plan, rules
             found=str(array.shape[0]),
             remedy="assign the channels by their names or numbers (case_0000, case_0001), or use another model",
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(
-            "the scan has NaN or infinite values",
-            expected="finite values",
-            found=f"{int((~np.isfinite(array)).sum())} voxels",
-            remedy="export it again, or replace these values",
-        )
+    refuse_not_finite(array)
     turn = turn_to_ras(grid.affine) if rules.orientation == "RAS" else AS_STORED
     turned = turn.grid(grid)
     values = turn.apply(array)
