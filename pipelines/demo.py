@@ -27,7 +27,9 @@ def main() -> None:
     predicted = medhybrid.predict(FOLDER / "data" / "new_scans", model=run.folder, out=FOLDER / "predictions")
     print(f"{predicted.n_done} masks, {predicted.n_failed} scans failed: {predicted.out}")
 
-    scores = medhybrid.evaluate(FOLDER / "data" / "references", predicted.out, labels=config.data.labels)
+    held_out = [p.case for p in predicted.predictions]  # the other references trained the model
+    references = FOLDER / "data" / "references"
+    scores = medhybrid.evaluate(references, predicted.out, labels=config.data.labels, cases=held_out)
     print(f"mean lesion Dice {scores.summary['dice']:.3f} on {scores.summary['n_cases']:.0f} held-out subjects")
     print(f"view the run: medhybrid review --runs {FOLDER / 'runs'}")
 

@@ -29,7 +29,10 @@ def main(root: Path, minutes: float = 25) -> None:
         scan = medhybrid.read_scan(root / "imagesTr" / f"{case}.nii.gz")
         medhybrid.write_nifti(OUT / "masks" / f"{case}.nii.gz", model.predict(scan), scan.affine, like=scan.source)
 
-    scores = medhybrid.evaluate(root / "labelsTr", OUT, labels=config.data.labels, out=OUT / "evaluation")
+    held_out = fold["validation"]  # the other references trained the model
+    scores = medhybrid.evaluate(
+        root / "labelsTr", OUT, labels=config.data.labels, cases=held_out, out=OUT / "evaluation"
+    )
     print(f"mean Dice {scores.summary['dice']:.3f}, median {scores.summary['dice_median']:.3f}")
     for score in sorted(scores.scores, key=lambda s: s.dice)[:3]:
         print(f"check {score.case}: Dice {score.dice:.3f}, {score.volume_error_ml:+.1f} ml; {run.folder / 'pictures'}")

@@ -114,6 +114,14 @@ def test_no_module_unpickles() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.py")), ids=lambda p: p.name)
+def test_pipelines_name_the_cases_that_they_score(path: Path) -> None:
+    # by default, each reference without a prediction, such as those that trained the model, is scored as an empty mask
+    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    scored = [c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "evaluate"]
+    assert all({"cases", "predicted_only"} & {k.arg for k in call.keywords} for call in scored)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.py")), ids=lambda p: p.name)
 def test_pipelines_are_short_and_use_the_public_api_only(path: Path) -> None:
     tree = ast.parse(path.read_text())
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
