@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medhybrid.data.layouts.drawn_on import drawn_on
 from medhybrid.draft.subjects import subjects_of_units
 from medhybrid.names import name_from_path
 from medhybrid.scans import ScanEntry, discover
@@ -53,7 +54,7 @@ def lines_of(units: Sequence[Unit], patterns: Mapping[str, str], entries: Sequen
     Parameters
     ----------
     patterns : mapping
-        Channel to the description of its series; `*` takes the only series of a unit.
+        Channel to the description of its series; `*` takes the only series of a unit, or the one that the mask refers to.
     entries : sequence of ScanEntry
         All series of the dataset.
     """
@@ -62,12 +63,18 @@ def lines_of(units: Sequence[Unit], patterns: Mapping[str, str], entries: Sequen
     lines = [["case", "subject", "mask", *patterns]]
     subjects = subjects_of_units([u.folder.relative_to(base) for u in units], [u.images[0].patient for u in units])
     for unit, subject in zip(units, subjects, strict=True):
-        series = [[e for e in unit.images if wanted in ("*", e.description.strip())] for wanted in patterns.values()]
+        series = [_of_channel(unit, wanted) for wanted in patterns.values()]
         if all(len(found) == 1 and found[0].paths[0].parent in alone for found in series):
             below = unit.folder.relative_to(base)
             folders = [str(found[0].paths[0].parent) for found in series]
             lines.append([name_from_path(below), name_from_path(subject), str(unit.mask.paths[0]), *folders])
     return lines
+
+
+def _of_channel(unit: Unit, wanted: str) -> list[ScanEntry]:
+    if wanted == "*" and len(unit.images) > 1:
+        return drawn_on(unit.mask, unit.images)
+    return [e for e in unit.images if wanted in ("*", e.description.strip())]
 
 
 def _folders(entry: ScanEntry, root: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medhybrid.data.layouts.drawn_on import drawn_on
 from medhybrid.draft.segments import count_names
 from medhybrid.draft.series import find_units, lines_of
 from medhybrid.draft.words import parts_named
@@ -80,7 +81,11 @@ def rules_of_studies(root: Path) -> StudyRules | None:
     units = find_units(root, masks, images) if has_several or testing else []
     if units:  # visits of a patient, or folders of studies further below
         studies = {str(u.folder): list(u.images) for u in units}
-    channels, rules, remarks = _channels(list(studies.values()))
+        drawn = [drawn_on(u.mask, u.images) for u in units]
+    else:
+        mask_of = {_folder(m, root): m for m in masks}
+        drawn = [drawn_on(mask_of[folder], found) for folder, found in studies.items()]
+    channels, rules, remarks = _channels(list(studies.values()), drawn)
     lines: list[list[str]] = []
     if n_all > len(masks):
         remarks.append(f"{n_all - len(masks)} RTSTRUCT beside the SEG of their study are not used")
@@ -146,8 +151,19 @@ def _labels(masks: list[ScanEntry]) -> tuple[dict[str, int], int]:
     return count_names(found), len(masks) - len(found)
 
 
-def _channels(studies: list[list[ScanEntry]]) -> tuple[list[str], dict[str, str], list[str]]:
-    """Return channels with the pattern of each: the series descriptions that nearly every study has once."""
+def _channels(
+    studies: list[list[ScanEntry]], drawn: list[list[ScanEntry]]
+) -> tuple[list[str], dict[str, str], list[str]]:
+    """Return channels with the pattern of each: the series descriptions that nearly every study has once.
+
+    If the masks refer to series with other descriptions, or each study has several CT series, the series that the mask
+    refers to is the only channel.
+
+    Parameters
+    ----------
+    drawn : list
+        For each study, the series that its mask refers to.
+    """
     if all(len(images) == 1 for images in studies):
         name = Counter(images[0].modality for images in studies).most_common(1)[0][0] or "image"
         return [name], {name: "*"}, []
@@ -159,6 +175,11 @@ def _channels(studies: list[list[ScanEntry]]) -> tuple[list[str], dict[str, str]
     if not shared:
         most = counts.most_common(1)
         shared = [most[0][0]] if most else []
+    are_ct = all(e.modality == "CT" for images in studies for e in images)
+    described = {e.description.strip() for images in drawn for e in images}
+    if all(len(images) == 1 for images in drawn) and (are_ct or not described <= set(shared)):
+        modality = Counter(images[0].modality for images in drawn).most_common(1)[0][0] or "image"
+        return [modality], {modality: "*"}, ["some studies have several series; the mask tells which one is the image"]
     remarks = ["some studies have several series; the channels are those that nearly every study has"]
     if not shared:
         return ["image"], {"image": "*"}, [*remarks, "no series description is shared: set data.channel_map"]

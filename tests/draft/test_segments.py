@@ -136,6 +136,33 @@ def test_series_with_masks_of_other_formats_are_paired_by_the_names_of_their_fol
         np.testing.assert_array_equal(load_mask(case, image, data, ScansConfig()).array[0] > 0, image.array[0] > 3000)
 
 
+@pytest.mark.parametrize("kind", ["SEG", "RT"])
+@pytest.mark.parametrize("folder", ["P{}", "P{}/visit{}"])
+def test_of_several_series_the_image_is_the_one_that_the_mask_refers_to(tmp_path: Path, folder: str, kind: str) -> None:
+    for i in range(3):
+        study = tmp_path / "d" / folder.format(i, i)
+        for name in ("thick", "thin", "late"):  # with other descriptions in each study
+            values = np.random.default_rng(len(name)).integers(0, 4000, SHAPE)
+            write_mr_series(study / name, values, np.eye(4), description=f"{name}{i}", study=f"s{i}", case=f"P{i}")
+        scan = read_scan(study / "thin")
+        if kind == "SEG":
+            (study / kind).mkdir()
+            write_seg(study / kind / "a.dcm", scan.array[0] > 3000, scan, SegInfo({"GTV": 1}, "0"))
+        else:
+            outlines = [ellipse(scan.source.header[k], (6, 5), (3, 2)) for k in (2, 3)]
+            series = scan.source.header[0].SeriesInstanceUID
+            write_rtstruct(study / kind / "a.dcm", {"GTV": outlines}, frame=frame_of(scan), series=series)
+
+    made = init_study(tmp_path / "d", tmp_path / "c.yaml")
+
+    cases = list_dataset(made.config.data).cases
+    assert [c.problem for c in cases] == [None] * 3
+    assert all("thin" in str(c.images[0].paths[0].relative_to(tmp_path)) for c in cases if c.images[0])
+    for case in cases:
+        image = load_image(case, made.config.data, ScansConfig())
+        assert load_mask(case, image, made.config.data, ScansConfig()).array.any()
+
+
 def test_of_a_seg_and_an_rtstruct_of_a_study_the_seg_is_the_mask(tmp_path: Path) -> None:
     for patient in ("P0", "P1"):
         write_dicom_study(tmp_path / "d" / patient, patient, ["RT", "SEG"])

@@ -12,6 +12,7 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import TABLE, Match, match_channels, matches, read_channel_table, refuse_lost, unused_rows
 from medhybrid.data.layouts.case import Case, Files, Listing, Note, strip_suffix, subject_of
+from medhybrid.data.layouts.drawn_on import drawn_on
 from medhybrid.data.layouts.image_masks import discover_with_masks
 from medhybrid.data.layouts.patients import first_study_of_patient, with_patients
 from medhybrid.errors import DataError, item_error
@@ -41,7 +42,7 @@ def list_studies(config: DataConfig, root: Path) -> Listing:
         try:
             subject = subject_of(config, study)
             mask = _only_mask(masks, config.mask_pattern, study)
-            matched = _match(config, study, images, lost, table)
+            matched = _match_with_mask(config, study, images, lost, table, mask)
         except Exception as error:
             problem = _problem(error, study)
             cases.append(Case(study, subject, (), None, problem=problem, is_labelled=bool(masks)))
@@ -176,6 +177,24 @@ def _match(
     matched = match(images)
     refuse_lost(match, matched, images, lost)
     return matched
+
+
+def _match_with_mask(
+    config: DataConfig,
+    study: str,
+    images: Sequence[ScanEntry],
+    lost: Sequence[ScanEntry],
+    table: Mapping[str, str],
+    mask: ScanEntry,
+) -> tuple[Match, ...]:
+    """Assign a scan of a study to each channel; if several match a single channel, the one that the mask refers to."""
+    try:
+        return _match(config, study, images, lost, table)
+    except DataError:
+        named = drawn_on(mask, images)
+        if len(config.channels) != 1 or len(named) != 1:
+            raise
+        return _match(config, study, named, lost, table)
 
 
 def _studies_of_scans(

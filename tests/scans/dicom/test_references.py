@@ -36,8 +36,14 @@ Contours = dict[str, list[np.ndarray]]
 """By name of the structure: contours (N, 3) in LPS mm."""
 
 
-def write_rtstruct(path: Path, contours: Contours, *, frame: str = "", kind: str = "CLOSED_PLANAR") -> Path:
+def write_rtstruct(
+    path: Path, contours: Contours, *, frame: str = "", kind: str = "CLOSED_PLANAR", series: str = ""
+) -> Path:
     d = Dataset()
+    if series:  # the image series to which it refers
+        d.ReferencedFrameOfReferenceSequence = [
+            _with(RTReferencedStudySequence=[_with(RTReferencedSeriesSequence=[_with(SeriesInstanceUID=series)])])
+        ]
     d.SOPClassUID, d.SOPInstanceUID, d.Modality = RTStructureSetStorage, generate_uid(), "RTSTRUCT"
     d.StudyInstanceUID, d.SeriesInstanceUID = generate_uid(entropy_srcs=["s", "study"]), generate_uid()
     d.StructureSetLabel, d.StructureSetROISequence, d.ROIContourSequence = "x", [], []
@@ -57,6 +63,13 @@ def write_rtstruct(path: Path, contours: Contours, *, frame: str = "", kind: str
     path.parent.mkdir(parents=True, exist_ok=True)
     d.save_as(path, enforce_file_format=True)
     return path
+
+
+def _with(**values: object) -> Dataset:
+    d = Dataset()
+    for name, value in values.items():
+        setattr(d, name, value)
+    return d
 
 
 def on_slice(dataset: Dataset, columns: Sequence[float], rows: Sequence[float]) -> np.ndarray:
