@@ -44,8 +44,14 @@ SESSION_WORD = re.compile(
 JOINED = re.compile(r"^(.*\d)(?:[lr]|o[ds]|tp\d+)$", re.IGNORECASE)
 """A name that ends in a side, eye or time point after a number: `Image_01L`, `RET002OD`, `ms01tp2`."""
 
-VISIT_FIRST = re.compile(rf"^(?:{VISIT}|[lr]|left|right|[lr]h|o[ds])[_.\-](.+)$", re.IGNORECASE)
-"""A name that begins with the visit or side: `baseline_001`, `OD_001`."""
+SEQUENCE = r"e[ds]|t[12][^\W_]*|flair|adc|dwi|pd[^\W_]*"
+"""Words for a phase of the heart, or a sequence of MR."""
+
+VISIT_FIRST = re.compile(
+    rf"^(?:(?:{VISIT}|[lr]|left|right|[lr]h|o[ds]|{SEQUENCE})[_.\-]|(?:left|right|pre|post|[lr]h|o[ds])(?=\d))(.+)$",
+    re.IGNORECASE,
+)
+"""A name that begins with the visit, side, phase or sequence: `baseline_001`, `OD_001`, `ED_P1`, `T1_P1`, `left001`."""
 
 DATED = re.compile(rf"^(?:{VISIT})(?![^\W_])", re.IGNORECASE)
 """The last part of a name that is a visit, also with more text: `2018-04-16`, `08-13-2005-NA-PET-CT`."""
@@ -200,7 +206,7 @@ def are_coarser(folders: Sequence[str], names: Sequence[str], pattern: str) -> b
 
 
 def _shared_end(names: Sequence[str], separator: str) -> str:
-    """Return the last parts that all names have, such as `_T1w`: they tell no scans apart."""
+    """Return the last parts that all names have, such as `_T1w`: they distinguish no scans."""
     end = ""
     while True:
         short = [n.removesuffix(end) for n in names]
