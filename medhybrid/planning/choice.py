@@ -6,7 +6,7 @@ resolution  `RESOLUTION` times, for each axis, the coarsening in mm divided by t
 steps       `STEPS` / sqrt(number of steps) + `FIRST_STEPS` / number of steps: a training that is too short
 context     `CONTEXT` times the negative logarithm of the share of the labels' extent that a patch covers, and `SCAN` times that
             of the scan
-network     `NETWORK`, what a larger network can gain
+network     `NETWORK`, the gain of a larger network
 
 The constants were chosen on trials with other datasets than those they were judged on (docs/explanation/planning-rules.md).
 """
@@ -177,7 +177,7 @@ def _candidate(
     target = np.clip(np.array(sizes.labels_mm) * MARGIN / np.array(spacing), 1.0, whole)
     patch, strides = _patch(spacing, target, whole, voxels, prepare, levels_by_hand(settings))
     network = network_of(settings, preset, len(strides))
-    kernels = choose_kernels(patch, len(strides)) if network.kind != "transunet" else ()
+    kernels = choose_kernels(spacing, patch, strides) if network.kind != "transunet" else ()
     cost = cost_of(network, sizes.n_channels, sizes.n_labels, patch, strides, kernels)
     n_voxels = int(np.prod(patch))
     batch = prepare.batch_size or int(np.clip(math.ceil(BATCH_VOXELS / n_voxels), 2, MAX_BATCH))

@@ -50,12 +50,21 @@ MAX_SINGLE = 1.5
 """Median extent of scans of a single slice, in voxels; other scans among them may have several."""
 
 
-def choose_kernels(patch: Sequence[int], n_levels: int) -> tuple[Triple, ...]:
-    """Return the size of the convolutions at each level: 1 along an axis with one slice; empty if that is none."""
-    if 1 not in patch:
-        return ()
-    x, y, z = (1 if n == 1 else 3 for n in patch)
-    return ((x, y, z),) * n_levels
+def choose_kernels(spacing: Spacing, patch: Sequence[int], strides: Sequence[Triple]) -> tuple[Triple, ...]:
+    """Return the size of the convolutions at each level: 3 or 1 along each axis; empty if all are 3.
+
+    It is 1 along an axis with one slice, and along one that is coarser than `ANISOTROPY_AT_STRIDE` times the finest before the
+    level's stride. The coarsest level joins neighbouring slices in any case.
+    """
+    current, several = np.array(spacing, float), np.array(patch) > 1
+    finest = several if several.any() else ~several
+    kernels = []
+    for level, stride in enumerate(strides):
+        is_coarse = (current > ANISOTROPY_AT_STRIDE * current[finest].min()) & (level < len(strides) - 1)
+        x, y, z = (int(n) for n in np.where(several & ~is_coarse, 3, 1))
+        kernels.append((x, y, z))
+        current = current * stride
+    return () if all(n == 3 for kernel in kernels for n in kernel) else tuple(kernels)
 
 
 def choose_strides(spacing: Spacing, shape: Sequence[float], n_levels: int) -> tuple[Triple, ...]:

@@ -15,7 +15,7 @@ from medhybrid.errors import DataError
 from medhybrid.networks.presets import levels_by_hand
 from medhybrid.planning.budget import Budget
 from medhybrid.planning.choice import Candidate, Sizes, candidates
-from medhybrid.planning.geometry import MARGIN, Spacing, choose_strides
+from medhybrid.planning.geometry import ANISOTROPY_AT_STRIDE, MARGIN, Spacing, choose_strides
 from medhybrid.planning.rates import TYPICAL, Rates
 
 WHY_NORMALISED = {
@@ -212,7 +212,11 @@ def _reasons(config: StudyConfig, sizes: Sizes, budget: Budget, best: Candidate)
 
 
 def _kernel_reason(best: Candidate) -> dict[str, str]:
-    return {"kernels": "1 along the axis with one slice: the network is two-dimensional"} if best.kernels else {}
+    if not best.kernels:
+        return {}
+    if 1 in best.patch_size:
+        return {"kernels": "1 along the axis with one slice: the network is two-dimensional"}
+    return {"kernels": f"1 along an axis while its spacing is above {ANISOTROPY_AT_STRIDE:g} times the finest one"}
 
 
 def _percent(best: Candidate, sizes: Sizes) -> str:

@@ -153,7 +153,7 @@ def plan_rows(plan: Plan) -> tuple[list[list[str]], list[list[str]]]:
         "spacing_mm": " x ".join(f"{s:g}" for s in plan.spacing_mm),
         "patch_size": " x ".join(str(n) for n in plan.patch_size),
         "strides": "; ".join("x".join(str(s) for s in stride) for stride in plan.strides),
-        **({"kernels": "x".join(str(n) for n in plan.kernels[0])} if plan.kernels else {}),
+        **({"kernels": "; ".join("x".join(str(n) for n in kernel) for kernel in plan.kernels)} if plan.kernels else {}),
         "batch_size": str(plan.batch_size),
         "preset": plan.preset,
         "mirror_axes": ", ".join(str(a) for a in plan.mirror_axes) or "none",

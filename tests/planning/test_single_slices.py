@@ -50,15 +50,20 @@ def test_thick_stacks_are_volumes(n_slices: int) -> None:
     plan = plan_of(((256, 256, n_slices), (1.2, 1.2, 10.0)), minutes(15))
 
     assert plan.patch_size[2] > 1
-    assert plan.kernels == ()
     assert plan.spacing_mm[2] == 10.0
     assert plan.strides[0][2] == 1
+    assert plan.kernels[0] == (3, 3, 1), "across slices of 10 mm, neighbours in the plane tell more"
+    assert plan.kernels[-1] == (3, 3, 3), "the coarsest level joins the slices"
+
+
+def test_nearly_isotropic_scans_are_convolved_along_each_axis() -> None:
+    assert plan_of(((256, 256, 90), (1.2, 1.2, 2.0)), minutes(15)).kernels == ()
 
 
 def test_a_patch_of_one_slice_by_hand_gives_a_two_dimensional_network() -> None:
     plan = make_plan(config(patch_size=[64, 64, 1]), fingerprint((200, 200, 24), (1, 1, 3)), Budget(None, 100, 8 * GIB))
 
-    assert plan.kernels == choose_kernels(plan.patch_size, len(plan.strides)) != ()
+    assert plan.kernels == choose_kernels(plan.spacing_mm, plan.patch_size, plan.strides) != ()
 
 
 def test_its_convolutions_have_no_weights_across_the_slice() -> None:
