@@ -34,6 +34,9 @@ RUN_ID_FILE = "mlflow_run_id"
 TEXT_COLUMNS = {"case", "training", "picture"}
 """Columns of tables with names, not numbers."""
 
+OF_CASE = "val_case/"
+"""Metrics of single cases, which are in the table `validation.json` and in the run's `log.jsonl`."""
+
 STATUS = {"FINISHED": "FINISHED", "KILLED": "KILLED", "FAILED": "FAILED"}
 
 
@@ -102,8 +105,8 @@ class MlflowTracker:
         return self._run_id
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log metrics of a step; NaN and infinite values are omitted."""
-        finite = {k: v for k, v in values.items() if math.isfinite(v)}
+        """Log metrics of a step, without NaN and infinite values, and without cases: the UI would draw a chart for each."""
+        finite = {k: v for k, v in values.items() if math.isfinite(v) and not k.startswith(OF_CASE)}
         self._spool.put({"call": "metrics", "values": finite, "step": step, "time": now_ms()})
 
     def log_image(self, path: Path, key: str, step: int) -> None:
