@@ -25,7 +25,6 @@ import yaml
 
 import medhybrid
 from medhybrid.config import StudyConfig
-from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.phantom import Template
 from medhybrid.inference.precision import Precision
 from medhybrid.runs.prepared import prepared_folder
@@ -366,23 +365,51 @@ def test_fuzz_starts_from_files_that_the_readers_accept(
     assert read_json(results / "fuzz.json") == {"plan": {"seconds": 1, "inputs": 12, "findings": 1}}
 
 
-def test_gpu_step_divides_a_step_into_parts_that_run(tiny: Tiny, script: Load, tmp_path: Path) -> None:
-    # The times need a CUDA GPU; the parts run on a CPU, too.
-    gpu_step = script("gpu_step")
-    dataset = PreparedDataset(prepared_folder(tiny.config))
-    cases = dataset.open(dataset.fold_for(tiny.config).train)
-    tracker = gpu_step.SeveralTrackers([])
-    trainer = gpu_step.loop.Trainer(tiny.config, dataset.plan, cases, [], folder=tmp_path, tracker=tracker)
-    before = [p.detach().clone() for p in trainer.network.parameters()]
+GPU_PARTS = ("ceilings", "step", "windows", "folder", "precision", "ct", "memory", "learn")
 
-    for part in gpu_step.step_parts(trainer, trainer.sampler.batch(0)):
-        part()
 
-    after = list(trainer.network.parameters())
-    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    if not torch.cuda.is_available():
-        with pytest.raises(SystemExit):
-            gpu_step.main([str(tiny.file), str(tiny.root)])
+@pytest.fixture(scope="module")
+def gpu_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gpu")
+
+
+@pytest.mark.parametrize("part", GPU_PARTS)
+def test_each_gpu_measurement_runs_on_a_cpu(
+    part: str, tiny: Tiny, script: Load, gpu_work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The numbers mean nothing: sizes are tiny.
+    gpu = script("gpu")
+    assert tuple(gpu.PARTS) == GPU_PARTS
+
+    gpu.main([part, str(tiny.root), "--device", "cpu", "--tiny", "--work", str(gpu_work)])
+
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["part"] == part
+    expected = {
+        "ceilings": lambda r: r["matrix_product_tflops"] > 0,
+        "step": lambda r: set(r["steps_a_second"]) == {"hybrid", "dynunet"} and len(r["parts"][0]["ms"]) == 5,
+        "windows": lambda r: min(r["ours_s"], r["monai_s"]) > 0,
+        "folder": lambda r: r["scans"] == len(VALIDATION) and r["stages_s"]["infer"] > 0,
+        "precision": lambda r: r["float32"]["dice_min"] == 1,
+        "ct": lambda r: r["1 labels"]["scans"] == 2 and r["25 labels"]["stages_s"]["read"] > 0,
+        "memory": lambda r: r["predicted_mib"] is None or r["predicted_mib"] > 0,
+        "learn": lambda r: [r[n]["steps"] for n in ("hybrid", "dynunet")] == [2, 2],
+    }
+    assert expected[part](record), record
+
+
+def test_a_gpu_session_keeps_the_result_of_each_part_and_how_others_failed(
+    tiny: Tiny, script: Load, tmp_path: Path
+) -> None:
+    session, out = script("gpu_session"), tmp_path / "gpu.jsonl"
+    options = ["--device", "cpu", "--tiny", "--parts", "ceilings,folder", "--out", str(out), "--minutes", "5"]
+
+    session.main([str(tmp_path / "absent"), *options])
+
+    ceilings, folder = (json.loads(line) for line in out.read_text().splitlines())
+    assert (ceilings["part"], "failed" in ceilings, ceilings["is_tiny"]) == ("ceilings", False, True)
+    assert folder["part"] == "folder"
+    assert folder["failed"].startswith("exit 1: ")
 
 
 def test_many_labels_measures_steps_preparation_and_prediction(
