@@ -74,6 +74,13 @@ def predict(
             help="Use test-time mirroring (slower), or not. Default: the model's inference.tta_mirroring.",
         ),
     ] = None,
+    focus: Annotated[
+        bool | None,
+        typer.Option(
+            "--focus/--no-focus",
+            help="Compute large scans without overlap, and closely only near labels. Default: the model's inference.focus.",
+        ),
+    ] = None,
     max_memory: MaxMemory = None,
     tracking_uri: TrackingUri = None,
     engine: Annotated[
@@ -123,6 +130,7 @@ def predict(
             device=device,
             precision=precision,
             mirror=mirror,
+            focus=focus,
             tracking_uri=tracking_uri,
             deidentify=deidentify,
             probabilities=probabilities,
@@ -200,7 +208,7 @@ def export(
     context: typer.Context,
     model: ModelPath,
     out: Annotated[Path, typer.Option(help="Output folder; must be new or empty.")],
-    format_: Annotated[str, typer.Option("--format", help="File format: pt2, onnx or openvino.")] = "onnx",
+    format_: Annotated[str, typer.Option("--format", help="pt2, onnx, openvino, or bundle (MONAI Bundle).")] = "onnx",
     tracking_uri: TrackingUri = None,
 ) -> int:
     """Export the network for other software.

@@ -382,6 +382,15 @@ class InferenceConfig(Frozen):
     )
     skip_air: bool = Field(True, description="Skip windows in which all channels are blank.")
     precision: PrecisionName = Field("auto", description=PRECISION)
+    focus: bool = Field(
+        False,
+        description="Compute large scans once without overlap, and then overlapping windows only near labels that this finds. "
+        "All other voxels are background. The scan's message has the share of the volume that was computed closely.",
+    )
+
+    def text_for_hash(self) -> str:
+        """Return JSON that is the same as before there was `focus`, if that is off."""
+        return super().text_for_hash() if self.focus else super().text_for_hash().replace(',"focus":false', "")
 
 
 class TrackingConfig(Frozen):

@@ -342,7 +342,7 @@ def _assign(
     Parameters
     ----------
     shared : set of str
-        Words of all images, which tell no cases apart.
+        Words of all images, which distinguish no cases.
     """
     by_word: dict[str, set[Path]] = {}
     for mask, key in masks.items():

@@ -1,4 +1,4 @@
-"""Memory of the device on which networks are computed: how much is free, and what is done if it is too little.
+"""Memory of the device on which networks are computed: free memory, and fallbacks if it is too little.
 
 Training, validation and prediction have one policy. The device is asked for its free memory, and the work is planned for it. If
 an allocation fails nevertheless, the work is repeated in a way that needs less memory, with a warning:

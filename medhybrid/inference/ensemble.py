@@ -58,6 +58,11 @@ class Ensemble(Segmenter):
         """Whether the confidence of every member is calibrated."""
         return all(m.record.calibration.is_fitted for m in self.members)
 
+    @property
+    def share(self) -> float:
+        """Largest share of the last scan that a member computed with overlap."""
+        return max(m.share for m in self.members)
+
     def slabs(self, image: Tensor, context: Context | None = None) -> Iterator[Tensor]:
         """Yield the logarithm of the mean probabilities (K, n, Y, Z), slab by slab along X."""
         members = [(Rows(m.slabs(image, context)), m.record.calibration.temperature) for m in self.members]

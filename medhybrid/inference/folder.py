@@ -250,7 +250,8 @@ def _conclude(job: FolderJob, case: _Case) -> None:
     note = partial(job.records.note_output, name)
     written = write_outputs(job.out, name, scan, made, job.model.record, job.deidentifier, note=note)
     burned_in = BURNED_IN if case.item.is_burned_in else ""
-    notes = [*made.reasons, *scan.notes, case.item.note, burned_in, *written.notes]
+    looked = f"looked closely at {100 * made.share:.1f} % of the volume" if job.model.record.inference.focus else ""
+    notes = [*made.reasons, *scan.notes, case.item.note, burned_in, *written.notes, looked]
     case.prediction = Prediction(
         case=name,
         status="done",

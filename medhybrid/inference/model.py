@@ -19,6 +19,7 @@ from medhybrid.errors import ScanError
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.inference.confidence import ScoreSum, Verdict, low_confidence, score_logits
 from medhybrid.inference.device_memory import on_device_or_cpu
+from medhybrid.inference.focus import Focus
 from medhybrid.inference.memory import ACTIVATIONS, collected_bytes
 from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.network import predictor_of, window_settings, without_overflow
@@ -54,6 +55,8 @@ class Segmentation:
         ``confident`` or ``needs review``.
     reasons : tuple of str
         Why the mask needs review; empty for a confident mask.
+    share : float
+        Share of the volume that was looked at closely; see `inference.focus`.
     probabilities : (K, X, Y, Z) float32 ndarray, optional
         Calibrated probabilities before component rules: background first, then the labels in the order of the plan.
     """
@@ -63,6 +66,7 @@ class Segmentation:
     verdict: Verdict
     probabilities: NDArray[np.float32] | None = None
     reasons: tuple[str, ...] = ()
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +79,14 @@ class Inferred:
         Class indices 0 to K on the scan's grid, not yet the label values of the training masks.
     score, probabilities
         See `Segmentation`.
+    share : float
+        Share of the network's grid that was computed with overlap; see `focus`.
     """
 
     labels: NDArray[np.uint8]
     score: float
     probabilities: NDArray[np.float32] | None = None
+    share: float = 1.0
 
 
 @runtime_checkable
@@ -117,6 +124,11 @@ class Segmenter(Protocol):
     def is_calibrated(self) -> bool:
         """Whether validation cases calibrated the confidence; otherwise scores and verdicts are estimates by default values."""
         return self.record.calibration.is_fitted
+
+    @property
+    def share(self) -> float:
+        """Share of the last scan, on the network's grid, that was computed with overlap."""
+        return 1.0
 
     @property
     def activations(self) -> int:
@@ -195,10 +207,11 @@ class Segmenter(Protocol):
         if not with_probabilities:
             total = ScoreSum(calibration)
             labels = labels_on_scan(Rows(self.slabs(image, context), on_slab=total.add), *places)
-            return Inferred(labels, total.score)
+            return Inferred(labels, total.score, share=self.share)
         logits = self.logits(image, context)
         probabilities = probabilities_on_scan(logits, *places, temperature=calibration.temperature)
-        return Inferred(labels_on_scan(logits, *places), score_logits(logits, calibration), probabilities)
+        score = score_logits(logits, calibration)
+        return Inferred(labels_on_scan(logits, *places), score, probabilities, self.share)
 
     def conclude(self, scan: Scan, inferred: Inferred) -> Segmentation:
         """Apply the component rules, map to the label values of the training masks, and decide the verdict."""
@@ -216,7 +229,7 @@ class Segmenter(Protocol):
         ]
         verdict: Verdict = "needs review" if reasons else "confident"
         mask = outside_labels(inside, self.plan.labels)
-        return Segmentation(mask, inferred.score, verdict, inferred.probabilities, tuple(reasons))
+        return Segmentation(mask, inferred.score, verdict, inferred.probabilities, tuple(reasons), inferred.share)
 
 
 class Model(Segmenter):
@@ -246,7 +259,13 @@ class Model(Segmenter):
         self._run: Callable[..., Logits] | None = None
         self._cast: tuple[Precision, Callable[..., Logits]] | None = None
         self.runtime = f"torch {torch.__version__}"
+        self.focus: Focus | None = None  # of the scan that was computed last
         self.n_networks, self.batch_size = 1, BatchSize(record.inference.window_batch)
+
+    @property
+    def share(self) -> float:
+        """Share of the last scan, on the network's grid, that was computed with overlap."""
+        return 1.0 if self.focus is None else self.focus.share
 
     @property
     def run(self) -> Callable[..., Logits]:
@@ -272,4 +291,5 @@ class Model(Segmenter):
         )
         plan, config = self.plan, self.record.inference
         settings = window_settings(plan, config, self.precision) | {"window_batch": self.batch_size}
+        self.focus = settings["focus"]
         return predict_slabs(image, predictor_of(self.run, plan, values), **settings, device=self.device)

@@ -39,14 +39,19 @@ def save_model(folder: Path, state: dict[str, Tensor], record: ModelRecord, card
 
 
 def load_model_folder(
-    path: str | Path, *, device: str = "auto", precision: str | None = None, mirror: bool | None = None
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    mirror: bool | None = None,
+    focus: bool | None = None,
 ) -> Model:
     """Load the model of a run folder or a model folder.
 
     Parameters
     ----------
-    precision, mirror : optional
-        Used instead of `precision` and `tta_mirroring` of the model's inference settings.
+    precision, mirror, focus : optional
+        Used instead of `precision`, `tta_mirroring` and `focus` of the model's inference settings.
 
     Raises
     ------
@@ -62,7 +67,7 @@ def load_model_folder(
             remedy="copy the whole model folder again",
         )
     check_heads(weights, record.network.heads)
-    asked = {k: v for k, v in (("precision", precision), ("tta_mirroring", mirror)) if v is not None}
+    asked = {k: v for k, v in (("precision", precision), ("tta_mirroring", mirror), ("focus", focus)) if v is not None}
     record = record.model_copy(update={"inference": record.inference.model_copy(update=asked)})
     network = network_with_weights(lambda: network_for(record.network, record.plan), weights)
     kind = Model if record.nnunet is None else NnUNetModel

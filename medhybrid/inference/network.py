@@ -13,6 +13,7 @@ from torch import Tensor
 from medhybrid.config import InferenceConfig, NetworkConfig, NetworkSettings
 from medhybrid.config.unet import UNetConfig
 from medhybrid.data.plan import Plan
+from medhybrid.inference.focus import Focus
 from medhybrid.inference.precision import Precision
 from medhybrid.inference.windows import Predictor, predict_windows
 from medhybrid.networks import Network, build_network
@@ -121,4 +122,5 @@ def window_settings(plan: Plan, config: InferenceConfig, precision: Precision) -
         "exchange": plan.exchange,
         "skip_air": config.skip_air,
         "precision": precision,
+        "focus": Focus() if config.focus else None,
     }

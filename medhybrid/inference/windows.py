@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medhybrid.data.sides import LEFT_RIGHT
 from medhybrid.inference.device_memory import affordable, free_cache, is_out_of_memory
+from medhybrid.inference.focus import Focus
 from medhybrid.inference.memory import ACTIVATIONS
 from medhybrid.inference.precision import Precision, in_precision
 from medhybrid.inference.rows import gather
@@ -87,6 +88,7 @@ def predict_slabs(
     device: torch.device | None = None,
     starts: Callable[[int, int, float], list[int]] | None = None,
     weights: Tensor | None = None,
+    focus: Focus | None = None,
 ) -> Iterator[Tensor]:
     """Yield blended logits (K, n, Y, Z), float32, of an image (C, X, Y, Z), slab by slab along X.
 
@@ -106,6 +108,8 @@ def predict_slabs(
         Function from length, window and overlap to the starts of the windows along an axis; by default `window_starts`.
     weights : (*window) Tensor
         Blending weights; by default `blending_weights`.
+    focus : Focus, optional
+        Compute a first pass without overlap, and overlapping windows only where it finds labels; it has the share afterwards.
 
     Raises
     ------
@@ -129,13 +133,20 @@ def predict_slabs(
         logger.warning("%s has memory for %d windows at once, not %d", computed_on, planned, size.n)
         size.n = planned
     batches = _Batches(predictor, size, mirror_axes, exchange, computed_on, precision)
+    if focus is not None:
+        once = _Batches(predictor, size, (), (), computed_on, precision)
+        covering = _boxes([window_starts(n, w, 0.0) for n, w in zip(padded.shape[1:], window, strict=True)], window)
+        covering = _with_tissue(padded, covering) if skip_air else covering
+        focus.look(padded, once.run, covering, len(xs) * len(ys) * len(zs) * len(batches.flips))
     for x, following in zip(xs, [*xs[1:], xs[-1] + window[0]], strict=True):
         rows = padded[:, x : x + window[0]]
-        boxes = [(slice(None), slice(y, y + window[1]), slice(z, z + window[2])) for y in ys for z in zs]
+        boxes = [(slice(None), y, z) for _, y, z in _boxes([[x], ys, zs], window)]
         for box in boxes:
             total[box] += weights
-        with_tissue = _with_tissue(rows, boxes) if skip_air else boxes
-        for box, one in batches.run(rows, with_tissue):
+        chosen = _with_tissue(rows, boxes) if skip_air else boxes
+        if focus is not None:
+            chosen = [box for box in chosen if focus.keeps((slice(x, x + window[0]), *box[1:]))]
+        for box, one in batches.run(rows, chosen):
             logits[(slice(None), *box)] += one * weights
             computed[box] = True
         n_done = following - x  # rows that no later window overlaps
@@ -145,9 +156,18 @@ def predict_slabs(
             part = slice(begin, min(begin + n_together, last))
             done = logits[:, part] / total[part]
             done[0][~computed[part]] = AIR_LOGIT
+            if focus is not None and not focus.is_whole:
+                far = ~focus.voxels(slice(x + part.start, x + part.stop), padded.shape[2:])
+                done[:, far] = 0
+                done[0][far] = AIR_LOGIT
             yield done[(slice(None), slice(None), *across)]
         for held in (logits, total[None], computed[None]):
             _shift(held, n_done)
+
+
+def _boxes(starts: Sequence[Sequence[int]], window: Sequence[int]) -> list[Box]:
+    """Return the box of each window."""
+    return [tuple(slice(s, s + w) for s, w in zip(some, window, strict=True)) for some in product(*starts)]  # type: ignore[misc]
 
 
 def _with_tissue(rows: Tensor, boxes: Sequence[Box]) -> list[Box]:

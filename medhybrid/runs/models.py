@@ -16,12 +16,13 @@ def load_models(
     device: str = "auto",
     precision: str | None = None,
     mirror: bool | None = None,
+    focus: bool | None = None,
     tracking_uri: str | None = None,
 ) -> Segmenter:
     """Load one model, or an ensemble whose probabilities are averaged; see `load_model`."""
     from medhybrid.inference.ensemble import Ensemble
 
-    options = {"device": device, "precision": precision, "mirror": mirror, "tracking_uri": tracking_uri}
+    options = {"device": device, "precision": precision, "mirror": mirror, "focus": focus, "tracking_uri": tracking_uri}
     models = [load_model(p, **options) for p in paths]  # type: ignore[arg-type]
     return models[0] if len(models) == 1 else Ensemble(models)
 
@@ -32,6 +33,7 @@ def load_model(
     device: str = "auto",
     precision: str | None = None,
     mirror: bool | None = None,
+    focus: bool | None = None,
     tracking_uri: str | None = None,
 ) -> Model:
     """Load a model.
@@ -47,6 +49,8 @@ def load_model(
     mirror : bool, optional
         Use test-time mirroring; by default the model's `inference.tta_mirroring`. Without it, prediction takes at most half the
         time.
+    focus : bool, optional
+        Compute closely only near labels of a first pass; by default the model's `inference.focus`.
     tracking_uri : str, optional
         MLflow store of a `models:/` name; by default `MLFLOW_TRACKING_URI`, else `runs/mlflow.db`.
 
@@ -56,18 +60,18 @@ def load_model(
         If the model does not exist or is damaged.
     """
     if not str(path).startswith("models:/"):
-        return _load(path, device, precision, mirror)
+        return _load(path, device, precision, mirror, focus)
     from medhybrid.tracking.mlflow_model import fetch_model
     from medhybrid.tracking.mlflow_store import store_uri
 
     with tempfile.TemporaryDirectory() as folder:
         local = fetch_model(str(path), store_uri(tracking_uri, Path("runs")), Path(folder))
-        return _load(local, device, precision, mirror)
+        return _load(local, device, precision, mirror, focus)
 
 
-def _load(path: str | Path, device: str, precision: str | None, mirror: bool | None) -> Model:
+def _load(path: str | Path, device: str, precision: str | None, mirror: bool | None, focus: bool | None) -> Model:
     if device != "openvino":
-        return load_model_folder(path, device=device, precision=precision, mirror=mirror)
+        return load_model_folder(path, device=device, precision=precision, mirror=mirror, focus=focus)
     from medhybrid.inference.openvino import on_openvino
 
-    return on_openvino(load_model_folder(path, device="cpu", precision=precision, mirror=mirror))
+    return on_openvino(load_model_folder(path, device="cpu", precision=precision, mirror=mirror, focus=focus))

@@ -39,7 +39,7 @@ class Verdict:
     outcome : str
         `failed`, `short`, or `unscored` if no case validated.
     reasons : tuple of str
-        What was observed.
+        The observation.
     command : str
         Next command; empty if a longer training does not help.
     """

@@ -1,4 +1,4 @@
-"""What the pages of a TIFF are, by its metadata: slices of one volume, or channels, time points and other images.
+"""Meaning of the pages of a TIFF, by its metadata: slices of one volume, or channels, time points and other images.
 
 ImageJ, OME and tifffile write the sizes of the axes into the description of the first page. Pages are read as slices, so that
 other axes would be joined to a volume.

@@ -219,7 +219,7 @@ def _by_predictions(known: Mapping[str, Path], predicted: Mapping[str, Path]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """What is scored in a case, and how."""
+    """Scored structures of a case, and the way of scoring."""
 
     labels: Structures
     rules: SegmentRules

@@ -92,6 +92,8 @@ class PredictOptions:
     mirror : bool, optional
         Use test-time mirroring (TTA); by default the model's `inference.tta_mirroring`. A loaded model keeps its own mirroring
         and precision.
+    focus : bool, optional
+        Compute closely only near labels of a first pass; by default the model's `inference.focus`.
     tracking_uri : str, optional
         MLflow store of a `models:/` name; by default `MLFLOW_TRACKING_URI`, else `runs/mlflow.db`.
     deidentify : str or Path, optional
@@ -118,6 +120,7 @@ class PredictOptions:
     device: str = "auto"
     precision: str | None = None
     mirror: bool | None = None
+    focus: bool | None = None
     tracking_uri: str | None = None
     deidentify: str | Path | None = None
     probabilities: bool = False
@@ -267,6 +270,7 @@ def _load(
     arguments: dict[str, Any] = {
         "precision": options.precision,
         "mirror": options.mirror,
+        "focus": options.focus,
         "tracking_uri": options.tracking_uri,
         "paths": tuple(str(Path(p).resolve()) if Path(p).exists() else p for p in paths),
         "options": tuple((options.options or {}).items()),
@@ -358,11 +362,14 @@ def load_for_folder(
     device: str,
     precision: str | None,
     mirror: bool | None,
+    focus: bool | None = None,
     tracking_uri: str | None,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Segmenter:
     """Load models with options for reading scans, in this process or in a worker."""
-    loaded = load_models(paths, device=device, precision=precision, mirror=mirror, tracking_uri=tracking_uri)
+    loaded = load_models(
+        paths, device=device, precision=precision, mirror=mirror, focus=focus, tracking_uri=tracking_uri
+    )
     return with_options(loaded, dict(options))
 
 

@@ -15,7 +15,7 @@ SHOWN = 5
 def first_study_of_patient(studies: Mapping[str, Sequence[ScanEntry]]) -> dict[str, str]:
     """Return study to the first study of its patient, for studies whose headers have the patient of another one.
 
-    The result is empty if the headers do not tell patients apart: all have the same identifiers, or none.
+    The result is empty if the headers do not distinguish patients: all have the same identifiers, or none.
     """
     patients: dict[str, tuple[str, ...]] = {}
     for study, entries in studies.items():

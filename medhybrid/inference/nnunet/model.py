@@ -70,6 +70,9 @@ class NnUNetModel(Model):
             "starts": window_starts,
             "weights": blending_weights(plan.patch_size),
         }
+        if self.rules.regions:  # without a class for background
+            settings["focus"] = None
+        self.focus = settings["focus"]
         return predict_slabs(image, predictor_of(self.run, plan, None), **settings, device=self.device)
 
     def _infer(self, scan: Scan, prepared: PreparedImage, place: torch.device, *, with_probabilities: bool) -> Inferred:
@@ -82,7 +85,7 @@ class NnUNetModel(Model):
         if not with_probabilities:
             rows = Rows(slabs, on_slab=lambda slab: total.add(as_classes(slab)))
             cropped = resampled_labels(rows, prepared.to_crop, decide=decide)
-            return Inferred(_on_scan(cropped, prepared), total.score)
+            return Inferred(_on_scan(cropped, prepared), total.score, share=self.share)
         logits = gather(slabs, prepared.image.shape[1])
         total.add(as_classes(logits))
         cropped = resampled_labels(logits, prepared.to_crop, decide=decide)
@@ -95,7 +98,7 @@ class NnUNetModel(Model):
         )
         background = _on_scan(probabilities[0], prepared, outside=1)
         others = [_on_scan(values, prepared) for values in probabilities[1:]]
-        return Inferred(_on_scan(cropped, prepared), total.score, np.stack([background, *others]))
+        return Inferred(_on_scan(cropped, prepared), total.score, np.stack([background, *others]), self.share)
 
 
 def _on_scan(cropped: NDArray[Value], prepared: NnUNetImage, *, outside: int = 0) -> NDArray[Value]:
