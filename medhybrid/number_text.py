@@ -64,3 +64,10 @@ def format_vectors_apart(vectors: Iterable[Sequence[float]], *, decimals: int = 
     """
     columns = [format_apart(column, decimals=decimals) for column in zip(*vectors, strict=True)]
     return [joint.join(row) for row in zip(*columns, strict=True)]
+
+
+def rounded(value: float, decimals: int) -> float:
+    """Round to some decimals, but keep at least three significant digits of small values."""
+    if value == 0 or abs(value) >= 10.0 ** (2 - decimals):
+        return round(value, decimals)
+    return float(f"{value:.3g}")

@@ -56,8 +56,9 @@ def evaluate(
     """
     from medhybrid.config import load_config
     from medhybrid.data.segments import SegmentRules
-    from medhybrid.steps.evaluate import annotated_labels, labels_on_record, log_evaluation, shown_scores
+    from medhybrid.steps.annotated import annotated_labels
     from medhybrid.steps.evaluate import evaluate as score
+    from medhybrid.steps.evaluate import labels_on_record, log_evaluation, shown_scores
 
     reporter = call_of(context).reporter(quiet)
     annotated: dict[str, tuple[str, ...]] = {}

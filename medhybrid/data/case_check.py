@@ -24,7 +24,7 @@ from medhybrid.errors import DataError, MedHybridError, item_error
 from medhybrid.files import check_present, write_atomically
 from medhybrid.geometry import turn_to_ras
 from medhybrid.scans.context import CONTEXT_VERSION, context_files
-from medhybrid.scans.image_files import files_of
+from medhybrid.scans.image_files import files_beside, files_of, header_of
 
 WITH_VALUES_BESIDE = (".hdr", ".hdr.gz", ".nhdr", ".mhd")
 """Suffixes of headers that may have their voxel values in a separate file."""
@@ -98,12 +98,15 @@ def sources_of(case: Case, config: StudyConfig) -> tuple[Path, ...]:
 
 
 def _values_beside(path: Path) -> tuple[Path, ...]:
-    """Return the file with the values of a header; empty if the header holds the values or cannot be read."""
-    if not path.name.lower().endswith(WITH_VALUES_BESIDE) or not path.is_file():
+    """Return the other files of an image: header and values of a pair, and files that decide its place."""
+    if not path.is_file():
         return ()
-    with suppress(MedHybridError, OSError):
-        return files_of(path)[1:]
-    return ()
+    header = header_of(path)
+    found: tuple[Path, ...] = (header,) if header != path else ()
+    if header.name.lower().endswith(WITH_VALUES_BESIDE):
+        with suppress(MedHybridError, OSError):
+            found += files_of(header)[1:]
+    return (*(p for p in found if p != path), *(p for f in (path, *found) for p in files_beside(f)))
 
 
 def _hash_sources(files_hash: str, case: Case, config: StudyConfig) -> str:

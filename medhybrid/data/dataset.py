@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,13 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import network_grid, prepare_image, prepare_labels, reference_labels
 from medhybrid.data.splits import Fold, kinds_of_subjects
 from medhybrid.data.store import CASE_FILES, CaseRecord, PreparedCase, save_case
-from medhybrid.errors import DataError, item_error, reason_of
+from medhybrid.errors import DataError, MedHybridError, item_error, reason_of
 from medhybrid.geometry import Grid, turn_to_ras
 from medhybrid.memory import free_memory
+from medhybrid.names import printable_path
 from medhybrid.owned import FolderKind
 from medhybrid.scans.context import read_context
+from medhybrid.tables import read_table
 from medhybrid.two_columns import two_columns
 
 CHOSEN = ("spacing_mm", "patch_size", "batch_size", "mirror_axes")
@@ -58,6 +61,9 @@ def _is_earlier_dataset(folder: Path) -> bool:
     checks = list((folder / "checks").glob("[!.]*.json"))
     return bool(checks) and all(is_check(p) for p in checks)
 
+
+IN_USE = ".in_use"
+"""File in a prepared folder that trainings lock while they read it."""
 
 PREPARED = FolderKind(
     "preprocess",
@@ -179,6 +185,24 @@ class PreparedDataset:
     def names(self) -> list[str]:
         """Return the names of the prepared cases, sorted."""
         return sorted(p.parent.name for p in (self.folder / "cases").glob("*/case.json") if p.parent.name[0] != ".")
+
+    def refuse_lost(self, names: Sequence[str], present: Container[str]) -> None:
+        """Raise `DataError` for cases that `preprocess` could use, and whose prepared files are absent."""
+        with_errors: set[str] = set()
+        with suppress(OSError, MedHybridError):
+            rows = read_table(self.folder / "problems.csv").rows
+            with_errors = {row.get("where", "") for _, row in rows if row.get("severity") == "error"}
+        lost = []
+        for name in (n for n in names if n not in present and n not in with_errors):
+            with suppress(OSError, ValidationError):
+                check = CaseCheck.model_validate_json((self.folder / "checks" / f"{name}.json").read_bytes())
+                lost += [name] if check.is_usable else []
+        if lost:
+            raise DataError(
+                f"{len(lost)} prepared cases are missing in {printable_path(self.folder)}",
+                found=", ".join(lost[:5]),
+                remedy="run medhybrid preprocess again, or copy the whole folder again",
+            )
 
     def open(self, names: Sequence[str]) -> list[PreparedCase]:
         """Open those of `names` that are prepared. The others were skipped, with a finding, by `preprocess`.

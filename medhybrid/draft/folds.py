@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from medhybrid.data.splits import NNUNET_SPLITS, SPLITS, read_folds
 from medhybrid.draft.draft import Draft
-from medhybrid.errors import DataError
+from medhybrid.errors import DataError, MedHybridError
+from medhybrid.files import check_file
+from medhybrid.names import printable_path
+from medhybrid.tables import decode_text
+
+MAX_LISTS, MAX_LIST_BYTES = 50, 1 << 20
+"""Largest number and size of text files that are read."""
+
+LIST_SHARE = 0.8
+"""Share of the lines of a list of cases that are names of cases."""
 
 
 def with_folds(draft: Draft) -> Draft:
@@ -34,6 +45,26 @@ def with_folds(draft: Draft) -> Draft:
             )
             return replace(draft, remarks=(*draft.remarks, message))
     return replace(draft, splits=str(found[0]) if draft.table else found[0].name)
+
+
+def remarks_on_lists(root: Path, cases: Sequence[str]) -> tuple[str, ...]:
+    """Return remarks on text files that list names of cases, such as `train.txt`: they are not used."""
+    found = []
+    for path in sorted(root.rglob("*.txt"))[:MAX_LISTS]:
+        try:
+            check_file(path)
+            if path.stat().st_size > MAX_LIST_BYTES:
+                continue
+            lines = decode_text(path.read_bytes()).split("\n")
+        except (OSError, UnicodeError, MedHybridError):
+            continue
+        names = [Path(line.strip().split()[0].replace("\\", "/")).name.split(".")[0] for line in lines if line.strip()]
+        n_cases = sum(name in set(cases) for name in names)
+        if names and n_cases >= LIST_SHARE * len(names):
+            found.append(
+                f"{printable_path(path.relative_to(root))} lists {n_cases} cases, and is not used: give folds in splits.json"
+            )
+    return tuple(found[:3])
 
 
 def _subjects_of(draft: Draft) -> dict[str, str]:

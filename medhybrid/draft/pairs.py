@@ -11,20 +11,20 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
+from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
 from medhybrid.draft.words import (
-    CT_WORDS,
     DERIVED_WORDS,
     DICOM_SUFFIX,
     FILE_TEST_WORDS,
     IMAGE_WORDS,
     MASK_WORDS,
-    MR_WORDS,
-    OTHER_WORDS,
     is_mask_path,
+    name_without_kind,
     names_dataset,
     parts_named,
     path_words,
@@ -39,16 +39,31 @@ from medhybrid.scans.walk import Walk
 
 PARTS_OF_FOLDERS = ("train", "validation")
 
-MAX_WORDS = 4
-"""Least number of separators in a name that is not that of a channel, but of folders and series."""
-
-WEIGHTING = re.compile(r"(t|pd)\d*w?", re.IGNORECASE)
-"""Name of a channel that differs from others only by its number, and yet is another sequence."""
+VERSION_WORDS = frozenset(
+    {
+        "corrected",
+        "correction",
+        "edited",
+        "final",
+        "fixed",
+        "new",
+        "revised",
+        "refined",
+        "auto",
+        "automatic",
+        "expert",
+        "rater",
+    }
+)
+"""Words for another version of a mask in the same folder."""
 
 FORMATS = frozenset({"png", "tif", "tiff", "bmp", "jpg", "jpeg", "nii", "nifti", "nrrd", "mha", "mhd"})
 """Names of folders with the same files in a format each."""
 
 LOSSY = frozenset({".jpg", ".jpeg"})
+
+ODD, MIN_FILES = 0.1, 5
+"""Share of odd files, at least one, that do not decide which words are usual; and the least number of files for this."""
 
 MIN_SHARE = 0.2
 """A channel that fewer cases have is not used."""
@@ -97,7 +112,8 @@ def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
     """
     files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
     paths = [*(p for p in files if IMAGE_SUFFIX.search(p.name)), *series]
-    paths = [p for p in paths if not is_other_mask(stem_of(p), ())]
+    plain = [p for p in paths if not is_other_mask(_without_part(stem_of(p), paths), ())]
+    paths = plain if any(map(is_mask_path, plain)) or not plain else paths  # otherwise they are the only masks
     testing = [p for p in paths if any("test" in parts_named(part) for part in p.parts[:-1])]
     paths = [p for p in paths if p not in set(testing)]
     testing += (named_tests := _named_tests(paths))
@@ -119,12 +135,14 @@ def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
     if not masks or not images:
         return None
     words = {p: path_words(p) for p in paths}
-    of_masks = _common([words[p] for p in masks]) - _any([words[p] for p in images])
-    of_images = (_common([words[p] for p in images]) & IMAGE_WORDS) - _any([words[p] for p in masks])
+    words |= _words_below(masks, paths)
+    of_masks = _common([words[p] for p in masks], ODD) - _any([words[p] for p in images], ODD)
+    of_images = (_common([words[p] for p in images], ODD) & IMAGE_WORDS) - _any([words[p] for p in masks], ODD)
     mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
     image_keys = {p: [w for w in words[p] if w not in of_images and w not in MASK_WORDS] for p in images}
     assigned = _assign(mask_keys, image_keys, _common([words[p] for p in images]))
-    found = _as_one_channel(_join_spellings({m: found for m, found in assigned.items() if found}))
+    found = without_groups({m: found for m, found in assigned.items() if found})
+    found = as_one_channel(join_spellings(found))
     _refuse_two_kinds(mask_keys, found)
     rivals = _rivals(mask_keys, image_keys)
     named: set[Path] = set()
@@ -195,7 +213,8 @@ def _refuse_two_kinds(masks: dict[Path, list[str]], found: dict[Path, dict[str, 
     for first in sorted(found):
         own = [w for w in masks[first] if w not in of_first]
         same = set.intersection(*(by_word.get(w, set()) for w in own)) if own else set()
-        if apart := sorted(m for m in same if not m.is_relative_to(first.parent)):
+        beside = {m for m in same if m.parent == first.parent and _is_version(masks[m], masks[first])}
+        if apart := sorted(m for m in same if m in beside or not m.is_relative_to(first.parent)):
             second[first] = apart[0]
     if len(second) >= 2 and 2 * len(second) >= len(found):
         first, other = next(iter(second.items()))
@@ -206,6 +225,11 @@ def _refuse_two_kinds(masks: dict[Path, list[str]], found: dict[Path, dict[str, 
             remedy="move the other masks to another folder, or list the right ones in a table cases.csv with the columns "
             "case, mask and one per channel",
         )
+
+
+def _is_version(words: Sequence[str], others: Sequence[str]) -> bool:
+    """Return whether a name has a word for another version of a mask, as `seg_corrected` beside `seg`."""
+    return not VERSION_WORDS.isdisjoint(Counter(words) - Counter(others))
 
 
 def _further_masks(masks: dict[Path, list[str]], found: dict[Path, dict[str, Path]]) -> dict[Path, list[Path]]:
@@ -247,44 +271,6 @@ def _part_of_folders(mask: Path) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _join_spellings(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
-    """Return channels under one spelling each (`FLAIR` and `flair`, `T1` and `T1w`), if no case has both of them."""
-    several = Counter(name for channels in found.values() for name in channels)
-    forms: dict[str, list[str]] = {}
-    for name in several:
-        forms.setdefault(re.sub(r"(?<![a-z0-9])(t1|t2|pd)w(?![a-z0-9])", r"\1", name.casefold()), []).append(name)
-    chosen: dict[str, str] = {}
-    for names in forms.values():
-        is_apart = all(sum(n in channels for n in names) <= 1 for channels in found.values())
-        best = max(names, key=lambda n: several[n])
-        chosen |= {n: best if is_apart else n for n in names}
-    return {mask: {chosen[n]: p for n, p in channels.items()} for mask, channels in found.items()}
-
-
-def _as_one_channel(found: dict[Path, dict[str, Path]]) -> dict[Path, dict[str, Path]]:
-    """Return the channel `image` where each case has one image, with identifiers in its name or in one of several folders.
-
-    Identifiers are dates, for example. Folders such as `subset0` and `subset1` are parts of a dataset, unless they name
-    sequences or modalities.
-    """
-    names = {name for channels in found.values() for name in channels}
-    is_single = all(len(channels) == 1 for channels in found.values())
-    is_long = all(name.count("_") >= MAX_WORDS for name in names)
-    are_identifiers = len(names) > max(2, len(found) / 2) and all(re.search(r"\d{3}", name) for name in names)
-    of_folders = len(names) > 1 and all(
-        name == "image" or not set(words_of(name)) & set(words_of(stem_of(path)))
-        for channels in found.values()
-        for name, path in channels.items()
-    )
-    are_numbered = len({re.sub(r"\d+", "", name) for name in names}) == 1 and not any(map(WEIGHTING.fullmatch, names))
-    are_parts = of_folders and (
-        are_numbered or not any(r.search(n) for n in names for r in (CT_WORDS, MR_WORDS, OTHER_WORDS))
-    )
-    if found and is_single and (is_long or are_identifiers or are_parts):
-        return {mask: {"image": next(iter(channels.values()))} for mask, channels in found.items()}
-    return found
-
-
 def _masks_among(paths: Sequence[Path]) -> list[Path]:
     """Return the files with the names of masks.
 
@@ -302,7 +288,9 @@ def _masks_among(paths: Sequence[Path]) -> list[Path]:
     shared = set.intersection(*words.values()) if words else set()
     found = [p for p in paths if MASK_WORDS & (words[p] - shared)]
     others = set(paths) - set(found)
-    return found if found and others and all(IMAGE_WORDS & words[p] for p in others) else masks
+    plain_names = {name_without_kind(stem_of(p)) for p in others}
+    have_partners = sum(name_without_kind(stem_of(p)) in plain_names for p in found) >= len(found) / 2
+    return found if found and others and (have_partners or all(IMAGE_WORDS & words[p] for p in others)) else masks
 
 
 def _without_copies(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -349,29 +337,60 @@ def _assign(
         for word in key or [""]:
             by_word.setdefault(word, set()).add(mask)
     assigned: dict[Path, dict[str, Path]] = {m: {} for m in masks}
+    by_folder = _are_named_by_folders(masks, images, shared)
+    has_keys = sum(bool(key) for key in masks.values()) > 1
     n_alike = Counter(stem for _, stem in {(i.parent, stem_of(i)) for i in images})  # `.hdr` and `.img` are one
-    for image, key in sorted(images.items()):
-        counts = Counter(m for w in {*key, ""} for m in by_word.get(w, ()))
-        whole = [m for m, n in counts.items() if n >= len(set(masks[m]) or {""})]
-        fitting = [m for m in whole if _fits(masks[m], key, shared)]
-        if (
-            not fitting and n_alike[stem_of(image)] == 1
-        ):  # numbers in the names of folders, such as `CT-1`, tell nothing then
-            own = words_of(stem_of(image))
-            fitting = [m for m in whole if masks[m] and _fits(masks[m], [w for w in key if w in own], shared)]
-        if not fitting:
-            continue
-        best = max(len(masks[m]) for m in fitting)
+
+    def masks_for(image: Path, words: Sequence[str]) -> list[Path]:
+        counts = Counter(m for w in {*images[image], ""} for m in by_word.get(w, ()))
+        fitting = [m for m, n in counts.items() if n >= len(set(masks[m]) or {""}) and _fits(masks[m], words, shared)]
+        if has_keys:  # a mask without a name of its own fits images in its folder only
+            fitting = [m for m in fitting if masks[m] or image.parent == m.parent]
+        best = max((len(masks[m]) for m in fitting), default=0)
         chosen = [m for m in fitting if len(masks[m]) == best]
-        if len(chosen) != 1:
+        if len(chosen) > 1:
             chosen = [m for m in chosen if m.parent == image.parent] or chosen
-        if len(chosen) != 1:
-            continue
-        rest = Counter(key) - Counter(masks[chosen[0]])
+        return chosen
+
+    def assign(image: Path, mask: Path) -> None:
+        rest = Counter(images[image]) - Counter(masks[mask])
         spelt = {w.lower(): w for part in (*image.parts[:-1], stem_of(image)) for w in spelt_words(part)}
-        name = "_".join(spelt.get(w, w) for w in rest.elements())
-        assigned[chosen[0]].setdefault(name or "image", image)
+        own, of_mask = Counter(words_of(stem_of(image))), Counter(masks[mask])
+        name = "_".join(spelt.get(w, w) for w in rest.elements() if not (w.isdecimal() and 0 < of_mask[w] >= own[w]))
+        assigned[mask].setdefault(name or "image", image)
+
+    alone = []
+    for image, key in sorted(images.items()):
+        chosen = masks_for(image, key)
+        if len(chosen) == 1:
+            assign(image, chosen[0])
+        elif not chosen:
+            alone.append(image)
+    has_images = {m for m, found in assigned.items() if found}
+    for image in (
+        alone if not by_folder else ()
+    ):  # numbers in the names of folders, such as `CT-1`, count for nothing here
+        if n_alike[stem_of(image)] == 1:
+            of_file = words_of(stem_of(image))
+            chosen = [m for m in masks_for(image, [w for w in images[image] if w in of_file]) if masks[m]]
+            if len(chosen) == 1 and chosen[0] not in has_images:
+                assign(image, chosen[0])
     return assigned
+
+
+def _are_named_by_folders(masks: dict[Path, list[str]], images: dict[Path, list[str]], shared: set[str]) -> bool:
+    """Return whether a mask has a number that is only in the folders of an image that it fits, as of a patient."""
+    by_number: dict[str, list[Path]] = {}
+    for mask, key in masks.items():
+        for word in key:
+            if word.isdecimal():
+                by_number.setdefault(word, []).append(mask)
+    for image, key in images.items():
+        own = set(words_of(stem_of(image)))
+        for word in {w for w in key if w.isdecimal() and w not in own and w not in shared}:
+            if any(_fits(masks[m], key, shared) for m in by_number.get(word, ())):
+                return True
+    return False
 
 
 def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
@@ -382,8 +401,13 @@ def _fits(mask: Sequence[str], image: Sequence[str], shared: set[str]) -> bool:
     words = iter(image)
     if not all(w in words for w in mask):  # each search starts after the word found before
         return False
-    numbers = [w for w in mask if w.isdecimal()]
-    return [w for w in image if w.isdecimal() and (w in mask or w not in shared)][: len(numbers)] == numbers
+    numbers = _numbers(mask)
+    return _numbers([w for w in image if w in mask or w not in shared])[: len(numbers)] == numbers
+
+
+def _numbers(words: Sequence[str]) -> list[str]:
+    """Return the numbers among words, without repeats of the one before, as in `slide_01/01_2`."""
+    return [number for number, _ in groupby(w for w in words if w.isdecimal())]
 
 
 def _named_tests(paths: Sequence[Path]) -> list[Path]:
@@ -394,9 +418,35 @@ def _named_tests(paths: Sequence[Path]) -> list[Path]:
     return [] if kept != {True, False} or any("retest" in w for w in words.values()) else found
 
 
-def _common(words: Sequence[Sequence[str]]) -> set[str]:
-    return set.intersection(*(set(w) for w in words)) if words else set()
+def _common(words: Sequence[Sequence[str]], odd: float = 0.0) -> set[str]:
+    """Return the words of all names, but for a share of odd ones."""
+    counts = Counter(w for found in words for w in set(found))
+    return {w for w, n in counts.items() if n >= len(words) - _number_of_odd(len(words), odd)}
 
 
-def _any(words: Sequence[Sequence[str]]) -> set[str]:
-    return {w for found in words for w in found}
+def _any(words: Sequence[Sequence[str]], odd: float = 0.0) -> set[str]:
+    """Return the words of any name, without those of a share of odd ones."""
+    counts = Counter(w for found in words for w in set(found))
+    return {w for w, n in counts.items() if n > _number_of_odd(len(words), odd)}
+
+
+def _number_of_odd(n: int, share: float) -> int:
+    return max(1, int(share * n)) if share and n >= MIN_FILES else 0
+
+
+def _words_below(masks: Sequence[Path], paths: Sequence[Path]) -> dict[Path, list[str]]:
+    """Return the words of the paths in a folder that contains all masks, without those of the folder."""
+    folders = [m.parent for m in masks]
+    depth = min((len(f.parts) for f in folders), default=0)
+    while depth and len({f.parts[:depth] for f in folders}) > 1:
+        depth -= 1
+    if not depth or len(masks) < 2:
+        return {}
+    inside = Path(*folders[0].parts[:depth])
+    return {p: path_words(p.relative_to(inside)) for p in paths if p.is_relative_to(inside)}
+
+
+def _without_part(stem: str, paths: Sequence[Path]) -> str:
+    """Return a name without the word `valid`, if others have `train`: it means validation then."""
+    has_parts = any("train" in words_of(stem_of(p)) for p in paths)
+    return re.sub(r"valid(?![a-z])", "", stem, flags=re.IGNORECASE) if has_parts else stem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from medhybrid.data.even_sample import sample_step
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
 from medhybrid.draft.segments import names_in_mask
-from medhybrid.draft.words import CT_WORDS, MR_WORDS, OTHER_WORDS
+from medhybrid.draft.words import COLOUR_LETTERS, CT_WORDS, MR_WORDS, OTHER_WORDS
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.attributes import text
@@ -22,7 +23,10 @@ from medhybrid.scans.reader import read_label_scan, read_scan
 
 MAX_CASES = 12
 MAX_VOXELS = 400_000_000
-"""No further case is read once so many voxels were read."""
+"""No further case is read once so many voxels were read, and as many again of further masks."""
+
+MAX_FURTHER_VALUES = 256
+"""Largest number of values of a further mask: one with more is not a label map."""
 
 MAX_BETWEEN, ALIKE_SHARE = 8, 0.5
 """A mask has soft borders if it has more values than the first between 0 and its largest, and less than this share of their
@@ -74,11 +78,14 @@ class Samples:
     ----------
     volumes_ml : dict
         For each value in the masks, its volume in each case that has it, by case.
+    n_masks : int
+        Number of masks that were read: those of the sampled cases, and further ones for rare labels.
     """
 
     images: tuple[SampledImage, ...]
     volumes_ml: dict[int, dict[str, float]]
     remarks: tuple[str, ...] = ()
+    n_masks: int = 0
 
     @property
     def n_read(self) -> int:
@@ -156,7 +163,7 @@ class Samples:
             if found and all(v.low >= 0 and v.high <= 255 for v in found):
                 return "other", f"the name {name} stands for CT, but the values are 0 to 255, not Hounsfield units"
             return "CT", f"the channel's name {name}"
-        if OTHER_WORDS.search(name):
+        if OTHER_WORDS.search(name) or (self.n_raster and COLOUR_LETTERS.search(name)):
             return "other", f"the channel's name {name}"
         in_headers = {i.modality for i in self.images}
         if len(in_headers) == 1 and (modality := in_headers.pop()):
@@ -195,13 +202,33 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             if number != 0 and float(number).is_integer():
                 volumes.setdefault(int(number), {})[case.name] = count * voxel_ml
+    n_more = _add_further_masks([c for c in cases if c not in chosen], volumes)
     if n_inverted > len(images) / 2:
         remarks.insert(
             0,
             f"{n_inverted} of {len(images)} sampled masks have a label in each corner, where background is expected: "
             "medhybrid takes 0 for the background",
         )
-    return Samples(tuple(images), dict(sorted(volumes.items())), tuple(remarks[:3]))
+    return Samples(tuple(images), dict(sorted(volumes.items())), tuple(remarks[:3]), len(images) + n_more)
+
+
+def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float]]) -> int:
+    """Add the values of masks of cases that are not sampled, up to `MAX_VOXELS` in all, and return the number of masks."""
+    n_voxels = n_read = 0
+    for case in cases:
+        if n_voxels > MAX_VOXELS:
+            break
+        with suppress(MedHybridError, OSError, ValueError):  # such a case is reported when it is prepared
+            mask, voxel_ml = _mask_of(case)
+            n_voxels += mask.size
+            n_read += 1
+            numbers, counts = np.unique(mask, return_counts=True)
+            if len(numbers) > MAX_FURTHER_VALUES:
+                continue
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+                if number != 0 and float(number).is_integer():
+                    volumes.setdefault(int(number), {})[case.name] = count * voxel_ml
+    return n_read
 
 
 def _image_of(case: Case) -> SampledImage:

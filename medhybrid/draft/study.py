@@ -9,14 +9,14 @@ from pathlib import Path
 
 from medhybrid.config import ChannelConfig, DataConfig
 from medhybrid.data.json_names import JsonNames, read_names
-from medhybrid.data.layouts import Case, Files, list_dataset, recognise
+from medhybrid.data.layouts import Case, Files, datasets_below, folder_of_datasets, list_dataset, recognise
 from medhybrid.data.layouts.case_labels import CaseLabelsError
 from medhybrid.data.layouts.datalist import channel_words, json_files
 from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
 from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
-from medhybrid.draft.folds import with_folds
+from medhybrid.draft.folds import remarks_on_lists, with_folds
 from medhybrid.draft.grids import without_other_grids
 from medhybrid.draft.label_maps import without_label_maps
 from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
@@ -25,13 +25,21 @@ from medhybrid.draft.segments import count_segments, median_volumes_ml
 from medhybrid.draft.series import series_folders
 from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import are_coarser, subject_pattern, subjects_of_folders
-from medhybrid.draft.tables import lists_files, table_of_cases
+from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 from medhybrid.scans.raster import COLOURS, is_raster
 
 PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev)_")
 """Words of folders for training and validation in the names of cases."""
+
+OTHER_PART = re.compile(r"(images|labels)(?!T[rs]$)", re.IGNORECASE)
+"""Folders of cases beside `imagesTr` and `imagesTs`, such as `imagesVa`."""
+
+NO_CHANNEL = re.compile(
+    r"^(\d+|copy|backup|old|new|aug\w*|follow\w*|baseline|visit\w*|ses\w*|tp\d+)$|copy|backup", re.IGNORECASE
+)
+"""Names of optional channels that look like those of visits or copies."""
 
 TWO_FORMS = ([1, 255], [1, 65535])
 """Values of one label in masks of 0 and 1, and in masks that are to be looked at."""
@@ -56,6 +64,11 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
     names = read_names(root)
     chosen = NO_NAME.sub("_", name or (names.name if names else "") or root.name).strip("_.-") or "study"
     layout = _layout_of(root, names)
+    if layout == "studies" and (below := datasets_below(root)):
+        if len(below) > 1:
+            raise folder_of_datasets(root, below, "give the folder of one of them")
+        draft = draft_study(below[0], name=name)
+        return replace(draft, remarks=(f"the dataset is in the folder {printable_path(below[0].name)}", *draft.remarks))
     if layout == "nnunet" and not channel_numbers(root) and names is None:
         layout = "studies"  # imagesTr and labelsTr with other names, such as P1__CT and P1__PT
     if layout == "studies" and _has_table_of_cases(root):
@@ -71,10 +84,8 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
             pairs = find_pairs(root, series_folders(root))
         if pairs is not None:
             draft = _draft_pairs(chosen, root, pairs)
-            unused = tuple(
-                f"{printable_path(t.name)} is not used: it has no columns of images and masks"
-                for t in find_tables(root)[:3]
-            )
+            unused = tuple(f"{printable_path(t.name)} is not used: {why_unused(t)}" for t in find_tables(root)[:3])
+            unused += remarks_on_lists(root, draft.cases)
             return with_folds(replace(draft, remarks=(*draft.remarks, *unused)))
         raise _nothing_found(root)
     if layout == "csv":
@@ -100,6 +111,8 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
                 f"{names.path.name if names else 'the list'} names {len(channels)} channels, but the files have {n_files}",
             )
         channels = tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(n_files))
+    if others := sorted(p.name for p in root.iterdir() if p.is_dir() and OTHER_PART.match(p.name)):
+        remarks += (f"other folders are not used: {', '.join(map(printable_path, others[:6]))}",)
     source = names.path.name if names else "imagesTr and labelsTr"
     base = _draft(chosen, root, layout, source, _unique(channels or ("image",)), names)
     return with_folds(replace(base, remarks=(*remarks, *base.remarks)))
@@ -168,7 +181,7 @@ def _draft(
         ),
         labels=labels,
         cases=tuple(c.name for c in cases),
-        n_sampled=len(cases) if segments else samples.n_read,
+        n_sampled=len(cases) if segments else samples.n_masks,
         subject_pattern=pattern,
         subject_reason=reason,
         ignore_value=names.ignore_value if names else None,
@@ -282,7 +295,7 @@ def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel
     if any(len(d.values) > 1 for d in found):  # in the label map, a later region is drawn over an earlier one
         found.sort(key=lambda d: -len(d.values))
     if absent := [d.name for d in found if not d.n_cases]:
-        remarks.append(f"not in the {samples.n_read} sampled masks: {', '.join(absent[:8])}")
+        remarks.append(f"not in the {samples.n_masks} masks that were read: {', '.join(absent[:8])}")
     return tuple(found), remarks
 
 
@@ -296,8 +309,7 @@ def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
     pairs = without_label_maps(root, without_other_grids(root, pairs))
     order = tuple(sorted(pairs.channels, key=lambda c: (-pairs.channels[c], c)))
     channels = _unique(tuple(_channel_name(c) for c in order))
-    has_parts = any(p.part for p in pairs.pairs)
-    plain = [PART_WORDS.sub("", p.case) if has_parts else p.case for p in pairs.pairs]
+    plain = [PART_WORDS.sub("", p.case) if any(q.part for q in pairs.pairs) else p.case for p in pairs.pairs]
     pattern, reason = subject_pattern(plain)
     of_folders = subjects_of_folders([p.mask for p in pairs.pairs])
     if of_folders is not None and pattern is not None:
@@ -307,6 +319,7 @@ def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
             of_folders = None
     if of_folders is not None:
         reason = f"{len(set(of_folders))} folders are the subjects"
+    pairs, has_parts, divided = _without_divided_parts(pairs, plain, pattern, of_folders)
     has_subjects = pattern is not None or of_folders is not None  # otherwise data.subject_pattern can still be set
     optional_columns = [*(["subject"] if has_subjects else []), *(["split"] if has_parts else [])]
     lines = [["case", *optional_columns, "mask", *channels]]
@@ -322,13 +335,52 @@ def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:
     if len(optional) == len(channels):
         optional = frozenset(channels[1:])
     base = _draft(name, root, "csv", "pairs of images and masks", channels, None, lines=lines, optional=optional)
+    doubtful = [c for c in channels if c in optional and NO_CHANNEL.search(c)]
+    divided += (
+        [f"check the optional channels {', '.join(doubtful)}: their names are those of visits or copies"]
+        if doubtful
+        else []
+    )
     return replace(
         base,
         table=_with_whole_files(lines, base),
         subject_pattern=None,
         subject_reason=reason,
-        remarks=(*base.remarks, *pairs.left_out),
+        remarks=(*base.remarks, *divided, *pairs.left_out),
     )
+
+
+def _without_divided_parts(
+    pairs: Pairs, names: Sequence[str], pattern: str | None, of_folders: Sequence[str] | None
+) -> tuple[Pairs, bool, list[str]]:
+    """Return the pairs, without parts if subjects are in both; whether there are parts; and a remark.
+
+    Numbers may start anew in each part. Then cases of both have the same names; otherwise, an equal subject is one person.
+    """
+    has_parts = any(p.part for p in pairs.pairs)
+    if not has_parts:
+        return pairs, False, []
+    found = [
+        of_folders[i] if of_folders is not None else m[1] if pattern and (m := re.search(pattern, n)) else n
+        for i, n in enumerate(names)
+    ]
+    by_part: dict[str, tuple[set[str], set[str]]] = {}
+    for pair, name, subject in zip(pairs.pairs, names, found, strict=True):
+        cases, subjects = by_part.setdefault(pair.part, (set(), set()))
+        cases.add(name)
+        subjects.add(subject)
+    if len(by_part) != 2:
+        return pairs, True, []
+    (cases, subjects), (other_cases, other_subjects) = by_part.values()
+    both = sorted(subjects & other_subjects)
+    if not both or cases & other_cases:
+        return pairs, True, []
+    plain = tuple(replace(p, part="") for p in pairs.pairs)
+    remark = (
+        f"the folders of training and validation are not used: {len(both)} subjects are in both, such as {both[0]}; folds are "
+        "drawn by subject"
+    )
+    return replace(pairs, pairs=plain), False, [remark]
 
 
 def _with_whole_files(lines: list[list[str]], draft: Draft) -> list[list[str]]:

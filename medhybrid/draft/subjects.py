@@ -10,13 +10,22 @@ from pathlib import Path
 from medhybrid.draft.words import parts_named
 
 SUBJECT_WORD = re.compile(
-    r"(?<![a-z0-9])(sub-[a-z0-9]+|sub_[a-z]*\d[a-z0-9]*|(?:patient|subject|subj|sub|pat|pt)[\-_ ]?\d+)(?![a-z0-9])",
+    r"(?<![a-z0-9])"
+    r"(sub-[a-z0-9]+|sub_[a-z]*\d[a-z0-9]*|\d{3}_s_\d{4}|(?:patient|subject|subj|sub|pat|pt)[\-_ ]?\d+)(?![a-z0-9])",
     re.IGNORECASE,
 )
 """A subject that names itself as such, for example `sub-01` in BIDS, `sub_01` or `patient012`."""
 
+VIDEO = re.compile(r"^((?:seq(?:uence)?|video|vid|clip)[\-_ ]?\d+)(?![a-z0-9])", re.IGNORECASE)
+"""A name that begins with the number of a video: all its frames are of one subject."""
+
+PLACE = re.compile(r"^(.+?\d)[_\-]\d{2,}[_\-]\d{2,}$")
+"""A name that ends in two numbers, as the place of a tile does."""
+
 PART_WORD = re.compile(
-    r"^(.+?)[_.\- ]*(?<![a-z])(?:slice|sl|z|frame|crop|patch|tile|aug)s?[_.\- ]*\d.*$", re.IGNORECASE
+    r"^(.+?)(?:[_.\- ]+(?:day|week|month|visit|ses(?:sion)?)[_\-]?\d+)?[_.\- ]*"
+    r"(?<![a-z])(?:slice|sl|z|frame|crop|patch|tile|aug)s?[_.\- ]*\d.*$",
+    re.IGNORECASE,
 )
 """A name with the number of a part of its scan, such as `case01_slice_012`: all parts of a scan are of one subject."""
 
@@ -30,7 +39,7 @@ EXPORTED_COPY = re.compile(r"^(.+)_(?:jpe?g|png|bmp|tiff?)\.rf\.\w+$", re.IGNORE
 """A name of Roboflow, which exports several augmented copies of an image: `a_jpg.rf.0123abcd`."""
 
 VISIT = (
-    r"ses(?:sion)?[-_]?[^\W_]*|visit\d*|tp\d*|time\d*|pre|post|baseline|follow\w*|fu\d*|(?:19|20)\d{2}-?[01]\d-?[0-3]\d"
+    r"ses(?:sion)?[-_]?[^\W_]*|visit\d*|day\d+|week\d+|month\d+|tp\d*|time\d*|pre|post|baseline|follow\w*|fu\d*|(?:19|20)\d{2}-?[01]\d-?[0-3]\d"
     r"|[0-3]?\d[-.][0-3]?\d[-.](?:19|20)\d{2}"
 )
 """Words for a visit of a person, and its date."""
@@ -77,6 +86,9 @@ MIN_FOLDERS = 3
 EACH_IS_ONE = "each case counts as a subject"
 SUBJECT_PATTERN = "data.subject_pattern"
 
+MIN_PEOPLE = 5
+"""Number of groups, such as `training01`, from which on they are taken for people in spite of their names."""
+
 MAX_VIEWS = 4
 """Largest number of words that distinguish the views of a subject."""
 
@@ -94,7 +106,9 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
         if len(subjects) < len(names):
             return None, f"{EACH_IS_ONE}, although the names are of one: folds need several subjects"
         return None, "by their names, each case is another subject"
-    for whole in (EXPORTED_COPY, TILE, PART_WORD, VISIT_FIRST, JOINED):
+    tiles = Counter(m[1] for n in names if (m := PLACE.match(n)))
+    are_tiles = len(tiles) > 1 and sum(tiles.values()) == len(names) and min(tiles.values()) > MAX_SCANS
+    for whole in (EXPORTED_COPY, TILE, *([PLACE] if are_tiles else []), VIDEO, PART_WORD, VISIT_FIRST, JOINED):
         matched = [whole.match(n) for n in names]
         subjects = Counter(m[1] for m in matched if m)
         if names and all(matched) and 1 < len(subjects) < len(names):
@@ -221,7 +235,9 @@ def _groups_of_views(names: Sequence[str], separator: str) -> Counter[str] | Non
     groups = _groups(names, separator)
     views = Counter(n.rsplit(separator, 1)[-1] for n in names)
     are_words = len(views) <= MAX_VIEWS and not any(v.isdecimal() for v in views)
-    return groups if groups is not None and are_words and min(views.values()) > 1 else None
+    are_visits = len(views) <= MAX_SCANS and all(v.isdecimal() and len(v) <= 2 for v in views)
+    is_view = (are_words and min(views.values()) > 1) or (are_visits and max(views.values()) > 1)
+    return groups if groups is not None and is_view else None
 
 
 def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
@@ -236,10 +252,13 @@ def _groups(names: Sequence[str], separator: str) -> Counter[str] | None:
     n_alike = Counter(last.casefold() for _, last in parts)
     several = [n for n in groups.values() if n > 1]
     is_repeated = sum(n for n in n_alike.values() if n > 1) >= len(parts) / 2
-    is_session = sum(not last or SESSION_WORD.match(last) is not None for _, last in parts) >= 0.9 * len(parts)
+    n_sessions = sum(not last or bool(SESSION_WORD.match(last) or DATED.match(last)) for _, last in parts)
+    is_session = n_sessions >= 0.9 * len(parts)
     if len(groups) < 2 or not several or sorted(several)[len(several) // 2] > MAX_SCANS:
         return None
-    if all(map(END_OF_GROUP.search, groups)) or (all(last.isdecimal() for _, last in parts) and _are_two_kinds(groups)):
+    if (len(groups) < MIN_PEOPLE and all(map(END_OF_GROUP.search, groups))) or (
+        all(last.isdecimal() for _, last in parts) and _are_two_kinds(groups)
+    ):
         return None
     are_people = all(IDENTIFIER.search(first) for first, n in groups.items() if n > 1)
     if sum(several) < len(parts) / 2:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
+from medhybrid.data.layouts.entry_keys import SUBJECT_WORDS
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import find_tables, is_blank, split_column, with_split
-from medhybrid.draft.words import DERIVED_WORDS, MASK_WORDS, words_of
+from medhybrid.draft.words import DERIVED_WORDS, DICOM_SUFFIX, MASK_WORDS, words_of
 from medhybrid.errors import DataError
 from medhybrid.names import name_from_path, printable_path
+from medhybrid.scans.raster import is_raster
 from medhybrid.tables import Table, read_table
 
 CASE_WORDS = ("case", "caseid", "casename", "id", "name", "scan", "scanid", "imageid", "study", "studyid", "uid")
-SUBJECT_WORDS = (
-    *("subject", "subjectid", "subjectname", "subj", "subjid", "patient", "patientid", "patientname", "pat", "patid"),
-    *("participant", "participantid", "pid", "mrn"),
-)
-"""Names of columns in lower case, without spaces and separators, in the order in which they are looked for."""
-
-
 PERSON_WORDS = frozenset(
     {"patient", "subject", "participant", "person", "individual", "volunteer", "proband", "donor", "animal", "mouse"}
 )
@@ -71,10 +67,19 @@ def table_of_cases(root: Path) -> CaseTable:
     for path in find_tables(root):
         table = read_table(path)
         columns = _file_columns(table, path.parent)
+        if first := [c for c in table.columns if _is_file(path.parent, c)]:
+            raise DataError(
+                f"{printable_path(path.name)} has no line with the names of its columns",
+                expected="a first line such as case,image,mask",
+                found=first[0][:80],
+                remedy="add this line",
+            )
         masks = [c for c in columns if _is_mask(c)]
         masks = [c for c in masks if not is_other_mask(c, ())] or masks
         images = [c for c in columns if not _is_mask(c)]
         images = [c for c in images if not _is_result(c)] or images
+        volumes = [c for c in images if not _are_rasters(table, c)]
+        images = images if not volumes or not any(_are_rasters(table, c) for c in images) else volumes  # no previews
         if len(masks) == 1 and images:
             found.append((path, table, masks[0], images))
         elif not masks and images and part_of(path.stem) == "test":
@@ -223,8 +228,25 @@ def _file_columns(table: Table, folder: Path) -> list[str]:
 def _is_file(folder: Path, cell: str) -> bool:
     if "\0" in cell or len(cell) > 4_000:
         return False
-    has_suffix = IMAGE_SUFFIX.search(cell) or "/" in cell or "\\" in cell
-    return bool(has_suffix) and _path_of(folder, cell).exists()
+    path = _path_of(folder, cell)
+    if IMAGE_SUFFIX.search(cell) or DICOM_SUFFIX.search(cell):
+        return path.exists()
+    return ("/" in cell or "\\" in cell) and path.exists() and (not path.suffix or path.is_dir())
+
+
+def _are_rasters(table: Table, column: str) -> bool:
+    cells = [row[column] for _, row in table.rows if not is_blank(row[column])]
+    return bool(cells) and all(is_raster(Path(c)) for c in cells)
+
+
+def why_unused(path: Path) -> str:
+    """Return the reason why a table lists no cases: it has no files, or they do not exist."""
+    with suppress(DataError):
+        table = read_table(path)
+        named = [row[c] for _, row in table.rows for c in table.columns if c and IMAGE_SUFFIX.search(row[c])]
+        if named and not any(_is_file(path.parent, cell) for cell in named):
+            return f"files such as {printable_path(named[0])} do not exist in its folder"
+    return "it has no columns of images and masks"
 
 
 def _path_of(folder: Path, cell: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from medhybrid.data.channels import IMAGE_SUFFIX
@@ -26,6 +27,9 @@ MASK_WORDS = frozenset(
         "segmentations",
         "gt",
         "groundtruth",
+        "groundtruths",
+        "gts",
+        "truths",
         "truth",
         "annotation",
         "annotations",
@@ -122,9 +126,36 @@ DERIVED_WORDS = frozenset(
         "overlay",
         "superpixel",
         "superpixels",
+        "heatmaps",
+        "overlays",
+        "uncertainties",
+        "distance",
+        "distances",
+        "sdf",
+        "weight",
+        "weights",
+        "weightmap",
+        "weightmaps",
+        "instance",
+        "instances",
+        "boundary",
+        "boundaries",
+        "edge",
+        "edges",
+        "skeleton",
+        "skeletons",
+        "visual",
+        "visualization",
+        "visualizations",
+        "visualisation",
+        "visualisations",
+        "preview",
+        "previews",
+        "thumbnail",
+        "thumbnails",
     }
 )
-"""Words of results of other models, which are no channels beside images."""
+"""Words of results of other models, and of maps made from masks, which are no channels beside images."""
 
 DATASET_WORDS = frozenset({"seg", "segm", "segmentation"})
 """Words for masks that the name of a dataset may have."""
@@ -143,8 +174,11 @@ MR_WORDS = re.compile(
     r"(?<![a-z])(mri?|mrt|t1\w*|t2\w*|flair|dwi|adc|swi|pd\w*|dce|dti|bold|lge|bssfp|cine|dixon|ir|mprage|space|vibe|tof)(?![a-z])",
     re.IGNORECASE,
 )
+COLOUR_LETTERS = re.compile(r"(?<![a-z])[rgb](?![a-z])", re.IGNORECASE)
+"""Letters for the colours of image files; in the names of volumes, they are numbers of series."""
+
 OTHER_WORDS = re.compile(
-    r"(?<![a-z])(pet|pt|suv|us|ultrasound|x-?ray|dx|cr|oct|rgb|red|green|blue|r|g|b|fundus|dermoscop\w*|microscop\w*|nonorm|histolog\w*"
+    r"(?<![a-z])(pet|pt|suv|us|ultrasound|x-?ray|dx|cr|oct|rgb|red|green|blue|fundus|dermoscop\w*|microscop\w*|nonorm|histolog\w*"
     r"|probability|photo\w*|rescale\w*)(?![a-z])",
     re.IGNORECASE,
 )
@@ -154,7 +188,10 @@ PART_NUMBER = re.compile(r"(?<![a-z])(part|pt|batch|subset|fold|chunk)[\W_]+(\d+
 """Number of a part of a dataset in the name of a folder (`images_part_1`), which separates no scans."""
 
 WORD = re.compile(r"[^\W_]+")
-NUMBERED = ("image", "img", "volume", "vol", "mask", "label", "seg", "segmentation", "gt", "manual", "orig")
+NUMBERED = (
+    *("image", "img", "im", "volume", "vol", "scan", "ct", "orig"),
+    *("mask", "label", "seg", "segmentation", "gt", "manual"),
+)
 BORDER = re.compile(
     r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=(?:[Mm]ask|[Ss]eg|[Ll]abel|gt|GT)s?$)|"
     + "|".join(rf"(?<=(?<![A-Za-z])(?i:{word}))(?=\d)" for word in NUMBERED)
@@ -212,8 +249,20 @@ def stem_of(path: Path) -> str:
 def path_words(path: Path) -> list[str]:
     """Return the words of a path in lower case, without folders whose name the file's name repeats."""
     own = words_of(stem_of(path))
-    folders = [words_of(PART_NUMBER.sub(r"\1\2", part)) for part in path.parts[:-1]]
-    return [*(w for words in folders if words != own[: len(words)] for w in words), *own]
+    folders = [folder_words(part) for part in path.parts[:-1]]
+    return [*(w for words in folders if words != own[: len(words)] for w in _without_repeats(words, own)), *own]
+
+
+def folder_words(folder: str) -> list[str]:
+    """Return the words of a folder in lower case, with the number of a part joined to its word: `batch1` for `batch_1`."""
+    return words_of(PART_NUMBER.sub(r"\1\2", folder))
+
+
+def _without_repeats(folder: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Return the words of a folder without those that the file's name repeats, if the others mean masks or images."""
+    others = [w for w in folder if w not in own]
+    is_kind = bool(others) and all(w in MASK_WORDS or w in IMAGE_WORDS for w in others)
+    return others if is_kind else list(folder)
 
 
 def words_of(text: str) -> list[str]:

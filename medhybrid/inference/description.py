@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from medhybrid.data.outliers import MIN_GAP_ABOVE, MIN_GAP_BELOW, N_EXTREMES
 from medhybrid.data.plan import Plan
 from medhybrid.data.prepare import MAX_SCALED, TISSUE_SHARE
 from medhybrid.inference.model import Model
@@ -19,6 +20,13 @@ RESAMPLE = (
     "along each axis n' = max(1, round(n * old / new)) voxels about the same centre; value i' is the mean of the old values i "
     "weighted by max(0, 1 - |p - i| / w), where w = max(1, new / old) and p is the position of i' in old voxels, clipped to "
     "0 .. n - 1"
+)
+
+OUTLIERS = (
+    f"padding, metal and defective voxels are replaced by the nearest value of the image before resampling; other scans "
+    f"are unchanged. A value at an end counts if the gap to the next exceeds {MIN_GAP_BELOW:g} (low end, negative values) "
+    f"or {MIN_GAP_ABOVE:g} (high end) times the range of the others, for at most {N_EXTREMES} voxels and padding. "
+    "The exact rule is `replace_outliers` in scripts/steps.py of `medhybrid export --format bundle`"
 )
 
 NORMALISE = {
@@ -114,11 +122,14 @@ def describe(model: Model) -> dict[str, Any]:
 def _steps(model: Model) -> dict[str, Any]:
     """Return the steps before and after the network of a model that medhybrid trained."""
     plan, inference = model.plan, model.record.inference
+    scaled = [n.channel for n in plan.normalisation if n.rule != "clip_and_scale"]
+    outliers = {"step": "outliers", "channels": scaled, "how": OUTLIERS}
     normalise = [{"step": "normalise", **rule.model_dump(), "how": NORMALISE[rule.rule]} for rule in plan.normalisation]
     return {
         "before": [
             {"step": "align", "other_grids": model.record.scans.other_grids, "how": ALIGN},
             {"step": "orient", "to": "RAS+", "how": ORIENT},
+            *([outliers] if outliers["channels"] else []),
             {"step": "resample", "spacing_mm": list(plan.spacing_mm), "how": RESAMPLE, **_kept(plan)},
             *normalise,
             {

@@ -40,6 +40,7 @@ from medhybrid.inference.stages import in_stages
 from medhybrid.inference.worklist import WorkItem, WorkList, without_names
 from medhybrid.scans import BURNED_IN, Scan
 from medhybrid.scans.context import context_files, unread_context
+from medhybrid.scans.image_files import files_beside
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ def _load_unchanged(job: FolderJob, item: WorkItem) -> Prediction | None:
 
 def _sources(job: FolderJob, item: WorkItem) -> tuple[Path, ...]:
     """Return the files that decide a mask, including those with the values of `plan.context`."""
-    return item.files + (context_files(item.files, item.root) if job.model.plan.context else ())
+    beside = tuple(p for f in item.files for p in files_beside(f))
+    return item.files + beside + (context_files(item.files, item.root) if job.model.plan.context else ())
 
 
 def _attempt(step: Callable[[FolderJob, _Case], None], job: FolderJob, case: _Case) -> _Case:

@@ -17,6 +17,7 @@ from medhybrid.inference.scan_places import find_scans, group_places
 from medhybrid.inference.worklist import WorkItem
 from medhybrid.scans.context import context_files
 from medhybrid.scans.dicom.deidentify import Deidentifier
+from medhybrid.scans.image_files import files_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,12 @@ def is_unchanged(folder: Path, item: WorkItem) -> bool:
     made = Records(folder).done(item.case)
     if made is None or (made.channel_assignment and made.channel_assignment != channel_assignment_of(item.entries)):
         return False
+    files_of_scan = item.files + tuple(p for f in item.files for p in files_beside(f))
     nearby, upwards = (
         context_files(item.files),
         context_files(item.files, item.root),
     )  # earlier versions searched nearby
-    for files in (item.files, item.files + nearby, item.files + upwards):
+    for files in (files_of_scan, files_of_scan + nearby, files_of_scan + upwards):
         if made.stamps == stamp_files(files) or made.input_hash == hash_files(files):
             return True
     return False

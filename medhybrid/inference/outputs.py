@@ -21,6 +21,7 @@ from medhybrid.inference.model import Segmentation
 from medhybrid.inference.model_record import ModelRecord
 from medhybrid.inference.records import LabelMeasure
 from medhybrid.metrics import Component, measure_components, measure_whole
+from medhybrid.number_text import rounded
 from medhybrid.scans import Scan, label_image_suffix, write_label_image, write_nifti
 from medhybrid.scans.dicom.deidentify import Deidentifier
 from medhybrid.scans.dicom.report import RegionMeasure, write_report
@@ -219,10 +220,10 @@ def _joint(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...] | None:
 def _measures(regions: Regions) -> dict[str, LabelMeasure]:
     return {
         name: LabelMeasure(
-            volume_ml=round(whole.volume_ml, 4),
+            volume_ml=rounded(whole.volume_ml, 4),
             n_components=len(lesions),
-            largest_ml=round(max((c.volume_ml for c in lesions), default=0.0), 4),
-            largest_mm=round(lesions[0].diameter_mm if lesions else 0.0, 2),
+            largest_ml=rounded(max((c.volume_ml for c in lesions), default=0.0), 4),
+            largest_mm=rounded(lesions[0].diameter_mm if lesions else 0.0, 2),
         )
         for name, (whole, lesions) in regions.items()
     }

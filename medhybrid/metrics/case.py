@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.geometry import Grid
+from medhybrid.geometry import Grid, is_sheared
 from medhybrid.metrics.lesions import count_lesions
 from medhybrid.metrics.overlap import dice, volume_error_ml, volume_error_percent, volume_ml
 from medhybrid.metrics.surface import hd95_mm, surface_dice
@@ -62,7 +62,7 @@ def score_case(
     known : (X, Y, Z) bool ndarray, optional
         Voxels whose label is known; all by default.
     """
-    scores, spacing_mm = [], grid.spacing_mm
+    scores, axes = [], grid.affine[:3, :3] if is_sheared(grid.affine) else grid.spacing_mm
     is_whole = known is None or bool(known.all())
     for name, value in labels.items():
         p, r = (np.isin(m, value) if isinstance(value, Sequence) else m == value for m in (prediction, reference))
@@ -75,8 +75,8 @@ def score_case(
                 case=case,
                 label=name,
                 dice=dice(p, r),
-                hd95_mm=hd95_mm(p, r, spacing_mm),
-                surface_dice=surface_dice(p, r, spacing_mm, tolerance_mm),
+                hd95_mm=hd95_mm(p, r, axes),
+                surface_dice=surface_dice(p, r, axes, tolerance_mm),
                 reference_ml=volume_ml(r, grid.voxel_ml),
                 predicted_ml=volume_ml(p, grid.voxel_ml),
                 volume_error_ml=volume_error_ml(p, r, grid.voxel_ml),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from medhybrid.metrics.overlap import Mask, check_same_shape
 
@@ -19,9 +20,11 @@ MARGIN = 2
 """Margin in voxels of the box that is cut out around both masks."""
 
 
-def surface_distances_mm(
-    prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, float]
-) -> NDArray[np.float64]:
+Axes = tuple[float, float, float] | NDArray[np.float64]
+"""Spacing in mm along each axis, or the vectors (3, 3) of one voxel along each axis as columns, for a sheared grid."""
+
+
+def surface_distances_mm(prediction: Mask, reference: Mask, axes: Axes) -> NDArray[np.float64]:
     """Compute the distance from each surface voxel of one mask to the nearest of the other, in both directions.
 
     Parameters
@@ -37,30 +40,32 @@ def surface_distances_mm(
     check_same_shape(prediction, reference)
     box = _box_of(prediction | reference)
     a, b = _surface(prediction[box], prediction.shape), _surface(reference[box], reference.shape)
-    to_b = ndimage.distance_transform_edt(~b, spacing_mm)[a]
-    to_a = ndimage.distance_transform_edt(~a, spacing_mm)[b]
+    if isinstance(axes, np.ndarray):
+        at_a, at_b = (np.argwhere(m) @ axes.T for m in (a, b))
+        return np.concatenate([cKDTree(at_b).query(at_a)[0], cKDTree(at_a).query(at_b)[0]])
+    to_b = ndimage.distance_transform_edt(~b, axes)[a]
+    to_a = ndimage.distance_transform_edt(~a, axes)[b]
     return np.concatenate([to_b, to_a])
 
 
-def hd95_mm(prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, float]) -> float:
+def hd95_mm(prediction: Mask, reference: Mask, axes: Axes) -> float:
     """Compute the 95th percentile of the surface distances of both directions together, in mm.
 
     It is 0 if both masks are empty, and the grid's diagonal if only one is.
     """
     n_empty = int(not prediction.any()) + int(not reference.any())
     if n_empty:
-        diagonal = float(np.linalg.norm(np.array(reference.shape) * np.array(spacing_mm)))
+        spacing_mm = np.linalg.norm(axes, axis=0) if isinstance(axes, np.ndarray) else np.array(axes)
+        diagonal = float(np.linalg.norm(np.array(reference.shape) * spacing_mm))
         return 0.0 if n_empty == 2 else diagonal
-    return float(np.percentile(surface_distances_mm(prediction, reference, spacing_mm), 95))
+    return float(np.percentile(surface_distances_mm(prediction, reference, axes), 95))
 
 
 ROUNDING_MM = 1e-4
 """Added to the tolerance: spacings come from affines in float32, so that a spacing of 1 mm may be slightly larger."""
 
 
-def surface_dice(
-    prediction: Mask, reference: Mask, spacing_mm: tuple[float, float, float], tolerance_mm: float = 1.0
-) -> float:
+def surface_dice(prediction: Mask, reference: Mask, axes: Axes, tolerance_mm: float = 1.0) -> float:
     """Compute the share of surface voxels of both masks within `tolerance_mm` of the other surface.
 
     It is 1 if both masks are empty, and 0 if only one is.
@@ -72,7 +77,7 @@ def surface_dice(
     n_empty = int(not prediction.any()) + int(not reference.any())
     if n_empty:
         return float(n_empty == 2)
-    return float((surface_distances_mm(prediction, reference, spacing_mm) <= tolerance_mm + ROUNDING_MM).mean())
+    return float((surface_distances_mm(prediction, reference, axes) <= tolerance_mm + ROUNDING_MM).mean())
 
 
 def _surface(mask: Mask, shape: tuple[int, ...]) -> Mask:

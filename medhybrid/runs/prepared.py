@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 from medhybrid.config import StudyConfig
+from medhybrid.data.dataset import IN_USE
+from medhybrid.errors import MedHybridError
+from medhybrid.files import held
 from medhybrid.remote import Mirror, is_remote
 
 WRITTEN_LAST = ("case.json", "fingerprint.json", "folds.json", "plan.json", "config.yaml")
@@ -47,3 +52,12 @@ def send_prepared(config: StudyConfig) -> None:
 def _fetched(url: str) -> Path:
     """Fetch a remote folder once in each process, so that a training sees one state of its cases."""
     return Mirror(url).fetch()
+
+
+@contextmanager
+def in_use(config: StudyConfig) -> Iterator[None]:
+    """Keep `preprocess` from changing the prepared cases of a study while they are read."""
+    with ExitStack() as stack:
+        with suppress(OSError, MedHybridError):  # a folder that is absent, or cannot be written to
+            stack.enter_context(held(prepared_folder(config) / IN_USE, is_shared=True))
+        yield

@@ -91,6 +91,7 @@ def resolve_setup(config: StudyConfig, device: torch.device = CPU) -> RunSetup:
     opened = {case.name: case for case in dataset.open(dataset.names())}
     records = {name: case.record for name, case in opened.items()}
     fold = dataset.fold_for(config, records)
+    dataset.refuse_lost([*fold.train, *fold.validation], opened)
     train_cases = tuple(opened[name] for name in fold.train if name in opened)
     weights = class_weights(config, train_cases)
     if weights is not None:

@@ -11,6 +11,8 @@ from medhybrid.files import check_file
 from medhybrid.geometry import Affine
 from medhybrid.scans import itk, nifti, raster
 from medhybrid.scans.nifti_header import SUFFIXES, VALUE_SUFFIXES, header_beside, is_pair_header, read_header
+from medhybrid.scans.raster_size import size_files_of
+from medhybrid.scans.spm_matrix import matrix_file_of
 
 Kind = Literal["nifti", "itk", "raster", "values", ""]
 
@@ -131,6 +133,17 @@ def files_of(path: Path) -> tuple[Path, ...]:
         return (path,)
     values = read_header(path).values if kind == "nifti" else itk.read_image_header(path).stored.path
     return (path,) if values == path else (path, values)
+
+
+def files_beside(path: Path) -> tuple[Path, ...]:
+    """Return the existing files beside an image that may decide its place: SPM's `.mat`, nnU-Net's `.json` of a TIFF."""
+    name = path.name.lower()
+    if name.endswith((".tif", ".tiff")):
+        return tuple(p for p in size_files_of(path) if p.is_file())
+    if not name.endswith(VALUE_SUFFIXES):
+        return ()
+    matrix = matrix_file_of(path)
+    return (matrix,) if matrix.is_file() else ()
 
 
 def is_header_with_values(paths: Sequence[Path]) -> bool:

@@ -66,6 +66,8 @@ def affine_from_lps(lps: Affine) -> Affine:
 def unit_notes(path: Path, unit: str) -> tuple[float, tuple[str, ...]]:
     """Return the factor from a unit of length to mm, and a note unless it is 1; raises `ScanError` if it is unknown."""
     name = unit.strip().strip('"').strip().lower()
+    if name in ("pixel", "pixels"):
+        return 1.0, ("its unit of length is a pixel: 1 mm is assumed for each unit",)
     if name not in MM_PER_UNIT:
         raise ScanError(
             f"{path.name} has an unknown unit of length",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _read_values(path: Path, header: NiftiHeader) -> tuple[NDArray[np.generic], 
     stored = header.checked.get_data_dtype()
     try:
         with open_plain_or_gzip(header.values) as stream:
-            slope, inter = header.checked.get_slope_inter()
+            slope, inter = _scaling(header)
             offset = header.checked.get_data_offset()
             if header.values == path:
                 offset = offset or header.checked.single_vox_offset
@@ -115,6 +116,18 @@ def _read_values(path: Path, header: NiftiHeader) -> tuple[NDArray[np.generic], 
     except Exception as error:  # damaged offsets and scaling raise many kinds of exceptions
         raise ScanError(f"{path.name} cannot be read as NIfTI", found=str(error), remedy="export it again") from error
     return values.reshape(header.shape, order="F"), n_surplus
+
+
+def _scaling(header: NiftiHeader) -> tuple[float | None, float | None]:
+    """Return slope and intercept of the values.
+
+    Of an Analyze header, only SPM's scale factor and offset count: cal_min, cal_max, glmin and glmax are ranges for display.
+    """
+    if not header.is_analyze:
+        slope, inter = header.checked.get_slope_inter()
+        return slope, inter
+    slope, inter = float(header.checked["scl_slope"]), float(header.checked["scl_inter"])
+    return (slope, inter if math.isfinite(inter) else 0.0) if math.isfinite(slope) and slope else (None, None)
 
 
 def write_nifti(path: str | Path, array: NDArray[np.generic], affine: Affine, *, like: Source | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ class NiftiHeader:
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """Return the shape as stored in the file."""
-        return tuple(int(n) for n in self.checked.get_data_shape())
+        shape = tuple(int(n) for n in self.checked.get_data_shape())
+        return *shape[:3], *(n or 1 for n in shape[3:])  # some programs write 0 for axes that are not used
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -237,6 +239,10 @@ def _beside(path: Path, suffixes: tuple[str, ...]) -> Path | None:
         for other in (path.with_name(stem + suffix), path.with_name(stem + suffix.upper())):
             if other.is_file():
                 return other
+    with suppress(OSError):
+        wanted = {(stem + suffix).lower() for suffix in suffixes}
+        alike = [other for other in path.parent.iterdir() if other.name.lower() in wanted and other.is_file()]
+        return alike[0] if len(alike) == 1 else None
     return None
 
 

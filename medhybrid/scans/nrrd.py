@@ -324,7 +324,7 @@ def _numbers(header: TextHeader, field: str, n_axes: int, synonym: str = "") -> 
     if text is None:
         return [math.nan] * n_axes
     try:
-        numbers = [float(n) for n in text.split()]
+        numbers = [float(n) for n in re.split(r"[\s,]+", text.strip(" \t,"))]
     except ValueError as error:
         raise header.refuse(field, "numbers") from error
     if len(numbers) != n_axes:

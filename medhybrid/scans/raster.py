@@ -24,7 +24,16 @@ from medhybrid.scans.itk_path import plain_link
 from medhybrid.scans.raster_size import Size, pixel_size, size_beside
 from medhybrid.scans.scan import Scan, Source
 from medhybrid.scans.tiff_series import refuse_other_series
-from medhybrid.scans.tiff_values import as_shown, as_stored, has_deep_colours, has_split_colours, value_notes
+from medhybrid.scans.tiff_values import (
+    CALIBRATED,
+    as_shown,
+    as_stored,
+    calibrated,
+    has_deep_colours,
+    has_split_colours,
+    line_of,
+    value_notes,
+)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -44,6 +53,8 @@ LOSSY = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
 """Compressions of a TIFF that change values."""
 
 UNKNOWN_SIZE = "its file states no pixel size; 1 mm is assumed, so that lengths in mm count pixels"
+
+UNKNOWN_DISTANCE = "its file states the size of a pixel, but no distance of pages; 1 mm is assumed"
 
 SHOWN_COLOURS = 6
 
@@ -139,6 +150,7 @@ def read_raster_header(path: Path) -> RasterHeader:
         is_lossy = image.format == "JPEG" or (image.format == "TIFF" and compression in LOSSY)
         is_deep = _is_deep(image)
         notes += value_notes(path, image)
+        notes += (CALIBRATED,) if line_of(image) != (0.0, 1.0) else ()
         if is_deep and (len(pages) > 1 or mode not in COLOUR or has_split_colours(image)):
             layout = " in separate planes or tiles" if has_split_colours(image) else ""
             raise ScanError(
@@ -161,6 +173,9 @@ def read_raster_header(path: Path) -> RasterHeader:
     shape = (x, y, len(pages))
     check_claim(path, (*shape, n_channels), 2 if is_deep else 1, data=path, max_ratio=MAX_RATIO)
     notes = notes if size is not None else (*notes, UNKNOWN_SIZE)
+    if size is not None and size[2] == 0:
+        size = (size[0], size[1], 1.0)
+        notes = (*notes, UNKNOWN_DISTANCE) if len(pages) > 1 else notes
     return RasterHeader(file_format, mode, shape, n_channels, pages, is_lossy, is_deep, size, notes)
 
 
@@ -330,7 +345,7 @@ def _colours(image: Any, n_channels: int) -> NDArray[np.generic]:
     if image.mode in PALETTE or image.mode in COLOUR:
         values = np.asarray(image.convert("RGB" if n_channels == 3 else "L"))
     else:
-        values = as_shown(image, _grey(image))
+        values = calibrated(image, as_shown(image, _grey(image)))
     return values.T[None] if values.ndim == 2 else values.transpose(2, 1, 0)  # (Y, X[, C]) -> (C, X, Y)
 
 

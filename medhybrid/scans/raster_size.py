@@ -65,7 +65,7 @@ DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 270, 282, 283, 296
 def pixel_size(image: Any) -> Size | None:
     """Return the size of a voxel of a Pillow image in mm; None if its file does not state it reliably.
 
-    The distance of pages is that of the metadata of ImageJ or OME, and otherwise 1 mm.
+    The distance of pages is that of the metadata of ImageJ or OME; 0 if they do not state it.
     """
     if image.format == "PNG":
         return _of_dpi(*map(float, image.info.get("dpi", (0, 0))))
@@ -82,13 +82,17 @@ def pixel_size(image: Any) -> Size | None:
     return _of_dpi(x * factor, y * factor)
 
 
+def size_files_of(path: Path) -> list[Path]:
+    """Return the paths of files that may state the size of a TIFF's voxels, which may not exist."""
+    return [path.with_name(f"{stem}.json") for stem in dict.fromkeys((CHANNEL.sub("", path.stem), path.stem))]
+
+
 def size_beside(path: Path) -> Size | None:
     """Return the size of a voxel of a TIFF in mm by the file of nnU-Net beside it; None without one.
 
     The file of `case_0000.tif`, and of its mask `case.tif`, is `case.json` with the spacing of pages, rows and columns.
     """
-    for stem in dict.fromkeys((CHANNEL.sub("", path.stem), path.stem)):
-        beside = path.with_name(f"{stem}.json")
+    for beside in size_files_of(path):
         try:
             check_file(beside)
             if beside.stat().st_size > MAX_BESIDE_BYTES:
@@ -97,14 +101,14 @@ def size_beside(path: Path) -> Size | None:
             z, y, x = (float(v) for v in values["spacing"])
         except (OSError, ValueError, TypeError, KeyError, RecursionError):  # absent, or of another program
             continue
-        return _plausible(x, y, z)
+        return _plausible(x, y, z) if z else None
     return None
 
 
 def _of_dpi(x: float, y: float) -> Size | None:
     if min(x, y) <= 0 or any(_is_usual(d) for d in (x, y)):
         return None
-    return _plausible(25.4 / x, 25.4 / y, 1.0)
+    return _plausible(25.4 / x, 25.4 / y, 0.0)
 
 
 def _is_usual(dpi: float) -> bool:
@@ -119,7 +123,7 @@ def _of_imagej(text: str, x: float, y: float) -> Size | None:
     if not mm or min(x, y) <= 0:
         return None
     z = _number(values.get("spacing")) * mm
-    return _plausible(mm / x, mm / y, abs(z) or 1.0)
+    return _plausible(mm / x, mm / y, abs(z))
 
 
 def description_of(image: Any) -> str:
@@ -144,11 +148,11 @@ def _of_ome(text: str) -> Size | None:
 def _of_ome_image(text: str) -> Size | None:
     values = {k: unescape(v) for k, v in re.findall(r'\bPhysicalSize([XYZ](?:Unit)?)="([^"]*)"', text)}
     sizes = [_number(values.get(axis)) * _mm(values.get(f"{axis}Unit", "um")) for axis in "XYZ"]
-    return _plausible(sizes[0], sizes[1], sizes[2] or 1.0)
+    return _plausible(sizes[0], sizes[1], sizes[2])
 
 
 def _plausible(x: float, y: float, z: float) -> Size | None:
-    return (x, y, z) if all(MIN_MM <= v <= MAX_MM for v in (x, y, z)) else None
+    return (x, y, z) if all(MIN_MM <= v <= MAX_MM for v in (x, y, *([z] if z else []))) else None
 
 
 def _mm(unit: str) -> float:

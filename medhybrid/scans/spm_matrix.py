@@ -19,6 +19,11 @@ FROM_ZERO = np.array([[1.0, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 0, 1]])
 """Voxel index from 0 to voxel index from 1, as SPM counts."""
 
 
+def matrix_file_of(values: Path) -> Path:
+    """Return the path of the `.mat` file of an `.img` file, which may not exist."""
+    return values.with_name(f"{values.name.removesuffix('.gz')[: -len('.img')]}.mat")
+
+
 def spm_affine(values: Path) -> Affine | None:
     """Return the affine (4, 4) from voxel index to RAS mm in the `.mat` file of an image; None without a usable one.
 
@@ -29,7 +34,7 @@ def spm_affine(values: Path) -> Affine | None:
     values : Path
         The `.img` file.
     """
-    path = values.with_name(f"{values.name.removesuffix('.gz')[: -len('.img')]}.mat")
+    path = matrix_file_of(values)
     if not path.is_file():
         return None
     from scipy.io import loadmat

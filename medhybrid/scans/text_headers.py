@@ -13,7 +13,10 @@ from pathlib import Path
 from medhybrid.errors import ScanError
 from medhybrid.files import check_file
 
-MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 24
+"""Largest header: that of a sequence has fields for each frame."""
+
+USUAL_HEADER_BYTES = 1 << 16
 
 MAX_DIMENSIONS = 10
 
@@ -69,13 +72,17 @@ def is_meta(path: Path) -> bool:
 
 def read_text_header(path: Path) -> TextHeader:
     """Read the fields of a header; raises `ScanError` if it is incomplete, unsafe or refers to another folder."""
+    last = LAST_OF_META if is_meta(path) else LAST_OF_NRRD
     try:
         check_file(path)
         with path.open("rb") as file:
-            head = file.read(MAX_HEADER_BYTES)
+            head = file.read(USUAL_HEADER_BYTES)
+            end = last.search(head)
+            if len(head) == USUAL_HEADER_BYTES and (end is None or end.end() == len(head)):  # the last line may go on
+                head += file.read(MAX_HEADER_BYTES - len(head))
+                end = last.search(head)
     except OSError as error:
         raise ScanError(f"{path.name} cannot be read", found=error.strerror or str(error)) from error
-    end = (LAST_OF_META if is_meta(path) else LAST_OF_NRRD).search(head)
     if end is None and (is_meta(path) or len(head) == MAX_HEADER_BYTES):
         raise ScanError(f"{path.name} has an unusable header", found="no end of the header", remedy="export it again")
     length = len(head) if end is None else end.end()

@@ -6,6 +6,8 @@ of 8 bits, reads unsigned 32 bits as signed, and drops further values of a pixel
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
+from medhybrid.scans.raster_size import description_of
 
 BITS, PHOTOMETRIC, SAMPLES, PLANES, TILE_WIDTH, SAMPLE_FORMAT = 258, 262, 277, 284, 322, 339
 """Tags of TIFF."""
@@ -21,7 +24,36 @@ UNSIGNED, SIGNED = 1, 2
 
 WHITE_IS_ZERO = "its white is stored as 0: images are inverted, so that bright is bright; labels are the stored values"
 
+CALIBRATED = "its values are those of ImageJ's calibration, a line; labels are the stored values"
+
 FOURTH_VALUE = "the fourth value of its pixels is not used"
+
+
+def line_of(image: Any) -> tuple[float, float]:
+    """Return offset and factor of ImageJ's calibration of grey values; 0 and 1 without one.
+
+    ImageJ writes signed values of 16 bits as unsigned ones, with an offset of -32768.
+    """
+    described = description_of(image) if image.format == "TIFF" else ""
+    if not described.startswith("ImageJ="):
+        return 0.0, 1.0
+    values = dict(re.findall(r"^(cf|c0|c1)=(\S+)\s*$", described, re.MULTILINE))
+    try:
+        offset, factor = float(values["c0"]), float(values["c1"])
+    except (KeyError, ValueError):
+        return 0.0, 1.0
+    is_line = values.get("cf") == "0" and math.isfinite(offset) and math.isfinite(factor) and factor != 0
+    return (offset, factor) if is_line else (0.0, 1.0)
+
+
+def calibrated(image: Any, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Apply ImageJ's calibration to the grey values of a page; integers stay integers if they can."""
+    offset, factor = line_of(image)
+    if (offset, factor) == (0.0, 1.0) or values.dtype.itemsize > 2:  # ImageJ calibrates integers of 8 and 16 bits
+        return values
+    if factor == 1 and offset.is_integer():
+        return values.astype(np.int32) + np.int32(offset)
+    return values.astype(np.float32) * np.float32(factor) + np.float32(offset)
 
 
 def is_white_zero(image: Any) -> bool:

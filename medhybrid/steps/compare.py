@@ -156,6 +156,13 @@ def compare(first: str | Path, second: str | Path, *, out: str | Path, reporter:
 def refuse_other_references(a: Judged, b: Judged, cases: Sequence[str]) -> None:
     """Raise `DataError` if two runs were scored with different references of these cases."""
     known = [c for c in cases if c in a.references_ml and c in b.references_ml]
+    both = _all_labels(a) & _all_labels(b)
+    if partly := [c for c in known if a.references_ml[c].keys() & both != b.references_ml[c].keys() & both]:
+        raise DataError(
+            f"{a.name} and {b.name} were scored with different labels of the same cases",
+            found=", ".join(partly[:5]),
+            remedy="run medhybrid evaluate on both with the same --config",
+        )
     if others := [c for c in known if not _are_close(a.references_ml[c], b.references_ml[c])]:
         raise DataError(
             f"{a.name} and {b.name} were scored with different references",
@@ -229,17 +236,22 @@ def _training(folder: Path) -> Judged:
         dice_by_case(rows),
         settings,
         labels,
-        lambda case: _draw_validation(folder, config, plan, channel, case),
+        lambda case: _draw_validation(folder, config, plan, channel, case, "" if record is None else record.data_hash),
         frozenset(plan.structures),
         references_by_case(rows),
     )
 
 
-def _draw_validation(folder: Path, config: StudyConfig, plan: Plan, channel: int, case: str) -> VolumeView | None:
+def _draw_validation(
+    folder: Path, config: StudyConfig, plan: Plan, channel: int, case: str, data_hash: str
+) -> VolumeView | None:
     prepared = prepared_folder(config)
     if not (prepared / "cases" / case).is_dir():
         return None
-    (opened,) = PreparedDataset(prepared).open([case])
+    dataset = PreparedDataset(prepared)
+    if data_hash and dataset.data_hash() != data_hash:  # prepared again since, perhaps with other masks
+        return None
+    (opened,) = dataset.open([case])
     mask = inside_labels(read_scan(folder / "validation" / f"{case}.nii.gz").array[0], plan.labels)
     turned = opened.turn.grid(opened.source_grid)
     prediction: NDArray[np.generic] = resample_labels(opened.turn.apply(mask), turned, opened.grid, len(plan.labels))
@@ -266,9 +278,13 @@ def _predictions(folder: Path, scores: Path) -> Judged:
     return Judged(folder.name, "masks", dice, settings, record.labels, pictures_of(folder, record), scored, references)
 
 
+def _all_labels(judged: Judged) -> set[str]:
+    return {name for of_case in judged.references_ml.values() for name in of_case}
+
+
 def _are_close(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
     """Return whether two references have the same volume of each label that both sides recorded."""
-    return all(isclose(a[name], b[name], rel_tol=1e-3, abs_tol=1e-3) for name in a.keys() & b.keys())
+    return all(isclose(a[name], b[name], rel_tol=1e-3, abs_tol=1e-9) for name in a.keys() & b.keys())
 
 
 def _drawn(draw: Draw, case: str) -> VolumeView | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,16 +13,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.config import DataConfig
 from medhybrid.data.label_values import unknown_values
-from medhybrid.data.layouts import layout_of, list_cases
 from medhybrid.data.layouts.case import strip_suffix
 from medhybrid.data.mask_files import list_masks, mask_on_grid, read_mask, stated_grid
 from medhybrid.data.segments import SegmentRules
 from medhybrid.draft.words import name_without_kind, names_mask
 from medhybrid.errors import ConfigError, DataError, MedHybridError, item_error
 from medhybrid.files import write_atomically
-from medhybrid.geometry import Grid
+from medhybrid.geometry import Affine, Grid, extend_to, match_axes
 from medhybrid.inference.folder_record import read_folder_record
 from medhybrid.inference.foreign_files import is_edited
 from medhybrid.inference.records import Records
@@ -29,8 +29,9 @@ from medhybrid.metrics import LabelScore, score_case, summarise
 from medhybrid.names import printable_path
 from medhybrid.owned import FolderKind, claim_folder
 from medhybrid.progress import Reporter, Silent
-from medhybrid.remote import place_of_copy
+from medhybrid.scans.image_files import read_geometry
 from medhybrid.scans.raster import is_raster
+from medhybrid.scans.slicer_segments import segments_of_nrrd
 from medhybrid.two_columns import two_columns
 
 NO_PREDICTION = "no prediction: scored as empty"
@@ -103,7 +104,8 @@ def evaluate(
     reporter = reporter or Silent()
     _check_labels(labels)
     structures: Structures = {n: tuple(v) for n, v in regions.items()} if regions else labels
-    annotated = annotated or {}
+    annotated = {_nfc(case): names for case, names in (annotated or {}).items()}
+    cases = None if cases is None else [_nfc(case) for case in cases]
     _check_annotated(annotated, structures)
     rules = replace(rules or SegmentRules(labels), other_values=other_values)
     options = _Options(structures, rules, tolerance_mm, ignore_value)
@@ -116,7 +118,7 @@ def evaluate(
     predicted, doubled = list_masks(place)
     known, doubled_references = list_masks(Path(references))
     doubled |= doubled_references
-    if renamed := _by_predictions(known, predicted):
+    if renamed := by_predictions(known, predicted):
         known = renamed
         reporter.message("references are matched by their names without words such as mask or image")
     _refuse_other_labels(_output_folder(Path(predictions)), structures, ignores=other_values == "ignore")
@@ -156,9 +158,8 @@ def evaluate(
                 raise DataError(f"case {case} has no reference")
             if case in foreign:
                 raise foreign[case]
-            made, share = _score(
-                case, known[case], predicted.get(case), options.for_case(annotated.get(case)), problems
-            )
+            of_case = annotated.get(case, annotated.get(_nfc(strip_suffix(known[case].name))))
+            made, share = _score(case, known[case], predicted.get(case), options.for_case(of_case), problems)
             scores += made
             shares.append(share)
         except Exception as error:
@@ -182,7 +183,9 @@ def evaluate(
         reporter.message(
             f"Dice on labelled voxels only ({summary['labelled_share']:.2%} of the voxels), not of whole masks"
         )
-    if partly := [n for n in names if n in annotated]:
+    if partly := [
+        n for n in names if n in annotated or (n in known and _nfc(strip_suffix(known[n].name)) in annotated)
+    ]:
         reporter.message(
             f"{len(partly)} of {len(names)} references are partly labelled; their other labels are not scored"
         )
@@ -198,7 +201,7 @@ def _remedy_for_folders_below(folders: Sequence[Path]) -> str:
     return f"put the masks of {' and '.join(names)} into one folder: folders below are not searched" if names else ""
 
 
-def _by_predictions(known: Mapping[str, Path], predicted: Mapping[str, Path]) -> dict[str, Path]:
+def by_predictions(known: Mapping[str, Path], predicted: Mapping[str, Path]) -> dict[str, Path]:
     """Return the references by the names of their predictions, where these differ only in words for image and mask.
 
     It is empty if names are equal, or if it is not clear which belong together. A folder of references may hold the images,
@@ -231,28 +234,6 @@ class _Options:
         if annotated is None:
             return self
         return replace(self, labels={n: v for n, v in self.labels.items() if n in annotated})
-
-
-def annotated_labels(data: DataConfig, reporter: Reporter | None = None) -> dict[str, tuple[str, ...]]:
-    """Return the annotated labels of the partly labelled cases of a dataset, by case and by the name of its mask file.
-
-    Only the dataset's table or list is read. If it is absent or cannot be read, the result is empty.
-    """
-    root = None if data.root is None else place_of_copy(data.root)
-    if root is None or not root.is_dir():
-        return {}
-    try:
-        if layout_of(data, root) == "studies":
-            return {}
-        cases = [c for c in list_cases(data.model_copy(update={"root": str(root)})) if c.annotated is not None]
-    except MedHybridError as error:
-        if reporter is not None:
-            reporter.message(
-                f"every label counts as annotated in every reference, since data.root is not read: {error}"
-            )
-        return {}
-    of_files = {strip_suffix(c.mask.paths[0].name): c.annotated for c in cases if c.mask and c.annotated}
-    return of_files | {c.name: c.annotated for c in cases if c.annotated}
 
 
 def _values_of(value: int | Sequence[int]) -> tuple[int, ...]:
@@ -395,7 +376,13 @@ def _on_record(folder: Path) -> tuple[set[str], dict[str, DataError]]:
                 f"the mask of {done.case} was edited after predict wrote it",
                 remedy="move it into corrected/ and predict again, or copy all masks to another folder to score edited ones",
             )
-    return failed - {p.stem for p in (folder / "done").glob("[!.]*.json")}, foreign
+    failed -= {p.stem for p in (folder / "done").glob("[!.]*.json")}
+    return {_nfc(case) for case in failed}, {_nfc(case): error for case, error in foreign.items()}
+
+
+def _nfc(case: str) -> str:
+    """Return the name of a case in the Unicode form of `list_masks`."""
+    return unicodedata.normalize("NFC", case)
 
 
 def _has_unknown_training(folder: Path) -> bool:
@@ -423,6 +410,15 @@ def _score(
     """Return the scores of a case, and the share of its voxels whose label is known."""
     rules, labels = options.rules, options.labels
     reference, grid = read_mask(reference_path, rules)
+    if prediction_path is not None and segments_of_nrrd(
+        reference_path
+    ):  # 3D Slicer saves only the extent of the segments
+        with suppress(MedHybridError):
+            whole = Grid(*_shape_and_affine(prediction_path))
+            turned, its = match_axes(reference, grid, whole)
+            extended, on_whole = extend_to(turned, its, whole)
+            if on_whole.shape == whole.shape and its.shape != whole.shape:
+                reference, grid = extended, on_whole
     if is_raster(reference_path) and prediction_path is not None:
         grid = stated_grid(prediction_path, grid)
     is_known = np.ones(reference.shape, bool) if options.ignore_value is None else reference != options.ignore_value
@@ -451,6 +447,11 @@ def _score(
     diagonal_mm = float(np.linalg.norm(np.array(grid.shape) * np.array(grid.spacing_mm)))
     scores = [_as_worst(s, diagonal_mm) if case in problems and not s.reference_ml else s for s in scores]
     return scores, float(is_known.mean())
+
+
+def _shape_and_affine(path: Path) -> tuple[tuple[int, int, int], Affine]:
+    shape, affine = read_geometry(path)
+    return (shape[0], shape[1], shape[2]), affine
 
 
 def _as_worst(score: LabelScore, diagonal_mm: float) -> LabelScore:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medhybrid.config import StudyConfig, require_config, save_config
 from medhybrid.data.case_check import CaseCheck, is_check
 from medhybrid.data.checks import Finding, from_error
-from medhybrid.data.dataset import CHOSEN, PLAN_ONLY, PREPARED, PrepareTask, is_prepared, prepare_case
+from medhybrid.data.dataset import CHOSEN, IN_USE, PLAN_ONLY, PREPARED, PrepareTask, is_prepared, prepare_case
 from medhybrid.data.dataset_checks import ct_findings, removed_label_findings
 from medhybrid.data.grid_loss import grid_findings
 from medhybrid.data.layouts import Case
@@ -19,7 +19,7 @@ from medhybrid.data.plan import Plan
 from medhybrid.data.source import save_source
 from medhybrid.data.store import load_record, remove_case
 from medhybrid.data.workers import Processes, WorkerDied, default_workers
-from medhybrid.errors import ConfigError, MedHybridError, OutputError
+from medhybrid.errors import ConfigError, DataError, MedHybridError, OutputError
 from medhybrid.files import held, write_atomically
 from medhybrid.memory import free_memory
 from medhybrid.names import printable_path
@@ -92,8 +92,10 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
         earlier = load_plan(folder)
         plan = plan_dataset(config, survey.fingerprint, memory=memory, earlier=earlier, reporter=reporter)
         waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, c, checks[c.name], plan)]
-        _withdraw_other_plan(folder, plan)
-        failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
+        leaving = {p.parent.name for p in (folder / "cases").glob("[!.]*/case.json")} - {c.name for c in usable}
+        with _alone(folder, is_needed=bool(waiting or leaving) or _has_other_plan(folder, plan)):
+            _withdraw_other_plan(folder, plan)
+            failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
     findings = [*survey.findings, *failed]
     failed_cases = {f.where for f in failed}
     measured = {c.name: f for c in usable if c.name not in failed_cases and (f := checks[c.name].fingerprint)}
@@ -158,12 +160,31 @@ def _prepare_all(
     return failed
 
 
+@contextlib.contextmanager
+def _alone(folder: Path, *, is_needed: bool) -> Iterator[None]:
+    """Keep trainings from starting while prepared cases change; raise `DataError` if one uses them now."""
+    if not is_needed:
+        yield
+        return
+    with held(folder / IN_USE, wait=False) as is_free:
+        if not is_free:
+            raise DataError(
+                f"a training uses the prepared cases of {printable_path(folder)}, and they would change",
+                remedy="wait until it ends, or prepare into another folder: prepare.folder=FOLDER",
+            )
+        yield
+
+
+def _has_other_plan(folder: Path, plan: Plan) -> bool:
+    with contextlib.suppress(OSError, MedHybridError):
+        return Plan.load(folder / "plan.json").preparation_hash != plan.preparation_hash
+    return True
+
+
 def _withdraw_other_plan(folder: Path, plan: Plan) -> None:
     """Remove an earlier plan before preparing with another: an interruption would leave cases of two plans."""
-    with contextlib.suppress(OSError, MedHybridError):
-        if Plan.load(folder / "plan.json").preparation_hash == plan.preparation_hash:
-            return
-    (folder / "plan.json").unlink(missing_ok=True)
+    if _has_other_plan(folder, plan):
+        (folder / "plan.json").unlink(missing_ok=True)
 
 
 def _forget_others(folder: Path, keep: set[str], reporter: Reporter) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from medhybrid.errors import ConfigError, DataError, OutputError, item_error
 from medhybrid.geometry import Grid, orientation_code
 from medhybrid.inference.folder_record import FolderRecord, read_folder_record
 from medhybrid.inference.folder_scans import FolderScans, is_unchanged
+from medhybrid.inference.foreign_files import is_edited
 from medhybrid.inference.records import Prediction, Records
 from medhybrid.inference.worklist import WorkItem, without_names
 from medhybrid.metrics import LabelScore, score_case
@@ -30,6 +32,7 @@ from medhybrid.review.report import CaseView, ReportInfo, VolumeView, write_repo
 from medhybrid.review.report.correcting import path_from
 from medhybrid.review.report.page import Layout
 from medhybrid.review.report.views import Size
+from medhybrid.steps.evaluate import by_predictions
 from medhybrid.version import __version__
 
 
@@ -94,12 +97,13 @@ def report(
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
         reporter.message(f"no images, since their scans were not found: {', '.join(absent[:5])}{more}")
     known, doubled = ({}, {}) if references is None else list_masks(Path(references))
+    known = by_predictions(known, {unicodedata.normalize("NFC", p.case): folder for p in predictions}) or known
     for message in doubled.values():
         reporter.message(f"{message}: neither is used")
 
     def views() -> Iterator[CaseView]:
         for n, prediction in enumerate(predictions, start=1):
-            reference = known.get(prediction.case)
+            reference = known.get(unicodedata.normalize("NFC", prediction.case))
             yield _view(folder, prediction, record, found.items.get(prediction.case), reference, ignore_value)
             reporter.advance(n, prediction.case)
 
@@ -193,6 +197,9 @@ def _read(
     if mask is None:
         raise DataError(f"case {case}: the mask has another grid than the scan", remedy="predict again")
     made = Records(folder).done(case)
+    edited = is_edited(folder, Records(folder), case)
+    if edited:
+        notes.append("the mask was edited after predict wrote it: the measures are those of the original")
     known: NDArray[np.generic] | None = None
     scores: list[LabelScore] = []
     if reference is not None:
@@ -208,6 +215,8 @@ def _read(
             notes.append(
                 f"the reference has values that are not labels ({', '.join(unknown)}): it is neither drawn nor scored"
             )
+        elif edited:
+            notes.append("an edited mask is not scored")
         elif made is not None and made.is_training_scan:
             notes.append("the model was trained on this scan: its mask is not scored")
         else:

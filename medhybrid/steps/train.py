@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from medhybrid.data.dataset import PreparedDataset
 from medhybrid.data.fingerprint import SeenRange
 from medhybrid.data.plan import Plan
 from medhybrid.data.source import check_source
-from medhybrid.errors import ConfigError, DataError, ModelError, OutputError
+from medhybrid.errors import ConfigError, DataError, MedHybridError, ModelError, OutputError
 from medhybrid.inference.confidence import NOT_CALIBRATED, Calibration
 from medhybrid.inference.device import choose_device
 from medhybrid.inference.model_folder import model_card, save_model
@@ -30,7 +30,7 @@ from medhybrid.runs.data import check_data, remember_data
 from medhybrid.runs.folder import hold_run, new_run_folder, study_folder
 from medhybrid.runs.leakage import check_leakage, read_training_images, record_training_images
 from medhybrid.runs.places import with_places_here
-from medhybrid.runs.prepared import prepared_folder
+from medhybrid.runs.prepared import in_use, prepared_folder
 from medhybrid.runs.record import (
     LOSS,
     check_tracking,
@@ -115,24 +115,32 @@ def train(
     reporter = reporter or Silent()
     for message in check_source(PreparedDataset(prepared_folder(config)).folder, config):
         reporter.message(message)
-    setup = resolve_setup(config, choose_device(own_gpu(config.training.device)))
-    check_leakage(setup)  # before the run folder is created: a refused training leaves no run
-    study_folder(config)  # every process of a team checks it
-    check_tracking(config)
-    with join_team(setup.device) as team:
-        team.part(setup.plan.batch_size)  # raises before the run folder is created
-        folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
-        with _held(folder, setup.config, team):
-            if team.is_first:
-                setup.plan.save(folder / "plan.json")
-                remember_data(folder, setup.data)
-                if own_loss is not None:
-                    own_loss.record.save(folder)
-                on_start(folder)
-                report_other_budget(setup, reporter)
-            return _run(
-                setup, folder, reporter, team, resume=False, parent_run_id=parent_run_id, watch=watch, own_loss=own_loss
-            )
+    with in_use(config):
+        setup = resolve_setup(config, choose_device(own_gpu(config.training.device)))
+        check_leakage(setup)  # before the run folder is created: a refused training leaves no run
+        study_folder(config)  # every process of a team checks it
+        check_tracking(config)
+        with join_team(setup.device) as team:
+            team.part(setup.plan.batch_size)  # raises before the run folder is created
+            folder = Path(team.tell(str(new_run_folder(config)) if team.is_first else ""))
+            with _held(folder, setup.config, team):
+                if team.is_first:
+                    setup.plan.save(folder / "plan.json")
+                    remember_data(folder, setup.data)
+                    if own_loss is not None:
+                        own_loss.record.save(folder)
+                    on_start(folder)
+                    report_other_budget(setup, reporter)
+                return _run(
+                    setup,
+                    folder,
+                    reporter,
+                    team,
+                    resume=False,
+                    parent_run_id=parent_run_id,
+                    watch=watch,
+                    own_loss=own_loss,
+                )
 
 
 def resume(
@@ -168,13 +176,16 @@ def resume(
     kept = extend(before, overrides)
     config = with_places(with_places_here(kept, folder), overrides)
     has_other_length = kept.training != before.training
+    with suppress(MedHybridError):  # of data that are absent here, which the setup refuses if they are needed
+        for message in check_source(PreparedDataset(prepared_folder(config)).folder, config):
+            reporter.message(message)
     _, own_loss = _with_own_loss(config, loss)
     if own_loss is not None:
         own_loss.record.check(folder)
     _refuse_unlabelled(config)
     check_tracking(config, folder)
     device = choose_device(own_gpu(config.training.device))
-    with join_team(device) as team:
+    with join_team(device) as team, in_use(config):
         # The first process rewrites config.yaml, possibly before the others read it: broadcast the earlier values.
         values, has_started = team.tell((config.model_dump(mode="json"), has_checkpoint(folder / "checkpoint")))
         config = config_from_dict(values, source=str(folder))

@@ -14,7 +14,8 @@ from PIL import Image
 import medhybrid
 from medhybrid.cli import main
 from medhybrid.errors import ConfigError, DataError
-from medhybrid.steps.evaluate import annotated_labels, log_evaluation
+from medhybrid.steps.annotated import annotated_labels
+from medhybrid.steps.evaluate import log_evaluation
 from tests.synthetic import AFFINE, StudyFolder, blob_case, save_nifti, small_config
 
 LABELS = {"left": 1, "right": 4}

@@ -7,7 +7,7 @@ module of this package and add it to `LAYOUTS`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def list_dataset(config: DataConfig) -> Listing:
     kept_for_testing = (*listing.testing, *(tests_in_folder(config, root) if layout == "nnunet" else ()))
     unified, on_subjects = unify_subjects((*cases, *kept_for_testing))
     listed, testing = unified[: len(cases)], unified[len(cases) :]
+    listed, on_images = _with_shared_images(listed)
     cases, on_tests = keep_tests_out(listed, testing)
     kept = {id(c) for c in cases}
     testing = (*testing, *(c for c in listed if id(c) not in kept))
@@ -76,6 +77,7 @@ def list_dataset(config: DataConfig) -> Listing:
         *listing.notes,
         *on_tests,
         *on_subjects,
+        *on_images,
         *_shared_masks(cases),
         *(_notes_on_context(cases, root, config) if config.context else ()),
     )
@@ -96,17 +98,27 @@ def _notes_on_context(cases: tuple[Case, ...], root: Path, config: DataConfig) -
     ]
 
 
+def datasets_below(root: Path) -> list[Path]:
+    """Return the folders of a folder that are datasets of the Decathlon or nnU-Net, as in `nnUNet_raw`."""
+    return sorted(p for p in root.iterdir() if (p / "dataset.json").is_file() or (p / "imagesTr").is_dir())
+
+
+def folder_of_datasets(root: Path, below: Sequence[Path], remedy: str) -> DataError:
+    """Return the error for a folder of several datasets."""
+    names = ", ".join(printable_path(p.name) for p in below[:5])
+    return DataError(
+        f"{printable_path(root)} contains datasets and is not a dataset itself",
+        expected="the folder of one dataset",
+        found=names + (f" and {len(below) - 5} more" if len(below) > 5 else ""),
+        remedy=remedy,
+    )
+
+
 def _refuse_folder_of_datasets(root: Path) -> None:
-    """Raise `DataError` for a folder of several datasets, such as `nnUNet_raw`, which has the layout of studies."""
-    below = sorted(p for p in root.iterdir() if (p / "dataset.json").is_file() or (p / "imagesTr").is_dir())
-    if below:
-        names = ", ".join(printable_path(p.name) for p in below[:5])
-        raise DataError(
-            f"{printable_path(root)} contains datasets and is not a dataset itself",
-            expected="the folder of one dataset",
-            found=names + (f" and {len(below) - 5} more" if len(below) > 5 else ""),
-            remedy=f"set data.root={printable_path(below[0])}, or data.layout=studies to use its folders as studies",
-        )
+    """Raise `DataError` for a folder of several datasets, which has the layout of studies."""
+    if below := datasets_below(root):
+        remedy = f"set data.root={printable_path(below[0])}, or data.layout=studies to use its folders as studies"
+        raise folder_of_datasets(root, below, remedy)
 
 
 def layout_of(config: DataConfig, root: Path) -> str:
@@ -142,6 +154,25 @@ def _shared_masks(cases: tuple[Case, ...]) -> list[Note]:
         for names in by_mask.values()
         if len(names) > 1
     ]
+
+
+def _with_shared_images(cases: tuple[Case, ...]) -> tuple[tuple[Case, ...], list[Note]]:
+    """Give cases with the same image file one subject, so that none of them validates what another trains; with a note."""
+    first: dict[tuple[object, ...], str] = {}
+    changed: dict[str, str] = {}
+    for case in cases:
+        files = next((f for f in case.images if f is not None), None)
+        if files is None:
+            continue
+        subject = first.setdefault((files.paths, files.part), case.subject)
+        if subject != case.subject == case.name:  # the dataset gives no subjects
+            changed[case.name] = subject
+    if not changed:
+        return cases, []
+    message = f"{len(changed)} cases have the image file of another case: they are of its subject"
+    remedy = "if they have masks of several structures, join these to one mask"
+    note = Note("subjects", message, ", ".join(list(changed)[:5]), remedy)
+    return tuple(replace(c, subject=changed.get(c.name, c.subject)) for c in cases), [note]
 
 
 def list_cases(config: DataConfig) -> list[Case]:
@@ -193,6 +224,8 @@ __all__ = [
     "Listing",
     "NoMaskError",
     "Note",
+    "datasets_below",
+    "folder_of_datasets",
     "layout_of",
     "list_cases",
     "list_dataset",

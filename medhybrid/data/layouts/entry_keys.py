@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,12 @@ from medhybrid.data.layouts.case import Case, NoMaskError, Note, read_fold
 from medhybrid.data.layouts.parts import SPLIT_NAMES, part_of
 from medhybrid.errors import DataError
 from medhybrid.names import check_case_name, printable_path
+
+SUBJECT_WORDS = (
+    *("subject", "subjectid", "subjectname", "subj", "subjid", "patient", "patientid", "patientname", "pat", "patid"),
+    *("participant", "participantid", "pid", "mrn"),
+)
+"""Names of columns and keys with the subject, in lower case and without separators, in the order of the search."""
 
 USED_KEYS = ("image", "label", "fold", "subject")
 """Keys of entries that are read, besides that for a part."""
@@ -54,8 +61,12 @@ def with_part(case: Case, part: str | None, key: str, must_say: bool) -> Case:
 
 
 def subject_under(entry: object) -> str:
-    """Return the subject of an entry as text; empty without one."""
-    value = entry.get("subject") if isinstance(entry, dict) else None
+    """Return the subject of an entry as text; empty without one. Its key may be `patient_id`, for example."""
+    if not isinstance(entry, dict):
+        return ""
+    plain = {re.sub(r"[\W_]+", "", str(k).casefold()): v for k, v in reversed(entry.items())}
+    value = entry.get("subject", next((plain[w] for w in SUBJECT_WORDS if w in plain), None))
+    value = None if isinstance(value, (dict, list)) else value
     return "" if value is None or value != value else str(value).strip()  # NaN differs from itself
 
 
@@ -91,6 +102,8 @@ def with_fold(case: Case, entry: object) -> Case:
 def notes_on_unused_keys(entries: Sequence[Any], split: str, name: str, *, used: Sequence[str] = ()) -> list[Note]:
     """Return a note on keys of entries that are not read: neither `USED_KEYS` nor `used`."""
     unused = sorted({str(k) for e in entries if isinstance(e, dict) for k in e} - {*USED_KEYS, *used, split})
+    if not any(isinstance(e, dict) and "subject" in e for e in entries):
+        unused = [k for k in unused if re.sub(r"[\W_]+", "", k.casefold()) not in SUBJECT_WORDS]
     if not unused:
         return []
     return [Note(name, f"{len(unused)} keys of the entries are not used", printable_path(", ".join(unused))[:200])]

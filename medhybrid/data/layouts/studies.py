@@ -221,6 +221,13 @@ def _files(entry: ScanEntry | None) -> Files | None:
 
 
 def _only_mask(masks: Sequence[ScanEntry], pattern: str, study: str) -> ScanEntry:
+    if len(masks) == 1 and masks[0].modality in KINDS and len(masks[0].paths) > 1:
+        raise DataError(
+            f"study {study}: its {masks[0].modality} has several files",
+            expected="one file with all segments",
+            found=", ".join(p.name for p in masks[0].paths[:3]),
+            remedy="join them to one file, or list one of them in a table cases.csv",
+        )
     if len(masks) != 1:
         raise DataError(
             f"study {study}: {'several masks match' if masks else 'no mask, SEG or RTSTRUCT matches'} {pattern}",

@@ -153,7 +153,7 @@ class CaseView:
     @property
     def is_found(self) -> bool:
         """Whether the mask is not empty."""
-        return any(s.volume_ml > 0 for s in self.sizes.values())
+        return any(s.volume_ml > 0 or (s.n_lesions or 0) > 0 for s in self.sizes.values())
 
     @property
     def is_poor(self) -> bool:

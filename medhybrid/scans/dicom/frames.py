@@ -86,6 +86,8 @@ PIXEL_SIZES = {
 }
 """Attributes with the pixel size of a projection, in the order of preference, and the notes on them."""
 
+PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+
 SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
 """UID of secondary capture; its multi-frame classes have the same UID with a suffix."""
 
@@ -224,7 +226,7 @@ def _refuse_other_pixels(header: Any, path: Path) -> None:
             found=f"{samples} samples, {photometric or 'no photometric interpretation'}",
             remedy="use the original series",
         )
-    if "ModalityLUTSequence" in header:
+    if value_of(header, "ModalityLUTSequence"):
         raise SeriesError(
             f"{path.name}: its values are rescaled by a lookup table (ModalityLUTSequence)",
             code="not_image",
@@ -266,10 +268,25 @@ def _enhanced(header: Any, path: Path) -> Iterator[Frame]:
             group("PlaneOrientationSequence"),
             group("PlanePositionSequence"),
             group("PixelMeasuresSequence"),
-            group("PixelValueTransformationSequence") or header,
+            _mapped(header, group("RealWorldValueMappingSequence"))
+            or group("PixelValueTransformationSequence")
+            or header,
             frame_traits(group, dimensions),
             mapping=group("RealWorldValueMappingSequence") or value_of(header, "RealWorldValueMappingSequence"),
         )
+
+
+def _mapped(header: Any, mapping: Any) -> Any:
+    """Return the real-world value mapping of the integers of a parametric map as rescaling; None for other files."""
+    from pydicom.dataset import Dataset
+
+    slope, intercept = number(mapping, "RealWorldValueSlope"), number(mapping, "RealWorldValueIntercept")
+    is_of_integers = integer(header, "BitsStored") is not None
+    if text(header, "SOPClassUID") != PARAMETRIC_MAP or not is_of_integers or slope is None or intercept is None:
+        return None
+    scale = Dataset()
+    scale.RescaleSlope, scale.RescaleIntercept = slope, intercept
+    return scale
 
 
 def _is_quantity(header: Any, scale: Any, mapping: Any) -> bool:

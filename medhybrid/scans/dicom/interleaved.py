@@ -66,6 +66,9 @@ CONTRAST_TRAITS = {"echo": 0.02, "b": 0.02}
 STEPPED_TRAITS = {"flip": 0.1, "inversion": 0.1, "kvp": 0.05, "repetition": 1 / 3}
 """Numeric traits that may vary from slice to slice, with their relative tolerance. A few repeated values are kinds."""
 
+SAME_NUMBER = 1e-3
+"""Relative difference of numbers that count as equal."""
+
 MAX_STEPS = 4
 """Largest number of repeated values that count as kinds."""
 
@@ -117,9 +120,11 @@ def find_interleaved(frames: Sequence[Frame], slots: np.ndarray) -> tuple[str, l
     Returns
     -------
     tuple of str and list of str, or None
-        The trait and its values, each with a regular stack of slices; None if all frames are of one kind.
+        The trait and its value in each frame, where nearly equal numbers are one value; each value has a regular stack of
+        slices. None if all frames are of one kind.
     """
-    ordered = [frames[i] for i in np.argsort(slots)]
+    order = np.argsort(slots)
+    ordered = [frames[i] for i in order]
     others = (*KIND_TRAITS, *TIME_TRAITS, *PASS_TRAITS, *PASS_DIMENSIONS, CLOCK)
     dimensions = [t for t in ordered[0].traits if t not in others]
     # without rescaling in some slices, there is no kind of rescaling: the slices of such a stack are refused
@@ -127,9 +132,10 @@ def find_interleaved(frames: Sequence[Frame], slots: np.ndarray) -> tuple[str, l
     for trait in (*KIND_TRAITS, *TIME_TRAITS, *dimensions):
         if trait == "rescale" and is_partly_rescaled:
             continue
-        values = [f.traits.get(trait, "") for f in ordered]
+        tolerance = (CONTRAST_TRAITS | STEPPED_TRAITS).get(trait, SAME_NUMBER)
+        values = _without_notation([f.traits.get(trait, "") for f in ordered], tolerance)
         if _alternate(values, is_time=trait not in KIND_TRAITS):
-            return trait, sorted(set(values), key=values.index)
+            return trait, [value for _, value in sorted(zip(order.tolist(), values, strict=True))]
     return None
 
 
@@ -222,7 +228,7 @@ def _alternate(values: Sequence[str], *, is_time: bool) -> bool:
     Few time values with many slices each are kinds. Many time values with few slices each are simultaneously excited slices.
     """
     places: dict[str, list[int]] = {}
-    for k, value in enumerate(_without_notation(values)):
+    for k, value in enumerate(values):
         places.setdefault(value, []).append(k)
     if len(places) < 2 or (is_time and len(places) > min(map(len, places.values()))):
         return False
@@ -233,8 +239,8 @@ def _alternate(values: Sequence[str], *, is_time: bool) -> bool:
     return True
 
 
-def _without_notation(values: Sequence[str]) -> list[str]:
-    """Return values with equal numbers and texts replaced by the same text. Numbers within 0.1 % count as equal."""
+def _without_notation(values: Sequence[str], tolerance: float = SAME_NUMBER) -> list[str]:
+    """Return values with equal numbers and texts replaced by the same text. Numbers within the tolerance count as equal."""
     kept: list[tuple[str, float | None]] = []
     result = []
     for value in values:
@@ -244,7 +250,12 @@ def _without_notation(values: Sequence[str]) -> list[str]:
         except ValueError:
             number = None
         same = next(
-            (t for t, n in kept if t == text or (n is not None and number is not None and _is_near(n, number))), None
+            (
+                t
+                for t, n in kept
+                if t == text or (n is not None and number is not None and _is_near(n, number, tolerance))
+            ),
+            None,
         )
         if same is None:
             kept.append((text, number))
@@ -252,8 +263,8 @@ def _without_notation(values: Sequence[str]) -> list[str]:
     return result
 
 
-def _is_near(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-3 * max(abs(a), abs(b))
+def _is_near(a: float, b: float, tolerance: float) -> bool:
+    return abs(a - b) <= tolerance * max(abs(a), abs(b))
 
 
 def _different_numbers(values: Sequence[str], tolerance: float) -> tuple[int, int | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ NO_DIFFERENCE = (
 
 MAX_NAMED = 6
 
+MIN_SLICES = 3
+"""Number of slices from which on any attribute may separate volumes: it cannot fit so many positions by chance."""
+
+MAX_TRIED = 20
+"""Largest number of attributes that are tried."""
+
 
 def tell_apart(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> dict[str, list[Frame]]:
     """Split frames at repeated positions into volumes, by name.
@@ -52,7 +59,16 @@ def tell_apart(frames: Sequence[Frame], slots: np.ndarray, *, series: str) -> di
     parts = _by_traits(frames, slots) or _by_runs(frames, slots, repeats)
     if parts is None:
         _refuse_incomplete(frames, slots, series)
-        parts = _by_ranks(frames, slots, repeats)
+        parts = _by_ranks(frames, slots, repeats) or _by_attributes(frames, slots)
+    if n_positions == 1:
+        raise SeriesError(
+            f"{series}: {len(frames)} images of a single slice, such as the times of a cine",
+            code="multi_volume",
+            series=series,
+            expected="at least two slice positions",
+            found="1",
+            remedy="export each image as a separate series, or convert them to PNG",
+        )
     if parts is None or any(len(p) < 2 for p in parts.values()):
         whole = len(frames) == repeats * n_positions
         raise SeriesError(
@@ -165,6 +181,42 @@ def _by_ranks(frames: Sequence[Frame], slots: np.ndarray, repeats: int) -> dict[
     return None
 
 
+def _by_attributes(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list[Frame]] | None:
+    """Split frames by the first other attribute of their headers that gives complete volumes of at least three slices."""
+    most, n_positions = int(np.bincount(slots).argmax()), int(slots.max()) + 1
+    here = [f for f, slot in zip(frames, slots, strict=True) if slot == most][:2]
+    if n_positions < MIN_SLICES or len(frames) % n_positions:
+        return None
+    try:
+        read = cache(_read_file)
+        one, other = (_attributes_of(f, read) for f in here)
+        differing = list(dict.fromkeys([*_differing(one, other), "ContentTime"]))[:MAX_TRIED]
+        described = [_attributes_of(f, read) for f in frames]
+    except Exception:  # a damaged header: the series is refused with its reason
+        return None
+    for name in differing:
+        parts: dict[str, list[int]] = {}
+        for i, datasets in enumerate(described):
+            parts.setdefault(_first_value(datasets, name), []).append(i)
+        if (
+            "" not in parts
+            and len(parts) > 1
+            and all(len(p) == n_positions == len(set(slots[p])) for p in parts.values())
+        ):
+            ordered = sorted(parts, key=lambda v: sort_key((v,)))
+            return {f"volume_{n}": [frames[i] for i in parts[v]] for n, v in enumerate(ordered, start=1)}
+    return None
+
+
+def _first_value(datasets: Sequence[Any], keyword: str) -> str:
+    """Return the first value of an attribute in data sets, at any depth; empty without one."""
+    for dataset in datasets:
+        for element in dataset.iterall():
+            if (element.keyword or f"({element.tag.group:04x},{element.tag.element:04x})") == keyword:
+                return str(element.value)
+    return ""
+
+
 def _varies(trait: str, frames: Sequence[Frame]) -> bool:
     return len({f.traits.get(trait, "") for f in frames}) > 1
 
@@ -203,7 +255,7 @@ def _differences(frames: Sequence[Frame], slots: np.ndarray) -> str:
     most = int(np.bincount(slots).argmax())
     one, other = [f for f, slot in zip(frames, slots, strict=True) if slot == most][:2]
     try:
-        names = list(dict.fromkeys(_differing(_attributes_of(one), _attributes_of(other))))
+        names = list(dict.fromkeys(_differing(*(_attributes_of(f, _read_file) for f in (one, other)))))
     except Exception:  # the series is refused in any case; a damaged header must not hide the reason
         return "no attribute that separates them"
     if not names:
@@ -212,16 +264,21 @@ def _differences(frames: Sequence[Frame], slots: np.ndarray) -> str:
     return f"attributes that differ at one position, but do not separate volumes: {', '.join(names[:MAX_NAMED])}{more}"
 
 
-def _attributes_of(frame: Frame) -> list[Any]:
-    """Read the data sets that describe a frame: the header, and its functional groups in an enhanced file."""
+def _read_file(path: Path) -> tuple[Any, Any]:
+    """Read the header of a file without functional groups of frames, and these groups, or None."""
     import pydicom
 
-    header = pydicom.dcmread(Path(frame.path), force=True, stop_before_pixels=True)
+    header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
     groups = header.get("PerFrameFunctionalGroupsSequence")
-    if not groups:
-        return [header]
-    del header.PerFrameFunctionalGroupsSequence
-    return [header, groups[frame.index]]
+    if groups:
+        del header.PerFrameFunctionalGroupsSequence
+    return header, groups
+
+
+def _attributes_of(frame: Frame, read: Callable[[Path], tuple[Any, Any]]) -> list[Any]:
+    """Return the data sets that describe a frame: the header, and its functional groups in an enhanced file."""
+    header, groups = read(Path(frame.path))
+    return [header, groups[frame.index]] if groups else [header]
 
 
 def _differing(one: Sequence[Any], other: Sequence[Any]) -> Iterator[str]:

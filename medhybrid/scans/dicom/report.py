@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medhybrid.config import LabelCode
+from medhybrid.number_text import rounded
 from medhybrid.scans.dicom.codes import label_codes
 from medhybrid.scans.dicom.source_values import uid_of
 
@@ -97,8 +98,8 @@ def write_report(
                     finding_category=category,
                     finding_sites=[hd.sr.FindingSite(anatomy)] if anatomy else None,
                     measurements=[
-                        hd.sr.Measurement(name=known.SCT.Volume, value=round(m.volume_ml, 4), unit=millilitre),
-                        hd.sr.Measurement(name=diameter, value=round(m.diameter_mm, 2), unit=known.UCUM.Millimeter),
+                        hd.sr.Measurement(name=known.SCT.Volume, value=rounded(m.volume_ml, 4), unit=millilitre),
+                        hd.sr.Measurement(name=diameter, value=rounded(m.diameter_mm, 2), unit=known.UCUM.Millimeter),
                     ],
                 )
             )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medhybrid.errors import ScanError
-from medhybrid.scans.dicom.attributes import numbers, restore_vrs, text, value_of
+from medhybrid.scans.dicom.attributes import integer, restore_vrs, text, value_of
 from medhybrid.scans.dicom.headers import load_dataset
 from medhybrid.scans.dicom.left_out import find_left_out
 from medhybrid.scans.dicom.outlines import (
@@ -94,7 +94,7 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
             restore_vrs(dataset)
             described: dict[str, list[Any]] = {}
             for item in dataset.StructureSetROISequence:
-                described.setdefault(str(value_of(item, "ROINumber")), []).append(item)
+                described.setdefault(_number_of(item, "ROINumber"), []).append(item)
             regions = list(value_of(dataset, "ROIContourSequence") or [])
     except ScanError:
         raise
@@ -106,11 +106,17 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
         warnings.simplefilter("ignore")
         drawn: dict[str, list[Any]] = {}
         for region in regions:
-            items = drawn.setdefault(str(value_of(region, "ReferencedROINumber")), [])
+            items = drawn.setdefault(_number_of(region, "ReferencedROINumber"), [])
             items += value_of(region, "ContourSequence") or []
         order = [*drawn, *(n for n in described if n not in drawn)]
         found = [s for n in order for s in _structures(n, drawn.get(n, []), described.get(n, []))]
         return tuple(found)
+
+
+def _number_of(item: Any, name: str) -> str:
+    """Return the number of a structure, which may be written `01`; another text is returned as it is."""
+    number = integer(item, name)
+    return text(item, name) if number is None else str(number)
 
 
 def _structures(number: str, contours: Sequence[Any], descriptions: Sequence[Any]) -> list[Structure]:
@@ -133,8 +139,11 @@ def _structures(number: str, contours: Sequence[Any], descriptions: Sequence[Any
 def _structure(name: str, items: Sequence[Any], description: Any) -> Structure:
     contours, others, problem, kinds = [], [], "", set()
     for item in items:
-        kind, n = text(item, "ContourGeometricType").upper(), len(value_of(item, "ContourData") or [])
-        flat = numbers(item, "ContourData", n)
+        values = list(value_of(item, "ContourData") or [])
+        while values and str(values[-1]).strip() == "":  # after a backslash at the end
+            values.pop()
+        kind, n = text(item, "ContourGeometricType").upper(), len(values)
+        flat = _as_numbers(values)
         if kind not in CLOSED_TYPES or n < 9:
             others.append(kind or "no type")
         elif flat is None or n % 3:
@@ -150,6 +159,15 @@ def _structure(name: str, items: Sequence[Any], description: Any) -> Structure:
         other_types=tuple(dict.fromkeys(others)),
         problem=problem,
     )
+
+
+def _as_numbers(values: Sequence[Any]) -> tuple[float, ...] | None:
+    """Return values as finite numbers; None if one is not."""
+    try:
+        found = tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        return None
+    return found if np.isfinite(found).all() else None
 
 
 def fill(structure: Structure, shape: tuple[int, int, int], locate: Locate) -> NDArray[np.bool_]:

@@ -120,14 +120,17 @@ class SegFile:
 
     def pixels(self, index: int) -> NDArray[np.generic]:
         """Decode a frame (row, column) with the values 0 and 1, or with segment numbers."""
-        from pydicom.uid import UID
+        from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
         rows, columns = integer(self.dataset, "Rows") or 0, integer(self.dataset, "Columns") or 0
         syntax, content = syntax_of(self.dataset), self.dataset.PixelData
         bits = integer(self.dataset, "BitsAllocated") or 0
-        if syntax in PLAIN_SYNTAXES and len(content) > self.n_frames * rows * columns * bits // 8 + SPARE_BYTES:
+        is_plain = syntax in (*PLAIN_SYNTAXES, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+        if is_plain and len(content) > self.n_frames * rows * columns * bits // 8 + SPARE_BYTES:
             raise unreadable(self.path, f"pixels of more frames than NumberOfFrames {self.n_frames}")
-        if bits == 1 and syntax in PLAIN_SYNTAXES:
+        if bits == 1 and is_plain:
+            if syntax == ExplicitVRBigEndian and self.dataset["PixelData"].VR == "OW":
+                content = _with_bytes_exchanged(content)
             n_pixels = rows * columns  # a frame may start within a byte
             first = index * n_pixels
             part = np.frombuffer(content, np.uint8, (first + n_pixels + 7) // 8 - first // 8, first // 8)
@@ -174,6 +177,11 @@ class SegFile:
             raise unreadable(self.path, type(error).__name__) from error
         if n_frames > self.n_frames:
             raise unreadable(self.path, f"{n_frames} frames, but NumberOfFrames {self.n_frames}")
+
+
+def _with_bytes_exchanged(content: bytes) -> bytes:
+    """Exchange both bytes of each word, as words of big-endian files store bits (PS3.5 8.1.1)."""
+    return np.frombuffer(content[: len(content) // 2 * 2], np.uint16).byteswap().tobytes()
 
 
 def _name_segments(items: list[Any], path: Path, *, is_labelmap: bool) -> dict[int, str]:

@@ -40,6 +40,9 @@ IMAGE_VALUES = (
 KEPT = ("SOPClassUID", "SOPInstanceUID", "ImageType", "Modality", "SpecificCharacterSet")
 """Attributes of these groups that outputs do not copy, but writers read."""
 
+CHARACTER_VRS = ("PN", "LO", "SH", "ST", "LT", "UT", "UC")
+"""VRs whose values depend on the character set."""
+
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 
 TEXT_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
@@ -130,10 +133,19 @@ def _keyword(tag: Any) -> str:
 
 
 def _decode_texts(dataset: Any) -> None:
-    """Convert all texts to UTF-8, if their character sets are known."""
+    """Convert all texts to UTF-8, if their character sets are known; texts in UTF-8 that do not declare it are recognised."""
+    is_undeclared = not text(dataset, "SpecificCharacterSet")
     with warnings.catch_warnings(), contextlib.suppress(LookupError, UnicodeError, ValueError, TypeError):
         warnings.simplefilter("ignore")
         dataset.decode()
+    if is_undeclared:
+        for tag in list(dataset.keys()):
+            with contextlib.suppress(UnicodeError, KeyError, ValueError, TypeError):
+                element = dataset[tag]
+                values = [str(v) for v in element.value] if element.VM > 1 else [str(element.value)]
+                if element.VR in CHARACTER_VRS and not all(map(str.isascii, values)) and _keyword(tag):
+                    decoded = [v.encode("latin-1").decode("utf-8") for v in values]
+                    set_value(dataset, _keyword(tag), decoded if len(decoded) > 1 else decoded[0])
     set_value(dataset, "SpecificCharacterSet", "ISO_IR 192")
 
 

@@ -294,18 +294,32 @@ def _split_repeats(frames: Sequence[Frame], *, series: str) -> list[Volume]:
         if kinds is None and (shifted := split_shifted(frames, series=series)):
             return [Volume(name, _stack_of_one_kind(part, series)) for name, part in shifted.items()]
         if kinds is None:
-            return [Volume("", _stack_of_one_kind(frames, series))]
+            return _one_or_stacks(frames, series)
         return _split_kinds(frames, *kinds, series=series)
     is_whole = len(set(np.bincount(slots).tolist())) == 1
     parts = (None if is_whole else split_shifted(frames, series=series)) or tell_apart(frames, slots, series=series)
     return [Volume(name, _stack_of_one_kind(part, series)) for name, part in parts.items()]
 
 
+def _one_or_stacks(frames: Sequence[Frame], series: str) -> list[Volume]:
+    """Return one volume, or one for each StackID if only the stacks alone have equal distances, as of both breasts."""
+    whole = _stack_of_one_kind(frames, series)
+    stacks: dict[str, list[Frame]] = {}
+    for f in frames:
+        stacks.setdefault(f.traits.get("stack", ""), []).append(f)
+    if whole.fault is None or len(stacks) < 2 or "" in stacks or min(map(len, stacks.values())) < 2:
+        return [Volume("", whole)]
+    keys = sorted(((v,) for v in stacks), key=sort_key)
+    names = part_names(("stack",), keys)
+    parts = [Volume(names[key], _stack_of_one_kind(stacks[key[0]], series)) for key in keys]
+    return parts if all(p.stack.fault is None for p in parts) else [Volume("", whole)]
+
+
 def _split_kinds(frames: Sequence[Frame], trait: str, values: Sequence[str], *, series: str) -> list[Volume]:
-    """Split slices that alternate in a trait into one volume per value."""
-    keys = sorted(((v,) for v in values), key=sort_key)
+    """Split slices that alternate in a trait into one volume per value; `values` has that of each slice."""
+    keys = sorted({(v,) for v in values}, key=sort_key)
     names = part_names((trait,), keys)
-    parts = {names[key]: [f for f in frames if f.traits.get(trait, "") == key[0]] for key in keys}
+    parts = {names[key]: [f for f, v in zip(frames, values, strict=True) if v == key[0]] for key in keys}
     return [Volume(name, _stack_of_one_kind(part, series)) for name, part in parts.items()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -151,10 +152,22 @@ def test_further_functional_groups_separate_volumes(trait: str, tmp_path: Path) 
     assert is_right([path], [read_entry(e, e.name) for e in entries])
 
 
-def test_a_differing_attribute_that_separates_no_volumes_is_named(tmp_path: Path) -> None:
+def test_any_attribute_that_differs_between_volumes_separates_them(tmp_path: Path) -> None:
     def group(frame: Dataset, v: int) -> None:
         no_index(frame, v)
         frame.MRAveragesSequence = item(NumberOfAverages=float(v))
+
+    write(tmp_path / "enhanced.dcm", 3, group)
+
+    assert [e.part for e in discover(tmp_path).entries] == ["volume_1", "volume_2", "volume_3"]
+
+
+def test_a_differing_attribute_that_separates_no_volumes_is_named(tmp_path: Path) -> None:
+    number = count()
+
+    def group(frame: Dataset, v: int) -> None:
+        no_index(frame, v)
+        frame.MRAveragesSequence = item(NumberOfAverages=float(next(number)))
 
     write(tmp_path / "enhanced.dcm", 3, group)
 

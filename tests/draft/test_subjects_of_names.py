@@ -1,0 +1,149 @@
+"""Scans of one person stay together: subjects in names of public datasets, in lists, and in both parts of a dataset."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medhybrid.config import ChannelConfig, DataConfig
+from medhybrid.data.layouts import Listing, list_dataset
+from medhybrid.draft.subjects import subject_pattern
+from medhybrid.steps.init import Initialised, init_study
+from tests.draft.test_draft import write_pair
+from tests.draft.test_tables import drafted
+
+
+def subjects_by_name(names: list[str]) -> dict[str, str]:
+    """Return the subject of each name by the pattern that is found for all of them."""
+    pattern, _ = subject_pattern(names)
+    return {n: m[1] if pattern and (m := re.search(pattern, n)) else n for n in names}
+
+
+@pytest.mark.parametrize(
+    ("form", "people", "scans"),
+    [
+        ("{}-{}", ["P001", "P002", "P003"], ["1-ED", "1-ES", "2-ED", "2-ES"]),
+        ("{}_{}", ["1", "2", "3"], ["1_1", "1_2", "2_1", "2_2"]),
+        ("{}_{}", [f"training0{i}" for i in range(1, 6)], ["01", "02", "03", "04"]),
+        ("{}_{}", ["case101", "case102"], ["day20_slice_0001", "day20_slice_0002", "day22_slice_0001"]),
+        ("{}_{}", ["tumor_001", "tumor_002"], [f"{x:04d}_{y:04d}" for x in (100, 101, 102) for y in (580, 581, 582)]),
+        ("ADNI_{}_{}", ["002_S_0295", "002_S_0413", "005_S_0221"], ["MR_MPRAGE_I45108", "MR_I7"]),
+        ("{}_{}", ["fdg_0a1b", "fdg_3c4d", "fdg_5e6f"], ["01-11-2004-NA-PET-CT", "03-12-2005-NA-PET-CT"]),
+        ("{}_{}", ["seq1", "seq2"], [f"{side}_frame{z:03d}" for side in ("left", "right") for z in range(3)]),
+        ("{}_{}", ["video_1", "video_2"], [f"{z:03d}" for z in range(12)]),
+    ],
+)
+def test_subjects_are_found_in_names_of_public_datasets(form: str, people: list[str], scans: list[str]) -> None:
+    truth = {form.format(p, s): p for p in people for s in scans}
+
+    assert subjects_by_name(list(truth)) == truth
+
+
+def test_dates_that_differ_from_scan_to_scan_are_visits() -> None:
+    people = ["fdg_0a1b", "fdg_3c4d", "fdg_5e6f"]
+    truth = {f"{p}_0{v}-1{i}-200{i}-NA-PET-CT": p for i, p in enumerate(people) for v in (1, 2)}
+
+    assert subjects_by_name(list(truth)) == truth
+
+
+def test_four_groups_called_training_are_not_taken_for_people() -> None:
+    names = [f"training0{i}_0{v}" for i in range(1, 5) for v in range(1, 5)]
+
+    assert subjects_by_name(names) == {n: n for n in names}
+
+
+@given(people=st.sets(st.integers(1, 999), min_size=2, max_size=6), visits=st.integers(2, 3))
+def test_visits_and_phases_of_any_number_of_people_are_grouped(people: set[int], visits: int) -> None:
+    truth = {
+        f"P{p:03d}-{v}-{phase}": f"P{p:03d}" for p in people for v in range(1, visits + 1) for phase in ("ED", "ES")
+    }
+
+    assert subjects_by_name(list(truth)) == truth
+
+
+def write_parts(root: Path, train: list[str], val: list[str]) -> Initialised:
+    """Write images and masks in `train/` and `val/`, and return the draft."""
+    for part, names in (("train", train), ("val", val)):
+        for i, name in enumerate(names):
+            write_pair(root / "d", f"{part}/images/{name}.nii.gz", f"{part}/masks/{name}.nii.gz", i)
+    return init_study(root / "d", root / "study.yaml")
+
+
+def test_subjects_in_the_folders_of_both_parts_give_no_parts_and_a_remark(tmp_path: Path) -> None:
+    made = write_parts(tmp_path, ["p1_a", "p1_b", "p2_a"], ["p2_b", "p3_a"])
+
+    cases = list_dataset(made.config.data).cases
+
+    assert [c.fold for c in cases] == [None] * 5
+    assert [(c.name[-4:], c.subject) for c in cases] == [(n, n[:2]) for n in ("p1_a", "p1_b", "p2_a", "p2_b", "p3_a")]
+    remark = "folders of training and validation are not used: 1 subjects are in both, such as p2; folds are drawn by subject"
+    assert any(r.endswith(remark) for r in made.draft.remarks)
+
+
+def test_numbers_that_start_anew_in_each_part_keep_the_parts(tmp_path: Path) -> None:
+    made = write_parts(tmp_path, ["p1_a", "p1_b", "p2_a"], ["p1_a", "p1_b"])
+
+    cases = list_dataset(made.config.data).cases
+
+    assert [c.fold for c in cases] == [-1, -1, -1, 0, 0]
+    assert [c.subject for c in cases] == ["train_p1", "train_p1", "train_p2", "validation_p1", "validation_p1"]
+    assert not any("are not used" in r for r in made.draft.remarks)
+
+
+def test_other_subjects_in_each_part_keep_the_parts(tmp_path: Path) -> None:
+    made = write_parts(tmp_path, ["p1_a", "p1_b", "p2_a"], ["p3_a", "p3_b"])
+
+    assert sorted(c.fold for c in list_dataset(made.config.data).cases if c.fold is not None) == [-1, -1, -1, 0, 0]
+
+
+def messages_of(listing: Listing) -> str:
+    """Return the messages of the notes on the subjects of a listing."""
+    return "; ".join(n.message for n in listing.notes if n.where == "subjects")
+
+
+def test_an_image_in_two_lines_of_a_table_is_of_one_subject_with_a_note(tmp_path: Path) -> None:
+    rows = ["liver,img/0.nii.gz,M", "spleen,img/0.nii.gz,M", "other,I,M"]
+
+    _, listing = drafted(tmp_path, "id,image,label", rows)
+
+    assert {c.name: c.subject for c in listing.cases} == {"liver": "liver", "spleen": "liver", "other": "other"}
+    assert messages_of(listing) == "1 cases have the image file of another case: they are of its subject"
+
+
+def test_given_subjects_of_an_image_in_two_lines_are_kept(tmp_path: Path) -> None:
+    rows = ["liver,A,img/0.nii.gz,M", "spleen,B,img/0.nii.gz,M", "other,C,I,M"]
+
+    _, listing = drafted(tmp_path, "id,patient,image,label", rows)
+
+    assert [c.subject for c in sorted(listing.cases, key=lambda c: c.name)] == ["A", "C", "B"]
+    assert not messages_of(listing)
+
+
+def listed(root: Path, keys: list[dict[str, str]]) -> Listing:
+    """Return the cases of a JSON list whose entries have further keys."""
+    entries = []
+    for i, more in enumerate(keys):
+        write_pair(root, f"imagesTr/c{i}.nii.gz", f"labelsTr/c{i}.nii.gz", i)
+        entries.append({"image": f"imagesTr/c{i}.nii.gz", "label": f"labelsTr/c{i}.nii.gz", **more})
+    (root / "dataset.json").write_text(json.dumps({"training": entries}))
+    return list_dataset(DataConfig(root=str(root), channels=(ChannelConfig(name="CT"),), labels={"a": 1, "b": 4}))
+
+
+@pytest.mark.parametrize("key", ["patient_id", "PatientID", "participant", "MRN"])
+def test_the_patient_of_an_entry_in_a_json_list_is_the_subject(tmp_path: Path, key: str) -> None:
+    listing = listed(tmp_path, [{key: "A"}, {key: "A"}, {key: "B"}])
+
+    assert [c.subject for c in listing.cases] == ["A", "A", "B"]
+    assert not any("are not used" in n.message for n in listing.notes)
+
+
+def test_the_key_subject_comes_before_that_of_the_patient(tmp_path: Path) -> None:
+    listing = listed(tmp_path, [{"patient_id": "A", "subject": s} for s in "XXY"])
+
+    assert [c.subject for c in listing.cases] == ["X", "X", "Y"]
+    assert [n.found for n in listing.notes if "are not used" in n.message] == ["patient_id"]
