@@ -50,6 +50,9 @@ UID = re.compile(r"[0-9.]{1,64}")
 
 POLL_S = 0.2
 
+REMOVE_S = 60.0
+"""Seconds between removals of old jobs, for which each job is read."""
+
 RETRY_S = 15.0
 """Wait after an error that is not caused by the job, such as a full disk."""
 
@@ -220,8 +223,11 @@ class Jobs:
                 )
             for unfinished in folders(self.spool / "incoming"):
                 remove_tree(unfinished, owner=self.spool)
+            next_removal = 0.0
             while not stop.wait(POLL_S):
-                self.remove_old()
+                if time.monotonic() >= next_removal:
+                    self.remove_old()
+                    next_removal = time.monotonic() + REMOVE_S
                 self.work(stop)
 
     # what clients ask for

@@ -20,6 +20,7 @@ import html
 import json
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
@@ -41,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 CHUNK_S = 60.0
 """An upload that sends nothing for this many seconds is closed."""
+
+MIN_BYTES_S = 16 << 10
+"""Least mean rate of an upload after `CHUNK_S`. Slower ones would hold all places."""
 
 EVENT_S = 0.5
 
@@ -267,7 +271,7 @@ async def _receive(request: Request, jobs: Jobs, model: str, name: str) -> str:
         raise HTTPException(413, f"the upload is larger than {jobs.options.max_upload_mb} MB")
     upload = await run_in_threadpool(jobs.begin, model, name)
     try:
-        size = 0
+        size, began = 0, time.monotonic()
         stream = request.stream().__aiter__()
         with upload.open("xb") as file:
             while True:
@@ -280,6 +284,9 @@ async def _receive(request: Request, jobs: Jobs, model: str, name: str) -> str:
                 except ClientDisconnect as error:  # nobody reads the answer
                     raise HTTPException(400, "the upload ended early") from error
                 size += len(block)
+                spent = time.monotonic() - began
+                if spent > CHUNK_S and size < MIN_BYTES_S * spent:
+                    raise HTTPException(408, f"the upload is slower than {MIN_BYTES_S >> 10} KiB/s")
                 if size > limit:
                     raise HTTPException(413, f"the upload is larger than {jobs.options.max_upload_mb} MB")
                 await run_in_threadpool(file.write, block)

@@ -14,7 +14,9 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -166,6 +168,20 @@ def test_an_upload_that_is_too_large_is_refused_and_removed(is_stated: bool, pla
         content: Any = block + b"0" if is_stated else iter([block, b"0"])
         answer = client.post("/jobs", params={"model": "brain", "name": "scan.nii"}, content=content)
         assert answer.status_code == 413
+    assert not list((tmp_path / "spool" / "incoming").iterdir())
+
+
+def test_an_upload_that_is_too_slow_is_closed_and_removed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minutes = count(step=100.0)  # each look at the clock is 100 s later
+    monkeypatch.setattr("medhybrid.steps.serve_http.time", SimpleNamespace(monotonic=lambda: next(minutes)))
+    with TestClient(make_app(jobs_of(place, tmp_path / "spool"), {})) as client:
+        answer = client.post("/jobs", params={"model": "brain", "name": "scan.nii"}, content=iter([b"0", b"0"]))
+        enough = client.post("/jobs", params={"model": "brain", "name": "scan.nii"}, content=b"0" * (4 << 20))
+
+    assert (answer.status_code, enough.status_code) == (408, 202)
+    assert "slower than" in answer.json()["detail"]
     assert not list((tmp_path / "spool" / "incoming").iterdir())
 
 
