@@ -4,7 +4,8 @@
 
 Each argument is NAME=FOLDER:MINUTES. The config is not edited: the plan chooses everything for the minutes. DynUNet (nnU-Net's
 network, from MONAI) has the same prepared cases, patch, loss, augmentation and optimiser. Fold 0 validates. Records are added
-to `results/datasets.jsonl`; `results/datasets.md` has the table, and `datasets.png` Dice over minutes. Use an idle machine.
+to `results/datasets.jsonl`; `results/datasets.md` has the table, which is copied to docs/results/accuracy.md, and
+docs/images/datasets.png shows Dice over minutes. Use an idle machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from accuracy import train_one
 
 RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- datasets.py: begin -->", "<!-- datasets.py: end -->"
+"""Marks around the table in the docs."""
+
 AIMS = {"hippocampus": 0.893, "glioma": 0.83, "acdc": 0.89, "lumbar": 0.92}
 """Aims of mean Dice for the config of `init`, on two idle cores."""
 
@@ -53,6 +57,10 @@ def write_table(records: list[dict[str, Any]]) -> None:
         cells = [dataset, f"{minutes:g}", setting, str(seed), spacing, patch, steps]
         lines.append("| " + " | ".join([*cells, f"{r['summary']['dice']:.4f}", str(AIMS.get(dataset, ""))]) + " |")
     (RESULTS / "datasets.md").write_text("\n".join([*lines, ""]))
+    docs = RESULTS.parents[1] / "docs"
+    if (page := docs / "results" / "accuracy.md").is_file():
+        before, rest = page.read_text().split(BEGIN)
+        page.write_text(BEGIN.join([before, "\n\n" + "\n".join(lines) + "\n\n" + END + rest.split(END)[1]]))
 
     import matplotlib
 
@@ -71,7 +79,8 @@ def write_table(records: list[dict[str, Any]]) -> None:
         axis.set_xlabel("minutes")
         axis.set_ylabel("mean Dice")
         axis.legend()
-    figure.savefig(RESULTS / "datasets.png", dpi=110)
+    (docs / "images").mkdir(parents=True, exist_ok=True)
+    figure.savefig(docs / "images" / "datasets.png", dpi=110)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

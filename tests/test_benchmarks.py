@@ -250,12 +250,18 @@ def test_datasets_trains_with_the_config_of_init(
 
     monkeypatch.setattr(datasets, "train_one", train_one)
 
+    page = results.parents[1] / "docs" / "results" / "accuracy.md"
+    page.parent.mkdir(parents=True)
+    page.write_text(f"before\n{datasets.BEGIN}\nold\n{datasets.END}\nafter\n")
+
     datasets.main([f"tiny={tiny.root}:0.1", "--settings", "hybrid", "--work", str(tmp_path / "work")])
 
     assert [c.name for c in trained[0].data.channels] == ["T1", "T2"]
     assert trained[0].data.labels == LABELS
     assert "| tiny | 0.1 | hybrid | 0 |" in (results / "datasets.md").read_text()
-    assert (results / "datasets.png").is_file()
+    assert page.read_text().split("\n")[::8] == ["before", "after"]
+    assert "| tiny | 0.1 | hybrid | 0 |" in page.read_text()
+    assert (results.parents[1] / "docs" / "images" / "datasets.png").is_file()
 
 
 def test_dicom_measures_each_reader_and_the_listing(script: Load, tmp_path: Path) -> None:

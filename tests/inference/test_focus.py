@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import medhybrid
 from medhybrid.config import InferenceConfig
 from medhybrid.inference.focus import CELL, Focus
 from medhybrid.inference.windows import predict_windows
+from tests.synthetic import StudyFolder
 
 
 def blurred(batch: Tensor) -> Tensor:
@@ -112,3 +115,18 @@ def test_a_place_below_the_threshold_is_background_and_not_looked_at() -> None:
 def test_without_it_the_hash_of_the_settings_is_that_of_earlier_versions() -> None:
     assert "focus" not in InferenceConfig().text_for_hash()
     assert InferenceConfig(focus=True).text_for_hash() != InferenceConfig().text_for_hash()
+
+
+def test_the_message_of_a_scan_has_the_share_and_other_settings_predict_again(
+    trained: tuple[StudyFolder, Path], tmp_path: Path
+) -> None:
+    study, run = trained
+    scan = study.folder / "data" / "imagesTr" / "case_07.nii.gz"
+    plain = medhybrid.predict(scan, model=run, out=tmp_path / "out", device="cpu").predictions[0]
+
+    focused = medhybrid.predict(scan, model=run, out=tmp_path / "out", device="cpu", focus=True)
+
+    assert focused.n_skipped == 0
+    assert "looked closely at 100.0 % of the volume" in focused.predictions[0].message, "a scan of few windows"
+    assert "looked closely" not in plain.message
+    assert focused.predictions[0].measures == plain.measures
