@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -278,11 +279,14 @@ def write_cts(bench: Bench, folder: Path, n: int) -> None:
     rng = np.random.default_rng(0)
     for k in range(z):
         array[:, :, k] = rng.normal(0, 200, (x, x))
-    folder.mkdir(parents=True)
-    first = folder / "ct0.nii.gz"
+    pending = folder.with_suffix(".part")  # a process that is stopped leaves no half of the data
+    shutil.rmtree(pending, ignore_errors=True)
+    pending.mkdir(parents=True)
+    first = pending / "ct0.nii.gz"
     nib.Nifti1Image(array, np.diag([0.8, 0.8, 1.0, 1.0])).to_filename(first)
     for i in range(1, n):
-        (folder / f"ct{i}.nii.gz").write_bytes(first.read_bytes())
+        (pending / f"ct{i}.nii.gz").write_bytes(first.read_bytes())
+    pending.rename(folder)
 
 
 @contextmanager
@@ -346,10 +350,13 @@ def _trained(bench: Bench) -> tuple[Path, Path, list[str]]:
     scans = bench.work / "scans"
     fold = PreparedDataset(medhybrid.preprocess(config).folder).fold_for(config)
     if not scans.exists():
-        scans.mkdir()
+        pending = scans.with_suffix(".part")
+        shutil.rmtree(pending, ignore_errors=True)
+        pending.mkdir()
         files = {c.name: c.images[0].paths[0] for c in list_dataset(config.data).cases if c.images and c.images[0]}
         for name in fold.validation:
-            (scans / files[name].name).write_bytes(files[name].read_bytes())
+            (pending / files[name].name).write_bytes(files[name].read_bytes())
+        pending.rename(scans)
     kept = bench.work / "model"
     if not kept.exists():
         kept.symlink_to(medhybrid.train(config).folder.resolve(), target_is_directory=True)

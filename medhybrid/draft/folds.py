@@ -49,7 +49,7 @@ def with_folds(draft: Draft) -> Draft:
 
 def remarks_on_lists(root: Path, cases: Sequence[str]) -> tuple[str, ...]:
     """Return remarks on text files that list names of cases, such as `train.txt`: they are not used."""
-    found = []
+    found, known = [], set(cases)
     for path in sorted(root.rglob("*.txt"))[:MAX_LISTS]:
         try:
             check_file(path)
@@ -59,7 +59,7 @@ def remarks_on_lists(root: Path, cases: Sequence[str]) -> tuple[str, ...]:
         except (OSError, UnicodeError, MedHybridError):
             continue
         names = [Path(line.strip().split()[0].replace("\\", "/")).name.split(".")[0] for line in lines if line.strip()]
-        n_cases = sum(name in set(cases) for name in names)
+        n_cases = sum(name in known for name in names)
         if names and n_cases >= LIST_SHARE * len(names):
             found.append(
                 f"{printable_path(path.relative_to(root))} lists {n_cases} cases, and is not used: give folds in splits.json"

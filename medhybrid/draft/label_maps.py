@@ -31,7 +31,9 @@ def without_label_maps(root: Path, pairs: Pairs) -> Pairs:
     for pair in pairs.pairs[::step][:MAX_CASES]:
         for channel, path in pair.images.items():
             with suppress(MedHybridError, OSError, ValueError):
-                is_map = _is_label_map(root / path) or _gives_mask(root / path, root / pair.mask)
+                is_map = _is_label_map(root / path)
+                with suppress(MedHybridError, OSError, ValueError):  # a mask that cannot be read
+                    is_map = is_map or _gives_mask(root / path, root / pair.mask)
                 n_read[channel] += 1
                 n_maps[channel] += is_map
     maps = [c for c in pairs.channels if n_read[c] and n_maps[c] == n_read[c]]

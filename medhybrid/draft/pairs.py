@@ -112,30 +112,31 @@ def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
     """
     files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
     paths = [*(p for p in files if IMAGE_SUFFIX.search(p.name)), *series]
-    plain = [p for p in paths if not is_other_mask(_without_part(stem_of(p), paths), ())]
+    has_parts = any("train" in words_of(stem_of(p)) for p in paths)
+    plain = [p for p in paths if not is_other_mask(_without_part(stem_of(p)) if has_parts else stem_of(p), ())]
     paths = plain if any(map(is_mask_path, plain)) or not plain else paths  # otherwise they are the only masks
     testing = [p for p in paths if any("test" in parts_named(part) for part in p.parts[:-1])]
-    paths = [p for p in paths if p not in set(testing)]
+    paths = _without(paths, testing)
     testing += (named_tests := _named_tests(paths))
-    paths = [p for p in paths if p not in set(named_tests)]
+    paths = _without(paths, named_tests)
     scans = [p for p in paths if not is_raster(p)]
     if {is_mask_path(p) for p in scans} == {True, False}:
         paths = scans  # image files beside them are previews
     paths, copies = _without_copies(paths)
     masks = _masks_among(paths)
-    images = [p for p in paths if p not in set(masks)]
+    images = _without(paths, masks)
     radiographs = [] if images else [p for p in files if DICOM_SUFFIX.search(p.name) and not is_mask_path(p)]
     images = images or radiographs
     paths += radiographs
     results = [p for p in images if DERIVED_WORDS & set(path_words(p))]
     if len(results) < len(images):
-        images = [p for p in images if p not in set(results)]
+        images = _without(images, results)
     else:
         results = []
     if not masks or not images:
         return None
     words = {p: path_words(p) for p in paths}
-    words |= _words_below(masks, paths)
+    words |= _words_below(masks, images)
     of_masks = _common([words[p] for p in masks], ODD) - _any([words[p] for p in images], ODD)
     of_images = (_common([words[p] for p in images], ODD) & IMAGE_WORDS) - _any([words[p] for p in masks], ODD)
     mask_keys = {p: [w for w in words[p] if w not in of_masks and w not in MASK_WORDS] for p in masks}
@@ -180,6 +181,11 @@ def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
         left_out.append(f"{len(spare)} images without a mask, such as {spare[0]}")
     pairs = _pairs(found, mask_keys, channels)
     return Pairs(pairs, channels, tuple(left_out))
+
+
+def _without(paths: Sequence[Path], others: Sequence[Path]) -> list[Path]:
+    left_out = set(others)
+    return [p for p in paths if p not in left_out]
 
 
 def _refuse_several_masks(root: Path, masks: Sequence[Path], images: Sequence[Path]) -> None:
@@ -353,11 +359,14 @@ def _assign(
         return chosen
 
     def assign(image: Path, mask: Path) -> None:
+        assigned[mask].setdefault(channel_of(image, mask), image)
+
+    def channel_of(image: Path, mask: Path) -> str:
         rest = Counter(images[image]) - Counter(masks[mask])
         spelt = {w.lower(): w for part in (*image.parts[:-1], stem_of(image)) for w in spelt_words(part)}
         own, of_mask = Counter(words_of(stem_of(image))), Counter(masks[mask])
         name = "_".join(spelt.get(w, w) for w in rest.elements() if not (w.isdecimal() and 0 < of_mask[w] >= own[w]))
-        assigned[mask].setdefault(name or "image", image)
+        return name or "image"
 
     alone = []
     for image, key in sorted(images.items()):
@@ -367,13 +376,14 @@ def _assign(
         elif not chosen:
             alone.append(image)
     has_images = {m for m, found in assigned.items() if found}
-    for image in (
-        alone if not by_folder else ()
-    ):  # numbers in the names of folders, such as `CT-1`, count for nothing here
+    n_beside = Counter(i.parent for i in alone)
+    # numbers in the names of folders, such as `CT-1`, count for nothing here
+    for image in () if by_folder else alone:
         if n_alike[stem_of(image)] == 1:
             of_file = words_of(stem_of(image))
             chosen = [m for m in masks_for(image, [w for w in images[image] if w in of_file]) if masks[m]]
-            if len(chosen) == 1 and chosen[0] not in has_images:
+            # a folder with images of several cases, as of a modality; that of one patient has another number than the case
+            if len(chosen) == 1 and (chosen[0] not in has_images or n_beside[image.parent] > 1):
                 assign(image, chosen[0])
     return assigned
 
@@ -434,19 +444,24 @@ def _number_of_odd(n: int, share: float) -> int:
     return max(1, int(share * n)) if share and n >= MIN_FILES else 0
 
 
-def _words_below(masks: Sequence[Path], paths: Sequence[Path]) -> dict[Path, list[str]]:
-    """Return the words of the paths in a folder that contains all masks, without those of the folder."""
-    folders = [m.parent for m in masks]
-    depth = min((len(f.parts) for f in folders), default=0)
-    while depth and len({f.parts[:depth] for f in folders}) > 1:
+def _words_below(masks: Sequence[Path], images: Sequence[Path]) -> dict[Path, list[str]]:
+    """Return the words of paths without the folders around all files, and of masks without those around all masks."""
+    of_all = _folder_around([*masks, *images])
+    of_masks = _folder_around(masks) if len(masks) > 1 else of_all
+    inside = {i: of_masks if i.is_relative_to(of_masks) else of_all for i in images}
+    return {m: path_words(m.relative_to(of_masks)) for m in masks} | {
+        i: path_words(i.relative_to(folder)) for i, folder in inside.items()
+    }
+
+
+def _folder_around(paths: Sequence[Path]) -> Path:
+    """Return the smallest folder that contains all relative paths."""
+    first, depth = paths[0].parent.parts, min(len(p.parts) - 1 for p in paths)
+    while depth and any(p.parts[:depth] != first[:depth] for p in paths):
         depth -= 1
-    if not depth or len(masks) < 2:
-        return {}
-    inside = Path(*folders[0].parts[:depth])
-    return {p: path_words(p.relative_to(inside)) for p in paths if p.is_relative_to(inside)}
+    return Path(*first[:depth])
 
 
-def _without_part(stem: str, paths: Sequence[Path]) -> str:
-    """Return a name without the word `valid`, if others have `train`: it means validation then."""
-    has_parts = any("train" in words_of(stem_of(p)) for p in paths)
-    return re.sub(r"valid(?![a-z])", "", stem, flags=re.IGNORECASE) if has_parts else stem
+def _without_part(stem: str) -> str:
+    """Return a name without the word `valid`, which means validation where others have `train`."""
+    return re.sub(r"valid(?![a-z])", "", stem, flags=re.IGNORECASE)

@@ -18,7 +18,7 @@ from medhybrid.draft.words import COLOUR_LETTERS, CT_WORDS, MR_WORDS, OTHER_WORD
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans import Scan
 from medhybrid.scans.dicom.attributes import text
-from medhybrid.scans.raster import COLOURS, fit_colours, has_known_size
+from medhybrid.scans.raster import COLOURS, fit_colours, has_known_size, is_raster
 from medhybrid.scans.reader import read_label_scan, read_scan
 
 MAX_CASES = 12
@@ -80,12 +80,15 @@ class Samples:
         For each value in the masks, its volume in each case that has it, by case.
     n_masks : int
         Number of masks that were read: those of the sampled cases, and further ones for rare labels.
+    sampled : frozenset of str
+        Names of the sampled cases.
     """
 
     images: tuple[SampledImage, ...]
     volumes_ml: dict[int, dict[str, float]]
     remarks: tuple[str, ...] = ()
     n_masks: int = 0
+    sampled: frozenset[str] = frozenset()
 
     @property
     def n_read(self) -> int:
@@ -143,7 +146,7 @@ class Samples:
         """
         by_case: dict[str, set[int]] = {}
         for value, cases in self.volumes_ml.items():
-            for case in cases:
+            for case in cases.keys() & self.sampled:
                 by_case.setdefault(case, set()).add(value)
         counts = [len(values) for values in by_case.values()]
         are_numbered = all(values == set(range(1, len(values) + 1)) for values in by_case.values())
@@ -209,7 +212,8 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
             f"{n_inverted} of {len(images)} sampled masks have a label in each corner, where background is expected: "
             "medhybrid takes 0 for the background",
         )
-    return Samples(tuple(images), dict(sorted(volumes.items())), tuple(remarks[:3]), len(images) + n_more)
+    names = frozenset(case.name for case in chosen)
+    return Samples(tuple(images), dict(sorted(volumes.items())), tuple(remarks[:3]), len(images) + n_more, names)
 
 
 def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float]]) -> int:
@@ -218,9 +222,13 @@ def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float
     for case in cases:
         if n_voxels > MAX_VOXELS:
             break
+        if case.mask is None:
+            continue
         with suppress(MedHybridError, OSError, ValueError):  # such a case is reported when it is prepared
             mask, voxel_ml = _mask_of(case)
             n_voxels += mask.size
+            if is_raster(case.mask.paths[0]):
+                _refuse_soft_edges(case, mask)
             n_read += 1
             numbers, counts = np.unique(mask, return_counts=True)
             if len(numbers) > MAX_FURTHER_VALUES:

@@ -110,7 +110,10 @@ def rules_of_studies(root: Path) -> StudyRules | None:
         remarks.append(f"segments that are not labels: {', '.join(others[:8])}")
     if unread:
         remarks.append(f"{unread} masks cannot be read")
-    by_channel = {c: Counter(e.modality for es in studies.values() for e in es) for c in channels}
+    of_masks = [e for found in drawn for e in found] if all(drawn) else []
+    every = of_masks if set(rules.values()) == {"*"} and of_masks else [e for es in studies.values() for e in es]
+    described = {c: [e for e in every if _plain(rules[c]) in ("*", e.description.strip())] or every for c in channels}
+    by_channel = {c: Counter(e.modality for e in found) for c, found in described.items()}
     modalities = tuple(
         "CT" if by_channel[c].most_common(1)[0][0] == "CT" else _modality(by_channel[c]) for c in channels
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medhybrid.config import ChannelConfig, DataConfig
+from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts import Case, Files, datasets_below, folder_of_datasets, list_dataset, recognise
 from medhybrid.data.layouts.case_labels import CaseLabelsError
@@ -29,6 +30,7 @@ from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
 from medhybrid.errors import DataError
 from medhybrid.names import printable_path
 from medhybrid.scans.raster import COLOURS, is_raster
+from medhybrid.scans.walk import Walk
 
 PART_WORDS = re.compile(r"(?<![a-z0-9])(train|training|tr|val|valid|validation|dev)_")
 """Words of folders for training and validation in the names of cases."""
@@ -64,7 +66,7 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
     names = read_names(root)
     chosen = NO_NAME.sub("_", name or (names.name if names else "") or root.name).strip("_.-") or "study"
     layout = _layout_of(root, names)
-    if layout == "studies" and (below := datasets_below(root)):
+    if layout == "studies" and (below := datasets_below(root)) and not _has_images_outside(root, below):
         if len(below) > 1:
             raise folder_of_datasets(root, below, "give the folder of one of them")
         draft = draft_study(below[0], name=name)
@@ -111,11 +113,19 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
                 f"{names.path.name if names else 'the list'} names {len(channels)} channels, but the files have {n_files}",
             )
         channels = tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(n_files))
-    if others := sorted(p.name for p in root.iterdir() if p.is_dir() and OTHER_PART.match(p.name)):
+    if layout == "nnunet" and (
+        others := sorted(p.name for p in root.iterdir() if p.is_dir() and OTHER_PART.match(p.name))
+    ):
         remarks += (f"other folders are not used: {', '.join(map(printable_path, others[:6]))}",)
     source = names.path.name if names else "imagesTr and labelsTr"
     base = _draft(chosen, root, layout, source, _unique(channels or ("image",)), names)
     return with_folds(replace(base, remarks=(*remarks, *base.remarks)))
+
+
+def _has_images_outside(root: Path, folders: Sequence[Path]) -> bool:
+    """Return whether a folder has image files that are in none of some of its folders."""
+    files = Walk().files(root, lambda _path, _error: None)
+    return any(IMAGE_SUFFIX.search(f.name) and not any(f.is_relative_to(b) for b in folders) for f in files)
 
 
 def _has_table_of_cases(root: Path) -> bool:
@@ -366,7 +376,7 @@ def _without_divided_parts(
     ]
     by_part: dict[str, tuple[set[str], set[str]]] = {}
     for pair, name, subject in zip(pairs.pairs, names, found, strict=True):
-        cases, subjects = by_part.setdefault(pair.part, (set(), set()))
+        cases, subjects = by_part.setdefault(pair.part or "train", (set(), set()))
         cases.add(name)
         subjects.add(subject)
     if len(by_part) != 2:

@@ -53,7 +53,7 @@ SESSION_WORD = re.compile(
 JOINED = re.compile(r"^(.*\d)(?:[lr]|o[ds]|tp\d+)$", re.IGNORECASE)
 """A name that ends in a side, eye or time point after a number: `Image_01L`, `RET002OD`, `ms01tp2`."""
 
-SEQUENCE = r"e[ds]|t[12][^\W_]*|flair|adc|dwi|pd[^\W_]*"
+SEQUENCE = r"e[ds]|t[12](?!\d)[^\W_]*|flair|adc|dwi|pd(?!\d)[^\W_]*"
 """Words for a phase of the heart, or a sequence of MR."""
 
 VISIT_FIRST = re.compile(
@@ -79,6 +79,9 @@ END_OF_GROUP = re.compile(
     re.IGNORECASE,
 )
 """End of the name of a group of several subjects: `site1`, `training_batch_2`, `ct_train`."""
+
+YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d$")
+"""A year at the end of the name of a group."""
 
 MIN_FOLDERS = 3
 """Least number of folders that are taken for subjects."""
@@ -108,6 +111,7 @@ def subject_pattern(names: Sequence[str]) -> tuple[str | None, str]:
         return None, "by their names, each case is another subject"
     tiles = Counter(m[1] for n in names if (m := PLACE.match(n)))
     are_tiles = len(tiles) > 1 and sum(tiles.values()) == len(names) and min(tiles.values()) > MAX_SCANS
+    are_tiles = are_tiles and not any(END_OF_GROUP.search(t) or YEAR.search(t) for t in tiles)
     for whole in (EXPORTED_COPY, TILE, *([PLACE] if are_tiles else []), VIDEO, PART_WORD, VISIT_FIRST, JOINED):
         matched = [whole.match(n) for n in names]
         subjects = Counter(m[1] for m in matched if m)

@@ -64,22 +64,22 @@ def table_of_cases(root: Path) -> CaseTable:
     found: list[FoundTable] = []
     testing: list[tuple[Path, Table]] = []
     problem = ""
+    headless: list[str] = []
     for path in find_tables(root):
         table = read_table(path)
         columns = _file_columns(table, path.parent)
         if first := [c for c in table.columns if _is_file(path.parent, c)]:
-            raise DataError(
-                f"{printable_path(path.name)} has no line with the names of its columns",
-                expected="a first line such as case,image,mask",
-                found=first[0][:80],
-                remedy="add this line",
+            headless.append(
+                f"{printable_path(path.name)} begins with {first[0][:80]}, not with the names of its columns"
             )
+            continue
         masks = [c for c in columns if _is_mask(c)]
         masks = [c for c in masks if not is_other_mask(c, ())] or masks
         images = [c for c in columns if not _is_mask(c)]
         images = [c for c in images if not _is_result(c)] or images
         volumes = [c for c in images if not _are_rasters(table, c)]
-        images = images if not volumes or not any(_are_rasters(table, c) for c in images) else volumes  # no previews
+        if volumes and len(volumes) < len(images) and len(masks) == 1 and not _are_rasters(table, masks[0]):
+            images = volumes  # the others are previews
         if len(masks) == 1 and images:
             found.append((path, table, masks[0], images))
         elif not masks and images and part_of(path.stem) == "test":
@@ -88,6 +88,13 @@ def table_of_cases(root: Path) -> CaseTable:
             problem = f"{printable_path(path.name)} has the columns {', '.join(masks)} of masks"
     if len(found) > 1:
         found = _joined(found) or found
+    if not found and headless:
+        raise DataError(
+            f"{printable_path(root)} has a table without the names of its columns",
+            expected="a first line such as case,image,mask",
+            found=headless[0],
+            remedy="add this line",
+        )
     if len(found) != 1:
         raise DataError(
             f"{printable_path(root)} has {'several tables' if found else 'no table'} of images and masks",

@@ -64,7 +64,8 @@ def is_unchanged(folder: Path, item: WorkItem) -> bool:
         context_files(item.files),
         context_files(item.files, item.root),
     )  # earlier versions searched nearby
-    for files in (files_of_scan, files_of_scan + nearby, files_of_scan + upwards):
+    # earlier versions kept no stamps of files beside a scan
+    for files in (f + more for f in dict.fromkeys((files_of_scan, item.files)) for more in ((), nearby, upwards)):
         if made.stamps == stamp_files(files) or made.input_hash == hash_files(files):
             return True
     return False

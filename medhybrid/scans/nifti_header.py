@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -240,10 +242,18 @@ def _beside(path: Path, suffixes: tuple[str, ...]) -> Path | None:
             if other.is_file():
                 return other
     with suppress(OSError):
+        names = _names_in(path.parent, path.parent.stat().st_mtime_ns)
         wanted = {(stem + suffix).lower() for suffix in suffixes}
-        alike = [other for other in path.parent.iterdir() if other.name.lower() in wanted and other.is_file()]
-        return alike[0] if len(alike) == 1 else None
+        alike = [n for n in names if n.lower() in wanted]
+        has_partner = any(n != path.name and _stem(Path(n)) == _stem(Path(a)) for a in alike for n in names if n != a)
+        return path.with_name(alike[0]) if len(alike) == 1 and not has_partner else None
     return None
+
+
+@lru_cache(maxsize=16)
+def _names_in(folder: Path, _changed: int) -> tuple[str, ...]:
+    """Return the names in a folder that may be files of a pair."""
+    return tuple(n for n in os.listdir(folder) if n.lower().endswith((".hdr", ".hdr.gz", *VALUE_SUFFIXES)))
 
 
 def _stem(path: Path) -> str:

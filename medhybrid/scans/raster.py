@@ -26,6 +26,7 @@ from medhybrid.scans.scan import Scan, Source
 from medhybrid.scans.tiff_series import refuse_other_series
 from medhybrid.scans.tiff_values import (
     CALIBRATED,
+    PLAIN,
     as_shown,
     as_stored,
     calibrated,
@@ -79,6 +80,8 @@ class RasterHeader:
         Whether its colours have 16 bits.
     size : Size, optional
         Size of a voxel in mm; None if the file does not state it.
+    line : (2,) tuple
+        Offset and factor of grey values.
     """
 
     file_format: str
@@ -90,6 +93,7 @@ class RasterHeader:
     is_deep: bool
     size: Size | None
     notes: tuple[str, ...]
+    line: tuple[float, float] = PLAIN
 
     @property
     def affine(self) -> Affine:
@@ -116,7 +120,8 @@ def read_raster(path: Path) -> Scan:
         if header.is_deep:
             values = _deep_colours(path)
         else:
-            values = np.stack([_colours(_page(image, n), header.n_channels) for n in header.pages], axis=-1)
+            pages = [_colours(_page(image, n), header.n_channels, header.line) for n in header.pages]
+            values = np.stack(pages, axis=-1)
     return _scan(path, header, values, header.notes)
 
 
@@ -150,7 +155,8 @@ def read_raster_header(path: Path) -> RasterHeader:
         is_lossy = image.format == "JPEG" or (image.format == "TIFF" and compression in LOSSY)
         is_deep = _is_deep(image)
         notes += value_notes(path, image)
-        notes += (CALIBRATED,) if line_of(image) != (0.0, 1.0) else ()
+        line = line_of(image)
+        notes += (CALIBRATED,) if line != PLAIN else ()
         if is_deep and (len(pages) > 1 or mode not in COLOUR or has_split_colours(image)):
             layout = " in separate planes or tiles" if has_split_colours(image) else ""
             raise ScanError(
@@ -176,7 +182,7 @@ def read_raster_header(path: Path) -> RasterHeader:
     if size is not None and size[2] == 0:
         size = (size[0], size[1], 1.0)
         notes = (*notes, UNKNOWN_DISTANCE) if len(pages) > 1 else notes
-    return RasterHeader(file_format, mode, shape, n_channels, pages, is_lossy, is_deep, size, notes)
+    return RasterHeader(file_format, mode, shape, n_channels, pages, is_lossy, is_deep, size, notes, line)
 
 
 def raster_geometry(path: Path) -> tuple[tuple[int, ...], Affine]:
@@ -340,12 +346,12 @@ def _page(image: Any, number: int) -> Any:
     return image
 
 
-def _colours(image: Any, n_channels: int) -> NDArray[np.generic]:
+def _colours(image: Any, n_channels: int, line: tuple[float, float]) -> NDArray[np.generic]:
     """Return the values (C, X, Y) of a page."""
     if image.mode in PALETTE or image.mode in COLOUR:
         values = np.asarray(image.convert("RGB" if n_channels == 3 else "L"))
     else:
-        values = calibrated(image, as_shown(image, _grey(image)))
+        values = calibrated(as_shown(image, _grey(image)), line)
     return values.T[None] if values.ndim == 2 else values.transpose(2, 1, 0)  # (Y, X[, C]) -> (C, X, Y)
 
 

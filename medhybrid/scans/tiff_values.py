@@ -26,30 +26,34 @@ WHITE_IS_ZERO = "its white is stored as 0: images are inverted, so that bright i
 
 CALIBRATED = "its values are those of ImageJ's calibration, a line; labels are the stored values"
 
+PLAIN = (0.0, 1.0)
+"""Offset and factor of values that are not calibrated."""
+
 FOURTH_VALUE = "the fourth value of its pixels is not used"
 
 
 def line_of(image: Any) -> tuple[float, float]:
-    """Return offset and factor of ImageJ's calibration of grey values; 0 and 1 without one.
+    """Return offset and factor of ImageJ's calibration of grey values of 8 and 16 bits; `PLAIN` without one.
 
     ImageJ writes signed values of 16 bits as unsigned ones, with an offset of -32768.
     """
-    described = description_of(image) if image.format == "TIFF" else ""
+    is_calibrated = image.format == "TIFF" and image.mode.startswith(("L", "I;16"))
+    described = description_of(image) if is_calibrated else ""
     if not described.startswith("ImageJ="):
-        return 0.0, 1.0
+        return PLAIN
     values = dict(re.findall(r"^(cf|c0|c1)=(\S+)\s*$", described, re.MULTILINE))
     try:
         offset, factor = float(values["c0"]), float(values["c1"])
     except (KeyError, ValueError):
-        return 0.0, 1.0
+        return PLAIN
     is_line = values.get("cf") == "0" and math.isfinite(offset) and math.isfinite(factor) and factor != 0
-    return (offset, factor) if is_line else (0.0, 1.0)
+    return (offset, factor) if is_line else PLAIN
 
 
-def calibrated(image: Any, values: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Apply ImageJ's calibration to the grey values of a page; integers stay integers if they can."""
-    offset, factor = line_of(image)
-    if (offset, factor) == (0.0, 1.0) or values.dtype.itemsize > 2:  # ImageJ calibrates integers of 8 and 16 bits
+def calibrated(values: NDArray[np.generic], line: tuple[float, float]) -> NDArray[np.generic]:
+    """Apply a calibration to grey values; integers stay integers if they can."""
+    offset, factor = line
+    if line == PLAIN:
         return values
     if factor == 1 and offset.is_integer():
         return values.astype(np.int32) + np.int32(offset)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,9 @@ def _training(folder: Path) -> Judged:
     except ModelError:
         record = None
     channel = shown_channel([(n.channel, n.optional) for n in plan.normalisation])
+    is_unchanged = cache(
+        lambda: record is None or PreparedDataset(prepared_folder(config)).data_hash() == record.data_hash
+    )
     settings = _flat(without_places(config)) | _made(record)
     labels = {n: v for v, n in enumerate(plan.labels, start=1)}
     return Judged(
@@ -236,22 +240,21 @@ def _training(folder: Path) -> Judged:
         dice_by_case(rows),
         settings,
         labels,
-        lambda case: _draw_validation(folder, config, plan, channel, case, "" if record is None else record.data_hash),
+        lambda case: _draw_validation(folder, config, plan, channel, case, is_unchanged),
         frozenset(plan.structures),
         references_by_case(rows),
     )
 
 
 def _draw_validation(
-    folder: Path, config: StudyConfig, plan: Plan, channel: int, case: str, data_hash: str
+    folder: Path, config: StudyConfig, plan: Plan, channel: int, case: str, is_unchanged: Callable[[], bool]
 ) -> VolumeView | None:
     prepared = prepared_folder(config)
     if not (prepared / "cases" / case).is_dir():
         return None
-    dataset = PreparedDataset(prepared)
-    if data_hash and dataset.data_hash() != data_hash:  # prepared again since, perhaps with other masks
+    if not is_unchanged():
         return None
-    (opened,) = dataset.open([case])
+    (opened,) = PreparedDataset(prepared).open([case])
     mask = inside_labels(read_scan(folder / "validation" / f"{case}.nii.gz").array[0], plan.labels)
     turned = opened.turn.grid(opened.source_grid)
     prediction: NDArray[np.generic] = resample_labels(opened.turn.apply(mask), turned, opened.grid, len(plan.labels))

@@ -61,8 +61,8 @@ def preprocess(config: StudyConfig, *, reporter: Reporter | None = None) -> Prep
     with held(folder / ".lock", wait=False) as is_free:
         if not is_free:
             reporter.message(f"waiting for another process that prepares {folder}")
-    with held(folder / ".lock"):
-        return _preprocess(config, folder, reporter)
+    with held(folder / ".lock"), contextlib.ExitStack() as alone:
+        return _preprocess(config, folder, reporter, alone)
 
 
 def _refuse_dataset_as_place(config: StudyConfig) -> None:
@@ -84,7 +84,7 @@ def _refuse_dataset_as_place(config: StudyConfig) -> None:
         )
 
 
-def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Preparation:
+def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter, alone: contextlib.ExitStack) -> Preparation:
     memory = free_memory()  # before worker processes start, which use memory that a training will have
     with Processes(config.prepare.workers or default_workers()) as processes:
         survey = survey_dataset(config, folder, processes, reporter)
@@ -92,10 +92,12 @@ def _preprocess(config: StudyConfig, folder: Path, reporter: Reporter) -> Prepar
         earlier = load_plan(folder)
         plan = plan_dataset(config, survey.fingerprint, memory=memory, earlier=earlier, reporter=reporter)
         waiting = [c for c in usable if not is_prepared(folder / "cases" / c.name, c, checks[c.name], plan)]
-        leaving = {p.parent.name for p in (folder / "cases").glob("[!.]*/case.json")} - {c.name for c in usable}
-        with _alone(folder, is_needed=bool(waiting or leaving) or _has_other_plan(folder, plan)):
-            _withdraw_other_plan(folder, plan)
-            failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
+        present = {p.parent.name for p in (folder / "cases").glob("[!.]*/case.json")}
+        changing = (present & {c.name for c in waiting}) | (present - {c.name for c in usable})
+        if changing or (present and _has_other_plan(folder, plan)):
+            alone.enter_context(_alone(folder))
+        _withdraw_other_plan(folder, plan)
+        failed = _prepare_all(config, waiting, checks, plan, folder, processes, reporter)
     findings = [*survey.findings, *failed]
     failed_cases = {f.where for f in failed}
     measured = {c.name: f for c in usable if c.name not in failed_cases and (f := checks[c.name].fingerprint)}
@@ -161,11 +163,8 @@ def _prepare_all(
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, *, is_needed: bool) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """Keep trainings from starting while prepared cases change; raise `DataError` if one uses them now."""
-    if not is_needed:
-        yield
-        return
     with held(folder / IN_USE, wait=False) as is_free:
         if not is_free:
             raise DataError(

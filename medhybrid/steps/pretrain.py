@@ -26,6 +26,7 @@ from medhybrid.runs.data import check_data, remember_data
 from medhybrid.runs.folder import hold_run, new_run_folder, study_folder
 from medhybrid.runs.leakage import read_training_images, record_training_images
 from medhybrid.runs.places import with_places_here
+from medhybrid.runs.prepared import in_use
 from medhybrid.runs.record import check_tracking, make_tracker
 from medhybrid.runs.resume import extend, run_config, with_places
 from medhybrid.runs.run import Run
@@ -67,10 +68,10 @@ def pretrain(config: StudyConfig, *, reporter: Reporter | None = None) -> Run:
         )
     folder = new_run_folder(config, "pretrain")
     save_config(config, folder / "config.yaml")
-    setup = resolve_setup(config, choose_device(config.training.device))
-    setup.plan.save(folder / "plan.json")
-    remember_data(folder, setup.data)
-    with hold_run(folder):
+    with in_use(config), hold_run(folder):
+        setup = resolve_setup(config, choose_device(config.training.device))
+        setup.plan.save(folder / "plan.json")
+        remember_data(folder, setup.data)
         return replace(_run(setup, folder, reporter, resume=False), left_out=preparation.left_out)
 
 
@@ -80,16 +81,19 @@ def resume_pretraining(folder: Path, overrides: Sequence[str] = (), *, reporter:
     config = with_places(with_places_here(kept, folder), overrides)
     if config.data.labelled:
         raise ConfigError(f"{folder} is not a run of pretrain", remedy=f"medhybrid train --resume --run {folder}")
-    setup = resolve_setup(config, choose_device(config.training.device))
-    then = Plan.load(folder / "plan.json")
-    if setup.plan.settings != then.settings:
-        raise DataError(f"the plan of the prepared scans differs from the run {folder.name}", remedy="start a new run")
-    check_data(folder, setup.data)
-    check_tracking(config, folder)
-    with hold_run(folder):
-        save_config(kept, folder / "config.yaml")
-        has_started = has_checkpoint(folder / "checkpoint")
-        return _run(setup, folder, reporter or Silent(), resume=has_started)
+    with in_use(config):
+        setup = resolve_setup(config, choose_device(config.training.device))
+        then = Plan.load(folder / "plan.json")
+        if setup.plan.settings != then.settings:
+            raise DataError(
+                f"the plan of the prepared scans differs from the run {folder.name}", remedy="start a new run"
+            )
+        check_data(folder, setup.data)
+        check_tracking(config, folder)
+        with hold_run(folder):
+            save_config(kept, folder / "config.yaml")
+            has_started = has_checkpoint(folder / "checkpoint")
+            return _run(setup, folder, reporter or Silent(), resume=has_started)
 
 
 def for_scans(config: StudyConfig) -> StudyConfig:

@@ -235,7 +235,7 @@ def write_table(root: Path, lines: list[str]) -> None:
 def test_a_table_without_the_names_of_its_columns_is_refused_with_this_reason(tmp_path: Path) -> None:
     write_table(tmp_path / "d", [f"img/{i}.nii.gz,lab/{i}.nii.gz" for i in range(3)])
 
-    with pytest.raises(DataError, match=r"list\.csv has no line with the names of its columns.*found img/0\.nii\.gz"):
+    with pytest.raises(DataError, match=r"without the names of its columns.*list\.csv begins with img/0\.nii\.gz"):
         draft_of(tmp_path / "d")
 
 

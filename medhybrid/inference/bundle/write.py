@@ -45,11 +45,13 @@ def write_bundle(model: Model, out: Path) -> float:
     for name in ("configs", "models", "scripts", "docs"):
         (out / name).mkdir(parents=True)
     difference = check_program(model, write_program(model, out / "models", "pt2"))
-    (out / "scripts" / "__init__.py").write_text('"""Steps of the bundle."""\n')
-    (out / "scripts" / "steps.py").write_text(self_contained(steps))
-    (out / "docs" / "README.md").write_text(model_card(model.record, f"{model.plan.study}, as MONAI Bundle"))
+    (out / "scripts" / "__init__.py").write_text('"""Steps of the bundle."""\n', encoding="utf-8")
+    (out / "scripts" / "steps.py").write_text(self_contained(steps), encoding="utf-8")
+    (out / "docs" / "README.md").write_text(
+        model_card(model.record, f"{model.plan.study}, as MONAI Bundle"), encoding="utf-8"
+    )
     for name, values in (("metadata", metadata_of(model)), ("inference", inference_of(model))):
-        (out / "configs" / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n")
+        (out / "configs" / f"{name}.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     return difference
 
 

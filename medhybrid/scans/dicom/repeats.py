@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -191,13 +191,19 @@ def _by_attributes(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list
         read = cache(_read_file)
         one, other = (_attributes_of(f, read) for f in here)
         differing = list(dict.fromkeys([*_differing(one, other), "ContentTime"]))[:MAX_TRIED]
-        described = [_attributes_of(f, read) for f in frames]
+        of_headers: dict[int, dict[str, str]] = {}
+        described = []
+        for f in frames:
+            header, *groups = _attributes_of(f, read)
+            if id(header) not in of_headers:
+                of_headers[id(header)] = _first_values([header], differing)
+            described.append(of_headers[id(header)] | _first_values(groups, differing))
     except Exception:  # a damaged header: the series is refused with its reason
         return None
     for name in differing:
         parts: dict[str, list[int]] = {}
-        for i, datasets in enumerate(described):
-            parts.setdefault(_first_value(datasets, name), []).append(i)
+        for i, values in enumerate(described):
+            parts.setdefault(values.get(name, ""), []).append(i)
         if (
             "" not in parts
             and len(parts) > 1
@@ -208,13 +214,15 @@ def _by_attributes(frames: Sequence[Frame], slots: np.ndarray) -> dict[str, list
     return None
 
 
-def _first_value(datasets: Sequence[Any], keyword: str) -> str:
-    """Return the first value of an attribute in data sets, at any depth; empty without one."""
+def _first_values(datasets: Sequence[Any], names: Collection[str]) -> dict[str, str]:
+    """Return the first value of each attribute in data sets, at any depth."""
+    found: dict[str, str] = {}
     for dataset in datasets:
         for element in dataset.iterall():
-            if (element.keyword or f"({element.tag.group:04x},{element.tag.element:04x})") == keyword:
-                return str(element.value)
-    return ""
+            name = element.keyword or f"({element.tag.group:04x},{element.tag.element:04x})"
+            if name in names:
+                found.setdefault(name, str(element.value))
+    return found
 
 
 def _varies(trait: str, frames: Sequence[Frame]) -> bool:

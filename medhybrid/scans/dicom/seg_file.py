@@ -129,10 +129,14 @@ class SegFile:
         if is_plain and len(content) > self.n_frames * rows * columns * bits // 8 + SPARE_BYTES:
             raise unreadable(self.path, f"pixels of more frames than NumberOfFrames {self.n_frames}")
         if bits == 1 and is_plain:
-            if syntax == ExplicitVRBigEndian and self.dataset["PixelData"].VR == "OW":
-                content = _with_bytes_exchanged(content)
             n_pixels = rows * columns  # a frame may start within a byte
             first = index * n_pixels
+            if syntax == ExplicitVRBigEndian and self.dataset["PixelData"].VR == "OW":
+                begin = first // 16 * 2  # of the word in which the frame starts
+                content, first = (
+                    _with_bytes_exchanged(content[begin : (first + n_pixels + 15) // 16 * 2]),
+                    first - 8 * begin,
+                )
             part = np.frombuffer(content, np.uint8, (first + n_pixels + 7) // 8 - first // 8, first // 8)
             return np.unpackbits(part, bitorder="little")[first % 8 : first % 8 + n_pixels].reshape(rows, columns)
         try:

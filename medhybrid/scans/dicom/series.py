@@ -96,7 +96,8 @@ def _joined(groups: Mapping[tuple[str, str, str], list[FileHeader]]) -> list[lis
     """
     single: dict[tuple[str, Identity], list[FileHeader]] = {}
     for (_, series, alone), members in groups.items():
-        if series and not alone and len(members) == 1 and len(members[0].frames) == 1:
+        frames = members[0].frames
+        if series and not alone and len(members) == 1 and len(frames) == 1 and not frames[0].is_projection:
             single.setdefault((series, members[0].patient), []).append(members[0])
     together = {key: members for key, members in single.items() if len(members) > 1}
     moved = {id(m) for members in together.values() for m in members}
