@@ -55,6 +55,7 @@ def evaluate(
     labels are those of its model. Other masks need --config.
     """
     from medhybrid.config import load_config
+    from medhybrid.data.mask_files import MAX_GAP_MM
     from medhybrid.data.segments import SegmentRules
     from medhybrid.steps.annotated import annotated_labels
     from medhybrid.steps.evaluate import evaluate as score
@@ -62,13 +63,14 @@ def evaluate(
 
     reporter = call_of(context).reporter(quiet)
     annotated: dict[str, tuple[str, ...]] = {}
+    max_gap_mm = 0.0
     if other_values not in ("refuse", "ignore"):
         raise ConfigError(f"unknown --other-values {other_values!r}", expected="refuse or ignore")
     if config:
         study = load_config(config, overrides or [])
         labels, regions, ignore_value = study.data.labels, study.data.regions, study.data.ignore_value
         rules, permissions = SegmentRules.of(study.data), mode or study.output.mode
-        annotated = annotated_labels(study.data, reporter)
+        annotated, max_gap_mm = annotated_labels(study.data, reporter), study.prepare.max_affine_error_mm
     elif overrides:
         raise ConfigError(f"override {overrides[0]!r} cannot be used", expected="--config with overrides, or neither")
     else:
@@ -90,6 +92,7 @@ def evaluate(
             other_values=other_values,  # type: ignore[arg-type]
             out=target,
             tolerance_mm=tolerance_mm,
+            max_gap_mm=max(max_gap_mm, MAX_GAP_MM),
             reporter=reporter,
         )
     title = "Scores of the voxels with a known label" if "labelled_share" in result.summary else "Scores"

@@ -46,15 +46,23 @@ def read_mask(path: Path, rules: SegmentRules) -> tuple[NDArray[np.generic], Gri
     return round_labels(array[0]), mask.grid
 
 
-def mask_on_grid(path: Path, grid: Grid, rules: SegmentRules) -> NDArray[np.generic] | None:
-    """Read a mask (X, Y, Z) with the axes of `grid`; None if it has another grid. Raises as `read_mask`."""
+def mask_on_grid(
+    path: Path, grid: Grid, rules: SegmentRules, *, max_gap_mm: float = MAX_GAP_MM
+) -> NDArray[np.generic] | None:
+    """Read a mask (X, Y, Z) with the axes of `grid`; None if it has another grid. Raises as `read_mask`.
+
+    Parameters
+    ----------
+    max_gap_mm : float
+        Largest distance between corresponding corners of both grids.
+    """
     mask, its = read_mask(path, rules)
     if is_raster(path):  # it states no position; its pixels count by column, row and page
         return mask if mask.shape == grid.shape else None
     turned, its = match_axes(mask, its, grid)
     if segments_of_nrrd(path):  # 3D Slicer saves only the extent of the segments
         turned, its = extend_to(turned, its, grid)
-    return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= MAX_GAP_MM else None
+    return turned if its.shape == grid.shape and corner_distance_mm(its, grid) <= max_gap_mm else None
 
 
 def stated_grid(path: Path, grid: Grid) -> Grid:

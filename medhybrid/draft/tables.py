@@ -165,6 +165,8 @@ def _lines_of(root: Path, path: Path, table: Table, mask: str, images: Sequence[
     case, subject = _column_named(table, CASE_WORDS, [mask, *images]), _subject_column(table, [mask, *images])
     fold = table.column("fold")
     split = split_column(table, images, printable_path(path.name))
+    if fold and not split and all(part_of(row[fold]) for _, row in table.rows if not is_blank(row[fold])):
+        split, fold = fold, None  # words such as train in a column of folds
     optional = frozenset(c for c in images if any(is_blank(row[c]) for _, row in table.rows))
     optional = optional if len(optional) < len(images) else frozenset(images[1:])
     known = [table.column(name) for name in ("case", "mask", "subject")]

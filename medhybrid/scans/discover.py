@@ -353,6 +353,11 @@ def _image_entry(path: Path, kind: image_files.Kind, base: Path) -> ScanEntry:
     name = name_from_path(relative.parent / nifti.strip_suffix(path))
     files: tuple[Path, ...] = (path,)
     try:
+        if path.is_symlink() and not path.exists():
+            raise ScanError(
+                f"{path.name} is a link to a file that does not exist",
+                remedy="fetch the file, for example with datalad get, or correct the link",
+            )
         shape, affine = image_files.read_geometry(path)
         files = image_files.files_of(path)
         spacing, orientation, problem = spacing_mm(affine), orientation_code(affine), ""

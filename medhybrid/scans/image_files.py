@@ -26,6 +26,13 @@ UNREAD_FORMATS = {
     ".mif.gz": "MIF (MRtrix)",
     ".gipl": "GIPL",
     ".gipl.gz": "GIPL",
+    ".nrrd.gz": "NRRD in gzip",
+    ".mha.gz": "MetaImage in gzip",
+    ".par": "PAR/REC (Philips)",
+    ".npy": "NumPy",
+    ".npz": "NumPy",
+    ".vtk": "VTK",
+    ".vti": "VTK",
 }
 """Formats of volumes that have no reader, by suffix."""
 

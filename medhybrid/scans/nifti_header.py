@@ -47,6 +47,10 @@ BYTES_OF_VERSION_2 = 540
 _SILENT = logging.Logger("nibabel headers", level=logging.CRITICAL + 1)
 
 
+POINTERS = (b"version https://git-lfs", b"/annex/objects/")
+"""First bytes of files that stand for large files in a repository of data."""
+
+
 @dataclass(frozen=True, slots=True)
 class NiftiHeader:
     """Header of a NIfTI or Analyze file.
@@ -163,6 +167,10 @@ def parse_header(path: Path, content: bytes) -> Any:
         kind = kinds[magic]
     elif is_pair and any(int.from_bytes(content[:4], order) == BYTES_OF_VERSION_1 for order in ("little", "big")):
         kind = Spm2AnalyzeHeader
+    elif content.startswith(POINTERS):
+        raise _unreadable(
+            path, "a pointer of Git LFS or git-annex", "fetch the file itself: git lfs pull, or git annex get"
+        )
     else:
         raise _unreadable(path, "not a NIfTI header" if content else "an empty file")
     size = kind.template_dtype.itemsize

@@ -50,6 +50,9 @@ COLOUR = {"RGB": 3, "RGBA": 4, "RGBX": 4}
 
 PALETTE = ("P", "PA")
 
+SCALED = {"L;2": 85, "L;4": 17}
+"""Factor by which Pillow multiplies grey values of 2 and 4 bits."""
+
 LOSSY = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
 """Compressions of a TIFF that change values."""
 
@@ -385,7 +388,9 @@ def _labels(path: Path, image: Any, header: RasterHeader) -> NDArray[np.generic]
     if image.mode in GREY:
         if image.mode == "LA":
             _refuse_transparent(path, np.asarray(image))
-        return _grey(image).T[None]
+        factor = SCALED.get(_raw_mode(image), 1)  # before the values are loaded: Pillow forgets the mode then
+        values = _grey(image)
+        return (values // factor if factor > 1 else values).T[None]
     values = np.asarray(image)  # (Y, X, 3 or 4)
     if image.mode == "RGBA":
         _refuse_transparent(path, values)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medhybrid.data.label_values import unknown_values
 from medhybrid.data.layouts.case import strip_suffix
-from medhybrid.data.mask_files import list_masks, mask_on_grid, read_mask, stated_grid
+from medhybrid.data.mask_files import MAX_GAP_MM, list_masks, mask_on_grid, read_mask, stated_grid
 from medhybrid.data.segments import SegmentRules
 from medhybrid.draft.words import name_without_kind, names_mask
 from medhybrid.errors import ConfigError, DataError, MedHybridError, item_error
@@ -63,6 +63,7 @@ def evaluate(
     rules: SegmentRules | None = None,
     out: str | Path | None = None,
     tolerance_mm: float = 1.0,
+    max_gap_mm: float = MAX_GAP_MM,
     reporter: Reporter | None = None,
 ) -> Evaluation:
     """Score predicted masks.
@@ -93,6 +94,8 @@ def evaluate(
         Mapping of named segments to labels; by default each label has the segment of its name.
     out : path, optional
         Folder for `scores.csv` and `summary.json`.
+    max_gap_mm : float
+        Largest distance between corresponding corners of a prediction and its reference, as `prepare.max_affine_error_mm`.
 
     Raises
     ------
@@ -108,7 +111,7 @@ def evaluate(
     cases = None if cases is None else [_nfc(case) for case in cases]
     _check_annotated(annotated, structures)
     rules = replace(rules or SegmentRules(labels), other_values=other_values)
-    options = _Options(structures, rules, tolerance_mm, ignore_value)
+    options = _Options(structures, rules, tolerance_mm, ignore_value, max_gap_mm)
     for folder in (Path(references), Path(predictions)):
         if not folder.is_dir():
             raise DataError(f"{printable_path(folder)} does not exist or is not a folder", remedy="check the path")
@@ -198,6 +201,8 @@ def evaluate(
 def _remedy_for_folders_below(folders: Sequence[Path]) -> str:
     """Return the remedy for folders without masks that contain other folders; empty otherwise."""
     names = [printable_path(f) for f in folders if any(p.is_dir() and not p.name.startswith(".") for p in f.iterdir())]
+    if any(p.suffix.lower() == ".dcm" for f in folders for p in f.iterdir()):
+        return "save DICOM masks as NIfTI or NRRD: evaluate does not read SEG and RTSTRUCT"
     return f"put the masks of {' and '.join(names)} into one folder: folders below are not searched" if names else ""
 
 
@@ -228,6 +233,7 @@ class _Options:
     rules: SegmentRules
     tolerance_mm: float
     ignore_value: int | None
+    max_gap_mm: float
 
     def for_case(self, annotated: Collection[str] | None) -> _Options:
         """Return the options of a case: only its annotated labels are scored."""
@@ -439,7 +445,7 @@ def _score(
         problems[case] = NO_PREDICTION
     else:
         try:
-            array = _read_prediction(prediction_path, grid, rules)
+            array = _read_prediction(prediction_path, grid, rules, options.max_gap_mm)
         except Exception as error:  # excluding the case would raise the mean
             problem = item_error(error, f"the prediction of {case} cannot be read", DataError)
             problems[case] = f"scored as empty: {problem}"
@@ -462,7 +468,7 @@ def _as_worst(score: LabelScore, diagonal_mm: float) -> LabelScore:
     return replace(worst, hd95_mm=diagonal_mm)
 
 
-def _read_prediction(path: Path, grid: Grid, rules: SegmentRules) -> NDArray[np.generic]:
+def _read_prediction(path: Path, grid: Grid, rules: SegmentRules, max_gap_mm: float) -> NDArray[np.generic]:
     """Read a predicted mask (X, Y, Z) on the grid of the reference.
 
     Raises
@@ -470,9 +476,13 @@ def _read_prediction(path: Path, grid: Grid, rules: SegmentRules) -> NDArray[np.
     DataError
         If it has another grid, or values that are not labels and are refused.
     """
-    found = mask_on_grid(path, grid, rules)
+    found = mask_on_grid(path, grid, rules, max_gap_mm=max_gap_mm)
     if found is None:
-        raise DataError("the prediction has another grid than the reference")
+        raise DataError(
+            "the prediction has another grid than the reference",
+            expected=f"the same voxels, corners within {max_gap_mm:g} mm",
+            remedy="resample one of them, or set prepare.max_affine_error_mm in --config",
+        )
     if rules.other_values == "refuse" and (unknown := unknown_values(found, rules.labels.values())):
         raise DataError(
             "the prediction has values that are not labels",

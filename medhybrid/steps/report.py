@@ -265,4 +265,5 @@ def _facts(record: FolderRecord) -> dict[str, str]:
         "by": f"medhybrid {record.medhybrid} on {record.device}, {record.precision}",
         **({"confidence": "not calibrated"} if record.is_calibrated is False else {}),
         "other files": str(record.n_other_files),
+        **({"not yet predicted": str(record.n_waiting)} if record.n_waiting else {}),
     }

@@ -24,7 +24,7 @@ def drafted(root: Path, header: str, rows: list[str]) -> tuple[Initialised, List
     return made, list_dataset(made.config.data)
 
 
-@pytest.mark.parametrize("column", ["split", "Subset", "train_test"])
+@pytest.mark.parametrize("column", ["split", "Subset", "train_test", "fold"])
 def test_cases_for_testing_stay_cases_for_testing(tmp_path: Path, column: str) -> None:
     made, listing = drafted(tmp_path, f"id,image,label,{column}", ["a,I,M,train", "b,I,M,train", "c,I,M,test"])
 

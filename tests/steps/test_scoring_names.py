@@ -351,3 +351,31 @@ def test_a_report_finds_the_references_that_evaluate_finds(tmp_path: Path, names
     text = report(tmp_path / "out", references=tmp_path / "references", layout="single").read_text()
 
     assert text.count('data-kind="reference"') == 2
+
+
+# --- grids that differ a little ---------------------------------------------------------------------------------------
+
+
+def test_a_reference_within_the_accepted_distance_is_scored(tmp_path: Path) -> None:
+    _, mask = box_and_mask()
+    shifted = AFFINE.copy()
+    shifted[0, 3] += 0.07
+    save_nifti(tmp_path / "masks" / "a.nii.gz", mask)
+    save_nifti(tmp_path / "references" / "a.nii.gz", mask, shifted)
+
+    strict = medhybrid.evaluate(tmp_path / "references", tmp_path / "masks", labels=LESION)
+    wide = medhybrid.evaluate(tmp_path / "references", tmp_path / "masks", labels=LESION, max_gap_mm=0.2)
+
+    assert [s.dice for s in strict.scores] == [0]
+    assert "corners within 0.01 mm" in strict.problems["a"]
+    assert [s.dice for s in wide.scores] == [1]
+
+
+def test_references_in_dicom_are_refused_with_the_reason(tmp_path: Path) -> None:
+    _, mask = box_and_mask()
+    save_nifti(tmp_path / "masks" / "a.nii.gz", mask)
+    (tmp_path / "references").mkdir()
+    (tmp_path / "references" / "a.dcm").write_bytes(b"DICM")
+
+    with pytest.raises(DataError, match="does not read SEG and RTSTRUCT"):
+        medhybrid.evaluate(tmp_path / "references", tmp_path / "masks", labels=LESION)
