@@ -151,7 +151,7 @@ def _find_outliers(case: str, name: str, values: NDArray[np.generic]) -> Finding
     )
 
 
-def copied_channels(image: NDArray[np.generic]) -> list[tuple[int, int]]:
+def copied_channels(image: Sequence[NDArray[np.generic]] | NDArray[np.generic]) -> list[tuple[int, int]]:
     """Return the pairs of channels with equal values, except constant channels."""
     return [
         (a, b)

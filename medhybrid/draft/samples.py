@@ -14,6 +14,7 @@ from medhybrid.data.even_sample import sample_step
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case
 from medhybrid.draft.segments import names_in_mask
+from medhybrid.draft.stand_ins import ChannelContents, contents_of
 from medhybrid.draft.words import COLOUR_LETTERS, CT_WORDS, MR_WORDS, OTHER_WORDS
 from medhybrid.errors import DataError, MedHybridError
 from medhybrid.scans import Scan
@@ -82,6 +83,8 @@ class Samples:
         Number of masks that were read: those of the sampled cases, and further ones for rare labels.
     sampled : frozenset of str
         Names of the sampled cases.
+    contents : tuple of ChannelContents
+        Blank and equal channels of the sampled cases, and of further ones; empty with one channel.
     """
 
     images: tuple[SampledImage, ...]
@@ -89,6 +92,7 @@ class Samples:
     remarks: tuple[str, ...] = ()
     n_masks: int = 0
     sampled: frozenset[str] = frozenset()
+    contents: tuple[ChannelContents, ...] = ()
 
     @property
     def n_read(self) -> int:
@@ -186,13 +190,14 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
     chosen = [cases[int(i * step)] for i in range(min(MAX_CASES, len(cases)))]
     images: list[SampledImage] = []
     volumes: dict[int, dict[str, float]] = {}
+    contents: list[ChannelContents] = []
     remarks, n_voxels, n_inverted = [], 0, 0
     for case in chosen:
         if n_voxels > MAX_VOXELS:
             break
         try:
-            image = _image_of(case)
             mask, voxel_ml = _mask_of(case)
+            image, arrays = _image_of(case)
             if image.kind == "raster":
                 _refuse_soft_edges(case, mask)
         except (MedHybridError, OSError, ValueError) as error:
@@ -200,12 +205,16 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
             continue
         n_voxels += int(np.prod(image.shape))
         images.append(image)
+        contents += _contents_of(arrays, mask)
         n_inverted += mask.size > 0 and bool(mask[np.ix_(*([0, -1] for _ in mask.shape))].all())
         numbers, counts = np.unique(mask, return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             if number != 0 and float(number).is_integer():
                 volumes.setdefault(int(number), {})[case.name] = count * voxel_ml
-    n_more = _add_further_masks([c for c in cases if c not in chosen], volumes)
+    others = [c for c in cases if c not in chosen]
+    n_more = _add_further_masks(others, volumes)
+    if contents:
+        contents += _further_contents(others)
     if n_inverted > len(images) / 2:
         remarks.insert(
             0,
@@ -213,7 +222,9 @@ def read_samples(cases: Sequence[Case], channels: Sequence[str]) -> Samples:
             "medhybrid takes 0 for the background",
         )
     names = frozenset(case.name for case in chosen)
-    return Samples(tuple(images), dict(sorted(volumes.items())), tuple(remarks[:3]), len(images) + n_more, names)
+    return Samples(
+        tuple(images), dict(sorted(volumes.items())), tuple(remarks[:3]), len(images) + n_more, names, tuple(contents)
+    )
 
 
 def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float]]) -> int:
@@ -239,8 +250,31 @@ def _add_further_masks(cases: Sequence[Case], volumes: dict[int, dict[str, float
     return n_read
 
 
-def _image_of(case: Case) -> SampledImage:
+def _further_contents(cases: Sequence[Case]) -> list[ChannelContents]:
+    """Return the contents of cases that are not sampled, up to `MAX_VOXELS` in all: few cases may lack a channel."""
+    found: list[ChannelContents] = []
+    n_voxels = 0
+    for case in cases:
+        if n_voxels > MAX_VOXELS:
+            break
+        with suppress(MedHybridError, OSError, ValueError):  # such a case is reported when it is prepared
+            _, arrays = _image_of(case)
+            n_voxels += sum(a.size for a in arrays)
+            found += _contents_of(arrays, _mask_of(case)[0])
+    return found
+
+
+def _contents_of(arrays: Sequence[NDArray[Any]], mask: NDArray[np.generic]) -> list[ChannelContents]:
+    """Return the contents of the channels of an image, if it has several on one grid."""
+    if len(arrays) < 2 or len({a.shape for a in arrays}) > 1:
+        return []
+    return [contents_of(arrays, mask)]
+
+
+def _image_of(case: Case) -> tuple[SampledImage, list[NDArray[Any]]]:
+    """Read the image of a case, and return its values in short, and its channels (X, Y, Z)."""
     found: list[ChannelValues] = []
+    arrays: list[NDArray[Any]] = []
     first: Scan | None = None
     for files in case.images:
         if files is None:
@@ -250,9 +284,10 @@ def _image_of(case: Case) -> SampledImage:
         scan = fit_colours(scan, 1)
         first = first or scan
         found += [_values_of(channel) for channel in scan.array]
+        arrays += list(scan.array)
     if first is None:
         raise DataError(f"case {case.name} has no image")
-    return SampledImage(
+    image = SampledImage(
         tuple(found),
         first.grid.spacing_mm,
         first.grid.shape,
@@ -260,6 +295,8 @@ def _image_of(case: Case) -> SampledImage:
         modality=text(first.source.header[0], "Modality") if first.source.kind == "dicom" else "",
         has_size=has_known_size(first),
     )
+    is_whole = len(arrays) == len(found) and image.kind != "raster"  # a photo may well be grey
+    return image, arrays if is_whole else []
 
 
 def _values_of(channel: NDArray[np.generic]) -> ChannelValues:

@@ -24,6 +24,7 @@ from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
 from medhybrid.draft.series import series_folders
+from medhybrid.draft.stand_ins import lacked_channels
 from medhybrid.draft.studies import StudyRules, rules_of_studies
 from medhybrid.draft.subjects import are_coarser, subject_pattern, subjects_of_folders
 from medhybrid.draft.tables import lists_files, table_of_cases, why_unused
@@ -178,6 +179,8 @@ def _draft(
         channels = _unique(
             tuple(channels[i] if i < len(channels) else f"channel_{i}" for i in range(samples.n_channels))
         )
+    lacked = lacked_channels(samples.contents)
+    optional |= {channels[i] for i in lacked.lacked if i < len(channels)}
     segments = count_segments(cases)
     labels, remarks = _labels_by_name(segments, len(cases)) if segments else _labels(names, samples)
     pattern, reason = subject_pattern([c.name for c in cases])
@@ -196,7 +199,14 @@ def _draft(
         subject_reason=reason,
         ignore_value=names.ignore_value if names else None,
         class_order=names.class_order if names else (),
-        remarks=(*samples.remarks, *remarks, *_on_sizes(samples), *_on_partly(n_partly), *_left_out(listed)),
+        remarks=(
+            *samples.remarks,
+            *remarks,
+            *lacked.remarks(channels),
+            *_on_sizes(samples),
+            *_on_partly(n_partly),
+            *_left_out(listed),
+        ),
         is_colour=samples.is_colour,
         median_spacing_mm=samples.median_spacing_mm,
         median_shape=samples.median_shape,
