@@ -17,6 +17,7 @@ from pathlib import Path
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
+from medhybrid.draft.mask_contents import masks_by_contents
 from medhybrid.draft.words import (
     DERIVED_WORDS,
     DICOM_SUFFIX,
@@ -102,13 +103,15 @@ def mask_files(root: Path) -> list[Path]:
     return [p for p in files if IMAGE_SUFFIX.search(p.name) and is_mask_path(p)]
 
 
-def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
+def find_pairs(root: Path, series: Sequence[Path] = (), *, by_contents: bool = False) -> Pairs | None:
     """Find pairs of images and masks below a folder; return None if none exist.
 
     Parameters
     ----------
     series : sequence of Path
         Folders of one DICOM series each, relative to `root`, which are images.
+    by_contents : bool
+        If no file has the name of a mask, recognise masks by their values.
     """
     files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
     paths = [*(p for p in files if IMAGE_SUFFIX.search(p.name)), *series]
@@ -124,6 +127,8 @@ def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
         paths = scans  # image files beside them are previews
     paths, copies = _without_copies(paths)
     masks = _masks_among(paths)
+    unnamed = masks_by_contents(root, paths) if by_contents and not masks else []
+    masks = masks or unnamed
     images = _without(paths, masks)
     radiographs = [] if images else [p for p in files if DICOM_SUFFIX.search(p.name) and not is_mask_path(p)]
     images = images or radiographs
@@ -167,6 +172,10 @@ def find_pairs(root: Path, series: Sequence[Path] = ()) -> Pairs | None:
     most = max(several.values())
     channels = {n: c for n, c in several.items() if c >= MIN_SHARE * most}
     left_out = [f"{len(testing)} files for testing, by the names of files or folders"] if testing else []
+    if unnamed:
+        left_out.append(
+            f"files such as {unnamed[0]} are taken for masks by their values: no file has the name of a mask"
+        )
     if results:
         left_out.append(f"{len(results)} files that look like results of a model, such as {results[0]}")
     if copies:

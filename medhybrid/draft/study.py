@@ -85,6 +85,8 @@ def draft_study(root: Path, *, name: str = "") -> Draft:
         pairs = find_pairs(root)
         if pairs is None and mask_files(root):
             pairs = find_pairs(root, series_folders(root))
+        if pairs is None and not lists_files(root):
+            pairs = find_pairs(root, by_contents=True)
         if pairs is not None:
             draft = _draft_pairs(chosen, root, pairs)
             unused = tuple(f"{printable_path(t.name)} is not used: {why_unused(t)}" for t in find_tables(root)[:3])
