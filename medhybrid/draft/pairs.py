@@ -17,6 +17,7 @@ from pathlib import Path
 from medhybrid.data.channel_words import is_other_mask
 from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
+from medhybrid.draft.copies import without_copies
 from medhybrid.draft.mask_contents import masks_by_contents
 from medhybrid.draft.words import (
     DERIVED_WORDS,
@@ -57,11 +58,6 @@ VERSION_WORDS = frozenset(
     }
 )
 """Words for another version of a mask in the same folder."""
-
-FORMATS = frozenset({"png", "tif", "tiff", "bmp", "jpg", "jpeg", "nii", "nifti", "nrrd", "mha", "mhd"})
-"""Names of folders with the same files in a format each."""
-
-LOSSY = frozenset({".jpg", ".jpeg"})
 
 ODD, MIN_FILES = 0.1, 5
 """Share of odd files, at least one, that do not decide which words are usual; and the least number of files for this."""
@@ -125,7 +121,7 @@ def find_pairs(root: Path, series: Sequence[Path] = (), *, by_contents: bool = F
     scans = [p for p in paths if not is_raster(p)]
     if {is_mask_path(p) for p in scans} == {True, False}:
         paths = scans  # image files beside them are previews
-    paths, copies = _without_copies(paths)
+    paths, copies = without_copies(root, paths)
     masks = _masks_among(paths)
     unnamed = masks_by_contents(root, paths) if by_contents and not masks else []
     masks = masks or unnamed
@@ -306,21 +302,6 @@ def _masks_among(paths: Sequence[Path]) -> list[Path]:
     plain_names = {name_without_kind(stem_of(p)) for p in others}
     have_partners = sum(name_without_kind(stem_of(p)) in plain_names for p in found) >= len(found) / 2
     return found if found and others and (have_partners or all(IMAGE_WORDS & words[p] for p in others)) else masks
-
-
-def _without_copies(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the files, and those left out: copies in another format, in folders with the names of formats (`PNG`, `TIF`)."""
-    by_place: dict[tuple[object, ...], list[Path]] = {}
-    for path in paths:
-        folders = ["" if part.lower() in FORMATS else part for part in path.parts[:-1]]
-        by_place.setdefault((*folders, stem_of(path), is_mask_path(path)), []).append(path)
-    copies = {
-        p
-        for same in by_place.values()
-        if len({p.suffix.lower() for p in same}) == len(same) > 1 and len({p.parent for p in same}) == len(same)
-        for p in sorted(same, key=lambda p: (p.suffix.lower() in LOSSY, p))[1:]
-    }
-    return [p for p in paths if p not in copies], sorted(copies)
 
 
 def _rivals(masks: dict[Path, list[str]], images: dict[Path, list[str]]) -> list[str]:
