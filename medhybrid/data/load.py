@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medhybrid.config import DataConfig, ScansConfig
+from medhybrid.data.label_folder import is_label_folder, read_label_folder
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.segments import SegmentRules, label_map_of, read_label_map
@@ -40,7 +41,9 @@ def dataset_root(data: DataConfig) -> Path | None:
 
 
 def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -> Scan:
-    """Load the reference mask of a case, in the image's axis order, from an image file, a DICOM SEG or an RTSTRUCT.
+    """Load the reference mask of a case, in the image's axis order.
+
+    It is an image file, a DICOM SEG or RTSTRUCT, or a folder with an image file for each label.
 
     For a dataset without masks (`data.labelled` is false), the mask is empty.
 
@@ -57,11 +60,15 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
     if len(case.mask.paths) == 1 and path.is_file() and reference_kind(path):
         array = read_label_map(path, image, data, case=case.name)
         return Scan(array[None], image.affine, image.source, case.name, ("",))
+    rules = SegmentRules.of(data)
+    if len(case.mask.paths) == 1 and is_label_folder(path, rules):
+        array, grid = read_label_folder(path, image.grid, rules, case=case.name)
+        return Scan(array[None], grid.affine, image.source, case.name, ("",))
     paths = case.mask.paths
     mask = read_label_scan(paths[0] if len(paths) == 1 else paths, case=case.name, part=case.mask.part, options=options)
     if mask.source.kind == "raster" and is_pixel_grid(image):
         mask = replace(mask, affine=image.affine)  # the file has no position: its pixels are those of the image
-    array = label_map_of(path, mask.array, SegmentRules.of(data), case=case.name)
+    array = label_map_of(path, mask.array, rules, case=case.name)
     if len(array) != 1:
         raise DataError(f"case {case.name}: mask has several channels", expected="1", found=str(len(array)))
     # the mask's file may have the same voxels in another axis order

@@ -56,6 +56,8 @@ class Draft:
         Values that the draft could not determine, and files that it does not use.
     splits : str
         File of folds for `data.splits`; empty for the default.
+    may_overlap : bool
+        Whether each label has a separate mask file.
     masks : tuple of Path
         Files of the reference masks.
     """
@@ -79,6 +81,7 @@ class Draft:
     median_shape: tuple[int, ...] = ()
     splits: str = ""
     is_colour: bool = False
+    may_overlap: bool = False
     masks: tuple[Path, ...] = ()
 
     @property

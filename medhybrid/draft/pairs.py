@@ -19,6 +19,7 @@ from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
 from medhybrid.draft.copies import without_copies
 from medhybrid.draft.mask_contents import masks_by_contents
+from medhybrid.draft.structures import structure_folders
 from medhybrid.draft.words import (
     DERIVED_WORDS,
     DICOM_SUFFIX,
@@ -111,6 +112,8 @@ def find_pairs(root: Path, series: Sequence[Path] = (), *, by_contents: bool = F
     """
     files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
     paths = [*(p for p in files if IMAGE_SUFFIX.search(p.name)), *series]
+    structures = structure_folders(paths)
+    paths = [*_without(paths, [f for files in structures.values() for f in files]), *structures]
     has_parts = any("train" in words_of(stem_of(p)) for p in paths)
     plain = [p for p in paths if not is_other_mask(_without_part(stem_of(p)) if has_parts else stem_of(p), ())]
     paths = plain if any(map(is_mask_path, plain)) or not plain else paths  # otherwise they are the only masks

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from medhybrid.config import DataConfig, ScansConfig
+from medhybrid.data.label_folder import label_files
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.dataset_names import joined_words
 from medhybrid.data.load import load_image
@@ -56,6 +57,6 @@ def names_in_mask(path: Path) -> list[str]:
     """Return the names of the segments of a mask; empty for a mask of values, and for one that cannot be read."""
     with suppress(MedHybridError, OSError):
         if not path.is_file():
-            return []
+            return list(label_files(path))
         return reference_names(path) if reference_kind(path) else list(segments_of_nrrd(path))
     return []

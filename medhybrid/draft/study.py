@@ -20,6 +20,7 @@ from medhybrid.draft.draft import Draft, DraftChannel, DraftLabel
 from medhybrid.draft.folds import remarks_on_lists, with_folds
 from medhybrid.draft.grids import without_other_grids
 from medhybrid.draft.label_maps import without_label_maps
+from medhybrid.draft.named_labels import labels_by_name
 from medhybrid.draft.pairs import Pairs, find_pairs, mask_files
 from medhybrid.draft.samples import Samples, read_samples
 from medhybrid.draft.segments import count_segments, median_volumes_ml
@@ -184,7 +185,7 @@ def _draft(
     lacked = lacked_channels(samples.contents)
     optional |= {channels[i] for i in lacked.lacked if i < len(channels)}
     segments = count_segments(cases)
-    labels, remarks = _labels_by_name(segments, len(cases)) if segments else _labels(names, samples)
+    labels, remarks = labels_by_name(cases, segments) if segments else _labels(names, samples)
     pattern, reason = subject_pattern([c.name for c in cases])
     return Draft(
         name=name,
@@ -210,6 +211,7 @@ def _draft(
             *_left_out(listed),
         ),
         is_colour=samples.is_colour,
+        may_overlap=any(c.mask is not None and c.mask.paths[0].is_dir() for c in cases) and bool(segments),
         median_spacing_mm=samples.median_spacing_mm,
         median_shape=samples.median_shape,
         masks=_masks_of(listed),
@@ -319,12 +321,6 @@ def _labels(names: JsonNames | None, samples: Samples) -> tuple[tuple[DraftLabel
     if absent := [d.name for d in found if not d.n_cases]:
         remarks.append(f"not in the {samples.n_masks} masks that were read: {', '.join(absent[:8])}")
     return tuple(found), remarks
-
-
-def _labels_by_name(segments: dict[str, int], n_cases: int) -> tuple[tuple[DraftLabel, ...], list[str]]:
-    """Return a label for each segment: masks with segments are read by their names."""
-    labels = tuple(DraftLabel(n, (i,), count) for i, (n, count) in enumerate(segments.items(), start=1))
-    return labels, [f"the labels are the segments in the {n_cases} masks; their values are free"]
 
 
 def _draft_pairs(name: str, root: Path, pairs: Pairs) -> Draft:

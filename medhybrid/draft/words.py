@@ -54,6 +54,7 @@ MASK_WORDS = frozenset(
         "gtv",
         "consensus",
         "tumormask",
+        "structures",
     }
 )
 """Words of file and folder names that mean a reference mask, in lower case."""
