@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medhybrid.config import DataConfig, ScansConfig
-from medhybrid.data.label_folder import is_label_folder, read_label_folder
+from medhybrid.data.label_masks import has_label_files, read_label_files
 from medhybrid.data.label_values import round_labels
 from medhybrid.data.layouts import Case, Files
 from medhybrid.data.segments import SegmentRules, label_map_of, read_label_map
@@ -43,7 +43,7 @@ def dataset_root(data: DataConfig) -> Path | None:
 def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -> Scan:
     """Load the reference mask of a case, in the image's axis order.
 
-    It is an image file, a DICOM SEG or RTSTRUCT, or a folder with an image file for each label.
+    It is an image file, a DICOM SEG or RTSTRUCT, or an image file for each label.
 
     For a dataset without masks (`data.labelled` is false), the mask is empty.
 
@@ -61,8 +61,8 @@ def load_mask(case: Case, image: Scan, data: DataConfig, options: ScansConfig) -
         array = read_label_map(path, image, data, case=case.name)
         return Scan(array[None], image.affine, image.source, case.name, ("",))
     rules = SegmentRules.of(data)
-    if len(case.mask.paths) == 1 and is_label_folder(path, rules):
-        array, grid = read_label_folder(path, image.grid, rules, case=case.name)
+    if has_label_files(case.mask, rules):
+        array, grid = read_label_files(case.mask, image, rules, case=case.name)
         return Scan(array[None], grid.affine, image.source, case.name, ("",))
     paths = case.mask.paths
     mask = read_label_scan(paths[0] if len(paths) == 1 else paths, case=case.name, part=case.mask.part, options=options)

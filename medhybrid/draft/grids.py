@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medhybrid.data.layouts.label_files import files_of_mask
 from medhybrid.data.mask_files import MAX_GAP_MM
 from medhybrid.draft.pairs import Pair, Pairs
 from medhybrid.errors import MedHybridError
@@ -45,7 +46,7 @@ def _on_mask(root: Path, pair: Pair) -> dict[str, bool]:
     """Return whether each channel of a case lies on the grid of its mask; channels whose header cannot be read are omitted."""
     found: dict[str, bool] = {}
     with suppress(MedHybridError, OSError):
-        mask = _grid_of(root / pair.mask)
+        mask = _grid_of(files_of_mask(root / pair.mask).paths[0])
         for channel, path in pair.images.items():
             if not is_raster(path) and not is_raster(pair.mask):
                 with suppress(MedHybridError, OSError):

@@ -19,7 +19,7 @@ from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.draft.channel_names import as_one_channel, join_spellings, without_groups
 from medhybrid.draft.copies import without_copies
 from medhybrid.draft.mask_contents import masks_by_contents
-from medhybrid.draft.structures import structure_folders
+from medhybrid.draft.structures import label_patterns, structure_folders
 from medhybrid.draft.words import (
     DERIVED_WORDS,
     DICOM_SUFFIX,
@@ -100,7 +100,9 @@ def mask_files(root: Path) -> list[Path]:
     return [p for p in files if IMAGE_SUFFIX.search(p.name) and is_mask_path(p)]
 
 
-def find_pairs(root: Path, series: Sequence[Path] = (), *, by_contents: bool = False) -> Pairs | None:
+def find_pairs(
+    root: Path, series: Sequence[Path] = (), *, by_contents: bool = False, by_label: bool = False
+) -> Pairs | None:
     """Find pairs of images and masks below a folder; return None if none exist.
 
     Parameters
@@ -109,10 +111,12 @@ def find_pairs(root: Path, series: Sequence[Path] = (), *, by_contents: bool = F
         Folders of one DICOM series each, relative to `root`, which are images.
     by_contents : bool
         If no file has the name of a mask, recognise masks by their values.
+    by_label : bool
+        Join masks of a case that have a word for their label. By default, this is tried if no other pairs are found.
     """
     files = [p.relative_to(root) for p in Walk().files(root, lambda _path, _error: None)]
     paths = [*(p for p in files if IMAGE_SUFFIX.search(p.name)), *series]
-    structures = structure_folders(paths)
+    structures = structure_folders(paths) or (label_patterns(paths) if by_label else {})
     paths = [*_without(paths, [f for files in structures.values() for f in files]), *structures]
     has_parts = any("train" in words_of(stem_of(p)) for p in paths)
     plain = [p for p in paths if not is_other_mask(_without_part(stem_of(p)) if has_parts else stem_of(p), ())]
@@ -128,6 +132,7 @@ def find_pairs(root: Path, series: Sequence[Path] = (), *, by_contents: bool = F
     masks = _masks_among(paths)
     unnamed = masks_by_contents(root, paths) if by_contents and not masks else []
     masks = masks or unnamed
+    masks += [p for p in structures if p not in masks]
     images = _without(paths, masks)
     radiographs = [] if images else [p for p in files if DICOM_SUFFIX.search(p.name) and not is_mask_path(p)]
     images = images or radiographs
@@ -155,6 +160,8 @@ def find_pairs(root: Path, series: Sequence[Path] = (), *, by_contents: bool = F
         of_mask = sorted(found.pop(mask).values())
         rivals.append(f"{of_mask[0]}: {mask}, {', '.join(map(str, more[:2]))}")
         named |= {mask, *more, *of_mask}
+    if not found and not by_label and (joined := find_pairs(root, series, by_label=True)):
+        return joined
     if not found and rivals:
         raise DataError(
             "images have several masks, and their names do not say which one is right",

@@ -310,6 +310,8 @@ def _values_of(channel: NDArray[np.generic]) -> ChannelValues:
 
 def _refuse_soft_edges(case: Case, mask: NDArray[Any]) -> None:
     """Refuse a mask of 0 and 255 with grey values at its border, from smoothing or resizing: they are not labels."""
+    if not mask.size:
+        return
     values = np.unique(mask)
     is_between = (mask > 0) & (mask < values[-1])
     between = values[(values > 0) & (values < values[-1])]
@@ -328,7 +330,7 @@ def _refuse_soft_edges(case: Case, mask: NDArray[Any]) -> None:
 def _mask_of(case: Case) -> tuple[NDArray[np.generic], float]:
     if case.mask is None:
         return np.zeros(0, np.uint8), 0.0
-    if names_in_mask(case.mask.paths[0]):  # its values differ between files
+    if len(case.mask.names) > 1 or names_in_mask(case.mask.paths[0]):  # its values differ between files
         return np.zeros(0, np.uint8), 0.0
     scan = read_label_scan(case.mask.paths[0], case=case.name, part=case.mask.part)
     if len(scan.array) != 1:

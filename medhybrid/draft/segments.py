@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from medhybrid.config import DataConfig, ScansConfig
-from medhybrid.data.label_folder import label_files
 from medhybrid.data.layouts import Case
 from medhybrid.data.layouts.dataset_names import joined_words
 from medhybrid.data.load import load_image
@@ -27,7 +26,10 @@ MAX_MEASURED = 4
 
 def count_segments(cases: Sequence[Case]) -> dict[str, int]:
     """Return the names of all segments with the number of masks that have them."""
-    return count_names([names_in_mask(c.mask.paths[0]) for c in cases if c.mask is not None])
+    masks = [c.mask for c in cases if c.mask is not None]
+    if any(len(m.names) > 1 for m in masks):
+        return count_names([m.names for m in masks])
+    return count_names([names_in_mask(m.paths[0]) for m in masks])
 
 
 def count_names(masks: Iterable[Sequence[str]]) -> dict[str, int]:
@@ -57,6 +59,6 @@ def names_in_mask(path: Path) -> list[str]:
     """Return the names of the segments of a mask; empty for a mask of values, and for one that cannot be read."""
     with suppress(MedHybridError, OSError):
         if not path.is_file():
-            return list(label_files(path))
+            return []
         return reference_names(path) if reference_kind(path) else list(segments_of_nrrd(path))
     return []

@@ -1,4 +1,7 @@
-"""Folders of masks with a file for each label, as `segmentations/liver.nii.gz` beside each scan."""
+"""Masks with a file for each label: in a folder of a case (`case1/masks/liver.nii.gz`), or elsewhere.
+
+Elsewhere, the place of the label in a path becomes `*`: `masks/*/case1.png`, `case1/case1_*_mask.nii.gz`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from medhybrid.draft.words import is_mask_path, stem_of, words_of
+from medhybrid.data.layouts.label_files import WILDCARD
+from medhybrid.draft.mask_contents import kinds_of
+from medhybrid.draft.words import MASK_WORDS, is_mask_path, path_words, stem_of, words_of
 
 MIN_SHARE = 0.5
 """Share of the folders that have most of the names: labels are the same in each case, and names of cases are not."""
@@ -71,3 +76,54 @@ def _have_words(files: Sequence[Path]) -> bool:
     """Return whether files differ in more than numbers, and none names an observer."""
     names = {re.sub(r"[\d\W_]+", "", stem_of(p)) for p in files}
     return len(names - {""}) > 1 and not any(OBSERVERS & set(words_of(stem_of(p))) for p in files)
+
+
+def label_patterns(paths: Sequence[Path]) -> dict[Path, list[Path]]:
+    """Return patterns with `*` in the place of a label, with the mask files that fit them; empty without such labels.
+
+    Each pattern stands for a case. Labels are the words that many of the masks have, and each case has several of them.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Image and mask files, relative to the dataset's folder.
+    """
+    masks = [p for p in paths if is_mask_path(p)]
+    kinds = kinds_of(masks)
+    if len(kinds) < 2 or any(OBSERVERS & set(kind) for kind in kinds):
+        return {}
+    words = {p: set(path_words(p)) for p in paths}
+    of_images = {w for p in paths if p not in set(masks) for w in words[p]}
+    of_labels = set.intersection(*(words[p] for p in masks)) - MASK_WORDS - of_images  # `lung` in left and right lung
+    found: dict[Path, list[Path]] = {}
+    for kind, files in kinds.items():
+        own = [w for w in kind if w not in MASK_WORDS and not w.startswith(".")]
+        folders = {p.parts[:-1] for p in files}
+        for path in files if own else ():
+            if (pattern := _pattern(path, own, of_labels, is_folder=len(folders) == 1)) is not None:
+                found.setdefault(pattern, []).append(path)
+    several = {p: files for p, files in found.items() if len(files) > 1}
+    return found if 2 * len(several) > len(found) else {}
+
+
+def _pattern(path: Path, words: Sequence[str], more: set[str], *, is_folder: bool) -> Path | None:
+    """Return a path with `*` in place of some words, which follow each other in one of its names; None if they do not.
+
+    Parameters
+    ----------
+    more : set of str
+        Words beside them that are also replaced.
+    is_folder : bool
+        Whether all files with these words are in the same folder, whose name is replaced as a whole.
+    """
+    between = r"[\W_\d]*"
+    beside = "|".join(map(re.escape, sorted(more))) or "(?!)"
+    core = between.join(map(re.escape, words))
+    wanted = re.compile(f"(?:(?:{beside}){between})*{core}(?:{between}(?:{beside}))*", re.IGNORECASE)
+    parts = [*path.parts[:-1], stem_of(path)]
+    places = [i for i, part in enumerate(parts) if wanted.search(part)]
+    if len(places) != 1:
+        return None
+    place = places[0]
+    parts[place] = WILDCARD if is_folder and place < len(parts) - 1 else wanted.sub(WILDCARD, parts[place], count=1)
+    return Path(*parts[:-1], parts[-1] + path.name[len(stem_of(path)) :])

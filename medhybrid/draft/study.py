@@ -13,6 +13,7 @@ from medhybrid.data.json_names import JsonNames, read_names
 from medhybrid.data.layouts import Case, Files, datasets_below, folder_of_datasets, list_dataset, recognise
 from medhybrid.data.layouts.case_labels import CaseLabelsError
 from medhybrid.data.layouts.datalist import channel_words, json_files
+from medhybrid.data.layouts.label_files import files_of_mask
 from medhybrid.data.layouts.nnunet import channel_numbers
 from medhybrid.data.layouts.parts import part_of
 from medhybrid.data.layouts.table import WHOLE, find_tables
@@ -211,7 +212,7 @@ def _draft(
             *_left_out(listed),
         ),
         is_colour=samples.is_colour,
-        may_overlap=any(c.mask is not None and c.mask.paths[0].is_dir() for c in cases) and bool(segments),
+        may_overlap=any(c.mask is not None and len(c.mask.names) > 1 for c in cases),
         median_spacing_mm=samples.median_spacing_mm,
         median_shape=samples.median_shape,
         masks=_masks_of(listed),
@@ -278,9 +279,13 @@ def _cases_of_lines(root: Path, lines: Sequence[Sequence[str]], channels: tuple[
     def files(row: Sequence[str], column: str) -> Files | None:
         return Files((root / row[place[column]],)) if row[place[column]] else None
 
+    def masks(row: Sequence[str]) -> Files | None:
+        mask = files(row, "mask")
+        return mask and files_of_mask(mask.paths[0])
+
     part = header.index("split") if "split" in header and "split" not in channels else None
     return [
-        Case(row[place["case"]], "", tuple(files(row, c) for c in channels), files(row, "mask"))
+        Case(row[place["case"]], "", tuple(files(row, c) for c in channels), masks(row))
         for row in lines[1:]
         if part is None or part_of(row[part]) != "test"
     ]

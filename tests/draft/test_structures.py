@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medhybrid.config import ScansConfig
 from medhybrid.data.layouts import list_dataset
-from medhybrid.draft.structures import structure_folders
+from medhybrid.data.load import load_image, load_mask
+from medhybrid.draft.structures import label_patterns, structure_folders
 from medhybrid.steps.init import init_study
 from tests.synthetic import blob_case, save_nifti
 
@@ -47,3 +49,51 @@ def test_a_folder_of_structures_is_one_mask(image: str, folder: str, tmp_path: P
 )
 def test_other_folders_of_masks_are_not(files: list[str]) -> None:
     assert structure_folders([Path(f) for f in files]) == {}
+
+
+PLACES = {
+    "beside the image": ("{case}/{case}_ct.nii.gz", "{case}/{case}_{label}_mask.nii.gz"),
+    "in a folder for each label": ("images/{case}.nii.gz", "masks/{label}/{case}.nii.gz"),
+    "in one folder": ("ct/{case}.nii.gz", "labels/{label}_{case}.nii.gz"),
+    "as segmentations of 3D Slicer": ("{case}/{case}_IMG_CT.nii.gz", "{case}/{case}_{label}.seg.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
+@pytest.mark.parametrize("labels", [("liver", "left kidney"), ("Left_Lung", "Right_Lung"), ("aorta", "Bone_Mandible")])
+def test_masks_of_one_label_are_joined_wherever_they_are(
+    labels: tuple[str, str], place: tuple[str, str], tmp_path: Path
+) -> None:
+    for i in range(5):
+        case = f"Patient_{i:02d}"
+        values, both = blob_case(i, (12, 10, 8))
+        save_nifti(tmp_path / "d" / place[0].format(case=case), values)
+        for value, label in zip((1, 4), labels, strict=True):
+            save_nifti(tmp_path / "d" / place[1].format(case=case, label=label), (both == value).astype(np.uint8))
+
+    made = init_study(tmp_path / "d", tmp_path / "study.yaml")
+
+    assert [c.problem for c in list_dataset(made.config.data).cases] == [None] * 5
+    assert sorted(made.config.data.labels) == sorted(labels)
+    for case in list_dataset(made.config.data).cases:
+        image = load_image(case, made.config.data, ScansConfig())
+        found = load_mask(case, image, made.config.data, ScansConfig()).array[0]
+        both = blob_case(int(case.name[-2:]), (12, 10, 8))[1]
+        for value, label in zip((1, 4), labels, strict=True):
+            np.testing.assert_array_equal(found == made.config.data.labels[label], both == value)
+
+
+def test_visits_of_one_patient_are_not_joined(tmp_path: Path) -> None:
+    for i in range(4):
+        for j, visit in enumerate(("pre", "post")):
+            values, labels = blob_case(2 * i + j, (12, 10, 8))
+            save_nifti(tmp_path / "d" / f"P{i}" / f"P{i}_{visit}_t1.nii.gz", values)
+            save_nifti(tmp_path / "d" / f"P{i}" / f"P{i}_{visit}_seg.nii.gz", labels)
+
+    assert init_study(tmp_path / "d", tmp_path / "study.yaml").draft.n_cases == 8
+
+
+def test_masks_of_two_observers_are_not_joined() -> None:
+    files = [f"p{p}/{f}" for p in range(4) for f in ("t1.nii.gz", "t1_rater_a_mask.nii.gz", "t1_expert_b_mask.nii.gz")]
+
+    assert label_patterns([Path(f) for f in files]) == {}

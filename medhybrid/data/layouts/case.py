@@ -28,10 +28,17 @@ NAMED_FOLD = re.compile(r"^fold[\s_\-]*(?=\d)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Files of a scan, with the name of its volume if they contain several."""
+    """Files of a scan, with the name of its volume if they contain several.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Label of each file of a mask that has one for each label; empty otherwise.
+    """
 
     paths: Paths
     part: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from medhybrid.config import DataConfig
 from medhybrid.data.channels import TABLE as CHANNEL_TABLE
 from medhybrid.data.layouts.case import Case, Files, Listing, NoMaskError, Note, missing_channels, named_case, read_fold
 from medhybrid.data.layouts.case_labels import EVERY_LABEL, CaseLabelsError, read_annotated
+from medhybrid.data.layouts.label_files import files_of_mask
 from medhybrid.data.layouts.part_columns import with_parts
 from medhybrid.data.layouts.parts import SPLIT_NAMES, fold_or_part, part_of
 from medhybrid.errors import DataError
@@ -268,6 +269,7 @@ def _case_of(
     columns = [WHOLE] if _has_whole(table, config) else [c.name for c in config.channels]
     images: tuple[Files | None, ...] = tuple(_files(path.parent, cell(c)) for c in columns)
     mask = _files(path.parent, cell("mask"))
+    mask = mask and files_of_mask(mask.paths[0])
     fold = None
     try:
         fold = read_fold(cell("fold"))

@@ -1,54 +1,41 @@
-"""Masks of a case in one folder, with a file for each label: `segmentations/liver.nii.gz`."""
+"""Reading of masks with a file for each label: `segmentations/liver.nii.gz`."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medhybrid.data.channels import IMAGE_SUFFIX
 from medhybrid.data.label_values import round_labels
+from medhybrid.data.layouts import Files
 from medhybrid.data.segments import SegmentRules, match_names, merge
 from medhybrid.errors import DataError
 from medhybrid.geometry import Grid, corner_distance_mm, extend_to, match_axes
+from medhybrid.scans import Scan
+from medhybrid.scans.raster import is_pixel_grid
 from medhybrid.scans.reader import read_label_scan
 from medhybrid.scans.slicer_segments import segments_of_nrrd
-from medhybrid.scans.walk import visible_files
 
 MAX_GAP_MM = 0.01
 """Tolerance between the corners of the masks of one case, in mm."""
 
 
-OTHER_SUFFIXES = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml")
-"""Suffixes of files that describe the masks. Files with other suffixes may be DICOM."""
-
-
-def label_files(folder: Path) -> dict[str, Path]:
-    """Return the image files of a folder by name, without `.seg` of 3D Slicer; empty for a folder that is one DICOM series."""
-    listed = [p for p in visible_files(folder) if p.is_file()] if folder.is_dir() else []
-    files = [p for p in listed if not p.name.lower().endswith(OTHER_SUFFIXES)]
-    if not all(IMAGE_SUFFIX.search(p.name) for p in files):
-        return {}
-    names = {p: IMAGE_SUFFIX.sub("", p.name).removesuffix(".seg") for p in files}
-    return {names[p]: p for p in sorted(files, key=lambda p: (names[p], p.name))}
-
-
-def is_label_folder(folder: Path, rules: SegmentRules) -> bool:
-    """Return whether a folder has a mask file for each label: several files, or one with the name of a label.
+def has_label_files(mask: Files, rules: SegmentRules) -> bool:
+    """Return whether a mask has a file for each label: several files, or one with the name of a label.
 
     Another folder with one file is the file itself, as macOS may unpack `mask.nii.gz`.
     """
-    files = label_files(folder)
-    if len(files) == 1:
+    if len(mask.names) == 1:
         with suppress(DataError):
-            return bool(match_names(list(files), rules, case=""))
-    return len(files) > 1
+            return bool(match_names(mask.names, rules, case=""))
+        return False
+    return bool(mask.names)
 
 
-def read_label_folder(folder: Path, grid: Grid, rules: SegmentRules, *, case: str) -> tuple[NDArray[np.generic], Grid]:
-    """Read a folder of masks as a label map (X, Y, Z) with the axes of an image's grid, and return the grid of the masks.
+def read_label_files(mask: Files, image: Scan, rules: SegmentRules, *, case: str) -> tuple[NDArray[np.generic], Grid]:
+    """Read a mask with a file for each label as a label map (X, Y, Z) with the axes of an image; return its grid, too.
 
     The files are matched to labels by their names, as the segments of other masks. Voxels above 0 belong to the label.
 
@@ -60,12 +47,14 @@ def read_label_folder(folder: Path, grid: Grid, rules: SegmentRules, *, case: st
     ScanError
         If a file cannot be read.
     """
-    files = label_files(folder)
-    chosen = match_names(list(files), rules, case=case)
+    files = dict(zip(mask.names, mask.paths, strict=True))
+    chosen = match_names(mask.names, rules, case=case)
     masks: dict[str, NDArray[np.bool_]] = {}
     first: Grid | None = None
     for name in sorted({n for names in chosen.values() for n in names}):
         scan = read_label_scan(files[name], case=case)
+        if scan.source.kind == "raster" and is_pixel_grid(image):
+            scan = replace(scan, affine=image.affine)  # the file has no position: its pixels are those of the image
         values = np.unique(array) if (array := round_labels(scan.array)).size else np.zeros(1)
         if len(scan.array) != 1 or np.count_nonzero(values) > 1 or values.min() < 0:
             raise DataError(
@@ -74,9 +63,9 @@ def read_label_folder(folder: Path, grid: Grid, rules: SegmentRules, *, case: st
                 found=", ".join(str(v) for v in values[:6]) if len(scan.array) == 1 else f"{len(scan.array)} channels",
                 remedy="write each label to a file of its own, or all of them to one file with a value each",
             )
-        mask, its = match_axes(array[0] > 0, scan.grid, grid)
+        voxels, its = match_axes(array[0] > 0, scan.grid, image.grid)
         if segments_of_nrrd(files[name]):  # 3D Slicer saves only the bounding box of the segments
-            mask, its = extend_to(mask, its, grid)
+            voxels, its = extend_to(voxels, its, image.grid)
         first = first or its
         gap_mm = corner_distance_mm(its, first) if its.shape == first.shape else float("inf")
         if gap_mm > MAX_GAP_MM:
@@ -87,6 +76,6 @@ def read_label_folder(folder: Path, grid: Grid, rules: SegmentRules, *, case: st
                 + (f", {gap_mm:.3g} mm apart" if np.isfinite(gap_mm) else ""),
                 remedy="resample the masks to the grid of the image",
             )
-        masks[name] = np.asarray(mask, bool)
+        masks[name] = np.asarray(voxels, bool)
     assert first is not None
     return merge(masks, chosen, first.shape, rules, case=case), first

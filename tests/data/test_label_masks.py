@@ -9,6 +9,7 @@ import pytest
 
 from medhybrid.config import DataConfig, ScansConfig
 from medhybrid.data.layouts import Case, Files
+from medhybrid.data.layouts.label_files import files_of_mask
 from medhybrid.data.load import load_image, load_mask
 from medhybrid.errors import DataError
 from medhybrid.scans import Scan
@@ -33,7 +34,7 @@ def loaded(folder: Path, **options: object) -> np.ndarray:
     """Return the label map of the case (X, Y, Z)."""
     values = {"root": str(folder), "channels": [{"name": "CT"}], "labels": {"liver": 3, "tumour": 7}, **options}
     data = DataConfig.model_validate(values)
-    case = Case("a", "a", (Files((folder / "ct.nii.gz",)),), Files((folder / "masks",)))
+    case = Case("a", "a", (Files((folder / "ct.nii.gz",)),), files_of_mask(folder / "masks"))
     image: Scan = load_image(case, data, ScansConfig())
     return load_mask(case, image, data, ScansConfig()).array[0]
 

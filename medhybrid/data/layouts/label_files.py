@@ -1,0 +1,49 @@
+"""Masks with a file for each label: a folder (`segmentations`), or a pattern (`masks/*/case1.png`, `case1/*_mask.nii.gz`)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medhybrid.data.channels import IMAGE_SUFFIX
+from medhybrid.data.layouts.case import Files
+from medhybrid.scans.walk import visible_files
+
+OTHER_SUFFIXES = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml")
+"""Suffixes of files that describe the masks. Files with other suffixes may be DICOM."""
+
+WILDCARD = "*"
+
+
+def files_of_mask(path: Path) -> Files:
+    """Return the file of a mask, or its files with the names of their labels."""
+    found: dict[str, Path] = {}
+    if path.is_dir():
+        found = _files_in(path)
+    elif WILDCARD in str(path) and not path.exists():
+        found = _matches(path)
+    return Files(tuple(found.values()), names=tuple(found)) if found else Files((path,))
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    """Return the image files of a folder by name, without `.seg` of 3D Slicer; empty if it has other files, as of DICOM."""
+    files = [p for p in visible_files(folder) if p.is_file() and not p.name.lower().endswith(OTHER_SUFFIXES)]
+    if not all(IMAGE_SUFFIX.search(p.name) for p in files):
+        return {}
+    names = {p: IMAGE_SUFFIX.sub("", p.name).removesuffix(".seg") for p in files}
+    return {names[p]: p for p in sorted(files, key=lambda p: (names[p], p.name))}
+
+
+def _matches(path: Path) -> dict[str, Path]:
+    """Return the files that fit a path with one `*` by the text in its place, which is in one name of a folder or file."""
+    place = next(i for i, part in enumerate(path.parts) if WILDCARD in part)
+    folder, rest = Path(*path.parts[:place]), path.parts[place + 1 :]
+    before, _, after = path.parts[place].partition(WILDCARD)
+    wanted = re.compile(f"{re.escape(before)}(.*){re.escape(after)}", re.DOTALL)
+    found: dict[str, Path] = {}
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        match = wanted.fullmatch(entry.name)
+        file = entry.joinpath(*rest)
+        if match and not entry.name.startswith(".") and file.is_file() and (name := match[1].strip(" _-.")):
+            found.setdefault(name, file)
+    return found
