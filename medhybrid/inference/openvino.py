@@ -67,7 +67,7 @@ def on_openvino(model: Model) -> Model:
         )
     openvino = import_for(DEVICE, "openvino")
     kept = cache_folder() / _key(model)
-    model.precision = choose_precision(model.device, model.record.inference.precision)  # bf16 for thin patches as well
+    model.precision = choose_precision(model.device, model.record.inference.precision, is_thin=model.plan.is_thin)
     run = _compile(openvino, model, kept, model.precision) if _is_as_written(kept) else None
     model.run = run or _convert(openvino, model, kept)
     model.runtime = f"OpenVINO {version('openvino')}"

@@ -55,8 +55,8 @@ def choose_precision(device: torch.device, wanted: str, *, is_thin: bool = False
     Parameters
     ----------
     is_thin : bool
-        See `Plan.is_thin`: a CPU then computes in float32. In torch 2.13, bf16 convolutions on CPUs give wrong values if their
-        stride leaves one voxel along Z. They seem to read memory that is not initialised.
+        See `Plan.is_thin`: a CPU then computes in float32. In torch 2.13 and OpenVINO 2026.4, bf16 convolutions on CPUs
+        give wrong values if their stride leaves one voxel along Z. They seem to read memory that is not initialised.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def choose_precision(device: torch.device, wanted: str, *, is_thin: bool = False
         return chosen
     if device.type == "cpu" and is_thin:
         say_once(
-            "patches of one token along Z are computed in float32: torch gives wrong values for them in bf16 on CPUs"
+            "patches of one token along Z are computed in float32: torch and OpenVINO give wrong values for them in bf16"
         )
         return Precision.FLOAT32
     if chosen is Precision.BF16 and device.type == "cuda" and fastest is not chosen:

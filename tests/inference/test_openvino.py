@@ -150,7 +150,7 @@ def test_networks_of_every_kind_and_of_few_tokens_are_run(
         torch.testing.assert_close(quick.run(image).full, exact.run(image).full, atol=1e-4, rtol=1e-3)
 
 
-def test_a_thin_patch_in_bf16_is_correct_on_openvino() -> None:
+def test_a_thin_patch_is_computed_in_float32_on_openvino() -> None:
     plan = make_test_plan(patch_size=(24, 24, 4), strides=((2, 2, 2),) * 2)
     config = NetworkConfig(widths=(16, 32), blocks=(1, 1), token_width=48, depth=1, heads=3)
     record = make_test_record(plan, config).model_copy(update={"inference": InferenceConfig(precision="bf16")})
@@ -159,8 +159,8 @@ def test_a_thin_patch_in_bf16_is_correct_on_openvino() -> None:
 
     module.on_openvino(quick)
 
-    assert (exact.precision, quick.precision) == (Precision.FLOAT32, Precision.BF16)
-    torch.testing.assert_close(quick.logits(image), exact.logits(image), atol=0.05, rtol=0.05)
+    assert (exact.precision, quick.precision) == (Precision.FLOAT32, Precision.FLOAT32)
+    torch.testing.assert_close(quick.logits(image), exact.logits(image), atol=1e-3, rtol=1e-3)
 
 
 def _in_float32(record: ModelRecord) -> ModelRecord:
