@@ -38,8 +38,9 @@ def corrected_path(mask: str) -> str:
 
 
 def path_from(folder: Path, file: Path) -> str:
-    """Return the path of a file, relative to a folder if both are on one drive."""
+    """Return the path of a file, relative to a folder if both are on one drive; neither needs to be readable."""
+    real = os.path.realpath(file)
     try:
-        return os.path.relpath(file.resolve(), folder.resolve())
+        return os.path.relpath(real, os.path.realpath(folder))
     except ValueError:
-        return str(file.resolve())
+        return real
