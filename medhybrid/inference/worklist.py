@@ -400,8 +400,8 @@ def _numbered(members: Sequence[ScanEntry], channels: Sequence[tuple[str, bool]]
 
 
 def _study_name(members: Sequence[ScanEntry], root: Path) -> str:
-    base = root.parent if root.is_file() else root
-    folders = [str(p.parent) for e in members for p in e.paths]
+    base = Path(os.path.abspath(root.parent if root.is_file() else root))
+    folders = [os.path.abspath(p.parent) for e in members for p in e.paths]
     common = Path(os.path.commonpath(folders))
     if not common.is_relative_to(base):  # files from an archive are unpacked outside of the searched folder
         return members[0].name.rpartition("__")[0] or members[0].name

@@ -391,8 +391,11 @@ def _series_name(series: SeriesEntry, base: Path, singles: Mapping[Path, int]) -
     path = series.paths[0]
     if _is_single_image(series) and (path.parent == base or singles[path.parent] > 1):
         return name_from_path(path.relative_to(base).with_suffix("") if path.suffix else path.relative_to(base))
-    folders = {p.parent for p in series.paths}
+    used = {f.path.parent for v in series.volumes for f in v.stack.frames}  # without copies elsewhere
+    folders = used or {p.parent for p in series.paths}
     common = Path(os.path.commonpath([str(f) for f in folders]))
+    if not common.is_relative_to(base):  # some of its files are from an archive, unpacked elsewhere
+        common = next((f for f in sorted(folders) if f.is_relative_to(base)), base)
     return name_from_path(common.relative_to(base)) if common != base else "series"
 
 

@@ -118,12 +118,13 @@ def _is_usual(dpi: float) -> bool:
 
 
 def _of_imagej(text: str, x: float, y: float) -> Size | None:
-    values = dict(re.findall(r"^(\w+)=(.+?)\s*$", text, re.MULTILINE))
-    mm = _mm(values.get("unit", ""))
-    if not mm or min(x, y) <= 0:
+    values: dict[str, str] = dict(re.findall(r"^(\w+)=(.+?)\s*$", text, re.MULTILINE))
+    unit = values.get("unit", "")
+    x_mm, y_mm, z_mm = _mm(unit), _mm(values.get("yunit", unit)), _mm(values.get("zunit", unit))
+    if not x_mm or not y_mm or min(x, y) <= 0:
         return None
-    z = _number(values.get("spacing")) * mm
-    return _plausible(mm / x, mm / y, abs(z))
+    z = _number(values.get("spacing")) * z_mm
+    return _plausible(x_mm / x, y_mm / y, abs(z))
 
 
 def description_of(image: Any) -> str:
@@ -146,7 +147,8 @@ def _of_ome(text: str) -> Size | None:
 
 
 def _of_ome_image(text: str) -> Size | None:
-    values = {k: unescape(v) for k, v in re.findall(r'\bPhysicalSize([XYZ](?:Unit)?)="([^"]*)"', text)}
+    found = re.findall(r"""\bPhysicalSize([XYZ](?:Unit)?)\s*=\s*(["'])(.*?)\2""", text)
+    values = {k: unescape(v) for k, _, v in found}
     sizes = [_number(values.get(axis)) * _mm(values.get(f"{axis}Unit", "um")) for axis in "XYZ"]
     return _plausible(sizes[0], sizes[1], sizes[2])
 

@@ -53,7 +53,7 @@ def _others_of_imagej(text: str, n_pages: int) -> list[str]:
 
 def _others_of_ome(text: str, n_pages: int, n_samples: int) -> list[str]:
     first, *images = ome_images(text)
-    counts = {k: int(v) for k, v in re.findall(r'\bSize([CTZ])="(\d+)"', first)}
+    counts = {k: int(v) for k, v in re.findall(r"""\bSize([CTZ])\s*=\s*["'](\d+)["']""", first)}
     others = [f"{v} {k}" for k, v in counts.items() if k != "Z" and v > 1 and not (k == "C" and v == n_samples)]
     return [*others, f"{1 + len(images)} images"] if images and n_pages > counts.get("Z", 1) else others
 

@@ -139,7 +139,7 @@ def test_a_folder_of_several_image_files_is_refused_with_their_number(tmp_path: 
         ("a.dcm.gz", "unpack it"),
         ("a.ZIP", "unpack it"),
         ("a.gif", "convert it to PNG"),
-        ("a.npz", "found another format"),
+        ("a.npz", "the format NumPy is not read"),
     ],
 )
 def test_a_file_in_a_format_without_a_reader_is_refused_with_what_to_do(tmp_path: Path, name: str, remedy: str) -> None:

@@ -112,11 +112,19 @@ def _float(value: Any) -> float:
     return float(value)
 
 
+def _words(value: str | list[Any]) -> list[Any]:
+    """Return the values in a text whose VR does not allow several, without empty ones at the end, and with decimal points."""
+    words = value.split("\\") if isinstance(value, str) else list(value)
+    while words and words[-1] in ("", " "):
+        words.pop()
+    return [w.replace(",", ".") if isinstance(w, str) and w.count(",") == 1 and "." not in w else w for w in words]
+
+
 def numbers(dataset: Any, name: str, n: int) -> tuple[float, ...] | None:
     """Return an attribute as a tuple of exactly `n` finite numbers, or None."""
     try:
         value = value_of(dataset, name)
-        found = tuple(_float(v) for v in ([value] if isinstance(value, str) else value))
+        found = tuple(_float(v) for v in (_words(value) if isinstance(value, str | list) else value))
     except (TypeError, ValueError, OverflowError):
         return None
     return found if len(found) == n and np.isfinite(found).all() else None

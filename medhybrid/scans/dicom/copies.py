@@ -9,6 +9,7 @@ from typing import Any
 
 from medhybrid.errors import SeriesError
 from medhybrid.number_text import format_vectors_apart
+from medhybrid.scans.dicom.damaged_uids import have_one_uid
 from medhybrid.scans.dicom.frames import Frame
 from medhybrid.scans.dicom.pixels import read_stored
 
@@ -37,13 +38,15 @@ def without_copies(files: Sequence[tuple[Frame, ...]], load: Load) -> list[Frame
     """Return the frames of files without duplicate instances.
 
     Two files with the same SOPInstanceUID are duplicates if their frames have the same position, scaling and stored values,
-    regardless of the encoding.
+    regardless of the encoding. If all slices have one SOPInstanceUID, it says nothing.
 
     Raises
     ------
     SeriesError
         If two files with the same SOPInstanceUID differ.
     """
+    if have_one_uid(files):
+        return [f for found in files for f in found]
     kept: dict[str, tuple[Frame, ...]] = {}
     frames: list[Frame] = []
     for found in files:

@@ -86,9 +86,11 @@ PIXEL_SIZES = {
 }
 """Attributes with the pixel size of a projection, in the order of preference, and the notes on them."""
 
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
 
-SECONDARY_CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """UID of secondary capture; its multi-frame classes have the same UID with a suffix."""
 
 CAPTURED = "a secondary capture of a radiograph: its values may be processed"
@@ -216,7 +218,7 @@ def _read_tiles(header: Any, path: Path) -> list[Frame]:
 
 
 def _refuse_other_pixels(header: Any, path: Path) -> None:
-    samples, photometric = integer(header, "SamplesPerPixel"), text(header, "PhotometricInterpretation")
+    samples, photometric = integer(header, "SamplesPerPixel"), text(header, "PhotometricInterpretation").upper()
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise SeriesError(
             f"{path.name}: not a greyscale image",
@@ -237,6 +239,7 @@ def _refuse_other_pixels(header: Any, path: Path) -> None:
 
 
 def _enhanced(header: Any, path: Path) -> Iterator[Frame]:
+    _refuse_other_mappings(header, path)
     per_frame, shared = value_of(header, "PerFrameFunctionalGroupsSequence"), None
     try:
         per_frame = list(per_frame or [])
@@ -276,13 +279,38 @@ def _enhanced(header: Any, path: Path) -> Iterator[Frame]:
         )
 
 
+def _refuse_other_mappings(header: Any, path: Path) -> None:
+    """Refuse a parametric map whose values are mapped by a lookup table, or differently in several ranges."""
+    if text(header, "SOPClassUID") != PARAMETRIC_MAP:
+        return
+    groups = [g for name in GROUPS for g in _items(header, name)]
+    for found in (_items(g, "RealWorldValueMappingSequence") for g in (header, *groups)):
+        lines = {(number(m, "RealWorldValueSlope"), number(m, "RealWorldValueIntercept")) for m in found}
+        if any(value_of(m, "RealWorldValueLUTData") for m in found) or len(lines) > 1:
+            raise SeriesError(
+                f"{path.name}: its stored values are mapped to real values by a lookup table, or by several lines",
+                code="not_image",
+                path=path,
+                expected="one RealWorldValueSlope and RealWorldValueIntercept",
+                found=f"{len(found)} real-world value mappings",
+                remedy="export the map with real values as NIfTI",
+            )
+
+
+def _items(dataset: Any, name: str) -> list[Any]:
+    """Return the items of a sequence; none if it is absent or damaged."""
+    try:
+        return [item for item in value_of(dataset, name) or [] if hasattr(item, "get")]
+    except TypeError:
+        return []
+
+
 def _mapped(header: Any, mapping: Any) -> Any:
-    """Return the real-world value mapping of the integers of a parametric map as rescaling; None for other files."""
+    """Return the real-world value mapping of a parametric map as rescaling; None for other files."""
     from pydicom.dataset import Dataset
 
     slope, intercept = number(mapping, "RealWorldValueSlope"), number(mapping, "RealWorldValueIntercept")
-    is_of_integers = integer(header, "BitsStored") is not None
-    if text(header, "SOPClassUID") != PARAMETRIC_MAP or not is_of_integers or slope is None or intercept is None:
+    if text(header, "SOPClassUID") != PARAMETRIC_MAP or slope is None or intercept is None:
         return None
     scale = Dataset()
     scale.RescaleSlope, scale.RescaleIntercept = slope, intercept
@@ -301,7 +329,7 @@ def _is_quantity(header: Any, scale: Any, mapping: Any) -> bool:
 def _inverted_from(header: Any) -> int | None:
     """Return the number from which MONOCHROME1 values are subtracted: lowest plus highest stored value; else None."""
     n_bits = integer(header, "BitsStored")
-    if text(header, "PhotometricInterpretation") != "MONOCHROME1" or n_bits is None or not 1 <= n_bits <= 64:
+    if text(header, "PhotometricInterpretation").upper() != "MONOCHROME1" or n_bits is None or not 1 <= n_bits <= 64:
         return None
     return -1 if integer(header, "PixelRepresentation") == 1 else 2**n_bits - 1
 
@@ -326,7 +354,7 @@ def _frame(
     if has_no_place:
         orientation, position = PROJECTION_PLANE, (0.0, 0.0, 0.0)
         spacing, notes = _projection_spacing(header)
-        if text(header, "SOPClassUID").startswith(SECONDARY_CAPTURE_CLASSES):
+        if is_secondary_capture(header):
             notes = (*notes, CAPTURED)
     if not orientation or not position or not spacing or not rows or not columns:
         wanted = {
@@ -403,6 +431,12 @@ def _is_empty(dataset: Any, name: str) -> bool:
     """Return True if an attribute is present and has no value, as anonymisers leave it."""
     element = dataset.get_item(name)
     return element is not None and (not (element.value or b"").strip() if element.is_raw else bool(element.is_empty))
+
+
+def is_secondary_capture(header: Any) -> bool:
+    """Return whether a file is of one of the classes of secondary capture."""
+    uid = text(header, "SOPClassUID")
+    return uid == SECONDARY_CAPTURE or uid.startswith(f"{SECONDARY_CAPTURE}.")
 
 
 def is_projection(header: Any) -> bool:

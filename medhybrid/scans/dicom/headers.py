@@ -13,7 +13,7 @@ from medhybrid.scans.dicom.acquisition import TAGS as ACQUISITION_TAGS
 from medhybrid.scans.dicom.acquisition import Acquisition, describe_header
 from medhybrid.scans.dicom.attributes import text, value_of
 from medhybrid.scans.dicom.deflated import DEFLATED, find_bomb
-from medhybrid.scans.dicom.frames import FRAME_TAGS, SECONDARY_CAPTURE_CLASSES, Frame, is_projection, read_frames
+from medhybrid.scans.dicom.frames import FRAME_TAGS, Frame, is_projection, is_secondary_capture, read_frames
 from medhybrid.scans.dicom.not_scans import CLASS_MODALITIES, NOT_SCANS
 from medhybrid.scans.dicom.patient import IDENTIFIERS, Identity, identity_of
 from medhybrid.scans.dicom.pixel_bytes import FLOAT_PIXEL_DATA, PIXEL_DATA
@@ -30,6 +30,9 @@ SUFFIXES = (".dcm", ".ima", ".dicom")
 GROUPING_TAGS = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "BurnedInAnnotation", *IDENTIFIERS)
 TAGS = [*GROUPING_TAGS, "Modality", *FRAME_TAGS]
 _PLAIN_TAGS: list[str | int] = [*dict.fromkeys(TAGS), "SpacingBetweenSlices", SIEMENS_CREATOR, SIEMENS_COUNT]
+
+COLOUR_MAPS = frozenset({"FA", "COLFA", "DIFFUSION", "TENSOR", "PERFUSION"})
+"""Words in ImageType of maps that are shown in colours, such as directions of diffusion."""
 
 DEFER_BYTES = 1 << 14
 """Larger values, usually pixel data, are read from the file on first access."""
@@ -213,10 +216,15 @@ def _why_no_scan(header: Any, modality: str, path: Path) -> str:
 
     if modality in NOT_SCANS:
         return NOT_SCANS[modality]
-    if "LOCALIZER" in text(header, "ImageType").upper().split("\\"):
+    kinds = text(header, "ImageType").upper().split("\\")
+    if "LOCALIZER" in kinds:
         return "localizer"
-    is_capture = text(header, "SOPClassUID").startswith(SECONDARY_CAPTURE_CLASSES)
+    if "SCREEN SAVE" in kinds and not _is_placed(header):
+        return "screen save"
+    is_capture = is_secondary_capture(header)
     is_grey = text(header, "SamplesPerPixel") == "1"
+    if COLOUR_MAPS.intersection(kinds) and text(header, "SamplesPerPixel") == "3":
+        return "colour map"
     if is_capture and not (is_grey and (_is_placed(header) or _is_captured_radiograph(header))):
         return "secondary capture" if is_grey else "colour secondary capture"
     storage = UID(text(header, "SOPClassUID"))

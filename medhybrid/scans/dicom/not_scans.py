@@ -10,6 +10,7 @@ NOT_SCANS = {
     "RTSTRUCT": "radiotherapy structures",
     "RTPLAN": "radiotherapy plan",
     "RTDOSE": "radiotherapy dose",
+    "RTIMAGE": "radiotherapy image",
     "REG": "registration",
     "DOC": "document",
     "PLAN": "plan",

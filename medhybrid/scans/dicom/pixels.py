@@ -89,6 +89,9 @@ def _fill(frames: Sequence[Frame], pixels: Mapping[Path, _Pixels], out: NDArray[
             np.multiply(stored, np.float32(frame.slope), out=out[k], casting="unsafe")
             out[k] += np.float32(frame.intercept)
             return
+        if frame.slope < 0:  # the product may be below the range of the result
+            out[k] = stored.astype(np.int64) * int(frame.slope) + int(frame.intercept)
+            return
         out[k] = stored
         if frame.slope != 1:
             out[k] *= int(frame.slope)
@@ -238,7 +241,7 @@ class _Pixels:
                     f"{self._path.name}: no installed decoder can read its pixels",
                     code="unsupported_codec",
                     path=self._path,
-                    found=str(error).splitlines()[0][:200],
+                    found=" ".join(str(error).split())[-300:],  # the reasons of the decoders are at the end
                     remedy="export it uncompressed, or as JPEG 2000, JPEG-LS or RLE",
                 ) from error
             raise truncated(self._path, "pixels that can be decoded", error.kind) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from medhybrid.errors import SeriesError
 from medhybrid.scans.dicom.acquisition import Acquisition, describe_frame
 from medhybrid.scans.dicom.copies import without_copies
+from medhybrid.scans.dicom.damaged_uids import regroup
 from medhybrid.scans.dicom.headers import FileHeader, load_dataset, problem_of, read_acquisition, read_header
 from medhybrid.scans.dicom.patient import Identity, differing_identifiers
 from medhybrid.scans.dicom.single_slice import find_other_slice, single_slice_error
@@ -85,23 +86,8 @@ def group_series(
             continue
         alone = "" if header.series_uid else str(path)
         groups.setdefault((header.study_uid, header.series_uid, alone), []).append(header)
-    found = _without_odd_slices([_entry(members) for members in _joined(groups)])
+    found = _without_odd_slices([_entry(members) for members in regroup(groups)])
     return sorted(found, key=lambda s: s.paths[0]), n_skipped
-
-
-def _joined(groups: Mapping[tuple[str, str, str], list[FileHeader]]) -> list[list[FileHeader]]:
-    """Return the files of each series; slices of one series and patient are joined where each has another study.
-
-    Some programs write a new StudyInstanceUID into each file of a series.
-    """
-    single: dict[tuple[str, Identity], list[FileHeader]] = {}
-    for (_, series, alone), members in groups.items():
-        frames = members[0].frames
-        if series and not alone and len(members) == 1 and len(frames) == 1 and not frames[0].is_projection:
-            single.setdefault((series, members[0].patient), []).append(members[0])
-    together = {key: members for key, members in single.items() if len(members) > 1}
-    moved = {id(m) for members in together.values() for m in members}
-    return [*together.values(), *(g for g in groups.values() if id(g[0]) not in moved)]
 
 
 def _without_odd_slices(found: Sequence[SeriesEntry]) -> list[SeriesEntry]:

@@ -16,6 +16,7 @@ import numpy as np
 from medhybrid.errors import SeriesError
 from medhybrid.geometry import orientation_code
 from medhybrid.number_text import format_vectors_apart
+from medhybrid.scans.dicom.damaged_uids import with_one_frame_of_reference
 from medhybrid.scans.dicom.frames import Frame
 from medhybrid.scans.dicom.interleaved import find_interleaved, refuse_several_kinds
 from medhybrid.scans.dicom.repeats import part_names, sort_key, tell_apart
@@ -71,6 +72,7 @@ def split_volumes(frames: Sequence[Frame], *, series: str) -> list[Volume]:
     if all(f.is_projection for f in frames):
         return _projections(frames)
     _refuse_unplaced(frames, series)
+    frames = with_one_frame_of_reference(frames)
     if len(frames) == 1:
         return [Volume("", single_slice_stack(frames[0]))]
     groups = _join_rounded(_grids(frames))

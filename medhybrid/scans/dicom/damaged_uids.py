@@ -1,0 +1,144 @@
+"""Series whose UIDs say nothing, as some anonymisers and scanners write them.
+
+One SeriesInstanceUID may be that of several series, such as a placeholder; each slice may have another one; and so may the
+StudyInstanceUID, the FrameOfReferenceUID and the SOPInstanceUID. What else the headers say then decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medhybrid.scans.dicom.attributes import text
+from medhybrid.scans.dicom.frames import Frame
+from medhybrid.scans.dicom.headers import FileHeader, load_dataset
+from medhybrid.scans.dicom.patient import Identity
+
+Groups = Mapping[tuple[str, str, str], list[FileHeader]]
+"""Files by study, series, and their path if they have no series."""
+
+MIN_SLICES = 4
+"""Least number of slices with a SeriesInstanceUID each that are joined."""
+
+MAX_UNEVEN = 0.05
+"""Largest relative difference of the distances of such slices."""
+
+MAX_GAP = 1.6
+"""Largest distance of such slices relative to their thickness; those of several series may be further apart."""
+
+
+def regroup(groups: Groups) -> list[list[FileHeader]]:
+    """Return the files of each series.
+
+    - Slices of one series and patient are joined where each has another study.
+    - Files of one series without a patient in several folders, each with the same instance numbers, are a series for each
+      folder.
+    - Slices of one folder with a series each are joined if they have the same SeriesNumber and form one stack.
+    """
+    apart = [part for members in _with_one_study(groups) for part in _by_folder(members)]
+    return _with_one_series(apart)
+
+
+def is_one_series(headers: Sequence[FileHeader]) -> bool:
+    """Return whether files have one SeriesInstanceUID, or are slices of one series with another UID each."""
+    by_uid: dict[tuple[str, str, str], list[FileHeader]] = {}
+    for h in headers:
+        by_uid.setdefault((h.study_uid, h.series_uid, ""), []).append(h)
+    return len({h.series_uid for h in headers}) == 1 or len(_with_one_series(list(by_uid.values()))) == 1
+
+
+def with_one_frame_of_reference(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """Return frames with the FrameOfReferenceUID of the first one, if each has another."""
+    uids = {f.frame_of_reference for f in frames}
+    if len(frames) < 3 or len(uids) < len(frames) or "" in uids:
+        return frames
+    return [replace(f, frame_of_reference=frames[0].frame_of_reference) for f in frames]
+
+
+def have_one_uid(files: Sequence[tuple[Frame, ...]]) -> bool:
+    """Return whether all files have one SOPInstanceUID, although they are slices at different positions."""
+    frames = [f[0] for f in files if f]
+    return (
+        len(frames) > 2
+        and len({f.uid for f in frames}) == 1
+        and len({f.position_mm for f in frames}) == len(frames) == len(files)
+    )
+
+
+def _with_one_study(groups: Groups) -> list[list[FileHeader]]:
+    """Join slices of one series and patient that have a study each."""
+    single: dict[tuple[str, Identity], list[FileHeader]] = {}
+    for (_, series, alone), members in groups.items():
+        if series and not alone and _is_slice(members):
+            single.setdefault((series, members[0].patient), []).append(members[0])
+    together = {key: members for key, members in single.items() if len(members) > 1}
+    moved = {id(m) for members in together.values() for m in members}
+    return [*together.values(), *(g for g in groups.values() if id(g[0]) not in moved)]
+
+
+def _is_slice(members: Sequence[FileHeader]) -> bool:
+    """Return whether a series is one file with one slice that has a place."""
+    frames = members[0].frames
+    return len(members) == 1 and len(frames) == 1 and not frames[0].is_projection
+
+
+def _by_folder(members: list[FileHeader]) -> list[list[FileHeader]]:
+    """Separate the files of a series by folder, if each folder has the same instance numbers, each of them once.
+
+    Nothing is separated if the headers name the patient: then the UID is probably right, too.
+    """
+    if any(members[0].patient):
+        return [members]
+    folders: dict[Path, list[FileHeader]] = {}
+    for m in members:
+        folders.setdefault(m.path.parent, []).append(m)
+    frames = [m.frames[0] for m in members if len(m.frames) == 1]
+    if len(folders) < 2 or len(frames) < len(members) or len({f.uid for f in frames}) < len(frames):
+        return [members]
+    numbers = [[m.frames[0].number for m in inside] for inside in folders.values()]
+    are_whole = all(None not in n and len(set(n)) == len(n) and set(n) == set(numbers[0]) for n in numbers)
+    return list(folders.values()) if are_whole else [members]
+
+
+def _with_one_series(groups: list[list[FileHeader]]) -> list[list[FileHeader]]:
+    """Join slices of one folder that have a series each, and are one series by what else their headers say."""
+    alike: dict[tuple[object, ...], list[list[FileHeader]]] = {}
+    for members in groups:
+        if _is_slice(members) and not members[0].problem and not members[0].skip_reason:
+            m, f = members[0], members[0].frames[0]
+            grid = (f.rows, f.columns, f.orientation, f.spacing_mm)
+            alike.setdefault((m.path.parent, m.patient, m.modality, *grid), []).append(members)
+    joined: list[list[FileHeader]] = []
+    for found in alike.values():
+        slices = [g[0] for g in found]
+        studies = {m.study_uid for m in slices}
+        if (
+            len(studies) in (1, len(slices))
+            and _is_one_stack([m.frames[0] for m in slices])
+            and _have_one_number(slices)
+        ):
+            joined.append(slices)
+    moved = {id(m) for slices in joined for m in slices}
+    return [*joined, *(g for g in groups if id(g[0]) not in moved)]
+
+
+def _is_one_stack(frames: Sequence[Frame]) -> bool:
+    """Return whether slices have different numbers, and are evenly spaced, no further apart than they are thick."""
+    numbers = {f.number for f in frames}
+    if len(frames) < MIN_SLICES or len(numbers) < len(frames) or None in numbers:
+        return False
+    row, column = np.array(frames[0].orientation[:3]), np.array(frames[0].orientation[3:])
+    along = np.sort([float(np.dot(np.cross(row, column), f.position_mm)) for f in frames])
+    gaps, thickness = np.diff(along), frames[0].thickness_mm
+    if gaps.min() <= 0 or gaps.max() - gaps.min() > MAX_UNEVEN * gaps.mean():
+        return False
+    return thickness is None or float(gaps.mean()) <= MAX_GAP * thickness
+
+
+def _have_one_number(slices: Sequence[FileHeader]) -> bool:
+    """Return whether files have the same SeriesNumber and SeriesDescription."""
+    tags = ["SeriesNumber", "SeriesDescription"]
+    return len({tuple(text(load_dataset(m.path, tags=tags), t) for t in tags) for m in slices}) == 1
